@@ -1,0 +1,58 @@
+"""Routers for vision MoEs in pure torch; knows nothing of the harness around it."""
+
+from routers.affinity import AFFINITIES, build_affinity
+from routers.baselines import Baseline
+from routers.errors import BenchError, RequestError
+from routers.hyper import Choice, Configurable, Range, hyper
+from routers.losses import LOSSES, Batch, register_loss
+from routers.plugins import load_entry_points, load_plugin
+from routers.registry import Card, Entry, Registry
+from routers.router import (
+    ROUTERS,
+    Router,
+    RouterContext,
+    build_router,
+    list_routers,
+    register_router,
+)
+from routers.routing import (
+    ExpertChoiceRouting,
+    MixtureRouting,
+    Routing,
+    SoftRouting,
+    TokenChoiceRouting,
+)
+
+# Importing a family registers its routers, in the order in which tables show them.
+from routers import token_choice, expert_choice, soft, nulls  # isort: skip  # noqa: F401
+
+__all__ = [
+    "AFFINITIES",
+    "LOSSES",
+    "ROUTERS",
+    "Baseline",
+    "Batch",
+    "BenchError",
+    "Card",
+    "Choice",
+    "Configurable",
+    "Entry",
+    "ExpertChoiceRouting",
+    "MixtureRouting",
+    "Range",
+    "Registry",
+    "RequestError",
+    "Router",
+    "RouterContext",
+    "Routing",
+    "SoftRouting",
+    "TokenChoiceRouting",
+    "build_affinity",
+    "build_router",
+    "hyper",
+    "list_routers",
+    "load_entry_points",
+    "load_plugin",
+    "register_loss",
+    "register_router",
+]

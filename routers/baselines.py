@@ -1,0 +1,35 @@
+"""Baselines: models without MoE layers, registered beside the routers that they are compared to."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from routers.hyper import Configurable
+from routers.router import register_router
+
+
+class Baseline(Configurable):
+    """Stands where a router would, and leaves the model dense.
+
+    Attributes:
+        widen: whether the MLPs that would become MoE layers are widened to their parameters.
+    """
+
+    name: ClassVar[str]
+    widen: ClassVar[bool] = False
+
+
+@register_router("dense", family="baseline", source="null")
+class Dense(Baseline):
+    """The model without MoE layers: it sets the compute budget of every comparison."""
+
+
+@register_router("dense_params", family="baseline", source="null")
+class DenseParams(Baseline):
+    """A dense model as large as the MoE: its MLPs are widened to the parameters of MoE layers.
+
+    A step costs about E times as much in those layers, so within a budget of FLOPs it takes
+    fewer steps.
+    """
+
+    widen: ClassVar[bool] = True

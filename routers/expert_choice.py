@@ -1,0 +1,85 @@
+"""Routers whose experts choose their tokens."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor
+
+from routers.hyper import hyper
+from routers.router import Router, register_router
+from routers.routing import ExpertChoiceRouting, Routing
+from routers.transport import sinkhorn_plan, sparse_plan
+
+
+@register_router(
+    "softmax_expert_choice", family="expert_choice", source="arXiv 2202.09368, 2401.15969"
+)
+class SoftmaxExpertChoice(Router):
+    """Each expert takes the s tokens of its highest softmax gates.
+
+    Every slot is used and the load is equal by construction; a token may get several experts, or
+    none. Cost: one d × E product and a top-s over the tokens of each expert. Known limit: which
+    tokens are taken depends on the others of the group.
+    """
+
+    def allocate(self, logits: Tensor) -> Routing:
+        return ExpertChoiceRouting.top_tokens(logits.softmax(-1), self.capacity(logits))
+
+    def clean_gates(self, logits: Tensor) -> Tensor:
+        return logits.softmax(-1)
+
+
+@register_router("sinkhorn_expert_choice", family="expert_choice", source="arXiv 2401.15969")
+class SinkhornExpertChoice(Router):
+    """Each expert takes the s tokens of the highest mass in an entropic transport plan.
+
+    The plan is that of `sinkhorn_token_choice`; it chooses, and the softmax gates of the logits
+    without noise weigh. Cost: a fixed number of passes over the (t, E) logits, and a top-s.
+    """
+
+    iterations: int = hyper(20, "Sinkhorn iterations.", ge=1)
+    epsilon: float = hyper(1.0, "Weight ε of the plan's entropy.", gt=0)
+
+    def allocate(self, logits: Tensor) -> Routing:
+        return self.allocate_noisy(logits, logits)
+
+    def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
+        plan = sinkhorn_plan(noisy, iterations=self.iterations, epsilon=self.epsilon)
+        routing = ExpertChoiceRouting.top_tokens(
+            logits.softmax(-1), self.capacity(logits), scores=plan.plan
+        )
+        routing.diagnostics["marginal_error"] = plan.marginal_error
+        return routing
+
+
+@register_router(
+    "sparsity_constrained_expert_choice",
+    family="expert_choice",
+    source="arXiv 2209.15466, 2401.15969",
+)
+class SparsityConstrainedExpertChoice(Router):
+    """Each expert takes the s tokens of its column of a sparsity-constrained transport plan.
+
+    The plan is read off the maximiser of the semi-dual of max ⟨T, G⟩ − (γ/2)‖T‖² with at most s
+    non-zeros a column. A column with fewer is filled up by the next best scores, so that slots
+    are always full; every combine weight is the softmax gate. The plan is made without noise and
+    carries no gradient.
+
+    Cost: a fixed number of gradient steps on t row potentials, each with a top-s an expert; the
+    dearest of the study's routers. Known limit: the rows of the plan sum to 1 only
+    approximately, as the diagnostics report.
+    """
+
+    noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
+    gamma: float = hyper(1.0, "Weight γ of the plan's squared norm.", gt=0)
+    iterations: int = hyper(100, "Steps of the solver of the semi-dual.", ge=1)
+
+    def allocate(self, logits: Tensor) -> Routing:
+        gates = logits.softmax(-1)
+        capacity = self.capacity(logits)
+        slots = logits.shape[1] if capacity is None else capacity
+        plan = sparse_plan(gates, slots, gamma=self.gamma, iterations=self.iterations)
+        routing = ExpertChoiceRouting.top_tokens(gates, slots, scores=plan.scores)
+        routing.diagnostics["marginal_error"] = plan.marginal_error
+        return routing

@@ -1,0 +1,203 @@
+"""Typed hyper-parameters: declared once on a class, then validated, shown, and tuned.
+
+    class TemperatureTop1(Router):
+        temperature: float = hyper(0.5, "Softmax temperature.", gt=0, tune=Range(0.1, 2.0, log=True))
+
+A plain default (`temperature: float = 0.5`) declares one too. A subclass removes an inherited
+one by annotating it as `ClassVar`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pydantic
+from pydantic.fields import FieldInfo
+
+from routers.errors import RequestError, nearest
+
+
+@dataclass(frozen=True)
+class Range:
+    """A numeric search range, both ends included; `log` samples the logarithm evenly."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A categorical search range."""
+
+    options: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class HyperInfo:
+    """What is known of one hyper-parameter."""
+
+    name: str
+    type: str
+    default: Any
+    meaning: str
+    tune: Range | Choice | None
+
+
+def hyper(
+    default: Any, meaning: str, *, tune: Range | Choice | None = None, **constraints: Any
+) -> Any:
+    """Declare a hyper-parameter of a `Configurable` class.
+
+    Args:
+        default: its value where none is given.
+        meaning: one line, shown by `bench.py routers NAME`.
+        tune: where the tuner may search; None is never tuned.
+        constraints: what pydantic's `Field` takes: `gt`, `ge`, `lt`, `le`, `multiple_of`, …
+    """
+    field: FieldInfo = pydantic.Field(default, description=meaning, **constraints)
+    # The search range rides along as metadata of pydantic's field; pydantic ignores what it does
+    # not know there.
+    field.metadata.append(_Tuned(tune))
+    return field
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    tune: Range | Choice | None
+
+
+class HyperModel(pydantic.BaseModel):
+    """The validated hyper-parameters of one component."""
+
+    model_config = pydantic.ConfigDict(
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, strict=False
+    )
+
+
+def hyper_infos(model: type[HyperModel]) -> list[HyperInfo]:
+    """The hyper-parameters of a model, in the order of their declaration."""
+    return [
+        HyperInfo(
+            name=name,
+            type=_type_name(field.annotation),
+            default=field.default,
+            meaning=field.description or "",
+            tune=next((m.tune for m in field.metadata if isinstance(m, _Tuned)), None),
+        )
+        for name, field in model.model_fields.items()
+    ]
+
+
+def validated(model: type[HyperModel], owner: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """`options` with every default filled in.
+
+    Raises:
+        RequestError: an unknown name (the nearest is given) or a value that does not fit.
+    """
+    for name in options:
+        if name not in model.model_fields:
+            hint = nearest(name, model.model_fields)
+            raise RequestError(f"{owner} has no hyper-parameter {name!r}{hint}")
+    try:
+        return model.model_validate(dict(options)).model_dump()
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"]) or "options"
+        raise RequestError(
+            f"{owner}: {name} = {first['input']!r} is not valid: {first['msg']}"
+        ) from None
+
+
+class Configurable:
+    """A class whose annotated attributes are its hyper-parameters.
+
+    `hyper_model` is the pydantic model that validates them; instances carry the values as
+    attributes once `set_hyper` has run.
+    """
+
+    hyper_model: ClassVar[type[HyperModel]] = HyperModel
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        fields = dict(_inherited_fields(cls))
+        for name, annotation in _own_annotations(cls).items():
+            fields.pop(name, None)
+            # A bare `Tensor` annotation declares a buffer for the type checker, not a setting.
+            if typing.get_origin(annotation) is ClassVar or name not in cls.__dict__:
+                continue
+            fields[name] = (annotation, cls.__dict__[name])
+        cls.hyper_model = pydantic.create_model(  # type: ignore[call-overload]
+            f"{cls.__name__}Hyper", __base__=HyperModel, **fields
+        )
+        for name, (_, default) in fields.items():
+            # `cls.temperature` reads as its default, not as a pydantic field.
+            setattr(cls, name, default.default if isinstance(default, FieldInfo) else default)
+        cls._hyper_fields = fields
+
+    _hyper_fields: ClassVar[dict[str, tuple[Any, Any]]] = {}
+
+    @classmethod
+    def hyper_info(cls) -> list[HyperInfo]:
+        """This class's hyper-parameters, inherited ones first."""
+        return hyper_infos(cls.hyper_model)
+
+    @classmethod
+    def validate_hyper(cls, options: Mapping[str, Any]) -> dict[str, Any]:
+        """See `validated`."""
+        return validated(cls.hyper_model, getattr(cls, "name", cls.__name__), options)
+
+    def set_hyper(self, options: Mapping[str, Any]) -> None:
+        """Validate `options` and set every hyper-parameter on this instance."""
+        for name, value in self.validate_hyper(options).items():
+            setattr(self, name, value)
+
+    def hyper_values(self) -> dict[str, Any]:
+        """The values that this instance runs with."""
+        return {name: getattr(self, name) for name in self.hyper_model.model_fields}
+
+
+def function_hyper_model(function: Callable[..., Any]) -> type[HyperModel]:
+    """The hyper-parameters of a function: its keyword-only arguments with defaults."""
+    hints = typing.get_type_hints(function)
+    fields: dict[str, Any] = {
+        name: (hints.get(name, Any), parameter.default)
+        for name, parameter in inspect.signature(function).parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    return pydantic.create_model(f"{function.__name__}_hyper", __base__=HyperModel, **fields)
+
+
+def _inherited_fields(cls: type) -> dict[str, tuple[Any, Any]]:
+    fields: dict[str, tuple[Any, Any]] = {}
+    for base in reversed(cls.__mro__[1:]):
+        fields.update(base.__dict__.get("_hyper_fields", {}))
+        removed = (
+            name
+            for name, annotation in _own_annotations(base).items()
+            if typing.get_origin(annotation) is ClassVar
+        )
+        for name in removed:
+            fields.pop(name, None)
+    return fields
+
+
+def _own_annotations(cls: type) -> dict[str, Any]:
+    own = cls.__dict__.get("__annotations__", {})
+    if not own:
+        return {}
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return {name: hints[name] for name in own}
+
+
+def _type_name(annotation: Any) -> str:
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return " | ".join(_type_name(part) for part in typing.get_args(annotation))
+    if typing.get_origin(annotation) is typing.Literal:
+        return " | ".join(repr(option) for option in typing.get_args(annotation))
+    return "None" if annotation is type(None) else getattr(annotation, "__name__", str(annotation))

@@ -1,0 +1,85 @@
+"""Null routers: what a learned router has to beat."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from routers.hyper import hyper
+from routers.router import RouterContext, register_router
+from routers.routing import Routing, TokenChoiceRouting
+from routers.token_choice import SoftmaxTokenChoice, TokenChoice
+
+
+class EvenTopK(TokenChoice):
+    """Takes the k experts of the highest logits, with weight and gate 1/k each."""
+
+    affinity: ClassVar[str] = "none"  # type: ignore[misc]
+    noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
+
+    def build_gate(self) -> nn.Module:
+        return nn.Identity()
+
+    def allocate(self, logits: Tensor) -> Routing:
+        experts = logits.topk(self.top_k, dim=-1).indices
+        share = 1 / self.top_k
+        weights = torch.full_like(experts, share, dtype=logits.dtype)
+        gates = torch.zeros_like(logits).scatter(-1, experts, share)
+        capacity = self.capacity(logits, self.top_k)
+        return TokenChoiceRouting.from_choices(gates, experts, weights, capacity)
+
+
+@register_router("random", family="null", source="null")
+class RandomRouter(EvenTopK):
+    """k experts uniformly at random, drawn anew for every token at each training step.
+
+    In eval mode one draw for each position of a group, from a fixed seed, serves every group.
+    What a router gains over this one is what its choices are worth.
+    """
+
+    seed: int = hyper(0, "Seed of the draw in eval mode.", ge=0)
+
+    def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
+        groups, length, _ = tokens.shape
+        shape = (groups, length, self.num_experts)
+        if self.training:
+            return torch.empty(shape, device=tokens.device).uniform_(generator=context.generator)
+        # Drawn on the CPU, so that every device routes alike.
+        draw = torch.rand(shape[1:], generator=torch.Generator().manual_seed(self.seed))
+        return draw.to(tokens.device).expand(shape)
+
+
+@register_router("hash", family="null", source="arXiv 2106.04426, adapted")
+class HashRouter(EvenTopK):
+    """k experts fixed by the token's position in its group, balanced over positions.
+
+    An adaptation of hash layers, which hash the token's content: patches have no vocabulary.
+    """
+
+    seed: int = hyper(0, "Seed of the map from positions to experts.", ge=0)
+
+    def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
+        groups, length, _ = tokens.shape
+        order = torch.randperm(length, generator=torch.Generator().manual_seed(self.seed))
+        first = (order % self.num_experts).to(tokens.device).unsqueeze(-1)
+        expert = torch.arange(self.num_experts, device=tokens.device)
+        # 0 for the position's expert, -1 for the next one round, …
+        logits = -((expert - first) % self.num_experts).to(tokens.dtype)
+        return logits.expand(groups, length, self.num_experts)
+
+
+@register_router("frozen", family="null", source="null")
+class FrozenRouter(SoftmaxTokenChoice):
+    """A softmax token-choice router whose gate keeps its initial weights.
+
+    The experts learn, the routing does not: what a router gains over this one is what learning
+    to route is worth.
+    """
+
+    def __init__(
+        self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any
+    ) -> None:
+        super().__init__(dim, num_experts, tokens, **hyper)
+        self.gate.requires_grad_(False)

@@ -1,0 +1,155 @@
+"""One kind of registry for routers, experts, losses, affinities and suites."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from routers.errors import RequestError, nearest
+from routers.hyper import (
+    Configurable,
+    HyperInfo,
+    HyperModel,
+    function_hyper_model,
+    hyper_infos,
+    validated,
+)
+
+Target = TypeVar("Target", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Card:
+    """Everything that a reader should know of a component, as plain data.
+
+    Attributes:
+        kind: "router", "experts", "loss", "affinity" or "suite".
+        family: the group that it is listed under.
+        summary: the first line of its docstring.
+        text: the rest of it: idea, definition, cost, known limits.
+        source: where it was published, an arXiv id where there is one.
+        bibtex: how to cite it.
+        hyper: its hyper-parameters.
+        file: the file that defines it.
+        source_text: the text of that file.
+    """
+
+    name: str
+    kind: str
+    family: str
+    summary: str
+    text: str
+    source: str | None
+    bibtex: str | None
+    hyper: tuple[HyperInfo, ...]
+    file: str
+    source_text: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A registered component: a `Configurable` class, or a function with keyword options."""
+
+    name: str
+    kind: str
+    family: str
+    source: str | None
+    bibtex: str | None
+    target: Any
+
+    @property
+    def hyper_model(self) -> type[HyperModel]:
+        """What validates its options."""
+        if isinstance(self.target, type) and issubclass(self.target, Configurable):
+            return self.target.hyper_model
+        return function_hyper_model(self.target)
+
+    def validate(self, options: dict[str, Any]) -> dict[str, Any]:
+        """`options` with the defaults filled in; `RequestError` where one does not fit."""
+        return validated(self.hyper_model, f"{self.kind} {self.name!r}", options)
+
+    def card(self) -> Card:
+        """The component's card."""
+        summary, _, text = (inspect.getdoc(self.target) or "").partition("\n")
+        file = inspect.getsourcefile(self.target) or ""
+        return Card(
+            name=self.name,
+            kind=self.kind,
+            family=self.family,
+            summary=summary.strip(),
+            text=text.strip(),
+            source=self.source,
+            bibtex=self.bibtex,
+            hyper=tuple(hyper_infos(self.hyper_model)),
+            file=file,
+            source_text=inspect.getsource(inspect.getmodule(self.target) or self.target),
+        )
+
+
+class Registry:
+    """Components of one kind, by name.
+
+    Args:
+        kind: what the components are called in messages.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Entry] = {}
+
+    def register(
+        self,
+        name: str,
+        *,
+        family: str = "other",
+        source: str | None = None,
+        bibtex: str | None = None,
+    ) -> Callable[[Target], Target]:
+        """A decorator that registers a class or function under `name`.
+
+        Raises:
+            RequestError: the name is taken by a component of another file.
+        """
+
+        def decorate(target: Target) -> Target:
+            taken = self._entries.get(name)
+            if taken is not None and taken.target is not target:
+                raise RequestError(
+                    f"{self.kind} {name!r} is registered already, by "
+                    f"{inspect.getsourcefile(taken.target)}; choose another name"
+                )
+            if isinstance(target, type) and issubclass(target, Configurable):
+                target.name = name  # type: ignore[attr-defined]
+            self._entries[name] = Entry(name, self.kind, family, source, bibtex, target)
+            return target
+
+        return decorate
+
+    def get(self, name: str) -> Entry:
+        """The component of that name; `RequestError` with the nearest names where there is none."""
+        if name not in self._entries:
+            raise RequestError(
+                f"no {self.kind} is named {name!r}{nearest(name, self._entries)}"
+            )
+        return self._entries[name]
+
+    def names(self) -> list[str]:
+        """Every name, in the order of registration."""
+        return list(self._entries)
+
+    def entries(self) -> list[Entry]:
+        """Every component, in the order of registration."""
+        return list(self._entries.values())
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Undo what was registered inside the block if it raises."""
+        before = dict(self._entries)
+        try:
+            yield
+        except BaseException:
+            self._entries = before
+            raise

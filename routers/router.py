@@ -1,0 +1,173 @@
+"""A router: an affinity that turns tokens into logits, and an allocation that turns them into a
+routing.
+
+Axes: g groups, t tokens, d width, E experts, s slots of an expert, k experts of a token.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from routers.affinity import build_affinity
+from routers.hyper import Configurable, Range, hyper
+from routers.registry import Registry
+from routers.routing import Routing
+
+ROUTERS = Registry("router")
+register_router = ROUTERS.register
+
+
+@dataclass(frozen=True)
+class RouterContext:
+    """What a router may ask for beside the tokens; most never look.
+
+    Attributes:
+        generator: source of the router's noise, on the tokens' device; None for torch's own.
+        step: training step, from 0; None outside training.
+        labels: (batch,) long, class of each image.
+        previous_logits: the logits of the MoE layer before, (g, t, E).
+        hidden: computes the experts' hidden activations on every token.
+    """
+
+    generator: torch.Generator | None = None
+    step: int | None = None
+    labels: Tensor | None = None
+    previous_logits: Tensor | None = None
+    hidden: Callable[[], Tensor] | None = None
+
+
+class Router(nn.Module, Configurable):
+    """Base of all routers: subclasses write `allocate`, and seldom anything else.
+
+    Args:
+        dim: width d of the tokens.
+        num_experts: E.
+        tokens: tokens in a group, for routers that have parameters for each slot.
+        hyper: hyper-parameters, by name.
+
+    Raises:
+        RequestError: a hyper-parameter that the router does not have, or a value that it refuses.
+    """
+
+    affinity: str = hyper("linear", "How tokens become logits: linear, cosine, mlp or soft.")
+    capacity_factor: float | None = hyper(
+        1.0, "Slots of all experts over the tokens' choices; none drops nothing.", gt=0
+    )
+    eval_capacity_factor: float | None | Literal["same"] = hyper(
+        "same", "The capacity factor outside training.", gt=0
+    )
+    noise_std: float = hyper(
+        0.0,
+        "Gaussian noise on the logits in training, times the number of experts.",
+        ge=0,
+        tune=Range(0.0, 2.0),
+    )
+
+    def __init__(
+        self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any
+    ) -> None:
+        super().__init__()
+        self.dim, self.num_experts, self.tokens = dim, num_experts, tokens
+        self.set_hyper(hyper)
+        self.gate = self.build_gate()
+
+    def build_gate(self) -> nn.Module:
+        """The affinity, a module from (g, t, d) and the context to logits."""
+        return build_affinity(self.affinity, self.dim, self.num_experts)
+
+    def forward(self, tokens: Tensor, context: RouterContext | None = None) -> Routing:
+        """Route a batch of groups, in float32 or better, also under autocast.
+
+        Args:
+            tokens: (g, t, d) float.
+            context: see `RouterContext`.
+        """
+        context = context or RouterContext()
+        with torch.autocast(tokens.device.type, enabled=False):
+            tokens = tokens if tokens.dtype == torch.float64 else tokens.float()
+            logits = self.score(tokens, context)
+            std = self.logit_noise() if self.training else 0.0
+            noisy = logits
+            if std > 0:
+                noise = torch.empty_like(logits).normal_(generator=context.generator)
+                noisy = logits + std * noise
+                routing = self.allocate_noisy(logits, noisy)
+            else:
+                routing = self.allocate(logits)
+        return dataclasses.replace(routing, logits=logits, noisy_logits=noisy, noise_std=std)
+
+    def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
+        """Logits without noise: (g, t, d) -> (g, t, E), or (g, t, E, s) for soft routers."""
+        logits: Tensor = self.gate(tokens, context)
+        return logits
+
+    def allocate(self, logits: Tensor) -> Routing:
+        """Who processes what: (g, t, E) logits -> a routing."""
+        raise TypeError(f"router {type(self).__name__!r} defines no allocate(self, logits)")
+
+    def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
+        """Allocate by the noisy logits; the routing's `gates` stay those of the clean ones."""
+        return dataclasses.replace(self.allocate(noisy), gates=self.clean_gates(logits))
+
+    def clean_gates(self, logits: Tensor) -> Tensor:
+        """(g, t, E): the gates of logits without noise."""
+        return self.allocate(logits).gates
+
+    def logit_noise(self) -> float:
+        """Standard deviation of the noise on the logits: `noise_std` / E (2106.05974)."""
+        return self.noise_std / self.num_experts
+
+    def capacity(self, logits: Tensor, k: int = 1) -> int | None:
+        """Slots of each expert for (g, t, E) logits and k choices per token; None for no limit.
+
+        ceil(capacity_factor · t · k / E), never more than t.
+        """
+        factor = self.capacity_factor
+        if not self.training and self.eval_capacity_factor != "same":
+            factor = self.eval_capacity_factor
+        if factor is None:
+            return None
+        tokens, experts = logits.shape[1:3]
+        return min(tokens, math.ceil(factor * tokens * k / experts - 1e-9))
+
+    def after_step(self, stats: dict[str, Tensor]) -> None:
+        """Called after each optimiser step, for gates that are updated without a gradient.
+
+        Args:
+            stats: `load` and `demand`, (E,) each, summed over the step's groups.
+        """
+
+    def extra_repr(self) -> str:
+        own = {"dim": self.dim, "num_experts": self.num_experts, **self.hyper_values()}
+        return ", ".join(f"{name}={value!r}" for name, value in own.items())
+
+
+def build_router(
+    name: str, *, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any
+) -> Router:
+    """A registered router by name.
+
+    Args:
+        name: see `list_routers()`.
+        dim: width of the tokens.
+        num_experts: E.
+        tokens: tokens in a group; soft routers need it.
+        hyper: the router's hyper-parameters.
+
+    Raises:
+        RequestError: no such router, or a hyper-parameter that it does not have.
+    """
+    router: Router = ROUTERS.get(name).target(dim, num_experts, tokens=tokens, **hyper)
+    return router
+
+
+def list_routers() -> list[str]:
+    """The names of all registered routers."""
+    return ROUTERS.names()

@@ -1,0 +1,111 @@
+"""Routing: which expert processes which token, and how the outputs are joined.
+
+Axes: g groups, t tokens, d width, E experts, s slots of an expert, k experts of a token.
+
+A routing *is* two tensors, dispatch `D` and combine `C`, both (g, t, E, s):
+
+    slot_inputs[g,e,s] = Σ_t D[g,t,e,s] · x[g,t]
+    y[g,t]             = Σ_e,s C[g,t,e,s] · expert_e(slot_inputs[g,e,s])
+
+Each form carries them in its cheapest exact shape. The tensors are the definition; `dispatch`
+and `combine` are the fast paths, and must equal it in value and in gradient.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Routing(ABC):
+    """What a router returns.
+
+    Attributes:
+        gates: (g, t, E) float, each token's distribution over the experts, without noise.
+        logits: the router's logits without noise, (g, t, E), or (g, t, E, s) where soft; set by
+            `Router.forward`.
+        noisy_logits: the logits that were allocated by; the same tensor where there is no noise.
+        noise_std: standard deviation of the noise that was added to the logits; 0 for none.
+        diagnostics: what the allocation reports of itself, such as `marginal_error` (g,).
+    """
+
+    gates: Tensor
+    logits: Tensor | None = field(default=None, kw_only=True)
+    noisy_logits: Tensor | None = field(default=None, kw_only=True)
+    noise_std: float = field(default=0.0, kw_only=True)
+    diagnostics: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
+
+    constant_load: ClassVar[bool] = False
+    """True where the load of an expert is constant by construction."""
+
+    @property
+    def choices(self) -> int | None:
+        """Experts that each token chooses, at most; None where tokens do not choose."""
+        return None
+
+    @property
+    def num_tokens(self) -> int:
+        return self.gates.shape[1]
+
+    @property
+    def num_experts(self) -> int:
+        return self.gates.shape[2]
+
+    @property
+    @abstractmethod
+    def num_slots(self) -> int:
+        """Slots of each expert in each group, used or not."""
+
+    @property
+    def slot_count(self) -> int:
+        """Slots that the experts run in all, used or not: g · E · s."""
+        return self.gates.shape[0] * self.num_experts * self.num_slots
+
+    @abstractmethod
+    def dispatch_tensor(self) -> Tensor:
+        """`D`, (g, t, E, s)."""
+
+    @abstractmethod
+    def combine_tensor(self) -> Tensor:
+        """`C`, (g, t, E, s), differentiable."""
+
+    def dispatch(self, x: Tensor) -> Tensor:
+        """Slot inputs, expert first: (g, t, …) -> (E, g, s, …); unused slots hold zeros."""
+        d = self.dispatch_tensor().to(x.dtype)
+        return torch.einsum("gtes,gtd->egsd", d, x.flatten(2)).unflatten(3, x.shape[2:])
+
+    def combine(self, slot_outputs: Tensor) -> Tensor:
+        """Tokens' outputs: (E, g, s, …) -> (g, t, …)."""
+        c = self.combine_tensor().to(slot_outputs.dtype)
+        y = torch.einsum("gtes,egsd->gtd", c, slot_outputs.flatten(3))
+        return y.unflatten(2, slot_outputs.shape[3:])
+
+    def combine_weights(self) -> Tensor:
+        """(g, t, E): combine weights summed over an expert's slots."""
+        return self.combine_tensor().sum(-1)
+
+    def expert_load(self) -> Tensor:
+        """(g, E) long: tokens that each expert processes, after dropping."""
+        return (self.dispatch_tensor() != 0).any(-1).sum(1)
+
+    def token_coverage(self) -> Tensor:
+        """(g, t) long: experts that process each token, after dropping."""
+        return (self.dispatch_tensor() != 0).any(-1).sum(2)
+
+    def demand(self) -> Tensor:
+        """(g, E) long: the load before dropping."""
+        return self.expert_load()
+
+    def first_choice(self) -> Tensor:
+        """(g, t) long: the expert that each token prefers."""
+        return self.gates.argmax(-1)
+
+    def dropped_share(self) -> Tensor:
+        """Scalar: the share of the tokens' choices that were lost to capacity."""
+        demand = self.demand().sum()
+        return (demand - self.expert_load().sum()) / demand.clamp(min=1)

@@ -1,0 +1,68 @@
+"""Every slot reads a mixture of all tokens, every token a mixture of all slots."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from routers.routing.base import Routing
+
+
+@dataclass(frozen=True, eq=False)
+class SoftRouting(Routing):
+    """Dense dispatch and combine tensors (2308.00951).
+
+    Attributes:
+        dispatch_weights: (g, t, E, s), each slot's distribution over the tokens.
+        slot_weights: (g, t, E, s), each token's distribution over all slots.
+    """
+
+    dispatch_weights: Tensor
+    slot_weights: Tensor
+
+    constant_load: ClassVar[bool] = True
+
+    @classmethod
+    def from_logits(cls, logits: Tensor) -> Self:
+        """Softmax over the tokens to dispatch, over all slots to combine.
+
+        Args:
+            logits: (g, t, E, s).
+        """
+        slot_weights = logits.flatten(2).softmax(-1).view_as(logits)
+        return cls(slot_weights.sum(-1), logits.softmax(1), slot_weights)
+
+    @property
+    def num_slots(self) -> int:
+        return self.dispatch_weights.shape[-1]
+
+    def dispatch(self, x: Tensor) -> Tensor:
+        weights = self.dispatch_weights.flatten(2).transpose(1, 2).to(x.dtype)
+        slots = torch.bmm(weights, x.flatten(2))
+        groups = x.shape[0]
+        return slots.view(groups, self.num_experts, self.num_slots, *x.shape[2:]).transpose(0, 1)
+
+    def combine(self, slot_outputs: Tensor) -> Tensor:
+        shape = slot_outputs.shape[3:]
+        slots = slot_outputs.transpose(0, 1).flatten(3).flatten(1, 2)
+        return torch.bmm(self.slot_weights.flatten(2).to(slots.dtype), slots).unflatten(2, shape)
+
+    def dispatch_tensor(self) -> Tensor:
+        return self.dispatch_weights
+
+    def combine_tensor(self) -> Tensor:
+        return self.slot_weights
+
+    def combine_weights(self) -> Tensor:
+        return self.slot_weights.sum(-1)
+
+    def expert_load(self) -> Tensor:
+        groups, tokens, experts = self.gates.shape
+        return torch.full((groups, experts), tokens, device=self.gates.device)
+
+    def token_coverage(self) -> Tensor:
+        groups, tokens, experts = self.gates.shape
+        return torch.full((groups, tokens), experts, device=self.gates.device)

@@ -1,0 +1,209 @@
+"""Tokens choose experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from routers.routing.base import Routing
+from routers.routing.gather import CombineRows, DispatchRows
+
+
+@dataclass(frozen=True, eq=False)
+class TokenChoiceRouting(Routing):
+    """Each token names up to K experts; an expert over its capacity drops the last in order.
+
+    Attributes:
+        experts: (g, t, K) long, the chosen experts, the preferred one first.
+        weights: (g, t, K) float, combine weight of each choice, were it kept.
+        position: (g, t, K) long, place of each choice in its expert's queue, from 0.
+        capacity: slots of each expert; the same for all.
+        limits: (E,) long, where experts differ: slots that each may fill, at most `capacity`.
+        chosen: (g, t, K) bool, which choices are real, where tokens take different numbers of
+            experts; None where all are.
+    """
+
+    experts: Tensor
+    weights: Tensor
+    position: Tensor
+    capacity: int
+    limits: Tensor | None = None
+    chosen: Tensor | None = None
+
+    @classmethod
+    def top_k(
+        cls,
+        gates: Tensor,
+        k: int,
+        capacity: int | Tensor | None,
+        *,
+        scores: Tensor | None = None,
+        batch_priority: bool = False,
+        renormalize: bool = False,
+    ) -> Self:
+        """Each token takes the k experts of its highest scores, weighted by its gates.
+
+        Args:
+            gates: (g, t, E).
+            k: experts per token, at most E.
+            capacity: slots of every expert, (E,) of them, or None to drop nothing.
+            scores: (g, t, E) to choose by; the gates where None.
+            batch_priority: an expert serves the tokens of the highest score first, instead of
+                in their order (2106.05974). All first choices still go before the second ones.
+            renormalize: divide the weights by their sum over the choices.
+        """
+        by = gates if scores is None else scores
+        values, experts = by.max(-1, keepdim=True) if k == 1 else by.topk(k, dim=-1)
+        weights = values if scores is None else gates.gather(-1, experts)
+        if renormalize:
+            weights = weights / weights.sum(-1, keepdim=True)
+        priority = values[..., 0] if batch_priority else None
+        return cls.from_choices(gates, experts, weights, capacity, priority=priority)
+
+    @classmethod
+    def from_choices(
+        cls,
+        gates: Tensor,
+        experts: Tensor,
+        weights: Tensor,
+        capacity: int | Tensor | None,
+        *,
+        priority: Tensor | None = None,
+        chosen: Tensor | None = None,
+    ) -> Self:
+        """Queue explicit choices at their experts.
+
+        Args:
+            gates: (g, t, E).
+            experts: (g, t, K) long, no expert twice for a token.
+            weights: (g, t, K).
+            capacity: as in `top_k`.
+            priority: (g, t), the token of the highest is served first; None serves in order.
+            chosen: (g, t, K) bool, which choices are real; None for all.
+        """
+        num_experts = gates.shape[-1]
+        position, longest = queue_positions(experts, num_experts, priority, chosen)
+        limits = None
+        if capacity is None:
+            slots = max(int(longest), 1)
+        elif isinstance(capacity, Tensor):
+            limits, slots = capacity, int(capacity.max())
+        else:
+            slots = capacity
+        return cls(gates, experts, weights, position, slots, limits, chosen)
+
+    @property
+    def choices(self) -> int:
+        return self.experts.shape[-1]
+
+    @property
+    def num_slots(self) -> int:
+        return self.capacity
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """(g, t, K) bool: the choices that found a slot."""
+        limit = self.capacity if self.limits is None else self.limits[self.experts]
+        kept = self.position < limit
+        return kept if self.chosen is None else kept & self.chosen
+
+    @cached_property
+    def slot_of_choice(self) -> Tensor:
+        """(g·t, K) long: row of each choice in the flattened (E, g, s) slots, -1 where dropped."""
+        groups, _, choices = self.experts.shape
+        group = torch.arange(groups, device=self.experts.device).view(-1, 1, 1)
+        row = (self.experts * groups + group) * self.capacity + self.position
+        return row.masked_fill(~self.kept, -1).view(-1, choices)
+
+    @cached_property
+    def token_of_slot(self) -> Tensor:
+        """(E·g·s,) long: row of each slot's token in the flattened (g, t), -1 where unused."""
+        rows, choices = self.slot_of_choice.shape
+        spare = self.slot_count
+        filled = self.experts.new_full((spare + 1,), -1)
+        index = torch.where(self.slot_of_choice < 0, spare, self.slot_of_choice)
+        token = torch.arange(rows, device=index.device).unsqueeze(1).expand(rows, choices)
+        return filled.index_copy_(0, index.reshape(-1), token.reshape(-1))[:spare]
+
+    def dispatch(self, x: Tensor) -> Tensor:
+        groups, tokens = x.shape[:2]
+        rows = x.reshape(groups * tokens, -1)
+        slots = DispatchRows.apply(rows, self.token_of_slot, self.slot_of_choice)
+        return slots.view(self.num_experts, groups, self.capacity, *x.shape[2:])
+
+    def combine(self, slot_outputs: Tensor) -> Tensor:
+        groups, tokens, choices = self.experts.shape
+        shape = slot_outputs.shape[3:]
+        rows = slot_outputs.reshape(self.slot_count, -1)
+        weights = self.weights.reshape(-1, choices)
+        y = CombineRows.apply(rows, weights, self.token_of_slot, self.slot_of_choice)
+        return y.view(groups, tokens, *shape)
+
+    def dispatch_tensor(self) -> Tensor:
+        return self._scattered(torch.ones_like(self.weights))
+
+    def combine_tensor(self) -> Tensor:
+        return self._scattered(self.weights)
+
+    def _scattered(self, values: Tensor) -> Tensor:
+        """(g, t, K) values of the kept choices, each at its (expert, slot): (g, t, E, s)."""
+        groups, tokens, _ = values.shape
+        flat = values.new_zeros(groups, tokens, self.num_experts * self.capacity)
+        index = self.experts * self.capacity + self.position.clamp(max=self.capacity - 1)
+        flat = flat.scatter_add(-1, index, values * self.kept)
+        return flat.view(groups, tokens, self.num_experts, self.capacity)
+
+    def combine_weights(self) -> Tensor:
+        kept = self.weights * self.kept
+        return torch.zeros_like(self.gates, dtype=kept.dtype).scatter_add(-1, self.experts, kept)
+
+    def _counted(self, mask: Tensor) -> Tensor:
+        counts = self.experts.new_zeros(self.experts.shape[0], self.num_experts)
+        return counts.scatter_add(1, self.experts.flatten(1), mask.flatten(1).long())
+
+    def expert_load(self) -> Tensor:
+        return self._counted(self.kept)
+
+    def demand(self) -> Tensor:
+        return self._counted(torch.ones_like(self.kept) if self.chosen is None else self.chosen)
+
+    def token_coverage(self) -> Tensor:
+        return self.kept.sum(-1)
+
+    def first_choice(self) -> Tensor:
+        return self.experts[..., 0]
+
+
+def queue_positions(
+    experts: Tensor, num_experts: int, priority: Tensor | None, chosen: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Where each choice stands in its expert's queue: all first choices, then all second ones.
+
+    Args:
+        experts: (g, t, K) long.
+        priority: (g, t); the highest is served first within a rank of choice; None for order.
+        chosen: (g, t, K) bool or None; a choice that is not real takes no place.
+
+    Returns:
+        (g, t, K) long, from 0, and the length of the longest queue.
+    """
+    groups, tokens, choices = experts.shape
+    order = None if priority is None else priority.argsort(dim=1, descending=True, stable=True)
+    if order is not None:
+        experts = experts.gather(1, order.unsqueeze(-1).expand_as(experts))
+        chosen = chosen if chosen is None else chosen.gather(1, order.unsqueeze(-1).expand_as(chosen))
+    queued = experts.transpose(1, 2).reshape(groups, 1, choices * tokens)
+    index = torch.arange(num_experts, device=experts.device).view(1, -1, 1)
+    taken = queued == index
+    if chosen is not None:
+        taken = taken & chosen.transpose(1, 2).reshape(groups, 1, -1)
+    arrival = taken.cumsum(-1)
+    position = arrival.gather(1, queued).view(groups, choices, tokens).transpose(1, 2) - 1
+    if order is not None:
+        served = torch.empty_like(position)
+        position = served.scatter_(1, order.unsqueeze(-1).expand_as(position), position)
+    return position, arrival[..., -1].max() if tokens else arrival.new_zeros(())

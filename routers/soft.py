@@ -1,0 +1,54 @@
+"""Routers whose slots read mixtures of all tokens."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from routers.affinity import build_affinity
+from routers.errors import RequestError
+from routers.hyper import hyper
+from routers.router import Router, RouterContext, register_router
+from routers.routing import Routing, SoftRouting
+
+
+@register_router("soft_moe", family="soft", source="arXiv 2308.00951, 2401.15969")
+class SoftMoE(Router):
+    """Each slot reads a softmax mixture of all tokens, each token one of all slots' outputs.
+
+    Nothing is dropped and nothing discrete is chosen, so every parameter gets a gradient from
+    every token. Cost: a d × E·s product and two (t, E·s) × d products, which grow with the
+    square of the tokens. Known limit: it has parameters for each slot, hence a fixed number of
+    slots, and no token is ever processed by itself.
+    """
+
+    affinity: str = hyper("soft", "How tokens become logits: linear, cosine, mlp or soft.")
+    num_slots: int | None = hyper(
+        None, "Slots of each expert; none gives round(capacity_factor · t / E).", ge=1
+    )
+    eval_capacity_factor: ClassVar[str] = "same"  # type: ignore[misc]
+
+    @property
+    def slots(self) -> int:
+        """Slots of each expert."""
+        if self.num_slots is not None:
+            return self.num_slots
+        if self.tokens is None or self.capacity_factor is None:
+            raise RequestError(
+                f"router {self.name!r} has parameters for each slot: give num_slots, or "
+                "capacity_factor and tokens"
+            )
+        return max(1, round(self.capacity_factor * self.tokens / self.num_experts))
+
+    def build_gate(self) -> nn.Module:
+        return build_affinity(self.affinity, self.dim, self.num_experts * self.slots)
+
+    def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
+        return super().score(tokens, context).unflatten(-1, (self.num_experts, self.slots))
+
+    def allocate(self, logits: Tensor) -> Routing:
+        return SoftRouting.from_logits(logits)
+
+    def logit_noise(self) -> float:
+        return self.noise_std

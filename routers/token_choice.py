@@ -1,0 +1,105 @@
+"""Routers whose tokens choose their experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from routers.errors import RequestError
+from routers.hyper import hyper
+from routers.router import Router, register_router
+from routers.routing import Routing, TokenChoiceRouting
+from routers.transport import sinkhorn_plan
+
+
+class TokenChoice(Router):
+    """What the token-choice routers share."""
+
+    top_k: int = hyper(1, "Experts that each token chooses.", ge=1)
+
+    def __init__(
+        self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any
+    ) -> None:
+        super().__init__(dim, num_experts, tokens, **hyper)
+        if self.top_k > num_experts:
+            raise RequestError(
+                f"top_k = {self.top_k} is more than the {num_experts} experts there are"
+            )
+
+
+class SoftmaxGates(TokenChoice):
+    """Token choice weighted by the softmax of the logits."""
+
+    renormalize: bool = hyper(False, "Divide the combine weights by the chosen gates' sum.")
+
+    def __init__(
+        self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any
+    ) -> None:
+        super().__init__(dim, num_experts, tokens, **hyper)
+        if self.renormalize and self.top_k == 1:
+            raise RequestError(
+                "renormalize = True needs top_k of 2 or more: with one expert the weight is "
+                "always 1, and the gate gets no gradient"
+            )
+
+    def clean_gates(self, logits: Tensor) -> Tensor:
+        return logits.softmax(-1)
+
+
+@register_router("softmax_token_choice", family="token_choice", source="arXiv 2401.15969, 2106.05974")
+class SoftmaxTokenChoice(SoftmaxGates):
+    """Each token takes the k experts of its highest softmax gates.
+
+    An expert over its capacity drops: all first choices go before the second ones, then tokens
+    in their order, or the most decided ones first with `batch_priority`. A dropped choice
+    contributes nothing; the block's residual connection carries the token.
+
+    Cost: one d × E product and a sort-free queue of the choices. Known limit: the load is
+    whatever the gate makes it, so an auxiliary loss is needed to balance it.
+    """
+
+    batch_priority: bool = hyper(False, "Serve the tokens of the highest gate first.")
+
+    def allocate(self, logits: Tensor) -> Routing:
+        return TokenChoiceRouting.top_k(
+            logits.softmax(-1),
+            self.top_k,
+            self.capacity(logits, self.top_k),
+            batch_priority=self.batch_priority,
+            renormalize=self.renormalize,
+        )
+
+
+@register_router("sinkhorn_token_choice", family="token_choice", source="arXiv 2401.15969")
+class SinkhornTokenChoice(SoftmaxGates):
+    """Each token takes its k best experts of an entropic transport plan.
+
+    The plan maximises ⟨P, L⟩ + ε·H(P) with rows that sum to 1 and columns to t/E, so it is nearly
+    balanced before any token is dropped. It decides who goes where, the most certain tokens
+    first, and carries no gradient; the combine weights are the softmax gates of the logits
+    without noise.
+
+    Cost: a fixed number of passes over the (t, E) logits. Known limit: the plan sees the whole
+    group, so a token's expert depends on its neighbours.
+    """
+
+    iterations: int = hyper(20, "Sinkhorn iterations.", ge=1)
+    epsilon: float = hyper(1.0, "Weight ε of the plan's entropy.", gt=0)
+
+    def allocate(self, logits: Tensor) -> Routing:
+        return self.allocate_noisy(logits, logits)
+
+    def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
+        plan = sinkhorn_plan(noisy, iterations=self.iterations, epsilon=self.epsilon)
+        routing = TokenChoiceRouting.top_k(
+            torch.softmax(logits, -1),
+            self.top_k,
+            self.capacity(logits, self.top_k),
+            scores=plan.plan,
+            batch_priority=True,
+            renormalize=self.renormalize,
+        )
+        routing.diagnostics["marginal_error"] = plan.marginal_error
+        return routing
