@@ -1,0 +1,119 @@
+"""What can be asked for, as validated plain data: the parts of a trial, the trial, the preset."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Options = dict[str, Any]
+
+
+class Config(BaseModel):
+    """Frozen, and refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class AugmentConfig(Config):
+    """What happens to training images, seeded by epoch and image."""
+
+    crop_padding: int = Field(0, ge=0, description="Pixels of padding before a random crop.")
+    flip: bool = Field(False, description="Flip left and right at random.")
+    randaugment: str | None = Field(None, description="timm's policy, as `rand-m9-mstd0.5`.")
+
+
+class DataConfig(Config):
+    """A data set by name, and the shape that its images are brought to."""
+
+    name: str = Field("fashion_mnist_mini", description="`digits`, `cifar100`, `timm:NAME`, …")
+    data_dir: str | None = Field(None, description="Where its files lie already.")
+    image_size: int | None = Field(None, ge=1, description="Pixels a side; none keeps them.")
+    channels: int | None = Field(None, ge=1, description="1 or 3; none keeps them.")
+    augment: AugmentConfig = AugmentConfig()
+
+
+class ModelConfig(Config):
+    """A timm model, and which of its blocks get an MoE layer."""
+
+    name: str = "vit_tiny_patch16_224"
+    options: Options = Field({}, description="Passed to `timm.create_model`.")
+    layers: Literal["last2", "every2"] | tuple[int, ...] = Field(
+        "last2", description="Blocks whose MLP becomes an MoE layer."
+    )
+    groups: Literal["image", "batch"] | int = Field(
+        "image", description="Tokens that are routed together: of an image, the batch, or a number."
+    )
+
+
+class ExpertsConfig(Config):
+    """The functions behind the slots of every MoE layer."""
+
+    name: str = "mlp"
+    num_experts: int = Field(8, ge=1)
+    options: Options = {}
+
+
+class RouterConfig(Config):
+    """A router with every hyper-parameter resolved."""
+
+    name: str
+    options: Options = {}
+
+
+class TrainConfig(Config):
+    """The recipe of one training."""
+
+    epochs: float = Field(10, gt=0, description="Of the dense model; its FLOPs are the budget.")
+    batch_size: int = Field(128, ge=1)
+    lr: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(0.05, ge=0)
+    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps; cosine after it.")
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+    clip_norm: float | None = Field(1.0, gt=0, description="Of the gradient; none does not clip.")
+    ema: float | None = Field(None, gt=0, lt=1, description="Decay of averaged weights.")
+    losses: dict[str, float] = Field({}, description="Weight of each auxiliary loss.")
+    loss_options: dict[str, Options] = Field({}, description="Options of each auxiliary loss.")
+    snapshots: int = Field(5, ge=0, description="Equally spaced in FLOPs, the first weights too.")
+    evaluations: int = Field(10, ge=1, description="On the validation split, along the way.")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="Of autocast.")
+
+
+class ComputeConfig(Config):
+    """What is made equal between routers."""
+
+    match: Literal["total_flops", "steps"] = "total_flops"
+    tolerance: float = Field(0.01, gt=0, description="Relative; one step is allowed in any case.")
+
+
+class TrialSpec(Config):
+    """One training run, as plain data. `model_dump(mode="json")` is its description."""
+
+    router: RouterConfig
+    experts: ExpertsConfig
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    compute: ComputeConfig
+    seed: int = 0
+
+    def condition(self) -> dict[str, Any]:
+        """The description of all trials that differ in the seed alone."""
+        return self.model_dump(mode="json", exclude={"seed"})
+
+
+class Preset(Config):
+    """A named starting point of a study; `router` goes to the routers that have such fields."""
+
+    name: str
+    description: str
+    routers: Literal["all"] | tuple[str, ...] = Field(description="By name, or all there are.")
+    seeds: int = Field(3, ge=1)
+    router: Options = {}
+    experts: ExpertsConfig = ExpertsConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    compute: ComputeConfig = ComputeConfig()
+    suites: dict[str, Options] = Field({}, description="Options of each suite that measures.")
+    sweep: dict[str, tuple[Any, ...]] = Field({}, description="Path -> values, all combined.")
