@@ -1,0 +1,26 @@
+"""Models: the MoE layer, the experts behind its slots, and timm models made of them."""
+
+from bench.model.backbone import moe_layers, moefy
+from bench.model.build import build_model
+from bench.model.experts import (
+    EXPERTS,
+    Experts,
+    ReplacedMLP,
+    build_experts,
+    register_experts,
+)
+from bench.model.moe import MoELayer
+from bench.model.passes import forward_pass
+
+__all__ = [
+    "EXPERTS",
+    "Experts",
+    "MoELayer",
+    "ReplacedMLP",
+    "build_experts",
+    "build_model",
+    "forward_pass",
+    "moe_layers",
+    "moefy",
+    "register_experts",
+]

@@ -1,0 +1,68 @@
+"""The model of a trial, from its description."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from bench.config import ExpertsConfig, ModelConfig, RouterConfig
+from bench.model.backbone import dense_model, moefy, widen
+from routers import ROUTERS, Baseline
+
+MOE_STREAM = 1 << 32
+"""Added to a trial's seed for the weights of MoE layers, so that the rest of the model starts
+alike whatever the router."""
+
+
+def build_model(
+    model: ModelConfig,
+    router: RouterConfig,
+    experts: ExpertsConfig,
+    *,
+    in_chans: int,
+    num_classes: int,
+    seed: int,
+    input_size: tuple[int, int] | None = None,
+) -> nn.Module:
+    """A timm model with MoE layers, or a dense one where the router is a baseline.
+
+    Args:
+        model: the timm model, and which of its blocks become MoE layers.
+        router: a registered router or baseline, with its hyper-parameters.
+        experts: what the slots run.
+        in_chans: channels of an image.
+        num_classes: outputs.
+        seed: of the weights; those of the MoE layers come from a stream of their own.
+        input_size: height and width of an image; the model's own where None.
+
+    Returns:
+        float32 weights on torch's default device.
+
+    Raises:
+        RequestError: a name or an option that does not exist.
+    """
+    net = dense_model(
+        model.name,
+        in_chans=in_chans,
+        num_classes=num_classes,
+        seed=seed,
+        options=dict(model.options),
+    )
+    target = ROUTERS.get(router.name).target
+    if issubclass(target, Baseline):
+        if target.widen:
+            widen(
+                net, layers=model.layers, num_experts=experts.num_experts, seed=seed + MOE_STREAM
+            )
+        return net
+    return moefy(
+        net,
+        router=router.name,
+        experts=experts.name,
+        num_experts=experts.num_experts,
+        layers=model.layers,
+        groups=model.groups,
+        router_options=dict(router.options),
+        experts_options=dict(experts.options),
+        input_size=(in_chans, *input_size) if input_size else None,
+        seed=seed + MOE_STREAM,
+    )
