@@ -1,0 +1,102 @@
+"""From a path or URL to an engine on which writers wait for each other instead of failing."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, StatementError
+
+from results.errors import StoreError
+from results.plain import to_json
+
+BUSY_SECONDS = 60
+"""How long a writer waits for another one."""
+
+
+def resolve(target: str | Path) -> URL:
+    """The URL of a database: of a SQLite file, where a path is given.
+
+    Raises:
+        StoreError: the text looks like a URL and is not one.
+    """
+    if isinstance(target, Path) or "://" not in target:
+        return URL.create("sqlite", database=str(target))
+    try:
+        url = make_url(target)
+    except ArgumentError as error:
+        raise StoreError(f"not a database URL: {target!r} ({error})") from error
+    # SQLAlchemy 2.0 would take `postgresql://` to mean psycopg2.
+    return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+
+
+def connect(url: URL) -> Engine:
+    """An engine for `url`; connections with the option `write=True` begin as writers.
+
+    Raises:
+        StoreError: there is no driver for this kind of database.
+    """
+    try:
+        engine = create_engine(url, json_serializer=to_json)
+    except NoSuchModuleError as error:
+        raise StoreError(f"no such kind of database: {url.drivername!r}") from error
+    except ModuleNotFoundError as error:
+        raise StoreError(_missing_driver(url, error)) from error
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _set_up_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+@contextmanager
+def told_plainly(url: URL, doing: str) -> Iterator[None]:
+    """Turns what a driver raises into one StoreError that names the database."""
+    try:
+        yield
+    except StatementError as error:
+        if isinstance(error.orig, StoreError):
+            raise error.orig from error
+        name = url.render_as_string(hide_password=True)
+        raise StoreError(f"cannot {doing} the database {name}: {error.orig}") from error
+
+
+def _missing_driver(url: URL, error: ModuleNotFoundError) -> str:
+    if url.get_backend_name() == "postgresql" and error.name == "psycopg":
+        return (
+            "PostgreSQL needs the driver psycopg, which is not installed: "
+            "`pip install 'moe-router-bench[postgres]'`"
+        )
+    return f"{url.drivername!r} needs the module {error.name!r}, which is not installed"
+
+
+def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
+    # The driver must not begin transactions of its own: `_begin_sqlite` does.
+    connection.isolation_level = None
+    connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    _use_write_ahead_log(connection)
+
+
+def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
+    """Readers and a writer do not block each other. The switch itself heeds no busy timeout."""
+    deadline = time.monotonic() + BUSY_SECONDS
+    while connection.execute("PRAGMA journal_mode").fetchone() == ("delete",):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes later fails at once if another has written in
+    # between, whatever the timeout; one that begins as a writer waits for its turn.
+    writes = connection.get_execution_options().get("write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -1,0 +1,100 @@
+"""The schema's versions: a new database gets the newest, an old one is upgraded when asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, inspect, text
+
+from results.connect import connect, resolve, told_plainly
+from results.errors import StoreError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+_CREATION_LOCK = 2401_15969
+"""Number of PostgreSQL's advisory lock under which a schema is made."""
+
+
+def head() -> str:
+    """The schema revision that this code works with."""
+    return str(_scripts().get_current_head())
+
+
+def revision(connection: Connection) -> str | None:
+    """The schema revision of a database; None where it is empty."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def upgrade(target: str | Path) -> tuple[str | None, str]:
+    """Bring a database to the newest schema; creates it where there is none.
+
+    Returns:
+        Its revision before (None: it was empty) and now.
+
+    Raises:
+        StoreError: it is newer than this code, is not a database of ours, or cannot be written.
+    """
+    url = resolve(target)
+    engine = connect(url)
+    try:
+        with told_plainly(url, "upgrade"):
+            return _upgrade(engine)
+    finally:
+        engine.dispose()
+
+
+def prepare(engine: Engine) -> None:
+    """Create the schema in an empty database; see that any other has the newest.
+
+    Raises:
+        StoreError: its schema is older or newer, or its tables are not ours.
+    """
+    with engine.connect() as connection:
+        found = _ours(connection)
+    if found is None:
+        _upgrade(engine)
+    elif found != head():
+        name = engine.url.render_as_string(hide_password=True)
+        raise StoreError(
+            f"the database {name} has the schema {found} and this code needs {head()}: "
+            f"run `python bench.py db upgrade --db {name}`"
+        )
+
+
+def _upgrade(engine: Engine) -> tuple[str | None, str]:
+    # One transaction for all of it: whoever comes second waits, and then finds nothing to do.
+    with engine.connect().execution_options(write=True) as connection, connection.begin():
+        if engine.dialect.name == "postgresql":
+            connection.execute(text(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})"))
+        before = _ours(connection)
+        config = Config()
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+    return before, head()
+
+
+def _ours(connection: Connection) -> str | None:
+    """The revision, if it is one that this code can do something with."""
+    found = revision(connection)
+    name = connection.engine.url.render_as_string(hide_password=True)
+    if found is None:
+        foreign = inspect(connection).get_table_names()
+        if foreign:
+            raise StoreError(
+                f"the database {name} holds tables that are not ours ({', '.join(foreign[:5])}): "
+                "name a new file, or an empty schema"
+            )
+    elif found not in {script.revision for script in _scripts().walk_revisions()}:
+        raise StoreError(
+            f"the database {name} has the schema {found}, made by a newer version of this code "
+            f"(which knows up to {head()}): update the code, then `python bench.py db upgrade`"
+        )
+    return found
+
+
+def _scripts() -> ScriptDirectory:
+    return ScriptDirectory(str(MIGRATIONS))

@@ -1,0 +1,230 @@
+"""The tables. Nothing outside this package sees a row: `records.py` holds what is handed out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Double,
+    ForeignKey,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from results.columns import Moment, Npy, Real
+
+Hash = String(64)
+
+
+class Base(DeclarativeBase):
+    # Named constraints can be altered by later migrations, in SQLite too.
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012
+        dict[str, Any]: JSON,
+        list[dict[str, Any]]: JSON,
+        str: Text,
+        float: Double,
+        bytes: LargeBinary,
+        datetime: Moment,
+        np.ndarray: Npy,
+    }
+
+
+class Row(Base):
+    __abstract__ = True
+
+    id: Mapped[int] = mapped_column(primary_key=True, sort_order=-1)
+
+
+class MachineRow(Row):
+    __tablename__ = "machines"
+
+    hash: Mapped[str] = mapped_column(Hash, unique=True)
+    first_seen: Mapped[datetime]
+    name: Mapped[str]
+    system: Mapped[str]
+    processor: Mapped[str]
+    cores: Mapped[int]
+    threads: Mapped[int]
+    memory_bytes: Mapped[int] = mapped_column(BigInteger)
+    gpu: Mapped[str | None]
+    gpu_count: Mapped[int]
+    gpu_memory_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    driver: Mapped[str | None]
+    settings: Mapped[dict[str, Any]]
+
+
+class CodeVersionRow(Row):
+    __tablename__ = "code_versions"
+
+    hash: Mapped[str] = mapped_column(Hash, unique=True)
+    first_seen: Mapped[datetime]
+    commit: Mapped[str | None]
+    dirty: Mapped[bool]
+    diff: Mapped[str]
+    python: Mapped[str]
+    libraries: Mapped[dict[str, Any]]
+
+
+class ComponentRow(Row):
+    __tablename__ = "components"
+
+    hash: Mapped[str] = mapped_column(Hash, unique=True)
+    first_seen: Mapped[datetime]
+    kind: Mapped[str]
+    name: Mapped[str] = mapped_column(index=True)
+    family: Mapped[str | None]
+    summary: Mapped[str]
+    text: Mapped[str]
+    source: Mapped[str | None]
+    bibtex: Mapped[str | None]
+    hyper: Mapped[list[dict[str, Any]]]
+    metrics: Mapped[list[dict[str, Any]]]
+    main_metric: Mapped[str | None]
+    source_hash: Mapped[str]
+    source_text: Mapped[str]
+
+
+class StudyRow(Row):
+    __tablename__ = "studies"
+
+    name: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+    requested_at: Mapped[datetime]
+    request: Mapped[dict[str, Any]]
+
+
+trial_components = Table(
+    "trial_components",
+    Base.metadata,
+    Column("trial_id", ForeignKey("trials.id"), primary_key=True),
+    Column("component_id", ForeignKey("components.id"), primary_key=True),
+)
+layer_components = Table(
+    "layer_components",
+    Base.metadata,
+    Column("layer_id", ForeignKey("layers.id"), primary_key=True),
+    Column("component_id", ForeignKey("components.id"), primary_key=True),
+)
+
+
+class TrialRow(Row):
+    """One training run, as identity: whoever tries it, whenever."""
+
+    __tablename__ = "trials"
+
+    fingerprint: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+    description: Mapped[dict[str, Any]]
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("trials.id"))
+    transform: Mapped[str | None]
+    components: Mapped[list[ComponentRow]] = relationship(secondary=trial_components)
+
+
+class LayerRow(Row):
+    """A bare layer or untrained model, as identity: what is measured without training."""
+
+    __tablename__ = "layers"
+
+    fingerprint: Mapped[str] = mapped_column(unique=True)
+    created_at: Mapped[datetime]
+    description: Mapped[dict[str, Any]]
+    components: Mapped[list[ComponentRow]] = relationship(secondary=layer_components)
+
+
+class StudyTrialRow(Base):
+    """A trial in a study. Of trials with the same description, the last requested one counts."""
+
+    __tablename__ = "study_trials"
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), primary_key=True)
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trials.id"), primary_key=True, index=True)
+    requested_at: Mapped[datetime]
+
+
+class StudyLayerRow(Base):
+    __tablename__ = "study_layers"
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), primary_key=True)
+    layer_id: Mapped[int] = mapped_column(ForeignKey("layers.id"), primary_key=True, index=True)
+    requested_at: Mapped[datetime]
+
+
+class AttemptRow(Row):
+    __tablename__ = "attempts"
+
+    trial_id: Mapped[int] = mapped_column(ForeignKey("trials.id"), index=True)
+    machine_id: Mapped[int] = mapped_column(ForeignKey("machines.id"))
+    code_id: Mapped[int] = mapped_column(ForeignKey("code_versions.id"))
+    status: Mapped[str]
+    started_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    error: Mapped[str | None]
+    traceback: Mapped[str | None]
+    flops: Mapped[float | None]
+    steps: Mapped[int | None] = mapped_column(BigInteger)
+    seconds: Mapped[float | None]
+    checkpoint: Mapped[str | None]
+    checkpoint_sha256: Mapped[str | None] = mapped_column(Hash)
+    log: Mapped[str | None]
+    trial: Mapped[TrialRow] = relationship()
+
+
+class MeasurementRow(Row):
+    __tablename__ = "measurements"
+    __table_args__ = (CheckConstraint("(attempt_id IS NULL) <> (layer_id IS NULL)", "one_subject"),)
+
+    suite: Mapped[str]
+    options: Mapped[dict[str, Any]]
+    source_hash: Mapped[str]
+    attempt_id: Mapped[int | None] = mapped_column(ForeignKey("attempts.id"), index=True)
+    layer_id: Mapped[int | None] = mapped_column(ForeignKey("layers.id"), index=True)
+    machine_id: Mapped[int] = mapped_column(ForeignKey("machines.id"))
+    code_id: Mapped[int] = mapped_column(ForeignKey("code_versions.id"))
+    status: Mapped[str]
+    error: Mapped[str | None]
+    traceback: Mapped[str | None]
+    seconds: Mapped[float | None]
+    measured_at: Mapped[datetime]
+
+
+class MetricRow(Row):
+    __tablename__ = "metrics"
+
+    measurement_id: Mapped[int] = mapped_column(ForeignKey("measurements.id"), index=True)
+    name: Mapped[str]
+    value: Mapped[float] = mapped_column(Real, nullable=True)
+    layer: Mapped[int | None]
+    step: Mapped[int | None] = mapped_column(BigInteger)
+    split: Mapped[str | None]
+    where: Mapped[dict[str, Any]]
+
+
+class ArrayRow(Row):
+    __tablename__ = "arrays"
+
+    measurement_id: Mapped[int] = mapped_column(ForeignKey("measurements.id"), index=True)
+    name: Mapped[str]
+    values: Mapped[np.ndarray]
+    layer: Mapped[int | None]
+    step: Mapped[int | None] = mapped_column(BigInteger)
+    split: Mapped[str | None]
+    where: Mapped[dict[str, Any]]

@@ -1,0 +1,157 @@
+"""What goes into the database and what comes out of it, as plain frozen data without SQL.
+
+Fields that hold a dict or a list hold plain JSON data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+import numpy as np
+
+AttemptStatus = Literal["running", "done", "failed", "timed_out", "diverged", "out_of_memory"]
+MeasurementStatus = Literal["done", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a timing depends on. Two records that differ anywhere are two machines."""
+
+    name: str
+    """Host name."""
+    system: str
+    """Operating system and its release."""
+    processor: str
+    cores: int
+    threads: int
+    """Threads that torch computes with."""
+    memory_bytes: int
+    gpu: str | None = None
+    gpu_count: int = 0
+    gpu_memory_bytes: int | None = None
+    driver: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Allocator settings, and whatever else is set that changes speed."""
+
+
+@dataclass(frozen=True)
+class CodeVersion:
+    """Which code ran: this repository's commit and the libraries beneath it."""
+
+    commit: str | None
+    dirty: bool
+    python: str
+    libraries: Mapping[str, str]
+    """Version by name of distribution."""
+    diff: str = ""
+    """`git diff` against the commit, where the tree was dirty."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """A router, experts, a loss or a suite as it was when it made a number."""
+
+    kind: str
+    """`router`, `experts`, `loss` or `suite`."""
+    name: str
+    source_text: str
+    source_hash: str = ""
+    """As `measurements.source_hash` gives it; left empty, the SHA-256 of the source text."""
+    family: str | None = None
+    summary: str = ""
+    text: str = ""
+    source: str | None = None
+    """Where it was published (arXiv id)."""
+    bibtex: str | None = None
+    hyper: Sequence[Mapping[str, Any]] = ()
+    """Hyper-parameters: name, type, default, meaning."""
+    metrics: Sequence[Mapping[str, Any]] = ()
+    """A suite's metric definitions: name, unit, better (`higher`, `lower` or null), meaning."""
+    main_metric: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.source_hash:
+            digest = hashlib.sha256(self.source_text.encode()).hexdigest()
+            object.__setattr__(self, "source_hash", digest)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a measurement, and where it applies. NaN and infinity are values too."""
+
+    name: str
+    value: float
+    layer: int | None = None
+    step: int | None = None
+    split: str | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Array:
+    """One small array of a measurement, kept whole. Any numpy type but `object`."""
+
+    name: str
+    values: np.ndarray
+    layer: int | None = None
+    step: int | None = None
+    split: str | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """One try at a trial, as it stands."""
+
+    id: int
+    trial_id: int
+    fingerprint: str
+    status: AttemptStatus
+    machine_id: int
+    code_id: int
+    started_at: datetime
+    finished_at: datetime | None
+    error: str | None
+    traceback: str | None
+    flops: float | None
+    steps: int | None
+    seconds: float | None
+    checkpoint: str | None
+    checkpoint_sha256: str | None
+    log: str | None
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A named set of trials and layers: what one report shows."""
+
+    id: int
+    name: str
+    created_at: datetime
+    requested_at: datetime
+    """When it was last asked for."""
+    request: dict[str, Any]
+    """The resolved request, as it was last asked."""
+    trials: int
+    layers: int
+
+
+@dataclass(frozen=True)
+class ArrayRecord:
+    """An array with the condition that it was measured under."""
+
+    study: str | None
+    suite: str
+    router: str
+    condition: str
+    seed: int | None
+    name: str
+    layer: int | None
+    step: int | None
+    split: str | None
+    where: dict[str, Any]
+    values: np.ndarray

@@ -1,0 +1,49 @@
+"""The store: a database opened once, written in small transactions, read as typed records."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from results.connect import connect, resolve, told_plainly
+from results.errors import StoreError
+from results.migrate import prepare
+from results.reading import Reader
+from results.writing import Writer
+
+
+class Store(Writer, Reader):
+    """All that the engine keeps. A process opens its own; the threads of one may share it."""
+
+
+def open_store(target: str | Path, *, create: bool = True) -> Store:
+    """Open a database; make it where there is none.
+
+    Args:
+        target: the path of a SQLite file, or any SQLAlchemy URL.
+        create: False where only an existing database is of use.
+
+    Raises:
+        StoreError: it cannot be reached, is not ours, or has a schema of another version; the
+            message says what to do.
+    """
+    url = resolve(target)
+    file = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+    if file is not None and not create and not file.exists():
+        raise StoreError(f"there is no database {file}")
+    if file is not None:
+        _make_folder(file.parent)
+    engine = connect(url)
+    try:
+        with told_plainly(url, "open"):
+            prepare(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Store(engine)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {folder} for the database: {error}") from error

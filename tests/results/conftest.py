@@ -1,0 +1,159 @@
+"""A fresh database for each test: in SQLite, and in PostgreSQL where a server is installed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from results import CodeVersion, Machine, Store, open_store
+
+
+def postgres_binaries() -> Path | None:
+    """Where `initdb` lies; Debian keeps it off the PATH."""
+    places = [
+        *sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True),
+        *(Path(folder) for folder in os.environ["PATH"].split(os.pathsep)),
+    ]
+    return next((place for place in places if (place / "initdb").exists()), None)
+
+
+def as_server_user() -> list[str]:
+    """What to put before a command: the server refuses to run as root."""
+    return ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+
+
+def can_run_postgres() -> bool:
+    if postgres_binaries() is None or find_spec("psycopg") is None:
+        return False
+    probe = [*as_server_user(), "true"]
+    return shutil.which(probe[0]) is not None and subprocess.run(probe, check=False).returncode == 0
+
+
+BACKENDS = ["sqlite", *(["postgresql"] if can_run_postgres() else [])]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A throw-away PostgreSQL cluster; the URL of its server, without a database."""
+    folder = Path(tempfile.mkdtemp(prefix="pg"))
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+    binaries, user = postgres_binaries(), as_server_user()
+    data = str(folder / "data")
+    settings = f"-c listen_addresses='' -k {folder} -c fsync=off"
+
+    def command(name: str, *arguments: str) -> None:
+        log = folder.with_suffix(".log")
+        with log.open("a") as output:
+            done = subprocess.run(
+                [*user, f"{binaries}/{name}", "-D", data, *arguments],
+                stdout=output,
+                stderr=output,
+                cwd="/",
+                check=False,
+            )
+        assert done.returncode == 0, log.read_text()
+
+    command("initdb", "--auth=trust", "--username=bench", "--encoding=UTF8", "--no-sync")
+    command("pg_ctl", "--wait", "-o", settings, "start")
+    try:
+        yield f"postgresql://bench@/{{database}}?host={folder}"
+    finally:
+        command("pg_ctl", "--mode=immediate", "stop")
+        shutil.rmtree(folder)
+        folder.with_suffix(".log").unlink()
+
+
+@pytest.fixture(params=BACKENDS)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The path or URL of an empty database, in each kind that this machine has."""
+    if request.param == "sqlite":
+        yield str(tmp_path / "bench.db")
+        return
+    import psycopg
+
+    server = request.getfixturevalue("postgres")
+    database = f"bench_{uuid.uuid4().hex}"
+    with psycopg.connect(server.format(database="postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {database}")
+        yield server.format(database=database)
+        connection.execute(f"DROP DATABASE {database} WITH (FORCE)")
+
+
+@pytest.fixture
+def store(target: str) -> Iterator[Store]:
+    with open_store(target) as opened:
+        yield opened
+
+
+@pytest.fixture
+def sqlite_store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "bench.db") as opened:
+        yield opened
+
+
+MACHINE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)
+CODE = CodeVersion("0123456789abcdef", dirty=False, python="3.11.7", libraries={"torch": "2.6.0"})
+
+
+def describe(router: str = "soft_moe", seed: int = 0, **changes: object) -> dict[str, object]:
+    """A trial's description as the engine writes it. Changes: `experts__num_experts=32`."""
+    description: dict[str, object] = {
+        "router": {"name": router, "options": {"capacity_factor": 1.0}},
+        "experts": {"name": "mlp", "num_experts": 8, "options": {}},
+        "model": {"name": "vit_tiny_patch16_224", "options": {"depth": 4}, "layers": "last2"},
+        "data": {"name": "digits", "augment": {"flip": False}},
+        "train": {"epochs": 2, "lr": 0.001, "losses": {}},
+        "compute": {"match": "total_flops", "tolerance": 0.01},
+        "seed": seed,
+    }
+    for path, value in changes.items():
+        *folders, name = path.split("__")
+        place = description
+        for folder in folders:
+            place = place[folder]  # type: ignore[assignment]
+        place[name] = value
+    return description
+
+
+@dataclass(frozen=True)
+class Filler:
+    """Fills a store as the engine does."""
+
+    store: Store
+    machine: int
+    code: int
+
+    def trial(
+        self,
+        description: dict[str, object],
+        fingerprint: str | None = None,
+        study: str | None = "tiny",
+        status: str = "done",
+    ) -> int:
+        """A trial with one ended attempt, in a study; the attempt's id."""
+        trial = self.store.trial(fingerprint or uuid.uuid4().hex, description)
+        if study is not None:
+            self.store.add_trial_to_study(self.store.study(study, {}), trial)
+        attempt = self.store.start_attempt(trial, self.machine, self.code, log="logs/1.txt")
+        self.store.finish_attempt(attempt, status, flops=1e9, steps=10, seconds=2.5)
+        return attempt
+
+
+@pytest.fixture
+def filler(store: Store) -> Filler:
+    return Filler(store, store.machine(MACHINE), store.code_version(CODE))
+
+
+@pytest.fixture(scope="session")
+def description() -> Callable[..., dict[str, object]]:
+    return describe

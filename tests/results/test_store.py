@@ -1,0 +1,273 @@
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from sqlalchemy import select
+
+from results import (
+    Array,
+    CodeVersion,
+    Component,
+    Machine,
+    Metric,
+    Store,
+    StoreError,
+    open_store,
+)
+from results.models import ArrayRow, AttemptRow, ComponentRow, MeasurementRow, MetricRow, TrialRow
+
+MACHINE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)
+CODE = CodeVersion("0123456789abcdef", dirty=False, python="3.11.7", libraries={"torch": "2.6.0"})
+ROUTER = Component("router", "soft_moe", source_text="class SoftMoE: ...", metrics=[{"name": "x"}])
+
+
+def count(store: Store, row: type) -> int:
+    with store.reading() as session:
+        return len(session.scalars(select(row)).all())
+
+
+def values(store: Store, measurement: int) -> list[float]:
+    with store.reading() as session:
+        query = select(MetricRow.value).filter_by(measurement_id=measurement)
+        return list(session.scalars(query.order_by(MetricRow.id)))
+
+
+def test_equal_records_are_one_row(store: Store) -> None:
+    assert store.machine(MACHINE) == store.machine(replace(MACHINE))
+    assert store.machine(MACHINE) != store.machine(replace(MACHINE, threads=2))
+    assert store.code_version(CODE) == store.code_version(replace(CODE))
+    assert store.code_version(CODE) != store.code_version(replace(CODE, diff="+1"))
+    assert store.component(ROUTER) == store.component(replace(ROUTER))
+    assert store.component(ROUTER) != store.component(replace(ROUTER, summary="other"))
+
+
+def test_a_component_is_kept_as_it_was(store: Store) -> None:
+    component = store.component(ROUTER)
+    with store.reading() as session:
+        row = session.get_one(ComponentRow, component)
+        assert row.source_text == "class SoftMoE: ..."
+        assert row.metrics == [{"name": "x"}]
+        assert row.hyper == []
+        assert len(row.source_hash) == 64
+
+
+def test_a_trial_is_its_fingerprint(store: Store, description: Callable) -> None:
+    router = store.component(ROUTER)
+    trial = store.trial("f1", description(), components=[router])
+    assert store.trial("f1", description(), components=[router]) == trial
+    child = store.trial("f2", description(), parent=trial, transform="distilled")
+    with store.reading() as session:
+        row = session.get_one(TrialRow, trial)
+        assert row.description == description()
+        assert [part.id for part in row.components] == [router]
+        assert session.get_one(TrialRow, child).parent_id == trial
+
+
+def test_the_story_of_an_attempt(filler) -> None:
+    store = filler.store
+    before = datetime.now(UTC)
+    trial = store.trial("f1", {"seed": 0})
+    assert store.last_attempt("f1") is None
+    first = store.start_attempt(trial, filler.machine, filler.code, log="logs/1.txt")
+    running = store.last_attempt("f1")
+    assert running is not None
+    assert (running.id, running.status, running.finished_at) == (first, "running", None)
+    store.finish_attempt(first, "failed", error="boom", traceback="Traceback …")
+    second = store.start_attempt(trial, filler.machine, filler.code)
+    assert store.done_attempt("f1") is None
+    store.finish_attempt(
+        second,
+        "done",
+        flops=1.5e18,
+        steps=2**40,
+        seconds=3.5,
+        checkpoint="checkpoints/f1.safetensors",
+        checkpoint_sha256="0" * 64,
+    )
+    done = store.done_attempt("f1")
+    assert done is not None
+    assert done == store.last_attempt("f1")
+    assert (done.id, done.fingerprint, done.status) == (second, "f1", "done")
+    assert (done.flops, done.steps, done.seconds) == (1.5e18, 2**40, 3.5)
+    assert done.finished_at is not None
+    assert before <= done.started_at <= done.finished_at <= datetime.now(UTC)
+    assert count(store, AttemptRow) == 2
+
+
+def test_an_attempt_ends_once(filler) -> None:
+    store = filler.store
+    attempt = store.start_attempt(store.trial("f1", {}), filler.machine, filler.code)
+    with pytest.raises(StoreError, match=r"no such status: 'don'; did you mean 'done'"):
+        store.finish_attempt(attempt, "don")  # type: ignore[arg-type]
+    store.finish_attempt(attempt, "diverged")
+    with pytest.raises(StoreError, match=rf"attempt {attempt} is already diverged"):
+        store.finish_attempt(attempt, "done")
+    with pytest.raises(StoreError, match=r"attempt 77 does not exist"):
+        store.finish_attempt(77, "done")
+
+
+def test_measured_asks_for_the_very_same_measurement(filler) -> None:
+    store, machine, code = filler.store, filler.machine, filler.code
+    attempt = store.start_attempt(store.trial("f1", {}), machine, code)
+    layer = store.layer("l1", {"router": {"name": "soft_moe"}})
+    options = {"shapes": ("A", "B"), "repeats": 3}
+    store.record_measurement("accuracy", options, "h1", machine, code, attempt_id=attempt)
+    store.record_measurement("throughput", {}, "h1", machine, code, layer_id=layer)
+    store.record_measurement(
+        "balance", {}, "h1", machine, code, attempt_id=attempt, status="failed", error="boom"
+    )
+    assert store.measured("accuracy", options, "h1", attempt_id=attempt)
+    same = {"repeats": 3, "shapes": ["A", "B"]}
+    assert store.measured("accuracy", same, "h1", attempt_id=attempt, machine_id=machine)
+    assert store.measured("throughput", {}, "h1", layer_id=layer)
+    assert not store.measured("accuracy", options | {"repeats": 4}, "h1", attempt_id=attempt)
+    assert not store.measured("accuracy", options, "h2", attempt_id=attempt)
+    assert not store.measured("accuracy", options, "h1", attempt_id=attempt + 1)
+    assert not store.measured("accuracy", options, "h1", layer_id=layer)
+    assert not store.measured("throughput", {}, "h1", layer_id=layer, machine_id=machine + 1)
+    assert not store.measured("balance", {}, "h1", attempt_id=attempt)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(numbers=st.lists(st.floats() | st.integers(-(2**53), 2**53), min_size=1, max_size=20))
+def test_every_float_survives(filler, numbers: list[float]) -> None:
+    store = filler.store
+    measurement = store.record_measurement(
+        "accuracy",
+        {},
+        "h1",
+        filler.machine,
+        filler.code,
+        layer_id=store.layer("l1", {}),
+        metrics=[Metric("x", number) for number in numbers],
+    )
+    np.testing.assert_array_equal(values(store, measurement), np.asarray(numbers, dtype=float))
+
+
+def test_numpy_numbers_are_numbers(filler) -> None:
+    store = filler.store
+    metrics = [
+        Metric("x", np.float32(0.5)),
+        Metric("x", np.float32("nan")),
+        Metric("x", np.int64(3)),
+    ]
+    measurement = store.record_measurement(
+        "a", {}, "h", filler.machine, filler.code, layer_id=store.layer("l", {}), metrics=metrics
+    )
+    np.testing.assert_array_equal(values(store, measurement), [0.5, math.nan, 3.0])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(
+    array=hnp.arrays(
+        hnp.integer_dtypes() | hnp.floating_dtypes() | hnp.boolean_dtypes(),
+        hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4),
+    )
+)
+def test_arrays_keep_type_shape_and_bits(filler, array: np.ndarray) -> None:
+    store = filler.store
+    measurement = store.record_measurement(
+        "entropy",
+        {},
+        "h1",
+        filler.machine,
+        filler.code,
+        layer_id=store.layer("l1", {}),
+        arrays=[Array("class_expert", array, layer=1, where={"of": "gates"})],
+    )
+    with store.reading() as session:
+        row = session.scalars(select(ArrayRow).filter_by(measurement_id=measurement)).one()
+        assert (row.values.dtype, row.values.shape) == (array.dtype, array.shape)
+        assert row.values.tobytes() == array.tobytes()
+        assert (row.layer, row.where) == (1, {"of": "gates"})
+
+
+@pytest.mark.parametrize(
+    ("metrics", "arrays", "message"),
+    [
+        ([Metric("x", 1.0, where={"a": math.nan})], [], r"not plain JSON.*nan"),
+        ([Metric("x", 1.0, where={"a": object()})], [], r"not plain JSON.*object"),
+        ([], [Array("x", np.array([object()]))], r"type object cannot be stored"),
+        ([Metric("x", "high")], [], r"could not convert string to float"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_measurement_is_written_whole_or_not_at_all(filler, metrics, arrays, message) -> None:
+    store = filler.store
+    layer = store.layer("l1", {})
+    with pytest.raises(StoreError, match=message):
+        store.record_measurement(
+            "accuracy",
+            {},
+            "h1",
+            filler.machine,
+            filler.code,
+            layer_id=layer,
+            metrics=[Metric("fine", 1.0), *metrics],
+            arrays=arrays,
+        )
+    assert count(store, MeasurementRow) == count(store, MetricRow) == count(store, ArrayRow) == 0
+
+
+def test_a_measurement_has_one_subject_and_it_exists(filler) -> None:
+    store = filler.store
+    layer = store.layer("l1", {})
+    attempt = store.start_attempt(store.trial("f1", {}), filler.machine, filler.code)
+    for subject in ({}, {"layer_id": layer, "attempt_id": attempt}):
+        with pytest.raises(StoreError, match="one_subject"):
+            store.record_measurement("a", {}, "h", filler.machine, filler.code, **subject)
+    with pytest.raises(StoreError, match=r"(?i)foreign key"):
+        store.record_measurement("a", {}, "h", filler.machine, filler.code, layer_id=layer + 1)
+
+
+def test_thousands_of_metrics_in_one_measurement(filler) -> None:
+    store = filler.store
+    metrics = [
+        Metric("load_cv", index / 7, layer=index % 12, step=index, split="test", where={"i": index})
+        for index in range(5000)
+    ]
+    measurement = store.record_measurement(
+        "a", {}, "h", filler.machine, filler.code, layer_id=store.layer("l", {}), metrics=metrics
+    )
+    assert values(store, measurement) == [metric.value for metric in metrics]
+
+
+def test_studies_share_trials(filler) -> None:
+    store = filler.store
+    first, second = store.study("a", {"n": 1}), store.study("b", {})
+    trials = [store.trial(f"f{index}", {}) for index in range(3)]
+    layer = store.layer("l", {})
+    store.add_trial_to_study(first, *trials)
+    store.add_trial_to_study(first, trials[0])
+    store.add_trial_to_study(second, trials[0])
+    store.add_layer_to_study(second, layer)
+    assert store.study("a", {"n": 2}) == first
+    b, a = store.studies()
+    assert (a.name, a.request, a.trials, a.layers) == ("a", {"n": 2}, 3, 0)
+    assert (b.name, b.request, b.trials, b.layers) == ("b", {}, 1, 1)
+    assert a.created_at < b.created_at < a.requested_at
+    assert store.find_study("a") == a
+    with pytest.raises(StoreError, match=r"no study 'c' in .*; there is a, b"):
+        store.find_study("c")
+
+
+def test_what_was_written_is_there_when_opened_again(target: str) -> None:
+    with open_store(target) as store:
+        study = store.study("tiny", {"preset": "tiny"})
+    with open_store(target) as store:
+        assert store.find_study("tiny").id == study
+
+
+def test_the_package_loads_neither_pandas_nor_torch() -> None:
+    check = "import sys, results; print(sorted({'pandas', 'torch', 'scipy'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
