@@ -1,0 +1,8 @@
+"""Data sets by name, the order in which training sees them, and their augmentation."""
+
+from bench.data.augment import Augment
+from bench.data.dataset import Dataset, Split, normalise
+from bench.data.order import training_indices
+from bench.data.sources import load_dataset
+
+__all__ = ["Augment", "Dataset", "Split", "load_dataset", "normalise", "training_indices"]

@@ -1,0 +1,111 @@
+"""Augmentation of batches of bytes, a function of the seed, the epoch and the image alone."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data.auto_augment import rand_augment_transform
+from torch import Tensor
+from torch.nn.functional import pad
+
+from bench.config import AugmentConfig
+from bench.data.draws import Purpose, random_below, random_bits
+from routers.errors import RequestError
+
+
+class Augment:
+    """Random crop with black padding, horizontal flip and RandAugment (arXiv 1909.13719).
+
+    An image's changes are drawn from (seed, epoch, index), so they do not depend on the batch that
+    it is in, on the device or on what else draws random numbers.
+
+    Args:
+        options: `crop_padding` pixels on every side, 0 for none; `flip`, with probability ½;
+            `randaugment`, timm's text such as "rand-m9-n2-mstd0.5", run image by image on the CPU.
+
+    Raises:
+        RequestError: a text that timm does not understand.
+    """
+
+    def __init__(self, options: AugmentConfig) -> None:
+        self._padding = options.crop_padding
+        self._flip = options.flip
+        self._randaugment = _randaugment(options.randaugment) if options.randaugment else None
+
+    def __call__(self, images: Tensor, seed: int, epochs: Tensor | int, indices: Tensor) -> Tensor:
+        """Changed images.
+
+        Args:
+            images: uint8 (n, c, h, w), on any device.
+            seed: of the run.
+            epochs: the epoch of each image (n,), or one for all.
+            indices: (n,) each image's place in the training split.
+
+        Returns:
+            uint8 (n, c, h, w); the given tensor itself where nothing is to be done.
+        """
+        keys = (seed, np.asarray(epochs), np.asarray(indices))
+        if self._padding:
+            images = _crop(images, self._padding, keys)
+        if self._flip:
+            flipped = torch.from_numpy(random_below(2, Purpose.FLIP, *keys) == 1).to(images.device)
+            images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
+        if self._randaugment:
+            images = _each(self._randaugment, images, random_bits(Purpose.RANDAUGMENT, *keys))
+        return images
+
+
+def _crop(images: Tensor, padding: int, keys: tuple[int, NDArray, NDArray]) -> Tensor:
+    height, width = images.shape[-2:]
+    windows = pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
+    offsets = [
+        torch.from_numpy(random_below(2 * padding + 1, purpose, *keys)).to(images.device)
+        for purpose in (Purpose.CROP_ROW, Purpose.CROP_COLUMN)
+    ]
+    return windows[torch.arange(len(images), device=images.device), :, offsets[0], offsets[1]]
+
+
+def _randaugment(text: str) -> Callable[[Image.Image], Image.Image]:
+    # timm passes over some of the sections that it does not understand.
+    if re.fullmatch(r"rand(-(m|n|p|inc|mmax|mstd)[\d.]+|-t(weights|3aw|3a))*", text):
+        with suppress(ValueError, KeyError):
+            return rand_augment_transform(text)
+    raise RequestError(
+        f"data.augment.randaugment is {text!r}, which timm does not understand; "
+        "a valid one is 'rand-m9-n2-mstd0.5'"
+    )
+
+
+def _each(
+    change: Callable[[Image.Image], Image.Image], images: Tensor, seeds: NDArray[np.uint64]
+) -> Tensor:
+    """`change` each image (PIL's colour mode, which all of timm's operations take) by its seed."""
+    channels, *size = images.shape[1:]
+    shape = (3, *size)
+    changed = []
+    with _global_generators_kept():
+        for pixels, seed in zip(images.cpu().numpy(), seeds.tolist(), strict=True):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            picture = Image.fromarray(np.broadcast_to(pixels, shape).transpose(1, 2, 0).copy())
+            result = change(picture).convert("L" if channels == 1 else "RGB")
+            changed.append(np.atleast_3d(np.asarray(result)).transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(changed)).to(images.device)
+
+
+@contextmanager
+def _global_generators_kept() -> Iterator[None]:
+    """timm's operations draw from the global generators: put them back afterwards."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

@@ -1,0 +1,98 @@
+"""A data set as the trainer and the suites see it: splits of bytes, and what to know of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Images(Protocol):
+    """A tensor of images, or images that are decoded when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __getitem__(self, indices: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their classes.
+
+    Attributes:
+        images: uint8 (n, c, h, w); a tensor in memory, or lazily decoded from files.
+        labels: long (n,).
+    """
+
+    images: Images
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fetch(self, indices: Tensor) -> Tensor:
+        """The images at `indices` (k,), uint8 (k, c, h, w), on the CPU.
+
+        Raises:
+            BenchError: a file cannot be read any more.
+        """
+        return self.images[indices]
+
+    def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """All images in order: pairs of images, uint8 (b, c, h, w), and labels (b,)."""
+        for indices in torch.arange(len(self)).split(batch_size):
+            yield self.fetch(indices), self.labels[indices]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A data set with fixed splits.
+
+    Attributes:
+        name: by which it was asked for.
+        classes: names, by label.
+        splits: "train", "val" and "test"; images of all are of one shape.
+        mean: float32 (c,), of the training split's channels, in units of 255.
+        std: float32 (c,), likewise; 1 where a channel is constant.
+        content_hash: SHA-256 in hexadecimal over the pixels and labels of the splits.
+        licence: of the images, or where to read it.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    splits: dict[str, Split]
+    mean: Tensor
+    std: Tensor
+    content_hash: str
+    licence: str
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        _, channels, height, width = self.splits["train"].images.shape
+        return channels, height, width
+
+    @property
+    def in_chans(self) -> int:
+        return self.image_shape[0]
+
+    @property
+    def image_size(self) -> int:
+        """Height and width: images are square."""
+        return self.image_shape[1]
+
+
+def normalise(images: Tensor, dataset: Dataset) -> Tensor:
+    """Bytes (n, c, h, w) to float32 with the training split's channel mean 0 and deviation 1.
+
+    Works on the device of `images`.
+    """
+    mean, std = (value.to(images.device)[:, None, None] for value in (dataset.mean, dataset.std))
+    return (images.to(torch.float32) / 255 - mean) / std

@@ -1,0 +1,31 @@
+"""`fashion_mnist_mini`: 6,000 + 2,000 images of Fashion-MNIST (arXiv 1708.07747), embedded."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bench.data.fashion_mnist_mini import FILE
+from bench.data.raw import RawData, RawSplit
+
+CLASSES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
+
+
+def read_fashion_mnist_mini() -> RawData:
+    """600 training images of each class, of which 100 are for validation, and 200 test images."""
+    with np.load(FILE, allow_pickle=False) as arrays:
+        splits = {
+            name: RawSplit(arrays[f"{name}_images"], arrays[f"{name}_labels"].astype(np.int64))
+            for name in ("train", "test")
+        }
+    return RawData(CLASSES, splits, "MIT, © 2017 Zalando SE", val_share=1 / 6)
