@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
+from weakref import WeakSet
 
 from routers.errors import RequestError, nearest
 from routers.hyper import (
@@ -96,8 +96,11 @@ class Registry:
         kind: what the components are called in messages.
     """
 
+    instances: ClassVar[WeakSet[Registry]] = WeakSet()
+
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        Registry.instances.add(self)
         self._entries: dict[str, Entry] = {}
 
     def register(
@@ -131,9 +134,7 @@ class Registry:
     def get(self, name: str) -> Entry:
         """The component of that name; `RequestError` with the nearest names where there is none."""
         if name not in self._entries:
-            raise RequestError(
-                f"no {self.kind} is named {name!r}{nearest(name, self._entries)}"
-            )
+            raise RequestError(f"no {self.kind} is named {name!r}{nearest(name, self._entries)}")
         return self._entries[name]
 
     def names(self) -> list[str]:
@@ -144,12 +145,6 @@ class Registry:
         """Every component, in the order of registration."""
         return list(self._entries.values())
 
-    @contextmanager
-    def all_or_nothing(self) -> Iterator[None]:
-        """Undo what was registered inside the block if it raises."""
-        before = dict(self._entries)
-        try:
-            yield
-        except BaseException:
-            self._entries = before
-            raise
+    def discard(self, name: str) -> None:
+        """Forget a component: what a plugin registered before it failed."""
+        self._entries.pop(name, None)
