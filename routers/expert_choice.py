@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from routers.hyper import hyper
+from routers.layout import expert_softmax
 from routers.router import Router, register_router
 from routers.routing import ExpertChoiceRouting, Routing
 from routers.transport import sinkhorn_plan, sparse_plan
@@ -24,10 +25,10 @@ class SoftmaxExpertChoice(Router):
     """
 
     def allocate(self, logits: Tensor) -> Routing:
-        return ExpertChoiceRouting.top_tokens(logits.softmax(-1), self.capacity(logits))
+        return ExpertChoiceRouting.top_tokens(expert_softmax(logits), self.capacity(logits))
 
     def clean_gates(self, logits: Tensor) -> Tensor:
-        return logits.softmax(-1)
+        return expert_softmax(logits)
 
 
 @register_router("sinkhorn_expert_choice", family="expert_choice", source="arXiv 2401.15969")
@@ -47,7 +48,7 @@ class SinkhornExpertChoice(Router):
     def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
         plan = sinkhorn_plan(noisy, iterations=self.iterations, epsilon=self.epsilon)
         routing = ExpertChoiceRouting.top_tokens(
-            logits.softmax(-1), self.capacity(logits), scores=plan.plan
+            expert_softmax(logits), self.capacity(logits), scores=plan.plan
         )
         routing.diagnostics["marginal_error"] = plan.marginal_error
         return routing
@@ -76,7 +77,7 @@ class SparsityConstrainedExpertChoice(Router):
     iterations: int = hyper(100, "Steps of the solver of the semi-dual.", ge=1)
 
     def allocate(self, logits: Tensor) -> Routing:
-        gates = logits.softmax(-1)
+        gates = expert_softmax(logits)
         capacity = self.capacity(logits)
         slots = logits.shape[1] if capacity is None else capacity
         plan = sparse_plan(gates, slots, gamma=self.gamma, iterations=self.iterations)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from routers.errors import RequestError
 from routers.hyper import hyper
+from routers.layout import expert_softmax
 from routers.router import Router, register_router
 from routers.routing import Routing, TokenChoiceRouting
 from routers.transport import sinkhorn_plan
@@ -45,7 +45,7 @@ class SoftmaxGates(TokenChoice):
             )
 
     def clean_gates(self, logits: Tensor) -> Tensor:
-        return logits.softmax(-1)
+        return expert_softmax(logits)
 
 
 @register_router("softmax_token_choice", family="token_choice", source="arXiv 2401.15969, 2106.05974")
@@ -64,7 +64,7 @@ class SoftmaxTokenChoice(SoftmaxGates):
 
     def allocate(self, logits: Tensor) -> Routing:
         return TokenChoiceRouting.top_k(
-            logits.softmax(-1),
+            expert_softmax(logits),
             self.top_k,
             self.capacity(logits, self.top_k),
             batch_priority=self.batch_priority,
@@ -94,7 +94,7 @@ class SinkhornTokenChoice(SoftmaxGates):
     def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
         plan = sinkhorn_plan(noisy, iterations=self.iterations, epsilon=self.epsilon)
         routing = TokenChoiceRouting.top_k(
-            torch.softmax(logits, -1),
+            expert_softmax(logits),
             self.top_k,
             self.capacity(logits, self.top_k),
             scores=plan.plan,

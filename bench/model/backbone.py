@@ -8,6 +8,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from bench.model.experts import ReplacedMLP, build_experts
@@ -104,21 +105,23 @@ def moefy(
     tokens = _tokens_of(model, [mlps[name] for name in chosen], input_size)
     make_router = router if callable(router) else _by_name(router)
     state = PassState()
+    replaced = {name: ReplacedMLP.of(mlps[name]) for name in chosen}
     with _seeded(seed):
-        for name in chosen:
-            replaced = ReplacedMLP.of(mlps[name])
-            layer = MoELayer(
-                make_router(
-                    dim=replaced.dim,
-                    num_experts=num_experts,
-                    tokens=_group_tokens(groups, tokens[mlps[name]]),
-                    **(router_options or {}),
-                ),
-                build_experts(
-                    experts, num_experts=num_experts, replaced=replaced, **(experts_options or {})
-                ),
-                groups,
+        # All experts before all routers: so they start alike whatever the router.
+        behind = {
+            name: build_experts(
+                experts, num_experts=num_experts, replaced=shape, **(experts_options or {})
             )
+            for name, shape in replaced.items()
+        }
+        for name, shape in replaced.items():
+            gate = make_router(
+                dim=shape.dim,
+                num_experts=num_experts,
+                tokens=_group_tokens(groups, tokens[mlps[name]]),
+                **(router_options or {}),
+            )
+            layer = MoELayer(gate, behind[name], groups)
             layer.pass_state = state
             weight = next(mlps[name].parameters())
             model.set_submodule(name, layer.to(weight.device, weight.dtype))
@@ -201,11 +204,10 @@ def _tokens_of(
 
 
 def _own_input_size(model: nn.Module) -> tuple[int, int, int]:
+    for module in model.modules():
+        if isinstance(module, PatchEmbed) and module.img_size is not None:
+            return module.proj.in_channels, *module.img_size
     channels, height, width = model.pretrained_cfg["input_size"]  # type: ignore[index]
-    embed = getattr(model, "patch_embed", None)
-    if embed is not None and getattr(embed, "img_size", None) is not None:
-        height, width = embed.img_size
-        channels = embed.proj.in_channels
     return channels, height, width
 
 

@@ -4,7 +4,7 @@ Where each slot holds at most one token and each token's choices fill at most K 
 directions of the map are known as indices. So the gradient of a gather is a gather along the
 other direction, and nothing is ever scattered, which is slower and on GPUs not deterministic.
 
-Rows: N tokens of all groups, M slots of all experts. `-1` in an index means "none".
+Rows: N tokens of all groups, M slots of all experts. An index one past the last row means "none".
 """
 
 from __future__ import annotations
@@ -17,16 +17,26 @@ from torch.autograd.function import once_differentiable
 
 
 def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """`rows[index]` with zeros where `index` is -1.
+    """`rows[index]`, with zeros where the index is one past the last row.
 
     Args:
         rows: (R, d).
-        index: (…) long, -1 for none.
+        index: (…) long, R for none.
     """
-    flat = index.reshape(-1)
-    gathered = rows.index_select(0, flat.clamp(min=0))
-    gathered.masked_fill_((flat < 0).unsqueeze(1), 0)
-    return gathered.view(*index.shape, rows.shape[1])
+    # A spare row of zeros is faster than masking afterwards, and keeps a NaN where it belongs.
+    spare = torch.cat((rows, rows.new_zeros(1, rows.shape[1])))
+    return spare.index_select(0, index.reshape(-1)).view(*index.shape, rows.shape[1])
+
+
+def inverse_rows(index: Tensor, rows: int, none: int) -> Tensor:
+    """(rows,): which entry's first axis names each row; `none` where no entry does.
+
+    Args:
+        index: (N, K) long, below `rows`, each at most once, or `rows` for none.
+    """
+    inverse = index.new_full((rows + 1,), none)
+    entry = torch.arange(index.shape[0], device=index.device).unsqueeze(1).expand_as(index)
+    return inverse.index_copy_(0, index.reshape(-1), entry.reshape(-1))[:rows]
 
 
 class DispatchRows(torch.autograd.Function):
@@ -81,10 +91,6 @@ def _weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def _weights_of_slots(weights: Tensor, slot_of_choice: Tensor, slots: int) -> Tensor:
-    """(M,): the combine weight of the choice that fills each slot; 0 where unused.
-
-    Every dropped choice writes to one spare slot at the end, which is cut off again.
-    """
+    """(M,): the combine weight of the choice that fills each slot; 0 where unused."""
     by_slot = weights.new_zeros(slots + 1)
-    index = torch.where(slot_of_choice < 0, slots, slot_of_choice)
-    return by_slot.index_copy_(0, index.reshape(-1), weights.reshape(-1))[:slots]
+    return by_slot.index_copy_(0, slot_of_choice.reshape(-1), weights.reshape(-1))[:slots]

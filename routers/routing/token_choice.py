@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from routers.routing.base import Routing
-from routers.routing.gather import CombineRows, DispatchRows
+from routers.routing.gather import CombineRows, DispatchRows, inverse_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,21 +113,17 @@ class TokenChoiceRouting(Routing):
 
     @cached_property
     def slot_of_choice(self) -> Tensor:
-        """(g·t, K) long: row of each choice in the flattened (E, g, s) slots, -1 where dropped."""
+        """(g·t, K) long: row of each choice in the flattened (E, g, s); one past it if dropped."""
         groups, _, choices = self.experts.shape
         group = torch.arange(groups, device=self.experts.device).view(-1, 1, 1)
         row = (self.experts * groups + group) * self.capacity + self.position
-        return row.masked_fill(~self.kept, -1).view(-1, choices)
+        return torch.where(self.kept, row, self.slot_count).reshape(-1, choices)
 
     @cached_property
     def token_of_slot(self) -> Tensor:
-        """(E·g·s,) long: row of each slot's token in the flattened (g, t), -1 where unused."""
-        rows, choices = self.slot_of_choice.shape
-        spare = self.slot_count
-        filled = self.experts.new_full((spare + 1,), -1)
-        index = torch.where(self.slot_of_choice < 0, spare, self.slot_of_choice)
-        token = torch.arange(rows, device=index.device).unsqueeze(1).expand(rows, choices)
-        return filled.index_copy_(0, index.reshape(-1), token.reshape(-1))[:spare]
+        """(E·g·s,) long: row of each slot's token in the flattened (g, t); one past it if unused."""
+        rows = self.slot_of_choice.shape[0]
+        return inverse_rows(self.slot_of_choice, self.slot_count, rows)
 
     def dispatch(self, x: Tensor) -> Tensor:
         groups, tokens = x.shape[:2]
@@ -153,7 +149,7 @@ class TokenChoiceRouting(Routing):
         """(g, t, K) values of the kept choices, each at its (expert, slot): (g, t, E, s)."""
         groups, tokens, _ = values.shape
         flat = values.new_zeros(groups, tokens, self.num_experts * self.capacity)
-        index = self.experts * self.capacity + self.position.clamp(max=self.capacity - 1)
+        index = self.experts * self.capacity + self.position.clamp(0, self.capacity - 1)
         flat = flat.scatter_add(-1, index, values * self.kept)
         return flat.view(groups, tokens, self.num_experts, self.capacity)
 

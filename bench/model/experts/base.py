@@ -43,12 +43,12 @@ class ReplacedMLP:
         """
         first, second = getattr(mlp, "fc1", None), getattr(mlp, "fc2", None)
         plain = isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
-        if not plain or not isinstance(getattr(mlp, "norm", nn.Identity()), nn.Identity):
+        if not plain or first.out_features != second.in_features or not isinstance(getattr(mlp, "norm", nn.Identity()), nn.Identity):
             raise RequestError(
                 f"cannot replace a {type(mlp).__name__}: MoE layers replace MLPs of two linear "
                 "layers with an activation between them"
             )
-        if second.out_features != first.in_features or second.in_features != first.out_features:
+        if second.out_features != first.in_features:
             raise RequestError(
                 f"cannot replace a {type(mlp).__name__} from width {first.in_features} to "
                 f"{second.out_features}: experts keep the width"

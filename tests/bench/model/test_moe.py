@@ -1,0 +1,250 @@
+"""The MoE layer is the definition, whatever the router, and timm models keep the rest of themselves."""
+
+import copy
+from functools import partial
+
+import pytest
+import timm
+import torch
+from timm.layers import Mlp
+from timm.models.mlp_mixer import MlpMixer
+
+from bench.config import ExpertsConfig, ModelConfig, RouterConfig
+from bench.model import (
+    MoELayer,
+    ReplacedMLP,
+    build_experts,
+    build_model,
+    forward_pass,
+    moe_layers,
+    moefy,
+)
+from bench.model.backbone import chosen_layers, mlps_of
+from routers import ROUTERS, Baseline, RequestError, build_router, list_routers
+
+ROUTED = [name for name in list_routers() if not issubclass(ROUTERS.get(name).target, Baseline)]
+TINY = {
+    "img_size": 16,
+    "patch_size": 4,
+    "embed_dim": 24,
+    "depth": 4,
+    "num_heads": 2,
+    "mlp_ratio": 2,
+    "class_token": False,
+    "global_pool": "avg",
+}
+
+
+def layer_of(router, dim=6, experts=3, tokens=8, **options):
+    return MoELayer(
+        build_router(router, dim=dim, num_experts=experts, tokens=tokens, **options),
+        build_experts("mlp", num_experts=experts, replaced=ReplacedMLP(dim, 5, std=(0.5, 0.5))),
+    ).double()
+
+
+def dense_loop(layer, x, routing):
+    """Σ_e,s C · expert_e(Σ_t D · x), one expert, slot and token at a time."""
+    d, c = routing.dispatch_tensor(), routing.combine_tensor()
+    experts = layer.experts
+    y = torch.zeros_like(x)
+    for g in range(x.shape[0]):
+        for e in range(experts.num_experts):
+            for s in range(routing.num_slots):
+                slot = (d[g, :, e, s].unsqueeze(1) * x[g]).sum(0)
+                hidden = experts.activation(slot @ experts.weight1[e] + experts.bias1[e, 0])
+                out = hidden @ experts.weight2[e] + experts.bias2[e, 0]
+                y = y + c[g, :, e, s].unsqueeze(1) * out * _only(g, x)
+    return y
+
+
+def _only(group, x):
+    return (torch.arange(x.shape[0]) == group).to(x.dtype).view(-1, 1, 1)
+
+
+@pytest.mark.parametrize("router", ROUTED)
+def test_a_layer_equals_a_loop_over_tokens_and_experts(router):
+    layer = layer_of(router, capacity_factor=1.3).eval()
+    x = torch.randn(2, 8, 6, dtype=torch.float64, requires_grad=True)
+    with forward_pass(layer) as routings:
+        y = layer(x)
+    parameters = [x, *(p for p in layer.parameters() if p.requires_grad)]
+    oracle = dense_loop(layer, x, routings[0])
+    torch.testing.assert_close(y, oracle)
+    upstream = torch.randn_like(y)
+    fast = torch.autograd.grad(y, parameters, upstream, retain_graph=True, allow_unused=True)
+    slow = torch.autograd.grad(oracle, parameters, upstream, allow_unused=True)
+    for got, want in zip(fast, slow, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_one_expert_without_a_limit_is_the_mlp():
+    mlp = Mlp(6, 5)
+    layer = layer_of("softmax_token_choice", experts=1).float()
+    with torch.no_grad():
+        for weight, linear in (("weight1", mlp.fc1), ("weight2", mlp.fc2)):
+            getattr(layer.experts, weight).copy_(linear.weight.T.unsqueeze(0))
+        layer.experts.bias1.copy_(mlp.fc1.bias)
+        layer.experts.bias2.copy_(mlp.fc2.bias)
+    x = torch.randn(2, 8, 6)
+    torch.testing.assert_close(layer(x), mlp(x))
+
+
+@pytest.mark.parametrize(("groups", "shape"), [("image", (4, 8)), ("batch", (1, 32)), (16, (2, 16))])
+def test_groups(groups, shape):
+    layer = layer_of("softmax_token_choice")
+    layer.groups = groups
+    with forward_pass(layer) as routings:
+        layer(torch.randn(4, 8, 6, dtype=torch.float64))
+    assert routings[0].gates.shape == (*shape, 3)
+
+
+def test_a_group_size_that_does_not_divide_is_refused():
+    layer = layer_of("softmax_token_choice")
+    layer.groups = 5
+    with pytest.raises(RequestError, match=r"groups = 5 does not divide the 32 tokens"):
+        layer(torch.randn(4, 8, 6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("layers", "depth", "chosen"),
+    [
+        ("every2", 12, [1, 3, 5, 7, 9, 11]),
+        ("last2", 12, [9, 11]),
+        ("last2", 4, [1, 3]),
+        ("all", 3, [0, 1, 2]),
+        ([-1, 0], 4, [0, 3]),
+    ],
+)
+def test_layers_by_name(layers, depth, chosen):
+    assert chosen_layers(layers, depth) == chosen
+
+
+def test_layers_that_do_not_exist_are_refused():
+    with pytest.raises(RequestError, match="'last3'"):
+        chosen_layers("last3", 12)
+    with pytest.raises(RequestError, match="block 12"):
+        chosen_layers([12], 12)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("vit_tiny_patch16_224", TINY, 16),
+        ("deit_tiny_distilled_patch16_224", {"img_size": 32, "embed_dim": 24, "depth": 4, "num_heads": 2}, 32),
+        ("mixer", {"img_size": 16, "patch_size": 4, "embed_dim": 24, "num_blocks": 4}, 16),
+        ("swin_tiny_patch4_window7_224", {"img_size": 56, "embed_dim": 12, "depths": (2, 2), "num_heads": (1, 2)}, 56),
+    ],
+)
+@pytest.mark.parametrize("router", ["softmax_token_choice", "soft_moe"])
+def test_moefy_replaces_the_chosen_mlps_and_keeps_everything_else(name, options, size, router):
+    torch.manual_seed(0)
+    create = MlpMixer if name == "mixer" else partial(timm.create_model, name)
+    dense = create(num_classes=5, **options)
+    model = moefy(copy.deepcopy(dense), router=router, num_experts=2, layers=[1, 3], seed=1)
+    replaced = [list(mlps_of(dense))[index] for index in (1, 3)]
+    assert list(moe_layers(model)) == replaced
+    kept = {k: v for k, v in dense.state_dict().items() if not k.startswith(tuple(replaced))}
+    for key, value in kept.items():
+        assert model.state_dict()[key].equal(value)
+    images = torch.randn(2, 3, size, size)
+    with forward_pass(model) as routings:
+        logits = model(images)
+    assert len(routings) == 2
+    logits.sum().backward()
+    assert all(p.grad is not None for layer in moe_layers(model).values() for p in layer.parameters())
+
+
+def test_routings_are_recorded_inside_the_pass_alone_and_reach_the_next_layer():
+    model = moefy(timm.create_model("vit_tiny_patch16_224", **TINY), num_experts=2, layers="all")
+    seen = []
+    for layer in moe_layers(model).values():
+        layer.router.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[1]))
+    images = torch.randn(2, 3, 16, 16)
+    labels = torch.tensor([0, 1])
+    with forward_pass(model, labels=labels, step=7) as routings:
+        model(images)
+    assert [context.step for context in seen] == [7] * 4
+    assert all(context.labels is labels for context in seen)
+    assert seen[0].previous_logits is None
+    for context, routing in zip(seen[1:], routings, strict=False):
+        assert context.previous_logits is routing.logits
+    model(images)
+    assert len(routings) == 4
+    assert seen[-1].step is None
+
+
+def test_a_gated_mlp_is_refused():
+    model = timm.create_model("eva02_tiny_patch14_224", img_size=28, depth=2)
+    with pytest.raises(RequestError, match="two linear layers"):
+        moefy(model, layers=[0])
+
+
+def build(router, seed=0, **experts):
+    model = ModelConfig(options=TINY, layers="last2")
+    return build_model(
+        model,
+        RouterConfig(name=router),
+        ExpertsConfig(**{"num_experts": 4, **experts}),
+        in_chans=1,
+        num_classes=5,
+        seed=seed,
+        input_size=(16, 16),
+    )
+
+
+def test_models_of_one_seed_share_all_weights_but_those_of_the_moe_layers():
+    dense, soft, choice = (build(r).state_dict() for r in ("dense", "soft_moe", "hash"))
+    assert all(soft[key].equal(choice[key]) for key in soft.keys() & choice.keys())
+    assert any("experts" in key for key in soft.keys() & choice.keys())
+    shared = dense.keys() & soft.keys()
+    assert all(dense[key].equal(soft[key]) for key in shared)
+    assert len(shared) > 30
+    other = build("soft_moe", seed=1).state_dict()
+    assert not other["blocks.0.mlp.fc1.weight"].equal(soft["blocks.0.mlp.fc1.weight"])
+    assert not other["blocks.1.mlp.experts.weight1"].equal(soft["blocks.1.mlp.experts.weight1"])
+
+
+def test_building_a_model_leaves_the_global_generator_alone():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    build("softmax_token_choice")
+    assert torch.get_rng_state().equal(before)
+
+
+def test_dense_params_has_the_parameters_of_the_moe():
+    def size(model):
+        return sum(p.numel() for p in model.parameters())
+
+    moe, widened = size(build("softmax_token_choice")), size(build("dense_params"))
+    # One hidden unit of each of two layers is the nearest that there is.
+    assert abs(moe - widened) <= 2 * (2 * 24 + 1)
+
+
+def test_experts_start_like_the_mlp_that_they_replace():
+    mixer = MlpMixer(img_size=16, patch_size=4, embed_dim=64, num_blocks=2)
+    spread = mixer.blocks[1].mlp_channels.fc1.weight.std().item()
+    moefy(mixer, layers=[1], num_experts=4)
+    experts = mixer.blocks[1].mlp_channels.experts
+    assert experts.weight1.std().item() == pytest.approx(spread, rel=0.02)
+    assert experts.bias1.abs().max() == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"name": "vit_tinny"}, "no model 'vit_tinny'"),
+        ({"options": {"colour": 3}}, "colour"),
+        ({"layers": (9,)}, "block 9"),
+    ],
+)
+def test_a_wrong_model_is_refused_with_the_reason(change, message):
+    config = ModelConfig(**{"options": TINY, **change})
+    with pytest.raises(RequestError, match=message):
+        build_model(
+            config,
+            RouterConfig(name="hash"),
+            ExpertsConfig(),
+            in_chans=1,
+            num_classes=5,
+            seed=0,
+        )
