@@ -1,0 +1,260 @@
+"""A user's file, anywhere on disk, becomes a router; a broken one says why and disturbs nothing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from routers import LOSSES, RequestError, build_router, list_routers, load_entry_points, load_plugin
+from routers.beside import sources
+from routers.registry import Registry
+
+PLUGIN = """
+import torch
+from routers import Router, TokenChoiceRouting, register_router
+
+@register_router("{name}", family="token_choice")
+class Mine(Router):
+    '''Top-1 softmax routing with a temperature.'''
+    temperature: float = 0.5
+
+    def allocate(self, logits):
+        gates = torch.softmax(logits / self.temperature, dim=-1)
+        return TokenChoiceRouting.top_k(gates, k=1, capacity=self.capacity(logits))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays():
+    """Whatever a test loads is forgotten after it."""
+    before = {registry: registry.names() for registry in Registry.instances}
+    modules = set(sys.modules)
+    yield
+    for registry in Registry.instances:
+        for name in set(registry.names()) - set(before.get(registry, registry.names())):
+            registry.discard(name)
+    for name in set(sys.modules) - modules:
+        if name.startswith("plugins_") or "entry_point_" in name:
+            del sys.modules[name]
+
+
+def write(folder: Path, text: str, name: str = "my_router.py") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / name
+    file.write_text(text)
+    return file
+
+
+def failure(file: Path) -> str:
+    with pytest.raises(RequestError) as caught:
+        load_plugin(file)
+    assert caught.value.exit_status == 2
+    return str(caught.value)
+
+
+def test_a_file_becomes_a_router(tmp_path):
+    module = load_plugin(write(tmp_path, PLUGIN.format(name="mine")))
+    router = build_router("mine", dim=4, num_experts=2, temperature=0.25)
+    assert isinstance(router, module.Mine)
+    routing = router(torch.randn(3, 6, 4))
+    assert routing.expert_load().sum() > 0
+    assert sys.modules[module.__name__] is module
+
+
+def test_loading_twice_is_harmless(tmp_path):
+    file = write(tmp_path, PLUGIN.format(name="mine"))
+    assert load_plugin(file) is load_plugin(tmp_path / "x" / ".." / "my_router.py")
+
+
+def test_a_name_that_is_no_identifier_works(tmp_path):
+    load_plugin(write(tmp_path, PLUGIN.format(name="mine"), "my router-2.1.py"))
+    load_plugin(write(tmp_path, PLUGIN.format(name="other"), "my_router_2_1.py"))
+    assert {"mine", "other"} <= set(list_routers())
+
+
+def test_helpers_of_the_same_name_are_not_mixed_up(tmp_path):
+    """Also when one is imported late, within a function, and when helpers import helpers."""
+    text = (
+        "import helper\nimport package.inner\n"
+        + PLUGIN
+        + "\nVALUE = helper.VALUE\nINNER = package.inner.VALUE\n"
+        + "def late():\n    from later import NAME\n    return NAME\n"
+    )
+    modules = []
+    for name in ("a", "b"):
+        folder = tmp_path / name
+        write(folder, "from deeper import VALUE", "helper.py")
+        write(folder, f"VALUE = {name!r}", "deeper.py")
+        write(folder, f"NAME = 'late {name}'", "later.py")
+        write(folder / "package", "", "__init__.py")
+        write(folder / "package", "from helper import VALUE", "inner.py")
+        modules.append(load_plugin(write(folder, text.format(name=f"router_{name}"))))
+    assert [module.VALUE for module in modules] == ["a", "b"]
+    assert [module.INNER for module in modules] == ["a", "b"]
+    assert [module.late() for module in modules] == ["late a", "late b"]
+    assert not {"helper", "deeper", "later", "package"} & set(sys.modules)
+    assert not [path for path in sys.path if path.startswith(str(tmp_path))]
+
+
+def test_helpers_are_shared_within_a_folder(tmp_path):
+    """Two plugins may share a helper that registers something."""
+    helper = (
+        "from routers import register_loss\n"
+        '@register_loss("shared_loss")\n'
+        "def shared_loss(routing, batch):\n    return routing.gates.sum()\n"
+    )
+    write(tmp_path, helper, "shared.py")
+    load_plugin(write(tmp_path, "import shared\n" + PLUGIN.format(name="one"), "one.py"))
+    load_plugin(write(tmp_path, "from shared import *\n" + PLUGIN.format(name="two"), "two.py"))
+    assert "shared_loss" in LOSSES.names()
+
+
+def test_a_plugin_may_be_a_helper_of_another(tmp_path):
+    write(tmp_path, PLUGIN.format(name="base"), "base_router.py")
+    text = "from base_router import Mine as Base\n" + PLUGIN.format(name="derived")
+    load_plugin(write(tmp_path, text, "derived.py"))
+    load_plugin(tmp_path / "base_router.py")
+    assert {"base", "derived"} <= set(list_routers())
+
+
+def test_neither_the_standard_library_nor_a_file_of_the_same_name_is_shadowed(tmp_path):
+    """A plugin may be called like the library that it builds on; so may its neighbours."""
+    text = "import entmax, random, routers\n" + PLUGIN.format(name="mine")
+    write(tmp_path, "raise SystemExit('not this one')", "random.py")
+    write(tmp_path / "routers", "raise SystemExit('not this one')", "__init__.py")
+    module = load_plugin(write(tmp_path, text, "entmax.py"))
+    assert module.entmax.entmax15
+    assert module.routers is sys.modules["routers"]
+
+
+def test_sources_are_the_files_that_are_imported_beside(tmp_path):
+    write(tmp_path, "import torch\ndef f():\n    import deeper", "helper.py")
+    write(tmp_path, "import helper", "deeper.py")
+    write(tmp_path, "", "unrelated.py")
+    write(tmp_path / "package", "", "__init__.py")
+    write(tmp_path / "package", "from .other import x\nfrom .. import late", "inner.py")
+    write(tmp_path / "package", "x = 1", "other.py")
+    write(tmp_path, "", "late.py")
+    text = "import helper, random\nfrom package import inner\n" + PLUGIN.format(name="mine")
+    names = [str(file.relative_to(tmp_path)) for file in sources(write(tmp_path, text))]
+    assert names == [
+        "deeper.py",
+        "helper.py",
+        "late.py",
+        "my_router.py",
+        "package/__init__.py",
+        "package/inner.py",
+        "package/other.py",
+    ]
+
+
+def test_an_import_error_names_the_plugins_own_line(tmp_path):
+    file = write(tmp_path, "import torch\n\nfrom routers import Roter\n")
+    message = failure(file)
+    assert f"{file}:3: from routers import Roter — ImportError: cannot import name" in message
+
+
+def test_the_line_is_the_plugins_also_where_a_library_raises(tmp_path):
+    file = write(tmp_path, "import json\nx = json.loads('{')\n")
+    message = failure(file)
+    assert f"{file}:2: x = json.loads('{{') — JSONDecodeError" in message
+
+
+def test_an_error_in_a_helper_names_the_helpers_line(tmp_path):
+    helper = write(tmp_path, "def f():\n    return 1 / 0\n", "helper.py")
+    message = failure(write(tmp_path, "import helper\nhelper.f()\n"))
+    assert f"{helper}:2: return 1 / 0 — ZeroDivisionError: division by zero" in message
+
+
+@pytest.mark.parametrize("name", ["my_router.py", "helper.py"])
+def test_a_syntax_error_names_its_line(tmp_path, name):
+    write(tmp_path, "import helper\n")
+    file = write(tmp_path, "x = 1\ny = (\n", name)
+    message = failure(tmp_path / "my_router.py")
+    assert f"{file}:2: y = ( — SyntaxError: " in message
+
+
+def test_an_exit_is_a_failure_too(tmp_path):
+    message = failure(write(tmp_path, "import sys\nsys.exit('needs a licence')\n"))
+    assert "sys.exit('needs a licence') — SystemExit: needs a licence" in message
+
+
+def test_a_taken_name_is_refused_at_the_plugins_line(tmp_path):
+    file = write(tmp_path, PLUGIN.format(name="soft_moe"))
+    message = failure(file)
+    assert f"{file}:5: " in message
+    assert "router 'soft_moe' is registered already, by" in message
+
+
+def test_a_plugin_that_registers_nothing_is_refused(tmp_path):
+    assert "registers nothing" in failure(write(tmp_path, "x = 1\n"))
+
+
+def test_a_failed_plugin_leaves_nothing_behind_and_works_once_it_is_mended(tmp_path):
+    before, modules = list_routers(), set(sys.modules)
+    write(tmp_path, PLUGIN.format(name="helpers"), "helper.py")
+    text = "import helper\n" + PLUGIN.format(name="mine")
+    file = write(tmp_path, text + "\nraise ValueError('too late')\n")
+    assert "ValueError: too late" in failure(file)
+    assert list_routers() == before
+    assert not [name for name in set(sys.modules) - modules if "plugins_" in name and "." in name]
+    file.write_text(text)
+    load_plugin(file)
+    assert list_routers() == [*before, "helpers", "mine"]
+
+
+def test_what_a_module_outside_registers_survives_the_plugins_failure(tmp_path, monkeypatch):
+    """A first import of a library by a plugin that fails must not empty the library's registry."""
+    monkeypatch.syspath_prepend(tmp_path / "installed")
+    write(tmp_path / "installed", PLUGIN.format(name="of_library"), "entry_point_library.py")
+    failure(write(tmp_path, "import entry_point_library\nraise ValueError\n"))
+    assert "of_library" in list_routers()
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ("my_roter.py", "did you mean 'my_router.py'?"),
+        ("missing/my_router.py", "there is no folder"),
+        ("", "is a folder; name the Python file; there is my_router.py"),
+    ],
+)
+def test_a_file_that_is_not_there_is_answered_with_the_nearest(tmp_path, asked, hint):
+    write(tmp_path, PLUGIN.format(name="mine"))
+    assert hint in failure(tmp_path / asked)
+
+
+class Points:
+    """Entry points as installed packages declare them."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.points = folder, []
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.setattr("routers.plugins.entry_points", lambda **_: self.points)
+
+    def add(self, module: str, text: str) -> None:
+        write(self.folder, text, f"{module}.py")
+        point = importlib.metadata.EntryPoint(module, module, "moe_router_bench.routers")
+        self.points.append(point)
+
+
+@pytest.fixture
+def points(tmp_path, monkeypatch):
+    return Points(tmp_path, monkeypatch)
+
+
+def test_entry_points_are_loaded_and_broken_ones_reported(points):
+    points.add("entry_point_broken", PLUGIN.format(name="lost") + "\nraise ValueError('oh')\n")
+    points.add("entry_point_empty", "")
+    points.add("entry_point_good", PLUGIN.format(name="good"))
+    for _ in range(2):
+        failures = load_entry_points()
+        assert [failure.name for failure in failures] == ["entry_point_broken", "entry_point_empty"]
+        assert "raise ValueError('oh') — ValueError: oh" in failures[0].message
+        assert "registers nothing" in failures[1].message
+        assert "good" in list_routers()
+        assert "lost" not in list_routers()
