@@ -38,7 +38,7 @@ class ModelConfig(Config):
 
     name: str = "vit_tiny_patch16_224"
     options: Options = Field({}, description="Passed to `timm.create_model`.")
-    layers: Literal["last2", "every2"] | tuple[int, ...] = Field(
+    layers: Literal["last2", "every2", "all"] | tuple[int, ...] = Field(
         "last2", description="Blocks whose MLP becomes an MoE layer."
     )
     groups: Literal["image", "batch"] | int = Field(

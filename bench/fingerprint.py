@@ -1,0 +1,131 @@
+"""The identity of a trial: its description, its data, and the source that it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.config import TrialSpec
+from bench.model import EXPERTS
+from bench.source_tree import combined, source_hashes
+from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
+
+TRAINING = ("bench.train", "bench.model.build")
+"""Where the source of the training protocol begins."""
+UNTRAINED = ("bench.model.build",)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that a fingerprint covers.
+
+    Attributes:
+        kind: "router", "experts", "loss", "affinity", "protocol" or "data".
+        digest: SHA-256 (hex).
+        modules: hash by name of each source module, where the part is source.
+    """
+
+    kind: str
+    name: str
+    digest: str
+    modules: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def label(self) -> str:
+        """As a reader would call it."""
+        return f"{self.kind} {self.name!r}"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A description and the parts that stand behind its names.
+
+    Attributes:
+        description: plain data.
+        parts: everything else that the outcome depends on.
+    """
+
+    description: dict[str, Any]
+    parts: tuple[Part, ...]
+
+    @cached_property
+    def value(self) -> str:
+        """SHA-256 (hex) of it all."""
+        digests = sorted((part.kind, part.name, part.digest) for part in self.parts)
+        text = canonical([identity(self.description), digests])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Fingerprints:
+    """Takes fingerprints, and reads each component's source once."""
+
+    def __init__(self) -> None:
+        self._parts: dict[tuple[str, str], Part] = {}
+
+    def trial(self, spec: TrialSpec, data_hash: str) -> Fingerprint:
+        """Of a trial on the data set with this content hash."""
+        data = Part("data", spec.data.name, data_hash)
+        parts = (*self._components(spec), self._modules("training", TRAINING), data)
+        return Fingerprint(spec.model_dump(mode="json"), parts)
+
+    def layer(self, spec: TrialSpec) -> Fingerprint:
+        """Of a trial's layers and model as they are before training, on no data."""
+        made_of = [part for part in self._components(spec) if part.kind != "loss"]
+        parts = (*made_of, self._modules("model", UNTRAINED))
+        return Fingerprint(layer_description(spec), parts)
+
+    def component(self, entry: Entry) -> Part:
+        """Of a registered component: its module, and all that this imports."""
+        key = (entry.kind, entry.name)
+        if key not in self._parts:
+            file = inspect.getsourcefile(entry.target)
+            hashes = source_hashes([Path(file)] if file else [])
+            self._parts[key] = Part(*key, combined(hashes), hashes)
+        return self._parts[key]
+
+    def _components(self, spec: TrialSpec) -> list[Part]:
+        return [self.component(entry) for entry in components_of(spec)]
+
+    def _modules(self, name: str, modules: tuple[str, ...]) -> Part:
+        key = ("protocol", name)
+        if key not in self._parts:
+            files = [importlib.import_module(module).__file__ for module in modules]
+            hashes = source_hashes([Path(file) for file in files if file])
+            self._parts[key] = Part(*key, combined(hashes), hashes)
+        return self._parts[key]
+
+
+def components_of(spec: TrialSpec) -> list[Entry]:
+    """The registered components that a trial is made of; a baseline has no other."""
+    router = ROUTERS.get(spec.router.name)
+    if issubclass(router.target, Baseline):
+        return [router]
+    losses = [LOSSES.get(name) for name in sorted(spec.train.losses)]
+    affinity = spec.router.options.get("affinity")
+    affinities = [AFFINITIES.get(affinity)] if affinity in AFFINITIES.names() else []
+    return [router, *affinities, EXPERTS.get(spec.experts.name), *losses]
+
+
+def layer_description(spec: TrialSpec) -> dict[str, Any]:
+    """What is known of a trial before training: no recipe, no seed."""
+    return spec.model_dump(
+        mode="json",
+        exclude={"train": True, "compute": True, "seed": True, "data": {"augment"}},
+    )
+
+
+def identity(description: dict[str, Any]) -> dict[str, Any]:
+    """The description without what changes nothing: where the data's files lie."""
+    data = {name: value for name, value in description["data"].items() if name != "data_dir"}
+    return {**description, "data": data}
+
+
+def canonical(value: Any) -> str:
+    """JSON that is the same for equal values."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

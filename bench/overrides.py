@@ -1,0 +1,91 @@
+"""`--set path=value` and `--sweep path=a,b`: changes to a preset, by path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bench.config import Preset
+from bench.presets import nearest_path, setting_paths, validated_preset
+from bench.yamls import parse
+from routers import ROUTERS
+from routers.errors import RequestError
+
+SECTIONS = ("router", "experts", "model", "data", "train", "compute", "suites")
+OPEN = (
+    "router",
+    "experts.options",
+    "model.options",
+    "train.losses",
+    "train.loss_options",
+    "suites",
+)
+"""Mappings whose keys are checked later, against what the routers, experts, … declare."""
+
+
+def parse_set(text: str) -> tuple[str, Any]:
+    """`train.lr=1e-3` -> ("train.lr", 0.001); the value is read as YAML.
+
+    Raises:
+        RequestError: there is no `=`, or the value is not YAML.
+    """
+    path, value = _split(text, "--set")
+    return path, parse(value, f"--set {text}: the value")
+
+
+def parse_sweep(text: str) -> tuple[str, tuple[Any, ...]]:
+    """`router.top_k=1,2` -> ("router.top_k", (1, 2)); each value is read as YAML.
+
+    Raises:
+        RequestError: there is no `=` or no value, or a value is not YAML.
+    """
+    path, values = _split(text, "--sweep")
+    parsed = parse(f"[{values}]", f"--sweep {text}: the list of values")
+    if not parsed:
+        raise RequestError(f"--sweep {text} names no value")
+    return path, tuple(parsed)
+
+
+def override(preset: Preset, values: Mapping[str, Any]) -> Preset:
+    """The preset with the settings at these paths replaced.
+
+    Raises:
+        RequestError: no such setting (the nearest is named), or a value that does not fit.
+    """
+    fields = preset.model_dump()
+    for path, value in values.items():
+        check_path(path, preset.routers)
+        *parents, last = path.split(".")
+        place = fields
+        for name in parents:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise RequestError(f"{path!r}: {name!r} is a value, not a mapping of settings")
+        place[last] = value
+    return validated_preset(fields, "--set")
+
+
+def check_path(path: str, routers: str | Iterable[str] = "all") -> None:
+    """Refuse a path that leads to no setting.
+
+    Args:
+        routers: those whose hyper-parameters are named as the nearest.
+
+    Raises:
+        RequestError: naming the nearest path.
+    """
+    known = [name for name in setting_paths(Preset) if name.partition(".")[0] in SECTIONS]
+    if path in known or any(path.startswith(f"{name}.") for name in OPEN):
+        return
+    chosen = ROUTERS.names() if routers == "all" else list(routers)
+    models = [ROUTERS.get(name).hyper_model for name in chosen]
+    hyper = {f"router.{field}" for model in models for field in model.model_fields}
+    options = sorted(hyper) + [name for name in known if name not in ("router", "suites")]
+    raise RequestError(f"there is no setting {path!r}{nearest_path(path, options)}")
+
+
+def _split(text: str, option: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise RequestError(f"{option} {text}: write it as path=value, as in train.lr=1e-3")
+    return path.strip(), value

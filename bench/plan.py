@@ -1,0 +1,148 @@
+"""From a request to what it means: trials, bare layers, and the suites that measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.config import Options, Preset, TrialSpec
+from bench.datasets import Datasets
+from bench.fingerprint import Fingerprint, Fingerprints
+from bench.overrides import override
+from bench.specs import trial_specs
+from results.conditions import conditions
+from suites import SUITES
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for.
+
+    Attributes:
+        study: the name under which the results are kept together.
+        preset: with all overrides applied.
+        suites: those that measure, with their options as given.
+    """
+
+    study: str
+    preset: Preset
+    suites: Mapping[str, Options]
+
+    def record(self) -> dict[str, Any]:
+        """As plain data, for the study's row."""
+        return {"preset": self.preset.model_dump(mode="json"), "suites": dict(self.suites)}
+
+
+@dataclass(frozen=True)
+class PlannedSuite:
+    """A suite with its options resolved, and the hash of its source."""
+
+    name: str
+    options: Options
+    source_hash: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial or a bare layer, with what measures it.
+
+    Attributes:
+        label: the router, and what sets this one apart from the router's others.
+    """
+
+    label: str
+    spec: TrialSpec
+    fingerprint: Fingerprint
+    suites: tuple[PlannedSuite, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a request asks for, in the order in which it is done.
+
+    Attributes:
+        trials: to train, then measure; one seed of every router before the next seed.
+        layers: to measure without training; one of each router and condition.
+    """
+
+    request: Request
+    trials: tuple[Planned, ...]
+    layers: tuple[Planned, ...]
+
+
+def make_request(
+    preset: Preset,
+    *,
+    study: str | None = None,
+    suites: Sequence[str] = (),
+    routers: Sequence[str] = (),
+    seeds: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    sweep: Mapping[str, tuple[Any, ...]] | None = None,
+) -> Request:
+    """A preset with a user's changes.
+
+    Args:
+        study: None takes the preset's name.
+        suites: none takes the preset's.
+        routers: none takes the preset's; `("all",)` takes every one.
+        seeds: None takes the preset's.
+        settings: value by path, see `override`.
+        sweep: values by path, added to the preset's.
+
+    Raises:
+        RequestError: a name or a value that does not exist or fit.
+    """
+    changed: dict[str, Any] = {"sweep": {**preset.sweep, **(sweep or {})}}
+    if routers:
+        changed["routers"] = "all" if list(routers) == ["all"] else tuple(routers)
+    if seeds is not None:
+        changed["seeds"] = seeds
+    preset = override(preset.model_copy(update=changed), settings or {})
+    names = suites or list(preset.suites)
+    chosen = {SUITES.get(name).name: preset.suites.get(name, {}) for name in names}
+    return Request(study or preset.name, preset, chosen)
+
+
+def make_plan(request: Request, datasets: Datasets) -> Plan:
+    """Resolve a request; loads its data, since the data's content is part of a trial's identity.
+
+    Raises:
+        BenchError: something that does not exist or fit, or data that is not there.
+    """
+    fingerprints = Fingerprints()
+    specs = trial_specs(request.preset)
+    on_trials = _suites(request, fingerprints, "trial")
+    on_layers = _suites(request, fingerprints, "layer")
+    labelled = list(zip(_labels(specs), specs, strict=True))
+    trials = [
+        Planned(
+            label, spec, fingerprints.trial(spec, datasets.get(spec.data).content_hash), on_trials
+        )
+        for label, spec in (labelled if on_trials or not on_layers else [])
+    ]
+    layers = {
+        fingerprint.value: Planned(label, spec, fingerprint, on_layers)
+        for label, spec in (labelled if on_layers else [])
+        if (fingerprint := fingerprints.layer(spec))
+    }
+    return Plan(request, tuple(trials), tuple(layers.values()))
+
+
+def _labels(specs: Sequence[TrialSpec]) -> list[str]:
+    texts = conditions([spec.model_dump(mode="json") for spec in specs])
+    return [f"{spec.router.name} {text}".strip() for spec, text in zip(specs, texts, strict=True)]
+
+
+def _suites(request: Request, fingerprints: Fingerprints, on: str) -> tuple[PlannedSuite, ...]:
+    entries = [SUITES.get(name) for name in request.suites]
+    return tuple(
+        PlannedSuite(
+            entry.name,
+            entry.validate(request.suites[entry.name]),
+            fingerprints.component(entry).digest,
+        )
+        for entry in entries
+        if entry.target.on == on
+    )

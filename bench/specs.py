@@ -1,0 +1,119 @@
+"""From a preset to the trials that it asks for, each fully resolved and validated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import product
+from typing import Any
+
+from bench.config import Options, Preset, RouterConfig, TrainConfig, TrialSpec
+from bench.fingerprint import canonical
+from bench.model import EXPERTS
+from bench.overrides import check_path, override
+from bench.presets import nearest_path
+from routers import LOSSES, ROUTERS, Baseline, Entry
+from routers.errors import RequestError, nearest
+
+
+def trial_specs(preset: Preset) -> list[TrialSpec]:
+    """Every trial of a preset, one seed of all routers before the next seed.
+
+    A run that is cut short so leaves a balanced comparison. Routers that a sweep does not concern
+    appear once.
+
+    Raises:
+        RequestError: a name, a hyper-parameter or an option that does not exist or fit.
+    """
+    routers = selected_routers(preset)
+    by_condition = [
+        spec for condition in conditions(preset) for spec in _specs_of(condition, routers)
+    ]
+    once = {canonical(spec.condition()): spec for spec in by_condition}
+    return [
+        spec.model_copy(update={"seed": seed})
+        for seed in range(preset.seeds)
+        for spec in once.values()
+    ]
+
+
+def conditions(preset: Preset) -> list[Preset]:
+    """The preset at each combination of the values that it sweeps over.
+
+    Raises:
+        RequestError: a path that leads to no setting, or a value that does not fit.
+    """
+    for path in preset.sweep:
+        check_path(path, preset.routers)
+    fixed = preset.model_copy(update={"sweep": {}})
+    combinations = product(*preset.sweep.values())
+    return [
+        override(fixed, dict(zip(preset.sweep, values, strict=True))) for values in combinations
+    ]
+
+
+def selected_routers(preset: Preset) -> list[Entry]:
+    """The routers that the preset names, in its order.
+
+    Raises:
+        RequestError: there is no router of a name, or none is named.
+    """
+    names = ROUTERS.names() if preset.routers == "all" else list(dict.fromkeys(preset.routers))
+    if not names:
+        raise RequestError("no router is named; give --routers a,b or --routers all")
+    return [ROUTERS.get(name) for name in names]
+
+
+def _specs_of(preset: Preset, routers: Iterable[Entry]) -> list[TrialSpec]:
+    """One trial of each router, with seed 0."""
+    routers = list(routers)
+    _refuse_unknown(preset.router, routers)
+    experts = preset.experts.model_copy(
+        update={"options": EXPERTS.get(preset.experts.name).validate(preset.experts.options)}
+    )
+    train = _with_losses(preset.train)
+    without_losses = train.model_copy(update={"losses": {}, "loss_options": {}})
+    return [
+        TrialSpec(
+            router=RouterConfig(name=router.name, options=_options_of(router, preset.router)),
+            experts=experts,
+            model=preset.model,
+            data=preset.data,
+            train=without_losses if issubclass(router.target, Baseline) else train,
+            compute=preset.compute,
+        )
+        for router in routers
+    ]
+
+
+def _options_of(router: Entry, shared: Options) -> Options:
+    """The shared hyper-parameters that this router has, and its defaults."""
+    known = router.hyper_model.model_fields
+    options: dict[str, Any] = router.validate(
+        {name: value for name, value in shared.items() if name in known}
+    )
+    return options
+
+
+def _refuse_unknown(shared: Options, routers: list[Entry]) -> None:
+    known = {field for router in routers for field in router.hyper_model.model_fields}
+    for name in shared:
+        if name in known:
+            continue
+        hint = nearest_path(f"router.{name}", sorted(f"router.{field}" for field in known))
+        if all(issubclass(router.target, Baseline) for router in routers):
+            hint = "; baselines have no hyper-parameters"
+        raise RequestError(f"none of the chosen routers has 'router.{name}'{hint}")
+
+
+def _with_losses(train: TrainConfig) -> TrainConfig:
+    """The recipe with every option of its auxiliary losses filled in."""
+    for name in train.loss_options:
+        if name not in train.losses:
+            raise RequestError(
+                f"train.loss_options names {name!r}, which has no weight in train.losses"
+                f"{nearest(name, train.losses)}"
+            )
+    options = {
+        name: LOSSES.get(name).validate(train.loss_options.get(name, {})) for name in train.losses
+    }
+    return train.model_copy(update={"loss_options": options})

@@ -1,0 +1,210 @@
+"""Presets and overrides: what is asked for is what the trials say, or one clear message."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.config import Preset, TrialSpec
+from bench.overrides import override, parse_set, parse_sweep
+from bench.plan import make_request
+from bench.presets import load_preset, preset_names
+from bench.specs import trial_specs
+from routers import ROUTERS, Baseline
+from routers.errors import RequestError
+
+
+@pytest.fixture
+def smoke() -> Preset:
+    return load_preset("smoke")
+
+
+def specs(preset: Preset, **settings: object) -> list[TrialSpec]:
+    return trial_specs(override(preset, settings))
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_resolves(name: str) -> None:
+    preset = load_preset(name)
+    resolved = trial_specs(preset)
+    assert preset.name == name
+    assert len({spec.model_dump_json() for spec in resolved}) == len(resolved)
+    for spec in resolved:
+        tokens = (spec.model.options["img_size"] // _patch(spec)) ** 2
+        assert tokens % spec.experts.num_experts == 0
+        assert spec.model.options["class_token"] is False
+
+
+def _patch(spec: TrialSpec) -> int:
+    named = {"vit_small_patch32_224": 32, "vit_base_patch32_224": 32, "vit_base_patch16_224": 16}
+    return spec.model.options.get("patch_size") or named[spec.model.name]
+
+
+def test_smoke_all_is_smoke_with_every_router(smoke: Preset) -> None:
+    every = load_preset("smoke-all")
+    assert {spec.router.name for spec in trial_specs(every)} == set(ROUTERS.names())
+    unlike = {"name", "description", "routers"}
+    assert every.model_dump(exclude=unlike) == smoke.model_dump(exclude=unlike)
+
+
+def test_the_study_is_the_grid_of_the_paper() -> None:
+    resolved = trial_specs(load_preset("study"))
+    grid = {
+        (spec.model.name, spec.router.options["capacity_factor"])
+        for spec in resolved
+        if spec.router.name == "soft_moe"
+    }
+    assert len(grid) == 6
+    assert {spec.experts.num_experts for spec in resolved} == {32}
+
+
+def test_a_set_value_reaches_every_trial(smoke: Preset) -> None:
+    assert {spec.train.lr for spec in specs(smoke, **{"train.lr": 0.5})} == {0.5}
+    depths = {spec.model.options["depth"] for spec in specs(smoke, **{"model.options.depth": 3})}
+    assert depths == {3}
+
+
+def test_a_router_setting_reaches_the_routers_that_have_it(smoke: Preset) -> None:
+    for spec in specs(smoke, **{"router.noise_std": 0.25}):
+        has_it = "noise_std" in ROUTERS.get(spec.router.name).hyper_model.model_fields
+        assert spec.router.options.get("noise_std") == (0.25 if has_it else None)
+
+
+def test_options_are_resolved_with_their_defaults(smoke: Preset) -> None:
+    for spec in trial_specs(smoke):
+        assert (
+            spec.router.options.keys()
+            == ROUTERS.get(spec.router.name).hyper_model.model_fields.keys()
+        )
+    weighed = {"train.losses.importance": 0.5, "train.losses.z": 0.1}
+    moe = specs(smoke, **weighed)[0]
+    assert moe.train.losses == {"importance": 0.5, "z": 0.1}
+    assert moe.train.loss_options.keys() == {"importance", "z"}
+
+
+def test_a_baseline_has_no_router_options_and_no_auxiliary_losses(smoke: Preset) -> None:
+    dense = next(spec for spec in trial_specs(smoke) if spec.router.name == "dense")
+    assert (dense.router.options, dense.train.losses) == ({}, {})
+    assert issubclass(ROUTERS.get("dense").target, Baseline)
+
+
+@pytest.mark.parametrize(
+    ("path", "hint"),
+    [
+        ("lr", "'train.lr'"),
+        ("train.lrr", "'train.lr'"),
+        ("router.topk", "'router.top_k'"),
+        ("data.augment.flop", "'data.augment.flip'"),
+        ("experts.num_expert", "'experts.num_experts'"),
+        ("train.losses.importanc", "'importance'"),
+        ("experts.options.hiden", "'hidden'"),
+        ("sweep.x", "there is compute.match"),
+        ("train.lr.x", "there is no setting 'train.lr.x'"),
+    ],
+)
+def test_an_unknown_setting_is_answered_with_the_nearest(
+    smoke: Preset, path: str, hint: str
+) -> None:
+    with pytest.raises(RequestError) as raised:
+        specs(smoke, **{path: 1})
+    assert hint in str(raised.value)
+    assert path.rpartition(".")[2] in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("train.lr", "fast", "train.lr = 'fast'"),
+        ("train.batch_size", 0, "train.batch_size = 0"),
+        ("compute.match", "params", "'total_flops' or 'steps'"),
+        ("model.layers", "last", "model.layers = 'last'"),
+        ("router.top_k", 0, "top_k = 0"),
+        ("router.top_k.x", 1, "'top_k' is a value"),
+        ("train.losses.importance", "much", "train.losses"),
+        ("train.loss_options.z", {}, "'z', which has no weight"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named(
+    smoke: Preset, path: str, value: object, words: str
+) -> None:
+    with pytest.raises(RequestError) as raised:
+        specs(smoke, **{path: value})
+    assert words in str(raised.value)
+
+
+def test_a_router_setting_that_no_chosen_router_has_is_refused(smoke: Preset) -> None:
+    with pytest.raises(RequestError, match="none of the chosen routers has 'router.num_slots'"):
+        make = make_request(smoke, routers=["softmax_token_choice"])
+        specs(make.preset, **{"router.num_slots": 2})
+    baselines = make_request(smoke, routers=["dense"]).preset
+    with pytest.raises(RequestError, match="baselines have no hyper-parameters"):
+        trial_specs(baselines)
+
+
+def test_values_are_read_as_yaml() -> None:
+    assert parse_set("train.lr=1e-3") == ("train.lr", 1e-3)
+    assert parse_set("train.ema=null") == ("train.ema", None)
+    assert parse_set("model.layers=[1, 3]") == ("model.layers", [1, 3])
+    assert parse_set("data.name=imagefolder:/a=b") == ("data.name", "imagefolder:/a=b")
+    assert parse_sweep("router.affinity=linear,cosine") == (
+        "router.affinity",
+        ("linear", "cosine"),
+    )
+    assert parse_sweep("model.layers=last2,[1,3]") == ("model.layers", ("last2", [1, 3]))
+
+
+@pytest.mark.parametrize("text", ["train.lr", "=3", "train.lr=[1"])
+def test_a_malformed_set_is_refused(text: str) -> None:
+    with pytest.raises(RequestError, match="--set"):
+        parse_set(text)
+
+
+def test_a_sweep_is_every_combination_of_routers_that_it_concerns(smoke: Preset) -> None:
+    sweep = {"router.affinity": ("linear", "cosine"), "router.capacity_factor": (1, 2)}
+    request = make_request(smoke, routers=["softmax_token_choice", "random", "dense"], sweep=sweep)
+    found = [
+        (spec.router.name, spec.router.options.get("affinity"), options.get("capacity_factor"))
+        for spec in trial_specs(request.preset)
+        for options in [spec.router.options]
+    ]
+    chosen = [
+        ("softmax_token_choice", affinity, factor)
+        for affinity in ("linear", "cosine")
+        for factor in (1.0, 2.0)
+    ]
+    assert set(found) == {
+        *chosen,
+        ("random", None, 1.0),
+        ("random", None, 2.0),
+        ("dense", None, None),
+    }
+    assert len(found) == 7
+
+
+def test_one_seed_of_every_router_comes_before_the_next_seed(smoke: Preset) -> None:
+    request = make_request(smoke, seeds=3, sweep={"experts.num_experts": (2, 4)})
+    seeds = [spec.seed for spec in trial_specs(request.preset)]
+    assert seeds == [0] * 16 + [1] * 16 + [2] * 16
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(smoke: Preset) -> None:
+    with pytest.raises(RequestError, match="did you mean 'smoke'"):
+        load_preset("smok")
+    with pytest.raises(RequestError, match="did you mean 'soft_moe'"):
+        trial_specs(make_request(smoke, routers=["softmoe"]).preset)
+    with pytest.raises(RequestError, match="did you mean 'balance'"):
+        make_request(smoke, suites=["balanse"])
+
+
+def test_a_preset_of_ones_own(tmp_path, smoke: Preset) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("description: mine\nrouters: [dense]\ntrain: {lr: 1e-4}\n")
+    preset = load_preset(str(file))
+    assert (preset.name, preset.train.lr) == ("mine", 1e-4)
+    file.write_text("description: mine\nrouters: [dense]\ntrain: {leaning_rate: 1}\n")
+    with pytest.raises(RequestError, match="no setting 'train.leaning_rate'"):
+        load_preset(str(file))
+    file.write_text("[1, 2")
+    with pytest.raises(RequestError, match="not valid YAML"):
+        load_preset(str(file))
+    with pytest.raises(RequestError, match="cannot read the preset"):
+        load_preset(str(tmp_path / "other.yaml"))
