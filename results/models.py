@@ -186,6 +186,8 @@ class AttemptRow(Row):
     checkpoint_sha256: Mapped[str | None] = mapped_column(Hash)
     log: Mapped[str | None]
     trial: Mapped[TrialRow] = relationship()
+    machine: Mapped[MachineRow] = relationship()
+    code: Mapped[CodeVersionRow] = relationship()
 
 
 class MeasurementRow(Row):
@@ -204,6 +206,8 @@ class MeasurementRow(Row):
     traceback: Mapped[str | None]
     seconds: Mapped[float | None]
     measured_at: Mapped[datetime]
+    machine: Mapped[MachineRow] = relationship()
+    code: Mapped[CodeVersionRow] = relationship()
 
 
 class MetricRow(Row):

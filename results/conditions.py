@@ -1,0 +1,67 @@
+"""What differs between the trials of a study, as a short text that names each one's condition."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+OWN = ("router.", "train.losses.", "train.loss_options.")
+"""Settings that routers do not share: they differ only where one router's own trials differ."""
+
+
+def conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The condition of each description: settings that differ, besides router and seed.
+
+    As `experts.num_experts=32 router.capacity_factor=2.0`, by the paths that `--set` takes; empty
+    where nothing differs.
+    """
+    flat = [dict(_settings(description)) for description in descriptions]
+    routers = [description["router"]["name"] for description in descriptions]
+    shared = {path for path in _differing(flat) if not path.startswith(OWN)}
+    differing = {router: shared | own for router, own in _differing_by(routers, flat).items()}
+    return [_text(settings, differing[name]) for settings, name in zip(flat, routers, strict=True)]
+
+
+def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
+    """The same for pairs of a suite and the options it was given, as `balance.batch_size=64`."""
+    flat = [dict(_leaves(options, suite)) for suite, options in measured]
+    suites = [suite for suite, _ in measured]
+    differing = _differing_by(suites, flat)
+    return [_text(settings, differing[name]) for settings, name in zip(flat, suites, strict=True)]
+
+
+def _settings(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for path, value in _leaves(description):
+        if path not in ("seed", "router.name"):
+            yield path.replace("router.options.", "router.", 1), value
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """All paths of nested mappings with their values as text; a list is one value."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{path}.{key}" if path else key)
+    else:
+        yield path, value if isinstance(value, str) else json.dumps(value)
+
+
+def _differing(settings: Sequence[Mapping[str, str]]) -> set[str]:
+    """The paths without one value for all; to lack a path that others have is to differ."""
+    paths = {path for each in settings for path in each}
+    return {path for path in paths if len({each.get(path) for each in settings}) > 1}
+
+
+def _differing_by(
+    names: Sequence[str], settings: Sequence[Mapping[str, str]]
+) -> dict[str, set[str]]:
+    """The paths that differ among the settings of each name."""
+    by_name: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    for name, each in zip(names, settings, strict=True):
+        by_name[name].append(each)
+    return {name: _differing(own) for name, own in by_name.items()}
+
+
+def _text(settings: Mapping[str, str], paths: set[str]) -> str:
+    return " ".join(f"{path}={settings[path]}" for path in sorted(paths & settings.keys()))

@@ -1,0 +1,203 @@
+"""The database as pandas frames: all that a report reads.
+
+Unless `history` is asked for, a frame holds what counts now (see `results.selection`). A missing
+word is None, a missing whole number `pandas.NA`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+from sqlalchemy import Text, cast, select
+from sqlalchemy.orm import Session
+
+from results import selection
+from results.conditions import option_conditions
+from results.models import ArrayRow, ComponentRow, MetricRow
+from results.records import ArrayRecord
+from results.store import Store
+
+SUBJECT = ["router", "condition", "options", "experts", "num_experts", "model", "data", "seed"]
+ENVIRONMENT = [
+    *("machine", "machine_name", "processor", "gpu", "driver", "threads"),
+    *("code", "python", "libraries", "current"),
+]
+TRIAL_COLUMNS = [
+    *("study", *SUBJECT, "trial", "status", "error", "flops", "steps", "seconds", "checkpoint"),
+    *("checkpoint_sha256", "log", "attempt", "started_at", "finished_at", *ENVIRONMENT),
+]
+MEASUREMENT_COLUMNS = [
+    *("study", "suite", *SUBJECT, "status", "error", "seconds", "trial", "attempt"),
+    *("measurement", "suite_options", "source_hash", "at", *ENVIRONMENT),
+]
+METRIC_COLUMNS = [
+    *("study", "suite", *SUBJECT, "metric", "value", "unit", "better", "layer", "step", "split"),
+    *("where", "trial", "attempt", "measurement", "suite_options", "source_hash", "at"),
+    *ENVIRONMENT,
+]
+COMPONENT_COLUMNS = [
+    *("kind", "name", "family", "summary", "text", "source", "bibtex", "hyper", "metrics"),
+    *("main_metric", "source_hash", "source_text", "first_seen"),
+]
+TYPES: dict[str, Any] = {
+    **dict.fromkeys(("num_experts", "seed", "layer", "step", "steps", "threads"), "Int64"),
+    **dict.fromkeys(("attempt", "measurement"), "Int64"),
+    **dict.fromkeys(("value", "flops", "seconds"), "float64"),
+    **dict.fromkeys(("at", "started_at", "finished_at", "first_seen"), "datetime64[us, UTC]"),
+    "current": "bool",
+}
+
+
+def trials_frame(store: Store, study: str | None = None, *, history: bool = False) -> pd.DataFrame:
+    """One row a trial, with the attempt that stands for it; `waiting` where there is none.
+
+    Args:
+        study: None for the trials of all studies, and of none.
+        history: every attempt, at trials of older code too.
+
+    Raises:
+        StoreError: no such study.
+    """
+    _check_study(store, study)
+    with store.reading() as session:
+        rows = selection.trials(session, study)
+        return _frame([row for row in rows if row["current"] or history], TRIAL_COLUMNS)
+
+
+def measurements_frame(
+    store: Store, study: str | None = None, *, history: bool = False
+) -> pd.DataFrame:
+    """One row a measurement, failed and skipped ones too. Arguments as of `trials_frame`."""
+    _check_study(store, study)
+    with store.reading() as session:
+        return _frame(_measurements(session, study, history), MEASUREMENT_COLUMNS)
+
+
+def metrics_frame(store: Store, study: str | None = None, *, history: bool = False) -> pd.DataFrame:
+    """One row a metric: its condition, its place, its environment, and what its suite declares.
+
+    Arguments as of `trials_frame`. `where` is JSON text with sorted keys; `seed` is missing for
+    bare layers.
+    """
+    _check_study(store, study)
+    with store.reading() as session:
+        measured = _frame(_done(session, study, history), MEASUREMENT_COLUMNS)
+        metrics = _metrics(session, study).merge(measured, on="measurement")
+        definitions = _definitions(session)
+    keys = ["suite", "source_hash", "metric"]
+    defined = metrics[keys].drop_duplicates()
+    for column in ("unit", "better"):
+        defined[column] = [
+            (definitions.get((suite, code, metric)) or definitions.get((suite, metric), {})).get(
+                column
+            )
+            for suite, code, metric in defined[keys].itertuples(index=False)
+        ]
+    return _frame(metrics.merge(defined, on=keys), METRIC_COLUMNS)
+
+
+def arrays_of(store: Store, study: str | None, name: str | None = None) -> list[ArrayRecord]:
+    """The arrays of a study (None: of all), of one name where it is given."""
+    _check_study(store, study)
+    query = select(ArrayRow).where(ArrayRow.measurement_id.in_(selection.in_study(study)))
+    if name is not None:
+        query = query.where(ArrayRow.name == name)
+    with store.reading() as session:
+        arrays: dict[int, list[ArrayRow]] = defaultdict(list)
+        for row in session.scalars(query.order_by(ArrayRow.id)):
+            arrays[row.measurement_id].append(row)
+        return [
+            _array_record(row, fields)
+            for fields in _done(session, study, history=False)
+            for row in arrays[fields["measurement"]]
+        ]
+
+
+def components_frame(store: Store) -> pd.DataFrame:
+    """One row a router, experts, loss or suite: its card, as of its newest version."""
+    query = select(ComponentRow).order_by(ComponentRow.kind, ComponentRow.name, ComponentRow.id)
+    with store.reading() as session:
+        newest = {(row.kind, row.name): row for row in session.scalars(query)}
+        rows = [{name: getattr(row, name) for name in COMPONENT_COLUMNS} for row in newest.values()]
+    return _frame(rows, COMPONENT_COLUMNS)
+
+
+def _check_study(store: Store, study: str | None) -> None:
+    if study is not None:
+        store.find_study(study)
+
+
+def _measurements(session: Session, study: str | None, history: bool) -> list[dict[str, Any]]:
+    """The rows that count (all, with `history`), suite options that differ in their condition."""
+    rows = [row for row in selection.measurements(session, study) if row["current"] or history]
+    by_study = defaultdict(list)
+    for row in rows:
+        by_study[row["study"]].append(row)
+    for shown in by_study.values():
+        given = option_conditions([(row["suite"], row["options_given"]) for row in shown])
+        for row, differing in zip(shown, given, strict=True):
+            row["condition"] = " ".join(filter(None, (row["condition"], differing)))
+    return rows
+
+
+def _done(session: Session, study: str | None, history: bool) -> list[dict[str, Any]]:
+    """What a failed measurement had found until then is no result."""
+    return [row for row in _measurements(session, study, history) if row["status"] == "done"]
+
+
+def _metrics(session: Session, study: str | None) -> pd.DataFrame:
+    columns = {
+        "measurement": MetricRow.measurement_id,
+        "metric": MetricRow.name,
+        "value": MetricRow.value,
+        "layer": MetricRow.layer,
+        "step": MetricRow.step,
+        "split": MetricRow.split,
+        "where": cast(MetricRow.where, Text),
+    }
+    query = select(*columns.values()).order_by(MetricRow.id)
+    query = query.where(MetricRow.measurement_id.in_(selection.in_study(study)))
+    return _frame(session.execute(query).all(), list(columns))
+
+
+def _definitions(session: Session) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Metric definitions by suite, source hash and metric; the newest also without the hash."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    suites = select(ComponentRow).filter_by(kind="suite").order_by(ComponentRow.id)
+    for suite in session.scalars(suites):
+        for definition in suite.metrics:
+            found[suite.name, suite.source_hash, definition["name"]] = definition
+            found[suite.name, definition["name"]] = definition
+    return found
+
+
+def _array_record(row: ArrayRow, fields: dict[str, Any]) -> ArrayRecord:
+    return ArrayRecord(
+        study=fields["study"],
+        suite=fields["suite"],
+        router=fields["router"],
+        condition=fields["condition"],
+        seed=fields["seed"],
+        name=row.name,
+        layer=row.layer,
+        step=row.step,
+        split=row.split,
+        where=row.where,
+        values=row.values,
+    )
+
+
+def _frame(rows: Iterable[Any] | pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """The columns in this order, each of its type, whatever the rows hold and if there are none."""
+    frame = pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame({name: _typed(frame[name], TYPES.get(name)) for name in columns})
+
+
+def _typed(column: pd.Series, dtype: Any) -> pd.Series:
+    if dtype is None:
+        words = column.astype(object)
+        return words.where(words.notna(), None)
+    return column.astype(dtype)
