@@ -7,7 +7,6 @@ two plugins may both bring a `utils.py`, and `sys.path` stays as it is.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import hashlib
 import importlib
@@ -70,50 +69,6 @@ def beside(folder: Path, importer: Path, name: str) -> Path | None:
     if package.exists():
         return None if name in HARNESS else package
     return file if file.exists() and file != importer else None
-
-
-def sources(path: Path) -> list[Path]:
-    """A plugin's file and every file beside it that it imports, directly or not, sorted.
-
-    Read from the import statements, those within functions too; nothing is executed.
-    """
-    folder = path.resolve().parent
-    found: set[Path] = set()
-    waiting = [path.resolve()]
-    while waiting:
-        file = waiting.pop()
-        if file not in found:
-            found.add(file)
-            waiting += _imports(folder, file)
-    return sorted(found)
-
-
-def _imports(folder: Path, file: Path) -> list[Path]:
-    found = []
-    for node in ast.walk(ast.parse(file.read_bytes())):
-        if isinstance(node, ast.Import):
-            dotted = [(0, alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            dotted = [(node.level, f"{base}.{alias.name}".strip(".")) for alias in node.names]
-        else:
-            continue
-        for level, name in dotted:
-            parts = name.split(".")
-            if level:
-                found += _files(file.parents[level - 1], parts)
-            elif beside(folder, file, parts[0]) is not None:
-                found += _files(folder, parts)
-    return found
-
-
-def _files(folder: Path, parts: list[str]) -> list[Path]:
-    """The files that importing a dotted name from a folder runs."""
-    found = []
-    for part in parts:
-        folder = folder / part
-        found += [f for f in (folder / "__init__.py", folder.with_name(f"{part}.py")) if f.exists()]
-    return found
 
 
 def _digest(path: Path) -> str:

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from routers import LOSSES, RequestError, build_router, list_routers, load_entry_points, load_plugin
-from routers.beside import sources
 from routers.registry import Registry
 
 PLUGIN = """
@@ -129,27 +128,6 @@ def test_neither_the_standard_library_nor_a_file_of_the_same_name_is_shadowed(tm
     module = load_plugin(write(tmp_path, text, "entmax.py"))
     assert module.entmax.entmax15
     assert module.routers is sys.modules["routers"]
-
-
-def test_sources_are_the_files_that_are_imported_beside(tmp_path):
-    write(tmp_path, "import torch\ndef f():\n    import deeper", "helper.py")
-    write(tmp_path, "import helper", "deeper.py")
-    write(tmp_path, "", "unrelated.py")
-    write(tmp_path / "package", "", "__init__.py")
-    write(tmp_path / "package", "from .other import x\nfrom .. import late", "inner.py")
-    write(tmp_path / "package", "x = 1", "other.py")
-    write(tmp_path, "", "late.py")
-    text = "import helper, random\nfrom package import inner\n" + PLUGIN.format(name="mine")
-    names = [str(file.relative_to(tmp_path)) for file in sources(write(tmp_path, text))]
-    assert names == [
-        "deeper.py",
-        "helper.py",
-        "late.py",
-        "my_router.py",
-        "package/__init__.py",
-        "package/inner.py",
-        "package/other.py",
-    ]
 
 
 def test_an_import_error_names_the_plugins_own_line(tmp_path):
