@@ -1,0 +1,85 @@
+"""Hyper-parameters are declared once, inherited, removed, validated and shown."""
+
+from typing import ClassVar, Literal
+
+import pytest
+
+from routers import Choice, Configurable, Range, RequestError, Router, hyper
+from routers.hyper import function_hyper_model, hyper_infos, validated
+
+
+class Base(Configurable):
+    rate: float = hyper(0.5, "How fast.", gt=0, tune=Range(0.1, 1.0, log=True))
+    mode: Literal["a", "b"] = hyper("a", "Which.", tune=Choice(("a", "b")))
+    plain: int = 3
+
+
+class Child(Base):
+    mode: ClassVar[str] = "b"
+    extra: float | None = None
+
+
+def test_fields_keep_their_order_meaning_and_range():
+    infos = {info.name: info for info in Base.hyper_info()}
+    assert list(infos) == ["rate", "mode", "plain"]
+    assert infos["rate"].tune == Range(0.1, 1.0, log=True)
+    assert infos["rate"].meaning == "How fast."
+    assert infos["mode"].type == "'a' | 'b'"
+    assert infos["plain"].default == 3
+
+
+def test_a_class_attribute_reads_as_its_default():
+    assert Base.rate == 0.5
+    assert Base.plain == 3
+
+
+def test_a_child_inherits_adds_and_removes():
+    assert [info.name for info in Child.hyper_info()] == ["rate", "plain", "extra"]
+    assert Child.hyper_info()[-1].type == "float | None"
+    assert Child.validate_hyper({"rate": 2})["rate"] == 2.0
+    with pytest.raises(RequestError, match="no hyper-parameter 'mode'"):
+        Child.validate_hyper({"mode": "a"})
+
+
+def test_a_grandchild_of_a_removal_does_not_get_it_back():
+    class Grandchild(Child):
+        """Adds nothing."""
+
+    assert [info.name for info in Grandchild.hyper_info()] == ["rate", "plain", "extra"]
+
+
+def test_instances_carry_validated_values():
+    child = Child()
+    child.set_hyper({"rate": "0.25"})
+    assert child.rate == 0.25
+    assert child.hyper_values() == {"rate": 0.25, "plain": 3, "extra": None}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"rat": 1.0}, "no hyper-parameter 'rat'; did you mean 'rate'"),
+        ({"rate": 0}, "rate = 0 is not valid: Input should be greater than 0"),
+        ({"mode": "c"}, "mode = 'c' is not valid"),
+    ],
+)
+def test_a_wrong_option_is_one_clear_message(options, message):
+    with pytest.raises(RequestError, match=message):
+        Base.validate_hyper(options)
+
+
+def test_a_functions_keyword_arguments_are_its_hyper_parameters():
+    def loss(routing, batch, *, beta: float = 0.5):
+        return routing, batch, beta
+
+    model = function_hyper_model(loss)
+    assert [info.name for info in hyper_infos(model)] == ["beta"]
+    assert validated(model, "loss", {"beta": 2}) == {"beta": 2.0}
+
+
+def test_the_users_own_router_needs_one_annotation():
+    class Temperature(Router):
+        temperature: float = 0.5
+
+    assert "temperature" in [info.name for info in Temperature.hyper_info()]
+    assert Temperature(4, 2, temperature=0.1).temperature == 0.1

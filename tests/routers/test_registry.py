@@ -1,0 +1,56 @@
+"""One registry for every kind of component."""
+
+import pytest
+
+from routers import ROUTERS, Registry, RequestError
+
+
+@pytest.fixture
+def registry():
+    registry = Registry("thing")
+
+    @registry.register("first", family="a", source="arXiv 0000.00000")
+    def first(*, size: int = 1):
+        """A thing.
+
+        With more to say.
+        """
+        return size
+
+    return registry
+
+
+def test_a_component_is_found_by_name_with_its_card(registry):
+    card = registry.get("first").card()
+    assert (card.name, card.kind, card.family) == ("first", "thing", "a")
+    assert card.summary == "A thing."
+    assert card.text == "With more to say."
+    assert card.source == "arXiv 0000.00000"
+    assert [info.name for info in card.hyper] == ["size"]
+    assert "def registry" in card.source_text
+
+
+def test_an_unknown_name_is_answered_with_the_nearest(registry):
+    with pytest.raises(RequestError, match="no thing is named 'frist'; did you mean 'first'"):
+        registry.get("frist")
+
+
+def test_a_name_is_taken_once(registry):
+    with pytest.raises(RequestError, match="'first' is registered already"):
+        registry.register("first")(lambda: None)
+
+
+def test_a_discarded_component_may_be_registered_again(registry):
+    registry.discard("first")
+    registry.discard("never there")
+    assert registry.names() == []
+    registry.register("first")(lambda: None)
+    assert registry.names() == ["first"]
+
+
+def test_every_router_says_what_it_is_and_where_it_comes_from():
+    for entry in ROUTERS.entries():
+        card = entry.card()
+        assert card.summary.endswith(".")
+        assert card.source
+        assert all(info.meaning for info in card.hyper), entry.name
