@@ -1,0 +1,33 @@
+"""Measurements of routers. Every file of this folder is imported, and its suites registered."""
+
+import importlib
+import pkgutil
+
+from suites.base import (
+    SUITES,
+    Array,
+    Metric,
+    MetricDef,
+    Suite,
+    build_suite,
+    register_suite,
+)
+from suites.subject import HistoryPoint, LayerSubject, Observed, Snapshot, TrialSubject
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = [
+    "SUITES",
+    "Array",
+    "HistoryPoint",
+    "LayerSubject",
+    "Metric",
+    "MetricDef",
+    "Observed",
+    "Snapshot",
+    "Suite",
+    "TrialSubject",
+    "build_suite",
+    "register_suite",
+]

@@ -1,0 +1,106 @@
+"""Accuracy on the test split, and along training against FLOPs and seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from suites.base import Array, Metric, MetricDef, Suite, register_suite
+from suites.subject import TrialSubject
+
+CALIBRATION_BINS = 15
+"""Of equal width, over the confidence from 0 to 1."""
+
+TOP5_CLASSES = 6
+"""With fewer classes than this every answer is among the first five."""
+
+CURVES = (
+    MetricDef("val_top1", "share", "higher", "Top-1 accuracy on the validation split, by step."),
+    MetricDef("val_loss", "nat", "lower", "Cross-entropy on the validation split, by step."),
+    MetricDef("train_loss", "nat", "lower", "Training loss with what the recipe adds, by step."),
+)
+FACTS = (
+    MetricDef("steps", "steps", None, "Optimiser steps taken."),
+    MetricDef("train_flops", "FLOP", None, "Spent on training, as counted from what ran."),
+    MetricDef("flops_budget", "FLOP", None, "What the training was allowed to spend."),
+    MetricDef("train_seconds", "s", "lower", "Time of training, evaluations left out."),
+    MetricDef("params_total", "parameters", None, "Parameters of the whole model."),
+    MetricDef("params_active", "parameters", None, "Parameters that a token meets."),
+    MetricDef("flops_per_image", "FLOP", "lower", "One image, forward."),
+)
+
+
+@register_suite("accuracy", family="accuracy", source="arXiv 2401.15969")
+class Accuracy(Suite[TrialSubject]):
+    """How often the trained model is right, how well it knows it, and what training took.
+
+    On every image of the test split. The curves carry `step` and
+    `where = {"flops": …, "seconds": …}`, spent until then.
+    """
+
+    on = "trial"
+    main_metric = "top1"
+    metrics = (
+        MetricDef("top1", "share", "higher", "Test images whose most probable class is right."),
+        MetricDef(
+            "top5", "share", "higher", "The right class is among the five most probable ones."
+        ),
+        MetricDef("nll", "nat", "lower", "Mean negative log-likelihood of the right class."),
+        MetricDef(
+            "ece",
+            "share",
+            "lower",
+            f"Expected calibration error: |accuracy − confidence| over {CALIBRATION_BINS} bins of "
+            "equal width, weighted by their images.",
+        ),
+        *CURVES,
+        *FACTS,
+        MetricDef("flops_error", "share", None, "train_flops over flops_budget, less 1."),
+    )
+
+    def measure(self, subject: TrialSubject) -> Iterator[Metric | Array]:
+        batches = [
+            (batch.logits.double().cpu(), batch.labels.cpu())
+            for batch in subject.run(subject.model, "test")
+        ]
+        logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+        yield Metric("top1", top_k_accuracy(logits, labels, 1), split="test")
+        if subject.num_classes >= TOP5_CLASSES:
+            yield Metric("top5", top_k_accuracy(logits, labels, 5), split="test")
+        yield Metric("nll", float(cross_entropy(logits, labels)), split="test")
+        yield Metric("ece", calibration_error(logits, labels), split="test")
+        curves = {curve.name for curve in CURVES}
+        for point in subject.history:
+            if point.name in curves:
+                where = {"flops": point.flops, "seconds": point.seconds}
+                yield Metric(point.name, point.value, None, point.step, point.split, where)
+        facts = subject.facts
+        for fact in FACTS:
+            if fact.name in facts:
+                yield Metric(fact.name, float(facts[fact.name]))
+        if "flops_budget" in facts:
+            yield Metric("flops_error", facts["train_flops"] / facts["flops_budget"] - 1)
+
+
+def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
+    """Share of the (n, classes) logits whose k largest include the label (n,)."""
+    right = (logits.topk(k).indices == labels.unsqueeze(1)).any(1)
+    return float(right.double().mean())
+
+
+def calibration_error(logits: Tensor, labels: Tensor, bins: int = CALIBRATION_BINS) -> float:
+    """ECE = Σ_b (n_b / n) · |accuracy_b − confidence_b| (1706.04599).
+
+    Args:
+        logits: (n, classes).
+        labels: (n,) long.
+        bins: bin b holds the confidences, highest probabilities, in (b/bins, (b + 1)/bins].
+    """
+    confidence, answer = logits.double().softmax(-1).max(-1)
+    index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)
+    excess = (answer == labels).double() - confidence
+    per_bin = excess.new_zeros(bins).index_add_(0, index, excess)
+    return float(per_bin.abs().sum() / len(labels))

@@ -1,0 +1,140 @@
+"""What a suite is: a measurement of a finished trial or of a bare layer, which never trains.
+
+A suite is one file in this folder, or in a plugin; importing it registers it:
+
+    @register_suite("confidence", family="accuracy")
+    class Confidence(Suite[TrialSubject]):
+        \"\"\"How sure the model is of its answers.\"\"\"
+
+        on = "trial"
+        main_metric = "confidence"
+        metrics = (MetricDef("confidence", "share", None, "Mean of the highest probability."),)
+
+        def measure(self, subject):
+            batches = subject.run(subject.model, "test")
+            highest = torch.cat([b.logits.softmax(-1).amax(-1) for b in batches])
+            yield Metric("confidence", float(highest.mean()), split="test")
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from statistics import fmean
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+
+from routers.hyper import Configurable
+from routers.registry import Registry
+
+SUITES = Registry("suite")
+register_suite = SUITES.register
+
+Subject = TypeVar("Subject")
+
+
+@dataclass(frozen=True)
+class MetricDef:
+    """What a name of a metric or array means.
+
+    Attributes:
+        name: as in `Metric.name` or `Array.name`.
+        unit: of its values; "" for a pure number.
+        better: which direction is better; None where neither is.
+        meaning: one sentence that a table can carry as its note.
+    """
+
+    name: str
+    unit: str
+    better: Literal["higher", "lower"] | None
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number, and where it applies.
+
+    Attributes:
+        name: one of the suite's `metrics`.
+        value: a finite float.
+        layer: MoE layer in network order, from 0; None for the model or the mean over layers.
+        step: training step of the snapshot measured; None for the end of training.
+        split: "train", "val" or "test"; None where no data is involved.
+        where: the rest, as plain JSON data.
+    """
+
+    name: str
+    value: float
+    layer: int | None = None
+    step: int | None = None
+    split: str | None = None
+    where: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Array:
+    """A small array kept whole; the other attributes as in `Metric`."""
+
+    name: str
+    values: np.ndarray
+    layer: int | None = None
+    step: int | None = None
+    split: str | None = None
+    where: dict[str, Any] = field(default_factory=dict)
+
+
+class Suite(Configurable, ABC, Generic[Subject]):
+    """Base of all suites. Its annotated attributes are its options.
+
+    Attributes:
+        on: "trial" measures what a training left, a `TrialSubject`; "layer" needs no training
+            and measures a `LayerSubject`, with the machine to itself.
+        main_metric: the one that ranks routers in a digest; of the mean over layers, at the end.
+        main_where: the `where` of that metric, where the name has several.
+        metrics: every name that `measure` yields.
+    """
+
+    name: ClassVar[str]
+    on: ClassVar[Literal["trial", "layer"]]
+    main_metric: ClassVar[str]
+    main_where: ClassVar[dict[str, Any]] = {}
+    metrics: ClassVar[tuple[MetricDef, ...]]
+
+    def __init__(self, **options: Any) -> None:
+        self.set_hyper(options)
+
+    def applies_to(self, subject: Subject) -> str | None:  # noqa: ARG002
+        """None where the suite can measure the subject, else why not, in a few words."""
+        return None
+
+    @abstractmethod
+    def measure(self, subject: Subject) -> Iterator[Metric | Array]:
+        """Measure, and yield each result when it is known."""
+
+
+def build_suite(name: str, **options: Any) -> Suite[Any]:
+    """A registered suite by name.
+
+    Raises:
+        RequestError: no such suite, or an option that it does not have or refuses.
+    """
+    suite: Suite[Any] = SUITES.get(name).target(**options)
+    return suite
+
+
+def layers_and_mean(layers: Sequence[Sequence[Metric]]) -> Iterator[Metric]:
+    """Each layer's metrics with the layer's number, then each one's mean over the layers.
+
+    Args:
+        layers: the metrics of each MoE layer, in network order.
+    """
+    same: dict[tuple[Any, ...], list[Metric]] = defaultdict(list)
+    for index, metrics in enumerate(layers):
+        for metric in metrics:
+            yield replace(metric, layer=index)
+            same[metric.name, *sorted(metric.where.items())].append(metric)
+    for metrics in same.values():
+        yield replace(metrics[0], value=fmean(metric.value for metric in metrics))

@@ -1,0 +1,195 @@
+"""Entropy: how decided a router is, and what its choices know of the classes (2302.14703).
+
+Every token of the test split has a distribution p over the E experts, and the class of its
+image. p is read twice, `of` in `where`, and made to sum to 1:
+
+    gates      what the router wanted
+    combine    what it did: combine weights, summed over an expert's slots
+
+and in two kinds, `kind` in `where`:
+
+    soft       p itself
+    hard       one-hot at the largest p, at the first where several are
+
+A table T[class, expert] is the sum of p over the tokens of a class. A token that no expert
+processed has no p and is left out. All entropies are in bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+from routers.errors import BenchError
+from routers.hyper import hyper
+from suites.base import Array, Metric, MetricDef, Suite, layers_and_mean, register_suite
+from suites.information import entropy_bits, mutual_information_bits
+from suites.subject import TrialSubject, why_not_routed
+
+OF = ("gates", "combine")
+KINDS = ("soft", "hard")
+
+
+def _information(name: str, what: str) -> tuple[MetricDef, ...]:
+    """What is measured of labels and of predictions alike."""
+    return (
+        MetricDef(name, "bit", None, f"I(E;Y): mutual information of a token's expert and {what}."),
+        MetricDef(
+            f"{name}_corrected",
+            "bit",
+            None,
+            f"{name} less its mean over permutations of the classes over images (plug-in bias).",
+        ),
+        MetricDef(f"{name}_normalised", "", None, f"{name}_corrected over min(H(E), H(Y))."),
+    )
+
+
+@register_suite("entropy", family="routing", source="arXiv 2302.14703")
+class Entropy(Suite[TrialSubject]):
+    """How decided the router is, how evenly it uses experts, and what they know of the classes.
+
+    Metrics carry `where = {"of": "gates" or "combine", "kind": "soft" or "hard"}`: what the
+    router wanted or did; its distribution or the largest entry of it. Known limit: where gates
+    are equal by definition, as with top-2 of `random`, the hard kind sees the first alone.
+    """
+
+    on = "trial"
+    main_metric = "MI_label_normalised"
+    main_where = {"of": "combine", "kind": "soft"}  # noqa: RUF012
+    metrics = (
+        MetricDef("H_s", "bit", None, "Mean entropy of a token's p: 0 is decided. Soft only."),
+        MetricDef("H_u", "bit", None, "Entropy of the mean p: log2 E is even use."),
+        *_information("MI_label", "its image's class"),
+        *_information("MI_prediction", "the class predicted for its image"),
+        MetricDef("left_out", "share", None, "Tokens without a p: no expert processed them."),
+        MetricDef("class_expert", "tokens", None, "The table T: (classes, E)."),
+    )
+
+    permutations: int = hyper(20, "Permutations of the classes, to estimate the bias.", ge=1)
+    seed: int = hyper(0, "Seed of the permutations.", ge=0)
+
+    def applies_to(self, subject: TrialSubject) -> str | None:
+        return why_not_routed(subject.model)
+
+    def measure(self, subject: TrialSubject) -> Iterator[Metric | Array]:
+        layers: list[dict[str, ImageMasses]] = []
+        labels, predictions = [], []
+        for batch in subject.run(subject.model, "test"):
+            labels.append(batch.labels.cpu())
+            predictions.append(batch.logits.argmax(-1).cpu())
+            layers = layers or [{of: ImageMasses() for of in OF} for _ in batch.routings]
+            for layer, routing in zip(layers, batch.routings, strict=True):
+                layer["gates"].add(routing.gates, len(batch.labels))
+                layer["combine"].add(routing.combine_weights(), len(batch.labels))
+        label, predicted = torch.cat(labels), torch.cat(predictions)
+        for metric in layers_and_mean(
+            [list(self.of_layer(layer, label, predicted)) for layer in layers]
+        ):
+            yield replace(metric, split="test")
+        for index, layer in enumerate(layers):
+            for of, masses in layer.items():
+                for kind in KINDS:
+                    table = class_table(masses.of_kind(kind), label, subject.num_classes)
+                    where = {"of": of, "kind": kind}
+                    values = table.float().numpy()
+                    yield Array("class_expert", values, layer=index, split="test", where=where)
+
+    def of_layer(
+        self, layer: dict[str, ImageMasses], label: Tensor, predicted: Tensor
+    ) -> Iterator[Metric]:
+        """All numbers in `metrics` for one layer; label and predicted: (images,) long."""
+        for of, masses in layer.items():
+            yield Metric("left_out", masses.left_out, where={"of": of})
+            if masses.left_out == 1:
+                continue
+            yield Metric("H_s", masses.mean_entropy, where={"of": of, "kind": "soft"})
+            for kind in KINDS:
+                where = {"of": of, "kind": kind}
+                of_image = masses.of_kind(kind)
+                yield Metric("H_u", float(entropy_bits(of_image.sum(0))), where=where)
+                for name, classes in (("MI_label", label), ("MI_prediction", predicted)):
+                    for ending, value in self.information(of_image, classes).items():
+                        yield Metric(f"{name}{ending}", value, where=where)
+
+    def information(self, masses: Tensor, classes: Tensor) -> dict[str, float]:
+        """Plain, corrected and normalised I(E;Y), by the ending of the metric's name.
+
+        The tokens of an image share its class, so classes are permuted over images.
+
+        Args:
+            masses: (images, E), each image's p summed over its tokens.
+            classes: (images,) long.
+        """
+        count = int(classes.max()) + 1
+        generator = torch.Generator().manual_seed(self.seed)
+        table = class_table(masses, classes, count)
+        shuffled = [
+            class_table(masses, classes[torch.randperm(len(classes), generator=generator)], count)
+            for _ in range(self.permutations)
+        ]
+        plain = float(mutual_information_bits(table))
+        corrected = plain - float(mutual_information_bits(torch.stack(shuffled)).mean())
+        most = min(float(entropy_bits(table.sum(0))), float(entropy_bits(table.sum(1))))
+        # Where nothing varies there is nothing to know, and 0/0 is rounding error.
+        normalised = corrected / most if most > 1e-9 else 0.0
+        return {"": plain, "_corrected": corrected, "_normalised": normalised}
+
+
+class ImageMasses:
+    """The tokens' distributions over experts, summed over each image; batch by batch."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[Tensor]] = {kind: [] for kind in KINDS}
+        self._entropies = 0.0
+        self._tokens = self._counted = 0
+
+    def add(self, weights: Tensor, images: int) -> None:
+        """Add one batch.
+
+        Args:
+            weights: (g, t, E), not negative; the tokens of `images` images, in order.
+
+        Raises:
+            BenchError: a weight is negative, or the tokens do not divide over the images.
+        """
+        tokens = weights.shape[:2].numel()
+        if tokens % images:
+            raise BenchError(f"a routing of {tokens} tokens does not divide over {images} images")
+        if (weights < 0).any():
+            raise BenchError(
+                f"weights of {float(weights.min()):.3g} make no distribution over the experts"
+            )
+        weights = weights.double().reshape(images, -1, weights.shape[-1])
+        total = weights.sum(-1, keepdim=True)
+        counted = total > 0
+        soft = torch.where(counted, weights / total, 0.0)
+        hard = one_hot(soft.argmax(-1), soft.shape[-1]) * counted
+        self._sums["soft"].append(soft.sum(1).cpu())
+        self._sums["hard"].append(hard.sum(1).double().cpu())
+        self._entropies += float(entropy_bits(soft[counted.squeeze(-1)]).sum())
+        self._tokens += tokens
+        self._counted += int(counted.sum())
+
+    def of_kind(self, kind: str) -> Tensor:
+        """(images, E) double: each image's distributions, summed over its tokens."""
+        return torch.cat(self._sums[kind])
+
+    @property
+    def left_out(self) -> float:
+        """Share of the tokens whose weights are all 0."""
+        return 1 - self._counted / self._tokens
+
+    @property
+    def mean_entropy(self) -> float:
+        """H_s: the mean over tokens of H(p), in bits."""
+        return self._entropies / self._counted
+
+
+def class_table(masses: Tensor, classes: Tensor, num_classes: int) -> Tensor:
+    """T: (images, E) masses summed over the images of each class, (num_classes, E)."""
+    table = masses.new_zeros(num_classes, masses.shape[-1])
+    return table.index_add_(0, classes, masses)

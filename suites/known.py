@@ -1,0 +1,175 @@
+"""Known-answer routings: what balance and entropy must say of them is plain by hand.
+
+Each routes IMAGES images of TOKENS tokens to EXPERTS experts, two images to a group and half of
+the images to a batch, so that groups, batches and images are all told apart.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import one_hot
+
+from routers.routing import Routing, TokenChoiceRouting
+from suites.subject import HistoryPoint, Observed, Snapshot
+
+IMAGES, TOKENS, EXPERTS, CLASSES = 32, 8, 4, 8
+GROUP = 2 * TOKENS
+
+
+def choose(gates: Tensor, experts: Tensor, capacity: int | None) -> Routing:
+    """Each token goes to one expert, in groups of two images.
+
+    Args:
+        gates: (images, TOKENS, EXPERTS).
+        experts: (images, TOKENS) long.
+        capacity: slots of each expert in a group; None drops nothing.
+    """
+    gates, experts = gates.view(-1, GROUP, EXPERTS), experts.reshape(-1, GROUP, 1)
+    return TokenChoiceRouting.from_choices(gates, experts, gates.gather(-1, experts), capacity)
+
+
+def uniform(labels: Tensor) -> Routing:
+    """Undecided gates; the tokens of each image go to all experts in turn."""
+    gates = torch.full((len(labels), TOKENS, EXPERTS), 1 / EXPERTS)
+    experts = (torch.arange(TOKENS) % EXPERTS).expand(len(labels), TOKENS)
+    return choose(gates, experts, capacity=GROUP // EXPERTS)
+
+
+def collapsed(labels: Tensor) -> Routing:
+    """Every token wants expert 0, which has its even share of slots."""
+    experts = torch.zeros(len(labels), TOKENS, dtype=torch.long)
+    return choose(one_hot(experts, EXPERTS).float(), experts, capacity=GROUP // EXPERTS)
+
+
+def oracle(labels: Tensor) -> Routing:
+    """Every token goes to expert `label mod E`."""
+    experts = (labels % EXPERTS).unsqueeze(1).expand(-1, TOKENS)
+    return choose(one_hot(experts, EXPERTS).float(), experts, capacity=None)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a suite must measure, at every layer and as their mean."""
+
+    suite: str
+    metric: str
+    value: float
+    where: dict[str, str] = field(default_factory=dict)
+
+
+def _entropy(of: str, kind: str, **answers: float) -> tuple[Answer, ...]:
+    where = {"of": of, "kind": kind}
+    return tuple(Answer("entropy", name, value, where) for name, value in answers.items())
+
+
+def _balance(**answers: float) -> tuple[Answer, ...]:
+    return tuple(Answer("balance", name, value) for name, value in answers.items())
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """A routing and its answers.
+
+    Attributes:
+        labels: (IMAGES,) long.
+        route: labels of a batch -> its routing.
+    """
+
+    name: str
+    labels: Tensor
+    route: Callable[[Tensor], Routing]
+    answers: tuple[Answer, ...]
+
+
+EVEN = {"cv": 0.0, "max_over_mean": 1.0, "gini": 0.0, "entropy": 1.0, "dead": 0.0}
+ONE_EXPERT = {
+    "cv": math.sqrt(EXPERTS - 1),
+    "max_over_mean": float(EXPERTS),
+    "gini": (EXPERTS - 1) / EXPERTS,
+    "entropy": 0.0,
+    "dead": EXPERTS - 1.0,
+}
+LOST = 1 - 1 / EXPERTS
+BITS = math.log2(EXPERTS)
+
+KNOWN = (
+    Known(
+        "uniform",
+        torch.arange(IMAGES) % CLASSES,
+        uniform,
+        (
+            *_balance(**{f"demand_{name}": value for name, value in EVEN.items()}),
+            *_balance(**{f"load_{name}": value for name, value in EVEN.items()}),
+            *_balance(dropped=0, uncovered=0, importance_cv=0, capacity=GROUP / EXPERTS),
+            *_entropy("gates", "soft", H_s=BITS, H_u=BITS, MI_label=0, MI_label_corrected=0),
+            *_entropy("combine", "soft", H_s=0, H_u=BITS, MI_label=0, MI_label_corrected=0),
+        ),
+    ),
+    Known(
+        "collapsed",
+        torch.arange(IMAGES) % CLASSES,
+        collapsed,
+        (
+            *_balance(**{f"demand_{name}": value for name, value in ONE_EXPERT.items()}),
+            *_balance(**{f"load_{name}": value for name, value in ONE_EXPERT.items()}),
+            *_balance(dropped=LOST, uncovered=LOST, experts_per_token_mean=1 - LOST),
+            *_entropy("gates", "soft", H_s=0, H_u=0, MI_label=0, MI_label_normalised=0),
+            *_entropy("combine", "hard", H_u=0, MI_label=0, MI_label_normalised=0),
+            Answer("entropy", "left_out", LOST, {"of": "combine"}),
+        ),
+    ),
+    Known(
+        "oracle",
+        torch.arange(IMAGES) % CLASSES,
+        oracle,
+        (
+            *_balance(load_cv=0, dropped=0, uncovered=0, experts_per_token_mean=1),
+            *_entropy("gates", "soft", H_s=0, H_u=BITS, MI_label=BITS, MI_prediction=0),
+            *_entropy("combine", "hard", H_u=BITS, MI_label=BITS, MI_prediction=0),
+        ),
+    ),
+    # With a class of its own for each image a permutation changes nothing: all that the plain
+    # mutual information shows is bias.
+    Known(
+        "oracle of single images",
+        torch.arange(IMAGES),
+        oracle,
+        (
+            *_entropy("gates", "hard", MI_label=BITS, MI_label_corrected=0),
+            *_entropy("combine", "soft", MI_label=BITS, MI_label_normalised=0),
+        ),
+    ),
+)
+
+
+class KnownSubject:
+    """A trial whose model has two MoE layers that both route as known, and always answers 0."""
+
+    device = torch.device("cpu")
+    num_experts = EXPERTS
+    history: tuple[HistoryPoint, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
+
+    def __init__(self, known: Known) -> None:
+        self.known = known
+        self.model: nn.Module = nn.Identity()
+        self.facts: dict[str, float] = {}
+        self.num_classes = int(known.labels.max()) + 1
+        self.class_names = [str(index) for index in range(self.num_classes)]
+
+    def run(
+        self,
+        model: nn.Module,  # noqa: ARG002
+        split: str,  # noqa: ARG002
+        batch_size: int | None = None,  # noqa: ARG002
+    ) -> Iterator[Observed]:
+        """Both halves of the images, whatever the split."""
+        for labels in self.known.labels.split(IMAGES // 2):
+            routing = self.known.route(labels)
+            logits = one_hot(torch.zeros_like(labels), self.num_classes).float()
+            yield Observed(torch.zeros(len(labels), 1, 1, 1), labels, logits, [routing, routing])

@@ -1,0 +1,96 @@
+"""Single passes through a layer or model, as they are timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from routers.router import Router
+from routers.routing import Routing
+from suites.subject import routers_of
+
+Pass = Literal["forward", "train"]
+PASSES: tuple[Pass, ...] = ("forward", "train")
+
+
+def one_pass(name: Pass, module: nn.Module, x: Tensor) -> Callable[[], object]:
+    """What runs one pass, each time anew.
+
+    "forward" is in eval mode without gradients; "train" is forward and backward in training
+    mode, to the parameters and to the input, as inside a network. The module is put into that
+    mode here.
+    """
+    module.train(name == "train")
+    if name == "forward":
+        return torch.no_grad()(lambda: module(x))
+    x = x.detach().requires_grad_(x.is_floating_point())
+    leaves = [x, *module.parameters()]
+    gradient = torch.randn_like(module(x))
+
+    def forward_backward() -> None:
+        module(x).backward(gradient)
+        for leaf in leaves:
+            leaf.grad = None
+
+    return forward_backward
+
+
+@dataclass(frozen=True, eq=False)
+class RouterCall:
+    """One call of a router inside a layer or model, which can be made again."""
+
+    router: Router
+    arguments: tuple[Any, ...]
+    routing: Routing
+
+    def again(self) -> Routing:
+        """The router alone, in the mode that it is in."""
+        routing: Routing = self.router(*self.arguments)
+        return routing
+
+
+@torch.no_grad()
+def router_calls(module: nn.Module, x: Tensor) -> list[RouterCall]:
+    """The calls of routers in one forward pass, in order; none where the module is dense."""
+    calls: list[RouterCall] = []
+
+    def record(router: nn.Module, arguments: tuple[Any, ...], routing: Routing) -> None:
+        assert isinstance(router, Router)
+        calls.append(RouterCall(router, arguments, routing))
+
+    handles = [router.register_forward_hook(record) for router in routers_of(module)]
+    try:
+        module(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+@torch.no_grad()
+def expert_rows(layer: nn.Module, mlp: nn.Module, x: Tensor) -> int:
+    """Rows on which a dense MLP runs the FLOPs of a layer's experts.
+
+    They are the slots that the experts run, g · E · s. A layer without a router is all expert:
+    its FLOPs over those of the MLP on one row.
+
+    Args:
+        layer: in the mode that is timed, since capacity may depend on it.
+        mlp: of one expert's shape.
+        x: (batch, tokens, dim), the layer's input.
+    """
+    calls = router_calls(layer, x)
+    if calls:
+        return sum(call.routing.slot_count for call in calls)
+    return round(_flops(layer, x) / _flops(mlp, x) * x.shape[:-1].numel())
+
+
+def _flops(module: nn.Module, x: Tensor) -> int:
+    with FlopCounterMode(display=False) as counter:
+        module(x)
+    return counter.get_total_flops()

@@ -1,0 +1,51 @@
+"""The self-test: suites measure routings whose answers are known, before they measure others."""
+
+from __future__ import annotations
+
+import math
+
+from routers.errors import BenchError
+from suites.base import Metric, build_suite
+from suites.known import KNOWN, Answer, Known, KnownSubject
+
+TOLERANCE = 1e-6
+
+
+def self_test() -> int:
+    """Put the known-answer routings through balance and entropy, by the code that serves runs.
+
+    Returns:
+        The number of answers that were checked.
+
+    Raises:
+        BenchError: a suite gives another answer; names the metric, what was expected and got.
+    """
+    return sum(_check(known) for known in KNOWN)
+
+
+def _check(known: Known) -> int:
+    subject = KnownSubject(known)
+    checked = 0
+    for suite in sorted({answer.suite for answer in known.answers}):
+        results = list(build_suite(suite).measure(subject))
+        metrics = [result for result in results if isinstance(result, Metric)]
+        for answer in known.answers:
+            if answer.suite == suite:
+                _compare(known, answer, metrics)
+                checked += 1
+    return checked
+
+
+def _compare(known: Known, answer: Answer, metrics: list[Metric]) -> None:
+    same = [m for m in metrics if (m.name, m.where) == (answer.metric, answer.where)]
+    got = {metric.layer: metric.value for metric in same}
+    for layer in (0, 1, None):
+        value = got.get(layer, math.nan)
+        if not abs(value - answer.value) <= TOLERANCE:
+            at = "the mean over layers" if layer is None else f"layer {layer}"
+            where = "".join(f", {key} {value}" for key, value in answer.where.items())
+            raise BenchError(
+                f"self-test: of the {known.name} routing, suite {answer.suite!r} measures "
+                f"{answer.metric} = {value:.6g} ({at}{where}); expected {answer.value:.6g}. "
+                "Nothing that this suite measures can be trusted"
+            )

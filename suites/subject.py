@@ -1,0 +1,164 @@
+"""What a suite is handed: a subject, which the engine provides. Suites import no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from routers.router import Router
+from routers.routing import Routing
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """One batch as a model saw it, in eval mode and without gradients.
+
+    Attributes:
+        images: (n, c, h, w) float, normalised.
+        labels: (n,) long.
+        logits: (n, classes) float.
+        routings: one for each MoE layer, in network order. Their groups hold the batch's tokens
+            in order: all tokens of the first image, then of the second, …
+    """
+
+    images: Tensor
+    labels: Tensor
+    logits: Tensor
+    routings: list[Routing]
+
+
+@dataclass(frozen=True)
+class HistoryPoint:
+    """One value of a training's course.
+
+    Attributes:
+        step: optimiser steps done.
+        flops: FLOPs spent on training until then.
+        seconds: of training until then, evaluations left out.
+        split: "train" or "val".
+        name: `val_top1`, `val_loss` or `train_loss`.
+    """
+
+    step: int
+    flops: float
+    seconds: float
+    split: str
+    name: str
+    value: float
+
+
+class Snapshot(Protocol):
+    """The model as it was at one step of its training."""
+
+    @property
+    def step(self) -> int: ...
+
+    @property
+    def flops(self) -> float: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+    def load(self) -> nn.Module:
+        """The model with the weights of that step, in eval mode, on the subject's device."""
+
+
+class TrialSubject(Protocol):
+    """What a training left.
+
+    Attributes:
+        model: with its final weights, in eval mode, on `device`.
+        num_experts: of each MoE layer; for a dense model, of the MoE that it stands beside.
+        snapshots: of the training, in order, the initial weights first.
+        history: losses and accuracies along the training.
+        facts: single numbers of the training: `steps`, `train_flops`, `flops_budget`,
+            `train_seconds`, `params_total`, `params_active`, `flops_per_image`, …
+    """
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+    @property
+    def class_names(self) -> Sequence[str]: ...
+
+    @property
+    def num_experts(self) -> int: ...
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    @property
+    def snapshots(self) -> Sequence[Snapshot]: ...
+
+    @property
+    def history(self) -> Sequence[HistoryPoint]: ...
+
+    @property
+    def facts(self) -> Mapping[str, float]: ...
+
+    def run(
+        self, model: nn.Module, split: str, batch_size: int | None = None
+    ) -> Iterator[Observed]:
+        """The model on every image of a split, in a fixed order, batch by batch."""
+
+
+class LayerSubject(Protocol):
+    """Ways to build a bare layer or an untrained model of one router.
+
+    Attributes:
+        image_shape: (c, h, w) of the model's images.
+        tokens: tokens of an image, in the model.
+        dim: width of the model's tokens.
+        hidden: width of an expert's hidden layer, in the model.
+        num_experts: E, in the model.
+    """
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def router_name(self) -> str: ...
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def hidden(self) -> int: ...
+
+    @property
+    def num_experts(self) -> int: ...
+
+    def layer(self, batch: int, tokens: int, dim: int, hidden: int, num_experts: int) -> nn.Module:
+        """The router's MoE layer, or the baseline's MLP: (batch, tokens, dim) to the same."""
+
+    def mlp(self, dim: int, hidden: int) -> nn.Module:
+        """A dense MLP of the same kind as one expert: (…, dim) to the same."""
+
+    def model(self) -> nn.Module:
+        """The whole model, untrained: (n, c, h, w) to (n, classes)."""
+
+    def dense_model(self) -> nn.Module:
+        """The same model without MoE layers, untrained."""
+
+
+def routers_of(module: nn.Module) -> list[Router]:
+    """The routers inside a layer or model, in network order; none where it is dense."""
+    return [part for part in module.modules() if isinstance(part, Router)]
+
+
+def why_not_routed(model: nn.Module) -> str | None:
+    """Why suites about routing have nothing to measure; None where they have."""
+    return None if routers_of(model) else "the model has no MoE layer"

@@ -1,0 +1,223 @@
+"""Throughput of a bare MoE layer and of the whole model, against dense ones, in one process.
+
+The dense counterpart of a layer is an MLP of one expert's shape, run on as many rows as the
+experts run slots: g · E · s, used or not, read off the routing. So it runs the experts' FLOPs, and
+
+    overhead = median time of the layer / median time of its dense counterpart
+
+is what routing, dispatching and combining cost. The dense counterpart of a model is the same
+model without MoE layers. Inputs are standard normal, weights untrained, all in float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from routers.hyper import hyper
+from suites.base import Array, Metric, MetricDef, Suite, register_suite
+from suites.passes import PASSES, Pass, expert_rows, one_pass, router_calls
+from suites.subject import LayerSubject
+from suites.timing import interleaved, peak_memory, quiet, ratio_interval
+
+ShapeName = Literal["A", "B"]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is timed: (batch, tokens, dim) inputs, and the experts that they meet."""
+
+    shape: str
+    batch: int
+    tokens: int
+    dim: int
+    hidden: int
+    num_experts: int
+
+
+SHAPES: dict[ShapeName, tuple[int, int, int, int]] = {
+    "A": (8, 196, 384, 1536),
+    "B": (64, 49, 96, 192),
+}
+"""Images, tokens of an image, width, hidden width of an expert."""
+
+MANY_REPEATS = 1000
+"""Repeats from which the 99th percentile means something."""
+
+
+def _rate(name: Pass) -> str:
+    """Rates and memory of the forward pass have plain names."""
+    return "" if name == "forward" else f"{name}_"
+
+
+def _definitions(name: Pass, what: str) -> tuple[MetricDef, ...]:
+    """What is measured of both passes alike."""
+    rate = _rate(name)
+    return (
+        MetricDef(f"{name}_ms", "ms", "lower", f"Time of {what}; quantile 0.5 is the median."),
+        MetricDef(f"{name}_dense_ms", "ms", None, f"The dense counterpart's median for {what}."),
+        MetricDef(
+            f"{name}_overhead",
+            "",
+            "lower",
+            f"Median time of {what} over that of the dense counterpart: for a layer an MLP that "
+            "runs the experts' FLOPs, for a model the one without MoE layers.",
+        ),
+        MetricDef(f"{name}_overhead_low", "", None, "Lower end of its 95 % bootstrap interval."),
+        MetricDef(f"{name}_overhead_high", "", None, "Upper end of its 95 % bootstrap interval."),
+        MetricDef(f"{name}_repeats", "repeats", None, f"Timed repeats of {what}."),
+        MetricDef(f"{name}_dense_rows", "rows", None, "Rows of the dense MLP: the experts' slots."),
+        MetricDef(f"{rate}tokens_per_s", "tokens/s", "higher", f"Median rate of {what}."),
+        MetricDef(f"{rate}images_per_s", "images/s", "higher", f"Median rate of {what}."),
+        MetricDef(
+            f"{rate}peak_memory_bytes",
+            "B",
+            "lower",
+            f"Most memory at once in {what}, parameters included; where the device tells it.",
+        ),
+    )
+
+
+@register_suite("throughput", family="speed", source="arXiv 2401.15969")
+class Throughput(Suite[LayerSubject]):
+    """Time of a forward and of a forward and backward pass, and what routing adds to it.
+
+    `where` gives `scope`, "layer" or "model", the shape and the threads. Repeats alternate with
+    those of the dense counterpart. The defaults take seconds. For a result to publish ask for
+    `shapes = ["A", "B"]`, `seconds = 10` and `min_repeats = 50`, on a machine that is quiet.
+    """
+
+    on = "layer"
+    main_metric = "forward_overhead"
+    main_where = {"scope": "layer", "shape": "B"}  # noqa: RUF012
+    metrics = (
+        *_definitions("forward", "a forward pass"),
+        *_definitions("train", "a forward and backward pass"),
+        MetricDef("router_forward_ms", "ms", "lower", "Median for the routers alone, forward."),
+    )
+
+    shapes: list[ShapeName] = hyper(
+        ["B"], "Of a bare layer: A is 8 × 196 × 384 with 1536 hidden, B 64 × 49 × 96 with 192."
+    )
+    experts: int | None = hyper(None, "Experts of a bare layer; none takes the model's.", ge=1)
+    sweep_experts: list[int] = hyper([], "Each shape also with these numbers of experts.")
+    sweep_tokens: list[int] = hyper([], "Each shape also with these numbers of tokens.")
+    sweep_batch: list[int] = hyper([], "Each shape also with these numbers of images.")
+    model_batch: int = hyper(32, "Images for the whole model; 0 leaves it out.", ge=0)
+    seconds: float = hyper(0.3, "Time for the repeats of one comparison.", ge=0)
+    min_repeats: int = hyper(5, "Repeats of one comparison, at least.", ge=1)
+    max_repeats: int = hyper(1000, "Repeats of one comparison, at most.", ge=1)
+    threads: int = hyper(1, "Threads of torch on a CPU.", ge=1)
+
+    def measure(self, subject: LayerSubject) -> Iterator[Metric | Array]:
+        for shape in self.points(subject.num_experts):
+            yield from self.of_layer(subject, shape)
+        if self.model_batch:
+            yield from self.of_model(subject)
+
+    def points(self, num_experts: int) -> list[Shape]:
+        """The shapes, and around each the points of the sweeps; none of them twice."""
+        sweeps = (
+            ("num_experts", self.sweep_experts),
+            ("tokens", self.sweep_tokens),
+            ("batch", self.sweep_batch),
+        )
+        points: list[Shape] = []
+        for name in self.shapes:
+            base = Shape(name, *SHAPES[name], self.experts or num_experts)
+            points.append(base)
+            points += [
+                replace(base, shape=f"{name} {axis}={value}", **{axis: value})
+                for axis, values in sweeps
+                for value in values
+                if value != getattr(base, axis)
+            ]
+        return points
+
+    def of_layer(self, subject: LayerSubject, shape: Shape) -> Iterator[Metric]:
+        """A bare layer at one shape."""
+        sizes = (shape.batch, shape.tokens, shape.dim, shape.hidden, shape.num_experts)
+        layer = subject.layer(*sizes).to(subject.device)
+        mlp = subject.mlp(shape.dim, shape.hidden).to(subject.device)
+        x = noise(subject.device, shape.batch, shape.tokens, shape.dim)
+        where = {"scope": "layer", **asdict(shape)}
+        for name in PASSES:
+            rows = expert_rows(layer.train(name == "train"), mlp, x)
+            dense_x = noise(subject.device, rows, shape.dim)
+            yield Metric(f"{name}_dense_rows", rows, where=where)
+            yield from self.compare(name, (layer, x), (mlp, dense_x), where)
+
+    def of_model(self, subject: LayerSubject) -> Iterator[Metric]:
+        """The whole model."""
+        sizes = (subject.tokens, subject.dim, subject.hidden, subject.num_experts)
+        shape = Shape("model", self.model_batch, *sizes)
+        model = subject.model().to(subject.device)
+        dense = subject.dense_model().to(subject.device)
+        images = noise(subject.device, self.model_batch, *subject.image_shape)
+        where = {"scope": "model", **asdict(shape)}
+        for name in PASSES:
+            yield from self.compare(name, (model, images), (dense, images), where)
+
+    def compare(
+        self,
+        name: Pass,
+        ours: tuple[nn.Module, Tensor],
+        dense: tuple[nn.Module, Tensor],
+        where: dict[str, Any],
+    ) -> Iterator[Metric]:
+        """One pass of ours and of the dense counterpart, in turn; each a module and its input."""
+        run = one_pass(name, *ours)
+        runs = {"ours": run, "dense": one_pass(name, *dense)}
+        calls = router_calls(*ours) if name == "forward" else []
+        if calls:
+            runs["router"] = torch.no_grad()(lambda: [call.again() for call in calls])
+        device = ours[1].device
+        with quiet(self.threads):
+            times = interleaved(
+                runs,
+                device=device,
+                seconds=self.seconds,
+                min_repeats=self.min_repeats,
+                max_repeats=self.max_repeats,
+            )
+        where = {**where, "threads": self.threads}
+        yield from timed(name, times, where)
+        if device.type == "cuda":
+            parameters = sum(p.nbytes for p in ours[0].parameters())
+            value = parameters + peak_memory(run, device)
+            yield Metric(f"{_rate(name)}peak_memory_bytes", value, where=where)
+
+
+def timed(name: Pass, times: dict[str, np.ndarray], where: dict[str, Any]) -> Iterator[Metric]:
+    """What the repeats of one comparison tell.
+
+    Args:
+        times: milliseconds of each repeat for "ours", "dense", and "router" where there is one.
+        where: with "batch" and "tokens" of an image.
+    """
+    ours, dense = times["ours"], times["dense"]
+    for quantile in (0.5, 0.9, 0.99) if len(ours) >= MANY_REPEATS else (0.5, 0.9):
+        value = float(np.quantile(ours, quantile))
+        yield Metric(f"{name}_ms", value, where={**where, "quantile": quantile})
+    median, dense_median = float(np.median(ours)), float(np.median(dense))
+    low, high = ratio_interval(ours, dense)
+    images_per_s = 1e3 * where["batch"] / median
+    yield Metric(f"{name}_dense_ms", dense_median, where=where)
+    yield Metric(f"{name}_overhead", median / dense_median, where=where)
+    yield Metric(f"{name}_overhead_low", low, where=where)
+    yield Metric(f"{name}_overhead_high", high, where=where)
+    yield Metric(f"{name}_repeats", len(ours), where=where)
+    yield Metric(f"{_rate(name)}images_per_s", images_per_s, where=where)
+    yield Metric(f"{_rate(name)}tokens_per_s", images_per_s * where["tokens"], where=where)
+    if "router" in times:
+        yield Metric("router_forward_ms", float(np.median(times["router"])), where=where)
+
+
+def noise(device: torch.device, *shape: int) -> Tensor:
+    """Standard normal float32 input, the same for every router."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)

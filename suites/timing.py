@@ -1,0 +1,98 @@
+"""Timing alternatives against each other in one process."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import perf_counter
+
+import numpy as np
+import torch
+
+WARM_UP = 3
+"""Untimed runs of each alternative, before the first timed one."""
+
+
+@contextmanager
+def quiet(threads: int) -> Iterator[None]:
+    """A fixed number of threads and no garbage collection inside; as it was afterwards."""
+    threads_before, collected_before = torch.get_num_threads(), gc.isenabled()
+    torch.set_num_threads(threads)
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads_before)
+        if collected_before:
+            gc.enable()
+
+
+def interleaved(
+    runs: dict[str, Callable[[], object]],
+    *,
+    device: torch.device,
+    seconds: float,
+    min_repeats: int,
+    max_repeats: int,
+) -> dict[str, np.ndarray]:
+    """Time alternatives in turn, A B then B A then A B …, so that drift meets all alike.
+
+    Args:
+        runs: by name, what is timed.
+        device: waited for before and after each run, where it works asynchronously.
+        seconds: the repeats end after this, once there are `min_repeats`.
+        min_repeats, max_repeats: of each alternative.
+
+    Returns:
+        Milliseconds of each repeat, (repeats,), by name; entry i of each was run in turn i.
+    """
+    for run in runs.values():
+        for _ in range(WARM_UP):
+            run()
+    milliseconds: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
+    end = perf_counter() + seconds
+    for repeat in range(max_repeats):
+        if repeat >= min_repeats and perf_counter() > end:
+            break
+        for name in order:
+            _wait(device)
+            start = perf_counter()
+            runs[name]()
+            _wait(device)
+            milliseconds[name].append(1e3 * (perf_counter() - start))
+        order.reverse()
+    return {name: np.array(times) for name, times in milliseconds.items()}
+
+
+def ratio_interval(
+    numerator: np.ndarray, denominator: np.ndarray, resamples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of median(numerator) / median(denominator).
+
+    Whole turns are resampled, since what disturbs one run of a turn tends to disturb the other.
+
+    Args:
+        numerator, denominator: (repeats,) times that were taken in turn.
+    """
+    turns = np.random.default_rng(seed).integers(len(numerator), size=(resamples, len(numerator)))
+    ratios = np.median(numerator[turns], axis=1) / np.median(denominator[turns], axis=1)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def peak_memory(run: Callable[[], object], device: torch.device) -> int:
+    """Bytes that a run allocates on a CUDA device at its highest, above what was there before."""
+    _wait(device)
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    run()
+    _wait(device)
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

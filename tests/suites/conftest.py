@@ -1,0 +1,172 @@
+"""Subjects for the suites, built from real routers on small random data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from routers import Router, Routing, build_router, list_routers
+from routers.baselines import Baseline
+from routers.router import ROUTERS
+from suites import HistoryPoint, Observed
+
+DIM, HIDDEN, TOKENS, EXPERTS, CLASSES = 8, 16, 12, 4, 7
+
+
+class Mlp(nn.Sequential):
+    """A dense MLP of one expert's shape."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+
+
+class Layer(nn.Module):
+    """A plain MoE layer, one group for each image."""
+
+    def __init__(self, router: Router, hidden: int) -> None:
+        super().__init__()
+        self.router = router
+        self.experts = nn.ModuleList(Mlp(router.dim, hidden) for _ in range(router.num_experts))
+
+    def forward(self, x: Tensor) -> Tensor:
+        routing = self.router(x)
+        slots = routing.dispatch(x)
+        pairs = zip(self.experts, slots, strict=True)
+        return routing.combine(torch.stack([expert(rows) for expert, rows in pairs]))
+
+
+class Model(nn.Module):
+    """Two layers over the rows of an image as tokens, and a linear head."""
+
+    def __init__(self, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.head = nn.Linear(DIM, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.flatten(1, 2)
+        for layer in self.layers:
+            x = x + layer(x)
+        return self.head(x.mean(1))
+
+
+def make_layer(router: str, dim: int, hidden: int, tokens: int, num_experts: int) -> nn.Module:
+    target = ROUTERS.get(router).target
+    if issubclass(target, Baseline):
+        return Mlp(dim, hidden * num_experts if target.widen else hidden)
+    return Layer(build_router(router, dim=dim, num_experts=num_experts, tokens=tokens), hidden)
+
+
+def make_model(router: str, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return Model([make_layer(router, DIM, HIDDEN, TOKENS, EXPERTS) for _ in range(2)]).eval()
+
+
+@dataclass
+class FakeSnapshot:
+    step: int
+    model: nn.Module
+    flops: float = 0.0
+    seconds: float = 0.0
+
+    def load(self) -> nn.Module:
+        return self.model
+
+
+@dataclass
+class FakeTrial:
+    """A trial of an untrained model on random images; routings by forward hooks."""
+
+    model: nn.Module
+    images: Tensor
+    labels: Tensor
+    batch_size: int = 16
+    snapshots: list[FakeSnapshot] = field(default_factory=list)
+    history: list[HistoryPoint] = field(default_factory=list)
+    facts: dict[str, float] = field(default_factory=dict)
+    device: torch.device = torch.device("cpu")
+    num_classes: int = CLASSES
+    num_experts: int = EXPERTS
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+    @property
+    def class_names(self) -> list[str]:
+        return [str(index) for index in range(self.num_classes)]
+
+    @torch.no_grad()
+    def run(
+        self, model: nn.Module, split: str, batch_size: int | None = None
+    ) -> Iterator[Observed]:
+        size = batch_size or self.batch_size
+        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
+            self.asked.append((split, len(labels)))
+            routings: list[Routing] = []
+            handles = [
+                part.register_forward_hook(lambda *call: routings.append(call[2]))
+                for part in model.modules()
+                if isinstance(part, Router)
+            ]
+            logits = model(images)
+            for handle in handles:
+                handle.remove()
+            yield Observed(images, labels, logits, routings)
+
+
+@dataclass
+class FakeLayers:
+    """Bare layers and models of one router."""
+
+    router_name: str
+    device: torch.device = torch.device("cpu")
+    image_shape: tuple[int, int, int] = (1, TOKENS, DIM)
+    tokens: int = TOKENS
+    dim: int = DIM
+    hidden: int = HIDDEN
+    num_experts: int = EXPERTS
+
+    def layer(self, batch: int, tokens: int, dim: int, hidden: int, num_experts: int) -> nn.Module:
+        return make_layer(self.router_name, dim, hidden, tokens, num_experts)
+
+    def mlp(self, dim: int, hidden: int) -> nn.Module:
+        return Mlp(dim, hidden)
+
+    def model(self) -> nn.Module:
+        return make_model(self.router_name)
+
+    def dense_model(self) -> nn.Module:
+        return make_model("dense")
+
+
+def routed() -> list[str]:
+    """Every registered router that is no baseline."""
+    return [name for name in list_routers() if not issubclass(ROUTERS.get(name).target, Baseline)]
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "router" in metafunc.fixturenames:
+        metafunc.parametrize("router", routed())
+
+
+@pytest.fixture
+def trial() -> Callable[..., FakeTrial]:
+    """Makes a trial of the router of that name; two snapshots, of other weights."""
+
+    def make(router: str, **attributes: Any) -> FakeTrial:
+        torch.manual_seed(1)
+        images, labels = torch.randn(40, 1, TOKENS, DIM), torch.randint(CLASSES, (40,))
+        snapshots = [FakeSnapshot(step, make_model(router, step)) for step in (0, 30)]
+        values = {"images": images, "labels": labels, "snapshots": snapshots} | attributes
+        return FakeTrial(make_model(router), **values)
+
+    return make
+
+
+@pytest.fixture
+def layers() -> type[FakeLayers]:
+    """Makes the layers of the router of that name."""
+    return FakeLayers
