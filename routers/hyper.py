@@ -108,7 +108,8 @@ def validated(model: type[HyperModel], owner: str, options: Mapping[str, Any]) -
         return model.model_validate(dict(options)).model_dump()
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        name = ".".join(str(part) for part in first["loc"]) or "options"
+        # Deeper parts of the location name the alternatives of a union.
+        name = first["loc"][0] if first["loc"] else "options"
         raise RequestError(
             f"{owner}: {name} = {first['input']!r} is not valid: {first['msg']}"
         ) from None
@@ -196,6 +197,8 @@ def _own_annotations(cls: type) -> dict[str, Any]:
 
 
 def _type_name(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Annotated:
+        return _type_name(annotation.__origin__)
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return " | ".join(_type_name(part) for part in typing.get_args(annotation))
     if typing.get_origin(annotation) is typing.Literal:

@@ -10,9 +10,10 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from routers.affinity import build_affinity
@@ -60,8 +61,8 @@ class Router(nn.Module, Configurable):
     capacity_factor: float | None = hyper(
         1.0, "Slots of all experts over the tokens' choices; none drops nothing.", gt=0
     )
-    eval_capacity_factor: float | None | Literal["same"] = hyper(
-        "same", "The capacity factor outside training.", gt=0
+    eval_capacity_factor: Annotated[float, Field(gt=0)] | Literal["same"] | None = hyper(
+        "same", "The capacity factor outside training."
     )
     noise_std: float = hyper(
         0.0,
@@ -70,9 +71,7 @@ class Router(nn.Module, Configurable):
         tune=Range(0.0, 2.0),
     )
 
-    def __init__(
-        self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any
-    ) -> None:
+    def __init__(self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any) -> None:
         super().__init__()
         self.dim, self.num_experts, self.tokens = dim, num_experts, tokens
         self.set_hyper(hyper)

@@ -22,6 +22,8 @@ class Purpose(IntEnum):
     FLIP = 5
     RANDAUGMENT = 6
     SAMPLE = 7
+    ROUTER_NOISE = 8
+    DROPOUT = 9
 
 
 def random_bits(purpose: Purpose, *counters: ArrayLike) -> NDArray[np.uint64]:

@@ -83,3 +83,15 @@ def test_the_users_own_router_needs_one_annotation():
 
     assert "temperature" in [info.name for info in Temperature.hyper_info()]
     assert Temperature(4, 2, temperature=0.1).temperature == 0.1
+
+
+def test_resolved_hyper_parameters_resolve_to_themselves():
+    resolved = Router.validate_hyper({})
+    assert Router.validate_hyper(resolved) == resolved
+
+
+def test_a_constraint_holds_for_the_numbers_of_a_union():
+    shown = {info.name: info.type for info in Router.hyper_info()}
+    assert shown["eval_capacity_factor"] == "float | 'same' | None"
+    with pytest.raises(RequestError, match="eval_capacity_factor = 0 is not valid: .* than 0"):
+        Router.validate_hyper({"eval_capacity_factor": 0})
