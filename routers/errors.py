@@ -1,4 +1,4 @@
-"""Errors that a user can mend: one message naming the thing, the value and the nearest right one."""
+"""Errors that a user can mend: one message with the thing, the value and the nearest right one."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Typed hyper-parameters: declared once on a class, then validated, shown, and tuned.
 
     class TemperatureTop1(Router):
-        temperature: float = hyper(0.5, "Softmax temperature.", gt=0, tune=Range(0.1, 2.0, log=True))
+        temperature: float = hyper(0.5, "Of the softmax.", gt=0, tune=Range(0.1, 2.0, log=True))
 
 A plain default (`temperature: float = 0.5`) declares one too. A subclass removes an inherited
 one by annotating it as `ClassVar`.
@@ -109,9 +109,9 @@ def validated(model: type[HyperModel], owner: str, options: Mapping[str, Any]) -
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         # Deeper parts of the location name the alternatives of a union.
-        name = first["loc"][0] if first["loc"] else "options"
+        where = first["loc"][0] if first["loc"] else "options"
         raise RequestError(
-            f"{owner}: {name} = {first['input']!r} is not valid: {first['msg']}"
+            f"{owner}: {where} = {first['input']!r} is not valid: {first['msg']}"
         ) from None
 
 
@@ -189,7 +189,7 @@ def _inherited_fields(cls: type) -> dict[str, tuple[Any, Any]]:
 
 
 def _own_annotations(cls: type) -> dict[str, Any]:
-    own = cls.__dict__.get("__annotations__", {})
+    own = inspect.get_annotations(cls)
     if not own:
         return {}
     hints = typing.get_type_hints(cls, include_extras=True)

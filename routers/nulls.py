@@ -78,8 +78,6 @@ class FrozenRouter(SoftmaxTokenChoice):
     to route is worth.
     """
 
-    def __init__(
-        self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any
-    ) -> None:
+    def __init__(self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any) -> None:
         super().__init__(dim, num_experts, tokens, **hyper)
         self.gate.requires_grad_(False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ class SoftMoE(Router):
     num_slots: int | None = hyper(
         None, "Slots of each expert; none gives round(capacity_factor · t / E).", ge=1
     )
-    eval_capacity_factor: ClassVar[str] = "same"  # type: ignore[misc]
+    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
 
     @property
     def slots(self) -> int:

@@ -19,9 +19,7 @@ class TokenChoice(Router):
 
     top_k: int = hyper(1, "Experts that each token chooses.", ge=1)
 
-    def __init__(
-        self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any
-    ) -> None:
+    def __init__(self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any) -> None:
         super().__init__(dim, num_experts, tokens, **hyper)
         if self.top_k > num_experts:
             raise RequestError(
@@ -34,9 +32,7 @@ class SoftmaxGates(TokenChoice):
 
     renormalize: bool = hyper(False, "Divide the combine weights by the chosen gates' sum.")
 
-    def __init__(
-        self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any
-    ) -> None:
+    def __init__(self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any) -> None:
         super().__init__(dim, num_experts, tokens, **hyper)
         if self.renormalize and self.top_k == 1:
             raise RequestError(
@@ -48,7 +44,9 @@ class SoftmaxGates(TokenChoice):
         return expert_softmax(logits)
 
 
-@register_router("softmax_token_choice", family="token_choice", source="arXiv 2401.15969, 2106.05974")
+@register_router(
+    "softmax_token_choice", family="token_choice", source="arXiv 2401.15969, 2106.05974"
+)
 class SoftmaxTokenChoice(SoftmaxGates):
     """Each token takes the k experts of its highest softmax gates.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 import torch
-from timm.layers import PatchEmbed
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from bench.model.experts import ReplacedMLP, build_experts
@@ -31,9 +31,7 @@ def mlps_of(model: nn.Module) -> dict[str, nn.Module]:
 
 def moe_layers(model: nn.Module) -> dict[str, MoELayer]:
     """The MoE layers of a model by module name, in network order; none in a dense model."""
-    return {
-        name: module for name, module in model.named_modules() if isinstance(module, MoELayer)
-    }
+    return {name: module for name, module in model.named_modules() if isinstance(module, MoELayer)}
 
 
 def chosen_layers(layers: str | Sequence[int], depth: int) -> list[int]:
@@ -140,7 +138,7 @@ def widen(model: nn.Module, *, layers: str | Sequence[int], num_experts: int, se
             target = gate + num_experts * sum(p.numel() for p in mlp.parameters())
             # 2·d·h weights, and h + d biases where there are any.
             hidden = round((target - old.bias * old.dim) / (2 * old.dim + old.bias))
-            device = mlp.fc1.weight.device
+            device = next(mlp.parameters()).device
             mlp.fc1 = nn.Linear(old.dim, hidden, bias=old.bias, device=device)
             mlp.fc2 = nn.Linear(hidden, old.dim, bias=old.bias, device=device)
             for linear, std in zip((mlp.fc1, mlp.fc2), old.std, strict=True):
@@ -159,12 +157,12 @@ def dense_model(
     """
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise RequestError(f"timm has no model {name!r}; there is {', '.join(close) or 'none near'}")
+        raise RequestError(
+            f"timm has no model {name!r}; there is {', '.join(close) or 'none near'}"
+        )
     try:
         with _seeded(seed):
-            return timm.create_model(
-                name, in_chans=in_chans, num_classes=num_classes, **options
-            )
+            return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **options)
     except (TypeError, AssertionError, ValueError) as error:
         raise RequestError(f"timm's {name!r} refuses model.options = {options}: {error}") from error
 
@@ -213,10 +211,10 @@ def _own_input_size(model: nn.Module) -> tuple[int, int, int]:
 
 @contextmanager
 def _seeded(seed: int | None) -> Iterator[None]:
-    """Draw from `seed` inside the block and leave torch's generator as it was; None does nothing."""
+    """Draw from `seed` inside, and leave torch's generator as it was; None does nothing."""
     if seed is None:
         yield
         return
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         yield

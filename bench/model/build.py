@@ -50,9 +50,7 @@ def build_model(
     target = ROUTERS.get(router.name).target
     if issubclass(target, Baseline):
         if target.widen:
-            widen(
-                net, layers=model.layers, num_experts=experts.num_experts, seed=seed + MOE_STREAM
-            )
+            widen(net, layers=model.layers, num_experts=experts.num_experts, seed=seed + MOE_STREAM)
         return net
     return moefy(
         net,

@@ -28,7 +28,9 @@ class ExpertChoiceRouting(Routing):
     constant_load: ClassVar[bool] = True
 
     @classmethod
-    def top_tokens(cls, gates: Tensor, capacity: int | None, *, scores: Tensor | None = None) -> Self:
+    def top_tokens(
+        cls, gates: Tensor, capacity: int | None, *, scores: Tensor | None = None
+    ) -> Self:
         """Each expert takes the `capacity` tokens of its highest scores, weighted by their gates.
 
         Args:
@@ -93,7 +95,7 @@ class ExpertChoiceRouting(Routing):
         return self._used(torch.ones_like(self.tokens)).sum(-1)
 
     def token_coverage(self) -> Tensor:
-        groups, experts, slots = self.tokens.shape
+        groups = self.tokens.shape[0]
         coverage = self.tokens.new_zeros(groups, self.num_tokens)
         used = self._used(torch.ones_like(self.tokens))
         return coverage.scatter_add(1, self.tokens.view(groups, -1), used.view(groups, -1))

@@ -29,7 +29,9 @@ class MixtureRouting(Routing):
         return x.unsqueeze(0).expand(self.num_experts, *x.shape)
 
     def combine(self, slot_outputs: Tensor) -> Tensor:
-        y = torch.einsum("gte,egtd->gtd", self.gates.to(slot_outputs.dtype), slot_outputs.flatten(3))
+        y = torch.einsum(
+            "gte,egtd->gtd", self.gates.to(slot_outputs.dtype), slot_outputs.flatten(3)
+        )
         return y.unflatten(2, slot_outputs.shape[3:])
 
     def dispatch_tensor(self) -> Tensor:

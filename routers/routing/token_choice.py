@@ -121,7 +121,7 @@ class TokenChoiceRouting(Routing):
 
     @cached_property
     def token_of_slot(self) -> Tensor:
-        """(E·g·s,) long: row of each slot's token in the flattened (g, t); one past it if unused."""
+        """(E·g·s,) long: row of each slot's token in the flattened (g, t); one past if unused."""
         rows = self.slot_of_choice.shape[0]
         return inverse_rows(self.slot_of_choice, self.slot_count, rows)
 
@@ -191,7 +191,9 @@ def queue_positions(
     order = None if priority is None else priority.argsort(dim=1, descending=True, stable=True)
     if order is not None:
         experts = experts.gather(1, order.unsqueeze(-1).expand_as(experts))
-        chosen = chosen if chosen is None else chosen.gather(1, order.unsqueeze(-1).expand_as(chosen))
+        chosen = (
+            chosen if chosen is None else chosen.gather(1, order.unsqueeze(-1).expand_as(chosen))
+        )
     queued = experts.transpose(1, 2).reshape(groups, 1, choices * tokens)
     index = torch.arange(num_experts, device=experts.device).view(1, -1, 1)
     taken = queued == index

@@ -93,5 +93,5 @@ def test_resolved_hyper_parameters_resolve_to_themselves():
 def test_a_constraint_holds_for_the_numbers_of_a_union():
     shown = {info.name: info.type for info in Router.hyper_info()}
     assert shown["eval_capacity_factor"] == "float | 'same' | None"
-    with pytest.raises(RequestError, match="eval_capacity_factor = 0 is not valid: .* than 0"):
+    with pytest.raises(RequestError, match=r"eval_capacity_factor = 0 is not valid: .* than 0"):
         Router.validate_hyper({"eval_capacity_factor": 0})

@@ -1,4 +1,4 @@
-"""The routers are what the definitions say: capacity, noise, who chooses, and the combine weight."""
+"""Routers are what the definitions say: capacity, noise, who chooses, and what weighs."""
 
 import math
 
@@ -44,7 +44,7 @@ def test_the_six_and_the_nulls_are_registered():
     st.floats(0.05, 8.0),
 )
 def test_capacity_is_the_definition(tokens, experts, k, factor):
-    router = build_router("softmax_token_choice", dim=4, num_experts=experts, capacity_factor=factor)
+    router = build_router("hash", dim=4, num_experts=experts, capacity_factor=factor)
     want = min(tokens, math.ceil(factor * tokens * k / experts - 1e-9))
     assert router.capacity(torch.empty(1, tokens, experts), k) == want
     assert 1 <= want <= tokens
@@ -130,9 +130,7 @@ def test_the_sparse_router_takes_the_best_scores_and_weighs_by_the_gates():
     plan = sparse_plan(gates, 3, gamma=router.gamma, iterations=router.iterations)
     by_expert = plan.scores.transpose(1, 2)
     assert routing.tokens.sort().values.equal(by_expert.topk(3).indices.sort().values)
-    torch.testing.assert_close(
-        routing.weights, gates.transpose(1, 2).gather(-1, routing.tokens)
-    )
+    torch.testing.assert_close(routing.weights, gates.transpose(1, 2).gather(-1, routing.tokens))
     with pytest.raises(RequestError, match="noise_std"):
         build("sparsity_constrained_expert_choice", noise_std=1.0)
 

@@ -42,8 +42,12 @@ class ReplacedMLP:
             RequestError: the module is built otherwise (gated, convolutional, normalised inside).
         """
         first, second = getattr(mlp, "fc1", None), getattr(mlp, "fc2", None)
-        plain = isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
-        if not plain or first.out_features != second.in_features or not isinstance(getattr(mlp, "norm", nn.Identity()), nn.Identity):
+        if (
+            not isinstance(first, nn.Linear)
+            or not isinstance(second, nn.Linear)
+            or first.out_features != second.in_features
+            or not isinstance(getattr(mlp, "norm", nn.Identity()), nn.Identity)
+        ):
             raise RequestError(
                 f"cannot replace a {type(mlp).__name__}: MoE layers replace MLPs of two linear "
                 "layers with an activation between them"
@@ -53,13 +57,15 @@ class ReplacedMLP:
                 f"cannot replace a {type(mlp).__name__} from width {first.in_features} to "
                 f"{second.out_features}: experts keep the width"
             )
-        meta = first.weight.is_meta
+        std = cls.std
+        if not first.weight.is_meta:
+            std = (first.weight.std().item(), second.weight.std().item())
         return cls(
             dim=first.in_features,
             hidden=first.out_features,
-            activation=type(mlp.act),
+            activation=type(mlp.get_submodule("act")),
             bias=first.bias is not None,
-            std=cls.std if meta else (first.weight.std().item(), second.weight.std().item()),
+            std=std,
         )
 
 
@@ -86,9 +92,7 @@ class Experts(nn.Module, Configurable):
         return routing.combine(self(routing.dispatch(x)))
 
 
-def build_experts(
-    name: str, *, num_experts: int, replaced: ReplacedMLP, **hyper: Any
-) -> Experts:
+def build_experts(name: str, *, num_experts: int, replaced: ReplacedMLP, **hyper: Any) -> Experts:
     """Registered experts by name; `RequestError` where there are none of that name."""
     experts: Experts = EXPERTS.get(name).target(num_experts, replaced, **hyper)
     return experts

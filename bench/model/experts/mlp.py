@@ -31,9 +31,9 @@ class MLPExperts(Experts):
         nn.init.normal_(self.weight2, std=replaced.std[1])
         # A bias for each expert, shared by its slots.
         shapes = ((num_experts, 1, hidden), (num_experts, 1, width))
-        biases = [nn.Parameter(torch.zeros(shape)) if replaced.bias else None for shape in shapes]
-        self.register_parameter("bias1", biases[0])
-        self.register_parameter("bias2", biases[1])
+        self.bias1, self.bias2 = (
+            nn.Parameter(torch.zeros(shape)) if replaced.bias else None for shape in shapes
+        )
 
     def forward(self, slot_inputs: Tensor) -> Tensor:
         experts, groups, slots, width = slot_inputs.shape

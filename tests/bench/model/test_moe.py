@@ -1,4 +1,4 @@
-"""The MoE layer is the definition, whatever the router, and timm models keep the rest of themselves."""
+"""The MoE layer is the definition, and a timm model keeps all else of itself."""
 
 import copy
 from functools import partial
@@ -89,7 +89,9 @@ def test_one_expert_without_a_limit_is_the_mlp():
     torch.testing.assert_close(layer(x), mlp(x))
 
 
-@pytest.mark.parametrize(("groups", "shape"), [("image", (4, 8)), ("batch", (1, 32)), (16, (2, 16))])
+@pytest.mark.parametrize(
+    ("groups", "shape"), [("image", (4, 8)), ("batch", (1, 32)), (16, (2, 16))]
+)
 def test_groups(groups, shape):
     layer = layer_of("softmax_token_choice")
     layer.groups = groups
@@ -130,9 +132,17 @@ def test_layers_that_do_not_exist_are_refused():
     ("name", "options", "size"),
     [
         ("vit_tiny_patch16_224", TINY, 16),
-        ("deit_tiny_distilled_patch16_224", {"img_size": 32, "embed_dim": 24, "depth": 4, "num_heads": 2}, 32),
+        (
+            "deit_tiny_distilled_patch16_224",
+            {"img_size": 32, "embed_dim": 24, "depth": 4, "num_heads": 2},
+            32,
+        ),
         ("mixer", {"img_size": 16, "patch_size": 4, "embed_dim": 24, "num_blocks": 4}, 16),
-        ("swin_tiny_patch4_window7_224", {"img_size": 56, "embed_dim": 12, "depths": (2, 2), "num_heads": (1, 2)}, 56),
+        (
+            "swin_tiny_patch4_window7_224",
+            {"img_size": 56, "embed_dim": 12, "depths": (2, 2), "num_heads": (1, 2)},
+            56,
+        ),
     ],
 )
 @pytest.mark.parametrize("router", ["softmax_token_choice", "soft_moe"])
@@ -151,7 +161,8 @@ def test_moefy_replaces_the_chosen_mlps_and_keeps_everything_else(name, options,
         logits = model(images)
     assert len(routings) == 2
     logits.sum().backward()
-    assert all(p.grad is not None for layer in moe_layers(model).values() for p in layer.parameters())
+    for layer in moe_layers(model).values():
+        assert all(p.grad is not None for p in layer.parameters())
 
 
 def test_routings_are_recorded_inside_the_pass_alone_and_reach_the_next_layer():
