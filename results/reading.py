@@ -46,13 +46,15 @@ class Reader(Database):
     ) -> bool:
         """Whether this very measurement of an attempt, or of a layer, is done.
 
+        So is one that was skipped: the suite does not apply to its subject.
+
         Args:
             machine_id: what a timing belongs to; None where any machine's measurement will do.
         """
         query = select(MeasurementRow.options).filter_by(
-            suite=suite, source_hash=source_hash, status="done"
+            suite=suite, source_hash=source_hash, attempt_id=attempt_id, layer_id=layer_id
         )
-        query = query.filter_by(attempt_id=attempt_id, layer_id=layer_id)
+        query = query.where(MeasurementRow.status.in_(("done", "skipped")))
         if machine_id is not None:
             query = query.filter_by(machine_id=machine_id)
         with self.reading() as session:

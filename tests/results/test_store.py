@@ -138,6 +138,15 @@ def test_measured_asks_for_the_very_same_measurement(filler) -> None:
     assert not store.measured("balance", {}, "h1", attempt_id=attempt)
 
 
+def test_a_skipped_measurement_is_not_due_again(filler) -> None:
+    store, machine, code = filler.store, filler.machine, filler.code
+    attempt = store.start_attempt(store.trial("f1", {}), machine, code)
+    store.record_measurement(
+        "balance", {}, "h1", machine, code, attempt_id=attempt, status="skipped", error="dense"
+    )
+    assert store.measured("balance", {}, "h1", attempt_id=attempt)
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(numbers=st.lists(st.floats() | st.integers(-(2**53), 2**53), min_size=1, max_size=20))
 def test_every_float_survives(filler, numbers: list[float]) -> None:
