@@ -3,6 +3,14 @@
 from bench.data.augment import Augment
 from bench.data.dataset import Dataset, Split, normalise
 from bench.data.order import training_indices
-from bench.data.sources import load_dataset
+from bench.data.sources import list_datasets, load_dataset
 
-__all__ = ["Augment", "Dataset", "Split", "load_dataset", "normalise", "training_indices"]
+__all__ = [
+    "Augment",
+    "Dataset",
+    "Split",
+    "list_datasets",
+    "load_dataset",
+    "normalise",
+    "training_indices",
+]

@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from bench.data.dataset import Dataset, Split
+from bench.data.dataset import Dataset, Images, Split
+from bench.data.pictures import LazyImages, Pictures
 from bench.data.raw import RawData, RawSplit
+from bench.data.shape import common_shape
 from bench.data.splits import hold_out
 from bench.data.survey import survey
+from routers.errors import RequestError
 
 # Of the training images for each split that is missing: 10 %, but no more than 10,000 images.
 HELD_OUT_SHARE = 0.1
 HELD_OUT_IMAGES = 10_000
 
+# Bytes of pixels of all splits; what is larger is decoded batch by batch.
+MEMORY_LIMIT = 2 * 2**30
 
-def assemble(name: str, raw: RawData) -> Dataset:
+
+def assemble(
+    name: str, raw: RawData, image_size: int | None = None, channels: int | None = None
+) -> Dataset:
     """The data set that a source's content makes.
 
+    Args:
+        name: by which it was asked for.
+        raw: its content.
+        image_size: height and width to scale images to; None keeps them.
+        channels: 1 or 3; None keeps them, and takes 3 where only some images are in colour.
+
     Raises:
-        RequestError: a class is too small to split.
+        RequestError: an empty class, one too small to split, or images of unequal size.
         BenchError: an image cannot be read.
     """
     raw_splits = _complete(raw)
-    splits = {
-        key: Split(_tensor(split.images), torch.from_numpy(split.labels))
-        for key, split in raw_splits.items()
-    }
+    for split_name, split in raw_splits.items():
+        _refuse_empty_class(name, split_name, split.labels, raw.classes)
+    splits = _of_one_shape(raw_splits, image_size, channels)
     found = survey(splits)
     return Dataset(
         name,
@@ -41,8 +57,7 @@ def assemble(name: str, raw: RawData) -> Dataset:
 
 def _complete(raw: RawData) -> dict[str, RawSplit]:
     splits = dict(raw.splits)
-    total = len(splits["train"].labels)
-    usual = min(HELD_OUT_SHARE, HELD_OUT_IMAGES / total)
+    usual = min(HELD_OUT_SHARE, HELD_OUT_IMAGES / len(splits["train"].labels))
     for name, share in (("test", usual), ("val", raw.val_share or usual)):
         if name not in splits:
             train = splits["train"]
@@ -51,6 +66,30 @@ def _complete(raw: RawData) -> dict[str, RawSplit]:
     return {name: splits[name] for name in ("train", "val", "test")}
 
 
-def _tensor(images: np.ndarray) -> torch.Tensor:
-    pixels = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(pixels))
+def _refuse_empty_class(
+    name: str, split: str, labels: NDArray[np.int64], classes: tuple[str, ...]
+) -> None:
+    counts = np.bincount(labels, minlength=len(classes))
+    empty = [classes[label] for label in np.flatnonzero(counts == 0)]
+    if empty:
+        raise RequestError(f"{name}: no image in {split} of class {', '.join(map(repr, empty))}")
+
+
+def _of_one_shape(
+    raw_splits: dict[str, RawSplit], image_size: int | None, channels: int | None
+) -> dict[str, Split]:
+    shape = common_shape(list(raw_splits.values()), image_size, channels)
+    total = sum(len(split.labels) for split in raw_splits.values()) * math.prod(shape)
+    return {
+        name: Split(_images(split, shape, total <= MEMORY_LIMIT), torch.from_numpy(split.labels))
+        for name, split in raw_splits.items()
+    }
+
+
+def _images(raw: RawSplit, shape: tuple[int, int, int], in_memory: bool) -> Images:
+    if not isinstance(raw.images, Pictures):
+        pixels = raw.images[:, None] if raw.images.ndim == 3 else raw.images.transpose(0, 3, 1, 2)
+        if pixels.shape[1:] == shape:
+            return torch.from_numpy(np.ascontiguousarray(pixels))
+    lazy = LazyImages(raw.pictures(), shape)
+    return lazy[torch.arange(len(raw.labels))] if in_memory else lazy

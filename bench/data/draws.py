@@ -21,7 +21,6 @@ class Purpose(IntEnum):
     CROP_COLUMN = 4
     FLIP = 5
     RANDAUGMENT = 6
-    SAMPLE = 7
     ROUTER_NOISE = 8
     DROPOUT = 9
 

@@ -32,4 +32,4 @@ def read_idx(path: Path) -> np.ndarray:
         raise BenchError(
             f"{path} holds {len(content) - header} bytes after its header, not those of {shape}"
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(bytearray(content), np.uint8, offset=header).reshape(shape)

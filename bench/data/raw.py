@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from bench.data.pictures import Header, Key, Pictures
 
 
 @dataclass(frozen=True, eq=False)
@@ -13,16 +16,32 @@ class RawSplit:
     """Images as they come.
 
     Attributes:
-        images: uint8 (n, h, w) or (n, h, w, c).
+        images: uint8 (n, h, w) or (n, h, w, 3) in memory, or pictures in files.
         labels: int64 (n,).
     """
 
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Pictures
     labels: NDArray[np.int64]
 
     def select(self, indices: NDArray[np.int64]) -> RawSplit:
         """The images at `indices`, in that order."""
-        return RawSplit(self.images[indices], self.labels[indices])
+        images = self.images
+        chosen = images.select(indices) if isinstance(images, Pictures) else images[indices]
+        return RawSplit(chosen, self.labels[indices])
+
+    def headers(self) -> dict[Header, Key]:
+        """The sizes and kinds of images that occur, each with an example's key."""
+        images = self.images
+        if isinstance(images, Pictures):
+            return images.headers()
+        return {(images.shape[2], images.shape[1], images.ndim == 3): 0}
+
+    def pictures(self) -> Pictures:
+        """The images as pictures."""
+        images = self.images
+        if isinstance(images, Pictures):
+            return images
+        return Pictures(range(len(images)), lambda index: Image.fromarray(images[index]))
 
 
 @dataclass(frozen=True, eq=False)

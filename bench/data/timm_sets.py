@@ -1,0 +1,153 @@
+"""`timm:NAME`: what timm's `create_dataset` knows, such as `timm:folder` or `timm:torch/kmnist`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from timm.data.dataset_factory import create_dataset
+from torch.utils.data import IterableDataset
+
+from bench.data.folders import data_folder
+from bench.data.pictures import Pictures
+from bench.data.raw import RawData, RawSplit
+from routers.errors import RequestError
+
+# torchvision's sets that have a test split, and no validation split that timm could give instead.
+TRAIN_AND_TEST = {
+    f"torch/{name}"
+    for name in ("mnist", "kmnist", "qmnist", "fashion_mnist", "cifar10", "cifar100")
+}
+FOLDER_NAMES = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "eval", "evaluation"),
+    "test": ("test",),
+}
+STREAM_LIMIT = 2 * 2**30  # bytes of decoded pixels
+
+
+def read_timm(name: str, data_dir: str | None) -> RawData:
+    """A data set of timm's, with those of its splits that it has.
+
+    Names without a prefix (`folder`) are image folders or one tar file, at `data_dir`.
+    `torch/…` lie at or are downloaded to `data_dir`, else the usual folder for data; `hfds/…`,
+    `tfds/…` and `wds/…` need the libraries that timm asks for.
+
+    Raises:
+        RequestError: timm cannot open it; a stream too large for memory; labels of another kind
+            than class numbers; a class that is not in the training split.
+    """
+    prefix, separator, _ = name.lower().partition("/")
+    if not separator:
+        found = _folders(name, data_dir)
+    elif prefix == "torch":
+        root, download = data_folder(data_dir), name.lower() in TRAIN_AND_TEST
+        second = {"test": "test"} if download else {"val": "validation"}
+        found = {
+            split: _create(name, root, split=theirs, download=download)
+            for split, theirs in ({"train": "train"} | second).items()
+        }
+    else:
+        found = _prefixed(name, data_dir)
+    names = {split: _class_names(dataset) for split, dataset in found.items()}
+    raw = {split: _read(f"timm:{name}", dataset) for split, dataset in found.items()}
+    count = int(raw["train"].labels.max()) + 1
+    classes = tuple(names["train"].get(label, str(label)) for label in range(count))
+    splits = {split: _renumber(part, names[split], classes) for split, part in raw.items()}
+    return RawData(classes, splits, "see the data set's own")
+
+
+def _folders(name: str, data_dir: str | None) -> dict[str, Any]:
+    """timm takes the whole root for a split that has no folder; here such a split is not there."""
+    if data_dir is None or not Path(data_dir).expanduser().exists():
+        raise RequestError(
+            f"timm:{name} reads the images at data.data_dir, and {data_dir!r} does not exist"
+        )
+    root = Path(data_dir).expanduser()
+    parts = {
+        split: folder
+        for split, synonyms in FOLDER_NAMES.items()
+        for folder in [root / synonym for synonym in synonyms]
+        if folder.is_dir()
+    }
+    parts.setdefault("train", root)
+    return {split: _create(name, folder, search_split=False) for split, folder in parts.items()}
+
+
+def _prefixed(name: str, data_dir: str | None) -> dict[str, Any]:
+    found = {"train": _create(name, data_dir, split="train")}
+    for split, theirs in (("val", "validation"), ("test", "test")):
+        try:
+            found[split] = _create(name, data_dir, split=theirs)
+        except RequestError as error:
+            if theirs not in str(error):  # else it has no split of this name
+                raise
+    return found
+
+
+def _create(name: str, root: Path | str | None, **options: Any) -> Any:
+    try:
+        return create_dataset(name, root=None if root is None else str(root), **options)
+    except (AssertionError, RuntimeError, ValueError, OSError, ImportError) as error:
+        raise RequestError(f"timm cannot open {name!r} at {root}: {error}") from None
+
+
+def _class_names(dataset: Any) -> dict[int, str]:
+    for holder in (getattr(dataset, "reader", None), dataset):
+        for attribute in ("class_to_idx", "class_name_to_idx"):
+            numbers = getattr(holder, attribute, None)
+            if numbers:
+                return {int(label): str(name) for name, label in reversed(numbers.items())}
+    return {}
+
+
+def _read(name: str, dataset: Any) -> RawSplit:
+    reader = getattr(dataset, "reader", dataset)
+    if isinstance(dataset, IterableDataset):
+        images, labels = _read_stream(name, dataset)
+        return RawSplit(Pictures(range(len(images)), images.__getitem__, name), labels)
+    files = getattr(reader, "samples", getattr(reader, "imgs", None))
+    if isinstance(files, list):
+        return RawSplit(Pictures([file for file, _ in files]), _labels(name, (y for _, y in files)))
+    labels = _labels(name, (reader[index][1] for index in range(len(reader))))
+    return RawSplit(Pictures(range(len(labels)), lambda i: _picture(reader[i][0]), name), labels)
+
+
+def _read_stream(name: str, stream: Iterable[tuple[Image.Image, int]]) -> tuple[list, np.ndarray]:
+    images, labels, size = [], [], 0
+    for image, label in stream:
+        picture = _picture(image)
+        size += picture.width * picture.height * len(picture.getbands())
+        if size > STREAM_LIMIT:
+            raise RequestError(
+                f"{name} is a stream of more than {STREAM_LIMIT >> 30} GiB of pixels, which does "
+                "not fit in memory; save it as an image folder and use imagefolder:PATH"
+            )
+        images.append(picture)
+        labels.append(label)
+    return images, _labels(name, labels)
+
+
+def _picture(image: Any) -> Image.Image:
+    """What a reader gave: a picture, or a file that holds one."""
+    return image if isinstance(image, Image.Image) else Image.open(image)
+
+
+def _labels(name: str, labels: Iterable[Any]) -> np.ndarray:
+    found = np.array(list(labels))
+    if found.ndim != 1 or found.dtype.kind not in "iu" or (len(found) and found.min() < 0):
+        raise RequestError(f"{name} does not label every image with one class number")
+    return found.astype(np.int64)
+
+
+def _renumber(split: RawSplit, names: dict[int, str], classes: tuple[str, ...]) -> RawSplit:
+    """Splits that were read apart may number their classes apart: the names decide."""
+    numbers = {name: label for label, name in enumerate(classes)}
+    labels = [names.get(label, str(label)) for label in split.labels.tolist()]
+    unknown = sorted(set(labels) - set(numbers))
+    if unknown:
+        raise RequestError(f"class {unknown[0]!r} occurs in a split, but not in training")
+    return RawSplit(split.images, np.array([numbers[label] for label in labels], np.int64))

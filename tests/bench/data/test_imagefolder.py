@@ -1,0 +1,219 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from routers.errors import BenchError, RequestError
+
+TWO = {"cat": 20, "dog": 30}
+
+
+def everything(split):
+    return split.fetch(torch.arange(len(split)))
+
+
+def test_pixels_labels_and_splits_are_those_of_the_files(draw_images, load):
+    root = draw_images({"train": TWO, "val": {"cat": 2, "dog": 3}, "test": {"cat": 4, "dog": 1}})
+    dataset = load(f"imagefolder:{root}")
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.image_shape == (1, 9, 9)
+    for name, split in dataset.splits.items():
+        files = sorted((root / name).rglob("*.png"))
+        pixels = np.stack([np.asarray(Image.open(file)) for file in files])
+        assert torch.equal(everything(split)[:, 0], torch.from_numpy(pixels))
+        names = [dataset.classes[label] for label in split.labels]
+        assert names == [file.parent.name for file in files]
+
+
+def test_statistics_are_those_of_the_training_pixels(draw_images, load):
+    root = draw_images({"train": TWO, "val": {"cat": 1, "dog": 1}}, colour=True)
+    dataset = load(f"imagefolder:{root}")
+    pixels = everything(dataset.splits["train"]).double() / 255
+    torch.testing.assert_close(dataset.mean.double(), pixels.mean((0, 2, 3)), rtol=0, atol=1e-6)
+    deviation = pixels.std((0, 2, 3), correction=0)
+    torch.testing.assert_close(dataset.std.double(), deviation, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("given", [(), ("val",), ("test",), ("val", "test")])
+def test_missing_splits_come_out_of_train_by_class_and_always_the_same(draw_images, load, given):
+    root = draw_images({"train": TWO} | {split: {"cat": 2, "dog": 3} for split in given})
+    dataset = load(f"imagefolder:{root}")
+    counts = {name: split.labels.bincount().tolist() for name, split in dataset.splits.items()}
+    for split in {"val", "test"}:
+        assert counts[split] == [2, 3]
+    held = 2 - len(given)
+    assert counts["train"] == [20 - 2 * held, 30 - 3 * held]
+    images = torch.cat([everything(split) for split in dataset.splits.values()])
+    assert len(images.flatten(1).unique(dim=0)) == len(images)
+    assert load(f"imagefolder:{root}").content_hash == dataset.content_hash
+
+
+def test_pictures_are_scaled_to_the_size_and_channels_that_were_asked_for(draw_images, load):
+    root = draw_images({"train": {"cat": 4}}, size=(31, 20), colour=True)
+    draw_images({"train": {"dog": 4}}, size=(8, 8))
+    colour = load(f"imagefolder:{root}", image_size=10)
+    assert colour.image_shape == (3, 10, 10)
+    assert load(f"imagefolder:{root}", image_size=10, channels=1).image_shape == (1, 10, 10)
+    with Image.open(root / "train/dog/000.png") as grey:
+        grey.resize((10, 10), Image.Resampling.BICUBIC).convert("RGB").save(root / "expected.png")
+    expected = torch.from_numpy(np.array(Image.open(root / "expected.png"))).permute(2, 0, 1)
+    images = torch.cat([everything(split) for split in colour.splits.values()])
+    assert (images == expected).flatten(1).all(1).any()
+
+
+def test_the_middle_of_a_wide_picture_is_kept(tmp_path, load):
+    for name, value in (("left", 50), ("right", 200)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        picture = np.zeros((6, 30), np.uint8)
+        picture[:, 12:18] = value
+        for number in range(3):
+            Image.fromarray(picture).save(tmp_path / "train" / name / f"{number}.png")
+    train = load(f"imagefolder:{tmp_path}", image_size=6).splits["train"]
+    assert everything(train).flatten(1).unique(dim=1).squeeze(1).tolist() == [50, 200]
+
+
+def test_grey_pictures_of_sixteen_bits_keep_their_upper_byte(tmp_path, load):
+    for name, value in (("a", 0x1234), ("b", 0xFEDC)):
+        (tmp_path / "train" / name).mkdir(parents=True)
+        for number in range(3):
+            pixels = np.full((4, 4), value, np.uint16)
+            Image.fromarray(pixels).save(tmp_path / "train" / name / f"{number}.png")
+    train = load(f"imagefolder:{tmp_path}").splits["train"]
+    assert everything(train).unique().tolist() == [0x12, 0xFE]
+
+
+@pytest.mark.parametrize("change", ["pixel", "class", "split"])
+def test_the_content_hash_changes_with(draw_images, load, change):
+    root = draw_images(dict.fromkeys(("train", "val", "test"), TWO))
+    before = load(f"imagefolder:{root}").content_hash
+    first = root / "train/cat/000.png"
+    if change == "pixel":
+        pixels = np.array(Image.open(first))
+        pixels[0, 0] ^= 1
+        Image.fromarray(pixels).save(first)
+    elif change == "class":
+        first.rename(root / "train/dog/zzz.png")
+    else:
+        first.rename(root / "val/cat/zzz.png")
+    assert load(f"imagefolder:{root}").content_hash != before
+
+
+def test_the_content_hash_does_not_depend_on_where_the_folder_lies(draw_images, load, tmp_path):
+    root = draw_images({"train": TWO})
+    before = load(f"imagefolder:{root}").content_hash
+    root.rename(tmp_path / "elsewhere")
+    assert load("imagefolder:elsewhere", data_dir=str(tmp_path)).content_hash == before
+
+
+class TestLazily:
+    """Images that do not fit in memory."""
+
+    @pytest.fixture
+    def root(self, draw_images, monkeypatch):
+        monkeypatch.setattr("bench.data.assemble.MEMORY_LIMIT", 0)
+        return draw_images({"train": {"cat": 40, "dog": 41}}, colour=True)
+
+    def test_they_are_the_same_data_set(self, root, load, monkeypatch):
+        lazy = load(f"imagefolder:{root}")
+        monkeypatch.setattr("bench.data.assemble.MEMORY_LIMIT", 2**30)
+        eager = load(f"imagefolder:{root}")
+        assert lazy.content_hash == eager.content_hash
+        assert torch.equal(lazy.mean, eager.mean)
+        for name, split in lazy.splits.items():
+            assert not isinstance(split.images, torch.Tensor)
+            assert tuple(split.images.shape) == tuple(eager.splits[name].images.shape)
+            indices = torch.tensor([2, 0, 2, 1])
+            assert torch.equal(split.fetch(indices), eager.splits[name].fetch(indices))
+
+    def test_the_pass_over_unchanged_files_is_made_once(self, root, load, monkeypatch):
+        before = load(f"imagefolder:{root}")
+        monkeypatch.setattr("bench.data.survey._read_all", None)
+        assert load(f"imagefolder:{root}").content_hash == before.content_hash
+
+    def test_a_changed_file_is_noticed(self, root, load):
+        before = load(f"imagefolder:{root}").content_hash
+        pixels = np.array(Image.open(root / "train/cat/000.png"))
+        Image.fromarray(255 - pixels).save(root / "train/cat/000.png")
+        assert load(f"imagefolder:{root}").content_hash != before
+
+    def test_a_file_that_disappears_is_named(self, root, load):
+        train = load(f"imagefolder:{root}").splits["train"]
+        gone = Path(train.images.pictures.keys[3])
+        gone.unlink()
+        with pytest.raises(BenchError, match=str(gone)):
+            train.fetch(torch.tensor([3]))
+
+
+class TestMistakes:
+    """Each is one message, before anything is trained."""
+
+    def test_no_folder(self, load, tmp_path):
+        with pytest.raises(RequestError, match=r"there is no folder .*nowhere"):
+            load(f"imagefolder:{tmp_path / 'nowhere'}")
+
+    def test_no_training_folder(self, load, draw_images):
+        root = draw_images({"training": TWO, "val": TWO})
+        with pytest.raises(RequestError, match=r"no folder 'train' .*; there is training, val"):
+            load(f"imagefolder:{root}")
+
+    @pytest.mark.parametrize("split", ["train", "val"])
+    def test_an_empty_class(self, load, draw_images, split):
+        root = draw_images({"train": TWO, "val": TWO})
+        for file in (root / split / "dog").iterdir():
+            file.rename(file.with_suffix(".txt"))
+        with pytest.raises(RequestError, match=rf"{split}/dog holds no image"):
+            load(f"imagefolder:{root}")
+
+    def test_a_class_that_a_split_lacks(self, load, draw_images):
+        root = draw_images({"train": TWO, "val": {"cat": 3}})
+        with pytest.raises(RequestError, match="no image in val of class 'dog'"):
+            load(f"imagefolder:{root}")
+
+    def test_a_class_that_train_lacks(self, load, draw_images):
+        root = draw_images({"train": TWO, "test": TWO | {"cow": 1}})
+        with pytest.raises(RequestError, match=r"test/cow has no counterpart in train"):
+            load(f"imagefolder:{root}")
+
+    def test_a_single_class(self, load, draw_images):
+        with pytest.raises(RequestError, match="has 1 class folders"):
+            load(f"imagefolder:{draw_images({'train': {'cat': 4}})}")
+
+    def test_a_class_too_small_to_split(self, load, draw_images):
+        with pytest.raises(RequestError, match="class 'dog' has 1 training images"):
+            load(f"imagefolder:{draw_images({'train': {'cat': 5, 'dog': 1}})}")
+
+    def test_unequal_sizes(self, load, draw_images):
+        root = draw_images({"train": {"cat": 5}}, size=(9, 9))
+        draw_images({"train": {"dog": 5}}, size=(8, 9))
+        message = r"unequal size: .*8 × 9 \(.*dog/.*\.png\).*data\.image_size"
+        with pytest.raises(RequestError, match=message):
+            load(f"imagefolder:{root}")
+
+    def test_pictures_that_are_not_square(self, load, draw_images):
+        root = draw_images({"train": TWO}, size=(8, 9))
+        with pytest.raises(RequestError, match=r"not square: 8 × 9 .*data\.image_size"):
+            load(f"imagefolder:{root}")
+
+    @pytest.mark.parametrize("limit", [0, 2**30])
+    @pytest.mark.parametrize("damage", ["text", "cut"])
+    def test_an_unreadable_image(self, load, draw_images, monkeypatch, damage, limit):
+        monkeypatch.setattr("bench.data.assemble.MEMORY_LIMIT", limit)
+        root = draw_images({"train": TWO}, size=(40, 40), suffix="jpg")
+        victim = root / "train/dog/004.jpg"
+        content = b"no image" if damage == "text" else victim.read_bytes()[:600]
+        victim.write_bytes(content)
+        with pytest.raises(BenchError, match=rf"{victim} cannot be read as an image"):
+            load(f"imagefolder:{root}")
+
+    def test_two_channels(self, load, draw_images):
+        with pytest.raises(RequestError, match=r"data\.channels is 2"):
+            load(f"imagefolder:{draw_images({'train': TWO})}", channels=2)
+
+    @pytest.mark.parametrize(
+        ("name", "answer"), [("cifar11", "'cifar10'"), ("imagefoldr:x", "'imagefolder:PATH'")]
+    )
+    def test_an_unknown_name(self, load, name, answer):
+        with pytest.raises(RequestError, match=f"there is no data set '{name}'; did you.*{answer}"):
+            load(name)
