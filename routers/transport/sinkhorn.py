@@ -1,0 +1,78 @@
+"""The entropic transport plan, by Sinkhorn's iteration (1306.0895, as used in 2401.15969).
+
+Axes: g groups, t tokens, E experts. Inside, tensors are (g, E, t): sums over the long axis are
+contiguous.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How much of each token goes to each expert.
+
+    Attributes:
+        plan: (g, t, E), without gradient.
+        marginal_error: (g,), the largest relative deviation of a sum that the solver does not
+            make exact: of a column from t/E for Sinkhorn's plan, of a row from 1 for the sparse.
+    """
+
+    plan: Tensor
+    marginal_error: Tensor
+
+
+@torch.no_grad()
+def sinkhorn_plan(logits: Tensor, iterations: int = 20, epsilon: float = 1.0) -> Plan:
+    """The plan P that maximises ⟨P, L⟩ + ε·H(P) with row sums 1 and column sums t/E.
+
+    A fixed number of iterations, each of which scales the columns, then the rows: the rows are
+    exact, the columns approximate. It starts from the potentials 0, and does the same for a group
+    whatever the other groups are.
+
+    Args:
+        logits: (g, t, E) float; half precision is computed in float32.
+        iterations: pairs of half-steps.
+        epsilon: ε, above 0.
+    """
+    exact = logits if logits.dtype == torch.float64 else logits.float()
+    kernel_log = exact.transpose(1, 2).contiguous() / epsilon
+    lowest, highest = kernel_log.flatten(1).aminmax(dim=1)
+    wide = highest - lowest > _SAFE_SPREAD[kernel_log.dtype]
+    plan = _scale(kernel_log - highest[:, None, None], iterations)
+    if wide.any():
+        plan[wide] = _scale_logarithms(kernel_log[wide], iterations)
+    mass = logits.shape[1] / logits.shape[2]
+    marginal_error = (plan.sum(-1) / mass - 1).abs().amax(-1)
+    return Plan(plan.transpose(1, 2), marginal_error)
+
+
+# Spread R of a group's L/ε up to which the factors of the exponential form stay in range: they
+# lie within e^(±2R) (the potentials within R of their fixed point), times t and E.
+_SAFE_SPREAD = {torch.float32: 40.0, torch.float64: 340.0}
+
+
+def _scale(kernel_log: Tensor, iterations: int) -> Tensor:
+    """Sinkhorn's iteration on exp(L/ε), the fast form: (g, E, t) -> (g, E, t)."""
+    kernel = kernel_log.exp()
+    mass = kernel.shape[2] / kernel.shape[1]
+    rows = torch.ones_like(kernel[:, 0])
+    for _ in range(iterations):
+        columns = mass / (kernel * rows[:, None]).sum(2)
+        rows = 1 / (kernel * columns[:, :, None]).sum(1)
+    return kernel * columns[:, :, None] * rows[:, None]
+
+
+def _scale_logarithms(kernel_log: Tensor, iterations: int) -> Tensor:
+    """The same in the log domain, for logits of any size."""
+    mass_log = math.log(kernel_log.shape[2] / kernel_log.shape[1])
+    rows = torch.zeros_like(kernel_log[:, 0])
+    for _ in range(iterations):
+        columns = mass_log - (kernel_log + rows[:, None]).logsumexp(2)
+        rows = -(kernel_log + columns[:, :, None]).logsumexp(1)
+    return (kernel_log + columns[:, :, None] + rows[:, None]).exp()
