@@ -106,7 +106,7 @@ class Suite(Configurable, ABC, Generic[Subject]):
     def __init__(self, **options: Any) -> None:
         self.set_hyper(options)
 
-    def applies_to(self, subject: Subject) -> str | None:  # noqa: ARG002
+    def applies_to(self, subject: Subject) -> str | None:
         """None where the suite can measure the subject, else why not, in a few words."""
         return None
 

@@ -164,9 +164,9 @@ class KnownSubject:
 
     def run(
         self,
-        model: nn.Module,  # noqa: ARG002
-        split: str,  # noqa: ARG002
-        batch_size: int | None = None,  # noqa: ARG002
+        model: nn.Module,
+        split: str,
+        batch_size: int | None = None,
     ) -> Iterator[Observed]:
         """Both halves of the images, whatever the split."""
         for labels in self.known.labels.split(IMAGES // 2):

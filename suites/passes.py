@@ -21,14 +21,14 @@ PASSES: tuple[Pass, ...] = ("forward", "train")
 def one_pass(name: Pass, module: nn.Module, x: Tensor) -> Callable[[], object]:
     """What runs one pass, each time anew.
 
-    "forward" is in eval mode without gradients; "train" is forward and backward in training
-    mode, to the parameters and to the input, as inside a network. The module is put into that
-    mode here.
+    Args:
+        name: "forward" is in eval mode without gradients; "train" is forward and backward in
+            training mode. The module is put into that mode here.
+        x: the input; the backward pass reaches it too if it requires a gradient.
     """
     module.train(name == "train")
     if name == "forward":
         return torch.no_grad()(lambda: module(x))
-    x = x.detach().requires_grad_(x.is_floating_point())
     leaves = [x, *module.parameters()]
     gradient = torch.randn_like(module(x))
 

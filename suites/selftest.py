@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from routers.errors import BenchError
 from suites.base import Metric, build_suite
 from suites.known import KNOWN, Answer, Known, KnownSubject
@@ -38,14 +36,17 @@ def _check(known: Known) -> int:
 
 def _compare(known: Known, answer: Answer, metrics: list[Metric]) -> None:
     same = [m for m in metrics if (m.name, m.where) == (answer.metric, answer.where)]
-    got = {metric.layer: metric.value for metric in same}
-    for layer in (0, 1, None):
-        value = got.get(layer, math.nan)
-        if not abs(value - answer.value) <= TOLERANCE:
-            at = "the mean over layers" if layer is None else f"layer {layer}"
-            where = "".join(f", {key} {value}" for key, value in answer.where.items())
+    where = "".join(f", {key} {value}" for key, value in answer.where.items())
+    about = f"self-test: of the {known.name} routing, suite {answer.suite!r}"
+    if {metric.layer for metric in same} != {0, 1, None}:
+        raise BenchError(
+            f"{about} does not measure {answer.metric}{where} at both layers and as their mean; "
+            f"expected {answer.value:.6g}"
+        )
+    for metric in same:
+        if not abs(metric.value - answer.value) <= TOLERANCE:
+            at = "the mean over layers" if metric.layer is None else f"layer {metric.layer}"
             raise BenchError(
-                f"self-test: of the {known.name} routing, suite {answer.suite!r} measures "
-                f"{answer.metric} = {value:.6g} ({at}{where}); expected {answer.value:.6g}. "
-                "Nothing that this suite measures can be trusted"
+                f"{about} measures {answer.metric} = {metric.value:.6g} ({at}{where}); "
+                f"expected {answer.value:.6g}. Nothing that this suite measures can be trusted"
             )

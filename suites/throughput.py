@@ -144,11 +144,12 @@ class Throughput(Suite[LayerSubject]):
         sizes = (shape.batch, shape.tokens, shape.dim, shape.hidden, shape.num_experts)
         layer = subject.layer(*sizes).to(subject.device)
         mlp = subject.mlp(shape.dim, shape.hidden).to(subject.device)
-        x = noise(subject.device, shape.batch, shape.tokens, shape.dim)
+        # Inside a network the gradient goes on to the layers below.
+        x = noise(subject.device, shape.batch, shape.tokens, shape.dim).requires_grad_()
         where = {"scope": "layer", **asdict(shape)}
         for name in PASSES:
             rows = expert_rows(layer.train(name == "train"), mlp, x)
-            dense_x = noise(subject.device, rows, shape.dim)
+            dense_x = noise(subject.device, rows, shape.dim).requires_grad_()
             yield Metric(f"{name}_dense_rows", rows, where=where)
             yield from self.compare(name, (layer, x), (mlp, dense_x), where)
 

@@ -15,6 +15,7 @@ from routers.baselines import Baseline
 from routers.router import ROUTERS
 from suites import HistoryPoint, Observed
 
+CPU = torch.device("cpu")
 DIM, HIDDEN, TOKENS, EXPERTS, CLASSES = 8, 16, 12, 4, 7
 
 
@@ -89,7 +90,7 @@ class FakeTrial:
     snapshots: list[FakeSnapshot] = field(default_factory=list)
     history: list[HistoryPoint] = field(default_factory=list)
     facts: dict[str, float] = field(default_factory=dict)
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     num_classes: int = CLASSES
     num_experts: int = EXPERTS
     asked: list[tuple[str, int]] = field(default_factory=list)
@@ -107,7 +108,7 @@ class FakeTrial:
             self.asked.append((split, len(labels)))
             routings: list[Routing] = []
             handles = [
-                part.register_forward_hook(lambda *call: routings.append(call[2]))
+                part.register_forward_hook(lambda *call, seen=routings: seen.append(call[2]))
                 for part in model.modules()
                 if isinstance(part, Router)
             ]
@@ -122,7 +123,7 @@ class FakeLayers:
     """Bare layers and models of one router."""
 
     router_name: str
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     image_shape: tuple[int, int, int] = (1, TOKENS, DIM)
     tokens: int = TOKENS
     dim: int = DIM

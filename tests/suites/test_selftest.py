@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import suites.balance
+import suites.entropy
+from routers import BenchError, TokenChoiceRouting
+from suites.known import EXPERTS, KNOWN
+from suites.selftest import self_test
+
+
+def test_the_suites_know_the_known_answers():
+    assert self_test() == sum(len(known.answers) for known in KNOWN)
+
+
+def test_each_kind_of_routing_is_asked_of_both_suites():
+    asked = {(known.name, answer.suite) for known in KNOWN for answer in known.answers}
+    kinds = ("uniform", "collapsed", "oracle")
+    assert {(kind, suite) for kind in kinds for suite in ("balance", "entropy")} <= asked
+
+
+def test_a_wrong_statistic_stops_the_run(monkeypatch):
+    monkeypatch.setattr(suites.balance, "gini", lambda counts: 0.5)
+    with pytest.raises(BenchError, match=r"'balance' measures demand_gini = 0\.5 .*expected 0\."):
+        self_test()
+
+
+def test_entropies_in_the_wrong_unit_stop_the_run(monkeypatch):
+    right = suites.entropy.entropy_bits
+    monkeypatch.setattr(suites.entropy, "entropy_bits", lambda masses: 0.6931 * right(masses))
+    with pytest.raises(BenchError, match=r"H_s = 1\.3862 \(layer 0, of gates.*expected 2\."):
+        self_test()
+
+
+def test_a_metric_that_is_missing_stops_the_run(monkeypatch):
+    def silent(self, *arguments):
+        return (metric for metric in right(self, *arguments) if metric.name != "H_s")
+
+    right = suites.entropy.Entropy.of_layer
+    monkeypatch.setattr(suites.entropy.Entropy, "of_layer", silent)
+    with pytest.raises(BenchError, match="does not measure H_s"):
+        self_test()
+
+
+def test_tokens_given_to_the_wrong_images_stop_the_run(monkeypatch):
+    def transposed(self, weights, images):
+        right(self, weights.reshape(-1, images, EXPERTS).transpose(0, 1), images)
+
+    right = suites.entropy.ImageMasses.add
+    monkeypatch.setattr(suites.entropy.ImageMasses, "add", transposed)
+    with pytest.raises(BenchError, match="MI_label = 2"):
+        self_test()
+
+
+def test_a_bias_that_is_not_removed_stops_the_run(monkeypatch):
+    monkeypatch.setattr(torch, "randperm", lambda n, generator: torch.zeros(n, dtype=torch.long))
+    with pytest.raises(BenchError, match="MI_label_corrected"):
+        self_test()
+
+
+def test_a_load_counted_before_dropping_stops_the_run(monkeypatch):
+    monkeypatch.setattr(TokenChoiceRouting, "expert_load", TokenChoiceRouting.demand)
+    with pytest.raises(BenchError, match=r"collapsed routing.*dropped = 0"):
+        self_test()

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import gc
+
+import numpy as np
+import pytest
+import torch
+
+from suites.timing import WARM_UP, interleaved, quiet, ratio_interval
+
+CPU = torch.device("cpu")
+
+
+def test_alternatives_are_run_in_turn_and_the_order_alternates():
+    ran = []
+    runs = {"a": lambda: ran.append("a"), "b": lambda: ran.append("b")}
+    times = interleaved(runs, device=CPU, seconds=0, min_repeats=4, max_repeats=9)
+    assert "".join(ran) == "a" * WARM_UP + "b" * WARM_UP + "abbaabba"
+    assert {name: len(values) for name, values in times.items()} == {"a": 4, "b": 4}
+    assert all((values >= 0).all() for values in times.values())
+
+
+def test_repeats_end_at_their_number_where_time_is_left():
+    times = interleaved({"a": lambda: None}, device=CPU, seconds=60, min_repeats=1, max_repeats=3)
+    assert len(times["a"]) == 3
+
+
+def test_threads_and_garbage_collection_are_as_before():
+    before = torch.get_num_threads()
+    inside = []
+
+    def failing():
+        with quiet(threads=before + 1):
+            inside.append((torch.get_num_threads(), gc.isenabled()))
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        failing()
+    assert inside == [(before + 1, False)]
+    assert torch.get_num_threads() == before
+    assert gc.isenabled()
+
+
+def test_interval_of_a_ratio_that_never_varies():
+    dense = np.random.default_rng(0).uniform(1, 2, size=50)
+    assert ratio_interval(1.5 * dense, dense) == pytest.approx((1.5, 1.5))
+
+
+def test_interval_covers_the_true_ratio_as_often_as_it_says():
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        times, dense = 2 * rng.lognormal(0, 0.1, 60), rng.lognormal(0, 0.1, 60)
+        low, high = ratio_interval(times, dense, resamples=300, seed=seed)
+        covered += low <= 2 <= high
+    # Binomial(200, 0.95) lies below 180 once in 700; a percentile bootstrap is a little narrow.
+    assert covered >= 178
