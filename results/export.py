@@ -35,10 +35,11 @@ def export(store: Store, path: str | Path, study: str | None = None) -> Path:
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        WRITERS[file.suffix](frame, unfinished)
-        unfinished.replace(file)
+        try:
+            WRITERS[file.suffix](frame, unfinished)
+            unfinished.replace(file)
+        finally:
+            unfinished.unlink(missing_ok=True)
     except OSError as error:
         raise StoreError(f"cannot write {file}: {error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     return file

@@ -41,7 +41,8 @@ def describe(store: Store) -> Description:
             table.name: session.scalar(select(func.count()).select_from(table)) or 0
             for table in Base.metadata.sorted_tables
         }
-        by_status = select(AttemptRow.status, func.count()).group_by(AttemptRow.status)
+        by_status = select(AttemptRow.status, func.count().label("number"))
+        by_status = by_status.group_by(AttemptRow.status)
         times = (
             AttemptRow.started_at,
             AttemptRow.finished_at,
@@ -55,7 +56,7 @@ def describe(store: Store) -> Description:
             schema=str(revision(connection)),
             rows=rows,
             studies=store.studies(),
-            attempts=dict(session.execute(by_status).tuples().all()),
+            attempts={row.status: row.number for row in session.execute(by_status)},
             last_write=max((time for time in written if time is not None), default=None),
         )
 

@@ -44,7 +44,8 @@ BACKENDS = ["sqlite", *(["postgresql"] if can_run_postgres() else [])]
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """A throw-away PostgreSQL cluster; the URL of its server, without a database."""
-    folder = Path(tempfile.mkdtemp(prefix="pg"))
+    # Not under TMPDIR: another user has to reach it, and a socket's path has to be short.
+    folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres")
     binaries, user = postgres_binaries(), as_server_user()
@@ -63,7 +64,9 @@ def postgres() -> Iterator[str]:
             )
         assert done.returncode == 0, log.read_text()
 
-    command("initdb", "--auth=trust", "--username=bench", "--encoding=UTF8", "--no-sync")
+    command(
+        "initdb", "--auth=trust", "--username=bench", "--encoding=UTF8", "--locale=C", "--no-sync"
+    )
     command("pg_ctl", "--wait", "-o", settings, "start")
     try:
         yield f"postgresql://bench@/{{database}}?host={folder}"

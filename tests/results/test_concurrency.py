@@ -1,0 +1,145 @@
+"""Many processes on one database, and processes that die: no row is lost, nobody is turned away."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event, func, select
+
+from results import CodeVersion, Machine, Metric, Store, StoreError, connect, open_store
+from results.models import AttemptRow, MachineRow, MeasurementRow, MetricRow, StudyRow, TrialRow
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+WRITER = """
+import sys, time
+from pathlib import Path
+from results import CodeVersion, Machine, Metric, open_store
+
+target, go, name, rounds = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+while not go.exists():
+    time.sleep(0.001)
+with open_store(target) as store:
+    machine = store.machine(Machine("node1", "Linux", "cpu", 2, 1, 2**30))
+    code = store.code_version(CodeVersion(None, False, "3.11", {}))
+    study = store.study("tiny", {"by": name})
+    for index in range(rounds):
+        trial = store.trial(f"shared{index}", {"seed": index})
+        store.add_trial_to_study(study, trial)
+        attempt = store.start_attempt(trial, machine, code)
+        metrics = [Metric("x", number) for number in range(20)]
+        store.record_measurement("a", {}, "h", machine, code, attempt_id=attempt, metrics=metrics)
+        store.finish_attempt(attempt, "done")
+        print(attempt, flush=True)
+"""
+
+
+def start_writer(target: str, go: Path, name: str, rounds: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", WRITER, target, str(go), name, str(rounds)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def count(store: Store, row: type) -> int:
+    with store.reading() as session:
+        return session.scalar(select(func.count()).select_from(row)) or 0
+
+
+def test_four_writers_begin_on_no_database_and_lose_nothing(target: str, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    writers = [start_writer(target, go, str(number), rounds=15) for number in range(4)]
+    go.touch()
+    for writer in writers:
+        _, errors = writer.communicate(timeout=120)
+        assert writer.returncode == 0, errors
+    with open_store(target) as store:
+        assert count(store, TrialRow) == 15
+        assert count(store, AttemptRow) == count(store, MeasurementRow) == 60
+        assert count(store, MetricRow) == 1200
+        assert count(store, StudyRow) == count(store, MachineRow) == 1
+
+
+def test_what_a_killed_process_had_written_is_there(target: str, tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    go.touch()
+    writer = start_writer(target, go, "killed", rounds=100_000)
+    assert writer.stdout is not None
+    seen = [int(writer.stdout.readline()) for _ in range(5)]
+    writer.kill()
+    rest, _ = writer.communicate(timeout=60)
+    assert writer.returncode == -signal.SIGKILL
+    seen += [int(line) for line in rest.splitlines()]
+    with open_store(target) as store, store.reading() as session:
+        done = session.scalars(select(AttemptRow.id).filter_by(status="done")).all()
+        assert set(seen) <= set(done)
+        assert len(done) - len(seen) in (0, 1)
+
+
+def test_a_writer_waits_for_another(sqlite_store: Store, tmp_path: Path) -> None:
+    done: list[float] = []
+
+    def write() -> None:
+        with open_store(tmp_path / "bench.db") as other:
+            other.study("second", {})
+        done.append(time.monotonic())
+
+    waiting = threading.Thread(target=write)
+    with sqlite_store.writing() as session:
+        empty = select(func.count()).select_from(StudyRow)
+        assert session.scalar(empty) == 0
+        waiting.start()
+        time.sleep(0.3)
+        assert not done
+        assert session.scalar(empty) == 0
+        released = time.monotonic()
+    waiting.join(timeout=30)
+    assert done
+    assert done[0] >= released
+    assert [study.name for study in sqlite_store.studies()] == ["second"]
+
+
+def test_a_reader_waits_for_no_writer(store: Store, target: str) -> None:
+    store.study("before", {})
+    with store.writing() as session, open_store(target) as other:
+        session.add(StudyRow(name="now", request={}, created_at=AT, requested_at=AT))
+        session.flush()
+        assert [study.name for study in other.studies()] == ["before"]
+    assert {study.name for study in store.studies()} == {"before", "now"}
+
+
+def test_a_database_that_stays_locked_is_said_to_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "BUSY_SECONDS", 0.1)
+    with open_store(tmp_path / "bench.db") as one, open_store(tmp_path / "bench.db") as other:
+        with one.writing() as session:
+            session.scalar(select(func.count()).select_from(StudyRow))
+            with pytest.raises(StoreError, match=r"cannot write .*bench.db.*locked"):
+                other.study("tiny", {})
+        assert other.study("tiny", {}) == 1
+
+
+def test_a_full_disk_costs_only_what_did_not_fit(sqlite_store: Store) -> None:
+    machine = sqlite_store.machine(Machine("node1", "Linux", "cpu", 2, 1, 2**30))
+    code = sqlite_store.code_version(CodeVersion(None, False, "3.11", {}))
+    layer = sqlite_store.layer("l", {})
+
+    @event.listens_for(sqlite_store.engine, "begin")
+    def fill(connection):
+        connection.exec_driver_sql("PRAGMA max_page_count = 100")
+
+    metrics = [Metric("x", number, where={"text": "y" * 1000}) for number in range(1000)]
+    with pytest.raises(StoreError, match=r"cannot write .*full"):
+        sqlite_store.record_measurement(
+            "a", {}, "h", machine, code, layer_id=layer, metrics=metrics
+        )
+    assert count(sqlite_store, MeasurementRow) == count(sqlite_store, MetricRow) == 0
+    sqlite_store.record_measurement(
+        "a", {}, "h", machine, code, layer_id=layer, metrics=metrics[:5]
+    )
+    assert count(sqlite_store, MetricRow) == 5

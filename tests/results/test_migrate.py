@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, inspect, select, text
+
+from results import Store, StoreError, migrate, open_store
+from results.connect import connect, resolve
+from results.models import Base, StudyRow
+
+SECOND = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade():
+    with op.batch_alter_table("studies") as table:
+        table.add_column(sa.Column("note", sa.Text, server_default="none yet"))
+"""
+
+
+@pytest.fixture
+def second_revision(tmp_path: Path) -> Path:
+    """Migrations as they will be one day: those of now, and one more."""
+    folder = tmp_path / "migrations"
+    shutil.copytree(migrate.MIGRATIONS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "versions" / "0002_second.py").write_text(SECOND)
+    return folder
+
+
+def schema(store_or_engine: Any) -> dict[str, Any]:
+    """Everything about the tables that the database itself can tell."""
+    inspector = inspect(store_or_engine)
+    told = {}
+    for table in sorted(set(inspector.get_table_names()) - {"alembic_version"}):
+        told[table] = {
+            "columns": {
+                column["name"]: (str(column["type"]), column["nullable"], column["default"])
+                for column in inspector.get_columns(table)
+            },
+            "primary key": inspector.get_pk_constraint(table),
+            "foreign keys": _by_name(inspector.get_foreign_keys(table)),
+            "unique": _by_name(inspector.get_unique_constraints(table)),
+            "indexes": _by_name(inspector.get_indexes(table)),
+            "checks": _by_name(inspector.get_check_constraints(table)),
+        }
+    return told
+
+
+def _by_name(constraints: list[Any]) -> list[Any]:
+    return sorted(constraints, key=lambda constraint: str(constraint["name"]))
+
+
+def test_migrations_make_the_models_schema(store: Store) -> None:
+    with store.engine.connect() as connection:
+        context = MigrationContext.configure(connection)
+        assert compare_metadata(context, Base.metadata) == []
+
+
+def test_migrations_make_the_same_tables_as_the_models(target: str) -> None:
+    engine = connect(resolve(target))
+    Base.metadata.create_all(engine)
+    from_models = schema(engine)
+    Base.metadata.drop_all(engine)
+    engine.dispose()
+    with open_store(target) as store:
+        assert schema(store.engine) == from_models
+    assert len(from_models) == len(Base.metadata.tables)
+
+
+def test_an_older_schema_is_refused_with_the_command_and_upgraded_by_it(
+    target: str, second_revision: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_store(target) as store:
+        study = store.study("tiny", {"seeds": 3})
+    monkeypatch.setattr(migrate, "MIGRATIONS", second_revision)
+    command = r"has the schema 0001 and .* needs 0002: run `python bench.py db upgrade --db .*`"
+    with pytest.raises(StoreError, match=command):
+        open_store(target)
+    assert migrate.upgrade(target) == ("0001", "0002")
+    assert migrate.upgrade(target) == ("0002", "0002")
+    with open_store(target) as store, store.reading() as session:
+        assert session.get_one(StudyRow, study).request == {"seeds": 3}
+        assert session.scalar(text("SELECT note FROM studies")) == "none yet"
+
+
+def test_a_newer_schema_is_refused(
+    target: str, second_revision: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as future:
+        future.setattr(migrate, "MIGRATIONS", second_revision)
+        open_store(target).close()
+    for attempt in (open_store, migrate.upgrade):
+        with pytest.raises(StoreError, match=r"schema 0002, made by a newer version of this code"):
+            attempt(target)
+
+
+def test_a_failed_upgrade_changes_nothing(
+    target: str, second_revision: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_store(target).close()
+    broken = second_revision / "versions" / "0002_second.py"
+    broken.write_text(SECOND + "    op.execute('SELECT * FROM nowhere')\n")
+    monkeypatch.setattr(migrate, "MIGRATIONS", second_revision)
+    with pytest.raises(StoreError, match=r"cannot upgrade the database .*nowhere"):
+        migrate.upgrade(target)
+    monkeypatch.undo()
+    with open_store(target) as store, store.engine.connect() as connection:
+        assert migrate.revision(connection) == "0001"
+        assert "note" not in {
+            column["name"] for column in inspect(connection).get_columns("studies")
+        }
+
+
+def test_upgrade_creates_where_there_is_nothing(target: str) -> None:
+    assert migrate.upgrade(target) == (None, migrate.head())
+    with open_store(target) as store, store.reading() as session:
+        assert session.scalars(select(StudyRow)).all() == []
+
+
+def test_a_database_of_something_else_is_left_alone(target: str) -> None:
+    engine = create_engine(resolve(target))
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE holidays (day TEXT)"))
+    for attempt in (open_store, migrate.upgrade):
+        with pytest.raises(StoreError, match=r"holds tables that are not ours \(holidays\)"):
+            attempt(target)
+    assert inspect(engine).get_table_names() == ["holidays"]
+    engine.dispose()
+
+
+def test_a_file_that_is_no_database(tmp_path: Path) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("no database " * 100)
+    with pytest.raises(StoreError, match=r"cannot open the database .*notes.txt: file is not a"):
+        open_store(file)
+    with pytest.raises(StoreError, match=r"cannot make the folder .*notes.txt"):
+        open_store(file / "bench.db")
+    with pytest.raises(StoreError, match=r"cannot open the database .*unable to open"):
+        open_store(tmp_path)
+
+
+def test_where_an_existing_database_is_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"there is no database .*typo.db"):
+        open_store(tmp_path / "typo.db", create=False)
+    assert list(tmp_path.iterdir()) == []
+    open_store(tmp_path / "bench.db").close()
+    open_store(str(tmp_path / "bench.db"), create=False).close()
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("://nonsense", "not a database URL: '://nonsense'"),
+        ("sqlight:///bench.db", "no such kind of database: 'sqlight'"),
+        ("mssql+pymssql://host/bench", "needs the module 'pymssql', which is not installed"),
+    ],
+)
+def test_a_url_that_leads_nowhere(target: str, message: str) -> None:
+    with pytest.raises(StoreError, match=message):
+        open_store(target)
+
+
+def test_without_psycopg_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(StoreError, match=r"pip install 'moe-router-bench\[postgres\]'"):
+        open_store("postgresql://localhost/bench")
+
+
+def test_sqlite_waits_logs_ahead_and_keeps_its_keys(tmp_path: Path) -> None:
+    with open_store(tmp_path / "runs" / "bench.db") as store, store.reading() as session:
+        settings = [
+            session.scalar(text(f"PRAGMA {name}"))
+            for name in ("journal_mode", "busy_timeout", "foreign_keys", "synchronous")
+        ]
+        assert settings == ["wal", 60_000, 1, 2]
+    raw = sqlite3.connect(tmp_path / "runs" / "bench.db")
+    assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    raw.close()
