@@ -19,7 +19,6 @@ def quiet(threads: int) -> Iterator[None]:
     """A fixed number of threads and no garbage collection inside; as it was afterwards."""
     threads_before, collected_before = torch.get_num_threads(), gc.isenabled()
     torch.set_num_threads(threads)
-    gc.collect()
     gc.disable()
     try:
         yield

@@ -13,6 +13,7 @@ import suites
 from routers import RequestError, load_plugin
 from suites import SUITES, Metric, build_suite
 from suites.base import layers_and_mean
+from suites.throughput import SHAPES
 
 NEW_SUITE = '''
 from suites import Metric, MetricDef, Suite, TrialSubject, register_suite
@@ -33,6 +34,12 @@ class Answered(Suite[TrialSubject]):
 QUICK = {
     "throughput": {"seconds": 0.0, "min_repeats": 2, "sweep_experts": [2], "model_batch": 2},
 }
+
+
+@pytest.fixture(autouse=True)
+def small_shapes(monkeypatch):
+    """What is measured does not depend on the size; how long it takes does."""
+    monkeypatch.setitem(SHAPES, "B", (2, 12, 8, 16))
 
 
 def test_a_suite_is_one_new_file_and_touches_no_other(tmp_path):
