@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from bench.config import Preset, TrialSpec
@@ -132,9 +134,9 @@ def test_a_value_that_does_not_fit_is_named(
 
 
 def test_a_router_setting_that_no_chosen_router_has_is_refused(smoke: Preset) -> None:
-    with pytest.raises(RequestError, match="none of the chosen routers has 'router.num_slots'"):
-        make = make_request(smoke, routers=["softmax_token_choice"])
-        specs(make.preset, **{"router.num_slots": 2})
+    one = make_request(smoke, routers=["softmax_token_choice"]).preset
+    with pytest.raises(RequestError, match=r"none of the chosen routers has 'router\.num_slots'"):
+        specs(one, **{"router.num_slots": 2})
     baselines = make_request(smoke, routers=["dense"]).preset
     with pytest.raises(RequestError, match="baselines have no hyper-parameters"):
         trial_specs(baselines)
@@ -195,13 +197,13 @@ def test_an_unknown_name_is_answered_with_the_nearest(smoke: Preset) -> None:
         make_request(smoke, suites=["balanse"])
 
 
-def test_a_preset_of_ones_own(tmp_path, smoke: Preset) -> None:
+def test_a_preset_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("description: mine\nrouters: [dense]\ntrain: {lr: 1e-4}\n")
     preset = load_preset(str(file))
     assert (preset.name, preset.train.lr) == ("mine", 1e-4)
     file.write_text("description: mine\nrouters: [dense]\ntrain: {leaning_rate: 1}\n")
-    with pytest.raises(RequestError, match="no setting 'train.leaning_rate'"):
+    with pytest.raises(RequestError, match=r"no setting 'train\.leaning_rate'"):
         load_preset(str(file))
     file.write_text("[1, 2")
     with pytest.raises(RequestError, match="not valid YAML"):
