@@ -28,7 +28,7 @@ FACTS = (
     MetricDef("flops_budget", "FLOP", None, "What the training was allowed to spend."),
     MetricDef("train_seconds", "s", "lower", "Time of training, evaluations left out."),
     MetricDef("params_total", "parameters", None, "Parameters of the whole model."),
-    MetricDef("params_active", "parameters", None, "Parameters that a token meets."),
+    MetricDef("params_active", "parameters", None, "Parameters that act on a token, on average."),
     MetricDef("flops_per_image", "FLOP", "lower", "One image, forward."),
 )
 

@@ -109,7 +109,7 @@ class Throughput(Suite[LayerSubject]):
     sweep_tokens: list[int] = hyper([], "Each shape also with these numbers of tokens.")
     sweep_batch: list[int] = hyper([], "Each shape also with these numbers of images.")
     model_batch: int = hyper(32, "Images for the whole model; 0 leaves it out.", ge=0)
-    seconds: float = hyper(0.3, "Time for the repeats of one comparison.", ge=0)
+    seconds: float = hyper(0.5, "Time for the repeats of one comparison.", ge=0)
     min_repeats: int = hyper(5, "Repeats of one comparison, at least.", ge=1)
     max_repeats: int = hyper(1000, "Repeats of one comparison, at most.", ge=1)
     threads: int = hyper(1, "Threads of torch on a CPU.", ge=1)
