@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from routers.errors import RequestError
 from routers.registry import Registry
@@ -79,9 +80,8 @@ def gshard(routing: Routing, batch: Batch) -> Tensor:
     """
     _choices("gshard", routing)
     experts = routing.num_experts
-    first = torch.bincount(routing.first_choice().flatten(), minlength=experts)
-    share = first / first.sum()
-    return experts * (share * routing.gates.mean((0, 1))).sum()
+    first = F.one_hot(routing.first_choice(), experts).to(routing.gates.dtype)
+    return experts * (first.mean((0, 1)) * routing.gates.mean((0, 1))).sum()
 
 
 @register_loss("z", family="size", source="arXiv 2202.08906")

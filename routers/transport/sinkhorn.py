@@ -41,12 +41,7 @@ def sinkhorn_plan(logits: Tensor, iterations: int = 20, epsilon: float = 1.0) ->
         epsilon: ε, above 0.
     """
     exact = logits if logits.dtype == torch.float64 else logits.float()
-    kernel_log = exact.transpose(1, 2).contiguous() / epsilon
-    lowest, highest = kernel_log.flatten(1).aminmax(dim=1)
-    wide = highest - lowest > _SAFE_SPREAD[kernel_log.dtype]
-    plan = _scale(kernel_log - highest[:, None, None], iterations)
-    if wide.any():
-        plan[wide] = _scale_logarithms(kernel_log[wide], iterations)
+    plan = _balance(exact.transpose(1, 2).contiguous() / epsilon, iterations)
     mass = logits.shape[1] / logits.shape[2]
     marginal_error = (plan.sum(-1) / mass - 1).abs().amax(-1)
     return Plan(plan.transpose(1, 2), marginal_error)
@@ -55,6 +50,19 @@ def sinkhorn_plan(logits: Tensor, iterations: int = 20, epsilon: float = 1.0) ->
 # Spread R of a group's L/ε up to which the factors of the exponential form stay in range: they
 # lie within e^(±2R) (the potentials within R of their fixed point), times t and E.
 _SAFE_SPREAD = {torch.float32: 40.0, torch.float64: 340.0}
+
+
+def _balance(kernel_log: Tensor, iterations: int) -> Tensor:
+    """Each group by the fast form where it is safe: (g, E, t) of L/ε -> (g, E, t)."""
+    lowest, highest = kernel_log.flatten(1).aminmax(dim=1)
+    wide = highest - lowest > _SAFE_SPREAD[kernel_log.dtype]
+    shifted = kernel_log - highest[:, None, None]
+    if not wide.any():
+        return _scale(shifted, iterations)
+    plan = torch.empty_like(kernel_log)
+    plan[wide] = _scale_logarithms(shifted[wide], iterations)
+    plan[~wide] = _scale(shifted[~wide], iterations)
+    return plan
 
 
 def _scale(kernel_log: Tensor, iterations: int) -> Tensor:
@@ -73,6 +81,12 @@ def _scale_logarithms(kernel_log: Tensor, iterations: int) -> Tensor:
     mass_log = math.log(kernel_log.shape[2] / kernel_log.shape[1])
     rows = torch.zeros_like(kernel_log[:, 0])
     for _ in range(iterations):
-        columns = mass_log - (kernel_log + rows[:, None]).logsumexp(2)
-        rows = -(kernel_log + columns[:, :, None]).logsumexp(1)
+        columns = mass_log - _log_sum_exp(kernel_log + rows[:, None], 2)
+        rows = -_log_sum_exp(kernel_log + columns[:, :, None], 1)
     return (kernel_log + columns[:, :, None] + rows[:, None]).exp()
+
+
+def _log_sum_exp(x: Tensor, dim: int) -> Tensor:
+    # A term e^-80 of the largest is lost in rounding; smaller ones, which underflow, are slow.
+    largest = x.amax(dim, keepdim=True)
+    return (x - largest).clamp(min=-80).exp().sum(dim).log() + largest.squeeze(dim)

@@ -96,8 +96,8 @@ def _maximise(columns: Tensor, slots: int, gamma: float, iterations: int) -> Ten
     return potentials[:, None]
 
 
-_FIRST = 0.2
-_DECAY = 1e-3
+_FIRST = 0.12
+_DECAY = 1 / 500
 _MEMORY = 0.3
 
 

@@ -1,0 +1,168 @@
+"""Auxiliary losses: by hand, at their extremes, and with gradients that reach the logits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import norm
+from torch import Tensor
+
+from routers import (
+    LOSSES,
+    Batch,
+    ExpertChoiceRouting,
+    MixtureRouting,
+    RequestError,
+    Routing,
+    SoftRouting,
+    TokenChoiceRouting,
+)
+
+BATCH = Batch(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.long))
+
+
+def loss(name: str, routing: Routing) -> Tensor:
+    return LOSSES.get(name).target(routing, BATCH)
+
+
+def top_k(logits: Tensor, k: int = 1, noise: Tensor | None = None, std: float = 0.0) -> Routing:
+    noisy = logits if noise is None else logits + std * noise
+    routing = TokenChoiceRouting.top_k(noisy.softmax(-1), k, None)
+    return dataclasses.replace(
+        routing, gates=logits.softmax(-1), logits=logits, noisy_logits=noisy, noise_std=std
+    )
+
+
+def gates_routing(gates: list[list[float]]) -> Routing:
+    return TokenChoiceRouting.top_k(torch.tensor([gates], dtype=torch.float64), 1, None)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+def test_the_four_are_registered_with_their_sources():
+    for name in ("importance", "load", "gshard", "z"):
+        assert "arXiv" in LOSSES.get(name).source
+
+
+def test_importance_by_hand():
+    # Sums 1.7, 1.1, 1.2: mean 4/3, variance (0.1344 + 0.0544 + 0.0178) / 3.
+    routing = gates_routing([[0.5, 0.4, 0.1], [0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.8, 0.2, 0.0]])
+    sums = [1.7, 1.1, 1.2]
+    variance = sum((value - 4 / 3) ** 2 for value in sums) / 3
+    assert loss("importance", routing).item() == pytest.approx(variance / (4 / 3) ** 2)
+
+
+def test_gshard_by_hand():
+    # First choices 0, 2, 2, 0; mean gates 0.425, 0.275, 0.3: 3 · (0.5 · 0.425 + 0.5 · 0.3).
+    routing = gates_routing([[0.5, 0.4, 0.1], [0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.8, 0.2, 0.0]])
+    assert loss("gshard", routing).item() == pytest.approx(1.0875)
+
+
+def test_z_by_hand():
+    logits = torch.tensor([[[0.0, 0.0], [1.0, 1.0]]])
+    expected = (math.log(2) ** 2 + (1 + math.log(2)) ** 2) / 2
+    assert loss("z", top_k(logits)).item() == pytest.approx(expected)
+
+
+def test_z_of_soft_logits_is_over_all_slots():
+    logits = normal(2, 5, 3, 4)
+    routing = dataclasses.replace(SoftRouting.from_logits(logits), logits=logits)
+    expected = logits.reshape(2, 5, 12).logsumexp(-1).square().mean()
+    torch.testing.assert_close(loss("z", routing), expected)
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+def test_load_is_the_probability_that_scipy_gives(k):
+    logits, noise = normal(2, 6, 4), normal(2, 6, 4, seed=1)
+    routing = top_k(logits, k, noise, std=0.4)
+    noisy = (logits + 0.4 * noise).numpy()
+    threshold = -(-noisy).copy()
+    threshold.sort(-1)
+    threshold = threshold[..., -k, None]
+    mean = (1 - norm.cdf((threshold - logits.numpy()) / 0.4)).mean((0, 1))
+    assert loss("load", routing).item() == pytest.approx(mean.var() / mean.mean() ** 2, rel=1e-9)
+
+
+def test_losses_are_over_the_batch_not_over_groups():
+    # Each group is unbalanced, the batch is not.
+    gates = torch.tensor([[[0.9, 0.1]], [[0.1, 0.9]]])
+    routing = TokenChoiceRouting.top_k(gates, 1, None)
+    assert loss("importance", routing).item() == pytest.approx(0)
+    assert loss("gshard", routing).item() == pytest.approx(1)
+
+
+@given(st.integers(1, 3), st.integers(1, 6), st.integers(2, 6), st.integers(0, 99))
+@settings(deadline=None)
+def test_extremes(groups, tokens, experts, seed):
+    even = torch.zeros(groups, tokens, experts, dtype=torch.float64)
+    assert loss("importance", top_k(even)).item() == pytest.approx(0, abs=1e-12)
+    assert loss("gshard", top_k(even)).item() == pytest.approx(1)
+    collapsed = even.clone()
+    collapsed[..., 0] = 1e3
+    assert loss("importance", top_k(collapsed)).item() == pytest.approx(experts - 1)
+    assert loss("gshard", top_k(collapsed)).item() == pytest.approx(experts)
+    logits = normal(groups, tokens, experts, seed=seed)
+    assert 0 <= loss("importance", top_k(logits)).item() <= experts - 1
+    assert 0 < loss("gshard", top_k(logits)).item() <= experts
+    assert 0 <= loss("load", top_k(logits, 1, logits.flip(-1), 0.1)).item() <= experts - 1
+
+
+def test_load_at_equal_logits_is_balanced():
+    even = torch.zeros(1, 5, 4, dtype=torch.float64)
+    assert loss("load", top_k(even, 1, normal(1, 5, 4), 0.3)).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("name", ["importance", "load", "gshard", "z"])
+def test_the_gradient_reaches_the_logits_and_improves_the_loss(name):
+    logits = normal(2, 8, 4).requires_grad_()
+    noise = normal(2, 8, 4, seed=3)
+    value = loss(name, top_k(logits, 2, noise, 0.5))
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert gradient.isfinite().all()
+    assert (gradient != 0).any(-1).all()
+    after = loss(name, top_k(logits.detach() - 1e-3 * gradient, 2, noise, 0.5))
+    assert after < value
+
+
+@pytest.mark.parametrize("name", ["importance", "load", "z"])
+def test_gradients_are_exact(name):
+    noise = normal(1, 4, 3, seed=3)
+
+    def function(logits: Tensor) -> Tensor:
+        return loss(name, top_k(logits, 1, noise, 0.5))
+
+    assert torch.autograd.gradcheck(function, normal(1, 4, 3).requires_grad_())
+
+
+def test_load_without_noise_is_refused():
+    with pytest.raises(RequestError, match=r"noise_std = 0.0.*router\.noise_std"):
+        loss("load", top_k(normal(1, 4, 3)))
+
+
+@pytest.mark.parametrize("name", ["load", "gshard"])
+def test_losses_of_choices_are_refused_where_no_token_chooses(name):
+    gates = normal(1, 6, 3).softmax(-1)
+    logits = normal(1, 6, 3, 2)
+    routings = [
+        SoftRouting.from_logits(logits),
+        ExpertChoiceRouting.top_tokens(gates, 2),
+        MixtureRouting(gates),
+    ]
+    for routing in routings:
+        routing = dataclasses.replace(routing, logits=logits, noisy_logits=logits, noise_std=1.0)
+        with pytest.raises(RequestError, match=type(routing).__name__):
+            loss(name, routing)
+        assert loss("importance", routing).isfinite()
+
+
+def test_z_without_logits_is_refused():
+    with pytest.raises(RequestError, match="'z' needs logits"):
+        loss("z", gates_routing([[0.5, 0.5]]))
