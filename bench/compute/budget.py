@@ -1,0 +1,103 @@
+"""Matching compute: how many steps a router gets.
+
+The budget is what the dense model of a recipe, the one without MoE layers, spends in the recipe's
+epochs. So it depends on no router. FLOPs of a training step are those of the forward and backward
+pass of the model and the losses; the optimiser, the clipping and the averaging of weights are left
+out, as is usual: they depend on the parameters alone, and on no token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from bench.batches import Batch
+from bench.compute.flops import FlopCounter, FlopReport
+from bench.config import RouterConfig, TrialSpec
+from bench.data import Dataset
+from bench.objective import Objective
+from bench.trial_model import trial_model
+
+DENSE = RouterConfig(name="dense")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Of one trial.
+
+    Attributes:
+        flops_budget: FLOPs that the dense model spends in the recipe's epochs.
+        dense_steps: its steps.
+        dense_flops_per_step: FLOPs of each.
+        steps: those of the trial.
+        flops_per_step: FLOPs of the trial's first step; of every step, unless the work depends
+            on the data.
+        tolerance: FLOPs by which the trial may miss the budget.
+    """
+
+    flops_budget: float
+    dense_steps: int
+    dense_flops_per_step: float
+    steps: int
+    flops_per_step: float
+    tolerance: float
+
+    @property
+    def relative_error(self) -> float:
+        """By how much `steps` such steps miss the budget."""
+        return self.steps * self.flops_per_step / self.flops_budget - 1
+
+    def met_by(self, flops: float) -> bool:
+        """Whether FLOPs spent are those of the budget."""
+        return abs(flops - self.flops_budget) <= self.tolerance
+
+
+def match_compute(
+    spec: TrialSpec, num_samples: int, flops_of_step: Callable[[RouterConfig], float]
+) -> Budget:
+    """The steps of a trial.
+
+    `compute.match` is "total_flops" (the number of steps whose FLOPs come nearest to the budget,
+    at least one) or "steps" (as many as the dense model takes).
+
+    Args:
+        spec: the trial.
+        num_samples: images of the training split.
+        flops_of_step: FLOPs of a training step with a router in place of the trial's.
+    """
+    dense_steps = max(1, round(spec.train.epochs * num_samples / spec.train.batch_size))
+    dense, own = flops_of_step(DENSE), flops_of_step(spec.router)
+    budget = dense * dense_steps
+    steps = dense_steps if spec.compute.match == "steps" else max(1, round(budget / own))
+    # Within 1 %, or one step where that is more.
+    tolerance = max(spec.compute.tolerance * budget, own)
+    return Budget(budget, dense_steps, dense, steps, own, tolerance)
+
+
+def resolve_steps(spec: TrialSpec, dataset: Dataset, first: Batch) -> Budget:
+    """The steps of a trial, counted on its first batch, on the device that this lies on."""
+
+    def flops_of_step(router: RouterConfig) -> float:
+        model = trial_model(spec, dataset, router=router).to(first[0].device)
+        return count_step(model, Objective(spec.train), *first).total
+
+    return match_compute(spec, len(dataset.splits["train"]), flops_of_step)
+
+
+def count_step(
+    model: nn.Module, objective: Objective, images: Tensor, labels: Tensor
+) -> FlopReport:
+    """FLOPs of a training step: forward and backward of the model and its losses.
+
+    Args:
+        model: its gradients are filled.
+        objective: the losses.
+        images: (n, c, h, w) float.
+        labels: (n,) long.
+    """
+    model.train()
+    with FlopCounter() as counter:
+        objective(model, images, labels, step=0).total.backward()
+    return counter.report()

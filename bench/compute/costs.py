@@ -1,0 +1,230 @@
+"""What one call of a torch operation costs in FLOPs: the table that all counts come from.
+
+One FLOP is one floating-point operation: an addition, a multiplication, a division, a comparison,
+or one elementary function (exp, log, sqrt, tanh, erf, …). A multiply-add is two. A sum of n numbers
+counts n, as a dot product of n counts 2n. Moving data and integer work (indices, masks, counters)
+cost nothing.
+
+    matmul       2·m·n·k, and 1 per element of a bias: `torch.utils.flop_counter`'s own formulas
+    convolution  2 per weight and output; backward the same for each gradient that is asked for
+    attention    the products as torch counts them, and 6 per score (scale, softmax); backward 9
+    softmax      5 per element (maximum, subtract, exp, sum, divide); backward 4; logsumexp 4
+    norm         layer, group and batch norm 8 per element, backward 13; RMS norm 4, backward 9
+    elementwise  1 per output, but: gelu 5, backward 11; silu 4, backward 7; sigmoid 4, backward 3;
+                 tanh backward 3; softplus 3, backward 4; addcmul, addcdiv, lerp 3; clamp,
+                 dropout 2
+    reduction    1 per input (sum, mean, maximum, cumulative sum, scattered additions);
+                 variance 4, vector norm and dot product 2
+    sort         comparisons: n·log₂n a row; top-k n·log₂k (a heap of k), at least n
+    random       1 per uniform or Bernoulli number, 3 exponential, 5 normal
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils import flop_counter
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of an operation, with what it returned."""
+
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
+
+    @property
+    def name(self) -> str:
+        """`add` for aten.add.Tensor and for aten.add_.Scalar alike."""
+        return str(self.func.overloadpacket.__name__).rstrip("_")
+
+
+class Cost(NamedTuple):
+    """FLOPs of a call, and the kind of work that they are."""
+
+    kind: str
+    flops: int
+
+
+Rule = Callable[[Call], float]
+
+
+def cost(call: Call) -> Cost | None:
+    """What a call costs; None for an operation on floats that the table does not know."""
+    if call.name in RULES:
+        kind, rule = RULES[call.name]
+        counts = kind == "random" or any(t.is_floating_point() for t in _tensors(call.args))
+        return Cost(kind, int(rule(call)) if counts else 0)
+    if call.func.overloadpacket in flop_counter.flop_registry:
+        return Cost("matmul", int(_product(call)))
+    if call.name in FREE or _is_view(call.func) or _is_integer_work(call):
+        return Cost("movement", 0)
+    if torch.Tag.pointwise in call.func.tags:
+        return Cost("elementwise", _size(call.out))
+    return None
+
+
+def _size(value: Any) -> int:
+    """Elements of a tensor, or of the first tensor of several."""
+    return next((tensor.numel() for tensor in _tensors([value])), 0)
+
+
+def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _is_view(func: Any) -> bool:
+    return any(r.alias_info and not r.alias_info.is_write for r in func._schema.returns)
+
+
+def _is_integer_work(call: Call) -> bool:
+    return not any(t.is_floating_point() for t in _tensors([*call.args, call.out]))
+
+
+def per_output(flops: float) -> Rule:
+    return lambda call: flops * _size(call.out)
+
+
+def per_element(flops: float, argument: int = 0) -> Rule:
+    return lambda call: flops * _size(call.args[argument])
+
+
+def _sort(call: Call) -> float:
+    x, *rest = call.args
+    length = x.shape[call.kwargs.get("dim", rest[0] if rest else -1)] if x.dim() else 1
+    return x.numel() * math.ceil(math.log2(max(length, 2)))
+
+
+def _topk(call: Call) -> float:
+    x, k = call.args[:2]
+    return x.numel() * math.ceil(math.log2(max(k, 2)))
+
+
+def _product(call: Call) -> float:
+    formula = flop_counter.flop_registry[call.func.overloadpacket]
+    return float(formula(*call.args, **call.kwargs, out_val=call.out))
+
+
+def _product_and_bias(call: Call) -> float:
+    return _product(call) + _size(call.out)
+
+
+def _matrix_vector(call: Call) -> float:
+    return 2 * max(_size(argument) for argument in call.args)
+
+
+def _convolution(call: Call) -> float:
+    x, weight, bias, *_ = call.args
+    transposed = call.args[6]
+    per_position = 2 * weight[0].numel()
+    positions = x.numel() if transposed else call.out.numel()
+    return positions * per_position + (0 if bias is None else call.out.numel())
+
+
+def _convolution_backward(call: Call) -> float:
+    grad, x, weight = call.args[:3]
+    transposed, wanted = call.args[7], call.args[10]
+    positions = x.numel() if transposed else grad.numel()
+    products = positions * 2 * weight[0].numel() * (wanted[0] + wanted[1])
+    return products + (grad.numel() if wanted[2] else 0)
+
+
+def _scores(query: Tensor, key: Tensor) -> int:
+    """Attention scores: batch · heads · queries · keys."""
+    return math.prod(query.shape[:-1]) * key.shape[-2]
+
+
+def _attention(call: Call) -> float:
+    query, key, value = call.args[:3]
+    products = flop_counter.sdpa_flop_count(query.shape, key.shape, value.shape)
+    return float(products) + 6 * _scores(query, key)
+
+
+def _attention_backward(call: Call) -> float:
+    grad, query, key, value = call.args[:4]
+    products = flop_counter.sdpa_backward_flop_count(
+        grad.shape, query.shape, key.shape, value.shape
+    )
+    # Recomputed: scale, subtract, exp. Then dot of output and gradient, and softmax backward.
+    return float(products) + 2 * grad.numel() + 9 * _scores(query, key)
+
+
+def _accumulated(call: Call) -> float:
+    """index_put adds where it accumulates, and moves data where it does not."""
+    accumulate = call.kwargs.get("accumulate", call.args[3] if len(call.args) > 3 else False)
+    return _size(call.args[2]) if accumulate else 0
+
+
+def _table(*rows: tuple[str, str, Rule]) -> dict[str, tuple[str, Rule]]:
+    return {name: (kind, rule) for kind, names, rule in rows for name in names.split()}
+
+
+_CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
+_GPU_ATTENTION = [
+    f"_scaled_dot_product_{kind}_attention" for kind in ("efficient", "flash", "cudnn")
+]
+_ATTENTION = [_CPU_ATTENTION, *_GPU_ATTENTION]
+
+RULES: dict[str, tuple[str, Rule]] = _table(
+    ("matmul", "addmm baddbmm", _product_and_bias),
+    ("matmul", "dot vdot mv addmv linalg_vecdot", _matrix_vector),
+    ("matmul", "convolution _convolution cudnn_convolution", _convolution),
+    ("matmul", "convolution_backward", _convolution_backward),
+    ("attention", " ".join(_ATTENTION), _attention),
+    ("attention", " ".join(f"{name}_backward" for name in _ATTENTION), _attention_backward),
+    ("softmax", "_softmax _log_softmax _safe_softmax", per_output(5)),
+    ("softmax", "_softmax_backward_data _log_softmax_backward_data", per_output(4)),
+    ("softmax", "logsumexp logcumsumexp", per_element(4)),
+    ("norm", "native_layer_norm native_group_norm native_batch_norm", per_output(8)),
+    ("norm", "cudnn_batch_norm _native_batch_norm_legit _batch_norm_with_update", per_output(8)),
+    ("norm", "native_layer_norm_backward native_group_norm_backward", per_element(13)),
+    ("norm", "native_batch_norm_backward cudnn_batch_norm_backward", per_element(13)),
+    ("norm", "_fused_rms_norm", per_output(4)),
+    ("norm", "_fused_rms_norm_backward", per_element(9)),
+    ("elementwise", "gelu", per_output(5)),
+    ("elementwise", "gelu_backward", per_output(11)),
+    ("elementwise", "silu sigmoid", per_output(4)),
+    ("elementwise", "silu_backward", per_output(7)),
+    ("elementwise", "sigmoid_backward tanh_backward softplus", per_output(3)),
+    ("elementwise", "softplus_backward", per_output(4)),
+    ("elementwise", "addcmul addcdiv lerp", per_output(3)),
+    ("elementwise", "clamp native_dropout native_dropout_backward", per_output(2)),
+    ("reduction", "sum mean amax amin max min argmax argmin prod nansum", per_element(1)),
+    ("reduction", "cumsum cumprod cummax cummin", per_element(1)),
+    ("reduction", "var std var_mean std_mean", per_element(4)),
+    ("reduction", "aminmax linalg_vector_norm norm", per_element(2)),
+    ("reduction", "index_add scatter_add", per_element(1, argument=3)),
+    ("reduction", "scatter_reduce", per_element(1, argument=3)),
+    ("reduction", "index_put _unsafe_index_put", _accumulated),
+    ("reduction", "embedding_dense_backward nll_loss_backward", per_element(1)),
+    ("reduction", "nll_loss_forward", per_element(1, argument=1)),
+    ("sort", "sort", _sort),
+    ("sort", "topk", _topk),
+    ("random", "uniform rand rand_like bernoulli", per_output(1)),
+    ("random", "exponential", per_output(3)),
+    ("random", "normal randn randn_like", per_output(5)),
+)
+
+_MOVEMENT = (
+    "_local_scalar_dense _reshape_alias _to_copy _unsafe_view arange cat clone constant_pad_nd "
+    "copy diag_embed embedding empty empty_like empty_strided eye fill flip full full_like gather "
+    "index index_copy index_fill index_select isfinite isinf isnan item lift_fresh masked_fill "
+    "masked_select new_empty new_empty_strided new_full new_ones new_zeros nonzero ones ones_like "
+    "repeat resize roll scalar_tensor scatter select_backward select_scatter set slice_backward "
+    "slice_scatter stack tril triu unfold_backward where zero zeros zeros_like"
+)
+FREE = frozenset(_MOVEMENT.split())
+"""Operations that move or make data."""

@@ -1,0 +1,37 @@
+"""How large a model is, and what it costs to run."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from bench.compute.flops import count_flops
+from bench.model import moe_layers
+from suites.subject import Observed
+
+
+def model_facts(model: nn.Module, seen: Observed) -> dict[str, float]:
+    """Single numbers of a model in eval mode.
+
+    Args:
+        model: dense, or with MoE layers.
+        seen: a batch that it has run on.
+
+    Returns:
+        `params_total`; `params_active`: those that act on a token on average, where an expert's
+        count by the slots that it runs for each token (1/E of the experts' for top-1 at capacity
+        1, twice as much at capacity 2); `flops_per_image`: of the forward pass, on that batch.
+    """
+    total = active = float(sum(parameter.numel() for parameter in model.parameters()))
+    for layer, routing in zip(moe_layers(model).values(), seen.routings, strict=True):
+        experts = sum(parameter.numel() for parameter in layer.experts.parameters())
+        tokens = routing.gates.shape[0] * routing.num_tokens
+        share = routing.slot_count / (tokens * routing.num_experts)
+        active -= experts * max(0.0, 1 - share)
+    with torch.no_grad():
+        flops = count_flops(model, seen.images).total
+    return {
+        "params_total": total,
+        "params_active": active,
+        "flops_per_image": flops / len(seen.images),
+    }

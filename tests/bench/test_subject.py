@@ -1,0 +1,177 @@
+"""What suites are handed is the training's outcome, and layers of the shape that they ask for."""
+
+import pytest
+import torch
+
+from bench.facts import model_facts
+from bench.model import MoELayer, moe_layers
+from bench.outcome import read_outcome
+from bench.subject import LayerOfTrial, TrainedTrial
+from bench.train import train_trial
+from bench.trial_model import trial_model
+from routers import BenchError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def trained(tiny_spec, tiny_dataset, tmp_path):
+    def make(name="softmax_token_choice", **changes):
+        spec = tiny_spec(name, epochs=1, **changes)
+        train_trial(spec, tiny_dataset, CPU, tmp_path)
+        return TrainedTrial(spec, tiny_dataset, read_outcome(tmp_path), CPU)
+
+    return make
+
+
+def test_the_final_model_runs_on_every_image_in_order(trained, tiny_dataset):
+    subject = trained()
+    assert not subject.model.training
+    split = tiny_dataset.splits["test"]
+    seen = list(subject.run(subject.model, "test", batch_size=10))
+    assert [len(batch.labels) for batch in seen] == [10, 10, 10, 2]
+    assert torch.equal(torch.cat([batch.labels for batch in seen]), split.labels)
+    assert all(len(batch.routings) == 1 for batch in seen)
+    assert seen[0].routings[0].gates.shape == (10, 16, 4)
+    assert seen[0].logits.shape == (10, subject.num_classes)
+    assert not seen[0].logits.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(subject.model(seen[1].images), seen[1].logits)
+    assert abs(seen[0].images.mean()) < 1  # normalised
+    default = next(subject.run(subject.model, "test"))
+    assert len(default.labels) == 16  # as in training
+
+
+def test_observing_leaves_gradients_to_those_who_consume(trained):
+    subject = trained()
+    for _ in subject.run(subject.model, "val"):
+        assert torch.is_grad_enabled()
+
+
+def test_snapshots_load_the_weights_of_their_step(trained, tiny_spec, tiny_dataset):
+    subject = trained()
+    first, *_, last = subject.snapshots
+    assert first.step == 0
+    assert first.flops == 0
+    assert last.flops == subject.facts["train_flops"]
+    assert last.seconds == subject.facts["train_seconds"]
+    initial = trial_model(tiny_spec(), tiny_dataset).state_dict()
+    loaded = first.load()
+    assert not loaded.training
+    assert all(torch.equal(initial[k], v) for k, v in loaded.state_dict().items())
+    final = subject.model.state_dict()
+    assert all(torch.equal(final[k], v) for k, v in last.load().state_dict().items())
+
+
+def test_history_and_facts_are_those_of_the_training(trained):
+    subject = trained()
+    names = {point.name for point in subject.history}
+    assert names == {"train_loss", "val_loss", "val_top1"}
+    facts = subject.facts
+    assert facts["steps"] == subject.history[-1].step
+    assert abs(facts["train_flops"] / facts["flops_budget"] - 1) < 0.1
+    assert facts["params_total"] > facts["params_active"] > 0
+    # Forward and backward of one image in a step cost about three times the forward pass.
+    per_step = facts["train_flops"] / facts["steps"] / 16
+    assert 2.5 < per_step / facts["flops_per_image"] < 3.5
+
+
+@pytest.mark.parametrize(("factor", "share"), [(1.0, 1 / 4), (2.0, 2 / 4), (9.0, 1.0)])
+def test_active_parameters_count_experts_by_the_slots_that_they_run(factor, share, trained):
+    subject = trained("softmax_expert_choice", router={"capacity_factor": factor})
+    (layer,) = moe_layers(subject.model).values()
+    experts = sum(parameter.numel() for parameter in layer.experts.parameters())
+    facts = subject.facts
+    assert facts["params_active"] == facts["params_total"] - experts * (1 - share)
+
+
+def test_all_parameters_of_a_dense_model_are_active(trained):
+    subject = trained("dense")
+    assert subject.facts["params_active"] == subject.facts["params_total"]
+    seen = next(subject.run(subject.model, "val"))
+    assert seen.routings == []
+    assert model_facts(subject.model, seen).items() <= subject.facts.items()
+
+
+def test_a_training_that_diverged_has_no_model(tiny_spec, tiny_dataset, tmp_path):
+    spec = tiny_spec(lr=1e30, clip_norm=None)
+    outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
+    with pytest.raises(BenchError, match=r"the training diverged: .*loss is"):
+        _ = TrainedTrial(spec, tiny_dataset, outcome, CPU).model
+
+
+@pytest.mark.parametrize("groups", ["image", "batch", 8])
+def test_a_bare_layer_is_the_routers_with_the_shape_asked_for(groups, tiny_spec, tiny_dataset):
+    spec = tiny_spec("softmax_token_choice", router={"top_k": 2}, model={"groups": groups})
+    subject = LayerOfTrial(spec, tiny_dataset, CPU)
+    layer = subject.layer(batch=3, tokens=16, dim=12, hidden=20, num_experts=5)
+    assert isinstance(layer, MoELayer)
+    assert layer.groups == groups
+    assert layer.router.top_k == 2
+    assert layer.experts.weight1.shape == (5, 12, 20)
+    assert layer(torch.randn(3, 16, 12)).shape == (3, 16, 12)
+
+
+def test_soft_routers_get_slots_for_the_tokens_of_a_group(tiny_spec, tiny_dataset):
+    subject = LayerOfTrial(tiny_spec("soft_moe"), tiny_dataset, CPU)
+    layer = subject.layer(batch=3, tokens=40, dim=12, hidden=20, num_experts=5)
+    assert layer.router.slots == 8
+
+
+def test_the_shape_of_the_model_is_told_for_routers_and_baselines(tiny_spec, tiny_dataset):
+    for name in ("softmax_token_choice", "dense"):
+        subject = LayerOfTrial(tiny_spec(name), tiny_dataset, CPU)
+        assert (subject.dim, subject.hidden, subject.tokens) == (16, 32, 16)
+        assert subject.image_shape == (1, 8, 8)
+        assert (subject.num_experts, subject.router_name) == (4, name)
+    spec = tiny_spec(experts={"options": {"hidden": 7}})
+    assert LayerOfTrial(spec, tiny_dataset, CPU).hidden == 7
+
+
+def test_the_hidden_width_asked_for_wins_over_the_trials(tiny_spec, tiny_dataset):
+    spec = tiny_spec(experts={"options": {"hidden": 7}})
+    layer = LayerOfTrial(spec, tiny_dataset, CPU).layer(2, 16, 12, 20, 4)
+    assert layer.experts.weight1.shape == (4, 12, 20)
+
+
+def test_baselines_give_mlps(tiny_spec, tiny_dataset):
+    def parameters(module):
+        return sum(parameter.numel() for parameter in module.parameters())
+
+    shape = {"batch": 2, "tokens": 16, "dim": 12, "hidden": 20, "num_experts": 4}
+    dense = LayerOfTrial(tiny_spec("dense"), tiny_dataset, CPU)
+    assert parameters(dense.layer(**shape)) == parameters(dense.mlp(12, 20))
+    assert dense.layer(**shape)(torch.randn(2, 16, 12)).shape == (2, 16, 12)
+    routed = LayerOfTrial(tiny_spec("softmax_token_choice"), tiny_dataset, CPU)
+    wide = LayerOfTrial(tiny_spec("dense_params"), tiny_dataset, CPU)
+    wanted = parameters(routed.layer(**shape))
+    assert parameters(wide.layer(**shape)) == pytest.approx(wanted, rel=0.02)
+
+
+def test_an_expert_is_an_mlp_of_the_same_kind(tiny_spec, tiny_dataset):
+    subject = LayerOfTrial(tiny_spec(), tiny_dataset, CPU)
+    experts = subject.layer(2, 16, 12, 20, 4).experts
+    mlp = subject.mlp(12, 20)
+    with torch.no_grad():
+        mlp.fc1.weight.copy_(experts.weight1[2].T)
+        mlp.fc2.weight.copy_(experts.weight2[2].T)
+        mlp.fc1.bias.copy_(experts.bias1[2, 0])
+        mlp.fc2.bias.copy_(experts.bias2[2, 0])
+    x = torch.randn(4, 1, 6, 12)
+    torch.testing.assert_close(experts(x)[2, 0], mlp(x[2, 0]))
+
+
+def test_models_are_the_trials_and_its_dense_twin(tiny_spec, tiny_dataset):
+    subject = LayerOfTrial(tiny_spec("soft_moe"), tiny_dataset, CPU)
+    images = torch.randn(2, *subject.image_shape)
+    assert len(moe_layers(subject.model())) == 1
+    assert len(moe_layers(subject.dense_model())) == 0
+    assert subject.model()(images).shape == subject.dense_model()(images).shape == (2, 4)
+
+
+def test_building_a_layer_leaves_torchs_generator_alone_and_repeats(tiny_spec, tiny_dataset):
+    subject = LayerOfTrial(tiny_spec(), tiny_dataset, CPU)
+    before = torch.get_rng_state()
+    first, second = (subject.layer(2, 16, 12, 20, 4).state_dict() for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[name], second[name]) for name in first)
