@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ class RawSplit:
         images = self.images
         if isinstance(images, Pictures):
             return images
-        return Pictures(range(len(images)), lambda index: Image.fromarray(images[index]))
+        return Pictures(range(len(images)), partial(_from_array, images))
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,3 +60,7 @@ class RawData:
     splits: dict[str, RawSplit]
     licence: str
     val_share: float | None = None
+
+
+def _from_array(images: NDArray[np.uint8], index: int) -> Image.Image:
+    return Image.fromarray(images[index])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,9 @@ def _folders(name: str, data_dir: str | None) -> dict[str, Any]:
     """timm takes the whole root for a split that has no folder; here such a split is not there."""
     if data_dir is None or not Path(data_dir).expanduser().exists():
         raise RequestError(
-            f"timm:{name} reads the images at data.data_dir, and {data_dir!r} does not exist"
+            f"timm:{name} reads the images at data.data_dir, and there is nothing at {data_dir}"
+            if data_dir
+            else f"timm:{name} needs data.data_dir, the folder of its images"
         )
     root = Path(data_dir).expanduser()
     parts = {
@@ -113,7 +116,7 @@ def _read(name: str, dataset: Any) -> RawSplit:
     if isinstance(files, list):
         return RawSplit(Pictures([file for file, _ in files]), _labels(name, (y for _, y in files)))
     labels = _labels(name, (reader[index][1] for index in range(len(reader))))
-    return RawSplit(Pictures(range(len(labels)), lambda i: _picture(reader[i][0]), name), labels)
+    return RawSplit(Pictures(range(len(labels)), partial(_open, reader), name), labels)
 
 
 def _read_stream(name: str, stream: Iterable[tuple[Image.Image, int]]) -> tuple[list, np.ndarray]:
@@ -129,6 +132,10 @@ def _read_stream(name: str, stream: Iterable[tuple[Image.Image, int]]) -> tuple[
         images.append(picture)
         labels.append(label)
     return images, _labels(name, labels)
+
+
+def _open(reader: Any, index: int) -> Image.Image:
+    return _picture(reader[index][0])
 
 
 def _picture(image: Any) -> Image.Image:

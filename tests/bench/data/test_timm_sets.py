@@ -123,8 +123,8 @@ def test_classes_are_matched_by_name(draw_images, load):
     ("name", "data_dir", "message"),
     [
         ("timm:torch/cifarr", "x", "Unknown torchvision dataset cifarr"),
-        ("timm:folder", None, "data_dir"),
-        ("timm:folder", "nowhere", "'nowhere' does not exist"),
+        ("timm:folder", None, r"timm:folder needs data\.data_dir"),
+        ("timm:folder", "nowhere", "there is nothing at nowhere"),
     ],
 )
 def test_what_timm_cannot_open_is_said(load, name, data_dir, message):
