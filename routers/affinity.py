@@ -27,24 +27,21 @@ class Affinity(nn.Module, Configurable):
     Args:
         dim: width d of the tokens.
         outputs: n, logits of each token.
-        generator: source of the initial weights; None for torch's own.
         hyper: hyper-parameters, by name.
 
     Raises:
         RequestError: a hyper-parameter that the affinity does not have, or a value that it refuses.
     """
 
-    def __init__(
-        self, dim: int, outputs: int, *, generator: torch.Generator | None = None, **hyper: Any
-    ) -> None:
+    def __init__(self, dim: int, outputs: int, **hyper: Any) -> None:
         super().__init__()
         self.dim, self.outputs = dim, outputs
         self.set_hyper(hyper)
-        self.build(generator)
+        self.build()
 
-    def build(self, generator: torch.Generator | None) -> None:
+    def build(self) -> None:
         """Make the parameters."""
-        raise TypeError(f"affinity {type(self).__name__!r} defines no build(self, generator)")
+        raise TypeError(f"affinity {type(self).__name__!r} defines no build(self)")
 
     def extra_repr(self) -> str:
         own = {"dim": self.dim, "outputs": self.outputs, **self.hyper_values()}
@@ -58,8 +55,8 @@ class Linear(Affinity):
     Initialised as in V-MoE, truncated normal with variance 1/d.
     """
 
-    def build(self, generator: torch.Generator | None) -> None:
-        self.weight = _lecun_normal(self.outputs, self.dim, generator)
+    def build(self) -> None:
+        self.weight = _lecun_normal(self.outputs, self.dim)
 
     def forward(self, tokens: Tensor, context: object = None) -> Tensor:
         return F.linear(tokens, self.weight)
@@ -74,11 +71,11 @@ class TwoLayer(Affinity):
 
     hidden: int | None = hyper(None, "Width of the hidden layer; none gives d / 4.", ge=1)
 
-    def build(self, generator: torch.Generator | None) -> None:
+    def build(self) -> None:
         hidden = self.hidden or max(1, self.dim // 4)
-        self.inner = _lecun_normal(hidden, self.dim, generator)
+        self.inner = _lecun_normal(hidden, self.dim)
         self.bias = nn.Parameter(torch.zeros(hidden))
-        self.outer = _lecun_normal(self.outputs, hidden, generator)
+        self.outer = _lecun_normal(self.outputs, hidden)
 
     def forward(self, tokens: Tensor, context: object = None) -> Tensor:
         return F.linear(F.linear(tokens, self.inner, self.bias).tanh(), self.outer)
@@ -103,10 +100,10 @@ class Cosine(Affinity):
 
     largest_scale = 100.0
 
-    def build(self, generator: torch.Generator | None) -> None:
+    def build(self) -> None:
         width = self.width or min(self.dim, max(4, self.outputs // 2))
-        self.projection = _lecun_normal(width, self.dim, generator)
-        self.vectors = _lecun_normal(self.outputs, width, generator)
+        self.projection = _lecun_normal(width, self.dim)
+        self.vectors = _lecun_normal(self.outputs, width)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(self.temperature)))
 
     def forward(self, tokens: Tensor, context: object = None) -> Tensor:
@@ -123,8 +120,8 @@ class Soft(Affinity):
     Known limit: a token much shorter than 1e-3 gets logits near 0.
     """
 
-    def build(self, generator: torch.Generator | None) -> None:
-        self.vectors = _lecun_normal(self.outputs, self.dim, generator)
+    def build(self) -> None:
+        self.vectors = _lecun_normal(self.outputs, self.dim)
         self.scale = nn.Parameter(torch.ones(()))
 
     def forward(self, tokens: Tensor, context: object = None) -> Tensor:
@@ -135,8 +132,6 @@ def build_affinity(
     name: str,
     dim: int,
     outputs: int,
-    *,
-    generator: torch.Generator | None = None,
     **hyper: Any,
 ) -> nn.Module:
     """A registered affinity by name.
@@ -145,22 +140,21 @@ def build_affinity(
         name: linear, cosine, mlp, soft, or a user's own.
         dim: width of the tokens.
         outputs: logits of each token.
-        generator: source of the initial weights; None for torch's own.
         hyper: the affinity's hyper-parameters.
 
     Raises:
         RequestError: no such affinity, or a hyper-parameter that it does not have.
     """
-    affinity: nn.Module = AFFINITIES.get(name).target(dim, outputs, generator=generator, **hyper)
+    affinity: nn.Module = AFFINITIES.get(name).target(dim, outputs, **hyper)
     return affinity
 
 
-def _lecun_normal(rows: int, columns: int, generator: torch.Generator | None) -> nn.Parameter:
+def _lecun_normal(rows: int, columns: int) -> nn.Parameter:
     """(rows, columns), truncated normal at two deviations, variance 1 / columns after the cut."""
     # 0.8796… is the deviation of a unit normal that was cut at ±2.
     std = columns**-0.5 / 0.87962566103423978
     weight = torch.empty(rows, columns)
-    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std, generator=generator)
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
     return nn.Parameter(weight)
 
 

@@ -123,10 +123,11 @@ def _import(
     """What `import` statements call within a private package; see `builtins.__import__`."""
     importer, top = globals or {}, name.partition(".")[0]
     package = str(importer.get("__name__")).partition(".")[0]
-    folder = Path(sys.modules[package].__path__[0])
-    if level == 0 and beside(folder, Path(importer["__file__"]), top) is not None:
-        if fromlist:
-            return builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
-        importlib.import_module(f"{package}.{name}")
-        return sys.modules[f"{package}.{top}"]
+    if level == 0 and package in sys.modules and "__file__" in importer:
+        folder = Path(sys.modules[package].__path__[0])
+        if beside(folder, Path(importer["__file__"]), top) is not None:
+            if fromlist:
+                return builtins.__import__(f"{package}.{name}", globals, locals, fromlist, 0)
+            importlib.import_module(f"{package}.{name}")
+            return sys.modules[f"{package}.{top}"]
     return builtins.__import__(name, globals, locals, fromlist or (), level)

@@ -74,7 +74,7 @@ class SparsityConstrainedExpertChoice(Router):
 
     noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
     gamma: float = hyper(1.0, "Weight γ of the plan's squared norm.", gt=0)
-    iterations: int = hyper(100, "Steps of the solver of the semi-dual.", ge=1)
+    iterations: int = hyper(50, "Steps of the solver of the semi-dual.", ge=1)
 
     def allocate(self, logits: Tensor) -> Routing:
         gates = expert_softmax(logits)

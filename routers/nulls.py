@@ -17,6 +17,7 @@ class EvenTopK(TokenChoice):
     """Takes the k experts of the highest logits, with weight and gate 1/k each."""
 
     affinity: ClassVar[str] = "none"  # type: ignore[misc]
+    affinity_options: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
     noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
 
     def build_gate(self) -> nn.Module:

@@ -58,6 +58,7 @@ class Router(nn.Module, Configurable):
     """
 
     affinity: str = hyper("linear", "How tokens become logits: linear, cosine, mlp or soft.")
+    affinity_options: dict[str, Any] = hyper({}, "Hyper-parameters of the affinity.")
     capacity_factor: float | None = hyper(
         1.0, "Slots of all experts over the tokens' choices; none drops nothing.", gt=0
     )
@@ -79,7 +80,7 @@ class Router(nn.Module, Configurable):
 
     def build_gate(self) -> nn.Module:
         """The affinity, a module from (g, t, d) and the context to logits."""
-        return build_affinity(self.affinity, self.dim, self.num_experts)
+        return build_affinity(self.affinity, self.dim, self.num_experts, **self.affinity_options)
 
     def forward(self, tokens: Tensor, context: RouterContext | None = None) -> Routing:
         """Route a batch of groups, in float32 or better, also under autocast.

@@ -42,7 +42,8 @@ class SoftMoE(Router):
         return max(1, round(self.capacity_factor * self.tokens / self.num_experts))
 
     def build_gate(self) -> nn.Module:
-        return build_affinity(self.affinity, self.dim, self.num_experts * self.slots)
+        outputs = self.num_experts * self.slots
+        return build_affinity(self.affinity, self.dim, outputs, **self.affinity_options)
 
     def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
         return super().score(tokens, context).unflatten(-1, (self.num_experts, self.slots))

@@ -206,6 +206,7 @@ def test_a_router_computes_in_float32_under_autocast(name):
         ({"capacity_factor": -1.0}, "greater than 0"),
         ({"renormalize": True}, "top_k of 2"),
         ({"affinity": "cosin"}, "did you mean 'cosine'"),
+        ({"affinity": "mlp", "affinity_options": {"hiden": 3}}, "did you mean 'hidden'"),
     ],
 )
 def test_a_wrong_hyper_parameter_is_answered_with_the_right_one(options, message):
