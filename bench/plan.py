@@ -115,7 +115,7 @@ def make_plan(request: Request, datasets: Datasets) -> Plan:
     specs = trial_specs(request.preset)
     on_trials = _suites(request, fingerprints, "trial")
     on_layers = _suites(request, fingerprints, "layer")
-    labelled = list(zip(_labels(specs), specs, strict=True))
+    labelled = list(zip(labels(specs), specs, strict=True))
     trials = [
         Planned(
             label, spec, fingerprints.trial(spec, datasets.get(spec.data).content_hash), on_trials
@@ -130,7 +130,8 @@ def make_plan(request: Request, datasets: Datasets) -> Plan:
     return Plan(request, tuple(trials), tuple(layers.values()))
 
 
-def _labels(specs: Sequence[TrialSpec]) -> list[str]:
+def labels(specs: Sequence[TrialSpec]) -> list[str]:
+    """Each trial's router, with what sets it apart from the router's others but the seed."""
     texts = conditions([spec.model_dump(mode="json") for spec in specs])
     return [f"{spec.router.name} {text}".strip() for spec, text in zip(specs, texts, strict=True)]
 

@@ -1,0 +1,62 @@
+"""The commands: each a thin shell over a function of the library.
+
+Nothing heavy is imported until a command runs, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+
+import typer
+
+from bench.cli import components, database, progress, report, runs
+
+EPILOG = """\b
+Examples:
+  python bench.py run --preset tiny
+  python bench.py run --preset tiny --routers soft_moe,mine --plugin mine.py
+  python bench.py report
+"""
+
+app = typer.Typer(
+    help="Benchmark harness and results database for Mixture-of-Experts routers in vision models.",
+    epilog=EPILOG,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for group in (runs, report, progress, components, database):
+    group.add_to(app)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and exit: 0 done; 1 something failed; 2 the request was wrong."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        status = app(given, prog_name="bench.py", standalone_mode=False)
+    except KeyboardInterrupt:
+        sys.exit(_say("interrupted; the same command goes on where this one stopped", 130))
+    except Exception as error:
+        if "--debug" in given:
+            traceback.print_exc()
+        sys.exit(_report(error))
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def _report(error: Exception) -> int:
+    """One message on stderr; returns the exit status."""
+    if hasattr(error, "show"):  # typer's own, about options and arguments
+        error.show()
+        return int(getattr(error, "exit_code", 2))
+    if hasattr(error, "exit_status"):
+        return _say(f"error: {error}", int(error.exit_status))
+    kind = type(error).__name__
+    return _say(f"error: {kind}: {error} (--debug shows where)", 1)
+
+
+def _say(message: str, status: int) -> int:
+    print(message, file=sys.stderr)
+    return status

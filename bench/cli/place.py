@@ -1,0 +1,120 @@
+"""What every command is told: where results lie, and whose plugins to load."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from results import Store
+
+Home = Annotated[
+    Path,
+    typer.Option(
+        "--home",
+        envvar="BENCH_HOME",
+        metavar="FOLDER",
+        help="Where everything lies that runs make.",
+    ),
+]
+Db = Annotated[
+    str | None,
+    typer.Option(
+        "--db",
+        metavar="DATABASE",
+        help="A SQLite file or any SQLAlchemy URL.",
+        show_default="bench.db in the home folder",
+    ),
+]
+Plugin = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin", metavar="FILE", help="Python file that registers routers; repeatable."
+    ),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command works.
+
+    Attributes:
+        home: folder of everything that runs make, absolute.
+        database: path or URL.
+        plugins: files to load before the command does its work.
+    """
+
+    home: Path
+    database: str
+    plugins: tuple[Path, ...]
+
+    def store(self, *, create: bool = False) -> Store:
+        """The database.
+
+        Raises:
+            StoreError: there is none and `create` is False, or it cannot be used.
+        """
+        from results import open_store
+
+        return open_store(self.database, create=create)
+
+    def has_store(self) -> bool:
+        """Whether there is a database to read."""
+        return "://" in self.database or Path(self.database).exists()
+
+    def load(self) -> None:
+        """Register everything: built-in components, installed plugins, the user's own files.
+
+        Raises:
+            RequestError: a file of the user's cannot be imported.
+        """
+        import bench.model  # noqa: F401
+        import suites  # noqa: F401
+        from routers import load_entry_points, load_plugin
+
+        for failure in load_entry_points():
+            print(f"warning: {failure.message}; it is left out", file=sys.stderr)
+        for plugin in self.plugins:
+            load_plugin(plugin)
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
+    """Register a function as a command: its first parameter is the `Place`, made of the options
+    that every command takes; the others are arguments and options of its own."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        def run(home: Path, db: str | None, plugin: list[Path] | None, **own: Any) -> None:
+            del own["debug"]  # `main` looks for it, since errors may come before any command
+            home = home.expanduser().absolute()
+            function(Place(home, db or str(home / "bench.db"), tuple(plugin or ())), **own)
+
+        signature = inspect.signature(function, eval_str=True)
+        own = list(signature.parameters.values())[1:]
+        run.__signature__ = signature.replace(parameters=[*own, *_COMMON])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in (*own, *_COMMON)}
+        run.__doc__ = function.__doc__
+        app.command(name or function.__name__)(run)
+        return function
+
+    return register
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+_COMMON: Sequence[inspect.Parameter] = (
+    _parameter("home", Home, Path("runs")),
+    _parameter("db", Db, None),
+    _parameter("plugin", Plugin, None),
+    _parameter("debug", Debug, False),
+)

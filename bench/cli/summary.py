@@ -1,0 +1,113 @@
+"""The end of a run: how the routers stand by each suite's main metric, and what failed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pandas as pd
+from rich.table import Table
+
+from bench.cli.words import show, table
+from results.frames import metrics_frame
+from results.statistics import Interval, mean_interval
+from suites import SUITES
+
+if TYPE_CHECKING:
+    from bench.run import Tally
+    from results import Store
+
+ARROWS = {"higher": " ↑", "lower": " ↓"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """The main metric of one suite: `values` by router and condition, one a seed."""
+
+    suite: str
+    metric: str
+    unit: str
+    better: str | None
+    values: dict[tuple[str, str], list[float]]
+
+    @property
+    def meaning(self) -> str:
+        """What the column shows, for the line under the table."""
+        unit = " in %" if self.unit == "share" else f" in {self.unit}" if self.unit else ""
+        return f"{self.suite}: {self.metric}{unit}{ARROWS.get(self.better or '', '')}"
+
+    def cell(self, row: tuple[str, str]) -> str:
+        """Mean and half of the interval."""
+        if row not in self.values:
+            return "–"
+        scale, digits = (100, 1) if self.unit == "share" else (1, 2)
+        return _text(mean_interval([scale * value for value in self.values[row]]), digits)
+
+
+def print_summary(store: Store, study: str, tally: Tally) -> None:
+    """Each router's main metrics, and the run in numbers."""
+    columns = main_columns(metrics_frame(store, study))
+    if columns:
+        print(f"\nStudy {study}: mean over the seeds, ± half of its 95 % interval\n")
+        show(standings(columns))
+        print("\n" + "\n".join(column.meaning for column in columns))
+    counts = [
+        f"{number} {what}"
+        for what, number in (
+            ("trained", tally.trained),
+            ("reused", tally.reused),
+            ("measured", tally.measured),
+            ("skipped", tally.skipped),
+            ("failed", len(tally.failures)),
+        )
+        if number
+    ]
+    print(f"\n{', '.join(counts) or 'nothing to do'}")
+
+
+def print_failures(tally: Tally) -> None:
+    """Each failure with the first line of why, on stderr."""
+    if tally.failures:
+        print(f"\n{len(tally.failures)} failed:", file=sys.stderr)
+    for failure in tally.failures:
+        seed = "" if failure.task.seed is None else f", seed {failure.task.seed}"
+        what = f"{failure.what} {failure.status.replace('_', ' ')}: {failure.error}"
+        print(f"  {failure.task.name}{seed}: {what}", file=sys.stderr)
+
+
+def main_columns(frame: pd.DataFrame) -> list[Column]:
+    """Of each suite that measured, in the order of their registration."""
+    return [_column(name, frame) for name in SUITES.names() if name in set(frame["suite"])]
+
+
+def standings(columns: list[Column]) -> Table:
+    """One row a router and condition; seeds are counted where they differ."""
+    rows = list(dict.fromkeys(row for column in columns for row in column.values))
+    made = table("router", "n", *(column.suite for column in columns), right="n")
+    for row in rows:
+        seeds = max(len(column.values.get(row, ())) for column in columns)
+        name = "\n  ".join(filter(None, row))
+        made.add_row(name, str(seeds), *(column.cell(row) for column in columns))
+    return made
+
+
+def _column(suite: str, frame: pd.DataFrame) -> Column:
+    target = SUITES.get(suite).target
+    found = frame[(frame["suite"] == suite) & (frame["metric"] == target.main_metric)]
+    whole = found[found["layer"].isna() & found["step"].isna()]
+    wanted = target.main_where.items()
+    chosen = whole[[wanted <= json.loads(where).items() for where in whole["where"]]]
+    values = {
+        (str(router), str(condition)): group["value"].tolist()
+        for (router, condition), group in chosen.groupby(["router", "condition"], sort=False)
+    }
+    unit, better = chosen[["unit", "better"]].iloc[0] if len(chosen) else ("", None)
+    return Column(suite, target.main_metric, unit or "", better, values)
+
+
+def _text(interval: Interval, digits: int) -> str:
+    if interval.low is None:
+        return f"{interval.mean:.{digits}f}"
+    return f"{interval.mean:.{digits}f}±{interval.mean - interval.low:.{digits}f}"

@@ -1,0 +1,61 @@
+"""Numbers as people read them, and tables that fit a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def size(amount: float) -> str:
+    """Bytes as `312 B`, `5.1 MB`, `2.4 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 999.5:
+            return f"{amount:.3g} {unit}"
+        amount /= 1000
+    return f"{amount:.3g} TB"
+
+
+def count(amount: float) -> str:
+    """`912`, `31.2k`, `5.38M`, `1.2G`; for parameters and steps."""
+    for unit in ("", "k", "M", "G"):
+        if amount < 999.5:
+            return f"{amount:.3g}{unit}"
+        amount /= 1000
+    return f"{amount:.3g}T"
+
+
+def flops(amount: float) -> str:
+    """`7.1e11`: FLOPs span too many orders for words."""
+    mantissa, exponent = f"{amount:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def table(*columns: str, right: str = "") -> Table:
+    """A plain table; columns named in `right` (space-separated) are right-aligned."""
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for name in columns:
+        made.add_column(name, justify="right" if name in right.split() else "left")
+    return made
+
+
+def show(renderable: Any) -> None:
+    """Print on standard output; in a pipe as wide as it needs."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
+    console.print(renderable)

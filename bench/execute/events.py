@@ -1,0 +1,84 @@
+"""What happens during a run, as plain data that displays and logs listen to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Task:
+    """What an event is about.
+
+    Attributes:
+        name: the router, and what sets this trial apart from its others.
+        seed: None for a bare layer.
+        number: its place in the plan, from 1.
+        total: trials, or layers, in the plan.
+    """
+
+    name: str
+    seed: int | None
+    number: int
+    total: int
+
+
+@dataclass(frozen=True)
+class Reused:
+    """A trial that has its result already; `status` is how it ended."""
+
+    task: Task
+    status: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Started:
+    """A training begins."""
+
+    task: Task
+    reason: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A training goes on: steps done and in all, the task's loss, seconds of training."""
+
+    task: Task
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A training is over; `error` is the first line of why where the status is not `done`."""
+
+    task: Task
+    status: str
+    seconds: float
+    error: str | None = None
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """A suite begins to measure."""
+
+    task: Task
+    suite: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A suite is through; `error` says why where the status is not `done`."""
+
+    task: Task
+    suite: str
+    status: str
+    seconds: float
+    error: str | None = None
+
+
+Event = Reused | Started | Progress | Ended | Measuring | Measured
+Listener = Callable[[Event], None]

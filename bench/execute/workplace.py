@@ -1,0 +1,42 @@
+"""What trials and measurements need from their surroundings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench.datasets import Datasets
+from bench.execute.events import Listener
+from results import Store
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where trials run, and where their results go.
+
+    Attributes:
+        home: folder of everything that runs make.
+        device: where trials train and suites measure.
+        machine_id: row of this machine.
+        code_id: row of the code that runs.
+        tell: is told each event.
+    """
+
+    store: Store
+    home: Path
+    datasets: Datasets
+    device: torch.device
+    machine_id: int
+    code_id: int
+    tell: Listener
+
+    def folder(self, fingerprint: str) -> Path:
+        """Where a trial's files lie."""
+        return self.home / "trials" / fingerprint[:16]
+
+
+def best_device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,0 +1,40 @@
+"""Why a stored trial would be reused now, or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pydantic
+
+from bench.config import TrialSpec
+from bench.datasets import Datasets
+from bench.fingerprint import Fingerprints
+from bench.reuse import differences
+from results import Store
+from results.trials import TrialRecord
+from routers.errors import BenchError
+
+
+def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
+    """Lines that compare a stored trial with what its description would be now."""
+    yield f"trial {trial.fingerprint}"
+    try:
+        spec = TrialSpec.model_validate(trial.description)
+        data_hash = Datasets().get(spec.data).content_hash
+        now = Fingerprints().trial(spec, data_hash)
+    except (BenchError, pydantic.ValidationError) as error:
+        yield f"not reused: it cannot be described now: {error}"
+        return
+    yield f"{spec.router.name}, seed {spec.seed}, on {spec.data.name}"
+    changed = differences(now, trial)
+    attempt = store.last_attempt(trial.fingerprint)
+    how = "waiting" if attempt is None else attempt.status.replace("_", " ")
+    for part in now.parts:
+        same = not any(part.label in difference for difference in changed)
+        yield f"  {'same   ' if same else 'CHANGED'}  {part.label}"
+    if changed:
+        yield f"not reused: {'; '.join(changed)}"
+    elif attempt is None or attempt.status not in ("done", "diverged"):
+        yield f"not reused: its last attempt is {how}"
+    else:
+        yield f"reused: same description, data and source; its last attempt is {how}"
