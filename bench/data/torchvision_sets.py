@@ -56,11 +56,11 @@ def _read_mnist_like(source: type[MNIST], data_dir: str | None, licence: str) ->
     if source is FashionMNIST and data_dir is None:
         candidates.append(DEBIAN_FASHION_MNIST)
     names = [name for name, _ in source.resources]
-    folder = next((c for c in candidates if any((c / name).exists() for name in names)), None)
-    if folder is None:
-        with _downloading(source.__name__, names, downloaded):
+    begun = (c for c in candidates if any((c / name).exists() for name in names))
+    folder = next(begun, downloaded)
+    if folder == downloaded and not all((folder / name).exists() for name in names):
+        with _downloading(source.__name__, names, folder):
             source(root, download=True)
-        folder = downloaded
     for name, md5 in source.resources:
         _check(folder / name, {md5, DEBIAN_MD5[name]} if folder == DEBIAN_FASHION_MNIST else {md5})
     splits = {
@@ -116,7 +116,7 @@ def _downloading(title: str, files: list[str], folder: Path) -> Iterator[None]:
     except (RuntimeError, URLError, OSError, EOFError) as error:
         reason = " ".join(str(error).split())
         raise BenchError(
-            f"{title} is not on this machine and cannot be downloaded ({reason}); "
+            f"{title} is not wholly on this machine and cannot be downloaded ({reason}); "
             f"put {', '.join(files)} into {folder}, or name their folder by data.data_dir"
         ) from None
     finally:

@@ -72,6 +72,17 @@ def test_a_missing_file_is_named(digits, load):
         load("mnist", data_dir=str(folder))
 
 
+def test_a_download_that_was_cut_off_is_taken_up_again(digits, load, tmp_path, monkeypatch):
+    downloaded = tmp_path / "MNIST" / "raw"
+    downloaded.parent.mkdir()
+    digits[0].rename(downloaded)
+    late = downloaded / "t10k-labels-idx1-ubyte.gz"
+    content = late.read_bytes()
+    late.unlink()
+    monkeypatch.setattr(MNIST, "__init__", lambda *_, **__: late.write_bytes(content) and None)
+    assert len(load("mnist", data_dir=str(tmp_path)).splits["test"]) == 50
+
+
 def test_a_wrong_checksum_is_named(digits, load):
     folder, arrays = digits
     write_idx(folder / "train-labels-idx1-ubyte.gz", 1 - arrays["train-labels-idx1"])
