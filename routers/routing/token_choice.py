@@ -60,7 +60,7 @@ class TokenChoiceRouting(Routing):
         values, experts = by.max(-1, keepdim=True) if k == 1 else by.topk(k, dim=-1)
         weights = values if scores is None else gates.gather(-1, experts)
         if renormalize:
-            # A plan may choose experts whose gates are all 0 in float32: then the weights are 0 too.
+            # A plan may choose experts whose gates are all 0 in float32; then so are the weights.
             weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-20)
         priority = values[..., 0] if batch_priority else None
         return cls.from_choices(gates, experts, weights, capacity, priority=priority)

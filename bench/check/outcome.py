@@ -1,0 +1,58 @@
+"""What a conformance check says, as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["passed", "failed", "not applicable"]
+
+
+class Failed(Exception):
+    """A check does not hold; the message has the numbers."""
+
+
+class NotApplicable(Exception):
+    """There is nothing to check here; the message says why."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One check of one router, over all its settings.
+
+    Attributes:
+        meaning: what holds where it passes.
+        detail: on failure, under which setting and with which numbers; else what is worth saying.
+    """
+
+    name: str
+    meaning: str
+    status: Status
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """All checks of one router.
+
+    Attributes:
+        settings: the hyper-parameters of each configuration that was checked.
+        note: why there is nothing to check, for a baseline.
+        seconds: how long the checks took.
+    """
+
+    router: str
+    results: tuple[CheckResult, ...]
+    settings: tuple[str, ...] = ()
+    note: str = ""
+    seconds: float = 0.0
+
+    @property
+    def passed(self) -> bool:
+        """Whether no check failed."""
+        return not self.failures
+
+    @property
+    def failures(self) -> list[CheckResult]:
+        """The checks that failed."""
+        return [result for result in self.results if result.status == "failed"]

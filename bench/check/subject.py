@@ -1,0 +1,176 @@
+"""What is checked: a router in each of its settings, in a small MoE layer.
+
+Axes: g groups, t tokens, d width, E experts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.model import MoELayer, ReplacedMLP, forward_pass
+from bench.model.experts.mlp import MLPExperts
+from routers import (
+    AFFINITIES,
+    ROUTERS,
+    Choice,
+    Entry,
+    Range,
+    RequestError,
+    Router,
+    Routing,
+    build_router,
+)
+from routers.hyper import HyperInfo
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One router in one setting.
+
+    Attributes:
+        options: the hyper-parameters that differ from the defaults.
+    """
+
+    name: str
+    options: dict[str, Any]
+    dim: int = 8
+    num_experts: int = 4
+    tokens: int = 16
+    groups: int = 3
+
+    @property
+    def label(self) -> str:
+        """The setting in words."""
+        return ", ".join(f"{name}={value}" for name, value in self.options.items()) or "defaults"
+
+    def layer(self, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> MoELayer:
+        """The router in an MoE layer of MLP experts; `seed` fixes all its weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            router = build_router(
+                self.name,
+                dim=self.dim,
+                num_experts=self.num_experts,
+                tokens=self.tokens,
+                **self.options,
+            )
+            experts = MLPExperts(self.num_experts, ReplacedMLP(self.dim, 2 * self.dim))
+            for parameter in experts.parameters():
+                # An expert's output is of the size of its input.
+                torch.nn.init.normal_(parameter, std=0.5)
+        return MoELayer(router, experts).to(dtype)
+
+    def router(self, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Router:
+        """The router alone, with the weights that it has in `layer(seed=seed)`."""
+        return self.layer(seed=seed, dtype=dtype).router
+
+    def resized(self, **sizes: Any) -> Subject:
+        """The same setting with another number of tokens, experts, …"""
+        return dataclasses.replace(self, **sizes)
+
+    def tokens_of(self, kind: str = "random", *, seed: int = 1) -> Tensor:
+        """Inputs (g, t, d), float64: "random", "constant", "zero" or "huge" (deviation 1e4)."""
+        shape = (self.groups, self.tokens, self.dim)
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if kind == "constant":
+            return x[:1, :1].expand(shape).contiguous()
+        return x * {"random": 1.0, "zero": 0.0, "huge": 1e4}[kind]
+
+    @cached_property
+    def routings(self) -> list[tuple[str, Router, Routing]]:
+        """Routings of every kind of input in training and in eval mode, after which it was."""
+        found = []
+        for mode in ("training", "eval"):
+            layer = self.layer().train(mode == "training")
+            for kind in KINDS:
+                _, routing = run(layer, self.tokens_of(kind))
+                found.append((f"{kind} input, {mode} mode", layer.router, routing))
+        return found
+
+
+KINDS = ("random", "constant", "zero", "huge")
+
+
+def run(layer: MoELayer, x: Tensor, *, seed: int = 2) -> tuple[Tensor, Routing]:
+    """The layer's output (g, t, d) and the routing behind it; `seed` fixes the router's noise."""
+    generator = torch.Generator().manual_seed(seed)
+    with forward_pass(layer, generator=generator) as routings:
+        y = layer(x)
+    return y, routings[0]
+
+
+def subjects(name: str, given: dict[str, Any], sizes: dict[str, int]) -> list[Subject]:
+    """A router in its default setting, and with each hyper-parameter moved from its default.
+
+    Args:
+        given: hyper-parameters that stay as they are.
+        sizes: fields of `Subject`.
+
+    Raises:
+        RequestError: what is given does not fit the router.
+    """
+    entry = ROUTERS.get(name)
+    entry.validate(given)
+    first = Subject(name, given, **sizes)
+    others = (
+        dataclasses.replace(first, options=given | setting)
+        for setting in _settings(entry)
+        if not setting.keys() & given.keys()
+    )
+    return [first, *filter(_is_accepted, others)]
+
+
+def _settings(entry: Entry) -> Iterator[dict[str, Any]]:
+    infos = {info.name: info for info in entry.target.hyper_info()}
+    # Second choices meet full experts only where both are set.
+    crowded = {name: CROWDED[name] for name in CROWDED if name in infos}
+    yield crowded
+    for name, info in infos.items():
+        for value in _alternatives(info, entry.hyper_model.model_fields[name].annotation):
+            yield {name: value}
+            if isinstance(value, bool):
+                yield crowded | {name: value}
+
+
+def _alternatives(info: HyperInfo, annotation: Any) -> list[Any]:
+    """Values that a hyper-parameter might have instead of its default."""
+    if info.name in ALTERNATIVES:
+        return [value for value in ALTERNATIVES[info.name]() if value != info.default]
+    if isinstance(info.default, bool):
+        return [not info.default]
+    if isinstance(info.tune, Range):
+        return [info.tune.low, info.tune.high]
+    options = info.tune.options if isinstance(info.tune, Choice) else typing.get_args(annotation)
+    if isinstance(info.tune, Choice) or typing.get_origin(annotation) is typing.Literal:
+        return [value for value in options if value != info.default]
+    return []
+
+
+def _is_accepted(subject: Subject) -> bool:
+    """Whether the router takes this setting; a crash is for the checks to report."""
+    try:
+        subject.layer()
+    except RequestError:
+        return False
+    except Exception:
+        return True
+    return True
+
+
+CROWDED = {"top_k": 2, "capacity_factor": 0.7}
+ALTERNATIVES: dict[str, Callable[[], list[Any]]] = {
+    "affinity": AFFINITIES.names,
+    "top_k": lambda: [2],
+    "capacity_factor": lambda: [0.7, None],
+    "eval_capacity_factor": lambda: [0.7],
+    "noise_std": lambda: [1.0],
+}

@@ -1,0 +1,494 @@
+"""The conformance checks pass for what is right, and name what is wrong."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from bench.check import check_router, oracle, render
+from bench.check.outcome import CheckReport
+from bench.check.subject import subjects
+from routers import (
+    ROUTERS,
+    Baseline,
+    ExpertChoiceRouting,
+    RequestError,
+    Router,
+    RouterContext,
+    Routing,
+    SoftRouting,
+    TokenChoiceRouting,
+    hyper,
+    list_routers,
+    register_router,
+)
+from routers.soft import SoftMoE
+from routers.token_choice import SoftmaxTokenChoice
+
+BUILT_IN = [name for name in list_routers() if not issubclass(ROUTERS.get(name).target, Baseline)]
+
+
+@contextmanager
+def registered(target: type[Router]) -> Iterator[str]:
+    register_router("broken", family="token_choice")(target)
+    try:
+        yield "broken"
+    finally:
+        ROUTERS.discard("broken")
+
+
+def failed(target: type[Router]) -> dict[str, str]:
+    """The details of the checks that a router fails, by the check's name."""
+    with registered(target) as name:
+        report = check_router(name, affinity="linear")
+    return {result.name: result.detail for result in report.failures}
+
+
+def text(report: CheckReport) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(render(report))
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_built_in_routers_pass(name):
+    report = check_router(name)
+    assert report.passed, text(report)
+    assert {result.name for result in report.results if result.status == "passed"} >= {
+        "shapes",
+        "definition",
+        "slots",
+        "gates",
+        "repeatable",
+        "groups",
+        "finite",
+        "save",
+    }
+
+
+@pytest.mark.parametrize("name", ["dense", "dense_params"])
+def test_a_baseline_has_nothing_to_check(name):
+    report = check_router(name)
+    assert report.passed
+    assert report.results == ()
+    assert "there is nothing to route" in text(report)
+
+
+def test_each_hyper_parameter_is_moved_from_its_default():
+    labels = [subject.label for subject in subjects("softmax_token_choice", {}, {})]
+    assert labels[0] == "defaults"
+    for setting in ("top_k=2", "capacity_factor=None", "noise_std=1.0", "affinity=cosine"):
+        assert setting in labels
+    assert "top_k=2, capacity_factor=0.7, renormalize=True" in labels
+    # Refused by the router, as it should be: a single renormalised weight is always 1.
+    assert "renormalize=True" not in labels
+
+
+def test_what_is_given_stays():
+    settings = subjects("softmax_token_choice", {"top_k": 3}, {})
+    assert all(subject.options["top_k"] == 3 for subject in settings)
+    assert len(settings) > 5
+
+
+def test_a_wrong_request_is_refused():
+    with pytest.raises(RequestError, match="did you mean 'soft_moe'"):
+        check_router("softmoe")
+    with pytest.raises(RequestError, match=r"has no hyper-parameter 'topk'.*did you mean 'top_k'"):
+        check_router("softmax_token_choice", topk=2)
+
+
+def test_a_plugins_own_hyper_parameters_are_explored():
+    class Tempered(Router):
+        """Top-1 with a temperature."""
+
+        temperature: float = hyper(1.0, "Of the softmax.", gt=0, tune=None)
+        kind: bool = hyper(False, "Whatever.")
+
+        def allocate(self, logits: torch.Tensor) -> Routing:
+            gates = (logits / self.temperature).softmax(-1)
+            return TokenChoiceRouting.top_k(gates, 1, self.capacity(logits))
+
+    with registered(Tempered) as name:
+        report = check_router(name)
+    assert report.passed, text(report)
+    assert "kind=True" in report.settings
+
+
+# Deliberately broken routers, each with the check that has to catch it.
+
+
+class CapacityAbove(SoftmaxTokenChoice):
+    """One slot more than the capacity."""
+
+    def capacity(self, logits, k=1):
+        slots = super().capacity(logits, k)
+        return None if slots is None else min(slots + 1, logits.shape[1])
+
+
+class CapacityBelow(SoftmaxTokenChoice):
+    """One slot less: drops tokens that there is room for."""
+
+    def capacity(self, logits, k=1):
+        slots = super().capacity(logits, k)
+        return None if slots is None else max(slots - 1, 1)
+
+
+class CapacityIgnored(SoftmaxTokenChoice):
+    """Drops nothing, whatever it is told."""
+
+    def allocate(self, logits):
+        return TokenChoiceRouting.top_k(logits.softmax(-1), self.top_k, None)
+
+
+class CapacityOfExpertChoice(Router):
+    """Experts take one token too many."""
+
+    def allocate(self, logits):
+        slots = self.capacity(logits)
+        more = None if slots is None else min(slots + 1, logits.shape[1])
+        return ExpertChoiceRouting.top_tokens(logits.softmax(-1), more)
+
+
+class DetachedGate(SoftmaxTokenChoice):
+    """The gates are cut off from the graph."""
+
+    def allocate(self, logits):
+        return super().allocate(logits.detach())
+
+
+class ConstantWeight(SoftmaxTokenChoice):
+    """A top-1 weight that is renormalised to 1, so that the gate learns nothing."""
+
+    def allocate(self, logits):
+        gates = logits.softmax(-1)
+        weights, experts = gates.topk(self.top_k, -1)
+        weights = weights / weights.sum(-1, keepdim=True)
+        capacity = self.capacity(logits, self.top_k)
+        return TokenChoiceRouting.from_choices(gates, experts, weights, capacity)
+
+
+class UnusedParameter(SoftmaxTokenChoice):
+    """A temperature that nothing reads."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.unused = nn.Parameter(torch.ones(()))
+
+
+class LeakBetweenGroups(SoftmaxTokenChoice):
+    """Logits are centred over the whole batch."""
+
+    def score(self, tokens, context):
+        logits = super().score(tokens, context)
+        return logits - logits.mean((0, 1))
+
+
+class LeakOfCapacity(SoftmaxTokenChoice):
+    """Groups share one queue, so that a group's tokens drop for those of another."""
+
+    def allocate(self, logits):
+        gates = logits.softmax(-1)
+        joint = gates.flatten(0, 1).unsqueeze(0)
+        slots = self.capacity(joint, self.top_k)
+        routing = TokenChoiceRouting.top_k(joint, self.top_k, slots)
+        kept = routing.kept.view(*logits.shape[:2], -1)
+        weights, experts = gates.topk(self.top_k, -1)
+        return TokenChoiceRouting.from_choices(
+            gates, experts, weights * kept, self.capacity(logits, self.top_k)
+        )
+
+
+class NanOnConstantInput(SoftmaxTokenChoice):
+    """Divides by the deviation over the tokens."""
+
+    def score(self, tokens, context):
+        logits = super().score(tokens, context)
+        centred = logits - logits.mean(1, keepdim=True)
+        return centred / centred.square().mean(1, keepdim=True).sqrt()
+
+
+class OverflowOnHugeInput(SoftmaxTokenChoice):
+    """A softmax without the subtraction of the largest logit."""
+
+    def allocate(self, logits):
+        exponentials = logits.exp()
+        gates = exponentials / exponentials.sum(-1, keepdim=True)
+        return TokenChoiceRouting.top_k(gates, self.top_k, self.capacity(logits, self.top_k))
+
+
+class OneExpertBreaks(SoftmaxTokenChoice):
+    """Looks at the runner-up, which need not exist."""
+
+    def score(self, tokens, context):
+        logits = super().score(tokens, context)
+        return logits - logits.topk(2, -1).values[..., 1:].detach()
+
+
+class RandomInEval(SoftmaxTokenChoice):
+    """Noise that never stops."""
+
+    def score(self, tokens, context):
+        return super().score(tokens, context) + torch.randn(self.num_experts)
+
+
+class UnseededNoise(SoftmaxTokenChoice):
+    """Noise in training that does not come from the context's generator."""
+
+    def score(self, tokens, context):
+        logits = super().score(tokens, context)
+        return logits + torch.randn_like(logits) if self.training else logits
+
+
+@dataclass(frozen=True, eq=False)
+class WrongWeights(TokenChoiceRouting):
+    """A fast path that forgets the gates."""
+
+    def combine(self, slot_outputs):
+        ones = torch.ones_like(self.weights)
+        return TokenChoiceRouting(
+            self.gates, self.experts, ones, self.position, self.capacity
+        ).combine(slot_outputs)
+
+
+class WrongFastPath(SoftmaxTokenChoice):
+    """Right tensors, wrong shortcut."""
+
+    def allocate(self, logits):
+        capacity = self.capacity(logits, self.top_k)
+        return WrongWeights.top_k(logits.softmax(-1), self.top_k, capacity)
+
+
+@dataclass(frozen=True, eq=False)
+class WrongGradients(TokenChoiceRouting):
+    """A fast path of the right value whose gates get no gradient."""
+
+    def combine(self, slot_outputs):
+        return TokenChoiceRouting(
+            self.gates, self.experts, self.weights.detach(), self.position, self.capacity
+        ).combine(slot_outputs)
+
+
+class WrongBackward(SoftmaxTokenChoice):
+    """Right value, wrong gradient."""
+
+    def allocate(self, logits):
+        capacity = self.capacity(logits, self.top_k)
+        return WrongGradients.top_k(logits.softmax(-1), self.top_k, capacity)
+
+
+class UnnormalisedGates(SoftmaxTokenChoice):
+    """Sigmoids are no distribution."""
+
+    def allocate(self, logits):
+        gates = logits.sigmoid()
+        return TokenChoiceRouting.top_k(gates, self.top_k, self.capacity(logits, self.top_k))
+
+
+class TwoTokensInASlot(SoftmaxTokenChoice):
+    """Everyone stands first in the queue."""
+
+    def allocate(self, logits):
+        gates = logits.softmax(-1)
+        weights, experts = gates.topk(self.top_k, -1)
+        slots = self.capacity(logits, self.top_k) or logits.shape[1]
+        return TokenChoiceRouting(gates, experts, weights, torch.zeros_like(experts), slots)
+
+
+class SoftOverTheWrongAxis(SoftMoE):
+    """Dispatch weights that are normalised over the slots."""
+
+    def allocate(self, logits):
+        weights = logits.flatten(2).softmax(-1).view_as(logits)
+        return SoftRouting(weights.sum(-1), weights, weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Miscounted(TokenChoiceRouting):
+    """Reports the demand as its load."""
+
+    def expert_load(self):
+        return self.demand()
+
+
+class WrongCounts(SoftmaxTokenChoice):
+    """Says that nothing is dropped."""
+
+    def allocate(self, logits):
+        capacity = self.capacity(logits, self.top_k)
+        return Miscounted.top_k(logits.softmax(-1), self.top_k, capacity)
+
+
+class HalfPrecision(SoftmaxTokenChoice):
+    """Computes in whatever autocast says."""
+
+    def forward(self, tokens, context=None):
+        logits = self.gate(tokens, context or RouterContext())
+        routing = self.allocate(logits)
+        return type(routing)(**{**vars(routing), "logits": logits, "noisy_logits": logits})
+
+
+class ForgottenState(SoftmaxTokenChoice):
+    """A random projection that is not saved."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        projection = torch.randn(self.dim, self.dim)
+        self.register_buffer("projection", projection, persistent=False)
+
+    def score(self, tokens, context):
+        return super().score(tokens @ self.projection.to(tokens.dtype), context)
+
+
+@dataclass(frozen=True, eq=False)
+class Transposed(TokenChoiceRouting):
+    """Weights by expert and token instead of by token and expert."""
+
+    def combine_weights(self):
+        return super().combine_weights().transpose(1, 2)
+
+
+class WrongShape(SoftmaxTokenChoice):
+    """An axis in the wrong place."""
+
+    def allocate(self, logits):
+        capacity = self.capacity(logits, self.top_k)
+        return Transposed.top_k(logits.softmax(-1), self.top_k, capacity)
+
+
+@pytest.mark.parametrize(
+    ("broken", "numbers", "others"),
+    [
+        (CapacityAbove, {"capacity": "takes 5 tokens of 4, more than its capacity"}, ""),
+        (CapacityBelow, {"capacity": "takes 3 tokens of 4, less than it has room for"}, ""),
+        (CapacityIgnored, {"capacity": "of 4, more than its capacity (1.0 · 16 tokens"}, ""),
+        (CapacityOfExpertChoice, {"capacity": "takes 5 tokens of 4"}, ""),
+        (DetachedGate, {"gradient": "parameter gate.weight gets no gradient"}, ""),
+        (ConstantWeight, {"gradient": "the gradient of gate.weight is 0"}, ""),
+        (UnusedParameter, {"gradient": "parameter unused gets no gradient"}, ""),
+        (LeakBetweenGroups, {"groups": "eval mode: y of group 0["}, ""),
+        (LeakOfCapacity, {"groups": "eval mode: y of group 2["}, ""),
+        (NanOnConstantInput, {"finite": "constant float32 input"}, "gates counts slots"),
+        (OverflowOnHugeInput, {"finite": "huge float32 input"}, "gates slots"),
+        (OneExpertBreaks, {"finite": "16 token(s), 1 expert(s): RuntimeError"}, ""),
+        (RandomInEval, {"repeatable": "y["}, "seeded groups autocast save"),
+        (UnseededNoise, {"seeded": "second pass: y["}, ""),
+        (WrongFastPath, {"definition": "the loop gives"}, "gradient"),
+        (WrongBackward, {"definition": "gradient of the input["}, "gradient"),
+        (UnnormalisedGates, {"gates": "sum of the gates["}, ""),
+        (TwoTokensInASlot, {"slots": "tokens in a slot[g=0, e=0"}, "definition capacity"),
+        (SoftOverTheWrongAxis, {"slots": "sum of D over the tokens"}, ""),
+        (WrongCounts, {"counts": "expert_load()"}, "capacity"),
+        (HalfPrecision, {"autocast": "torch.bfloat16 under autocast"}, "finite"),
+        (ForgottenState, {"save": "after loading: y["}, ""),
+        (WrongShape, {"shapes": "is (3, 4, 16), not (3, 16, 4)"}, "counts"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_broken_router_is_caught_and_by_no_check_that_holds(broken, numbers, others):
+    details = failed(broken)
+    assert details.keys() == {*numbers, *others.split()}
+    for check, number in numbers.items():
+        assert number in details[check]
+
+
+class Crash(SoftmaxTokenChoice):
+    """Divides by nothing."""
+
+    def allocate(self, logits):
+        raise ZeroDivisionError("no tokens")
+
+
+def test_a_crash_is_told_once_with_its_own_line():
+    with registered(Crash) as name:
+        shown = " ".join(text(check_router(name)).split())
+    assert shown.count("ZeroDivisionError: no tokens") == 1
+    assert 'raise ZeroDivisionError("no tokens")' in shown
+
+
+class BatchNormGate(SoftmaxTokenChoice):
+    """Logits that are normalised over the batch, by running statistics in eval mode."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.norm = nn.BatchNorm1d(self.num_experts)
+
+    def score(self, tokens, context):
+        return self.norm(super().score(tokens, context).transpose(1, 2)).transpose(1, 2)
+
+
+def test_batch_statistics_are_checked_in_eval_mode_and_that_is_said():
+    with registered(BatchNormGate) as name:
+        report = check_router(name)
+    assert report.passed, text(report)
+    groups = next(result for result in report.results if result.name == "groups")
+    assert groups.detail.startswith("in eval mode only: training uses batch statistics")
+
+
+class UnevenCapacities(SoftmaxTokenChoice):
+    """Half of the experts have three times the capacity of the others."""
+
+    surplus: float = 1.0
+
+    def allocate(self, logits):
+        share = torch.tensor([0.5, 0.5, 1.5, 1.5])[: self.num_experts] * self.surplus
+        even = self.capacity(logits, self.top_k) or logits.shape[1]
+        limits = (share * even).ceil().long().clamp(max=logits.shape[1])
+        return TokenChoiceRouting.top_k(logits.softmax(-1), self.top_k, limits)
+
+
+def test_experts_may_differ_in_capacity_if_the_sum_is_right():
+    with registered(UnevenCapacities) as name:
+        report = check_router(name)
+        assert report.passed, text(report)
+        capacity = next(result for result in report.results if result.name == "capacity")
+        assert "experts differ in capacity" in capacity.detail
+        report = check_router(name, surplus=2.0)
+    assert [result.name for result in report.failures] == ["capacity"]
+
+
+def test_the_table_is_80_columns_wide_and_tells_what_failed():
+    with registered(CapacityAbove) as name:
+        lines = text(check_router(name)).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any("capacity failed: " in line for line in lines)
+    assert any("No expert takes more tokens than its capacity" in line for line in lines)
+    assert "broken fails 1 of 13 checks" in lines[-1]
+
+
+# The oracle itself, by hand.
+
+
+def test_the_loop_on_a_hand_worked_case():
+    """Two tokens, two experts that double and negate, one slot each."""
+    d = torch.tensor([[[[1.0], [0.0]], [[0.5], [1.0]]]])
+    c = torch.tensor([[[[0.25], [0.0]], [[0.0], [2.0]]]])
+    x = torch.tensor([[[4.0], [8.0]]])
+    y = oracle.moe_output(d, c, x, [lambda v: 2 * v, lambda v: -v])
+    # Expert 0 reads 4 + 0.5 · 8 = 8 and gives 16; expert 1 reads 8 and gives -8.
+    assert y.tolist() == [[[4.0], [-16.0]]]
+
+
+@pytest.mark.parametrize(
+    ("factor", "tokens", "experts", "choices", "slots"),
+    [
+        (1.0, 16, 4, 1, 4),
+        (1.0, 49, 8, 1, 7),
+        (0.7, 16, 4, 2, 6),
+        (1.1, 10, 10, 1, 2),
+        (8.0, 4, 4, 1, 4),
+        (None, 5, 4, 1, 5),
+        (0.3, 10, 3, 1, 1),
+    ],
+)
+def test_capacity_by_hand(factor, tokens, experts, choices, slots):
+    """0.3 · 10 / 3 is a rounding error above 1 in floating point, and 1 slot all the same."""
+    assert math.ceil(0.1 * 3 * 10) == 4  # such errors are real
+    assert oracle.capacity(factor, tokens, experts, choices) == slots
