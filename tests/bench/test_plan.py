@@ -1,0 +1,198 @@
+"""A request becomes trials, layers and suites; what is done is reused, and the reason is true."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import fingerprint
+from bench.config import DataConfig
+from bench.datasets import Datasets
+from bench.expected import KNOWN, load_or_expect
+from bench.fingerprint import Fingerprint, Part
+from bench.plan import Plan, Request, labels, make_plan, make_request
+from bench.presets import load_preset
+from bench.record import record_plan
+from bench.reuse import Reuse, differences
+from results import CodeVersion, Machine, Store, open_store
+from results.trials import all_trials
+from routers.errors import RequestError
+
+ROUTERS = ("softmax_token_choice", "dense")
+
+
+@pytest.fixture(scope="session")
+def datasets() -> Datasets:
+    return Datasets()
+
+
+@pytest.fixture
+def plan(datasets: Datasets) -> Callable[..., Plan]:
+    """Plans of the preset smoke with two routers: `plan(seeds=2, suites=["balance"], …)`."""
+
+    def make(**changes: object) -> Plan:
+        asked = {"routers": ROUTERS, **changes}
+        return make_plan(make_request(load_preset("smoke"), **asked), datasets)
+
+    return make
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "bench.db")
+
+
+def ended(store: Store, plan: Plan, status: str, checkpoint: str | None = None) -> None:
+    """Give every trial of the plan an attempt that ended so."""
+    machine = store.machine(Machine("host", "system", "processor", 2, 1, 10**9))
+    code = store.code_version(CodeVersion(None, False, "3.11", {}))
+    for row in record_plan(plan, store).trials.values():
+        attempt = store.start_attempt(row, machine, code)
+        if status != "running":
+            store.finish_attempt(attempt, status, error="why it did", checkpoint=checkpoint)
+
+
+def reasons(store: Store, plan: Plan, home: Path = Path()) -> set[tuple[bool, str]]:
+    reuse = Reuse(store, home, None)
+    return {(d.train, d.reason) for d in (reuse.trial(planned) for planned in plan.trials)}
+
+
+def test_trials_are_measured_by_suites_of_trials_and_layers_by_those_of_layers(plan) -> None:
+    made = plan(seeds=2)
+    assert [planned.spec.seed for planned in made.trials] == [0, 0, 1, 1]
+    assert [suite.name for suite in made.trials[0].suites] == ["accuracy", "balance", "entropy"]
+    assert [layer.label for layer in made.layers] == list(ROUTERS)
+    assert [suite.name for suite in made.layers[0].suites] == ["throughput"]
+
+
+def test_only_the_suites_that_are_asked_for(plan) -> None:
+    only_layers = plan(suites=["throughput"])
+    assert (len(only_layers.trials), len(only_layers.layers)) == (0, 2)
+    only_trials = plan(suites=["balance"])
+    assert (len(only_trials.trials), len(only_trials.layers)) == (2, 0)
+    assert [suite.name for suite in only_trials.trials[0].suites] == ["balance"]
+
+
+def test_options_of_suites_are_resolved_and_checked(plan) -> None:
+    made = plan(suites=["throughput"], settings={"suites.throughput.seconds": 1})
+    options = made.layers[0].suites[0].options
+    assert options["seconds"] == 1.0
+    assert options["threads"] == 1
+    with pytest.raises(RequestError, match=r"no hyper-parameter 'secs'; did you mean 'seconds'"):
+        plan(suites=["throughput"], settings={"suites.throughput.secs": 1})
+
+
+def test_a_label_says_what_sets_a_trial_apart(plan) -> None:
+    made = plan(sweep={"router.capacity_factor": (1, 2)}, seeds=2)
+    names = labels([planned.spec for planned in made.trials])
+    assert names[:3] == [
+        "softmax_token_choice router.capacity_factor=1.0",
+        "dense",
+        "softmax_token_choice router.capacity_factor=2.0",
+    ]
+    assert names == [planned.label for planned in made.trials]
+
+
+def test_a_request_is_plain_data(store: Store, plan) -> None:
+    request: Request = plan().request
+    store.study(request.study, request.record())
+    kept = store.find_study("smoke").request
+    assert kept["preset"]["routers"] == list(ROUTERS)
+    assert set(kept["suites"]) == {"accuracy", "throughput", "balance", "entropy"}
+
+
+def test_a_plan_is_written_with_what_it_is_made_of(store: Store, plan) -> None:
+    made = plan()
+    assert record_plan(made, store) == record_plan(made, store)
+    study = store.find_study("smoke")
+    assert (study.trials, study.layers) == (2, 2)
+    first = all_trials(store)[0]
+    assert {(part.kind, part.name) for part in first.components} == {
+        ("router", "softmax_token_choice"),
+        ("affinity", "linear"),
+        ("experts", "mlp"),
+        ("loss", "importance"),
+        ("protocol", "training"),
+        ("data", "digits"),
+    }
+    assert first.description == made.trials[0].spec.model_dump(mode="json")
+
+
+def test_what_was_never_done_is_new(store: Store, plan) -> None:
+    assert reasons(store, plan()) == {(True, "new")}
+
+
+def test_what_is_done_is_reused_and_what_is_due_is_measured(store, plan, tmp_path) -> None:
+    made = plan()
+    (tmp_path / "weights").touch()
+    ended(store, made, "done", "weights")
+    assert reasons(store, made, tmp_path) == {(False, "same description, data and source")}
+    decision = Reuse(store, tmp_path, None).trial(made.trials[0])
+    assert decision.due == made.trials[0].suites
+
+
+def test_a_training_whose_weights_are_gone_is_done_again(store, plan, tmp_path) -> None:
+    made = plan()
+    ended(store, made, "done", "weights")
+    found = {(True, "its checkpoint is gone, and a suite needs it")}
+    assert reasons(store, made, tmp_path) == found
+
+
+@pytest.mark.parametrize(
+    ("status", "found"),
+    [
+        ("failed", (True, "its last attempt failed: why it did")),
+        ("out_of_memory", (True, "its last attempt out of memory: why it did")),
+        ("running", (True, "an earlier attempt did not end")),
+        ("diverged", (False, "it diverged, and would again")),
+    ],
+)
+def test_how_the_last_attempt_ended_decides(store, plan, status, found) -> None:
+    made = plan()
+    ended(store, made, status)
+    assert reasons(store, made) == {found}
+
+
+def test_code_that_changed_is_named(store: Store, plan, monkeypatch) -> None:
+    made = plan()
+    ended(store, made, "done")
+    monkeypatch.setattr(fingerprint, "combined", lambda hashes: f"changed {len(hashes)}")
+    found = reasons(store, plan(routers=["dense"]))
+    changed = (
+        "the source of router 'dense' has changed",
+        "the source of protocol 'training' has changed",
+    )
+    assert found == {(True, "; ".join(changed))}
+
+
+def test_differences_name_each_part_and_setting(store: Store, plan) -> None:
+    made = plan()
+    record_plan(made, store)
+    then = all_trials(store)[0]
+    now = made.trials[0].fingerprint
+    assert differences(now, then) == []
+    description = {**now.description, "seed": 7}
+    parts = [part for part in now.parts if part.kind not in ("data", "loss")]
+    parts += [Part("data", "digits", "other"), Part("loss", "z", "code")]
+    assert differences(Fingerprint(description, tuple(parts)), then) == [
+        "seed is 7, was 0",
+        "the content of data 'digits' has changed",
+        "loss 'z' is new",
+        "loss 'importance' is gone",
+    ]
+
+
+def test_the_shape_of_known_data_is_known_without_it(tmp_path: Path) -> None:
+    here, dataset = load_or_expect(DataConfig(name="digits"), Datasets())
+    assert (here.image_shape, here.num_classes) == ((1, 8, 8), 10)
+    assert dataset is not None
+    assert here.num_samples == len(dataset.splits["train"])
+    absent = DataConfig(name="timm:torch/imagenet", data_dir=str(tmp_path), image_size=256)
+    expected, nothing = load_or_expect(absent, Datasets())
+    assert (expected.image_shape, expected.num_classes) == ((3, 256, 256), 1000)
+    assert nothing is None
+    with pytest.raises(RequestError, match="digit"):
+        load_or_expect(DataConfig(name="digit"), Datasets())
+    assert "fashion_mnist" in KNOWN
