@@ -10,7 +10,7 @@ from bench.config import Options, Preset, TrialSpec
 from bench.datasets import Datasets
 from bench.fingerprint import Fingerprint, Fingerprints
 from bench.overrides import override
-from bench.specs import trial_specs
+from bench.specs import refuse_unknown, selected_routers, trial_specs
 from results.conditions import conditions
 from suites import SUITES
 
@@ -100,6 +100,10 @@ def make_request(
     if seeds is not None:
         changed["seeds"] = seeds
     preset = override(preset.model_copy(update=changed), settings or {})
+    paths = [*(settings or {}), *(sweep or {})]
+    hyper = [path.split(".")[1] for path in paths if path.startswith("router.")]
+    # A preset's own settings are for whichever of its routers are chosen.
+    refuse_unknown(hyper, selected_routers(preset))
     names = suites or list(preset.suites)
     chosen = {SUITES.get(name).name: preset.suites.get(name, {}) for name in names}
     return Request(study or preset.name, preset, chosen)

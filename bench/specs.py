@@ -63,10 +63,26 @@ def selected_routers(preset: Preset) -> list[Entry]:
     return [ROUTERS.get(name) for name in names]
 
 
+def refuse_unknown(names: Iterable[str], routers: Iterable[Entry]) -> None:
+    """Refuse hyper-parameters that none of these routers has.
+
+    Raises:
+        RequestError: naming the nearest.
+    """
+    routers = list(routers)
+    known = {field for router in routers for field in router.hyper_model.model_fields}
+    for name in names:
+        if name in known:
+            continue
+        hint = nearest_path(f"router.{name}", sorted(f"router.{field}" for field in known))
+        if all(issubclass(router.target, Baseline) for router in routers):
+            hint = "; baselines have no hyper-parameters"
+        raise RequestError(f"none of the chosen routers has 'router.{name}'{hint}")
+
+
 def _specs_of(preset: Preset, routers: Iterable[Entry]) -> list[TrialSpec]:
     """One trial of each router, with seed 0."""
-    routers = list(routers)
-    _refuse_unknown(preset.router, routers)
+    refuse_unknown(preset.router, ROUTERS.entries())
     experts = preset.experts.model_copy(
         update={"options": EXPERTS.get(preset.experts.name).validate(preset.experts.options)}
     )
@@ -92,17 +108,6 @@ def _options_of(router: Entry, shared: Options) -> Options:
         {name: value for name, value in shared.items() if name in known}
     )
     return options
-
-
-def _refuse_unknown(shared: Options, routers: list[Entry]) -> None:
-    known = {field for router in routers for field in router.hyper_model.model_fields}
-    for name in shared:
-        if name in known:
-            continue
-        hint = nearest_path(f"router.{name}", sorted(f"router.{field}" for field in known))
-        if all(issubclass(router.target, Baseline) for router in routers):
-            hint = "; baselines have no hyper-parameters"
-        raise RequestError(f"none of the chosen routers has 'router.{name}'{hint}")
 
 
 def _with_losses(train: TrainConfig) -> TrainConfig:

@@ -134,12 +134,15 @@ def test_a_value_that_does_not_fit_is_named(
 
 
 def test_a_router_setting_that_no_chosen_router_has_is_refused(smoke: Preset) -> None:
-    one = make_request(smoke, routers=["softmax_token_choice"]).preset
     with pytest.raises(RequestError, match=r"none of the chosen routers has 'router\.num_slots'"):
-        specs(one, **{"router.num_slots": 2})
-    baselines = make_request(smoke, routers=["dense"]).preset
+        make_request(smoke, routers=["softmax_token_choice"], settings={"router.num_slots": 2})
     with pytest.raises(RequestError, match="baselines have no hyper-parameters"):
-        trial_specs(baselines)
+        make_request(smoke, routers=["dense"], sweep={"router.top_k": (1, 2)})
+
+
+def test_settings_of_the_preset_are_for_whichever_routers_are_chosen(smoke: Preset) -> None:
+    (dense,) = trial_specs(make_request(smoke, routers=["dense"]).preset)
+    assert dense.router.options == {}
 
 
 def test_values_are_read_as_yaml() -> None:
