@@ -14,14 +14,13 @@ from results.errors import StoreError
 
 
 class Real(TypeDecorator[float]):
-    """A float that is always there. NaN is kept as NULL: SQLite knows no other."""
+    """A float that is always there. SQLite turns NaN into NULL, so NULL is read as NaN."""
 
     impl = Double
     cache_ok = True
 
-    def process_bind_param(self, value: Any, _dialect: Dialect) -> float | None:
-        number = float(value)
-        return None if math.isnan(number) else number
+    def process_bind_param(self, value: Any, _dialect: Dialect) -> float:
+        return float(value)
 
     def process_result_value(self, value: Any, _dialect: Dialect) -> float:
         return math.nan if value is None else value

@@ -34,7 +34,7 @@ def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list
 
 def _settings(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for path, value in _leaves(description):
-        if path not in ("seed", "router.name"):
+        if path != "seed":
             yield path.replace("router.options.", "router.", 1), value
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from alembic import command
@@ -12,15 +13,21 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from results.connect import connect, resolve, told_plainly
 from results.errors import StoreError
+from results.models import MeasurementRow
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _CREATION_LOCK = 2401_15969
 """Number of PostgreSQL's advisory lock under which a schema is made."""
 
 
+def scripts() -> ScriptDirectory:
+    """All schema revisions, one file each."""
+    return ScriptDirectory(str(MIGRATIONS))
+
+
 def head() -> str:
     """The schema revision that this code works with."""
-    return str(_scripts().get_current_head())
+    return str(scripts().get_current_head())
 
 
 def revision(connection: Connection) -> str | None:
@@ -60,7 +67,7 @@ def prepare(engine: Engine) -> None:
         name = engine.url.render_as_string(hide_password=True)
         raise StoreError(
             f"the database {name} has the schema {found} and this code needs {head()}: "
-            f"run `python bench.py db upgrade --db {name}`"
+            f"run `python bench.py db upgrade --db {shlex.quote(name)}`"
         )
 
 
@@ -78,23 +85,18 @@ def _upgrade(engine: Engine) -> tuple[str | None, str]:
 
 
 def _ours(connection: Connection) -> str | None:
-    """The revision, if it is one that this code can do something with."""
-    found = revision(connection)
+    """The revision, if it is one that this code can do something with; None: there is nothing."""
     name = connection.engine.url.render_as_string(hide_password=True)
-    if found is None:
-        foreign = inspect(connection).get_table_names()
-        if foreign:
-            raise StoreError(
-                f"the database {name} holds tables that are not ours ({', '.join(foreign[:5])}): "
-                "name a new file, or an empty schema"
-            )
-    elif found not in {script.revision for script in _scripts().walk_revisions()}:
+    found = revision(connection)
+    tables = sorted(inspect(connection).get_table_names())
+    if tables and (found is None or MeasurementRow.__tablename__ not in tables):
+        raise StoreError(
+            f"the database {name} holds tables that are not ours ({', '.join(tables[:5])}): "
+            "name a new file, or an empty schema"
+        )
+    if found is not None and found not in {each.revision for each in scripts().walk_revisions()}:
         raise StoreError(
             f"the database {name} has the schema {found}, made by a newer version of this code "
             f"(which knows up to {head()}): update the code, then `python bench.py db upgrade`"
         )
     return found
-
-
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory(str(MIGRATIONS))

@@ -6,9 +6,7 @@ from results.models import Base
 
 context.configure(
     connection=context.config.attributes["connection"],
+    # For its naming of constraints.
     target_metadata=Base.metadata,
-    # SQLite alters a table by copying it.
-    render_as_batch=True,
-    transactional_ddl=True,
 )
 context.run_migrations()

@@ -239,6 +239,10 @@ def test_newer_code_of_a_suite_replaces_its_measurement(filler, description: Des
     measure(filler, attempt, 2.0, source_hash="h2")
     measure(filler, attempt, 9.0, source_hash="h1", suite="balance")
     assert metrics_frame(filler.store, "tiny").value.tolist() == [2.0, 9.0]
+    measure(filler, attempt, 3.0, source_hash="h3", options={"draws": 5})
+    assert metrics_frame(filler.store, "tiny").value.tolist() == [9.0, 3.0]
+    measure(filler, attempt, 4.0, source_hash="h4", status="failed")
+    assert metrics_frame(filler.store, "tiny").value.tolist() == [9.0]
 
 
 def test_timings_of_two_machines_both_count(filler, description: Describe) -> None:

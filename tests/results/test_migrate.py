@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
 import shutil
 import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -13,6 +15,8 @@ from sqlalchemy import create_engine, inspect, select, text
 
 from results import Store, StoreError, migrate, open_store
 from results.connect import connect, resolve
+from results.frames import arrays_of, metrics_frame
+from results.info import describe
 from results.models import Base, StudyRow
 
 SECOND = """
@@ -128,14 +132,31 @@ def test_upgrade_creates_where_there_is_nothing(target: str) -> None:
         assert session.scalars(select(StudyRow)).all() == []
 
 
-def test_a_database_of_something_else_is_left_alone(target: str) -> None:
+@pytest.mark.parametrize(
+    ("tables", "named"),
+    [
+        (["CREATE TABLE holidays (day TEXT)"], r"\(holidays\)"),
+        # As Optuna's, which keeps its schema's version where ours keeps it.
+        (
+            ["CREATE TABLE trials (n INTEGER)", "CREATE TABLE alembic_version (version_num TEXT)"],
+            r"\(alembic_version, trials\)",
+        ),
+    ],
+)
+def test_a_database_of_something_else_is_left_alone(
+    target: str, tables: list[str], named: str
+) -> None:
     engine = create_engine(resolve(target))
     with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE holidays (day TEXT)"))
+        for table in tables:
+            connection.execute(text(table))
+        if len(tables) > 1:
+            connection.execute(text("INSERT INTO alembic_version VALUES ('v3.2.0.a')"))
+    before = inspect(engine).get_table_names()
     for attempt in (open_store, migrate.upgrade):
-        with pytest.raises(StoreError, match=r"holds tables that are not ours \(holidays\)"):
+        with pytest.raises(StoreError, match=rf"holds tables that are not ours {named}"):
             attempt(target)
-    assert inspect(engine).get_table_names() == ["holidays"]
+    assert inspect(engine).get_table_names() == before
     engine.dispose()
 
 
@@ -187,3 +208,34 @@ def test_sqlite_waits_logs_ahead_and_keeps_its_keys(tmp_path: Path) -> None:
     raw = sqlite3.connect(tmp_path / "runs" / "bench.db")
     assert raw.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     raw.close()
+
+
+DATABASES = Path(__file__).parent / "databases"
+
+
+def test_there_is_a_database_of_every_schema() -> None:
+    """`databases/make.py` writes the newest one."""
+    revisions = {script.revision for script in migrate.scripts().walk_revisions()}
+    assert {file.stem for file in DATABASES.glob("*.sql")} == revisions
+
+
+@pytest.mark.parametrize("dump", sorted(DATABASES.glob("*.sql")), ids=lambda file: file.stem)
+def test_what_an_older_version_wrote_can_be_read(dump: Path, tmp_path: Path) -> None:
+    file = tmp_path / "bench.db"
+    connection = sqlite3.connect(file)
+    connection.executescript(dump.read_text())
+    connection.close()
+    assert migrate.upgrade(file) == (dump.stem, migrate.head())
+    with open_store(file) as store:
+        shown = metrics_frame(store, "tiny")
+        assert shown.metric.tolist() == ["top1", "nll", "ms"]
+        assert shown.router.tolist() == ["soft_moe"] * 3
+        assert shown.seed.tolist() == [0, 0, 0]
+        assert shown.unit.tolist() == ["%", None, None]
+        np.testing.assert_array_equal(shown.value, [81.25, math.nan, 2.5])
+        (load,) = arrays_of(store, "tiny", "load")
+        np.testing.assert_array_equal(load.values, range(8))
+        attempt = store.done_attempt("f1")
+        assert attempt is not None
+        assert (attempt.flops, attempt.steps, attempt.seconds) == (1e12, 100, 1.5)
+        assert all(rows > 0 for rows in describe(store).rows.values())
