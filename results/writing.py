@@ -227,8 +227,9 @@ class Writer(Database):
     ) -> None:
         now = _now()
         with self.writing() as session:
-            for id in ids:
-                link_key = {"study_id": study_id, key: id}
+            # In one order for all writers: PostgreSQL would break a deadlock by refusing one.
+            for subject_id in sorted(ids):
+                link_key = {"study_id": study_id, key: subject_id}
                 link = _get_or_create(session, row_type, link_key, {"requested_at": now})
                 link.requested_at = now
 
