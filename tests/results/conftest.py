@@ -48,32 +48,31 @@ def postgres() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
     if os.geteuid() == 0:
         shutil.chown(folder, "postgres")
-    binaries, user = postgres_binaries(), as_server_user()
-    data = str(folder / "data")
+    binaries, data = postgres_binaries(), f"{folder}/data"
     settings = f"-c listen_addresses='' -k {folder} -c fsync=off"
+    # Clears up when its input ends, so also when the tests are killed.
+    clear = f"cat; {binaries}/pg_ctl -D {data} -m immediate stop; rm -rf {folder}"
+    watcher = subprocess.Popen(
+        [*as_server_user(), "sh", "-c", clear],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd="/",
+        start_new_session=True,
+    )
 
     def command(name: str, *arguments: str) -> None:
-        log = folder.with_suffix(".log")
-        with log.open("a") as output:
-            done = subprocess.run(
-                [*user, f"{binaries}/{name}", "-D", data, *arguments],
-                stdout=output,
-                stderr=output,
-                cwd="/",
-                check=False,
-            )
-        assert done.returncode == 0, log.read_text()
+        call = [*as_server_user(), f"{binaries}/{name}", "-D", data, *arguments]
+        done = subprocess.run(call, capture_output=True, text=True, cwd="/", check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
 
-    command(
-        "initdb", "--auth=trust", "--username=bench", "--encoding=UTF8", "--locale=C", "--no-sync"
-    )
-    command("pg_ctl", "--wait", "-o", settings, "start")
     try:
+        identity = ("--auth=trust", "--username=bench", "--encoding=UTF8", "--locale=C")
+        command("initdb", *identity, "--no-sync")
+        command("pg_ctl", "--wait", "-l", f"{folder}/log", "-o", settings, "start")
         yield f"postgresql://bench@/{{database}}?host={folder}"
     finally:
-        command("pg_ctl", "--mode=immediate", "stop")
-        shutil.rmtree(folder)
-        folder.with_suffix(".log").unlink()
+        watcher.communicate(timeout=60)
 
 
 @pytest.fixture(params=BACKENDS)
