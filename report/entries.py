@@ -1,0 +1,63 @@
+"""What a row is about: a router under a condition, and how conditions contain each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Entry:
+    """A router under a condition ("" where nothing differs but router and seed)."""
+
+    router: str
+    condition: str
+
+    @property
+    def settings(self) -> frozenset[str]:
+        """The condition as a set of `path=value`."""
+        return frozenset(settings(self.condition))
+
+    @property
+    def order(self) -> list[tuple[float, str]]:
+        """Sorts conditions by path, and then by value: numbers as numbers."""
+        pairs = (setting.partition("=") for setting in settings(self.condition))
+        return [_numeric(part) for path, _, value in pairs for part in (path, value)]
+
+
+def settings(condition: str) -> list[str]:
+    """The `path=value` of a condition; a value may hold spaces."""
+    return re.split(r" (?=[\w.]+=)", condition) if condition else []
+
+
+def without_options(condition: str, suite: str) -> str:
+    """The condition of a trial or layer, without what differs in the options of a suite."""
+    return " ".join(part for part in settings(condition) if not part.startswith(f"{suite}."))
+
+
+def fullest(conditions: Iterable[str]) -> list[str]:
+    """The conditions that are not just a part of another one, each once, in order."""
+    parts = {condition: frozenset(settings(condition)) for condition in conditions}
+    return [
+        condition
+        for condition, own in parts.items()
+        if not any(own < other for other in parts.values())
+    ]
+
+
+def closest(entries: Iterable[Entry], router: str, condition: str) -> Entry | None:
+    """The entry of a router that belongs to a condition: the fullest that is a part of it.
+
+    A router that lacks a swept setting was trained under a part of the others' conditions only.
+    """
+    asked = frozenset(settings(condition))
+    agreeing = [e for e in entries if e.router == router and e.settings <= asked]
+    return max(agreeing, key=lambda entry: len(entry.settings), default=None)
+
+
+def _numeric(part: str) -> tuple[float, str]:
+    try:
+        return float(part), ""
+    except ValueError:
+        return float("inf"), part

@@ -1,0 +1,25 @@
+"""The figures of a report, in the order in which they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from report.figures import accuracy, class_expert, entropy, load, overhead, training
+from report.figures.canvas import Drawing
+from report.parts import Absent
+from report.study import StudyData
+
+FIGURES: tuple[Callable[[StudyData], Iterator[Drawing | Absent]], ...] = (
+    accuracy.draw,
+    training.draw,
+    overhead.draw,
+    load.draw,
+    entropy.draw,
+    class_expert.draw,
+)
+
+
+def draw_figures(study: StudyData) -> Iterator[Drawing | Absent]:
+    """Every figure, or what it lacks."""
+    for draw in FIGURES:
+        yield from draw(study)

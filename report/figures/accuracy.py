@@ -1,0 +1,78 @@
+"""Test accuracy of each router, with its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from matplotlib.axes import Axes
+
+from report.figures.canvas import COLUMN, FAINT, PAGE, PAPER, Drawing, label_routers, panels, style
+from report.parts import Absent
+from report.study import DENSE, StudyData
+from results.statistics import mean_interval
+
+NAME, TITLE = "accuracy", "Test accuracy by router"
+CAPTION = (
+    "Top-1 accuracy on the test split. Large marker: mean over the n seeds; bar: 95 % Student t "
+    "interval of that mean (none where n = 1); small dots: the seeds. Dashed line: mean of dense, "
+    "the model without MoE layers."
+)
+
+
+def draw(study: StudyData) -> Iterator[Drawing | Absent]:
+    """One figure, a panel for each condition."""
+    if not any(len(study.final("top1", entry)) for entry in study.entries):
+        yield Absent(NAME, TITLE, "no finished trial has a test accuracy (suite accuracy)")
+        return
+    conditions = study.conditions
+    single = len(conditions) == 1
+    routers = [name for name in study.routers if any(e.router == name for e in study.entries)]
+    height = 0.5 + (0.27 if single else 0.25) * len(routers)
+    with style():
+        figure, axes = panels(
+            len(conditions), 2, COLUMN if single else PAGE, height, sharey=True, sharex=True
+        )
+        for condition, place in zip(conditions, axes, strict=True):
+            place.set_title(condition)
+            place.set_xlabel("top-1 accuracy (%)")
+            _panel(place, study, routers, condition)
+    yield Drawing(NAME, TITLE, CAPTION, figure)
+
+
+def _panel(axes: Axes, study: StudyData, routers: list[str], condition: str) -> None:
+    beside = axes.get_yaxis_transform()
+    for place, router in enumerate(routers):
+        values = 100 * study.final("top1", study.entry(router, condition))
+        if values.empty:
+            axes.text(
+                0.5,
+                place,
+                "no finished trial",
+                transform=beside,
+                ha="center",
+                va="center",
+                color=FAINT,
+                fontsize=7,
+            )
+            continue
+        look, interval = study.looks[router], mean_interval(list(values))
+        if router == DENSE:
+            axes.axvline(interval.mean, color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
+        axes.scatter(values, [place + 0.27] * len(values), s=5, color=look.colour, lw=0)
+        half = None if interval.low is None else interval.mean - interval.low
+        axes.errorbar(
+            [interval.mean],
+            [place],
+            xerr=half,
+            color=look.colour,
+            marker=look.marker,
+            markersize=5.5,
+            mec=PAPER,
+            mew=0.5,
+            elinewidth=1.3,
+            capsize=2.2,
+        )
+        axes.annotate(
+            f"n={interval.n}", (1.02, place), xycoords=beside, va="center", fontsize=7, color=FAINT
+        )
+    label_routers(axes, routers)

@@ -1,0 +1,170 @@
+"""The paper that every figure is drawn on: its size, type, ink and grid.
+
+Figures are drawn at the size at which they are printed: a point of type is a point on paper.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+
+from report.colours import Look
+
+COLUMN = 3.3
+PAGE = 6.8
+"""Widths in inches: one column of a two-column paper, and both."""
+
+INK = "#1b1f24"
+FAINT = "#737a84"
+GRID = "#d9dde2"
+PAPER = "#ffffff"
+
+_STYLE: Any = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "hatch.linewidth": 0.5,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "report",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure. `caption` says what is drawn and what every bar and band is."""
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+
+    def __post_init__(self) -> None:
+        # Laid out once here, and not again for each file that it is saved as.
+        with style():
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine("none")
+
+    def saved(self, kind: str) -> bytes:
+        """The figure as a `png` (300 dpi), `pdf` or `svg` file; the same bits each time."""
+        undated: dict[str, dict[str, Any]] = {
+            "png": {"Software": None},
+            "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+            "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+        }
+        out = io.BytesIO()
+        with style():
+            self.figure.savefig(out, format=kind, dpi=300, metadata=undated[kind])
+        return out.getvalue()
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The type, ink and grid above, for what is drawn inside."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that lays itself out."""
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.04, hspace=0.04)
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def folded(name: str, width: int = 22) -> str:
+    """`name` on as many lines as it needs, broken after underscores and spaces only."""
+    lines = [""]
+    for part in name.replace("_", "_\0").replace(" ", " \0").split("\0"):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def router_legend(figure: Figure, looks: dict[str, Look], columns: int, **line: Any) -> None:
+    """One key for the entire figure, below it, with each router's line and marker."""
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=look.colour,
+            marker=look.marker,
+            linestyle=line.get("linestyle", look.dashes),
+            label=name,
+        )
+        for name, look in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
+
+
+def panels(
+    count: int, columns: int, width: float, height: float, **shared: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` axes in rows of at most `columns`, each row `height` inches."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = blank(width, rows * height)
+    grid = figure.subplots(rows, columns, squeeze=False, **shared)
+    axes: list[Axes] = list(grid.flat)
+    for unused in axes[count:]:
+        unused.remove()
+    return figure, axes[:count]
+
+
+def colour_bar(
+    figure: Figure, axes: Sequence[Axes], norm: Normalize, colours: str, label: str
+) -> None:
+    """One scale for all axes, right of them."""
+    mappable = ScalarMappable(norm, colours)
+    bar = figure.colorbar(mappable, ax=list(axes), shrink=0.9, aspect=30, pad=0.02)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+
+
+def label_routers(axes: Axes, names: Sequence[str]) -> None:
+    """Router names down the y axis, the first on top."""
+    axes.set_yticks(range(len(names)), [folded(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")

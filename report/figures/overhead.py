@@ -1,0 +1,98 @@
+"""What routing costs: time of a layer or model over that of its dense counterpart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from report.entries import Entry, fullest
+from report.figures.canvas import FAINT, INK, PAGE, PAPER, Drawing, label_routers, panels, style
+from report.parts import Absent, file_name, title
+from report.study import StudyData
+from report.timings import PASSES, Timing, of_entry, timings
+
+NAME, TITLE = "overhead", "Overhead by router"
+ALPHAS = (1.0, 0.45)
+CAPTION = (
+    "Median time over the median time of the dense counterpart, timed in turn with it (of a layer: "
+    "a dense MLP that runs the same expert FLOPs; of a model: the one without MoE layers); 1 is no "
+    "overhead. Upper bar of each pair: forward; lower, pale one: forward and backward. Error bar: "
+    "95 % bootstrap interval over the repeats. One layer or model each (n = 1), on {machine}."
+)
+
+
+def draw(study: StudyData) -> Iterator[Drawing | Absent]:
+    """One figure for each machine and condition, a panel for each setting."""
+    found = [t for t in timings(study) if any(f"{name}_overhead" in t.values for name in PASSES)]
+    if not found:
+        yield Absent(NAME, TITLE, "no layer of this study was timed (suite throughput)")
+    machines = list(dict.fromkeys(timing.setting.machine for timing in found))
+    for machine in machines:
+        here = [timing for timing in found if timing.setting.machine == machine]
+        for condition in fullest(timing.entry.condition for timing in here):
+            settings = list(dict.fromkeys(timing.setting for timing in here))
+            asked = [
+                of_entry(here, s, Entry(r, condition)) for s in settings for r in study.routers
+            ]
+            told = " ".join(filter(None, (machine if len(machines) > 1 else "", condition)))
+            yield Drawing(
+                file_name(NAME, told),
+                title(TITLE, told),
+                CAPTION.format(machine=machine),
+                _figure(study, [timing for timing in asked if timing is not None]),
+            )
+
+
+def _figure(study: StudyData, found: list[Timing]) -> Figure:
+    settings = list(dict.fromkeys(timing.setting for timing in found))
+    timed = {timing.entry.router for timing in found}
+    routers = [name for name in study.routers if name in timed]
+    with style():
+        figure, axes = panels(len(settings), 3, PAGE, 1.0 + 0.24 * len(routers), sharey=True)
+        for setting, place in zip(settings, axes, strict=True):
+            _panel(place, study, [t for t in found if t.setting == setting], routers)
+            place.set_title(f"{setting.title}\n{setting.sizes}")
+        handles = [
+            Patch(facecolor=INK, alpha=alpha, label=label)
+            for label, alpha in zip(PASSES.values(), ALPHAS, strict=True)
+        ]
+        figure.legend(handles=handles, loc="outside lower right", ncols=2)
+    return figure
+
+
+def _panel(axes: Axes, study: StudyData, found: list[Timing], routers: list[str]) -> None:
+    axes.axvline(1, color=FAINT, lw=0.8, zorder=0)
+    for timing in found:
+        look, place = study.looks[timing.entry.router], routers.index(timing.entry.router)
+        for name, offset, alpha in zip(PASSES, (-0.19, 0.19), ALPHAS, strict=True):
+            value = timing.values.get(f"{name}_overhead")
+            if value is None:
+                continue
+            low = timing.values.get(f"{name}_overhead_low", value)
+            high = timing.values.get(f"{name}_overhead_high", value)
+            axes.barh(
+                place + offset,
+                value,
+                0.36,
+                color=look.colour,
+                alpha=alpha,
+                hatch=look.hatch,
+                edgecolor=PAPER,
+                linewidth=0,
+            )
+            axes.plot([low, high], [place + offset] * 2, color=INK, lw=0.9)
+            axes.annotate(
+                f"{value:.2f}",
+                (max(value, high), place + offset),
+                (2, 0),
+                va="center",
+                textcoords="offset points",
+                fontsize=7,
+            )
+    label_routers(axes, routers)
+    axes.margins(x=0.2)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("time / dense time")

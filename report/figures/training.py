@@ -1,0 +1,88 @@
+"""Validation accuracy along training, against the FLOPs spent."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from report.entries import Entry
+from report.figures.canvas import PAGE, Drawing, panels, router_legend, style
+from report.parts import Absent, file_name, title, told_runs
+from report.study import StudyData
+
+NAME, TITLE = "training", "Accuracy along training"
+CAPTION = (
+    "Top-1 accuracy on the validation split against the FLOPs spent on training until then; right: "
+    "the second half of training, enlarged. Line: mean over the seeds ({counts}); band: from the "
+    "lowest to the highest seed (none where n = 1)."
+)
+
+
+def draw(study: StudyData) -> Iterator[Drawing | Absent]:
+    """One figure for each condition."""
+    for condition in study.conditions or [""]:
+        curves = {entry: curve(study, entry) for entry in study.under(condition)}
+        curves = {entry: points for entry, points in curves.items() if not points.empty}
+        name, heading = file_name(NAME, condition), title(TITLE, condition)
+        if not curves:
+            yield Absent(name, heading, "no trial was evaluated along the way (suite accuracy)")
+            continue
+        with style():
+            figure, (whole, end) = panels(2, 2, PAGE, 2.1 + 0.05 * len(curves))
+            for axes in (whole, end):
+                for entry, points in curves.items():
+                    _line(axes, study, entry, points)
+                axes.set_xlabel("training FLOPs")
+                axes.xaxis.set_major_locator(MaxNLocator(5))
+                axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+                axes.grid()
+            whole.set_ylabel("validation top-1 (%)")
+            _enlarge(end, curves.values())
+            router_legend(figure, {e.router: study.looks[e.router] for e in curves}, 3)
+        counts = told_runs({e.router: int(points["n"].max()) for e, points in curves.items()})
+        yield Drawing(name, heading, CAPTION.format(counts=counts), figure)
+
+
+def curve(study: StudyData, entry: Entry) -> pd.DataFrame:
+    """By step: mean FLOPs, and mean, lowest, highest and number of the seeds' accuracies, in %."""
+    rows = study.rows("val_top1", entry)
+    rows = rows[rows["step"].notna()].dropna(subset="value")
+    spent = rows.assign(flops=[where.get("flops") for where in rows["where"]])
+    by_step = spent.assign(top1=100 * spent["value"]).groupby("step")
+    return by_step.agg(
+        flops=("flops", "mean"),
+        mean=("top1", "mean"),
+        low=("top1", "min"),
+        high=("top1", "max"),
+        n=("top1", "size"),
+    )
+
+
+def _line(axes: Axes, study: StudyData, entry: Entry, points: pd.DataFrame) -> None:
+    look = study.looks[entry.router]
+    if points["n"].max() > 1:
+        axes.fill_between(
+            points["flops"], points["low"], points["high"], color=look.colour, alpha=0.15, lw=0
+        )
+    axes.plot(
+        points["flops"],
+        points["mean"],
+        color=look.colour,
+        linestyle=look.dashes,
+        marker=look.marker,
+        markersize=3,
+        markevery=max(1, len(points) // 6),
+    )
+
+
+def _enlarge(axes: Axes, curves: Iterable[pd.DataFrame]) -> None:
+    """Shows the second half of training alone."""
+    drawn = list(curves)
+    last = max(points["flops"].max() for points in drawn)
+    late = pd.concat([points[points["flops"] >= last / 2] for points in drawn])
+    room = 0.06 * max(late["high"].max() - late["low"].min(), 0.5)
+    axes.set_xlim(0.49 * last, 1.02 * last)
+    axes.set_ylim(late["low"].min() - room, late["high"].max() + room)

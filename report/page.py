@@ -1,0 +1,142 @@
+"""The web page: one file that asks the network for nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+from report import provenance
+from report.figures.canvas import COLUMN, Drawing
+from report.parts import Absent
+from report.render import ARROWS, cell_parts
+from report.study import StudyData
+from report.summary import compared, findings
+from report.svg import inline
+from report.tables.table import Cell, Column, Row, Table
+
+Part = Table | Drawing | Absent
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its names of tables and figures, in order, and those folded away."""
+
+    anchor: str
+    title: str
+    shown: tuple[str, ...]
+    folded: tuple[str, ...] = ()
+
+
+SECTIONS = (
+    Section("accuracy", "Accuracy", ("table:main", "figure:accuracy", "figure:training")),
+    Section("differences", "Differences", ("table:differences_dense", "table:differences_best")),
+    Section("cost", "What routing costs", ("figure:overhead",), ("table:throughput",)),
+    Section(
+        "routing",
+        "How they routed",
+        ("table:balance", "figure:load", "table:entropy", "figure:entropy", "figure:class_expert"),
+        ("table:balance_by_layer",),
+    ),
+    Section("failures", "What failed", ("table:failures",), ("table:trials",)),
+)
+
+
+def make_page(
+    study: StudyData, tables: Sequence[Table | Absent], figures: Sequence[Drawing | Absent]
+) -> str:
+    """The page as HTML."""
+    parts = [("table", part) for part in tables] + [("figure", part) for part in figures]
+    cards = provenance.router_cards(study)
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            study=study,
+            compared=compared(study),
+            findings=findings(study),
+            missing=[part for _, part in parts if isinstance(part, Absent) and not part.fine],
+            sections=[(section, *_chosen(section, parts)) for section in SECTIONS],
+            cards=cards,
+            bibtex=provenance.bibtex(cards),
+            machines=provenance.machines(study),
+            codes=provenance.codes(study),
+            request=json.dumps(study.record.request, indent=2),
+            made=datetime.now(UTC),
+        )
+    )
+
+
+def _chosen(section: Section, parts: Sequence[tuple[str, Part]]) -> tuple[list[Part], list[Part]]:
+    """The parts of a section; `figure:load` also names those that were made for a condition."""
+
+    def named(names: Iterable[str]) -> list[Part]:
+        return [
+            part
+            for name in names
+            for kind, part in parts
+            if f"{kind}:{part.name.partition('--')[0]}" == name
+        ]
+
+    return named(section.shown), named(section.folded)
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        inline=inline, arxiv=_arxiv, breakable=_breakable, moment=_moment, paragraphs=_paragraphs
+    )
+    environment.globals.update(
+        arrows=ARROWS, cell_parts=cell_parts, hint=_hint, sort_key=_sort_key, column=COLUMN
+    )
+    environment.tests.update(
+        table=lambda part: isinstance(part, Table),
+        drawing=lambda part: isinstance(part, Drawing),
+    )
+    return environment
+
+
+def _hint(column: Column, cell: Cell, row: Row) -> str:
+    """What a reader sees who points at a number."""
+    if cell.value is None:
+        return ""
+    runs = cell.n or column.n or row.n
+    if cell.low is None or cell.high is None:
+        return f"n = {runs}"
+    ends = column.number(cell.low), column.number(cell.high)
+    return f"n = {runs}, 95 % interval {ends[0]} to {ends[1]}"
+
+
+def _sort_key(cell: Cell) -> Any:
+    return cell.words if cell.value is None else repr(cell.value)
+
+
+def _breakable(text: str) -> Markup:
+    """`text` that may be broken after an underscore."""
+    return Markup("_<wbr>").join(text.split("_"))
+
+
+def _arxiv(text: str) -> Markup:
+    """`text` with each arXiv id as a link."""
+    link = r'<a href="https://arxiv.org/abs/\1" rel="noreferrer">\1</a>'
+    return Markup(re.sub(r"\b(\d{4}\.\d{4,5})\b", link, str(escape(text))))
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [part for part in re.split(r"\n\s*\n", text) if part.strip()]
+
+
+def _moment(moment: datetime) -> str:
+    return f"{moment:%-d %B %Y, %H:%M} UTC"

@@ -1,0 +1,36 @@
+"""What a report does not show, and why: said in its place, so that nothing is silently missing."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A table or figure that the study has no data for. `fine`: there is nothing that it lacks."""
+
+    name: str
+    title: str
+    why: str
+    fine: bool = False
+
+
+def file_name(name: str, condition: str) -> str:
+    """The name of a part that is made once for each condition: letters, digits, `-`, `_`."""
+    told = re.sub(r"[^A-Za-z0-9.]+", "-", condition).strip("-")
+    return f"{name}--{told}" if told else name
+
+
+def told_runs(runs: Mapping[str, int]) -> str:
+    """The number of runs of each router: `n = 3; soft_moe n = 2`."""
+    usual = Counter(runs.values()).most_common(1)[0][0]
+    unusual = [f"{name} n = {n}" for name, n in runs.items() if n != usual]
+    return "; ".join([f"n = {usual}", *unusual])
+
+
+def title(text: str, condition: str) -> str:
+    """A title that names its condition, where there is one."""
+    return f"{text}, {condition}" if condition else text

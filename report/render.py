@@ -1,0 +1,138 @@
+"""A table as Markdown, as LaTeX (booktabs) and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from math import isclose
+
+from report.tables.table import Cell, Column, Row, Table
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{char: "\\" + char for char in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "–": "--",
+    "−": "$-$",
+    "±": r"$\pm$",
+    "×": r"$\times$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "·": r"$\cdot$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "†": r"\textsuperscript{\dag}",
+    "‡": r"\textsuperscript{\ddag}",
+    "₂": r"\textsubscript{2}",
+    "…": r"\ldots{}",
+}
+ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+
+
+def latex_text(text: str) -> str:
+    """`text` with every character that LaTeX reads as a command made harmless."""
+    return "".join(_LATEX.get(char, char) for char in text)
+
+
+def cell_parts(column: Column, cell: Cell, row: Row) -> tuple[str, str]:
+    """A cell's value or words, and what follows it: `81.2` and ` ± 0.4 (n=2)`.
+
+    The number of runs follows where it is not that of the row or the column.
+    """
+    if cell.value is None:
+        return cell.words, ""
+    interval = ""
+    if cell.low is not None and cell.high is not None and not isclose(cell.low, cell.high):
+        ends = column.number(cell.low), column.number(cell.high)
+        half = column.number((cell.high - cell.low) / 2)
+        interval = f" [{ends[0]}, {ends[1]}]" if cell.bracketed else f" ± {half}"
+    same = cell.n is None or cell.n == (column.n or row.n)
+    return column.number(cell.value), interval + ("" if same else f" (n={cell.n})")
+
+
+def plain_cell(column: Column, cell: Cell, row: Row) -> str:
+    """The text of one cell: `81.2 ± 0.4 (n=2)†`."""
+    return "".join([*cell_parts(column, cell, row), *cell.marks])
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub table with its title above and its caption and notes below."""
+
+    def text(column: Column, cell: Cell, row: Row) -> str:
+        shown = plain_cell(column, cell, row).replace("|", "\\|").replace("\n", " ")
+        return f"**{shown}**" if cell.best else shown
+
+    heads = [column.heading.replace("|", "\\|") + ARROWS[column.better] for column in table.columns]
+    rules = [":---" if column.words else "---:" for column in table.columns]
+    lines = [f"### {table.title}", "", _pipes(heads), _pipes(rules)]
+    lines += [_pipes(_each(table, row, text)) for row in table.rows]
+    lines += ["", " ".join([table.caption, *table.notes]), ""]
+    return "\n".join(lines)
+
+
+def to_latex(table: Table) -> str:
+    """A booktabs table, `table*` and shrunk to the text width only where it is wider."""
+
+    def text(column: Column, cell: Cell, row: Row) -> str:
+        shown = latex_text(plain_cell(column, cell, row))
+        return rf"\textbf{{{shown}}}" if cell.best else shown
+
+    heads = [latex_text(column.heading + ARROWS[column.better]) for column in table.columns]
+    shape = "".join("l" if column.words else "r" for column in table.columns)
+    body = [" & ".join(_each(table, row, text)) + r" \\" for row in table.rows]
+    caption = latex_text(" ".join([f"{table.title}.", table.caption, *table.notes]))
+    return "\n".join(
+        [
+            r"% needs \usepackage{booktabs,graphicx}",
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{caption}}}",
+            rf"\label{{tab:{table.name}}}",
+            r"\footnotesize\setlength{\tabcolsep}{4pt}",
+            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+            rf"\begin{{tabular}}{{@{{}}{shape}@{{}}}}",
+            r"\toprule",
+            " & ".join(heads) + r" \\",
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            r"\end{table*}",
+            "",
+        ]
+    )
+
+
+def to_csv(table: Table) -> str:
+    """One line a row, in base units: each number with its interval and its number of runs."""
+    heads: list[str] = []
+    for column in table.columns:
+        heads += [column.key] if column.words else _csv_heads(column.key)
+    lines = []
+    for row in table.rows:
+        line: list[object] = []
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            numbers = [cell.value, cell.low, cell.high, cell.n]
+            line += [cell.words] if column.words else [*numbers, "".join(cell.marks)]
+        lines.append(line)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([heads, *lines])
+    return text.getvalue()
+
+
+def _csv_heads(key: str) -> list[str]:
+    return [key, *(f"{key}_{part}" for part in ("low", "high", "n", "marks"))]
+
+
+def _pipes(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _each(table: Table, row: Row, text: Callable[[Column, Cell, Row], str]) -> list[str]:
+    return [text(column, cell, row) for column, cell in zip(table.columns, row.cells, strict=True)]

@@ -1,0 +1,239 @@
+"""A study, loaded once: its frames, and the few questions that tables and figures ask of them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from report.colours import KNOWN, Look, looks
+from report.entries import Entry, closest, fullest, without_options
+from results import ArrayRecord, Store, StoreError, StudyRecord
+from results.frames import (
+    arrays_of,
+    components_frame,
+    measurements_frame,
+    metrics_frame,
+    trials_frame,
+)
+
+FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
+BASELINES = ("baseline", "null")
+DENSE = "dense"
+
+
+@dataclass(frozen=True)
+class StudyData:
+    """Everything that a report shows, as frames (columns: see `results.frames`)."""
+
+    record: StudyRecord
+    trials: pd.DataFrame
+    measurements: pd.DataFrame
+    metrics: pd.DataFrame
+    arrays: list[ArrayRecord]
+    components: pd.DataFrame
+
+    @property
+    def name(self) -> str:
+        return self.record.name
+
+    @cached_property
+    def families(self) -> dict[str, str]:
+        """The family of every router that the database has a card of."""
+        cards = self.components[self.components["kind"] == "router"]
+        return dict(zip(cards["name"], cards["family"].fillna("other"), strict=True))
+
+    @cached_property
+    def routers(self) -> list[str]:
+        """The routers of the study: baselines first, then by family, the known ones in order."""
+        known = list(KNOWN)
+
+        def place(name: str) -> tuple[int, str, int, str]:
+            family = self.families.get(name, "other")
+            rank = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
+            return rank, family, known.index(name) if name in known else len(known), name
+
+        return sorted({*self.trials["router"], *self.metrics["router"]}, key=place)
+
+    @cached_property
+    def looks(self) -> dict[str, Look]:
+        """How each router is drawn, in the order of `routers`."""
+        chosen = looks(self.routers)
+        return {name: chosen[name] for name in self.routers}
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """Every router under every condition that it was trained or should have been, in order."""
+        shown = {Entry(row.router, row.condition) for row in self.trials.itertuples()}
+        return sorted(shown, key=lambda e: (e.order, self.routers.index(e.router)))
+
+    @cached_property
+    def conditions(self) -> list[str]:
+        """The conditions to show apart: those that are not just a part of another one.
+
+        A router without a swept setting was trained under a part of the others' conditions; it
+        stands beside each of them.
+        """
+        return fullest([entry.condition for entry in self.entries])
+
+    def entry(self, router: str, condition: str) -> Entry | None:
+        """The entry of a router that belongs to a condition."""
+        return closest(self.entries, router, condition)
+
+    def under(self, condition: str) -> list[Entry]:
+        """The entry of each router that belongs to a condition, in order."""
+        found = (self.entry(router, condition) for router in self.routers)
+        return [entry for entry in found if entry is not None]
+
+    def finished(self, entry: Entry) -> int:
+        """The number of seeds whose trial is done."""
+        return int((self.trials_of(entry)["status"] == "done").sum())
+
+    def trials_of(self, entry: Entry) -> pd.DataFrame:
+        """The trials of an entry, one row a seed."""
+        rows = self.trials
+        return rows[(rows["router"] == entry.router) & (rows["condition"] == entry.condition)]
+
+    def final(
+        self, metric: str, entry: Entry | None, layer: int | None = None, **where: Any
+    ) -> pd.Series:
+        """A metric at the end of training by seed, of the network or of one layer of it.
+
+        Empty where it was not measured; `where` as the suite gave it.
+        """
+        found: dict[int, float] = {}
+        if entry is not None:
+            for place, seed, value in self._finals[metric, entry, layer]:
+                if where.items() <= place.items():
+                    found[seed] = value
+        return pd.Series(found, dtype=float).sort_index()
+
+    def layers(self, metric: str, entry: Entry) -> list[int]:
+        """The MoE layers that a metric was measured in, in network order."""
+        return sorted(self.rows(metric, entry)["layer"].dropna().unique())
+
+    def is_constant(self, metric: str, entry: Entry) -> bool:
+        """Whether a metric is what it is by construction, as its suite says."""
+        return any(where.get("constant") for where in self.rows(metric, entry)["where"])
+
+    def rows(self, metric: str, entry: Entry, **where: Any) -> pd.DataFrame:
+        """All rows of a metric under an entry; `where` as the suite gave it."""
+        if metric not in self._by_metric:
+            return self.metrics.iloc[:0]
+        rows = self._by_metric[metric]
+        rows = rows[(rows["router"] == entry.router) & (rows["condition"] == entry.condition)]
+        for key, value in where.items():
+            agrees = [place.get(key) == value for place in rows["where"]]
+            rows = rows[np.array(agrees, dtype=bool)]
+        return rows
+
+    def skipped(self, suite: str, entry: Entry) -> str | None:
+        """Why a suite had nothing to measure of an entry; None where it had, or never looked."""
+        rows = self.measurements
+        rows = rows[(rows["suite"] == suite) & (rows["router"] == entry.router)]
+        reasons = rows[(rows["condition"] == entry.condition) & (rows["status"] == "skipped")]
+        return None if reasons.empty else str(reasons["error"].iloc[0])
+
+    def array(self, name: str, entry: Entry, **where: Any) -> list[ArrayRecord]:
+        """The arrays of a name at the end of training under an entry; by layer, then by seed."""
+        found = [
+            record
+            for record in self.arrays
+            if record.name == name
+            and (record.router, record.condition) == (entry.router, entry.condition)
+            and record.step is None
+            and record.split in (None, "test")
+            and all(record.where.get(key) == value for key, value in where.items())
+        ]
+        return sorted(found, key=lambda record: (record.layer or 0, record.seed or 0))
+
+    def is_baseline(self, router: str) -> bool:
+        """Whether a router is there to be beaten: a null, or no MoE at all."""
+        return self.families.get(router) in BASELINES or router in (DENSE, "dense_params")
+
+    @cached_property
+    def suite_of(self) -> dict[str, str]:
+        """The suite that measured each metric."""
+        return dict(zip(self.metrics["metric"], self.metrics["suite"], strict=True))
+
+    @property
+    def compute(self) -> dict[str, Any]:
+        """What was made equal between the routers, and how closely, as it was asked for."""
+        found: dict[str, Any] = self.record.request.get("preset", {}).get("compute", {})
+        return found
+
+    @cached_property
+    def _finals(
+        self,
+    ) -> dict[tuple[str, Entry, int | None], list[tuple[dict[str, Any], int, float]]]:
+        """`where`, seed and value of what was measured at the end of training."""
+        rows = self.metrics
+        rows = rows[rows["step"].isna() & rows["seed"].notna() & rows["value"].notna()]
+        rows = rows[rows["split"].isna() | (rows["split"] == "test")]
+        found = defaultdict(list)
+        for row in rows.itertuples():
+            layer = None if pd.isna(row.layer) else int(row.layer)
+            place = (row.metric, Entry(row.router, row.condition), layer)
+            found[place].append((row.where, int(row.seed), float(row.value)))
+        return found
+
+    @cached_property
+    def _by_metric(self) -> dict[str, pd.DataFrame]:
+        return {str(name): rows for name, rows in self.metrics.groupby("metric")}
+
+
+def load_study(store: Store, name: str | None = None) -> StudyData:
+    """A study by name, or the one that was asked for last.
+
+    Raises:
+        StoreError: there is no such study, or none at all; the message names the nearest.
+    """
+    record = choose_study(store, name)
+    return StudyData(
+        record=record,
+        trials=trials_frame(store, record.name),
+        measurements=_of_subject(measurements_frame(store, record.name)),
+        metrics=_metrics(metrics_frame(store, record.name)),
+        arrays=_arrays(arrays_of(store, record.name)),
+        components=components_frame(store),
+    )
+
+
+def choose_study(store: Store, name: str | None = None) -> StudyRecord:
+    """The study of this name, or the one that was asked for last. Errors as of `load_study`."""
+    if name is not None:
+        return store.find_study(name)
+    studies = store.studies()
+    if not studies:
+        raise StoreError("the database holds no study yet; `python bench.py run` makes one")
+    return studies[-1]
+
+
+def _metrics(frame: pd.DataFrame) -> pd.DataFrame:
+    """`where` as mappings; of one number measured with several options of a suite, the newest."""
+    number = ["suite", "trial", "machine", "metric", "layer", "step", "split", "where"]
+    newest = _of_subject(frame.sort_values("measurement", kind="stable"))
+    newest = newest.drop_duplicates(number, keep="last")
+    return newest.assign(where=[json.loads(text) for text in newest["where"]])
+
+
+def _arrays(records: list[ArrayRecord]) -> list[ArrayRecord]:
+    """The same for arrays."""
+    newest: dict[tuple[Any, ...], ArrayRecord] = {}
+    for record in records:
+        bare = replace(record, condition=without_options(record.condition, record.suite))
+        place = (bare.layer, bare.step, bare.split, json.dumps(bare.where, sort_keys=True))
+        newest[bare.suite, bare.router, bare.condition, bare.seed, bare.name, *place] = bare
+    return list(newest.values())
+
+
+def _of_subject(frame: pd.DataFrame) -> pd.DataFrame:
+    """The condition of the trial or layer alone, without what differs in the suite's options."""
+    rows = zip(frame["condition"], frame["suite"], strict=True)
+    bare = pd.Series([without_options(*row) for row in rows], frame.index, object)
+    return frame.assign(condition=bare)

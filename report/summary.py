@@ -1,0 +1,124 @@
+"""The summary at the top of a report: what was compared, what is best, and whether that is sure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from report.comparisons import METRIC, Comparison, against_best, against_dense, best
+from report.entries import Entry
+from report.study import StudyData
+from report.tables.differences import sentence_on_n
+from report.tables.table import Cell, Column, summary
+
+POINTS = Column("difference", "difference", scale=100)
+SHARE = Column("top1", "top-1", scale=100, digits=1)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The best router under one condition, in sentences. `resolved`: its lead over all is sure."""
+
+    condition: str
+    router: str
+    accuracy: str
+    sentences: tuple[str, ...]
+    resolved: bool
+
+
+def compared(study: StudyData) -> str:
+    """What was compared, in one sentence."""
+    trials = study.trials
+    routers = [name for name in study.routers if not study.is_baseline(name)]
+    baselines = [name for name in study.routers if study.is_baseline(name)]
+    beside = f" and {_counted(len(baselines), 'baseline')} ({', '.join(baselines)})"
+    what = _counted(len(routers), "router") + (beside if baselines else "")
+    if trials.empty:
+        return f"{what}, as bare layers: nothing was trained."
+    seeds = trials.groupby(["router", "condition"])["seed"].nunique()
+    least, most = int(seeds.min()), int(seeds.max())
+    told = _counted(most, "seed") if least == most else f"{least} to {most} seeds"
+    data, models = (", ".join(sorted(trials[column].unique())) for column in ("data", "model"))
+    conditions = len(study.conditions)
+    under = f", under {conditions} conditions" if conditions > 1 else ""
+    return f"{what} on {data} with {models}{under}; {told} each, {_outcomes(study)}."
+
+
+def findings(study: StudyData) -> list[Finding]:
+    """The best router under each condition; none where nothing finished."""
+    to_best, to_dense = against_best(study), against_dense(study)
+    found = ((condition, best(study, condition)) for condition in study.conditions)
+    return [
+        _finding(study, condition, winner, to_best, to_dense)
+        for condition, winner in found
+        if winner is not None
+    ]
+
+
+def _finding(
+    study: StudyData,
+    condition: str,
+    winner: Entry,
+    to_best: list[Comparison],
+    to_dense: list[Comparison],
+) -> Finding:
+    under = study.under(condition)
+    others = [c for c in to_best if c.reference == winner and c.entry in under and c.difference]
+    behind = sorted(others, key=lambda c: study.final(METRIC, c.entry).mean(), reverse=True)
+    sentences = [_lead(behind), *_gap("the next, ", behind[:1], winner)]
+    dense = [c for c in to_dense if c.entry == winner and c.reference in under and c.difference]
+    sentences += _gap("", dense, winner)
+    sentences.append(sentence_on_n(behind) if behind else "")
+    cell = summary(list(study.final(METRIC, winner)))
+    return Finding(
+        condition=condition,
+        router=winner.router,
+        accuracy=_accuracy(cell),
+        sentences=tuple(filter(None, sentences)),
+        resolved=bool(behind) and all(c.resolved and _behind(c) for c in behind),
+    )
+
+
+def _lead(behind: list[Comparison]) -> str:
+    if not behind:
+        return "There is nothing to compare it with."
+    sure = sum(c.resolved and _behind(c) for c in behind)
+    return f"Its lead is resolved over {sure} of {len(behind)} (paired t tests, Holm's correction)."
+
+
+def _gap(what: str, found: list[Comparison], winner: Entry) -> list[str]:
+    """By how much the winner leads in a comparison."""
+    if not found or found[0].difference is None:
+        return []
+    comparison, difference = found[0], found[0].difference
+    ahead = comparison.entry == winner
+    other, sign = (comparison.reference, 1) if ahead else (comparison.entry, -1)
+    ends = sorted(sign * end for end in (difference.low, difference.high) if end is not None)
+    told = " to ".join(map(POINTS.number, ends))
+    interval = f", 95 % interval {told}" if told else ""
+    verdict = "resolved" if comparison.resolved else comparison.verdict
+    mean = POINTS.number(sign * difference.mean)
+    lead = f"Lead over {what}{other.router}: {mean} points"
+    return [f"{lead}{interval} (n = {difference.n}): {verdict}."]
+
+
+def _behind(comparison: Comparison) -> bool:
+    return comparison.difference is not None and comparison.difference.mean < 0
+
+
+def _accuracy(cell: Cell) -> str:
+    assert cell.value is not None
+    half = "" if cell.low is None or cell.high is None else SHARE.number((cell.high - cell.low) / 2)
+    interval = f" ± {half}" if half else ""
+    return f"{SHARE.number(cell.value)}{interval} % (n = {cell.n})"
+
+
+def _outcomes(study: StudyData) -> str:
+    """How the trials ended: `24 trials: 23 done, 1 diverged`."""
+    statuses = Counter(study.trials["status"].str.replace("_", " "))
+    told = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    return f"{_counted(len(study.trials), 'trial')}: {told}"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,27 @@
+"""The tables of a report, in the order in which they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from report.parts import Absent
+from report.study import StudyData
+from report.tables import differences, main, routing, throughput, trials
+from report.tables.table import Table
+
+TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
+    main.table,
+    differences.to_dense,
+    differences.to_best,
+    throughput.table,
+    routing.balance,
+    routing.balance_by_layer,
+    routing.entropy,
+    trials.failures,
+    trials.trials,
+)
+
+
+def make_tables(study: StudyData) -> list[Table | Absent]:
+    """Every table, or what it lacks."""
+    return [make(study) for make in TABLES]

@@ -1,0 +1,56 @@
+"""Cells of a study: a metric's mean over seeds, with what must be said about it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from report.entries import Entry
+from report.study import StudyData
+from report.tables.table import (
+    CONSTANT,
+    MISSING,
+    NOT_APPLICABLE,
+    OUTSIDE,
+    Cell,
+    Column,
+    summary,
+    words,
+)
+
+INTERVALS = (
+    "Mean over seeds ± half the width of its 95 % Student t interval (none where n = 1). "
+    "n: number of finished seeds, of those asked for; in brackets where it differs from the row's."
+)
+LEAD = (
+    Column("router", "router", words=True),
+    Column("condition", "condition", words=True),
+    Column("n", "n", words=True),
+)
+
+
+def metric_cell(study: StudyData, metric: str, entry: Entry, **where: Any) -> Cell:
+    """The mean of a metric over the seeds of an entry; `n/a` where its suite had nothing to do."""
+    values = study.final(metric, entry, **where)
+    if values.empty:
+        suite = study.suite_of.get(metric)
+        return words(NOT_APPLICABLE if suite and study.skipped(suite, entry) else MISSING)
+    return summary(list(values), *([CONSTANT] if study.is_constant(metric, entry) else []))
+
+
+def lead(study: StudyData, entry: Entry, n: int) -> list[Cell]:
+    """The cells of `LEAD`. Where trials are missing, `n` says of how many."""
+    marks = [OUTSIDE] if outside_tolerance(study, entry) else []
+    asked = len(study.trials_of(entry))
+    count = str(n) if n == asked else f"{n} of {asked}"
+    return [words(entry.router, *marks), words(entry.condition), words(count)]
+
+
+def outside_tolerance(study: StudyData, entry: Entry) -> bool:
+    """Whether a run missed its FLOP budget by more than the tolerance, and by more than a step."""
+    if study.compute.get("match", "total_flops") != "total_flops":
+        return False
+    spent = study.final("train_flops", entry)
+    budget = study.final("flops_budget", entry).reindex(spent.index)
+    allowed = study.compute.get("tolerance", 0.01) * budget
+    one_step = spent / study.final("steps", entry).reindex(spent.index)
+    return bool(((spent - budget).abs() > allowed.clip(lower=one_step.fillna(0))).any())

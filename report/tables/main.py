@@ -1,0 +1,71 @@
+"""The main table: what each router reached, what it cost, and how it routed."""
+
+from __future__ import annotations
+
+from report.parts import Absent
+from report.study import StudyData
+from report.tables.cells import INTERVALS, LEAD, lead, metric_cell
+from report.tables.table import MISSING, Cell, Column, Row, Table, assemble, words
+from report.timings import of_entry, representative, timings
+
+NAME, TITLE = "main", "Routers at equal training compute"
+ACCURACY = {
+    "top1": Column("top1", "top-1", "%", "higher", 100, 1, ranked=True),
+    "top5": Column("top5", "top-5", "%", "higher", 100, 1, ranked=True),
+    "nll": Column("nll", "NLL", "nat", "lower", digits=3, ranked=True),
+    "ece": Column("ece", "ECE", "%", "lower", 100, 1, ranked=True),
+}
+COST = {
+    "train_flops": Column("train_flops", "training", "FLOP", si=True),
+    "params_total": Column("params_total", "params", si=True),
+    "params_active": Column("params_active", "active", si=True),
+}
+BALANCE = {
+    "load_cv": Column("load_cv", "load CV", "", "lower"),
+    "dropped": Column("dropped", "dropped", "%", "lower", 100, 1),
+}
+GATES, COMBINE = {"of": "gates", "kind": "soft"}, {"of": "combine", "kind": "soft"}
+ENTROPY = (
+    ("H_s", GATES, Column("H_s", "H_s", "bit")),
+    ("H_u", GATES, Column("H_u", "H_u", "bit")),
+    ("MI_label_corrected", COMBINE, Column("MI", "I(E;Y)", "bit")),
+)
+
+
+def table(study: StudyData) -> Table | Absent:
+    """A row for each router under each condition."""
+    if not study.entries:
+        return Absent(NAME, TITLE, "the study has no trials; bare layers alone have no accuracy")
+    found = timings(study)
+    setting = representative(found)
+    rows = []
+    for entry in study.entries:
+        n = study.finished(entry)
+        cells = lead(study, entry, n)
+        cells += [metric_cell(study, metric, entry) for metric in (*ACCURACY, *COST)]
+        timing = of_entry(found, setting, entry)
+        overhead = timing.values.get("forward_overhead") if timing else None
+        cells.append(words(MISSING) if overhead is None else Cell(overhead, n=1))
+        cells += [metric_cell(study, metric, entry) for metric in BALANCE]
+        cells += [metric_cell(study, metric, entry, **where) for metric, where, _ in ENTROPY]
+        rows.append(Row(tuple(cells), n, entry.router))
+    columns = [*LEAD, *ACCURACY.values(), *COST.values()]
+    columns += [Column("forward_overhead", "overhead", "×", "lower", n=1)]
+    columns += [*BALANCE.values(), *(column for _, _, column in ENTROPY)]
+    where = f"{setting.title} ({setting.sizes}) on {setting.machine}" if setting else ""
+    return assemble(NAME, TITLE, caption(where), columns, rows)
+
+
+def caption(timed: str) -> str:
+    """What the columns are. `timed`: what the overhead is of, "" where nothing was timed."""
+    parts = [
+        "Accuracy on the test split.",
+        INTERVALS,
+        "Bold: best mean, whether or not its lead is resolved.",
+        "Training: FLOPs spent. Load CV, dropped choices, H_s and H_u (of the gates), I(E;Y) (of "
+        "the combine weights and the class, bias-corrected): means over the MoE layers.",
+        f"Overhead: median forward time over that of a dense MLP of the same expert FLOPs, {timed}."
+        if timed
+        else "",
+    ]
+    return " ".join(filter(None, parts))

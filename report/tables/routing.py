@@ -1,0 +1,119 @@
+"""How the routers routed: balance, balance by layer, and entropy."""
+
+from __future__ import annotations
+
+from report.entries import Entry
+from report.parts import Absent
+from report.study import StudyData
+from report.tables.cells import INTERVALS, LEAD, lead, metric_cell
+from report.tables.table import CONSTANT, Column, Row, Table, assemble, summary, words
+
+BALANCE = (
+    Column("demand_cv", "demand CV", "", "lower"),
+    Column("load_cv", "load CV", "", "lower"),
+    Column("load_max_over_mean", "load max/mean", "", "lower"),
+    Column("load_gini", "load Gini", "", "lower"),
+    Column("load_entropy", "load entropy", "", "higher", digits=3),
+    Column("load_dead", "dead", "", "lower", digits=1),
+    Column("dropped", "dropped", "%", "lower", 100, 1),
+    Column("uncovered", "uncovered", "%", "lower", 100, 1),
+    Column("experts_per_token_mean", "experts a token"),
+    Column("experts_per_token_min", "fewest", digits=1),
+    Column("experts_per_token_max", "most", digits=1),
+    Column("importance_cv", "importance CV", "", "lower"),
+    Column("capacity", "capacity", digits=1),
+    Column("marginal_error", "marginal error", "", "lower", digits=3),
+)
+BY_LAYER = ("demand_cv", "load_cv", "load_max_over_mean", "load_dead", "dropped", "uncovered")
+ENTROPY = (
+    ("H_s", "soft", Column("H_s", "H_s", "bit")),
+    ("H_u", "soft", Column("H_u", "H_u", "bit")),
+    ("H_u", "hard", Column("H_u_hard", "H_u hard", "bit")),
+    ("MI_label", "soft", Column("MI_label", "I(E;Y)", "bit", digits=3)),
+    ("MI_label_corrected", "soft", Column("MI_label_corrected", "I(E;Y) corr.", "bit", digits=3)),
+    ("MI_label_normalised", "soft", Column("MI_label_normalised", "I(E;Y) norm.", digits=3)),
+    ("MI_label_normalised", "hard", Column("MI_label_normalised_hard", "norm., hard", digits=3)),
+    ("MI_prediction_corrected", "soft", Column("MI_prediction", "I(E;Ŷ) corr.", "bit", digits=3)),
+)
+OF = {"gates": "gates (wanted)", "combine": "combine weights (done)"}
+
+
+def balance(study: StudyData) -> Table | Absent:
+    """A row for each router and condition: means over the MoE layers."""
+    name, title = "balance", "Balance of the experts"
+    entries = _measured(study, "balance")
+    if not entries:
+        return Absent(name, title, _why(study, "balance"))
+    rows = []
+    for entry in entries:
+        n = len(study.final("experts_per_token_mean", entry))
+        cells = [metric_cell(study, column.key, entry) for column in BALANCE]
+        rows.append(Row((*lead(study, entry, n), *cells), n, entry.router))
+    caption = (
+        f"Over the test split at the end of training, mean over the MoE layers. {INTERVALS} "
+        "Demand: tokens that want an expert, before dropping; load: tokens that it processes. CV: "
+        "population std over mean; load entropy: over log2 E (1 is even); dead: experts below 1 % "
+        "of the mean load; uncovered: tokens that no expert processed; capacity: slots of an "
+        "expert in a group."
+    )
+    return assemble(name, title, caption, (*LEAD, *BALANCE), rows)
+
+
+def balance_by_layer(study: StudyData) -> Table | Absent:
+    """A row for each router, condition and MoE layer."""
+    name, title = "balance_by_layer", "Balance, layer by layer"
+    columns = [column for column in BALANCE if column.key in BY_LAYER]
+    rows = []
+    for entry in _measured(study, "balance"):
+        for layer in study.layers("load_cv", entry):
+            values = {column.key: study.final(column.key, entry, layer=layer) for column in columns}
+            n = max(len(found) for found in values.values())
+            cells = [
+                summary(list(found), *([CONSTANT] if study.is_constant(key, entry) else []))
+                for key, found in values.items()
+            ]
+            told = [*lead(study, entry, n), words(str(layer))]
+            rows.append(Row((*told, *cells), n, entry.router))
+    if not rows:
+        return Absent(name, title, _why(study, "balance"))
+    caption = f"MoE layers in network order, from 0. {INTERVALS}"
+    head = (*LEAD, Column("layer", "layer", words=True))
+    return assemble(name, title, caption, (*head, *columns), rows)
+
+
+def entropy(study: StudyData) -> Table | Absent:
+    """Two rows for each router and condition: what the router wanted, and what it did."""
+    name, title = "entropy", "Entropy and mutual information"
+    entries = _measured(study, "entropy")
+    if not entries:
+        return Absent(name, title, _why(study, "entropy"))
+    rows = []
+    for entry in entries:
+        for of, label in OF.items():
+            cells = [
+                metric_cell(study, metric, entry, of=of, kind=kind) for metric, kind, _ in ENTROPY
+            ]
+            n = max((cell.n or 0 for cell in cells), default=0)
+            rows.append(Row((*lead(study, entry, n), words(label), *cells), n, entry.router))
+    caption = (
+        f"Over the tokens of the test split, mean over the MoE layers. {INTERVALS} "
+        "H_s: mean entropy of a token's distribution over experts (0: decided); H_u: entropy of "
+        "the mean distribution (log2 E: even use); I(E;Y): mutual information of expert and class, "
+        "corrected by its mean over permutations, normalised by min(H(E), H(Y)); Ŷ: the predicted "
+        "class. hard: by the largest weight alone. No direction is better."
+    )
+    columns = (*LEAD, Column("of", "of", words=True), *(column for *_, column in ENTROPY))
+    return assemble(name, title, caption, columns, rows)
+
+
+def _measured(study: StudyData, suite: str) -> list[Entry]:
+    """The entries that have something for a suite to measure, failed ones too; none unmeasured."""
+    if suite not in set(study.metrics["suite"]):
+        return []
+    return [entry for entry in study.entries if study.skipped(suite, entry) is None]
+
+
+def _why(study: StudyData, suite: str) -> str:
+    reasons = (study.skipped(suite, entry) for entry in study.entries)
+    reason = next(filter(None, reasons), None)
+    return f"suite {suite}: {reason}" if reason else f"no finished trial was measured by {suite}"

@@ -1,0 +1,57 @@
+"""Timings: a row for each router on each machine at each setting."""
+
+from __future__ import annotations
+
+from report.parts import Absent
+from report.study import StudyData
+from report.tables.table import MISSING, Cell, Column, Row, Table, assemble, words
+from report.timings import Timing, timings
+
+NAME, TITLE = "throughput", "Throughput"
+CAPTION = (
+    "Each row is one layer or model with untrained weights on one machine (n = 1); machines are "
+    "never pooled. Median and 90th percentile over the repeats. Overhead: median time over that of "
+    "the dense counterpart, timed in turn with it in one process (of a layer: a dense MLP that "
+    "runs the same expert FLOPs; of a model: the same model without MoE layers), with its 95 % "
+    "bootstrap interval over the repeats. fwd: forward; train: forward and backward."
+)
+WORDS = ("router", "condition", "machine", "what", "sizes", "threads")
+NUMBERS = (
+    Column("forward_ms", "fwd median", "ms", "lower"),
+    Column("forward_ms_p90", "fwd p90", "ms", "lower"),
+    Column("forward_overhead", "fwd overhead", "×", "lower"),
+    Column("train_ms", "train median", "ms", "lower"),
+    Column("train_ms_p90", "train p90", "ms", "lower"),
+    Column("train_overhead", "train overhead", "×", "lower"),
+    Column("images_per_s", "images", "/s", "higher", si=True),
+    Column("tokens_per_s", "tokens", "/s", "higher", si=True),
+    Column("peak_memory_bytes", "peak memory", "B", "lower", si=True),
+    Column("router_forward_ms", "router fwd", "ms", "lower"),
+    Column("forward_repeats", "fwd repeats", digits=0),
+    Column("train_repeats", "train repeats", digits=0),
+)
+
+
+def table(study: StudyData) -> Table | Absent:
+    """A row for each timing."""
+    found = timings(study)
+    if not found:
+        return Absent(NAME, TITLE, "no layer of this study was timed (suite throughput)")
+    columns = [Column(name, name, words=True) for name in WORDS]
+    rows = [_row(timing) for timing in found]
+    return assemble(NAME, TITLE, CAPTION, [*columns, *NUMBERS], rows)
+
+
+def _row(timing: Timing) -> Row:
+    setting, entry = timing.setting, timing.entry
+    told = [entry.router, entry.condition, setting.machine, setting.title, setting.sizes]
+    cells = [words(text) for text in (*told, str(setting.threads))]
+    cells += [_number(timing.values, column.key) for column in NUMBERS]
+    return Row(tuple(cells), 1, entry.router)
+
+
+def _number(values: dict[str, float], key: str) -> Cell:
+    if key not in values:
+        return words(MISSING)
+    ends = values.get(f"{key}_low"), values.get(f"{key}_high")
+    return Cell(values[key], *ends, n=1, bracketed=True)

@@ -1,0 +1,97 @@
+"""Timings of bare layers and whole models: each of one router on one machine, never pooled."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from report.entries import Entry, closest
+from report.study import StudyData
+
+PASSES = {"forward": "forward", "train": "forward + backward"}
+SETTING = ("scope", "shape", "batch", "tokens", "num_experts", "dim", "hidden", "threads")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What was timed, where. `shape` names a layer's sizes; a model's is `model`."""
+
+    machine: str
+    scope: str
+    shape: str
+    batch: int
+    tokens: int
+    num_experts: int
+    dim: int
+    hidden: int
+    threads: int
+
+    @property
+    def title(self) -> str:
+        return "whole model" if self.scope == "model" else f"layer, shape {self.shape}"
+
+    @property
+    def sizes(self) -> str:
+        """Batch × tokens × width, and the experts."""
+        return f"{self.batch} × {self.tokens} × {self.dim}, {self.num_experts} experts"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """All numbers of one router at one setting; `forward_ms` is the median, `…_p90` beside it."""
+
+    entry: Entry
+    setting: Setting
+    values: dict[str, float]
+
+
+def timings(study: StudyData) -> list[Timing]:
+    """Every timing of a study: by machine, then by setting, then in the order of its entries."""
+    rows = study.metrics[study.metrics["suite"] == "throughput"]
+    found: dict[tuple[Setting, Entry], dict[str, float]] = defaultdict(dict)
+    names = machine_names(study)
+    for row in rows.itertuples():
+        setting = Setting(names[row.machine], *(row.where.get(key, 0) for key in SETTING))
+        found[setting, Entry(row.router, row.condition)][_name(row)] = row.value
+    ordered = sorted(
+        found,
+        key=lambda pair: (
+            *(pair[0].machine, pair[0].scope, pair[0].shape, pair[1].order),
+            study.routers.index(pair[1].router),
+        ),
+    )
+    return [Timing(entry, setting, found[setting, entry]) for setting, entry in ordered]
+
+
+def machine_names(study: StudyData) -> dict[Hashable, str]:
+    """A name for each machine by its hash; machines of one name are told apart."""
+    frames = [study.trials, study.measurements]
+    machines = pd.concat([frame[["machine", "machine_name"]] for frame in frames])
+    machines = machines.dropna().drop_duplicates()
+    alike = machines["machine_name"].duplicated(keep=False)
+    names = machines["machine_name"].where(
+        ~alike, machines["machine_name"] + " " + machines["machine"].str[:6]
+    )
+    return dict(zip(machines["machine"], names, strict=True))
+
+
+def representative(found: list[Timing]) -> Setting | None:
+    """The setting for a table with room for one: a bare layer's, timed for the most routers."""
+    layers = [timing.setting for timing in found if timing.setting.scope == "layer"]
+    return max(layers, key=lambda setting: (layers.count(setting), setting.shape), default=None)
+
+
+def of_entry(found: list[Timing], setting: Setting | None, entry: Entry) -> Timing | None:
+    """The timing of an entry: a layer lacks the settings of training, so fewer may be named."""
+    timed = {timing.entry: timing for timing in found if timing.setting == setting}
+    chosen = closest(timed, entry.router, entry.condition)
+    return None if chosen is None else timed[chosen]
+
+
+def _name(row: Any) -> str:
+    quantile = row.where.get("quantile", 0.5)
+    return str(row.metric) if quantile == 0.5 else f"{row.metric}_p{round(100 * quantile)}"

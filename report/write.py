@@ -1,0 +1,109 @@
+"""Writes a report: tables, figures, a Markdown text and a web page, in one folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from report import provenance
+from report.figures import draw_figures
+from report.figures.canvas import Drawing
+from report.page import make_page
+from report.parts import Absent
+from report.render import to_csv, to_latex, to_markdown
+from report.study import StudyData, load_study
+from report.summary import compared, findings
+from report.tables import make_tables
+from report.tables.table import Table
+from results import Store
+
+RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
+IMAGES = ("png", "pdf")
+
+
+@dataclass(frozen=True)
+class ReportPaths:
+    """Where the parts of a report lie. `missing`: what it could not show, and why, by title."""
+
+    folder: Path
+    index_html: Path
+    markdown: Path
+    tables: tuple[Path, ...]
+    figures: tuple[Path, ...]
+    missing: dict[str, str]
+
+
+def write_report(store: Store, study: str | None, folder: Path | str) -> ReportPaths:
+    """Write the report of a study (None: of the one that was asked for last) into a folder.
+
+    A study that lacks something gets the report of what it has.
+
+    Raises:
+        StoreError: there is no such study; the message names the nearest.
+    """
+    data = load_study(store, study)
+    folder = Path(folder)
+    tables = make_tables(data)
+    figures = list(draw_figures(data))
+    written = _write_tables(tables, folder / "tables")
+    drawn = _write_figures(figures, folder / "figures")
+    if bibtex := provenance.bibtex(provenance.router_cards(data)):
+        _write(folder / "references.bib", bibtex + "\n")
+    absent = [p for p in (*tables, *figures) if isinstance(p, Absent) and not p.fine]
+    return ReportPaths(
+        folder=folder,
+        index_html=_write(folder / "index.html", make_page(data, tables, figures)),
+        markdown=_write(folder / "report.md", _markdown(data, tables, figures)),
+        tables=tuple(written),
+        figures=tuple(drawn),
+        missing={part.title: part.why for part in absent},
+    )
+
+
+def _write_tables(tables: list[Table | Absent], folder: Path) -> list[Path]:
+    return [
+        _write(folder / f"{table.name}.{kind}", render(table))
+        for table in tables
+        if isinstance(table, Table)
+        for kind, render in RENDERERS.items()
+    ]
+
+
+def _write_figures(figures: list[Drawing | Absent], folder: Path) -> list[Path]:
+    return [
+        _write(folder / f"{figure.name}.{kind}", figure.saved(kind))
+        for figure in figures
+        if isinstance(figure, Drawing)
+        for kind in IMAGES
+    ]
+
+
+def _write(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def _markdown(
+    study: StudyData, tables: list[Table | Absent], figures: list[Drawing | Absent]
+) -> str:
+    """The whole report as one Markdown text that shows the figures beside it."""
+    parts = [f"# {study.name}", compared(study)]
+    for finding in findings(study):
+        under = f" ({finding.condition})" if finding.condition else ""
+        told = " ".join(finding.sentences)
+        parts.append(f"**Best{under}: {finding.router}, {finding.accuracy}.** {told}")
+    parts.append("## Tables")
+    parts += [_absent(part) if isinstance(part, Absent) else to_markdown(part) for part in tables]
+    parts.append("## Figures")
+    parts += [_absent(part) if isinstance(part, Absent) else _shown(part) for part in figures]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _shown(drawing: Drawing) -> str:
+    image = f"![{drawing.title}](figures/{drawing.name}.png)"
+    return f"### {drawing.title}\n\n{image}\n\n{drawing.caption}"
+
+
+def _absent(part: Absent) -> str:
+    return f"### {part.title}\n\n{'Nothing to show' if part.fine else 'Missing'}: {part.why}."

@@ -1,0 +1,290 @@
+"""A database with known values, made through the store as the engine makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from report import ReportPaths, write_report
+from report.study import StudyData, load_study
+from report.tables import make_tables
+from report.tables.table import Table
+from results import Array, CodeVersion, Component, Machine, Metric, Store, open_store
+
+EXPERTS, CLASSES, LAYERS = 8, 10, 2
+BUDGET = 4e12
+FAMILIES = {
+    "dense": "baseline",
+    "random": "null",
+    "softmax_token_choice": "token_choice",
+    "sinkhorn_token_choice": "token_choice",
+    "softmax_expert_choice": "expert_choice",
+    "sinkhorn_expert_choice": "expert_choice",
+    "sparsity_constrained_expert_choice": "expert_choice",
+    "soft_moe": "soft",
+    "my_gate": "token_choice",
+}
+CONSTANT = {"expert_choice", "soft"}
+SUITE_METRICS = {
+    "accuracy": ("top1", "top5", "nll", "ece"),
+    "balance": ("load_cv", "dropped"),
+    "entropy": ("H_s", "H_u"),
+    "throughput": ("forward_ms", "forward_overhead"),
+}
+
+
+@dataclass
+class Lab:
+    """Writes a study: accuracies by router and seed; None is a training that diverged."""
+
+    store: Store
+    name: str = "tiny"
+    machines: Sequence[str] = ("node-1",)
+    suites: Sequence[str] = tuple(SUITE_METRICS)
+    flops_error: dict[str, float] = field(default_factory=dict)
+    steps: int = 400
+
+    def __post_init__(self) -> None:
+        made = [machine(name, threads) for threads, name in enumerate(self.machines, 1)]
+        self.machine_ids = [self.store.machine(each) for each in made]
+        self.code = self.store.code_version(
+            CodeVersion("0123456789abcdef", False, "3.11", {"torch": "2.6"})
+        )
+        preset = {"name": self.name, "compute": {"match": "total_flops", "tolerance": 0.01}}
+        request = {"preset": preset, "suites": {suite: {} for suite in self.suites}}
+        self.study = self.store.study(self.name, request)
+        for suite, metrics in SUITE_METRICS.items():
+            self.store.component(suite_card(suite, metrics))
+
+    def study_of(
+        self,
+        top1: dict[str, list[float | None]],
+        conditions: Sequence[dict[str, Any]] = ({},),
+    ) -> None:
+        for router, values in top1.items():
+            self.store.component(router_card(router))
+            own = conditions if router != "dense" else conditions[:1]
+            for number, settings in enumerate(own):
+                swept = {} if router == "dense" else settings
+                for seed, value in enumerate(values):
+                    self.trial(router, seed, None if value is None else value + number / 100, swept)
+                if "throughput" in self.suites:
+                    self.layer(router, swept, number)
+
+    def waiting(self, router: str, seed: int, settings: dict[str, Any] | None = None) -> int:
+        """A trial that nobody tried yet."""
+        told = description(router, settings or {}) | {"seed": seed}
+        trial = self.store.trial(f"{self.name}-{router}-{seed}-{settings or {}}", told)
+        self.store.add_trial_to_study(self.study, trial)
+        return trial
+
+    def trial(self, router: str, seed: int, top1: float | None, settings: dict[str, Any]) -> None:
+        trial = self.waiting(router, seed, settings)
+        attempt = self.store.start_attempt(trial, self.machine_ids[0], self.code, log="logs/a.log")
+        if top1 is None:
+            error = "loss is not finite at step 17\n  (the rest of it)"
+            self.store.finish_attempt(attempt, "diverged", error=error, steps=17)
+            return
+        flops = BUDGET * (1 + self.flops_error.get(router, 0.0))
+        self.store.finish_attempt(
+            attempt, "done", flops=flops, steps=self.steps, seconds=60.0 + seed
+        )
+        for suite in {"accuracy", "balance", "entropy"} & set(self.suites):
+            self.measure(suite, router, seed, top1, attempt, flops)
+
+    def measure(
+        self, suite: str, router: str, seed: int, top1: float, attempt: int, flops: float
+    ) -> None:
+        if suite == "accuracy":
+            made: dict[str, Any] = {"metrics": accuracy(top1, flops, self.steps)}
+        elif router == "dense":
+            made = {"status": "skipped", "error": "the model has no MoE layer"}
+        else:
+            number = list(FAMILIES).index(router)
+            rng = np.random.default_rng([number, seed])
+            metrics, arrays = (balance if suite == "balance" else entropy)(router, rng)
+            made = {"metrics": metrics, "arrays": arrays}
+        self.store.record_measurement(
+            suite, {}, suite, self.machine_ids[0], self.code, attempt_id=attempt, **made
+        )
+
+    def layer(self, router: str, settings: dict[str, Any], number: int) -> None:
+        layer = self.store.layer(f"{self.name}-{router}-{settings}", description(router, settings))
+        self.store.add_layer_to_study(self.study, layer)
+        for place, machine_id in enumerate(self.machine_ids):
+            metrics = list(timing(list(FAMILIES).index(router), number + place))
+            self.store.record_measurement(
+                "throughput",
+                {},
+                "throughput",
+                machine_id,
+                self.code,
+                layer_id=layer,
+                metrics=metrics,
+            )
+
+
+def machine(name: str, threads: int) -> Machine:
+    return Machine(name, "Linux 6.1", f"Processor of {name}", 2, threads, 8 * 2**30)
+
+
+def router_card(name: str) -> Component:
+    return Component(
+        kind="router",
+        name=name,
+        source_text=f"class {name}: ...",
+        family=FAMILIES[name],
+        summary=f"What {name} does & is.",
+        text="A longer text with <angle> brackets.",
+        source="arXiv 2401.15969",
+        bibtex=f"@article{{{name}, title={{Routers}}, url={{https://arxiv.org/abs/2401.15969}}}}",
+        hyper=[{"name": "top_k", "type": "int", "default": 1, "meaning": "Experts a token."}],
+    )
+
+
+def suite_card(name: str, metrics: Sequence[str]) -> Component:
+    defined = [{"name": m, "unit": "", "better": None, "meaning": f"What {m} is."} for m in metrics]
+    return Component("suite", name, f"class {name}: ...", name, metrics=defined)
+
+
+def description(router: str, settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "router": {"name": router, "options": {"top_k": 1, **settings}},
+        "experts": {"name": "mlp", "num_experts": EXPERTS, "options": {}},
+        "model": {"name": "vit_tiny_patch16_224", "options": {}},
+        "data": {"name": "fashion_mnist_mini"},
+    }
+
+
+def accuracy(top1: float, flops: float, steps: int) -> list[Metric]:
+    found = [
+        Metric("top1", top1, split="test"),
+        Metric("top5", min(1.0, top1 + 0.15), split="test"),
+        Metric("nll", 2 * (1 - top1), split="test"),
+        Metric("ece", 0.05, split="test"),
+        Metric("steps", steps),
+        Metric("train_flops", flops),
+        Metric("flops_budget", BUDGET),
+        Metric("params_total", 1_234_567),
+        Metric("params_active", 345_678),
+    ]
+    for tenth in range(11):
+        where = {"flops": flops * tenth / 10, "seconds": 6.0 * tenth}
+        value = 0.1 + (top1 - 0.1) * (1 - 2.0 ** (-tenth / 1.5))
+        found.append(Metric("val_top1", value, step=steps * tenth // 10, split="val", where=where))
+    return found
+
+
+def balance(router: str, rng: np.random.Generator) -> tuple[list[Metric], list[Array]]:
+    constant = FAMILIES[router] in CONSTANT
+    where = {"constant": True} if constant else {}
+    metrics, arrays = [], []
+    for layer in [*range(LAYERS), None]:
+        load_cv = 0.0 if constant else 0.3 + 0.1 * (layer if layer is not None else 0.5)
+        metrics += [
+            Metric("load_cv", load_cv, layer, split="test", where=where),
+            Metric("demand_cv", load_cv, layer, split="test", where=where),
+            Metric("load_dead", 0.0, layer, split="test", where=where),
+            Metric("dropped", 0.0 if constant else 0.125, layer, split="test"),
+            Metric("experts_per_token_mean", 1.0, layer, split="test"),
+        ]
+        if layer is not None:
+            spread = 0.0 if constant else 1.0
+            load = np.round(1000 * np.exp(spread * rng.normal(size=EXPERTS))).astype(np.int64)
+            arrays.append(Array("load", load, layer, split="test", where=where))
+    metrics.append(Metric("load_cv", 9.0, step=0, split="val", where=where))
+    return metrics, arrays
+
+
+def entropy(router: str, rng: np.random.Generator) -> tuple[list[Metric], list[Array]]:
+    metrics, arrays = [], []
+    decided = 2.6 - 0.25 * list(FAMILIES).index(router)
+    for of in ("gates", "combine"):
+        even = 2.9 - 0.02 * list(FAMILIES).index(router)
+        for name, value in (("H_s", decided), ("H_u", even), ("MI_label_corrected", 0.4)):
+            noisy = value + 0.05 * float(rng.normal())
+            where = {"of": of, "kind": "soft"}
+            metrics.append(Metric(name, min(max(noisy, 0.0), 3.0), split="test", where=where))
+        for layer in range(LAYERS):
+            table = rng.dirichlet(np.full(EXPERTS, 0.4), CLASSES) * 1000
+            where = {"of": of, "kind": "soft"}
+            arrays.append(Array("class_expert", table, layer, split="test", where=where))
+    return metrics, arrays
+
+
+def timing(number: int, slower: int) -> Iterator[Metric]:
+    for scope, shape, batch, tokens, dim in (
+        ("layer", "B", 64, 49, 96),
+        ("layer", "A", 8, 196, 384),
+        ("model", "model", 32, 49, 96),
+    ):
+        where = {
+            "scope": scope,
+            "shape": shape,
+            "batch": batch,
+            "tokens": tokens,
+            "dim": dim,
+            "hidden": 2 * dim,
+            "num_experts": EXPERTS,
+            "threads": 1,
+        }
+        for name, base in (("forward", 1.0), ("train", 1.2)):
+            overhead = base + 0.1 * number + slower
+            yield Metric(f"{name}_ms", 10 * overhead, where={**where, "quantile": 0.5})
+            yield Metric(f"{name}_ms", 12 * overhead, where={**where, "quantile": 0.9})
+            yield Metric(f"{name}_overhead", overhead, where=where)
+            yield Metric(f"{name}_overhead_low", overhead - 0.02, where=where)
+            yield Metric(f"{name}_overhead_high", overhead + 0.05, where=where)
+            yield Metric(f"{name}_repeats", 50, where=where)
+        yield Metric("images_per_s", 6400.0, where=where)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A report of nine routers, one of which diverged at every seed, and what it was made of."""
+
+    study: StudyData
+    tables: dict[str, Table]
+    paths: ReportPaths
+    html: str
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "results.db") as opened:
+        yield opened
+
+
+@pytest.fixture
+def lab(store: Store) -> Callable[..., Lab]:
+    """Starts a study in the store: `lab(name=…, suites=…)`."""
+    return lambda **given: Lab(store, **given)
+
+
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    folder = tmp_path_factory.mktemp("nine")
+    with open_store(folder / "results.db") as opened:
+        Lab(opened, flops_error={"soft_moe": 0.03}).study_of(NINE)
+        paths = write_report(opened, "tiny", folder / "report")
+        study = load_study(opened, "tiny")
+    tables = {table.name: table for table in make_tables(study) if isinstance(table, Table)}
+    return Written(study, tables, paths, paths.index_html.read_text(encoding="utf-8"))
+
+
+NINE: dict[str, list[float | None]] = {
+    "dense": [0.80, 0.81, 0.82],
+    "random": [0.79, 0.80, 0.80],
+    "softmax_token_choice": [0.83, 0.84, 0.84],
+    "sinkhorn_token_choice": [0.83, 0.85, 0.84],
+    "softmax_expert_choice": [0.84, 0.85, 0.86],
+    "sinkhorn_expert_choice": [0.84, 0.84, 0.86],
+    "sparsity_constrained_expert_choice": [0.85, None, 0.86],
+    "soft_moe": [0.86, 0.87, 0.89],
+    "my_gate": [None, None, None],
+}

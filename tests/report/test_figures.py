@@ -1,0 +1,147 @@
+"""The figures: drawn in full, readable in print, the same each time, and true to the numbers."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from matplotlib.container import ErrorbarContainer
+from matplotlib.image import imread
+from matplotlib.text import Text
+
+from report.entries import Entry
+from report.figures import accuracy, draw_figures
+from report.figures.canvas import COLUMN, PAGE, Drawing, folded
+from report.figures.class_expert import shares
+from report.figures.load import ranked_loads
+from report.figures.training import curve
+from report.study import load_study
+
+NAMES = {"accuracy", "training", "overhead", "load", "entropy", "class_expert"}
+
+
+@pytest.fixture(scope="module")
+def drawings(written):
+    return {part.name: part for part in draw_figures(written.study)}
+
+
+def test_every_figure_is_there_as_png_and_pdf_and_not_blank(written):
+    by_kind = {
+        kind: {path.stem: path for path in written.paths.figures if path.suffix == kind}
+        for kind in (".png", ".pdf")
+    }
+    assert set(by_kind[".png"]) == set(by_kind[".pdf"]) == NAMES
+    for path in by_kind[".png"].values():
+        image = imread(io.BytesIO(path.read_bytes()))[..., :3]
+        inked = (image < 0.95).any(-1)
+        assert inked.mean() > 0.01
+        thirds = np.array_split(inked.any(0), 3)
+        assert all(third.any() for third in thirds), "a third of the width is empty"
+    assert all(path.read_bytes().startswith(b"%PDF") for path in by_kind[".pdf"].values())
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_figure_is_as_wide_as_a_column_or_a_page_and_readable_there(drawings, name):
+    figure = drawings[name].figure
+    assert figure.get_figwidth() in (COLUMN, PAGE)
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in texts) >= 7
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_no_label_is_cut_off(drawings, name):
+    figure = drawings[name].figure
+    figure.draw_without_rendering()
+    whole = figure.bbox.padded(1)
+    for text in _drawn_texts(figure):
+        box = text.get_window_extent()
+        assert whole.contains(box.x0, box.y0), text
+        assert whole.contains(box.x1, box.y1), text
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_no_two_labels_overlap(drawings, name):
+    figure = drawings[name].figure
+    figure.draw_without_rendering()
+    boxes = [(text.get_text(), text.get_window_extent().shrunk(0.9, 0.8)) for text in
+             _drawn_texts(figure)]  # fmt: skip
+    for place, (first, box) in enumerate(boxes):
+        for second, other in boxes[place + 1 :]:
+            assert not box.overlaps(other), (first, second)
+
+
+def _drawn_texts(figure):
+    """Texts that are on the paper: those of ticks beyond the ends of an axis are not."""
+    beyond = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks = [tick for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high]
+            beyond |= {label for tick in ticks for label in (tick.label1, tick.label2)}
+    texts = set(figure.findobj(Text)) - beyond
+    return [text for text in texts if text.get_text().strip() and text.get_visible()]
+
+
+def test_a_figure_is_the_same_bits_each_time(lab, store):
+    lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.82], "dense": [0.7, 0.75]})
+    first, second = (next(accuracy.draw(load_study(store))) for _ in range(2))
+    for kind in ("png", "pdf", "svg"):
+        assert first.saved(kind) == second.saved(kind)
+
+
+def test_the_accuracy_figure_shows_means_and_intervals_in_the_router_s_colour(written, drawings):
+    axes = drawings["accuracy"].figure.axes[0]
+    bars = [part for part in axes.containers if isinstance(part, ErrorbarContainer)]
+    finished = [name for name in written.study.routers if name != "my_gate"]
+    assert [bar.lines[0].get_color() for bar in bars] == [
+        written.study.looks[name].colour for name in finished
+    ]
+    dense = bars[0]
+    assert dense.lines[0].get_xdata() == pytest.approx([81.0])
+    half = 4.302652729911275 / 3**0.5
+    (low, _), (high, _) = dense.lines[2][0].get_segments()[0]
+    assert (low, high) == pytest.approx((81 - half, 81 + half))
+    assert any(text.get_text() == "no finished trial" for text in axes.texts)
+
+
+def test_each_figure_says_how_many_runs_it_shows(drawings):
+    for drawing in drawings.values():
+        texts = " ".join(text.get_text() for text in drawing.figure.findobj(Text))
+        assert "n =" in drawing.caption or "n=" in texts, drawing.name
+
+
+def test_a_curve_is_the_mean_over_seeds_at_each_step(written):
+    points = curve(written.study, Entry("dense", ""))
+    assert list(points["n"]) == [3] * 11
+    assert list(points["flops"]) == pytest.approx([4e11 * tenth for tenth in range(11)])
+    last = [100 * (0.1 + (top1 - 0.1) * (1 - 2 ** (-10 / 1.5))) for top1 in (0.8, 0.81, 0.82)]
+    assert points["mean"].iloc[-1] == pytest.approx(np.mean(last))
+    assert (points["low"].iloc[-1], points["high"].iloc[-1]) == pytest.approx((last[0], last[2]))
+
+
+def test_loads_are_ranked_within_a_run_before_they_are_averaged(written):
+    table, n = ranked_loads(written.study, Entry("random", ""))
+    assert n == 3
+    assert table.shape == (2, 8)
+    assert table.mean(1) == pytest.approx([1, 1])
+    assert (np.diff(table, axis=1) <= 0).all()
+
+
+def test_class_shares_sum_to_one_and_are_ordered_by_class():
+    table = np.array([[0.0, 3.0, 1.0], [8.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    assert shares(table).tolist() == [[0.75, 0.25, 0], [0, 0, 1], [0, 0, 0]]
+
+
+def test_a_sweep_has_a_figure_for_each_condition(lab, store):
+    lab().study_of({"soft_moe": [0.8]}, [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}])
+    names = {part.name for part in draw_figures(load_study(store)) if isinstance(part, Drawing)}
+    assert {"accuracy", "load--router.capacity-factor-1.0", "load--router.capacity-factor-2.0"} <= (
+        names
+    )
+
+
+def test_names_are_folded_after_underscores_only():
+    assert folded("softmax_token_choice") == "softmax_token_choice"
+    assert folded("sparsity_constrained_expert_choice") == "sparsity_constrained_\nexpert_choice"
+    assert folded("averyveryverylongnamewithoutanybreak") == "averyveryverylongnamewithoutanybreak"

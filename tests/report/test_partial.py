@@ -1,0 +1,100 @@
+"""Studies that lack something: the report is made of what is there and says what is missing."""
+
+from __future__ import annotations
+
+import pytest
+
+from report import choose_study, write_report
+from results import StoreError
+
+
+def pages(paths):
+    return paths.index_html.read_text(encoding="utf-8"), paths.markdown.read_text(encoding="utf-8")
+
+
+def test_one_router_with_one_seed_and_one_suite(lab, store, tmp_path):
+    lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]})
+    paths = write_report(store, "tiny", tmp_path / "out")
+    html, markdown = pages(paths)
+    assert {path.stem for path in paths.figures} == {"accuracy", "training"}
+    assert "80.0 % (n = 1)" in html
+    assert "There is nothing to compare it with" in html
+    assert "Overhead by router" in paths.missing
+    assert all(why in html and why in markdown for why in paths.missing.values())
+
+
+def test_trials_that_all_failed(lab, store, tmp_path):
+    lab(suites=()).study_of({"soft_moe": [None, None], "dense": [None]})
+    paths = write_report(store, "tiny", tmp_path / "out")
+    html, markdown = pages(paths)
+    assert paths.figures == ()
+    assert "No finished training" in html
+    assert markdown.count("loss is not finite at step 17") == 3
+    assert "0 of 2" in html
+
+
+def test_bare_layers_without_any_training(lab, store, tmp_path):
+    study = lab(suites=("throughput",))
+    study.layer("soft_moe", {}, 0)
+    study.layer("dense", {}, 0)
+    paths = write_report(store, "tiny", tmp_path / "out")
+    html, _ = pages(paths)
+    assert {path.stem for path in paths.figures} == {"overhead"}
+    assert "as bare layers: nothing was trained" in html
+
+
+def test_a_study_that_has_only_been_asked_for(lab, store, tmp_path):
+    lab(suites=())
+    paths = write_report(store, "tiny", tmp_path / "out")
+    assert paths.tables == paths.figures == ()
+    assert len(paths.missing) > 10
+
+
+def test_trials_that_wait_are_counted(lab, store, tmp_path):
+    study = lab(suites=("accuracy",))
+    study.study_of({"soft_moe": [0.8, 0.9]})
+    study.waiting("soft_moe", 2)
+    html, _ = pages(write_report(store, "tiny", tmp_path / "out"))
+    assert "3 trials: 2 done, 1 waiting" in html
+    assert "2 of 3" in html
+
+
+def test_routers_without_dense(lab, store, tmp_path):
+    lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.82], "my_gate": [0.7, 0.71]})
+    paths = write_report(store, "tiny", tmp_path / "out")
+    assert "Paired differences to dense" in paths.missing
+    assert (paths.folder / "tables" / "differences_best.md").exists()
+
+
+def test_a_router_that_the_database_has_no_card_of(lab, store, tmp_path):
+    study = lab(suites=("accuracy",))
+    study.trial("soft_moe", 0, 0.8, {})
+    html, _ = pages(write_report(store, "tiny", tmp_path / "out"))
+    assert "The database has no card of this router." in html
+
+
+def test_a_report_is_written_twice_into_the_same_folder(lab, store, tmp_path):
+    lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.9]})
+    first = write_report(store, None, tmp_path / "out")
+    before = {path: path.read_bytes() for path in (*first.tables, *first.figures)}
+    second = write_report(store, None, tmp_path / "out")
+    assert {path: path.read_bytes() for path in (*second.tables, *second.figures)} == before
+
+
+def test_the_study_that_was_asked_for_last_is_taken(lab, store):
+    lab(name="first")
+    lab(name="second")
+    assert choose_study(store).name == "second"
+    lab(name="first")
+    assert choose_study(store).name == "first"
+
+
+def test_an_unknown_study_is_answered_with_the_nearest(lab, store, tmp_path):
+    lab(name="overnight")
+    with pytest.raises(StoreError, match=r"overnihgt.*did you mean 'overnight'"):
+        write_report(store, "overnihgt", tmp_path)
+
+
+def test_an_empty_database_says_how_to_fill_it(store, tmp_path):
+    with pytest.raises(StoreError, match=r"no study yet; `python bench\.py run`"):
+        write_report(store, None, tmp_path)

@@ -1,0 +1,210 @@
+"""The numbers in the tables against numbers worked out by hand."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import pytest
+
+from report.study import load_study
+from report.tables import differences, main, throughput, trials
+from report.tables.table import CONSTANT, OUTSIDE, Cell, Column, Row, Table, assemble, summary
+from report.timings import timings
+
+T_2 = 4.302652729911275
+"""The 97.5th percentile of Student's t with two degrees of freedom."""
+
+
+def row_of(table: Table, router: str) -> dict[str, Cell]:
+    keys = [column.key for column in table.columns]
+    return next(
+        dict(zip(keys, row.cells, strict=True)) for row in table.rows if row.router == router
+    )
+
+
+def test_means_and_intervals_are_those_worked_out_by_hand(written):
+    top1 = row_of(written.tables["main"], "sinkhorn_token_choice")["top1"]
+    half = T_2 * 0.01 / sqrt(3)
+    assert top1.n == 3
+    assert [top1.value, top1.low, top1.high] == pytest.approx([0.84, 0.84 - half, 0.84 + half])
+
+
+def test_a_row_says_how_many_of_the_seeds_it_has(written):
+    table = written.tables["main"]
+    assert row_of(table, "dense")["n"].words == "3"
+    assert row_of(table, "sparsity_constrained_expert_choice")["n"].words == "2 of 3"
+
+
+def test_a_router_that_never_finished_has_a_row_without_numbers(written):
+    row = row_of(written.tables["main"], "my_gate")
+    assert row["n"].words == "0 of 3"
+    assert row["top1"].value is None
+    assert row["forward_overhead"].value == pytest.approx(1.8)
+
+
+def test_the_best_means_are_marked_whatever_the_direction(written):
+    table = written.tables["main"]
+    best = {
+        key: [r.router for r in table.rows if row_of(table, r.router)[key].best]
+        for key in ("top1", "nll", "load_cv")
+    }
+    assert best == {"top1": ["soft_moe"], "nll": ["soft_moe"], "load_cv": []}
+
+
+def test_what_is_constant_by_construction_is_marked(written):
+    table = written.tables["main"]
+    assert row_of(table, "soft_moe")["load_cv"].marks == (CONSTANT,)
+    assert row_of(table, "random")["load_cv"].marks == ()
+    assert any(note.startswith(CONSTANT) for note in table.notes)
+
+
+def test_numbers_along_training_and_of_layers_stay_out_of_the_means(written):
+    assert row_of(written.tables["balance"], "random")["load_cv"].value == pytest.approx(0.35)
+    by_layer = written.tables["balance_by_layer"]
+    values = [
+        dict(zip([c.key for c in by_layer.columns], row.cells, strict=True))["load_cv"].value
+        for row in by_layer.rows
+        if row.router == "random"
+    ]
+    assert values == pytest.approx([0.3, 0.4])
+
+
+def test_dense_has_no_entropy_and_says_so(written):
+    assert row_of(written.tables["main"], "dense")["H_s"].words == "n/a"
+    assert "dense" not in {row.router for row in written.tables["entropy"].rows}
+
+
+def test_runs_outside_the_tolerance_are_marked(written):
+    marked = {row.router for row in written.tables["main"].rows if OUTSIDE in row.cells[0].marks}
+    assert marked == {"soft_moe"}
+
+
+@pytest.mark.parametrize(("steps", "marked"), [(400, True), (40, False)])
+def test_one_step_is_within_the_tolerance(lab, store, steps, marked):
+    lab(flops_error={"soft_moe": 0.02}, steps=steps).study_of({"soft_moe": [0.8, 0.9]})
+    table = main.table(load_study(store))
+    assert (OUTSIDE in table.rows[0].cells[0].marks) is marked
+
+
+def test_paired_differences_to_dense_are_those_worked_out_by_hand(written):
+    row = row_of(written.tables["differences_dense"], "softmax_token_choice")
+    # Seed by seed 0.03, 0.03 and 0.02 more; t = 8 with two degrees of freedom.
+    half = T_2 * (0.01 / sqrt(3)) / sqrt(3)
+    found = row["difference"]
+    assert [found.value, found.low, found.high] == pytest.approx(
+        [0.08 / 3, 0.08 / 3 - half, 0.08 / 3 + half]
+    )
+    assert row["p"].value == pytest.approx(0.015268, abs=1e-6)
+    assert row["n"].words == "3"
+
+
+def test_holm_corrects_over_all_rows_of_a_table(written):
+    table = written.tables["differences_dense"]
+    rows = [row_of(table, row.router) for row in table.rows]
+    tested = [(row["p"].value, row["p_holm"].value) for row in rows if row["p"].value is not None]
+    assert len(tested) == 7
+    smallest = min(tested)
+    assert smallest[1] == pytest.approx(7 * smallest[0])
+    assert all(adjusted >= raw for raw, adjusted in tested)
+
+
+def test_a_verdict_follows_the_corrected_p_value(written):
+    table = written.tables["differences_dense"]
+    for row in table.rows:
+        cells = row_of(table, row.router)
+        adjusted, verdict = cells["p_holm"].value, cells["verdict"].words
+        if adjusted is None:
+            assert verdict == "no seed in common"
+        elif adjusted >= 0.05:
+            assert verdict == "not resolved"
+        else:
+            assert verdict == ("higher" if cells["difference"].value > 0 else "lower")
+
+
+def test_with_one_seed_nothing_is_resolved(lab, store):
+    lab().study_of({"dense": [0.8], "soft_moe": [0.9]})
+    table = differences.to_dense(load_study(store))
+    assert row_of(table, "soft_moe")["verdict"].words == "n = 1 is too small for a test"
+    assert "nothing here is resolved" in table.caption
+
+
+def test_a_router_is_compared_with_dense_under_each_condition(lab, store):
+    capacities = [{"capacity_factor": 2.0}, {"capacity_factor": 10.0}]
+    lab().study_of({"dense": [0.8, 0.81], "soft_moe": [0.82, 0.84]}, capacities)
+    table = differences.to_dense(load_study(store))
+    found = {row.cells[1].words: row.cells[4].value for row in table.rows}
+    assert list(found) == ["router.capacity_factor=2.0", "router.capacity_factor=10.0"]
+    assert list(found.values()) == pytest.approx([0.025, 0.035])
+
+
+def test_timings_are_never_pooled_over_machines(lab, store):
+    lab(machines=("node-1", "node-2")).study_of({"soft_moe": [0.8]})
+    table = throughput.table(load_study(store))
+    keys = [column.key for column in table.columns]
+    rows = [dict(zip(keys, row.cells, strict=True)) for row in table.rows]
+    found = {(r["machine"].words, r["what"].words): r["forward_ms"].value for r in rows}
+    assert len(found) == len(rows) == 6
+    assert found["node-1", "layer, shape B"] == pytest.approx(17)
+    assert found["node-2", "layer, shape B"] == pytest.approx(27)
+
+
+def test_machines_of_one_name_are_told_apart(lab, store):
+    lab(machines=("node-1", "node-1")).study_of({"soft_moe": [0.8]})
+    names = {timing.setting.machine for timing in timings(load_study(store))}
+    assert len(names) == 2
+    assert all(name.startswith("node-1 ") for name in names)
+
+
+def test_a_failure_is_a_row_with_the_first_line_of_its_reason(written):
+    table = written.tables["failures"]
+    assert [row.router for row in table.rows] == [
+        "sparsity_constrained_expert_choice",
+        "my_gate",
+        "my_gate",
+        "my_gate",
+    ]
+    row = row_of(table, "my_gate")
+    assert row["reason"].words == "loss is not finite at step 17"
+    assert row["status"].words == "diverged"
+
+
+def test_failed_measurements_and_waiting_trials_are_rows_too(lab, store):
+    study = lab(suites=("accuracy",))
+    study.study_of({"soft_moe": [0.8]})
+    attempt = store.done_attempt("tiny-soft_moe-0-{}")
+    store.record_measurement(
+        "entropy",
+        {},
+        "entropy",
+        study.machine_ids[0],
+        study.code,
+        attempt_id=attempt.id,
+        status="failed",
+        error="ValueError: no\nTraceback …",
+    )
+    study.waiting("soft_moe", 1)
+    table = trials.failures(load_study(store))
+    keys = [column.key for column in table.columns]
+    told = [dict(zip(keys, row.cells, strict=True)) for row in table.rows]
+    assert {(r["what"].words, r["reason"].words) for r in told} == {
+        ("training", "not run yet"),
+        ("suite entropy", "ValueError: no"),
+    }
+
+
+def test_every_trial_is_listed_with_its_accuracy(written):
+    table = written.tables["trials"]
+    assert len(table.rows) == 27
+    assert row_of(table, "dense")["top1"].value == pytest.approx(0.80)
+
+
+def test_values_that_are_not_finite_are_left_out_of_a_mean():
+    cell = summary([0.5, float("nan"), 0.7])
+    assert (cell.value, cell.n) == (pytest.approx(0.6), 2)
+
+
+def test_an_si_column_has_one_prefix_for_all_its_cells():
+    column = Column("flops", "spent", "FLOP", si=True)
+    table = assemble("t", "T", "", [column], [Row((Cell(2e12),)), Row((Cell(5e9),))])
+    assert table.columns[0].heading == "spent (TFLOP)"
+    assert [table.columns[0].number(v) for v in (2e12, 5e9)] == ["2.00", "0.01"]
