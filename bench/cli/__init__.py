@@ -48,9 +48,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _report(error: Exception) -> int:
     """One message on stderr; returns the exit status."""
-    if hasattr(error, "show"):  # typer's own, about options and arguments
-        error.show()
-        return int(getattr(error, "exit_code", 2))
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error)
+        return 2
+    if hasattr(error, "format_message"):  # typer's own, about options and arguments
+        return _say(f"error: {error.format_message()}", int(getattr(error, "exit_code", 2)))
     if hasattr(error, "exit_status"):
         return _say(f"error: {error}", int(error.exit_status))
     kind = type(error).__name__

@@ -9,8 +9,10 @@ import typer
 
 from bench.cli.place import Place, command
 
-Name = Annotated[str, typer.Argument(help="Name of a router.")]
-MaybeName = Annotated[str | None, typer.Argument(help="A router, for its card; all where none.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A router.")]
+MaybeName = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="A router, for its card; all where none.")
+]
 
 
 def add_to(app: typer.Typer) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from bench.cli.place import Place, command
 
-Export = Annotated[Path, typer.Argument(help="File to write; .csv or .parquet.")]
+Export = Annotated[Path, typer.Argument(metavar="FILE", help="To write; ends in .csv or .parquet.")]
 Study = Annotated[
     str | None,
     typer.Option("--study", metavar="NAME", help="Only this study.", show_default="all studies"),
@@ -71,7 +71,9 @@ def upgrade(place: Place) -> None:
 
 
 def export(place: Place, path: Export, study: Study = None) -> None:
-    """Write one tidy table, a row a metric, with study, suite, router, seed, environment, ….
+    """Write one tidy table, a row a metric.
+
+    With study, suite, router, hyper-parameters, seed, layer, step, split and environment.
 
     \b
     Examples:

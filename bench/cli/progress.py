@@ -17,7 +17,10 @@ Study = Annotated[
         "--study", metavar="NAME", help="Which study.", show_default="the one asked for last"
     ),
 ]
-Trial = Annotated[str, typer.Argument(help="The beginning of its fingerprint, as `status` shows.")]
+Trial = Annotated[
+    str,
+    typer.Argument(metavar="TRIAL", help="The beginning of its fingerprint, as `status` shows."),
+]
 
 
 def add_to(app: typer.Typer) -> None:

@@ -54,8 +54,8 @@ def table(*columns: str, right: str = "") -> Table:
 
 
 def show(renderable: Any) -> None:
-    """Print on standard output; in a pipe as wide as it needs."""
+    """Print on standard output; in a pipe 100 columns wide."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=200)
+        console = Console(highlight=False, width=100)
     console.print(renderable)

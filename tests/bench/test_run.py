@@ -1,0 +1,264 @@
+"""Runs: a result is a row when it is known, a failure costs itself alone, nothing is done twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sqlalchemy import select
+from torch import Tensor
+
+import bench.run as running
+from bench.datasets import Datasets
+from bench.execute import local, training
+from bench.execute.events import Ended, Event, Measured, Measuring, Progress, Reused, Started
+from bench.plan import Plan, make_plan, make_request
+from bench.presets import load_preset
+from bench.run import Tally
+from results import Store, open_store
+from results.models import AttemptRow, MeasurementRow
+from routers import ROUTERS, Router, SoftRouting, register_router
+from routers.errors import BenchError, RequestError
+from suites import SUITES, Metric, MetricDef, Suite, register_suite
+
+QUICK = {
+    "train.epochs": 0.2,
+    "suites.throughput.seconds": 0,
+    "suites.throughput.min_repeats": 1,
+    "suites.throughput.model_batch": 1,
+}
+
+
+@pytest.fixture(scope="session")
+def datasets() -> Datasets:
+    return Datasets()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "bench.db")
+
+
+@pytest.fixture
+def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., Tally]:
+    """Runs the preset smoke, shortened: `run(["dense"], suites=[…], tell=…)`."""
+
+    def go(
+        routers: list[str], *, tell: Callable[[Event], None] = lambda event: None, **asked: Any
+    ) -> Tally:
+        return running.run(plan_of(datasets, routers, **asked), store, tmp_path, datasets, tell)
+
+    return go
+
+
+def plan_of(datasets: Datasets, routers: list[str], **asked: Any) -> Plan:
+    suites = asked.pop("suites", ["accuracy", "balance"])
+    settings = QUICK | asked.pop("settings", {})
+    if "throughput" not in suites:
+        settings = {path: value for path, value in settings.items() if "throughput" not in path}
+    request = make_request(
+        load_preset("smoke"), routers=routers, suites=suites, settings=settings, **asked
+    )
+    return make_plan(request, datasets)
+
+
+def attempts(store: Store) -> list[AttemptRow]:
+    with store.reading() as session:
+        return list(session.scalars(select(AttemptRow).order_by(AttemptRow.id)))
+
+
+def measurements(store: Store) -> list[tuple[str, str]]:
+    with store.reading() as session:
+        rows = session.scalars(select(MeasurementRow).order_by(MeasurementRow.id))
+        return [(row.suite, row.status) for row in rows]
+
+
+class Fuse:
+    """What the router `exploding` raises in training, if anything."""
+
+    error: BaseException | None = None
+
+
+@pytest.fixture
+def exploding() -> Iterator[type[Fuse]]:
+    @register_router("exploding", family="soft")
+    class Exploding(Router):
+        """One slot an expert, until it explodes."""
+
+        def allocate(self, logits: Tensor) -> SoftRouting:
+            if self.training and Fuse.error is not None:
+                raise Fuse.error
+            return SoftRouting.from_logits(logits[..., None])
+
+    Fuse.error = None
+    yield Fuse
+    ROUTERS.discard("exploding")
+
+
+@pytest.fixture
+def failing_suite() -> Iterator[str]:
+    @register_suite("failing")
+    class Failing(Suite[Any]):
+        """Gets half-way."""
+
+        on = "trial"
+        main_metric = "half"
+        metrics = (MetricDef("half", "", None, "Half."),)
+
+        def measure(self, subject: Any) -> Iterator[Metric]:
+            yield Metric("half", 0.5)
+            raise ValueError("no second half")
+
+    yield "failing"
+    SUITES.discard("failing")
+
+
+def test_a_run_trains_and_measures_and_the_second_does_nothing(run, store, monkeypatch) -> None:
+    first = run(["softmax_token_choice", "dense"], suites=["accuracy", "balance", "throughput"])
+    assert (first.trained, first.reused, first.failures) == (2, 0, [])
+    assert (first.measured, first.skipped) == (5, 1)
+    rows = attempts(store)
+    assert [row.status for row in rows] == ["done", "done"]
+    assert all(row.flops and row.steps and row.checkpoint_sha256 for row in rows)
+
+    def never(*_: object) -> None:
+        raise AssertionError("there is nothing to do")
+
+    monkeypatch.setattr(running, "self_test", never)
+    monkeypatch.setattr(training, "train_trial", never)
+    monkeypatch.setattr(local, "LayerOfTrial", never)
+    monkeypatch.setattr(local, "TrainedTrial", never)
+    suites = ["accuracy", "balance", "throughput"]
+    second = run(["softmax_token_choice", "dense"], suites=suites)
+    assert second == Tally(reused=2)
+    assert len(attempts(store)) == 2
+    assert len(measurements(store)) == 6
+
+
+def test_a_suite_that_is_asked_for_later_measures_without_training(run, store) -> None:
+    run(["soft_moe"], suites=["accuracy"])
+    later = run(["soft_moe"], suites=["accuracy", "entropy"])
+    assert (later.trained, later.reused, later.measured) == (0, 1, 1)
+    assert measurements(store) == [("accuracy", "done"), ("entropy", "done")]
+
+
+def test_bare_layers_are_measured_without_any_training(run, store) -> None:
+    tally = run(["soft_moe", "dense"], suites=["throughput"])
+    assert (tally.trained, tally.measured) == (0, 2)
+    assert attempts(store) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "told"),
+    [
+        (ValueError("boom\nand more"), "failed", "ValueError: boom and more"),
+        (BenchError("of our own"), "failed", "of our own"),
+        (SystemExit(3), "failed", "SystemExit: 3"),
+        (torch.OutOfMemoryError("full"), "out_of_memory", "OutOfMemoryError: full"),
+    ],
+)
+def test_a_failure_is_a_row_and_the_others_go_on(
+    run, store, exploding, error, status, told
+) -> None:
+    exploding.error = error
+    tally = run(["exploding", "dense"])
+    failed, done = attempts(store)
+    assert (failed.status, done.status) == (status, "done")
+    assert failed.error == told
+    assert "raise Fuse.error" in failed.traceback
+    assert [(f.task.name, f.what, f.error) for f in tally.failures] == [
+        ("exploding", "training", told)
+    ]
+    assert (tally.trained, tally.measured) == (1, 1)
+
+
+def test_a_failed_trial_is_tried_again(run, store, exploding) -> None:
+    exploding.error = ValueError("boom")
+    run(["exploding"])
+    exploding.error = None
+    assert run(["exploding"]).trained == 1
+    assert [row.status for row in attempts(store)] == ["failed", "done"]
+
+
+def test_an_interrupted_trial_is_not_done(run, store, exploding) -> None:
+    exploding.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        run(["dense", "exploding", "soft_moe"])
+    assert [(row.status, row.error) for row in attempts(store)] == [
+        ("done", None),
+        ("failed", "interrupted"),
+    ]
+    exploding.error = None
+    tally = run(["dense", "exploding", "soft_moe"])
+    assert (tally.reused, tally.trained) == (1, 2)
+
+
+def test_a_diverged_trial_is_a_failure_that_is_not_tried_again(run, store) -> None:
+    settings = {"train.lr": 1e30, "train.clip_norm": None}
+    first = run(["dense"], settings=settings)
+    (row,) = attempts(store)
+    assert row.status == "diverged"
+    assert row.error
+    second = run(["dense"], settings=settings)
+    assert len(attempts(store)) == 1
+    assert [f.status for f in first.failures] == [f.status for f in second.failures] == ["diverged"]
+
+
+def test_a_suite_that_fails_costs_its_own_measurement(run, store, failing_suite) -> None:
+    tally = run(["soft_moe"], suites=["failing", "balance"])
+    assert measurements(store) == [("failing", "failed"), ("balance", "done")]
+    (failure,) = tally.failures
+    assert (failure.what, failure.error) == ("failing", "ValueError: no second half")
+    run(["soft_moe"], suites=["failing", "balance"])
+    assert measurements(store)[2:] == [("failing", "failed")]
+
+
+def test_nothing_starts_where_the_self_test_fails(run, store, monkeypatch) -> None:
+    def wrong() -> None:
+        raise BenchError("self-test: wrong")
+
+    monkeypatch.setattr(running, "self_test", wrong)
+    with pytest.raises(BenchError, match="self-test"):
+        run(["dense"])
+    assert store.studies() == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"router.top_k": 9}, "softmax_token_choice: top_k = 9"),
+        ({"model.options.colour": 3}, "colour"),
+        ({"model.name": "vit_tiny_patch16_223"}, "vit_tiny_patch16_223"),
+        ({"model.layers": [7]}, "block 7"),
+    ],
+)
+def test_nothing_starts_where_a_model_cannot_be_built(run, store, settings, words) -> None:
+    with pytest.raises(RequestError, match=words):
+        run(["softmax_token_choice"], settings=settings)
+    assert store.studies() == []
+
+
+def test_what_happens_is_told_in_order(run) -> None:
+    events: list[Event] = []
+    run(["softmax_token_choice"], suites=["balance", "throughput"], tell=events.append)
+    kinds = [type(event) for event in events if not isinstance(event, Progress)]
+    assert kinds == [Started, Ended, Measuring, Measured, Measuring, Measured]
+    steps = [event for event in events if isinstance(event, Progress)]
+    assert steps[-1].step == steps[-1].steps
+    assert events[0].task.seed == 0
+    assert events[-1].task.seed is None
+    events.clear()
+    run(["softmax_token_choice"], suites=["balance", "throughput"], tell=events.append)
+    assert [type(event) for event in events] == [Reused]
+
+
+def test_the_same_seed_gives_the_same_bits(run, store, tmp_path, datasets) -> None:
+    run(["soft_moe"])
+    other = open_store(tmp_path / "other" / "bench.db")
+    plan = plan_of(datasets, ["soft_moe"])
+    running.run(plan, other, tmp_path / "other", datasets, lambda event: None)
+    (one,), (two,) = attempts(store), attempts(other)
+    assert one.checkpoint_sha256 == two.checkpoint_sha256

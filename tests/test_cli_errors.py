@@ -1,0 +1,113 @@
+"""A wrong request is one message on stderr with the nearest right thing, and exit status 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("rn", "Did you mean 'run'?"),
+        ("run --presett smoke", "--preset"),
+        ("run --preset smok", "no preset is named 'smok'; did you mean 'smoke'"),
+        ("run --preset smoke --set lr=3", "no setting 'lr'; did you mean 'train.lr'?"),
+        ("run --preset smoke --set train.lr", "write it as path=value"),
+        ("run --preset smoke --sweep train.lr=", "names no value"),
+        ("run --preset smoke --routers soft_mo", "did you mean 'soft_moe'"),
+        ("run --preset smoke --seeds 0", "--seeds"),
+        ("run balanse --preset smoke", "did you mean 'balance'"),
+        ("run --preset smoke --set data.name=digit", "did you mean 'digits'"),
+        ("run --preset smoke --plugin nothing.py", "plugin nothing.py does not exist"),
+        ("routers soft_mo", "did you mean 'soft_moe'"),
+        ("check soft_mo", "did you mean 'soft_moe'"),
+        ("check", "Missing argument"),
+        ("status", "there is no database"),
+        ("report", "there is no database"),
+        ("why abc", "there is no database"),
+        ("db info", "there is no database"),
+        ("db exprot x.csv", "Did you mean 'export'?"),
+    ],
+)
+def test_a_wrong_request_is_one_message(
+    arguments: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *rest = arguments.split()
+    given = [command, *rest]
+    if command in ("status", "report", "why", "run") or arguments == "db info":
+        given += ["--home", str(tmp_path / "runs")]
+    with pytest.raises(SystemExit) as exited:
+        main(given)
+    out, err = capsys.readouterr()
+    assert exited.value.code == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert err.startswith("error: ")
+    assert words in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_plugin_that_cannot_be_imported_is_reported_with_its_own_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = tmp_path / "broken_plugin.py"
+    plugin.write_text("import torch\n\nnumber = 1 / 0\n")
+    with pytest.raises(SystemExit) as exited:
+        main(["routers", "--plugin", str(plugin)])
+    assert exited.value.code == 2
+    err = capsys.readouterr().err
+    assert "broken_plugin.py:3: number = 1 / 0" in err
+    assert "ZeroDivisionError" in err
+
+
+def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["routers", "soft_mo", "--debug"])
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_error_that_nobody_foresaw_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprise(*_: object) -> None:
+        raise KeyError("surprise")
+
+    monkeypatch.setattr("bench.presets.load_preset", surprise)
+    with pytest.raises(SystemExit) as exited:
+        main(["plan", "--home", str(tmp_path)])
+    assert exited.value.code == 1
+    assert capsys.readouterr().err == "error: KeyError: 'surprise' (--debug shows where)\n"
+
+
+COMMANDS = ["run", "plan", "report", "status", "why", "routers", "new", "check", "doctor"]
+
+
+def test_help_answers_without_heavy_imports() -> None:
+    script = f"""
+import sys
+from bench.cli import main
+commands = [[name] for name in {COMMANDS}]
+for command in [[], *commands, ["db"], ["db", "info"], ["db", "upgrade"], ["db", "export"]]:
+    try:
+        main([*command, "--help"])
+    except SystemExit as exited:
+        assert exited.code == 0, command
+heavy = {{"torch", "timm", "pandas", "matplotlib", "scipy", "sqlalchemy"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for option in ("--home", "--db", "--plugin", "--debug"):
+        assert done.stdout.count(f"  {option}") == len(COMMANDS) + 3
+    assert done.stdout.count("Example") >= len(COMMANDS) + 3
+    assert max(len(line) for line in done.stdout.splitlines()) <= 80

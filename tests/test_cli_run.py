@@ -1,0 +1,178 @@
+"""Whole commands, as a user types them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.cli import main
+
+ROOT = Path(__file__).parent.parent
+QUICK = [
+    *("--preset", "smoke", "--set", "train.epochs=0.2"),
+    *("--set", "suites.throughput.seconds=0", "--set", "suites.throughput.min_repeats=1"),
+    *("--set", "suites.throughput.model_batch=1"),
+]
+PLUGIN = '''
+"""A router of mine."""
+from helper import SHARPNESS
+from routers import Router, TokenChoiceRouting, register_router
+
+
+@register_router("mine_of_the_run_test", family="token_choice")
+class Mine(Router):
+    """Top-1 with sharper gates."""
+
+    def allocate(self, logits):
+        gates = (SHARPNESS * logits).softmax(-1)
+        return TokenChoiceRouting.top_k(gates, k=1, capacity=self.capacity(logits))
+'''
+
+
+def bench(home: Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """A command in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench.py"), *arguments],
+        cwd=home,
+        env={**os.environ, "BENCH_HOME": str(home / "runs")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+def here(*arguments: str, status: int = 0) -> None:
+    """A command in this process."""
+    with pytest.raises(SystemExit) as exited:
+        main(arguments)
+    assert exited.value.code == status
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where a quick run has been done, with its output in `output.txt`."""
+    folder = tmp_path_factory.mktemp("home")
+    done = bench(folder, "run", *QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2")
+    (folder / "output.txt").write_text(done.stdout)
+    return folder
+
+
+def test_a_run_ends_with_a_table_and_a_report(home: Path) -> None:
+    output = (home / "output.txt").read_text()
+    assert re.search(r"^softmax_token_choice +2 +\d+\.\d±\d+\.\d +", output, re.MULTILINE)
+    assert "4 trained, 10 measured, 4 skipped" in output
+    page = Path(re.search(r"^report: (.+)$", output, re.MULTILINE)[1])  # type: ignore[index]
+    assert page.is_relative_to(home / "runs" / "reports" / "smoke")
+    assert "softmax_token_choice" in page.read_text()
+    assert max(len(line) for line in output.splitlines() if "report" not in line) <= 100
+
+
+def test_the_same_run_again_reuses_everything(home: Path, capsys) -> None:
+    given = [*QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2", "--no-report"]
+    here("run", *given, "--home", str(home / "runs"))
+    output = capsys.readouterr().out
+    assert "4 reused" in output
+    assert "trained" not in output
+
+
+def test_plan_says_what_is_reused_and_what_is_not(home: Path, capsys) -> None:
+    given = [*QUICK, "--routers", "softmax_token_choice,soft_moe", "--seeds", "3"]
+    here("plan", *given, "--home", str(home / "runs"))
+    output = capsys.readouterr().out
+    assert "6 trials" in output
+    assert re.search(r"^ +4 to train: new$", output, re.MULTILINE)
+    assert re.search(r"^ +2 reused: same description, data and source$", output, re.MULTILINE)
+    assert re.search(
+        r"^soft_moe +\d+ +[\d.]+k +[\d.]+e\d+ +[\d.]+ .B +\d+ kB$", output, re.MULTILINE
+    )
+
+
+def test_plan_works_where_the_preset_cannot_run(tmp_path: Path, capsys) -> None:
+    asked = ["--routers", "softmax_token_choice", "--seeds", "1", "--home", str(tmp_path / "runs")]
+    fixed = ["--set", "model.options.depth=2", "--set", "experts.num_experts=4"]
+    here("plan", "--preset", "study", *asked, *fixed)
+    output = capsys.readouterr().out
+    assert "6 trials" in output
+    assert "timm:torch/imagenet) is not here" in output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_status_shows_each_trial(home: Path, capsys) -> None:
+    here("status", "--home", str(home / "runs"))
+    output = capsys.readouterr().out
+    assert "Study smoke" in output
+    assert len(re.findall(r"^[0-9a-f]{10}  (?:softmax_token_choice|dense) ", output, re.M)) == 4
+    assert "4 done" in output
+
+
+def test_why_says_that_a_trial_would_be_reused(home: Path, capsys) -> None:
+    here("status", "--home", str(home / "runs"))
+    trial = re.search(r"^([0-9a-f]{10})  dense", capsys.readouterr().out, re.MULTILINE)[1]
+    here("why", trial, "--home", str(home / "runs"))
+    output = capsys.readouterr().out
+    assert "reused: same description, data and source" in output
+    assert "same     router 'dense'" in output
+    assert "CHANGED" not in output
+
+
+def test_report_writes_into_a_folder_of_choice(home: Path, tmp_path: Path, capsys) -> None:
+    here("report", "--home", str(home / "runs"), "--out", str(tmp_path / "paper"))
+    assert (tmp_path / "paper" / "index.html").exists()
+    assert str(tmp_path / "paper") in capsys.readouterr().out
+
+
+def test_the_database_is_described_and_exported(home: Path, tmp_path: Path, capsys) -> None:
+    here("db", "info", "--home", str(home / "runs"))
+    assert re.search(r"^smoke +4 +2 ", capsys.readouterr().out, re.MULTILINE)
+    for ending, read in ((".csv", pd.read_csv), (".parquet", pd.read_parquet)):
+        file = tmp_path / f"results{ending}"
+        here("db", "export", str(file), "--home", str(home / "runs"))
+        frame = read(file)
+        assert set(frame["suite"]) == {"accuracy", "balance", "entropy", "throughput"}
+        assert set(frame["router"]) == {"softmax_token_choice", "dense"}
+    here("db", "upgrade", "--home", str(home / "runs"))
+
+
+def test_a_plugin_would_run_again_when_code_beside_it_changes_but_not_a_comment(
+    tmp_path: Path,
+) -> None:
+    plugin, helper = tmp_path / "mine.py", tmp_path / "helper.py"
+    plugin.write_text(PLUGIN)
+    helper.write_text("SHARPNESS = 2.0\n")
+    asked = ["run", "balance", "--preset", "smoke", "--set", "train.epochs=0.1", "--no-report"]
+    asked += ["--routers", "mine_of_the_run_test", "--plugin", "mine.py"]
+    assert "1 trained" in bench(tmp_path, *asked).stdout
+    helper.write_text("# Sharper.\nSHARPNESS = 2.0\n")
+    assert "1 reused" in bench(tmp_path, *asked).stdout
+    helper.write_text("SHARPNESS = 3.0\n")
+    planned = bench(tmp_path, "plan", *[each for each in asked[1:] if each != "--no-report"])
+    changed = "the source of router 'mine_of_the_run_test' has changed"
+    assert re.search(rf"^ +1 to train: {changed}$", planned.stdout, re.MULTILINE)
+
+
+def test_a_failure_ends_with_status_1_and_the_list(tmp_path: Path, capsys) -> None:
+    plugin = tmp_path / "bad.py"
+    plugin.write_text(
+        PLUGIN.replace("from helper import SHARPNESS\n", "")
+        .replace("mine_of_the_run_test", "bad_of_the_run_test")
+        .replace("(SHARPNESS * logits)", "logits[:, :, :, 7]")
+    )
+    done = bench(
+        tmp_path,
+        *("run", "balance", "--preset", "smoke", "--set", "train.epochs=0.1", "--no-report"),
+        *("--routers", "bad_of_the_run_test,dense", "--plugin", str(plugin)),
+        status=1,
+    )
+    assert "1 trained" in done.stdout
+    assert "bad_of_the_run_test, seed 0: training failed: IndexError: " in done.stderr
+    here("status", "--home", str(tmp_path / "runs"))
+    line = r"^[0-9a-f]{10}  bad_of_the_run_test +0 +failed "
+    assert re.search(line, capsys.readouterr().out, re.MULTILINE)
