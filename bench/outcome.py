@@ -46,6 +46,7 @@ class Outcome(BaseModel):
         flops: spent on training: forward and backward.
         flops_budget: those that it was to spend.
         within_tolerance: whether the two agree as the recipe asks: to its tolerance or one step.
+        uncounted: operations on floats that ran and that the table of FLOPs does not know.
         seconds: of training, evaluations left out.
         history: losses and accuracies along the way.
         snapshots: weights along the way, the initial ones first.
@@ -61,6 +62,7 @@ class Outcome(BaseModel):
     flops: float
     flops_budget: float
     within_tolerance: bool
+    uncounted: list[str]
     seconds: float
     history: list[HistoryPoint]
     snapshots: list[SavedSnapshot]

@@ -85,6 +85,7 @@ class TrainedTrial:
             "steps": float(outcome.steps),
             "train_flops": outcome.flops,
             "flops_budget": outcome.flops_budget,
+            "within_tolerance": float(outcome.within_tolerance),
             "train_seconds": outcome.seconds,
             **model_facts(self.model, next(self.run(self.model, "val"))),
         }

@@ -86,10 +86,11 @@ class _Course:
     ) -> None:
         self._spec, self._dataset, self._device, self._folder = spec, dataset, device, folder
         batches = TrainingBatches(spec, dataset, device)
-        self._budget = resolve_steps(spec, dataset, batches.first)
+        self._budget = resolve_steps(spec, dataset, batches, device)
         self._trainer = Trainer(spec, dataset, batches, device, self._budget.steps)
         self._steps, self._flops, self._seconds = 0, 0.0, 0.0
         self._flops_per_step = self._budget.flops_per_step
+        self._uncounted: set[str] = set()
         self._losses: list[float] = []
         self._history: list[HistoryPoint] = []
         self._snapshots: list[SavedSnapshot] = []
@@ -120,7 +121,9 @@ class _Course:
         if count_last:
             counter = FlopCounter()
             losses = [*plain, self._trainer.step(end - 1, counter)]
-            self._flops_per_step = counter.report().total
+            counted = counter.report()
+            self._flops_per_step = counted.total
+            self._uncounted |= counted.uncounted.keys()
             self._flops += self._flops_per_step
             # Counting slows a step down: it is charged the mean of the others.
             seconds = seconds * (end - start) / len(plain) if plain else self._now() - began
@@ -188,6 +191,7 @@ class _Course:
             flops=self._flops,
             flops_budget=self._budget.flops_budget,
             within_tolerance=self._budget.met_by(self._flops),
+            uncounted=sorted(self._uncounted),
             seconds=self._seconds,
             history=self._history,
             snapshots=self._snapshots,

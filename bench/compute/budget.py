@@ -11,14 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+import torch
 
-from bench.batches import Batch
-from bench.compute.flops import FlopCounter, FlopReport
+from bench.batches import TrainingBatches
+from bench.compute.flops import FlopCounter
 from bench.config import RouterConfig, TrialSpec
 from bench.data import Dataset
-from bench.objective import Objective
-from bench.trial_model import trial_model
+from bench.trainer import Trainer
 
 DENSE = RouterConfig(name="dense")
 
@@ -76,28 +75,22 @@ def match_compute(
     return Budget(budget, dense_steps, dense, steps, own, tolerance)
 
 
-def resolve_steps(spec: TrialSpec, dataset: Dataset, first: Batch) -> Budget:
-    """The steps of a trial, counted on its first batch, on the device that this lies on."""
-
-    def flops_of_step(router: RouterConfig) -> float:
-        model = trial_model(spec, dataset, router=router).to(first[0].device)
-        return count_step(model, Objective(spec.train), *first).total
-
-    return match_compute(spec, len(dataset.splits["train"]), flops_of_step)
-
-
-def count_step(
-    model: nn.Module, objective: Objective, images: Tensor, labels: Tensor
-) -> FlopReport:
-    """FLOPs of a training step: forward and backward of the model and its losses.
+def resolve_steps(
+    spec: TrialSpec, dataset: Dataset, batches: TrainingBatches, device: torch.device
+) -> Budget:
+    """The steps of a trial, from the FLOPs that its first step takes where it will train.
 
     Args:
-        model: its gradients are filled.
-        objective: the losses.
-        images: (n, c, h, w) float.
-        labels: (n,) long.
+        spec: the trial.
+        dataset: what it trains on.
+        batches: of its training split, on `device`.
+        device: where it trains.
     """
-    model.train()
-    with FlopCounter() as counter:
-        objective(model, images, labels, step=0).total.backward()
-    return counter.report()
+
+    def flops_of_step(router: RouterConfig) -> float:
+        with_router = spec.model_copy(update={"router": router})
+        counter = FlopCounter()
+        Trainer(with_router, dataset, batches, device, steps=1).step(0, counter)
+        return counter.report().total
+
+    return match_compute(spec, len(dataset.splits["train"]), flops_of_step)

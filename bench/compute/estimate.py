@@ -6,20 +6,24 @@ that a CPU goes, so the FLOPs are those of a training there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.compute.budget import Budget, count_step, match_compute
+from bench.compute.budget import Budget, match_compute
+from bench.compute.flops import FlopCounter
 from bench.config import RouterConfig, TrialSpec
 from bench.objective import Objective
 from bench.trial_model import ExpectedData, trial_model
 
-SAMPLE = 2
-"""Images that stand for a batch where the work depends on the data."""
+SAMPLE = (1, 2)
+"""Images in the batches that a whole one is extrapolated from, where the data decides."""
 
 
 @dataclass(frozen=True)
@@ -28,8 +32,8 @@ class Estimate:
 
     Attributes:
         budget: its steps and FLOPs.
-        exact: whether every step takes these FLOPs; else they are scaled up from a few images
-            of noise, since what the router does depends on the data.
+        exact: whether every step takes these FLOPs. Else what the router does depends on the
+            data: it was told "no" where it asks, or ran on a few images of noise.
         parameters: of the model.
         training_bytes: weights, gradients, AdamW's two moments, and what a step keeps for its
             backward pass. The peak is somewhat above.
@@ -45,8 +49,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Step:
+    """FLOPs of a step, and the bytes that it keeps for its backward pass."""
+
     flops: float
-    kept_bytes: int
+    kept_bytes: float
     exact: bool
 
 
@@ -60,55 +66,76 @@ def estimate(spec: TrialSpec, data: ExpectedData) -> Estimate:
     Raises:
         RequestError: the model, the router or the recipe does not exist or fit.
     """
-    steps: dict[str, _Step] = {}
 
-    def flops_of_step(router: RouterConfig) -> float:
-        steps[router.name] = _step(spec, data, router)
-        return steps[router.name].flops
+    def step(router: RouterConfig) -> _Step:
+        return _step(spec.model_copy(update={"router": router, "seed": 0}).model_dump_json(), data)
 
-    budget = match_compute(spec, data.num_samples, flops_of_step)
-    own = steps[spec.router.name]
-    model = _shapes(spec, data, spec.router)
-    weights = [*model.parameters()]
-    state = sum(tensor.nbytes for tensor in model.state_dict().values())
+    budget = match_compute(spec, data.num_samples, lambda router: step(router).flops)
+    own, model = step(spec.router), _shapes(spec, data)
+    weights = list(model.parameters())
     return Estimate(
         budget,
         own.exact,
         parameters=sum(weight.numel() for weight in weights),
-        training_bytes=4 * sum(weight.nbytes for weight in weights) + own.kept_bytes,
-        checkpoint_bytes=state,
+        training_bytes=4 * sum(weight.nbytes for weight in weights) + round(own.kept_bytes),
+        checkpoint_bytes=sum(tensor.nbytes for tensor in model.state_dict().values()),
     )
 
 
-def _shapes(spec: TrialSpec, data: ExpectedData, router: RouterConfig) -> nn.Module:
+def _shapes(spec: TrialSpec, data: ExpectedData) -> nn.Module:
     """The model without memory for its weights."""
     with torch.device("meta"):
-        return trial_model(spec, data, router=router)
+        return trial_model(spec, data)
 
 
-def _step(spec: TrialSpec, data: ExpectedData, router: RouterConfig) -> _Step:
-    model = _shapes(spec, data, router)
+@lru_cache(maxsize=64)
+def _step(description: str, data: ExpectedData) -> _Step:
+    """Of the trial with this description, as JSON; trials share the dense model's."""
+    spec = TrialSpec.model_validate_json(description)
+    model = _shapes(spec, data)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            return _count(spec, data, model.to_empty(device="cpu"), spec.train.batch_size)
+        with FakeTensorMode(allow_non_fake_inputs=True), _AnswerNo() as answers:
+            fake = model.to_empty(device="cpu")
+            whole = _count(spec, data, fake, spec.train.batch_size)
+            return replace(whole, exact=not answers.asked)
     except DataDependentOutputException:
-        few = min(SAMPLE, spec.train.batch_size)
-        seen = _count(spec, data, trial_model(spec, data, router=router), few)
-        scale = spec.train.batch_size / few
-        return _Step(seen.flops * scale, round(seen.kept_bytes * scale), exact=False)
+        real = trial_model(spec, data)
+        one, two = (_count(spec, data, real, images) for images in SAMPLE)
+        more = spec.train.batch_size - 1
+        return _Step(
+            one.flops + more * (two.flops - one.flops),
+            one.kept_bytes + more * (two.kept_bytes - one.kept_bytes),
+            exact=False,
+        )
+
+
+class _AnswerNo(TorchDispatchMode):
+    """Fake tensors hold no values: whoever asks whether one is true is told no."""
+
+    asked = False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            self.asked = True
+            return False
+        return func(*args, **(kwargs or {}))
 
 
 def _count(spec: TrialSpec, data: ExpectedData, model: nn.Module, images: int) -> _Step:
     batch = torch.randn(images, *data.image_shape)
     labels = torch.zeros(images, dtype=torch.long)
+    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        kept[storage._cdata] = storage.nbytes()
+        if storage._cdata not in weights:
+            kept[storage._cdata] = storage.nbytes()
         return tensor
 
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        flops = count_step(model, Objective(spec.train), batch, labels).total
-    weights = sum(parameter.nbytes for parameter in model.parameters())
-    return _Step(flops, max(sum(kept.values()) - weights, 0), exact=True)
+    model.zero_grad()
+    with FlopCounter() as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+        Objective(spec.train)(model.train(), batch, labels, step=0).total.backward()
+    return _Step(counter.report().total, sum(kept.values()), exact=True)

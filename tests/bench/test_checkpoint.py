@@ -95,6 +95,7 @@ def outcome(folder, **changes):
         "flops": 4.0,
         "flops_budget": 4.1,
         "within_tolerance": True,
+        "uncounted": [],
         "seconds": 0.5,
         "history": [HistoryPoint(4, 4.0, 0.5, "val", "val_top1", 0.25)],
         "snapshots": snapshots,

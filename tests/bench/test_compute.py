@@ -10,14 +10,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.batches import TrainingBatches
 from bench.compute import FlopCounter, count_flops
-from bench.compute.budget import count_step, match_compute, resolve_steps
+from bench.compute.budget import match_compute, resolve_steps
 from bench.compute.estimate import estimate
 from bench.model import MoELayer, ReplacedMLP, build_experts
 from bench.objective import Objective
+from bench.trainer import Trainer
 from bench.trial_model import ExpectedData, trial_model
 from routers import ROUTERS, build_router
 
 CPU = torch.device("cpu")
+
+
+def budget_of(spec, dataset):
+    return resolve_steps(spec, dataset, TrainingBatches(spec, dataset, CPU), CPU)
 
 
 def kinds(function, *inputs, backward=False):
@@ -237,22 +242,22 @@ def test_an_unknown_operation_is_named():
 @pytest.mark.parametrize("name", ROUTERS.names())
 def test_every_operation_of_every_router_has_its_price(name, tiny_spec, tiny_dataset):
     spec = tiny_spec(name, losses={"importance": 0.01})
-    first = TrainingBatches(spec, tiny_dataset, CPU).first
-    report = count_step(trial_model(spec, tiny_dataset), Objective(spec.train), *first)
-    assert report.uncounted == {}
+    trainer = Trainer(spec, tiny_dataset, TrainingBatches(spec, tiny_dataset, CPU), CPU, steps=1)
+    counter = FlopCounter()
+    trainer.step(0, counter)
+    assert counter.report().uncounted == {}
 
 
 # Matching
 
 
 def test_the_budget_is_what_the_dense_model_spends(tiny_spec, tiny_dataset):
-    first = TrainingBatches(tiny_spec(), tiny_dataset, CPU).first
-    dense = resolve_steps(tiny_spec("dense"), tiny_dataset, first)
+    dense = budget_of(tiny_spec("dense"), tiny_dataset)
     assert dense.steps == dense.dense_steps == 2 * 96 // 16
     assert dense.relative_error == 0
     assert dense.flops_budget == dense.steps * dense.flops_per_step
     for name in ROUTERS.names():
-        budget = resolve_steps(tiny_spec(name), tiny_dataset, first)
+        budget = budget_of(tiny_spec(name), tiny_dataset)
         assert budget.flops_budget == dense.flops_budget
         spent = budget.steps * budget.flops_per_step
         assert abs(spent - budget.flops_budget) <= budget.flops_per_step / 2
@@ -287,19 +292,25 @@ def test_an_estimate_needs_no_data_and_is_exact(name, tiny_spec, tiny_dataset):
     expected = ExpectedData(tiny_dataset.image_shape, tiny_dataset.num_classes, 96)
     found = estimate(spec, expected)
     assert found.exact
-    first = TrainingBatches(spec, tiny_dataset, CPU).first
-    assert found.budget == resolve_steps(spec, tiny_dataset, first)
+    assert found.budget == budget_of(spec, tiny_dataset)
     model = trial_model(spec, tiny_dataset)
     assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
     assert found.checkpoint_bytes == 4 * found.parameters
     assert found.training_bytes > 16 * found.parameters
 
 
-def test_where_work_depends_on_the_data_the_estimate_says_so(tiny_spec):
-    spec = tiny_spec(router={"capacity_factor": None})
-    found = estimate(spec, ExpectedData((1, 8, 8), 4, 96))
+@pytest.mark.parametrize(
+    ("name", "router"),
+    [("softmax_token_choice", {"capacity_factor": None}), ("sinkhorn_token_choice", {})],
+)
+def test_where_work_depends_on_the_data_the_estimate_says_so(name, router, tiny_spec, tiny_dataset):
+    spec = tiny_spec(name, router=router)
+    found = estimate(spec, ExpectedData(tiny_dataset.image_shape, 4, 96))
     assert not found.exact
-    assert found.budget.flops_per_step > found.budget.dense_flops_per_step
+    counted = budget_of(spec, tiny_dataset)
+    assert found.budget.flops_per_step == pytest.approx(counted.flops_per_step, rel=0.2)
+    exact = estimate(tiny_spec("softmax_expert_choice"), ExpectedData((1, 8, 8), 4, 96))
+    assert found.training_bytes == pytest.approx(exact.training_bytes, rel=0.3)
 
 
 def test_the_study_is_estimated_without_its_memory(tiny_spec):

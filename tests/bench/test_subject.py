@@ -70,6 +70,7 @@ def test_history_and_facts_are_those_of_the_training(trained):
     facts = subject.facts
     assert facts["steps"] == subject.history[-1].step
     assert abs(facts["train_flops"] / facts["flops_budget"] - 1) < 0.1
+    assert facts["within_tolerance"] == 1
     assert facts["params_total"] > facts["params_active"] > 0
     # Forward and backward of one image in a step cost about three times the forward pass.
     per_step = facts["train_flops"] / facts["steps"] / 16

@@ -18,9 +18,14 @@ from bench.train import spaced, train_trial
 from bench.trainer import Trainer
 from bench.trial_model import trial_model
 from routers import LOSSES, Batch, RequestError, Router
+from routers.soft import SoftMoE
 from routers.token_choice import SoftmaxTokenChoice
 
 CPU = torch.device("cpu")
+
+
+def budget_of(spec, dataset):
+    return resolve_steps(spec, dataset, TrainingBatches(spec, dataset, CPU), CPU)
 
 
 def weights_of(outcome):
@@ -41,8 +46,7 @@ def test_a_training_learns_and_leaves_what_it_should(name, tiny_spec, tiny_datas
     spec = tiny_spec(name, epochs=15, lr=5e-3, snapshots=5, evaluations=4)
     seen = []
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path, lambda *at: seen.append(at))
-    first = TrainingBatches(spec, tiny_dataset, CPU).first
-    budget = resolve_steps(spec, tiny_dataset, first)
+    budget = budget_of(spec, tiny_dataset)
     assert (outcome.status, outcome.error) == ("done", None)
     assert outcome.steps == outcome.planned_steps == budget.steps
     assert outcome.flops == budget.steps * budget.flops_per_step
@@ -116,11 +120,23 @@ def test_where_the_work_depends_on_the_data_it_is_counted_along_the_way(
 ):
     spec = tiny_spec(router={"capacity_factor": None}, epochs=4, evaluations=4)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
-    first = TrainingBatches(spec, tiny_dataset, CPU).first
-    budget = resolve_steps(spec, tiny_dataset, first)
+    budget = budget_of(spec, tiny_dataset)
     assert outcome.flops != budget.steps * budget.flops_per_step
     assert outcome.flops == pytest.approx(budget.steps * budget.flops_per_step, rel=0.5)
     assert outcome.within_tolerance == budget.met_by(outcome.flops)
+
+
+def test_operations_without_a_price_are_named(tiny_spec, tiny_dataset, tmp_path, monkeypatch):
+    allocate = SoftMoE.allocate
+
+    def with_qr(self, logits):
+        torch.linalg.qr(logits.detach()[0, :, :, 0])
+        return allocate(self, logits)
+
+    monkeypatch.setattr(SoftMoE, "allocate", with_qr)
+    outcome = train_trial(tiny_spec("soft_moe"), tiny_dataset, CPU, tmp_path)
+    assert outcome.uncounted == ["aten.linalg_qr.default"]
+    assert train_trial(tiny_spec("dense"), tiny_dataset, CPU, tmp_path).uncounted == []
 
 
 # The same bits
@@ -130,6 +146,7 @@ def test_where_the_work_depends_on_the_data_it_is_counted_along_the_way(
     ("name", "router"),
     [
         ("softmax_token_choice", {"noise_std": 1.0}),
+        ("softmax_token_choice", {"noise_std": 1.0, "capacity_factor": None}),
         ("soft_moe", {"noise_std": 1.0}),
         ("random", {}),
         ("sinkhorn_expert_choice", {}),
