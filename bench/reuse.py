@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.fingerprint import Fingerprint, canonical, identity
 from bench.plan import Planned, PlannedSuite
 from results import AttemptRecord, Store
-from results.trials import TrialRecord, all_trials, layer_row
+from results.identities import TrialRecord, all_trials, layer_row
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 import torch
 
 from bench.datasets import Datasets
-from bench.environment import code_version, machine
+from bench.environment import code_version
 from bench.execute.events import Ended, Event, Listener, Measured, Reused, Task
 from bench.execute.jobs import Job, TrialJob, jobs_of
 from bench.execute.local import run_here
-from bench.execute.workplace import Workplace, best_device
+from bench.execute.workplace import Workplace, best_device, prepared_machine
 from bench.fingerprint import canonical
 from bench.plan import Plan
 from bench.record import record_plan
@@ -73,7 +73,7 @@ def run(plan: Plan, store: Store, home: Path, datasets: Datasets, tell: Listener
         tell(event)
 
     device = best_device()
-    machine_id = store.machine(machine())
+    machine_id = store.machine(prepared_machine())
     work = Workplace(
         store, home, datasets, device, machine_id, store.code_version(code_version()), listen
     )

@@ -11,7 +11,7 @@ from bench.datasets import Datasets
 from bench.fingerprint import Fingerprints
 from bench.reuse import differences
 from results import Store
-from results.trials import TrialRecord
+from results.identities import TrialRecord
 from routers.errors import BenchError
 
 

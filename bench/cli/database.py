@@ -89,10 +89,16 @@ def export(place: Place, path: Export, study: Study = None) -> None:
 def doctor(place: Place) -> None:
     """Say what is fit on this machine and what is not.
 
-    torch, device, data, database, disk.
+    torch, device, data, database, disk, plugins. The exit status is 1 where a run would not work.
 
     \b
     Example:
       python bench.py doctor
     """
-    place.load()
+    from bench.cli.words import show
+    from bench.doctor import diagnose, healthy, render
+
+    findings = diagnose(place.home, place.database, place.plugins)
+    show(render(findings))
+    if not healthy(findings):
+        raise typer.Exit(1)

@@ -12,12 +12,13 @@ from bench.cli.words import count, flops, show, size, table
 from bench.compute.estimate import Estimate, estimate
 from bench.config import TrialSpec
 from bench.datasets import Datasets
-from bench.environment import machine
+from bench.execute.workplace import prepared_machine
 from bench.expected import load_or_expect
 from bench.fingerprint import canonical
 from bench.plan import Plan, Request, labels, make_plan
 from bench.reuse import Decision, Reuse
 from bench.specs import trial_specs
+from results.identities import machine_row
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,6 @@ def _decide(plan: Plan, place: Place) -> tuple[list[Decision], list[list[str]]]:
         trials = [Decision(True, "new", planned.suites) for planned in plan.trials]
         return trials, [[suite.name for suite in planned.suites] for planned in plan.layers]
     with place.store() as store:
-        reuse = Reuse(store, place.home, store.machine(machine()))
+        reuse = Reuse(store, place.home, machine_row(store, prepared_machine()))
         trials = [reuse.trial(planned) for planned in plan.trials]
         return trials, [[suite.name for suite in reuse.layer(planned)] for planned in plan.layers]

@@ -65,7 +65,7 @@ def why(place: Place, trial: Trial) -> None:
     """
     place.load()
     from bench.why import explain
-    from results.trials import find_trial
+    from results.identities import find_trial
 
     with place.store() as store:
         for line in explain(find_trial(store, trial), store):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from bench.allocator import keep_freed_memory
 from bench.datasets import Datasets
+from bench.environment import machine
 from bench.execute.events import Listener
-from results import Store
+from results import Machine, Store
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,9 @@ class Workplace:
 def best_device() -> torch.device:
     """The first GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def prepared_machine() -> Machine:
+    """This machine, after its allocator was told to keep what is freed: timings depend on it."""
+    found, allocator = machine(), keep_freed_memory()
+    return replace(found, settings={**found.settings, **allocator})

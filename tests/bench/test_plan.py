@@ -17,7 +17,7 @@ from bench.presets import load_preset
 from bench.record import record_plan
 from bench.reuse import Reuse, differences
 from results import CodeVersion, Machine, Store, open_store
-from results.trials import all_trials
+from results.identities import all_trials
 from routers.errors import RequestError
 
 ROUTERS = ("softmax_token_choice", "dense")

@@ -1,4 +1,4 @@
-"""Trials as identities: what each was described as, and which components it was made of."""
+"""Rows by what they are: trials by fingerprint and components, layers, machines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from sqlalchemy.orm import selectinload
 
 from results.database import Database
 from results.errors import StoreError, nearest
-from results.models import LayerRow, TrialRow
+from results.models import LayerRow, MachineRow, TrialRow
+from results.plain import content_hash
+from results.records import Machine
 
 
 @dataclass(frozen=True)
@@ -71,3 +73,10 @@ def layer_row(store: Database, fingerprint: str) -> int | None:
     """The row of the bare layer with this fingerprint; None where there is none."""
     with store.reading() as session:
         return session.scalars(select(LayerRow.id).filter_by(fingerprint=fingerprint)).one_or_none()
+
+
+def machine_row(store: Database, machine: Machine) -> int | None:
+    """The row of this machine; None where nothing ran on it yet."""
+    with store.reading() as session:
+        query = select(MachineRow.id).filter_by(hash=content_hash(machine))
+        return session.scalars(query).one_or_none()

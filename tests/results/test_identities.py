@@ -1,11 +1,11 @@
-"""Trials are found by the beginning of their fingerprint, with what they were made of."""
+"""Rows are found by what they are."""
 
 from __future__ import annotations
 
 import pytest
 
-from results import Component, StoreError
-from results.trials import ComponentRef, all_trials, find_trial, layer_row
+from results import Component, Machine, StoreError
+from results.identities import ComponentRef, all_trials, find_trial, layer_row, machine_row
 
 
 def test_trials_come_back_with_their_components(filler) -> None:
@@ -38,3 +38,10 @@ def test_a_layer_is_found_by_its_fingerprint(filler) -> None:
     row = filler.store.layer("l1", {})
     assert layer_row(filler.store, "l1") == row
     assert layer_row(filler.store, "l2") is None
+
+
+def test_a_machine_is_found_as_long_as_it_is_the_same(filler) -> None:
+    machine = Machine("other", "system", "processor", 2, 1, 10**9)
+    assert machine_row(filler.store, machine) is None
+    row = filler.store.machine(machine)
+    assert machine_row(filler.store, machine) == row
