@@ -18,18 +18,26 @@ class Config(BaseModel):
 class AugmentConfig(Config):
     """What happens to training images, seeded by epoch and image."""
 
-    crop_padding: int = Field(0, ge=0, description="Pixels of padding before a random crop.")
-    flip: bool = Field(False, description="Flip left and right at random.")
-    randaugment: str | None = Field(None, description="timm's policy, as `rand-m9-mstd0.5`.")
+    crop_padding: int = Field(
+        default=0, ge=0, description="Pixels of padding before a random crop."
+    )
+    flip: bool = Field(default=False, description="Flip left and right at random.")
+    randaugment: str | None = Field(
+        default=None, description="timm's policy, as `rand-m9-mstd0.5`."
+    )
 
 
 class DataConfig(Config):
     """A data set by name, and the shape that its images are brought to."""
 
-    name: str = Field("fashion_mnist_mini", description="`digits`, `cifar100`, `timm:NAME`, …")
-    data_dir: str | None = Field(None, description="Where its files lie already.")
-    image_size: int | None = Field(None, ge=1, description="Pixels a side; none keeps them.")
-    channels: int | None = Field(None, ge=1, description="1 or 3; none keeps them.")
+    name: str = Field(
+        default="fashion_mnist_mini", description="`digits`, `cifar100`, `timm:NAME`, …"
+    )
+    data_dir: str | None = Field(default=None, description="Where its files lie already.")
+    image_size: int | None = Field(
+        default=None, ge=1, description="Pixels a side; none keeps them."
+    )
+    channels: int | None = Field(default=None, ge=1, description="1 or 3; none keeps them.")
     augment: AugmentConfig = AugmentConfig()
 
 
@@ -37,12 +45,13 @@ class ModelConfig(Config):
     """A timm model, and which of its blocks get an MoE layer."""
 
     name: str = "vit_tiny_patch16_224"
-    options: Options = Field({}, description="Passed to `timm.create_model`.")
+    options: Options = Field(default={}, description="Passed to `timm.create_model`.")
     layers: Literal["last2", "every2", "all"] | tuple[int, ...] = Field(
-        "last2", description="Blocks whose MLP becomes an MoE layer."
+        default="last2", description="Blocks whose MLP becomes an MoE layer."
     )
     groups: Literal["image", "batch"] | int = Field(
-        "image", description="Tokens that are routed together: of an image, the batch, or a number."
+        default="image",
+        description="Tokens that are routed together: of an image, the batch, or a number.",
     )
 
 
@@ -50,7 +59,7 @@ class ExpertsConfig(Config):
     """The functions behind the slots of every MoE layer."""
 
     name: str = "mlp"
-    num_experts: int = Field(8, ge=1)
+    num_experts: int = Field(default=8, ge=1)
     options: Options = {}
 
 
@@ -64,26 +73,40 @@ class RouterConfig(Config):
 class TrainConfig(Config):
     """The recipe of one training."""
 
-    epochs: float = Field(10, gt=0, description="Of the dense model; its FLOPs are the budget.")
-    batch_size: int = Field(128, ge=1)
-    lr: float = Field(1e-3, gt=0, description="Peak learning rate of AdamW.")
-    weight_decay: float = Field(0.05, ge=0)
-    warmup: float = Field(0.1, ge=0, lt=1, description="Share of the steps; cosine after it.")
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    clip_norm: float | None = Field(1.0, gt=0, description="Of the gradient; none does not clip.")
-    ema: float | None = Field(None, gt=0, lt=1, description="Decay of averaged weights.")
-    losses: dict[str, float] = Field({}, description="Weight of each auxiliary loss.")
-    loss_options: dict[str, Options] = Field({}, description="Options of each auxiliary loss.")
-    snapshots: int = Field(5, ge=0, description="Equally spaced in FLOPs, the first weights too.")
-    evaluations: int = Field(10, ge=1, description="On the validation split, along the way.")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="Of autocast.")
+    epochs: float = Field(
+        default=10, gt=0, description="Of the dense model; its FLOPs are the budget."
+    )
+    batch_size: int = Field(default=128, ge=1)
+    lr: float = Field(default=1e-3, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of the steps; cosine after it."
+    )
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    clip_norm: float | None = Field(
+        default=1.0, gt=0, description="Of the gradient; none does not clip."
+    )
+    ema: float | None = Field(default=None, gt=0, lt=1, description="Decay of averaged weights.")
+    losses: dict[str, float] = Field(default={}, description="Weight of each auxiliary loss.")
+    loss_options: dict[str, Options] = Field(
+        default={}, description="Options of each auxiliary loss."
+    )
+    snapshots: int = Field(
+        default=5, ge=0, description="Equally spaced in FLOPs, the first weights too."
+    )
+    evaluations: int = Field(
+        default=10, ge=1, description="On the validation split, along the way."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="Of autocast.")
 
 
 class ComputeConfig(Config):
     """What is made equal between routers."""
 
     match: Literal["total_flops", "steps"] = "total_flops"
-    tolerance: float = Field(0.01, gt=0, description="Relative; one step is allowed in any case.")
+    tolerance: float = Field(
+        default=0.01, gt=0, description="Relative; one step is allowed in any case."
+    )
 
 
 class TrialSpec(Config):
@@ -108,12 +131,16 @@ class Preset(Config):
     name: str
     description: str
     routers: Literal["all"] | tuple[str, ...] = Field(description="By name, or all there are.")
-    seeds: int = Field(3, ge=1)
+    seeds: int = Field(default=3, ge=1)
     router: Options = {}
     experts: ExpertsConfig = ExpertsConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     compute: ComputeConfig = ComputeConfig()
-    suites: dict[str, Options] = Field({}, description="Options of each suite that measures.")
-    sweep: dict[str, tuple[Any, ...]] = Field({}, description="Path -> values, all combined.")
+    suites: dict[str, Options] = Field(
+        default={}, description="Options of each suite that measures."
+    )
+    sweep: dict[str, tuple[Any, ...]] = Field(
+        default={}, description="Path -> values, all combined."
+    )

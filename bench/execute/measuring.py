@@ -36,7 +36,9 @@ def measure(
         work.tell(Measuring(task, suite.name))
         start = time.perf_counter()
         status: Literal["done", "failed", "skipped"] = "done"
-        error, trace, found = None, None, []
+        error: str | None = None
+        trace: str | None = None
+        found: list[Metric | Array] = []
         try:
             error, found = _results(suite, subject())
             status = "done" if error is None else "skipped"

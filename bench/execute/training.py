@@ -14,6 +14,7 @@ from bench.outcome import Outcome
 from bench.plan import Planned
 from bench.train import train_trial
 from results import AttemptRecord
+from results.records import AttemptStatus
 
 
 def attempt(
@@ -38,7 +39,9 @@ def attempt(
         outcome = _train(planned, work, task)
     except BaseException as error:
         # Also SystemExit: a plugin that exits costs its own trial alone.
-        status = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "failed"
+        status: AttemptStatus = (
+            "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "failed"
+        )
         message = "interrupted" if isinstance(error, KeyboardInterrupt) else describe(error)
         seconds = time.perf_counter() - start
         work.store.finish_attempt(
@@ -88,6 +91,6 @@ def _finish(attempt_id: int, outcome: Outcome, work: Workplace) -> None:
         flops=outcome.flops,
         steps=outcome.steps,
         seconds=outcome.seconds,
-        checkpoint=checkpoint and checkpoint.relative_to(work.home).as_posix(),
+        checkpoint=None if checkpoint is None else checkpoint.relative_to(work.home).as_posix(),
         checkpoint_sha256=outcome.sha256,
     )
