@@ -15,12 +15,20 @@ from bench.model import MoELayer
 from routers import RequestError, RouterContext, Routing, SoftRouting
 
 
+def runs(subject: Subject) -> str:
+    """It routes input of every kind, in training and in eval mode, in each of its settings."""
+    for where, _, routing in subject.routings:
+        kind = type(routing).__name__
+        require(isinstance(routing, Routing), f"{where}: a {kind} is returned, not a Routing")
+    return ""
+
+
 def repeatable(subject: Subject) -> str:
     """In eval mode the same input gives the same bits, whatever any generator's state."""
     layer, x = subject.layer().eval(), subject.tokens_of()
-    torch.manual_seed(10)
+    torch.default_generator.manual_seed(10)
     first = _facts(*run(layer, x, seed=1))
-    torch.manual_seed(11)
+    torch.default_generator.manual_seed(11)
     for name, value in _facts(*run(layer, x, seed=2)).items():
         require_equal(value, first[name], f"second pass: {name}", "gted", "the first", 0.0)
     return ""
@@ -29,9 +37,9 @@ def repeatable(subject: Subject) -> str:
 def seeded(subject: Subject) -> str:
     """In training all randomness comes from the generator in the router's context."""
     layer, x = subject.layer().train(), subject.tokens_of()
-    torch.manual_seed(10)
+    torch.default_generator.manual_seed(10)
     first = _facts(*run(layer, x, seed=1))
-    torch.manual_seed(11)
+    torch.default_generator.manual_seed(11)
     for name, value in _facts(*run(layer, x, seed=1)).items():
         source = "the first with a generator of the same seed"
         require_equal(value, first[name], f"second pass: {name}", "gted", source, 0.0)

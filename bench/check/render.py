@@ -21,13 +21,9 @@ def render(report: CheckReport) -> RenderableType:
     table.add_column("result", no_wrap=True)
     for result in report.results:
         table.add_row(result.name, _meaning(result), Text(result.status, STYLES[result.status]))
-    # A router that crashes fails many checks by the same line.
-    by_detail: dict[str, list[str]] = {}
-    for result in report.failures:
-        by_detail.setdefault(result.detail, []).append(result.name)
     failed = [
-        Text.assemble((f"{', '.join(names)} failed: ", "bold red"), detail)
-        for detail, names in by_detail.items()
+        Text.assemble((f"{result.name} failed: ", "bold red"), result.detail)
+        for result in report.failures
     ]
     return Group(table, *failed, Text(_summary(report)))
 

@@ -27,7 +27,6 @@ def shapes(subject: Subject) -> str:
     x = subject.tokens_of()
     groups, tokens, dim, experts = *x.shape, subject.num_experts
     for where, _, routing in subject.routings:
-        require(isinstance(routing, Routing), f"the router returns a {type(routing).__name__}")
         logits = routing.logits
         require(logits is not None, "routing.logits is None; losses and suites read it")
         assert logits is not None

@@ -54,7 +54,7 @@ class Subject:
     def layer(self, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> MoELayer:
         """The router in an MoE layer of MLP experts; `seed` fixes all its weights."""
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             router = build_router(
                 self.name,
                 dim=self.dim,

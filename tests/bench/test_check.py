@@ -48,7 +48,7 @@ def registered(target: type[Router]) -> Iterator[str]:
 def failed(target: type[Router]) -> dict[str, str]:
     """The details of the checks that a router fails, by the check's name."""
     with registered(target) as name:
-        report = check_router(name, affinity="linear")
+        report = check_router(name, affinity="linear", noise_std=0.0)
     return {result.name: result.detail for result in report.failures}
 
 
@@ -408,9 +408,24 @@ class Crash(SoftmaxTokenChoice):
 
 def test_a_crash_is_told_once_with_its_own_line():
     with registered(Crash) as name:
-        shown = " ".join(text(check_router(name)).split())
-    assert shown.count("ZeroDivisionError: no tokens") == 1
-    assert 'raise ZeroDivisionError("no tokens")' in shown
+        report = check_router(name)
+    assert [result.name for result in report.failures] == ["runs"]
+    assert "defaults: ZeroDivisionError: no tokens, at " in report.failures[0].detail
+    assert report.failures[0].detail.endswith('raise ZeroDivisionError("no tokens")')
+    assert {result.status for result in report.results[1:]} == {"not applicable"}
+
+
+class CrashOfOneSetting(SoftmaxTokenChoice):
+    """One slot too many, and none at all without a capacity factor."""
+
+    def capacity(self, logits, k=1):
+        return super().capacity(logits, k) + 1
+
+
+def test_a_setting_that_crashes_does_not_hide_what_else_is_wrong():
+    details = failed(CrashOfOneSetting)
+    assert details.keys() == {"runs", "capacity"}
+    assert "capacity_factor=None: TypeError: unsupported operand" in details["runs"]
 
 
 class BatchNormGate(SoftmaxTokenChoice):
@@ -460,7 +475,7 @@ def test_the_table_is_80_columns_wide_and_tells_what_failed():
     assert max(map(len, lines)) <= 80
     assert any("capacity failed: " in line for line in lines)
     assert any("No expert takes more tokens than its capacity" in line for line in lines)
-    assert "broken fails 1 of 13 checks" in lines[-1]
+    assert "broken fails 1 of 14 checks" in lines[-1]
 
 
 # The oracle itself, by hand.
