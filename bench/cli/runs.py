@@ -35,6 +35,14 @@ Sweep = Annotated[
         "--sweep", metavar="PATH=A,B", help="Several values of a setting; all combined; repeatable."
     ),
 ]
+DataDir = Annotated[
+    str | None,
+    typer.Option(
+        "--data-dir",
+        metavar="FOLDER",
+        help="Where the data's files lie already; the same as --set data.data_dir=FOLDER.",
+    ),
+]
 Study = Annotated[
     str | None,
     typer.Option(
@@ -61,6 +69,7 @@ def run(
     seeds: Seeds = None,
     set_: Set = None,
     sweep: Sweep = None,
+    data_dir: DataDir = None,
     study: Study = None,
     no_report: NoReport = False,
 ) -> None:
@@ -81,7 +90,7 @@ def run(
     from bench.cli.summary import print_failures, print_summary
     from bench.run import run as run_plan
 
-    request = _request(place, suites, preset, routers, seeds, set_, sweep, study)
+    request = _request(place, suites, preset, routers, seeds, set_, sweep, data_dir, study)
     resolved, datasets = _plan(request)
     with place.store(create=True) as store, Display() as display:
         tally = run_plan(resolved, store, place.home, datasets, display)
@@ -102,6 +111,7 @@ def plan(
     seeds: Seeds = None,
     set_: Set = None,
     sweep: Sweep = None,
+    data_dir: DataDir = None,
     study: Study = None,
 ) -> None:
     """Show what `run` would do, and what it would take.
@@ -117,7 +127,7 @@ def plan(
     """
     from bench.cli.planned import print_plan
 
-    print_plan(_request(place, suites, preset, routers, seeds, set_, sweep, study), place)
+    print_plan(_request(place, suites, preset, routers, seeds, set_, sweep, data_dir, study), place)
 
 
 def _request(
@@ -128,6 +138,7 @@ def _request(
     seeds: int | None,
     settings: list[str] | None,
     sweep: list[str] | None,
+    data_dir: str | None,
     study: str | None,
 ) -> Request:
     place.load()
@@ -135,13 +146,14 @@ def _request(
     from bench.plan import make_request
     from bench.presets import load_preset
 
+    found = [f"data.data_dir={data_dir}"] if data_dir else []
     return make_request(
         load_preset(preset),
         study=study,
         suites=suites or (),
         routers=[name.strip() for name in (routers or "").split(",") if name.strip()],
         seeds=seeds,
-        settings=dict(parse_set(text) for text in settings or ()),
+        settings=dict(parse_set(text) for text in [*found, *(settings or ())]),
         sweep=dict(parse_sweep(text) for text in sweep or ()),
     )
 

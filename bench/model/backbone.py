@@ -100,7 +100,7 @@ def moefy(
     if not names:
         raise RequestError(f"{type(model).__name__} has no block with .mlp to replace")
     chosen = [names[index] for index in chosen_layers(layers, len(names))]
-    tokens = _tokens_of(model, [mlps[name] for name in chosen], input_size)
+    tokens = tokens_of(model, [mlps[name] for name in chosen], input_size)
     make_router = router if callable(router) else _by_name(router)
     state = PassState()
     replaced = {name: ReplacedMLP.of(mlps[name]) for name in chosen}
@@ -178,10 +178,14 @@ def _group_tokens(groups: Groups, per_image: int) -> int | None:
     return None if groups == "batch" else int(groups)
 
 
-def _tokens_of(
+def tokens_of(
     model: nn.Module, mlps: list[nn.Module], input_size: tuple[int, int, int] | None
 ) -> dict[nn.Module, int]:
-    """Tokens of one image at each MLP, seen in a forward pass of one blank image."""
+    """Tokens of one image at each MLP, seen in a forward pass of one blank image.
+
+    Raises:
+        RequestError: the model does not take images of this size.
+    """
     tokens: dict[nn.Module, int] = {}
 
     def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -194,6 +198,12 @@ def _tokens_of(
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype))
+    except (AssertionError, RuntimeError) as error:
+        size = " x ".join(map(str, shape))
+        raise RequestError(
+            f"{type(model).__name__} does not take images of {size}: {error} "
+            "Set model.options.img_size, or data.image_size and data.channels"
+        ) from error
     finally:
         model.train(was_training)
         for hook in hooks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from bench.config import ExpertsConfig, ModelConfig, RouterConfig
-from bench.model.backbone import dense_model, moefy, widen
+from bench.model.backbone import dense_model, moefy, tokens_of, widen
 from routers import ROUTERS, Baseline
 
 MOE_STREAM = 1 << 32
@@ -48,7 +48,9 @@ def build_model(
         options=dict(model.options),
     )
     target = ROUTERS.get(router.name).target
+    image = (in_chans, *input_size) if input_size else None
     if issubclass(target, Baseline):
+        tokens_of(net, [], image)
         if target.widen:
             widen(net, layers=model.layers, num_experts=experts.num_experts, seed=seed + MOE_STREAM)
         return net
@@ -61,6 +63,6 @@ def build_model(
         groups=model.groups,
         router_options=dict(router.options),
         experts_options=dict(experts.options),
-        input_size=(in_chans, *input_size) if input_size else None,
+        input_size=image,
         seed=seed + MOE_STREAM,
     )

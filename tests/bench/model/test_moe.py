@@ -246,6 +246,7 @@ def test_experts_start_like_the_mlp_that_they_replace():
         ({"name": "vit_tinny"}, "no model 'vit_tinny'"),
         ({"options": {"colour": 3}}, "colour"),
         ({"layers": (9,)}, "block 9"),
+        ({"options": {**TINY, "img_size": 32}}, "does not take images of 1 x 16 x 16"),
     ],
 )
 def test_a_wrong_model_is_refused_with_the_reason(change, message):
@@ -258,4 +259,5 @@ def test_a_wrong_model_is_refused_with_the_reason(change, message):
             in_chans=1,
             num_classes=5,
             seed=0,
+            input_size=(16, 16),
         )
