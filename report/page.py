@@ -44,7 +44,7 @@ SECTIONS = (
         ("table:balance", "figure:load", "table:entropy", "figure:entropy", "figure:class_expert"),
         ("table:balance_by_layer",),
     ),
-    Section("failures", "What failed", ("table:failures",), ("table:trials",)),
+    Section("failures", "Failures", ("table:failures",), ("table:trials",)),
 )
 
 

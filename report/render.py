@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable
 from math import isclose
 
@@ -30,13 +31,24 @@ _LATEX = {
     "‡": r"\textsuperscript{\ddag}",
     "₂": r"\textsubscript{2}",
     "…": r"\ldots{}",
+    "Ŷ": r"$\hat{Y}$",
 }
+_SYMBOL = re.compile(r"(H_[su]|I\(E;[YŶ]\))")
+_HAT = r"\hat{Y}"
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 
 
 def latex_text(text: str) -> str:
     """`text` with every character that LaTeX reads as a command made harmless."""
     return "".join(_LATEX.get(char, char) for char in text)
+
+
+def latex_heading(text: str) -> str:
+    """The same, with the symbols of entropy and mutual information set as mathematics."""
+    parts = enumerate(_SYMBOL.split(text))
+    return "".join(
+        f"${part.replace('Ŷ', _HAT)}$" if place % 2 else latex_text(part) for place, part in parts
+    )
 
 
 def cell_parts(column: Column, cell: Cell, row: Row) -> tuple[str, str]:
@@ -82,10 +94,10 @@ def to_latex(table: Table) -> str:
         shown = latex_text(plain_cell(column, cell, row))
         return rf"\textbf{{{shown}}}" if cell.best else shown
 
-    heads = [latex_text(column.heading + ARROWS[column.better]) for column in table.columns]
+    heads = [latex_heading(column.heading + ARROWS[column.better]) for column in table.columns]
     shape = "".join("l" if column.words else "r" for column in table.columns)
     body = [" & ".join(_each(table, row, text)) + r" \\" for row in table.rows]
-    caption = latex_text(" ".join([f"{table.title}.", table.caption, *table.notes]))
+    caption = latex_heading(" ".join([f"{table.title}.", table.caption, *table.notes]))
     return "\n".join(
         [
             r"% needs \usepackage{booktabs,graphicx}",

@@ -139,6 +139,13 @@ class StudyData:
         reasons = rows[(rows["condition"] == entry.condition) & (rows["status"] == "skipped")]
         return None if reasons.empty else str(reasons["error"].iloc[0])
 
+    def was_looked_at(self, suite: str | None, entry: Entry) -> bool:
+        """Whether a suite has measured an entry, or found that there is nothing to measure."""
+        rows = self.measurements
+        rows = rows[(rows["suite"] == suite) & rows["status"].isin(["done", "skipped"])]
+        here = (rows["router"] == entry.router) & (rows["condition"] == entry.condition)
+        return bool(here.any())
+
     def array(self, name: str, entry: Entry, **where: Any) -> list[ArrayRecord]:
         """The arrays of a name at the end of training under an entry; by layer, then by seed."""
         found = [

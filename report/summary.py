@@ -82,6 +82,8 @@ def _finding(
 def _lead(behind: list[Comparison]) -> str:
     if not behind:
         return "There is nothing to compare it with."
+    if all(c.adjusted is None for c in behind):
+        return ""
     sure = sum(c.resolved and _behind(c) for c in behind)
     return f"Its lead is resolved over {sure} of {len(behind)} (paired t tests, Holm's correction)."
 

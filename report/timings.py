@@ -55,7 +55,9 @@ def timings(study: StudyData) -> list[Timing]:
     found: dict[tuple[Setting, Entry], dict[str, float]] = defaultdict(dict)
     names = machine_names(study)
     for row in rows.itertuples():
-        setting = Setting(names[row.machine], *(row.where.get(key, 0) for key in SETTING))
+        if not row.where.keys() >= set(SETTING):
+            continue  # a count of rows or the like, which was not timed
+        setting = Setting(names[row.machine], *(row.where[key] for key in SETTING))
         found[setting, Entry(row.router, row.condition)][_name(row)] = row.value
     ordered = sorted(
         found,

@@ -58,7 +58,8 @@ def _panel(axes: Axes, study: StudyData, routers: list[str], condition: str) -> 
         look, interval = study.looks[router], mean_interval(list(values))
         if router == DENSE:
             axes.axvline(interval.mean, color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
-        axes.scatter(values, [place + 0.27] * len(values), s=5, color=look.colour, lw=0)
+        if interval.n > 1:
+            axes.scatter(values, [place + 0.27] * len(values), s=5, color=look.colour, lw=0)
         half = None if interval.low is None else interval.mean - interval.low
         axes.errorbar(
             [interval.mean],

@@ -48,7 +48,8 @@ def _panel(
 ) -> None:
     axes.fill_between([0, top * 1.06], [0, top * 1.06], color=GRID, alpha=0.5, lw=0)
     axes.axhline(top, color=FAINT, lw=0.8, ls=(0, (4, 2)))
-    axes.annotate("$\\log_2 E$", (0, top), (2, 2), textcoords="offset points", color=FAINT)
+    beside = axes.get_yaxis_transform()
+    axes.annotate("$\\log_2 E$", (1.01, top), xycoords=beside, va="center", color=FAINT)
     for entry in entries:
         look = study.looks[entry.router]
         across = study.final("H_s", entry, of=of)

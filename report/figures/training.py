@@ -15,10 +15,13 @@ from report.study import StudyData
 
 NAME, TITLE = "training", "Accuracy along training"
 CAPTION = (
-    "Top-1 accuracy on the validation split against the FLOPs spent on training until then; right: "
-    "the second half of training, enlarged. Line: mean over the seeds ({counts}); band: from the "
+    "Top-1 accuracy on the validation split against the FLOPs spent on training until then{right}. "
+    "Line: mean over the seeds ({counts}); band: from the "
     "lowest to the highest seed (none where n = 1)."
 )
+
+
+RIGHT = "; right: the second half of training, enlarged"
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
@@ -31,19 +34,23 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             yield Absent(name, heading, "no trial was evaluated along the way (suite accuracy)")
             continue
         with style():
-            figure, (whole, end) = panels(2, 2, PAGE, 2.1 + 0.05 * len(curves))
-            for axes in (whole, end):
+            enlarged = max(len(_second_half(points)) for points in curves.values()) > 2
+            figure, drawn = panels(1 + enlarged, 2, PAGE, 2.1 + 0.05 * len(curves))
+            for axes in drawn:
                 for entry, points in curves.items():
                     _line(axes, study, entry, points)
                 axes.set_xlabel("training FLOPs")
                 axes.xaxis.set_major_locator(MaxNLocator(5))
                 axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
                 axes.grid()
-            whole.set_ylabel("validation top-1 (%)")
-            _enlarge(end, curves.values())
+            drawn[0].set_ylabel("validation top-1 (%)")
+            if enlarged:
+                _enlarge(drawn[1], curves.values())
             router_legend(figure, {e.router: study.looks[e.router] for e in curves}, 3)
         counts = told_runs({e.router: int(points["n"].max()) for e, points in curves.items()})
-        yield Drawing(name, heading, CAPTION.format(counts=counts), figure)
+        yield Drawing(
+            name, heading, CAPTION.format(counts=counts, right=RIGHT if enlarged else ""), figure
+        )
 
 
 def curve(study: StudyData, entry: Entry) -> pd.DataFrame:
@@ -78,11 +85,13 @@ def _line(axes: Axes, study: StudyData, entry: Entry, points: pd.DataFrame) -> N
     )
 
 
+def _second_half(points: pd.DataFrame) -> pd.DataFrame:
+    return points[points["flops"] >= points["flops"].max() / 2]
+
+
 def _enlarge(axes: Axes, curves: Iterable[pd.DataFrame]) -> None:
     """Shows the second half of training alone."""
-    drawn = list(curves)
-    last = max(points["flops"].max() for points in drawn)
-    late = pd.concat([points[points["flops"] >= last / 2] for points in drawn])
+    late = pd.concat([_second_half(points) for points in curves])
     room = 0.06 * max(late["high"].max() - late["low"].min(), 0.5)
-    axes.set_xlim(0.49 * last, 1.02 * last)
+    axes.set_xlim(0.98 * late["flops"].min(), 1.01 * late["flops"].max())
     axes.set_ylim(late["low"].min() - room, late["high"].max() + room)

@@ -29,11 +29,11 @@ LEAD = (
 
 
 def metric_cell(study: StudyData, metric: str, entry: Entry, **where: Any) -> Cell:
-    """The mean of a metric over the seeds of an entry; `n/a` where its suite had nothing to do."""
+    """The mean of a metric over the seeds; `n/a` where its suite looked and there was none."""
     values = study.final(metric, entry, **where)
     if values.empty:
-        suite = study.suite_of.get(metric)
-        return words(NOT_APPLICABLE if suite and study.skipped(suite, entry) else MISSING)
+        looked = study.was_looked_at(study.suite_of.get(metric), entry)
+        return words(NOT_APPLICABLE if looked else MISSING)
     return summary(list(values), *([CONSTANT] if study.is_constant(metric, entry) else []))
 
 

@@ -62,10 +62,11 @@ def _row(comparison: Comparison) -> Row:
 
 
 def _caption(found: Sequence[Comparison]) -> str:
+    tests = sum(comparison.adjusted is not None for comparison in found)
     return (
         "Mean over the seeds that both have of router less reference, in percentage points of "
         "top-1, ± half the width of its 95 % Student t interval; two-sided paired t test; Holm's "
-        f"correction over the {len(found)} rows; resolved: adjusted p < {ALPHA}. "
+        f"correction over the {tests} tests of this table; resolved: adjusted p < {ALPHA}. "
         + sentence_on_n(found)
     )
 

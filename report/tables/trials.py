@@ -17,7 +17,7 @@ SHORT = 12
 
 def failures(study: StudyData) -> Table | Absent:
     """A row for each trial that did not finish and each measurement that failed."""
-    name, title = "failures", "What failed"
+    name, title = "failures", "What failed, or is not done"
     trials = study.trials[study.trials["status"] != "done"]
     failed = study.measurements[study.measurements["status"] == "failed"]
     rows = [_failure("training", row) for row in trials.itertuples()]

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from report.entries import Entry
-from report.figures import accuracy, draw_figures
+from report.figures import accuracy, draw_figures, training
 from report.figures.canvas import COLUMN, PAGE, Drawing, folded
 from report.figures.class_expert import shares
 from report.figures.load import ranked_loads
@@ -118,6 +118,16 @@ def test_a_curve_is_the_mean_over_seeds_at_each_step(written):
     last = [100 * (0.1 + (top1 - 0.1) * (1 - 2 ** (-10 / 1.5))) for top1 in (0.8, 0.81, 0.82)]
     assert points["mean"].iloc[-1] == pytest.approx(np.mean(last))
     assert (points["low"].iloc[-1], points["high"].iloc[-1]) == pytest.approx((last[0], last[2]))
+
+
+@pytest.mark.parametrize(("evaluations", "panels"), [(11, 2), (2, 1)])
+def test_the_end_of_training_is_enlarged_where_there_is_something_to_see(
+    lab, store, evaluations, panels
+):
+    lab(suites=("accuracy",), evaluations=evaluations).study_of({"soft_moe": [0.8, 0.9]})
+    drawing = next(training.draw(load_study(store)))
+    assert len(drawing.figure.axes) == panels
+    assert ("enlarged" in drawing.caption) is (panels == 2)
 
 
 def test_loads_are_ranked_within_a_run_before_they_are_averaged(written):

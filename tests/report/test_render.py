@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from report.render import latex_text, to_csv, to_latex, to_markdown
+from report.render import latex_heading, latex_text, to_csv, to_latex, to_markdown
 from report.tables.table import MISSING, OUTSIDE, Cell, Column, Row, assemble, words
 
 
@@ -69,7 +69,15 @@ def test_every_latex_table_of_a_report_is_well_formed(written):
             body = re.sub(r"\\[{}]", "", text)
             assert body.count("{") == body.count("}")
             assert text.count(r"\begin{") == text.count(r"\end{")
-            assert not re.search(r"(?<!\\)_", text.replace(r"\label{tab:" + path.stem, ""))
+            plain = re.sub(r"\$.*?\$", "", text.replace(r"\label{tab:" + path.stem, ""))
+            assert not re.search(r"(?<!\\)_", plain)
+            assert text.isascii()
+
+
+def test_entropies_are_set_as_mathematics(written):
+    paths = {path.name: path.read_text(encoding="utf-8") for path in written.paths.tables}
+    assert "$H_s$ (bit) & $H_u$ (bit) & $I(E;Y)$" in paths["main.tex"]
+    assert r"$I(E;\hat{Y})$" in latex_heading("I(E;Ŷ) corr.")
 
 
 @given(st.text())
@@ -78,7 +86,7 @@ def test_no_text_can_start_a_latex_command_or_comment(text):
     plain = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum)\{\}", "", escaped)
     plain = re.sub(r"\\(textless|textgreater|textbar|ldots)\{\}", "", plain)
     plain = re.sub(r"\\text(super|sub)script\{(\\d?dag|2)\}", "", plain)
-    plain = re.sub(r"\$(-|\\(pm|times|leq|geq|cdot|uparrow|downarrow))\$", "", plain)
+    plain = re.sub(r"\$(-|\\hat\{Y\}|\\(pm|times|leq|geq|cdot|uparrow|downarrow))\$", "", plain)
     assert not re.search(r"(?<!\\)[&%$#_{}]|[~^\\](?![&%$#_{}])", plain)
 
 

@@ -74,6 +74,21 @@ def test_dense_has_no_entropy_and_says_so(written):
     assert "dense" not in {row.router for row in written.tables["entropy"].rows}
 
 
+def test_what_a_suite_did_not_find_is_told_from_what_it_did_not_look_at(lab, store):
+    study = lab(suites=("accuracy",))
+    study.study_of({"soft_moe": [0.8], "my_gate": [None]})
+    attempt = store.done_attempt("tiny-soft_moe-0-{}")
+    study.measure("balance", "soft_moe", 0, 0.8, attempt.id, 0.0)
+    lab(suites=("accuracy",)).trial("random", 0, 0.7, {})
+    store.record_measurement(
+        "balance", {}, "balance", study.machine_ids[0], study.code,
+        attempt_id=store.done_attempt("tiny-random-0-{}").id,
+    )  # fmt: skip
+    table = main.table(load_study(store))
+    found = {row.router: row_of(table, row.router)["load_cv"].words for row in table.rows}
+    assert found == {"soft_moe": "", "random": "n/a", "my_gate": "–"}
+
+
 def test_runs_outside_the_tolerance_are_marked(written):
     marked = {row.router for row in written.tables["main"].rows if OUTSIDE in row.cells[0].marks}
     assert marked == {"soft_moe"}
