@@ -127,7 +127,7 @@ def capacity(subject: Subject) -> str:
             limit = oracle.capacity(factor, subject.tokens, subject.num_experts, choices)
             limits = torch.tensor(limit).expand(subject.num_experts)
         elif factor is not None:
-            note = "experts differ in capacity; what was checked is what theirs add up to"
+            note = "by the router's own capacities, and what they add up to"
             total, most = int(limits.sum(-1).max()), factor * subject.tokens * choices
             require(
                 total <= most + subject.num_experts,
@@ -143,10 +143,14 @@ def _factor(router: Router) -> float | None:
 
 
 def _own_limits(routing: Routing) -> Tensor | None:
-    """(…, E): capacities where experts differ."""
+    """(…, E): capacities where experts differ, or tokens choose different numbers of them."""
     if isinstance(routing, ExpertChoiceRouting) and routing.filled is not None:
         return routing.filled.sum(-1)
-    return routing.limits if isinstance(routing, TokenChoiceRouting) else None
+    if isinstance(routing, TokenChoiceRouting):
+        if routing.limits is None and routing.chosen is not None:
+            return torch.tensor(routing.capacity).expand(routing.num_experts)
+        return routing.limits
+    return None
 
 
 def _within(limits: Tensor, routing: Routing, where: str, asked: str) -> None:

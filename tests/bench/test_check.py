@@ -20,6 +20,7 @@ from routers import (
     ROUTERS,
     Baseline,
     ExpertChoiceRouting,
+    MixtureRouting,
     RequestError,
     Router,
     RouterContext,
@@ -464,9 +465,34 @@ def test_experts_may_differ_in_capacity_if_the_sum_is_right():
         report = check_router(name)
         assert report.passed, text(report)
         capacity = next(result for result in report.results if result.name == "capacity")
-        assert "experts differ in capacity" in capacity.detail
+        assert "by the router's own capacities" in capacity.detail
         report = check_router(name, surplus=2.0)
     assert [result.name for result in report.failures] == ["capacity"]
+
+
+class AnyNumber(Router):
+    """Each token takes every expert whose gate is above a quarter."""
+
+    def allocate(self, logits):
+        gates = logits.softmax(-1)
+        weights, experts = gates.sort(-1, descending=True)
+        chosen = weights > 0.25
+        capacity = self.capacity(logits)
+        return TokenChoiceRouting.from_choices(gates, experts, weights, capacity, chosen=chosen)
+
+
+class Mixture(Router):
+    """Every expert on every token."""
+
+    def allocate(self, logits):
+        return MixtureRouting(logits.softmax(-1))
+
+
+@pytest.mark.parametrize("target", [AnyNumber, Mixture])
+def test_other_forms_of_routing_pass(target):
+    with registered(target) as name:
+        report = check_router(name)
+    assert report.passed, text(report)
 
 
 def test_the_table_is_80_columns_wide_and_tells_what_failed():
