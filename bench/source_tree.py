@@ -10,11 +10,14 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import sys
 import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from routers.beside import package_of
 
 HOME = Path(__file__).resolve().parent.parent
 PACKAGES = ("bench", "routers", "suites", "results")
@@ -102,7 +105,8 @@ def _root_of(file: Path) -> Root:
         if top in PACKAGES:
             return REPOSITORY
     folder = file.parent
-    while (folder / "__init__.py").is_file():
+    # A user's file finds what lies beside it, even where that folder is a package too.
+    while (folder / "__init__.py").is_file() and package_of(folder) not in sys.modules:
         folder = folder.parent
     # Beside an installed plugin lie all other installed packages; only its own counts.
     installed = any(folder == place for place in INSTALLED)

@@ -14,6 +14,7 @@ from bench.fingerprint import Fingerprints, components_of, layer_description
 from bench.presets import load_preset
 from bench.source_tree import Root, source_hashes
 from bench.specs import trial_specs
+from routers.beside import import_file
 
 Tree = Callable[[dict[str, str]], Path]
 
@@ -119,6 +120,21 @@ def test_a_plugin_in_a_package_depends_on_its_relatives(tree: Tree, tmp_path: Pa
     (package / "near.py").write_text("")
     (package / "far.py").write_text("")
     assert set(source_hashes([package / "mine.py"])) == {"pack.far", "pack.mine", "pack.near"}
+
+
+def test_a_loaded_plugin_finds_what_lies_beside_it_also_in_a_package(
+    tree: Tree, tmp_path: Path
+) -> None:
+    """As `load_plugin` does: what was imported is what counts."""
+    tree(FILES)
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("")
+    (folder / "helper.py").write_text("")
+    (folder / "mine.py").write_text("import helper\n")
+    module = import_file(folder / "mine.py")
+    assert Path(module.helper.__file__) == folder / "helper.py"
+    assert set(source_hashes([folder / "mine.py"])) == {"helper", "mine"}
 
 
 def spec_of(router: str) -> TrialSpec:
