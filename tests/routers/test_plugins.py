@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from pathlib import Path
 
@@ -206,33 +205,30 @@ def test_a_file_that_is_not_there_is_answered_with_the_nearest(tmp_path, asked, 
     assert hint in failure(tmp_path / asked)
 
 
-class Points:
-    """Entry points as installed packages declare them."""
-
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.folder, self.points = folder, []
-        monkeypatch.syspath_prepend(folder)
-        monkeypatch.setattr("routers.plugins.entry_points", lambda **_: self.points)
-
-    def add(self, module: str, text: str) -> None:
-        write(self.folder, text, f"{module}.py")
-        point = importlib.metadata.EntryPoint(module, module, "moe_router_bench.routers")
-        self.points.append(point)
-
-
 @pytest.fixture
-def points(tmp_path, monkeypatch):
-    return Points(tmp_path, monkeypatch)
+def installed(tmp_path, monkeypatch):
+    """Installs modules, each as a distribution with an entry point of its own name."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def install(module: str, text: str) -> None:
+        write(tmp_path, text, f"{module}.py")
+        info = tmp_path / f"{module}-1.0.dist-info"
+        write(info, f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n", "METADATA")
+        points = f"[moe_router_bench.routers]\n{module} = {module}\n"
+        write(info, points, "entry_points.txt")
+
+    return install
 
 
-def test_entry_points_are_loaded_and_broken_ones_reported(points):
-    points.add("entry_point_broken", PLUGIN.format(name="lost") + "\nraise ValueError('oh')\n")
-    points.add("entry_point_empty", "")
-    points.add("entry_point_good", PLUGIN.format(name="good"))
+def test_entry_points_are_loaded_and_broken_ones_reported(installed):
+    installed("entry_point_broken", PLUGIN.format(name="lost") + "\nraise ValueError('oh')\n")
+    installed("entry_point_empty", "")
+    installed("entry_point_good", PLUGIN.format(name="good"))
     for _ in range(2):
         failures = load_entry_points()
-        assert [failure.name for failure in failures] == ["entry_point_broken", "entry_point_empty"]
-        assert "raise ValueError('oh') — ValueError: oh" in failures[0].message
-        assert "registers nothing" in failures[1].message
+        messages = {failure.name: failure.message for failure in failures}
+        assert messages.keys() == {"entry_point_broken", "entry_point_empty"}
+        assert "raise ValueError('oh') — ValueError: oh" in messages["entry_point_broken"]
+        assert "registers nothing" in messages["entry_point_empty"]
         assert "good" in list_routers()
         assert "lost" not in list_routers()
