@@ -36,7 +36,8 @@ class EvenTopK(TokenChoice):
 class RandomRouter(EvenTopK):
     """k experts uniformly at random, drawn anew for every token at each training step.
 
-    In eval mode one draw for each position of a group, from a fixed seed, serves every group.
+    In eval mode the draw is a hash of the token's own bits and a seed: repeatable, and the same
+    whatever else is in the batch.
     What a router gains over this one is what its choices are worth.
     """
 
@@ -47,9 +48,7 @@ class RandomRouter(EvenTopK):
         shape = (groups, length, self.num_experts)
         if self.training:
             return torch.empty(shape, device=tokens.device).uniform_(generator=context.generator)
-        # Drawn on the CPU, so that every device routes alike.
-        draw = torch.rand(shape[1:], generator=torch.Generator().manual_seed(self.seed))
-        return draw.to(tokens.device).expand(shape)
+        return drawn_from_bits(tokens, self.num_experts, self.seed)
 
 
 @register_router("hash", family="null", source="arXiv 2106.04426, adapted")
@@ -82,3 +81,24 @@ class FrozenRouter(SoftmaxTokenChoice):
     def __init__(self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any) -> None:
         super().__init__(dim, num_experts, tokens, **hyper)
         self.gate.requires_grad_(False)
+
+
+def drawn_from_bits(tokens: Tensor, outputs: int, seed: int) -> Tensor:
+    """Pseudo-random numbers in [-1, 1] that depend on a token's float32 bits and the seed alone.
+
+    Args:
+        tokens: (g, t, d).
+        outputs: n, numbers for each token.
+
+    Returns:
+        (g, t, n) float.
+    """
+    bits = tokens.float().contiguous().view(torch.int32).long()
+    generator = torch.Generator().manual_seed(seed)
+    odd = torch.randint(-(2**62), 2**62, (tokens.shape[-1],), generator=generator) * 2 + 1
+    # Integers wrap round, so the sum is exact in any order and on any device.
+    key = (bits * odd.to(bits.device)).sum(-1, keepdim=True)
+    mixed = key + torch.arange(1, outputs + 1, device=bits.device) * -7046029254386353131
+    for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
+        mixed = (mixed ^ (mixed >> shift)) * factor
+    return (mixed ^ (mixed >> 31)).to(tokens.dtype) / 2**63

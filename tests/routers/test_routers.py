@@ -174,6 +174,17 @@ def test_random_draws_anew_in_training_and_hash_never():
     assert (hashed(tokens).expert_load() == 3).all()
 
 
+def test_random_in_eval_mode_is_even_independent_of_the_batch_and_keyed_by_its_seed():
+    tokens = torch.randn(100, 12, 16)
+    router = build("random", capacity_factor=None).eval()
+    routed = router(tokens).experts
+    share = torch.bincount(routed.flatten(), minlength=4) / routed.numel()
+    assert (share - 0.25).abs().max() < 0.05
+    assert router(tokens[7:8]).experts.equal(routed[7:8])
+    other = build("random", capacity_factor=None, seed=1).eval()(tokens).experts
+    assert (other == routed).float().mean().item() == pytest.approx(0.25, abs=0.05)
+
+
 def test_frozen_keeps_its_gate():
     assert not any(p.requires_grad for p in build("frozen").parameters())
 

@@ -1,0 +1,84 @@
+"""The README names all that there is, and its examples work when pasted."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from bench.cli import app
+from bench.presets import preset_names
+from routers import AFFINITIES, list_routers
+from suites import SUITES
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = [line.partition("#")[0] for line in README.splitlines() if "python bench.py " in line]
+
+
+def leaves(command: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command that does something, by its full name."""
+    if isinstance(command, CommandGroup):
+        for key, inner in command.commands.items():
+            yield from leaves(inner, f"{name} {key}".strip())
+    else:
+        yield name, command
+
+
+CommandGroup = type(typer.main.get_command(app))
+LEAVES = dict(leaves(typer.main.get_command(app)))
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_every_command_and_option_stands_in_the_readme(name):
+    assert f"bench.py {name}" in README
+    for parameter in LEAVES[name].params:
+        for option in parameter.opts:
+            if option.startswith("--") and option != "--help":
+                assert f"{option}" in README, f"{name} {option}"
+
+
+def test_every_router_affinity_suite_and_preset_stands_in_the_readme():
+    for name in [*list_routers(), *AFFINITIES.names(), *SUITES.names(), *preset_names()]:
+        assert f"`{name}`" in README
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_line_of_the_readme_parses(line):
+    found = re.search(r"python bench\.py ([^`|]*)", line)
+    assert found
+    given = shlex.split(found[1])
+    if "…" in given or "NAME" in given:
+        return
+    command = typer.main.get_command(app)
+    while isinstance(command, CommandGroup):
+        command = command.commands[given.pop(0)]
+    command.make_context(command.name, given)
+
+
+def test_the_first_example_works_when_pasted(tmp_path):
+    section = README.partition("## Register a router")[2].partition("\n## ")[0]
+    router = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    commands = re.search(r"```\n(python bench\.py check .*?)```", section, re.DOTALL)
+    assert router
+    assert commands
+    (tmp_path / "temperature.py").write_text(router[1])
+    for line in commands[1].splitlines():
+        given = shlex.split(line)
+        assert given[:2] == ["python", "bench.py"]
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "bench.py"), *given[2:]],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert "temperature_top1" in (tmp_path / "runs/reports/smoke/index.html").read_text()
