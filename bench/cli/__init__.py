@@ -33,12 +33,10 @@ for group in (runs, report, progress, components, database):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 done; 1 something failed; 2 the request was wrong."""
+    """Run a command and exit: 0 done; 1 something failed; 2 the request was wrong; 130 Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = app(given, prog_name="bench.py", standalone_mode=False)
-    except KeyboardInterrupt:
-        sys.exit(_say("interrupted; the same command goes on where this one stopped", 130))
     except Exception as error:
         if "--debug" in given:
             traceback.print_exc()

@@ -20,7 +20,7 @@ from bench.execute.events import (
     Task,
 )
 
-COLOURS = {"done": "green", "reused": "dim", "skipped": "dim"}
+COLOURS = {"done": "green", "skipped": "dim"}
 
 
 class Display:
@@ -51,8 +51,10 @@ class Display:
                 self._status.update(f"{self._reused} trials reused")
             case Reused(task, status, reason):
                 self._line(task, status, reason)
-            case Started(task, reason):
+            case Started(task, reason) if self._console.is_terminal:
                 self._going(task, f"training: {reason}")
+            case Started(task, reason):
+                self._line(task, "training", reason)
             case Progress(task, step, steps, loss, seconds):
                 left = duration(seconds * (steps - step) / max(step, 1))
                 self._going(task, f"step {step} of {steps}, loss {loss:.3f}, {left} to go")

@@ -93,7 +93,11 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
         def run(home: Path, db: str | None, plugin: list[Path] | None, **own: Any) -> None:
             del own["debug"]  # `main` looks for it, since errors may come before any command
             home = home.expanduser().absolute()
-            function(Place(home, db or str(home / "bench.db"), tuple(plugin or ())), **own)
+            try:
+                function(Place(home, db or str(home / "bench.db"), tuple(plugin or ())), **own)
+            except KeyboardInterrupt:
+                print("\ninterrupted; the same command takes it up again", file=sys.stderr)
+                raise typer.Exit(130) from None
 
         signature = inspect.signature(function, eval_str=True)
         own = list(signature.parameters.values())[1:]

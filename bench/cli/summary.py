@@ -108,6 +108,7 @@ def _column(suite: str, frame: pd.DataFrame) -> Column:
 
 
 def _text(interval: Interval, digits: int) -> str:
+    mean = round(interval.mean, digits) + 0.0  # never -0.00
     if interval.low is None:
-        return f"{interval.mean:.{digits}f}"
-    return f"{interval.mean:.{digits}f}±{interval.mean - interval.low:.{digits}f}"
+        return f"{mean:.{digits}f}"
+    return f"{mean:.{digits}f}±{interval.mean - interval.low:.{digits}f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def best_device() -> torch.device:
 
 
 def prepared_machine() -> Machine:
-    """This machine, after its allocator was told to keep what is freed: timings depend on it."""
-    found, allocator = machine(), keep_freed_memory()
+    """This machine, after this process was set up for it; timings depend on both.
+
+    The allocator keeps what is freed. One thread computes, unless `OMP_NUM_THREADS` says
+    otherwise: the bits of a training depend on the number of threads and should not depend on the
+    machine's cores, and threads that wait for each other crawl where anything else runs.
+    """
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+    allocator = keep_freed_memory()
+    found = machine()
     return replace(found, settings={**found.settings, **allocator})
