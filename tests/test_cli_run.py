@@ -67,7 +67,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_ends_with_a_table_and_a_report(home: Path) -> None:
     output = (home / "output.txt").read_text()
-    assert re.search(r"^softmax_token_choice +2 +\d+\.\d±\d+\.\d +", output, re.MULTILINE)
+    assert "Study smoke: mean of 2 seeds, ± half of its 95 % interval" in output
+    assert re.search(r"^softmax_token_choice +\d+\.\d±\d+\.\d +", output, re.MULTILINE)
     assert "4 trained, 10 measured, 4 skipped" in output
     page = Path(re.search(r"^report: (.+)$", output, re.MULTILINE)[1])  # type: ignore[index]
     assert page.is_relative_to(home / "runs" / "reports" / "smoke")

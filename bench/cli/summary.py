@@ -50,7 +50,7 @@ def print_summary(store: Store, study: str, tally: Tally) -> None:
     """Each router's main metrics, and the run in numbers."""
     columns = main_columns(metrics_frame(store, study))
     if columns:
-        print(f"\nStudy {study}: mean over the seeds, ± half of its 95 % interval\n")
+        print(f"\nStudy {study}: {_what(columns)}\n")
         show(standings(columns))
         print("\n" + "\n".join(column.meaning for column in columns))
     counts = [
@@ -83,14 +83,29 @@ def main_columns(frame: pd.DataFrame) -> list[Column]:
 
 
 def standings(columns: list[Column]) -> Table:
-    """One row a router and condition; seeds are counted where they differ."""
-    rows = list(dict.fromkeys(row for column in columns for row in column.values))
-    made = table("router", "n", *(column.suite for column in columns), right="n")
-    for row in rows:
-        seeds = max(len(column.values.get(row, ())) for column in columns)
+    """One row a router and condition, with its number of seeds where they differ."""
+    counts = _seeds(columns)
+    one = len(set(counts.values())) == 1
+    made = table("router", *([] if one else ["n"]), *(c.suite for c in columns), right="n")
+    for row, seeds in counts.items():
         name = "\n  ".join(filter(None, row))
-        made.add_row(name, str(seeds), *(column.cell(row) for column in columns))
+        made.add_row(name, *([] if one else [str(seeds)]), *(c.cell(row) for c in columns))
     return made
+
+
+def _seeds(columns: list[Column]) -> dict[tuple[str, str], int]:
+    """Of each router and condition."""
+    rows = dict.fromkeys(row for column in columns for row in column.values)
+    return {row: max(len(column.values.get(row, ())) for column in columns) for row in rows}
+
+
+def _what(columns: list[Column]) -> str:
+    """What the cells show."""
+    counts = set(_seeds(columns).values())
+    if counts == {1}:
+        return "one seed"
+    of = f"{counts.pop()} seeds" if len(counts) == 1 else "n seeds"
+    return f"mean of {of}, ± half of its 95 % interval"
 
 
 def _column(suite: str, frame: pd.DataFrame) -> Column:
@@ -108,7 +123,9 @@ def _column(suite: str, frame: pd.DataFrame) -> Column:
 
 
 def _text(interval: Interval, digits: int) -> str:
-    mean = round(interval.mean, digits) + 0.0  # never -0.00
+    mean = f"{interval.mean:.{digits}f}"
+    if float(mean) == 0:
+        mean = mean.removeprefix("-")
     if interval.low is None:
-        return f"{mean:.{digits}f}"
-    return f"{mean:.{digits}f}±{interval.mean - interval.low:.{digits}f}"
+        return mean
+    return f"{mean}±{interval.mean - interval.low:.{digits}f}"
