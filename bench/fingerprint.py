@@ -18,7 +18,9 @@ from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
 
 TRAINING = ("bench.train", "bench.model.build")
 """Where the source of the training protocol begins."""
-UNTRAINED = ("bench.model.build",)
+UNTRAINED = ("bench.model.build", "bench.subject")
+MEASURED = ("bench.subject",)
+"""Where the source of what suites are handed begins: models, layers and facts."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,11 @@ class Fingerprints:
             hashes = source_hashes([Path(file)] if file else [])
             self._parts[key] = Part(*key, combined(hashes), hashes)
         return self._parts[key]
+
+    def suite(self, entry: Entry) -> str:
+        """SHA-256 (hex) of a suite's source, and of the source of what it is handed."""
+        subject = self._modules("subject", MEASURED)
+        return combined({**self.component(entry).modules, **subject.modules})
 
     def _components(self, spec: TrialSpec) -> list[Part]:
         return [self.component(entry) for entry in components_of(spec)]

@@ -146,7 +146,7 @@ def _suites(request: Request, fingerprints: Fingerprints, on: str) -> tuple[Plan
         PlannedSuite(
             entry.name,
             entry.validate(request.suites[entry.name]),
-            fingerprints.component(entry).digest,
+            fingerprints.suite(entry),
         )
         for entry in entries
         if entry.target.on == on

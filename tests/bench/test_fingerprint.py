@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
-from bench import source_tree
+from bench import fingerprint, source_tree
 from bench.config import TrialSpec
 from bench.fingerprint import Fingerprints, components_of, layer_description
 from bench.presets import load_preset
 from bench.source_tree import Root, source_hashes
 from bench.specs import trial_specs
 from routers.beside import import_file
+from suites import SUITES
 
 Tree = Callable[[dict[str, str]], Path]
 
@@ -199,6 +200,25 @@ def test_a_layer_knows_no_recipe_no_seed_and_no_loss() -> None:
     assert layer.value != fingerprints.layer(spec_of("random")).value
     assert layer_description(spec).keys() == {"router", "experts", "model", "data"}
     assert "loss" not in {part.kind for part in layer.parts}
+
+
+@pytest.mark.parametrize("module", ["bench.subject", "bench.facts", "bench.trial_model"])
+def test_what_is_measured_depends_on_what_suites_are_handed(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured() -> tuple[str, str, str]:
+        fingerprints = Fingerprints()
+        suites = (fingerprints.suite(SUITES.get(name)) for name in ("accuracy", "throughput"))
+        return fingerprints.layer(spec_of("soft_moe")).value, *suites
+
+    def changed(files: Iterable[Path]) -> dict[str, str]:
+        hashes = source_hashes(files)
+        return hashes | ({module: "changed"} if module in hashes else {})
+
+    before = measured()
+    assert measured() == before
+    monkeypatch.setattr(fingerprint, "source_hashes", changed)
+    assert not set(measured()) & set(before)
 
 
 def test_the_hashes_are_of_the_files_that_are_there(tmp_path: Path) -> None:
