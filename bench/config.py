@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,7 +12,7 @@ Options = dict[str, Any]
 class Config(BaseModel):
     """Frozen, and refuses what it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class AugmentConfig(Config):
@@ -49,7 +49,7 @@ class ModelConfig(Config):
     layers: Literal["last2", "every2", "all"] | tuple[int, ...] = Field(
         default="last2", description="Blocks whose MLP becomes an MoE layer."
     )
-    groups: Literal["image", "batch"] | int = Field(
+    groups: Literal["image", "batch"] | Annotated[int, Field(ge=1)] = Field(
         default="image",
         description="Tokens that are routed together: of an image, the batch, or a number.",
     )

@@ -140,7 +140,14 @@ class LayerOfTrial:
             if issubclass(target, Baseline):
                 block = nn.ModuleDict({"mlp": self.mlp(dim, hidden)})
                 if target.widen:
-                    widen(block, layers="all", num_experts=num_experts, seed=self._spec.seed)
+                    widen(
+                        block,
+                        layers="all",
+                        experts=self._spec.experts.name,
+                        num_experts=num_experts,
+                        experts_options=self._options_without_width(),
+                        seed=self._spec.seed,
+                    )
                 return block["mlp"].to(self.device)
             groups = self._spec.model.groups
             named = {"image": tokens, "batch": batch * tokens}

@@ -6,11 +6,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from routers.hyper import hyper
+from routers.hyper import Range, hyper
 from routers.layout import expert_softmax
 from routers.router import Router, register_router
 from routers.routing import ExpertChoiceRouting, Routing
-from routers.transport import sinkhorn_plan, sparse_plan
+from routers.sinkhorn import BySinkhornPlan
+from routers.transport import Plan, sparse_plan
 
 
 @register_router(
@@ -32,26 +33,16 @@ class SoftmaxExpertChoice(Router):
 
 
 @register_router("sinkhorn_expert_choice", family="expert_choice", source="arXiv 2401.15969")
-class SinkhornExpertChoice(Router):
+class SinkhornExpertChoice(BySinkhornPlan):
     """Each expert takes the s tokens of the highest mass in an entropic transport plan.
 
     The plan is that of `sinkhorn_token_choice`; it chooses, and the softmax gates of the logits
     without noise weigh. Cost: a fixed number of passes over the (t, E) logits, and a top-s.
     """
 
-    iterations: int = hyper(20, "Sinkhorn iterations.", ge=1)
-    epsilon: float = hyper(1.0, "Weight ε of the plan's entropy.", gt=0)
-
-    def allocate(self, logits: Tensor) -> Routing:
-        return self.allocate_noisy(logits, logits)
-
-    def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
-        plan = sinkhorn_plan(noisy, iterations=self.iterations, epsilon=self.epsilon)
-        routing = ExpertChoiceRouting.top_tokens(
-            expert_softmax(logits), self.capacity(logits), scores=plan.plan
-        )
-        routing.diagnostics["marginal_error"] = plan.marginal_error
-        return routing
+    def choose(self, logits: Tensor, plan: Plan) -> Routing:
+        gates = expert_softmax(logits)
+        return ExpertChoiceRouting.top_tokens(gates, self.capacity(logits), scores=plan.plan)
 
 
 @register_router(
@@ -73,7 +64,9 @@ class SparsityConstrainedExpertChoice(Router):
     """
 
     noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
-    gamma: float = hyper(1.0, "Weight γ of the plan's squared norm.", gt=0)
+    gamma: float = hyper(
+        1.0, "Weight γ of the plan's squared norm.", gt=0, tune=Range(0.1, 10.0, log=True)
+    )
     iterations: int = hyper(50, "Steps of the solver of the semi-dual.", ge=1)
 
     def allocate(self, logits: Tensor) -> Routing:

@@ -76,7 +76,7 @@ class HyperModel(pydantic.BaseModel):
     """The validated hyper-parameters of one component."""
 
     model_config = pydantic.ConfigDict(
-        extra="forbid", frozen=True, arbitrary_types_allowed=True, strict=False
+        extra="forbid", frozen=True, arbitrary_types_allowed=True, allow_inf_nan=False
     )
 
 

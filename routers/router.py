@@ -10,17 +10,18 @@ import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from routers.affinity import build_affinity
-from routers.hyper import Configurable, Range, hyper
+from routers.hyper import Choice, Configurable, Range, hyper
 from routers.registry import Registry
 from routers.routing import Routing
 
+AFFINITY_CHOICE = Choice(("linear", "cosine", "mlp", "soft"))
 ROUTERS = Registry("router")
 register_router = ROUTERS.register
 
@@ -34,14 +35,12 @@ class RouterContext:
         step: training step, from 0; None outside training.
         labels: (batch,) long, class of each image.
         previous_logits: the logits of the MoE layer before, (g, t, E).
-        hidden: computes the experts' hidden activations on every token.
     """
 
     generator: torch.Generator | None = None
     step: int | None = None
     labels: Tensor | None = None
     previous_logits: Tensor | None = None
-    hidden: Callable[[], Tensor] | None = None
 
 
 class Router(nn.Module, Configurable):
@@ -57,17 +56,19 @@ class Router(nn.Module, Configurable):
         RequestError: a hyper-parameter that the router does not have, or a value that it refuses.
     """
 
-    affinity: str = hyper("linear", "How tokens become logits: linear, cosine, mlp or soft.")
+    affinity: str = hyper(
+        "linear", "How tokens become logits: linear, cosine, mlp or soft.", tune=AFFINITY_CHOICE
+    )
     affinity_options: dict[str, Any] = hyper({}, "Hyper-parameters of the affinity.")
     capacity_factor: float | None = hyper(
-        1.0, "Slots of all experts over the tokens' choices; none drops nothing.", gt=0
+        1.0, "Slots of all experts over the choices that seek one; none sets no limit.", gt=0
     )
     eval_capacity_factor: Annotated[float, Field(gt=0)] | Literal["same"] | None = hyper(
         "same", "The capacity factor outside training."
     )
     noise_std: float = hyper(
         0.0,
-        "Gaussian noise on the logits in training, times the number of experts.",
+        "Deviation of Gaussian noise on the logits in training, times the number of experts.",
         ge=0,
         tune=Range(0.0, 2.0),
     )
@@ -81,6 +82,15 @@ class Router(nn.Module, Configurable):
     def build_gate(self) -> nn.Module:
         """The affinity, a module from (g, t, d) and the context to logits."""
         return build_affinity(self.affinity, self.dim, self.num_experts, **self.affinity_options)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # `model.bfloat16()` reaches every module; a router stays in float32, where it computes.
+        def kept_wide(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            narrowed = moved.is_floating_point() and moved.dtype.itemsize < 4
+            return tensor.to(moved.device) if narrowed else moved
+
+        return super()._apply(kept_wide, recurse)
 
     def forward(self, tokens: Tensor, context: RouterContext | None = None) -> Routing:
         """Route a batch of groups, in float32 or better, also under autocast.

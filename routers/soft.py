@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from routers.affinity import build_affinity
 from routers.errors import RequestError
-from routers.hyper import hyper
-from routers.router import Router, RouterContext, register_router
+from routers.hyper import Range, hyper
+from routers.router import AFFINITY_CHOICE, Router, RouterContext, register_router
 from routers.routing import Routing, SoftRouting
 
 
@@ -23,7 +23,18 @@ class SoftMoE(Router):
     slots, and no token is ever processed by itself.
     """
 
-    affinity: str = hyper("soft", "How tokens become logits: linear, cosine, mlp or soft.")
+    affinity: str = hyper(
+        "soft", "How tokens become logits: linear, cosine, mlp or soft.", tune=AFFINITY_CHOICE
+    )
+    capacity_factor: float | None = hyper(
+        1.0, "Slots of all experts over the group's tokens, where num_slots is none.", gt=0
+    )
+    noise_std: float = hyper(
+        0.0,
+        "Deviation of Gaussian noise on the logits in training.",
+        ge=0,
+        tune=Range(0.0, 2.0),
+    )
     num_slots: int | None = hyper(
         None, "Slots of each expert; none gives round(capacity_factor · t / E).", ge=1
     )

@@ -7,11 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from routers.errors import RequestError
-from routers.hyper import hyper
+from routers.hyper import Choice, hyper
 from routers.layout import expert_softmax
 from routers.router import Router, register_router
 from routers.routing import Routing, TokenChoiceRouting
-from routers.transport import sinkhorn_plan
+from routers.sinkhorn import BySinkhornPlan
+from routers.transport import Plan
 
 
 class TokenChoice(Router):
@@ -58,7 +59,9 @@ class SoftmaxTokenChoice(SoftmaxGates):
     whatever the gate makes it, so an auxiliary loss is needed to balance it.
     """
 
-    batch_priority: bool = hyper(False, "Serve the tokens of the highest gate first.")
+    batch_priority: bool = hyper(
+        False, "Serve the tokens of the highest gate first.", tune=Choice((False, True))
+    )
 
     def allocate(self, logits: Tensor) -> Routing:
         return TokenChoiceRouting.top_k(
@@ -71,7 +74,7 @@ class SoftmaxTokenChoice(SoftmaxGates):
 
 
 @register_router("sinkhorn_token_choice", family="token_choice", source="arXiv 2401.15969")
-class SinkhornTokenChoice(SoftmaxGates):
+class SinkhornTokenChoice(BySinkhornPlan, SoftmaxGates):
     """Each token takes its k best experts of an entropic transport plan.
 
     The plan maximises ⟨P, L⟩ + ε·H(P) with rows that sum to 1 and columns to t/E, so it is nearly
@@ -83,15 +86,8 @@ class SinkhornTokenChoice(SoftmaxGates):
     group, so a token's expert depends on its neighbours.
     """
 
-    iterations: int = hyper(20, "Sinkhorn iterations.", ge=1)
-    epsilon: float = hyper(1.0, "Weight ε of the plan's entropy.", gt=0)
-
-    def allocate(self, logits: Tensor) -> Routing:
-        return self.allocate_noisy(logits, logits)
-
-    def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
-        plan = sinkhorn_plan(noisy, iterations=self.iterations, epsilon=self.epsilon)
-        routing = TokenChoiceRouting.top_k(
+    def choose(self, logits: Tensor, plan: Plan) -> Routing:
+        return TokenChoiceRouting.top_k(
             expert_softmax(logits),
             self.top_k,
             self.capacity(logits, self.top_k),
@@ -99,5 +95,3 @@ class SinkhornTokenChoice(SoftmaxGates):
             batch_priority=True,
             renormalize=self.renormalize,
         )
-        routing.diagnostics["marginal_error"] = plan.marginal_error
-        return routing

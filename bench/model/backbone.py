@@ -126,16 +126,31 @@ def moefy(
     return model
 
 
-def widen(model: nn.Module, *, layers: str | Sequence[int], num_experts: int, seed: int) -> None:
-    """Widen MLPs to the parameters that MoE layers of `num_experts` in their place would have."""
+def widen(
+    model: nn.Module,
+    *,
+    layers: str | Sequence[int],
+    experts: str,
+    num_experts: int,
+    experts_options: dict[str, Any],
+    seed: int,
+) -> None:
+    """Widen MLPs to the parameters that MoE layers with a linear gate would have in their place.
+
+    Args: see `moefy`.
+    """
     mlps = mlps_of(model)
     names = list(mlps)
     with _seeded(seed):
         for index in chosen_layers(layers, len(names)):
             mlp = mlps[names[index]]
             old = ReplacedMLP.of(mlp)
+            with torch.device("meta"):
+                behind = build_experts(
+                    experts, num_experts=num_experts, replaced=old, **experts_options
+                )
             gate = old.dim * num_experts
-            target = gate + num_experts * sum(p.numel() for p in mlp.parameters())
+            target = gate + sum(p.numel() for p in behind.parameters())
             # 2·d·h weights, and h + d biases where there are any.
             hidden = round((target - old.bias * old.dim) / (2 * old.dim + old.bias))
             device = next(mlp.parameters()).device

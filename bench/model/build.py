@@ -52,7 +52,14 @@ def build_model(
     if issubclass(target, Baseline):
         tokens_of(net, [], image)
         if target.widen:
-            widen(net, layers=model.layers, num_experts=experts.num_experts, seed=seed + MOE_STREAM)
+            widen(
+                net,
+                layers=model.layers,
+                experts=experts.name,
+                num_experts=experts.num_experts,
+                experts_options=dict(experts.options),
+                seed=seed + MOE_STREAM,
+            )
         return net
     return moefy(
         net,

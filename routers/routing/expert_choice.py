@@ -89,7 +89,7 @@ class ExpertChoiceRouting(Routing):
     def combine_weights(self) -> Tensor:
         by_expert = self._used(self.weights)
         dense = by_expert.new_zeros(*by_expert.shape[:2], self.num_tokens)
-        return dense.scatter(2, self.tokens, by_expert).transpose(1, 2)
+        return dense.scatter_add(2, self.tokens, by_expert).transpose(1, 2)
 
     def expert_load(self) -> Tensor:
         return self._used(torch.ones_like(self.tokens)).sum(-1)

@@ -215,6 +215,7 @@ def test_a_router_computes_in_float32_under_autocast(name):
         ({"top_k": 0}, "greater than or equal to 1"),
         ({"top_k": 5}, "more than the 4 experts"),
         ({"capacity_factor": -1.0}, "greater than 0"),
+        ({"capacity_factor": float("inf")}, "finite"),
         ({"renormalize": True}, "top_k of 2"),
         ({"affinity": "cosin"}, "did you mean 'cosine'"),
         ({"affinity": "mlp", "affinity_options": {"hiden": 3}}, "did you mean 'hidden'"),

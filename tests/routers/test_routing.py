@@ -118,7 +118,10 @@ def test_expert_choice_with_unused_slots_equals_the_definition(size):
     gates = logits.softmax(-1)
     full = ExpertChoiceRouting.top_tokens(gates, size["tokens"])
     filled = torch.rand(full.tokens.shape) < 0.5
-    routing = ExpertChoiceRouting(gates, full.tokens, full.weights, filled)
+    # An unused slot may name any token, also one that the expert has taken.
+    used = full.tokens[..., :1].expand_as(full.tokens)
+    tokens = torch.where(filled, full.tokens, used)
+    routing = ExpertChoiceRouting(gates, tokens, full.weights, filled)
     assert_equals_definition(routing, logits)
     assert_counts_follow_the_tensors(routing)
     torch.testing.assert_close(routing.expert_load(), filled.sum(-1))

@@ -26,6 +26,7 @@ class ReplacedMLP:
         activation: its activation, a module class.
         bias: whether its layers have biases.
         std: standard deviations of the two layers' initial weights: experts start alike.
+        dropout: probabilities after the activation and after the second layer.
     """
 
     dim: int
@@ -33,6 +34,7 @@ class ReplacedMLP:
     activation: type[nn.Module] = nn.GELU
     bias: bool = True
     std: tuple[float, float] = (0.02, 0.02)
+    dropout: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def of(cls, mlp: nn.Module) -> ReplacedMLP:
@@ -66,6 +68,7 @@ class ReplacedMLP:
             activation=type(mlp.get_submodule("act")),
             bias=first.bias is not None,
             std=std,
+            dropout=(_probability(mlp, "drop1"), _probability(mlp, "drop2")),
         )
 
 
@@ -96,3 +99,8 @@ def build_experts(name: str, *, num_experts: int, replaced: ReplacedMLP, **hyper
     """Registered experts by name; `RequestError` where there are none of that name."""
     experts: Experts = EXPERTS.get(name).target(num_experts, replaced, **hyper)
     return experts
+
+
+def _probability(mlp: nn.Module, name: str) -> float:
+    drop = getattr(mlp, name, None)
+    return float(drop.p) if isinstance(drop, nn.Dropout) else 0.0

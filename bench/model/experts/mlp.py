@@ -25,6 +25,7 @@ class MLPExperts(Experts):
         super().__init__(num_experts, replaced, **hyper)
         width, hidden = replaced.dim, self.hidden or replaced.hidden
         self.activation = replaced.activation()
+        self.drop1, self.drop2 = (nn.Dropout(p) for p in replaced.dropout)
         self.weight1 = nn.Parameter(torch.empty(num_experts, width, hidden))
         self.weight2 = nn.Parameter(torch.empty(num_experts, hidden, width))
         nn.init.normal_(self.weight1, std=replaced.std[0])
@@ -38,8 +39,8 @@ class MLPExperts(Experts):
     def forward(self, slot_inputs: Tensor) -> Tensor:
         experts, groups, slots, width = slot_inputs.shape
         x = slot_inputs.reshape(experts, groups * slots, width)
-        hidden = self.activation(_affine(x, self.weight1, self.bias1))
-        return _affine(hidden, self.weight2, self.bias2).view(slot_inputs.shape)
+        hidden = self.drop1(self.activation(_affine(x, self.weight1, self.bias1)))
+        return self.drop2(_affine(hidden, self.weight2, self.bias2)).view(slot_inputs.shape)
 
 
 def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

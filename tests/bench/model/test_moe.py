@@ -184,6 +184,32 @@ def test_routings_are_recorded_inside_the_pass_alone_and_reach_the_next_layer():
     assert seen[-1].step is None
 
 
+@pytest.mark.parametrize("router", ["softmax_token_choice", "soft_moe"])
+@pytest.mark.parametrize("before", [True, False])
+def test_a_model_in_half_precision_keeps_its_routers_in_float32(router, before):
+    vit = timm.create_model("vit_tiny_patch16_224", **TINY)
+    if before:
+        model = moefy(vit.bfloat16(), router=router, num_experts=2)
+    else:
+        model = moefy(vit, router=router, num_experts=2).bfloat16()
+    with forward_pass(model) as routings:
+        logits = model(torch.randn(2, 3, 16, 16, dtype=torch.bfloat16))
+    assert logits.dtype == torch.bfloat16
+    assert routings[0].gates.dtype == torch.float32
+    layer = next(iter(moe_layers(model).values()))
+    assert {p.dtype for p in layer.router.parameters()} == {torch.float32}
+    assert {p.dtype for p in layer.experts.parameters()} == {torch.bfloat16}
+
+
+def test_the_dropout_of_the_mlp_is_kept():
+    vit = timm.create_model("vit_tiny_patch16_224", **TINY, proj_drop_rate=0.3)
+    layer = next(iter(moe_layers(moefy(vit, num_experts=2)).values()))
+    assert (layer.experts.drop1.p, layer.experts.drop2.p) == (0.3, 0.3)
+    x = torch.randn(2, 16, 24)
+    assert not layer(x).equal(layer(x))
+    assert layer.eval()(x).equal(layer(x))
+
+
 def test_a_gated_mlp_is_refused():
     model = timm.create_model("eva02_tiny_patch14_224", img_size=28, depth=2)
     with pytest.raises(RequestError, match="two linear layers"):
@@ -222,11 +248,13 @@ def test_building_a_model_leaves_the_global_generator_alone():
     assert torch.get_rng_state().equal(before)
 
 
-def test_dense_params_has_the_parameters_of_the_moe():
+@pytest.mark.parametrize("options", [{}, {"hidden": 7}])
+def test_dense_params_has_the_parameters_of_the_moe(options):
     def size(model):
         return sum(p.numel() for p in model.parameters())
 
-    moe, widened = size(build("softmax_token_choice")), size(build("dense_params"))
+    moe = size(build("softmax_token_choice", options=options))
+    widened = size(build("dense_params", options=options))
     # One hidden unit of each of two layers is the nearest that there is.
     assert abs(moe - widened) <= 2 * (2 * 24 + 1)
 
