@@ -15,6 +15,7 @@ from bench.outcome import read_outcome
 from bench.record import Rows
 from bench.subject import LayerOfTrial, TrainedTrial
 from results import AttemptRecord
+from routers.errors import BenchError
 
 
 def run_here(jobs: Iterable[Job], rows: Rows, work: Workplace) -> None:
@@ -45,5 +46,12 @@ def _layer(job: LayerJob, layer_id: int, work: Workplace) -> None:
 
 def _trained(spec: TrialSpec, done: AttemptRecord, work: Workplace) -> TrainedTrial:
     assert done.checkpoint is not None  # a done attempt has one
-    outcome = read_outcome((work.home / done.checkpoint).parent)
+    folder = (work.home / done.checkpoint).parent
+    outcome = read_outcome(folder)
+    if outcome.sha256 != done.checkpoint_sha256:
+        raise BenchError(
+            f"{folder} is not what trial {done.fingerprint[:10]} left there: its final weights have the "
+            f"SHA-256 {outcome.sha256}, the database's {done.checkpoint_sha256}; delete the folder "
+            "to train the trial again"
+        )
     return TrainedTrial(spec, work.datasets.get(spec.data), outcome, work.device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import bench.run as running
 from bench.datasets import Datasets
 from bench.execute import local, training
 from bench.execute.events import Ended, Event, Measured, Measuring, Progress, Reused, Started
+from bench.outcome import read_outcome, write_outcome
 from bench.plan import Plan, make_plan, make_request
 from bench.presets import load_preset
 from bench.run import Tally
@@ -143,6 +145,21 @@ def test_a_suite_that_is_asked_for_later_measures_without_training(run, store) -
     later = run(["soft_moe"], suites=["accuracy", "entropy"])
     assert (later.trained, later.reused, later.measured) == (0, 1, 1)
     assert measurements(store) == [("accuracy", "done"), ("entropy", "done")]
+
+
+def test_weights_that_the_database_does_not_know_are_not_measured(run, store, tmp_path) -> None:
+    run(["dense"], suites=["accuracy"])
+    (row,) = attempts(store)
+    folder = (tmp_path / row.checkpoint).parent
+    outcome = read_outcome(folder)
+    final = outcome.snapshots[-1].model_copy(update={"sha256": "0" * 64})
+    write_outcome(outcome.model_copy(update={"snapshots": [*outcome.snapshots[:-1], final]}))
+    (failure,) = run(["dense"], suites=["entropy"]).failures
+    for part in (folder.name[:10], row.checkpoint_sha256, "0" * 64, "to train the trial again"):
+        assert part in failure.error
+    shutil.rmtree(folder)
+    again = run(["dense"], suites=["entropy"])
+    assert (again.trained, again.failures) == (1, [])
 
 
 def test_bare_layers_are_measured_without_any_training(run, store) -> None:
