@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.fingerprint import Fingerprint, canonical, identity
+from bench.outcome import read_outcome
 from bench.plan import Planned, PlannedSuite
 from results import AttemptRecord, Store
 from results.identities import TrialRecord, all_trials, layer_row
+from routers.errors import BenchError
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,9 @@ class Reuse:
         if done is None:
             return self._undone(planned)
         due = tuple(suite for suite in planned.suites if not self._measured(suite, done.id))
-        if due and not (done.checkpoint and (self._home / done.checkpoint).exists()):
-            return Decision(True, "its checkpoint is gone, and a suite needs it", planned.suites)
+        lost = self._lost(done) if due else None
+        if lost:
+            return Decision(True, lost, planned.suites)
         return Decision(False, "same description, data and source", due, done)
 
     def layer(self, planned: Planned) -> tuple[PlannedSuite, ...]:
@@ -72,6 +75,18 @@ class Reuse:
             return Decision(True, "; ".join(differences(fingerprint, older[-1])), planned.suites)
         return Decision(True, "new", planned.suites)
 
+    def _lost(self, done: AttemptRecord) -> str | None:
+        """Why what a training left can be measured no more; None where all of it is there."""
+        if not (done.checkpoint and (self._home / done.checkpoint).is_file()):
+            return "its checkpoint is gone, and a suite needs it"
+        folder = (self._home / done.checkpoint).parent
+        try:
+            snapshots = read_outcome(folder).snapshots
+        except BenchError as error:
+            return str(error)
+        gone = [saved.file for saved in snapshots if not (folder / saved.file).is_file()]
+        return f"its snapshot {gone[0]} is gone, and a suite needs it" if gone else None
+
     def _measured(self, suite: PlannedSuite, attempt_id: int) -> bool:
         return self._store.measured(
             suite.name, suite.options, suite.source_hash, attempt_id=attempt_id
@@ -89,17 +104,18 @@ class Reuse:
 
 def differences(now: Fingerprint, then: TrialRecord) -> list[str]:
     """What sets a fingerprint apart from a trial's of before, in words; none where nothing does."""
-    found = _description_differences(now, then)
-    current = {(part.kind, part.name): part for part in now.parts}
     before = {(part.kind, part.name): part.source_hash for part in then.components}
-    for key, part in current.items():
-        if key not in before:
-            found.append(f"{part.label} is new")
-        elif before[key] != part.digest:
-            what = "the content" if part.kind == "data" else "the source"
-            found.append(f"{what} of {part.label} has changed")
-    found += [f"{kind} {name!r} is gone" for kind, name in before.keys() - current.keys()]
-    return found
+    current = {(part.kind, part.name): part for part in now.parts}
+    shared = [part for key, part in current.items() if key in before]
+    changed = [part for part in shared if before[part.kind, part.name] != part.digest]
+    kinds = {
+        "changed data": [repr(part.name) for part in changed if part.kind == "data"],
+        "changed source": [part.label for part in changed if part.kind != "data"],
+        "new": [part.label for key, part in current.items() if key not in before],
+        "gone": [f"{kind} {name!r}" for kind, name in before.keys() - current.keys()],
+    }
+    found = [f"{kind}: {', '.join(labels)}" for kind, labels in kinds.items() if labels]
+    return [*_description_differences(now, then), *found]
 
 
 def _description_differences(now: Fingerprint, then: TrialRecord) -> list[str]:

@@ -50,8 +50,8 @@ def _trained(spec: TrialSpec, done: AttemptRecord, work: Workplace) -> TrainedTr
     outcome = read_outcome(folder)
     if outcome.sha256 != done.checkpoint_sha256:
         raise BenchError(
-            f"{folder} is not what trial {done.fingerprint[:10]} left there: its final weights have the "
-            f"SHA-256 {outcome.sha256}, the database's {done.checkpoint_sha256}; delete the folder "
-            "to train the trial again"
+            f"{folder} is not what trial {done.fingerprint[:10]} left there: the SHA-256 of its "
+            f"final weights is {outcome.sha256}, in the database {done.checkpoint_sha256}; delete "
+            "the folder to train the trial again"
         )
     return TrainedTrial(spec, work.datasets.get(spec.data), outcome, work.device)

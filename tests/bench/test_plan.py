@@ -12,6 +12,7 @@ from bench.config import DataConfig
 from bench.datasets import Datasets
 from bench.expected import KNOWN, load_or_expect
 from bench.fingerprint import Fingerprint, Part
+from bench.outcome import Outcome, SavedSnapshot, write_outcome
 from bench.plan import Plan, Request, labels, make_plan, make_request
 from bench.presets import load_preset
 from bench.record import record_plan
@@ -21,6 +22,7 @@ from results.identities import all_trials
 from routers.errors import RequestError
 
 ROUTERS = ("softmax_token_choice", "dense")
+FILES = ("first", "weights")
 
 
 @pytest.fixture(scope="session")
@@ -52,6 +54,30 @@ def ended(store: Store, plan: Plan, status: str, checkpoint: str | None = None) 
         attempt = store.start_attempt(row, machine, code)
         if status != "running":
             store.finish_attempt(attempt, status, error="why it did", checkpoint=checkpoint)
+
+
+def left_by_training(folder: Path) -> None:
+    """What a training with two snapshots leaves, but for their content."""
+    known = {"flops": 1.0, "seconds": 1.0, "sha256": "a" * 64}
+    snapshots = [SavedSnapshot(step=n, file=name, **known) for n, name in enumerate(FILES)]
+    for name in FILES:
+        (folder / name).touch()
+    write_outcome(
+        Outcome(
+            status="done",
+            error=None,
+            steps=1,
+            planned_steps=1,
+            flops=1.0,
+            flops_budget=1.0,
+            within_tolerance=True,
+            uncounted=[],
+            seconds=1.0,
+            history=[],
+            snapshots=snapshots,
+            folder=folder,
+        )
+    )
 
 
 def reasons(store: Store, plan: Plan, home: Path = Path()) -> set[tuple[bool, str]]:
@@ -126,7 +152,7 @@ def test_what_was_never_done_is_new(store: Store, plan) -> None:
 
 def test_what_is_done_is_reused_and_what_is_due_is_measured(store, plan, tmp_path) -> None:
     made = plan()
-    (tmp_path / "weights").touch()
+    left_by_training(tmp_path)
     ended(store, made, "done", "weights")
     assert reasons(store, made, tmp_path) == {(False, "same description, data and source")}
     decision = Reuse(store, tmp_path, None).trial(made.trials[0])
@@ -138,6 +164,14 @@ def test_a_training_whose_weights_are_gone_is_done_again(store, plan, tmp_path) 
     ended(store, made, "done", "weights")
     found = {(True, "its checkpoint is gone, and a suite needs it")}
     assert reasons(store, made, tmp_path) == found
+    left_by_training(tmp_path)
+    (tmp_path / "first").unlink()
+    found = {(True, "its snapshot first is gone, and a suite needs it")}
+    assert reasons(store, made, tmp_path) == found
+    (tmp_path / "outcome.json").unlink()
+    ((train, reason),) = reasons(store, made, tmp_path)
+    assert train
+    assert reason.endswith("holds no finished training: there is no outcome.json")
 
 
 @pytest.mark.parametrize(
@@ -160,11 +194,7 @@ def test_code_that_changed_is_named(store: Store, plan, monkeypatch) -> None:
     ended(store, made, "done")
     monkeypatch.setattr(fingerprint, "combined", lambda hashes: f"changed {len(hashes)}")
     found = reasons(store, plan(routers=["dense"]))
-    changed = (
-        "the source of router 'dense' has changed",
-        "the source of protocol 'training' has changed",
-    )
-    assert found == {(True, "; ".join(changed))}
+    assert found == {(True, "changed source: router 'dense', protocol 'training'")}
 
 
 def test_differences_name_each_part_and_setting(store: Store, plan) -> None:
@@ -178,9 +208,9 @@ def test_differences_name_each_part_and_setting(store: Store, plan) -> None:
     parts += [Part("data", "digits", "other"), Part("loss", "z", "code")]
     assert differences(Fingerprint(description, tuple(parts)), then) == [
         "seed is 7, was 0",
-        "the content of data 'digits' has changed",
-        "loss 'z' is new",
-        "loss 'importance' is gone",
+        "changed data: 'digits'",
+        "new: loss 'z'",
+        "gone: loss 'importance'",
     ]
 
 
