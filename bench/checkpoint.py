@@ -78,7 +78,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Whoever reads `path` finds the old content or the new one, whenever the machine stops.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # processes may share a home
     try:
         yield part
         _sync(part)

@@ -1,6 +1,7 @@
 """Weights on disk are whole, known by their hash, and never unpickled."""
 
 import hashlib
+import os
 import pickle
 
 import pytest
@@ -79,6 +80,17 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
         part.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_processes_that_write_the_same_file_do_not_write_into_each_other(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    with replacing(path) as part:
+        part.write_text("mine")
+        monkeypatch.setattr(os, "getpid", lambda: -1)
+        with replacing(path) as other:
+            other.write_text("another's")
+    assert path.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [path]
 
 
