@@ -35,7 +35,9 @@ class DataConfig(Config):
     )
     data_dir: str | None = Field(default=None, description="Where its files lie already.")
     image_size: int | None = Field(
-        default=None, ge=1, description="Pixels a side; none keeps them."
+        default=None,
+        ge=1,
+        description="Pixels a side; none keeps them; your own take the model's.",
     )
     channels: int | None = Field(default=None, ge=1, description="1 or 3; none keeps them.")
     augment: AugmentConfig = AugmentConfig()

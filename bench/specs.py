@@ -6,7 +6,18 @@ from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
-from bench.config import Options, Preset, RouterConfig, TrainConfig, TrialSpec
+import timm
+
+from bench.config import (
+    DataConfig,
+    ModelConfig,
+    Options,
+    Preset,
+    RouterConfig,
+    TrainConfig,
+    TrialSpec,
+)
+from bench.data.sources import PREFIXED
 from bench.fingerprint import canonical
 from bench.model import EXPERTS
 from bench.overrides import check_path, override
@@ -93,7 +104,7 @@ def _specs_of(preset: Preset, routers: Iterable[Entry]) -> list[TrialSpec]:
             router=RouterConfig(name=router.name, options=_options_of(router, preset.router)),
             experts=experts,
             model=preset.model,
-            data=preset.data,
+            data=_sized(preset.data, preset.model),
             train=without_losses if issubclass(router.target, Baseline) else train,
             compute=preset.compute,
         )
@@ -108,6 +119,20 @@ def _options_of(router: Entry, shared: Options) -> Options:
         {name: value for name, value in shared.items() if name in known}
     )
     return options
+
+
+def _sized(data: DataConfig, model: ModelConfig) -> DataConfig:
+    """A user's own images are brought to the model's size, where that is known.
+
+    Data sets known by name have a size, and keep it.
+    """
+    if data.image_size is not None or data.name.partition(":")[0] not in PREFIXED:
+        return data
+    size = model.options.get("img_size")
+    if size is None:
+        usual = timm.get_pretrained_cfg(model.name)
+        size = usual and usual.input_size[-1]
+    return data.model_copy(update={"image_size": size}) if isinstance(size, int) else data
 
 
 def _with_losses(train: TrainConfig) -> TrainConfig:

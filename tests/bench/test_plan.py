@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from bench import fingerprint
 from bench.config import DataConfig
@@ -108,6 +109,30 @@ def test_options_of_suites_are_resolved_and_checked(plan) -> None:
     assert options["threads"] == 1
     with pytest.raises(RequestError, match=r"no hyper-parameter 'secs'; did you mean 'seconds'"):
         plan(suites=["throughput"], settings={"suites.throughput.secs": 1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "size"),
+    [
+        ({}, 8),  # the model's own option
+        ({"data.image_size": 16, "model.options.img_size": 16}, 16),
+        ({"model.name": "resmlp_12_224", "model.options": {}}, 224),
+    ],
+)
+def test_images_of_any_size_are_brought_to_that_of_the_model(plan, tmp_path, settings, size):
+    for number, name in enumerate(("cat", "dog")):
+        folder = tmp_path / "train" / name
+        folder.mkdir(parents=True)
+        for index in range(3):
+            Image.new("L", (9 + number, 12 + index)).save(folder / f"{index}.png")
+    settings = {"data.name": f"imagefolder:{tmp_path}", **settings}
+    (trial, *_) = plan(settings=settings).trials
+    assert trial.spec.data.image_size == size
+    assert Datasets().get(trial.spec.data).image_shape == (1, size, size)
+    with pytest.raises(RequestError, match="unequal size"):
+        plan(
+            settings=settings | {"model.name": "none", "model.options": {}, "data.image_size": None}
+        )
 
 
 def test_a_label_says_what_sets_a_trial_apart(plan) -> None:
