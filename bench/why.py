@@ -29,8 +29,9 @@ def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
     changed = differences(now, trial)
     attempt = store.last_attempt(trial.fingerprint)
     how = "waiting" if attempt is None else attempt.status.replace("_", " ")
+    before = {(part.kind, part.name, part.source_hash) for part in trial.components}
     for part in now.parts:
-        same = not any(part.label in difference for difference in changed)
+        same = (part.kind, part.name, part.digest) in before
         yield f"  {'same   ' if same else 'CHANGED'}  {part.label}"
     if changed:
         yield f"not reused: {'; '.join(changed)}"

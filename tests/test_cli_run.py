@@ -155,7 +155,7 @@ def test_a_plugin_would_run_again_when_code_beside_it_changes_but_not_a_comment(
     assert "1 reused" in bench(tmp_path, *asked).stdout
     helper.write_text("SHARPNESS = 3.0\n")
     planned = bench(tmp_path, "plan", *[each for each in asked[1:] if each != "--no-report"])
-    changed = "the source of router 'mine_of_the_run_test' has changed"
+    changed = "changed source: router 'mine_of_the_run_test'"
     assert re.search(rf"^ +1 to train: {changed}$", planned.stdout, re.MULTILINE)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.console import Console
 
 from bench.cli.place import Place
-from bench.cli.words import count, flops, show, size, table
+from bench.cli.words import add_grouped, count, flops, show, size, table
 from bench.compute.estimate import Estimate, estimate
 from bench.config import TrialSpec
 from bench.datasets import Datasets
@@ -41,7 +41,7 @@ def print_plan(request: Request, place: Place) -> None:
         _print_trainings(request, _rows(trained, datasets), len(trained))
     if plan is None:
         names = ", ".join(sorted({spec.data.name for spec in specs}))
-        print(f"\nThe data ({names}) is not here: what could be reused is not known.")
+        print(f"The data ({names}) is not here: what could be reused is not known.")
     else:
         _print_decisions(plan, place)
 
@@ -70,23 +70,31 @@ def _print_trainings(request: Request, rows: list[Row], trials: int) -> None:
         *("router", "steps", "params", "FLOPs", "memory", "disk"),
         right="steps params FLOPs memory disk",
     )
-    for row in rows:
-        budget = row.takes.budget
-        made.add_row(
-            row.label.replace(" ", "\n  "),
-            str(budget.steps),
-            count(row.takes.parameters),
-            flops(budget.steps * budget.flops_per_step),
-            size(row.takes.training_bytes),
-            size(row.disk_bytes),
-        )
+    add_grouped(made, ((*_parts(row.label), _cells(row)) for row in rows))
     show(made)
     spent = sum(row.takes.budget.steps * row.takes.budget.flops_per_step for row in rows)
     print(
-        f"\nOf one training each. All {trials}: {flops(spent * seeds)} FLOPs, "
-        f"{size(sum(row.disk_bytes for row in rows) * seeds)} of disk; the largest needs "
-        f"{size(max(row.takes.training_bytes for row in rows))} of memory."
+        f"\nOf one training each. All {trials}: {flops(spent * seeds)} FLOPs and "
+        f"{size(sum(row.disk_bytes for row in rows) * seeds)} of disk;\nthe largest needs "
+        f"{size(max(row.takes.training_bytes for row in rows))} of memory.\n"
     )
+
+
+def _parts(label: str) -> tuple[str, str]:
+    """Router and condition."""
+    router, _, condition = label.partition(" ")
+    return router, condition
+
+
+def _cells(row: Row) -> list[str]:
+    budget = row.takes.budget
+    return [
+        f"{budget.steps:,}",
+        count(row.takes.parameters),
+        flops(budget.steps * budget.flops_per_step),
+        size(row.takes.training_bytes),
+        size(row.disk_bytes),
+    ]
 
 
 def _print_decisions(plan: Plan, place: Place) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 from rich.table import Table
 
-from bench.cli.words import show, table
+from bench.cli.words import add_grouped, show, table
 from results.frames import metrics_frame
 from results.statistics import Interval, mean_interval
 from suites import SUITES
@@ -87,9 +87,13 @@ def standings(columns: list[Column]) -> Table:
     counts = _seeds(columns)
     one = len(set(counts.values())) == 1
     made = table("router", *([] if one else ["n"]), *(c.suite for c in columns), right="n")
-    for row, seeds in counts.items():
-        name = "\n  ".join(filter(None, row))
-        made.add_row(name, *([] if one else [str(seeds)]), *(c.cell(row) for c in columns))
+    add_grouped(
+        made,
+        (
+            (*row, [*([] if one else [str(seeds)]), *(column.cell(row) for column in columns)])
+            for row, seeds in counts.items()
+        ),
+    )
     return made
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 
 def duration(seconds: float) -> str:
@@ -51,6 +53,18 @@ def table(*columns: str, right: str = "") -> Table:
     for name in columns:
         made.add_column(name, justify="right" if name in right.split() else "left")
     return made
+
+
+def add_grouped(made: Table, rows: Iterable[tuple[str, str, Sequence[str]]]) -> None:
+    """Rows of router, condition and cells, under a heading for each condition but the empty one."""
+    groups: dict[str, list[tuple[str, Sequence[str]]]] = {}
+    for router, condition, cells in rows:
+        groups.setdefault(condition, []).append((router, cells))
+    for condition, members in groups.items():
+        for setting in condition.split():
+            made.add_row(Text(setting, "italic"))
+        for router, cells in members:
+            made.add_row(f"  {router}" if condition else router, *cells)
 
 
 def show(renderable: Any) -> None:
