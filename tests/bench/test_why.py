@@ -1,0 +1,58 @@
+"""`why` names the part that decided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import fingerprint
+from bench.datasets import Datasets
+from bench.plan import make_plan, make_request
+from bench.presets import load_preset
+from bench.record import record_plan
+from bench.why import explain
+from results import CodeVersion, Machine, Store, open_store
+from results.identities import all_trials
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Holds one trial of the dense baseline that is done."""
+    opened = open_store(tmp_path / "bench.db")
+    request = make_request(load_preset("smoke"), routers=["dense"])
+    rows = record_plan(make_plan(request, Datasets()), opened)
+    machine = opened.machine(Machine("host", "system", "processor", 2, 1, 10**9))
+    code = opened.code_version(CodeVersion(None, False, "3.11", {}))
+    opened.finish_attempt(opened.start_attempt(*rows.trials.values(), machine, code), "done")
+    return opened
+
+
+def lines(store: Store) -> list[str]:
+    return list(explain(all_trials(store)[0], store))
+
+
+def test_a_trial_that_nothing_changed_is_reused(store: Store) -> None:
+    said = lines(store)
+    assert said[1:] == [
+        "dense, seed 0, on digits",
+        "  same     router 'dense'",
+        "  same     protocol 'training'",
+        "  same     data 'digits'",
+        "reused: same description, data and source; its last attempt is done",
+    ]
+
+
+def test_the_part_that_changed_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fingerprint, "TRAINING", ("bench.model.build",))
+    said = lines(store)
+    assert "  CHANGED  protocol 'training'" in said
+    assert "  same     router 'dense'" in said
+    assert said[-1] == "not reused: changed source: protocol 'training'"
+
+
+def test_a_trial_whose_router_is_gone_cannot_be_described(store: Store) -> None:
+    trial = all_trials(store)[0]
+    trial.description["router"]["name"] = "densee"
+    said = list(explain(trial, store))
+    assert said[1].startswith("not reused: it cannot be described now: no router is named 'densee'")
