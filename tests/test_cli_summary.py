@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from io import StringIO
 
+import pandas as pd
 from rich.console import Console
 
-from bench.cli.summary import Column, standings
+from bench.cli.summary import Column, main_columns, standings
 from bench.cli.words import count, duration, flops, size
 
 LONGEST = ("sparsity_constrained_expert_choice", "")
@@ -61,3 +62,25 @@ def test_numbers_read_as_people_write_them() -> None:
     assert [size(b) for b in (312, 5.12e6, 2.4e9)] == ["312 B", "5.12 MB", "2.4 GB"]
     assert [count(n) for n in (912, 31_243, 5_379_748)] == ["912", "31.2k", "5.38M"]
     assert [flops(n) for n in (7.09e11, 1e18)] == ["7.1e11", "1.0e18"]
+
+
+def test_timings_of_two_machines_are_not_averaged() -> None:
+    rows = [("node1", 1.0, "2026-01-01"), ("node2", 3.0, "2026-01-02")]
+    frame = pd.DataFrame(
+        {
+            "suite": "throughput",
+            "metric": "forward_overhead",
+            "layer": None,
+            "step": None,
+            "where": '{"scope": "layer", "shape": "B"}',
+            "router": "a",
+            "condition": "",
+            "unit": "",
+            "better": "lower",
+            "machine": [machine for machine, _, _ in rows],
+            "value": [value for _, value, _ in rows],
+            "at": pd.to_datetime([at for _, _, at in rows]),
+        }
+    )
+    (made,) = main_columns(frame)
+    assert made.cell(("a", "")) == "3.00"
