@@ -17,8 +17,8 @@ from bench.execute.workplace import Workplace, best_device, prepared_machine
 from bench.fingerprint import canonical
 from bench.plan import Plan
 from bench.record import record_plan
+from bench.rehearsal import rehearse
 from bench.reuse import Reuse
-from bench.trial_model import trial_model
 from results import Store
 from routers.errors import RequestError
 from suites.selftest import self_test
@@ -63,7 +63,7 @@ def run(plan: Plan, store: Store, home: Path, datasets: Datasets, tell: Listener
     """Do a plan; what is done already is reused, and every result is written when it is known.
 
     Raises:
-        RequestError: a model that cannot be built; nothing has been trained then.
+        RequestError: a trial that cannot be trained as asked for; nothing has been trained then.
         BenchError: the self-test fails; nothing has been trained then.
     """
     tally = Tally()
@@ -80,24 +80,25 @@ def run(plan: Plan, store: Store, home: Path, datasets: Datasets, tell: Listener
     jobs = list(jobs_of(plan, Reuse(store, home, machine_id)))
     if not all(job.idle for job in jobs):
         self_test()
-        refuse_unbuildable(jobs, datasets)
+        refuse_untrainable(jobs, datasets, device)
     run_here(jobs, record_plan(plan, store), work)
     return tally
 
 
-def refuse_unbuildable(jobs: Iterable[Job], datasets: Datasets) -> None:
-    """Build each model that is to be trained once, without memory for its weights.
+def refuse_untrainable(jobs: Iterable[Job], datasets: Datasets, device: torch.device) -> None:
+    """Rehearse each training once, whatever the number of its seeds.
 
     Raises:
-        RequestError: one cannot be built; it names the trial.
+        RequestError: one cannot be trained as it was asked for; it names the trial.
     """
     for job in _distinct(jobs):
         spec = job.planned.spec
         try:
-            with torch.device("meta"):
-                trial_model(spec, datasets.get(spec.data))
+            rehearse(spec, datasets.get(spec.data), device)
         except RequestError as error:
             raise RequestError(f"{job.task.name}: {error}") from error
+        except (Exception, SystemExit):
+            continue  # no mistake in the request: it costs its own trial alone, and is told there
 
 
 def _distinct(jobs: Iterable[Job]) -> Iterable[TrialJob]:

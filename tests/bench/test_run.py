@@ -13,6 +13,7 @@ from sqlalchemy import select
 from torch import Tensor
 
 import bench.run as running
+from bench.config import DataConfig
 from bench.datasets import Datasets
 from bench.execute import local, training
 from bench.execute.events import Ended, Event, Measured, Measuring, Progress, Reused, Started
@@ -91,7 +92,7 @@ def exploding() -> Iterator[type[Fuse]]:
         """One slot an expert, until it explodes."""
 
         def allocate(self, logits: Tensor) -> SoftRouting:
-            if self.training and Fuse.error is not None:
+            if self.training and torch.is_grad_enabled() and Fuse.error is not None:
                 raise Fuse.error
             return SoftRouting.from_logits(logits[..., None])
 
@@ -256,6 +257,46 @@ def test_nothing_starts_where_a_model_cannot_be_built(run, store, settings, word
     with pytest.raises(RequestError, match=words):
         run(["softmax_token_choice"], settings=settings)
     assert store.studies() == []
+
+
+@pytest.mark.parametrize(
+    ("router", "settings", "words"),
+    [
+        ("softmax_token_choice", {"train.losses.load": 0.1}, "loss 'load' needs noise"),
+        ("softmax_expert_choice", {"train.losses.gshard": 0.1}, "loss 'gshard' has no meaning"),
+        ("soft_moe", {"train.losses.load": 0.1}, "loss 'load' has no meaning for a SoftRouting"),
+    ],
+)
+def test_nothing_starts_where_a_loss_does_not_fit_the_router(
+    run, store, router, settings, words
+) -> None:
+    state = torch.get_rng_state()
+    with pytest.raises(RequestError, match=f"^{router}: {words}"):
+        run([router, "dense"], settings=settings)
+    assert store.studies() == []
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_noisy_router_may_have_the_loss_of_the_load(run) -> None:
+    settings = {"train.losses.load": 0.1, "router.noise_std": 0.25}
+    assert run(["softmax_token_choice"], settings=settings).trained == 1
+
+
+def test_nothing_starts_where_groups_do_not_fit_a_batch(run, store, datasets) -> None:
+    """8 x 8 digits have 16 tokens; the last batch of a split is smaller than the others."""
+    digits = datasets.get(DataConfig(name="digits"))
+    last = len(digits.splits["test"]) % 64
+    assert last
+    with pytest.raises(RequestError) as refused:
+        run(["softmax_token_choice"], settings={"model.groups": 1024})
+    message = str(refused.value)
+    assert "a training batch has 64 x 16 = 1024" in message
+    assert f"the last batch of test has {last} x 16 = {last * 16}" in message
+    nearest = int(message.split()[-1])
+    assert all(images * 16 % nearest == 0 for images in (64, last))
+    assert store.studies() == []
+    tally = run(["softmax_token_choice", "dense"], settings={"model.groups": nearest})
+    assert (tally.trained, tally.failures) == (2, [])
 
 
 def test_what_happens_is_told_in_order(run) -> None:

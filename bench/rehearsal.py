@@ -1,0 +1,72 @@
+"""What would stop a training, found before any training starts."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from bench.config import RouterConfig, TrialSpec
+from bench.data import Dataset
+from bench.model import moe_layers
+from bench.objective import Objective
+from bench.trial_model import trial_model
+from routers.errors import RequestError
+
+
+def rehearse(spec: TrialSpec, dataset: Dataset, device: torch.device) -> None:
+    """Build the model and evaluate its objective on a few blank images, without gradients.
+
+    torch's generators are left as they were.
+
+    Raises:
+        RequestError: the model cannot be built, its groups do not fit its batches, or an auxiliary
+            loss does not fit its router.
+    """
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+        model = trial_model(spec, dataset).to(device).train()
+        groups = spec.model.groups
+        count = 2
+        if moe_layers(model) and isinstance(groups, int):
+            tokens = _tokens_of_image(spec, dataset)
+            _refuse_misfit(groups, tokens, _batches(spec, dataset))
+            count = math.lcm(2, *(groups // math.gcd(groups, each) for each in tokens))
+        images = torch.zeros(count, *dataset.image_shape, device=device)
+        labels = torch.zeros(count, dtype=torch.long, device=device)
+        noise = torch.Generator(device)
+        Objective(spec.train)(model, images, labels, step=0, generator=noise)
+
+
+def _tokens_of_image(spec: TrialSpec, dataset: Dataset) -> list[int]:
+    """Tokens of one image at each MoE layer, read off a model that takes any number of them."""
+    by_image = spec.model.model_copy(update={"groups": "image"})
+    with torch.device("meta"):
+        model = trial_model(
+            spec.model_copy(update={"model": by_image}), dataset, router=RouterConfig(name="random")
+        )
+    return [int(layer.router.tokens or 0) for layer in moe_layers(model).values()]
+
+
+def _batches(spec: TrialSpec, dataset: Dataset) -> dict[str, int]:
+    """Images in the batches of a trial: all of training are alike, elsewhere the last differs."""
+    size = spec.train.batch_size
+    last = {name: len(dataset.splits[name]) % size or size for name in ("val", "test")}
+    return {"a training batch": size} | {
+        f"the last batch of {name}": images for name, images in last.items()
+    }
+
+
+def _refuse_misfit(groups: int, tokens: list[int], batches: dict[str, int]) -> None:
+    sums = {
+        f"{name} has {images} x {each} = {images * each}": images * each
+        for name, images in batches.items()
+        for each in dict.fromkeys(tokens)
+    }
+    common = math.gcd(*sums.values())
+    if common % groups:
+        fitting = [number for number in range(1, common + 1) if common % number == 0]
+        nearest = min(fitting, key=lambda number: abs(number - groups))
+        raise RequestError(
+            f"model.groups = {groups} does not divide the tokens of every batch: "
+            f"{', '.join(sums)}; the nearest number that does is {nearest}"
+        )
