@@ -37,6 +37,10 @@ class TrainingBatches:
     def __call__(self, step: int) -> Batch:
         return self.first if step == 0 else self._ready(step)
 
+    def close(self) -> None:
+        """Stop the processes that make batches ahead, if there are any."""
+        self._images.close()
+
     def _ready(self, step: int) -> Batch:
         images, labels = (tensor.to(self._device) for tensor in self._images(step))
         return normalise(images, self._dataset), labels

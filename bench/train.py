@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -57,8 +58,9 @@ def train_trial(
         BenchError: the model, the recipe or the data do not fit each other.
     """
     cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(cuda):
-        course = _Course(spec, dataset, device, folder)
+    batches = TrainingBatches(spec, dataset, device)
+    with torch.random.fork_rng(cuda), closing(batches):
+        course = _Course(spec, dataset, batches, device, folder)
         try:
             course.run(on_progress or (lambda *_: None))
             error = None
@@ -82,10 +84,14 @@ class _Course:
     """One training from its first step to its last: what it has spent, seen and kept."""
 
     def __init__(
-        self, spec: TrialSpec, dataset: Dataset, device: torch.device, folder: Path
+        self,
+        spec: TrialSpec,
+        dataset: Dataset,
+        batches: TrainingBatches,
+        device: torch.device,
+        folder: Path,
     ) -> None:
         self._spec, self._dataset, self._device, self._folder = spec, dataset, device, folder
-        batches = TrainingBatches(spec, dataset, device)
         self._budget = resolve_steps(spec, dataset, batches, device)
         self._trainer = Trainer(spec, dataset, batches, device, self._budget.steps)
         self._steps, self._flops, self._seconds = 0, 0.0, 0.0

@@ -1,6 +1,8 @@
 """One trial: its steps, its course, its bits."""
 
 import math
+import multiprocessing
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -8,8 +10,8 @@ import torch
 from bench.batches import TrainingBatches
 from bench.checkpoint import read_tensors
 from bench.compute.budget import resolve_steps
-from bench.config import TrainConfig
-from bench.evaluate import evaluate
+from bench.config import AugmentConfig, TrainConfig
+from bench.evaluate import Score, evaluate
 from bench.model import moe_layers
 from bench.objective import Objective
 from bench.optim import build_optimizer, learning_rate
@@ -250,6 +252,33 @@ def test_weights_that_the_last_step_broke_are_noticed(
     outcome = train_trial(tiny_spec("dense"), tiny_dataset, CPU, tmp_path)
     assert outcome.status == "diverged"
     assert outcome.error == "the validation loss is nan after step 12 of 12"
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_no_process_that_makes_images_outlives_a_training(
+    breaks, tiny_spec, tiny_dataset, tmp_path, monkeypatch
+):
+    spec = tiny_spec("dense", epochs=0.5)
+    augmented = spec.data.model_copy(update={"augment": AugmentConfig(randaugment="rand-m9-n2")})
+    kept, at_work = [], []
+
+    def keeping(*arguments):
+        """What is still referred to is not closed by the garbage collector."""
+        kept.append(TrainingBatches(*arguments))
+        return kept[-1]
+
+    def evaluating(*_, **__):
+        at_work.extend(multiprocessing.active_children())
+        if breaks:
+            raise ValueError("broken")
+        return Score(0.5, 1.0)
+
+    monkeypatch.setattr("bench.train.TrainingBatches", keeping)
+    monkeypatch.setattr("bench.train.evaluate", evaluating)
+    with pytest.raises(ValueError, match="broken") if breaks else nullcontext():
+        train_trial(spec.model_copy(update={"data": augmented}), tiny_dataset, CPU, tmp_path)
+    assert at_work
+    assert not multiprocessing.active_children()
 
 
 def test_a_loss_without_meaning_for_a_router_is_an_error(tiny_spec, tiny_dataset, tmp_path):
