@@ -13,7 +13,7 @@ import pandas as pd
 
 from report.colours import KNOWN, Look, looks
 from report.entries import Entry, closest, fullest, without_options
-from results import ArrayRecord, Store, StoreError, StudyRecord
+from results import ArrayRecord, Store, StudyRecord
 from results.frames import (
     arrays_of,
     components_frame,
@@ -200,7 +200,7 @@ def load_study(store: Store, name: str | None = None) -> StudyData:
     Raises:
         StoreError: there is no such study, or none at all; the message names the nearest.
     """
-    record = choose_study(store, name)
+    record = store.find_study(name)
     return StudyData(
         record=record,
         trials=trials_frame(store, record.name),
@@ -209,16 +209,6 @@ def load_study(store: Store, name: str | None = None) -> StudyData:
         arrays=_arrays(arrays_of(store, record.name)),
         components=components_frame(store),
     )
-
-
-def choose_study(store: Store, name: str | None = None) -> StudyRecord:
-    """The study of this name, or the one that was asked for last. Errors as of `load_study`."""
-    if name is not None:
-        return store.find_study(name)
-    studies = store.studies()
-    if not studies:
-        raise StoreError("the database holds no study yet; `python bench.py run` makes one")
-    return studies[-1]
 
 
 def _metrics(frame: pd.DataFrame) -> pd.DataFrame:

@@ -81,13 +81,17 @@ class Reader(Database):
                 for row, trial_count, layer_count in session.execute(query)
             ]
 
-    def find_study(self, name: str) -> StudyRecord:
-        """The study of this name.
+    def find_study(self, name: str | None = None) -> StudyRecord:
+        """The study of this name, or the one asked for last.
 
         Raises:
             StoreError: there is none; the message names the nearest.
         """
         studies = {study.name: study for study in self.studies()}
+        if not studies:
+            raise StoreError("the database holds no study yet; `python bench.py run` makes one")
+        if name is None:
+            name = next(reversed(studies))
         if name not in studies:
             raise StoreError(f"no study {name!r} in {self.url}{nearest(name, studies)}")
         return studies[name]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from bench.cli.place import Place, command
-
-if TYPE_CHECKING:
-    from results import Store
 
 Study = Annotated[
     str | None,
@@ -41,7 +38,7 @@ def status(place: Place, study: Study = None) -> None:
     from results.frames import trials_frame
 
     with place.store() as store:
-        name = chosen_study(store, study)
+        name = store.find_study(study).name
         trials = trials_frame(store, name)
     print(f"Study {name}\n")
     made = table("trial", "router", "seed", "status", "time", right="seed time")
@@ -70,19 +67,3 @@ def why(place: Place, trial: Trial) -> None:
     with place.store() as store:
         for line in explain(find_trial(store, trial), store):
             print(line)
-
-
-def chosen_study(store: Store, name: str | None) -> str:
-    """The study of this name, or the one asked for last.
-
-    Raises:
-        StoreError: there is none.
-    """
-    from results import StoreError
-
-    if name is not None:
-        return store.find_study(name).name
-    studies = store.studies()
-    if not studies:
-        raise StoreError("the database holds no study yet; `python bench.py run` makes one")
-    return studies[-1].name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.cli.place import Place, command
-from bench.cli.progress import Study, chosen_study
+from bench.cli.progress import Study
 
 if TYPE_CHECKING:
     from results import Store
@@ -38,7 +38,7 @@ def report(place: Place, study: Study = None, out: Out = None) -> None:
       python bench.py report --study tiny --out paper/tables
     """
     with place.store() as store:
-        name = chosen_study(store, study)
+        name = store.find_study(study).name
         write(store, name, out or place.home / "reports" / name)
 
 

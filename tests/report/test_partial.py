@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from report import choose_study, write_report
+from report import write_report
+from report.study import load_study
 from results import StoreError
 
 
@@ -84,9 +85,9 @@ def test_a_report_is_written_twice_into_the_same_folder(lab, store, tmp_path):
 def test_the_study_that_was_asked_for_last_is_taken(lab, store):
     lab(name="first")
     lab(name="second")
-    assert choose_study(store).name == "second"
+    assert load_study(store).record.name == "second"
     lab(name="first")
-    assert choose_study(store).name == "first"
+    assert load_study(store).record.name == "first"
 
 
 def test_an_unknown_study_is_answered_with_the_nearest(lab, store, tmp_path):

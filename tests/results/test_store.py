@@ -264,7 +264,7 @@ def test_studies_share_trials(filler) -> None:
     assert (a.name, a.request, a.trials, a.layers) == ("a", {"n": 2}, 3, 0)
     assert (b.name, b.request, b.trials, b.layers) == ("b", {}, 1, 1)
     assert a.created_at < b.created_at < a.requested_at
-    assert store.find_study("a") == a
+    assert store.find_study("a") == store.find_study() == a
     with pytest.raises(StoreError, match=r"no study 'c' in .*; there is a, b"):
         store.find_study("c")
 
