@@ -127,12 +127,10 @@ def _device() -> Finding:
 
 
 def _threads() -> Finding:
-    import torch
+    from bench.environment import cores, run_threads
 
-    from bench.environment import cores
-
-    threads, there = torch.get_num_threads(), cores()
-    detail = f"torch computes with {threads} of {there} cores"
+    threads, there = run_threads(), cores()
+    detail = f"a run computes with {threads} of {there} cores"
     if threads > there:
         return Finding("threads", "warn", detail, f"set OMP_NUM_THREADS={there}")
     return Finding("threads", "ok", detail)

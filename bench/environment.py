@@ -89,6 +89,11 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
+def run_threads() -> int:
+    """Threads that a run computes with: one, unless `OMP_NUM_THREADS` says otherwise."""
+    return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
+
+
 def _system() -> str:
     try:
         name = platform.freedesktop_os_release()["PRETTY_NAME"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 
 from bench.allocator import keep_freed_memory
 from bench.datasets import Datasets
-from bench.environment import machine
+from bench.environment import machine, run_threads
 from bench.execute.events import Listener
 from results import Machine, Store
 
@@ -52,8 +51,7 @@ def prepared_machine() -> Machine:
     otherwise: the bits of a training depend on the number of threads and should not depend on the
     machine's cores, and threads that wait for each other crawl where anything else runs.
     """
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
+    torch.set_num_threads(run_threads())
     allocator = keep_freed_memory()
     found = machine()
     return replace(found, settings={**found.settings, **allocator})

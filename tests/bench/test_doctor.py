@@ -116,6 +116,11 @@ def test_images_that_cannot_be_read_fail(look, monkeypatch, tmp_path):
 
 def test_more_threads_than_cores_are_warned_of(look, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: environment.cores() + 1)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    found = look()["threads"]
+    assert found.status == "ok"
+    assert found.detail.startswith("a run computes with 1 of")
+    monkeypatch.setenv("OMP_NUM_THREADS", str(environment.cores() + 1))
     found = look()["threads"]
     assert found.status == "warn"
     assert found.mend == f"set OMP_NUM_THREADS={environment.cores()}"
