@@ -27,7 +27,7 @@ def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
         return
     yield f"{spec.router.name}, seed {spec.seed}, on {spec.data.name}"
     changed = differences(now, trial)
-    attempt = store.last_attempt(trial.fingerprint)
+    attempt = store.done_attempt(trial.fingerprint) or store.last_attempt(trial.fingerprint)
     how = "waiting" if attempt is None else attempt.status.replace("_", " ")
     before = {(part.kind, part.name, part.source_hash) for part in trial.components}
     for part in now.parts:
@@ -37,5 +37,7 @@ def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
         yield f"not reused: {'; '.join(changed)}"
     elif attempt is None or attempt.status not in ("done", "diverged"):
         yield f"not reused: its last attempt is {how}"
+        if attempt is not None and attempt.traceback:
+            yield attempt.traceback.rstrip()
     else:
         yield f"reused: same description, data and source; its last attempt is {how}"

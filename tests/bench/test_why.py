@@ -14,18 +14,24 @@ from bench.record import record_plan
 from bench.why import explain
 from results import CodeVersion, Machine, Store, open_store
 from results.identities import all_trials
+from results.records import AttemptStatus
+
+
+def stored(folder: Path, status: AttemptStatus) -> Store:
+    """A database with one trial of the dense baseline, whose attempt ended so."""
+    store = open_store(folder / "bench.db")
+    request = make_request(load_preset("smoke"), routers=["dense"])
+    rows = record_plan(make_plan(request, Datasets()), store)
+    machine = store.machine(Machine("host", "system", "processor", 2, 1, 10**9))
+    code = store.code_version(CodeVersion(None, False, "3.11", {}))
+    attempt = store.start_attempt(*rows.trials.values(), machine, code)
+    store.finish_attempt(attempt, status, traceback="Traceback …\n  line\n")
+    return store
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Holds one trial of the dense baseline that is done."""
-    opened = open_store(tmp_path / "bench.db")
-    request = make_request(load_preset("smoke"), routers=["dense"])
-    rows = record_plan(make_plan(request, Datasets()), opened)
-    machine = opened.machine(Machine("host", "system", "processor", 2, 1, 10**9))
-    code = opened.code_version(CodeVersion(None, False, "3.11", {}))
-    opened.finish_attempt(opened.start_attempt(*rows.trials.values(), machine, code), "done")
-    return opened
+    return stored(tmp_path, "done")
 
 
 def lines(store: Store) -> list[str]:
@@ -56,3 +62,8 @@ def test_a_trial_whose_router_is_gone_cannot_be_described(store: Store) -> None:
     trial.description["router"]["name"] = "densee"
     said = list(explain(trial, store))
     assert said[1].startswith("not reused: it cannot be described now: no router is named 'densee'")
+
+
+def test_a_trial_that_failed_shows_its_traceback(tmp_path: Path) -> None:
+    said = lines(stored(tmp_path, "failed"))
+    assert said[-2:] == ["not reused: its last attempt is failed", "Traceback …\n  line"]
