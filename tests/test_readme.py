@@ -67,6 +67,25 @@ def test_every_command_line_of_the_readme_parses(line):
     command.make_context(command.name, given)
 
 
+def test_the_layer_example_works_when_pasted():
+    section = README.partition("## Routers")[2].partition("\n## ")[0]
+    example = re.search(r"```python\n(.*?)```", section, re.DOTALL)
+    assert example
+    done = subprocess.run(
+        [sys.executable, "-c", example[1]], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("tensor([[")
+
+
+def test_nothing_is_left_open_and_every_picture_is_there():
+    assert not re.search(r"@[A-Z]+@", README)
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
+    assert pictures
+    for picture in pictures:
+        assert (ROOT / picture).is_file()
+
+
 def test_the_first_example_works_when_pasted(tmp_path):
     section = README.partition("## Register a router")[2].partition("\n## ")[0]
     router = re.search(r"```python\n(.*?)```", section, re.DOTALL)
