@@ -33,9 +33,9 @@ def attempt(
         KeyboardInterrupt: after the attempt was marked as failed.
     """
     attempt_id = work.store.start_attempt(trial_id, work.machine_id, work.code_id)
-    work.tell(Started(task, reason))
     start = time.perf_counter()
     try:
+        work.tell(Started(task, reason))
         outcome = _train(planned, work, task)
     except BaseException as error:
         # Also SystemExit: a plugin that exits costs its own trial alone.
