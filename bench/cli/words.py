@@ -25,20 +25,21 @@ def duration(seconds: float) -> str:
 
 def size(amount: float) -> str:
     """Bytes as `312 B`, `5.1 MB`, `2.4 GB`."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if amount < 999.5:
-            return f"{amount:.3g} {unit}"
-        amount /= 1000
-    return f"{amount:.3g} TB"
+    return _scaled(amount, (" B", " kB", " MB", " GB", " TB"))
 
 
 def count(amount: float) -> str:
     """`912`, `31.2k`, `5.38M`, `1.2G`; for parameters and steps."""
-    for unit in ("", "k", "M", "G"):
+    return _scaled(amount, ("", "k", "M", "G", "T"))
+
+
+def _scaled(amount: float, units: tuple[str, ...]) -> str:
+    """Three digits and the first unit, each 1000 of the one before, that needs no more."""
+    for unit in units[:-1]:
         if amount < 999.5:
             return f"{amount:.3g}{unit}"
         amount /= 1000
-    return f"{amount:.3g}T"
+    return f"{amount:.3g}{units[-1]}"
 
 
 def flops(amount: float) -> str:
