@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Options = dict[str, Any]
 
@@ -37,7 +37,7 @@ class DataConfig(Config):
     image_size: int | None = Field(
         default=None,
         ge=1,
-        description="Pixels a side; none keeps them; your own take the model's.",
+        description="Pixels a side; none keeps squares as they are, others take the model's.",
     )
     channels: int | None = Field(default=None, ge=1, description="1 or 3; none keeps them.")
     augment: AugmentConfig = AugmentConfig()
@@ -48,8 +48,12 @@ class ModelConfig(Config):
 
     name: str = "vit_tiny_patch16_224"
     options: Options = Field(default={}, description="Passed to `timm.create_model`.")
-    layers: Literal["last2", "every2", "all"] | tuple[int, ...] = Field(
-        default="last2", description="Blocks whose MLP becomes an MoE layer."
+    weights: str | None = Field(
+        default=None, description="A file of pretrained weights of this timm model."
+    )
+    layers: Literal["last2", "every2", "all", "head"] | tuple[int, ...] = Field(
+        default="last2",
+        description="Blocks whose MLP becomes an MoE layer; head is the last layer.",
     )
     groups: Literal["image", "batch"] | Annotated[int, Field(ge=1)] = Field(
         default="image",
@@ -70,6 +74,9 @@ class RouterConfig(Config):
 
     name: str
     options: Options = {}
+
+
+DENSE = RouterConfig(name="dense")
 
 
 class TrainConfig(Config):
@@ -112,7 +119,10 @@ class ComputeConfig(Config):
 
 
 class TrialSpec(Config):
-    """One training run, as plain data. `model_dump(mode="json")` is its description."""
+    """One training run, as plain data. `model_dump(mode="json")` is its description.
+
+    A trial may be derived: it starts from its parent's trained weights, by a registered transform.
+    """
 
     router: RouterConfig
     experts: ExpertsConfig
@@ -121,10 +131,46 @@ class TrialSpec(Config):
     train: TrainConfig
     compute: ComputeConfig
     seed: int = 0
+    parent: TrialSpec | None = Field(default=None, exclude_if=lambda parent: parent is None)
+    transform: str | None = Field(default=None, exclude_if=lambda name: name is None)
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.parent is None) != (self.transform is None):
+            raise ValueError("a derived trial has a parent and a transform")
+        return self
 
     def condition(self) -> dict[str, Any]:
         """The description of all trials that differ in the seed alone."""
-        return self.model_dump(mode="json", exclude={"seed"})
+        return self.with_seed(0).model_dump(mode="json", exclude={"seed"})
+
+    def with_seed(self, seed: int) -> TrialSpec:
+        """The same trial with another seed; a parent has its child's."""
+        parent = None if self.parent is None else self.parent.with_seed(seed)
+        return self.model_copy(update={"seed": seed, "parent": parent})
+
+    def derived(self, parent: TrialSpec, transform: str) -> TrialSpec:
+        """The same trial, started from what another one learnt."""
+        return self.model_copy(update={"parent": parent, "transform": transform})
+
+    def dense(self) -> TrialSpec:
+        """The same trial without MoE layers, from scratch: its FLOPs are the budget."""
+        return self.model_copy(update={"router": DENSE, "parent": None, "transform": None})
+
+
+class ParentConfig(Config):
+    """What the trials of a part start from."""
+
+    router: str = Field(description="Whose trial of the same condition and seed.")
+    transform: str = Field(description="A registered way to start from it.")
+
+
+class PresetPart(Config):
+    """A slice of a study with settings of its own."""
+
+    routers: tuple[str, ...] | None = Field(default=None, description="None: the preset's.")
+    set: Options = Field(default={}, description="Path -> value, over the preset's and its sweep.")
+    parent: ParentConfig | None = None
 
 
 class Preset(Config):
@@ -132,7 +178,9 @@ class Preset(Config):
 
     name: str
     description: str
-    routers: Literal["all"] | tuple[str, ...] = Field(description="By name, or all there are.")
+    routers: Literal["all"] | tuple[str, ...] = Field(
+        default=(), description="By name, or all there are."
+    )
     seeds: int = Field(default=3, ge=1)
     router: Options = {}
     experts: ExpertsConfig = ExpertsConfig()
@@ -146,3 +194,12 @@ class Preset(Config):
     sweep: dict[str, tuple[Any, ...]] = Field(
         default={}, description="Path -> values, all combined."
     )
+    parts: tuple[PresetPart, ...] = Field(default=(), description="None: the study is one part.")
+
+    def every_router(self) -> Literal["all"] | tuple[str, ...]:
+        """The routers of all parts, each once, in order."""
+        named = [self.routers if part.routers is None else part.routers for part in self.parts]
+        chosen = named or [self.routers]
+        if "all" in chosen:
+            return "all"
+        return tuple(dict.fromkeys(name for names in chosen for name in names))

@@ -23,3 +23,7 @@ class Datasets:
         if key not in self._loaded:
             self._loaded[key] = load_dataset(config)
         return self._loaded[key]
+
+    def hash_of(self, config: DataConfig) -> str:
+        """The hash of its content; loads it. Errors as of `get`."""
+        return self.get(config).content_hash

@@ -6,12 +6,14 @@ import hashlib
 import importlib
 import inspect
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bench.config import TrialSpec
+from bench.config import DataConfig, TrialSpec
+from bench.derive import TRANSFORMS
 from bench.model import EXPERTS
 from bench.source_tree import combined, source_hashes
 from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
@@ -28,7 +30,8 @@ class Part:
     """One thing that a fingerprint covers.
 
     Attributes:
-        kind: "router", "experts", "loss", "affinity", "protocol" or "data".
+        kind: "router", "experts", "loss", "affinity", "protocol", "data"; of a derived trial also
+            "transform" and "parent", whose digest is the parent's fingerprint.
         digest: SHA-256 (hex).
         modules: hash by name of each source module, where the part is source.
     """
@@ -63,6 +66,11 @@ class Fingerprint:
         text = canonical([identity(self.description), digests])
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def parent(self) -> str | None:
+        """The fingerprint of the trial that a derived one starts from."""
+        return next((part.digest for part in self.parts if part.kind == "parent"), None)
+
 
 class Fingerprints:
     """Takes fingerprints, and reads each component's source once."""
@@ -70,10 +78,13 @@ class Fingerprints:
     def __init__(self) -> None:
         self._parts: dict[tuple[str, str], Part] = {}
 
-    def trial(self, spec: TrialSpec, data_hash: str) -> Fingerprint:
-        """Of a trial on the data set with this content hash."""
-        data = Part("data", spec.data.name, data_hash)
+    def trial(self, spec: TrialSpec, hash_of: Callable[[DataConfig], str]) -> Fingerprint:
+        """Of a trial on data sets with these content hashes."""
+        data = Part("data", spec.data.name, hash_of(spec.data))
         parts = (*self._components(spec), self._modules("training", TRAINING), data)
+        if spec.parent is not None and spec.transform is not None:
+            parent = Part("parent", spec.parent.router.name, self.trial(spec.parent, hash_of).value)
+            parts += (self.component(TRANSFORMS.get(spec.transform)), parent)
         return Fingerprint(spec.model_dump(mode="json"), parts)
 
     def layer(self, spec: TrialSpec) -> Fingerprint:
@@ -123,14 +134,18 @@ def layer_description(spec: TrialSpec) -> dict[str, Any]:
     """What is known of a trial before training: no recipe, no seed."""
     return spec.model_dump(
         mode="json",
-        exclude={"train": True, "compute": True, "seed": True, "data": {"augment"}},
+        exclude={
+            **dict.fromkeys(("train", "compute", "seed", "parent", "transform"), True),
+            "data": {"augment"},
+        },
     )
 
 
 def identity(description: dict[str, Any]) -> dict[str, Any]:
     """The description without what changes nothing: where the data's files lie."""
     data = {name: value for name, value in description["data"].items() if name != "data_dir"}
-    return {**description, "data": data}
+    same = {**description, "data": data}
+    return same | {"parent": identity(same["parent"])} if "parent" in same else same
 
 
 def canonical(value: Any) -> str:

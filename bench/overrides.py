@@ -46,15 +46,18 @@ def parse_sweep(text: str) -> tuple[str, tuple[Any, ...]]:
     return path, tuple(parsed)
 
 
-def override(preset: Preset, values: Mapping[str, Any]) -> Preset:
+def override(preset: Preset, values: Mapping[str, Any], where: str = "--set") -> Preset:
     """The preset with the settings at these paths replaced.
+
+    Args:
+        where: names the values in the message.
 
     Raises:
         RequestError: no such setting (the nearest is named), or a value that does not fit.
     """
     fields = preset.model_dump()
     for path, value in values.items():
-        check_path(path, preset.routers)
+        check_path(path, preset.every_router())
         *parents, last = path.split(".")
         place = fields
         for name in parents:
@@ -62,7 +65,7 @@ def override(preset: Preset, values: Mapping[str, Any]) -> Preset:
             if not isinstance(place, dict):
                 raise RequestError(f"{path!r}: {name!r} is a value, not a mapping of settings")
         place[last] = value
-    return validated_preset(fields, "--set")
+    return validated_preset(fields, where)
 
 
 def check_path(path: str, routers: str | Iterable[str] = "all") -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from bench.config import Options, Preset, TrialSpec
 from bench.datasets import Datasets
 from bench.fingerprint import Fingerprint, Fingerprints
-from bench.overrides import override
+from bench.parts import with_routers, with_settings
 from bench.specs import refuse_unknown, selected_routers, trial_specs
 from results.conditions import conditions
 from suites import SUITES
@@ -62,7 +62,8 @@ class Plan:
     """All that a request asks for, in the order in which it is done.
 
     Attributes:
-        trials: to train, then measure; one seed of every router before the next seed.
+        trials: to train, then measure; one seed of every router before the next seed, parents
+            before what is derived from them.
         layers: to measure without training; one of each router and condition.
     """
 
@@ -86,7 +87,7 @@ def make_request(
     Args:
         study: None takes the preset's name.
         suites: none takes the preset's.
-        routers: none takes the preset's; `("all",)` takes every one.
+        routers: none takes the preset's; `("all",)` takes every one, or all that its parts name.
         seeds: None takes the preset's.
         settings: value by path, see `override`.
         sweep: values by path, added to the preset's.
@@ -95,11 +96,11 @@ def make_request(
         RequestError: a name or a value that does not exist or fit.
     """
     changed: dict[str, Any] = {"sweep": {**preset.sweep, **(sweep or {})}}
-    if routers:
-        changed["routers"] = "all" if list(routers) == ["all"] else tuple(routers)
     if seeds is not None:
         changed["seeds"] = seeds
-    preset = override(preset.model_copy(update=changed), settings or {})
+    if routers:
+        preset = with_routers(preset, routers)
+    preset = with_settings(preset.model_copy(update=changed), settings or {}, sweep or ())
     paths = [*(settings or {}), *(sweep or {})]
     hyper = [path.split(".")[1] for path in paths if path.startswith("router.")]
     # A preset's own settings are for whichever of its routers are chosen.
@@ -121,9 +122,7 @@ def make_plan(request: Request, datasets: Datasets) -> Plan:
     on_layers = _suites(request, fingerprints, "layer")
     labelled = list(zip(labels(specs), specs, strict=True))
     trials = [
-        Planned(
-            label, spec, fingerprints.trial(spec, datasets.get(spec.data).content_hash), on_trials
-        )
+        Planned(label, spec, fingerprints.trial(spec, datasets.hash_of), on_trials)
         for label, spec in (labelled if on_trials or not on_layers else [])
     ]
     layers = {

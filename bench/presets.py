@@ -7,7 +7,7 @@ from typing import Any
 
 import pydantic
 
-from bench.config import Preset
+from bench.config import ParentConfig, Preset, PresetPart
 from bench.yamls import parse
 from routers.errors import RequestError, nearest
 
@@ -53,7 +53,7 @@ def validated_preset(fields: dict[str, Any], where: str) -> Preset:
         first = error.errors()[0]
         path = _path(first["loc"])
         if first["type"] == "extra_forbidden":
-            hint = nearest_path(path, setting_paths(Preset))
+            hint = nearest_path(path, _paths_near(path))
             raise RequestError(f"{where}: there is no setting {path!r}{hint}") from None
         if first["type"] == "missing":
             raise RequestError(f"{where}: {path!r} is missing") from None
@@ -85,9 +85,20 @@ def nearest_path(path: str, options: list[str]) -> str:
 
 def _path(location: tuple[int | str, ...]) -> str:
     """pydantic ends the location in a union with the member's type, which is no setting."""
-    known = setting_paths(Preset)
+    whole = ".".join(str(part) for part in location)
+    known = _paths_near(whole)
     for length in range(1, len(location)):
         path = ".".join(str(part) for part in location[:length])
         if path in known:
             return path
-    return ".".join(str(part) for part in location)
+    return whole
+
+
+def _paths_near(path: str) -> list[str]:
+    """Every path of a preset, or of the part that this one leads into."""
+    parts, _, inside = path.partition(".")
+    if parts != "parts" or not inside:
+        return setting_paths(Preset)
+    part = f"parts.{inside.partition('.')[0]}."
+    own = [name for name in setting_paths(PresetPart, part) if name != f"{part}parent"]
+    return own + setting_paths(ParentConfig, f"{part}parent.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+from bench.derive import TRANSFORMS
 from bench.fingerprint import Part
 from bench.model import EXPERTS
 from bench.plan import Plan
@@ -12,7 +13,7 @@ from results import Component, Store
 from routers import AFFINITIES, LOSSES, ROUTERS, Registry
 from suites import SUITES
 
-REGISTRIES: tuple[Registry, ...] = (ROUTERS, AFFINITIES, EXPERTS, LOSSES, SUITES)
+REGISTRIES: tuple[Registry, ...] = (ROUTERS, AFFINITIES, EXPERTS, LOSSES, TRANSFORMS, SUITES)
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,11 @@ def record_plan(plan: Plan, store: Store) -> Rows:
         identity = planned.fingerprint
         ids = components.rows(identity.parts)
         rows.trials[identity.value] = store.trial(
-            identity.value, identity.description, components=ids
+            identity.value,
+            identity.description,
+            rows.trials[identity.parent] if identity.parent else None,
+            planned.spec.transform,
+            ids,
         )
         store.add_trial_to_study(study, rows.trials[identity.value])
     for planned in plan.layers:

@@ -5,26 +5,31 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import nn
 
 from bench.config import RouterConfig, TrialSpec
 from bench.data import Dataset
+from bench.datasets import Datasets
+from bench.derive import starting_model
 from bench.model import moe_layers
 from bench.objective import Objective
 from bench.trial_model import trial_model
 from routers.errors import RequestError
 
 
-def rehearse(spec: TrialSpec, dataset: Dataset, device: torch.device) -> None:
+def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:
     """Build the model and evaluate its objective on a few blank images, without gradients.
 
-    torch's generators are left as they were.
+    A derived trial starts from an untrained parent. torch's generators are left as they were.
 
     Raises:
-        RequestError: the model cannot be built, its groups do not fit its batches, or an auxiliary
-            loss does not fit its router.
+        RequestError: the model cannot be built or derived, its groups do not fit its batches, or
+            an auxiliary loss does not fit its router.
     """
+    dataset = datasets.get(spec.data)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-        model = trial_model(spec, dataset).to(device).train()
+        model = starting_model(spec, dataset, _untrained_parent(spec, datasets))
+        model = model.to(device).train()
         groups = spec.model.groups
         count = 2
         if moe_layers(model) and isinstance(groups, int):
@@ -35,6 +40,11 @@ def rehearse(spec: TrialSpec, dataset: Dataset, device: torch.device) -> None:
         labels = torch.zeros(count, dtype=torch.long, device=device)
         noise = torch.Generator(device)
         Objective(spec.train)(model, images, labels, step=0, generator=noise)
+
+
+def _untrained_parent(spec: TrialSpec, datasets: Datasets) -> nn.Module | None:
+    parent = spec.parent
+    return None if parent is None else trial_model(parent, datasets.get(parent.data))
 
 
 def _tokens_of_image(spec: TrialSpec, dataset: Dataset) -> list[int]:

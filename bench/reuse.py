@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,11 +46,28 @@ class Reuse:
         for trial in all_trials(store):
             self._alike[_key(trial.description)].append(trial)
 
-    def trial(self, planned: Planned) -> Decision:
-        """What to do about a trial."""
+    def trials(self, planned: Sequence[Planned]) -> list[Decision]:
+        """What to do about each trial of a plan, where parents come before their children."""
+        decisions: list[Decision] = []
+        parents: set[str | None] = set()
+        for each in reversed(planned):
+            decisions.append(self.trial(each, is_parent=each.fingerprint.value in parents))
+            if decisions[-1].train:
+                parents.add(each.fingerprint.parent)
+        return decisions[::-1]
+
+    def trial(self, planned: Planned, *, is_parent: bool = False) -> Decision:
+        """What to do about a trial.
+
+        Args:
+            is_parent: whether another that has to be trained starts from its weights.
+        """
         done = self._store.done_attempt(planned.fingerprint.value)
         if done is None:
             return self._undone(planned)
+        if is_parent and not self._has_weights(done):
+            gone = "its checkpoint is gone, and a derived trial needs it"
+            return Decision(True, gone, planned.suites)
         due = tuple(suite for suite in planned.suites if not self._measured(suite, done.id))
         lost = self._lost(done) if due else None
         if lost:
@@ -77,15 +95,18 @@ class Reuse:
 
     def _lost(self, done: AttemptRecord) -> str | None:
         """Why what a training left can be measured no more; None where all of it is there."""
-        if not (done.checkpoint and (self._home / done.checkpoint).is_file()):
+        if not self._has_weights(done):
             return "its checkpoint is gone, and a suite needs it"
-        folder = (self._home / done.checkpoint).parent
+        folder = (self._home / str(done.checkpoint)).parent
         try:
             snapshots = read_outcome(folder).snapshots
         except BenchError as error:
             return str(error)
         gone = [saved.file for saved in snapshots if not (folder / saved.file).is_file()]
         return f"its snapshot {gone[0]} is gone, and a suite needs it" if gone else None
+
+    def _has_weights(self, done: AttemptRecord) -> bool:
+        return bool(done.checkpoint) and (self._home / str(done.checkpoint)).is_file()
 
     def _measured(self, suite: PlannedSuite, attempt_id: int) -> bool:
         return self._store.measured(
@@ -110,7 +131,8 @@ def differences(now: Fingerprint, then: TrialRecord) -> list[str]:
     changed = [part for part in shared if before[part.kind, part.name] != part.digest]
     kinds = {
         "changed data": [repr(part.name) for part in changed if part.kind == "data"],
-        "changed source": [part.label for part in changed if part.kind != "data"],
+        "changed parent": [repr(part.name) for part in changed if part.kind == "parent"],
+        "changed source": [part.label for part in changed if part.kind not in ("data", "parent")],
         "new": [part.label for key, part in current.items() if key not in before],
         "gone": [f"{kind} {name!r}" for kind, name in before.keys() - current.keys()],
     }

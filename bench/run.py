@@ -92,9 +92,8 @@ def refuse_untrainable(jobs: Iterable[Job], datasets: Datasets, device: torch.de
         RequestError: one cannot be trained as it was asked for; it names the trial.
     """
     for job in _distinct(jobs):
-        spec = job.planned.spec
         try:
-            rehearse(spec, datasets.get(spec.data), device)
+            rehearse(job.planned.spec, datasets, device)
         except RequestError as error:
             raise RequestError(f"{job.task.name}: {error}") from error
         except (Exception, SystemExit):

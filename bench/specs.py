@@ -12,15 +12,18 @@ from bench.config import (
     DataConfig,
     ModelConfig,
     Options,
+    ParentConfig,
     Preset,
     RouterConfig,
     TrainConfig,
     TrialSpec,
 )
-from bench.data.sources import PREFIXED
+from bench.data.sources import has_size
+from bench.derive import TRANSFORMS
 from bench.fingerprint import canonical
 from bench.model import EXPERTS
 from bench.overrides import check_path, override
+from bench.parts import presets_of
 from bench.presets import nearest_path
 from routers import LOSSES, ROUTERS, Baseline, Entry
 from routers.errors import RequestError, nearest
@@ -35,16 +38,9 @@ def trial_specs(preset: Preset) -> list[TrialSpec]:
     Raises:
         RequestError: a name, a hyper-parameter or an option that does not exist or fit.
     """
-    routers = selected_routers(preset)
-    by_condition = [
-        spec for condition in conditions(preset) for spec in _specs_of(condition, routers)
-    ]
+    by_condition = [spec for condition in conditions(preset) for spec in _of_parts(condition)]
     once = {canonical(spec.condition()): spec for spec in by_condition}
-    return [
-        spec.model_copy(update={"seed": seed})
-        for seed in range(preset.seeds)
-        for spec in once.values()
-    ]
+    return [spec.with_seed(seed) for seed in range(preset.seeds) for spec in once.values()]
 
 
 def conditions(preset: Preset) -> list[Preset]:
@@ -54,7 +50,7 @@ def conditions(preset: Preset) -> list[Preset]:
         RequestError: a path that leads to no setting, or a value that does not fit.
     """
     for path in preset.sweep:
-        check_path(path, preset.routers)
+        check_path(path, preset.every_router())
     fixed = preset.model_copy(update={"sweep": {}})
     combinations = product(*preset.sweep.values())
     return [
@@ -63,12 +59,13 @@ def conditions(preset: Preset) -> list[Preset]:
 
 
 def selected_routers(preset: Preset) -> list[Entry]:
-    """The routers that the preset names, in its order.
+    """The routers that the preset and its parts name, in their order.
 
     Raises:
         RequestError: there is no router of a name, or none is named.
     """
-    names = ROUTERS.names() if preset.routers == "all" else list(dict.fromkeys(preset.routers))
+    chosen = preset.every_router()
+    names = ROUTERS.names() if chosen == "all" else chosen
     if not names:
         raise RequestError("no router is named; give --routers a,b or --routers all")
     return [ROUTERS.get(name) for name in names]
@@ -89,6 +86,37 @@ def refuse_unknown(names: Iterable[str], routers: Iterable[Entry]) -> None:
         if all(issubclass(router.target, Baseline) for router in routers):
             hint = "; baselines have no hyper-parameters"
         raise RequestError(f"none of the chosen routers has 'router.{name}'{hint}")
+
+
+def _of_parts(preset: Preset) -> list[TrialSpec]:
+    """The trials of all parts in order, with seed 0; whatever is derived comes after its parent."""
+    first: dict[str, TrialSpec] = {}
+    trials: list[TrialSpec] = []
+    for part, parent in presets_of(preset):
+        own = {spec.router.name: spec for spec in _specs_of(part, selected_routers(part))}
+        if parent is not None:
+            own = _derived(own, {**own, **first}, parent)
+        first = {**own, **first}
+        trials += own.values()
+    return trials
+
+
+def _derived(
+    specs: dict[str, TrialSpec], there: dict[str, TrialSpec], asked: ParentConfig
+) -> dict[str, TrialSpec]:
+    """The trials of a part, derived from the one that is there of the router asked for.
+
+    Where that is one of the part itself, it stays as it is.
+    """
+    transform = TRANSFORMS.get(asked.transform).name
+    if asked.router not in there:
+        hint = nearest(asked.router, there)
+        raise RequestError(f"no trial of router {asked.router!r} comes before its children{hint}")
+    parent = there[asked.router]
+    return {
+        name: spec if spec is parent else spec.derived(parent, transform)
+        for name, spec in specs.items()
+    }
 
 
 def _specs_of(preset: Preset, routers: Iterable[Entry]) -> list[TrialSpec]:
@@ -122,11 +150,8 @@ def _options_of(router: Entry, shared: Options) -> Options:
 
 
 def _sized(data: DataConfig, model: ModelConfig) -> DataConfig:
-    """A user's own images are brought to the model's size, where that is known.
-
-    Data sets known by name have a size, and keep it.
-    """
-    if data.image_size is not None or data.name.partition(":")[0] not in PREFIXED:
+    """Images without a size of their own are brought to the model's, where that is known."""
+    if data.image_size is not None or has_size(data.name):
         return data
     size = model.options.get("img_size")
     if size is None:

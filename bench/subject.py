@@ -12,13 +12,12 @@ from timm.layers.mlp import Mlp
 from torch import nn
 
 from bench.checkpoint import load_weights
-from bench.compute.budget import DENSE
-from bench.config import Options, RouterConfig, TrialSpec
+from bench.config import DENSE, Options, RouterConfig, TrialSpec
 from bench.data import Dataset
 from bench.evaluate import observe
 from bench.facts import model_facts
 from bench.model import MoELayer, ReplacedMLP, build_experts, moe_layers
-from bench.model.backbone import widen
+from bench.model.backbone import site_of, widen
 from bench.outcome import Outcome, SavedSnapshot
 from bench.trial_model import DataShape, trial_model
 from routers import ROUTERS, Baseline, BenchError, build_router
@@ -152,14 +151,19 @@ class LayerOfTrial:
             groups = self._spec.model.groups
             named = {"image": tokens, "batch": batch * tokens}
             in_group = named[groups] if isinstance(groups, str) else groups
-            gate = build_router(
-                router.name, dim=dim, num_experts=num_experts, tokens=in_group, **router.options
-            )
             experts = build_experts(
                 self._spec.experts.name,
                 num_experts=num_experts,
                 replaced=ReplacedMLP(dim, hidden),
                 **self._options_without_width(),
+            )
+            gate = build_router(
+                router.name,
+                dim=dim,
+                num_experts=num_experts,
+                tokens=in_group,
+                site=site_of(experts),
+                **router.options,
             )
             return MoELayer(gate, experts, groups).to(self.device)
 

@@ -13,6 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from bench.batches import TrainingBatches
 from bench.checkpoint import save_weights
@@ -38,6 +39,7 @@ def train_trial(
     device: torch.device,
     folder: Path,
     on_progress: Progress | None = None,
+    parent: nn.Module | None = None,
 ) -> Outcome:
     """Train one trial.
 
@@ -49,6 +51,7 @@ def train_trial(
         device: where it trains.
         folder: for the snapshots and the outcome; made where it is missing.
         on_progress: see `Progress`.
+        parent: the trained model of the trial that this one is derived from, on the CPU.
 
     Returns:
         The outcome, which is also written in the folder. A training whose loss stops being finite
@@ -60,7 +63,7 @@ def train_trial(
     cuda = [device] if device.type == "cuda" else []
     batches = TrainingBatches(spec, dataset, device)
     with torch.random.fork_rng(cuda), closing(batches):
-        course = _Course(spec, dataset, batches, device, folder)
+        course = _Course(spec, dataset, batches, device, folder, parent)
         try:
             course.run(on_progress or (lambda *_: None))
             error = None
@@ -90,10 +93,11 @@ class _Course:
         batches: TrainingBatches,
         device: torch.device,
         folder: Path,
+        parent: nn.Module | None,
     ) -> None:
         self._spec, self._dataset, self._device, self._folder = spec, dataset, device, folder
-        self._budget = resolve_steps(spec, dataset, batches, device)
-        self._trainer = Trainer(spec, dataset, batches, device, self._budget.steps)
+        self._budget = resolve_steps(spec, dataset, batches, device, parent)
+        self._trainer = Trainer(spec, dataset, batches, device, self._budget.steps, parent)
         self._steps, self._flops, self._seconds = 0, 0.0, 0.0
         self._flops_per_step = self._budget.flops_per_step
         self._uncounted: set[str] = set()

@@ -16,10 +16,10 @@ from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
 from bench.data import Dataset
 from bench.data.draws import Purpose, random_bits
+from bench.derive import starting_model
 from bench.model import moe_layers
 from bench.objective import Objective
 from bench.optim import averaged, build_optimizer, learning_rate
-from bench.trial_model import trial_model
 from routers import Router, Routing
 
 
@@ -32,6 +32,7 @@ class Trainer:
         batches: of its training split.
         device: where they are.
         steps: of the whole training, for the learning rate's schedule.
+        parent: see `starting_model`.
     """
 
     def __init__(
@@ -41,9 +42,10 @@ class Trainer:
         batches: TrainingBatches,
         device: torch.device,
         steps: int,
+        parent: nn.Module | None = None,
     ) -> None:
         self._spec, self._batches, self._steps = spec, batches, steps
-        self._model = trial_model(spec, dataset).to(device)
+        self._model = starting_model(spec, dataset, parent).to(device)
         self._optimizer = build_optimizer(self._model, spec.train)
         ema = spec.train.ema
         self._average = None if ema is None else averaged(self._model, ema)

@@ -20,12 +20,13 @@ def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
     yield f"trial {trial.fingerprint}"
     try:
         spec = TrialSpec.model_validate(trial.description)
-        data_hash = Datasets().get(spec.data).content_hash
-        now = Fingerprints().trial(spec, data_hash)
+        now = Fingerprints().trial(spec, Datasets().hash_of)
     except (BenchError, pydantic.ValidationError) as error:
         yield f"not reused: it cannot be described now: {error}"
         return
     yield f"{spec.router.name}, seed {spec.seed}, on {spec.data.name}"
+    if spec.parent is not None:
+        yield f"{spec.transform} from {spec.parent.router.name}, trial {now.parent}"
     changed = differences(now, trial)
     attempt = store.done_attempt(trial.fingerprint) or store.last_attempt(trial.fingerprint)
     how = "waiting" if attempt is None else attempt.status.replace("_", " ")

@@ -9,19 +9,27 @@ from typing import Any
 
 OWN = ("router.", "train.losses.", "train.loss_options.")
 """Settings that routers do not share: they differ only where one router's own trials differ."""
+PARENT = "parent."
 
 
 def conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     """The condition of each description: settings that differ, besides router and seed.
 
     As `experts.num_experts=32 router.capacity_factor=2.0`, by the paths that `--set` takes; empty
-    where nothing differs.
+    where nothing differs. Of a derived trial also `transform=distill parent=soft_moe`, and those
+    `parent.…` that tell it from its siblings where its own settings do not.
     """
     flat = [dict(_settings(description)) for description in descriptions]
+    own = [{path: each[path] for path in each if not path.startswith(PARENT)} for each in flat]
     routers = [description["router"]["name"] for description in descriptions]
-    shared = {path for path in _differing(flat) if not path.startswith(OWN)}
-    differing = {router: shared | own for router, own in _differing_by(routers, flat).items()}
-    return [_text(settings, differing[name]) for settings, name in zip(flat, routers, strict=True)]
+    shared = {path for path in _differing(own) if not path.startswith(OWN)}
+    differing = _differing_by(routers, own)
+    kin = [f"{each['router.name']} {each.get('transform')} {each.get('parent')}" for each in flat]
+    inherited = _inherited(kin, flat)
+    return [
+        _text(settings, shared | differing[router] | inherited[family])
+        for settings, router, family in zip(flat, routers, kin, strict=True)
+    ]
 
 
 def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
@@ -33,16 +41,28 @@ def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list
 
 
 def _settings(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for path, value in _leaves(description):
-        if path != "seed":
-            yield path.replace("router.options.", "router.", 1), value
+    for path, value in _leaves(description, skip=("seed", "parent")):
+        yield path.replace("router.options.", "router.", 1), value
+    if "parent" in description:
+        for path, value in _settings(description["parent"]):
+            yield ("parent" if path == "router.name" else f"{PARENT}{path}"), value
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def _inherited(kin: Sequence[str], settings: Sequence[Mapping[str, str]]) -> dict[str, set[str]]:
+    """The paths of parents that differ among kin, unless the children's own always say the same."""
+    parents = [{path: each[path] for path in each if path.startswith(PARENT)} for each in settings]
+    untold: dict[str, set[str]] = defaultdict(set)
+    for name, each, parent in zip(kin, settings, parents, strict=True):
+        untold[name] |= {p for p in parent if each.get(p.removeprefix(PARENT)) != parent[p]}
+    return {name: paths & untold[name] for name, paths in _differing_by(kin, parents).items()}
+
+
+def _leaves(value: Any, path: str = "", skip: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
     """All paths of nested mappings with their values as text; a list is one value."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _leaves(inner, f"{path}.{key}" if path else key)
+            if key not in skip:
+                yield from _leaves(inner, f"{path}.{key}" if path else key)
     else:
         yield path, value if isinstance(value, str) else json.dumps(value)
 
@@ -64,4 +84,5 @@ def _differing_by(
 
 
 def _text(settings: Mapping[str, str], paths: set[str]) -> str:
-    return " ".join(f"{path}={settings[path]}" for path in sorted(paths & settings.keys()))
+    told = sorted(paths & settings.keys(), key=lambda path: (path.startswith("parent"), path))
+    return " ".join(f"{path}={settings[path]}" for path in told)

@@ -55,10 +55,15 @@ def _rows(specs: list[TrialSpec], datasets: Datasets) -> list[Row]:
     with Console(stderr=True).status("") as status:
         for label, spec in once.values():
             status.update(f"counting {label}")
-            takes = estimate(spec, load_or_expect(spec.data, datasets)[0])
+            takes = _takes(spec, datasets)
             files = max(spec.train.snapshots, 1)
             rows.append(Row(label, takes, takes.checkpoint_bytes * files))
     return rows
+
+
+def _takes(spec: TrialSpec, datasets: Datasets) -> Estimate:
+    own, *others = [load_or_expect(of.data, datasets)[0] for of in (spec, spec.parent) if of]
+    return estimate(spec, own, *others)
 
 
 def _print_trainings(request: Request, rows: list[Row], trials: int) -> None:
@@ -117,5 +122,5 @@ def _decide(plan: Plan, place: Place) -> tuple[list[Decision], list[list[str]]]:
         return trials, [[suite.name for suite in planned.suites] for planned in plan.layers]
     with place.store() as store:
         reuse = Reuse(store, place.home, machine_row(store, prepared_machine()))
-        trials = [reuse.trial(planned) for planned in plan.trials]
+        trials = reuse.trials(plan.trials)
         return trials, [[suite.name for suite in reuse.layer(planned)] for planned in plan.layers]

@@ -12,14 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from bench.batches import TrainingBatches
 from bench.compute.flops import FlopCounter
-from bench.config import RouterConfig, TrialSpec
+from bench.config import TrialSpec
 from bench.data import Dataset
 from bench.trainer import Trainer
-
-DENSE = RouterConfig(name="dense")
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Budget:
 
 
 def match_compute(
-    spec: TrialSpec, num_samples: int, flops_of_step: Callable[[RouterConfig], float]
+    spec: TrialSpec, num_samples: int, flops_of_step: Callable[[TrialSpec], float]
 ) -> Budget:
     """The steps of a trial.
 
@@ -64,10 +63,10 @@ def match_compute(
     Args:
         spec: the trial.
         num_samples: images of the training split.
-        flops_of_step: FLOPs of a training step with a router in place of the trial's.
+        flops_of_step: FLOPs of a training step, of the trial and of its dense counterpart.
     """
     dense_steps = max(1, round(spec.train.epochs * num_samples / spec.train.batch_size))
-    dense, own = flops_of_step(DENSE), flops_of_step(spec.router)
+    dense, own = flops_of_step(spec.dense()), flops_of_step(spec)
     budget = dense * dense_steps
     steps = dense_steps if spec.compute.match == "steps" else max(1, round(budget / own))
     # Within 1 %, or one step where that is more.
@@ -76,7 +75,11 @@ def match_compute(
 
 
 def resolve_steps(
-    spec: TrialSpec, dataset: Dataset, batches: TrainingBatches, device: torch.device
+    spec: TrialSpec,
+    dataset: Dataset,
+    batches: TrainingBatches,
+    device: torch.device,
+    parent: nn.Module | None = None,
 ) -> Budget:
     """The steps of a trial, from the FLOPs that its first step takes where it will train.
 
@@ -85,12 +88,12 @@ def resolve_steps(
         dataset: what it trains on.
         batches: of its training split, on `device`.
         device: where it trains.
+        parent: see `starting_model`; a step of what is frozen in part takes fewer FLOPs.
     """
 
-    def flops_of_step(router: RouterConfig) -> float:
-        with_router = spec.model_copy(update={"router": router})
+    def flops_of_step(of: TrialSpec) -> float:
         counter = FlopCounter()
-        Trainer(with_router, dataset, batches, device, steps=1).step(0, counter)
+        Trainer(of, dataset, batches, device, steps=1, parent=parent).step(0, counter)
         return counter.report().total
 
     return match_compute(spec, len(dataset.splits["train"]), flops_of_step)

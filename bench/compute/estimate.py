@@ -18,7 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.compute.budget import Budget, match_compute
 from bench.compute.flops import FlopCounter
-from bench.config import RouterConfig, TrialSpec
+from bench.config import TrialSpec
+from bench.derive import starting_model
 from bench.objective import Objective
 from bench.trial_model import ExpectedData, trial_model
 
@@ -56,50 +57,61 @@ class _Step:
     exact: bool
 
 
-def estimate(spec: TrialSpec, data: ExpectedData) -> Estimate:
+def estimate(
+    spec: TrialSpec, data: ExpectedData, parent_data: ExpectedData | None = None
+) -> Estimate:
     """What a trial takes.
 
     Args:
         spec: the trial.
         data: what it is trained on; it need not be there.
+        parent_data: what its parent is trained on; None where it has none.
 
     Raises:
         RequestError: the model, the router or the recipe does not exist or fit.
     """
 
-    def step(router: RouterConfig) -> _Step:
-        return _step(spec.model_copy(update={"router": router, "seed": 0}).model_dump_json(), data)
+    def step(of: TrialSpec) -> _Step:
+        return _step(of.with_seed(0).model_dump_json(), data, parent_data if of.parent else None)
 
-    budget = match_compute(spec, data.num_samples, lambda router: step(router).flops)
-    own, model = step(spec.router), _shapes(spec, data)
+    budget = match_compute(spec, data.num_samples, lambda of: step(of).flops)
+    own, model = step(spec), _shapes(spec, data, parent_data)
     weights = list(model.parameters())
+    trained = sum(weight.nbytes for weight in weights if weight.requires_grad)
     return Estimate(
         budget,
         own.exact,
         parameters=sum(weight.numel() for weight in weights),
-        training_bytes=4 * sum(weight.nbytes for weight in weights) + round(own.kept_bytes),
+        training_bytes=sum(w.nbytes for w in weights) + 3 * trained + round(own.kept_bytes),
         checkpoint_bytes=sum(tensor.nbytes for tensor in model.state_dict().values()),
     )
 
 
-def _shapes(spec: TrialSpec, data: ExpectedData) -> nn.Module:
+def _shapes(spec: TrialSpec, data: ExpectedData, parent_data: ExpectedData | None) -> nn.Module:
     """The model without memory for its weights."""
     with torch.device("meta"):
-        return trial_model(spec, data)
+        return _start(spec, data, parent_data)
+
+
+def _start(spec: TrialSpec, data: ExpectedData, parent_data: ExpectedData | None) -> nn.Module:
+    """The model that is trained, of a parent that was not."""
+    if spec.parent is None or parent_data is None:
+        return starting_model(spec, data, None)
+    return starting_model(spec, data, trial_model(spec.parent, parent_data))
 
 
 @lru_cache(maxsize=64)
-def _step(description: str, data: ExpectedData) -> _Step:
+def _step(description: str, data: ExpectedData, parent_data: ExpectedData | None) -> _Step:
     """Of the trial with this description, as JSON; trials share the dense model's."""
     spec = TrialSpec.model_validate_json(description)
-    model = _shapes(spec, data)
+    model = _shapes(spec, data, parent_data)
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), _AnswerNo() as answers:
             fake = model.to_empty(device="cpu")
             whole = _count(spec, data, fake, spec.train.batch_size)
             return replace(whole, exact=not answers.asked)
     except DataDependentOutputException:
-        real = trial_model(spec, data)
+        real = _start(spec, data, parent_data)
         one, two = (_count(spec, data, real, images) for images in SAMPLE)
         more = spec.train.batch_size - 1
         return _Step(

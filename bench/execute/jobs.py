@@ -43,9 +43,10 @@ Job = TrialJob | LayerJob
 
 def jobs_of(plan: Plan, reuse: Reuse) -> Iterator[Job]:
     """In the order of the plan: trials first, then layers."""
-    for number, planned in enumerate(plan.trials, 1):
+    decided = zip(plan.trials, reuse.trials(plan.trials), strict=True)
+    for number, (planned, decision) in enumerate(decided, 1):
         task = Task(planned.label, planned.spec.seed, number, len(plan.trials))
-        yield TrialJob(planned, reuse.trial(planned), task)
+        yield TrialJob(planned, decision, task)
     for number, planned in enumerate(plan.layers, 1):
         task = Task(planned.label, None, number, len(plan.layers))
         yield LayerJob(planned, reuse.layer(planned), task)

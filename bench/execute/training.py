@@ -7,14 +7,18 @@ import traceback
 from collections.abc import Callable
 
 import torch
+from torch import nn
 
+from bench.checkpoint import load_weights
 from bench.execute.events import Ended, Progress, Started, Task
 from bench.execute.workplace import Workplace
 from bench.outcome import Outcome
 from bench.plan import Planned
 from bench.train import train_trial
+from bench.trial_model import trial_model
 from results import AttemptRecord
 from results.records import AttemptStatus
+from routers.errors import BenchError
 
 
 def attempt(
@@ -72,7 +76,28 @@ def _train(planned: Planned, work: Workplace, task: Task) -> Outcome:
         work.device,
         work.folder(planned.fingerprint.value),
         _watcher(work, task),
+        _parent(planned, work),
     )
+
+
+def _parent(planned: Planned, work: Workplace) -> nn.Module | None:
+    """The trained model that a derived trial starts from, on the CPU.
+
+    Raises:
+        BenchError: its training gave none.
+    """
+    spec, fingerprint = planned.spec.parent, planned.fingerprint.parent
+    if spec is None or fingerprint is None:
+        return None
+    done = work.store.done_attempt(fingerprint)
+    if done is None or done.checkpoint is None or done.checkpoint_sha256 is None:
+        last = work.store.last_attempt(fingerprint)
+        how = f"{last.status.replace('_', ' ')}: {last.error}" if last else "was not trained"
+        name = f"{spec.router.name} seed {spec.seed} (trial {fingerprint[:10]})"
+        raise BenchError(f"its parent, {name}, {how}")
+    model = trial_model(spec, work.datasets.get(spec.data))
+    load_weights(model, work.home / done.checkpoint, done.checkpoint_sha256)
+    return model
 
 
 def _watcher(work: Workplace, task: Task) -> Callable[[int, int, float, float], None]:

@@ -269,7 +269,7 @@ def test_the_budget_is_what_the_dense_model_spends(tiny_spec, tiny_dataset):
 )
 def test_a_router_gets_the_steps_that_spend_the_budget(own, steps, tiny_spec):
     cost = {"dense": 100, "soft_moe": own}
-    budget = match_compute(tiny_spec("soft_moe", epochs=10), 96, lambda router: cost[router.name])
+    budget = match_compute(tiny_spec("soft_moe", epochs=10), 96, lambda of: cost[of.router.name])
     assert budget.flops_budget == 6000
     assert budget.steps == steps
     assert budget.relative_error == pytest.approx(own * steps / 6000 - 1)
@@ -278,7 +278,7 @@ def test_a_router_gets_the_steps_that_spend_the_budget(own, steps, tiny_spec):
 def test_matching_by_steps_gives_all_the_same_steps(tiny_spec):
     cost = {"dense": 100, "soft_moe": 250}
     spec = tiny_spec("soft_moe", match="steps", epochs=10)
-    budget = match_compute(spec, 96, lambda router: cost[router.name])
+    budget = match_compute(spec, 96, lambda of: cost[of.router.name])
     assert budget.steps == 60
     assert not budget.met_by(60 * 250)
 

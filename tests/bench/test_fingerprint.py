@@ -143,7 +143,7 @@ def spec_of(router: str) -> TrialSpec:
 
 
 def modules_of(spec: TrialSpec, kind: str) -> set[str]:
-    parts = Fingerprints().trial(spec, "data").parts
+    parts = Fingerprints().trial(spec, lambda _: "data").parts
     return {module for part in parts if part.kind == kind for module in part.modules}
 
 
@@ -165,17 +165,23 @@ def test_each_part_of_a_trial_changes_its_fingerprint() -> None:
         spec.model_copy(update={"data": spec.data.model_copy(update={"channels": 3})}),
         spec_of("random"),
     ]
-    values = [fingerprints.trial(each, "data").value for each in (spec, *changed)]
-    values.append(fingerprints.trial(spec, "other data").value)
+    values = [fingerprints.trial(each, lambda _: "data").value for each in (spec, *changed)]
+    values.append(fingerprints.trial(spec, lambda _: "other data").value)
     assert len(set(values)) == len(values)
-    assert fingerprints.trial(spec, "data").value == Fingerprints().trial(spec, "data").value
+    assert (
+        fingerprints.trial(spec, lambda _: "data").value
+        == Fingerprints().trial(spec, lambda _: "data").value
+    )
 
 
 def test_where_the_data_lies_does_not_change_a_fingerprint() -> None:
     spec = spec_of("soft_moe")
     moved = spec.model_copy(update={"data": spec.data.model_copy(update={"data_dir": "/there"})})
     fingerprints = Fingerprints()
-    assert fingerprints.trial(spec, "d").value == fingerprints.trial(moved, "d").value
+    assert (
+        fingerprints.trial(spec, lambda _: "d").value
+        == fingerprints.trial(moved, lambda _: "d").value
+    )
 
 
 def test_a_trial_is_made_of_its_components() -> None:
