@@ -25,9 +25,7 @@ def model_facts(model: nn.Module, seen: Observed) -> dict[str, float]:
     total = active = float(sum(parameter.numel() for parameter in model.parameters()))
     for layer, routing in zip(moe_layers(model).values(), seen.routings, strict=True):
         experts = sum(parameter.numel() for parameter in layer.experts.parameters())
-        tokens = routing.gates.shape[0] * routing.num_tokens
-        share = routing.slot_count / (tokens * routing.num_experts)
-        active -= experts * max(0.0, 1 - share)
+        active -= experts * (1 - layer.experts.active_share(routing))
     with torch.no_grad():
         flops = count_flops(model, seen.images).total
     return {

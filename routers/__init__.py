@@ -2,6 +2,7 @@
 
 from routers.affinity import AFFINITIES, build_affinity
 from routers.baselines import Baseline
+from routers.context import RouterContext
 from routers.errors import BenchError, RequestError
 from routers.hyper import Choice, Configurable, Range, hyper
 from routers.losses import LOSSES, Batch, register_loss
@@ -10,7 +11,6 @@ from routers.registry import Card, Entry, Registry
 from routers.router import (
     ROUTERS,
     Router,
-    RouterContext,
     build_router,
     list_routers,
     register_router,
@@ -22,9 +22,10 @@ from routers.routing import (
     SoftRouting,
     TokenChoiceRouting,
 )
+from routers.site import Site, two_levels
 
 # Importing a family registers its routers, in the order in which tables show them.
-from routers import token_choice, expert_choice, soft, nulls  # isort: skip  # noqa: F401
+from routers import token_choice, expert_choice, soft, mixture, nulls  # isort: skip  # noqa: F401
 
 __all__ = [
     "AFFINITIES",
@@ -45,6 +46,7 @@ __all__ = [
     "Router",
     "RouterContext",
     "Routing",
+    "Site",
     "SoftRouting",
     "TokenChoiceRouting",
     "build_affinity",
@@ -55,4 +57,5 @@ __all__ = [
     "load_plugin",
     "register_loss",
     "register_router",
+    "two_levels",
 ]

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from routers.context import RouterContext
 from routers.hyper import hyper
-from routers.router import RouterContext, register_router
+from routers.router import register_router
 from routers.routing import Routing, TokenChoiceRouting
 from routers.token_choice import SoftmaxTokenChoice, TokenChoice
 
@@ -78,9 +79,8 @@ class FrozenRouter(SoftmaxTokenChoice):
     to route is worth.
     """
 
-    def __init__(self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any) -> None:
-        super().__init__(dim, num_experts, tokens, **hyper)
-        self.gate.requires_grad_(False)
+    def build_gate(self) -> nn.Module:
+        return super().build_gate().requires_grad_(False)
 
 
 def drawn_from_bits(tokens: Tensor, outputs: int, seed: int) -> Tensor:

@@ -9,38 +9,23 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from routers.affinity import build_affinity
+from routers.affinity import AFFINITIES, build_affinity
+from routers.context import RouterContext
+from routers.errors import RequestError
 from routers.hyper import Choice, Configurable, Range, hyper
 from routers.registry import Registry
 from routers.routing import Routing
+from routers.site import Site
 
 AFFINITY_CHOICE = Choice(("linear", "cosine", "mlp", "soft"))
 ROUTERS = Registry("router")
 register_router = ROUTERS.register
-
-
-@dataclass(frozen=True)
-class RouterContext:
-    """What a router may ask for beside the tokens; most never look.
-
-    Attributes:
-        generator: source of the router's noise, on the tokens' device; None for torch's own.
-        step: training step, from 0; None outside training.
-        labels: (batch,) long, class of each image.
-        previous_logits: the logits of the MoE layer before, (g, t, E).
-    """
-
-    generator: torch.Generator | None = None
-    step: int | None = None
-    labels: Tensor | None = None
-    previous_logits: Tensor | None = None
 
 
 class Router(nn.Module, Configurable):
@@ -50,6 +35,7 @@ class Router(nn.Module, Configurable):
         dim: width d of the tokens.
         num_experts: E.
         tokens: tokens in a group, for routers that have parameters for each slot.
+        site: what else it may need to know of the layer that it stands in.
         hyper: hyper-parameters, by name.
 
     Raises:
@@ -73,15 +59,33 @@ class Router(nn.Module, Configurable):
         tune=Range(0.0, 2.0),
     )
 
-    def __init__(self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_experts: int,
+        tokens: int | None = None,
+        site: Site | None = None,
+        **hyper: Any,
+    ) -> None:
         super().__init__()
         self.dim, self.num_experts, self.tokens = dim, num_experts, tokens
+        self.site = site or Site()
         self.set_hyper(hyper)
         self.gate = self.build_gate()
 
     def build_gate(self) -> nn.Module:
         """The affinity, a module from (g, t, d) and the context to logits."""
-        return build_affinity(self.affinity, self.dim, self.num_experts, **self.affinity_options)
+        return self.build_affinity(self.num_experts)
+
+    def build_affinity(self, outputs: int) -> nn.Module:
+        """The affinity that the hyper-parameters name, with this many logits a token."""
+        target = AFFINITIES.get(self.affinity).target
+        if outputs != self.num_experts and getattr(target, "per_expert", False):
+            raise RequestError(
+                f"affinity {self.affinity!r} gives one logit for each of the {self.num_experts} "
+                f"experts, and this router asks for {outputs}: use another affinity"
+            )
+        return build_affinity(self.affinity, self.dim, outputs, self.site, **self.affinity_options)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # `model.bfloat16()` reaches every module; a router stays in float32, where it computes.
@@ -96,12 +100,12 @@ class Router(nn.Module, Configurable):
         """Route a batch of groups, in float32 or better, also under autocast.
 
         Args:
-            tokens: (g, t, d) float.
+            tokens: (g, t, d) float; tokens of another shape, (g, t, …), are flattened.
             context: see `RouterContext`.
         """
         context = context or RouterContext()
         with torch.autocast(tokens.device.type, enabled=False):
-            tokens = tokens if tokens.dtype == torch.float64 else tokens.float()
+            tokens = (tokens if tokens.dtype == torch.float64 else tokens.float()).flatten(2)
             logits = self.score(tokens, context)
             std = self.logit_noise() if self.training else 0.0
             noisy = logits
@@ -160,7 +164,13 @@ class Router(nn.Module, Configurable):
 
 
 def build_router(
-    name: str, *, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any
+    name: str,
+    *,
+    dim: int,
+    num_experts: int,
+    tokens: int | None = None,
+    site: Site | None = None,
+    **hyper: Any,
 ) -> Router:
     """A registered router by name.
 
@@ -169,12 +179,14 @@ def build_router(
         dim: width of the tokens.
         num_experts: E.
         tokens: tokens in a group; soft routers need it.
+        site: what else the router may need to know of its layer.
         hyper: the router's hyper-parameters.
 
     Raises:
         RequestError: no such router, or a hyper-parameter that it does not have.
     """
-    router: Router = ROUTERS.get(name).target(dim, num_experts, tokens=tokens, **hyper)
+    target = ROUTERS.get(name).target
+    router: Router = target(dim, num_experts, tokens=tokens, site=site, **hyper)
     return router
 
 

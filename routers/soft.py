@@ -6,10 +6,10 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from routers.affinity import build_affinity
+from routers.context import RouterContext
 from routers.errors import RequestError
 from routers.hyper import Range, hyper
-from routers.router import AFFINITY_CHOICE, Router, RouterContext, register_router
+from routers.router import AFFINITY_CHOICE, Router, register_router
 from routers.routing import Routing, SoftRouting
 
 
@@ -53,8 +53,7 @@ class SoftMoE(Router):
         return max(1, round(self.capacity_factor * self.tokens / self.num_experts))
 
     def build_gate(self) -> nn.Module:
-        outputs = self.num_experts * self.slots
-        return build_affinity(self.affinity, self.dim, outputs, **self.affinity_options)
+        return self.build_affinity(self.num_experts * self.slots)
 
     def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
         return super().score(tokens, context).unflatten(-1, (self.num_experts, self.slots))

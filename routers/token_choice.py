@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -20,11 +21,11 @@ class TokenChoice(Router):
 
     top_k: int = hyper(1, "Experts that each token chooses.", ge=1)
 
-    def __init__(self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any) -> None:
-        super().__init__(dim, num_experts, tokens, **hyper)
-        if self.top_k > num_experts:
+    def set_hyper(self, options: Mapping[str, Any]) -> None:
+        super().set_hyper(options)
+        if self.top_k > self.num_experts:
             raise RequestError(
-                f"top_k = {self.top_k} is more than the {num_experts} experts there are"
+                f"top_k = {self.top_k} is more than the {self.num_experts} experts there are"
             )
 
 
@@ -33,8 +34,8 @@ class SoftmaxGates(TokenChoice):
 
     renormalize: bool = hyper(False, "Divide the combine weights by the chosen gates' sum.")
 
-    def __init__(self, dim: int, num_experts: int, tokens: int | None = None, **hyper: Any) -> None:
-        super().__init__(dim, num_experts, tokens, **hyper)
+    def set_hyper(self, options: Mapping[str, Any]) -> None:
+        super().set_hyper(options)
         if self.renormalize and self.top_k == 1:
             raise RequestError(
                 "renormalize = True needs top_k of 2 or more: with one expert the weight is "

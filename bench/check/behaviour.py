@@ -12,6 +12,7 @@ from torch import Tensor
 from bench.check.compare import require, require_equal, require_finite
 from bench.check.subject import KINDS, Subject, run
 from bench.model import MoELayer
+from bench.model.moe import Activations
 from routers import RequestError, RouterContext, Routing, SoftRouting
 
 
@@ -84,12 +85,13 @@ def finite(subject: Subject) -> str:
 
 def autocast(subject: Subject) -> str:
     """The router computes in float32 where the model is cast to 16 bits."""
-    router = subject.router(dtype=torch.float32).eval()
-    x = subject.tokens_of().float()
-    expected = router(x)
+    layer = subject.layer(dtype=torch.float32).eval()
+    router, x = layer.router, subject.tokens_of().float()
+    context = _context(layer, x)
+    expected = router(x, context)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        routing = router(x)
-        half = router(x.bfloat16())
+        routing = router(x, context)
+        half = router(x.bfloat16(), context)
     for cast in (routing, half):
         for name, value in _tensors(cast).items():
             dtype = value.dtype
@@ -138,7 +140,7 @@ def _differs_in_training(layer: MoELayer, subject: Subject) -> str:
 def _finite(layer: MoELayer, x: Tensor, where: str) -> None:
     x = x.clone().requires_grad_()
     router = layer.router
-    routing = router(x, RouterContext(generator=torch.Generator().manual_seed(2)))
+    routing = layer.router(x, _context(layer, x))
     # Without experts between them, so that only the router can be at fault.
     y = routing.combine(routing.dispatch(x))
     for name, value in _facts(y, routing).items():
@@ -150,6 +152,16 @@ def _finite(layer: MoELayer, x: Tensor, where: str) -> None:
     for name, tensor in {"the input": x, **dict(router.named_parameters())}.items():
         if tensor.grad is not None:
             require_finite(tensor.grad, f"{where}, {mode} mode: the gradient of {name}")
+
+
+def _context(layer: MoELayer, x: Tensor) -> RouterContext:
+    """What a layer tells its router, with the experts' activations in the experts' own precision.
+
+    In a model the input has that precision too; here the router alone is fed with another.
+    """
+    weight = next(layer.experts.parameters())
+    generator = torch.Generator().manual_seed(2)
+    return RouterContext(generator, expert_hidden=Activations(layer.experts, x.to(weight.dtype)))
 
 
 def _facts(y: Tensor, routing: Routing) -> dict[str, Tensor]:

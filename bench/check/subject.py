@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.model import MoELayer, ReplacedMLP, forward_pass
+from bench.model.backbone import site_of
 from bench.model.experts.mlp import MLPExperts
 from routers import (
     AFFINITIES,
@@ -55,17 +56,22 @@ class Subject:
         """The router in an MoE layer of MLP experts; `seed` fixes all its weights."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
+            experts = MLPExperts(self.num_experts, ReplacedMLP(self.dim, 2 * self.dim))
             router = build_router(
                 self.name,
                 dim=self.dim,
                 num_experts=self.num_experts,
                 tokens=self.tokens,
+                site=site_of(experts),
                 **self.options,
             )
-            experts = MLPExperts(self.num_experts, ReplacedMLP(self.dim, 2 * self.dim))
             for parameter in experts.parameters():
                 # An expert's output is of the size of its input.
                 torch.nn.init.normal_(parameter, std=0.5)
+            for parameter in router.parameters():
+                # What starts at 0 hides what lies behind it.
+                if not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.5)
         return MoELayer(router, experts).to(dtype)
 
     def router(self, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Router:
@@ -133,7 +139,8 @@ def _settings(entry: Entry) -> Iterator[dict[str, Any]]:
     infos = {info.name: info for info in entry.target.hyper_info()}
     # Second choices meet full experts only where both are set.
     crowded = {name: CROWDED[name] for name in CROWDED if name in infos}
-    yield crowded
+    if crowded:
+        yield crowded
     for name, info in infos.items():
         for value in _alternatives(info, entry.hyper_model.model_fields[name].annotation):
             yield {name: value}

@@ -1,22 +1,27 @@
 """Models: the MoE layer, the experts behind its slots, and timm models made of them."""
 
-from bench.model.backbone import moe_layers, moefy
+from bench.model.backbone import moefy
 from bench.model.build import build_model
 from bench.model.experts import (
     EXPERTS,
     Experts,
+    ReplacedLinear,
     ReplacedMLP,
+    ReplacedNetwork,
     build_experts,
     register_experts,
 )
 from bench.model.moe import MoELayer
 from bench.model.passes import forward_pass
+from bench.model.places import moe_layers
 
 __all__ = [
     "EXPERTS",
     "Experts",
     "MoELayer",
+    "ReplacedLinear",
     "ReplacedMLP",
+    "ReplacedNetwork",
     "build_experts",
     "build_model",
     "forward_pass",

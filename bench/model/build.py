@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from bench.config import ExpertsConfig, ModelConfig, RouterConfig
-from bench.model.backbone import dense_model, moefy, tokens_of, widen
+from bench.model.backbone import dense_model, moefy, widen
+from bench.model.places import tokens_of
 from routers import ROUTERS, Baseline
 
 MOE_STREAM = 1 << 32

@@ -1,14 +1,16 @@
-"""The MoE layer: a router and experts in place of a block's MLP."""
+"""The MoE layer: a router and experts in the place of a module."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from bench.model.experts import Experts
 from bench.model.passes import PassState
-from routers import RequestError, Router
+from routers import MixtureRouting, RequestError, Router, RouterContext, Routing
 
 Groups = Literal["image", "batch"] | int
 
@@ -21,36 +23,89 @@ class MoELayer(nn.Module):
         experts: what processes.
         groups: what is routed together: the tokens of an "image", of the whole "batch", or of
             groups of this many tokens, which must divide those of the batch.
+
+    Attributes:
+        factors: (E,) float, times the experts' combine weights; None changes nothing.
     """
 
     def __init__(self, router: Router, experts: Experts, groups: Groups = "image") -> None:
         super().__init__()
         self.router, self.experts, self.groups = router, experts, groups
         self.pass_state = PassState()
+        self.factors: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, …, d) -> (batch, …, d); the axes between are tokens."""
+        """(batch, …, *token) -> (batch, …, *output); the axes between are tokens."""
         grouped = self._grouped(x)
-        state = self.pass_state
-        routing = self.router(grouped, state.context_of_next_layer())
-        if state.routings is not None:
-            state.routings.append(routing)
-        y = self.experts.apply(routing, grouped)
-        return y.to(x.dtype).reshape(x.shape)
+        seen = Activations(self.experts, grouped)
+        routing = self.route(grouped, self.pass_state.context_of_next_layer(), seen)
+        if self.pass_state.routings is not None:
+            self.pass_state.routings.append(routing)
+        y = self._process(routing, grouped, seen).to(x.dtype)
+        return y.reshape(*x.shape[: -len(self.token_shape)], *y.shape[2:])
+
+    def route(
+        self, grouped: Tensor, context: RouterContext, seen: Activations | None = None
+    ) -> Routing:
+        """The routing of grouped tokens, (g, t, …)."""
+        seen = seen or Activations(self.experts, grouped)
+        routing: Routing = self.router(grouped, replace(context, expert_hidden=seen))
+        return routing
+
+    @property
+    def token_shape(self) -> tuple[int, ...]:
+        """Of a token: (d,), or what the replaced module took."""
+        return self.experts.replaced.token_shape
+
+    def _process(self, routing: Routing, grouped: Tensor, seen: Activations) -> Tensor:
+        if self.factors is not None:
+            routing = routing.reweighted(self.factors)
+        if seen.value is not None and isinstance(routing, MixtureRouting):
+            # The router had every expert run on every token: that is half of the mixture.
+            return routing.combine(self.experts.outputs(seen.value))
+        return self.experts.apply(routing, grouped)
 
     def _grouped(self, x: Tensor) -> Tensor:
-        """(batch, …, d) -> (g, t, d)."""
+        """(batch, …, *token) -> (g, t, *token)."""
+        shape = self.token_shape
         if self.groups == "image":
-            return x.flatten(1, -2)
+            return x.reshape(x.shape[0], -1, *shape)
         if self.groups == "batch":
-            return x.reshape(1, -1, x.shape[-1])
-        tokens = x.shape[:-1].numel()
+            return x.reshape(1, -1, *shape)
+        tokens = x.shape[: -len(shape)].numel()
         if tokens % self.groups:
             raise RequestError(
                 f"model.groups = {self.groups} does not divide the {tokens} tokens of a batch; "
                 "choose a divisor, or 'image' or 'batch'"
             )
-        return x.reshape(-1, self.groups, x.shape[-1])
+        return x.reshape(-1, self.groups, *shape)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups!r}"
+
+
+class Activations:
+    """The experts' hidden activations on every token, made when they are first asked for.
+
+    Args:
+        experts: those with such activations.
+        x: (g, t, …).
+
+    Attributes:
+        value: (E, g, t, h); None while nobody has asked.
+    """
+
+    def __init__(self, experts: Experts, x: Tensor) -> None:
+        self._experts, self._x = experts, x
+        kind = x.device.type
+        self._autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+        self.value: Tensor | None = None
+
+    def __call__(self) -> Tensor:
+        if self.value is None:
+            enabled, dtype = self._autocast
+            everywhere = self._x.unsqueeze(0).expand(self._experts.num_experts, *self._x.shape)
+            # Routers compute in float32; the experts go on as the model does.
+            with torch.autocast(self._x.device.type, dtype, enabled):
+                self.value = self._experts.activations(everywhere)
+        return self.value

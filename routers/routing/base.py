@@ -15,10 +15,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
+
+from routers.errors import RequestError
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,8 +29,8 @@ class Routing(ABC):
 
     Attributes:
         gates: (g, t, E) float, each token's distribution over the experts, without noise.
-        logits: the router's logits without noise, (g, t, E), or (g, t, E, s) where soft; set by
-            `Router.forward`.
+        logits: the router's logits without noise, (g, t, E), (g, t, E, s) where soft, or one after
+            the other those of several expert modes; set by `Router.forward`.
         noisy_logits: the logits that were allocated by; the same tensor where there is no noise.
         noise_std: standard deviation of the noise that was added to the logits; 0 for none.
         diagnostics: what the allocation reports of itself, such as `marginal_error` (g,).
@@ -84,6 +86,14 @@ class Routing(ABC):
         c = self.combine_tensor().to(slot_outputs.dtype)
         y = torch.einsum("gtes,egsd->gtd", c, slot_outputs.flatten(3))
         return y.unflatten(2, slot_outputs.shape[3:])
+
+    def reweighted(self, factors: Tensor) -> Self:
+        """The same routing with each expert's combine weights times a factor; nothing is rerouted.
+
+        Args:
+            factors: (E,) float; 0 switches an expert off.
+        """
+        raise RequestError(f"a {type(self).__name__} cannot be reweighted: it defines no way to")
 
     def combine_weights(self) -> Tensor:
         """(g, t, E): combine weights summed over an expert's slots."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -73,6 +73,9 @@ class ExpertChoiceRouting(Routing):
         groups = self.tokens.shape[0]
         y = rows.new_zeros(groups * self.num_tokens, rows.shape[1])
         return y.index_add(0, self._rows(), rows).view(groups, self.num_tokens, *shape)
+
+    def reweighted(self, factors: Tensor) -> Self:
+        return replace(self, weights=self.weights * factors.unsqueeze(-1))
 
     def dispatch_tensor(self) -> Tensor:
         return self._scattered(self._used(torch.ones_like(self.weights)))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -13,13 +13,34 @@ from routers.routing.base import Routing
 
 @dataclass(frozen=True, eq=False)
 class MixtureRouting(Routing):
-    """A dense mixture: slot s of every expert holds token s, weighted by the token's gate.
+    """A dense mixture: slot s of every expert holds token s.
 
     Attributes:
-        gates: (g, t, E), also the combine weights.
+        weights: (g, t, E), the combine weights; the gates where not given.
+        levels: (g, t, E_l) of each expert mode, where the weights are their outer product; None
+            where they are not.
     """
 
+    weights: Tensor = None  # type: ignore[assignment]
+    levels: tuple[Tensor, ...] | None = None
+
     constant_load: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.weights is None:
+            object.__setattr__(self, "weights", self.gates)
+
+    @classmethod
+    def from_levels(cls, levels: tuple[Tensor, ...]) -> Self:
+        """Gates that are the outer product of those of each expert mode, the first one slowest.
+
+        Args:
+            levels: (g, t, E_l) each; E is their product.
+        """
+        gates = levels[0]
+        for level in levels[1:]:
+            gates = (gates.unsqueeze(-1) * level.unsqueeze(-2)).flatten(-2)
+        return cls(gates, gates, levels)
 
     @property
     def num_slots(self) -> int:
@@ -29,10 +50,12 @@ class MixtureRouting(Routing):
         return x.unsqueeze(0).expand(self.num_experts, *x.shape)
 
     def combine(self, slot_outputs: Tensor) -> Tensor:
-        y = torch.einsum(
-            "gte,egtd->gtd", self.gates.to(slot_outputs.dtype), slot_outputs.flatten(3)
-        )
+        weights = self.weights.to(slot_outputs.dtype)
+        y = torch.einsum("gte,egtd->gtd", weights, slot_outputs.flatten(3))
         return y.unflatten(2, slot_outputs.shape[3:])
+
+    def reweighted(self, factors: Tensor) -> Self:
+        return replace(self, weights=self.weights * factors, levels=None)
 
     def dispatch_tensor(self) -> Tensor:
         eye = torch.eye(self.num_tokens, dtype=self.gates.dtype, device=self.gates.device)
@@ -40,7 +63,7 @@ class MixtureRouting(Routing):
         return eye.view(1, self.num_tokens, 1, self.num_tokens).expand(shape)
 
     def combine_tensor(self) -> Tensor:
-        return self.gates.unsqueeze(-1) * self.dispatch_tensor()
+        return self.weights.unsqueeze(-1) * self.dispatch_tensor()
 
     def combine_weights(self) -> Tensor:
-        return self.gates
+        return self.weights

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Self
 
 import torch
@@ -49,6 +49,9 @@ class SoftRouting(Routing):
         shape = slot_outputs.shape[3:]
         slots = slot_outputs.transpose(0, 1).flatten(3).flatten(1, 2)
         return torch.bmm(self.slot_weights.flatten(2).to(slots.dtype), slots).unflatten(2, shape)
+
+    def reweighted(self, factors: Tensor) -> Self:
+        return replace(self, slot_weights=self.slot_weights * factors.unsqueeze(-1))
 
     def dispatch_tensor(self) -> Tensor:
         return self.dispatch_weights

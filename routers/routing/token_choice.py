@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -139,6 +139,9 @@ class TokenChoiceRouting(Routing):
         weights = self.weights.reshape(-1, choices)
         y = CombineRows.apply(rows, weights, self.token_of_slot, self.slot_of_choice)
         return y.view(groups, tokens, *shape)
+
+    def reweighted(self, factors: Tensor) -> Self:
+        return replace(self, weights=self.weights * factors[self.experts])
 
     def dispatch_tensor(self) -> Tensor:
         return self._scattered(torch.ones_like(self.weights))

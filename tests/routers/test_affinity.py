@@ -90,10 +90,10 @@ def test_linear_starts_with_logits_of_unit_variance():
 def test_mlp_is_two_layers_with_tanh():
     affinity = build_affinity("mlp", 12, 6, hidden=7)
     x = tokens()
-    expected = torch.tanh(x @ affinity.inner.T + affinity.bias) @ affinity.outer.T
+    expected = torch.tanh(x @ affinity.body[0].weight.T + affinity.body[0].bias) @ affinity.outer.T
     torch.testing.assert_close(affinity(x), expected)
-    assert affinity.inner.shape == (7, 12)
-    assert build_affinity("mlp", 12, 6).inner.shape == (3, 12)
+    assert affinity.body[0].weight.shape == (7, 12)
+    assert build_affinity("mlp", 12, 6).body[0].weight.shape == (3, 12)
 
 
 def test_cosine_compares_directions_on_a_small_sphere():

@@ -17,7 +17,12 @@ from routers import (
 )
 from routers.transport import sinkhorn_plan, sparse_plan
 
-LEARNED = [name for name in list_routers() if not issubclass(ROUTERS.get(name).target, Baseline)]
+IN_LAYERS = "attentive"  # reads the experts: see tests/bench/model/test_attentive.py
+LEARNED = [
+    name
+    for name in list_routers()
+    if not issubclass(ROUTERS.get(name).target, Baseline) and name != IN_LAYERS
+]
 STUDY = [
     "softmax_token_choice",
     "sinkhorn_token_choice",

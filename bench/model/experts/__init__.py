@@ -1,14 +1,25 @@
 """The functions behind the slots: one file a family, registered by name."""
 
-from bench.model.experts.base import (
-    EXPERTS,
-    Experts,
+from bench.model.experts.base import EXPERTS, Experts, build_experts, register_experts
+from bench.model.experts.replaced import (
+    Replaced,
+    ReplacedLinear,
     ReplacedMLP,
-    build_experts,
-    register_experts,
+    ReplacedNetwork,
+    replaced_by,
 )
 
 # Importing a family registers it.
-from bench.model.experts import mlp  # isort: skip  # noqa: F401
+from bench.model.experts import mlp, linear, classifier  # isort: skip  # noqa: F401
 
-__all__ = ["EXPERTS", "Experts", "ReplacedMLP", "build_experts", "register_experts"]
+__all__ = [
+    "EXPERTS",
+    "Experts",
+    "Replaced",
+    "ReplacedLinear",
+    "ReplacedMLP",
+    "ReplacedNetwork",
+    "build_experts",
+    "register_experts",
+    "replaced_by",
+]

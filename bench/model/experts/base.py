@@ -1,106 +1,91 @@
-"""What all experts share: they stand where one MLP stood, and run on slots.
+"""What all experts share: they stand where one module stood, and run on slots.
 
-Axes: g groups, t tokens, d width, E experts, s slots of an expert.
+Axes: g groups, t tokens, d width, E experts, s slots of an expert, h hidden width of an expert.
+Tokens and slots are vectors (d,), or whatever shape the replaced module took.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from bench.model.experts.replaced import Replaced, ReplacedMLP
 from routers import Configurable, Registry, RequestError, Routing
 
 EXPERTS = Registry("experts")
 register_experts = EXPERTS.register
 
 
-@dataclass(frozen=True)
-class ReplacedMLP:
-    """The two-layer MLP that experts stand in for.
-
-    Attributes:
-        dim: input and output width d.
-        hidden: hidden width.
-        activation: its activation, a module class.
-        bias: whether its layers have biases.
-        std: standard deviations of the two layers' initial weights: experts start alike.
-        dropout: probabilities after the activation and after the second layer.
-    """
-
-    dim: int
-    hidden: int
-    activation: type[nn.Module] = nn.GELU
-    bias: bool = True
-    std: tuple[float, float] = (0.02, 0.02)
-    dropout: tuple[float, float] = (0.0, 0.0)
-
-    @classmethod
-    def of(cls, mlp: nn.Module) -> ReplacedMLP:
-        """Read it off a timm MLP: `fc1`, an activation, `fc2`.
-
-        Raises:
-            RequestError: the module is built otherwise (gated, convolutional, normalised inside).
-        """
-        first, second = getattr(mlp, "fc1", None), getattr(mlp, "fc2", None)
-        if (
-            not isinstance(first, nn.Linear)
-            or not isinstance(second, nn.Linear)
-            or first.out_features != second.in_features
-            or not isinstance(getattr(mlp, "norm", nn.Identity()), nn.Identity)
-        ):
-            raise RequestError(
-                f"cannot replace a {type(mlp).__name__}: MoE layers replace MLPs of two linear "
-                "layers with an activation between them"
-            )
-        if second.out_features != first.in_features:
-            raise RequestError(
-                f"cannot replace a {type(mlp).__name__} from width {first.in_features} to "
-                f"{second.out_features}: experts keep the width"
-            )
-        std = cls.std
-        if not first.weight.is_meta:
-            std = (first.weight.std().item(), second.weight.std().item())
-        return cls(
-            dim=first.in_features,
-            hidden=first.out_features,
-            activation=type(mlp.get_submodule("act")),
-            bias=first.bias is not None,
-            std=std,
-            dropout=(_probability(mlp, "drop1"), _probability(mlp, "drop2")),
-        )
-
-
 class Experts(nn.Module, Configurable):
-    """Base of all experts: subclasses write `forward`, or `apply` where D and C are not enough.
+    """Base of all experts.
+
+    Subclasses write `forward`; or `activations` and `outputs`, so that gates can read what lies
+    between; or `apply` where dispatching and combining are not enough.
 
     Args:
         num_experts: E.
-        replaced: the MLP that they stand in for.
+        replaced: what they stand in for.
         hyper: hyper-parameters, by name.
+
+    Attributes:
+        replaces: the kinds of `Replaced` that they can stand in for.
+        hidden_width: h; None where they have no hidden activations to show.
+        levels: sizes of the expert modes; none where there is one mode.
     """
 
-    def __init__(self, num_experts: int, replaced: ReplacedMLP, **hyper: Any) -> None:
+    name: ClassVar[str]
+    replaces: ClassVar[tuple[type, ...]] = (ReplacedMLP,)
+
+    def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
         super().__init__()
         self.num_experts, self.replaced = num_experts, replaced
         self.set_hyper(hyper)
+        self.hidden_width: int | None = None
+        self.levels: tuple[int, ...] = ()
 
     def forward(self, slot_inputs: Tensor) -> Tensor:
-        """Every expert on its own slots: (E, g, s, d) -> (E, g, s, d)."""
-        raise TypeError(f"experts {type(self).__name__!r} define no forward(self, slot_inputs)")
+        """Every expert on its own slots: (E, g, s, …) -> (E, g, s, …)."""
+        return self.outputs(self.activations(slot_inputs))
+
+    def activations(self, slot_inputs: Tensor) -> Tensor:
+        """Activations of each expert's last hidden layer: (E, g, s, …) -> (E, g, s, h)."""
+        raise TypeError(f"experts {self.name!r} define neither forward nor activations")
+
+    def outputs(self, activations: Tensor) -> Tensor:
+        """What the experts make of their activations: (E, g, s, h) -> (E, g, s, …)."""
+        raise TypeError(f"experts {self.name!r} define no outputs(activations)")
 
     def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
-        """Dispatch, run, combine: (g, t, d) -> (g, t, d)."""
+        """Dispatch, run, combine: (g, t, …) -> (g, t, …)."""
         return routing.combine(self(routing.dispatch(x)))
 
+    def rows(self, routing: Routing) -> int:
+        """Rows on which the module that they stand in for runs the same FLOPs."""
+        return routing.slot_count
 
-def build_experts(name: str, *, num_experts: int, replaced: ReplacedMLP, **hyper: Any) -> Experts:
-    """Registered experts by name; `RequestError` where there are none of that name."""
-    experts: Experts = EXPERTS.get(name).target(num_experts, replaced, **hyper)
+    def active_share(self, routing: Routing) -> float:
+        """Share of their parameters that act on a token on average."""
+        tokens = routing.gates.shape[:2].numel()
+        return min(1.0, routing.slot_count / (tokens * routing.num_experts))
+
+    def facts(self) -> dict[str, float]:
+        """Single numbers that a reader should know of them."""
+        return {}
+
+
+def build_experts(name: str, *, num_experts: int, replaced: Replaced, **hyper: Any) -> Experts:
+    """Registered experts by name.
+
+    Raises:
+        RequestError: there are none of that name, they have no such hyper-parameter, or cannot
+            stand in for what is replaced.
+    """
+    target = EXPERTS.get(name).target
+    if not isinstance(replaced, target.replaces):
+        fitting = [e.name for e in EXPERTS.entries() if isinstance(replaced, e.target.replaces)]
+        raise RequestError(
+            f"experts {name!r} cannot replace {replaced.what}; {', '.join(fitting)} can"
+        )
+    experts: Experts = target(num_experts, replaced, **hyper)
     return experts
-
-
-def _probability(mlp: nn.Module, name: str) -> float:
-    drop = getattr(mlp, name, None)
-    return float(drop.p) if isinstance(drop, nn.Dropout) else 0.0

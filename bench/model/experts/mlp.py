@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.model.experts.base import Experts, ReplacedMLP, register_experts
+from bench.model.experts.base import Experts, register_experts
+from bench.model.experts.replaced import Replaced, ReplacedMLP
 from routers import hyper
 
 
@@ -21,9 +22,11 @@ class MLPExperts(Experts):
 
     hidden: int | None = hyper(None, "Hidden units of an expert; none keeps the MLP's.", ge=1)
 
-    def __init__(self, num_experts: int, replaced: ReplacedMLP, **hyper: Any) -> None:
+    def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
         super().__init__(num_experts, replaced, **hyper)
+        assert isinstance(replaced, ReplacedMLP)  # as `replaces` says
         width, hidden = replaced.dim, self.hidden or replaced.hidden
+        self.hidden_width = hidden
         self.activation = replaced.activation()
         self.drop1, self.drop2 = (nn.Dropout(p) for p in replaced.dropout)
         self.weight1 = nn.Parameter(torch.empty(num_experts, width, hidden))
@@ -36,12 +39,17 @@ class MLPExperts(Experts):
             nn.Parameter(torch.zeros(shape)) if replaced.bias else None for shape in shapes
         )
 
-    def forward(self, slot_inputs: Tensor) -> Tensor:
-        experts, groups, slots, width = slot_inputs.shape
-        x = slot_inputs.reshape(experts, groups * slots, width)
-        hidden = self.drop1(self.activation(_affine(x, self.weight1, self.bias1)))
-        return self.drop2(_affine(hidden, self.weight2, self.bias2)).view(slot_inputs.shape)
+    def activations(self, slot_inputs: Tensor) -> Tensor:
+        dropped: Tensor = self.drop1(self.activation(affine(slot_inputs, self.weight1, self.bias1)))
+        return dropped
+
+    def outputs(self, activations: Tensor) -> Tensor:
+        dropped: Tensor = self.drop2(affine(activations, self.weight2, self.bias2))
+        return dropped
 
 
-def _affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.bmm(x, weight) if bias is None else torch.baddbmm(bias, x, weight)
+def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Every expert's own affine map: (E, g, s, i) by (E, i, o) and (E, 1, o) to (E, g, s, o)."""
+    rows = x.flatten(1, 2)
+    y = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias, rows, weight)
+    return y.unflatten(1, x.shape[1:3])

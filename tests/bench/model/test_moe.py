@@ -19,7 +19,8 @@ from bench.model import (
     moe_layers,
     moefy,
 )
-from bench.model.backbone import chosen_layers, mlps_of
+from bench.model.backbone import site_of
+from bench.model.places import blocks_of, chosen_layers
 from routers import ROUTERS, Baseline, RequestError, build_router, list_routers
 
 ROUTED = [name for name in list_routers() if not issubclass(ROUTERS.get(name).target, Baseline)]
@@ -36,10 +37,18 @@ TINY = {
 
 
 def layer_of(router, dim=6, experts=3, tokens=8, **options):
-    return MoELayer(
-        build_router(router, dim=dim, num_experts=experts, tokens=tokens, **options),
-        build_experts("mlp", num_experts=experts, replaced=ReplacedMLP(dim, 5, std=(0.5, 0.5))),
-    ).double()
+    """Options that the router does not have are left out."""
+    behind = build_experts("mlp", num_experts=experts, replaced=ReplacedMLP(dim, 5, std=(0.5, 0.5)))
+    known = ROUTERS.get(router).hyper_model.model_fields
+    gate = build_router(
+        router,
+        dim=dim,
+        num_experts=experts,
+        tokens=tokens,
+        site=site_of(behind),
+        **{name: value for name, value in options.items() if name in known},
+    )
+    return MoELayer(gate, behind).double()
 
 
 def dense_loop(layer, x, routing):
@@ -151,7 +160,7 @@ def test_moefy_replaces_the_chosen_mlps_and_keeps_everything_else(name, options,
     create = MlpMixer if name == "mixer" else partial(timm.create_model, name)
     dense = create(num_classes=5, **options)
     model = moefy(copy.deepcopy(dense), router=router, num_experts=2, layers=[1, 3], seed=1)
-    replaced = [list(mlps_of(dense))[index] for index in (1, 3)]
+    replaced = [list(blocks_of(dense))[index] for index in (1, 3)]
     assert list(moe_layers(model)) == replaced
     kept = {k: v for k, v in dense.state_dict().items() if not k.startswith(tuple(replaced))}
     for key, value in kept.items():

@@ -1,0 +1,123 @@
+"""Routers that let every expert see every token, and weigh what they return."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from entmax import entmax15
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from routers.context import RouterContext
+from routers.errors import RequestError
+from routers.hyper import hyper
+from routers.layout import expert_softmax
+from routers.router import Router, register_router
+from routers.routing import MixtureRouting, Routing
+
+
+class Mixture(Router):
+    """What they share: no slots, so no capacity."""
+
+    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
+    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
+
+    def clean_gates(self, logits: Tensor) -> Tensor:
+        return expert_softmax(logits)
+
+
+@register_router("softmax_mixture", family="mixture", source="Jacobs et al. 1991, arXiv 2302.14703")
+class SoftmaxMixture(Mixture):
+    """The classic mixture: all experts run on each token, weighted by the softmax gates.
+
+    Nothing is dropped and nothing discrete is chosen. With `top_k` the weights of all but a
+    token's k best experts are 0, though all of them run.
+
+    Cost: E experts on every token. Known limit: that cost, unless the experts are factorised.
+    """
+
+    top_k: int | None = hyper(None, "Experts that each token weighs; none weighs all.", ge=1)
+
+    def set_hyper(self, options: Mapping[str, Any]) -> None:
+        super().set_hyper(options)
+        if self.top_k is not None and self.top_k > self.num_experts:
+            raise RequestError(
+                f"top_k = {self.top_k} is more than the {self.num_experts} experts there are"
+            )
+
+    def allocate(self, logits: Tensor) -> Routing:
+        gates = expert_softmax(logits)
+        if self.top_k is None:
+            return MixtureRouting(gates)
+        chosen = gates.topk(self.top_k, dim=-1)
+        return MixtureRouting(gates, torch.zeros_like(gates).scatter(-1, *chosen[::-1]))
+
+
+@register_router("attentive", family="mixture", source="arXiv 2302.14703")
+class AttentiveMixture(SoftmaxMixture):
+    """A mixture whose gate attends to the experts' hidden activations.
+
+    gates = softmax((W_q h_gate) · (W_k h_e) / √h): an expert is weighed by what it makes of the
+    token. Dense, or its `top_k`; every expert runs either way.
+
+    Cost: E experts on every token, in training and after it; distilled into a plain gate (`parts`
+    of a preset, `transform: distill`) only the chosen ones run. Known limit: experts must have
+    hidden activations: `mlp` and `classifier` do.
+    """
+
+    affinity: str = hyper("attentive", "How tokens become logits; attentive reads the experts.")
+
+
+@register_router("mumoe", family="mixture", source="arXiv 2402.12550")
+class MuMoE(Mixture):
+    """The gate of μMoE: normalised logits, a sparse softmax, one or two levels of expert modes.
+
+    a = entmax-1.5 (1905.05702) or softmax of batch- or layer-normalised logits, for each level by
+    itself; the weights are the levels' outer product, which factorised experts (`cp`, `tr`) never
+    form. The gate's output weights start at 0: all experts alike.
+
+    Cost: a d × ΣE product, and a sort of the logits for entmax. Known limit: with
+    `normalization = batch` a token's weights depend on the batch in training.
+    """
+
+    activation: Literal["entmax15", "softmax"] = hyper(
+        "entmax15", "From logits to weights; entmax15 gives exact zeros."
+    )
+    normalization: Literal["batch", "layer"] = hyper(
+        "batch", "Of the logits, without parameters: over the batch, or over a token's experts."
+    )
+    noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
+    batch_norm: nn.BatchNorm1d
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Sizes of the expert modes."""
+        return self.site.levels or (self.num_experts,)
+
+    def build_gate(self) -> nn.Module:
+        outputs = sum(self.levels)
+        gate = self.build_affinity(outputs)
+        weight = gate.output() if hasattr(gate, "output") else None
+        if weight is not None:
+            nn.init.zeros_(weight)
+        if self.normalization == "batch":
+            self.batch_norm = nn.BatchNorm1d(outputs, affine=False)
+        return gate
+
+    def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
+        logits = super().score(tokens, context)
+        if self.normalization == "batch":
+            normal: Tensor = self.batch_norm(logits.flatten(0, 1))
+            return normal.view_as(logits)
+        return torch.cat([F.layer_norm(x, x.shape[-1:]) for x in self._by_level(logits)], -1)
+
+    def allocate(self, logits: Tensor) -> Routing:
+        activate = entmax15 if self.activation == "entmax15" else torch.softmax
+        return MixtureRouting.from_levels(
+            tuple(activate(level, dim=-1) for level in self._by_level(logits))
+        )
+
+    def _by_level(self, logits: Tensor) -> tuple[Tensor, ...]:
+        return logits.split(self.levels, -1)
