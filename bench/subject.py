@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from timm.layers.mlp import Mlp
-from torch import nn
+from torch import Tensor, nn
 
 from bench.checkpoint import load_weights
 from bench.config import DENSE, Options, RouterConfig, TrialSpec
@@ -18,6 +18,8 @@ from bench.evaluate import observe
 from bench.facts import model_facts
 from bench.model import MoELayer, ReplacedMLP, build_experts, moe_layers
 from bench.model.backbone import site_of, widen
+from bench.model.moe import reweighted
+from bench.objective import autocast
 from bench.outcome import Outcome, SavedSnapshot
 from bench.trial_model import DataShape, trial_model
 from routers import ROUTERS, Baseline, BenchError, build_router
@@ -75,6 +77,15 @@ class TrainedTrial:
             device=self.device,
             precision=self._spec.train.precision,
         )
+
+    def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
+        """Logits of normalised images, with experts reweighted by the MoE layer's index."""
+        layers = list(moe_layers(model).values())
+        on_device = {index: values.to(self.device) for index, values in factors.items()}
+        precision = self._spec.train.precision
+        with torch.no_grad(), autocast(precision, self.device), reweighted(layers, on_device):
+            logits: Tensor = model(images)
+        return logits.float()
 
     @cached_property
     def facts(self) -> dict[str, float]:

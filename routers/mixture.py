@@ -89,7 +89,7 @@ class MuMoE(Mixture):
         "batch", "Of the logits, without parameters: over the batch, or over a token's experts."
     )
     noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
-    batch_norm: nn.BatchNorm1d
+    batch_norm: nn.Module
 
     @property
     def levels(self) -> tuple[int, ...]:

@@ -108,6 +108,19 @@ class TrialSubject(Protocol):
     ) -> Iterator[Observed]:
         """The model on every image of a split, in a fixed order, batch by batch."""
 
+    def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
+        """The model's logits with the combine weights of some experts multiplied.
+
+        Args:
+            model: in eval mode.
+            images: (n, c, h, w) float, normalised; a batch of `run`, or a part of one where the
+                groups are images.
+            factors: (E,) float by the MoE layer's index in network order; 0 switches an expert off.
+
+        Returns:
+            (n, classes) float.
+        """
+
 
 class LayerSubject(Protocol):
     """Ways to build a bare layer or an untrained model of one router.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Literal
 
@@ -82,6 +84,23 @@ class MoELayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"groups={self.groups!r}"
+
+
+@contextmanager
+def reweighted(layers: Sequence[MoELayer], factors: Mapping[int, Tensor]) -> Iterator[None]:
+    """Inside, the combine weights of layers' experts are multiplied; routings are recorded as are.
+
+    Args:
+        layers: of a model, in network order.
+        factors: (E,) float, by the layer's index.
+    """
+    for index, values in factors.items():
+        layers[index].factors = values
+    try:
+        yield
+    finally:
+        for index in factors:
+            layers[index].factors = None
 
 
 class Activations:
