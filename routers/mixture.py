@@ -10,6 +10,7 @@ from entmax import entmax15
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from routers.affinity import Affinity
 from routers.context import RouterContext
 from routers.errors import RequestError
 from routers.hyper import hyper
@@ -99,8 +100,7 @@ class MuMoE(Mixture):
     def build_gate(self) -> nn.Module:
         outputs = sum(self.levels)
         gate = self.build_affinity(outputs)
-        weight = gate.output() if hasattr(gate, "output") else None
-        if weight is not None:
+        if isinstance(gate, Affinity) and (weight := gate.output()) is not None:
             nn.init.zeros_(weight)
         if self.normalization == "batch":
             self.batch_norm = nn.BatchNorm1d(outputs, affine=False)
