@@ -9,14 +9,17 @@ from bench.trial_model import ExpectedData
 from routers.errors import BenchError
 
 KNOWN = {
+    "celeba": ExpectedData((3, 64, 64), 2, 162_770),
     "cifar10": ExpectedData((3, 32, 32), 10, 45_000),
     "cifar100": ExpectedData((3, 32, 32), 100, 45_000),
     "fashion_mnist": ExpectedData((1, 28, 28), 10, 54_000),
     "mnist": ExpectedData((1, 28, 28), 10, 54_000),
-    # Images of ImageNet differ in size; 224 is what they are usually brought to.
     "timm:torch/imagenet": ExpectedData((3, 224, 224), 1000, 1_271_167),
 }
-"""Data sets that may have to be fetched first. Training images are those left for training."""
+"""Data sets that may have to be fetched first. Training images are those left for training.
+
+CelebA and ImageNet have no size of their own: they stand with one that is usual for them.
+"""
 
 
 def load_or_expect(config: DataConfig, datasets: Datasets) -> tuple[ExpectedData, Dataset | None]:

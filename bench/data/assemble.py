@@ -41,7 +41,7 @@ def assemble(
     """
     raw_splits = _complete(raw)
     for split_name, split in raw_splits.items():
-        _refuse_empty_class(name, split_name, split.labels, raw.classes)
+        _refuse_empty_class(name, split_name, raw.stratum(split), raw.strata)
     splits = _of_one_shape(raw_splits, image_size, channels)
     found = survey(splits)
     return Dataset(
@@ -52,6 +52,7 @@ def assemble(
         torch.tensor(found.std),
         found.content_hash,
         raw.licence,
+        raw.attributes,
     )
 
 
@@ -61,7 +62,7 @@ def _complete(raw: RawData) -> dict[str, RawSplit]:
     for name, share in (("test", usual), ("val", raw.val_share or usual)):
         if name not in splits:
             train = splits["train"]
-            kept, held = hold_out(train.labels, share, raw.classes)
+            kept, held = hold_out(raw.stratum(train), share, raw.strata)
             splits["train"], splits[name] = train.select(kept), train.select(held)
     return {name: splits[name] for name in ("train", "val", "test")}
 
@@ -81,7 +82,11 @@ def _of_one_shape(
     shape = common_shape(list(raw_splits.values()), image_size, channels)
     total = sum(len(split.labels) for split in raw_splits.values()) * math.prod(shape)
     return {
-        name: Split(_images(split, shape, total <= MEMORY_LIMIT), torch.from_numpy(split.labels))
+        name: Split(
+            _images(split, shape, total <= MEMORY_LIMIT),
+            torch.from_numpy(split.labels),
+            None if split.attribute is None else torch.from_numpy(split.attribute),
+        )
         for name, split in raw_splits.items()
     }
 

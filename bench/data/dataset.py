@@ -25,10 +25,12 @@ class Split:
     Attributes:
         images: uint8 (n, c, h, w); a tensor in memory, or lazily decoded from files.
         labels: long (n,).
+        attribute: long (n,), the value of the protected attribute; None where there is none.
     """
 
     images: Images
     labels: Tensor
+    attribute: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -57,8 +59,9 @@ class Dataset:
         splits: "train", "val" and "test"; images of all are of one shape.
         mean: float32 (c,), of the training split's channels, in units of 255.
         std: float32 (c,), likewise; 1 where a channel is constant.
-        content_hash: SHA-256 in hexadecimal over the pixels and labels of the splits.
+        content_hash: SHA-256 in hexadecimal over the pixels, labels and attribute of the splits.
         licence: of the images, or where to read it.
+        attributes: names of the protected attribute's values; empty where there is none.
     """
 
     name: str
@@ -68,6 +71,7 @@ class Dataset:
     std: Tensor
     content_hash: str
     licence: str
+    attributes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     RANDAUGMENT = 6
     ROUTER_NOISE = 8
     DROPOUT = 9
+    MARK = 10
 
 
 def random_bits(purpose: Purpose, *counters: ArrayLike) -> NDArray[np.uint64]:

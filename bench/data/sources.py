@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from bench.config import DataConfig
 from bench.data.assemble import assemble
+from bench.data.celeba import read_celeba
 from bench.data.dataset import Dataset
 from bench.data.digits import read_digits, read_mnist5k
 from bench.data.embedded import read_fashion_mnist_mini
+from bench.data.fashion_marked import read_fashion_marked
 from bench.data.imagefolder import read_imagefolder
 from bench.data.raw import RawData
 from bench.data.timm_sets import read_timm
@@ -17,10 +19,12 @@ from routers.errors import RequestError, nearest
 
 EMBEDDED: dict[str, Callable[[], RawData]] = {
     "digits": read_digits,
+    "fashion_marked": read_fashion_marked,
     "fashion_mnist_mini": read_fashion_mnist_mini,
     "mnist5k": read_mnist5k,
 }
 IN_FOLDERS: dict[str, Callable[[str | None], RawData]] = {
+    "celeba": read_celeba,
     "cifar10": read_cifar10,
     "cifar100": read_cifar100,
     "fashion_mnist": read_fashion_mnist,
@@ -30,6 +34,7 @@ PREFIXED: dict[str, Callable[[str, str | None], RawData]] = {
     "imagefolder": read_imagefolder,
     "timm": read_timm,
 }
+NOT_SQUARE = {"celeba"}
 
 
 def load_dataset(request: DataConfig) -> Dataset:
@@ -40,6 +45,11 @@ def load_dataset(request: DataConfig) -> Dataset:
         BenchError: a file is damaged, or cannot be downloaded.
     """
     return assemble(request.name, _read(request), request.image_size, request.channels)
+
+
+def has_size(name: str) -> bool:
+    """Whether all images of a data set are known to be squares of one size."""
+    return name not in NOT_SQUARE and name.partition(":")[0] not in PREFIXED
 
 
 def list_datasets() -> list[str]:

@@ -17,7 +17,7 @@ def hold_out(
     """Split off `share` of every class, at least one image of each, by a fixed seed.
 
     Args:
-        labels: (n,) class of each image.
+        labels: (n,) class of each image; or its group, where more than classes are kept apart.
         share: in (0, 1).
         classes: names, for the message.
 

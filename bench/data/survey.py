@@ -23,7 +23,8 @@ class Survey:
     """What a pass over the splits finds.
 
     Attributes:
-        content_hash: SHA-256 in hexadecimal over names, shapes, pixels and labels of the splits.
+        content_hash: SHA-256 in hexadecimal over names, shapes, pixels and labels of the splits,
+            and over the protected attribute where there is one.
         mean: of each channel of "train", in units of 255.
         std: likewise; 1 where a channel is constant.
     """
@@ -63,6 +64,7 @@ def _files_key(splits: dict[str, Split]) -> str | None:
             return None
         digest.update(f"{name} {split.images.shape}".encode())
         digest.update(split.labels.numpy().data)
+        _add_attribute(digest, split)
         for key in split.images.pictures.keys:
             stat = os.stat(key)
             digest.update(f"{key}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
@@ -79,8 +81,14 @@ def _read_all(splits: dict[str, Split]) -> Survey:
             digest.update(labels.numpy().data)
             if name == "train":
                 histogram += _histogram(images)
+        _add_attribute(digest, split)
     mean, std = _moments(histogram)
     return Survey(digest.hexdigest(), mean, std)
+
+
+def _add_attribute(digest: hashlib._Hash, split: Split) -> None:
+    if split.attribute is not None:
+        digest.update(split.attribute.numpy().data)
 
 
 def _histogram(images: Tensor) -> Tensor:

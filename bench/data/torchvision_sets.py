@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import socket
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
 
 import numpy as np
 from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
-from torchvision.datasets.utils import calculate_md5
 
+from bench.data.downloads import check_md5, downloading
 from bench.data.folders import data_folder
 from bench.data.idx import read_idx
 from bench.data.raw import RawData, RawSplit
-from routers.errors import BenchError, RequestError
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 # Debian has compressed the same files anew.
@@ -26,7 +21,6 @@ DEBIAN_MD5 = {
     "t10k-images-idx3-ubyte.gz": "f78720b4224f21cce2f2ccf2d7a94c9a",
     "t10k-labels-idx1-ubyte.gz": "0d30e22e447f3c33dab9ed536400ac01",
 }
-CONNECT_SECONDS = 20
 
 
 def read_mnist(data_dir: str | None) -> RawData:
@@ -59,10 +53,12 @@ def _read_mnist_like(source: type[MNIST], data_dir: str | None, licence: str) ->
     begun = (c for c in candidates if any((c / name).exists() for name in names))
     folder = next(begun, downloaded)
     if folder == downloaded and not all((folder / name).exists() for name in names):
-        with _downloading(source.__name__, names, folder):
+        with downloading(source.__name__, names, folder):
             source(root, download=True)
     for name, md5 in source.resources:
-        _check(folder / name, {md5, DEBIAN_MD5[name]} if folder == DEBIAN_FASHION_MNIST else {md5})
+        check_md5(
+            folder / name, {md5, DEBIAN_MD5[name]} if folder == DEBIAN_FASHION_MNIST else {md5}
+        )
     splits = {
         split: RawSplit(
             read_idx(folder / f"{stem}-images-idx3-ubyte.gz"),
@@ -79,11 +75,11 @@ def _read_cifar(source: type[CIFAR10], data_dir: str | None) -> RawData:
         root = root.parent
     folder = root / source.base_folder
     if not folder.exists():
-        with _downloading(source.__name__, [source.filename], root):
+        with downloading(source.__name__, [source.filename], root):
             source(root, download=True)
     meta = [source.meta["filename"], source.meta["md5"]]
     for name, md5 in [*source.train_list, *source.test_list, meta]:
-        _check(folder / name, {md5})
+        check_md5(folder / name, {md5})
     with warnings.catch_warnings():
         # The files were pickled by a numpy whose dtypes the newest one warns of.
         warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
@@ -93,31 +89,3 @@ def _read_cifar(source: type[CIFAR10], data_dir: str | None) -> RawData:
     }
     licence = "none stated, see https://www.cs.toronto.edu/~kriz/cifar.html"
     return RawData(tuple(parts["train"].classes), splits, licence)
-
-
-def _check(file: Path, accepted: set[str]) -> None:
-    if not file.exists():
-        raise RequestError(f"{file.name} is missing in {file.parent}, where its sister files are")
-    found = calculate_md5(file)
-    if found not in accepted:
-        raise BenchError(
-            f"{file} is damaged or another file: its MD5 is {found}, not "
-            f"{' or '.join(sorted(accepted))}; delete it, or put the right one there"
-        )
-
-
-@contextmanager
-def _downloading(title: str, files: list[str], folder: Path) -> Iterator[None]:
-    """Give up soon where there is no network, and say what to put where."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(CONNECT_SECONDS)
-    try:
-        yield
-    except (RuntimeError, URLError, OSError, EOFError) as error:
-        reason = " ".join(str(error).split())
-        raise BenchError(
-            f"{title} is not wholly on this machine and cannot be downloaded ({reason}); "
-            f"put {', '.join(files)} into {folder}, or name their folder by data.data_dir"
-        ) from None
-    finally:
-        socket.setdefaulttimeout(before)

@@ -1,0 +1,73 @@
+"""`celeba`: is the hair blond? Faces whose protected attribute is the sex (arXiv 1411.7766)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from torchvision.datasets import CelebA
+
+from bench.data.downloads import check_md5, downloading
+from bench.data.folders import data_folder
+from bench.data.pictures import Pictures
+from bench.data.raw import RawData, RawSplit
+from routers.errors import RequestError
+
+ATTRIBUTES = "list_attr_celeba.txt"
+PARTITION = "list_eval_partition.txt"
+IMAGES = "img_align_celeba"
+SPLITS = {"train": 0, "val": 1, "test": 2}  # as the partition numbers them
+LICENCE = (
+    "non-commercial research only, see https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; "
+    "the label is its attribute Blond_Hair, the protected attribute its Male"
+)
+
+
+def read_celeba(data_dir: str | None) -> RawData:
+    """162,770 + 19,867 + 19,962 aligned faces of 178 × 218 pixels, split as by their authors."""
+    folder = _folder(data_folder(data_dir))
+    for _, md5, name in CelebA.file_list:
+        if name in (ATTRIBUTES, PARTITION):
+            check_md5(folder / name, {md5})
+    # A line with the number of images, then the names of the 40 attributes, which are 1 or -1.
+    table = pd.read_csv(folder / ATTRIBUTES, sep=r"\s+", skiprows=1)[["Blond_Hair", "Male"]] == 1
+    partition = pd.read_csv(
+        folder / PARTITION, sep=" ", header=None, index_col=0, names=["image", "split"]
+    )
+    _refuse_missing(folder / IMAGES, table.index)
+    split_of = partition["split"].reindex(table.index)
+    splits = {
+        name: _split(folder / IMAGES, table[split_of == number]) for name, number in SPLITS.items()
+    }
+    return RawData(("not blond", "blond"), splits, LICENCE, attributes=("female", "male"))
+
+
+def _folder(root: Path) -> Path:
+    """Where the files lie: in the folder itself, or where torchvision puts them."""
+    needed = (ATTRIBUTES, PARTITION, IMAGES)
+    downloaded = root / CelebA.base_folder
+    if any((root / name).exists() for name in needed):
+        return root
+    if not all((downloaded / name).exists() for name in needed):
+        with downloading("CelebA", (ATTRIBUTES, PARTITION, f"{IMAGES}/"), downloaded):
+            CelebA(root, download=True)
+    return downloaded
+
+
+def _refuse_missing(folder: Path, names: pd.Index) -> None:
+    present = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise RequestError(
+            f"{folder} lacks {len(missing):,} of the {len(names):,} images of CelebA, as "
+            f"{missing[0]}; unpack {IMAGES}.zip there"
+        )
+
+
+def _split(folder: Path, rows: pd.DataFrame) -> RawSplit:
+    return RawSplit(
+        Pictures([str(folder / name) for name in rows.index]),
+        rows["Blond_Hair"].to_numpy(np.int64),
+        rows["Male"].to_numpy(np.int64),
+    )
