@@ -120,23 +120,29 @@ def make_plan(request: Request, datasets: Datasets) -> Plan:
     specs = trial_specs(request.preset)
     on_trials = _suites(request, fingerprints, "trial")
     on_layers = _suites(request, fingerprints, "layer")
-    labelled = list(zip(labels(specs), specs, strict=True))
+    trained = specs if on_trials or not on_layers else []
     trials = [
         Planned(label, spec, fingerprints.trial(spec, datasets.hash_of), on_trials)
-        for label, spec in (labelled if on_trials or not on_layers else [])
+        for label, spec in zip(labels(trained), trained, strict=True)
     ]
-    layers = {
-        fingerprint.value: Planned(label, spec, fingerprint, on_layers)
-        for label, spec in (labelled if on_layers else [])
-        if (fingerprint := fingerprints.layer(spec))
-    }
-    return Plan(request, tuple(trials), tuple(layers.values()))
+    identities = [(fingerprints.layer(spec), spec) for spec in (specs if on_layers else [])]
+    bare = {fingerprint.value: (spec, fingerprint) for fingerprint, spec in identities}
+    told = _labels([fingerprint.description for _, fingerprint in bare.values()])
+    layers = [
+        Planned(label, *each, on_layers) for label, each in zip(told, bare.values(), strict=True)
+    ]
+    return Plan(request, tuple(trials), tuple(layers))
 
 
 def labels(specs: Sequence[TrialSpec]) -> list[str]:
     """Each trial's router, with what sets it apart from the router's others but the seed."""
-    texts = conditions([spec.model_dump(mode="json") for spec in specs])
-    return [f"{spec.router.name} {text}".strip() for spec, text in zip(specs, texts, strict=True)]
+    return _labels([spec.model_dump(mode="json") for spec in specs])
+
+
+def _labels(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
+    routers = [description["router"]["name"] for description in descriptions]
+    texts = conditions(descriptions)
+    return [f"{name} {text}".strip() for name, text in zip(routers, texts, strict=True)]
 
 
 def _suites(request: Request, fingerprints: Fingerprints, on: str) -> tuple[PlannedSuite, ...]:

@@ -26,8 +26,9 @@ ENVIRONMENT = [
     *("code", "python", "libraries", "current"),
 ]
 TRIAL_COLUMNS = [
-    *("study", *SUBJECT, "trial", "status", "error", "flops", "steps", "seconds", "checkpoint"),
-    *("checkpoint_sha256", "log", "attempt", "started_at", "finished_at", *ENVIRONMENT),
+    *("study", *SUBJECT, "trial", "parent", "status", "error", "flops", "steps", "seconds"),
+    *("checkpoint", "checkpoint_sha256", "log", "attempt", "started_at", "finished_at"),
+    *ENVIRONMENT,
 ]
 MEASUREMENT_COLUMNS = [
     *("study", "suite", *SUBJECT, "status", "error", "seconds", "trial", "attempt"),
@@ -53,6 +54,8 @@ TYPES: dict[str, Any] = {
 
 def trials_frame(store: Store, study: str | None = None, *, history: bool = False) -> pd.DataFrame:
     """One row a trial, with the attempt that stands for it; `waiting` where there is none.
+
+    `parent` is the fingerprint of the trial that it is derived from.
 
     Args:
         study: None for the trials of all studies, and of none.

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Select, or_, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from results.conditions import conditions
 from results.models import (
@@ -34,7 +34,9 @@ Fields = dict[str, Any]
 def trials(session: Session, study: str | None) -> Iterator[Fields]:
     """Every attempt at the trials of a study (None: of all); `waiting` where there is none yet."""
     tried = _attempts(session)
+    parents = _parents(session)
     for trial, fields in _subjects(session, study, TrialRow, StudyTrialRow):
+        fields["parent"] = parents.get(trial.id)
         attempts = tried[trial.id]
         for attempt in attempts:
             counts = fields["current"] and attempt is attempts[-1]
@@ -113,6 +115,13 @@ def _attempts(session: Session) -> dict[int, list[AttemptRow]]:
     for row in sorted(attempts, key=lambda row: (row.status == "done", row.id)):
         by_trial[row.trial_id].append(row)
     return by_trial
+
+
+def _parents(session: Session) -> dict[int, str]:
+    """The fingerprint of what each derived trial started from."""
+    parent = aliased(TrialRow)
+    query = select(TrialRow.id, parent.fingerprint).join(parent, TrialRow.parent_id == parent.id)
+    return {trial: fingerprint for trial, fingerprint in session.execute(query)}
 
 
 def _measurements(

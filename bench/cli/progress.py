@@ -44,7 +44,8 @@ def status(place: Place, study: Study = None) -> None:
     made = table("trial", "router", "seed", "status", "time", right="seed time")
     for row in trials.itertuples():
         time = "" if row.seconds != row.seconds else duration(row.seconds)
-        label = "\n  ".join(filter(None, (row.router, row.condition)))
+        started = row.parent and f"started from {row.parent[:10]}"
+        label = "\n  ".join(filter(None, (row.router, row.condition, started)))
         made.add_row(row.trial[:10], label, str(row.seed), row.status.replace("_", " "), time)
     show(made)
     counts = trials["status"].value_counts()
