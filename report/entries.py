@@ -36,14 +36,24 @@ def without_options(condition: str, suite: str) -> str:
     return " ".join(part for part in settings(condition) if not part.startswith(f"{suite}."))
 
 
-def fullest(conditions: Iterable[str]) -> list[str]:
-    """The conditions that are not just a part of another one, each once, in order."""
-    parts = {condition: frozenset(settings(condition)) for condition in conditions}
-    return [
-        condition
-        for condition, own in parts.items()
-        if not any(own < other for other in parts.values())
-    ]
+def fullest(entries: Iterable[Entry]) -> list[str]:
+    """The conditions to show apart, each once, in order.
+
+    Those left out are just a part of others, and each of their entries stands beside those.
+    """
+    entries = list(entries)
+    conditions = dict.fromkeys(entry.condition for entry in entries)
+    apart = {entry.condition for entry in entries if not _stands_beside(entry, entries, conditions)}
+    return [condition for condition in conditions if condition in apart]
+
+
+def _stands_beside(entry: Entry, entries: list[Entry], conditions: Iterable[str]) -> bool:
+    own = [other for other in entries if other.router == entry.router]
+    return any(
+        entry.settings < frozenset(settings(condition))
+        and closest(own, entry.router, condition) == entry
+        for condition in conditions
+    )
 
 
 def closest(entries: Iterable[Entry], router: str, condition: str) -> Entry | None:

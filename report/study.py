@@ -74,12 +74,12 @@ class StudyData:
 
     @cached_property
     def conditions(self) -> list[str]:
-        """The conditions to show apart: those that are not just a part of another one.
+        """The conditions to show apart.
 
         A router without a swept setting was trained under a part of the others' conditions; it
         stands beside each of them.
         """
-        return fullest([entry.condition for entry in self.entries])
+        return fullest(self.entries)
 
     def entry(self, router: str, condition: str) -> Entry | None:
         """The entry of a router that belongs to a condition."""

@@ -32,7 +32,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     machines = list(dict.fromkeys(timing.setting.machine for timing in found))
     for machine in machines:
         here = [timing for timing in found if timing.setting.machine == machine]
-        for condition in fullest(timing.entry.condition for timing in here):
+        for condition in fullest(timing.entry for timing in here):
             settings = list(dict.fromkeys(timing.setting for timing in here))
             asked = [
                 of_entry(here, s, Entry(r, condition)) for s in settings for r in study.routers
