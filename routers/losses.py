@@ -98,6 +98,31 @@ def z(routing: Routing, batch: Batch) -> Tensor:
     return routing.logits.flatten(2).logsumexp(-1).square().mean()
 
 
+@register_loss("sample_similarity", family="specialization", source="arXiv 2302.14703")
+def sample_similarity(
+    routing: Routing, batch: Batch, *, beta_same: float = 1.0, beta_different: float = 1.0
+) -> Tensor:
+    """Like samples to the same expert, unlike ones to different experts (L_s).
+
+    With δ the distance of two inputs over the largest of the batch, and p(e|x) the gates of sample
+    x: (1/B²) · [ β_s/E · Σ_{x,x'} Σ_e p(e|x) p(e|x') δ − β_d/(E² − E) · Σ_{x,x'} Σ_{e≠e'} p(e|x)
+    p(e'|x') δ ]. A sample is an image: its p is the mean over its tokens.
+
+    Cost: a distance for each pair of the batch. The authors' code divides the second part alone by
+    B², so its β_s is B² times as much here.
+    """
+    samples = len(batch.labels)
+    gates = routing.gates.reshape(samples, -1, routing.num_experts).mean(1)
+    inputs = batch.inputs.flatten(1).to(gates.dtype)
+    distances = torch.cdist(inputs, inputs)
+    distances = distances / distances.max().clamp(min=torch.finfo(gates.dtype).tiny)
+    # Entry (e, e'): the sum over all pairs of p(e|x) · p(e'|x') · δ.
+    pairs = gates.T @ distances @ gates
+    same, experts = pairs.trace(), routing.num_experts
+    different = (pairs.sum() - same) / max(experts**2 - experts, 1)
+    return (beta_same * same / experts - beta_different * different) / samples**2
+
+
 def _squared_variation(values: Tensor) -> Tensor:
     """Variance over squared mean of (E,) values."""
     return values.var(correction=0) / values.mean().square()

@@ -166,3 +166,62 @@ def test_losses_of_choices_are_refused_where_no_token_chooses(name):
 def test_z_without_logits_is_refused():
     with pytest.raises(RequestError, match="'z' needs logits"):
         loss("z", gates_routing([[0.5, 0.5]]))
+
+
+def looped_similarity(gates: Tensor, inputs: Tensor, same: float, different: float) -> float:
+    """The definition, pair by pair and expert by expert."""
+    count, experts = gates.shape
+    distance = {
+        (i, j): float((inputs[i] - inputs[j]).norm()) for i in range(count) for j in range(count)
+    }
+    largest = max(distance.values())
+    alike = unlike = 0.0
+    for (i, j), value in distance.items():
+        for e in range(experts):
+            for f in range(experts):
+                part = float(gates[i, e] * gates[j, f]) * value / largest
+                alike, unlike = (alike + part, unlike) if e == f else (alike, unlike + part)
+    return (same * alike / experts - different * unlike / (experts**2 - experts)) / count**2
+
+
+@pytest.mark.parametrize(("same", "different"), [(1.0, 1.0), (0.3, 0.0), (0.0, 2.0)])
+def test_sample_similarity_is_the_sum_over_pairs(same, different):
+    inputs, gates = normal(5, 2, 3, 3), normal(5, 1, 4, seed=1).softmax(-1)
+    batch = Batch(inputs, torch.zeros(5, dtype=torch.long))
+    got = LOSSES.get("sample_similarity").target(
+        MixtureRouting(gates), batch, beta_same=same, beta_different=different
+    )
+    want = looped_similarity(gates[:, 0], inputs.flatten(1), same, different)
+    assert got.item() == pytest.approx(want, rel=1e-9)
+
+
+def test_sample_similarity_takes_an_images_tokens_together_whatever_the_groups():
+    inputs, gates = normal(4, 1, 3, 3), normal(4, 6, 3, seed=1).softmax(-1)
+    batch = Batch(inputs, torch.zeros(4, dtype=torch.long))
+    target = LOSSES.get("sample_similarity").target
+    by_image = target(MixtureRouting(gates), batch)
+    assert by_image.item() == pytest.approx(target(MixtureRouting(gates.view(1, 24, 3)), batch))
+    assert by_image.item() == pytest.approx(target(MixtureRouting(gates.mean(1, True)), batch))
+
+
+def test_sample_similarity_rewards_a_split_by_likeness():
+    near, far = torch.zeros(3, 1, 2, 2), torch.ones(3, 1, 2, 2)
+    batch = Batch(torch.cat([near, far]), torch.zeros(6, dtype=torch.long))
+    target = LOSSES.get("sample_similarity").target
+    split = torch.eye(2)[[0, 0, 0, 1, 1, 1]].unsqueeze(1)
+    mixed = torch.eye(2)[[0, 1, 0, 1, 0, 1]].unsqueeze(1)
+    # All pairs of one expert are equal, all pairs of two experts at the largest distance.
+    assert target(MixtureRouting(split), batch).item() == pytest.approx(-18 / 2 / 36)
+    assert target(MixtureRouting(split), batch) < target(MixtureRouting(mixed), batch)
+
+
+def test_sample_similarity_of_equal_inputs_or_one_expert_is_zero():
+    target = LOSSES.get("sample_similarity").target
+    batch = Batch(torch.ones(4, 1, 2, 2), torch.zeros(4, dtype=torch.long))
+    gates = normal(4, 1, 3).softmax(-1).requires_grad_()
+    value = target(MixtureRouting(gates), batch)
+    value.backward()
+    assert value == 0
+    assert gates.grad.isfinite().all()
+    one = Batch(normal(4, 1, 2, 2), torch.zeros(4, dtype=torch.long))
+    assert target(MixtureRouting(torch.ones(4, 1, 1)), one, beta_same=0.0) == 0
