@@ -95,10 +95,10 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _paths_near(path: str) -> list[str]:
-    """Every path of a preset, or of the part that this one leads into."""
-    parts, _, inside = path.partition(".")
-    if parts != "parts" or not inside:
+    """Every path of a preset; or of the part, or of its parent, that this one leads into."""
+    place = path.split(".")
+    if place[0] != "parts" or len(place) < 3:
         return setting_paths(Preset)
-    part = f"parts.{inside.partition('.')[0]}."
-    own = [name for name in setting_paths(PresetPart, part) if name != f"{part}parent"]
-    return own + setting_paths(ParentConfig, f"{part}parent.")
+    if place[2] == "parent" and len(place) > 3:
+        return setting_paths(ParentConfig, ".".join(place[:3]) + ".")
+    return setting_paths(PresetPart, ".".join(place[:2]) + ".")

@@ -121,7 +121,7 @@ def _parents(session: Session) -> dict[int, str]:
     """The fingerprint of what each derived trial started from."""
     parent = aliased(TrialRow)
     query = select(TrialRow.id, parent.fingerprint).join(parent, TrialRow.parent_id == parent.id)
-    return {trial: fingerprint for trial, fingerprint in session.execute(query)}
+    return dict(session.execute(query).tuples().all())
 
 
 def _measurements(

@@ -1,0 +1,200 @@
+"""Parts of a preset: slices with their own settings, routers and parents."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.config import Preset, TrialSpec
+from bench.plan import labels, make_request
+from bench.presets import load_preset
+from bench.specs import trial_specs
+from routers.errors import RequestError
+
+ATTENTIVE = "softmax_token_choice"
+PLAIN = "soft_moe"
+LOSSES: dict[str, Any] = {"sweep": {"train.losses": ({}, {"importance": 0.6})}}
+DISTILLED = {
+    "routers": [PLAIN],
+    "set": {"train.losses": {}},
+    "parent": {"router": ATTENTIVE, "transform": "distill"},
+}
+
+
+@pytest.fixture
+def preset() -> Callable[..., Preset]:
+    """The preset smoke in these parts: `preset({"routers": […], "set": {…}}, …)`."""
+
+    def make(*parts: dict[str, Any], **fields: Any) -> Preset:
+        smoke = load_preset("smoke").model_dump()
+        return Preset.model_validate(
+            {**smoke, "routers": ["dense", "random"], **fields, "parts": parts}
+        )
+
+    return make
+
+
+def trials(preset: Preset, **asked: Any) -> list[TrialSpec]:
+    return trial_specs(make_request(preset, **asked).preset)
+
+
+def names(specs: list[TrialSpec]) -> list[str]:
+    return [spec.router.name for spec in specs]
+
+
+def test_a_part_is_the_preset_with_its_settings_and_routers(preset) -> None:
+    asked = preset(
+        {"routers": ["soft_moe"], "set": {"experts.num_experts": 2, "router.num_slots": 3}},
+        {"set": {"model.layers": "all"}},
+        {},
+    )
+    soft, *others = trials(asked)
+    assert (soft.experts.num_experts, soft.router.options["num_slots"]) == (2, 3)
+    assert soft.model.layers == "every2"
+    assert names(others) == ["dense", "random"] * 2
+    assert [spec.model.layers for spec in others] == ["all"] * 2 + ["every2"] * 2
+    assert {spec.experts.num_experts for spec in others} == {4}
+
+
+def test_one_part_without_settings_is_the_preset(preset) -> None:
+    assert trials(preset({})) == trials(preset())
+
+
+def test_all_parts_come_for_each_condition_and_each_seed_before_the_next(preset) -> None:
+    found = trials(
+        preset({"routers": ["random"]}, {"routers": ["soft_moe"]}, sweep={"train.lr": (1, 2)}),
+        seeds=2,
+    )
+    told = [(spec.seed, spec.train.lr, spec.router.name) for spec in found]
+    once = [(lr, name) for lr in (1, 2) for name in ("random", "soft_moe")]
+    assert told == [(seed, *each) for seed in (0, 1) for each in once]
+
+
+def test_a_part_wins_over_the_preset_and_its_sweep_and_the_command_over_both(preset) -> None:
+    part = {"routers": ["random"], "set": {"train.lr": 5.0, "train.losses": {}}}
+
+    def rates(**asked: Any) -> list[float]:
+        return [spec.train.lr for spec in trials(preset(part, sweep={"train.lr": (1, 2)}), **asked)]
+
+    assert rates() == [5]
+    assert rates(settings={"train.lr": 7}) == [7]
+    assert rates(sweep={"train.lr": (8, 9)}) == [8, 9]
+    (weighed,) = trials(preset(part), settings={"train.losses.importance": 0.5})
+    assert weighed.train.losses == {"importance": 0.5}
+    swept = trials(preset(part), sweep={"train.losses.importance": (0.5, 0.6)})
+    assert [spec.train.losses["importance"] for spec in swept] == [0.5, 0.6]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"set": {"train.lrr": 1}}, "no setting 'train.lrr'; did you mean 'train.lr'"),
+        ({"set": {"train.lr": "fast"}}, "parts.1.set: train.lr = 'fast'"),
+        ({"set": {"parts": []}}, "there is no setting 'parts'"),
+        ({"set": {"router.topk": 1}}, "did you mean 'router.top_k'"),
+        ({"routers": []}, "no router is named"),
+        ({"routers": ["softmoe"]}, "did you mean 'soft_moe'"),
+        ({"parent": {"router": "randon", "transform": "distill"}}, "'randon'.*mean 'random'"),
+        ({"parent": {"router": "random", "transform": "distil"}}, "no transform.*'distill'"),
+    ],
+)
+def test_a_part_that_cannot_be_is_refused(preset, fields, words) -> None:
+    with pytest.raises(RequestError, match=words):
+        trials(preset({}, fields))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{router: [dense]}", r"no setting 'parts\.0\.router'; did you mean 'parts\.0\.routers'"),
+        ("{parent: {router: dense}}", r"'parts\.0\.parent\.transform' is missing"),
+        (
+            "{parent: {router: a, transform: b, c: d}}",
+            r"no setting 'parts\.0\.parent\.c'; there is",
+        ),
+        ("{routers: dense}", r"parts\.0\.routers = 'dense'"),
+    ],
+)
+def test_a_file_with_a_wrong_part_is_answered_with_its_place(tmp_path: Path, text, words) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"description: mine\nparts:\n  - {text}\n")
+    with pytest.raises(RequestError, match=words):
+        load_preset(str(file))
+
+
+def test_chosen_routers_stay_in_the_parts_that_have_them(preset) -> None:
+    few = {"experts.num_experts": 2}
+    asked = preset({"routers": ["random", "soft_moe"]}, {"routers": ["soft_moe"], "set": few}, {})
+    assert names(trials(asked, routers=["soft_moe"])) == ["soft_moe", "soft_moe"]
+    assert names(trials(asked, routers=["random"])) == ["random"]  # the same trial in two parts
+    assert names(trials(asked, routers=["hash", "dense"])) == ["hash", "dense"]
+    assert names(trials(asked, routers=["all"]))[:3] == ["random", "soft_moe", "soft_moe"]
+    assert len(trials(asked, routers=["all"])) > 10
+
+
+def test_a_router_that_no_part_has_is_answered_with_the_nearest(preset) -> None:
+    asked = preset({"routers": ["random"]}, {"routers": ["soft_moe"]})
+    with pytest.raises(RequestError, match="no part of preset 'smoke' has router 'randm'.*'random"):
+        trials(asked, routers=["randm"])
+    with pytest.raises(RequestError, match="no part"):
+        trials(asked, routers=["dense"])
+
+
+def test_a_setting_that_no_router_of_any_part_has_is_refused(preset) -> None:
+    asked = preset({"routers": ["random"]}, {"routers": ["soft_moe"]})
+    assert trials(asked, settings={"router.num_slots": 2})[1].router.options["num_slots"] == 2
+    with pytest.raises(RequestError, match="none of the chosen routers"):
+        trials(asked, routers=["random"], settings={"router.num_slots": 2})
+
+
+def test_a_derived_trial_starts_from_its_condition_and_seed(preset) -> None:
+    found = trials(preset({"routers": [ATTENTIVE]}, DISTILLED, **LOSSES), seeds=2)
+    assert names(found) == [ATTENTIVE, PLAIN] * 4
+    for parent, child in zip(found[::2], found[1::2], strict=True):
+        assert (child.parent, child.transform) == (parent, "distill")
+        assert child.train.losses == {}
+        assert parent.parent is None
+    assert [spec.seed for spec in found] == [0] * 4 + [1] * 4
+
+
+def test_a_parent_may_be_of_the_same_part_or_be_derived_itself(preset) -> None:
+    tuned = {"router": "random", "transform": "fine_tune"}
+    more = {"routers": ["hash"], "parent": {"router": "dense", "transform": "fine_tune"}}
+    random, dense, hashed = trials(preset({"routers": ["random", "dense"], "parent": tuned}, more))
+    assert random.parent is None
+    assert dense.parent == random
+    assert hashed.parent == dense
+
+
+def test_a_parent_that_was_not_asked_for_is_trained_too(preset) -> None:
+    asked = preset({"routers": ["random", ATTENTIVE]}, DISTILLED, {"routers": ["hash"]})
+    assert names(trials(asked, routers=[PLAIN])) == [ATTENTIVE, PLAIN]
+    assert names(trials(asked, routers=["random"])) == ["random"]
+
+
+def test_a_trial_has_a_parent_and_a_transform_or_neither(preset) -> None:
+    parent, child = trials(preset({"routers": [ATTENTIVE]}, DISTILLED))
+    told = child.model_dump(mode="json")
+    assert TrialSpec.model_validate(told) == child
+    del told["transform"]
+    with pytest.raises(ValueError, match="a parent and a transform"):
+        TrialSpec.model_validate(told)
+    known = {"router", "experts", "model", "data", "train", "compute", "seed"}
+    assert parent.model_dump(mode="json").keys() == known
+    assert child.condition() == child.with_seed(3).condition()
+    assert child.with_seed(3).parent == parent.with_seed(3)
+
+
+def test_a_label_says_what_a_derived_trial_started_from(preset) -> None:
+    found = trials(preset({"routers": [ATTENTIVE, PLAIN]}, DISTILLED, **LOSSES), seeds=2)
+    assert labels(found)[:6] == [
+        ATTENTIVE,
+        PLAIN,
+        f"{PLAIN} transform=distill parent={ATTENTIVE}",
+        f"{ATTENTIVE} train.losses.importance=0.6",
+        f"{PLAIN} train.losses.importance=0.6",
+        f"{PLAIN} transform=distill parent={ATTENTIVE} parent.train.losses.importance=0.6",
+    ]
