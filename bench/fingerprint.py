@@ -15,6 +15,7 @@ from typing import Any
 from bench.config import DataConfig, TrialSpec
 from bench.derive import TRANSFORMS
 from bench.model import EXPERTS
+from bench.model.weights import pretrained_hash
 from bench.source_tree import combined, source_hashes
 from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
 
@@ -82,6 +83,7 @@ class Fingerprints:
         """Of a trial on data sets with these content hashes."""
         data = Part("data", spec.data.name, hash_of(spec.data))
         parts = (*self._components(spec), self._modules("training", TRAINING), data)
+        parts += self._weights(spec)
         if spec.parent is not None and spec.transform is not None:
             parent = Part("parent", spec.parent.router.name, self.trial(spec.parent, hash_of).value)
             parts += (self.component(TRANSFORMS.get(spec.transform)), parent)
@@ -90,7 +92,7 @@ class Fingerprints:
     def layer(self, spec: TrialSpec) -> Fingerprint:
         """Of a trial's layers and model as they are before training, on no data."""
         made_of = [part for part in self._components(spec) if part.kind != "loss"]
-        parts = (*made_of, self._modules("model", UNTRAINED))
+        parts = (*made_of, self._modules("model", UNTRAINED), *self._weights(spec))
         return Fingerprint(layer_description(spec), parts)
 
     def component(self, entry: Entry) -> Part:
@@ -110,6 +112,14 @@ class Fingerprints:
     def _components(self, spec: TrialSpec) -> list[Part]:
         return [self.component(entry) for entry in components_of(spec)]
 
+    def _weights(self, spec: TrialSpec) -> tuple[Part, ...]:
+        """The file that a model starts from, by its content."""
+        if spec.model.weights is None:
+            return ()
+        return (
+            Part("weights", Path(spec.model.weights).name, pretrained_hash(spec.model.weights)),
+        )
+
     def _modules(self, name: str, modules: tuple[str, ...]) -> Part:
         key = ("protocol", name)
         if key not in self._parts:
@@ -125,8 +135,10 @@ def components_of(spec: TrialSpec) -> list[Entry]:
     if issubclass(router.target, Baseline):
         return [router]
     losses = [LOSSES.get(name) for name in sorted(spec.train.losses)]
-    affinity = spec.router.options.get("affinity")
-    affinities = [AFFINITIES.get(affinity)] if affinity in AFFINITIES.names() else []
+    # An affinity may be made of another one, which its options name.
+    options = spec.router.options
+    named = [options.get("affinity"), *options.get("affinity_options", {}).values()]
+    affinities = [entry for entry in AFFINITIES.entries() if entry.name in named]
     return [router, *affinities, EXPERTS.get(spec.experts.name), *losses]
 
 
@@ -142,9 +154,10 @@ def layer_description(spec: TrialSpec) -> dict[str, Any]:
 
 
 def identity(description: dict[str, Any]) -> dict[str, Any]:
-    """The description without what changes nothing: where the data's files lie."""
+    """The description without what changes nothing: where the data's and the weights' files lie."""
     data = {name: value for name, value in description["data"].items() if name != "data_dir"}
-    same = {**description, "data": data}
+    model = {name: value for name, value in description["model"].items() if name != "weights"}
+    same = {**description, "data": data, "model": model}
     return same | {"parent": identity(same["parent"])} if "parent" in same else same
 
 

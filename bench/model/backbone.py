@@ -14,6 +14,7 @@ from bench.model.experts import Experts, ReplacedMLP, build_experts, replaced_by
 from bench.model.moe import Groups, MoELayer
 from bench.model.passes import PassState
 from bench.model.places import places_of, tokens_of
+from bench.model.weights import read_pretrained, require_all
 from routers import RequestError, Router, Site, build_router
 
 
@@ -126,23 +127,46 @@ def site_of(experts: Experts) -> Site:
 
 
 def dense_model(
-    name: str, *, in_chans: int, num_classes: int, seed: int, options: dict[str, Any]
+    name: str,
+    *,
+    in_chans: int,
+    num_classes: int,
+    seed: int,
+    options: dict[str, Any],
+    weights: str | None = None,
 ) -> nn.Module:
-    """A timm model by name, with random weights drawn from `seed`.
+    """A timm model by name, with random weights drawn from `seed`, or with those of a file.
 
     Raises:
-        RequestError: timm has no such model, or the model takes no such option.
+        RequestError: timm has no such model, the model takes no such option, or the file does not
+            hold its weights.
     """
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise RequestError(
             f"timm has no model {name!r}; there is {', '.join(close) or 'none near'}"
         )
+    wanted = {"in_chans": in_chans, "num_classes": num_classes, **options}
+    if weights:
+        with _seeded(seed):
+            return _loaded(name, wanted, weights)
     try:
         with _seeded(seed):
-            return timm.create_model(name, in_chans=in_chans, num_classes=num_classes, **options)
+            return timm.create_model(name, **wanted)
     except (TypeError, AssertionError, ValueError) as error:
         raise RequestError(f"timm's {name!r} refuses model.options = {options}: {error}") from error
+
+
+def _loaded(name: str, wanted: dict[str, Any], file: str) -> nn.Module:
+    """The model with the weights of a file, adapted to the channels and classes that are wanted."""
+    tensors = read_pretrained(file)
+    overlay = {"pretrained_cfg_overlay": {"state_dict": tensors}}
+    try:
+        model = timm.create_model(name, pretrained=True, **wanted, **overlay)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        raise RequestError(f"model.weights = {file!r} does not fit {name!r}: {error}") from error
+    require_all(model, tensors, file)
+    return model
 
 
 def _by_name(name: str) -> Callable[..., Router]:

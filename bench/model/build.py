@@ -47,6 +47,7 @@ def build_model(
         num_classes=num_classes,
         seed=seed,
         options=dict(model.options),
+        weights=model.weights,
     )
     target = ROUTERS.get(router.name).target
     image = (in_chans, *input_size) if input_size else None

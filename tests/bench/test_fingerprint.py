@@ -232,3 +232,19 @@ def test_the_hashes_are_of_the_files_that_are_there(tmp_path: Path) -> None:
     shutil.copy(source_tree.HOME / "routers/soft.py", copy)
     original = source_hashes([source_tree.HOME / "routers/soft.py"])
     assert source_hashes([copy])["soft"] == original["routers.soft"]
+
+
+def test_pretrained_weights_count_by_their_content_not_their_place(tmp_path: Path) -> None:
+    spec = next(iter(trial_specs(load_preset("smoke"))))
+
+    def value(file: Path | None) -> str:
+        model = spec.model.model_copy(update={"weights": file and str(file)})
+        with_file = spec.model_copy(update={"model": model})
+        return Fingerprints().trial(with_file, lambda data: "data").value
+
+    first, moved, other = (tmp_path / name / "a.pth" for name in ("one", "two", "three"))
+    for file, content in ((first, b"weights"), (moved, b"weights"), (other, b"others")):
+        file.parent.mkdir()
+        file.write_bytes(content)
+    assert len({value(file) for file in (None, first, other)}) == 3
+    assert value(moved) == value(first)
