@@ -121,7 +121,7 @@ def _parents(session: Session) -> dict[int, str]:
     """The fingerprint of what each derived trial started from."""
     parent = aliased(TrialRow)
     query = select(TrialRow.id, parent.fingerprint).join(parent, TrialRow.parent_id == parent.id)
-    return dict(session.execute(query).tuples().all())
+    return {row.id: row.fingerprint for row in session.execute(query)}
 
 
 def _measurements(

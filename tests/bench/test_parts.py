@@ -113,7 +113,7 @@ def test_a_part_that_cannot_be_is_refused(preset, fields, words) -> None:
         ("{parent: {router: dense}}", r"'parts\.0\.parent\.transform' is missing"),
         (
             "{parent: {router: a, transform: b, c: d}}",
-            r"no setting 'parts\.0\.parent\.c'; there is",
+            r"no setting 'parts\.0\.parent\.c'; did you mean 'parts\.0\.parent\.router'",
         ),
         ("{routers: dense}", r"parts\.0\.routers = 'dense'"),
     ],
@@ -137,7 +137,9 @@ def test_chosen_routers_stay_in_the_parts_that_have_them(preset) -> None:
 
 def test_a_router_that_no_part_has_is_answered_with_the_nearest(preset) -> None:
     asked = preset({"routers": ["random"]}, {"routers": ["soft_moe"]})
-    with pytest.raises(RequestError, match="no part of preset 'smoke' has router 'randm'.*'random"):
+    with pytest.raises(
+        RequestError, match=r"no part of preset 'smoke' has router 'randm'.*'random"
+    ):
         trials(asked, routers=["randm"])
     with pytest.raises(RequestError, match="no part"):
         trials(asked, routers=["dense"])

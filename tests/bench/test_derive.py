@@ -1,0 +1,209 @@
+"""Derived trials: what they take from their parent, what they train, and what that costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from bench.batches import TrainingBatches
+from bench.checkpoint import read_tensors
+from bench.compute.budget import resolve_steps
+from bench.compute.estimate import estimate
+from bench.derive import TRANSFORMS, register_transform, starting_model
+from bench.fingerprint import Fingerprints
+from bench.rehearsal import rehearse
+from bench.train import train_trial
+from bench.trial_model import ExpectedData, trial_model
+from routers.errors import BenchError, RequestError
+
+CPU = torch.device("cpu")
+SHAPE = ExpectedData((1, 8, 8), 4, 96)
+
+
+@pytest.fixture
+def child(tiny_spec):
+    """A trial with a gate of two layers, derived from one with a linear gate."""
+
+    def make(transform: str = "distill", **own):
+        recipe = {"epochs": 4, "lr": 5e-3, **own}
+        spec = tiny_spec("softmax_token_choice", router={"affinity": "mlp"}, **recipe)
+        return spec.derived(tiny_spec("softmax_token_choice", **recipe), transform)
+
+    return make
+
+
+@pytest.fixture
+def trained(tiny_dataset):
+    """A parent's model with weights that are not the initial ones."""
+
+    def make(spec) -> nn.Module:
+        model = trial_model(spec.parent, tiny_dataset)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.01 * torch.randn_like(parameter))
+        return model
+
+    return make
+
+
+def shared(one: dict, other: dict) -> set[str]:
+    return {name for name in one if name in other and one[name].shape == other[name].shape}
+
+
+def in_gates(names) -> bool:
+    return all(".router." in name for name in names)
+
+
+def test_distilling_takes_and_freezes_what_the_parent_has(child, trained):
+    spec = child()
+    parent = trained(spec)
+    before = {name: tensor.clone() for name, tensor in parent.state_dict().items()}
+    model = starting_model(spec, SHAPE, parent)
+    fresh = trial_model(spec, SHAPE).state_dict()
+    common = shared(model.state_dict(), before)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name] if name in common else fresh[name])
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert learning == model.state_dict().keys() - common
+    assert learning
+    assert in_gates(learning)
+    assert all(torch.equal(before[name], t) for name, t in parent.state_dict().items())
+
+
+def test_fine_tuning_takes_the_same_and_trains_everything(child, trained):
+    spec = child("fine_tune")
+    parent = trained(spec)
+    model = starting_model(spec, SHAPE, parent)
+    given = parent.state_dict()
+    common = shared(model.state_dict(), given)
+    assert all(torch.equal(model.state_dict()[name], given[name]) for name in common)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_nothing_in_common_and_nothing_left_are_refused_with_counts():
+    small, large = nn.Linear(2, 3), nn.Linear(4, 5)
+    for name in ("distill", "fine_tune"):
+        with pytest.raises(RequestError, match=r"none of the child's 2 .*its parent's 2"):
+            TRANSFORMS.get(name).target(small, large)
+    with pytest.raises(RequestError, match=r"has 2 of the child's 2.*'fine_tune'"):
+        TRANSFORMS.get("distill").target(nn.Linear(2, 3), small)
+
+
+def test_a_derived_trial_without_its_parent_is_no_trial(child, tiny_dataset, tmp_path):
+    with pytest.raises(BenchError, match="its parent's model"):
+        train_trial(child(), tiny_dataset, CPU, tmp_path)
+
+
+def test_training_changes_what_is_free_and_nothing_else(child, trained, tiny_dataset, tmp_path):
+    spec = child(ema=0.9)
+    parent = trained(spec)
+    outcome = train_trial(spec, tiny_dataset, CPU, tmp_path, parent=parent)
+    given = parent.state_dict()
+    weights = read_tensors(outcome.checkpoint, outcome.sha256)
+    first = outcome.snapshots[0]
+    start = read_tensors(tmp_path / first.file, first.sha256)
+    changed = {name for name in weights if not torch.equal(weights[name], start[name])}
+    assert changed
+    assert in_gates(changed)
+    assert not changed & shared(weights, given)
+    assert all(torch.equal(start[name], given[name]) for name in shared(start, given))
+    tuned = child("fine_tune")
+    outcome = train_trial(tuned, tiny_dataset, CPU, tmp_path / "tuned", parent=parent)
+    weights = read_tensors(outcome.checkpoint, outcome.sha256)
+    assert any(not torch.equal(weights[name], given[name]) for name in shared(weights, given))
+
+
+def test_a_step_is_counted_by_what_it_trains(child, trained, tiny_spec, tiny_dataset):
+    spec = child()
+    batches = TrainingBatches(spec, tiny_dataset, CPU)
+
+    def budget(of, parent=None):
+        return resolve_steps(of, tiny_dataset, batches, CPU, parent)
+
+    scratch = spec.model_copy(update={"parent": None, "transform": None})
+    parent = trained(spec)
+    frozen, whole = budget(spec, parent), budget(scratch)
+    tuned = budget(child("fine_tune"), parent)
+    dense = tiny_spec("dense", epochs=4, lr=5e-3)
+    assert frozen.flops_budget == whole.flops_budget == budget(dense).flops_budget
+    assert tuned.flops_per_step == whole.flops_per_step
+    # No gradient of weights, and none below the first gate: less than two thirds of a step.
+    assert whole.flops_per_step / 3 < frozen.flops_per_step < whole.flops_per_step * 2 / 3
+    assert frozen.steps > whole.steps
+    assert abs(frozen.relative_error) < 0.05
+
+
+def test_what_a_derived_trial_takes_is_estimated_with_what_is_frozen(child, trained, tiny_dataset):
+    spec = child()
+    found = estimate(spec, SHAPE, SHAPE)
+    counted = resolve_steps(
+        spec, tiny_dataset, TrainingBatches(spec, tiny_dataset, CPU), CPU, trained(spec)
+    )
+    assert found.budget == counted
+    tuned = estimate(child("fine_tune"), SHAPE, SHAPE)
+    assert found.parameters == tuned.parameters
+    assert found.training_bytes < tuned.training_bytes
+
+
+def test_a_parent_of_other_classes_leaves_the_head_to_train(child, tiny_spec):
+    """A linear probe: all but the head is taken from a model for other labels."""
+    parent = tiny_spec("soft_moe")
+    spec = tiny_spec("soft_moe").derived(parent, "distill")
+    model = starting_model(spec, SHAPE, trial_model(parent, replace(SHAPE, num_classes=7)))
+    learning = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert learning == {"head.weight", "head.bias"}
+    estimate(spec, SHAPE, replace(SHAPE, num_classes=7))
+    with pytest.raises(RequestError, match="leaves nothing to train"):
+        estimate(spec, SHAPE, SHAPE)
+
+
+def test_a_rehearsal_refuses_a_transform_that_does_not_fit(child, tiny_spec, tiny_dataset):
+    class Stripes:
+        def get(self, config):
+            return tiny_dataset
+
+    rehearse(child(), Stripes(), CPU)
+    same = tiny_spec("soft_moe").derived(tiny_spec("soft_moe"), "distill")
+    with pytest.raises(RequestError, match="leaves nothing to train"):
+        rehearse(same, Stripes(), CPU)
+
+
+def test_a_transform_of_ones_own(child):
+    @register_transform("halve_of_the_test")
+    def halve(parent, child):
+        """Take the head, halved."""
+        with torch.no_grad():
+            child.head.weight.copy_(parent.head.weight / 2)
+
+    try:
+        spec = child("halve_of_the_test")
+        parent = trial_model(spec.parent, SHAPE)
+        model = starting_model(spec, SHAPE, parent)
+        assert torch.equal(model.head.weight, parent.head.weight / 2)
+        parts = Fingerprints().trial(spec, lambda _: "data").parts
+        assert ("transform", "halve_of_the_test") in {(part.kind, part.name) for part in parts}
+    finally:
+        TRANSFORMS.discard("halve_of_the_test")
+
+
+def test_a_fingerprint_covers_the_parent_and_the_transform(child):
+    def value(spec, data="data"):
+        return Fingerprints().trial(spec, lambda _: data)
+
+    spec = child()
+    scratch = value(spec.model_copy(update={"parent": None, "transform": None}))
+    longer = spec.parent.train.model_copy(update={"epochs": 9})
+    other = spec.derived(spec.parent.model_copy(update={"train": longer}), "distill")
+    found = value(spec)
+    assert found.parent == value(spec.parent).value
+    assert scratch.parent is None
+    assert {part.kind for part in scratch.parts} < {part.kind for part in found.parts}
+    values = [found, scratch, value(other), value(child("fine_tune")), value(spec, "other")]
+    assert len({each.value for each in values}) == len(values)
+    moved = spec.parent.data.model_copy(update={"data_dir": "/there"})
+    elsewhere = spec.derived(spec.parent.model_copy(update={"data": moved}), "distill")
+    assert value(elsewhere).value == found.value
+    assert Fingerprints().layer(spec).value == Fingerprints().layer(other).value

@@ -1,0 +1,207 @@
+"""Runs with derived trials: in what order, reused when, and what a parent's failure costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sqlalchemy import select
+from torch import Tensor
+
+import bench.run as running
+from bench import fingerprint
+from bench.checkpoint import read_tensors
+from bench.config import Preset
+from bench.datasets import Datasets
+from bench.execute import training
+from bench.plan import Plan, make_plan, make_request
+from bench.presets import load_preset
+from bench.record import record_plan
+from bench.reuse import Reuse
+from bench.run import Tally
+from bench.why import explain
+from results import Store, open_store
+from results.frames import trials_frame
+from results.identities import all_trials
+from results.models import AttemptRow, TrialRow
+from routers import ROUTERS, Router, SoftRouting, register_router
+from routers.errors import RequestError
+
+PARENT = "softmax_token_choice"
+CHILD = {"routers": [PARENT], "set": {"router.affinity": "mlp"}}
+DISTILLED = {**CHILD, "parent": {"router": PARENT, "transform": "distill"}}
+LABELS = [
+    f"{PARENT} router.affinity=linear",
+    f"{PARENT} router.affinity=mlp transform=distill parent={PARENT}",
+]
+
+
+@pytest.fixture(scope="session")
+def datasets() -> Datasets:
+    return Datasets()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "bench.db")
+
+
+@pytest.fixture
+def plan(datasets: Datasets) -> Callable[..., Plan]:
+    """Plans of the preset smoke, shortened, in these parts."""
+
+    def make(*parts: dict[str, Any], suites: tuple[str, ...] = ("accuracy",), **asked: Any) -> Plan:
+        smoke = load_preset("smoke")
+        quick = {**smoke.model_dump(), "routers": (), "parts": parts}
+        quick["train"] = {**quick["train"], "epochs": 0.2}
+        return make_plan(
+            make_request(Preset.model_validate(quick), suites=suites, **asked), datasets
+        )
+
+    return make
+
+
+@pytest.fixture
+def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[[Plan], Tally]:
+    return lambda plan: running.run(plan, store, tmp_path, datasets, lambda event: None)
+
+
+def attempts(store: Store) -> list[AttemptRow]:
+    with store.reading() as session:
+        return list(session.scalars(select(AttemptRow).order_by(AttemptRow.id)))
+
+
+class Fuse:
+    """What the router `exploding` raises in training, if anything."""
+
+    error: BaseException | None = None
+
+
+@pytest.fixture
+def exploding() -> Iterator[type[Fuse]]:
+    @register_router("exploding", family="soft")
+    class Exploding(Router):
+        """One slot an expert, until it explodes."""
+
+        def allocate(self, logits: Tensor) -> SoftRouting:
+            if self.training and torch.is_grad_enabled() and Fuse.error is not None:
+                raise Fuse.error
+            return SoftRouting.from_logits(logits[..., None])
+
+    Fuse.error = None
+    yield Fuse
+    ROUTERS.discard("exploding")
+
+
+def test_a_derived_trial_starts_from_what_its_parent_learnt(plan, run, store, tmp_path) -> None:
+    made = plan({"routers": [PARENT]}, DISTILLED, seeds=2)
+    assert [planned.label for planned in made.trials] == LABELS * 2
+    tally = run(made)
+    assert (tally.trained, tally.measured, tally.failures) == (4, 4, [])
+    rows = attempts(store)
+    for parent, child in zip(rows[::2], rows[1::2], strict=True):
+        learnt, kept = (
+            read_tensors(tmp_path / row.checkpoint, row.checkpoint_sha256)
+            for row in (parent, child)
+        )
+        same = {name for name in kept if name in learnt and kept[name].shape == learnt[name].shape}
+        assert same
+        assert all(".router." in name for name in kept.keys() - same)
+        assert all(torch.equal(kept[name], learnt[name]) for name in same)
+        assert child.steps > parent.steps
+        assert child.flops == pytest.approx(parent.flops, rel=0.2)
+    with store.reading() as session:
+        first, second = session.scalars(select(TrialRow).order_by(TrialRow.id).limit(2))
+        assert (first.parent_id, first.transform) == (None, None)
+        assert (second.parent_id, second.transform) == (first.id, "distill")
+    shown = trials_frame(store, "smoke")
+    assert shown.parent.tolist()[1] == shown.trial.tolist()[0]
+    assert shown.parent.tolist()[0] is None
+    assert shown.condition.tolist()[:2] == [label.partition(" ")[2] for label in LABELS]
+    again = run(made)
+    assert (again.trained, again.reused) == (0, 4)
+
+
+def test_a_child_is_trained_again_where_its_parent_changes(plan, run, monkeypatch, store) -> None:
+    both = [{"routers": [PARENT]}, DISTILLED]
+    run(plan(*both))
+    elsewhere = [{"routers": [PARENT], "set": {"train.lr": 0.1}}, DISTILLED]
+    tally = run(plan(*elsewhere))
+    assert (tally.trained, tally.reused) == (2, 0)
+    parent, child, *_ = all_trials(store)
+    told = list(explain(child, store))
+    assert told[2] == f"distill from {PARENT}, trial {parent.fingerprint}"
+    assert f"  same     parent '{PARENT}'" in told
+    monkeypatch.setattr(fingerprint, "combined", lambda hashes: f"changed {len(hashes)}")
+    _, now = plan(*both).trials
+    reason = Reuse(store, Path(), None).trial(now).reason
+    assert f"changed parent: '{PARENT}'; changed source: router" in reason
+
+
+def test_a_parent_without_weights_is_trained_again_where_a_child_needs_them(
+    plan, run, store, tmp_path
+) -> None:
+    alone, both = [{"routers": [PARENT]}], [{"routers": [PARENT]}, DISTILLED]
+    run(plan(*alone))
+    (first,) = attempts(store)
+    (tmp_path / first.checkpoint).unlink()
+    assert (run(plan(*alone)).trained, len(attempts(store))) == (0, 1)
+    made = plan(*both)
+    record_plan(made, store)
+    parent, child = Reuse(store, tmp_path, None).trials(made.trials)
+    assert parent.reason == "its checkpoint is gone, and a derived trial needs it"
+    assert (parent.train, child.train) == (True, True)
+    assert run(made).trained == 2
+    again, _ = attempts(store)[1:]
+    assert again.checkpoint_sha256 == first.checkpoint_sha256
+    (tmp_path / first.checkpoint).unlink()
+    assert run(made) == Tally(reused=2)  # the child has what it needs
+
+
+def test_a_parent_that_fails_fails_its_children_and_the_others_go_on(
+    plan, run, store, exploding
+) -> None:
+    exploding.error = ValueError("boom")
+    derived = {**CHILD, "parent": {"router": "exploding", "transform": "fine_tune"}}
+    made = plan({"routers": ["exploding"]}, derived, {"routers": ["dense"]})
+    tally = run(made)
+    parent, child, other = attempts(store)
+    assert [row.status for row in (parent, child, other)] == ["failed", "failed", "done"]
+    name = made.trials[0].fingerprint.value[:10]
+    told = f"its parent, exploding seed 0 (trial {name}), failed: ValueError: boom"
+    assert child.error == told
+    assert [failure.error for failure in tally.failures] == ["ValueError: boom", told]
+    exploding.error = None
+    assert run(made).trained == 2
+
+
+def test_a_parent_that_diverges_fails_its_children(plan, run, store) -> None:
+    wild = {"train.lr": 1e30, "train.clip_norm": None}
+    run(plan({"routers": [PARENT], "set": wild}, DISTILLED))
+    parent, child = attempts(store)
+    assert (parent.status, child.status) == ("diverged", "failed")
+    assert f"), diverged: {parent.error}" in child.error
+
+
+def test_nothing_starts_where_a_transform_does_not_fit(plan, run, store, monkeypatch) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("nothing is trained")
+
+    monkeypatch.setattr(training, "train_trial", never)
+    more = {"train.lr": 0.1}
+    alike = {"routers": [PARENT], "set": more, "parent": DISTILLED["parent"]}
+    with pytest.raises(RequestError, match=r"transform=distill.*leaves nothing to train"):
+        run(plan({"routers": [PARENT]}, alike))
+    assert store.studies() == []
+
+
+def test_a_layer_is_measured_once_whatever_its_trials_started_from(plan) -> None:
+    tuned = {"routers": [PARENT], "parent": {"router": PARENT, "transform": "fine_tune"}}
+    made = plan({"routers": [PARENT]}, tuned, DISTILLED, suites=("throughput",))
+    assert [layer.label for layer in made.layers] == [
+        f"{PARENT} router.affinity=linear",
+        f"{PARENT} router.affinity=mlp",
+    ]
