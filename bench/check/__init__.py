@@ -1,7 +1,15 @@
-"""The conformance checks for a router: seconds, on a CPU, for built-in ones and plugins alike."""
+"""The conformance checks: seconds, on a CPU, for built-in components and plugins alike."""
 
 from bench.check.outcome import CheckReport, CheckResult
 from bench.check.render import render
-from bench.check.suite import check_router
+from bench.check.suite import check_component, check_experts, check_loss, check_router
 
-__all__ = ["CheckReport", "CheckResult", "check_router", "render"]
+__all__ = [
+    "CheckReport",
+    "CheckResult",
+    "check_component",
+    "check_experts",
+    "check_loss",
+    "check_router",
+    "render",
+]

@@ -21,13 +21,13 @@ def moe_output(d: Tensor, c: Tensor, x: Tensor, experts: list[Expert]) -> Tensor
     Args:
         d: (g, t, E, s), the dispatch tensor.
         c: (g, t, E, s), the combine tensor.
-        x: (g, t, d).
-        experts: E functions, (d,) -> (d,).
+        x: (g, t, …).
+        experts: E functions of a token's shape.
     """
     groups, tokens, _, slots = d.shape
     outputs = []
     for g in range(groups):
-        y = [torch.zeros_like(x[g, t]) for t in range(tokens)]
+        y = [torch.zeros((), dtype=x.dtype)] * tokens
         for e, expert in enumerate(experts):
             for s in range(slots):
                 slot = torch.zeros_like(x[g, 0])

@@ -18,7 +18,7 @@ class NotApplicable(Exception):
 
 @dataclass(frozen=True)
 class CheckResult:
-    """One check of one router, over all its settings.
+    """One check of one component, over all its settings.
 
     Attributes:
         meaning: what holds where it passes.
@@ -33,16 +33,19 @@ class CheckResult:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """All checks of one router.
+    """All checks of one component.
 
     Attributes:
+        kind: "router", "experts" or "loss".
+        name: by which it is registered.
         settings: the hyper-parameters of each configuration that was checked.
         note: why there is nothing to check, for a baseline.
         seconds: how long the checks took.
     """
 
-    router: str
-    results: tuple[CheckResult, ...]
+    kind: str
+    name: str
+    results: tuple[CheckResult, ...] = ()
     settings: tuple[str, ...] = ()
     note: str = ""
     seconds: float = 0.0

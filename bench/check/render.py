@@ -14,8 +14,8 @@ STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim"}
 def render(report: CheckReport) -> RenderableType:
     """The checks, what each means, and under the table what failed and with which numbers."""
     if report.note:
-        return Text(f"{report.router}: {report.note}")
-    table = Table(title=f"Checks of router {report.router}", title_justify="left")
+        return Text(f"{report.name}: {report.note}")
+    table = Table(title=f"Checks of {report.kind} {report.name}", title_justify="left")
     table.add_column("check", no_wrap=True)
     table.add_column("what it means", ratio=1)
     table.add_column("result", no_wrap=True)
@@ -38,7 +38,7 @@ def _meaning(result: CheckResult) -> Text:
 def _summary(report: CheckReport) -> str:
     settings, seconds = len(report.settings), f"{report.seconds:.1f} s"
     if report.passed:
-        return f"{report.router} passes, in {settings} settings ({seconds})."
+        return f"{report.name} passes, in {settings} settings ({seconds})."
     return (
-        f"{report.router} fails {len(report.failures)} of {len(report.results)} checks ({seconds})."
+        f"{report.name} fails {len(report.failures)} of {len(report.results)} checks ({seconds})."
     )

@@ -6,8 +6,6 @@ Axes: g groups, t tokens, d width, E experts.
 from __future__ import annotations
 
 import dataclasses
-import typing
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,21 +13,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.check.settings import in_words, other_settings
 from bench.model import MoELayer, ReplacedMLP, forward_pass
 from bench.model.backbone import site_of
 from bench.model.experts.mlp import MLPExperts
 from routers import (
-    AFFINITIES,
     ROUTERS,
-    Choice,
     Entry,
-    Range,
     RequestError,
     Router,
     Routing,
     build_router,
 )
-from routers.hyper import HyperInfo
 
 
 @dataclass(frozen=True)
@@ -48,9 +43,14 @@ class Subject:
     groups: int = 3
 
     @property
+    def entry(self) -> Entry:
+        """What is registered under the name."""
+        return ROUTERS.get(self.name)
+
+    @property
     def label(self) -> str:
         """The setting in words."""
-        return ", ".join(f"{name}={value}" for name, value in self.options.items()) or "defaults"
+        return in_words(self.options)
 
     def layer(self, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> MoELayer:
         """The router in an MoE layer of MLP experts; `seed` fixes all its weights."""
@@ -129,37 +129,10 @@ def subjects(name: str, given: dict[str, Any], sizes: dict[str, int]) -> list[Su
     first = Subject(name, given, **sizes)
     others = (
         dataclasses.replace(first, options=given | setting)
-        for setting in _settings(entry)
+        for setting in other_settings(entry)
         if not setting.keys() & given.keys()
     )
     return [first, *filter(_is_accepted, others)]
-
-
-def _settings(entry: Entry) -> Iterator[dict[str, Any]]:
-    infos = {info.name: info for info in entry.target.hyper_info()}
-    # Second choices meet full experts only where both are set.
-    crowded = {name: CROWDED[name] for name in CROWDED if name in infos}
-    if crowded:
-        yield crowded
-    for name, info in infos.items():
-        for value in _alternatives(info, entry.hyper_model.model_fields[name].annotation):
-            yield {name: value}
-            if isinstance(value, bool):
-                yield crowded | {name: value}
-
-
-def _alternatives(info: HyperInfo, annotation: Any) -> list[Any]:
-    """Values that a hyper-parameter might have instead of its default."""
-    if info.name in ALTERNATIVES:
-        return [value for value in ALTERNATIVES[info.name]() if value != info.default]
-    if isinstance(info.default, bool):
-        return [not info.default]
-    if isinstance(info.tune, Range):
-        return [info.tune.low, info.tune.high]
-    options = info.tune.options if isinstance(info.tune, Choice) else typing.get_args(annotation)
-    if isinstance(info.tune, Choice) or typing.get_origin(annotation) is typing.Literal:
-        return [value for value in options if value != info.default]
-    return []
 
 
 def _is_accepted(subject: Subject) -> bool:
@@ -171,13 +144,3 @@ def _is_accepted(subject: Subject) -> bool:
     except Exception:
         return True
     return True
-
-
-CROWDED = {"top_k": 2, "capacity_factor": 0.7}
-ALTERNATIVES: dict[str, Callable[[], list[Any]]] = {
-    "affinity": AFFINITIES.names,
-    "top_k": lambda: [2],
-    "capacity_factor": lambda: [0.7, None],
-    "eval_capacity_factor": lambda: [0.7],
-    "noise_std": lambda: [1.0],
-}

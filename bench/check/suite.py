@@ -1,41 +1,20 @@
-"""Running every check on a router in all its settings."""
+"""The checks of each kind of component."""
 
 from __future__ import annotations
 
-import inspect
-import time
-import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from bench.check import behaviour, learning, routing
-from bench.check.outcome import CheckReport, CheckResult, Failed, NotApplicable
-from bench.check.subject import Subject, subjects
-from routers import ROUTERS, Baseline
+from bench.check import behaviour, experts, learning, losses, routing
+from bench.check.outcome import CheckReport
+from bench.check.running import Check, run_checks
+from bench.check.subject import subjects
+from bench.model import EXPERTS
+from routers import LOSSES, ROUTERS, Baseline, Entry, RequestError
 
-
-@dataclass(frozen=True)
-class Check:
-    """A property that every router must have.
-
-    Attributes:
-        run: raises `Failed` or `NotApplicable`, or returns what is worth saying.
-    """
-
-    name: str
-    run: Callable[[Subject], str]
-
-    @property
-    def meaning(self) -> str:
-        """One sentence: what holds where it passes."""
-        return (inspect.getdoc(self.run) or "").partition("\n")[0]
-
-
-RUNS = Check("runs", behaviour.runs)
-CHECKS = (
+OF_ROUTERS = (
     Check("shapes", routing.shapes),
     Check("definition", learning.definition),
     Check("counts", routing.counts),
@@ -49,6 +28,23 @@ CHECKS = (
     Check("finite", behaviour.finite),
     Check("autocast", behaviour.autocast),
     Check("save", behaviour.saved),
+)
+OF_EXPERTS = (
+    Check("shapes", experts.shapes),
+    Check("definition", experts.definition),
+    Check("apart", experts.apart),
+    Check("off", experts.switched_off),
+    Check("gradient", experts.gradient),
+    Check("repeatable", experts.repeatable),
+    Check("finite", experts.finite),
+    Check("save", experts.saved),
+)
+OF_LOSSES = (
+    Check("scalar", losses.scalar),
+    Check("gradient", losses.gradient),
+    Check("order", losses.order),
+    Check("finite", losses.finite),
+    Check("pure", losses.pure),
 )
 
 
@@ -70,48 +66,53 @@ def check_router(
     Raises:
         RequestError: no such router, or a hyper-parameter that it does not have.
     """
-    if issubclass(ROUTERS.get(name).target, Baseline):
+    entry = ROUTERS.get(name)
+    if issubclass(entry.target, Baseline):
         note = "a baseline without MoE layers: there is nothing to route, hence nothing to check"
-        return CheckReport(name, (), note=note)
-    begin = time.perf_counter()
+        return CheckReport(entry.kind, name, note=note)
     with torch.random.fork_rng(devices=[]):
         settings = subjects(name, hyper, {"dim": dim, "num_experts": num_experts, "tokens": tokens})
-        runs = _result(RUNS, settings)
-        # A setting that crashes is told once, and the other checks have the rest to say.
-        running = [subject for subject in settings if _holds(RUNS, subject)]
-        results = (runs, *(_result(check, running) for check in CHECKS))
-    labels = tuple(subject.label for subject in settings)
-    return CheckReport(name, results, labels, seconds=time.perf_counter() - begin)
+        return run_checks(entry, Check("runs", behaviour.runs), OF_ROUTERS, settings)
 
 
-def _result(check: Check, settings: list[Subject]) -> CheckResult:
-    """The first failure over all settings; else what the default setting has to say."""
-    said, skipped = [], ["the router does not run"]
-    for subject in settings:
-        try:
-            said.append(check.run(subject))
-        except NotApplicable as reason:
-            skipped.append(str(reason))
-        except Failed as failure:
-            detail = f"{subject.label}: {failure}"
-            return CheckResult(check.name, check.meaning, "failed", detail)
-        except Exception as error:
-            detail = f"{subject.label}: {_crash(error, subject)}"
-            return CheckResult(check.name, check.meaning, "failed", detail)
-    if said:
-        return CheckResult(check.name, check.meaning, "passed", said[0])
-    return CheckResult(check.name, check.meaning, "not applicable", skipped[-1])
+def check_experts(name: str) -> CheckReport:
+    """Prove experts correct, in the place of everything that they can stand in for.
+
+    Raises:
+        RequestError: no such experts.
+    """
+    entry = EXPERTS.get(name)
+    with torch.random.fork_rng(devices=[]):
+        return run_checks(entry, Check("runs", experts.runs), OF_EXPERTS, experts.settings(entry))
 
 
-def _holds(check: Check, subject: Subject) -> bool:
-    return _result(check, [subject]).status == "passed"
+def check_loss(name: str) -> CheckReport:
+    """Prove an auxiliary loss sound, on the routings of every kind.
+
+    Raises:
+        RequestError: no such loss.
+    """
+    entry = LOSSES.get(name)
+    with torch.random.fork_rng(devices=[]):
+        return run_checks(entry, Check("runs", losses.runs), OF_LOSSES, losses.settings(entry))
 
 
-def _crash(error: Exception, subject: Subject) -> str:
-    """What was raised, and at which line of the router's own file."""
-    file = inspect.getsourcefile(ROUTERS.get(subject.name).target)
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if frame.filename == file]
-    where = f", at {own[-1].filename}:{own[-1].lineno}: {own[-1].line}" if own else ""
-    notes = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
-    return f"{notes}{type(error).__name__}: {error}{where}"
+CHECKERS: dict[str, Callable[[str], CheckReport]] = {
+    "router": check_router,
+    "experts": check_experts,
+    "loss": check_loss,
+}
+
+
+def check_component(entry: Entry) -> CheckReport:
+    """The checks of a component's kind.
+
+    Raises:
+        RequestError: there are none for its kind.
+    """
+    if entry.kind not in CHECKERS:
+        raise RequestError(
+            f"there are no checks for the {entry.kind} {entry.name!r}: every router is checked "
+            "with every affinity"
+        )
+    return CHECKERS[entry.kind](entry.name)

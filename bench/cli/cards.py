@@ -1,4 +1,4 @@
-"""Routers as lists and cards on a terminal."""
+"""Components as lists and cards on a terminal."""
 
 from __future__ import annotations
 
@@ -7,26 +7,32 @@ from collections.abc import Iterable
 from rich.text import Text
 
 from bench.cli.words import show, table
-from routers import Card, Choice, Entry, Range
+from routers import Card, Choice, Range, Registry
 
 
-def print_routers(entries: Iterable[Entry]) -> None:
-    """Name and summary of each, by family."""
-    families: dict[str, list[Card]] = {}
-    for entry in entries:
-        families.setdefault(entry.family, []).append(entry.card())
-    for family, cards in families.items():
-        print(f"\n{family.replace('_', ' ')}")
-        for card in cards:
-            show(Text(f"  {card.name}", "bold"))
-            show(_indented(card.summary))
-    print("\n`python bench.py routers NAME` shows a router's card.")
+def print_components(registries: Iterable[Registry]) -> None:
+    """Name and summary of each component, by kind and family."""
+    for registry in registries:
+        families: dict[str, list[Card]] = {}
+        for entry in registry.entries():
+            families.setdefault(entry.family, []).append(entry.card())
+        for family, cards in families.items():
+            kind = "" if registry.kind == "router" else f"{registry.kind}: "
+            print(f"\n{kind}{family.replace('_', ' ')}")
+            for card in cards:
+                show(Text(f"  {card.name}", "bold"))
+                show(_indented(card.summary))
+    print("\n`python bench.py routers NAME` shows a component's card.")
 
 
 def print_card(card: Card) -> None:
     """All that is known of one."""
     show(Text(card.name, "bold"))
-    show(_indented(f"{card.family.replace('_', ' ')}; {card.source or 'no source given'}"))
+    show(
+        _indented(
+            f"{card.kind}; {card.family.replace('_', ' ')}; {card.source or 'no source given'}"
+        )
+    )
     print()
     show(Text("\n\n".join(filter(None, (card.summary, _flowing(card.text))))))
     if card.hyper:

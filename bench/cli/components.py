@@ -10,8 +10,13 @@ import typer
 from bench.cli.place import Place, command
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A router.")]
+Component = Annotated[
+    str,
+    typer.Argument(metavar="NAME", help="A router, experts or a loss, as NAME or KIND:NAME."),
+]
 MaybeName = Annotated[
-    str | None, typer.Argument(metavar="NAME", help="A router, for its card; all where none.")
+    str | None,
+    typer.Argument(metavar="NAME", help="A component, for its card; a list of all where none."),
 ]
 
 
@@ -23,22 +28,25 @@ def add_to(app: typer.Typer) -> None:
 
 
 def routers(place: Place, name: MaybeName = None) -> None:
-    """List the registered routers, or show the card of one.
+    """List what is registered, or show the card of one component.
+
+    Routers, and what they are combined with: experts, affinities, losses.
 
     \b
     Examples:
       python bench.py routers
       python bench.py routers soft_moe
+      python bench.py routers experts:mlp
       python bench.py routers mine --plugin mine.py
     """
     place.load()
-    from bench.cli.cards import print_card, print_routers
-    from routers import ROUTERS
+    from bench.cli.cards import print_card, print_components
+    from bench.registries import REGISTRIES, find_component
 
     if name is None:
-        print_routers(ROUTERS.entries())
+        print_components(REGISTRIES)
     else:
-        print_card(ROUTERS.get(name).card())
+        print_card(find_component(name).card())
 
 
 def new(place: Place, name: Name) -> None:
@@ -58,8 +66,8 @@ def new(place: Place, name: Name) -> None:
         print(f"wrote {file}")
 
 
-def check(place: Place, name: Name) -> None:
-    """Prove a router correct, in seconds on a CPU.
+def check(place: Place, name: Component) -> None:
+    """Prove a router, experts or a loss correct, in seconds on a CPU.
 
     Shapes, capacity, gradients, leaks between groups, extreme inputs, save and load. The exit
     status is 1 where a check fails.
@@ -67,13 +75,15 @@ def check(place: Place, name: Name) -> None:
     \b
     Examples:
       python bench.py check soft_moe
+      python bench.py check experts:mlp
       python bench.py check my_router --plugin my_router.py
     """
     place.load()
-    from bench.check import check_router, render
+    from bench.check import check_component, render
     from bench.cli.words import show
+    from bench.registries import find_component
 
-    report = check_router(name)
+    report = check_component(find_component(name))
     show(render(report))
     if not report.passed:
         raise typer.Exit(1)

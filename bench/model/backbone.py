@@ -104,7 +104,8 @@ def widen(
                 behind = build_experts(
                     experts, num_experts=num_experts, replaced=old, **experts_options
                 )
-            _widen(mlp, old, old.dim * num_experts + sum(p.numel() for p in behind.parameters()))
+            gate = old.dim * sum(behind.level_sizes or (num_experts,))
+            _widen(mlp, old, gate + sum(p.numel() for p in behind.parameters()))
 
 
 def _widen(mlp: nn.Module, old: ReplacedMLP, parameters: int) -> None:
@@ -123,7 +124,7 @@ def _widen(mlp: nn.Module, old: ReplacedMLP, parameters: int) -> None:
 def site_of(experts: Experts) -> Site:
     """What a router is told of the layer that it will stand in."""
     shape = experts.replaced.token_shape
-    return Site(shape if len(shape) > 1 else None, experts.levels, experts.hidden_width)
+    return Site(shape if len(shape) > 1 else None, experts.level_sizes, experts.hidden_width)
 
 
 def dense_model(
@@ -160,9 +161,9 @@ def dense_model(
 def _loaded(name: str, wanted: dict[str, Any], file: str) -> nn.Module:
     """The model with the weights of a file, adapted to the channels and classes that are wanted."""
     tensors = read_pretrained(file)
-    overlay = {"pretrained_cfg_overlay": {"state_dict": tensors}}
+    overlay = {"state_dict": tensors}
     try:
-        model = timm.create_model(name, pretrained=True, **wanted, **overlay)
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **wanted)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         raise RequestError(f"model.weights = {file!r} does not fit {name!r}: {error}") from error
     require_all(model, tensors, file)

@@ -1,0 +1,165 @@
+"""The checks of experts and of losses pass what is right and name what is wrong."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from torch import nn
+
+from bench.check import check_component, check_experts, check_loss
+from bench.model import EXPERTS, Experts
+from bench.registries import find_component
+from routers import LOSSES, RequestError
+
+
+@contextmanager
+def registered(registry, target, **options):
+    registry.register("broken", **options)(target)
+    try:
+        yield "broken"
+    finally:
+        registry.discard("broken")
+
+
+@pytest.mark.parametrize("name", EXPERTS.names())
+def test_built_in_experts_pass(name):
+    report = check_experts(name)
+    assert report.passed, report.failures
+    assert len(report.results) == 9
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_built_in_losses_pass(name):
+    report = check_loss(name)
+    assert report.passed, report.failures
+    assert len(report.results) == 6
+
+
+class Scaled(Experts):
+    """Each expert multiplies by a vector of its own."""
+
+    def __init__(self, num_experts, replaced, **hyper):
+        super().__init__(num_experts, replaced, **hyper)
+        self.scale = nn.Parameter(torch.randn(num_experts, 1, 1, replaced.dim))
+
+    def forward(self, slot_inputs):
+        return slot_inputs * self.scale
+
+
+class Leaking(Scaled):
+    def forward(self, slot_inputs):
+        return super().forward(slot_inputs) + slot_inputs.mean((1, 2), keepdim=True)
+
+
+class Offset(Scaled):
+    def apply(self, routing, x):
+        return super().apply(routing, x) + 1
+
+
+class Drawing(Scaled):
+    def forward(self, slot_inputs):
+        return super().forward(slot_inputs + torch.randn_like(slot_inputs))
+
+
+class Deaf(Scaled):
+    def __init__(self, num_experts, replaced, **hyper):
+        super().__init__(num_experts, replaced, **hyper)
+        self.unused = nn.Parameter(torch.ones(3))
+
+
+class Crashing(Scaled):
+    def forward(self, slot_inputs):
+        raise ValueError("by design")
+
+
+class Infinite(Scaled):
+    def forward(self, slot_inputs):
+        return super().forward(slot_inputs) / slot_inputs.abs().sum(-1, keepdim=True)
+
+
+class Forgetful(Scaled):
+    def __init__(self, num_experts, replaced, **hyper):
+        super().__init__(num_experts, replaced, **hyper)
+        self.kept = torch.randn(replaced.dim)
+
+    def forward(self, slot_inputs):
+        return super().forward(slot_inputs) * self.kept
+
+
+@pytest.mark.parametrize(
+    ("experts", "check", "words"),
+    [
+        (Leaking, "apart", "y of a token"),
+        (Offset, "off", "y with all off"),
+        (Drawing, "repeatable", "differ"),
+        (Deaf, "gradient", "unused gets no gradient"),
+        (Crashing, "runs", "ValueError: by design"),
+        (Infinite, "finite", "not finite"),
+        (Forgetful, "save", "after loading"),
+    ],
+)
+def test_a_fault_of_experts_is_found(experts, check, words):
+    with registered(EXPERTS, experts) as name:
+        failures = {failure.name: failure.detail for failure in check_experts(name).failures}
+    assert words in failures[check]
+    assert "for an MLP, defaults" in failures[check]
+
+
+def test_experts_of_ones_own_pass():
+    with registered(EXPERTS, Scaled, family="test") as name:
+        assert check_component(find_component(f"experts:{name}")).passed
+
+
+def no_gradient(routing, batch):
+    return routing.gates.detach().square().sum()
+
+
+def by_position(routing, batch):
+    return (routing.gates[0] * 2).sum(0)[0] + routing.gates[1:].square().sum()
+
+
+def vector(routing, batch):
+    return routing.gates.sum((0, 1))
+
+
+def drawing(routing, batch):
+    return routing.gates.square().sum() * torch.rand(())
+
+
+def overflowing(routing, batch):
+    return routing.logits.flatten(2).exp().sum()
+
+
+@pytest.mark.parametrize(
+    ("loss", "check", "words"),
+    [
+        (no_gradient, "gradient", "does not require grad"),
+        (by_position, "order", "the first order gives"),
+        (vector, "scalar", "shape (4,), not ()"),
+        (drawing, "pure", "the first time gives"),
+        (overflowing, "finite", "large logits"),
+    ],
+)
+def test_a_fault_of_a_loss_is_found(loss, check, words):
+    with registered(LOSSES, loss) as name:
+        failures = {failure.name: failure.detail for failure in check_loss(name).failures}
+    assert words in failures[check]
+
+
+def test_a_name_is_found_among_all_kinds():
+    assert find_component("attentive").kind == "router"
+    assert find_component("affinity:attentive").kind == "affinity"
+    assert find_component("importance").kind == "loss"
+    with pytest.raises(RequestError, match="say experts:mlp or affinity:mlp"):
+        find_component("mlp")
+    with pytest.raises(
+        RequestError, match="no kind 'expert' of components; did you mean"
+    ):
+        find_component("expert:mlp")
+    with pytest.raises(RequestError, match="no component is named 'importence'; did you mean"):
+        find_component("importence")
+
+
+def test_an_affinity_is_checked_in_routers():
+    with pytest.raises(RequestError, match="every router is checked with every affinity"):
+        check_component(find_component("affinity:linear"))
