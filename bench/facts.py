@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from statistics import fmean
+
 import torch
 from torch import nn
 
@@ -20,7 +23,8 @@ def model_facts(model: nn.Module, seen: Observed) -> dict[str, float]:
     Returns:
         `params_total`; `params_active`: those that act on a token on average, where an expert's
         count by the slots that it runs for each token (1/E of the experts' for top-1 at capacity
-        1, twice as much at capacity 2); `flops_per_image`: of the forward pass, on that batch.
+        1, twice as much at capacity 2); `flops_per_image`: of the forward pass, on that batch;
+        and `expert_facts`.
     """
     total = active = float(sum(parameter.numel() for parameter in model.parameters()))
     for layer, routing in zip(moe_layers(model).values(), seen.routings, strict=True):
@@ -32,4 +36,14 @@ def model_facts(model: nn.Module, seen: Observed) -> dict[str, float]:
         "params_total": total,
         "params_active": active,
         "flops_per_image": flops / len(seen.images),
+        **expert_facts(model),
     }
+
+
+def expert_facts(model: nn.Module) -> dict[str, float]:
+    """What the experts tell of themselves (see `Experts.facts`), as means over MoE layers."""
+    told: dict[str, list[float]] = defaultdict(list)
+    for layer in moe_layers(model).values():
+        for name, value in layer.experts.facts().items():
+            told[name].append(value)
+    return {name: fmean(values) for name, values in told.items()}

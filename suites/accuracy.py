@@ -30,6 +30,14 @@ FACTS = (
     MetricDef("params_total", "parameters", None, "Parameters of the whole model."),
     MetricDef("params_active", "parameters", None, "Parameters that act on a token, on average."),
     MetricDef("flops_per_image", "FLOP", "lower", "One image, forward."),
+    MetricDef("expert_rank", "", None, "Rank of factorised experts, mean over layers."),
+    MetricDef(
+        "parameter_error",
+        "share",
+        None,
+        "Parameters of factorised experts and a linear gate over those of what they replace, "
+        "less 1; mean over layers.",
+    ),
 )
 
 

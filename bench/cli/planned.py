@@ -83,6 +83,12 @@ def _print_trainings(request: Request, rows: list[Row], trials: int) -> None:
         f"{size(sum(row.disk_bytes for row in rows) * seeds)} of disk;\nthe largest needs "
         f"{size(max(row.takes.training_bytes for row in rows))} of memory.\n"
     )
+    for row in rows:
+        if row.takes.expert_facts:
+            told = ", ".join(
+                f"{name} {value:.4g}" for name, value in row.takes.expert_facts.items()
+            )
+            print(f"{row.label}: {told}")
 
 
 def _parts(label: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ from bench.compute.budget import Budget, match_compute
 from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
 from bench.derive import starting_model
+from bench.facts import expert_facts
 from bench.objective import Objective
 from bench.trial_model import ExpectedData, trial_model
 
@@ -39,6 +40,7 @@ class Estimate:
         training_bytes: weights, gradients, AdamW's two moments, and what a step keeps for its
             backward pass. The peak is somewhat above.
         checkpoint_bytes: of one snapshot.
+        expert_facts: see there.
     """
 
     budget: Budget
@@ -46,6 +48,7 @@ class Estimate:
     parameters: int
     training_bytes: int
     checkpoint_bytes: int
+    expert_facts: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def estimate(
         parameters=sum(weight.numel() for weight in weights),
         training_bytes=sum(w.nbytes for w in weights) + 3 * trained + round(own.kept_bytes),
         checkpoint_bytes=sum(tensor.nbytes for tensor in model.state_dict().values()),
+        expert_facts=expert_facts(model),
     )
 
 

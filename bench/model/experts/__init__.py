@@ -10,7 +10,7 @@ from bench.model.experts.replaced import (
 )
 
 # Importing a family registers it.
-from bench.model.experts import mlp, linear, classifier  # isort: skip  # noqa: F401
+from bench.model.experts import mlp, linear, classifier, cp, tr  # isort: skip  # noqa: F401
 
 __all__ = [
     "EXPERTS",

@@ -31,7 +31,7 @@ class Experts(nn.Module, Configurable):
     Attributes:
         replaces: the kinds of `Replaced` that they can stand in for.
         hidden_width: h; None where they have no hidden activations to show.
-        levels: sizes of the expert modes; none where there is one mode.
+        level_sizes: of the expert modes; none where there is one mode.
     """
 
     name: ClassVar[str]
@@ -42,7 +42,7 @@ class Experts(nn.Module, Configurable):
         self.num_experts, self.replaced = num_experts, replaced
         self.set_hyper(hyper)
         self.hidden_width: int | None = None
-        self.levels: tuple[int, ...] = ()
+        self.level_sizes: tuple[int, ...] = ()
 
     def forward(self, slot_inputs: Tensor) -> Tensor:
         """Every expert on its own slots: (E, g, s, …) -> (E, g, s, …)."""

@@ -1,0 +1,175 @@
+"""Experts that share one weight tensor, which is given by factors and never formed.
+
+    y = Σ_n a_n W_n x        W (E, i, o): every expert's matrix, of low rank together
+
+Axes: E experts (E_l of an expert mode, or level), i inputs, o outputs, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from bench.model.experts.base import Experts
+from bench.model.experts.rank import Size
+from bench.model.experts.replaced import Replaced, ReplacedLinear, ReplacedMLP
+from routers import MixtureRouting, RequestError, Routing, hyper, two_levels
+
+
+class FactorisedLayer(nn.Module):
+    """One weight tensor. Subclasses add the expert modes, and join them to the others.
+
+    The bias is the last row of the input mode. Torch's own layers start as the authors' modes do:
+    uniform in ±1 / √i, the bias too, and in ±1 / √(what the output mode sums over).
+
+    Args:
+        inputs: i.
+        joined: columns of the input mode.
+        summed: what the output mode sums over.
+        outputs: o.
+        bias: whether the input mode has the row of the bias.
+    """
+
+    def __init__(self, inputs: int, joined: int, summed: int, outputs: int, bias: bool) -> None:
+        super().__init__()
+        self.input = nn.Linear(inputs, joined, bias)
+        self.output = nn.Linear(summed, outputs, bias=False)
+
+    def forward(self, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
+        """Σ_n a_n W_n x: (…, i) -> (…, o).
+
+        Args:
+            gates: (…, E_l) of each expert mode, or one (…, E) of all experts.
+        """
+        raise TypeError(f"a {type(self).__name__} defines no forward(x, gates)")
+
+    def materialised(self) -> Tensor:
+        """W, formed: (E, i, o), with a bias (E, i + 1, o)."""
+        raise TypeError(f"a {type(self).__name__} defines no materialised()")
+
+    def input_mode(self) -> Tensor:
+        """(i, joined), with a bias (i + 1, joined)."""
+        weight, bias = self.input.weight.t(), self.input.bias
+        return weight if bias is None else torch.cat([weight, bias.unsqueeze(0)])
+
+
+class FactorisedExperts(Experts):
+    """What `cp` and `tr` share: their layers, the rank of these, how a routing is applied.
+
+    Two layers stand in for an MLP, with its activation between them, and weigh the experts alike;
+    one layer stands in for a linear one. Subclasses write `build_layer` and `layer_size`.
+    """
+
+    replaces = (ReplacedMLP, ReplacedLinear)
+
+    rank: int | None = hyper(
+        None,
+        "Of every layer; none gives experts and a linear gate the parameters of what they replace.",
+        ge=1,
+    )
+    levels: Literal[1, 2] = hyper(1, "Expert modes; the product of two is E.")
+    layers: Literal[1, 2] | None = hyper(None, "In the place of an MLP; none keeps its two.")
+
+    replaced: ReplacedMLP | ReplacedLinear
+
+    def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
+        super().__init__(num_experts, replaced, **hyper)
+        if self.levels == 2:
+            self.level_sizes = two_levels(num_experts)
+        self.modes = self.level_sizes or (num_experts,)
+        self.solved_rank = self.rank or self._matched_rank()
+        self.blocks = nn.ModuleList(self.build_layer(*shape) for shape in self._layer_shapes())
+        mlp = replaced if isinstance(replaced, ReplacedMLP) else None
+        self.activation = mlp.activation() if mlp else nn.Identity()
+        self.drop1, self.drop2 = (nn.Dropout(p) for p in (mlp.dropout if mlp else (0.0, 0.0)))
+
+    def build_layer(self, inputs: int, outputs: int) -> FactorisedLayer:
+        """One layer, of `modes` and `solved_rank`: (…, inputs) -> (…, outputs)."""
+        raise TypeError(f"experts {self.name!r} define no build_layer(inputs, outputs)")
+
+    def layer_size(self, modes: tuple[int, ...], inputs: int, outputs: int) -> Size:
+        """Parameters of such a layer, with expert modes of these sizes."""
+        raise TypeError(f"experts {self.name!r} define no layer_size(modes, inputs, outputs)")
+
+    def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
+        """The experts' mixture of each token: (g, t, i) -> (g, t, o)."""
+        if not isinstance(routing, MixtureRouting):
+            raise RequestError(
+                f"experts {self.name!r} share one product, in which a token's choice of few of "
+                "them saves nothing: use a router of the mixture family, as 'mumoe' or "
+                "'softmax_mixture'"
+            )
+        gates = [level.to(x.dtype) for level in self._gates(routing)]
+        first, *second = self.blocks
+        y: Tensor = first(x, gates)
+        for layer in second:
+            y = layer(self.drop1(self.activation(y)), gates)
+        dropped: Tensor = self.drop2(y)
+        return dropped
+
+    def rows(self, routing: Routing) -> int:
+        """The tokens: at the same parameters they and what they replace run the same FLOPs."""
+        return routing.gates.shape[:2].numel()
+
+    def facts(self) -> dict[str, float]:
+        """`expert_rank`, and `parameter_error`, relative, with a linear gate."""
+        parameters = self._size(self.modes).at(self.solved_rank)
+        error = parameters / self.replaced.parameters - 1
+        return {"expert_rank": self.solved_rank, "parameter_error": error}
+
+    def materialised(self) -> list[Tensor]:
+        """The weight tensor of each layer: (E, i, o), with a bias (E, i + 1, o)."""
+        return [cast(FactorisedLayer, layer).materialised() for layer in self.blocks]
+
+    def _gates(self, routing: MixtureRouting) -> tuple[Tensor, ...]:
+        """Of each expert mode; of all experts where the weights are no product of those."""
+        levels = routing.levels or ()
+        alike = tuple(level.shape[-1] for level in levels) == self.modes
+        return levels if alike else (routing.weights,)
+
+    def _layer_shapes(self) -> list[tuple[int, int]]:
+        """Inputs and outputs of each layer."""
+        replaced = self.replaced
+        if isinstance(replaced, ReplacedLinear):
+            if self.layers == 2:
+                raise RequestError(
+                    f"experts {self.name!r}: layers = 2 needs a hidden width, and a linear layer "
+                    "has none; leave `layers` out"
+                )
+            return [(replaced.dim, replaced.outputs)]
+        hidden = [] if self.layers == 1 else [replaced.hidden]
+        return list(pairwise([replaced.dim, *hidden, replaced.dim]))
+
+    def _size(self, modes: tuple[int, ...]) -> Size:
+        """Parameters with a linear gate, were the expert modes of these sizes."""
+        layers = (self.layer_size(modes, *shape) for shape in self._layer_shapes())
+        return sum(layers, start=Size(self.replaced.dim * sum(modes)))
+
+    def _rank_for(self, modes: tuple[int, ...]) -> int:
+        """The rank that matches the parameters of what is replaced; 0 where none does."""
+        return self._size(modes).nearest_rank(self.replaced.parameters)
+
+    def _matched_rank(self) -> int:
+        if rank := self._rank_for(self.modes):
+            return rank
+        replaced, gate = self.replaced, self.replaced.dim * sum(self.modes)
+        fewer = (n for n in range(self.num_experts - 1, 0, -1) if self._fits(n, self.levels))
+        ways = [f"at most {n} experts do" for n in fewer][:1]
+        if self.levels == 1 and self._fits(self.num_experts, 2):
+            ways.append("levels = 2 does")
+        raise RequestError(
+            f"{self.num_experts} experts {self.name!r} do not fit into the {replaced.parameters:,} "
+            f"parameters of {replaced.what}: a linear gate alone has {gate:,}; "
+            + ", or ".join([*ways, "set a `rank`"])
+        )
+
+    def _fits(self, num_experts: int, levels: int) -> bool:
+        try:
+            modes = (num_experts,) if levels == 1 else two_levels(num_experts)
+        except RequestError:  # a prime
+            return False
+        return self._rank_for(modes) > 0

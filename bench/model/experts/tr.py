@@ -1,0 +1,68 @@
+"""Experts of one weight tensor in tensor-ring form: a trace of products of small cores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from bench.model.experts.base import register_experts
+from bench.model.experts.factorised import FactorisedExperts, FactorisedLayer
+from bench.model.experts.rank import Size
+from routers import hyper
+
+
+@register_experts("tr", family="factorised", source="arXiv 2402.12550")
+class TRExperts(FactorisedExperts):
+    """μMoE with tensor-ring cores: W[n, i, o] = trace(A[:, n, :] · B[:, i, :] · C[:, o, :]).
+
+    A is (q, E, q), B (q, i, R), C (R, o, q): the rank at which experts differ, at most q², is a
+    choice apart from R. With two levels A[:, n, :] is A₁[:, n₁, :] · A₂[:, n₂, :]. The experts
+    start alike but for their scales: slices of A are diagonal, N(1, 1), a second level's 1.
+
+    Cost: q²·ΣE_l + q·R·(i + o) parameters a layer; 2q²·R FLOPs a token beside the products with
+    them. Known limit: needs a router that is a mixture.
+    """
+
+    ring_rank: int = hyper(4, "q, of the ring beside the expert modes.", ge=1)
+
+    def build_layer(self, inputs: int, outputs: int) -> FactorisedLayer:
+        ranks = self.ring_rank, self.solved_rank
+        return TRLayer(self.modes, inputs, outputs, self.replaced.bias, *ranks)
+
+    def layer_size(self, modes: tuple[int, ...], inputs: int, outputs: int) -> Size:
+        ring, bias = self.ring_rank, self.replaced.bias
+        return Size(ring**2 * sum(modes), ring * (inputs + bias + outputs))
+
+
+class TRLayer(FactorisedLayer):
+    """See `TRExperts`; expert modes are stored as (E_l, q, q), the others with q and R as one."""
+
+    def __init__(
+        self, modes: tuple[int, ...], inputs: int, outputs: int, bias: bool, ring: int, rank: int
+    ) -> None:
+        super().__init__(inputs, ring * rank, ring * rank, outputs, bias)
+        self.ring, self.rank = ring, rank
+        slices = (torch.eye(ring).repeat(size, 1, 1) for size in modes)
+        self.modes = nn.ParameterList(slices)
+        with torch.no_grad():
+            self.modes[0].mul_(torch.empty_like(self.modes[0]).normal_(1, 1))
+
+    def forward(self, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
+        modes = self.modes if len(gates) == len(self.modes) else [self.joint_mode()]
+        pairs = zip(gates, modes, strict=True)
+        mixed = [(gate @ mode.flatten(1)).unflatten(-1, mode.shape[1:]) for gate, mode in pairs]
+        joined = reduce(torch.matmul, [*mixed, self.input(x).unflatten(-1, (self.ring, self.rank))])
+        y: Tensor = self.output(joined.flatten(-2))
+        return y
+
+    def materialised(self) -> Tensor:
+        shape = self.ring, self.rank
+        inputs, outputs = (m.unflatten(-1, shape) for m in (self.input_mode(), self.output.weight))
+        return torch.einsum("eab,ibr,oar->eio", self.joint_mode(), inputs, outputs)
+
+    def joint_mode(self) -> Tensor:
+        """All expert modes as one: (E, q, q)."""
+        return reduce(lambda a, b: (a.unsqueeze(1) @ b).flatten(0, 1), self.modes)
