@@ -86,6 +86,14 @@ class Array:
     where: dict[str, Any] = field(default_factory=dict)
 
 
+CLASS_NAMES = MetricDef("class_names", "", None, "Names of the classes, by label.")
+
+
+def named_classes(names: Sequence[str]) -> Array:
+    """The array of that name, (classes,), for suites whose arrays have an axis of classes."""
+    return Array(CLASS_NAMES.name, np.array(names, dtype=np.str_))
+
+
 class Suite(Configurable, ABC, Generic[Subject]):
     """Base of all suites. Its annotated attributes are its options.
 

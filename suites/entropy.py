@@ -26,9 +26,18 @@ from torch.nn.functional import one_hot
 
 from routers.errors import BenchError
 from routers.hyper import hyper
-from suites.base import Array, Metric, MetricDef, Suite, layers_and_mean, register_suite
+from suites.base import (
+    CLASS_NAMES,
+    Array,
+    Metric,
+    MetricDef,
+    Suite,
+    layers_and_mean,
+    named_classes,
+    register_suite,
+)
 from suites.information import entropy_bits, mutual_information_bits
-from suites.subject import TrialSubject, why_not_routed
+from suites.subject import TrialSubject, by_image, why_not_routed
 
 OF = ("gates", "combine")
 KINDS = ("soft", "hard")
@@ -67,6 +76,7 @@ class Entropy(Suite[TrialSubject]):
         *_information("MI_prediction", "the class predicted for its image"),
         MetricDef("left_out", "share", None, "Tokens without a p: no expert processed them."),
         MetricDef("class_expert", "tokens", None, "The table T: (classes, E)."),
+        CLASS_NAMES,
     )
 
     permutations: int = hyper(20, "Permutations of the classes, to estimate the bias.", ge=1)
@@ -97,6 +107,7 @@ class Entropy(Suite[TrialSubject]):
                     where = {"of": of, "kind": kind}
                     values = table.float().numpy()
                     yield Array("class_expert", values, layer=index, split="test", where=where)
+        yield named_classes(subject.class_names)
 
     def of_layer(
         self, layer: dict[str, ImageMasses], label: Tensor, predicted: Tensor
@@ -156,14 +167,11 @@ class ImageMasses:
         Raises:
             BenchError: a weight is negative, or the tokens do not divide over the images.
         """
-        tokens = weights.shape[:2].numel()
-        if tokens % images:
-            raise BenchError(f"a routing of {tokens} tokens does not divide over {images} images")
+        weights = by_image(weights.double(), images)
         if (weights < 0).any():
             raise BenchError(
                 f"weights of {float(weights.min()):.3g} make no distribution over the experts"
             )
-        weights = weights.double().reshape(images, -1, weights.shape[-1])
         total = weights.sum(-1, keepdim=True)
         counted = total > 0
         soft = torch.where(counted, weights / total, 0.0)
@@ -171,7 +179,7 @@ class ImageMasses:
         self._sums["soft"].append(soft.sum(1).cpu())
         self._sums["hard"].append(hard.sum(1).double().cpu())
         self._entropies += float(entropy_bits(soft[counted.squeeze(-1)]).sum())
-        self._tokens += tokens
+        self._tokens += counted.numel()
         self._counted += int(counted.sum())
 
     def of_kind(self, kind: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Known-answer routings: what balance and entropy must say of them is plain by hand.
+"""Known-answer routings: what suites about routing must say of them is plain by hand.
 
 Each routes IMAGES images of TOKENS tokens to EXPERTS experts, two images to a group and half of
 the images to a batch, so that groups, batches and images are all told apart.
@@ -7,7 +7,7 @@ the images to a batch, so that groups, batches and images are all told apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from routers.routing import Routing, TokenChoiceRouting
-from suites.subject import HistoryPoint, Observed, Snapshot
+from suites.subject import HistoryPoint, Observed, Snapshot, by_image
 
 IMAGES, TOKENS, EXPERTS, CLASSES = 32, 8, 4, 8
 GROUP = 2 * TOKENS
@@ -71,6 +71,10 @@ def _balance(**answers: float) -> tuple[Answer, ...]:
     return tuple(Answer("balance", name, value) for name, value in answers.items())
 
 
+def _specialization(**answers: float) -> tuple[Answer, ...]:
+    return tuple(Answer("specialization", name, value) for name, value in answers.items())
+
+
 @dataclass(frozen=True, eq=False)
 class Known:
     """A routing and its answers.
@@ -108,6 +112,9 @@ KNOWN = (
             *_balance(dropped=0, uncovered=0, importance_cv=0, capacity=GROUP / EXPERTS),
             *_entropy("gates", "soft", H_s=BITS, H_u=BITS, MI_label=0, MI_label_corrected=0),
             *_entropy("combine", "soft", H_s=0, H_u=BITS, MI_label=0, MI_label_corrected=0),
+            # Without any of them class 0 is lost and class 1 won.
+            *_specialization(polysemanticity=math.sqrt(2 - math.sqrt(2)), experts_with_effect=1),
+            *_specialization(largest_drop=1, accuracy_drop=0, passes=1),
         ),
     ),
     Known(
@@ -121,6 +128,9 @@ KNOWN = (
             *_entropy("gates", "soft", H_s=0, H_u=0, MI_label=0, MI_label_normalised=0),
             *_entropy("combine", "hard", H_u=0, MI_label=0, MI_label_normalised=0),
             Answer("entropy", "left_out", LOST, {"of": "combine"}),
+            # The first image of each pair fills expert 0: class 0 is lost, class 1 never had it.
+            *_specialization(polysemanticity=0, experts_with_effect=1 / EXPERTS, largest_drop=1),
+            *_specialization(accuracy_drop=1 / CLASSES / EXPERTS, passes=1 / EXPERTS),
         ),
     ),
     Known(
@@ -131,6 +141,9 @@ KNOWN = (
             *_balance(load_cv=0, dropped=0, uncovered=0, experts_per_token_mean=1),
             *_entropy("gates", "soft", H_s=0, H_u=BITS, MI_label=BITS, MI_prediction=0),
             *_entropy("combine", "hard", H_u=BITS, MI_label=BITS, MI_prediction=0),
+            # Without expert 0 class 0 is lost; without expert 1 class 1 is won.
+            *_specialization(polysemanticity=math.sqrt(2) / 2, experts_with_effect=2 / EXPERTS),
+            *_specialization(largest_drop=0.5, accuracy_drop=0, passes=1),
         ),
     ),
     # With a class of its own for each image a permutation changes nothing: all that the plain
@@ -148,7 +161,10 @@ KNOWN = (
 
 
 class KnownSubject:
-    """A trial whose model has two MoE layers that both route as known, and always answers 0."""
+    """A trial whose model has two MoE layers that both route as known.
+
+    It always answers 0; but 1 where an expert that some token of the image has is switched off.
+    """
 
     device = torch.device("cpu")
     num_experts = EXPERTS
@@ -171,5 +187,13 @@ class KnownSubject:
         """Both halves of the images, whatever the split."""
         for labels in self.known.labels.split(IMAGES // 2):
             routing = self.known.route(labels)
-            logits = one_hot(torch.zeros_like(labels), self.num_classes).float()
-            yield Observed(torch.zeros(len(labels), 1, 1, 1), labels, logits, [routing, routing])
+            images = labels.view(-1, 1, 1, 1).float()
+            logits = self.answers(model, images, {})
+            yield Observed(images, labels, logits, [routing, routing])
+
+    def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
+        """The routing knows an image by its label, which is its only pixel."""
+        weights = self.known.route(images.flatten().long()).combine_weights()
+        of_image = by_image(weights, len(images)).sum(1)
+        off = sum((of_image @ (factor == 0).float() for factor in factors.values()), torch.zeros(1))
+        return one_hot((off > 0).long().expand(len(images)), self.num_classes).float()

@@ -10,7 +10,7 @@ TOLERANCE = 1e-6
 
 
 def self_test() -> int:
-    """Put the known-answer routings through balance and entropy, by the code that serves runs.
+    """Put the known-answer routings through the suites, by the code that serves runs.
 
     Returns:
         The number of answers that were checked.

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from routers.errors import BenchError
 from routers.router import Router
 from routers.routing import Routing
 
@@ -160,6 +161,15 @@ class LayerSubject(Protocol):
     def mlp(self, dim: int, hidden: int) -> nn.Module:
         """A dense MLP of the same kind as one expert: (…, dim) to the same."""
 
+    def dense_rows(self, layer: nn.Module, mlp: nn.Module, x: Tensor) -> int:
+        """Rows on which a dense MLP runs the FLOPs of a layer's experts.
+
+        Args:
+            layer: in the mode that is timed, since capacity may depend on it.
+            mlp: of one expert's shape.
+            x: (batch, tokens, dim), the layer's input.
+        """
+
     def model(self) -> nn.Module:
         """The whole model, untrained: (n, c, h, w) to (n, classes)."""
 
@@ -175,3 +185,15 @@ def routers_of(module: nn.Module) -> list[Router]:
 def why_not_routed(model: nn.Module) -> str | None:
     """Why suites about routing have nothing to measure; None where they have."""
     return None if routers_of(model) else "the model has no MoE layer"
+
+
+def by_image(weights: Tensor, images: int) -> Tensor:
+    """Tokens' weights by the image that they are of: (g, t, E) -> (images, its tokens, E).
+
+    Raises:
+        BenchError: the tokens do not divide over the images.
+    """
+    tokens = weights.shape[:2].numel()
+    if tokens % images:
+        raise BenchError(f"a routing of {tokens} tokens does not divide over {images} images")
+    return weights.reshape(images, -1, weights.shape[-1])

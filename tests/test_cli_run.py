@@ -137,7 +137,9 @@ def test_the_database_is_described_and_exported(home: Path, tmp_path: Path, caps
         file = tmp_path / f"results{ending}"
         here("db", "export", str(file), "--home", str(home / "runs"))
         frame = read(file)
-        assert set(frame["suite"]) == {"accuracy", "balance", "entropy", "throughput"}
+        assert set(frame["suite"]) == {
+            *("accuracy", "balance", "entropy", "specialization", "throughput")
+        }
         assert set(frame["router"]) == {"softmax_token_choice", "dense"}
     here("db", "upgrade", "--home", str(home / "runs"))
 

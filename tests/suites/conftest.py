@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,6 +117,18 @@ class FakeTrial:
                 handle.remove()
             yield Observed(images, labels, logits, routings)
 
+    @torch.no_grad()
+    def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
+        routers = [part for part in model.modules() if isinstance(part, Router)]
+        handles = [
+            routers[index].register_forward_hook(lambda *call, by=by: call[2].reweighted(by))
+            for index, by in factors.items()
+        ]
+        logits = model(images)
+        for handle in handles:
+            handle.remove()
+        return logits
+
 
 @dataclass
 class FakeLayers:
@@ -136,6 +148,9 @@ class FakeLayers:
     def mlp(self, dim: int, hidden: int) -> nn.Module:
         return Mlp(dim, hidden)
 
+    def dense_rows(self, layer: nn.Module, mlp: nn.Module, x: Tensor) -> int:
+        return layer.router(x).slot_count if isinstance(layer, Layer) else x.shape[:-1].numel()
+
     def model(self) -> nn.Module:
         return make_model(self.router_name)
 
@@ -144,8 +159,9 @@ class FakeLayers:
 
 
 def routed() -> list[str]:
-    """Every registered router that is no baseline."""
-    return [name for name in list_routers() if not issubclass(ROUTERS.get(name).target, Baseline)]
+    """Every registered router that is no baseline, and needs nothing of the experts."""
+    names = [name for name in list_routers() if name != "attentive"]
+    return [name for name in names if not issubclass(ROUTERS.get(name).target, Baseline)]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -35,6 +35,8 @@ QUICK = {
     "throughput": {"seconds": 0.0, "min_repeats": 2, "sweep_experts": [2], "model_batch": 2},
 }
 
+SUITES_OF_OURS = ["accuracy", "balance", "entropy", "specialization", "throughput"]
+
 
 @pytest.fixture(autouse=True)
 def small_shapes(monkeypatch):
@@ -81,7 +83,7 @@ def test_mean_over_layers_keeps_names_and_places_apart():
     ]
 
 
-@pytest.mark.parametrize("suite", ["accuracy", "balance", "entropy", "throughput"])
+@pytest.mark.parametrize("suite", SUITES_OF_OURS)
 def test_all_that_is_measured_is_declared_finite_and_told_apart(suite, router, trial, layers):
     measuring = build_suite(suite, **QUICK.get(suite, {}))
     subject = trial(router) if measuring.on == "trial" else layers(router)
@@ -98,7 +100,7 @@ def test_all_that_is_measured_is_declared_finite_and_told_apart(suite, router, t
     assert len(set(places)) == len(places)
 
 
-@pytest.mark.parametrize("suite", ["accuracy", "balance", "entropy", "throughput"])
+@pytest.mark.parametrize("suite", SUITES_OF_OURS)
 def test_the_main_metric_is_one_number(suite, trial, layers):
     measuring = build_suite(suite, **QUICK.get(suite, {}))
     router = "softmax_token_choice"

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 
 import suites.balance
 import suites.entropy
+import suites.specialization
 from routers import BenchError, TokenChoiceRouting
-from suites.known import EXPERTS, KNOWN
+from suites.known import EXPERTS, KNOWN, KnownSubject
 from suites.selftest import self_test
 
 
@@ -14,10 +17,10 @@ def test_the_suites_know_the_known_answers():
     assert self_test() == sum(len(known.answers) for known in KNOWN)
 
 
-def test_each_kind_of_routing_is_asked_of_both_suites():
+def test_each_kind_of_routing_is_asked_of_every_suite_about_routing():
     asked = {(known.name, answer.suite) for known in KNOWN for answer in known.answers}
-    kinds = ("uniform", "collapsed", "oracle")
-    assert {(kind, suite) for kind in kinds for suite in ("balance", "entropy")} <= asked
+    about = ("balance", "entropy", "specialization")
+    assert set(product(("uniform", "collapsed", "oracle"), about)) <= asked
 
 
 def test_a_wrong_statistic_stops_the_run(monkeypatch):
@@ -62,4 +65,20 @@ def test_a_bias_that_is_not_removed_stops_the_run(monkeypatch):
 def test_a_load_counted_before_dropping_stops_the_run(monkeypatch):
     monkeypatch.setattr(TokenChoiceRouting, "expert_load", TokenChoiceRouting.demand)
     with pytest.raises(BenchError, match=r"collapsed routing.*dropped = 0"):
+        self_test()
+
+
+def test_an_expert_that_is_not_switched_off_stops_the_run(monkeypatch):
+    def unmoved(self, model, images, factors):
+        return right(self, model, images, {})
+
+    right = KnownSubject.answers
+    monkeypatch.setattr(KnownSubject, "answers", unmoved)
+    with pytest.raises(BenchError, match="'specialization' does not measure polysemanticity"):
+        self_test()
+
+
+def test_parts_run_apart_where_groups_span_images_stop_the_run(monkeypatch):
+    monkeypatch.setattr(suites.specialization, "runs_apart", lambda subject, batch: True)
+    with pytest.raises(BenchError, match="'specialization' measures"):
         self_test()

@@ -1,0 +1,241 @@
+"""Specialization: what each expert is for, by switching it off (2402.12550).
+
+On the test split, in each MoE layer, one expert at a time gets combine weight 0; its tokens are
+not routed anew. d (classes,) is the accuracy of each class with all experts less that without
+this one, signed. The expert's polysemanticity is the Euclidean distance between d / ‖d‖ and the
+one-hot vector of d's largest entry, the first of several:
+
+    0               it serves one class
+    √(2 − 2/√c)     it serves c classes alike
+    above √2        every class is better off without it, or as well off; at most 2
+
+An expert without which the accuracy of every class stays as it is has no effect, and no
+polysemanticity.
+
+Only images that give the expert weight in that layer are run again, where that is the same as
+running all; an expert that no image uses costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from routers.hyper import hyper
+from suites.base import (
+    CLASS_NAMES,
+    Array,
+    Metric,
+    MetricDef,
+    Suite,
+    layers_and_mean,
+    named_classes,
+    register_suite,
+)
+from suites.subject import Observed, TrialSubject, by_image, why_not_routed
+from suites.top_images import TOP_IMAGES, TopImages
+
+CLOSE = 1e-2
+"""Logits that agree to this share, or difference, are the same but for rounding."""
+
+
+@register_suite("specialization", family="routing", source="arXiv 2402.12550")
+class Specialization(Suite[TrialSubject]):
+    """What each expert is for: the accuracy of each class that is lost when it is switched off.
+
+    Experts are switched off one by one, in each MoE layer; nothing is routed anew. Known limit:
+    what two experts can do for each other does not show, since the other one remains.
+    """
+
+    on = "trial"
+    main_metric = "polysemanticity"
+    metrics = (
+        MetricDef(
+            "polysemanticity",
+            "",
+            "lower",
+            "Mean over the experts with an effect of the distance between d / ‖d‖ and the one-hot "
+            "vector of d's largest entry; d: accuracy that each class loses without the expert.",
+        ),
+        MetricDef(
+            "experts_with_effect",
+            "share",
+            None,
+            "Experts, of those switched off, without which the accuracy of some class changes.",
+        ),
+        MetricDef(
+            "largest_drop",
+            "share",
+            None,
+            "Mean over the experts with an effect of d's largest entry.",
+        ),
+        MetricDef(
+            "accuracy_drop",
+            "share",
+            None,
+            "Mean over the experts switched off of the accuracy that is lost without the expert.",
+        ),
+        MetricDef("experts_left_out", "experts", None, "Those that were not switched off."),
+        MetricDef("passes", "share", None, "Images run again, over images times experts off."),
+        MetricDef(
+            "accuracy_change",
+            "share",
+            None,
+            "The vectors d: (E, classes). NaN for experts left out and classes without images.",
+        ),
+        MetricDef(
+            "expert_polysemanticity",
+            "",
+            "lower",
+            "For each expert, (E,); NaN where it was left out or has no effect.",
+        ),
+        *TOP_IMAGES,
+        CLASS_NAMES,
+    )
+
+    max_experts: int | None = hyper(
+        64, "Experts of a layer that are switched off, the most used first; None is all.", ge=1
+    )
+    images: int = hyper(6, "Images kept of each expert shown, those that weigh it most.", ge=1)
+
+    def applies_to(self, subject: TrialSubject) -> str | None:
+        return why_not_routed(subject.model)
+
+    def measure(self, subject: TrialSubject) -> Iterator[Metric | Array]:
+        shown = self.survey(subject)
+        layers = [
+            LayerChanges(index, top.most_used(self.max_experts), top.num_experts, subject)
+            for index, top in enumerate(shown)
+        ]
+        seen = 0
+        for batch in subject.run(subject.model, "test"):
+            apart = runs_apart(subject, batch)
+            for layer, top in zip(layers, shown, strict=True):
+                layer.add(batch, apart)
+                top.keep(batch.images, batch.labels, first=seen)
+            seen += len(batch.labels)
+        for metric in layers_and_mean([list(layer.metrics()) for layer in layers]):
+            yield replace(metric, split="test")
+        for index, (layer, top) in enumerate(zip(layers, shown, strict=True)):
+            for array in (*layer.arrays(), *top.arrays()):
+                yield replace(array, layer=index, split="test")
+        yield named_classes(subject.class_names)
+
+    def survey(self, subject: TrialSubject) -> list[TopImages]:
+        """How much each layer's experts are used, and by which images most."""
+        layers: list[TopImages] = []
+        seen = 0
+        for batch in subject.run(subject.model, "test"):
+            layers = layers or [TopImages(r.num_experts, self.images) for r in batch.routings]
+            for index, layer in enumerate(layers):
+                layer.add(image_weights(batch, index), first=seen)
+            seen += len(batch.labels)
+        return layers
+
+
+def image_weights(batch: Observed, layer: int) -> Tensor:
+    """(n, E) double: the combine weight that each image's tokens give each expert of a layer."""
+    weights = batch.routings[layer].combine_weights().abs().double()
+    return by_image(weights, len(batch.labels)).sum(1).cpu()
+
+
+def runs_apart(subject: TrialSubject, batch: Observed) -> bool:
+    """Whether an image is answered alike without the rest of its batch.
+
+    No group may hold tokens of two images. Even so a batch of another size rounds otherwise, and
+    a router that reads single bits (`random`) then routes otherwise: so one image is tried.
+    """
+    if any(routing.gates.shape[0] % len(batch.labels) for routing in batch.routings):
+        return False
+    alone = subject.answers(subject.model, batch.images[:1], {})
+    return torch.allclose(alone, batch.logits[:1], rtol=CLOSE, atol=CLOSE)
+
+
+class LayerChanges:
+    """What becomes of the answers when the experts of one layer are switched off, one by one.
+
+    Args:
+        layer: its index in network order.
+        switched: the experts that are switched off.
+        num_experts: E.
+
+    Attributes:
+        images: (classes,) long, images of each class.
+        lost: (E, classes) long, images answered rightly less those still so without the expert.
+        again: images that were run again.
+    """
+
+    def __init__(
+        self, layer: int, switched: Sequence[int], num_experts: int, subject: TrialSubject
+    ) -> None:
+        self.layer, self.switched, self.subject = layer, list(switched), subject
+        self.images = np.zeros(subject.num_classes, dtype=np.int64)
+        self.lost = np.zeros((num_experts, subject.num_classes), dtype=np.int64)
+        self.again = 0
+
+    def add(self, batch: Observed, apart: bool) -> None:
+        """Switch each expert off for one batch; `apart`: parts of it may be run by themselves."""
+        used = image_weights(batch, self.layer) > 0
+        labels, right = batch.labels.cpu(), self._right(batch.logits, batch.labels)
+        np.add.at(self.images, labels.numpy(), 1)
+        for expert in self.switched:
+            if not used[:, expert].any():
+                continue
+            part = used[:, expert] if apart else torch.ones_like(labels, dtype=torch.bool)
+            factors = torch.ones(used.shape[1])
+            factors[expert] = 0
+            place = part.to(batch.labels.device)
+            images, model = batch.images[place], self.subject.model
+            logits = self.subject.answers(model, images, {self.layer: factors})
+            still = self._right(logits, batch.labels[place])
+            np.add.at(self.lost[expert], labels[part].numpy(), (right[part] - still).numpy())
+            self.again += int(part.sum())
+
+    @staticmethod
+    def _right(logits: Tensor, labels: Tensor) -> Tensor:
+        return (logits.argmax(-1) == labels).long().cpu()
+
+    @property
+    def changes(self) -> np.ndarray:
+        """The vectors d: (E, classes), NaN where there is nothing to say."""
+        known = np.isin(np.arange(len(self.lost)), self.switched)[:, None] & (self.images > 0)
+        return np.where(known, self.lost / np.maximum(self.images, 1), np.nan)
+
+    def metrics(self) -> Iterator[Metric]:
+        """All numbers in `Specialization.metrics`."""
+        changes = self.changes[self.switched]
+        effective = changes[(self.lost[self.switched] != 0).any(1)]
+        if len(effective):
+            values = [polysemanticity(change) for change in effective]
+            yield Metric("polysemanticity", float(np.mean(values)))
+            yield Metric("largest_drop", float(np.nanmax(effective, axis=1).mean()))
+        yield Metric("experts_with_effect", len(effective) / len(self.switched))
+        total = self.images.sum()
+        yield Metric("accuracy_drop", float(self.lost[self.switched].sum(1).mean() / total))
+        yield Metric("experts_left_out", float(len(self.lost) - len(self.switched)))
+        yield Metric("passes", float(self.again / (total * len(self.switched))))
+
+    def arrays(self) -> Iterator[Array]:
+        """The vectors d and their polysemanticities."""
+        changes = self.changes
+        yield Array("accuracy_change", changes.astype(np.float32))
+        values = np.array([polysemanticity(change) for change in changes], dtype=np.float32)
+        yield Array("expert_polysemanticity", values)
+
+
+def polysemanticity(change: np.ndarray) -> float:
+    """Distance between d / ‖d‖ and the one-hot vector of d's largest entry; NaN without effect.
+
+    Args:
+        change: d, (classes,); NaN for classes without images.
+    """
+    d = change[~np.isnan(change)]
+    length = np.linalg.norm(d)
+    if length == 0:
+        return float("nan")
+    one_hot = np.arange(len(d)) == d.argmax()
+    return float(np.linalg.norm(d / length - one_hot))

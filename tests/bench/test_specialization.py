@@ -1,0 +1,78 @@
+"""The suite's shortcut changes nothing: experts switched off for every image, one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from bench.model import moe_layers
+from bench.outcome import read_outcome
+from bench.subject import TrainedTrial
+from bench.train import train_trial
+from suites import build_suite
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def trained(tiny_spec, tiny_dataset, tmp_path):
+    def make(name, groups):
+        """Two layers of experts, made so strong that each of them matters."""
+        model = {"groups": groups, "layers": "all"}
+        router = {"num_slots": 2} if name == "soft_moe" else {}
+        spec = tiny_spec(name, epochs=1, router=router, model=model, experts={"num_experts": 8})
+        train_trial(spec, tiny_dataset, CPU, tmp_path)
+        subject = TrainedTrial(spec, tiny_dataset, read_outcome(tmp_path), CPU)
+        for layer in moe_layers(subject.model).values():
+            for parameter in layer.experts.parameters():
+                torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+        return subject
+
+    return make
+
+
+def brute_force(subject, layer):
+    """(E, classes): accuracy of each class with all experts less that without each one."""
+    correct = []
+    for expert in (None, *range(subject.num_experts)):
+        factors = torch.ones(subject.num_experts)
+        if expert is not None:
+            factors[expert] = 0
+        batches = list(subject.run(subject.model, "test"))
+        answers = [subject.answers(subject.model, b.images, {layer: factors}) for b in batches]
+        labels = torch.cat([batch.labels for batch in batches])
+        right = (torch.cat(answers).argmax(-1) == labels).double()
+        correct.append(torch.stack([right[labels == c].mean() for c in range(subject.num_classes)]))
+    return torch.stack([correct[0] - without for without in correct[1:]]).numpy()
+
+
+@pytest.mark.parametrize("groups", ["image", "batch", 8])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "softmax_token_choice",
+        "softmax_expert_choice",
+        "softmax_mixture",
+        "mumoe",
+        "soft_moe",
+        "random",
+    ],
+)
+def test_as_by_running_every_image_without_each_expert(trained, name, groups):
+    subject = trained(name, groups)
+    found = list(build_suite("specialization").measure(subject))
+    for layer in range(len(moe_layers(subject.model))):
+        (changes,) = [r.values for r in found if (r.name, r.layer) == ("accuracy_change", layer)]
+        np.testing.assert_allclose(changes, brute_force(subject, layer), atol=1e-6)
+        assert changes.any()
+
+
+def test_images_that_do_not_use_an_expert_are_spared(trained):
+    subject = trained("softmax_token_choice", "image")
+    (passes,) = [
+        r.value
+        for r in build_suite("specialization").measure(subject)
+        if (r.name, r.layer) == ("passes", None)
+    ]
+    assert 0 < passes < 1
