@@ -12,11 +12,12 @@ from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from bench.checkpoint import load_weights
+from bench.compute.flops import count_flops
 from bench.config import DENSE, Options, RouterConfig, TrialSpec
 from bench.data import Dataset
 from bench.evaluate import observe
 from bench.facts import model_facts
-from bench.model import MoELayer, ReplacedMLP, build_experts, moe_layers
+from bench.model import MoELayer, ReplacedMLP, build_experts, forward_pass, moe_layers
 from bench.model.backbone import site_of, widen
 from bench.model.moe import reweighted
 from bench.objective import autocast
@@ -181,6 +182,15 @@ class LayerOfTrial:
     def mlp(self, dim: int, hidden: int) -> nn.Module:
         """A dense MLP of the same kind as one expert: (…, dim) to the same."""
         return Mlp(dim, hidden).to(self.device)
+
+    def dense_rows(self, layer: nn.Module, mlp: nn.Module, x: Tensor) -> int:
+        """Rows on which `mlp` runs the FLOPs of a layer's experts; of a baseline, all its FLOPs."""
+        if isinstance(layer, MoELayer):
+            with torch.no_grad(), forward_pass(layer) as routings:
+                layer(x)
+            return layer.experts.rows(routings[0])
+        ratio = count_flops(layer, x).total / count_flops(mlp, x).total
+        return round(ratio * x.shape[:-1].numel())
 
     def model(self) -> nn.Module:
         """The whole model, untrained: (n, c, h, w) to (n, classes)."""

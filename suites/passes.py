@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from routers.router import Router
 from routers.routing import Routing
@@ -70,27 +69,3 @@ def router_calls(module: nn.Module, x: Tensor) -> list[RouterCall]:
         for handle in handles:
             handle.remove()
     return calls
-
-
-@torch.no_grad()
-def expert_rows(layer: nn.Module, mlp: nn.Module, x: Tensor) -> int:
-    """Rows on which a dense MLP runs the FLOPs of a layer's experts.
-
-    They are the slots that the experts run, g · E · s. A layer without a router is all expert:
-    its FLOPs over those of the MLP on one row.
-
-    Args:
-        layer: in the mode that is timed, since capacity may depend on it.
-        mlp: of one expert's shape.
-        x: (batch, tokens, dim), the layer's input.
-    """
-    calls = router_calls(layer, x)
-    if calls:
-        return sum(call.routing.slot_count for call in calls)
-    return round(_flops(layer, x) / _flops(mlp, x) * x.shape[:-1].numel())
-
-
-def _flops(module: nn.Module, x: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
-        module(x)
-    return counter.get_total_flops()

@@ -1,12 +1,13 @@
 """Throughput of a bare MoE layer and of the whole model, against dense ones, in one process.
 
-The dense counterpart of a layer is an MLP of one expert's shape, run on as many rows as the
-experts run slots: g · E · s, used or not, read off the routing. So it runs the experts' FLOPs, and
+The dense counterpart of a layer is an MLP of one expert's shape, run on as many rows as take the
+experts' FLOPs: the slots that they run, g · E · s, used or not, read off the routing; the tokens
+where all experts together have the parameters of that MLP and are factors of one product. So
 
     overhead = median time of the layer / median time of its dense counterpart
 
-is what routing, dispatching and combining cost. The dense counterpart of a model is the same
-model without MoE layers. Inputs are standard normal, weights untrained, all in float32.
+is what routing, dispatching and combining cost, or factorising. The dense counterpart of a model
+is the same model without MoE layers. Inputs are standard normal, weights untrained, all float32.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 
 from routers.hyper import hyper
 from suites.base import Array, Metric, MetricDef, Suite, register_suite
-from suites.passes import PASSES, Pass, expert_rows, one_pass, router_calls
+from suites.memory import kept_for_backward
+from suites.passes import PASSES, Pass, one_pass, router_calls
 from suites.subject import LayerSubject
 from suites.timing import interleaved, peak_memory, quiet, ratio_interval
 
@@ -71,7 +73,7 @@ def _definitions(name: Pass, what: str) -> tuple[MetricDef, ...]:
         MetricDef(f"{name}_overhead_low", "", None, "Lower end of its 95 % bootstrap interval."),
         MetricDef(f"{name}_overhead_high", "", None, "Upper end of its 95 % bootstrap interval."),
         MetricDef(f"{name}_repeats", "repeats", None, f"Timed repeats of {what}."),
-        MetricDef(f"{name}_dense_rows", "rows", None, "Rows of the dense MLP: the experts' slots."),
+        MetricDef(f"{name}_dense_rows", "rows", None, "Rows of the dense MLP, for the FLOPs."),
         MetricDef(f"{rate}tokens_per_s", "tokens/s", "higher", f"Median rate of {what}."),
         MetricDef(f"{rate}images_per_s", "images/s", "higher", f"Median rate of {what}."),
         MetricDef(
@@ -99,6 +101,13 @@ class Throughput(Suite[LayerSubject]):
         *_definitions("forward", "a forward pass"),
         *_definitions("train", "a forward and backward pass"),
         MetricDef("router_forward_ms", "ms", "lower", "Median for the routers alone, forward."),
+        MetricDef("parameter_bytes", "B", "lower", "Of the weights of the layer or model."),
+        MetricDef(
+            "kept_bytes",
+            "B",
+            "lower",
+            "What a training pass keeps for its backward pass, its input too, but no weights.",
+        ),
     )
 
     shapes: list[ShapeName] = hyper(
@@ -148,7 +157,7 @@ class Throughput(Suite[LayerSubject]):
         x = noise(subject.device, shape.batch, shape.tokens, shape.dim).requires_grad_()
         where = {"scope": "layer", **asdict(shape)}
         for name in PASSES:
-            rows = expert_rows(layer.train(name == "train"), mlp, x)
+            rows = subject.dense_rows(layer.train(name == "train"), mlp, x)
             dense_x = noise(subject.device, rows, shape.dim).requires_grad_()
             yield Metric(f"{name}_dense_rows", rows, where=where)
             yield from self.compare(name, (layer, x), (mlp, dense_x), where)
@@ -188,8 +197,14 @@ class Throughput(Suite[LayerSubject]):
             )
         where = {**where, "threads": self.threads}
         yield from timed(name, times, where)
+        parameters = sum(p.nbytes for p in ours[0].parameters())
+        if name == "forward":
+            yield Metric("parameter_bytes", parameters, where=where)
+        else:
+            with kept_for_backward(ours[0]) as kept:
+                run()
+            yield Metric("kept_bytes", kept.bytes, where=where)
         if device.type == "cuda":
-            parameters = sum(p.nbytes for p in ours[0].parameters())
             value = parameters + peak_memory(run, device)
             yield Metric(f"{_rate(name)}peak_memory_bytes", value, where=where)
 

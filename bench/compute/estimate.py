@@ -11,9 +11,8 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.compute.budget import Budget, match_compute
@@ -23,6 +22,7 @@ from bench.derive import starting_model
 from bench.facts import expert_facts
 from bench.objective import Objective
 from bench.trial_model import ExpectedData, trial_model
+from suites.memory import kept_for_backward
 
 SAMPLE = (1, 2)
 """Images in the batches that a whole one is extrapolated from, where the data decides."""
@@ -142,16 +142,7 @@ class _AnswerNo(TorchDispatchMode):
 def _count(spec: TrialSpec, data: ExpectedData, model: nn.Module, images: int) -> _Step:
     batch = torch.randn(images, *data.image_shape)
     labels = torch.zeros(images, dtype=torch.long)
-    weights = {parameter.untyped_storage()._cdata for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in weights:
-            kept[storage._cdata] = storage.nbytes()
-        return tensor
-
     model.zero_grad()
-    with FlopCounter() as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+    with FlopCounter() as counter, kept_for_backward(model) as kept:
         Objective(spec.train)(model.train(), batch, labels, step=0).total.backward()
-    return _Step(counter.report().total, sum(kept.values()), exact=True)
+    return _Step(counter.report().total, kept.bytes, exact=True)

@@ -113,6 +113,46 @@ def test_a_bare_layer_is_the_routers_with_the_shape_asked_for(groups, tiny_spec,
     assert layer(torch.randn(3, 16, 12)).shape == (3, 16, 12)
 
 
+@pytest.mark.parametrize(
+    ("name", "router", "slots"),
+    [
+        ("softmax_token_choice", {}, 7),
+        ("softmax_token_choice", {"top_k": 2}, 13),
+        ("softmax_token_choice", {"capacity_factor": 2.0}, 13),
+        ("softmax_expert_choice", {}, 7),
+        ("soft_moe", {}, 6),
+        ("softmax_mixture", {}, 49),
+    ],
+)
+def test_the_dense_counterpart_runs_the_slots_of_the_experts(
+    name, router, slots, tiny_spec, tiny_dataset
+):
+    subject = LayerOfTrial(tiny_spec(name, router=router), tiny_dataset, CPU)
+    layer, x = subject.layer(3, 49, 8, 16, 8), torch.randn(3, 49, 8)
+    assert subject.dense_rows(layer, subject.mlp(8, 16), x) == 3 * 8 * slots
+
+
+@pytest.mark.parametrize("experts", ["cp", "tr"])
+def test_the_dense_counterpart_of_factorised_experts_runs_the_tokens(
+    experts, tiny_spec, tiny_dataset
+):
+    spec = tiny_spec("mumoe", experts={"name": experts})
+    subject = LayerOfTrial(spec, tiny_dataset, CPU)
+    layer, x = subject.layer(3, 49, 32, 64, 8), torch.randn(3, 49, 32)
+    assert subject.dense_rows(layer, subject.mlp(32, 64), x) == 3 * 49
+
+
+def test_the_dense_counterpart_of_a_baseline_runs_its_flops(tiny_spec, tiny_dataset):
+    x = torch.randn(3, 49, 8)
+    # Of a hidden unit, 2 · 8 multiply-adds, a bias and a GELU of 5; of an output, a bias.
+    widened = (67 * 38 + 8) / (16 * 38 + 8)
+    for router, factor in (("dense", 1), ("dense_params", widened)):
+        subject = LayerOfTrial(tiny_spec(router), tiny_dataset, CPU)
+        layer = subject.layer(3, 49, 8, 16, 4)
+        rows = subject.dense_rows(layer, subject.mlp(8, 16), x)
+        assert rows == round(factor * 3 * 49)
+
+
 def test_soft_routers_get_slots_for_the_tokens_of_a_group(tiny_spec, tiny_dataset):
     subject = LayerOfTrial(tiny_spec("soft_moe"), tiny_dataset, CPU)
     layer = subject.layer(batch=3, tokens=40, dim=12, hidden=20, num_experts=5)

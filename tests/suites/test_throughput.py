@@ -6,10 +6,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from routers import build_router
 from suites import build_suite
-from suites.passes import expert_rows, one_pass, router_calls
+from suites.memory import kept_for_backward
+from suites.passes import one_pass, router_calls
 from suites.throughput import SHAPES, timed
 
 QUICK = {"seconds": 0.0, "min_repeats": 2}
@@ -40,32 +41,6 @@ def test_the_99th_percentile_is_shown_from_1000_repeats_on(repeats, quantiles):
     times = {"ours": np.linspace(1, 2, repeats), "dense": np.ones(repeats)}
     ms = [m for m in timed("train", times, WHERE) if m.name == "train_ms"]
     assert {m.where["quantile"] for m in ms} == quantiles
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "slots"),
-    [
-        ("softmax_token_choice", {}, 7),
-        ("softmax_token_choice", {"top_k": 2}, 13),
-        ("softmax_token_choice", {"capacity_factor": 2.0}, 13),
-        ("softmax_expert_choice", {}, 7),
-        ("soft_moe", {}, 6),
-    ],
-)
-def test_the_dense_counterpart_runs_the_slots_of_the_experts(layers, name, options, slots):
-    subject = layers(name)
-    layer = subject.layer(3, 49, 8, 16, 8)
-    layer.router = build_router(name, dim=8, num_experts=8, tokens=49, **options)
-    rows = expert_rows(layer, subject.mlp(8, 16), torch.randn(3, 49, 8))
-    assert rows == 3 * 8 * slots
-
-
-def test_the_dense_counterpart_of_a_baseline_runs_its_flops(layers):
-    x = torch.randn(3, 49, 8)
-    for router, factor in (("dense", 1), ("dense_params", 4)):
-        subject = layers(router)
-        layer = subject.layer(3, 49, 8, 16, 4)
-        assert expert_rows(layer, subject.mlp(8, 16), x) == factor * 3 * 49
 
 
 def test_router_calls_are_seen_and_made_again(layers):
@@ -99,6 +74,25 @@ def test_a_forward_pass_is_in_eval_mode_and_records_no_gradient(layers):
     y = one_pass("forward", layer, torch.randn(2, 12, 8).requires_grad_())()
     assert not layer.training
     assert not y.requires_grad
+
+
+def test_what_a_pass_keeps_is_each_storage_once_without_the_weights():
+    module = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8, bias=False))
+    x = torch.randn(5, 8, requires_grad=True)
+    with kept_for_backward(module) as kept:
+        y = module(x)
+    assert kept.bytes == 4 * 5 * (8 + 16)  # the input; what the ReLU gives, for it and the next
+    with kept_for_backward(module) as without, torch.no_grad():
+        module(x)
+    assert without.bytes == 0
+    assert y.requires_grad
+
+
+def test_memory_is_that_of_the_weights_and_of_what_is_kept(layers):
+    results = list(build_suite("throughput", **QUICK, model_batch=0).measure(layers("dense")))
+    values = {r.name: r.value for r in results}
+    assert values["parameter_bytes"] == 4 * (2 * 96 * 192 + 96 + 192)
+    assert values["kept_bytes"] == 4 * 64 * 49 * (96 + 2 * 192)  # GELU keeps its input
 
 
 def test_where_and_passes_of_a_measurement(layers):

@@ -400,6 +400,6 @@ def test_a_plan_and_a_models_facts_tell_rank_and_error(name, tiny_spec, tiny_dat
 
 def test_a_plan_prints_them(capsys, tmp_path):
     asked = ["--preset", "smoke", "--routers", "mumoe", "--set", "experts.name=cp"]
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["plan", *asked, "--home", str(tmp_path)])
     assert "mumoe: expert_rank 20, parameter_error -0.0057" in capsys.readouterr().out
