@@ -161,6 +161,15 @@ def test_no_more_experts_are_switched_off_than_asked_for_and_the_most_used_first
     assert measured(subject, max_experts=None)["experts_left_out", 0] == 0
 
 
+def test_every_second_batch_alone_may_be_answered_without_experts():
+    labels = [0, 1, 0, 1, 0, 0, 1]
+    subject = Deciders(labels, labels, labels, [1, 0, 1, 0, 0, 1, 1], 2, 2)
+    got = measured(subject, every=2)
+    assert subject.asked == [(0, 2), (1, 1), (1, 1)]
+    assert got["accuracy_change", 0].tolist() == [[1, 0], [0, 0.5]]
+    assert got["top_image_index", 0][0].tolist() == [0, 2, 4, 5, -1, -1]
+
+
 def test_a_class_without_images_is_left_open():
     got = measured(Deciders([0, 2], [0, 0], [0, 2], [1, 2], 1, 3))
     np.testing.assert_array_equal(got["accuracy_change", 0], [[1, NAN, 0]])
