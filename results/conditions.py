@@ -9,6 +9,7 @@ from typing import Any
 
 OWN = ("router.", "train.losses.", "train.loss_options.")
 """Settings that routers do not share: they differ only where one router's own trials differ."""
+OPTIONS_OF_LOSSES = "train.loss_options."
 PARENT = "parent."
 
 
@@ -22,13 +23,18 @@ def conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     flat = [dict(_settings(description)) for description in descriptions]
     own = [{path: each[path] for path in each if not path.startswith(PARENT)} for each in flat]
     routers = [description["router"]["name"] for description in descriptions]
-    shared = {path for path in _differing(own) if not path.startswith(OWN)}
-    differing = _differing_by(routers, own)
-    kin = [f"{each['router.name']} {each.get('transform')} {each.get('parent')}" for each in flat]
-    inherited = _inherited(kin, flat)
+    # What sets all derived trials apart from the others is told by the transform's name.
+    origins = [f"{each.get('transform')} {each.get('parent')}" for each in flat]
+    shared = {
+        origin: {path for path in paths if not path.startswith(OWN)}
+        for origin, paths in _differing_by(origins, own).items()
+    }
+    derivation = _differing(flat) & {"transform", "parent"}
+    kin = [f"{router} {origin}" for router, origin in zip(routers, origins, strict=True)]
+    differing, inherited = _differing_by(kin, own), _inherited(kin, flat)
     return [
-        _text(settings, shared | differing[router] | inherited[family])
-        for settings, router, family in zip(flat, routers, kin, strict=True)
+        _text(settings, derivation | shared[origin] | differing[family] | inherited[family])
+        for settings, origin, family in zip(flat, origins, kin, strict=True)
     ]
 
 
@@ -68,9 +74,16 @@ def _leaves(value: Any, path: str = "", skip: Sequence[str] = ()) -> Iterator[tu
 
 
 def _differing(settings: Sequence[Mapping[str, str]]) -> set[str]:
-    """The paths without one value for all; to lack a path that others have is to differ."""
-    paths = {path for each in settings for path in each}
-    return {path for path in paths if len({each.get(path) for each in settings}) > 1}
+    """The paths without one value for all; to lack a path that others have is to differ.
+
+    But the options of a loss differ only where two trials have that loss with other options.
+    """
+    values: dict[str, set[str | None]] = defaultdict(set)
+    for path in {path for each in settings for path in each}:
+        values[path] = {each.get(path) for each in settings}
+        if OPTIONS_OF_LOSSES in path:
+            values[path].discard(None)
+    return {path for path, found in values.items() if len(found) > 1}
 
 
 def _differing_by(

@@ -16,7 +16,7 @@ from routers.errors import RequestError
 from routers.hyper import hyper
 from routers.layout import expert_softmax
 from routers.router import Router, register_router
-from routers.routing import MixtureRouting, Routing
+from routers.routing import MixtureRouting, Routing, TokenChoiceRouting
 
 
 class Mixture(Router):
@@ -29,24 +29,18 @@ class Mixture(Router):
         return expert_softmax(logits)
 
 
-@register_router("softmax_mixture", family="mixture", source="Jacobs et al. 1991, arXiv 2302.14703")
-class SoftmaxMixture(Mixture):
-    """The classic mixture: all experts run on each token, weighted by the softmax gates.
-
-    Nothing is dropped and nothing discrete is chosen. With `top_k` the weights of all but a
-    token's k best experts are 0, though all of them run.
-
-    Cost: E experts on every token. Known limit: that cost, unless the experts are factorised.
-    """
+class SoftmaxGates(Mixture):
+    """Mixtures weighted by the softmax of the logits."""
 
     top_k: int | None = hyper(None, "Experts that each token weighs; none weighs all.", ge=1)
 
     def set_hyper(self, options: Mapping[str, Any]) -> None:
         super().set_hyper(options)
-        if self.top_k is not None and self.top_k > self.num_experts:
-            raise RequestError(
-                f"top_k = {self.top_k} is more than the {self.num_experts} experts there are"
-            )
+        for name, k in self.hyper_values().items():
+            if name.endswith("top_k") and k is not None and k > self.num_experts:
+                raise RequestError(
+                    f"{name} = {k} is more than the {self.num_experts} experts there are"
+                )
 
     def allocate(self, logits: Tensor) -> Routing:
         gates = expert_softmax(logits)
@@ -56,16 +50,37 @@ class SoftmaxMixture(Mixture):
         return MixtureRouting(gates, torch.zeros_like(gates).scatter(-1, *chosen[::-1]))
 
 
+@register_router("softmax_mixture", family="mixture", source="Jacobs et al. 1991, arXiv 2302.14703")
+class SoftmaxMixture(SoftmaxGates):
+    """The classic mixture: all experts run on each token, weighted by the softmax gates.
+
+    Nothing is dropped and nothing discrete is chosen. With `top_k` the weights of all but a
+    token's k best experts are 0, though all of them run. With `eval_top_k` only the k best run
+    once training is over, as after the distillation of an attentive gate.
+
+    Cost: E experts on every token. Known limit: that cost, unless the experts are factorised.
+    """
+
+    eval_top_k: int | None = hyper(
+        None, "Experts that run for each token outside training; none runs all.", ge=1
+    )
+
+    def allocate(self, logits: Tensor) -> Routing:
+        if self.training or self.eval_top_k is None:
+            return super().allocate(logits)
+        return TokenChoiceRouting.top_k(expert_softmax(logits), self.eval_top_k, None)
+
+
 @register_router("attentive", family="mixture", source="arXiv 2302.14703")
-class AttentiveMixture(SoftmaxMixture):
+class AttentiveMixture(SoftmaxGates):
     """A mixture whose gate attends to the experts' hidden activations.
 
     gates = softmax((W_q h_gate) · (W_k h_e) / √h): an expert is weighed by what it makes of the
     token. Dense, or its `top_k`; every expert runs either way.
 
-    Cost: E experts on every token, in training and after it; distilled into a plain gate (`parts`
-    of a preset, `transform: distill`) only the chosen ones run. Known limit: experts must have
-    hidden activations: `mlp` and `classifier` do.
+    Cost: E experts on every token, in training and after it; distilled into a plain gate
+    (`transform: distill` in a part of a preset) only the chosen ones run. Known limit: experts
+    must have hidden activations: `mlp` and `classifier` do.
     """
 
     affinity: str = hyper("attentive", "How tokens become logits; attentive reads the experts.")

@@ -54,8 +54,26 @@ def test_a_setting_that_the_child_fixes_is_told_of_every_parent() -> None:
     parents = [trial("attentive", lr=lr) for lr in (0.1, 0.2)]
     children = [trial("plain", parent, lr=0.1) for parent in parents]
     assert conditions(parents + children)[2:] == [
-        "train.lr=0.1 transform=distill parent=attentive parent.train.lr=0.1",
-        "train.lr=0.1 transform=distill parent=attentive parent.train.lr=0.2",
+        "transform=distill parent=attentive parent.train.lr=0.1",
+        "transform=distill parent=attentive parent.train.lr=0.2",
+    ]
+
+
+def test_what_all_derived_trials_have_of_their_own_is_told_by_their_origin() -> None:
+    parent = trial("attentive", lr=0.1)
+    found = conditions([parent, trial("plain", lr=0.1), trial("plain", parent, lr=0.5)])
+    assert found == ["", "", "transform=distill parent=attentive"]
+
+
+def test_the_options_of_a_loss_are_told_where_they_differ_and_not_where_the_loss_does() -> None:
+    def with_loss(**options: float) -> dict[str, Any]:
+        made = trial("soft", losses={"similar": 0.1})
+        return made | {"train": made["train"] | {"loss_options": {"similar": options}}}
+
+    assert conditions([trial("soft"), with_loss(beta=1.0)]) == ["", "train.losses.similar=0.1"]
+    assert conditions([trial("soft"), with_loss(beta=1.0), with_loss(beta=2.0)])[1:] == [
+        "train.loss_options.similar.beta=1.0 train.losses.similar=0.1",
+        "train.loss_options.similar.beta=2.0 train.losses.similar=0.1",
     ]
 
 
