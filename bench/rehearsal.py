@@ -40,6 +40,7 @@ def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:
         labels = torch.zeros(count, dtype=torch.long, device=device)
         noise = torch.Generator(device)
         Objective(spec.train)(model, images, labels, step=0, generator=noise)
+        model.eval()(images)  # a router may route otherwise once training is over
 
 
 def _untrained_parent(spec: TrialSpec, datasets: Datasets) -> nn.Module | None:

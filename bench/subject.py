@@ -19,6 +19,7 @@ from bench.evaluate import observe
 from bench.facts import model_facts
 from bench.model import MoELayer, ReplacedMLP, build_experts, forward_pass, moe_layers
 from bench.model.backbone import site_of, widen
+from bench.model.experts import Replaced
 from bench.model.moe import reweighted
 from bench.objective import autocast
 from bench.outcome import Outcome, SavedSnapshot
@@ -45,6 +46,7 @@ class TrainedTrial:
         self.class_names = dataset.classes
         self.num_classes = dataset.num_classes
         self.num_experts = spec.experts.num_experts
+        self.attribute_names = dataset.attributes
         self.history: list[HistoryPoint] = outcome.history
         self.snapshots = [StoredSnapshot(self, saved) for saved in outcome.snapshots]
 
@@ -78,6 +80,10 @@ class TrainedTrial:
             device=self.device,
             precision=self._spec.train.precision,
         )
+
+    def attribute(self, split: str) -> Tensor | None:
+        """(n,) long: the protected attribute's value of each image of a split, in order."""
+        return self._dataset.splits[split].attribute
 
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
         """Logits of normalised images, with experts reweighted by the MoE layer's index."""
@@ -141,7 +147,10 @@ class LayerOfTrial:
         self.router_name = spec.router.name
         self.image_shape = data.image_shape
         self.num_experts = spec.experts.num_experts
-        self.dim, self.hidden, self.tokens = self._shape()
+        replaced, self.tokens = self._replaced()
+        self.dim = replaced.dim
+        self.hidden = spec.experts.options.get("hidden") or replaced.hidden
+        self.replaces_mlps = isinstance(replaced, ReplacedMLP)
 
     def layer(self, batch: int, tokens: int, dim: int, hidden: int, num_experts: int) -> nn.Module:
         """The router's MoE layer, or the baseline's MLP: (batch, tokens, dim) to the same."""
@@ -204,8 +213,8 @@ class LayerOfTrial:
         options = self._spec.experts.options
         return {name: value for name, value in options.items() if name != "hidden"}
 
-    def _shape(self) -> tuple[int, int, int]:
-        """Width, hidden width and tokens of an image at the model's first MoE layer.
+    def _replaced(self) -> tuple[Replaced, int]:
+        """What the model's first MoE layer stands in for, and tokens of an image there.
 
         Read off a model with a router that takes any shape, since baselines have no such layer.
         """
@@ -213,10 +222,8 @@ class LayerOfTrial:
         spec = self._spec.model_copy(update={"model": model})
         built = trial_model(spec, self._data, router=RouterConfig(name="random"))
         layer = next(iter(moe_layers(built).values()))
-        replaced = layer.experts.replaced
-        hidden = self._spec.experts.options.get("hidden") or replaced.hidden
         assert layer.router.tokens is not None  # groups are images
-        return replaced.dim, hidden, layer.router.tokens
+        return layer.experts.replaced, layer.router.tokens
 
 
 @contextmanager

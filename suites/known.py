@@ -168,6 +168,7 @@ class KnownSubject:
 
     device = torch.device("cpu")
     num_experts = EXPERTS
+    attribute_names: tuple[str, ...] = ()
     history: tuple[HistoryPoint, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
 
@@ -190,6 +191,9 @@ class KnownSubject:
             images = labels.view(-1, 1, 1, 1).float()
             logits = self.answers(model, images, {})
             yield Observed(images, labels, logits, [routing, routing])
+
+    def attribute(self, split: str) -> None:
+        """None of the known data sets has a protected attribute."""
 
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
         """The routing knows an image by its label, which is its only pixel."""

@@ -74,6 +74,7 @@ class TrialSubject(Protocol):
     Attributes:
         model: with its final weights, in eval mode, on `device`.
         num_experts: of each MoE layer; for a dense model, of the MoE that it stands beside.
+        attribute_names: of the protected attribute's values; empty where the data has none.
         snapshots: of the training, in order, the initial weights first.
         history: losses and accuracies along the training.
         facts: single numbers of the training: `steps`, `train_flops`, `flops_budget`,
@@ -93,6 +94,9 @@ class TrialSubject(Protocol):
     def num_experts(self) -> int: ...
 
     @property
+    def attribute_names(self) -> Sequence[str]: ...
+
+    @property
     def model(self) -> nn.Module: ...
 
     @property
@@ -108,6 +112,13 @@ class TrialSubject(Protocol):
         self, model: nn.Module, split: str, batch_size: int | None = None
     ) -> Iterator[Observed]:
         """The model on every image of a split, in a fixed order, batch by batch."""
+
+    def attribute(self, split: str) -> Tensor | None:
+        """The protected attribute's value of each image of a split, in the order of `run`.
+
+        Returns:
+            (n,) long, on the CPU; None where the data has no such attribute.
+        """
 
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
         """The model's logits with the combine weights of some experts multiplied.
@@ -132,10 +143,14 @@ class LayerSubject(Protocol):
         dim: width of the model's tokens.
         hidden: width of an expert's hidden layer, in the model.
         num_experts: E, in the model.
+        replaces_mlps: whether the model's experts stand in for MLPs, as in bare layers.
     """
 
     @property
     def device(self) -> torch.device: ...
+
+    @property
+    def replaces_mlps(self) -> bool: ...
 
     @property
     def router_name(self) -> str: ...

@@ -124,7 +124,8 @@ class Throughput(Suite[LayerSubject]):
     threads: int = hyper(1, "Threads of torch on a CPU.", ge=1)
 
     def measure(self, subject: LayerSubject) -> Iterator[Metric | Array]:
-        for shape in self.points(subject.num_experts):
+        # Shapes are those of MLPs; experts in the place of anything else are timed in the model.
+        for shape in self.points(subject.num_experts) if subject.replaces_mlps else ():
             yield from self.of_layer(subject, shape)
         if self.model_batch:
             yield from self.of_model(subject)

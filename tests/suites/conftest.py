@@ -93,6 +93,7 @@ class FakeTrial:
     device: torch.device = CPU
     num_classes: int = CLASSES
     num_experts: int = EXPERTS
+    attribute_names: tuple[str, ...] = ("plain", "marked")
     asked: list[tuple[str, int]] = field(default_factory=list)
 
     @property
@@ -116,6 +117,9 @@ class FakeTrial:
             for handle in handles:
                 handle.remove()
             yield Observed(images, labels, logits, routings)
+
+    def attribute(self, split: str) -> Tensor | None:
+        return torch.arange(len(self.labels)) % 2 if self.attribute_names else None
 
     @torch.no_grad()
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
@@ -141,6 +145,7 @@ class FakeLayers:
     dim: int = DIM
     hidden: int = HIDDEN
     num_experts: int = EXPERTS
+    replaces_mlps: bool = True
 
     def layer(self, batch: int, tokens: int, dim: int, hidden: int, num_experts: int) -> nn.Module:
         return make_layer(self.router_name, dim, hidden, tokens, num_experts)
