@@ -1,0 +1,163 @@
+"""Experts that are whole classifiers: a token is an image, and distributions are mixed."""
+
+import pytest
+import timm
+import torch
+
+from bench.config import ExpertsConfig, ModelConfig, RouterConfig
+from bench.model import build_model, forward_pass, moe_layers
+from bench.model.classifier import ImageNetwork
+from routers import RequestError
+
+ATTENTIVE = {"affinity_options": {"body_of": "conv", "body_options": {"hidden": [7, 6]}}}
+
+
+def model_of(router="softmax_mixture", groups="batch", channels=2, **options):
+    return build_model(
+        ModelConfig(
+            name="image_classifier",
+            options={"img_size": 8, "channels": channels, "hidden": [5, 6]},
+            layers="all",
+            groups=groups,
+        ),
+        RouterConfig(name=router, options=options),
+        ExpertsConfig(name="classifier", num_experts=3),
+        in_chans=1,
+        num_classes=4,
+        seed=0,
+        input_size=(8, 8),
+    )
+
+
+def networks_of(experts):
+    """Each expert as a network of its own."""
+    found = []
+    for e in range(experts.num_experts):
+        place = experts.replaced
+        network = ImageNetwork(place.image_shape, place.channels, place.widths, place.classes)
+        with torch.no_grad():
+            if network.convolution is not None:
+                own = slice(e * place.channels, (e + 1) * place.channels)
+                network.convolution.weight.copy_(experts.kernel[own])
+                network.convolution.bias.copy_(experts.kernel_bias[own])
+            layers = [*network.layers, network.last]
+            for layer, weight, bias in zip(layers, experts.weights, experts.biases, strict=True):
+                layer.weight.copy_(weight[e].T)
+                layer.bias.copy_(bias[e, 0])
+        found.append(network)
+    return found
+
+
+@pytest.mark.parametrize("channels", [0, 2])
+@pytest.mark.parametrize("groups", ["image", "batch", 2])
+def test_the_model_is_the_logarithm_of_a_mixture_of_distributions(channels, groups):
+    model = model_of(channels=channels, groups=groups)
+    images = torch.randn(4, 1, 8, 8)
+    with forward_pass(model) as routings:
+        logits = model(images)
+    gates = routings[0].gates.reshape(4, 3)
+    each = torch.stack([net(images) for net in networks_of(model.network.experts)], 1)
+    torch.testing.assert_close(logits.exp(), torch.einsum("ne,nec->nc", gates, each))
+    torch.testing.assert_close(logits.exp().sum(1), torch.ones(4))
+
+
+@pytest.mark.parametrize(
+    ("router", "options"),
+    [
+        ("softmax_mixture", {"affinity": "conv"}),
+        ("attentive", ATTENTIVE),
+        ("softmax_token_choice", {"top_k": 2, "capacity_factor": None}),
+        ("softmax_expert_choice", {}),
+        ("soft_moe", {"num_slots": 2}),
+        ("random", {}),
+    ],
+)
+def test_any_router_routes_whole_images(router, options):
+    model = model_of(router, **options)
+    logits = model(torch.randn(6, 1, 8, 8))
+    assert logits.shape == (6, 4)
+    logits.sum().backward()
+    assert model.network.experts.weights[0].grad.isfinite().all()
+
+
+def test_only_the_chosen_expert_runs_once_training_is_over():
+    model = model_of(affinity="conv", eval_top_k=1)
+    images = torch.randn(6, 1, 8, 8)
+    with forward_pass(model) as dense:
+        model.train()(images)
+    with forward_pass(model) as sparse:
+        logits = model.eval()(images)
+    assert dense[0].slot_count == 6 * 3
+    assert sparse[0].slot_count == 3 * int(sparse[0].demand().max())
+    chosen = sparse[0].gates[0].argmax(-1)
+    each = torch.stack([net(images) for net in networks_of(model.network.experts)], 1)
+    wanted = each[torch.arange(6), chosen]
+    torch.testing.assert_close(logits.softmax(-1), wanted)
+
+
+def test_the_dense_model_is_one_expert():
+    dense = build_model(
+        ModelConfig(name="image_classifier", options={"img_size": 8}, layers="all"),
+        RouterConfig(name="dense"),
+        ExpertsConfig(),
+        in_chans=1,
+        num_classes=4,
+        seed=0,
+        input_size=(8, 8),
+    )
+    assert not moe_layers(dense)
+    assert dense.network.widths == (5, 32)
+
+
+def test_experts_and_parts_of_other_shapes_are_refused():
+    with pytest.raises(
+        RequestError, match="'mlp' cannot replace a network; classifier can"
+    ):
+        build_model(
+            ModelConfig(name="image_classifier", options={"img_size": 8}, layers="all"),
+            RouterConfig(name="random"),
+            ExpertsConfig(),
+            in_chans=1,
+            num_classes=4,
+            seed=0,
+            input_size=(8, 8),
+        )
+    with pytest.raises(RequestError, match=r"'last2' chooses none of the 1 block"):
+        build_model(
+            ModelConfig(name="image_classifier", options={"img_size": 8}),
+            RouterConfig(name="random"),
+            ExpertsConfig(name="classifier"),
+            in_chans=1,
+            num_classes=4,
+            seed=0,
+            input_size=(8, 8),
+        )
+
+
+@pytest.mark.parametrize("options", [{"hidden": []}, {"img_size": 3}, {"depth": 2}])
+def test_options_that_it_does_not_take_are_refused(options):
+    with pytest.raises(TypeError, match="image_classifier: check"):
+        timm.create_model("image_classifier", **options)
+
+
+def test_the_conv_affinity_needs_images():
+    with pytest.raises(RequestError, match=r"needs tokens that are images.*shape \(24,\)"):
+        build_model(
+            ModelConfig(
+                name="vit_tiny_patch16_224",
+                options={
+                    "img_size": 8,
+                    "patch_size": 4,
+                    "embed_dim": 24,
+                    "depth": 2,
+                    "num_heads": 2,
+                },
+                layers="all",
+            ),
+            RouterConfig(name="softmax_mixture", options={"affinity": "conv"}),
+            ExpertsConfig(num_experts=3),
+            in_chans=1,
+            num_classes=4,
+            seed=0,
+            input_size=(8, 8),
+        )
