@@ -44,6 +44,11 @@ SECTIONS = (
         ("table:balance", "figure:load", "table:entropy", "figure:entropy", "figure:class_expert"),
         ("table:balance_by_layer",),
     ),
+    Section(
+        "experts",
+        "What the experts are for",
+        ("table:specialization", "figure:class_change", "figure:expert_images"),
+    ),
     Section("failures", "Failures", ("table:failures",), ("table:trials",)),
 )
 

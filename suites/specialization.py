@@ -69,10 +69,7 @@ class Specialization(Suite[TrialSubject]):
             "Experts, of those switched off, without which the accuracy of some class changes.",
         ),
         MetricDef(
-            "largest_drop",
-            "share",
-            None,
-            "Mean over the experts with an effect of d's largest entry.",
+            "largest_drop", "share", None, "Mean over the same experts of d's largest entry."
         ),
         MetricDef(
             "accuracy_drop",
@@ -101,7 +98,7 @@ class Specialization(Suite[TrialSubject]):
     max_experts: int | None = hyper(
         64, "Experts of a layer that are switched off, the most used first; None is all.", ge=1
     )
-    every: int = hyper(1, "Every n-th batch of the split is answered without experts.", ge=1)
+    every: int = hyper(1, "Every n-th image of the split is asked without experts.", ge=1)
     images: int = hyper(6, "Images kept of each expert shown, those that weigh it most.", ge=1)
 
     def applies_to(self, subject: TrialSubject) -> str | None:
@@ -114,13 +111,12 @@ class Specialization(Suite[TrialSubject]):
             for index, top in enumerate(shown)
         ]
         seen = 0
-        for number, batch in enumerate(subject.run(subject.model, "test")):
-            for top in shown:
+        for batch in subject.run(subject.model, "test"):
+            chosen = torch.arange(seen, seen + len(batch.labels)) % self.every == 0
+            apart = runs_apart(subject, batch)
+            for layer, top in zip(layers, shown, strict=True):
+                layer.add(batch, chosen, apart)
                 top.keep(batch.images, batch.labels, first=seen)
-            if number % self.every == 0:
-                apart = runs_apart(subject, batch)
-                for layer in layers:
-                    layer.add(batch, apart)
             seen += len(batch.labels)
         for metric in layers_and_mean([list(layer.metrics()) for layer in layers]):
             yield replace(metric, split="test")
@@ -168,9 +164,9 @@ class LayerChanges:
         num_experts: E.
 
     Attributes:
-        images: (classes,) long, images of each class.
+        images: (classes,) long, images asked of each class.
         lost: (E, classes) long, images answered rightly less those still so without the expert.
-        again: images that were run again.
+        seen, again: images of the split, and how many were run again.
     """
 
     def __init__(
@@ -179,25 +175,33 @@ class LayerChanges:
         self.layer, self.switched, self.subject = layer, list(switched), subject
         self.images = np.zeros(subject.num_classes, dtype=np.int64)
         self.lost = np.zeros((num_experts, subject.num_classes), dtype=np.int64)
-        self.again = 0
+        self.seen = self.again = 0
 
-    def add(self, batch: Observed, apart: bool) -> None:
-        """Switch each expert off for one batch; `apart`: parts of it may be run by themselves."""
+    def add(self, batch: Observed, chosen: Tensor, apart: bool) -> None:
+        """Switch each expert off for one batch.
+
+        Args:
+            chosen: (n,) bool, the images that are asked.
+            apart: whether a part of the batch may be run by itself.
+        """
         used = image_weights(batch, self.layer) > 0
         labels, right = batch.labels.cpu(), self._right(batch.logits, batch.labels)
-        np.add.at(self.images, labels.numpy(), 1)
+        np.add.at(self.images, labels[chosen].numpy(), 1)
+        self.seen += len(labels)
         for expert in self.switched:
-            if not used[:, expert].any():
+            # Where groups span images, the expert is also missed by images that do not use it.
+            asked = chosen & used[:, expert] if apart else chosen & used[:, expert].any()
+            if not asked.any():
                 continue
-            part = used[:, expert] if apart else torch.ones_like(labels, dtype=torch.bool)
+            part = asked if apart else torch.ones_like(asked)
             factors = torch.ones(used.shape[1])
             factors[expert] = 0
             place = part.to(batch.labels.device)
             images, model = batch.images[place], self.subject.model
             logits = self.subject.answers(model, images, {self.layer: factors})
-            still = self._right(logits, batch.labels[place])
-            np.add.at(self.lost[expert], labels[part].numpy(), (right[part] - still).numpy())
-            self.again += int(part.sum())
+            still = self._right(logits, batch.labels[place])[asked[part]]
+            np.add.at(self.lost[expert], labels[asked].numpy(), (right[asked] - still).numpy())
+            self.again += len(images)
 
     @staticmethod
     def _right(logits: Tensor, labels: Tensor) -> Tensor:
@@ -218,10 +222,10 @@ class LayerChanges:
             yield Metric("polysemanticity", float(np.mean(values)))
             yield Metric("largest_drop", float(np.nanmax(effective, axis=1).mean()))
         yield Metric("experts_with_effect", len(effective) / len(self.switched))
-        total = self.images.sum()
-        yield Metric("accuracy_drop", float(self.lost[self.switched].sum(1).mean() / total))
+        drops = self.lost[self.switched].sum(1) / self.images.sum()
+        yield Metric("accuracy_drop", float(drops.mean()))
         yield Metric("experts_left_out", float(len(self.lost) - len(self.switched)))
-        yield Metric("passes", float(self.again / (total * len(self.switched))))
+        yield Metric("passes", self.again / (self.seen * len(self.switched)))
 
     def arrays(self) -> Iterator[Array]:
         """The vectors d and their polysemanticities."""

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from report.figures import accuracy, class_expert, entropy, load, overhead, training
+from report.figures import (
+    accuracy,
+    class_change,
+    class_expert,
+    entropy,
+    expert_images,
+    load,
+    overhead,
+    training,
+)
 from report.figures.canvas import Drawing
 from report.parts import Absent
 from report.study import StudyData
@@ -16,6 +25,8 @@ FIGURES: tuple[Callable[[StudyData], Iterator[Drawing | Absent]], ...] = (
     load.draw,
     entropy.draw,
     class_expert.draw,
+    class_change.draw,
+    expert_images.draw,
 )
 
 

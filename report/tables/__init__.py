@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from report.parts import Absent
 from report.study import StudyData
-from report.tables import differences, main, routing, throughput, trials
+from report.tables import differences, main, routing, specialization, throughput, trials
 from report.tables.table import Table
 
 TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
@@ -17,6 +17,7 @@ TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
     routing.balance,
     routing.balance_by_layer,
     routing.entropy,
+    specialization.table,
     trials.failures,
     trials.trials,
 )

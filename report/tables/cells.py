@@ -54,3 +54,17 @@ def outside_tolerance(study: StudyData, entry: Entry) -> bool:
     allowed = study.compute.get("tolerance", 0.01) * budget
     one_step = spent / study.final("steps", entry).reindex(spent.index)
     return bool(((spent - budget).abs() > allowed.clip(lower=one_step.fillna(0))).any())
+
+
+def measured(study: StudyData, suite: str) -> list[Entry]:
+    """The entries that have something for a suite to measure, failed ones too; none unmeasured."""
+    if suite not in set(study.metrics["suite"]):
+        return []
+    return [entry for entry in study.entries if study.skipped(suite, entry) is None]
+
+
+def why_unmeasured(study: StudyData, suite: str) -> str:
+    """Why a suite measured nothing of the study."""
+    reasons = (study.skipped(suite, entry) for entry in study.entries)
+    reason = next(filter(None, reasons), None)
+    return f"suite {suite}: {reason}" if reason else f"no finished trial was measured by {suite}"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from report.entries import Entry
 from report.parts import Absent
 from report.study import StudyData
-from report.tables.cells import INTERVALS, LEAD, lead, metric_cell
+from report.tables.cells import INTERVALS, LEAD, lead, measured, metric_cell, why_unmeasured
 from report.tables.table import CONSTANT, Column, Row, Table, assemble, summary, words
 
 BALANCE = (
@@ -41,9 +40,9 @@ OF = {"gates": "gates (wanted)", "combine": "combine weights (done)"}
 def balance(study: StudyData) -> Table | Absent:
     """A row for each router and condition: means over the MoE layers."""
     name, title = "balance", "Balance of the experts"
-    entries = _measured(study, "balance")
+    entries = measured(study, "balance")
     if not entries:
-        return Absent(name, title, _why(study, "balance"))
+        return Absent(name, title, why_unmeasured(study, "balance"))
     rows = []
     for entry in entries:
         n = len(study.final("experts_per_token_mean", entry))
@@ -64,7 +63,7 @@ def balance_by_layer(study: StudyData) -> Table | Absent:
     name, title = "balance_by_layer", "Balance, layer by layer"
     columns = [column for column in BALANCE if column.key in BY_LAYER]
     rows = []
-    for entry in _measured(study, "balance"):
+    for entry in measured(study, "balance"):
         for layer in study.layers("load_cv", entry):
             values = {column.key: study.final(column.key, entry, layer=layer) for column in columns}
             n = max(len(found) for found in values.values())
@@ -75,7 +74,7 @@ def balance_by_layer(study: StudyData) -> Table | Absent:
             told = [*lead(study, entry, n), words(str(layer))]
             rows.append(Row((*told, *cells), n, entry.router))
     if not rows:
-        return Absent(name, title, _why(study, "balance"))
+        return Absent(name, title, why_unmeasured(study, "balance"))
     caption = f"MoE layers in network order, from 0. {INTERVALS}"
     head = (*LEAD, Column("layer", "layer", words=True))
     return assemble(name, title, caption, (*head, *columns), rows)
@@ -84,9 +83,9 @@ def balance_by_layer(study: StudyData) -> Table | Absent:
 def entropy(study: StudyData) -> Table | Absent:
     """Two rows for each router and condition: what the router wanted, and what it did."""
     name, title = "entropy", "Entropy and mutual information"
-    entries = _measured(study, "entropy")
+    entries = measured(study, "entropy")
     if not entries:
-        return Absent(name, title, _why(study, "entropy"))
+        return Absent(name, title, why_unmeasured(study, "entropy"))
     rows = []
     for entry in entries:
         for of, label in OF.items():
@@ -104,16 +103,3 @@ def entropy(study: StudyData) -> Table | Absent:
     )
     columns = (*LEAD, Column("of", "of", words=True), *(column for *_, column in ENTROPY))
     return assemble(name, title, caption, columns, rows)
-
-
-def _measured(study: StudyData, suite: str) -> list[Entry]:
-    """The entries that have something for a suite to measure, failed ones too; none unmeasured."""
-    if suite not in set(study.metrics["suite"]):
-        return []
-    return [entry for entry in study.entries if study.skipped(suite, entry) is None]
-
-
-def _why(study: StudyData, suite: str) -> str:
-    reasons = (study.skipped(suite, entry) for entry in study.entries)
-    reason = next(filter(None, reasons), None)
-    return f"suite {suite}: {reason}" if reason else f"no finished trial was measured by {suite}"

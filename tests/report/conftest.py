@@ -17,6 +17,7 @@ from report.tables.table import Table
 from results import Array, CodeVersion, Component, Machine, Metric, Store, open_store
 
 EXPERTS, CLASSES, LAYERS = 8, 10, 2
+CLASS_NAMES = [f"class {index}" for index in range(CLASSES - 1)] + ["a class of a long name"]
 BUDGET = 4e12
 FAMILIES = {
     "dense": "baseline",
@@ -34,6 +35,7 @@ SUITE_METRICS = {
     "accuracy": ("top1", "top5", "nll", "ece"),
     "balance": ("load_cv", "dropped"),
     "entropy": ("H_s", "H_u"),
+    "specialization": ("polysemanticity", "experts_with_effect"),
     "throughput": ("forward_ms", "forward_overhead"),
 }
 
@@ -95,7 +97,7 @@ class Lab:
         self.store.finish_attempt(
             attempt, "done", flops=flops, steps=self.steps, seconds=60.0 + seed
         )
-        for suite in {"accuracy", "balance", "entropy"} & set(self.suites):
+        for suite in {"accuracy", *ABOUT_ROUTING} & set(self.suites):
             self.measure(suite, router, seed, top1, attempt, flops)
 
     def measure(
@@ -108,7 +110,7 @@ class Lab:
         else:
             number = list(FAMILIES).index(router)
             rng = np.random.default_rng([number, seed])
-            metrics, arrays = (balance if suite == "balance" else entropy)(router, rng)
+            metrics, arrays = ABOUT_ROUTING[suite](router, rng)
             made = {"metrics": metrics, "arrays": arrays}
         self.store.record_measurement(
             suite, {}, suite, self.machine_ids[0], self.code, attempt_id=attempt, **made
@@ -216,7 +218,38 @@ def entropy(router: str, rng: np.random.Generator) -> tuple[list[Metric], list[A
             table = rng.dirichlet(np.full(EXPERTS, 0.4), CLASSES) * 1000
             where = {"of": of, "kind": "soft"}
             arrays.append(Array("class_expert", table, layer, split="test", where=where))
+    return metrics, [*arrays, Array("class_names", np.array(CLASS_NAMES))]
+
+
+def specialization(router: str, rng: np.random.Generator) -> tuple[list[Metric], list[Array]]:
+    number = list(FAMILIES).index(router)
+    values = {
+        "polysemanticity": 0.9 - 0.05 * number + 0.01 * float(rng.normal()),
+        "experts_with_effect": 0.75,
+        "largest_drop": 0.1,
+        "accuracy_drop": -0.02,
+        "experts_left_out": 1.0,
+        "passes": 0.5,
+    }
+    metrics = [Metric(name, value, split="test") for name, value in values.items()]
+    arrays = [Array("class_names", np.array(CLASS_NAMES))]
+    for layer in range(LAYERS):
+        changes = rng.normal(0, 0.05, (EXPERTS, CLASSES))
+        changes[-1] = np.nan
+        images = rng.integers(0, 256, (3, 4, 1, 12, 12)).astype(np.uint8)
+        labels = rng.integers(0, CLASSES, (3, 4))
+        labels[2, 3] = -1
+        for name, table in (
+            ("accuracy_change", changes),
+            ("top_images", images),
+            ("top_image_labels", labels),
+            ("top_image_experts", np.array([5, 0, 2])),
+        ):
+            arrays.append(Array(name, table, layer, split="test"))
     return metrics, arrays
+
+
+ABOUT_ROUTING = {"balance": balance, "entropy": entropy, "specialization": specialization}
 
 
 def timing(number: int, slower: int) -> Iterator[Metric]:

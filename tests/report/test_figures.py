@@ -11,14 +11,20 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from report.entries import Entry
-from report.figures import accuracy, draw_figures, training
+from report.figures import accuracy, class_change, draw_figures, expert_images, training
 from report.figures.canvas import COLUMN, PAGE, Drawing, folded
+from report.figures.class_change import points
 from report.figures.class_expert import shares
+from report.figures.expert_images import mosaic
 from report.figures.load import ranked_loads
 from report.figures.training import curve
 from report.study import load_study
+from results import Array
 
-NAMES = {"accuracy", "training", "overhead", "load", "entropy", "class_expert"}
+NAMES = {
+    *("accuracy", "training", "overhead", "load", "entropy"),
+    *("class_expert", "class_change", "expert_images"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +147,78 @@ def test_loads_are_ranked_within_a_run_before_they_are_averaged(written):
 def test_class_shares_sum_to_one_and_are_ordered_by_class():
     table = np.array([[0.0, 3.0, 1.0], [8.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
     assert shares(table).tolist() == [[0.75, 0.25, 0], [0, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("name", ["class_expert", "class_change"])
+def test_classes_stand_by_name_beside_each_row_of_panels(drawings, name):
+    maps = [axes for axes in drawings[name].figure.axes if axes.images]
+    told = [[label.get_text() for label in axes.get_yticklabels()] for axes in maps]
+    names = [*(f"class {index}" for index in range(9)), "a class of …"]
+    assert told == [names if place % 4 == 0 else [] for place in range(len(maps))]
+
+
+@pytest.mark.parametrize(("classes", "named"), [(20, True), (21, False)])
+def test_many_classes_are_numbered(lab, store, classes, named):
+    study = lab(suites=("accuracy",))
+    study.study_of({"soft_moe": [0.8]})
+    store.record_measurement(
+        "specialization", {}, "specialization", study.machine_ids[0], study.code,
+        attempt_id=store.done_attempt("tiny-soft_moe-0-{}").id,
+        arrays=[
+            Array("class_names", np.array([f"c{index}" for index in range(classes)])),
+            Array("accuracy_change", np.ones((3, classes)), 0, split="test"),
+        ],
+    )  # fmt: skip
+    drawing = next(class_change.draw(load_study(store)))
+    told = {text.get_text() for text in _drawn_texts(drawing.figure)}
+    assert ("c19" in told) is named
+    assert ("class" in told) is not named
+
+
+def test_changes_are_centred_on_nothing_lost(drawings):
+    images = [axes.images[0] for axes in drawings["class_change"].figure.axes if axes.images]
+    largest = max(abs(image.get_array()).max() for image in images)
+    assert {(image.norm.vmin, image.norm.vmax) for image in images} == {(-largest, largest)}
+
+
+def test_changes_are_points_ordered_by_class_without_experts_that_were_left_out():
+    changes = np.array([[0.0, 0.5, 0.0], [np.nan] * 3, [0.25, -0.5, np.nan], [0, 0.75, 0]])
+    assert points(changes).tolist() == [[25, 0, 0], [-50, 75, 50], [0, 0, 0]]
+
+
+def test_thumbnails_stand_apart_on_white_paper():
+    thumbnails = np.arange(24, dtype=np.uint8).reshape(2, 2, 1, 2, 3)
+    picture = mosaic(thumbnails, np.array([[True, True], [False, True]]))
+    assert picture.shape == (6, 8, 3)
+    assert picture[..., 0].tolist() == [
+        [0, 1, 2, 255, 6, 7, 8, 255],
+        [3, 4, 5, 255, 9, 10, 11, 255],
+        [255] * 8,
+        [255, 255, 255, 255, 18, 19, 20, 255],
+        [255, 255, 255, 255, 21, 22, 23, 255],
+        [255] * 8,
+    ]
+
+
+def test_thumbnails_have_three_colours_or_their_mean():
+    colours = np.zeros((1, 1, 3, 2, 2), dtype=np.uint8)
+    colours[0, 0, 1] = 90
+    assert mosaic(colours, np.array([[True]]))[0, 0].tolist() == [0, 90, 0]
+    two = mosaic(colours[:, :, :2], np.array([[True]]))
+    assert two[0, 0].tolist() == [45, 45, 45]
+
+
+def test_rows_of_images_bear_the_numbers_of_their_experts(drawings):
+    axes = drawings["expert_images"].figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["5", "0", "2"]
+
+
+def test_many_routers_have_several_figures_of_images(lab, store, monkeypatch):
+    monkeypatch.setattr(expert_images, "ROUTERS", 2)
+    lab().study_of({name: [0.8] for name in ("soft_moe", "random", "my_gate")})
+    drawn = list(expert_images.draw(load_study(store)))
+    assert [part.name for part in drawn] == ["expert_images", "expert_images--2"]
+    assert [len(part.figure.axes) for part in drawn] == [2, 1]
 
 
 def test_a_sweep_has_a_figure_for_each_condition(lab, store):

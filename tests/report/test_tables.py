@@ -223,3 +223,15 @@ def test_an_si_column_has_one_prefix_for_all_its_cells():
     table = assemble("t", "T", "", [column], [Row((Cell(2e12),)), Row((Cell(5e9),))])
     assert table.columns[0].heading == "spent (TFLOP)"
     assert [table.columns[0].number(v) for v in (2e12, 5e9)] == ["2.00", "0.01"]
+
+
+def test_specialization_is_told_of_routers_with_experts(written):
+    table = written.tables["specialization"]
+    assert [row.router for row in table.rows] == [n for n in written.study.routers if n != "dense"]
+    row = row_of(table, "random")
+    assert [row[key].value for key in ("experts_with_effect", "largest_drop", "passes")] == (
+        pytest.approx([0.75, 0.1, 0.5])
+    )
+    keys = {row.router: row_of(table, row.router)["polysemanticity"] for row in table.rows}
+    assert [name for name, cell in keys.items() if cell.best] == ["soft_moe"]
+    assert keys["my_gate"].words == "–"

@@ -161,13 +161,20 @@ def test_no_more_experts_are_switched_off_than_asked_for_and_the_most_used_first
     assert measured(subject, max_experts=None)["experts_left_out", 0] == 0
 
 
-def test_every_second_batch_alone_may_be_answered_without_experts():
+@pytest.mark.parametrize(("groups", "asked", "passes"), [
+    ("image", [(0, 2), (1, 1), (0, 1)], 4 / 14),
+    ("batch", [(0, 3), (1, 3), (0, 3), (1, 3), (0, 1)], 13 / 14),
+])  # fmt: skip
+def test_every_second_image_alone_may_be_asked_without_experts(groups, asked, passes):
     labels = [0, 1, 0, 1, 0, 0, 1]
-    subject = Deciders(labels, labels, labels, [1, 0, 1, 0, 0, 1, 1], 2, 2)
+    experts = [0, 1, 0, 1, 1, 0, 0]
+    subject = Deciders(labels, experts, labels, [1, 0, 1, 0, 1, 1, 0], 2, 2, groups=groups)
     got = measured(subject, every=2)
-    assert subject.asked == [(0, 2), (1, 1), (1, 1)]
-    assert got["accuracy_change", 0].tolist() == [[1, 0], [0, 0.5]]
-    assert got["top_image_index", 0][0].tolist() == [0, 2, 4, 5, -1, -1]
+    assert subject.asked == asked
+    # Images 0, 2, 4 of class 0 and 6 of class 1 are asked.
+    assert got["accuracy_change", 0] == pytest.approx(np.array([[2 / 3, 1], [1 / 3, 0]]))
+    assert got["passes", 0] == pytest.approx(passes)
+    assert got["top_image_index", 0][0].tolist() == [0, 2, 5, 6, -1, -1]
 
 
 def test_a_class_without_images_is_left_open():
