@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 
 from routers import Router, Routing, build_router, list_routers
 from routers.baselines import Baseline
@@ -119,7 +120,9 @@ class FakeTrial:
             yield Observed(images, labels, logits, routings)
 
     def attribute(self, split: str) -> Tensor | None:
-        return torch.arange(len(self.labels)) % 2 if self.attribute_names else None
+        """The images of each class have one value and the other in turn."""
+        seen = one_hot(self.labels).cumsum(0).gather(1, self.labels.unsqueeze(1)).squeeze(1)
+        return seen % 2 if self.attribute_names else None
 
     @torch.no_grad()
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:

@@ -33,9 +33,10 @@ class Answered(Suite[TrialSubject]):
 
 QUICK = {
     "throughput": {"seconds": 0.0, "min_repeats": 2, "sweep_experts": [2], "model_batch": 2},
+    "editing": {"max_edits": 1},
 }
 
-SUITES_OF_OURS = ["accuracy", "balance", "entropy", "specialization", "throughput"]
+SUITES_OF_OURS = ["accuracy", "balance", "editing", "entropy", "specialization", "throughput"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,185 @@
+"""Editing: correct a biased classifier by changing the weights of its experts (2402.12550).
+
+The data has a protected attribute; a subgroup is the images of one class with one of its values.
+An edit multiplies the combine weights of one expert, for every image and token: nothing is routed
+anew and nothing is trained. Edits are chosen on the validation split alone, step by step:
+
+    1.  Each of the `max_experts` most used experts of each layer is tried with each of `factors`.
+        The `shortlist` best experts stay.
+    2.  The best edit is kept. From then on each expert of the shortlist is tried with each of
+        `factors` on top of what is kept; factors of one expert multiply.
+    3.  It ends after `max_edits` steps, or when no edit gains more than 0.001 nat.
+
+Best is what most lowers the highest cross-entropy of any subgroup, its mean over the subgroup's
+images; of equals, the first in the order of layers, experts, factors. Accuracy itself cannot tell
+edits apart: a subgroup that a bias harms has few images in validation, ten of them eleven
+accuracies, and what is chosen by it holds less well in testing.
+
+In the paper an edit adds λ times the mean gate of the subgroup that suffers to the gates, of the
+images of that subgroup or of all. Here it multiplies: a factor means the same in a dense mixture,
+and where a token's few experts are chosen or its slots mixed, and adding to the weight of an expert
+that did not run has no meaning. And it needs no attribute in testing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from routers.hyper import hyper
+from suites.base import (
+    CLASS_NAMES,
+    Array,
+    Metric,
+    MetricDef,
+    Suite,
+    named_classes,
+    register_suite,
+)
+from suites.subgroups import Factors, Subgroups, subgroups_of
+from suites.subject import TrialSubject, why_not_routed
+
+GAIN = 1e-3
+"""In nats: what less is gained by is noise."""
+
+
+@register_suite("editing", family="fairness", source="arXiv 2402.12550")
+class Editing(Suite[TrialSubject]):
+    """Fairness before and after the experts that carry a bias are re-weighted, and its cost.
+
+    Experts and factors are chosen on the validation split; all numbers are of the test split. Of
+    a dense model there is only a before. Known limits: what attention, or anything but experts,
+    carries stays; and a bias that all experts carry alike cannot be told from what they know.
+    """
+
+    on = "trial"
+    main_metric = "subgroup_accuracy_min"
+    main_where = {"edit": "after"}  # noqa: RUF012
+    metrics = (
+        MetricDef(
+            "subgroup_accuracy_min",
+            "share",
+            "higher",
+            "Max-min fairness: accuracy of the worst subgroup, of class and attribute.",
+        ),
+        MetricDef(
+            "subgroup_accuracy_mean", "share", "higher", "Mean of the subgroups' accuracies."
+        ),
+        MetricDef(
+            "bias_std",
+            "share",
+            "lower",
+            "Population standard deviation of accuracy over the subgroups.",
+        ),
+        MetricDef(
+            "opportunity_gap",
+            "share",
+            "lower",
+            "Equality of opportunity: difference of the true positive rates of class 1 between two "
+            "values of the attribute; with more classes or values the largest.",
+        ),
+        MetricDef("editing_top1", "share", "higher", "Top-1 accuracy: what the edits cost."),
+        MetricDef("edited_experts", "experts", None, "Experts with another weight than before."),
+        MetricDef("editing_passes", "passes", None, "Of the validation split, to find the edits."),
+        MetricDef("subgroup_accuracy", "share", "higher", "Accuracies: (classes, values)."),
+        MetricDef("expert_factors", "", None, "What weights are multiplied by: (layers, E)."),
+        MetricDef("attribute_names", "", None, "Names of the attribute's values."),
+        CLASS_NAMES,
+    )
+
+    factors: tuple[float, ...] = hyper((0.0, 0.5, 2.0), "Tried on the weights of each expert.")
+    max_edits: int = hyper(8, "Steps at most.", ge=1)
+    max_experts: int = hyper(16, "Experts of a layer that are tried, the most used first.", ge=1)
+    shortlist: int = hyper(12, "Experts that are tried again after the first step.", ge=1)
+
+    def applies_to(self, subject: TrialSubject) -> str | None:
+        return None if subject.attribute_names else "the data set has no protected attribute"
+
+    def measure(self, subject: TrialSubject) -> Iterator[Metric | Array]:
+        (before,) = subgroups_of(subject, "test", [()])
+        yield from fairness(before, "before")
+        if why_not_routed(subject.model) is None:
+            search = Search(self, subject)
+            factors = search.factors()
+            (after,) = subgroups_of(subject, "test", [factors])
+            yield from fairness(after, "after")
+            yield Metric("edited_experts", float(sum((layer != 1).sum() for layer in factors)))
+            yield Metric("editing_passes", float(search.passes))
+            for index, layer in enumerate(factors):
+                yield Array("expert_factors", layer.numpy(), layer=index)
+        yield Array("attribute_names", np.array(subject.attribute_names, dtype=np.str_))
+        yield named_classes(subject.class_names)
+
+
+def fairness(subgroups: Subgroups, edit: str) -> Iterator[Metric | Array]:
+    """What is measured before and after alike, of the test split."""
+    accuracy, where = subgroups.accuracy, {"edit": edit}
+    for name, value in (
+        ("subgroup_accuracy_min", float(accuracy.min())),
+        ("subgroup_accuracy_mean", float(accuracy.mean())),
+        ("bias_std", float(accuracy.std(correction=0))),
+        ("opportunity_gap", subgroups.opportunity_gap),
+        ("editing_top1", subgroups.top1),
+    ):
+        yield Metric(name, value, split="test", where=where)
+    yield Array("subgroup_accuracy", accuracy.numpy(), split="test", where=where)
+
+
+class Search:
+    """The search for edits, on the validation split; see the head of this file.
+
+    Attributes:
+        passes: of the model over the split until now.
+    """
+
+    def __init__(self, options: Editing, subject: TrialSubject) -> None:
+        self.options, self.subject = options, subject
+        self.passes = 0
+
+    def factors(self) -> Factors:
+        """(E,) for each layer: what the experts' combine weights are to be multiplied by."""
+        usage = self._usage()
+        kept: Factors = tuple(torch.ones(len(layer)) for layer in usage)
+        experts = [
+            (index, expert)
+            for index, layer in enumerate(usage)
+            for expert in layer.argsort(descending=True, stable=True)[
+                : self.options.max_experts
+            ].tolist()
+        ]
+        (lowest,) = self._losses([kept])
+        for _ in range(self.options.max_edits):
+            edits = [
+                _multiplied(kept, layer, expert, factor)
+                for layer, expert in experts
+                for factor in self.options.factors
+            ]
+            losses = self._losses(edits)
+            order = sorted(range(len(edits)), key=losses.__getitem__)
+            if losses[order[0]] > lowest - GAIN:
+                break
+            lowest, kept = losses[order[0]], edits[order[0]]
+            ranked = dict.fromkeys(experts[place // len(self.options.factors)] for place in order)
+            experts = list(ranked)[: self.options.shortlist]
+        return kept
+
+    def _usage(self) -> list[Tensor]:
+        """(E,) for each layer: the combine weight that its experts have in all."""
+        usage: list[Tensor] = []
+        for batch in self.subject.run(self.subject.model, "val"):
+            weights = [r.combine_weights().abs().double().sum((0, 1)).cpu() for r in batch.routings]
+            usage = [a + b for a, b in zip(usage, weights, strict=True)] if usage else weights
+        return usage
+
+    def _losses(self, edits: Sequence[Factors]) -> list[float]:
+        self.passes += len(edits)
+        return [edited.worst_loss for edited in subgroups_of(self.subject, "val", edits)]
+
+
+def _multiplied(factors: Factors, layer: int, expert: int, factor: float) -> Factors:
+    changed = factors[layer].clone()
+    changed[expert] *= factor
+    return (*factors[:layer], changed, *factors[layer + 1 :])
