@@ -90,13 +90,13 @@ def refuse_unknown(names: Iterable[str], routers: Iterable[Entry]) -> None:
 
 def _of_parts(preset: Preset) -> list[TrialSpec]:
     """The trials of all parts in order, with seed 0; whatever is derived comes after its parent."""
-    first: dict[str, TrialSpec] = {}
+    latest: dict[str, TrialSpec] = {}
     trials: list[TrialSpec] = []
     for part, parent in presets_of(preset):
         own = {spec.router.name: spec for spec in _specs_of(part, selected_routers(part))}
         if parent is not None:
-            own = _derived(own, {**own, **first}, parent)
-        first = {**own, **first}
+            own = _derived(own, {**own, **latest}, parent)
+        latest |= own
         trials += own.values()
     return trials
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+LONGEST = 100
+"""Letters of a condition in the name of a file."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class Absent:
 def file_name(name: str, condition: str) -> str:
     """The name of a part that is made once for each condition: letters, digits, `-`, `_`."""
     told = re.sub(r"[^A-Za-z0-9.]+", "-", condition).strip("-")
+    if len(told) > LONGEST:  # a file system takes 255 bytes
+        told = f"{told[:LONGEST]}-{hashlib.sha256(condition.encode()).hexdigest()[:8]}"
     return f"{name}--{told}" if told else name
 
 

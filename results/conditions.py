@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 OWN = ("router.", "train.losses.", "train.loss_options.")
 """Settings that routers do not share: they differ only where one router's own trials differ."""
+PLAIN = (
+    *("experts.num_experts", "experts.name", "data.name", "model.name", "model.layers"),
+    *("router.capacity_factor", "router.affinity", "train.lr"),
+)
+"""Settings by which a reader knows a trial best, the best first."""
+MANY = 3
+"""Settings that can be read at a glance."""
 OPTIONS_OF_LOSSES = "train.loss_options."
 PARENT = "parent."
 
@@ -17,8 +24,9 @@ def conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     """The condition of each description: settings that differ, besides router and seed.
 
     As `experts.num_experts=32 router.capacity_factor=2.0`, by the paths that `--set` takes; empty
-    where nothing differs. Of a derived trial also `transform=distill parent=soft_moe`, and those
-    `parent.…` that tell it from its siblings where its own settings do not.
+    where nothing differs. Where many do, what others of them tell already is left out. Of a derived
+    trial also `transform=distill parent=soft_moe`, and those `parent.…` that tell it from its
+    siblings where its own settings do not.
     """
     flat = [dict(_settings(description)) for description in descriptions]
     own = [{path: each[path] for path in each if not path.startswith(PARENT)} for each in flat]
@@ -26,15 +34,20 @@ def conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     # What sets all derived trials apart from the others is told by the transform's name.
     origins = [f"{each.get('transform')} {each.get('parent')}" for each in flat]
     shared = {
-        origin: {path for path in paths if not path.startswith(OWN)}
-        for origin, paths in _differing_by(origins, own).items()
+        origin: _telling({path for path in _differing(each) if not path.startswith(OWN)}, each)
+        for origin, each in _grouped(origins, own).items()
     }
     derivation = _differing(flat) & {"transform", "parent"}
     kin = [f"{router} {origin}" for router, origin in zip(routers, origins, strict=True)]
-    differing, inherited = _differing_by(kin, own), _inherited(kin, flat)
+    of_kin, inherited = _grouped(kin, own), _inherited(kin, flat)
+    told = {}
+    for family, origin in zip(kin, origins, strict=True):
+        differing = _differing(of_kin[family])
+        own_paths = {path for path in differing if path.startswith(OWN)}
+        told[family] = shared[origin] | _telling(own_paths, of_kin[family], shared[origin])
     return [
-        _text(settings, derivation | shared[origin] | differing[family] | inherited[family])
-        for settings, origin, family in zip(flat, origins, kin, strict=True)
+        _text(settings, derivation | told[family] | inherited[family])
+        for settings, family in zip(flat, kin, strict=True)
     ]
 
 
@@ -70,7 +83,7 @@ def _leaves(value: Any, path: str = "", skip: Sequence[str] = ()) -> Iterator[tu
             if key not in skip:
                 yield from _leaves(inner, f"{path}.{key}" if path else key)
     else:
-        yield path, value if isinstance(value, str) else json.dumps(value)
+        yield path, value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 def _differing(settings: Sequence[Mapping[str, str]]) -> set[str]:
@@ -86,14 +99,51 @@ def _differing(settings: Sequence[Mapping[str, str]]) -> set[str]:
     return {path for path, found in values.items() if len(found) > 1}
 
 
+def _telling(
+    paths: set[str], settings: Sequence[Mapping[str, str]], besides: Set[str] = frozenset()
+) -> set[str]:
+    """The paths; where they are many, without those that tell nothing which others do not.
+
+    Args:
+        besides: paths that are told in any case.
+    """
+    told = set(paths)
+    for path in sorted(paths, key=_plainness, reverse=True):
+        without = told - {path}
+        if len(told) > MANY and _distinct(without | besides, settings) == _distinct(
+            told | besides, settings
+        ):
+            told = without
+    return told
+
+
+def _plainness(path: str) -> tuple[int, int, str]:
+    """The smaller, the sooner a reader knows by it what a trial is."""
+    known = PLAIN.index(path) if path in PLAIN else len(PLAIN)
+    return known, path.count("."), path
+
+
+def _distinct(paths: Set[str], settings: Sequence[Mapping[str, str]]) -> int:
+    """How many of the settings these paths tell apart."""
+    ordered = sorted(paths)
+    return len({tuple(each.get(path) for path in ordered) for each in settings})
+
+
+def _grouped(
+    names: Sequence[str], settings: Sequence[Mapping[str, str]]
+) -> dict[str, list[Mapping[str, str]]]:
+    """The settings of each name."""
+    by_name: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    for name, each in zip(names, settings, strict=True):
+        by_name[name].append(each)
+    return by_name
+
+
 def _differing_by(
     names: Sequence[str], settings: Sequence[Mapping[str, str]]
 ) -> dict[str, set[str]]:
     """The paths that differ among the settings of each name."""
-    by_name: dict[str, list[Mapping[str, str]]] = defaultdict(list)
-    for name, each in zip(names, settings, strict=True):
-        by_name[name].append(each)
-    return {name: _differing(own) for name, own in by_name.items()}
+    return {name: _differing(own) for name, own in _grouped(names, settings).items()}
 
 
 def _text(settings: Mapping[str, str], paths: set[str]) -> str:

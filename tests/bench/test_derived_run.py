@@ -34,8 +34,8 @@ PARENT = "softmax_token_choice"
 CHILD = {"routers": [PARENT], "set": {"router.affinity": "mlp"}}
 DISTILLED = {**CHILD, "parent": {"router": PARENT, "transform": "distill"}}
 LABELS = [
-    f"{PARENT} router.affinity=linear",
-    f"{PARENT} router.affinity=mlp transform=distill parent={PARENT}",
+    PARENT,
+    f"{PARENT} transform=distill parent={PARENT}",
 ]
 
 

@@ -93,3 +93,21 @@ def test_the_seed_of_a_parent_is_no_condition_and_a_grandparent_is_named() -> No
         *["transform=distill parent=attentive"] * 2,
         *["transform=distill parent=plain"] * 2,
     ]
+
+
+def test_of_many_settings_those_stay_that_tell_all_trials_apart() -> None:
+    def system(
+        name: str, experts: str, data: str, size: int, depth: int, lr: float
+    ) -> dict[str, Any]:
+        made = trial(name, lr=lr)
+        model = {"options": {"depth": depth, "img_size": size}}
+        return made | {"experts": {"name": experts}, "data": {"name": data}, "model": model}
+
+    small = system("soft", "mlp", "digits", 8, 2, 0.1)
+    large = system("soft", "mlp", "fashion", 28, 4, 0.2)
+    shared = system("soft", "cp", "digits", 8, 2, 0.1)
+    assert conditions([small, large, shared]) == [
+        "data.name=digits experts.name=mlp train.lr=0.1",
+        "data.name=fashion experts.name=mlp train.lr=0.2",
+        "data.name=digits experts.name=cp train.lr=0.1",
+    ]

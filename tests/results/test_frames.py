@@ -174,7 +174,7 @@ def test_routers_own_settings_are_no_condition(filler, description: Describe) ->
         "model.layers=last2 train.lr=0.001",
         "model.layers=last2 train.losses.importance=0.01 train.lr=0.001",
         "model.layers=last2 train.losses.importance=0.1 train.lr=0.001",
-        "model.layers=[1, 3] train.lr=0.01",
+        "model.layers=[1,3] train.lr=0.01",
     ]
 
 
