@@ -129,10 +129,8 @@ class MuMoE(Mixture):
         return torch.cat([F.layer_norm(x, x.shape[-1:]) for x in self._by_level(logits)], -1)
 
     def allocate(self, logits: Tensor) -> Routing:
-        activate = entmax15 if self.activation == "entmax15" else torch.softmax
-        return MixtureRouting.from_levels(
-            tuple(activate(level, dim=-1) for level in self._by_level(logits))
-        )
+        activate = entmax15 if self.activation == "entmax15" else expert_softmax
+        return MixtureRouting.from_levels(tuple(map(activate, self._by_level(logits))))
 
     def _by_level(self, logits: Tensor) -> tuple[Tensor, ...]:
         return logits.split(self.levels, -1)

@@ -45,16 +45,16 @@ class CPLayer(FactorisedLayer):
             self.modes[0].normal_(1, 1)
 
     def forward(self, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
-        joined = self.input(x)
+        # With the tokens last, (R, t), products and sums run along whole vectors. Matrices with
+        # rows of an odd length R would make some products half as slow again.
+        joined = self.by_input(x)
         modes = self.modes if len(gates) == len(self.modes) else [self.joint_mode()]
         for gate, mode in zip(gates, modes, strict=True):
-            joined = joined * (gate @ mode)
-        y: Tensor = self.output(joined)
-        return y
+            joined = joined * (mode.t() @ gate)
+        return joined.t() @ self.output
 
     def materialised(self) -> Tensor:
-        factors = self.joint_mode(), self.input_mode(), self.output.weight
-        return torch.einsum("er,ir,or->eio", *factors)
+        return torch.einsum("er,ri,ro->eio", self.joint_mode(), self.input_mode(), self.output)
 
     def joint_mode(self) -> Tensor:
         """All expert modes as one: (E, R)."""

@@ -2,7 +2,7 @@
 
     y = Σ_n a_n W_n x        W (E, i, o): every expert's matrix, of low rank together
 
-Axes: E experts (E_l of an expert mode, or level), i inputs, o outputs, R rank.
+Axes: t tokens, E experts (E_l of an expert mode, or level), i inputs, o outputs, R rank.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.model.experts.base import Experts
+from bench.model.experts.classifier import uniform
 from bench.model.experts.rank import Size
 from bench.model.experts.replaced import Replaced, ReplacedLinear, ReplacedMLP
 from routers import MixtureRouting, RequestError, Routing, hyper, two_levels
@@ -23,8 +24,8 @@ from routers import MixtureRouting, RequestError, Routing, hyper, two_levels
 class FactorisedLayer(nn.Module):
     """One weight tensor. Subclasses add the expert modes, and join them to the others.
 
-    The bias is the last row of the input mode. Torch's own layers start as the authors' modes do:
-    uniform in ±1 / √i, the bias too, and in ±1 / √(what the output mode sums over).
+    Input and output mode start as linear layers do, uniform in ±1 / √(what they sum over). The
+    bias is the last row of the input mode.
 
     Args:
         inputs: i.
@@ -36,14 +37,15 @@ class FactorisedLayer(nn.Module):
 
     def __init__(self, inputs: int, joined: int, summed: int, outputs: int, bias: bool) -> None:
         super().__init__()
-        self.input = nn.Linear(inputs, joined, bias)
-        self.output = nn.Linear(summed, outputs, bias=False)
+        self.input = uniform((joined, inputs), inputs)
+        self.bias = uniform((joined, 1), inputs) if bias else None
+        self.output = uniform((summed, outputs), summed)
 
     def forward(self, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
-        """Σ_n a_n W_n x: (…, i) -> (…, o).
+        """Σ_n a_n W_n x: (t, i) -> (t, o).
 
         Args:
-            gates: (…, E_l) of each expert mode, or one (…, E) of all experts.
+            gates: (E_l, t) of each expert mode, or one (E, t) of all experts.
         """
         raise TypeError(f"a {type(self).__name__} defines no forward(x, gates)")
 
@@ -51,10 +53,15 @@ class FactorisedLayer(nn.Module):
         """W, formed: (E, i, o), with a bias (E, i + 1, o)."""
         raise TypeError(f"a {type(self).__name__} defines no materialised()")
 
+    def by_input(self, x: Tensor) -> Tensor:
+        """The input mode's product with the tokens, stored with the tokens last: (joined, t)."""
+        if self.bias is None:
+            return self.input @ x.t()
+        return torch.addmm(self.bias, self.input, x.t())
+
     def input_mode(self) -> Tensor:
-        """(i, joined), with a bias (i + 1, joined)."""
-        weight, bias = self.input.weight.t(), self.input.bias
-        return weight if bias is None else torch.cat([weight, bias.unsqueeze(0)])
+        """(joined, i), with a bias (joined, i + 1)."""
+        return self.input if self.bias is None else torch.cat([self.input, self.bias], 1)
 
 
 class FactorisedExperts(Experts):
@@ -103,13 +110,14 @@ class FactorisedExperts(Experts):
                 "them saves nothing: use a router of the mixture family, as 'mumoe' or "
                 "'softmax_mixture'"
             )
-        gates = [level.to(x.dtype) for level in self._gates(routing)]
+        rows = x.flatten(0, 1)
+        gates = [level.movedim(2, 0).flatten(1).to(x.dtype) for level in self._gates(routing)]
         first, *second = self.blocks
-        y: Tensor = first(x, gates)
+        y: Tensor = first(rows, gates)
         for layer in second:
             y = layer(self.drop1(self.activation(y)), gates)
         dropped: Tensor = self.drop2(y)
-        return dropped
+        return dropped.unflatten(0, x.shape[:2])
 
     def rows(self, routing: Routing) -> int:
         """The tokens: at the same parameters they and what they replace run the same FLOPs."""

@@ -53,16 +53,18 @@ class TRLayer(FactorisedLayer):
     def forward(self, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
         modes = self.modes if len(gates) == len(self.modes) else [self.joint_mode()]
         pairs = zip(gates, modes, strict=True)
-        mixed = [(gate @ mode.flatten(1)).unflatten(-1, mode.shape[1:]) for gate, mode in pairs]
-        joined = reduce(torch.matmul, [*mixed, self.input(x).unflatten(-1, (self.ring, self.rank))])
-        y: Tensor = self.output(joined.flatten(-2))
-        return y
+        mixed = [(gate.t() @ mode.flatten(1)).unflatten(1, mode.shape[1:]) for gate, mode in pairs]
+        joined = reduce(torch.matmul, [*mixed, self._cored(self.by_input(x).t(), 1)])
+        return joined.flatten(1) @ self.output
 
     def materialised(self) -> Tensor:
-        shape = self.ring, self.rank
-        inputs, outputs = (m.unflatten(-1, shape) for m in (self.input_mode(), self.output.weight))
-        return torch.einsum("eab,ibr,oar->eio", self.joint_mode(), inputs, outputs)
+        inputs, outputs = self._cored(self.input_mode(), 0), self._cored(self.output, 0)
+        return torch.einsum("eab,bri,aro->eio", self.joint_mode(), inputs, outputs)
 
     def joint_mode(self) -> Tensor:
         """All expert modes as one: (E, q, q)."""
         return reduce(lambda a, b: (a.unsqueeze(1) @ b).flatten(0, 1), self.modes)
+
+    def _cored(self, matrix: Tensor, axis: int) -> Tensor:
+        """With q and R apart."""
+        return matrix.unflatten(axis, (self.ring, self.rank))
