@@ -110,7 +110,7 @@ def _telling(
     told = set(paths)
     for path in sorted(paths, key=_plainness, reverse=True):
         without = told - {path}
-        if len(told) > MANY and _distinct(without | besides, settings) == _distinct(
+        if len(told | besides) > MANY and _distinct(without | besides, settings) == _distinct(
             told | besides, settings
         ):
             told = without
