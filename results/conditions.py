@@ -16,7 +16,7 @@ PLAIN = (
 """Settings by which a reader knows a trial best, the best first."""
 MANY = 3
 """Settings that can be read at a glance."""
-OPTIONS_OF_LOSSES = "train.loss_options."
+OPTIONS = ("experts.options.", "train.loss_options.")
 PARENT = "parent."
 
 
@@ -89,12 +89,12 @@ def _leaves(value: Any, path: str = "", skip: Sequence[str] = ()) -> Iterator[tu
 def _differing(settings: Sequence[Mapping[str, str]]) -> set[str]:
     """The paths without one value for all; to lack a path that others have is to differ.
 
-    But the options of a loss differ only where two trials have that loss with other options.
+    But the options of experts and losses differ only where two trials have that option.
     """
     values: dict[str, set[str | None]] = defaultdict(set)
     for path in {path for each in settings for path in each}:
         values[path] = {each.get(path) for each in settings}
-        if OPTIONS_OF_LOSSES in path:
+        if any(part in path for part in OPTIONS):
             values[path].discard(None)
     return {path for path, found in values.items() if len(found) > 1}
 

@@ -152,7 +152,7 @@ def test_a_request_is_plain_data(store: Store, plan) -> None:
     store.study(request.study, request.record())
     kept = store.find_study("smoke").request
     assert kept["preset"]["routers"] == list(ROUTERS)
-    wanted = {"accuracy", "throughput", "balance", "entropy", "specialization"}
+    wanted = {"accuracy", "throughput", "balance", "entropy", "specialization", "editing"}
     assert set(kept["suites"]) == wanted
 
 
