@@ -17,7 +17,7 @@ CAPTION = (
     "Accuracy of each class with all experts less that with one expert of the last MoE layer "
     "switched off, in points, on the test split: above 0, the class needs the expert. One run each "
     "(n = 1: {seeds}), since an expert's number means nothing across seeds. Experts are ordered by "
-    "the class that loses most; those that were not switched off are left out."
+    "the class that loses most, those that none needs last; those not switched off are left out."
 )
 MAP = "PuOr"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -36,17 +35,29 @@ def seeds_of(records: dict[Entry, ArrayRecord]) -> str:
     return ", ".join(f"{router} {seed}" for router, seed in seeds.items())
 
 
-def class_names(study: StudyData, entries: Iterable[Entry]) -> list[str]:
-    """Names of the classes by label; empty where they are unknown, many or not the same."""
-    records = [record for entry in entries for record in study.array("class_names", entry)]
-    found = {tuple(map(str, record.values)) for record in records}
+def class_names(study: StudyData, records: dict[Entry, ArrayRecord]) -> list[str]:
+    """Names of the classes by label, as the suite that made the records tells them.
+
+    Empty where they are unknown, many or not the same.
+    """
+    found = {
+        tuple(map(str, told.values))
+        for entry, record in records.items()
+        for told in study.array("class_names", entry)
+        if told.suite == record.suite
+    }
     names = found.pop() if len(found) == 1 else ()
     return [_shortened(name) for name in names] if len(names) <= NAMED else []
 
 
 def by_top_class(table: np.ndarray) -> np.ndarray:
-    """(classes, E) with the experts ordered by their largest class, the largest entry first."""
-    ordered: np.ndarray = table[:, np.lexsort((-table.max(0), table.argmax(0)))]
+    """(classes, E) with the experts ordered by their largest class, the largest entry first.
+
+    Experts that have nothing above 0 come last.
+    """
+    largest = table.max(0)
+    top = np.where(largest > 0, table.argmax(0), len(table))
+    ordered: np.ndarray = table[:, np.lexsort((-largest, top))]
     return ordered
 
 
