@@ -1,6 +1,6 @@
 """Routers for vision MoEs in pure torch; knows nothing of the harness around it."""
 
-from routers.affinity import AFFINITIES, build_affinity
+from routers.affinity import AFFINITIES, build_affinity, register_affinity
 from routers.baselines import Baseline
 from routers.context import RouterContext
 from routers.errors import BenchError, RequestError
@@ -55,6 +55,7 @@ __all__ = [
     "list_routers",
     "load_entry_points",
     "load_plugin",
+    "register_affinity",
     "register_loss",
     "register_router",
     "two_levels",
