@@ -49,6 +49,7 @@ SECTIONS = (
         "What the experts are for",
         ("table:specialization", "figure:class_change", "figure:expert_images"),
     ),
+    Section("fairness", "Fairness", ("table:editing", "figure:editing")),
     Section("failures", "Failures", ("table:failures",), ("table:trials",)),
 )
 

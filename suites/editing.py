@@ -30,15 +30,7 @@ import torch
 from torch import Tensor
 
 from routers.hyper import hyper
-from suites.base import (
-    CLASS_NAMES,
-    Array,
-    Metric,
-    MetricDef,
-    Suite,
-    named_classes,
-    register_suite,
-)
+from suites.base import Array, Metric, MetricDef, Suite, register_suite
 from suites.subgroups import Factors, Subgroups, subgroups_of
 from suites.subject import TrialSubject, why_not_routed
 
@@ -86,8 +78,7 @@ class Editing(Suite[TrialSubject]):
         MetricDef("editing_passes", "passes", None, "Of the validation split, to find the edits."),
         MetricDef("subgroup_accuracy", "share", "higher", "Accuracies: (classes, values)."),
         MetricDef("expert_factors", "", None, "What weights are multiplied by: (layers, E)."),
-        MetricDef("attribute_names", "", None, "Names of the attribute's values."),
-        CLASS_NAMES,
+        MetricDef("subgroup_names", "", None, "Class and value of each: (classes, values)."),
     )
 
     factors: tuple[float, ...] = hyper((0.0, 0.5, 2.0), "Tried on the weights of each expert.")
@@ -110,8 +101,9 @@ class Editing(Suite[TrialSubject]):
             yield Metric("editing_passes", float(search.passes))
             for index, layer in enumerate(factors):
                 yield Array("expert_factors", layer.numpy(), layer=index)
-        yield Array("attribute_names", np.array(subject.attribute_names, dtype=np.str_))
-        yield named_classes(subject.class_names)
+        values = subject.attribute_names
+        names = [[f"{label}, {value}" for value in values] for label in subject.class_names]
+        yield Array("subgroup_names", np.array(names, dtype=np.str_))
 
 
 def fairness(subgroups: Subgroups, edit: str) -> Iterator[Metric | Array]:

@@ -8,6 +8,7 @@ from report.figures import (
     accuracy,
     class_change,
     class_expert,
+    editing,
     entropy,
     expert_images,
     load,
@@ -27,6 +28,7 @@ FIGURES: tuple[Callable[[StudyData], Iterator[Drawing | Absent]], ...] = (
     class_expert.draw,
     class_change.draw,
     expert_images.draw,
+    editing.draw,
 )
 
 

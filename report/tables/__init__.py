@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from report.parts import Absent
 from report.study import StudyData
-from report.tables import differences, main, routing, specialization, throughput, trials
+from report.tables import differences, editing, main, routing, specialization, throughput, trials
 from report.tables.table import Table
 
 TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
@@ -18,6 +18,7 @@ TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
     routing.balance_by_layer,
     routing.entropy,
     specialization.table,
+    editing.table,
     trials.failures,
     trials.trials,
 )

@@ -34,6 +34,7 @@ CONSTANT = {"expert_choice", "soft"}
 SUITE_METRICS = {
     "accuracy": ("top1", "top5", "nll", "ece"),
     "balance": ("load_cv", "dropped"),
+    "editing": ("subgroup_accuracy_min", "edited_experts"),
     "entropy": ("H_s", "H_u"),
     "specialization": ("polysemanticity", "experts_with_effect"),
     "throughput": ("forward_ms", "forward_overhead"),
@@ -97,7 +98,7 @@ class Lab:
         self.store.finish_attempt(
             attempt, "done", flops=flops, steps=self.steps, seconds=60.0 + seed
         )
-        for suite in {"accuracy", *ABOUT_ROUTING} & set(self.suites):
+        for suite in {"accuracy", "editing", *ABOUT_ROUTING} & set(self.suites):
             self.measure(suite, router, seed, top1, attempt, flops)
 
     def measure(
@@ -105,6 +106,9 @@ class Lab:
     ) -> None:
         if suite == "accuracy":
             made: dict[str, Any] = {"metrics": self.accuracy(top1, flops)}
+        elif suite == "editing":
+            metrics, arrays = editing(router, seed)
+            made = {"metrics": metrics, "arrays": arrays}
         elif router == "dense":
             made = {"status": "skipped", "error": "the model has no MoE layer"}
         else:
@@ -247,6 +251,31 @@ def specialization(router: str, rng: np.random.Generator) -> tuple[list[Metric],
         ):
             arrays.append(Array(name, table, layer, split="test"))
     return metrics, arrays
+
+
+def editing(router: str, seed: int) -> tuple[list[Metric], list[Array]]:
+    """Accuracies of (class, attribute): 95, 10 + seed, 20 and 90 % before; even at 70 % after."""
+    before = np.array([[0.95, 0.1 + 0.01 * seed], [0.2, 0.9]])
+    tables = {"before": before}
+    metrics = []
+    if router != "dense":
+        tables["after"] = np.full((2, 2), 0.7)
+        metrics = [Metric("edited_experts", 3.0 + seed)]
+    for edit, table in tables.items():
+        for name, value in (
+            ("subgroup_accuracy_min", table.min()),
+            ("subgroup_accuracy_mean", table.mean()),
+            ("bias_std", table.std()),
+            ("opportunity_gap", abs(table[1, 0] - table[1, 1])),
+            ("editing_top1", 0.8 if edit == "before" else 0.7),
+        ):
+            metrics.append(Metric(name, float(value), split="test", where={"edit": edit}))
+    arrays = [
+        Array("subgroup_accuracy", table, split="test", where={"edit": edit})
+        for edit, table in tables.items()
+    ]
+    names = [["a shirt, unmarked", "a shirt, marked"], ["other, unmarked", "other, marked"]]
+    return metrics, [*arrays, Array("subgroup_names", np.array(names))]
 
 
 ABOUT_ROUTING = {"balance": balance, "entropy": entropy, "specialization": specialization}

@@ -15,6 +15,7 @@ from report.figures import accuracy, class_change, draw_figures, expert_images, 
 from report.figures.canvas import COLUMN, PAGE, Drawing, folded
 from report.figures.class_change import points
 from report.figures.class_expert import shares
+from report.figures.editing import accuracies
 from report.figures.expert_images import mosaic
 from report.figures.load import ranked_loads
 from report.figures.training import curve
@@ -23,7 +24,7 @@ from results import Array
 
 NAMES = {
     *("accuracy", "training", "overhead", "load", "entropy"),
-    *("class_expert", "class_change", "expert_images"),
+    *("class_expert", "class_change", "expert_images", "editing"),
 }
 
 
@@ -182,8 +183,10 @@ def test_changes_are_centred_on_nothing_lost(drawings):
 
 
 def test_changes_are_points_ordered_by_class_without_experts_that_were_left_out():
-    changes = np.array([[0.0, 0.5, 0.0], [np.nan] * 3, [0.25, -0.5, np.nan], [0, 0.75, 0]])
-    assert points(changes).tolist() == [[25, 0, 0], [-50, 75, 50], [0, 0, 0]]
+    changes = np.array(
+        [[0.0, -0.5, 0.0], [0.0, 0.5, 0.0], [np.nan] * 3, [0.25, -0.5, np.nan], [0, 0.75, 0]]
+    )
+    assert points(changes).tolist() == [[25, 0, 0, 0], [-50, 75, 50, -50], [0, 0, 0, 0]]
 
 
 def test_thumbnails_stand_apart_on_white_paper():
@@ -219,6 +222,23 @@ def test_many_routers_have_several_figures_of_images(lab, store, monkeypatch):
     drawn = list(expert_images.draw(load_study(store)))
     assert [part.name for part in drawn] == ["expert_images", "expert_images--2"]
     assert [len(part.figure.axes) for part in drawn] == [2, 1]
+
+
+def test_subgroups_are_drawn_before_and_after_their_experts_were_edited(written, drawings):
+    found = accuracies(written.study, Entry("random", ""))
+    assert found["before"] == pytest.approx(np.array([[95, 10 + s, 20, 90] for s in range(3)]))
+    assert found["after"] == pytest.approx(np.full((3, 4), 70))
+    assert set(accuracies(written.study, Entry("dense", ""))) == {"before"}
+    assert accuracies(written.study, Entry("my_gate", "")) == {}
+    axes = drawings["editing"].figure.axes
+    panels = {place.get_title("left").split(" (")[0]: place for place in axes}
+    assert "my_gate" not in panels
+    hollow, filled = panels["random"].lines[-2:]
+    assert list(hollow.get_xdata()) == pytest.approx([95, 11, 20, 90])
+    assert list(filled.get_xdata()) == pytest.approx([70] * 4)
+    assert hollow.get_markerfacecolor() != filled.get_markerfacecolor()
+    (alone,) = panels["dense"].lines
+    assert list(alone.get_xdata()) == pytest.approx([95, 11, 20, 90])
 
 
 def test_a_sweep_has_a_figure_for_each_condition(lab, store):

@@ -74,6 +74,21 @@ def test_dense_has_no_entropy_and_says_so(written):
     assert "dense" not in {row.router for row in written.tables["entropy"].rows}
 
 
+def test_fairness_is_told_before_and_after(written):
+    table = written.tables["editing"]
+    row = row_of(table, "soft_moe")
+    assert row["subgroup_accuracy_min_before"].value == pytest.approx(0.11)
+    assert row["subgroup_accuracy_min_after"].value == pytest.approx(0.7)
+    assert row["opportunity_gap_before"].value == pytest.approx(0.7)
+    assert row["bias_std_after"].value == pytest.approx(0)
+    top1 = [row[f"editing_top1_{edit}"].value for edit in ("before", "after")]
+    assert top1 == pytest.approx([0.8, 0.7])
+    assert row["edited_experts"].value == pytest.approx(4)
+    dense = row_of(table, "dense")
+    assert dense["subgroup_accuracy_min_before"].value == pytest.approx(0.11)
+    assert dense["subgroup_accuracy_min_after"].words == "n/a"
+
+
 def test_what_a_suite_did_not_find_is_told_from_what_it_did_not_look_at(lab, store):
     study = lab(suites=("accuracy",))
     study.study_of({"soft_moe": [0.8], "my_gate": [None]})

@@ -98,6 +98,10 @@ def test_the_expert_that_carries_the_bias_is_switched_off_and_fairness_is_whole(
         "editing_top1": pytest.approx(6 / 20),
     }
     assert [got[name, "after"] for name in before] == [1, 1, 0, 0, 1]
+    assert got["subgroup_names",].tolist() == [
+        ["shirt, plain", "shirt, marked"],
+        ["coat, plain", "coat, marked"],
+    ]
     # Nothing changed, two experts, and the same two again, to see that it is at its best.
     assert got["editing_passes",] == 5
 
