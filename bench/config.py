@@ -170,6 +170,9 @@ class PresetPart(Config):
 
     routers: tuple[str, ...] | None = Field(default=None, description="None: the preset's.")
     set: Options = Field(default={}, description="Path -> value, over the preset's and its sweep.")
+    sweep: dict[str, tuple[Any, ...]] = Field(
+        default={}, description="Path -> values of this part, all combined."
+    )
     parent: ParentConfig | None = None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from bench.config import ParentConfig, Preset, PresetPart
@@ -14,6 +15,8 @@ from routers.errors import RequestError, nearest
 def presets_of(preset: Preset) -> Iterator[tuple[Preset, ParentConfig | None]]:
     """Each part as a preset of its own, with what its trials start from, in order.
 
+    A part that sweeps is one at each combination of its values.
+
     Raises:
         RequestError: a part's path leads to no setting, or its value does not fit.
     """
@@ -23,7 +26,9 @@ def presets_of(preset: Preset) -> Iterator[tuple[Preset, ParentConfig | None]]:
     for number, part in enumerate(preset.parts):
         routers = whole.routers if part.routers is None else part.routers
         own = whole.model_copy(update={"routers": routers})
-        yield override(own, part.set, f"parts.{number}.set"), part.parent
+        for values in product(*part.sweep.values()):
+            settings = part.set | dict(zip(part.sweep, values, strict=True))
+            yield override(own, settings, f"parts.{number}.set"), part.parent
 
 
 def with_settings(preset: Preset, settings: Mapping[str, Any], sweep: Iterable[str]) -> Preset:
@@ -37,11 +42,13 @@ def with_settings(preset: Preset, settings: Mapping[str, Any], sweep: Iterable[s
         RequestError: see `override`.
     """
     swept = list(sweep)
+    said = [*swept, *settings]
     parts = tuple(
         part.model_copy(
             update={
                 "set": {path: value for path, value in part.set.items() if not _meets(path, swept)}
-                | dict(settings)
+                | dict(settings),
+                "sweep": {p: values for p, values in part.sweep.items() if not _meets(p, said)},
             }
         )
         for part in preset.parts

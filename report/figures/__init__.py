@@ -13,6 +13,7 @@ from report.figures import (
     expert_images,
     load,
     overhead,
+    scaling_experts,
     training,
 )
 from report.figures.canvas import Drawing
@@ -23,6 +24,7 @@ FIGURES: tuple[Callable[[StudyData], Iterator[Drawing | Absent]], ...] = (
     accuracy.draw,
     training.draw,
     overhead.draw,
+    scaling_experts.draw,
     load.draw,
     entropy.draw,
     class_expert.draw,

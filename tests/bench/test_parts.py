@@ -200,3 +200,28 @@ def test_a_label_says_what_a_derived_trial_started_from(preset) -> None:
         f"{PLAIN} train.losses.importance=0.6",
         f"{PLAIN} transform=distill parent={ATTENTIVE} parent.train.losses.importance=0.6",
     ]
+
+
+def test_a_part_sweeps_over_values_of_its_own(preset) -> None:
+    asked = preset(
+        {"sweep": {"experts.num_experts": [2, 8], "model.layers": ["all", "every2"]}},
+        {"routers": ["soft_moe"], "set": {"experts.num_experts": 2}},
+    )
+
+    def seen(specs: list[TrialSpec]) -> list[tuple[str, int, Any]]:
+        return [(s.router.name, s.experts.num_experts, s.model.layers) for s in specs]
+
+    combined = [(2, "all"), (2, "every2"), (8, "all"), (8, "every2")]
+    swept = [(name, *each) for each in combined for name in ("dense", "random")]
+    assert seen(trials(asked)) == [*swept, ("soft_moe", 2, "every2")]
+    # A command's own values stand in place of a part's, swept or not.
+    one = trials(asked, routers=["random"], settings={"experts.num_experts": 3})
+    assert seen(one) == [("random", 3, "all"), ("random", 3, "every2")]
+    other = trials(asked, routers=["random"], sweep={"model.layers": ("last2",)})
+    assert seen(other) == [("random", 2, "last2"), ("random", 8, "last2")]
+
+
+def test_a_wrong_path_or_value_in_a_parts_sweep_is_refused(preset) -> None:
+    for sweep in ({"experts.num_expert": [2]}, {"experts.num_experts": [0]}):
+        with pytest.raises(RequestError, match=r"num_expert"):
+            trials(preset({"sweep": sweep}))

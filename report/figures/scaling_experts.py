@@ -1,0 +1,109 @@
+"""What more experts cost: time and memory of a layer against their number."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
+
+from report.colours import Look, looks
+from report.entries import settings
+from report.figures.canvas import PAGE, Drawing, panels, router_legend, style
+from report.parts import Absent, file_name, title
+from report.study import StudyData
+from report.timings import Setting, Timing, timings
+
+NAME, TITLE = "scaling_experts", "Cost by number of experts"
+CAPTION = (
+    "Median time of a forward pass, and of a forward and backward pass, of a layer; and the bytes "
+    "of its weights and of what a training pass keeps for its backward pass, its input too. Inputs "
+    "of {sizes}, a hidden width of {hidden}. One layer each (n = 1), on {machine}."
+)
+NUMBER = "experts.num_experts="
+
+Points = dict[int, dict[str, float]]
+"""Numbers of a layer by its number of experts."""
+
+
+def draw(study: StudyData) -> Iterator[Drawing | Absent]:
+    """One figure for each machine and size of the inputs."""
+    found: dict[Setting, dict[str, Points]] = defaultdict(lambda: defaultdict(dict))
+    for timing in timings(study):
+        if timing.setting.scope == "layer":
+            alike = replace(timing.setting, shape="", num_experts=0)
+            found[alike][system(timing)][timing.setting.num_experts] = timing.values
+    scaled = {setting: lines for setting, by in found.items() if (lines := _several(by))}
+    if not scaled:
+        why = "no layer was timed with several numbers of experts (suite throughput)"
+        yield Absent(NAME, TITLE, why, fine=True)
+    for setting, lines in scaled.items():
+        sizes = f"{setting.batch} × {setting.tokens} × {setting.dim}"
+        told = " ".join([setting.machine, sizes]) if len(scaled) > 1 else ""
+        yield Drawing(
+            file_name(NAME, told),
+            title(TITLE, told),
+            CAPTION.format(sizes=sizes, hidden=setting.hidden, machine=setting.machine),
+            _figure(lines),
+        )
+
+
+def system(timing: Timing) -> str:
+    """Router and condition, but for the number of experts."""
+    rest = [part for part in settings(timing.entry.condition) if not part.startswith(NUMBER)]
+    return " ".join([timing.entry.router, *rest])
+
+
+def _several(by_system: dict[str, Points]) -> dict[str, Points]:
+    """Those timed with more than one number of experts."""
+    return {name: points for name, points in by_system.items() if len(points) > 1}
+
+
+def _figure(lines: dict[str, Points]) -> Figure:
+    drawn = looks(lines)
+    with style():
+        figure, axes = panels(3, 3, PAGE, 2.2 + 0.15 * len(lines))
+        for place, heading, names, unit in zip(
+            axes,
+            ("forward", "forward + backward", "weights + kept for backward"),
+            (("forward_ms",), ("train_ms",), ("parameter_bytes", "kept_bytes")),
+            ("s", "s", "B"),
+            strict=True,
+        ):
+            for name, points in lines.items():
+                _line(place, points, names, drawn[name], 1e-3 if unit == "s" else 1.0)
+            _finish(place, lines, unit)
+            place.set_title(heading)
+        router_legend(figure, drawn, 1)
+    return figure
+
+
+def _line(axes: Axes, points: Points, names: tuple[str, ...], look: Look, scale: float) -> None:
+    known = {
+        number: scale * sum(values[name] for name in names)
+        for number, values in sorted(points.items())
+        if values.keys() >= set(names)
+    }
+    axes.plot(
+        list(known),
+        list(known.values()),
+        color=look.colour,
+        marker=look.marker,
+        linestyle=look.dashes,
+    )
+
+
+def _finish(axes: Axes, lines: dict[str, Points], unit: str) -> None:
+    numbers = sorted({number for points in lines.values() for number in points})
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(numbers))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.yaxis.set_major_formatter(EngFormatter(unit, sep=" "))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel("experts")
+    axes.grid()

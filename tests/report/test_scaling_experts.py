@@ -1,0 +1,98 @@
+"""Cost by number of experts: one line a router and its experts, from whatever sweep timed them."""
+
+import numpy as np
+import pytest
+from matplotlib.text import Text
+
+from report.figures import scaling_experts
+from report.parts import Absent
+from report.study import load_study
+from results import Metric
+
+WHERE = {"scope": "layer", "batch": 8, "tokens": 196, "dim": 384, "hidden": 1536, "threads": 1}
+ROUTER = "softmax_token_choice"
+
+
+@pytest.fixture
+def timed(lab, store):
+    """Adds a layer to a study: `timed("cp", [4, 16], levels=2)`, each number of experts timed."""
+    here = lab(suites=("throughput",))
+
+    def add(experts, own, numbers, **options):
+        described = {
+            "router": {"name": ROUTER, "options": {}},
+            "experts": {"name": experts, "num_experts": own, "options": options},
+            "model": {"name": "vit_tiny_patch16_224"},
+            "data": {"name": "digits"},
+        }
+        layer = store.layer(f"{experts}-{own}-{options}", described)
+        store.add_layer_to_study(here.study, layer)
+        metrics = [
+            Metric(name, value * number, where={**WHERE, "shape": shape, "num_experts": number})
+            for number in numbers
+            for shape in ["A" if number == own else f"A num_experts={number}"]
+            for name, value in (
+                ("forward_ms", 1.0),
+                ("train_ms", 3.0),
+                ("parameter_bytes", 5.0),
+                ("kept_bytes", 2.0),
+            )
+        ]
+        machine = here.machine_ids[0]
+        store.record_measurement(
+            "throughput", {}, "hash", machine, here.code, layer_id=layer, metrics=metrics
+        )
+
+    return add
+
+
+def lines_of(axes):
+    return [(list(line.get_xdata()), list(line.get_ydata())) for line in axes.lines]
+
+
+def test_a_line_joins_the_layers_that_differ_in_the_number_of_experts_alone(timed, store):
+    for number in (16, 4):
+        timed("cp", number, [number], levels=1)
+    timed("cp", 64, [64, 256], levels=2)
+    timed("mlp", 4, [4])
+    (drawing,) = scaling_experts.draw(load_study(store))
+    forward, train, memory = drawing.figure.axes
+    assert lines_of(forward) == [([4, 16], [0.004, 0.016]), ([64, 256], [0.064, 0.256])]
+    assert lines_of(train)[0] == ([4, 16], pytest.approx([0.012, 0.048]))
+    assert lines_of(memory)[1] == ([64, 256], [7.0 * 64, 7.0 * 256])
+    assert forward.get_xscale() == forward.get_yscale() == "log"
+    (legend,) = drawing.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        f"{ROUTER} experts.name=cp experts.options.levels={levels}" for levels in (1, 2)
+    ]
+    assert len({line.get_color() for line in forward.lines}) == 2
+    assert "8 × 196 × 384, a hidden width of 1536" in drawing.caption
+
+
+def test_the_sweep_of_a_suite_is_one_line_of_the_router_in_its_look(timed, store):
+    timed("mlp", 8, [8, 2, 32])
+    study = load_study(store)
+    (drawing,) = scaling_experts.draw(study)
+    (line,) = drawing.figure.axes[0].lines
+    assert list(line.get_xdata()) == [2, 8, 32]
+    assert line.get_color() == study.looks[ROUTER].colour
+
+
+def test_no_text_is_cut_off_or_small(timed, store):
+    for experts in ("cp", "tr", "mlp"):
+        timed(experts, 8, [8, 32, 1024])
+    (drawing,) = scaling_experts.draw(load_study(store))
+    whole = drawing.figure.bbox.padded(1)
+    inked = [text for text in drawing.figure.findobj(Text) if text.get_text().strip()]
+    boxes = [text.get_window_extent() for text in inked if text.get_visible()]
+    ends = np.array([box.extents for box in boxes])
+    assert ends[:, 0].min() >= whole.x0
+    assert ends[:, 2].max() <= whole.x1
+    assert min(text.get_fontsize() for text in inked) >= 7
+
+
+def test_without_a_sweep_there_is_nothing_to_lack(timed, store):
+    timed("mlp", 8, [8])
+    (absent,) = scaling_experts.draw(load_study(store))
+    assert isinstance(absent, Absent)
+    assert absent.fine
