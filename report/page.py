@@ -42,7 +42,7 @@ SECTIONS = (
         "routing",
         "How they routed",
         ("table:balance", "figure:load", "table:entropy", "figure:entropy", "figure:class_expert"),
-        ("table:balance_by_layer",),
+        ("table:balance_by_layer", "table:best_and_mean"),
     ),
     Section(
         "experts",

@@ -6,7 +6,16 @@ from collections.abc import Callable
 
 from report.parts import Absent
 from report.study import StudyData
-from report.tables import differences, editing, main, routing, specialization, throughput, trials
+from report.tables import (
+    best,
+    differences,
+    editing,
+    main,
+    routing,
+    specialization,
+    throughput,
+    trials,
+)
 from report.tables.table import Table
 
 TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
@@ -17,6 +26,7 @@ TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
     routing.balance,
     routing.balance_by_layer,
     routing.entropy,
+    best.table,
     specialization.table,
     editing.table,
     trials.failures,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import sqrt
 
 import pytest
 
+from report.entries import Entry
 from report.study import load_study
-from report.tables import differences, main, throughput, trials
+from report.tables import best, differences, main, throughput, trials
 from report.tables.table import CONSTANT, OUTSIDE, Cell, Column, Row, Table, assemble, summary
 from report.timings import timings
 
@@ -72,6 +74,30 @@ def test_numbers_along_training_and_of_layers_stay_out_of_the_means(written):
 def test_dense_has_no_entropy_and_says_so(written):
     assert row_of(written.tables["main"], "dense")["H_s"].words == "n/a"
     assert "dense" not in {row.router for row in written.tables["entropy"].rows}
+
+
+def test_the_best_run_is_that_of_the_highest_validation_accuracy(lab, store):
+    made = lab(suites=("accuracy", "entropy"))
+    made.study_of({"soft_moe": [0.8, 0.9, 0.7], "random": [0.6, 0.5, 0.55], "dense": [0.7] * 3})
+    study = load_study(store)
+    table = best.table(study)
+    row = row_of(table, "soft_moe")
+    assert row["error_best"].value == pytest.approx(0.1)
+    assert row["error_best"].n == 1
+    assert row["error_mean"].value == pytest.approx(0.2)
+    assert row["H_s_best"].value == study.final("H_s", Entry("soft_moe", ""), of="gates")[1]
+    assert row_of(table, "random")["error_best"].value == pytest.approx(0.4)
+    assert "dense" not in {row.router for row in table.rows}
+    # Neither the test split nor an earlier evaluation decides.
+    frame = study.metrics.copy()
+    last = (frame["metric"] == "val_top1") & (frame["step"] == frame["step"].max())
+    frame.loc[last & (frame["seed"] == 2), "value"] = 0.99
+    assert best.best_seed(replace(study, metrics=frame), Entry("soft_moe", "")) == 2
+
+
+def test_one_seed_has_no_best(lab, store):
+    lab(suites=("accuracy", "entropy")).study_of({"soft_moe": [0.8]})
+    assert "--seeds 2" in best.table(load_study(store)).why
 
 
 def test_fairness_is_told_before_and_after(written):
