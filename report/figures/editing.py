@@ -47,15 +47,17 @@ def accuracies(study: StudyData, entry: Entry) -> dict[str, np.ndarray]:
 
 
 def _figure(study: StudyData, shown: dict[Entry, dict[str, np.ndarray]]) -> Figure:
-    names = study.array("subgroup_names", next(iter(shown)))[0].values.ravel().tolist()
+    told = study.array("subgroup_names", next(iter(shown)))[0].values.ravel()
+    names = [folded(str(name)) for name in told]
+    row = 0.12 + 0.12 * max(name.count("\n") + 1 for name in names)
     with style():
-        figure, axes = panels(len(shown), 4, PAGE, 0.5 + 0.3 * len(names), sharex=True, sharey=True)
+        figure, axes = panels(len(shown), 4, PAGE, 0.6 + row * len(names), sharex=True, sharey=True)
         for (entry, edits), place in zip(shown.items(), axes, strict=True):
             _panel(place, edits, study.looks[entry.router])
             several = sum(other.router == entry.router for other in shown) > 1
-            told = f"{entry.router} (n={len(edits['before'])})"
-            place.set_title(folded(title(told, entry.condition if several else "")))
-        axes[0].set_yticks(range(len(names)), [folded(name) for name in names])
+            name = f"{entry.router} (n={len(edits['before'])})"
+            place.set_title(folded(title(name, entry.condition if several else "")))
+        axes[0].set_yticks(range(len(names)), names)
         axes[0].set_ylim(len(names) - 0.5, -0.5)
         axes[0].set_xlim(-4, 104)
         figure.supxlabel("accuracy (%)", fontsize=7.5)

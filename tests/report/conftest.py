@@ -274,7 +274,10 @@ def editing(router: str, seed: int) -> tuple[list[Metric], list[Array]]:
         Array("subgroup_accuracy", table, split="test", where={"edit": edit})
         for edit, table in tables.items()
     ]
-    names = [["a shirt, unmarked", "a shirt, marked"], ["other, unmarked", "other, marked"]]
+    names = [
+        ["T-shirt or pullover, unmarked", "T-shirt or pullover, marked"],
+        ["other, unmarked", "other, marked"],
+    ]
     return metrics, [*arrays, Array("subgroup_names", np.array(names))]
 
 
