@@ -1,4 +1,4 @@
-"""Transforms that hand weights on by name: to train the rest of them, or all of them further."""
+"""Transforms that hand weights on by name: to train new gates on them, or all of them further."""
 
 from __future__ import annotations
 
@@ -6,28 +6,38 @@ import torch
 from torch import nn
 
 from bench.derive.start import register_transform
+from routers import Router
 from routers.errors import RequestError
 
 
 @register_transform("distill", source="arXiv 2302.14703")
 def distill(parent: nn.Module, child: nn.Module) -> None:
-    """Take over and freeze what the parent has; train only what it lacks.
+    """Take over what the parent has; then only the gates learn.
 
-    A gate that is expensive, or that sees what a gate should not, so leaves its experts to a plain
-    one: of that, only what has no counterpart by name and shape is trained.
+    A gate that is expensive, or that reads what must run first, so leaves its experts to a plain
+    one, which starts from the other's body where both have the same.
 
     Raises:
-        RequestError: nothing has a counterpart, or everything has.
+        RequestError: something but the gates has no counterpart by name and shape, or no gate of
+            the child learns.
     """
     taken = _hand_over(parent, child)
-    for name, parameter in child.named_parameters():
-        if name in taken:
-            parameter.requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in child.parameters()):
+    routers = [module for module in child.modules() if isinstance(module, Router)]
+    learning = [p for router in routers for p in router.parameters() if p.requires_grad]
+    child.requires_grad_(False)
+    if not learning:
         raise RequestError(
-            f"transform 'distill' leaves nothing to train: the parent has {len(taken)} of the "
-            f"child's {len(child.state_dict())} parameters and buffers by name and shape; "
-            "'fine_tune' trains them further"
+            "transform 'distill' trains the gates alone, and the child has none that learns: "
+            "choose another router, or the transform 'fine_tune'"
+        )
+    for parameter in learning:
+        parameter.requires_grad_(True)
+    lacking = [n for n, p in child.named_parameters() if n not in taken and not p.requires_grad]
+    if lacking:
+        raise RequestError(
+            f"transform 'distill' needs the parent's experts, and {len(lacking)} parameters beside "
+            f"the gates have no counterpart there, the first is {lacking[0]!r}: give the child the "
+            "model, data and experts of its parent, or use the transform 'fine_tune'"
         )
 
 

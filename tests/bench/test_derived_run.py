@@ -191,10 +191,9 @@ def test_nothing_starts_where_a_transform_does_not_fit(plan, run, store, monkeyp
         raise AssertionError("nothing is trained")
 
     monkeypatch.setattr(training, "train_trial", never)
-    more = {"train.lr": 0.1}
-    alike = {"routers": [PARENT], "set": more, "parent": DISTILLED["parent"]}
-    with pytest.raises(RequestError, match=r"transform=distill.*leaves nothing to train"):
-        run(plan({"routers": [PARENT]}, alike))
+    without_gate = {"routers": ["hash"], "parent": DISTILLED["parent"]}
+    with pytest.raises(RequestError, match=r"transform=distill.*has none that learns"):
+        run(plan({"routers": [PARENT]}, without_gate))
     assert store.studies() == []
 
 
