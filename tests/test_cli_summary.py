@@ -7,7 +7,7 @@ from io import StringIO
 import pandas as pd
 from rich.console import Console
 
-from bench.cli.summary import Column, main_columns, standings
+from bench.cli.summary import SIDE_BY_SIDE, Column, main_columns, standings
 from bench.cli.words import count, duration, flops, size
 
 LONGEST = ("sparsity_constrained_expert_choice", "")
@@ -43,13 +43,14 @@ def test_seeds_are_counted_where_they_differ() -> None:
     assert [line.split()[:2] for line in unlike.splitlines()[3:]] == [["x=1"], ["b", "1"]]
 
 
-def test_the_table_of_the_four_suites_fits_a_terminal() -> None:
+def test_the_table_of_four_suites_fits_a_terminal() -> None:
     values = {LONGEST: [0.796, 0.812, 0.804]}
     columns = [
         Column(suite, "metric", unit, None, values)
         for suite, unit in (("accuracy", "share"), ("balance", ""), ("entropy", ""))
     ]
     columns.append(Column("throughput", "metric", "", None, {LONGEST: [1.5]}))
+    assert len(columns) == SIDE_BY_SIDE
     lines = text_of(columns).splitlines()
     assert len(lines) == 3
     assert max(map(len, lines)) <= 80

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 ARROWS = {"higher": " ↑", "lower": " ↓"}
 
+SIDE_BY_SIDE = 4
+"""Suites that fit a terminal of 80 columns; the others follow in a table of their own."""
+
 
 @dataclass(frozen=True)
 class Column:
@@ -51,7 +54,8 @@ def print_summary(store: Store, study: str, tally: Tally) -> None:
     columns = main_columns(metrics_frame(store, study))
     if columns:
         print(f"\nStudy {study}: {_what(columns)}\n")
-        show(standings(columns))
+        for start in range(0, len(columns), SIDE_BY_SIDE):
+            show(standings(columns[start : start + SIDE_BY_SIDE]))
         print("\n" + "\n".join(column.meaning for column in columns))
     counts = [
         f"{number} {what}"
