@@ -56,7 +56,8 @@ def print_summary(store: Store, study: str, tally: Tally) -> None:
         print(f"\nStudy {study}: {_what(columns)}\n")
         for start in range(0, len(columns), SIDE_BY_SIDE):
             show(standings(columns[start : start + SIDE_BY_SIDE]))
-        print("\n" + "\n".join(column.meaning for column in columns))
+            print()
+        print("\n".join(column.meaning for column in columns))
     counts = [
         f"{number} {what}"
         for what, number in (
