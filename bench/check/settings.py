@@ -6,7 +6,7 @@ import typing
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from routers import AFFINITIES, Choice, Entry, Range
+from routers import AFFINITIES, Choice, Entry, Range, RequestError
 from routers.hyper import HyperInfo, hyper_infos
 
 CROWDED = {"top_k": 2, "capacity_factor": 0.7}
@@ -37,6 +37,17 @@ def other_settings(entry: Entry) -> Iterator[dict[str, Any]]:
 def in_words(options: dict[str, Any]) -> str:
     """The options as a label."""
     return ", ".join(f"{name}={value}" for name, value in options.items()) or "defaults"
+
+
+def is_accepted(build: Callable[[], object]) -> bool:
+    """Whether a setting is taken, tried by building it; a crash is for the checks to report."""
+    try:
+        build()
+    except RequestError:
+        return False
+    except Exception:
+        return True
+    return True
 
 
 def _alternatives(info: HyperInfo, annotation: Any) -> list[Any]:

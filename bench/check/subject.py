@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.check.settings import in_words, other_settings
+from bench.check.settings import in_words, is_accepted, other_settings
 from bench.model import MoELayer, ReplacedMLP, forward_pass
 from bench.model.backbone import site_of
 from bench.model.experts.mlp import MLPExperts
 from routers import (
     ROUTERS,
     Entry,
-    RequestError,
     Router,
     Routing,
     build_router,
@@ -132,15 +131,4 @@ def subjects(name: str, given: dict[str, Any], sizes: dict[str, int]) -> list[Su
         for setting in other_settings(entry)
         if not setting.keys() & given.keys()
     )
-    return [first, *filter(_is_accepted, others)]
-
-
-def _is_accepted(subject: Subject) -> bool:
-    """Whether the router takes this setting; a crash is for the checks to report."""
-    try:
-        subject.layer()
-    except RequestError:
-        return False
-    except Exception:
-        return True
-    return True
+    return [first, *(subject for subject in others if is_accepted(subject.layer))]
