@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+NUMBER = "experts.num_experts="
+"""The setting that figures against the number of experts draw along an axis, or by panel."""
+
 
 @dataclass(frozen=True, order=True)
 class Entry:
@@ -34,6 +37,11 @@ def settings(condition: str) -> list[str]:
 def without_options(condition: str, suite: str) -> str:
     """The condition of a trial or layer, without what differs in the options of a suite."""
     return " ".join(part for part in settings(condition) if not part.startswith(f"{suite}."))
+
+
+def without_number(condition: str) -> str:
+    """The condition, but for the number of experts."""
+    return " ".join(part for part in settings(condition) if not part.startswith(NUMBER))
 
 
 def fullest(entries: Iterable[Entry]) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from report.entries import Entry, fullest
+from report.entries import Entry, fullest, without_number
 from report.figures.canvas import FAINT, INK, PAGE, PAPER, Drawing, label_routers, panels, style
 from report.parts import Absent, file_name, title
 from report.study import StudyData
@@ -25,25 +26,40 @@ CAPTION = (
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure for each machine and condition, a panel for each setting."""
+    """One figure for each machine and condition, a panel for each setting.
+
+    Conditions that differ in the number of experts alone share one: panels tell that number.
+    """
     found = [t for t in timings(study) if any(f"{name}_overhead" in t.values for name in PASSES)]
     if not found:
         yield Absent(NAME, TITLE, "no layer of this study was timed (suite throughput)")
     machines = list(dict.fromkeys(timing.setting.machine for timing in found))
     for machine in machines:
         here = [timing for timing in found if timing.setting.machine == machine]
+        conditions: dict[str, list[str]] = defaultdict(list)
         for condition in fullest(timing.entry for timing in here):
-            settings = list(dict.fromkeys(timing.setting for timing in here))
-            asked = [
-                of_entry(here, s, Entry(r, condition)) for s in settings for r in study.routers
-            ]
-            told = " ".join(filter(None, (machine if len(machines) > 1 else "", condition)))
+            conditions[without_number(condition)].append(condition)
+        for shared, alike in conditions.items():
+            told = " ".join(filter(None, (machine if len(machines) > 1 else "", shared)))
             yield Drawing(
                 file_name(NAME, told),
                 title(TITLE, told),
                 CAPTION.format(machine=machine),
-                _figure(study, [timing for timing in asked if timing is not None]),
+                _figure(study, _under(study, here, alike)),
             )
+
+
+def _under(study: StudyData, found: list[Timing], conditions: list[str]) -> list[Timing]:
+    """The timings that belong to any of the conditions, each once."""
+    settings = list(dict.fromkeys(timing.setting for timing in found))
+    asked = {
+        (setting, timing.entry): timing
+        for setting in settings
+        for condition in conditions
+        for router in study.routers
+        if (timing := of_entry(found, setting, Entry(router, condition))) is not None
+    }
+    return list(asked.values())
 
 
 def _figure(study: StudyData, found: list[Timing]) -> Figure:

@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from report.colours import Look, looks
-from report.entries import settings
+from report.entries import without_number
 from report.figures.canvas import PAGE, Drawing, panels, router_legend, style
 from report.parts import Absent, file_name, title
 from report.study import StudyData
@@ -23,8 +23,6 @@ CAPTION = (
     "of its weights and of what a training pass keeps for its backward pass, its input too. Inputs "
     "of {sizes}, a hidden width of {hidden}. One layer each (n = 1), on {machine}."
 )
-NUMBER = "experts.num_experts="
-
 Points = dict[int, dict[str, float]]
 """Numbers of a layer by its number of experts."""
 
@@ -53,8 +51,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
 
 def system(timing: Timing) -> str:
     """Router and condition, but for the number of experts."""
-    rest = [part for part in settings(timing.entry.condition) if not part.startswith(NUMBER)]
-    return " ".join([timing.entry.router, *rest])
+    return f"{timing.entry.router} {without_number(timing.entry.condition)}".strip()
 
 
 def _several(by_system: dict[str, Points]) -> dict[str, Points]:
@@ -103,6 +100,7 @@ def _finish(axes: Axes, lines: dict[str, Points], unit: str) -> None:
     axes.xaxis.set_major_locator(FixedLocator(numbers))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(EngFormatter(unit, sep=" "))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("experts")

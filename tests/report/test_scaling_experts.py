@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from report.figures import scaling_experts
+from report.figures import overhead, scaling_experts
 from report.parts import Absent
 from report.study import load_study
 from results import Metric
@@ -34,6 +34,7 @@ def timed(lab, store):
             for name, value in (
                 ("forward_ms", 1.0),
                 ("train_ms", 3.0),
+                ("forward_overhead", 1.5),
                 ("parameter_bytes", 5.0),
                 ("kept_bytes", 2.0),
             )
@@ -96,3 +97,14 @@ def test_without_a_sweep_there_is_nothing_to_lack(timed, store):
     (absent,) = scaling_experts.draw(load_study(store))
     assert isinstance(absent, Absent)
     assert absent.fine
+
+
+def test_overheads_of_one_figure_differ_in_the_number_of_experts_by_panel(timed, store):
+    for number in (4, 16):
+        timed("cp", number, [number])
+        timed("mlp", number, [number])
+    drawings = {drawing.name: drawing for drawing in overhead.draw(load_study(store))}
+    assert set(drawings) == {"overhead--experts.name-cp", "overhead--experts.name-mlp"}
+    for drawing in drawings.values():
+        titles = [axes.get_title(loc="left") for axes in drawing.figure.axes]
+        assert [title.split(", ")[-1] for title in titles] == ["4 experts", "16 experts"]
