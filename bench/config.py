@@ -161,7 +161,9 @@ class TrialSpec(Config):
 class ParentConfig(Config):
     """What the trials of a part start from."""
 
-    router: str = Field(description="Whose trial of the last part before that has it, of the same seed.")
+    router: str = Field(
+        description="Whose trial of the last part before that has it, of the same seed."
+    )
     transform: str = Field(description="A registered way to start from it.")
 
 

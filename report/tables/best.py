@@ -1,4 +1,4 @@
-"""The best of the runs beside their mean, as studies of expert specialization report (2302.14703)."""
+"""The best of the runs beside their mean, as studies of specialization report (2302.14703)."""
 
 from __future__ import annotations
 

@@ -152,9 +152,7 @@ def test_a_name_is_found_among_all_kinds():
     assert find_component("importance").kind == "loss"
     with pytest.raises(RequestError, match="say experts:mlp or affinity:mlp"):
         find_component("mlp")
-    with pytest.raises(
-        RequestError, match="no kind 'expert' of components; did you mean"
-    ):
+    with pytest.raises(RequestError, match="no kind 'expert' of components; did you mean"):
         find_component("expert:mlp")
     with pytest.raises(RequestError, match="no component is named 'importence'; did you mean"):
         find_component("importence")

@@ -110,9 +110,7 @@ def test_the_dense_model_is_one_expert():
 
 
 def test_experts_and_parts_of_other_shapes_are_refused():
-    with pytest.raises(
-        RequestError, match="'mlp' cannot replace a network; classifier can"
-    ):
+    with pytest.raises(RequestError, match="'mlp' cannot replace a network; classifier can"):
         build_model(
             ModelConfig(name="image_classifier", options={"img_size": 8}, layers="all"),
             RouterConfig(name="random"),
