@@ -114,11 +114,13 @@ class Fingerprints:
 
     def _weights(self, spec: TrialSpec) -> tuple[Part, ...]:
         """The file that a model starts from, by its content."""
-        if spec.model.weights is None:
+        file = spec.model.weights
+        if file is None:
             return ()
-        return (
-            Part("weights", Path(spec.model.weights).name, pretrained_hash(spec.model.weights)),
-        )
+        key = ("weights", file)
+        if key not in self._parts:
+            self._parts[key] = Part("weights", spec.model.name, pretrained_hash(file))
+        return (self._parts[key],)
 
     def _modules(self, name: str, modules: tuple[str, ...]) -> Part:
         key = ("protocol", name)

@@ -31,8 +31,8 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
 
 
 def _is_bias(name: str) -> bool:
-    """Experts stack their biases: `bias1`, (E, 1, h), is no matrix."""
-    return name.rpartition(".")[2].startswith("bias")
+    """Experts stack their biases: `bias1`, (E, 1, h), is no matrix; nor is one of a list."""
+    return any(part.startswith("bias") for part in name.split("."))
 
 
 def learning_rate(step: int, steps: int, train: TrainConfig) -> float:

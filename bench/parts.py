@@ -6,29 +6,30 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from bench.config import ParentConfig, Preset, PresetPart
+from bench.config import Preset, PresetPart
 from bench.overrides import override
 from routers import ROUTERS
 from routers.errors import RequestError, nearest
 
 
-def presets_of(preset: Preset) -> Iterator[tuple[Preset, ParentConfig | None]]:
-    """Each part as a preset of its own, with what its trials start from, in order.
-
-    A part that sweeps is one at each combination of its values.
+def presets_of(preset: Preset) -> Iterator[list[Preset]]:
+    """Each part as a preset of its own, in order; one that sweeps as several of them.
 
     Raises:
         RequestError: a part's path leads to no setting, or its value does not fit.
     """
     if not preset.parts:
-        yield preset, None
+        yield [preset]
     whole = preset.model_copy(update={"parts": ()})
     for number, part in enumerate(preset.parts):
         routers = whole.routers if part.routers is None else part.routers
         own = whole.model_copy(update={"routers": routers})
-        for values in product(*part.sweep.values()):
-            settings = part.set | dict(zip(part.sweep, values, strict=True))
-            yield override(own, settings, f"parts.{number}.set"), part.parent
+        yield [
+            override(
+                own, part.set | dict(zip(part.sweep, values, strict=True)), f"parts.{number}.set"
+            )
+            for values in product(*part.sweep.values())
+        ]
 
 
 def with_settings(preset: Preset, settings: Mapping[str, Any], sweep: Iterable[str]) -> Preset:
@@ -53,7 +54,13 @@ def with_settings(preset: Preset, settings: Mapping[str, Any], sweep: Iterable[s
         )
         for part in preset.parts
     )
-    return override(preset.model_copy(update={"parts": parts}), settings)
+    own_sweep = {
+        path: values
+        for path, values in preset.sweep.items()
+        if path in swept or not _meets(path, settings)
+    }
+    changed = {"parts": parts, "sweep": own_sweep}
+    return override(preset.model_copy(update=changed), settings)
 
 
 def with_routers(preset: Preset, chosen: Sequence[str]) -> Preset:

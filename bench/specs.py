@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from itertools import product
 from typing import Any
@@ -92,12 +93,18 @@ def _of_parts(preset: Preset) -> list[TrialSpec]:
     """The trials of all parts in order, with seed 0; whatever is derived comes after its parent."""
     latest: dict[str, TrialSpec] = {}
     trials: list[TrialSpec] = []
-    for part, parent in presets_of(preset):
-        own = {spec.router.name: spec for spec in _specs_of(part, selected_routers(part))}
-        if parent is not None:
-            own = _derived(own, {**own, **latest}, parent)
-        latest |= own
-        trials += own.values()
+    for whole, part in zip(preset.parts or (None,), presets_of(preset), strict=True):
+        made: dict[str, list[TrialSpec]] = defaultdict(list)
+        for single in part:
+            own = {spec.router.name: spec for spec in _specs_of(single, selected_routers(single))}
+            if whole is not None and whole.parent is not None:
+                own = _derived(own, {**own, **latest}, whole.parent)
+            for name, spec in own.items():
+                made[name].append(spec)
+            trials += own.values()
+        # Of a part that sweeps, no trial is the one that others could start from.
+        latest = {name: spec for name, spec in latest.items() if name not in made}
+        latest |= {name: specs[0] for name, specs in made.items() if len(specs) == 1}
     return trials
 
 
@@ -111,7 +118,10 @@ def _derived(
     transform = TRANSFORMS.get(asked.transform).name
     if asked.router not in there:
         hint = nearest(asked.router, there)
-        raise RequestError(f"no trial of router {asked.router!r} comes before its children{hint}")
+        raise RequestError(
+            f"no single trial of router {asked.router!r} comes before its children, in a part "
+            f"that does not sweep{hint}"
+        )
     parent = there[asked.router]
     return {
         name: spec if spec is parent else spec.derived(parent, transform)

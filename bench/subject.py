@@ -90,7 +90,12 @@ class TrainedTrial:
         layers = list(moe_layers(model).values())
         on_device = {index: values.to(self.device) for index, values in factors.items()}
         precision = self._spec.train.precision
-        with torch.no_grad(), autocast(precision, self.device), reweighted(layers, on_device):
+        with (
+            torch.no_grad(),
+            autocast(precision, self.device),
+            forward_pass(model),  # routers see what they see in `run`
+            reweighted(layers, on_device),
+        ):
             logits: Tensor = model(images)
         return logits.float()
 

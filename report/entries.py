@@ -67,9 +67,11 @@ def _stands_beside(entry: Entry, entries: list[Entry], conditions: Iterable[str]
 def closest(entries: Iterable[Entry], router: str, condition: str) -> Entry | None:
     """The entry of a router that belongs to a condition: the fullest that is a part of it.
 
-    A router that lacks a swept setting was trained under a part of the others' conditions only.
+    A router that lacks a swept setting was trained under a part of the others' conditions only. To
+    a derived trial belong those that were trained as its parent was.
     """
-    asked = frozenset(settings(condition))
+    told = settings(condition)
+    asked = frozenset([*told, *(setting.removeprefix("parent.") for setting in told)])
     agreeing = [e for e in entries if e.router == router and e.settings <= asked]
     return max(agreeing, key=lambda entry: len(entry.settings), default=None)
 

@@ -29,10 +29,12 @@ class Mixture(Router):
         return expert_softmax(logits)
 
 
-class SoftmaxGates(Mixture):
+class WeighedMixture(Mixture):
     """Mixtures weighted by the softmax of the logits."""
 
-    top_k: int | None = hyper(None, "Experts that each token weighs; none weighs all.", ge=1)
+    weighed_top_k: int | None = hyper(
+        None, "Experts that each token weighs; none weighs all.", ge=1
+    )
 
     def set_hyper(self, options: Mapping[str, Any]) -> None:
         super().set_hyper(options)
@@ -44,19 +46,20 @@ class SoftmaxGates(Mixture):
 
     def allocate(self, logits: Tensor) -> Routing:
         gates = expert_softmax(logits)
-        if self.top_k is None:
+        if self.weighed_top_k is None:
             return MixtureRouting(gates)
-        chosen = gates.topk(self.top_k, dim=-1)
+        chosen = gates.topk(self.weighed_top_k, dim=-1)
         return MixtureRouting(gates, torch.zeros_like(gates).scatter(-1, *chosen[::-1]))
 
 
 @register_router("softmax_mixture", family="mixture", source="Jacobs et al. 1991, arXiv 2302.14703")
-class SoftmaxMixture(SoftmaxGates):
+class SoftmaxMixture(WeighedMixture):
     """The classic mixture: all experts run on each token, weighted by the softmax gates.
 
-    Nothing is dropped and nothing discrete is chosen. With `top_k` the weights of all but a
-    token's k best experts are 0, though all of them run. With `eval_top_k` only the k best run
-    once training is over, as after the distillation of an attentive gate.
+    Nothing is dropped and nothing discrete is chosen. With `weighed_top_k` the weights of all but
+    a token's k best experts are 0, though all of them run. With `eval_top_k` only the k best run
+    once training is over, their weights made to sum to 1, as after the distillation of an
+    attentive gate.
 
     Cost: E experts on every token. Known limit: that cost, unless the experts are factorised.
     """
@@ -68,15 +71,16 @@ class SoftmaxMixture(SoftmaxGates):
     def allocate(self, logits: Tensor) -> Routing:
         if self.training or self.eval_top_k is None:
             return super().allocate(logits)
-        return TokenChoiceRouting.top_k(expert_softmax(logits), self.eval_top_k, None)
+        gates = expert_softmax(logits)
+        return TokenChoiceRouting.top_k(gates, self.eval_top_k, None, renormalize=True)
 
 
 @register_router("attentive", family="mixture", source="arXiv 2302.14703")
-class AttentiveMixture(SoftmaxGates):
+class AttentiveMixture(WeighedMixture):
     """A mixture whose gate attends to the experts' hidden activations.
 
     gates = softmax((W_q h_gate) · (W_k h_e) / √h): an expert is weighed by what it makes of the
-    token. Dense, or its `top_k`; every expert runs either way.
+    token. Dense, or `weighed_top_k` of it; every expert runs either way.
 
     Cost: E experts on every token, in training and after it; distilled into a plain gate
     (`transform: distill` in a part of a preset) only the chosen ones run. Known limit: experts

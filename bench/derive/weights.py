@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -21,8 +23,7 @@ def distill(parent: nn.Module, child: nn.Module) -> None:
         RequestError: something but the gates has no counterpart by name and shape, or no gate of
             the child learns.
     """
-    taken = _hand_over(parent, child)
-    routers = [module for module in child.modules() if isinstance(module, Router)]
+    taken, routers = _hand_over(parent, child), _routers(child)
     learning = [p for router in routers for p in router.parameters() if p.requires_grad]
     child.requires_grad_(False)
     if not learning:
@@ -32,23 +33,38 @@ def distill(parent: nn.Module, child: nn.Module) -> None:
         )
     for parameter in learning:
         parameter.requires_grad_(True)
-    lacking = [n for n, p in child.named_parameters() if n not in taken and not p.requires_grad]
-    if lacking:
-        raise RequestError(
-            f"transform 'distill' needs the parent's experts, and {len(lacking)} parameters beside "
-            f"the gates have no counterpart there, the first is {lacking[0]!r}: give the child the "
-            "model, data and experts of its parent, or use the transform 'fine_tune'"
-        )
+    _require(parent, child, taken, routers)
 
 
 @register_transform("fine_tune")
 def fine_tune(parent: nn.Module, child: nn.Module) -> None:
     """Take over what the parent has; train everything.
 
+    The gates and the last layer may be new: other routers and other classes are what one tunes to.
+
     Raises:
-        RequestError: nothing of the child has a counterpart by name and shape.
+        RequestError: something else has no counterpart by name and shape.
     """
-    _hand_over(parent, child)
+    last = getattr(child, "get_classifier", nn.Identity)()
+    _require(parent, child, _hand_over(parent, child), [*_routers(child), last])
+
+
+def _routers(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, Router)]
+
+
+def _require(
+    parent: nn.Module, child: nn.Module, taken: set[str], spared: Sequence[nn.Module]
+) -> None:
+    """Refuse a child of which more is new than what is spared."""
+    new = {id(parameter) for module in spared for parameter in module.parameters()}
+    lacking = [n for n, p in child.named_parameters() if n not in taken and id(p) not in new]
+    if lacking:
+        raise RequestError(
+            f"{len(lacking)} parameters beside the gates have no counterpart in the parent, a "
+            f"{type(parent).__name__}, the first is {lacking[0]!r}: give the child the model, data "
+            "and experts of its parent"
+        )
 
 
 @torch.no_grad()

@@ -161,7 +161,11 @@ def dense_model(
 def _loaded(name: str, wanted: dict[str, Any], file: str) -> nn.Module:
     """The model with the weights of a file, adapted to the channels and classes that are wanted."""
     tensors = read_pretrained(file)
-    overlay = {"state_dict": tensors}
+    overlay: dict[str, Any] = {"state_dict": tensors}
+    usual = timm.get_pretrained_cfg(name)
+    last = tensors.get(f"{usual.classifier}.weight") if usual else None
+    if last is not None:
+        overlay["num_classes"] = len(last)  # of the file, so that a fitting last layer is kept
     try:
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **wanted)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:

@@ -21,9 +21,10 @@ NAMED, LONGEST = 20, 12
 
 
 def last_layer(study: StudyData, name: str, entry: Entry, **where: Any) -> ArrayRecord | None:
-    """The array of that name of the last MoE layer and the first seed."""
+    """The array of that name of the last MoE layer and the first seed; None where that has none."""
     records = study.array(name, entry, **where)
-    last = max((record.layer or 0 for record in records), default=0)
+    own = [r for r in study.arrays if (r.router, r.condition) == (entry.router, entry.condition)]
+    last = max((record.layer or 0 for record in own), default=0)
     return next((record for record in records if (record.layer or 0) == last), None)
 
 

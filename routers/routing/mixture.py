@@ -51,7 +51,9 @@ class MixtureRouting(Routing):
 
     def combine(self, slot_outputs: Tensor) -> Tensor:
         weights = self.weights.to(slot_outputs.dtype)
-        y = torch.einsum("gte,egtd->gtd", weights, slot_outputs.flatten(3))
+        # Probabilities that experts give in float32 stay so under autocast.
+        with torch.autocast(slot_outputs.device.type, enabled=False):
+            y = torch.einsum("gte,egtd->gtd", weights, slot_outputs.flatten(3))
         return y.unflatten(2, slot_outputs.shape[3:])
 
     def reweighted(self, factors: Tensor) -> Self:
@@ -67,3 +69,11 @@ class MixtureRouting(Routing):
 
     def combine_weights(self) -> Tensor:
         return self.weights
+
+    def expert_load(self) -> Tensor:
+        groups, tokens, experts = self.gates.shape
+        return torch.full((groups, experts), tokens, device=self.gates.device)
+
+    def token_coverage(self) -> Tensor:
+        groups, tokens, experts = self.gates.shape
+        return torch.full((groups, tokens), experts, device=self.gates.device)

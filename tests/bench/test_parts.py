@@ -225,3 +225,22 @@ def test_a_wrong_path_or_value_in_a_parts_sweep_is_refused(preset) -> None:
     for sweep in ({"experts.num_expert": [2]}, {"experts.num_experts": [0]}):
         with pytest.raises(RequestError, match=r"num_expert"):
             trials(preset({"sweep": sweep}))
+
+
+def test_a_part_that_sweeps_has_no_trial_that_others_could_start_from(preset) -> None:
+    swept = {"routers": ["random"], "sweep": {"experts.num_experts": [2, 4]}}
+    child = {"routers": ["soft_moe"], "parent": {"router": "random", "transform": "fine_tune"}}
+    with pytest.raises(RequestError, match="no single trial of router 'random'"):
+        trials(preset(swept, child))
+    single = {"routers": ["random"], "set": {"experts.num_experts": 2}}
+    found = trials(preset(swept, single, child))[-1]
+    assert found.parent is not None
+    assert found.parent.experts.num_experts == 2
+
+
+@pytest.mark.parametrize("parts", [[], [{}]])
+def test_a_setting_of_the_command_ends_a_sweep_of_the_preset(preset, parts) -> None:
+    asked = preset(*parts, sweep={"experts.num_experts": (2, 4), "train.lr": (1, 2)})
+    found = trials(asked, settings={"experts.num_experts": 8})
+    assert {spec.experts.num_experts for spec in found} == {8}
+    assert {spec.train.lr for spec in found} == {1, 2}

@@ -9,7 +9,7 @@ from bench.outcome import read_outcome
 from bench.subject import LayerOfTrial, TrainedTrial
 from bench.train import train_trial
 from bench.trial_model import trial_model
-from routers import BenchError
+from routers import ROUTERS, BenchError, MixtureRouting, Router
 
 CPU = torch.device("cpu")
 
@@ -216,3 +216,26 @@ def test_building_a_layer_leaves_torchs_generator_alone_and_repeats(tiny_spec, t
     first, second = (subject.layer(2, 16, 12, 20, 4).state_dict() for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_without_changed_weights_the_answers_are_those_of_the_run(trained):
+    class Echo(Router):
+        """Adds the logits of the layer before."""
+
+        def score(self, tokens, context):
+            logits = super().score(tokens, context)
+            before = context.previous_logits
+            return logits if before is None else logits + 5 * before
+
+        def allocate(self, logits):
+            return MixtureRouting(logits.softmax(-1))
+
+    ROUTERS.register("echo_of_the_test")(Echo)
+    try:
+        subject = trained("echo_of_the_test", model={"layers": "all"})
+        for seen in subject.run(subject.model, "test"):
+            again = subject.answers(subject.model, seen.images, {})
+            torch.testing.assert_close(again, seen.logits)
+            assert len(seen.routings) > 1
+    finally:
+        ROUTERS.discard("echo_of_the_test")

@@ -12,7 +12,14 @@ from bench.checkpoint import read_tensors
 from bench.compute.budget import resolve_steps
 from bench.config import AugmentConfig, TrainConfig
 from bench.evaluate import Score, evaluate
-from bench.model import moe_layers
+from bench.model import (
+    EXPERTS,
+    ReplacedLinear,
+    ReplacedMLP,
+    ReplacedNetwork,
+    build_experts,
+    moe_layers,
+)
 from bench.objective import Objective
 from bench.optim import build_optimizer, learning_rate
 from bench.outcome import read_outcome
@@ -341,6 +348,16 @@ def test_biases_norms_and_scales_do_not_decay(tiny_spec, tiny_dataset):
     assert {"blocks.1.mlp.router.gate.scale", "head.bias"} <= kept
     assert all(parameter.ndim >= 2 for parameter in decaying["params"])
     assert len(kept) + len(decaying["params"]) == len(names)
+
+
+@pytest.mark.parametrize("experts", EXPERTS.names())
+def test_no_bias_of_any_experts_decays(experts):
+    places = (ReplacedMLP(12, 24), ReplacedLinear(12, 9), ReplacedNetwork((1, 6, 6), 2, (5, 4), 3))
+    place = next(p for p in places if isinstance(p, EXPERTS.get(experts).target.replaces))
+    built = build_experts(experts, num_experts=4, replaced=place)
+    decaying, _ = build_optimizer(built, TrainConfig(weight_decay=0.3)).param_groups
+    spared = {id(parameter) for parameter in decaying["params"]}
+    assert not [n for n, p in built.named_parameters() if "bias" in n and id(p) in spared]
 
 
 def test_what_is_frozen_is_not_trained(tiny_spec, tiny_dataset, tmp_path):

@@ -27,7 +27,7 @@ def moved(router):
 
 
 def test_top_k_keeps_the_gates_and_drops_the_other_weights():
-    routing = router_of("softmax_mixture", top_k=2)(tokens())
+    routing = router_of("softmax_mixture", weighed_top_k=2)(tokens())
     gates = routing.logits.softmax(-1)
     torch.testing.assert_close(routing.gates, gates)
     best = gates.topk(2, dim=-1)
@@ -42,9 +42,10 @@ def test_in_training_all_run_and_after_it_the_best():
     assert isinstance(after, TokenChoiceRouting)
     assert (after.token_coverage() == 2).all()
     torch.testing.assert_close(after.gates, after.logits.softmax(-1))
+    torch.testing.assert_close(after.weights.sum(-1), torch.ones(3, 5, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("option", ["top_k", "eval_top_k"])
+@pytest.mark.parametrize("option", ["weighed_top_k", "eval_top_k"])
 def test_more_experts_than_there_are_are_refused(option):
     with pytest.raises(RequestError, match=f"{option} = 5 is more than the 4 experts"):
         router_of("softmax_mixture", **{option: 5})
@@ -125,7 +126,7 @@ def test_two_levels_are_as_equal_as_they_can_be(experts):
         ("softmax_token_choice", {"top_k": 2, "capacity_factor": 0.7}),
         ("softmax_expert_choice", {}),
         ("soft_moe", {"num_slots": 2}),
-        ("softmax_mixture", {"top_k": 2}),
+        ("softmax_mixture", {"weighed_top_k": 2}),
         ("mumoe", {}),
     ],
 )
@@ -147,3 +148,19 @@ def test_a_mixture_with_noise_weighs_by_the_noisy_logits():
     routing = router_of("softmax_mixture", noise_std=2.0)(tokens())
     torch.testing.assert_close(routing.gates, routing.logits.softmax(-1))
     torch.testing.assert_close(routing.weights, routing.noisy_logits.softmax(-1))
+
+
+def test_the_loads_of_a_mixture_are_those_of_its_tensors():
+    routing = moved(router_of("softmax_mixture"))(tokens())
+    taken = (routing.dispatch_tensor() != 0).any(-1)
+    assert routing.expert_load().equal(taken.sum(1))
+    assert routing.token_coverage().equal(taken.sum(2))
+
+
+def test_float32_outputs_are_mixed_in_float32_under_autocast():
+    routing = router_of("softmax_mixture").float()(tokens().float())
+    slots = torch.rand(4, 3, 5, 6)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed = routing.combine(slots)
+    assert mixed.dtype == torch.float32
+    assert mixed.equal(routing.combine(slots))

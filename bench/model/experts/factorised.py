@@ -120,8 +120,11 @@ class FactorisedExperts(Experts):
         return dropped.unflatten(0, x.shape[:2])
 
     def rows(self, routing: Routing) -> int:
-        """The tokens: at the same parameters they and what they replace run the same FLOPs."""
-        return routing.gates.shape[:2].numel()
+        """The tokens, which at the rank that is solved for run the FLOPs of what is replaced."""
+        tokens = routing.gates.shape[:2].numel()
+        if self.rank is None:
+            return tokens
+        return max(1, round(tokens * (1 + self.facts()["parameter_error"])))
 
     def facts(self) -> dict[str, float]:
         """`expert_rank`, and `parameter_error`, relative, with a linear gate."""

@@ -50,7 +50,7 @@ def test_the_gradient_reaches_the_experts_through_the_gate_too():
 
 
 def test_with_top_k_the_others_weigh_nothing():
-    layer = layer_of(top_k=2)
+    layer = layer_of(weighed_top_k=2)
     with forward_pass(layer) as routings:
         layer(torch.randn(2, 7, 6, dtype=torch.float64))
     weights, gates = routings[0].combine_weights(), routings[0].gates
@@ -95,3 +95,16 @@ def test_a_router_that_wants_other_logits_is_refused():
 def test_a_body_without_a_hidden_layer_is_refused():
     with pytest.raises(RequestError, match="body_of = 'linear' has no hidden layer"):
         layer_of(affinity_options={"body_of": "linear"})
+
+
+def test_experts_with_a_way_of_their_own_are_asked():
+    layer = layer_of()
+
+    class Doubled(type(layer.experts)):
+        def apply(self, routing, x):
+            return 2 * super().apply(routing, x)
+
+    x = torch.randn(2, 7, 6, dtype=torch.float64)
+    single = layer(x)
+    layer.experts.__class__ = Doubled
+    torch.testing.assert_close(layer(x), 2 * single)

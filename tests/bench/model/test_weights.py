@@ -99,3 +99,17 @@ def test_the_parameters_of_a_head_cannot_be_matched_by_a_wide_mlp():
 def test_mlp_experts_cannot_stand_in_for_a_linear_layer():
     with pytest.raises(RequestError, match="experts 'mlp' cannot replace a linear layer; linear"):
         built(None, experts="mlp")
+
+
+def test_a_last_layer_that_fits_is_the_files_too(saved):
+    model, file = saved
+    same = build_model(
+        ModelConfig(name="vit_tiny_patch16_224", options=OPTIONS, weights=file),
+        RouterConfig(name="dense"),
+        ExpertsConfig(),
+        in_chans=3,
+        num_classes=7,
+        seed=0,
+        input_size=(16, 16),
+    )
+    torch.testing.assert_close(same.head.weight, model.head.weight)
