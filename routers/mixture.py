@@ -25,9 +25,6 @@ class Mixture(Router):
     capacity_factor: ClassVar[None] = None  # type: ignore[misc]
     eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
 
-    def clean_gates(self, logits: Tensor) -> Tensor:
-        return expert_softmax(logits)
-
 
 class WeighedMixture(Mixture):
     """Mixtures weighted by the softmax of the logits."""
@@ -43,6 +40,9 @@ class WeighedMixture(Mixture):
                 raise RequestError(
                     f"{name} = {k} is more than the {self.num_experts} experts there are"
                 )
+
+    def clean_gates(self, logits: Tensor) -> Tensor:
+        return expert_softmax(logits)
 
     def allocate(self, logits: Tensor) -> Routing:
         gates = expert_softmax(logits)
