@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from report.study import StudyData
+from report.systems import router_of
 from report.timings import machine_names
 
 NO_CARD = "The database has no card of this router."
@@ -61,7 +62,8 @@ class CodeCard:
 def router_cards(study: StudyData) -> list[RouterCard]:
     """A card for each router of the study, in its order."""
     cards = study.components[study.components["kind"] == "router"].set_index("name")
-    return [_router_card(study, name, cards) for name in study.routers]
+    names = dict.fromkeys(map(router_of, study.routers))
+    return [_router_card(study, name, cards) for name in names]
 
 
 def machines(study: StudyData) -> list[MachineCard]:
@@ -129,7 +131,7 @@ def _values_used(study: StudyData, router: str) -> dict[str, list[str]]:
     frames = [study.trials[["router", "options"]], study.measurements[["router", "options"]]]
     both = pd.concat(frames).drop_duplicates()
     used: dict[str, list[str]] = {}
-    for text in both[both["router"] == router]["options"]:
+    for text in both[both["router"].map(router_of) == router]["options"]:
         for name, value in json.loads(text).items():
             values = used.setdefault(name, [])
             if json.dumps(value) not in values:

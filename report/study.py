@@ -13,6 +13,7 @@ import pandas as pd
 
 from report.colours import KNOWN, Look, looks
 from report.entries import Entry, closest, fullest, without_options
+from report.systems import Systems, router_of
 from results import ArrayRecord, Store, StudyRecord
 from results.frames import (
     arrays_of,
@@ -37,6 +38,7 @@ class StudyData:
     metrics: pd.DataFrame
     arrays: list[ArrayRecord]
     components: pd.DataFrame
+    usual_experts: str | None = None
 
     @property
     def name(self) -> str:
@@ -44,9 +46,11 @@ class StudyData:
 
     @cached_property
     def families(self) -> dict[str, str]:
-        """The family of every router that the database has a card of."""
+        """The family of every router that the database has a card of, and of its systems."""
         cards = self.components[self.components["kind"] == "router"]
-        return dict(zip(cards["name"], cards["family"].fillna("other"), strict=True))
+        own = dict(zip(cards["name"], cards["family"].fillna("other"), strict=True))
+        systems = {*self.trials["router"], *self.metrics["router"]}
+        return own | {s: own[router_of(s)] for s in systems if router_of(s) in own}
 
     @cached_property
     def routers(self) -> list[str]:
@@ -201,14 +205,31 @@ def load_study(store: Store, name: str | None = None) -> StudyData:
         StoreError: there is no such study, or none at all; the message names the nearest.
     """
     record = store.find_study(name)
+    trials = trials_frame(store, record.name)
+    systems = Systems.of({Entry(row.router, row.condition) for row in trials.itertuples()})
     return StudyData(
         record=record,
-        trials=trials_frame(store, record.name),
-        measurements=_of_subject(measurements_frame(store, record.name)),
-        metrics=_metrics(metrics_frame(store, record.name)),
-        arrays=_arrays(arrays_of(store, record.name)),
+        trials=_told(trials, systems),
+        measurements=_told(_of_subject(measurements_frame(store, record.name)), systems),
+        metrics=_told(_metrics(metrics_frame(store, record.name)), systems),
+        arrays=[_record_told(each, systems) for each in _arrays(arrays_of(store, record.name))],
         components=components_frame(store),
+        usual_experts=systems.usual,
     )
+
+
+def _told(frame: pd.DataFrame, systems: Systems) -> pd.DataFrame:
+    """The rows by system, under the condition that is left."""
+    rows = zip(frame["router"], frame["condition"], strict=True)
+    told = [systems.told(Entry(*row)) for row in rows]
+    routers = pd.Series([entry.router for entry in told], frame.index, object)
+    left = pd.Series([entry.condition for entry in told], frame.index, object)
+    return frame.assign(router=routers, condition=left)
+
+
+def _record_told(record: ArrayRecord, systems: Systems) -> ArrayRecord:
+    entry = systems.told(Entry(record.router, record.condition))
+    return replace(record, router=entry.router, condition=entry.condition)
 
 
 def _metrics(frame: pd.DataFrame) -> pd.DataFrame:

@@ -110,9 +110,8 @@ def _telling(
     told = set(paths)
     for path in sorted(paths, key=_plainness, reverse=True):
         without = told - {path}
-        if len(told | besides) > MANY and _distinct(without | besides, settings) == _distinct(
-            told | besides, settings
-        ):
+        many = len(told | besides) > MANY or path.startswith(OPTIONS[0])
+        if many and _distinct(without | besides, settings) == _distinct(told | besides, settings):
             told = without
     return told
 

@@ -53,11 +53,16 @@ def table(study: StudyData) -> Table | Absent:
     columns += [Column("forward_overhead", "overhead", "×", "lower", n=1)]
     columns += [*BALANCE.values(), *(column for _, _, column in ENTROPY)]
     where = f"{setting.title} ({setting.sizes}) on {setting.machine}" if setting else ""
-    return assemble(NAME, TITLE, caption(where), columns, rows)
+    return assemble(NAME, TITLE, caption(where, study.usual_experts), columns, rows)
 
 
-def caption(timed: str) -> str:
-    """What the columns are. `timed`: what the overhead is of, "" where nothing was timed."""
+def caption(timed: str, usual_experts: str | None = None) -> str:
+    """What the columns are.
+
+    Args:
+        timed: what the overhead is of, "" where nothing was timed.
+        usual_experts: those that go without saying, where a study has several kinds.
+    """
     parts = [
         "Accuracy on the test split.",
         INTERVALS,
@@ -66,6 +71,9 @@ def caption(timed: str) -> str:
         "the combine weights and the class, bias-corrected): means over the MoE layers.",
         f"Overhead: median forward time over that of a dense MLP of the same expert FLOPs, {timed}."
         if timed
+        else "",
+        f"Routers are told with their experts, but for the usual ones ({usual_experts})."
+        if usual_experts
         else "",
     ]
     return " ".join(filter(None, parts))

@@ -52,6 +52,7 @@ class Lab:
     flops_error: dict[str, float] = field(default_factory=dict)
     steps: int = 400
     evaluations: int = 11
+    experts: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         made = [machine(name, threads) for threads, name in enumerate(self.machines, 1)]
@@ -80,9 +81,14 @@ class Lab:
                 if "throughput" in self.suites:
                     self.layer(router, swept, number)
 
+    def described(self, router: str, settings: dict[str, Any]) -> dict[str, Any]:
+        """A description with the experts of the lab."""
+        told = description(router, settings)
+        return told | {"experts": told["experts"] | self.experts}
+
     def waiting(self, router: str, seed: int, settings: dict[str, Any] | None = None) -> int:
         """A trial that nobody tried yet."""
-        told = description(router, settings or {}) | {"seed": seed}
+        told = self.described(router, settings or {}) | {"seed": seed}
         trial = self.store.trial(f"{self.name}-{router}-{seed}-{settings or {}}", told)
         self.store.add_trial_to_study(self.study, trial)
         return trial
@@ -141,7 +147,9 @@ class Lab:
         return found
 
     def layer(self, router: str, settings: dict[str, Any], number: int) -> None:
-        layer = self.store.layer(f"{self.name}-{router}-{settings}", description(router, settings))
+        layer = self.store.layer(
+            f"{self.name}-{router}-{settings}", self.described(router, settings)
+        )
         self.store.add_layer_to_study(self.study, layer)
         for place, machine_id in enumerate(self.machine_ids):
             metrics = list(timing(list(FAMILIES).index(router), number + place))

@@ -52,14 +52,17 @@ def lines_of(axes):
 
 
 def test_a_line_joins_the_layers_that_differ_in_the_number_of_experts_alone(timed, store):
-    for number in (16, 4):
+    for number in (16, 4, 64):
         timed("cp", number, [number], levels=1)
     timed("cp", 64, [64, 256], levels=2)
     timed("mlp", 4, [4])
     (drawing,) = scaling_experts.draw(load_study(store))
     forward, train, memory = drawing.figure.axes
-    assert lines_of(forward) == [([4, 16], [0.004, 0.016]), ([64, 256], [0.064, 0.256])]
-    assert lines_of(train)[0] == ([4, 16], pytest.approx([0.012, 0.048]))
+    assert lines_of(forward) == [
+        ([4, 16, 64], [0.004, 0.016, 0.064]),
+        ([64, 256], [0.064, 0.256]),
+    ]
+    assert lines_of(train)[0] == ([4, 16, 64], pytest.approx([0.012, 0.048, 0.192]))
     assert lines_of(memory)[1] == ([64, 256], [7.0 * 64, 7.0 * 256])
     assert forward.get_xscale() == forward.get_yscale() == "log"
     (legend,) = drawing.figure.legends

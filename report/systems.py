@@ -1,0 +1,70 @@
+"""Systems: where a study has several kinds of experts, a router is told together with its own.
+
+A row is then `mumoe + 64 cp` under the condition that is left, so that it stands beside the rows of
+other experts. The usual experts of the study go without saying.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from report.entries import Entry, settings
+
+DENSE = "dense"
+SEPARATOR = " + "
+NAME, NUMBER = "experts.name", "experts.num_experts"
+
+
+def router_of(system: str) -> str:
+    """The router of a system, by the name that it is registered under."""
+    return system.partition(SEPARATOR)[0]
+
+
+@dataclass(frozen=True)
+class Systems:
+    """How the rows of a study are told.
+
+    Attributes:
+        usual: the experts of most rows, as `8 mlp` or `mlp`; None where all have the same.
+        numbered: whether the number of experts belongs to the system, and is no condition.
+    """
+
+    usual: str | None = None
+    numbered: bool = False
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Systems:
+        """Those of rows as they are in the database, with `experts.name=…` in their conditions."""
+        rows = [entry for entry in entries if entry.router != DENSE]
+        names = Counter(_values(entry).get(NAME) for entry in rows)
+        if len(names) < 2 or None in names:
+            return cls()
+        holders: dict[str | None, set[tuple[str, str | None]]] = defaultdict(set)
+        for entry in rows:
+            holders[_values(entry).get(NUMBER)].add((entry.router, _values(entry)[NAME]))
+        # A number that a single system has is part of it; one that several have is swept over.
+        numbered = any(len(systems) == 1 for systems in holders.values())
+        told = Counter(_experts(_values(entry), numbered) for entry in rows)
+        return cls(told.most_common(1)[0][0], numbered)
+
+    def told(self, entry: Entry) -> Entry:
+        """The row's system, under the condition that is left."""
+        values = _values(entry)
+        if self.usual is None or NAME not in values:
+            return entry
+        experts = _experts(values, self.numbered)
+        unsaid = entry.router == DENSE or experts == self.usual
+        gone = {NAME, NUMBER} if self.numbered else {NAME}
+        left = " ".join(f"{path}={value}" for path, value in values.items() if path not in gone)
+        return Entry(entry.router if unsaid else f"{entry.router}{SEPARATOR}{experts}", left)
+
+
+def _values(entry: Entry) -> dict[str, str]:
+    pairs = (setting.partition("=") for setting in settings(entry.condition))
+    return {path: value for path, _, value in pairs}
+
+
+def _experts(values: dict[str, str], numbered: bool) -> str:
+    return " ".join(filter(None, (values.get(NUMBER, "") if numbered else "", values[NAME])))
