@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.model.experts.base import register_experts
-from bench.model.experts.factorised import FactorisedExperts, FactorisedLayer
+from bench.model.experts.factorised import FactorisedExperts, FactorisedLayer, spreads
 from bench.model.experts.rank import Size
 
 
@@ -19,7 +19,7 @@ class CPExperts(FactorisedExperts):
 
     y = ((a A) ∘ (x B)) Cᵀ: every expert acts on every token at the cost of few thin products, and
     experts are as many as the gate can afford; with two levels A is A₁[n₁, r] · A₂[n₂, r].
-    The experts start alike but for their scales: A is N(1, 1), a second level's 1.
+    The experts start alike but for their scales: A is N(1, 1), a second level's N(1, 0.01).
 
     Cost: R · (ΣE_l + i + o) parameters a layer, twice as many FLOPs a token. Known limits: needs
     a router that is a mixture; an expert alone is a matrix of rank R, and no matrix of its own.
@@ -39,10 +39,9 @@ class CPLayer(FactorisedLayer):
         self, modes: tuple[int, ...], inputs: int, outputs: int, bias: bool, rank: int
     ) -> None:
         super().__init__(inputs, rank, rank, outputs, bias)
-        scales = (torch.ones(size, rank) for size in modes)
-        self.modes = nn.ParameterList(scales)
-        with torch.no_grad():
-            self.modes[0].normal_(1, 1)
+        self.modes = nn.ParameterList(torch.empty(size, rank) for size in modes)
+        for mode, spread in zip(self.modes, spreads(modes), strict=True):
+            nn.init.normal_(mode, 1, spread)
 
     def forward(self, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
         # With the tokens last, (R, t), products and sums run along whole vectors. Matrices with

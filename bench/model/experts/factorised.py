@@ -64,6 +64,9 @@ class FactorisedLayer(nn.Module):
         return self.input if self.bias is None else torch.cat([self.input, self.bias], 1)
 
 
+FURTHER_SPREAD = 0.1
+
+
 class FactorisedExperts(Experts):
     """What `cp` and `tr` share: their layers, the rank of these, how a routing is applied.
 
@@ -184,3 +187,13 @@ class FactorisedExperts(Experts):
         except RequestError:  # a prime
             return False
         return self._rank_for(modes) > 0
+
+
+def spreads(modes: tuple[int, ...]) -> list[float]:
+    """Deviations of the initial entries of each expert mode around 1.
+
+    The authors' are 1, 0, 0, …: with gates that start at 0 nothing then tells the experts of a
+    further mode apart, in value or in gradient, and training never does (64 experts of two levels
+    stay 8). So further modes have a small one.
+    """
+    return [1.0, *[FURTHER_SPREAD] * (len(modes) - 1)]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.model.experts.base import register_experts
-from bench.model.experts.factorised import FactorisedExperts, FactorisedLayer
+from bench.model.experts.factorised import FactorisedExperts, FactorisedLayer, spreads
 from bench.model.experts.rank import Size
 from routers import hyper
 
@@ -20,7 +20,8 @@ class TRExperts(FactorisedExperts):
 
     A is (q, E, q), B (q, i, R), C (R, o, q): the rank at which experts differ, at most q², is a
     choice apart from R. With two levels A[:, n, :] is A₁[:, n₁, :] · A₂[:, n₂, :]. The experts
-    start alike but for their scales: slices of A are diagonal, N(1, 1), a second level's 1.
+    start alike but for their scales: slices of A are diagonal, N(1, 1), a
+    second level's N(1, 0.01).
 
     Cost: q²·ΣE_l + q·R·(i + o) parameters a layer; 2q²·R FLOPs a token beside the products with
     them. Known limit: needs a router that is a mixture.
@@ -48,7 +49,8 @@ class TRLayer(FactorisedLayer):
         slices = (torch.eye(ring).repeat(size, 1, 1) for size in modes)
         self.modes = nn.ParameterList(slices)
         with torch.no_grad():
-            self.modes[0].mul_(torch.empty_like(self.modes[0]).normal_(1, 1))
+            for mode, spread in zip(self.modes, spreads(modes), strict=True):
+                mode.mul_(torch.empty_like(mode).normal_(1, spread))
 
     def forward(self, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
         modes = self.modes if len(gates) == len(self.modes) else [self.joint_mode()]
