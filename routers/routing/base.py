@@ -119,3 +119,17 @@ class Routing(ABC):
         """Scalar: the share of the tokens' choices that were lost to capacity."""
         demand = self.demand().sum()
         return (demand - self.expert_load().sum()) / demand.clamp(min=1)
+
+
+class SeenByAll(Routing):
+    """Routings in which every expert sees every token of its group."""
+
+    constant_load: ClassVar[bool] = True
+
+    def expert_load(self) -> Tensor:
+        groups, tokens, experts = self.gates.shape
+        return torch.full((groups, experts), tokens, device=self.gates.device)
+
+    def token_coverage(self) -> Tensor:
+        groups, tokens, experts = self.gates.shape
+        return torch.full((groups, tokens), experts, device=self.gates.device)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from routers.routing.base import Routing
+from routers.routing.base import SeenByAll
 
 
 @dataclass(frozen=True, eq=False)
-class MixtureRouting(Routing):
+class MixtureRouting(SeenByAll):
     """A dense mixture: slot s of every expert holds token s.
 
     Attributes:
@@ -23,8 +23,6 @@ class MixtureRouting(Routing):
 
     weights: Tensor = None  # type: ignore[assignment]
     levels: tuple[Tensor, ...] | None = None
-
-    constant_load: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.weights is None:
@@ -69,11 +67,3 @@ class MixtureRouting(Routing):
 
     def combine_weights(self) -> Tensor:
         return self.weights
-
-    def expert_load(self) -> Tensor:
-        groups, tokens, experts = self.gates.shape
-        return torch.full((groups, experts), tokens, device=self.gates.device)
-
-    def token_coverage(self) -> Tensor:
-        groups, tokens, experts = self.gates.shape
-        return torch.full((groups, tokens), experts, device=self.gates.device)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from routers.routing.base import Routing
+from routers.routing.base import SeenByAll
 
 
 @dataclass(frozen=True, eq=False)
-class SoftRouting(Routing):
+class SoftRouting(SeenByAll):
     """Dense dispatch and combine tensors (2308.00951).
 
     Attributes:
@@ -22,8 +22,6 @@ class SoftRouting(Routing):
 
     dispatch_weights: Tensor
     slot_weights: Tensor
-
-    constant_load: ClassVar[bool] = True
 
     @classmethod
     def from_logits(cls, logits: Tensor) -> Self:
@@ -61,11 +59,3 @@ class SoftRouting(Routing):
 
     def combine_weights(self) -> Tensor:
         return self.slot_weights.sum(-1)
-
-    def expert_load(self) -> Tensor:
-        groups, tokens, experts = self.gates.shape
-        return torch.full((groups, experts), tokens, device=self.gates.device)
-
-    def token_coverage(self) -> Tensor:
-        groups, tokens, experts = self.gates.shape
-        return torch.full((groups, tokens), experts, device=self.gates.device)
