@@ -7,13 +7,13 @@ from dataclasses import asdict, dataclass
 
 from bench.derive import TRANSFORMS
 from bench.fingerprint import Part
-from bench.model import EXPERTS
 from bench.plan import Plan
+from bench.registries import REGISTRIES
 from results import Component, Store
-from routers import AFFINITIES, LOSSES, ROUTERS, Registry
+from routers import Registry
 from suites import SUITES
 
-REGISTRIES: tuple[Registry, ...] = (ROUTERS, AFFINITIES, EXPERTS, LOSSES, TRANSFORMS, SUITES)
+RECORDED: tuple[Registry, ...] = (*REGISTRIES, TRANSFORMS, SUITES)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def record_plan(plan: Plan, store: Store) -> Rows:
 
 def component_of(part: Part) -> Component:
     """The part as a row: with its card, where it is registered by name."""
-    registry = next((registry for registry in REGISTRIES if registry.kind == part.kind), None)
+    registry = next((registry for registry in RECORDED if registry.kind == part.kind), None)
     if registry is None:
         listing = "\n".join(f"{module} {digest}" for module, digest in part.modules.items())
         return Component(part.kind, part.name, listing, part.digest)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from report.entries import Entry
-from report.study import DENSE, StudyData
+from report.study import StudyData
+from report.systems import DENSE
 from results.statistics import PairedDifference, holm, paired_difference
 
 ALPHA = 0.05

@@ -13,7 +13,7 @@ import pandas as pd
 
 from report.colours import KNOWN, Look, looks
 from report.entries import Entry, closest, fullest, without_options
-from report.systems import Systems, router_of
+from report.systems import DENSE, Systems, router_of
 from results import ArrayRecord, Store, StudyRecord
 from results.frames import (
     arrays_of,
@@ -25,7 +25,6 @@ from results.frames import (
 
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
 BASELINES = ("baseline", "null")
-DENSE = "dense"
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,6 @@ class Subject:
                     torch.nn.init.normal_(parameter, std=0.5)
         return MoELayer(router, experts).to(dtype)
 
-    def router(self, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Router:
-        """The router alone, with the weights that it has in `layer(seed=seed)`."""
-        return self.layer(seed=seed, dtype=dtype).router
-
     def resized(self, **sizes: Any) -> Subject:
         """The same setting with another number of tokens, experts, …"""
         return dataclasses.replace(self, **sizes)

@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 
 from report.figures.canvas import COLUMN, FAINT, PAGE, PAPER, Drawing, label_routers, panels, style
 from report.parts import Absent
-from report.study import DENSE, StudyData
+from report.study import StudyData
+from report.systems import DENSE
 from results.statistics import mean_interval
 
 NAME, TITLE = "accuracy", "Test accuracy by router"

@@ -1,10 +1,11 @@
 """A data set and a model small enough to train in a second."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from bench.config import (
     ComputeConfig,
@@ -16,7 +17,7 @@ from bench.config import (
     TrialSpec,
 )
 from bench.data import Dataset, Split
-from routers import ROUTERS
+from routers import ROUTERS, Router, SoftRouting, register_router
 
 CLASSES = 4
 TINY_VIT = {
@@ -83,3 +84,25 @@ def tiny_spec() -> Callable[..., TrialSpec]:
         )
 
     return make
+
+
+class Fuse:
+    """What the router `exploding` raises in training, if anything."""
+
+    error: BaseException | None = None
+
+
+@pytest.fixture
+def exploding() -> Iterator[type[Fuse]]:
+    @register_router("exploding", family="soft")
+    class Exploding(Router):
+        """One slot an expert, until it explodes."""
+
+        def allocate(self, logits: Tensor) -> SoftRouting:
+            if self.training and torch.is_grad_enabled() and Fuse.error is not None:
+                raise Fuse.error
+            return SoftRouting.from_logits(logits[..., None])
+
+    Fuse.error = None
+    yield Fuse
+    ROUTERS.discard("exploding")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from sqlalchemy import select
-from torch import Tensor
 
 import bench.run as running
 from bench import fingerprint
@@ -27,7 +26,6 @@ from results import Store, open_store
 from results.frames import trials_frame
 from results.identities import all_trials
 from results.models import AttemptRow, TrialRow
-from routers import ROUTERS, Router, SoftRouting, register_router
 from routers.errors import RequestError
 
 PARENT = "softmax_token_choice"
@@ -72,28 +70,6 @@ def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[[Plan], Ta
 def attempts(store: Store) -> list[AttemptRow]:
     with store.reading() as session:
         return list(session.scalars(select(AttemptRow).order_by(AttemptRow.id)))
-
-
-class Fuse:
-    """What the router `exploding` raises in training, if anything."""
-
-    error: BaseException | None = None
-
-
-@pytest.fixture
-def exploding() -> Iterator[type[Fuse]]:
-    @register_router("exploding", family="soft")
-    class Exploding(Router):
-        """One slot an expert, until it explodes."""
-
-        def allocate(self, logits: Tensor) -> SoftRouting:
-            if self.training and torch.is_grad_enabled() and Fuse.error is not None:
-                raise Fuse.error
-            return SoftRouting.from_logits(logits[..., None])
-
-    Fuse.error = None
-    yield Fuse
-    ROUTERS.discard("exploding")
 
 
 def test_a_derived_trial_starts_from_what_its_parent_learnt(plan, run, store, tmp_path) -> None:

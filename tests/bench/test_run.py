@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from sqlalchemy import select
-from torch import Tensor
 
 import bench.run as running
 from bench.config import DataConfig
@@ -23,7 +22,6 @@ from bench.presets import load_preset
 from bench.run import Tally
 from results import Store, open_store
 from results.models import AttemptRow, MeasurementRow
-from routers import ROUTERS, Router, SoftRouting, register_router
 from routers.errors import BenchError, RequestError
 from suites import SUITES, Metric, MetricDef, Suite, register_suite
 
@@ -77,28 +75,6 @@ def measurements(store: Store) -> list[tuple[str, str]]:
     with store.reading() as session:
         rows = session.scalars(select(MeasurementRow).order_by(MeasurementRow.id))
         return [(row.suite, row.status) for row in rows]
-
-
-class Fuse:
-    """What the router `exploding` raises in training, if anything."""
-
-    error: BaseException | None = None
-
-
-@pytest.fixture
-def exploding() -> Iterator[type[Fuse]]:
-    @register_router("exploding", family="soft")
-    class Exploding(Router):
-        """One slot an expert, until it explodes."""
-
-        def allocate(self, logits: Tensor) -> SoftRouting:
-            if self.training and torch.is_grad_enabled() and Fuse.error is not None:
-                raise Fuse.error
-            return SoftRouting.from_logits(logits[..., None])
-
-    Fuse.error = None
-    yield Fuse
-    ROUTERS.discard("exploding")
 
 
 @pytest.fixture
