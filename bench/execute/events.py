@@ -24,6 +24,31 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """A run begins, after it was decided what there is to do.
+
+    Attributes:
+        trials: those that are to be trained or measured.
+        reused: trials that need nothing.
+        layers: bare layers that are to be measured.
+        jobs: workers.
+    """
+
+    trials: tuple[Task, ...]
+    reused: int
+    layers: int
+    jobs: int
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Another run, `holder`, works on it; this one waits for what comes of it."""
+
+    task: Task
+    holder: str
+
+
+@dataclass(frozen=True)
 class Reused:
     """A trial that has its result already; `status` is how it ended."""
 
@@ -80,5 +105,5 @@ class Measured:
     error: str | None = None
 
 
-Event = Reused | Started | Progress | Ended | Measuring | Measured
+Event = Begun | Waiting | Reused | Started | Progress | Ended | Measuring | Measured
 Listener = Callable[[Event], None]
