@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
 from bench.config import DataConfig
 from bench.data import Dataset, load_dataset
+from bench.data.handed import HandedDataset, hand
 from bench.fingerprint import canonical
 
 
 class Datasets:
-    """Loads on the first call, and hands out the same object from then on."""
+    """Loads on the first call, and hands out the same object from then on.
 
-    def __init__(self) -> None:
+    Args:
+        handed: those that another process has loaded already.
+    """
+
+    def __init__(self, handed: Mapping[str, HandedDataset] | None = None) -> None:
+        self._handed = handed or {}
         self._loaded: dict[str, Dataset] = {}
 
     def get(self, config: DataConfig) -> Dataset:
@@ -19,11 +29,24 @@ class Datasets:
         Raises:
             BenchError: it is not there, or not what it should be.
         """
-        key = canonical(config.model_dump(mode="json", exclude={"augment"}))
+        key = _key(config)
         if key not in self._loaded:
-            self._loaded[key] = load_dataset(config)
+            handed = self._handed.get(key)
+            self._loaded[key] = load_dataset(config) if handed is None else handed.load()
         return self._loaded[key]
 
     def hash_of(self, config: DataConfig) -> str:
         """The hash of its content; loads it. Errors as of `get`."""
         return self.get(config).content_hash
+
+    def hand(self, folder: Path) -> dict[str, HandedDataset]:
+        """All that are loaded, for `Datasets` of other processes; their pixels lie in a folder."""
+        return {key: hand(loaded, folder / _file(key)) for key, loaded in self._loaded.items()}
+
+
+def _key(config: DataConfig) -> str:
+    return canonical(config.model_dump(mode="json", exclude={"augment"}))
+
+
+def _file(key: str) -> str:
+    return f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"
