@@ -55,7 +55,7 @@ class Display:
                 self._going(task, f"training: {reason}")
             case Started(task, reason):
                 self._line(task, "training", reason)
-            case Progress(task, step, steps, loss, seconds):
+            case Progress(task, step, steps, loss, _, seconds):
                 left = duration(seconds * (steps - step) / max(step, 1))
                 self._going(task, f"step {step} of {steps}, loss {loss:.3f}, {left} to go")
             case Ended(task, status, seconds, error):

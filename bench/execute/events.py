@@ -67,12 +67,21 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """A training goes on: steps done and in all, the task's loss, seconds of training."""
+    """A training goes on.
+
+    Attributes:
+        step: steps done.
+        steps: in all.
+        loss: the task's, at the last step.
+        accuracy: share of the validation split at the last evaluation; None before the first.
+        seconds: of training.
+    """
 
     task: Task
     step: int
     steps: int
     loss: float
+    accuracy: float | None
     seconds: float
 
 
