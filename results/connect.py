@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, StatementError
 from results.errors import StoreError
 from results.plain import to_json
 
-BUSY_SECONDS = 60
+BUSY_SECONDS = 300
 """How long a writer waits for another one."""
 
 

@@ -185,9 +185,48 @@ class AttemptRow(Row):
     checkpoint: Mapped[str | None]
     checkpoint_sha256: Mapped[str | None] = mapped_column(Hash)
     log: Mapped[str | None]
+    note: Mapped[str | None]
+    log_tail: Mapped[str | None]
     trial: Mapped[TrialRow] = relationship()
     machine: Mapped[MachineRow] = relationship()
     code: Mapped[CodeVersionRow] = relationship()
+
+
+class RunRow(Row):
+    """A `run` command: one process, and those that it starts."""
+
+    __tablename__ = "runs"
+
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    command: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int] = mapped_column(BigInteger)
+    process_started: Mapped[float]
+    jobs: Mapped[int]
+    started_at: Mapped[datetime]
+    heartbeat_at: Mapped[datetime]
+    finished_at: Mapped[datetime | None]
+    study: Mapped[StudyRow] = relationship()
+
+
+class ClaimRow(Row):
+    """A run works on this trial or layer now; nobody else may. None is left when the run ended."""
+
+    __tablename__ = "claims"
+    __table_args__ = (
+        CheckConstraint("(trial_id IS NULL) <> (layer_id IS NULL)", "one_subject"),
+        # An id that is given again would let a run that lost its claim release another's.
+        {"sqlite_autoincrement": True},
+    )
+
+    trial_id: Mapped[int | None] = mapped_column(ForeignKey("trials.id"), unique=True)
+    layer_id: Mapped[int | None] = mapped_column(ForeignKey("layers.id"), unique=True)
+    run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), index=True)
+    claimed_at: Mapped[datetime]
+    progress: Mapped[dict[str, Any]]
+    trial: Mapped[TrialRow | None] = relationship()
+    layer: Mapped[LayerRow | None] = relationship()
+    run: Mapped[RunRow] = relationship()
 
 
 class MeasurementRow(Row):

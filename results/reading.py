@@ -130,4 +130,6 @@ def _record(row: AttemptRow) -> AttemptRecord:
         checkpoint=row.checkpoint,
         checkpoint_sha256=row.checkpoint_sha256,
         log=row.log,
+        note=row.note,
+        log_tail=row.log_tail,
     )

@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-AttemptStatus = Literal["running", "done", "failed", "timed_out", "diverged", "out_of_memory"]
+AttemptStatus = Literal[
+    "running", "done", "failed", "timed_out", "diverged", "out_of_memory", "interrupted"
+]
 MeasurementStatus = Literal["done", "failed", "skipped"]
 
 
@@ -123,6 +125,54 @@ class AttemptRecord:
     checkpoint: str | None
     checkpoint_sha256: str | None
     log: str | None
+    """The file that it writes to."""
+    note: str | None
+    """What a reader of its result must know, as that it trained with halved batches."""
+    log_tail: str | None
+    """The end of its log, where it failed."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A `run` command, and the process that it is."""
+
+    host: str
+    """What `pid` is a number on: see `results.liveness`."""
+    pid: int
+    process_started: float
+    """Epoch seconds: two processes of one pid differ in it."""
+    command: str
+    """As it was given."""
+    jobs: int
+    """How many trials it works on at once."""
+
+
+@dataclass(frozen=True)
+class RunRecord(Run):
+    """A run as it stands."""
+
+    id: int
+    study: str
+    started_at: datetime
+    heartbeat_at: datetime
+    """When it last said that it lives."""
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class ClaimRecord:
+    """What a run works on."""
+
+    id: int
+    fingerprint: str
+    router: str
+    seed: int | None
+    trial: bool
+    """Whether it is a trial; else a bare layer."""
+    run: RunRecord
+    claimed_at: datetime
+    progress: dict[str, Any]
+    """As of the run's last heartbeat: what it does (`doing`), and how far it is."""
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from results.claiming import Claims
 from results.connect import connect, resolve, told_plainly
+from results.describing import Identities
 from results.errors import StoreError
 from results.migrate import prepare
+from results.outcomes import Outcomes
 from results.reading import Reader
-from results.writing import Writer
 
 
-class Store(Writer, Reader):
+class Store(Identities, Outcomes, Claims, Reader):
     """All that the engine keeps. A process opens its own; the threads of one may share it."""
 
 

@@ -10,66 +10,90 @@ import torch
 from torch import nn
 
 from bench.checkpoint import load_weights
+from bench.execute.assignment import Assignment, Result
 from bench.execute.events import Ended, Progress, Started, Task
+from bench.execute.logs import tail
 from bench.execute.workplace import Workplace
+from bench.halving import why_not_halved
 from bench.outcome import Outcome
 from bench.plan import Planned
-from bench.train import train_trial
+from bench.train import TrainingInterrupted, train_trial
 from bench.trial_model import trial_model
-from results import AttemptRecord
+from results import StoreError
 from results.records import AttemptStatus
 from routers.errors import BenchError
 
 
-def attempt(
-    planned: Planned, trial_id: int, reason: str, work: Workplace, task: Task
-) -> AttemptRecord:
-    """Train a trial and write down how it ended.
+def train(assignment: Assignment, planned: Planned, reason: str, work: Workplace) -> Result:
+    """Train a trial, whose attempt has begun, and write down how it ended.
 
     Args:
-        trial_id: the trial's row.
         reason: why it is trained.
 
-    Returns:
-        The attempt, done or not.
-
     Raises:
-        KeyboardInterrupt: after the attempt was marked as failed.
+        KeyboardInterrupt: after the attempt was marked as interrupted.
+        StoreError: its end could not be written; the next run continues it.
     """
-    attempt_id = work.store.start_attempt(trial_id, work.machine_id, work.code_id)
-    start = time.perf_counter()
+    assert assignment.attempt is not None
+    task, start = assignment.job.task, time.perf_counter()
     try:
         work.tell(Started(task, reason))
-        outcome = _train(planned, work, task)
+        outcome = _train(planned, work, task, assignment.micro_batches)
+    except StoreError:
+        raise
     except BaseException as error:
         # Also SystemExit: a plugin that exits costs its own trial alone.
-        status: AttemptStatus = (
-            "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "failed"
-        )
-        message = "interrupted" if isinstance(error, KeyboardInterrupt) else describe(error)
+        status, message = _status(error), describe(error)
         seconds = time.perf_counter() - start
         work.store.finish_attempt(
-            attempt_id, status, error=message, traceback=traceback.format_exc(), seconds=seconds
+            assignment.attempt,
+            status,
+            error=message,
+            traceback=traceback.format_exc(),
+            seconds=seconds,
+            log_tail=tail(assignment.log),
         )
         work.tell(Ended(task, status, seconds, message))
         if isinstance(error, KeyboardInterrupt):
             raise
-    else:
-        _finish(attempt_id, outcome, work)
-        work.tell(Ended(task, outcome.status, outcome.seconds, outcome.error))
-    record = work.store.last_attempt(planned.fingerprint.value)
-    assert record is not None  # it was started above
-    return record
+        halvable = status == "out_of_memory" and _halvable(planned, work)
+        return Result(status, halvable, is_disk_full(error))
+    _finish(assignment.attempt, outcome, work)
+    work.tell(Ended(task, outcome.status, outcome.seconds, outcome.error))
+    return Result(outcome.status)
 
 
 def describe(error: BaseException) -> str:
     """One line: the kind of error, where that says something, and its message."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by Ctrl-C"
     text = " ".join(str(error).split())
     kind = type(error).__name__
     return text if hasattr(error, "exit_status") and text else f"{kind}: {text}".rstrip(": ")
 
 
-def _train(planned: Planned, work: Workplace, task: Task) -> Outcome:
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it came from, is that of a disk without room."""
+    told = ("no space left on device", "disk is full", "disk quota exceeded")
+    while error is not None:
+        if any(words in str(error).lower() for words in told):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _status(error: BaseException) -> AttemptStatus:
+    """What was stopped from outside is interrupted, and goes on in the next run."""
+    if isinstance(error, (KeyboardInterrupt, TrainingInterrupted)) or is_disk_full(error):
+        return "interrupted"
+    # The CPU's allocator has no error of its own.
+    no_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    if no_memory or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return "out_of_memory"
+    return "failed"
+
+
+def _train(planned: Planned, work: Workplace, task: Task, micro_batches: int) -> Outcome:
     return train_trial(
         planned.spec,
         work.datasets.get(planned.spec.data),
@@ -77,7 +101,15 @@ def _train(planned: Planned, work: Workplace, task: Task) -> Outcome:
         work.folder(planned.fingerprint.value),
         _watcher(work, task),
         _parent(planned, work),
+        save_every=work.save_every,
+        stop=work.stop,
+        micro_batches=micro_batches,
     )
+
+
+def _halvable(planned: Planned, work: Workplace) -> bool:
+    model = trial_model(planned.spec, work.datasets.get(planned.spec.data))
+    return why_not_halved(planned.spec, model) is None
 
 
 def _parent(planned: Planned, work: Workplace) -> nn.Module | None:
@@ -100,9 +132,9 @@ def _parent(planned: Planned, work: Workplace) -> nn.Module | None:
     return model
 
 
-def _watcher(work: Workplace, task: Task) -> Callable[[int, int, float, float], None]:
-    def watch(step: int, steps: int, loss: float, seconds: float) -> None:
-        work.tell(Progress(task, step, steps, loss, seconds))
+def _watcher(work: Workplace, task: Task) -> Callable[[int, int, float, float | None, float], None]:
+    def watch(step: int, steps: int, loss: float, accuracy: float | None, seconds: float) -> None:
+        work.tell(Progress(task, step, steps, loss, accuracy, seconds))
 
     return watch
 

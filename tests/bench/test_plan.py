@@ -52,7 +52,7 @@ def ended(store: Store, plan: Plan, status: str, checkpoint: str | None = None) 
     machine = store.machine(Machine("host", "system", "processor", 2, 1, 10**9))
     code = store.code_version(CodeVersion(None, False, "3.11", {}))
     for row in record_plan(plan, store).trials.values():
-        attempt = store.start_attempt(row, machine, code)
+        attempt = store.begin_attempt(row, machine, code)
         if status != "running":
             store.finish_attempt(attempt, status, error="why it did", checkpoint=checkpoint)
 

@@ -24,7 +24,7 @@ def stored(folder: Path, status: AttemptStatus) -> Store:
     rows = record_plan(make_plan(request, Datasets()), store)
     machine = store.machine(Machine("host", "system", "processor", 2, 1, 10**9))
     code = store.code_version(CodeVersion(None, False, "3.11", {}))
-    attempt = store.start_attempt(*rows.trials.values(), machine, code)
+    attempt = store.begin_attempt(*rows.trials.values(), machine, code)
     store.finish_attempt(attempt, status, traceback="Traceback …\n  line\n")
     return store
 

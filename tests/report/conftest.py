@@ -95,7 +95,7 @@ class Lab:
 
     def trial(self, router: str, seed: int, top1: float | None, settings: dict[str, Any]) -> None:
         trial = self.waiting(router, seed, settings)
-        attempt = self.store.start_attempt(trial, self.machine_ids[0], self.code, log="logs/a.log")
+        attempt = self.store.begin_attempt(trial, self.machine_ids[0], self.code, log="logs/a.log")
         if top1 is None:
             error = "loss is not finite at step 17\n  (the rest of it)"
             self.store.finish_attempt(attempt, "diverged", error=error, steps=17)

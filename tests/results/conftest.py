@@ -146,7 +146,7 @@ class Filler:
         trial = self.store.trial(fingerprint or uuid.uuid4().hex, description)
         if study is not None:
             self.store.add_trial_to_study(self.store.study(study, {}), trial)
-        attempt = self.store.start_attempt(trial, self.machine, self.code, log="logs/1.txt")
+        attempt = self.store.begin_attempt(trial, self.machine, self.code, log="logs/1.txt")
         self.store.finish_attempt(attempt, status, flops=1e9, steps=10, seconds=2.5)
         return attempt
 

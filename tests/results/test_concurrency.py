@@ -32,7 +32,8 @@ with open_store(target) as store:
     for index in range(rounds):
         trial = store.trial(f"shared{index}", {"seed": index})
         store.add_trial_to_study(study, trial)
-        attempt = store.start_attempt(trial, machine, code)
+        own = store.trial(f"{name} {index}", {"seed": index})
+        attempt = store.begin_attempt(own, machine, code)
         metrics = [Metric("x", number) for number in range(20)]
         store.record_measurement("a", {}, "h", machine, code, attempt_id=attempt, metrics=metrics)
         store.finish_attempt(attempt, "done")
@@ -58,7 +59,7 @@ def test_four_writers_begin_on_no_database_and_lose_nothing(target: str, tmp_pat
         _, errors = writer.communicate(timeout=120)
         assert writer.returncode == 0, errors
     with open_store(target) as store:
-        assert count(store, TrialRow) == 15
+        assert count(store, TrialRow) == 15 + 60
         assert count(store, AttemptRow) == count(store, MeasurementRow) == 60
         assert count(store, MetricRow) == 1200
         assert count(store, StudyRow) == count(store, MachineRow) == 1

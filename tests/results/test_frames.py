@@ -357,7 +357,7 @@ def test_a_database_describes_itself(filler, description: Describe) -> None:
     filler.trial(description(), "f1", status="failed")
     measure(filler, filler.trial(description(), "f1"), 1.0)
     told = describe(store)
-    assert (told.url, told.schema) == (store.url, "0001")
+    assert (told.url, told.schema) == (store.url, "0002")
     assert told.size_bytes > 50_000
     assert told.attempts == {"failed": 1, "done": 1}
     assert told.rows["trials"] == 1

@@ -78,12 +78,12 @@ def test_the_story_of_an_attempt(filler) -> None:
     before = datetime.now(UTC)
     trial = store.trial("f1", {"seed": 0})
     assert store.last_attempt("f1") is None
-    first = store.start_attempt(trial, filler.machine, filler.code, log="logs/1.txt")
+    first = store.begin_attempt(trial, filler.machine, filler.code, log="logs/1.txt")
     running = store.last_attempt("f1")
     assert running is not None
     assert (running.id, running.status, running.finished_at) == (first, "running", None)
     store.finish_attempt(first, "failed", error="boom", traceback="Traceback …")
-    second = store.start_attempt(trial, filler.machine, filler.code)
+    second = store.begin_attempt(trial, filler.machine, filler.code)
     assert store.done_attempt("f1") is None
     store.finish_attempt(
         second,
@@ -106,7 +106,7 @@ def test_the_story_of_an_attempt(filler) -> None:
 
 def test_an_attempt_ends_once(filler) -> None:
     store = filler.store
-    attempt = store.start_attempt(store.trial("f1", {}), filler.machine, filler.code)
+    attempt = store.begin_attempt(store.trial("f1", {}), filler.machine, filler.code)
     with pytest.raises(StoreError, match=r"no such status: 'don'; did you mean 'done'"):
         store.finish_attempt(attempt, "don")  # type: ignore[arg-type]
     store.finish_attempt(attempt, "diverged")
@@ -118,7 +118,7 @@ def test_an_attempt_ends_once(filler) -> None:
 
 def test_measured_asks_for_the_very_same_measurement(filler) -> None:
     store, machine, code = filler.store, filler.machine, filler.code
-    attempt = store.start_attempt(store.trial("f1", {}), machine, code)
+    attempt = store.begin_attempt(store.trial("f1", {}), machine, code)
     layer = store.layer("l1", {"router": {"name": "soft_moe"}})
     options = {"shapes": ("A", "B"), "repeats": 3}
     store.record_measurement("accuracy", options, "h1", machine, code, attempt_id=attempt)
@@ -140,7 +140,7 @@ def test_measured_asks_for_the_very_same_measurement(filler) -> None:
 
 def test_a_skipped_measurement_is_not_due_again(filler) -> None:
     store, machine, code = filler.store, filler.machine, filler.code
-    attempt = store.start_attempt(store.trial("f1", {}), machine, code)
+    attempt = store.begin_attempt(store.trial("f1", {}), machine, code)
     store.record_measurement(
         "balance", {}, "h1", machine, code, attempt_id=attempt, status="skipped", error="dense"
     )
@@ -230,7 +230,7 @@ def test_a_measurement_is_written_whole_or_not_at_all(filler, metrics, arrays, m
 def test_a_measurement_has_one_subject_and_it_exists(filler) -> None:
     store = filler.store
     layer = store.layer("l1", {})
-    attempt = store.start_attempt(store.trial("f1", {}), filler.machine, filler.code)
+    attempt = store.begin_attempt(store.trial("f1", {}), filler.machine, filler.code)
     for subject in ({}, {"layer_id": layer, "attempt_id": attempt}):
         with pytest.raises(StoreError, match="one_subject"):
             store.record_measurement("a", {}, "h", filler.machine, filler.code, **subject)

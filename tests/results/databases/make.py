@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from results import Array, CodeVersion, Component, Machine, Metric, open_store
+from results import Array, CodeVersion, Component, Machine, Metric, Run, open_store
 from results.migrate import head
 
 DESCRIPTION = {
@@ -38,7 +38,10 @@ def fill(file: Path) -> None:
         layer = store.layer("l1", DESCRIPTION, components=[router])
         store.add_trial_to_study(study, trial)
         store.add_layer_to_study(study, layer)
-        attempt = store.start_attempt(trial, machine, code)
+        # Not of this machine, so that the file says nothing of it.
+        run = store.start_run(study, Run("node1", 77, 1.5e9, "run --preset tiny", jobs=2))
+        store.claim(run, layer_id=layer)
+        attempt = store.begin_attempt(trial, machine, code, "logs/1.txt", "halved batches")
         store.finish_attempt(attempt, "done", flops=1e12, steps=100, seconds=1.5)
         metrics = [Metric("top1", 81.25, split="test"), Metric("nll", math.nan, layer=1, step=100)]
         load = Array("load", np.arange(8, dtype=np.int32), where={"of": "gates"})
