@@ -12,8 +12,9 @@ is the same model without MoE layers. Inputs are standard normal, weights untrai
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -24,6 +25,7 @@ from routers.hyper import hyper
 from suites.base import Array, Metric, MetricDef, Suite, register_suite
 from suites.memory import kept_for_backward
 from suites.passes import PASSES, Pass, one_pass, router_calls
+from suites.quiet import undisturbed
 from suites.subject import LayerSubject
 from suites.timing import interleaved, peak_memory, quiet, ratio_interval
 
@@ -82,6 +84,19 @@ def _definitions(name: Pass, what: str) -> tuple[MetricDef, ...]:
             "lower",
             f"Most memory at once in {what}, parameters included; where the device tells it.",
         ),
+        MetricDef(
+            f"{rate}other_load",
+            "cores",
+            "lower",
+            f"Cores that other processes kept busy while {what} was timed; where it took long "
+            "enough to tell.",
+        ),
+        MetricDef(
+            f"{rate}other_gpu_load",
+            "share",
+            "lower",
+            f"Time in which others computed on the GPU, just after {what} was timed.",
+        ),
     )
 
 
@@ -91,7 +106,8 @@ class Throughput(Suite[LayerSubject]):
 
     `where` gives `scope`, "layer" or "model", the shape and the threads. Repeats alternate with
     those of the dense counterpart. The defaults take seconds. For a result to publish ask for
-    `shapes = ["A", "B"]`, `seconds = 10` and `min_repeats = 50`, on a machine that is quiet.
+    `shapes = ["A", "B"]`, `seconds = 10` and `min_repeats = 50`. Where other processes disturb a
+    comparison it is repeated a few times, then the measurement fails and says who they are.
     """
 
     on = "layer"
@@ -122,6 +138,12 @@ class Throughput(Suite[LayerSubject]):
     min_repeats: int = hyper(5, "Repeats of one comparison, at least.", ge=1)
     max_repeats: int = hyper(1000, "Repeats of one comparison, at most.", ge=1)
     threads: int = hyper(1, "Threads of torch on a CPU.", ge=1)
+    max_load: float | None = hyper(
+        0.25,
+        "Cores that other processes may keep busy (on a GPU: half of all), or no timing; null: any "
+        "number.",
+        ge=0,
+    )
 
     def measure(self, subject: LayerSubject) -> Iterator[Metric | Array]:
         # Shapes are those of MLPs; experts in the place of anything else are timed in the model.
@@ -188,16 +210,12 @@ class Throughput(Suite[LayerSubject]):
         if calls:
             runs["router"] = torch.no_grad()(lambda: [call.again() for call in calls])
         device = ours[1].device
-        with quiet(self.threads):
-            times = interleaved(
-                runs,
-                device=device,
-                seconds=self.seconds,
-                min_repeats=self.min_repeats,
-                max_repeats=self.max_repeats,
-            )
+        times, load = undisturbed(partial(self.times, runs, device), device, self.max_load)
         where = {**where, "threads": self.threads}
         yield from timed(name, times, where)
+        for what, value in (("other_load", load.cores), ("other_gpu_load", load.gpu)):
+            if value is not None:
+                yield Metric(f"{_rate(name)}{what}", value, where=where)
         parameters = sum(p.nbytes for p in ours[0].parameters())
         if name == "forward":
             yield Metric("parameter_bytes", parameters, where=where)
@@ -208,6 +226,19 @@ class Throughput(Suite[LayerSubject]):
         if device.type == "cuda":
             value = parameters + peak_memory(run, device)
             yield Metric(f"{_rate(name)}peak_memory_bytes", value, where=where)
+
+    def times(
+        self, runs: dict[str, Callable[[], object]], device: torch.device
+    ) -> dict[str, np.ndarray]:
+        """Milliseconds of each repeat of each run, as `interleaved` gives them."""
+        with quiet(self.threads):
+            return interleaved(
+                runs,
+                device=device,
+                seconds=self.seconds,
+                min_repeats=self.min_repeats,
+                max_repeats=self.max_repeats,
+            )
 
 
 def timed(name: Pass, times: dict[str, np.ndarray], where: dict[str, Any]) -> Iterator[Metric]:

@@ -32,7 +32,10 @@ class Answered(Suite[TrialSubject]):
 '''
 
 QUICK = {
-    "throughput": {"seconds": 0.0, "min_repeats": 2, "sweep_experts": [2], "model_batch": 2},
+    "throughput": {
+        **{"seconds": 0.0, "min_repeats": 2, "max_load": None},
+        **{"sweep_experts": [2], "model_batch": 2},
+    },
     "editing": {"max_edits": 1},
 }
 

@@ -1,0 +1,130 @@
+"""Who may have a device: any number of trainings, or one timing that nothing disturbs.
+
+A lock is a file of this machine, the same for every run whatever its home, database and user, and
+the kernel releases it when its holder dies. One stands for the CPU, which everything uses, and one
+for each GPU; the CPU's is taken first, so that no two processes wait for each other.
+
+    on a CPU    training: CPU shared               timing: CPU exclusive
+    on a GPU    training: CPU shared, GPU shared   timing: CPU shared, GPU exclusive
+
+A timing waits until nobody trains; it does not keep others from starting, since they would be idle
+for as long as the last training takes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import torch
+
+from routers.errors import BenchError
+
+Waiting = Callable[[str], None]
+
+CPU = "cpu"
+
+
+@contextmanager
+def training(device: torch.device, waiting: Waiting) -> Iterator[None]:
+    """Have a device together with other trainings.
+
+    Args:
+        waiting: is told once who else has it, where this process must wait.
+
+    Raises:
+        BenchError: the lock's file cannot be opened.
+    """
+    with ExitStack() as held:
+        for name in lock_names(device):
+            held.enter_context(_locked(name, fcntl.LOCK_SH, waiting))
+        yield
+
+
+@contextmanager
+def timing(device: torch.device, waiting: Waiting) -> Iterator[None]:
+    """Have a device alone. Arguments and errors as of `training`."""
+    *shared, own = lock_names(device)
+    with ExitStack() as held:
+        for name in shared:
+            held.enter_context(_locked(name, fcntl.LOCK_SH, waiting))
+        held.enter_context(_locked(own, fcntl.LOCK_EX, waiting))
+        yield
+
+
+def lock_names(device: torch.device) -> list[str]:
+    """The locks of a device, in the order in which they are taken; its own is the last."""
+    if device.type == "cpu":
+        return [CPU]
+    if device.type == "cuda":
+        return [CPU, f"gpu-{torch.cuda.get_device_properties(device).uuid}"]
+    return [CPU, device.type]
+
+
+def lock_file(name: str) -> Path:
+    """Where a lock lies."""
+    return Path(tempfile.gettempdir(), "moe-router-bench", f"{name}.lock")
+
+
+@contextmanager
+def _locked(name: str, how: int, waiting: Waiting) -> Iterator[None]:
+    descriptor = _opened(lock_file(name))
+    try:
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting(holders(descriptor))
+            fcntl.flock(descriptor, how)
+        # What nobody touched for days, the system clears away from there.
+        os.utime(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _opened(path: Path) -> int:
+    """The lock's file, made where there is none, for every user of this machine."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with suppress(PermissionError):  # it is somebody else's, who has done so
+            path.parent.chmod(0o1777)
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+            path.chmod(0o666)
+        # Not with O_CREAT: Linux refuses that for a file of somebody else in such a folder.
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise BenchError(f"cannot use the lock {path}: {error.strerror}") from error
+
+
+def holders(descriptor: int) -> str:
+    """Who holds the lock of an open file, as far as the system tells: the commands, by process."""
+    inode = os.fstat(descriptor).st_ino
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        lines = []
+    pids = {
+        int(fields[4])
+        for fields in map(str.split, lines)
+        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode)
+    }
+    return ", ".join(sorted(set(filter(None, map(_command, pids))))) or "another process"
+
+
+def _command(pid: int) -> str:
+    """The command that a process belongs to: a worker, and its fork server, to that of the run."""
+    try:
+        process = psutil.Process(pid)
+        for each in (process, *process.parents()):
+            words = each.cmdline()
+            if not any("multiprocessing" in word for word in words):
+                return f"process {each.pid} ({' '.join(' '.join(words).split())})"
+    except psutil.Error:
+        pass  # it ended meanwhile, or is of another container
+    return ""

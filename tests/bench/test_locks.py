@@ -1,0 +1,185 @@
+"""Locks of devices, held by real processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from bench.execute.locks import lock_file, lock_names, timing, training
+from routers import BenchError
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+HOLDER = """
+import sys, torch
+from bench.execute import locks
+
+def waiting(who):
+    print("waiting", who, flush=True)
+
+with getattr(locks, sys.argv[1])(torch.device("cpu"), waiting):
+    print("holds", flush=True)
+    sys.stdin.read()
+print("released", flush=True)
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path / "moe-router-bench"
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts a process that takes a lock and holds it until its input ends."""
+    started = []
+
+    def begin(kind: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, kind],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+        )
+        started.append(process)
+        return process
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A machine with one GPU, as far as a lock's name goes."""
+    found = SimpleNamespace(uuid="6f9c2d")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+
+
+def impatient(who: str) -> None:
+    raise TimeoutError(who)
+
+
+def free(lock, device=CPU) -> bool:
+    try:
+        with lock(device, impatient):
+            return True
+    except TimeoutError:
+        return False
+
+
+def end(process: subprocess.Popen[str]) -> str:
+    return process.communicate(timeout=60)[0].strip()
+
+
+def test_trainings_do_not_exclude_each_other_and_a_timing_waits_for_them_all(start):
+    first, second = start("training"), start("training")
+    assert first.stdout.readline() == second.stdout.readline() == "holds\n"
+    assert free(training)
+    timed = start("timing")
+    told = timed.stdout.readline()
+    assert told.startswith("waiting process ")
+    assert str(first.pid) in told
+    assert str(second.pid) in told
+    assert end(first) == "released"
+    assert not free(timing)
+    assert end(second) == "released"
+    assert timed.stdout.readline() == "holds\n", "told once, then it has the lock"
+    assert not free(training)
+    assert not free(timing)
+    assert end(timed) == "released"
+    assert free(timing)
+
+
+@pytest.mark.parametrize("kind", ["training", "timing"])
+def test_a_killed_holder_releases(start, kind):
+    holder = start(kind)
+    assert holder.stdout.readline() == "holds\n"
+    assert not free(timing)
+    waiter = start("timing")
+    assert f"process {holder.pid} " in waiter.stdout.readline()
+    holder.kill()
+    assert waiter.stdout.readline() == "holds\n"
+
+
+def test_a_worker_is_told_by_the_command_of_its_run(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    worker = context.Process(target=_hold, args=(str(tmp_path), ready), daemon=True)
+    worker.start()
+    try:
+        assert ready.wait(60)
+        with (
+            pytest.raises(TimeoutError, match=rf"^process {os.getpid()} \("),
+            timing(CPU, impatient),
+        ):
+            pass
+    finally:
+        worker.kill()
+        worker.join()
+
+
+def _hold(folder: str, ready) -> None:
+    tempfile.tempdir = folder
+    with training(CPU, impatient):
+        ready.set()
+        multiprocessing.Event().wait()
+
+
+def test_an_error_inside_releases(folder):
+    with pytest.raises(KeyError), timing(CPU, impatient):
+        raise KeyError
+    assert free(timing)
+
+
+def test_a_gpu_is_timed_while_the_cpu_trains_but_not_the_other_way_round(gpu):
+    with training(CPU, impatient):
+        assert free(timing, GPU)
+    with training(GPU, impatient):
+        assert free(training, GPU)
+        assert free(training, CPU)
+        assert not free(timing, GPU)
+        assert not free(timing, CPU)
+    with timing(GPU, impatient):
+        assert not free(training, GPU)
+        assert not free(timing, CPU)
+        assert free(training, CPU)
+
+
+def test_each_gpu_has_its_own_lock_by_uuid(gpu):
+    assert lock_names(CPU) == ["cpu"]
+    assert lock_names(GPU) == ["cpu", "gpu-6f9c2d"]
+    assert lock_names(torch.device("mps")) == ["cpu", "mps"]
+
+
+def test_every_user_of_the_machine_can_take_it(folder):
+    before = os.umask(0o077)
+    try:
+        assert free(timing)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o1777
+    assert stat.S_IMODE(lock_file("cpu").stat().st_mode) == 0o666
+
+
+def test_a_lock_in_use_looks_used(folder):
+    assert free(timing)
+    os.utime(lock_file("cpu"), (0, 0))
+    assert free(training)
+    assert lock_file("cpu").stat().st_mtime > 0
+
+
+def test_a_folder_that_cannot_be_is_named(folder):
+    folder.write_text("in the way")
+    with pytest.raises(BenchError, match=r"cannot use the lock .*moe-router-bench/cpu\.lock"):
+        free(timing)

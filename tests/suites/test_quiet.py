@@ -1,0 +1,226 @@
+"""Timings beside processes that work, and beside some that do not."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import subprocess
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from routers import BenchError
+from suites import build_suite, quiet
+from suites.quiet import Clocks, Load, allowed_cores, disturbed, gpu_use, undisturbed
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+
+
+@dataclass
+class FakeMachine:
+    """Clocks of a machine where others keep `load` cores busy; this process works in `compute`."""
+
+    load: float = 0.0
+    wall: float = 100.0
+    system: float = 5000.0
+    own: float = 7.0
+    timings: int = 0
+
+    def perf_counter(self) -> float:
+        return self.wall
+
+    def process_time(self) -> float:
+        return self.own
+
+    def sleep(self, seconds: float) -> None:
+        self.wall += seconds
+        self.system += self.load * seconds
+
+    def compute(self, seconds: float, threads: int = 1) -> int:
+        self.sleep(seconds)
+        self.own += threads * seconds
+        self.system += threads * seconds
+        self.timings += 1
+        return self.timings
+
+
+@pytest.fixture
+def fake(monkeypatch) -> FakeMachine:
+    machine = FakeMachine()
+    monkeypatch.setattr(quiet, "time", machine)
+    monkeypatch.setattr(quiet, "busy_seconds", lambda: machine.system)
+    monkeypatch.setattr(quiet, "busiest_processes", lambda seconds: machine.sleep(seconds) or "x 1")
+    return machine
+
+
+@pytest.fixture
+def process(tmp_path):
+    """Starts a shell that runs a script under a name of its own."""
+    started = []
+
+    def start(name: str, script: str) -> psutil.Process:
+        (tmp_path / name).symlink_to(shutil.which("sh"))
+        started.append(subprocess.Popen([str(tmp_path / name), "-c", script]))
+        return psutil.Process(started[-1].pid)
+
+    yield start
+    for one in started:
+        one.kill()
+        one.wait()
+
+
+def test_what_is_neither_idle_nor_ours_is_the_load_of_others(fake):
+    start = Clocks.now()
+    fake.load = 1.25
+    fake.compute(2.0, threads=2)
+    assert Clocks.now().others_since(start) == pytest.approx(1.25)
+
+
+def test_clocks_that_disagree_give_no_negative_load():
+    assert Clocks(2.0, 10.0, 1.02).others_since(Clocks(1.0, 9.0, 0.0)) == 0.0
+
+
+def test_waiting_for_a_disk_is_no_work_and_a_guest_is_counted_once(monkeypatch):
+    told = {"user": 10.0, "nice": 1.0, "system": 2.0, "idle": 50.0, "iowait": 20.0, "steal": 4.0,
+            "guest": 3.0, "guest_nice": 0.5}  # fmt: skip
+
+    class Times:
+        def _asdict(self):
+            return told
+
+    monkeypatch.setattr(psutil, "cpu_times", Times)
+    assert quiet.busy_seconds() == 17.0
+
+
+def test_a_quiet_timing_is_made_once(fake):
+    fake.load = 0.2
+    result, load = undisturbed(lambda: fake.compute(3.0), CPU, 0.25)
+    assert result == fake.timings == 1
+    assert load == Load(pytest.approx(0.2))
+
+
+def test_a_disturbed_timing_is_made_again_and_the_undisturbed_one_counts(fake):
+    loads = iter([1.0, 0.5, 0.1, 1.0])
+
+    def timing():
+        fake.load = next(loads)
+        return fake.compute(1.0)
+
+    result, load = undisturbed(timing, CPU, 0.25)
+    assert result == 3
+    assert load.cores == pytest.approx(0.1)
+
+
+def test_a_timing_that_is_always_disturbed_is_refused(fake):
+    fake.load = 1.3
+    with pytest.raises(BenchError) as refused:
+        undisturbed(lambda: fake.compute(1.0), CPU, 0.25)
+    assert str(refused.value) == (
+        "the machine is not quiet: other processes keep 1.3 cores busy (x 1); max_load 0.25 "
+        "allows 0.25 cores"
+    )
+    assert fake.timings == quiet.TRIES
+
+
+def test_without_a_limit_any_load_is_taken(fake):
+    fake.load = 50.0
+    assert undisturbed(lambda: fake.compute(1.0), CPU, None) == (1, Load(pytest.approx(50.0)))
+
+
+def test_a_timing_too_short_to_tell_is_watched_on_where_that_decides(fake):
+    fake.load = 1.0
+    before = fake.wall
+    assert undisturbed(lambda: fake.compute(0.01), CPU, None) == (1, Load(None))
+    assert fake.wall - before == pytest.approx(0.01)
+    _, load = undisturbed(lambda: fake.compute(0.01), CPU, 2.0)
+    assert load.cores == pytest.approx(1.0)
+
+
+def test_on_a_gpu_others_may_have_half_of_the_cores(monkeypatch):
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 16)
+    assert allowed_cores(0.25, CPU) == 0.25
+    assert allowed_cores(0.25, GPU) == 8
+    assert allowed_cores(12.0, GPU) == 12
+    assert allowed_cores(None, GPU) is None
+
+
+def test_what_others_do_on_the_gpu_counts_where_it_is_known():
+    assert disturbed(Load(0.0, None), 8) == ""
+    assert disturbed(Load(0.0, 0.02), 8) == ""
+    assert disturbed(Load(0.0, 0.37), 8) == "compute on the GPU 37 % of the time"
+
+
+@pytest.mark.parametrize(
+    ("script", "use"),
+    [("echo 37", 0.37), ("echo 0", 0.0), ("echo '[N/A]'", None), ("exit 9", None)],
+)
+def test_nvidia_smi_is_asked_for_the_use_of_one_gpu(tmp_path, monkeypatch, script, use):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\n{script}\n')
+    tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_use("GPU-1234") == use
+    assert "--id=GPU-1234" in Path(tmp_path, "asked").read_text()
+
+
+def test_without_nvidia_smi_the_use_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_use("GPU-1234") is None
+
+
+def test_a_busy_process_is_measured_and_an_idle_one_is_not(process, monkeypatch):
+    """The system's clocks against the process's own."""
+    monkeypatch.setattr(quiet, "NAMED", 10_000)
+    busy = process("busybee", "while :; do :; done")
+    process("sloth", "sleep 1000")
+    start, worked = Clocks.now(), sum(busy.cpu_times()[:2])
+    named = quiet.busiest_processes(1.0)
+    end, worked = Clocks.now(), sum(busy.cpu_times()[:2]) - worked
+    # Counted in steps of 10 ms, in several counters.
+    assert end.others_since(start) >= (worked - 0.1) / (end.wall - start.wall)
+    assert "busybee" in named
+    assert "sloth" not in named
+
+
+def test_a_timing_beside_a_busy_process_is_refused_and_names_it(process, monkeypatch):
+    monkeypatch.setattr(quiet, "NAMED", 10_000)
+    monkeypatch.setattr(quiet, "TRIES", 2)
+    monkeypatch.setattr(quiet, "WAIT", 0.5)
+    process("busybee", "while :; do :; done")
+    with pytest.raises(BenchError, match=r"not quiet: other processes keep .*\(.*busybee \d\.\d"):
+        undisturbed(lambda: time.sleep(1.0), CPU, 0.02)
+
+
+def test_the_work_of_other_threads_is_our_own():
+    worked = []
+
+    def work():
+        while time.thread_time() < 0.3:
+            pass
+        worked.append(time.thread_time())
+
+    start = Clocks.now()
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert Clocks.now().own - start.own >= worked[0]
+
+
+def test_the_suite_refuses_or_tells_the_load(layers, process, monkeypatch):
+    monkeypatch.setattr(quiet, "TRIES", 1)
+    monkeypatch.setattr(quiet, "WAIT", 0.1)
+    process("busybee", "while :; do :; done")
+    options = {"model_batch": 0, "seconds": 0.0, "min_repeats": 2}
+    with pytest.raises(BenchError, match="the machine is not quiet"):
+        list(build_suite("throughput", **options, max_load=0.0).measure(layers("dense")))
+    found = list(build_suite("throughput", **options, max_load=1e6).measure(layers("dense")))
+    values = {metric.name: metric.value for metric in found}
+    assert values["other_load"] > 0
+    assert values["train_other_load"] > 0
+    free = list(build_suite("throughput", **options, max_load=None).measure(layers("dense")))
+    assert "other_load" not in {metric.name for metric in free}, "too short to tell"
