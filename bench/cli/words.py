@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 from rich import box
@@ -21,6 +23,19 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def clock(moment: datetime, now: datetime) -> str:
+    """`07:42` of the day of `now`, `Tue 07:42` within the week, else `2026-05-03 07:42`."""
+    days = abs((moment.date() - now.date()).days)
+    return moment.strftime("%H:%M" if not days else "%a %H:%M" if days < 7 else "%Y-%m-%d %H:%M")
+
+
+def first_line(text: str | None) -> str:
+    """The first line that says something, without a terminal's control characters."""
+    lines = (re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", line) for line in (text or "").splitlines())
+    plain = (re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", line).strip() for line in lines)
+    return next(filter(None, plain), "")
 
 
 def size(amount: float) -> str:

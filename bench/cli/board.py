@@ -1,0 +1,162 @@
+"""How a run stands at one moment, and how that looks: on a terminal, and as a line of text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from bench.cli.words import clock, duration
+
+UNDER_WAY = ("running", "elsewhere", "interrupted", "waiting")
+"""Statuses of trials that have no result yet; every other one is an end."""
+
+HEADINGS = ("", "seed", "step", "loss", "top-1 %", "left")
+
+BAR = 24
+"""Columns of the bar."""
+
+GAP = 2
+"""Columns between two cells."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """What one worker does.
+
+    Attributes:
+        name: the router, and what sets the trial apart from its others.
+        seed: None for a bare layer.
+        doing: "training", or the suite that measures.
+        loss: of the training steps, or None before the first is told.
+        accuracy: top-1 on the validation split, from 0 to 1.
+        left: seconds until its trial is done; None where nothing tells.
+    """
+
+    name: str
+    seed: int | None
+    doing: str
+    step: int = 0
+    steps: int = 0
+    loss: float | None = None
+    accuracy: float | None = None
+    left: float | None = None
+
+    @property
+    def share(self) -> float:
+        """Of its training."""
+        return self.step / self.steps if self.steps else 0.0
+
+
+@dataclass(frozen=True)
+class Board:
+    """A run, or a whole study, at one moment.
+
+    Attributes:
+        counts: trials by status.
+        layers: bare layers that were measured, and that are to be in all.
+        rate: trials an hour.
+        left: seconds until all is done.
+    """
+
+    counts: Mapping[str, int]
+    layers: tuple[int, int]
+    rate: float | None
+    left: float | None
+    workers: tuple[Worker, ...]
+
+    @property
+    def total(self) -> int:
+        """All trials."""
+        return sum(self.counts.values())
+
+    def told(self) -> str:
+        """`12 of 24 trials done, 2 running, 1 failed, 9 waiting`."""
+        parts = [f"{self.counts.get('done', 0)} of {self.total} trials done"] if self.total else []
+        failed = [status for status in self.counts if status not in ("done", *UNDER_WAY)]
+        for status in ("running", *sorted(failed), *UNDER_WAY[1:]):
+            if self.counts.get(status):
+                where = "in another run" if status == "elsewhere" else status.replace("_", " ")
+                parts.append(f"{self.counts[status]} {where}")
+        measured, layers = self.layers
+        if layers:
+            parts.append(f"{measured} of {layers} layers")
+        return ", ".join(parts)
+
+    def pace(self, now: datetime) -> str:
+        """`38 trials/h, ends 07:42 (in 5 h 03 min)`, as far as it is known."""
+        rate = None if self.rate is None else f"{self.rate:.{0 if self.rate >= 9.95 else 1}f}"
+        parts = [f"{rate} trials/h"] if rate else []
+        if self.left:
+            end = now + timedelta(seconds=self.left)
+            parts.append(f"ends {clock(end, now)} (in {duration(self.left)})")
+        return ", ".join(parts)
+
+    def line(self, now: datetime) -> str:
+        """All but the workers, as one line of text."""
+        return "; ".join(filter(None, (self.told(), self.pace(now))))
+
+
+def show_board(board: Board, now: datetime, width: int, room: int) -> RenderableType:
+    """A board on a terminal: counts, bar and pace, then a line for each worker.
+
+    Args:
+        width: columns of the terminal.
+        room: lines that there are for the workers.
+    """
+    workers = worker_lines(board.workers[:room], width)
+    if len(board.workers) > room:
+        workers.append(f"and {len(board.workers) - room} more")
+    counts = Text(board.told(), "bold")
+    return Group(counts, _bar(board, now), Text("\n".join(workers), no_wrap=True))
+
+
+def worker_lines(workers: Sequence[Worker], width: int) -> list[str]:
+    """A line for each worker under a line of headings; the name has what the others leave."""
+    if not workers:
+        return []
+    rows = [HEADINGS, *map(_cells, workers)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths[0] = min(widths[0], max(width - sum(widths[1:]) - GAP * len(widths[1:]), 10))
+    return [
+        (" " * GAP).join(
+            cell.ljust(columns) if place in (0, 2) else cell.rjust(columns)
+            for place, (cell, columns) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in ((_cut(name, widths[0]), *others) for name, *others in rows)
+    ]
+
+
+def _bar(board: Board, now: datetime) -> Table:
+    measured, layers = board.layers
+    ended = board.total - sum(board.counts.get(status, 0) for status in UNDER_WAY)
+    completed = ended + sum(worker.share for worker in board.workers)
+    share = completed / board.total if board.total else measured / max(layers, 1)
+    made = Table.grid(padding=(0, 2, 0, 0))
+    made.add_row(
+        ProgressBar(total=1.0, completed=share, width=BAR),
+        f"{100 * share:.0f} %",
+        Text(board.pace(now), no_wrap=True, overflow="ellipsis"),
+    )
+    return made
+
+
+def _cells(worker: Worker) -> tuple[str, ...]:
+    """Name, seed, what it does, loss, accuracy in percent, and time left."""
+    return (
+        worker.name,
+        "" if worker.seed is None else str(worker.seed),
+        f"{worker.step}/{worker.steps}" if worker.steps else worker.doing,
+        "" if worker.loss is None else f"{worker.loss:.3f}",
+        "" if worker.accuracy is None else f"{100 * worker.accuracy:.1f}",
+        "" if worker.left is None else duration(worker.left),
+    )
+
+
+def _cut(name: str, width: int) -> str:
+    return name if len(name) <= width else f"{name[: width - 1]}…"
