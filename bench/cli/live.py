@@ -15,7 +15,17 @@ from rich.text import Text
 from bench.cli.board import show_board
 from bench.cli.tracker import Tracker
 from bench.cli.words import duration, first_line
-from bench.execute.events import Begun, Ended, Event, Measured, Reused, Started, Task, Waiting
+from bench.execute.events import (
+    Begun,
+    Ended,
+    Event,
+    Leaving,
+    Measured,
+    Reused,
+    Started,
+    Task,
+    Waiting,
+)
 
 COLOURS = {"done": "green", "skipped": "dim", "interrupted": "yellow", "waiting": "dim"}
 
@@ -82,6 +92,9 @@ class Display:
         match event:
             case Started(task, reason) if not self._console.is_terminal:
                 self._print(task, "training", reason)
+            case Leaving(reason):
+                told = f"leaving: {reason}; what goes on saves what it has"
+                self._console.print(Text(told, "yellow"), soft_wrap=True)
             case Waiting(task, holder):
                 self._print(task, "waiting", f"another run works on it: {holder}")
             case Reused(task, status, reason) if status != "done":

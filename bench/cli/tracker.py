@@ -77,9 +77,10 @@ class Tracker:
                     self._trained[task] = seconds
             case Measuring(task, suite):
                 self._now_does(task, Worker(task.name, task.seed, suite))
-            case Measured(task, _, _, seconds):
+            case Measured(task, _, status, seconds):
                 self._active.pop(task, None)
-                self._measured[task] = self._measured.get(task, 0.0) + seconds
+                if status != "interrupted":
+                    self._measured[task] = self._measured.get(task, 0.0) + seconds
 
     def board(self) -> Board:
         """How the run stands now."""
