@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,8 +33,13 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
         raise BenchError(f"checkpoint {path} does not fit the model: {error}") from None
 
 
-def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> str:
+def write_tensors(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> str:
     """Write named tensors in one file, atomically.
+
+    Args:
+        metadata: text that goes into the file's header.
 
     Returns:
         The file's SHA-256 in hexadecimal.
@@ -41,7 +47,7 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> str:
     # Copies, since safetensors refuses tensors that share memory.
     apart = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     with replacing(path) as part:
-        save_file(apart, part)
+        save_file(apart, part, metadata)
     return file_sha256(path)
 
 
@@ -86,6 +92,14 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync(path.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left in a folder."""
+    for part in folder.glob("*.part"):
+        pid = part.name.split(".")[-2]
+        if not (pid.isdecimal() and psutil.pid_exists(int(pid))):
+            part.unlink(missing_ok=True)
 
 
 def _sync(path: Path) -> None:

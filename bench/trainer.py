@@ -6,6 +6,7 @@ continued from its parameters, its optimiser's state and its step goes on as if 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 import torch
@@ -17,10 +18,13 @@ from bench.config import TrialSpec
 from bench.data import Dataset
 from bench.data.draws import Purpose, random_bits
 from bench.derive import starting_model
+from bench.halving import why_not_halved
 from bench.model import moe_layers
 from bench.objective import Objective
 from bench.optim import averaged, build_optimizer, learning_rate
+from bench.state import module_state, optimizer_state, restore_module, restore_optimizer
 from routers import Router, Routing
+from routers.errors import BenchError
 
 
 class Trainer:
@@ -33,6 +37,14 @@ class Trainer:
         device: where they are.
         steps: of the whole training, for the learning rate's schedule.
         parent: see `starting_model`.
+        micro_batches: parts of each batch, which go through the model one after the other; their
+            gradients are added up.
+
+    Raises:
+        BenchError: in micro-batches it would be another optimisation.
+
+    Attributes:
+        overhead: FLOPs that a step takes for its being in micro-batches, whatever the images.
     """
 
     def __init__(
@@ -43,6 +55,7 @@ class Trainer:
         device: torch.device,
         steps: int,
         parent: nn.Module | None = None,
+        micro_batches: int = 1,
     ) -> None:
         self._spec, self._batches, self._steps = spec, batches, steps
         self._model = starting_model(spec, dataset, parent).to(device)
@@ -52,6 +65,10 @@ class Trainer:
         self._objective = Objective(spec.train)
         self._noise = torch.Generator(device)
         self._moe_layers = list(moe_layers(self._model).values())
+        self._micro_batches = micro_batches
+        if micro_batches > 1 and (reason := why_not_halved(spec, self._model)):
+            raise BenchError(f"a batch cannot be trained on in {micro_batches} parts: {reason}")
+        self.overhead = self._overhead(*batches.first) if micro_batches > 1 else 0
 
     @property
     def model(self) -> nn.Module:
@@ -71,14 +88,64 @@ class Trainer:
         images, labels = self._batches(step)
         torch.manual_seed(self._drawn(Purpose.DROPOUT, step))
         self._noise.manual_seed(self._drawn(Purpose.ROUTER_NOISE, step))
+        parts = self._micro_batches
+        loss, routings = self._differentiate(images, labels, step, parts, counter)
+        self._update(step)
+        if parts == 1:  # else no router listens
+            self._tell_routers(routings)
+        return loss
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the steps to come depend on, beside their numbers; it is not copied."""
+        parts = {name: module_state(module) for name, module in self._modules().items()}
+        parts["optimizer"] = optimizer_state(self._optimizer)
+        return {f"{part}.{name}": parts[part][name] for part in parts for name in parts[part]}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from the `state` of a trainer like this one.
+
+        Raises:
+            ValueError: it is of another kind; this trainer is of no use any more.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"optimizer": {}}
+        for key, tensor in state.items():
+            part, _, name = key.partition(".")
+            parts.setdefault(part, {})[name] = tensor
+        for part, module in self._modules().items():
+            restore_module(module, parts.get(part, {}))
+        restore_optimizer(self._optimizer, parts["optimizer"])
+
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self._model} | (
+            {} if self._average is None else {"average": self._average}
+        )
+
+    def _differentiate(
+        self, images: Tensor, labels: Tensor, step: int, parts: int, counter: FlopCounter | None
+    ) -> tuple[Tensor, list[Routing]]:
+        """Leave the gradient in the model; returns the task's loss and the last part's routings."""
+        pieces = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
+        shares = images.new_tensor([len(half) / len(labels) for _, half in pieces])
         self._model.train()
         self._optimizer.zero_grad()
-        with counter or nullcontext():
-            losses = self._objective(self._model, images, labels, step=step, generator=self._noise)
-            losses.total.backward()
-        self._update(step)
-        self._tell_routers(losses.routings)
-        return losses.task
+        tasks = []
+        for piece, share in zip(pieces, shares, strict=True):
+            with counter or nullcontext():
+                losses = self._objective(self._model, *piece, step=step, generator=self._noise)
+                losses.total.backward(share.to(losses.total.dtype))
+            tasks.append(losses.task)
+        return (torch.stack(tasks) * shares).sum(), losses.routings
+
+    def _overhead(self, images: Tensor, labels: Tensor) -> int:
+        """What each part takes that does not grow with its images, and adding the gradients."""
+
+        def flops(parts: int) -> int:
+            counter = FlopCounter()
+            self._differentiate(images[:2], labels[:2], 0, parts, counter)
+            return counter.report().total
+
+        parts = len(labels.chunk(self._micro_batches))
+        return (parts - 1) * (flops(2) - flops(1))
 
     def _update(self, step: int) -> None:
         rate = learning_rate(step, self._steps, self._spec.train)

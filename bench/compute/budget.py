@@ -80,6 +80,7 @@ def resolve_steps(
     batches: TrainingBatches,
     device: torch.device,
     parent: nn.Module | None = None,
+    micro_batches: int = 1,
 ) -> Budget:
     """The steps of a trial, from the FLOPs that its first step takes where it will train.
 
@@ -89,11 +90,13 @@ def resolve_steps(
         batches: of its training split, on `device`.
         device: where it trains.
         parent: see `starting_model`; a step of what is frozen in part takes fewer FLOPs.
+        micro_batches: see `Trainer`; they change no FLOPs.
     """
 
     def flops_of_step(of: TrialSpec) -> float:
         counter = FlopCounter()
-        Trainer(of, dataset, batches, device, steps=1, parent=parent).step(0, counter)
-        return counter.report().total
+        trainer = Trainer(of, dataset, batches, device, 1, parent, micro_batches)
+        trainer.step(0, counter)
+        return counter.report().total - trainer.overhead
 
     return match_compute(spec, len(dataset.splits["train"]), flops_of_step)

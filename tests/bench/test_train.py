@@ -11,6 +11,7 @@ from bench.batches import TrainingBatches
 from bench.checkpoint import read_tensors
 from bench.compute.budget import resolve_steps
 from bench.config import AugmentConfig, TrainConfig
+from bench.course import spaced
 from bench.evaluate import Score, evaluate
 from bench.model import (
     EXPERTS,
@@ -23,7 +24,7 @@ from bench.model import (
 from bench.objective import Objective
 from bench.optim import build_optimizer, learning_rate
 from bench.outcome import read_outcome
-from bench.train import spaced, train_trial
+from bench.train import train_trial
 from bench.trainer import Trainer
 from bench.trial_model import trial_model
 from routers import LOSSES, Batch, RequestError, Router
@@ -66,12 +67,13 @@ def test_a_training_learns_and_leaves_what_it_should(name, tiny_spec, tiny_datas
     assert len(curve) == 4
     assert curve[-1] > 0.9  # chance is 0.25
     assert read_outcome(tmp_path) == outcome
-    done, steps, losses, seconds = zip(*seen, strict=True)
+    done, steps, losses, accuracies, seconds = zip(*seen, strict=True)
     assert list(done) == sorted(set(done))
     assert done[-1] == steps[-1] == budget.steps
     assert max(b - a for a, b in zip((0, *done), done, strict=False)) <= 10
     assert losses[-1] < losses[0]
     assert seconds[-1] == outcome.seconds
+    assert list(dict.fromkeys(accuracies)) == list(dict.fromkeys([None, *curve]))
 
 
 def test_snapshots_are_equally_spaced_from_the_first_weights_to_the_last(
@@ -281,7 +283,7 @@ def test_no_process_that_makes_images_outlives_a_training(
         return Score(0.5, 1.0)
 
     monkeypatch.setattr("bench.train.TrainingBatches", keeping)
-    monkeypatch.setattr("bench.train.evaluate", evaluating)
+    monkeypatch.setattr("bench.course.evaluate", evaluating)
     with pytest.raises(ValueError, match="broken") if breaks else nullcontext():
         train_trial(spec.model_copy(update={"data": augmented}), tiny_dataset, CPU, tmp_path)
     assert at_work

@@ -1,0 +1,39 @@
+"""Whether a batch in two halves, whose gradients are added up, is the same optimisation."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bench.config import TrialSpec
+from bench.model import moe_layers
+from routers import Router
+
+
+def why_not_halved(spec: TrialSpec, model: nn.Module) -> str | None:
+    """Why not; None where it is the same, but for rounding and for which random numbers are drawn.
+
+    Args:
+        spec: the trial.
+        model: its model.
+    """
+    if spec.train.batch_size < 2:
+        return "a batch of 1 image has no halves"
+    for name, module in model.named_modules():
+        running = any(buffer.startswith("running_") for buffer in module._buffers)
+        if running or isinstance(module, _BatchNorm):
+            return f"{name}, a {type(module).__name__}, takes statistics of the batch"
+    layers = moe_layers(model)
+    if not layers:
+        return None
+    if spec.model.groups != "image":
+        return f"model.groups = {spec.model.groups!r} routes tokens of several images together"
+    if weighed := [name for name, weight in spec.train.losses.items() if weight]:
+        return f"the loss {weighed[0]!r} is taken over the whole batch"
+    for name, layer in layers.items():
+        if type(layer.router).after_step is not Router.after_step:
+            return f"the router {type(layer.router).__name__} is told the loads of the whole batch"
+        # Parameters learn by the gradient alone; a buffer may follow the batches.
+        for buffer, _ in layer.named_buffers():
+            return f"{name}.{buffer} may keep statistics of the batch"
+    return None
