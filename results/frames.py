@@ -7,7 +7,7 @@ word is None, a missing whole number `pandas.NA`.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pandas as pd
@@ -27,12 +27,13 @@ ENVIRONMENT = [
 ]
 TRIAL_COLUMNS = [
     *("study", *SUBJECT, "trial", "parent", "status", "error", "flops", "steps", "seconds"),
-    *("checkpoint", "checkpoint_sha256", "log", "attempt", "started_at", "finished_at"),
+    *("checkpoint", "checkpoint_sha256", "attempt", "started_at", "finished_at"),
+    *("note", "log", "log_tail", "traceback"),
     *ENVIRONMENT,
 ]
 MEASUREMENT_COLUMNS = [
     *("study", "suite", *SUBJECT, "status", "error", "seconds", "trial", "attempt"),
-    *("measurement", "suite_options", "source_hash", "at", *ENVIRONMENT),
+    *("measurement", "suite_options", "source_hash", "at", "traceback", *ENVIRONMENT),
 ]
 METRIC_COLUMNS = [
     *("study", "suite", *SUBJECT, "metric", "value", "unit", "better", "layer", "step", "split"),
@@ -79,16 +80,25 @@ def measurements_frame(
         return _frame(_measurements(session, study, history), MEASUREMENT_COLUMNS)
 
 
-def metrics_frame(store: Store, study: str | None = None, *, history: bool = False) -> pd.DataFrame:
+def metrics_frame(
+    store: Store,
+    study: str | None = None,
+    *,
+    history: bool = False,
+    names: Collection[str] | None = None,
+) -> pd.DataFrame:
     """One row a metric: its condition, its place, its environment, and what its suite declares.
 
-    Arguments as of `trials_frame`. `where` is JSON text with sorted keys; `seed` is missing for
-    bare layers.
+    Other arguments as of `trials_frame`. `where` is JSON text with sorted keys; `seed` is missing
+    for bare layers.
+
+    Args:
+        names: of the metrics that are read; None for all.
     """
     _check_study(store, study)
     with store.reading() as session:
         measured = _frame(_done(session, study, history), MEASUREMENT_COLUMNS)
-        metrics = _metrics(session, study).merge(measured, on="measurement")
+        metrics = _metrics(session, study, names).merge(measured, on="measurement")
         definitions = _definitions(session)
     keys = ["suite", "source_hash", "metric"]
     defined = metrics[keys].drop_duplicates()
@@ -151,7 +161,7 @@ def _done(session: Session, study: str | None, history: bool) -> list[dict[str, 
     return [row for row in _measurements(session, study, history) if row["status"] == "done"]
 
 
-def _metrics(session: Session, study: str | None) -> pd.DataFrame:
+def _metrics(session: Session, study: str | None, names: Collection[str] | None) -> pd.DataFrame:
     columns = {
         "measurement": MetricRow.measurement_id,
         "metric": MetricRow.name,
@@ -163,6 +173,8 @@ def _metrics(session: Session, study: str | None) -> pd.DataFrame:
     }
     query = select(*columns.values()).order_by(MetricRow.id)
     query = query.where(MetricRow.measurement_id.in_(selection.in_study(study)))
+    if names is not None:
+        query = query.where(MetricRow.name.in_(names))
     return _frame(session.execute(query).all(), list(columns))
 
 

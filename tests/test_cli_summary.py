@@ -7,7 +7,8 @@ from io import StringIO
 import pandas as pd
 from rich.console import Console
 
-from bench.cli.summary import SIDE_BY_SIDE, Column, main_columns, standings
+from bench.cli.columns import Column, main_columns
+from bench.cli.summary import SIDE_BY_SIDE, standings
 from bench.cli.words import count, duration, flops, size
 
 LONGEST = ("sparsity_constrained_expert_choice", "")
@@ -85,3 +86,47 @@ def test_timings_of_two_machines_are_not_averaged() -> None:
     )
     (made,) = main_columns(frame)
     assert made.cell(("a", "")) == "3.00"
+
+
+def test_a_single_timing_has_the_interval_of_its_own_repeats() -> None:
+    names = ["forward_overhead", "forward_overhead_low", "forward_overhead_high"]
+    frame = pd.DataFrame(
+        {
+            "suite": "throughput",
+            "metric": names,
+            "layer": None,
+            "step": None,
+            "where": '{"scope": "layer", "shape": "B"}',
+            "router": "a",
+            "condition": "",
+            "unit": "",
+            "better": ["lower", None, None],
+            "machine": "node1",
+            "value": [1.5, 1.25, 1.875],
+            "at": pd.Timestamp("2026-01-01"),
+        }
+    )
+    (made,) = main_columns(frame)
+    interval = made.interval(("a", ""))
+    assert (interval.mean, interval.low, interval.high) == (1.5, 1.25, 1.875)
+    assert made.cell(("a", "")) == "1.50"
+
+
+def test_what_is_constant_by_construction_is_known_as_such() -> None:
+    frame = pd.DataFrame(
+        {
+            "suite": "balance",
+            "metric": "load_cv",
+            "layer": None,
+            "step": None,
+            "where": ['{"constant": true}', "{}"],
+            "router": ["soft_moe", "random"],
+            "condition": "",
+            "unit": "",
+            "better": "lower",
+            "value": [0.0, 0.2],
+        }
+    )
+    (made,) = main_columns(frame)
+    assert made.constant == {("soft_moe", "")}
+    assert [made.cell((router, "")) for router in ("soft_moe", "random")] == ["0.00", "0.20"]

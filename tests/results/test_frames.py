@@ -55,6 +55,19 @@ def test_empty_frames_have_their_columns_and_types(filler) -> None:
     assert full.seed.dtype == full.layer.dtype == "Int64"
 
 
+def test_metrics_of_some_names_are_the_same_rows_as_among_all(
+    filler, description: Describe
+) -> None:
+    attempt = filler.trial(description(), "f1")
+    metrics = [Metric(name, value, split="test") for name, value in (("top1", 0.7), ("nll", 1.1))]
+    given = ({}, "h1", filler.machine, filler.code)
+    filler.store.record_measurement("accuracy", *given, attempt_id=attempt, metrics=metrics)
+    everything = metrics_frame(filler.store, "tiny")
+    some = metrics_frame(filler.store, "tiny", names={"nll", "never_seen"})
+    assert everything.metric.tolist() == ["top1", "nll"]
+    pd.testing.assert_frame_equal(some, everything[1:].reset_index(drop=True))
+
+
 def test_an_unknown_study_is_named_with_the_nearest(filler) -> None:
     filler.store.study("tiny", {})
     for frame in (metrics_frame, trials_frame, measurements_frame, arrays_of):
