@@ -160,7 +160,10 @@ def _attempt_fields(row: AttemptRow) -> Fields:
         "seconds": row.seconds,
         "checkpoint": row.checkpoint,
         "checkpoint_sha256": row.checkpoint_sha256,
+        "note": row.note,
         "log": row.log,
+        "log_tail": row.log_tail,
+        "traceback": row.traceback,
         "started_at": row.started_at,
         "finished_at": row.finished_at,
     } | _environment_fields(row)
@@ -178,6 +181,7 @@ def _measurement_fields(row: MeasurementRow) -> Fields:
         "error": row.error,
         "seconds": row.seconds,
         "at": row.measured_at,
+        "traceback": row.traceback,
     } | _environment_fields(row)
 
 
