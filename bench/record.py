@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 from bench.derive import TRANSFORMS
 from bench.fingerprint import Part
-from bench.plan import Plan
+from bench.plan import Plan, Planned
 from bench.registries import REGISTRIES
-from results import Component, Store
+from results import Component, Store, Subject
 from routers import Registry
 from suites import SUITES
 
@@ -27,29 +27,15 @@ class Rows:
 def record_plan(plan: Plan, store: Store) -> Rows:
     """Write the study with all that it shows; what is there already stays."""
     study = store.study(plan.request.study, plan.request.record())
-    components = _Components(store)
-    rows = Rows({}, {})
-    for planned in plan.trials:
-        identity = planned.fingerprint
-        ids = components.rows(identity.parts)
-        rows.trials[identity.value] = store.trial(
-            identity.value,
-            identity.description,
-            rows.trials[identity.parent] if identity.parent else None,
-            planned.spec.transform,
-            ids,
-        )
-        store.add_trial_to_study(study, rows.trials[identity.value])
-    for planned in plan.layers:
-        identity = planned.fingerprint
-        ids = components.rows(identity.parts)
-        rows.layers[identity.value] = store.layer(identity.value, identity.description, ids)
-        store.add_layer_to_study(study, rows.layers[identity.value])
-    components.rows(
-        Part("suite", suite.name, suite.source_hash)
-        for planned in (*plan.trials, *plan.layers)
-        for suite in planned.suites
+    components = _components(plan, store)
+    trials = [_subject(planned, components) for planned in plan.trials]
+    layers = [_subject(planned, components) for planned in plan.layers]
+    rows = Rows(
+        {trial.fingerprint: row for trial, row in zip(trials, store.trials(trials), strict=True)},
+        {layer.fingerprint: row for layer, row in zip(layers, store.layers(layers), strict=True)},
     )
+    store.add_trial_to_study(study, *rows.trials.values())
+    store.add_layer_to_study(study, *rows.layers.values())
     return rows
 
 
@@ -77,18 +63,21 @@ def component_of(part: Part) -> Component:
     )
 
 
-class _Components:
-    """Their rows; a component that several trials share is written once."""
+def _subject(planned: Planned, components: Mapping[Part, int]) -> Subject:
+    fingerprint = planned.fingerprint
+    return Subject(
+        fingerprint=fingerprint.value,
+        description=fingerprint.description,
+        components=[components[part] for part in fingerprint.parts],
+        parent=fingerprint.parent,
+        transform=planned.spec.transform if fingerprint.parent else None,
+    )
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._rows: dict[tuple[str, str, str], int] = {}
 
-    def rows(self, parts: Iterable[Part]) -> list[int]:
-        found = []
-        for part in parts:
-            key = (part.kind, part.name, part.digest)
-            if key not in self._rows:
-                self._rows[key] = self._store.component(component_of(part))
-            found.append(self._rows[key])
-        return found
+def _components(plan: Plan, store: Store) -> dict[Part, int]:
+    """The row of each part and each suite; one that several trials share is written once."""
+    planned = (*plan.trials, *plan.layers)
+    suites = {(suite.name, suite.source_hash) for each in planned for suite in each.suites}
+    parts = dict.fromkeys(part for each in planned for part in each.fingerprint.parts)
+    parts |= dict.fromkeys(Part("suite", *suite) for suite in sorted(suites))
+    return dict(zip(parts, store.components([component_of(part) for part in parts]), strict=True))

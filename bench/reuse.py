@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from bench.fingerprint import Fingerprint, canonical, identity
 from bench.outcome import read_outcome
 from bench.plan import Planned, PlannedSuite
 from results import AttemptRecord, Store
-from results.identities import TrialRecord, all_trials, layer_row
+from results.identities import TrialRecord, all_trials
+from results.plain import to_json
+from results.records import Made
 from routers.errors import BenchError
+
+Retry = Literal["failed", "timed_out", "all"] | None
+"""Which trials are tried again that ended without a result."""
+ENDED: Mapping[str, tuple[Retry, str]] = {
+    "failed": ("failed", "failed"),
+    "out_of_memory": ("failed", "ran out of memory"),
+    "timed_out": ("timed_out", "timed out"),
+    "diverged": ("all", "diverged"),
+}
+"""By the status of an attempt without a result: who asks for another one, and what happened."""
 
 
 @dataclass(frozen=True)
@@ -38,60 +52,86 @@ class Reuse:
     Args:
         home: the folder that checkpoints are named from.
         machine_id: row of this machine, to which timings belong; None where it has none yet.
+        retry: which trials are tried again that ended without a result.
     """
 
-    def __init__(self, store: Store, home: Path, machine_id: int | None) -> None:
-        self._store, self._home, self._machine_id = store, home, machine_id
-        self._alike: dict[str, list[TrialRecord]] = defaultdict(list)
-        for trial in all_trials(store):
-            self._alike[_key(trial.description)].append(trial)
+    def __init__(
+        self, store: Store, home: Path, machine_id: int | None, retry: Retry = None
+    ) -> None:
+        self._store, self._home = store, home
+        self._machine_id, self._retry = machine_id, retry
 
     def trials(self, planned: Sequence[Planned]) -> list[Decision]:
-        """What to do about each trial of a plan, where parents come before their children."""
+        """What to do about each trial, where parents come before their children."""
+        tried = self._store.attempts(each.fingerprint.value for each in planned)
+        done = {name: attempt for name in tried if (attempt := _done(tried[name])) is not None}
+        made = self._store.measured(attempt.id for attempt in done.values())
         decisions: list[Decision] = []
         parents: set[str | None] = set()
         for each in reversed(planned):
-            decisions.append(self.trial(each, is_parent=each.fingerprint.value in parents))
-            if decisions[-1].train:
+            name = each.fingerprint.value
+            if name in done:
+                due = _missing(each.suites, made.get(done[name].id, set()))
+                decision = self._done(each, done[name], due, is_parent=name in parents)
+            elif name in tried:
+                decision = self._undone(each, tried[name][-1])
+            else:
+                decision = Decision(True, self._why_new(each.fingerprint), each.suites)
+            if decision.train:
                 parents.add(each.fingerprint.parent)
+            decisions.append(decision)
         return decisions[::-1]
 
-    def trial(self, planned: Planned, *, is_parent: bool = False) -> Decision:
-        """What to do about a trial.
+    def layers(self, planned: Sequence[Planned]) -> list[tuple[PlannedSuite, ...]]:
+        """The suites that have not measured each layer on this machine yet."""
+        if self._machine_id is None:
+            return [each.suites for each in planned]
+        names = [each.fingerprint.value for each in planned]
+        made = self._store.measured_layers(names, self._machine_id)
+        return [
+            _missing(each.suites, made.get(name, set()))
+            for each, name in zip(planned, names, strict=True)
+        ]
+
+    def _done(
+        self,
+        planned: Planned,
+        done: AttemptRecord,
+        due: tuple[PlannedSuite, ...],
+        *,
+        is_parent: bool,
+    ) -> Decision:
+        """What to do about a trial that has a result.
 
         Args:
             is_parent: whether another that has to be trained starts from its weights.
         """
-        done = self._store.done_attempt(planned.fingerprint.value)
-        if done is None:
-            return self._undone(planned)
         if is_parent and not self._has_weights(done):
             gone = "its checkpoint is gone, and a derived trial needs it"
             return Decision(True, gone, planned.suites)
-        due = tuple(suite for suite in planned.suites if not self._measured(suite, done.id))
         lost = self._lost(done) if due else None
         if lost:
             return Decision(True, lost, planned.suites)
         return Decision(False, "same description, data and source", due, done)
 
-    def layer(self, planned: Planned) -> tuple[PlannedSuite, ...]:
-        """The suites that have not measured a layer on this machine yet."""
-        row = layer_row(self._store, planned.fingerprint.value)
-        if row is None or self._machine_id is None:
-            return planned.suites
-        return tuple(suite for suite in planned.suites if not self._timed(suite, row))
+    def _undone(self, planned: Planned, last: AttemptRecord) -> Decision:
+        again, reason = tried_again(last, self._retry)
+        if again:
+            return Decision(True, reason, planned.suites)
+        return Decision(False, reason, attempt=last)
 
-    def _undone(self, planned: Planned) -> Decision:
-        fingerprint = planned.fingerprint
-        last = self._store.last_attempt(fingerprint.value)
-        if last is not None and last.status == "diverged":
-            return Decision(False, "it diverged, and would again", attempt=last)
-        if last is not None:
-            return Decision(True, _why_again(last), planned.suites)
-        older = self._alike[_key(fingerprint.description)]
-        if older:
-            return Decision(True, "; ".join(differences(fingerprint, older[-1])), planned.suites)
-        return Decision(True, "new", planned.suites)
+    def _why_new(self, fingerprint: Fingerprint) -> str:
+        alike = self._alike.get(_key(fingerprint.description), [])
+        others = [trial for trial in alike if trial.fingerprint != fingerprint.value]
+        return "; ".join(differences(fingerprint, others[-1])) if others else "new"
+
+    @cached_property
+    def _alike(self) -> Mapping[str, Sequence[TrialRecord]]:
+        """The trials of each description, the oldest first."""
+        alike = defaultdict(list)
+        for trial in all_trials(self._store):
+            alike[_key(trial.description)].append(trial)
+        return alike
 
     def _lost(self, done: AttemptRecord) -> str | None:
         """Why what a training left can be measured no more; None where all of it is there."""
@@ -108,19 +148,17 @@ class Reuse:
     def _has_weights(self, done: AttemptRecord) -> bool:
         return bool(done.checkpoint) and (self._home / str(done.checkpoint)).is_file()
 
-    def _measured(self, suite: PlannedSuite, attempt_id: int) -> bool:
-        return self._store.measured(
-            suite.name, suite.options, suite.source_hash, attempt_id=attempt_id
-        )
 
-    def _timed(self, suite: PlannedSuite, layer_id: int) -> bool:
-        return self._store.measured(
-            suite.name,
-            suite.options,
-            suite.source_hash,
-            layer_id=layer_id,
-            machine_id=self._machine_id,
-        )
+def tried_again(last: AttemptRecord, retry: Retry = None) -> tuple[bool, str]:
+    """Whether a trial is tried again whose last attempt gave no result, and why or why not."""
+    if last.status not in ENDED:
+        return True, "continues an interrupted attempt"
+    asked, happened = ENDED[last.status]
+    first_line = "".join((last.error or "").strip().splitlines()[:1])
+    told = f"it {happened}: {first_line}" if first_line else f"it {happened}"
+    if retry in (asked, "all"):
+        return True, f"tried again; last time {told}"
+    return False, f"{told}; --retry {asked} tries again"
 
 
 def differences(now: Fingerprint, then: TrialRecord) -> list[str]:
@@ -160,8 +198,15 @@ def _key(description: dict[str, object]) -> str:
     return canonical(identity(description))
 
 
-def _why_again(last: AttemptRecord) -> str:
-    if last.status == "running":
-        return "an earlier attempt did not end"
-    first_line = (last.error or "").strip().splitlines()[:1]
-    return f"its last attempt {last.status.replace('_', ' ')}: {''.join(first_line)}"
+def _done(tried: Sequence[AttemptRecord]) -> AttemptRecord | None:
+    """The last that is done."""
+    return next((attempt for attempt in reversed(tried) if attempt.status == "done"), None)
+
+
+def _missing(suites: Sequence[PlannedSuite], made: set[Made]) -> tuple[PlannedSuite, ...]:
+    """The suites that have not measured."""
+    return tuple(
+        suite
+        for suite in suites
+        if Made(suite.name, to_json(suite.options), suite.source_hash) not in made
+    )

@@ -17,6 +17,7 @@ from results.records import (
     Run,
     RunRecord,
     StudyRecord,
+    Subject,
 )
 from results.store import Store, open_store
 
@@ -34,5 +35,6 @@ __all__ = [
     "Store",
     "StoreError",
     "StudyRecord",
+    "Subject",
     "open_store",
 ]

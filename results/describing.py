@@ -1,16 +1,18 @@
 """Writing down what is to be done, and by whom: machines, code, studies and their trials.
 
-Each method is one transaction, so that a row is kept from the moment it is known.
+Each method is one transaction. Many rows of one kind are written at once: what is there already
+stays as it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy import Table, delete, insert, select, text
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from results.database import Database
 from results.models import (
@@ -18,78 +20,78 @@ from results.models import (
     ComponentRow,
     LayerRow,
     MachineRow,
-    Row,
     StudyLayerRow,
     StudyRow,
     StudyTrialRow,
     TrialRow,
+    layer_components,
+    trial_components,
 )
 from results.plain import content_hash
-from results.records import CodeVersion, Component, Machine
-from results.rows import get_or_create, now
+from results.records import CodeVersion, Component, Machine, Subject
+from results.rows import add, among, chunks, now
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_LOCK = 2401_15970
+"""Number of PostgreSQL's advisory lock under which these rows are made."""
 
 
 class Identities(Database):
-    """Rows that say what something is. Every method that makes a row returns its id."""
+    """Rows that say what something is. Every method that makes rows returns their ids."""
 
     def machine(self, machine: Machine) -> int:
         """The machine's row, made if it is new."""
-        return self._by_content(MachineRow, machine)
+        return self._by_content(MachineRow, [machine])[0]
 
     def code_version(self, code: CodeVersion) -> int:
         """The code version's row, made if it is new."""
-        return self._by_content(CodeVersionRow, code)
+        return self._by_content(CodeVersionRow, [code])[0]
 
     def component(self, component: Component) -> int:
         """The component's row, made if this version of it is new."""
-        return self._by_content(ComponentRow, component)
+        return self.components([component])[0]
+
+    def components(self, components: Sequence[Component]) -> list[int]:
+        """The row of each component, made where this version of it is new."""
+        return self._by_content(ComponentRow, components)
 
     def study(self, name: str, request: Mapping[str, Any]) -> int:
         """The study of this name, made if it is new; it keeps the request that was made last."""
-        with self.writing() as session:
-            asked = now()
-            made = {"created_at": asked, "requested_at": asked, "request": request}
-            study = get_or_create(session, StudyRow, {"name": name}, made)
+        asked = now()
+        with self._alone() as session:
+            study = session.scalars(select(StudyRow).filter_by(name=name)).one_or_none()
+            if study is None:
+                study = StudyRow(name=name, created_at=asked)
             study.requested_at, study.request = asked, dict(request)
-            return study.id
+            return add(session, study)
 
     def trial(
         self,
         fingerprint: str,
         description: Mapping[str, Any],
-        parent: int | None = None,
+        components: Sequence[int] = (),
+        parent: str | None = None,
         transform: str | None = None,
-        components: Iterable[int] = (),
     ) -> int:
-        """The trial of this fingerprint, made if it is new.
+        """The trial of this fingerprint, made if it is new. Arguments as of `records.Subject`."""
+        subject = Subject(fingerprint, description, components, parent, transform)
+        return self.trials([subject])[0]
 
-        Args:
-            description: the whole trial as plain data.
-            parent: the trial that it is derived from.
-            transform: how (`distilled`, `pruned`, …).
-            components: the rows of the router, experts and losses that it is made of.
-        """
-        with self.writing() as session:
-            made = {
-                "created_at": now(),
-                "description": description,
-                "parent_id": parent,
-                "transform": transform,
-                "components": _components(session, components),
-            }
-            return get_or_create(session, TrialRow, {"fingerprint": fingerprint}, made).id
+    def trials(self, subjects: Sequence[Subject]) -> list[int]:
+        """The row of each trial, made where it is new; parents come before their children."""
+        return self._subjects(TrialRow, trial_components, subjects)
 
     def layer(
-        self, fingerprint: str, description: Mapping[str, Any], components: Iterable[int] = ()
+        self, fingerprint: str, description: Mapping[str, Any], components: Sequence[int] = ()
     ) -> int:
         """The bare layer of this fingerprint, made if it is new."""
-        with self.writing() as session:
-            made = {
-                "created_at": now(),
-                "description": description,
-                "components": _components(session, components),
-            }
-            return get_or_create(session, LayerRow, {"fingerprint": fingerprint}, made).id
+        return self.layers([Subject(fingerprint, description, components)])[0]
+
+    def layers(self, subjects: Sequence[Subject]) -> list[int]:
+        """The row of each bare layer, made where it is new."""
+        return self._subjects(LayerRow, layer_components, subjects)
 
     def add_trial_to_study(self, study_id: int, *trial_ids: int) -> None:
         """The study shows these trials; of trials alike but for the code, the last added counts."""
@@ -99,27 +101,77 @@ class Identities(Database):
         """The study shows these layers; of layers alike but for the code, the last added counts."""
         self._add_to_study(StudyLayerRow, study_id, "layer_id", layer_ids)
 
-    def _by_content(self, row_type: type[Row], record: Machine | CodeVersion | Component) -> int:
+    @contextmanager
+    def _alone(self) -> Iterator[Session]:
+        """A transaction in which nobody else makes such rows, on PostgreSQL either."""
         with self.writing() as session:
-            made = asdict(record) | {"first_seen": now()}
-            key = {"hash": content_hash(record)}
-            return get_or_create(session, row_type, key, made).id
+            if session.get_bind().dialect.name == "postgresql":
+                session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            yield session
+
+    def _by_content(
+        self,
+        row_type: type[MachineRow] | type[CodeVersionRow] | type[ComponentRow],
+        records: Sequence[DataclassInstance],
+    ) -> list[int]:
+        hashes = [content_hash(record) for record in records]
+        with self._alone() as session:
+            rows = _rows(session, row_type.hash, row_type.id, hashes)
+            for key, record in zip(hashes, records, strict=True):
+                if key not in rows:
+                    row = row_type(hash=key, first_seen=now(), **asdict(record))
+                    rows[key] = add(session, row)
+            return [rows[key] for key in hashes]
+
+    def _subjects(
+        self,
+        row_type: type[TrialRow] | type[LayerRow],
+        made_of: Table,
+        subjects: Sequence[Subject],
+    ) -> list[int]:
+        wanted = [each.fingerprint for each in subjects]
+        parents = [each.parent for each in subjects if each.parent is not None]
+        with self._alone() as session:
+            rows = _rows(session, row_type.fingerprint, row_type.id, wanted + parents)
+            for each in subjects:
+                if each.fingerprint not in rows:
+                    row = row_type(
+                        fingerprint=each.fingerprint,
+                        description=dict(each.description),
+                        created_at=now(),
+                    )
+                    if isinstance(row, TrialRow):
+                        row.transform = each.transform
+                        row.parent_id = None if each.parent is None else rows[each.parent]
+                    rows[each.fingerprint] = made = add(session, row)
+                    if each.components:
+                        links = [(made, component) for component in each.components]
+                        session.execute(insert(made_of).values(links))
+            return [rows[fingerprint] for fingerprint in wanted]
 
     def _add_to_study(
         self,
-        row_type: type[StudyTrialRow] | type[StudyLayerRow],
+        link: type[StudyTrialRow] | type[StudyLayerRow],
         study_id: int,
         key: str,
         ids: Iterable[int],
     ) -> None:
         asked = now()
-        with self.writing() as session:
-            # In one order for all writers: PostgreSQL would break a deadlock by refusing one.
-            for subject_id in sorted(ids):
-                link_key = {"study_id": study_id, key: subject_id}
-                link = get_or_create(session, row_type, link_key, {"requested_at": asked})
-                link.requested_at = asked
+        with self._alone() as session:
+            for some in chunks(ids):
+                shown = (
+                    delete(link).filter_by(study_id=study_id).where(getattr(link, key).in_(some))
+                )
+                session.execute(shown)
+                rows = [{"study_id": study_id, key: id, "requested_at": asked} for id in some]
+                session.execute(insert(link), rows)
 
 
-def _components(session: Session, ids: Iterable[int]) -> list[ComponentRow]:
-    return list(session.scalars(select(ComponentRow).where(ComponentRow.id.in_(list(ids)))))
+def _rows(
+    session: Session,
+    key: InstrumentedAttribute[str],
+    row_id: InstrumentedAttribute[int],
+    wanted: Iterable[str],
+) -> dict[str, int]:
+    """Row by key of those that are there."""
+    return dict(tuple(row) for row in among(session, select(key, row_id), key, wanted))

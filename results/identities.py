@@ -1,16 +1,16 @@
-"""Rows by what they are: trials by fingerprint and components, layers, machines."""
+"""Rows by what they are: trials by fingerprint and components, machines."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
-from sqlalchemy.orm import selectinload
+from sqlalchemy import Select, select
 
 from results.database import Database
 from results.errors import StoreError, nearest
-from results.models import LayerRow, MachineRow, TrialRow
+from results.models import ComponentRow, MachineRow, TrialRow, trial_components
 from results.plain import content_hash
 from results.records import Machine
 
@@ -36,19 +36,7 @@ class TrialRecord:
 
 def all_trials(store: Database) -> list[TrialRecord]:
     """Every trial, the oldest first."""
-    query = select(TrialRow).options(selectinload(TrialRow.components)).order_by(TrialRow.id)
-    with store.reading() as session:
-        return [
-            TrialRecord(
-                id=row.id,
-                fingerprint=row.fingerprint,
-                description=row.description,
-                components=tuple(
-                    ComponentRef(part.kind, part.name, part.source_hash) for part in row.components
-                ),
-            )
-            for row in session.scalars(query)
-        ]
+    return _trials(store, select(TrialRow.id, TrialRow.fingerprint, TrialRow.description))
 
 
 def find_trial(store: Database, prefix: str) -> TrialRecord:
@@ -57,22 +45,17 @@ def find_trial(store: Database, prefix: str) -> TrialRecord:
     Raises:
         StoreError: there is none, or there are several.
     """
-    trials = all_trials(store)
-    found = [trial for trial in trials if trial.fingerprint.startswith(prefix)]
+    query = select(TrialRow.id, TrialRow.fingerprint, TrialRow.description)
+    begins = TrialRow.fingerprint.startswith(prefix, autoescape=True)
+    found = _trials(store, query.where(begins))
     if len(found) == 1:
         return found[0]
     if not found:
-        known = [trial.fingerprint[:12] for trial in trials]
+        known = [trial.fingerprint[:12] for trial in all_trials(store)]
         hint = nearest(prefix, known) if len(known) <= 20 else ""
         raise StoreError(f"no trial's fingerprint begins with {prefix!r}{hint}")
     longer = ", ".join(trial.fingerprint[:12] for trial in found[:5])
     raise StoreError(f"{len(found)} trials' fingerprints begin with {prefix!r}: {longer}, …")
-
-
-def layer_row(store: Database, fingerprint: str) -> int | None:
-    """The row of the bare layer with this fingerprint; None where there is none."""
-    with store.reading() as session:
-        return session.scalars(select(LayerRow.id).filter_by(fingerprint=fingerprint)).one_or_none()
 
 
 def machine_row(store: Database, machine: Machine) -> int | None:
@@ -80,3 +63,18 @@ def machine_row(store: Database, machine: Machine) -> int | None:
     with store.reading() as session:
         query = select(MachineRow.id).filter_by(hash=content_hash(machine))
         return session.scalars(query).one_or_none()
+
+
+def _trials(store: Database, query: Select[int, str, dict[str, Any]]) -> list[TrialRecord]:
+    # Components by row: each has its whole source, and many trials share it.
+    columns = (ComponentRow.id, ComponentRow.kind, ComponentRow.name, ComponentRow.source_hash)
+    made_of: dict[int, list[ComponentRef]] = defaultdict(list)
+    with store.reading() as session:
+        refs = {row.id: ComponentRef(*row[1:]) for row in session.execute(select(*columns))}
+        links = select(trial_components).order_by(*trial_components.c)
+        for trial, component in session.execute(links):
+            made_of[trial].append(refs[component])
+        return [
+            TrialRecord(id, fingerprint, description, tuple(made_of[id]))
+            for id, fingerprint, description in session.execute(query.order_by(TrialRow.id))
+        ]

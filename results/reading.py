@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import joinedload
+from sqlalchemy import Text, cast, func, select
 
 from results.database import Database
 from results.errors import StoreError, nearest
 from results.models import (
     AttemptRow,
+    LayerRow,
     MeasurementRow,
     StudyLayerRow,
     StudyRow,
     StudyTrialRow,
     TrialRow,
 )
-from results.plain import to_json
-from results.records import AttemptRecord, StudyRecord
+from results.records import AttemptRecord, Made, StudyRecord
+from results.rows import among
+
+MADE = (MeasurementRow.suite, cast(MeasurementRow.options, Text), MeasurementRow.source_hash)
+"""Options as text: they are written as `results.plain.to_json` writes them."""
 
 
 class Reader(Database):
@@ -28,37 +31,34 @@ class Reader(Database):
 
     def done_attempt(self, fingerprint: str) -> AttemptRecord | None:
         """The last attempt at this trial that is done."""
-        return self._attempt(fingerprint, "done")
+        done = [each for each in self._of(fingerprint) if each.status == "done"]
+        return done[-1] if done else None
 
     def last_attempt(self, fingerprint: str) -> AttemptRecord | None:
         """The last attempt at this trial, however it stands."""
-        return self._attempt(fingerprint)
+        tried = self._of(fingerprint)
+        return tried[-1] if tried else None
 
-    def measured(
-        self,
-        suite: str,
-        options: Mapping[str, Any],
-        source_hash: str,
-        *,
-        attempt_id: int | None = None,
-        layer_id: int | None = None,
-        machine_id: int | None = None,
-    ) -> bool:
-        """Whether this very measurement of an attempt, or of a layer, is done.
-
-        So is one that was skipped: the suite does not apply to its subject.
-
-        Args:
-            machine_id: what a timing belongs to; None where any machine's measurement will do.
-        """
-        query = select(MeasurementRow.options).filter_by(
-            suite=suite, source_hash=source_hash, attempt_id=attempt_id, layer_id=layer_id
-        )
-        query = query.where(MeasurementRow.status.in_(("done", "skipped")))
-        if machine_id is not None:
-            query = query.filter_by(machine_id=machine_id)
+    def attempts(self, fingerprints: Iterable[str]) -> dict[str, list[AttemptRecord]]:
+        """All attempts at each of these trials that was tried, the oldest first."""
+        query = select(AttemptRow, TrialRow.fingerprint).join(AttemptRow.trial)
+        tried: dict[str, list[AttemptRecord]] = defaultdict(list)
         with self.reading() as session:
-            return json.loads(to_json(options)) in session.scalars(query).all()
+            rows = among(session, query.order_by(AttemptRow.id), TrialRow.fingerprint, fingerprints)
+            for row, fingerprint in rows:
+                tried[fingerprint].append(_record(row, fingerprint))
+        return dict(tried)
+
+    def measured(self, attempt_ids: Iterable[int]) -> dict[int, set[Made]]:
+        """What has been measured of each of these attempts."""
+        return self._measured(select(MeasurementRow.attempt_id, *MADE), attempt_ids)
+
+    def measured_layers(self, fingerprints: Iterable[str], machine_id: int) -> dict[str, set[Made]]:
+        """What has been measured of each of these bare layers on a machine."""
+        query = select(LayerRow.fingerprint, *MADE)
+        query = query.join(LayerRow, MeasurementRow.layer_id == LayerRow.id)
+        query = query.where(MeasurementRow.machine_id == machine_id)
+        return self._measured(query, fingerprints)
 
     def studies(self) -> list[StudyRecord]:
         """All studies, the one asked for last at the end."""
@@ -96,27 +96,25 @@ class Reader(Database):
             raise StoreError(f"no study {name!r} in {self.url}{nearest(name, studies)}")
         return studies[name]
 
-    def _attempt(self, fingerprint: str, status: str | None = None) -> AttemptRecord | None:
-        query = (
-            select(AttemptRow)
-            .join(AttemptRow.trial)
-            .where(TrialRow.fingerprint == fingerprint)
-            .options(joinedload(AttemptRow.trial))
-            .order_by(AttemptRow.id.desc())
-            .limit(1)
-        )
-        if status is not None:
-            query = query.where(AttemptRow.status == status)
+    def _of(self, fingerprint: str) -> list[AttemptRecord]:
+        return self.attempts([fingerprint]).get(fingerprint, [])
+
+    def _measured(self, query: Any, subjects: Iterable[Any]) -> dict[Any, set[Made]]:
+        """By the query's first column; what was skipped, since it does not apply, is measured."""
+        query = query.where(MeasurementRow.status.in_(("done", "skipped")))
+        by_subject: dict[Any, set[Made]] = defaultdict(set)
+        subject = query.selected_columns[0]
         with self.reading() as session:
-            row = session.scalars(query).one_or_none()
-            return None if row is None else _record(row)
+            for key, *made in among(session, query, subject, subjects):
+                by_subject[key].add(Made(*made))
+        return by_subject
 
 
-def _record(row: AttemptRow) -> AttemptRecord:
+def _record(row: AttemptRow, fingerprint: str) -> AttemptRecord:
     return AttemptRecord(
         id=row.id,
         trial_id=row.trial_id,
-        fingerprint=row.trial.fingerprint,
+        fingerprint=fingerprint,
         status=row.status,  # type: ignore[arg-type]
         machine_id=row.machine_id,
         code_id=row.code_id,

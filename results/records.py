@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -82,6 +82,21 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """A trial or a bare layer, as identity."""
+
+    fingerprint: str
+    description: Mapping[str, Any]
+    """All of it, as plain data."""
+    components: Sequence[int] = ()
+    """Rows of the router, experts and losses that it is made of."""
+    parent: str | None = None
+    """Fingerprint of the trial that this one is derived from."""
+    transform: str | None = None
+    """How (`distill`, `prune`, …)."""
+
+
+@dataclass(frozen=True)
 class Metric:
     """One number of a measurement, and where it applies. NaN and infinity are values too."""
 
@@ -130,6 +145,16 @@ class AttemptRecord:
     """What a reader of its result must know, as that it trained with halved batches."""
     log_tail: str | None
     """The end of its log, where it failed."""
+
+
+class Made(NamedTuple):
+    """What a measurement is of its subject: another one is due where any of this differs."""
+
+    suite: str
+    options: str
+    """In full, as `results.plain.to_json` writes them."""
+    source_hash: str
+    """Of the code that the suite depends on."""
 
 
 @dataclass(frozen=True)

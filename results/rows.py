@@ -1,37 +1,20 @@
-"""Rows that several methods of the store write alike, within a transaction of theirs."""
+"""What several methods of the store do alike within a transaction of theirs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy import Select
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from results.models import Base, Row
+from results.models import Row
 
-AnyRow = TypeVar("AnyRow", bound=Base)
+CHUNK = 1000
+"""Values in one `IN (…)`: every database takes so many."""
 
-
-def get_or_create(
-    session: Session, row_type: type[AnyRow], key: Mapping[str, Any], made: Mapping[str, Any]
-) -> AnyRow:
-    """The row with this key; made from both mappings where there is none."""
-    query = select(row_type).filter_by(**key)
-    row = session.scalars(query).one_or_none()
-    if row is None:
-        row = row_type(**key, **made)
-        try:
-            with session.begin_nested():
-                session.add(row)
-        except IntegrityError:
-            # PostgreSQL lets another writer make it between the look and the insertion.
-            row = session.scalars(query).one_or_none()
-            if row is None:
-                raise
-    return row
+Value = TypeVar("Value")
 
 
 def add(session: Session, row: Row) -> int:
@@ -39,6 +22,24 @@ def add(session: Session, row: Row) -> int:
     session.add(row)
     session.flush()
     return row.id
+
+
+def chunks(values: Iterable[Value]) -> Iterator[list[Value]]:
+    """The distinct values, so many at once as a query takes."""
+    distinct = list(dict.fromkeys(values))
+    for start in range(0, len(distinct), CHUNK):
+        yield distinct[start : start + CHUNK]
+
+
+def among(
+    session: Session,
+    query: Select[*tuple[Any, ...]],
+    column: InstrumentedAttribute[Any],
+    values: Iterable[Any],
+) -> Iterator[Any]:
+    """The query's rows whose column has one of these values."""
+    for some in chunks(values):
+        yield from session.execute(query.where(column.in_(some)))
 
 
 def now() -> datetime:

@@ -129,4 +129,4 @@ def _decide(plan: Plan, place: Place) -> tuple[list[Decision], list[list[str]]]:
     with place.store() as store:
         reuse = Reuse(store, place.home, machine_row(store, prepared_machine()))
         trials = reuse.trials(plan.trials)
-        return trials, [[suite.name for suite in reuse.layer(planned)] for planned in plan.layers]
+        return trials, [[suite.name for suite in due] for due in reuse.layers(plan.layers)]

@@ -112,9 +112,8 @@ def test_a_child_is_trained_again_where_its_parent_changes(plan, run, monkeypatc
     assert told[2] == f"distill from {PARENT}, trial {parent.fingerprint}"
     assert f"  same     parent '{PARENT}'" in told
     monkeypatch.setattr(fingerprint, "combined", lambda hashes: f"changed {len(hashes)}")
-    _, now = plan(*both).trials
-    reason = Reuse(store, Path(), None).trial(now).reason
-    assert f"changed parent: '{PARENT}'; changed source: router" in reason
+    _, now = Reuse(store, Path(), None).trials(plan(*both).trials)
+    assert f"changed parent: '{PARENT}'; changed source: router" in now.reason
 
 
 def test_a_parent_without_weights_is_trained_again_where_a_child_needs_them(

@@ -82,8 +82,7 @@ def left_by_training(folder: Path) -> None:
 
 
 def reasons(store: Store, plan: Plan, home: Path = Path()) -> set[tuple[bool, str]]:
-    reuse = Reuse(store, home, None)
-    return {(d.train, d.reason) for d in (reuse.trial(planned) for planned in plan.trials)}
+    return {(d.train, d.reason) for d in Reuse(store, home, None).trials(plan.trials)}
 
 
 def test_trials_are_measured_by_suites_of_trials_and_layers_by_those_of_layers(plan) -> None:
@@ -182,7 +181,7 @@ def test_what_is_done_is_reused_and_what_is_due_is_measured(store, plan, tmp_pat
     left_by_training(tmp_path)
     ended(store, made, "done", "weights")
     assert reasons(store, made, tmp_path) == {(False, "same description, data and source")}
-    decision = Reuse(store, tmp_path, None).trial(made.trials[0])
+    decision, _ = Reuse(store, tmp_path, None).trials(made.trials)
     assert decision.due == made.trials[0].suites
 
 
@@ -204,10 +203,8 @@ def test_a_training_whose_weights_are_gone_is_done_again(store, plan, tmp_path) 
 @pytest.mark.parametrize(
     ("status", "found"),
     [
-        ("failed", (True, "its last attempt failed: why it did")),
-        ("out_of_memory", (True, "its last attempt out of memory: why it did")),
-        ("running", (True, "an earlier attempt did not end")),
-        ("diverged", (False, "it diverged, and would again")),
+        ("failed", (False, "it failed: why it did; --retry failed tries again")),
+        ("running", (True, "continues an interrupted attempt")),
     ],
 )
 def test_how_the_last_attempt_ended_decides(store, plan, status, found) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from results import Component, Machine, StoreError
-from results.identities import ComponentRef, all_trials, find_trial, layer_row, machine_row
+from results.identities import ComponentRef, all_trials, find_trial, machine_row
 
 
 def test_trials_come_back_with_their_components(filler) -> None:
@@ -32,12 +32,6 @@ def test_a_trial_is_found_by_the_beginning_of_its_fingerprint(filler) -> None:
         find_trial(store, "ab")
     with pytest.raises(StoreError, match=r"begins with 'abx1'; did you mean 'abc1'"):
         find_trial(store, "abx1")
-
-
-def test_a_layer_is_found_by_its_fingerprint(filler) -> None:
-    row = filler.store.layer("l1", {})
-    assert layer_row(filler.store, "l1") == row
-    assert layer_row(filler.store, "l2") is None
 
 
 def test_a_machine_is_found_as_long_as_it_is_the_same(filler) -> None:

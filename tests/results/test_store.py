@@ -22,9 +22,12 @@ from results import (
     Metric,
     Store,
     StoreError,
+    Subject,
     open_store,
+    rows,
 )
 from results.models import ArrayRow, AttemptRow, ComponentRow, MeasurementRow, MetricRow, TrialRow
+from results.plain import to_json
 
 MACHINE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)
 CODE = CodeVersion("0123456789abcdef", dirty=False, python="3.11.7", libraries={"torch": "2.6.0"})
@@ -65,7 +68,7 @@ def test_a_trial_is_its_fingerprint(store: Store, description: Callable) -> None
     router = store.component(ROUTER)
     trial = store.trial("f1", description(), components=[router])
     assert store.trial("f1", description(), components=[router]) == trial
-    child = store.trial("f2", description(), parent=trial, transform="distilled")
+    child = store.trial("f2", description(), parent="f1", transform="distilled")
     with store.reading() as session:
         row = session.get_one(TrialRow, trial)
         assert row.description == description()
@@ -116,35 +119,53 @@ def test_an_attempt_ends_once(filler) -> None:
         store.finish_attempt(77, "done")
 
 
-def test_measured_asks_for_the_very_same_measurement(filler) -> None:
+def test_what_has_been_measured_of_attempts_and_layers(filler) -> None:
     store, machine, code = filler.store, filler.machine, filler.code
-    attempt = store.begin_attempt(store.trial("f1", {}), machine, code)
-    layer = store.layer("l1", {"router": {"name": "soft_moe"}})
+    first, second = (
+        store.begin_attempt(store.trial(name, {}), machine, code) for name in ("f1", "f2")
+    )
+    layer = store.layer("l1", {})
+    other = store.machine(replace(MACHINE, threads=2))
     options = {"shapes": ("A", "B"), "repeats": 3}
-    store.record_measurement("accuracy", options, "h1", machine, code, attempt_id=attempt)
+    store.record_measurement("accuracy", options, "h1", machine, code, attempt_id=first)
+    store.record_measurement("accuracy", {}, "h2", other, code, attempt_id=first)
+    store.record_measurement(
+        "balance", {}, "h1", machine, code, attempt_id=first, status="skipped", error="dense"
+    )
     store.record_measurement("throughput", {}, "h1", machine, code, layer_id=layer)
+    store.record_measurement("throughput", {"seconds": 1.5}, "h1", other, code, layer_id=layer)
     store.record_measurement(
-        "balance", {}, "h1", machine, code, attempt_id=attempt, status="failed", error="boom"
+        "balance", {}, "h1", machine, code, attempt_id=second, status="failed", error="boom"
     )
-    assert store.measured("accuracy", options, "h1", attempt_id=attempt)
-    same = {"repeats": 3, "shapes": ["A", "B"]}
-    assert store.measured("accuracy", same, "h1", attempt_id=attempt, machine_id=machine)
-    assert store.measured("throughput", {}, "h1", layer_id=layer)
-    assert not store.measured("accuracy", options | {"repeats": 4}, "h1", attempt_id=attempt)
-    assert not store.measured("accuracy", options, "h2", attempt_id=attempt)
-    assert not store.measured("accuracy", options, "h1", attempt_id=attempt + 1)
-    assert not store.measured("accuracy", options, "h1", layer_id=layer)
-    assert not store.measured("throughput", {}, "h1", layer_id=layer, machine_id=machine + 1)
-    assert not store.measured("balance", {}, "h1", attempt_id=attempt)
+    assert store.measured([first, second, 77]) == {
+        first: {
+            ("accuracy", to_json({"repeats": 3, "shapes": ["A", "B"]}), "h1"),
+            ("accuracy", "{}", "h2"),
+            ("balance", "{}", "h1"),
+        }
+    }
+    assert store.measured_layers(["l1", "l2"], machine) == {"l1": {("throughput", "{}", "h1")}}
+    timed = {("throughput", '{"seconds":1.5}', "h1")}
+    assert store.measured_layers(["l1"], other) == {"l1": timed}
+    assert store.measured_layers(["l1"], other + 1) == {}
+    assert store.measured([]) == {}
 
 
-def test_a_skipped_measurement_is_not_due_again(filler) -> None:
-    store, machine, code = filler.store, filler.machine, filler.code
-    attempt = store.begin_attempt(store.trial("f1", {}), machine, code)
-    store.record_measurement(
-        "balance", {}, "h1", machine, code, attempt_id=attempt, status="skipped", error="dense"
-    )
-    assert store.measured("balance", {}, "h1", attempt_id=attempt)
+def test_attempts_at_more_trials_than_one_query_takes(filler, monkeypatch) -> None:
+    monkeypatch.setattr(rows, "CHUNK", 2)
+    store = filler.store
+    names = [f"f{number}" for number in range(5)]
+    trials = store.trials([Subject(name, {"seed": 0}) for name in names])
+    assert store.trials([Subject(name, {}) for name in names]) == trials
+    made = {}
+    for name, trial in zip(names, trials, strict=True):
+        for _ in range(2):
+            made.setdefault(name, []).append(
+                store.begin_attempt(trial, filler.machine, filler.code)
+            )
+            store.finish_attempt(made[name][-1], "failed")
+    tried = store.attempts([*names, "never"])
+    assert {name: [each.id for each in tried[name]] for name in tried} == made
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
