@@ -2,90 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from bench.datasets import Datasets
 from bench.environment import code_version
-from bench.execute.events import Ended, Event, Listener, Measured, Reused, Task
-from bench.execute.jobs import Job, TrialJob, jobs_of
-from bench.execute.local import run_here
-from bench.execute.workplace import Workplace, best_device, prepared_machine
+from bench.execute.assignment import Surroundings
+from bench.execute.desk import Desk
+from bench.execute.devices import CPU, devices, slots
+from bench.execute.events import Begun, Event, Listener, Reused
+from bench.execute.fork_server import fork_server
+from bench.execute.hands import Hands, Here, Tell
+from bench.execute.interrupts import Interrupts
+from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
+from bench.execute.plugins import hashes_of
+from bench.execute.schedule import Schedule
+from bench.execute.workers import Workers
+from bench.execute.workplace import Workplace, prepared_machine
 from bench.fingerprint import canonical
-from bench.plan import Plan
+from bench.plan import Plan, Planned
 from bench.record import record_plan
 from bench.rehearsal import rehearse
-from bench.reuse import Reuse
-from results import Store
+from bench.reuse import Retry, Reuse
+from bench.tally import Tally
+from results import Run, Store, StoreError
+from results.liveness import this_process
 from routers.errors import RequestError
 from suites.selftest import self_test
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A trial or a measurement that gave no result; `what` is "training" or the suite."""
+class How:
+    """How a plan is done; nothing here changes a result.
 
-    task: Task
-    what: str
-    status: str
-    error: str
+    Attributes:
+        jobs: workers; None takes one a device, on a CPU one a core. 0 works in this process.
+        devices: those to work on; none takes all.
+        timeout: seconds for one job; None lets it take what it takes.
+        save_every: seconds between two checkpoints of a training.
+        retry: which trials that gave no result are tried again.
+        plugins: the user's files that were loaded.
+        command: as it was given.
+    """
 
-
-@dataclass
-class Tally:
-    """Listens to a run, and counts."""
-
-    trained: int = 0
-    reused: int = 0
-    measured: int = 0
-    skipped: int = 0
-    failures: list[Failure] = field(default_factory=list)
-
-    def __call__(self, event: Event) -> None:
-        """Count an event."""
-        match event:
-            case Ended(task, status, _, error) | Reused(task, status, error):
-                self.trained += isinstance(event, Ended) and status == "done"
-                self.reused += isinstance(event, Reused) and status == "done"
-                if status != "done":
-                    self.failures.append(Failure(task, "training", status, error or ""))
-            case Measured(task, suite, "failed", _, error):
-                self.failures.append(Failure(task, suite, "failed", error or ""))
-            case Measured(_, _, status, _, _):
-                self.measured += status == "done"
-                self.skipped += status == "skipped"
+    jobs: int | None = None
+    devices: tuple[str, ...] = ()
+    timeout: float | None = None
+    save_every: float = 60
+    retry: Retry = None
+    plugins: tuple[Path, ...] = ()
+    command: str = ""
 
 
-def run(plan: Plan, store: Store, home: Path, datasets: Datasets, tell: Listener) -> Tally:
+def run(
+    plan: Plan, store: Store, home: Path, datasets: Datasets, tell: Listener, how: How | None = None
+) -> Tally:
     """Do a plan; what is done already is reused, and every result is written when it is known.
 
     Raises:
-        RequestError: a trial that cannot be trained as asked for; nothing has been trained then.
+        RequestError: a device that is not there, or a trial that cannot be trained as asked for;
+            nothing has been trained then.
         BenchError: the self-test fails; nothing has been trained then.
+        KeyboardInterrupt: at the second Ctrl-C.
+        StoreError: the database cannot be written any more.
     """
-    tally = Tally()
+    how, tally = how or How(), Tally()
 
     def listen(event: Event) -> None:
         tally(event)
         tell(event)
 
-    device = best_device()
-    machine_id = store.machine(prepared_machine())
-    work = Workplace(
-        store, home, datasets, device, machine_id, store.code_version(code_version()), listen
-    )
-    jobs = list(jobs_of(plan, Reuse(store, home, machine_id)))
-    if not all(job.idle for job in jobs):
+    places = slots(how.jobs, how.devices) or devices(how.devices)[:1]
+    machine_id, code_id = store.machine(prepared_machine()), store.code_version(code_version())
+    reuse = Reuse(store, home, machine_id, how.retry)
+    jobs = list(jobs_of(plan, reuse))
+    todo = [job for job in jobs if not job.idle]
+    if todo:
+        if how.jobs != 0:
+            fork_server()  # it loads while this process goes on
         self_test()
-        refuse_untrainable(jobs, datasets, device)
-    run_here(jobs, record_plan(plan, store), work)
+        refuse_untrainable(todo, datasets)
+    rows = record_plan(plan, store)
+    with Interrupts() as interrupts:
+        run_id = store.start_run(
+            store.find_study(plan.request.study).id,
+            Run(*this_process(), command=how.command, jobs=len(places)),
+        )
+        try:
+            desk = Desk(store, home, reuse, rows, run_id, machine_id, code_id, _children(plan))
+            _tell_begun(jobs, len(places), listen)
+            if todo:
+                schedule = Schedule(todo, desk, listen, interrupts)
+                hands = _hands(how, places, desk, datasets, schedule.hear, interrupts.asked)
+                tally.left = schedule.run(hands)
+        finally:
+            with suppress(StoreError):  # what is held is free again when this process ends
+                store.finish_run(run_id)
     return tally
 
 
-def refuse_untrainable(jobs: Iterable[Job], datasets: Datasets, device: torch.device) -> None:
+def refuse_untrainable(jobs: Iterable[Job], datasets: Datasets) -> None:
     """Rehearse each training once, whatever the number of its seeds.
 
     Raises:
@@ -93,7 +114,7 @@ def refuse_untrainable(jobs: Iterable[Job], datasets: Datasets, device: torch.de
     """
     for job in _distinct(jobs):
         try:
-            rehearse(job.planned.spec, datasets, device)
+            rehearse(job.planned.spec, datasets, torch.device("cpu"))
         except RequestError as error:
             raise RequestError(f"{job.task.name}: {error}") from error
         except (Exception, SystemExit):
@@ -103,3 +124,51 @@ def refuse_untrainable(jobs: Iterable[Job], datasets: Datasets, device: torch.de
 def _distinct(jobs: Iterable[Job]) -> Iterable[TrialJob]:
     trials = [job for job in jobs if isinstance(job, TrialJob) and job.decision.train]
     return {canonical(job.planned.spec.condition()): job for job in trials}.values()
+
+
+def _children(plan: Plan) -> dict[str, list[Planned]]:
+    """What is derived from each trial."""
+    children: dict[str, list[Planned]] = defaultdict(list)
+    for planned in plan.trials:
+        if planned.fingerprint.parent is not None:
+            children[planned.fingerprint.parent].append(planned)
+    return children
+
+
+def _tell_begun(jobs: Sequence[Job], workers: int, tell: Listener) -> None:
+    idle = [job for job in jobs if isinstance(job, TrialJob) and job.idle]
+    tell(
+        Begun(
+            tuple(job.task for job in jobs if isinstance(job, TrialJob) and not job.idle),
+            reused=len(idle),
+            layers=sum(isinstance(job, LayerJob) and not job.idle for job in jobs),
+            jobs=workers,
+        )
+    )
+    for job in idle:
+        if job.decision.attempt is not None:
+            tell(Reused(job.task, job.decision.attempt.status, job.decision.reason))
+
+
+def _hands(
+    how: How,
+    places: tuple[str, ...],
+    desk: Desk,
+    datasets: Datasets,
+    tell: Tell,
+    stop: Callable[[], bool],
+) -> Hands:
+    ids = (desk.machine_id, desk.code_id)
+    if how.jobs == 0:
+        device = torch.device("cpu" if places[0] == CPU else "cuda")
+        place = Workplace(
+            *(desk.store, desk.home, datasets, device, *ids),
+            tell=lambda event: tell(0, event),
+            save_every=how.save_every,
+            stop=stop,
+        )
+        return Here(places[0], place)
+    url = desk.store.engine.url.render_as_string(hide_password=False)
+    plugins, handed = hashes_of(how.plugins), datasets.hand(desk.home / "data")
+    shared = Surroundings(url, desk.home, plugins, *ids, handed, how.save_every)
+    return Workers(places, shared, how.timeout, tell)

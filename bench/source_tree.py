@@ -72,8 +72,12 @@ class Root:
 REPOSITORY = Root(HOME, PACKAGES)
 
 
-def source_hashes(files: Iterable[Path]) -> dict[str, str]:
-    """The hash of each of these files and of each module that they depend on, by module name."""
+def source_hashes(files: Iterable[Path], *, own: bool = False) -> dict[str, str]:
+    """The hash of each of these files and of each module that they depend on, by module name.
+
+    Args:
+        own: leave out what they depend on in this repository.
+    """
     found: dict[Path, tuple[str, str]] = {}
     waiting = [(file.resolve(), _root_of(file.resolve())) for file in files]
     while waiting:
@@ -86,7 +90,7 @@ def source_hashes(files: Iterable[Path]) -> dict[str, str]:
         for wanted in source.imports:
             waiting += [
                 (target, home)
-                for home in dict.fromkeys((root, REPOSITORY))
+                for home in ((root,) if own else dict.fromkeys((root, REPOSITORY)))
                 for target in _resolve(wanted, home)
             ]
     return dict(sorted(found.values()))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bench.cli.given import names, seconds_of
 from bench.cli.place import Place, command
 
 if TYPE_CHECKING:
@@ -52,6 +55,53 @@ Study = Annotated[
         show_default="the preset's",
     ),
 ]
+Jobs = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        min=0,
+        metavar="N",
+        help="Worker processes; 0 works in this process, for a debugger.",
+        show_default="one a GPU; on a CPU one a core",
+    ),
+]
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices", metavar="A,B,…", help="GPUs to use, as 0,2; or cpu.", show_default="all"
+    ),
+]
+Timeout = Annotated[
+    str | None,
+    typer.Option(
+        "--timeout",
+        metavar="TIME",
+        help="End a trial that takes longer, as 90s, 30m or 2h.",
+        show_default="none",
+    ),
+]
+SaveEvery = Annotated[
+    float,
+    typer.Option(
+        "--save-every", min=0, metavar="SECONDS", help="Between two checkpoints of a training."
+    ),
+]
+Retry = Annotated[
+    Literal["failed", "timed_out", "all"] | None,
+    typer.Option(
+        "--retry",
+        help="Train again what gave no result.",
+        show_default="none",
+    ),
+]
+Notify = Annotated[
+    str | None,
+    typer.Option(
+        "--notify-command",
+        metavar="CMD",
+        help="A command that is given the digest at the end, as 'mail -s done me@example.org'.",
+    ),
+]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report at the end.")]
 
 
@@ -71,12 +121,20 @@ def run(
     sweep: Sweep = None,
     data_dir: DataDir = None,
     study: Study = None,
+    jobs: Jobs = None,
+    devices: Devices = None,
+    timeout: Timeout = None,
+    save_every: SaveEvery = 60,
+    retry: Retry = None,
+    notify_command: Notify = None,
     no_report: NoReport = False,
 ) -> None:
     """Train and measure what is not done yet, then write the report.
 
-    Trials whose description, data and source have not changed are reused. A trial that fails is
-    written down with its traceback and the others go on; the exit status is then 1.
+    Trials whose description, data and source have not changed are reused; a training that was
+    interrupted goes on from its last checkpoint. A trial that fails is written down with its
+    traceback and its log, and the others go on; the exit status is then 1. Ctrl-C saves and
+    leaves, and the same command goes on; Ctrl-C again leaves at once.
 
     \b
     Examples:
@@ -84,22 +142,38 @@ def run(
       python bench.py run balance entropy --preset smoke
       python bench.py run --routers soft_moe,dense --seeds 5 --set train.lr=1e-3
       python bench.py run --sweep router.affinity=linear,cosine --study affinities
+      python bench.py run --preset study --devices 0,1 --timeout 20h --retry failed
     """
     from bench.cli.live import Display
     from bench.cli.report import write
     from bench.cli.summary import print_failures, print_summary
+    from bench.execute.interrupts import SIGNALS
+    from bench.run import How
     from bench.run import run as run_plan
 
     request = _request(place, suites, preset, routers, seeds, set_, sweep, data_dir, study)
+    how = How(
+        jobs=jobs,
+        devices=tuple(names(devices)),
+        timeout=None if timeout is None else seconds_of(timeout),
+        save_every=save_every,
+        retry=retry,
+        plugins=place.plugins,
+        command=shlex.join(sys.argv),
+    )
     resolved, datasets = _plan(request)
     with place.store(create=True) as store, Display() as display:
-        tally = run_plan(resolved, store, place.home, datasets, display)
+        tally = run_plan(resolved, store, place.home, datasets, display, how)
         display.close()
         print_summary(store, request.study, tally)
-        if not no_report:
-            write(store, request.study, place.home / "reports" / request.study)
+        if not (no_report or tally.left):
+            write(store, request.study, place.home)
         print_failures(tally)
-    if tally.failures:
+    if tally.left:
+        print(f"left early: {tally.left}; the same command goes on", file=sys.stderr)
+    if tally.left in SIGNALS.values():
+        raise typer.Exit(130)
+    if tally.failures or tally.left:
         raise typer.Exit(1)
 
 
@@ -151,7 +225,7 @@ def _request(
         load_preset(preset),
         study=study,
         suites=suites or (),
-        routers=[name.strip() for name in (routers or "").split(",") if name.strip()],
+        routers=names(routers),
         seeds=seeds,
         settings=dict(parse_set(text) for text in [*found, *(settings or ())]),
         sweep=dict(parse_sweep(text) for text in sweep or ()),

@@ -114,5 +114,12 @@ class Measured:
     error: str | None = None
 
 
-Event = Begun | Waiting | Reused | Started | Progress | Ended | Measuring | Measured
+@dataclass(frozen=True)
+class Leaving:
+    """Nothing new is begun; what goes on saves what it has."""
+
+    reason: str
+
+
+Event = Begun | Leaving | Waiting | Reused | Started | Progress | Ended | Measuring | Measured
 Listener = Callable[[Event], None]

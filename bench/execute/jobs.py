@@ -47,6 +47,7 @@ def jobs_of(plan: Plan, reuse: Reuse) -> Iterator[Job]:
     for number, (planned, decision) in enumerate(decided, 1):
         task = Task(planned.label, planned.spec.seed, number, len(plan.trials))
         yield TrialJob(planned, decision, task)
-    for number, planned in enumerate(plan.layers, 1):
+    due_of = zip(plan.layers, reuse.layers(plan.layers), strict=True)
+    for number, (planned, due) in enumerate(due_of, 1):
         task = Task(planned.label, None, number, len(plan.layers))
-        yield LayerJob(planned, reuse.layer(planned), task)
+        yield LayerJob(planned, due, task)

@@ -1,47 +1,56 @@
-"""Jobs one after the other, in this process."""
+"""One job, done in this process: a trial trained and measured, or a bare layer measured."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from functools import partial
 
 from bench.config import TrialSpec
-from bench.execute.events import Reused
-from bench.execute.jobs import Job, LayerJob, TrialJob
+from bench.execute.assignment import Assignment, Result
+from bench.execute.events import Waiting
+from bench.execute.jobs import TrialJob
+from bench.execute.locks import timing, training
 from bench.execute.measuring import measure
-from bench.execute.training import attempt
+from bench.execute.training import train
 from bench.execute.workplace import Workplace
 from bench.outcome import read_outcome
-from bench.record import Rows
 from bench.subject import LayerOfTrial, TrainedTrial
 from results import AttemptRecord
 from routers.errors import BenchError
 
 
-def run_here(jobs: Iterable[Job], rows: Rows, work: Workplace) -> None:
-    """Do each job; a failure is told and written down, and the others go on."""
-    for job in jobs:
-        if isinstance(job, TrialJob):
-            _trial(job, rows.trials[job.planned.fingerprint.value], work)
-        else:
-            _layer(job, rows.layers[job.planned.fingerprint.value], work)
+def do(assignment: Assignment, work: Workplace) -> Result:
+    """Do a job; a failure of what is trained or measured is written down, and no error here.
+
+    Timings have the device to themselves, whoever else runs on this machine.
+
+    Raises:
+        StoreError: something could not be written.
+    """
+    job = assignment.job
+
+    def waiting(who: str) -> None:
+        work.tell(Waiting(job.task, who))
+
+    if isinstance(job, TrialJob):
+        with training(work.device, waiting):
+            return _trial(assignment, job, work)
+    with timing(work.device, waiting):
+        spec = job.planned.spec
+        subject = partial(LayerOfTrial, spec, work.datasets.get(spec.data), work.device)
+        measure(job.due, subject, work, job.task, layer_id=assignment.row)
+    return Result()
 
 
-def _trial(job: TrialJob, trial_id: int, work: Workplace) -> None:
-    planned, decision, done = job.planned, job.decision, job.decision.attempt
+def _trial(assignment: Assignment, job: TrialJob, work: Workplace) -> Result:
+    planned, decision, result = job.planned, job.decision, Result()
+    done = decision.attempt
     if decision.train:
-        done = attempt(planned, trial_id, decision.reason, work, job.task)
-    elif done is not None:
-        work.tell(Reused(job.task, done.status, decision.reason))
+        result = train(assignment, planned, decision.reason, work)
+        done = work.store.last_attempt(planned.fingerprint.value)
     if done is not None and done.status == "done":
         subject = partial(_trained, planned.spec, done, work)
         measure(decision.due, subject, work, job.task, attempt_id=done.id)
-
-
-def _layer(job: LayerJob, layer_id: int, work: Workplace) -> None:
-    spec = job.planned.spec
-    subject = partial(LayerOfTrial, spec, work.datasets.get(spec.data), work.device)
-    measure(job.due, subject, work, job.task, layer_id=layer_id)
+    return result
 
 
 def _trained(spec: TrialSpec, done: AttemptRecord, work: Workplace) -> TrainedTrial:

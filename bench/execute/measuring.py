@@ -28,11 +28,15 @@ def measure(
 ) -> None:
     """Put a subject through suites; one that fails costs its own measurement alone.
 
+    Where the workplace is asked to stop, the suites that are left are not begun.
+
     Args:
         subject: makes what they measure, when the first of them asks.
     """
     subject = cache(subject)
     for suite in suites:
+        if work.stop():
+            return
         work.tell(Measuring(task, suite.name))
         start = time.perf_counter()
         status: Literal["done", "failed", "skipped"] = "done"

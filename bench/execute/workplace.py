@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,8 @@ class Workplace:
         machine_id: row of this machine.
         code_id: row of the code that runs.
         tell: is told each event.
+        save_every: seconds between two checkpoints of a training.
+        stop: whether a training is to save what it has, and to leave.
     """
 
     store: Store
@@ -33,25 +36,27 @@ class Workplace:
     machine_id: int
     code_id: int
     tell: Listener
+    save_every: float
+    stop: Callable[[], bool]
 
     def folder(self, fingerprint: str) -> Path:
         """Where a trial's files lie."""
         return self.home / "trials" / fingerprint[:16]
 
 
-def best_device() -> torch.device:
-    """The first GPU where there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def prepared_machine() -> Machine:
-    """This machine, after this process was set up for it; timings depend on both.
+def prepare_process() -> dict[str, str]:
+    """Set this process up to compute; returns the allocator's settings.
 
     The allocator keeps what is freed. One thread computes, unless `OMP_NUM_THREADS` says
     otherwise: the bits of a training depend on the number of threads and should not depend on the
     machine's cores, and threads that wait for each other crawl where anything else runs.
     """
     torch.set_num_threads(run_threads())
-    allocator = keep_freed_memory()
+    return keep_freed_memory()
+
+
+def prepared_machine() -> Machine:
+    """This machine, after this process was set up for it; timings depend on both."""
+    allocator = prepare_process()
     found = machine()
     return replace(found, settings={**found.settings, **allocator})

@@ -15,11 +15,13 @@ import bench.run as running
 from bench.config import DataConfig
 from bench.datasets import Datasets
 from bench.execute import local, training
-from bench.execute.events import Ended, Event, Measured, Measuring, Progress, Reused, Started
+from bench.execute.events import Begun, Ended, Event, Measured, Measuring, Progress, Reused, Started
 from bench.outcome import read_outcome, write_outcome
 from bench.plan import Plan, make_plan, make_request
 from bench.presets import load_preset
-from bench.run import Tally
+from bench.reuse import Retry
+from bench.run import How
+from bench.tally import Tally
 from results import Store, open_store
 from results.models import AttemptRow, MeasurementRow
 from routers.errors import BenchError, RequestError
@@ -48,9 +50,14 @@ def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., Tally
     """Runs the preset smoke, shortened: `run(["dense"], suites=[…], tell=…)`."""
 
     def go(
-        routers: list[str], *, tell: Callable[[Event], None] = lambda event: None, **asked: Any
+        routers: list[str],
+        *,
+        tell: Callable[[Event], None] = lambda event: None,
+        retry: Retry = None,
+        **asked: Any,
     ) -> Tally:
-        return running.run(plan_of(datasets, routers, **asked), store, tmp_path, datasets, tell)
+        plan = plan_of(datasets, routers, **asked)
+        return running.run(plan, store, tmp_path, datasets, tell, How(jobs=0, retry=retry))
 
     return go
 
@@ -169,11 +176,16 @@ def test_a_failure_is_a_row_and_the_others_go_on(
     assert (tally.trained, tally.measured) == (1, 1)
 
 
-def test_a_failed_trial_is_tried_again(run, store, exploding) -> None:
+def test_a_failed_trial_is_tried_again_when_asked_for(run, store, exploding) -> None:
     exploding.error = ValueError("boom")
     run(["exploding"])
     exploding.error = None
-    assert run(["exploding"]).trained == 1
+    again = run(["exploding"])
+    assert (again.trained, again.failures[0].error) == (
+        0,
+        "it failed: ValueError: boom; --retry failed tries again",
+    )
+    assert run(["exploding"], retry="failed").trained == 1
     assert [row.status for row in attempts(store)] == ["failed", "done"]
 
 
@@ -183,7 +195,7 @@ def test_an_interrupted_trial_is_not_done(run, store, exploding) -> None:
         run(["dense", "exploding", "soft_moe"])
     assert [(row.status, row.error) for row in attempts(store)] == [
         ("done", None),
-        ("failed", "interrupted"),
+        ("interrupted", "stopped by Ctrl-C"),
     ]
     exploding.error = None
     tally = run(["dense", "exploding", "soft_moe"])
@@ -279,20 +291,21 @@ def test_what_happens_is_told_in_order(run) -> None:
     events: list[Event] = []
     run(["softmax_token_choice"], suites=["balance", "throughput"], tell=events.append)
     kinds = [type(event) for event in events if not isinstance(event, Progress)]
-    assert kinds == [Started, Ended, Measuring, Measured, Measuring, Measured]
+    assert kinds == [Begun, Started, Ended, Measuring, Measured, Measuring, Measured]
     steps = [event for event in events if isinstance(event, Progress)]
     assert steps[-1].step == steps[-1].steps
-    assert events[0].task.seed == 0
+    assert isinstance(events[1], Started)
+    assert events[1].task.seed == 0
     assert events[-1].task.seed is None
     events.clear()
     run(["softmax_token_choice"], suites=["balance", "throughput"], tell=events.append)
-    assert [type(event) for event in events] == [Reused]
+    assert [type(event) for event in events] == [Begun, Reused]
 
 
 def test_the_same_seed_gives_the_same_bits(run, store, tmp_path, datasets) -> None:
     run(["soft_moe"])
     other = open_store(tmp_path / "other" / "bench.db")
     plan = plan_of(datasets, ["soft_moe"])
-    running.run(plan, other, tmp_path / "other", datasets, lambda event: None)
+    running.run(plan, other, tmp_path / "other", datasets, lambda event: None, How(jobs=0))
     (one,), (two,) = attempts(store), attempts(other)
     assert one.checkpoint_sha256 == two.checkpoint_sha256

@@ -1,0 +1,26 @@
+"""Options as people type them: lists and times."""
+
+from __future__ import annotations
+
+import re
+
+import typer
+
+UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def names(text: str | None) -> list[str]:
+    """The names in `a,b, c`; none in nothing."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def seconds_of(text: str) -> float:
+    """Seconds in a time as `90`, `90s`, `30m`, `2.5h` or `1d`.
+
+    Raises:
+        typer.BadParameter: it is none, or not positive.
+    """
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower())
+    if found is None or found[2] not in UNITS or float(found[1]) <= 0:
+        raise typer.BadParameter(f"{text!r} is no time; write it as 90s, 30m, 2.5h or 1d")
+    return float(found[1]) * UNITS[found[2]]

@@ -1,0 +1,32 @@
+"""The server that workers are forked from: everything is loaded in it, and no device touched."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+def fork_server() -> ForkServerContext:
+    """The context whose processes are forked with everything loaded; Ctrl-C does not reach them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bench.execute.worker"])
+    path = os.environ.get("PYTHONPATH")
+    # The server does not get this process's `sys.path` (python/cpython#126631).
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path[1:]])
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
+    return context

@@ -1,0 +1,51 @@
+"""Ctrl-C and its like: once asks a run to save and leave, twice ends it at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+from typing import Self
+
+SIGNALS = {
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGHUP: "the terminal was closed",
+}
+
+
+class Interrupts:
+    """Listens inside a `with`, in the main thread. `reason` says who asked, if anybody did.
+
+    The second signal raises KeyboardInterrupt. What is ignored, as SIGHUP under nohup, stays so.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._before: dict[signal.Signals, signal.Handlers | object] = {}
+        self._asked = threading.Event()
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._hear)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def asked(self) -> bool:
+        """Whether somebody asked to leave."""
+        return self.reason is not None
+
+    def sleep(self, seconds: float) -> None:
+        """Until somebody asks to leave, or so many seconds."""
+        self._asked.wait(seconds)
+
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
+        if self.reason is not None:
+            raise KeyboardInterrupt
+        self.reason = SIGNALS[signal.Signals(number)]
+        self._asked.set()

@@ -1,0 +1,33 @@
+"""The user's plugins in worker processes: the ones that were planned, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from bench.source_tree import combined, source_hashes
+from routers import load_entry_points, load_plugin
+from routers.errors import BenchError
+
+
+def hashes_of(plugins: Iterable[Path]) -> dict[Path, str]:
+    """A hash of the source of each plugin, with the modules beside it that it imports."""
+    return {plugin: combined(source_hashes([plugin], own=True)) for plugin in plugins}
+
+
+def load_unchanged(planned: Mapping[Path, str]) -> None:
+    """Register what the plugins hold, in a process that has not yet.
+
+    Raises:
+        BenchError: one has changed since it was planned: what it makes now is another trial.
+    """
+    load_entry_points()
+    for plugin in planned:
+        load_plugin(plugin)
+    now = hashes_of(planned)
+    for plugin in planned:
+        if now[plugin] != planned[plugin]:
+            raise BenchError(
+                f"{plugin}, or a module beside it, has changed since the run began; give the "
+                "command again to run the new one"
+            )

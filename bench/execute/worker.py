@@ -1,0 +1,89 @@
+"""A worker process: from its assignment to rows in the database, then it is gone.
+
+The fork server imports this module, so that a worker finds torch, timm and all of ours loaded.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from multiprocessing import connection
+from multiprocessing.connection import Connection
+from types import FrameType
+
+import timm  # noqa: F401
+import torch
+
+import results.migrate  # noqa: F401
+import suites  # noqa: F401
+from bench.datasets import Datasets
+from bench.execute.assignment import Assignment, Result, Surroundings
+from bench.execute.devices import CPU, show_only
+from bench.execute.events import Ended, Event, Measured, Measuring, Progress, Started
+from bench.execute.local import do
+from bench.execute.logs import log, log_to
+from bench.execute.plugins import load_unchanged
+from bench.execute.workplace import Workplace, prepare_process
+from results import open_store
+
+
+def work(assignment: Assignment, surroundings: Surroundings, events: Connection) -> Result:
+    """Do one job; what happens is told through `events`, this process's number first of all.
+
+    SIGTERM asks it to save what it has and leave.
+    """
+    asked = threading.Event()
+
+    def ask(_signal: int, _frame: FrameType | None) -> None:
+        asked.set()
+
+    signal.signal(signal.SIGTERM, ask)
+    events.send(os.getpid())
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    log_to(assignment.log)
+    show_only(assignment.device)
+    prepare_process()
+    load_unchanged(surroundings.plugins)
+
+    def tell(event: Event) -> None:
+        log(_line(event))
+        events.send(event)
+
+    with open_store(surroundings.database, create=False) as store:
+        place = Workplace(
+            store,
+            surroundings.home,
+            Datasets(surroundings.datasets),
+            torch.device("cpu" if assignment.device == CPU else "cuda"),
+            surroundings.machine_id,
+            surroundings.code_id,
+            tell,
+            surroundings.save_every,
+            asked.is_set,
+        )
+        return do(assignment, place)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)
+
+
+def _line(event: Event) -> str:
+    match event:
+        case Started(task, reason):
+            return f"{task.name}, seed {task.seed}: training: {reason}"
+        case Progress(_, step, steps, loss, accuracy, _):
+            seen = "" if accuracy is None else f", validation top-1 {100 * accuracy:.1f} %"
+            return f"step {step} of {steps}, loss {loss:.4f}{seen}"
+        case Ended(_, status, seconds, error):
+            return f"training {status} after {seconds:.1f} s{f': {error}' if error else ''}"
+        case Measuring(_, suite):
+            return f"measuring {suite}"
+        case Measured(_, suite, status, seconds, error):
+            return f"{suite} {status} after {seconds:.1f} s{f': {error}' if error else ''}"
+    return str(event)
