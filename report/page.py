@@ -14,12 +14,14 @@ from markupsafe import Markup, escape
 
 from report import provenance
 from report.figures.canvas import COLUMN, Drawing
+from report.logs import Logs, readable
 from report.parts import Absent
 from report.render import ARROWS, cell_parts
 from report.study import StudyData
 from report.summary import compared, findings
 from report.svg import inline
 from report.tables.table import Cell, Column, Row, Table
+from report.undone import undone
 
 Part = Table | Drawing | Absent
 
@@ -55,7 +57,10 @@ SECTIONS = (
 
 
 def make_page(
-    study: StudyData, tables: Sequence[Table | Absent], figures: Sequence[Drawing | Absent]
+    study: StudyData,
+    tables: Sequence[Table | Absent],
+    figures: Sequence[Drawing | Absent],
+    logs: Logs,
 ) -> str:
     """The page as HTML."""
     parts = [("table", part) for part in tables] + [("figure", part) for part in figures]
@@ -74,6 +79,8 @@ def make_page(
             machines=provenance.machines(study),
             codes=provenance.codes(study),
             request=json.dumps(study.record.request, indent=2),
+            undone=undone(study),
+            logs=logs,
             made=datetime.now(UTC),
         )
     )
@@ -102,7 +109,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(
-        inline=inline, arxiv=_arxiv, breakable=_breakable, moment=_moment, paragraphs=_paragraphs
+        inline=inline,
+        arxiv=_arxiv,
+        breakable=_breakable,
+        moment=_moment,
+        paragraphs=_paragraphs,
+        readable=readable,
     )
     environment.globals.update(
         arrows=ARROWS, cell_parts=cell_parts, hint=_hint, sort_key=_sort_key, column=COLUMN

@@ -8,6 +8,7 @@ from pathlib import Path
 from report import provenance
 from report.figures import draw_figures
 from report.figures.canvas import Drawing
+from report.logs import Logs
 from report.page import make_page
 from report.parts import Absent
 from report.render import to_csv, to_latex, to_markdown
@@ -33,16 +34,21 @@ class ReportPaths:
     missing: dict[str, str]
 
 
-def write_report(store: Store, study: str | None, folder: Path | str) -> ReportPaths:
+def write_report(
+    store: Store, study: str | None, folder: Path | str, home: Path | str | None = None
+) -> ReportPaths:
     """Write the report of a study (None: of the one that was asked for last) into a folder.
 
     A study that lacks something gets the report of what it has.
+
+    Args:
+        home: the folder that logs are named from; the page links those that lie there.
 
     Raises:
         StoreError: there is no such study; the message names the nearest.
     """
     data = load_study(store, study)
-    folder = Path(folder)
+    folder, logs = Path(folder), Logs(home, folder)
     tables = make_tables(data)
     figures = list(draw_figures(data))
     written = _write_tables(tables, folder / "tables")
@@ -52,7 +58,7 @@ def write_report(store: Store, study: str | None, folder: Path | str) -> ReportP
     absent = [p for p in (*tables, *figures) if isinstance(p, Absent) and not p.fine]
     return ReportPaths(
         folder=folder,
-        index_html=_write(folder / "index.html", make_page(data, tables, figures)),
+        index_html=_write(folder / "index.html", make_page(data, tables, figures, logs)),
         markdown=_write(folder / "report.md", _markdown(data, tables, figures)),
         tables=tuple(written),
         figures=tuple(drawn),

@@ -10,6 +10,7 @@ are allowed, since two of these may share one core.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import time
 from collections import defaultdict
@@ -171,5 +172,5 @@ def _cpu_seconds() -> dict[psutil.Process, float]:
     return {
         process: process.info["cpu_times"].user + process.info["cpu_times"].system
         for process in others
-        if process.info["cpu_times"] and process != psutil.Process()
+        if process.info["cpu_times"] and process.pid != os.getpid()
     }

@@ -39,12 +39,12 @@ def report(place: Place, study: Study = None, out: Out = None) -> None:
     """
     with place.store() as store:
         name = store.find_study(study).name
-        write(store, name, out or place.home / "reports" / name)
+        write(store, name, place.home, out)
 
 
-def write(store: Store, study: str, folder: Path) -> None:
-    """Write the report of a study and say where it lies."""
+def write(store: Store, study: str, home: Path, out: Path | None = None) -> None:
+    """Write the report of a study, where nothing else is said into the home, and say where."""
     from report import write_report
 
-    paths = write_report(store, study, folder)
+    paths = write_report(store, study, out or home / "reports" / study, home)
     print(f"\nreport: {paths.index_html}")

@@ -53,7 +53,7 @@ def table(study: StudyData) -> Table | Absent:
         cells = lead(study, entry, n)
         cells += [_of_seed(found, chosen) for found in values.values()]
         cells += [summary(list(found)) for found in values.values()]
-        rows.append(Row(tuple(cells), n, entry.router))
+        rows.append(Row(tuple(cells), n, entry))
     if all((row.n or 0) < 2 for row in rows):
         return Absent(NAME, TITLE, "one seed is its own best: ask for --seeds 2 or more")
     best = [_renamed(column, "best", n=1) for *_, column in SHOWN]

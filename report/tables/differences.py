@@ -58,7 +58,7 @@ def _row(comparison: Comparison) -> Row:
         numbers = [Cell(difference.mean, difference.low, difference.high, n)]
         others = (difference.correlation, difference.p_value, comparison.adjusted)
         numbers += [words(MISSING) if value is None else Cell(value, n=n) for value in others]
-    return Row((*head, *numbers, words(comparison.verdict)), n, entry.router)
+    return Row((*head, *numbers, words(comparison.verdict)), n, entry)
 
 
 def _caption(found: Sequence[Comparison]) -> str:

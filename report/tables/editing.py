@@ -46,5 +46,5 @@ def table(study: StudyData) -> Table | Absent:
             metric_cell(study, column.key, entry, edit=edit) for column in PAIRED for edit in EDITS
         ]
         cells.append(metric_cell(study, EDITED.key, entry))
-        rows.append(Row((*lead(study, entry, n), *cells), n, entry.router))
+        rows.append(Row((*lead(study, entry, n), *cells), n, entry))
     return assemble(NAME, TITLE, CAPTION, (*LEAD, *columns, EDITED), rows)

@@ -48,7 +48,7 @@ def table(study: StudyData) -> Table | Absent:
         cells.append(words(MISSING) if overhead is None else Cell(overhead, n=1))
         cells += [metric_cell(study, metric, entry) for metric in BALANCE]
         cells += [metric_cell(study, metric, entry, **where) for metric, where, _ in ENTROPY]
-        rows.append(Row(tuple(cells), n, entry.router))
+        rows.append(Row(tuple(cells), n, entry))
     columns = [*LEAD, *ACCURACY.values(), *COST.values()]
     columns += [Column("forward_overhead", "overhead", "×", "lower", n=1)]
     columns += [*BALANCE.values(), *(column for _, _, column in ENTROPY)]

@@ -47,7 +47,7 @@ def balance(study: StudyData) -> Table | Absent:
     for entry in entries:
         n = len(study.final("experts_per_token_mean", entry))
         cells = [metric_cell(study, column.key, entry) for column in BALANCE]
-        rows.append(Row((*lead(study, entry, n), *cells), n, entry.router))
+        rows.append(Row((*lead(study, entry, n), *cells), n, entry))
     caption = (
         f"Over the test split at the end of training, mean over the MoE layers. {INTERVALS} "
         "Demand: tokens that want an expert, before dropping; load: tokens that it processes. CV: "
@@ -72,7 +72,7 @@ def balance_by_layer(study: StudyData) -> Table | Absent:
                 for key, found in values.items()
             ]
             told = [*lead(study, entry, n), words(str(layer))]
-            rows.append(Row((*told, *cells), n, entry.router))
+            rows.append(Row((*told, *cells), n, entry))
     if not rows:
         return Absent(name, title, why_unmeasured(study, "balance"))
     caption = f"MoE layers in network order, from 0. {INTERVALS}"
@@ -93,7 +93,7 @@ def entropy(study: StudyData) -> Table | Absent:
                 metric_cell(study, metric, entry, of=of, kind=kind) for metric, kind, _ in ENTROPY
             ]
             n = max((cell.n or 0 for cell in cells), default=0)
-            rows.append(Row((*lead(study, entry, n), words(label), *cells), n, entry.router))
+            rows.append(Row((*lead(study, entry, n), words(label), *cells), n, entry))
     caption = (
         f"Over the tokens of the test split, mean over the MoE layers. {INTERVALS} "
         "H_s: mean entropy of a token's distribution over experts (0: decided); H_u: entropy of "

@@ -27,7 +27,7 @@ def table(study: StudyData) -> Table | Absent:
     for entry in entries:
         n = len(study.final("experts_with_effect", entry))
         cells = [metric_cell(study, column.key, entry) for column in COLUMNS]
-        rows.append(Row((*lead(study, entry, n), *cells), n, entry.router))
+        rows.append(Row((*lead(study, entry, n), *cells), n, entry))
     caption = (
         "Over the test split at the end of training, mean over the MoE layers; experts are "
         f"switched off one by one, and nothing is routed anew. {INTERVALS} Polysemanticity: "

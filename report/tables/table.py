@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from math import isfinite, log10
 from typing import Literal
 
+from report.entries import Entry
 from results.statistics import mean_interval
 
 MISSING = "–"
@@ -79,11 +80,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """The cells of one row; `n` is the number of runs of a cell that does not say other."""
+    """The cells of one row, and what they are about.
+
+    `n` is the number of runs of a cell that does not say other.
+    """
 
     cells: tuple[Cell, ...]
     n: int | None = None
-    router: str = ""
+    entry: Entry | None = None
+
+    @property
+    def router(self) -> str:
+        return self.entry.router if self.entry else ""
 
 
 @dataclass(frozen=True)

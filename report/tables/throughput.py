@@ -47,7 +47,7 @@ def _row(timing: Timing) -> Row:
     told = [entry.router, entry.condition, setting.machine, setting.title, setting.sizes]
     cells = [words(text) for text in (*told, str(setting.threads))]
     cells += [_number(timing.values, column.key) for column in NUMBERS]
-    return Row(tuple(cells), 1, entry.router)
+    return Row(tuple(cells), 1, entry)
 
 
 def _number(values: dict[str, float], key: str) -> Cell:

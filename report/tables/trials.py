@@ -4,33 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-import pandas as pd
-
+from report.entries import Entry
 from report.parts import Absent
 from report.study import StudyData
 from report.tables.table import MISSING, Cell, Column, Row, Table, assemble, words
+from report.undone import Undone, in_words, text_of, undone
 
-UNTOLD = {"waiting": "not run yet", "running": "still running, or cut off"}
 SHORT = 12
 """Characters of a fingerprint that tell trials apart."""
 
 
 def failures(study: StudyData) -> Table | Absent:
-    """A row for each trial that did not finish and each measurement that failed."""
+    """A row for each trial that is not done and each measurement that failed."""
     name, title = "failures", "What failed, or is not done"
-    trials = study.trials[study.trials["status"] != "done"]
-    failed = study.measurements[study.measurements["status"] == "failed"]
-    rows = [_failure("training", row) for row in trials.itertuples()]
-    rows += [_failure(f"suite {row.suite}", row) for row in failed.itertuples()]
-    if not rows:
+    found = undone(study)
+    if not found:
         return Absent(name, title, "every trial and every measurement is done", fine=True)
-    heads = ("router", "condition", "seed", "what", "status", "reason", "machine", "trial", "log")
-    columns = [Column(head, head, words=True) for head in heads]
+    heads = ("router", "condition", "seed", "what", "status", "reason", "note", "machine", "trial")
+    columns = [Column(head, head, words=True) for head in (*heads, "log")]
     caption = (
         "Trials that are not done and measurements that failed, each with the first line of its "
         "reason. Their numbers are in no mean; the other tables say how many seeds are left."
     )
-    return assemble(name, title, caption, columns, rows)
+    return assemble(name, title, caption, columns, map(_failure, found))
 
 
 def trials(study: StudyData) -> Table | Absent:
@@ -45,35 +41,32 @@ def trials(study: StudyData) -> Table | Absent:
         Column("seconds", "time", "s", digits=1, n=1),
     )
     heads = ("router", "condition", "seed", "status")
-    tails = ("machine", "code", "trial")
+    tails = ("note", "machine", "code", "trial", "log")
     columns = [Column(head, head, words=True) for head in heads]
     columns += [*numbers, *(Column(tail, tail, words=True) for tail in tails)]
     top1 = study.metrics[study.metrics["metric"] == "top1"].set_index("trial")["value"]
     rows = []
     for row in study.trials.itertuples():
         values = (top1.get(row.trial), row.flops, row.steps, row.seconds)
-        told = (row.machine_name, row.code, row.trial[:SHORT])
+        told = (row.note, row.machine_name, row.code, row.trial[:SHORT], row.log)
         cells = [
-            *(words(_text(value)) for value in (row.router, row.condition, row.seed, row.status)),
+            *(words(text_of(value)) for value in (row.router, row.condition, row.seed)),
+            words(in_words(row.status)),
             *(_number(value) for value in values),
-            *(words(_text(value)) for value in told),
+            *(words(text_of(value)) for value in told),
         ]
-        rows.append(Row(tuple(cells), 1, row.router))
+        rows.append(Row(tuple(cells), 1, Entry(row.router, row.condition)))
     return assemble(name, title, "One row a trial, n = 1 each.", columns, rows)
 
 
-def _failure(what: str, row: Any) -> Row:
-    lines = (row.error or "").strip().splitlines()
-    reason = lines[0] if lines else UNTOLD.get(row.status, "no reason was recorded")
-    told = (row.router, row.condition, row.seed, what, row.status, reason, row.machine_name)
-    cells = [*map(_text, told), row.trial[:SHORT], _text(getattr(row, "log", None))]
-    return Row(tuple(words(cell) for cell in cells), 1, row.router)
-
-
-def _text(value: Any) -> str:
-    return "" if pd.isna(value) else str(value)
+def _failure(found: Undone) -> Row:
+    cells = (
+        *(found.entry.router, found.entry.condition, found.seed, found.what, found.status),
+        *(found.reason, found.note, found.machine, found.trial[:SHORT], found.log),
+    )
+    return Row(tuple(map(words, cells)), 1, found.entry)
 
 
 def _number(value: Any) -> Cell:
-    text = _text(value)
+    text = text_of(value)
     return Cell(float(text), n=1) if text else words(MISSING)

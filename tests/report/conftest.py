@@ -14,7 +14,8 @@ from report import ReportPaths, write_report
 from report.study import StudyData, load_study
 from report.tables import make_tables
 from report.tables.table import Table
-from results import Array, CodeVersion, Component, Machine, Metric, Store, open_store
+from results import Array, CodeVersion, Component, Machine, Metric, Run, Store, open_store
+from results.liveness import this_process
 
 EXPERTS, CLASSES, LAYERS = 8, 10, 2
 CLASS_NAMES = [f"class {index}" for index in range(CLASSES - 1)] + ["a class of a long name"]
@@ -93,9 +94,35 @@ class Lab:
         self.store.add_trial_to_study(self.study, trial)
         return trial
 
-    def trial(self, router: str, seed: int, top1: float | None, settings: dict[str, Any]) -> None:
+    def running(self, router: str, seed: int, **told: Any) -> int:
+        """A trial that this process works on."""
+        trial = self.waiting(router, seed)
+        run = self.store.start_run(self.study, Run(*this_process(), "run", 1))
+        assert self.store.claim(run, trial_id=trial) is not None
+        return self.store.begin_attempt(trial, self.machine_ids[0], self.code, **told)
+
+    def ended(
+        self, router: str, seed: int, status: Any, note: str | None = None, **told: Any
+    ) -> None:
+        """A trial that ended otherwise than done."""
+        log = f"logs/{router}-{seed}.log"
+        attempt = self.store.begin_attempt(
+            self.waiting(router, seed), self.machine_ids[0], self.code, log, note
+        )
+        self.store.finish_attempt(attempt, status, **told)
+
+    def trial(
+        self,
+        router: str,
+        seed: int,
+        top1: float | None,
+        settings: dict[str, Any],
+        note: str | None = None,
+    ) -> None:
         trial = self.waiting(router, seed, settings)
-        attempt = self.store.begin_attempt(trial, self.machine_ids[0], self.code, log="logs/a.log")
+        attempt = self.store.begin_attempt(
+            trial, self.machine_ids[0], self.code, "logs/a.log", note
+        )
         if top1 is None:
             error = "loss is not finite at step 17\n  (the rest of it)"
             self.store.finish_attempt(attempt, "diverged", error=error, steps=17)
