@@ -41,7 +41,7 @@ def conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     kin = [f"{router} {origin}" for router, origin in zip(routers, origins, strict=True)]
     of_kin, inherited = _grouped(kin, own), _inherited(kin, flat)
     told = {}
-    for family, origin in zip(kin, origins, strict=True):
+    for family, origin in dict(zip(kin, origins, strict=True)).items():
         differing = _differing(of_kin[family])
         own_paths = {path for path in differing if path.startswith(OWN)}
         told[family] = shared[origin] | _telling(own_paths, of_kin[family], shared[origin])

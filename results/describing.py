@@ -133,6 +133,7 @@ class Identities(Database):
         parents = [each.parent for each in subjects if each.parent is not None]
         with self._alone() as session:
             rows = _rows(session, row_type.fingerprint, row_type.id, wanted + parents)
+            links = []
             for each in subjects:
                 if each.fingerprint not in rows:
                     row = row_type(
@@ -144,9 +145,12 @@ class Identities(Database):
                         row.transform = each.transform
                         row.parent_id = None if each.parent is None else rows[each.parent]
                     rows[each.fingerprint] = made = add(session, row)
-                    if each.components:
-                        links = [(made, component) for component in each.components]
-                        session.execute(insert(made_of).values(links))
+                    links += [(made, component) for component in each.components]
+            if links:
+                names = [column.name for column in made_of.columns]
+                session.execute(
+                    insert(made_of), [dict(zip(names, pair, strict=True)) for pair in links]
+                )
             return [rows[fingerprint] for fingerprint in wanted]
 
     def _add_to_study(
