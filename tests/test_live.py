@@ -117,6 +117,7 @@ def test_a_worker_says_what_it_does(clock: Clock) -> None:
     assert [worker.doing for worker in board.workers] == ["entropy", "training"]
     lines = worker_lines(board.workers, 80)
     assert lines[1].split() == ["a", "0", "entropy"]
+    assert board.worth == 1  # what is measured is trained
     board = listen(tracker, Measured(A, "entropy", "done", 2), Ended(B, "interrupted", 3))
     assert board.workers == ()
     assert board.told() == "1 of 3 trials done, 1 interrupted, 1 waiting"
@@ -128,7 +129,7 @@ def test_a_board_fits_a_terminal_with_any_number_of_workers() -> None:
         Worker(long, 12, "training", 120_000, 464_000, 12.345, 1.0, 45_000) for _ in range(50)
     )
     counts = {"done": 1000, "failed": 10, "out_of_memory": 11, "interrupted": 5, "waiting": 900}
-    board = Board({**counts, "running": 50}, (3, 80), 1234.0, 300_000, many)
+    board = Board({**counts, "running": 50}, 1021.5, (3, 80), 1234.0, 300_000, many)
     lines = drawn(board, room=10)
     assert max(map(len, lines)) <= 80
     assert lines[-1].strip() == "and 40 more"
@@ -147,7 +148,7 @@ def test_a_board_fits_a_terminal_with_any_number_of_workers() -> None:
 
 
 def test_a_study_of_layers_alone_has_no_trials_to_tell_of() -> None:
-    board = Board({}, (1, 4), None, None, (Worker("a", None, "throughput"),))
+    board = Board({}, 0, (1, 4), None, None, (Worker("a", None, "throughput"),))
     assert board.line(NOW) == "1 of 4 layers"
     assert "25 %" in drawn(board)[1]
 

@@ -47,11 +47,6 @@ class Worker:
     accuracy: float | None = None
     left: float | None = None
 
-    @property
-    def share(self) -> float:
-        """Of its training."""
-        return self.step / self.steps if self.steps else 0.0
-
 
 @dataclass(frozen=True)
 class Board:
@@ -59,12 +54,14 @@ class Board:
 
     Attributes:
         counts: trials by status.
+        worth: trials that are through, and the shares of those under way.
         layers: bare layers that were measured, and that are to be in all.
         rate: trials an hour.
         left: seconds until all is done.
     """
 
     counts: Mapping[str, int]
+    worth: float
     layers: tuple[int, int]
     rate: float | None
     left: float | None
@@ -134,9 +131,7 @@ def worker_lines(workers: Sequence[Worker], width: int) -> list[str]:
 
 def _bar(board: Board, now: datetime) -> Table:
     measured, layers = board.layers
-    ended = board.total - sum(board.counts.get(status, 0) for status in UNDER_WAY)
-    completed = ended + sum(worker.share for worker in board.workers)
-    share = completed / board.total if board.total else measured / max(layers, 1)
+    share = board.worth / board.total if board.total else measured / max(layers, 1)
     made = Table.grid(padding=(0, 2, 0, 0))
     made.add_row(
         ProgressBar(total=1.0, completed=share, width=BAR),

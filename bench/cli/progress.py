@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli.place import Place, command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.cli.standing import Standing
 
 Study = Annotated[
     str | None,
     typer.Option(
         "--study", metavar="NAME", help="Which study.", show_default="the one asked for last"
     ),
+]
+Watch = Annotated[
+    bool, typer.Option("--watch", help="Follow what goes on, until it ends or Ctrl-C.")
+]
+Digest = Annotated[
+    bool, typer.Option("--digest", help="What a run tells at its end: news, failures, the best.")
 ]
 Trial = Annotated[
     str,
@@ -26,32 +37,59 @@ def add_to(app: typer.Typer) -> None:
     command(app)(why)
 
 
-def status(place: Place, study: Study = None) -> None:
-    """Show how the trials of a study stand.
+def status(place: Place, study: Study = None, watch: Watch = False, digest: Digest = False) -> None:
+    """Show how a study stands: a run that goes on in another terminal, that ended, or that died.
 
     \b
     Examples:
       python bench.py status
-      python bench.py status --study tiny
+      python bench.py status --study tiny --watch
+      python bench.py status --digest
     """
-    from bench.cli.words import duration, show, table
-    from results.frames import trials_frame
-
     with place.store() as store:
         name = store.find_study(study).name
-        trials = trials_frame(store, name)
-    print(f"Study {name}\n")
+        if digest:
+            place.load()
+            from bench.cli.digest import digest as text
+
+            print(text(store, name, place.home))
+            return
+        from bench.cli.standing import read_standing
+
+        if watch:
+            from bench.cli.watch import follow
+
+            try:
+                follow(store, name)
+            except KeyboardInterrupt:
+                return
+        print_standing(read_standing(store, name), place.home)
+
+
+def print_standing(standing: Standing, home: Path) -> None:
+    """The run and its workers, each trial, and what there is to say of some."""
+    from bench.cli.standing import text_of
+    from bench.cli.words import duration, first_line, show, table
+
+    print(text_of(standing))
     made = table("trial", "router", "seed", "status", "time", right="seed time")
-    for row in trials.itertuples():
+    for row in standing.trials.itertuples():
         time = "" if row.seconds != row.seconds else duration(row.seconds)
         started = row.parent and f"started from {row.parent[:10]}"
         label = "\n  ".join(filter(None, (row.router, row.condition, started)))
         made.add_row(row.trial[:10], label, str(row.seed), row.status.replace("_", " "), time)
+    print()
     show(made)
-    counts = trials["status"].value_counts()
-    print("\n" + ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in counts.items()))
-    for row in trials[trials["error"].notna()].itertuples():
-        print(f"{row.trial[:10]} {row.status.replace('_', ' ')}: {row.error}")
+    for row in standing.trials.itertuples():
+        if row.error:
+            print(f"\n{row.trial[:10]} {row.status.replace('_', ' ')}: {first_line(row.error)}")
+        if row.note:
+            print(f"{row.trial[:10]} note: {row.note}")
+        if row.error and row.log:
+            print(f"  log: {home / row.log}")
+    failed = standing.measurements[standing.measurements["status"] == "failed"]
+    for row in failed.itertuples():
+        print(f"\n{row.trial[:10]} {row.suite} failed: {first_line(row.error)}")
 
 
 def why(place: Place, trial: Trial) -> None:

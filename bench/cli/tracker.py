@@ -100,7 +100,15 @@ class Tracker:
             [""] * max(self._layers - measured, 0),
             self._jobs,
         )
-        return Board(counts, (measured, self._layers), self._rate(), left, self._workers(pace))
+        fresh = self._fresh()
+        return Board(
+            counts,
+            self._settled.total() + fresh,
+            (measured, self._layers),
+            self._rate(fresh),
+            left,
+            self._workers(pace),
+        )
 
     def _now_does(self, task: Task, worker: Worker, training: float = 0.0) -> None:
         self._active[task] = Active(worker, training, self._clock())
@@ -117,19 +125,25 @@ class Tracker:
     def _job(self, task: Task) -> Job:
         active = self._active[task]
         if active.worker.doing == "training":
-            return Job(task.name, active.worker.share, active.training)
+            worker = active.worker
+            return Job(task.name, worker.step / max(worker.steps, 1), active.training)
         spent = self._measured.get(task, 0.0) + self._clock() - active.since
         return Job(task.name, trained=1.0, measuring=spent)
 
-    def _rate(self) -> float | None:
-        """Trials an hour, counting of those under way what is done."""
-        elapsed = self._clock() - self._begun
-        done = sum(
+    def _fresh(self) -> float:
+        """Trials that this run brought through, and of those under way the share trained."""
+        through = sum(
             status not in UNDER_WAY and task not in self._active
             for task, status in self._statuses.items()
         )
-        shares = sum(active.worker.share for active in self._active.values())
-        return 3600 * (done + shares) / elapsed if done + shares and elapsed > 0 else None
+        return through + sum(
+            self._job(task).trained for task in self._active if task.seed is not None
+        )
+
+    def _rate(self, fresh: float) -> float | None:
+        """Trials an hour."""
+        elapsed = self._clock() - self._begun
+        return 3600 * fresh / elapsed if fresh and elapsed > 0 else None
 
     def _workers(self, pace: Pace) -> tuple[Worker, ...]:
         return tuple(

@@ -1,0 +1,191 @@
+"""The digest of a study: what a reader wants to know in the morning, as plain text."""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.cli.columns import Column, Row, main_columns, main_metrics
+from bench.cli.standing import Standing, head_lines, read_standing
+from bench.cli.words import first_line
+from results import Store
+from results.statistics import Interval
+
+WIDTH = 80
+MOST = 20
+"""Failures that are listed; `status` lists all."""
+
+FAILURES = ("failed", "out_of_memory", "timed_out", "diverged")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial or a measurement that gave no result; `new` where the latest run is to blame."""
+
+    what: str
+    why: str
+    log: str | None
+    new: bool
+
+
+def digest(store: Store, study: str, home: Path) -> str:
+    """What finished, what failed and why, what is new, and who is best: 80 columns of text.
+
+    Args:
+        home: folder of everything that runs make.
+
+    Raises:
+        StoreError: no such study.
+    """
+    standing = read_standing(store, study)
+    begun = standing.runs[-1].started_at if standing.runs else None
+    page = home / "reports" / study / "index.html"
+    parts = [
+        head_lines(standing),
+        list(_news(standing, begun)),
+        list(_failed(standing, begun, home)),
+        list(_best(main_metrics(store, study, history=True), begun)),
+        [f"report: {page}"] if page.exists() else [],
+    ]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines)
+
+
+def _news(standing: Standing, begun: datetime | None) -> Iterator[str]:
+    """What the latest run trained and measured, and what it found done."""
+    if begun is None:
+        return
+    trials, measurements = standing.trials, standing.measurements
+    done = trials[trials["status"] == "done"]
+    trained = int((done["finished_at"] >= begun).sum())
+    made = measurements[measurements["at"] >= begun]["status"].value_counts()
+    failed = sum(failure.new for failure in _failures(standing, begun, Path()))
+    counts = {
+        "trained": trained,
+        "reused": len(done) - trained,
+        "measured": made.get("done", 0),
+        "skipped": made.get("skipped", 0),
+        "failed": failed,
+    }
+    told = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
+    yield f"The latest run: {told or 'nothing yet'}"
+
+
+def _failed(standing: Standing, begun: datetime | None, home: Path) -> Iterator[str]:
+    failures = sorted(_failures(standing, begun, home), key=lambda failure: not failure.new)
+    if failures:
+        yield f"{len(failures)} failed:"
+    for failure in failures[:MOST]:
+        before = "" if failure.new else " (before the latest run)"
+        yield from _wrapped(f"  {failure.what}: {failure.why}{before}")
+        if failure.log:
+            yield f"    log: {failure.log}"
+    if len(failures) > MOST:
+        yield f"  and {len(failures) - MOST} more: see `status`"
+
+
+def _failures(standing: Standing, begun: datetime | None, home: Path) -> Iterator[Failure]:
+    trials, measurements = standing.trials, standing.measurements
+    for row in trials[trials["status"].isin(FAILURES)].itertuples():
+        what = f"{_name(row)}: training {row.status.replace('_', ' ')}"
+        log = str(home / row.log) if row.log else None
+        yield Failure(what, first_line(row.error), log, begun is None or row.finished_at >= begun)
+    for row in measurements[measurements["status"] == "failed"].itertuples():
+        what = f"{_name(row)}: {row.suite} failed"
+        yield Failure(what, first_line(row.error), None, begun is None or row.at >= begun)
+
+
+def _best(frame: pd.DataFrame, begun: datetime | None) -> Iterator[str]:
+    """The best row of each suite now, and the one before the latest run where it was another."""
+    columns = main_columns(frame[frame["current"]])
+    before = {} if begun is None else {c.suite: c for c in main_columns(_until(frame, begun))}
+    if columns:
+        yield "Best by each suite's main metric, with its 95 % interval:"
+    for column in columns:
+        yield f"  {column.meaning}"
+        for line in _leader(column, before.get(column.suite)):
+            yield from _wrapped(f"    {line}")
+
+
+def _until(frame: pd.DataFrame, begun: datetime) -> pd.DataFrame:
+    """What was known then: of each number the last one."""
+    earlier = frame[frame["at"] < begun].sort_values("at", kind="stable")
+    place = ["suite", "router", "condition", "seed", "metric", "layer", "step", "where", "machine"]
+    return earlier.drop_duplicates(place, keep="last")
+
+
+def _leader(column: Column, before: Column | None) -> Iterator[str]:
+    ranked = _ranked(column)
+    if column.better is None:
+        yield "neither direction is better"
+    elif not ranked:
+        yield "constant by construction for all" if column.values else "nothing was measured"
+    else:
+        (best, interval), *others = ranked
+        yield f"{_label(best)}: {_told(column, interval)}"
+        yield from _lead(column, interval, others)
+        was = _ranked(before)[:1] if before else []
+        if was and was[0][0] != best:
+            yield f"before the latest run: {_label(was[0][0])}: {_told(column, was[0][1])}"
+
+
+def _lead(column: Column, best: Interval, others: list[tuple[Row, Interval]]) -> Iterator[str]:
+    """What is second, and whether the intervals tell the two apart."""
+    alike = [row for row, interval in others if interval.mean == best.mean]
+    if alike:
+        yield f"{len(alike)} more with the same value: {', '.join(map(_label, alike))}"
+    elif others:
+        row, second = others[0]
+        yield f"then {_label(row)}: {_told(column, second)}{_unresolved(best, second)}"
+
+
+def _unresolved(a: Interval, b: Interval) -> str:
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return "; lead not resolved: no interval from one seed"
+    if a.low <= b.high and b.low <= a.high:
+        return "; lead not resolved: the intervals overlap"
+    return ""
+
+
+def _ranked(column: Column) -> list[tuple[Row, Interval]]:
+    """The best row first; without those that are not finite, or constant by construction."""
+    if column.better is None:
+        return []
+    found = [(row, column.interval(row)) for row in column.values if row not in column.constant]
+    finite = [(row, interval) for row, interval in found if math.isfinite(interval.mean)]
+    return sorted(finite, key=lambda each: each[1].mean, reverse=column.better == "higher")
+
+
+def _told(column: Column, interval: Interval) -> str:
+    mean = column.number(interval.mean)
+    if interval.low is None or interval.high is None:
+        return f"{mean} (n = {interval.n})"
+    ends = f"{column.number(interval.low)} to {column.number(interval.high)}"
+    return f"{mean} ({ends}, n = {interval.n})" if interval.n > 1 else f"{mean} ({ends})"
+
+
+def _label(row: Row) -> str:
+    return " ".join(filter(None, row))
+
+
+def _name(row: Any) -> str:
+    seed = "" if pd.isna(row.seed) else f", seed {row.seed}"
+    return f"{_label((row.router, row.condition))}{seed}"
+
+
+def _wrapped(line: str) -> list[str]:
+    """At most `WIDTH` columns, but for words that are longer."""
+    indent = " " * (len(line) - len(line.lstrip()))
+    return textwrap.wrap(
+        line,
+        WIDTH,
+        subsequent_indent=f"{indent}  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,190 @@
+"""How a study stands, from the database alone: of a run that goes on, that ended, or that died."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import pandas as pd
+
+from bench.cli.board import UNDER_WAY, Board, Worker, worker_lines
+from bench.cli.words import clock, duration
+from bench.eta import Job, Pace
+from results import Store
+from results.frames import measurements_frame, trials_frame
+from results.liveness import alive
+from results.records import ClaimRecord, RunRecord
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A study as the database has it.
+
+    Attributes:
+        trials: see `trials_frame`.
+        measurements: see `measurements_frame`.
+        layers: bare layers of the study.
+        runs: all there were, the oldest first.
+        claims: what its living runs work on.
+        now: when this was read.
+    """
+
+    study: str
+    trials: pd.DataFrame
+    measurements: pd.DataFrame
+    layers: int
+    runs: tuple[RunRecord, ...]
+    claims: tuple[ClaimRecord, ...]
+    now: datetime
+
+    @property
+    def living(self) -> tuple[RunRecord, ...]:
+        """The runs that go on."""
+        return tuple(run for run in self.runs if alive(run))
+
+    @property
+    def open(self) -> int:
+        """Trials without a result that nobody works on."""
+        return int(self.trials["status"].isin(("waiting", "interrupted")).sum())
+
+
+def read_standing(store: Store, study: str) -> Standing:
+    """All that is shown of a study."""
+    record = store.find_study(study)
+    return Standing(
+        study,
+        trials_frame(store, study),
+        measurements_frame(store, study),
+        record.layers,
+        tuple(store.runs(study)),
+        tuple(claim for claim in store.claims(study) if alive(claim.run)),
+        datetime.now().astimezone(),
+    )
+
+
+def run_lines(standing: Standing) -> list[str]:
+    """Whether a run goes on, ended or died, and what takes it up again."""
+    now = standing.now
+    if standing.living:
+        return [
+            f"running since {clock(_local(run.started_at), now)} "
+            f"({duration((now - run.started_at).total_seconds())}): process {run.pid} on "
+            f"{run.host.split()[0]}, {run.jobs} worker{'s' * (run.jobs != 1)}"
+            for run in standing.living
+        ]
+    if not standing.runs:
+        return []
+    run = standing.runs[-1]
+    end = run.finished_at or run.heartbeat_at
+    took = f"{clock(_local(end), now)} after {duration((end - run.started_at).total_seconds())}"
+    again = f"this takes it up again: {run.command}"
+    if run.finished_at is None:
+        return [f"died: process {run.pid} on {run.host.split()[0]}, last heard of {took}", again]
+    if standing.open:
+        left = f"{standing.open} trial{'s' * (standing.open != 1)} left"
+        return [f"stopped {took} with {left}", again]
+    return [f"finished {took}"]
+
+
+def head_lines(standing: Standing) -> list[str]:
+    """The study, its runs, counts and pace as lines of text."""
+    board = board_of(standing)
+    told = (board.told(), board.pace(standing.now))
+    return [f"Study {standing.study}", *run_lines(standing), *filter(None, told)]
+
+
+def text_of(standing: Standing) -> str:
+    """The same with a line for each worker, 80 columns wide."""
+    workers = worker_lines(board_of(standing).workers, 80)
+    return "\n".join([*head_lines(standing), *([""] if workers else []), *workers])
+
+
+def board_of(standing: Standing) -> Board:
+    """The same board as the run itself shows."""
+    pace, names = _pace(standing), _names(standing.trials)
+    under_way = [(claim, _job(claim, names)) for claim in standing.claims]
+    running = [job for claim, job in under_way if claim.trial]
+    open_ = standing.trials[standing.trials["status"].isin(("waiting", "interrupted"))]
+    bare = standing.measurements[standing.measurements["seed"].isna()]
+    measured = min(bare["trial"].nunique(), standing.layers)
+    left = pace.left(
+        running,
+        [names[trial] for trial in open_["trial"]],
+        [""] * (standing.layers - measured),
+        sum(run.jobs for run in standing.living),
+    )
+    counts = standing.trials["status"].value_counts()
+    ended = standing.trials[~standing.trials["status"].isin(UNDER_WAY)]
+    # A trial that is measured is done already.
+    shares = sum(job.trained for job in running if job.trained < 1)
+    return Board(
+        {str(status): int(number) for status, number in counts.items()},
+        len(ended) + shares,
+        (measured, standing.layers),
+        _rate(standing, ended, shares),
+        left if standing.living else None,
+        tuple(_worker(claim, job, pace, names) for claim, job in under_way),
+    )
+
+
+def _names(trials: pd.DataFrame) -> dict[str, str]:
+    """Router and condition by fingerprint."""
+    return {row.trial: f"{row.router} {row.condition}".strip() for row in trials.itertuples()}
+
+
+def _begun(standing: Standing) -> datetime | None:
+    """When what goes on began; where nothing does, when the last run did."""
+    runs = standing.living or standing.runs[-1:]
+    return min((run.started_at for run in runs), default=None)
+
+
+def _pace(standing: Standing) -> Pace:
+    """Learnt from this run, or from all before it where it has ended nothing yet."""
+    names, begun = _names(standing.trials), _begun(standing)
+    done = standing.trials[standing.trials["status"] == "done"]
+    lately = done[done["finished_at"] >= begun] if begun else done
+    pace = Pace()
+    for row in (lately if len(lately) else done).itertuples():
+        pace.training.add(names[row.trial], row.seconds)
+    ended = standing.measurements[standing.measurements["seconds"].notna()]
+    for (trial, bare), rows in ended.groupby(["trial", ended["seed"].isna()]):
+        learnt = pace.layers if bare else pace.measuring
+        learnt.add(names.get(trial, rows["router"].iloc[0]), rows["seconds"].sum())
+    return pace
+
+
+def _job(claim: ClaimRecord, names: dict[str, str]) -> Job:
+    kind, told = names.get(claim.fingerprint, claim.router), claim.progress
+    if told.get("doing", "training") != "training":
+        return Job(kind, trained=1.0)
+    return Job(kind, told.get("step", 0) / max(told.get("steps", 0), 1), told.get("seconds", 0.0))
+
+
+def _worker(claim: ClaimRecord, job: Job, pace: Pace, names: dict[str, str]) -> Worker:
+    told = claim.progress
+    return Worker(
+        names.get(claim.fingerprint, claim.router),
+        claim.seed,
+        told.get("doing", "starting"),
+        told.get("step", 0),
+        told.get("steps", 0),
+        told.get("loss"),
+        told.get("accuracy"),
+        (pace.of(job) or None) if claim.trial else None,
+    )
+
+
+def _rate(standing: Standing, ended: pd.DataFrame, shares: float) -> float | None:
+    """Trials an hour since the run began, counting of those under way what is done."""
+    begun = _begun(standing)
+    if begun is None:
+        return None
+    last = standing.runs[-1]
+    end = standing.now if standing.living else last.finished_at or last.heartbeat_at
+    done = (ended["finished_at"] >= begun).sum() + shares
+    hours = (end - begun) / timedelta(hours=1)
+    return float(done / hours) if done and hours > 0 else None
+
+
+def _local(moment: datetime) -> datetime:
+    return moment.astimezone()

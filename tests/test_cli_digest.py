@@ -1,0 +1,228 @@
+"""The digest, from a database that was filled as a run fills it; and who is told of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bench.cli import notify as notifying
+from bench.cli.digest import digest
+from bench.cli.notify import notify
+from results import CodeVersion, Component, Machine, Metric, Run, Store, open_store
+from results.liveness import this_process
+
+MACHINE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)
+CODE = CodeVersion("0123456789abcdef", dirty=False, python="3.11.7", libraries={"torch": "2.6.0"})
+UGLY = "RuntimeError: \x1b[31mbad\x1b[0m thing\nsecond line"
+
+
+class Night:
+    """A study whose runs are told trial by trial."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.store: Store = open_store(home / "bench.db")
+        self.machine, self.code = self.store.machine(MACHINE), self.store.code_version(CODE)
+        self.study = self.store.study("tiny", {})
+        for suite, metric, better in (
+            ("accuracy", "top1", "higher"),
+            ("balance", "load_cv", "lower"),
+        ):
+            told = {"name": metric, "unit": "share", "better": better, "meaning": ""}
+            self.store.component(Component("suite", suite, suite, source_hash="h", metrics=[told]))
+
+    def run(self) -> int:
+        command = "python bench.py run --preset tiny"
+        return self.store.start_run(self.study, Run(*this_process(), command=command, jobs=2))
+
+    def plan(self, router: str, seed: int = 0) -> int:
+        described = {
+            "router": {"name": router, "options": {}},
+            "experts": {"name": "mlp", "num_experts": 8},
+            "model": {"name": "vit"},
+            "data": {"name": "digits"},
+            "seed": seed,
+        }
+        trial = self.store.trial(f"{router}-{seed}".ljust(64, "x"), described)
+        self.store.add_trial_to_study(self.study, trial)
+        return trial
+
+    def trial(
+        self, router: str, seed: int, top1: float, load_cv: float = 0.5, constant: bool = False
+    ) -> None:
+        log = f"logs/{router}-{seed}.log"
+        trial = self.plan(router, seed)
+        attempt = self.store.begin_attempt(trial, self.machine, self.code, log)
+        self.store.finish_attempt(attempt, "done", seconds=100, checkpoint="c")
+        self.measured(attempt, "accuracy", Metric("top1", top1, split="test"))
+        where = {"constant": True} if constant else {}
+        self.measured(attempt, "balance", Metric("load_cv", load_cv, split="test", where=where))
+
+    def measured(self, attempt: int, suite: str, metric: Metric) -> None:
+        self.store.record_measurement(
+            *(suite, {}, "h", self.machine, self.code),
+            attempt_id=attempt,
+            seconds=1,
+            metrics=[metric],
+        )
+
+    def failed(self, router: str, seed: int = 0, error: str = UGLY) -> None:
+        trial = self.plan(router, seed)
+        log = f"logs/{router}-{seed}.log"
+        attempt = self.store.begin_attempt(trial, self.machine, self.code, log)
+        self.store.finish_attempt(attempt, "failed", error=error, seconds=1)
+
+    def digest(self) -> str:
+        return digest(self.store, "tiny", self.home)
+
+
+@pytest.fixture
+def night(tmp_path: Path) -> Night:
+    return Night(tmp_path)
+
+
+def part(text: str, first: str) -> list[str]:
+    """The lines of the paragraph that starts so."""
+    (found,) = (each for each in text.split("\n\n") if each.startswith(first))
+    return found.splitlines()
+
+
+def test_the_best_stands_with_its_interval_and_what_came_second(night: Night) -> None:
+    run = night.run()
+    for seed, (a, b) in enumerate([(0.80, 0.70), (0.82, 0.71)]):
+        night.trial("a", seed, a, load_cv=0.4)
+        night.trial("b", seed, b, load_cv=0.3)
+        night.trial("even", seed, 0.10, load_cv=0.0, constant=True)
+    night.store.finish_run(run)
+    lines = part(night.digest(), "Best by each suite's main metric")
+    # Two values 2 and 1 points apart: 12.706 standard errors of 1 and of 0.5 points.
+    assert lines[1:4] == [
+        "  accuracy: top1 in % ↑",
+        "    a: 81.0 (68.3 to 93.7, n = 2)",
+        "    then b: 70.5 (64.1 to 76.9, n = 2); lead not resolved: the intervals overlap",
+    ]
+    # What is constant by construction is no merit.
+    assert lines[4:] == [
+        "  balance: load_cv in % ↓",
+        "    b: 30.0 (30.0 to 30.0, n = 2)",
+        "    then a: 40.0 (40.0 to 40.0, n = 2)",
+    ]
+
+
+def test_one_seed_and_equal_values_resolve_nothing(night: Night) -> None:
+    run = night.run()
+    night.trial("a", 0, 0.8)
+    night.trial("b", 0, 0.7)
+    night.store.finish_run(run)
+    lines = part(night.digest(), "Best by each suite's main metric")
+    assert lines[3] == "    then b: 70.0 (n = 1); lead not resolved: no interval from one seed"
+    assert lines[6] == "    1 more with the same value: b"
+
+
+def test_what_is_new_is_told_against_what_was_there_before(night: Night) -> None:
+    run = night.run()
+    night.trial("old", 0, 0.7)
+    night.failed("broken")
+    night.store.finish_run(run)
+    assert "before" not in night.digest()
+    run = night.run()
+    night.trial("new", 0, 0.9)
+    night.failed("worse")
+    text = night.digest()
+    assert "2 of 4 trials done, 2 failed" in text
+    assert "The latest run: 1 trained, 1 reused, 2 measured, 1 failed" in text
+    assert part(text, "2 failed:") == [
+        "2 failed:",
+        "  worse, seed 0: training failed: RuntimeError: bad thing",
+        f"    log: {night.home}/logs/worse-0.log",
+        "  broken, seed 0: training failed: RuntimeError: bad thing (before the latest",
+        "    run)",
+        f"    log: {night.home}/logs/broken-0.log",
+    ]
+    assert "    before the latest run: old: 70.0 (n = 1)" in text.splitlines()
+    assert "running since" in text
+    night.store.finish_run(run)
+    assert "finished" in night.digest()
+
+
+def test_a_failed_measurement_is_a_failure(night: Night) -> None:
+    run = night.run()
+    night.trial("a", 0, 0.8)
+    attempt = night.store.last_attempt("a-0".ljust(64, "x"))
+    assert attempt is not None
+    given = ("entropy", {}, "h", night.machine, night.code)
+    night.store.record_measurement(
+        *given, attempt_id=attempt.id, status="failed", error="ValueError: no"
+    )
+    night.store.finish_run(run)
+    assert "  a, seed 0: entropy failed: ValueError: no" in night.digest().splitlines()
+
+
+def test_a_long_list_of_failures_is_cut(night: Night) -> None:
+    for seed in range(25):
+        night.failed("broken", seed)
+    text = night.digest()
+    assert text.count("training failed") == 20
+    assert "  and 5 more: see `status`" in text
+
+
+def test_it_is_80_columns_of_plain_text_and_names_the_report(night: Night) -> None:
+    run = night.run()
+    long = "sparsity_constrained_expert_choice"
+    night.trial(long, 0, 0.8)
+    night.failed("broken", error=f"RuntimeError: {'many words ' * 40}")
+    night.store.finish_run(run)
+    page = night.home / "reports" / "tiny" / "index.html"
+    assert "report:" not in night.digest()
+    page.parent.mkdir(parents=True)
+    page.write_text("a page")
+    text = night.digest()
+    assert text.endswith(f"report: {page}")
+    assert max(len(line) for line in text.splitlines() if str(night.home) not in line) <= 80
+    assert "\x1b" not in text
+
+
+def test_a_study_without_a_trial_has_a_digest(night: Night) -> None:
+    assert night.digest() == "Study tiny"
+
+
+def test_a_command_is_given_the_digest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    notify(f"cat > {tmp_path}/told", "düsseldorf\nline two")
+    assert (tmp_path / "told").read_text() == "düsseldorf\nline two"
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_command_that_reads_nothing_is_no_failure(capfd: pytest.CaptureFixture[str]) -> None:
+    notify("true", "x" * 10_000_000)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_command_that_fails_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
+    notify("echo cannot reach; echo the server >&2; exit 7", "text")
+    out, err = capfd.readouterr()
+    assert out == "cannot reach\n"
+    assert err == "warning: --notify-command ended with exit status 7: the server\n"
+    notify("no-such-command-anywhere", "text")
+    assert "exit status 127" in capfd.readouterr().err
+
+
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifying, "SECONDS", 0.5)
+    pipe = tmp_path / "alive"
+    notify(f"mkfifo {pipe}; echo stuck >&2; (exec 3<>{pipe}; sleep 1000) ; true", "text")
+    warning = "warning: --notify-command took longer than 0.5 s and was ended: stuck\n"
+    assert capfd.readouterr().err == warning
+    # Nobody reads the pipe any more: opening it to write without waiting fails.
+    with pytest.raises(OSError, match="No such device"):
+        os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+
+
+def test_what_a_command_leaves_in_the_background_is_not_waited_for(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    notify("sleep 5 &", "text")
+    assert capfd.readouterr().err == ""
