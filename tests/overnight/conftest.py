@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from bench.cli import main
 from bench.presets import load_preset
 from results import open_store
 from results.frames import metrics_frame, trials_frame
@@ -22,7 +25,7 @@ from results.liveness import alive
 
 ROOT = Path(__file__).parents[2]
 PLUGIN = '''
-"""Routers with which something goes wrong, where a file beside this one says what."""
+"""Routers with which something goes wrong, where a file in the working folder says so."""
 import os
 import signal
 import time
@@ -31,60 +34,93 @@ from pathlib import Path
 import torch
 from routers import Router, SoftRouting, register_router
 
-HERE = Path(__file__).parent
 
-
-def trouble(name, images):
-    if name == "raise":
-        raise ValueError("a mistake of the router's")
-    if name == "exit":
-        raise SystemExit(0)
-    if name == "leave":
-        os._exit(0)
-    if name == "crash":
-        os.kill(os.getpid(), signal.SIGSEGV)
-    if name == "hang":
-        print("about to hang", flush=True)
-        while True:
-            time.sleep(1)
-    if name == "memory":
-        raise torch.OutOfMemoryError("CUDA out of memory")
-    if name == "little_memory" and images > 20:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-class Soft(Router):
-    """One slot an expert."""
+class Troubled(Router):
+    """One slot an expert, and a trouble of its own."""
 
     def allocate(self, logits):
-        file = HERE / self.name
-        if self.training and torch.is_grad_enabled() and file.exists():
-            trouble(file.read_text(), len(logits))
+        training = self.training and torch.is_grad_enabled()
+        if training and Path(self.name).exists():
+            self.trouble(len(logits))
         return SoftRouting.from_logits(logits[..., None])
 
 
-@register_router("troubled", family="soft")
-class Troubled(Soft):
-    """Does what the file `troubled` says."""
+@register_router("raises", family="soft")
+class Raises(Troubled):
+    """Makes a mistake."""
+
+    def trouble(self, images):
+        raise ValueError("a mistake of the router's")
+
+
+@register_router("exits", family="soft")
+class Exits(Troubled):
+    """Calls sys.exit."""
+
+    def trouble(self, images):
+        raise SystemExit(0)
+
+
+@register_router("leaves", family="soft")
+class Leaves(Troubled):
+    """Ends its process without a word."""
+
+    def trouble(self, images):
+        os._exit(0)
+
+
+@register_router("crashes", family="soft")
+class Crashes(Troubled):
+    """Crashes in native code."""
+
+    def trouble(self, images):
+        os.kill(os.getpid(), signal.SIGSEGV)
+
+
+@register_router("hangs", family="soft")
+class Hangs(Troubled):
+    """Never returns."""
+
+    def trouble(self, images):
+        print("about to hang", flush=True)
+        while True:
+            time.sleep(1)
+
+
+@register_router("too_large", family="soft")
+class TooLarge(Troubled):
+    """Is out of memory, whatever the batch."""
+
+    def trouble(self, images):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@register_router("large", family="soft")
+class Large(Troubled):
+    """Is out of memory with more than half of the batch."""
+
+    def trouble(self, images):
+        if images > 32:
+            raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 @register_router("slow", family="soft")
-class Slow(Soft):
-    """Takes its time: 20 ms a step in training."""
+class Slow(Troubled):
+    """Takes 20 ms more for a step."""
 
-    def allocate(self, logits):
-        if self.training and torch.is_grad_enabled():
-            time.sleep(0.02)
-        return super().allocate(logits)
+    def trouble(self, images):
+        time.sleep(0.02)
 '''
+TROUBLES = ["raises", "exits", "leaves", "crashes", "hangs", "too_large", "large", "slow"]
 TIMES = ("seconds", "started_at", "finished_at", "at", "machine", "attempt", "measurement")
 
 
 @dataclass(frozen=True)
 class Night:
-    """A preset, a plugin and a home, and the command that puts them together."""
+    """A preset and a home in a folder, and the command that puts them to work."""
 
     folder: Path
+    plugin: Path
 
     @property
     def home(self) -> Path:
@@ -94,12 +130,20 @@ class Night:
     def database(self) -> Path:
         return self.home / "bench.db"
 
+    @property
+    def output(self) -> str:
+        """What the processes that were started have printed."""
+        return (self.folder / "output.txt").read_text()
+
+    def asked(self, *more: str) -> list[str]:
+        asked = ["run", "--preset", "night.yaml", "--plugin", str(self.plugin), "--no-report"]
+        return [*asked, "--home", "runs", *more]
+
     def command(self, *more: str) -> list[str]:
-        asked = ["run", "--preset", "night.yaml", "--plugin", "troubles.py", "--no-report"]
-        return [sys.executable, str(ROOT / "bench.py"), *asked, "--home", "runs", *more]
+        return [sys.executable, str(ROOT / "bench.py"), *self.asked(*more)]
 
     def start(self, *more: str) -> subprocess.Popen[str]:
-        """The command, as a session of its own; its output goes to `output.txt`."""
+        """The command in a process and session of its own."""
         with (self.folder / "output.txt").open("a") as output:
             return subprocess.Popen(
                 self.command(*more),
@@ -111,19 +155,20 @@ class Night:
             )
 
     def run(self, *more: str, status: int = 0) -> str:
-        """The command to its end; what it printed."""
-        done = subprocess.run(
-            self.command(*more), cwd=self.folder, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == status, done.stdout + done.stderr
-        return done.stdout + done.stderr
+        """The command to its end, in this process with workers of its own; what it printed."""
+        printed = io.StringIO()
+        with chdir(self.folder), redirect_stdout(printed), redirect_stderr(printed):
+            with pytest.raises(SystemExit) as exited:
+                main(self.asked(*more))
+        assert exited.value.code == status, printed.getvalue()
+        return printed.getvalue()
 
-    def trouble(self, what: str | None) -> None:
-        """What the router `troubled` does in training."""
-        file = self.folder / "troubled"
-        file.unlink(missing_ok=True)
-        if what is not None:
-            file.write_text(what)
+    def trouble(self, *routers: str) -> None:
+        """These routers have their trouble from now on, and no others."""
+        for name in TROUBLES:
+            (self.folder / name).unlink(missing_ok=True)
+        for name in routers:
+            (self.folder / name).touch()
 
     def attempts(self) -> list[dict[str, Any]]:
         """All attempts ever made, in the order in which they began."""
@@ -153,7 +198,7 @@ class Night:
             if found:
                 return found
             time.sleep(0.02)
-        raise AssertionError(f"not within {seconds} s:\n{(self.folder / 'output.txt').read_text()}")
+        raise AssertionError(f"not within {seconds} s:\n{self.output}")
 
     def resumable(self) -> list[Path]:
         """The checkpoints that trainings could go on from."""
@@ -193,25 +238,41 @@ def _counts(database: Path) -> dict[str, int]:
         }
 
 
+@pytest.fixture(scope="session")
+def plugin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("plugin") / "troubles.py"
+    file.write_text(PLUGIN)
+    return file
+
+
+def make_night(folder: Path, plugin: Path, **changed: Any) -> Night:
+    folder.mkdir()
+    smoke = load_preset("smoke").model_dump(mode="json", exclude={"name", "suites", "parts"})
+    train = {"epochs": 2, "snapshots": 3, "evaluations": 3, "losses": {}}
+    preset = {
+        **smoke,
+        "routers": ["slow", "dense"],
+        "seeds": 2,
+        "train": {**smoke["train"], **train, **changed.pop("train", {})},
+        "suites": {"balance": {}, "accuracy": {}},
+        **changed,
+    }
+    (folder / "night.yaml").write_text(yaml.safe_dump(preset))
+    made = Night(folder, plugin)
+    made.trouble("slow")
+    return made
+
+
 @pytest.fixture
-def new_night(tmp_path: Path) -> Callable[..., Night]:
-    """Makes nights: `new_night("one", routers=[…], seeds=2, epochs=2)`."""
+def new_night(tmp_path: Path, plugin: Path) -> Callable[..., Night]:
+    """Makes nights: `new_night(routers=[…], seeds=1, train={…})`; two routers and seeds else."""
+    numbers = count()
+    return lambda **changed: make_night(tmp_path / f"night{next(numbers)}", plugin, **changed)
 
-    def make(name: str = "night", **changed: Any) -> Night:
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "troubles.py").write_text(PLUGIN)
-        smoke = load_preset("smoke").model_dump(mode="json", exclude={"name", "suites", "parts"})
-        train = {"epochs": changed.pop("epochs", 1), "snapshots": 3, "evaluations": 3, "losses": {}}
-        preset = {
-            **smoke,
-            "routers": ["slow", "dense"],
-            "seeds": 2,
-            "train": {**smoke["train"], **train},
-            "suites": {"balance": {}, "accuracy": {}},
-            **changed,
-        }
-        (folder / "night.yaml").write_text(yaml.safe_dump(preset))
-        return Night(folder)
 
-    return make
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, plugin: Path) -> dict[str, list[Any]]:
+    """What the usual night leaves in the database when nothing happens."""
+    made = make_night(tmp_path_factory.mktemp("undisturbed") / "night", plugin)
+    made.run()
+    return made.rows()

@@ -7,41 +7,60 @@ import signal
 
 import pytest
 
+from bench.execute.interrupts import SIGNALS, Interrupts
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_once_saves_and_leaves_and_the_next_run_goes_on(new_night, number) -> None:
-    asked = {"routers": ["dense", "slow"], "seeds": 2, "epochs": 8}
-    night, undisturbed = new_night(**asked), new_night("undisturbed", **asked)
+
+def test_once_saves_and_leaves_and_the_next_run_goes_on(new_night, undisturbed) -> None:
+    night = new_night()
     process = night.start("--jobs", "1")
-    night.wait_for(lambda: any(row["router"] == "slow" for row in night.attempts()))
-    os.killpg(process.pid, number)  # a terminal sends it to all of the group
+    night.wait_for(lambda: "training" in night.output)
+    night.wait_for(lambda: any("step 10" in log.read_text() for log in night.home.glob("logs/*")))
+    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all of the group
     assert process.wait(timeout=60) == 130
-    output = (night.folder / "output.txt").read_text()
-    assert "the same command goes on" in output
-    assert "Traceback" not in output
-    dense, slow = night.attempts()
-    assert (dense["status"], slow["status"]) == ("done", "interrupted")
+    assert "the same command goes on" in night.output
+    assert "Traceback" not in night.output
+    (slow,) = night.attempts()
+    assert (slow["router"], slow["status"]) == ("slow", "interrupted")
     assert night.resumable()
     assert night.rows()["claims"] == []
-    assert "3 trained, 1 reused" in night.run().replace("reused, ", "")
-    undisturbed.run()
-    assert night.rows() == undisturbed.rows()
+    assert "4 trained" in night.run()
+    assert night.rows() == undisturbed
 
 
 def test_twice_leaves_at_once(new_night) -> None:
-    night = new_night(routers=["troubled", "dense"], seeds=1)
-    night.trouble("hang")
+    night = new_night(routers=["hangs", "dense"], seeds=1)
+    night.trouble("hangs")
     process = night.start("--jobs", "1")
-    night.wait_for(
-        lambda: any("about to hang" in log.read_text() for log in night.home.glob("logs/*"))
-    )
+    night.wait_for(lambda: any("to hang" in log.read_text() for log in night.home.glob("logs/*")))
     os.killpg(process.pid, signal.SIGINT)
-    night.wait_for(lambda: "Ctrl-C" in (night.folder / "output.txt").read_text())
+    night.wait_for(lambda: "Ctrl-C" in night.output)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=10) == 130
     (row,) = night.attempts()
     assert row["status"] == "interrupted"
-    night.trouble(None)
+    night.trouble()
     assert "2 trained" in night.run()
     assert [row["status"] for row in night.attempts()] == ["done", "done"]
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_the_first_signal_asks_and_the_second_raises(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with Interrupts() as interrupts:
+        assert not interrupts.asked()
+        signal.raise_signal(number)
+        assert interrupts.reason == SIGNALS[number]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+    assert signal.getsignal(number) is before
+
+
+def test_what_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Interrupts() as interrupts:
+            signal.raise_signal(signal.SIGHUP)
+            assert not interrupts.asked()
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -9,48 +9,46 @@ import time
 import pytest
 
 
-def test_two_runs_share_the_work(new_night) -> None:
-    """Also different ones: what both ask for is done once."""
-    asked = {"routers": ["slow", "dense", "soft_moe"], "seeds": 2, "epochs": 2}
-    night, alone = new_night(**asked), new_night("alone", **asked)
+def test_runs_share_the_work(new_night) -> None:
+    """Also different ones: what several ask for is done once."""
+    night, alone = new_night(), new_night()
     both = [
         night.start("--jobs", "1"),
         night.start("--jobs", "1"),
-        night.start("--jobs", "1", "--routers", "soft_moe,random"),
+        night.start("--jobs", "1", "--routers", "dense,random"),
     ]
     assert [process.wait(timeout=240) for process in both] == [0, 0, 0]
-    output = (night.folder / "output.txt").read_text()
-    assert "locked" not in output
-    assert len(night.attempts()) == 8
-    assert all(row["status"] == "done" for row in night.attempts())
+    assert "locked" not in night.output
+    assert len(night.attempts()) == 6
     alone.run()
-    alone.run("--routers", "soft_moe,random")
+    alone.run("--routers", "dense,random")
     assert night.rows() == alone.rows()
 
 
-def test_what_a_killed_run_held_is_taken_over_by_one_that_waits_for_it(new_night) -> None:
-    night = new_night(routers=["slow"], seeds=1, epochs=20)
-    first = night.start()
-    night.wait_for(night.workers)
+def test_what_a_killed_run_held_is_taken_over_by_one_that_waits(new_night, undisturbed) -> None:
+    night = new_night()
+    first = night.start("--save-every", "0")
+    night.wait_for(night.resumable)
     second = night.start()
-    night.wait_for(lambda: "waiting" in (night.folder / "output.txt").read_text())
+    night.wait_for(lambda: "waiting" in night.output)
     first.kill()
+    first.wait()
     assert second.wait(timeout=240) == 0
-    (row,) = night.attempts()
-    assert row["status"] == "done"
+    assert night.rows() == undisturbed
 
 
-def test_a_database_that_somebody_locks_for_a_minute(new_night) -> None:
-    night = new_night(routers=["slow", "dense"], seeds=1, epochs=2)
+def test_a_database_that_somebody_locks_for_a_minute(new_night, undisturbed) -> None:
+    night = new_night()
     process = night.start()
     night.wait_for(night.attempts)
-    with sqlite3.connect(night.database, isolation_level=None) as other:
-        night.wait_for(lambda: other.execute("BEGIN IMMEDIATE"))
-        time.sleep(62)
-        other.execute("ROLLBACK")
+    other = sqlite3.connect(night.database, isolation_level=None, timeout=30)
+    other.execute("BEGIN IMMEDIATE")
+    time.sleep(62)
+    other.execute("ROLLBACK")
+    other.close()
     assert process.wait(timeout=120) == 0
-    assert "locked" not in (night.folder / "output.txt").read_text()
-    assert [row["status"] for row in night.attempts()] == ["done", "done"]
+    assert "locked" not in night.output
+    assert night.rows() == undisturbed
 
 
 SMALL_DISK = """
@@ -62,10 +60,10 @@ cp runs/bench.db .
 """
 
 
-@pytest.mark.parametrize("first", ["700k", "1100k", "1600k"])
-def test_a_full_disk(new_night, first: str) -> None:
+@pytest.mark.parametrize("first", ["800k", "1600k"])
+def test_a_full_disk(new_night, undisturbed, first: str) -> None:
     """A small disk fills up, somebody makes room, and the same command goes on."""
-    night, undisturbed = new_night(seeds=2), new_night("undisturbed", seeds=2)
+    night = new_night()
     run = " ".join(night.command("--save-every", "0"))
     script = SMALL_DISK.format(first=first, run=run)
     unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
@@ -78,14 +76,13 @@ def test_a_full_disk(new_night, first: str) -> None:
     assert "second: 0" in done.stdout, done.stdout + done.stderr
     night.home.mkdir(exist_ok=True)
     (night.folder / "bench.db").rename(night.database)
-    undisturbed.run()
-    assert night.rows() == undisturbed.rows()
+    assert night.rows() == undisturbed
 
 
 def test_timings_are_taken_while_nothing_trains(new_night) -> None:
     throughput = {"seconds": 0, "min_repeats": 1, "max_load": None, "model_batch": 1}
     suites = {"balance": {}, "throughput": throughput}
-    night = new_night(routers=["slow", "dense"], seeds=2, suites=suites)
+    night = new_night(suites=suites)
     night.run()
     logs = [log.read_text().splitlines() for log in night.home.glob("logs/*")]
     spans = []
