@@ -20,7 +20,8 @@ def why_not_halved(spec: TrialSpec, model: nn.Module) -> str | None:
     if spec.train.batch_size < 2:
         return "a batch of 1 image has no halves"
     for name, module in model.named_modules():
-        running = any(buffer.startswith("running_") for buffer in module._buffers)
+        own = [buffer for buffer, _ in module.named_buffers(recurse=False)]
+        running = any(buffer.startswith("running_") for buffer in own)
         if running or isinstance(module, _BatchNorm):
             return f"{name}, a {type(module).__name__}, takes statistics of the batch"
     layers = moe_layers(model)

@@ -66,9 +66,10 @@ class Trainer:
         self._noise = torch.Generator(device)
         self._moe_layers = list(moe_layers(self._model).values())
         self._micro_batches = micro_batches
-        if micro_batches > 1 and (reason := why_not_halved(spec, self._model)):
-            raise BenchError(f"a batch cannot be trained on in {micro_batches} parts: {reason}")
-        self.overhead = self._overhead(*batches.first) if micro_batches > 1 else 0
+        self.overhead = 0
+        if micro_batches > 1:
+            self._refuse_other_optimisation()
+            self.overhead = self._overhead(*batches.first)
 
     @property
     def model(self) -> nn.Module:
@@ -116,15 +117,14 @@ class Trainer:
         restore_optimizer(self._optimizer, parts["optimizer"])
 
     def _modules(self) -> dict[str, nn.Module]:
-        return {"model": self._model} | (
-            {} if self._average is None else {"average": self._average}
-        )
+        average = {} if self._average is None else {"average": self._average}
+        return {"model": self._model, **average}
 
     def _differentiate(
         self, images: Tensor, labels: Tensor, step: int, parts: int, counter: FlopCounter | None
     ) -> tuple[Tensor, list[Routing]]:
         """Leave the gradient in the model; returns the task's loss and the last part's routings."""
-        pieces = list(zip(images.chunk(parts), labels.chunk(parts), strict=True))
+        pieces = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
         shares = images.new_tensor([len(half) / len(labels) for _, half in pieces])
         self._model.train()
         self._optimizer.zero_grad()
@@ -136,16 +136,26 @@ class Trainer:
             tasks.append(losses.task)
         return (torch.stack(tasks) * shares).sum(), losses.routings
 
+    def _refuse_other_optimisation(self) -> None:
+        parts, size = self._micro_batches, self._spec.train.batch_size
+        reason = why_not_halved(self._spec, self._model)
+        if size < parts:
+            reason = f"it has {size} images"
+        if reason:
+            raise BenchError(f"a batch cannot be trained on in {parts} parts: {reason}")
+
     def _overhead(self, images: Tensor, labels: Tensor) -> int:
         """What each part takes that does not grow with its images, and adding the gradients."""
 
         def flops(parts: int) -> int:
             counter = FlopCounter()
-            self._differentiate(images[:2], labels[:2], 0, parts, counter)
+            # Two images each: what is shared by the images of a part is not added up where it
+            # has but one.
+            some = 2 * self._micro_batches
+            self._differentiate(images[:some], labels[:some], 0, parts, counter)
             return counter.report().total
 
-        parts = len(labels.chunk(self._micro_batches))
-        return (parts - 1) * (flops(2) - flops(1))
+        return flops(self._micro_batches) - flops(1)
 
     def _update(self, step: int) -> None:
         rate = learning_rate(step, self._steps, self._spec.train)

@@ -154,6 +154,9 @@ class Router(nn.Module, Configurable):
     def after_step(self, stats: dict[str, Tensor]) -> None:
         """Called after each optimiser step, for gates that are updated without a gradient.
 
+        What is kept from step to step belongs in buffers or parameters: a training that was
+        interrupted goes on from those.
+
         Args:
             stats: `load` and `demand`, (E,) each, summed over the step's groups.
         """

@@ -58,7 +58,7 @@ def tiny_dataset() -> Dataset:
     )
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_spec() -> Callable[..., TrialSpec]:
     """Makes trials: `tiny_spec("soft_moe", router={…}, seed=1, match="steps", epochs=2, …)`."""
 

@@ -1,0 +1,224 @@
+"""Batches in halves: when they are the same optimisation, and that they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.batches import TrainingBatches
+from bench.compute.budget import resolve_steps
+from bench.compute.flops import FlopCounter
+from bench.config import TrialSpec
+from bench.halving import why_not_halved
+from bench.model import moe_layers
+from bench.train import TrainingInterrupted, train_trial
+from bench.trainer import Trainer
+from bench.trial_model import trial_model
+from routers import ROUTERS, Router, SoftRouting, register_router
+from routers.errors import BenchError
+
+CPU = torch.device("cpu")
+NAMES = ["dense", "softmax_token_choice", "soft_moe", "sinkhorn_expert_choice"]
+
+
+@pytest.fixture
+def both(tiny_dataset) -> Callable[[TrialSpec], list[Trainer]]:
+    """Two trainers of one trial: with whole batches, and with halves."""
+
+    def make(spec: TrialSpec) -> list[Trainer]:
+        batches = TrainingBatches(spec, tiny_dataset, CPU)
+        return [Trainer(spec, tiny_dataset, batches, CPU, 8, None, parts) for parts in (1, 2)]
+
+    return make
+
+
+# The same optimisation
+
+
+@pytest.mark.parametrize("batch_size", [16, 15, 2])
+@pytest.mark.parametrize("name", NAMES)
+def test_halves_give_the_losses_gradients_and_weights_of_the_whole(
+    name, batch_size, tiny_spec, both
+):
+    trainers = both(tiny_spec(name, batch_size=batch_size, clip_norm=0.1, label_smoothing=0.1))
+    for step in range(4):
+        torch.testing.assert_close(*(each.step(step) for each in trainers))
+        whole, halves = (dict(each.model.named_parameters()) for each in trainers)
+        total = torch.stack([p.grad.norm() for p in whole.values() if p.grad is not None]).norm()
+        assert total <= 0.1 * 1.0001  # so clipping sees the sum
+        for key, parameter in whole.items():
+            torch.testing.assert_close(halves[key], parameter, rtol=1e-3, atol=1e-5)
+            if parameter.grad is not None:
+                torch.testing.assert_close(halves[key].grad, parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [16, 5, 3, 2])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", [*NAMES, "cosine"])
+def test_halves_are_counted_as_the_whole(name, precision, batch_size, tiny_spec, tiny_dataset):
+    """The gates of Soft MoE and of the cosine norm their parameters in each half."""
+    router = {"affinity": "cosine"} if name == "cosine" else {}
+    name = "softmax_token_choice" if name == "cosine" else name
+    spec = tiny_spec(name, router=router, batch_size=batch_size, precision=precision)
+    batches = TrainingBatches(spec, tiny_dataset, CPU)
+    whole, halves = (
+        resolve_steps(spec, tiny_dataset, batches, CPU, micro_batches=parts) for parts in (1, 2)
+    )
+    assert halves == whole
+
+
+def test_halves_take_more_by_what_does_not_grow_with_the_images(tiny_spec, both):
+    whole, halves = both(tiny_spec("dense"))
+    counters = [FlopCounter(), FlopCounter()]
+    for each, counter in zip((whole, halves), counters, strict=True):
+        each.step(0, counter)
+    assert whole.overhead == 0
+    assert halves.overhead >= sum(p.numel() for p in halves.model.parameters())  # one addition
+    assert counters[1].report().total - counters[0].report().total == halves.overhead
+
+
+def test_a_training_in_halves_takes_the_steps_and_flops_of_a_whole_one_and_goes_on(
+    tiny_spec, tiny_dataset, tmp_path
+):
+    spec = tiny_spec("soft_moe", epochs=4)
+    whole = train_trial(spec, tiny_dataset, CPU, tmp_path / "whole")
+    halves = train_trial(spec, tiny_dataset, CPU, tmp_path / "halves", micro_batches=2)
+    assert (halves.steps, halves.flops) == (whole.steps, whole.flops)
+    values = [[row.value for row in each.history if "loss" in row.name] for each in (whole, halves)]
+    assert values[1] == pytest.approx(values[0], rel=1e-2)
+    parts = tmp_path / "parts"
+    with pytest.raises(TrainingInterrupted):
+        train_trial(spec, tiny_dataset, CPU, parts, micro_batches=2, stop=lambda: True)
+    assert train_trial(spec, tiny_dataset, CPU, parts, micro_batches=2).sha256 == halves.sha256
+
+
+def test_a_half_fits_where_a_whole_does_not(tiny_spec, tiny_dataset, tmp_path, monkeypatch):
+    """Nowhere does the whole batch go through the model, not where its FLOPs are counted."""
+    sizes = set()
+    step = Trainer.step
+
+    def watched(self, number, counter=None):
+        self._model.register_forward_pre_hook(lambda _, inputs: sizes.add(len(inputs[0])))
+        return step(self, number, counter)
+
+    monkeypatch.setattr(Trainer, "step", watched)
+    spec = tiny_spec("soft_moe", epochs=0.5, evaluations=1)
+    train_trial(spec, tiny_dataset, CPU, tmp_path, micro_batches=2)
+    assert 16 in sizes  # of the validation split
+    sizes.clear()
+    batches = TrainingBatches(spec, tiny_dataset, CPU)
+    resolve_steps(spec, tiny_dataset, batches, CPU, micro_batches=2)
+    assert sizes == {8}
+
+
+# Why not
+
+
+@pytest.fixture
+def listener() -> Iterator[None]:
+    @register_router("listener", family="soft")
+    class Listener(Router):
+        def allocate(self, logits: Tensor) -> SoftRouting:
+            return SoftRouting.from_logits(logits[..., None])
+
+        def after_step(self, stats: dict[str, Tensor]) -> None:
+            pass
+
+    yield
+    ROUTERS.discard("listener")
+
+
+def reason(spec: TrialSpec, dataset: Any, change: Callable[[nn.Module], Any] = id) -> str | None:
+    model = trial_model(spec, dataset)
+    change(model)
+    return why_not_halved(spec, model)
+
+
+def layer_of(model: nn.Module) -> nn.Module:
+    return next(iter(moe_layers(model).values()))
+
+
+@pytest.mark.parametrize("name", [*NAMES, "random", "frozen"])
+def test_what_routes_within_an_image_can_be_halved(name, tiny_spec, tiny_dataset):
+    assert reason(tiny_spec(name), tiny_dataset) is None
+
+
+def test_what_a_model_without_moe_layers_does_not_use_is_no_reason(tiny_spec, tiny_dataset):
+    spec = tiny_spec("dense", losses={"importance": 0.1}, model={"groups": "batch"})
+    assert reason(spec, tiny_dataset) is None
+
+
+def test_one_image_has_no_halves(tiny_spec, tiny_dataset):
+    assert reason(tiny_spec(batch_size=1), tiny_dataset) == "a batch of 1 image has no halves"
+    assert reason(tiny_spec(batch_size=2), tiny_dataset) is None
+
+
+@pytest.mark.parametrize("groups", ["batch", 8, 64])
+def test_groups_of_several_images_are_a_reason(groups, tiny_spec, tiny_dataset):
+    found = reason(tiny_spec(model={"groups": groups}), tiny_dataset)
+    assert found == f"model.groups = {groups!r} routes tokens of several images together"
+
+
+def test_a_loss_over_the_batch_is_a_reason(tiny_spec, tiny_dataset):
+    found = reason(tiny_spec(losses={"z": 0.0, "importance": 0.1}), tiny_dataset)
+    assert found == "the loss 'importance' is taken over the whole batch"
+    assert reason(tiny_spec(losses={"importance": 0.0}), tiny_dataset) is None
+
+
+def test_a_router_that_is_told_the_loads_is_a_reason(listener, tiny_spec, tiny_dataset):
+    found = reason(tiny_spec("listener"), tiny_dataset)
+    assert found == "the router Listener is told the loads of the whole batch"
+
+
+class RunningMean(nn.Module):
+    """Statistics of the batch in a class of its own, as timm's EvoNorm has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("running_mean", torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("norm", "is_reason"),
+    [
+        (nn.BatchNorm1d(16), True),
+        (nn.BatchNorm2d(16, track_running_stats=False), True),
+        (nn.SyncBatchNorm(16), True),
+        (RunningMean(), True),
+        (nn.InstanceNorm2d(16, track_running_stats=True), True),
+        (nn.InstanceNorm2d(16), False),
+        (nn.GroupNorm(2, 16), False),
+    ],
+)
+@pytest.mark.parametrize("where", ["model", "router", "experts"])
+def test_statistics_of_the_batch_are_a_reason(norm, is_reason, where, tiny_spec, tiny_dataset):
+    def change(model: nn.Module) -> None:
+        layer = layer_of(model)
+        at = {"model": model, "router": layer.router, "experts": layer.experts}[where]
+        at.own_norm = norm
+
+    found = reason(tiny_spec(), tiny_dataset, change)
+    prefix = {"model": "", "router": "blocks.1.mlp.router.", "experts": "blocks.1.mlp.experts."}
+    told = f"{prefix[where]}own_norm, a {type(norm).__name__}, takes statistics of the batch"
+    assert found == (told if is_reason else None)
+
+
+def test_a_buffer_of_an_moe_layer_is_a_reason_and_one_of_the_model_is_not(tiny_spec, tiny_dataset):
+    def in_router(model: nn.Module) -> None:
+        layer_of(model).router.register_buffer("mean", torch.zeros(4))
+
+    found = reason(tiny_spec(), tiny_dataset, in_router)
+    assert found == "blocks.1.mlp.router.mean may keep statistics of the batch"
+    spec = tiny_spec()
+    assert reason(spec, tiny_dataset, lambda m: m.register_buffer("grid", torch.zeros(4))) is None
+
+
+def test_what_cannot_be_halved_is_refused(tiny_spec, tiny_dataset, tmp_path):
+    spec = tiny_spec(losses={"importance": 0.1})
+    match = "cannot be trained on in 2 parts: the loss 'importance' is taken over the whole batch"
+    with pytest.raises(BenchError, match=match):
+        train_trial(spec, tiny_dataset, CPU, tmp_path, micro_batches=2)

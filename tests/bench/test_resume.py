@@ -1,0 +1,265 @@
+"""An interrupted training gives the bits of one that was not."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bench import resume
+from bench.config import AugmentConfig, TrialSpec
+from bench.journal import Journal
+from bench.outcome import Outcome, read_outcome
+from bench.train import TrainingInterrupted, train_trial
+from bench.trainer import Trainer
+from bench.trial_model import trial_model
+from routers import ROUTERS, Router, TokenChoiceRouting, register_router
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def biased() -> Iterator[None]:
+    """A router whose gate has a bias that the loads move, and that counts its steps."""
+
+    @register_router("biased", family="token_choice")
+    class Biased(Router):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.register_buffer("bias", torch.zeros(self.num_experts))
+            self.register_buffer("steps", torch.zeros((), dtype=torch.long), persistent=False)
+            self.register_buffer("loads", None, persistent=False)
+
+        def allocate(self, logits: Tensor) -> TokenChoiceRouting:
+            gates = torch.softmax(logits + self.bias, dim=-1)
+            return TokenChoiceRouting.top_k(gates, k=1, capacity=self.capacity(logits))
+
+        def after_step(self, stats: dict[str, Tensor]) -> None:
+            self.steps += 1
+            seen = stats["demand"].float()
+            self.loads = seen if self.loads is None else 0.5 * (self.loads + seen)
+            self.bias -= 0.1 / self.steps * (self.loads - self.loads.mean()).sign()
+
+    yield
+    ROUTERS.discard("biased")
+
+
+def dropping(spec: TrialSpec) -> dict[str, Any]:
+    return {"options": {**spec.model.options, "proj_drop_rate": 0.2}}
+
+
+RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("dense", {}),
+    "ema": ("softmax_token_choice", {"ema": 0.9}),
+    "bfloat16": ("soft_moe", {"precision": "bfloat16"}),
+    "noise": ("softmax_token_choice", {"router": {"noise_std": 1.0}, "losses": {"load": 0.1}}),
+    "data": ("softmax_token_choice", {"router": {"capacity_factor": None}}),
+    "sinkhorn": ("sinkhorn_expert_choice", {}),
+    "frozen": ("frozen", {"weight_decay": 0.5}),
+    "biased": ("biased", {"ema": 0.9}),
+    "randaugment": ("dense", {}),
+    "distilled": ("softmax_token_choice", {"router": {"affinity": "mlp"}}),
+}
+
+
+@pytest.fixture(params=RECIPES)
+def trial(request, tiny_spec, tiny_dataset, biased) -> dict[str, Any]:
+    """What `train_trial` is told of one of many recipes."""
+    name, own = RECIPES[request.param]
+    course = {"epochs": 4, "evaluations": 5, "snapshots": 4, "match": "steps", "lr": 5e-3}
+    spec = tiny_spec(name, **{**course, **own})
+    parent = None
+    if request.param == "noise":
+        spec = tiny_spec(name, **{**course, **own}, model=dropping(spec))
+    if request.param == "randaugment":
+        data = spec.data.model_copy(update={"augment": AugmentConfig(randaugment="rand-m9-n2")})
+        spec = spec.model_copy(update={"data": data})
+    if request.param == "distilled":
+        before = tiny_spec(name, **course)
+        spec, parent = spec.derived(before, "distill"), trial_model(before, tiny_dataset)
+    return {"spec": spec, "dataset": tiny_dataset, "device": CPU, "parent": parent}
+
+
+@pytest.fixture
+def plain(tiny_spec, tiny_dataset) -> dict[str, Any]:
+    """A training of 24 steps, whose looks are those of LOOKS."""
+    spec = tiny_spec("soft_moe", epochs=4, evaluations=5, snapshots=4, match="steps")
+    return {"spec": spec, "dataset": tiny_dataset, "device": CPU}
+
+
+LOOKS = [5, 8, 10, 14, 16, 19, 20, 24]
+
+
+def stopped_at(step: int, folder: Path, trial: dict[str, Any]) -> list[int]:
+    """Train until the look after a step, or until the end; returns the looks."""
+    looks: list[int] = []
+    with pytest.raises(TrainingInterrupted, match=f"stopped after step {step} of 24"):
+        train_trial(
+            **trial,
+            folder=folder,
+            on_progress=lambda done, *_: looks.append(done),
+            stop=lambda: looks[-1] == step,
+        )
+    assert looks[-1] == step
+    assert (folder / resume.FILE).exists()
+    assert not (folder / "outcome.json").exists()
+    torch.rand(7)  # what else happens in between plays no part
+    return looks
+
+
+def facts(outcome: Outcome) -> dict[str, Any]:
+    """All of an outcome but the times; snapshots by their SHA-256."""
+    told = json.loads(outcome.model_dump_json(exclude={"seconds"}))
+    for row in told["history"] + told["snapshots"]:
+        assert row.pop("seconds") >= 0
+    return told
+
+
+# The same bits
+
+
+def test_an_interrupted_training_gives_the_same_bits(trial, tmp_path, capsys):
+    whole = train_trial(**trial, folder=tmp_path / "whole")
+    assert whole.steps == 24
+    first = stopped_at(8, tmp_path / "parts", trial)
+    second = stopped_at(19, tmp_path / "parts", trial)
+    assert first + second == LOOKS[: LOOKS.index(19) + 1]
+    parts = train_trial(**trial, folder=tmp_path / "parts")
+    assert facts(parts) == facts(whole)
+    assert facts(read_outcome(tmp_path / "parts")) == facts(whole)
+    names = [{file.name for file in (tmp_path / of).iterdir()} for of in ("parts", "whole")]
+    assert names[0] == names[1]
+    told = capsys.readouterr()
+    assert told.out.splitlines() == [
+        "the training goes on after step 8 of 24",
+        "the training goes on after step 19 of 24",
+    ]
+    assert told.err == ""
+
+
+@pytest.mark.parametrize("step", LOOKS)
+def test_at_each_look_it_can_be_interrupted(step, plain, tmp_path):
+    whole = train_trial(**plain, folder=tmp_path / "whole")
+    stopped_at(step, tmp_path / "parts", plain)
+    looks: list[int] = []
+    parts = train_trial(
+        **plain, folder=tmp_path / "parts", on_progress=lambda done, *_: looks.append(done)
+    )
+    assert facts(parts) == facts(whole)
+    assert looks == LOOKS[LOOKS.index(step) + 1 :]
+
+
+def test_seconds_and_accuracy_go_on_from_what_they_were(plain, tmp_path):
+    told: list[tuple[Any, ...]] = []
+    with pytest.raises(TrainingInterrupted):
+        train_trial(
+            **plain, folder=tmp_path, on_progress=lambda *at: told.append(at), stop=lambda: True
+        )
+    ((_, _, _, accuracy, seconds),) = told
+    outcome = train_trial(**plain, folder=tmp_path, on_progress=lambda *at: told.append(at))
+    assert told[1][3] == accuracy  # step 8 is no evaluation
+    assert told[1][4] > seconds > 0
+    times = [row.seconds for row in outcome.history]
+    assert times == sorted(times)
+    assert times[0] == seconds
+
+
+def test_the_state_is_saved_as_often_as_was_asked(plain, tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr(resume, "save", lambda *_: kept.append(1))
+    train_trial(**plain, folder=tmp_path)
+    assert not kept  # it takes no minute
+    train_trial(**plain, folder=tmp_path, save_every=0)
+    assert len(kept) == len(LOOKS)
+
+
+def test_a_training_that_diverges_leaves_nothing_to_go_on_from(plain, tmp_path, monkeypatch):
+    step = Trainer.step
+
+    def breaking(self, number, counter=None):
+        loss = step(self, number, counter)
+        return loss * math.inf if number == 17 else loss
+
+    stopped_at(14, tmp_path / "parts", plain)
+    monkeypatch.setattr(Trainer, "step", breaking)
+    parts = train_trial(**plain, folder=tmp_path / "parts")
+    assert (parts.status, parts.error) == ("diverged", "the loss is inf at step 18 of 24")
+    assert not (tmp_path / "parts" / resume.FILE).exists()
+    assert facts(train_trial(**plain, folder=tmp_path / "whole")) == facts(parts)
+
+
+# What cannot be used
+
+
+def flip(path: Path, where: float) -> None:
+    content = bytearray(path.read_bytes())
+    content[int(where * (len(content) - 1))] ^= 1
+    path.write_bytes(content)
+
+
+def edit(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None]) -> None:
+    """Change the journal and the tensors of a saved training, and keep it whole."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    journal, tensors = json.loads(metadata["journal"]), load_file(path)
+    change(journal, tensors)
+    resume.save(path.parent, metadata["training"], Journal.model_validate(journal), tensors)
+
+
+def shortened(journal: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    tensors["model.head.weight"] = tensors["model.head.weight"][:, :3]
+
+
+def renamed(journal: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    tensors["model.tail.weight"] = tensors.pop("model.head.weight")
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "empty": (lambda path: path.write_bytes(b""), "header"),
+    "garbage": (lambda path: path.write_bytes(b"garbage" * 999), "header"),
+    "cut": (lambda path: path.write_bytes(path.read_bytes()[:-9]), "metadata|header|buffer"),
+    "a flipped bit at the end": (lambda path: flip(path, 1), "not what was written"),
+    "a flipped bit in the middle": (lambda path: flip(path, 0.5), "not what was written"),
+    "weights": (lambda path: save_file({"x": torch.ones(2)}, path), "not what was written"),
+    "another shape": (lambda path: edit(path, shortened), r"does not fit the model.*head\.weight"),
+    "another name": (lambda path: edit(path, renamed), r"does not fit the model.*head\.weight"),
+    "another snapshot": (lambda path: flip(path.with_name("step-0000008.safetensors"), 1), "0008"),
+    "no snapshot": (lambda path: path.with_name("step-0000000.safetensors").unlink(), "0000000"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_is_of_no_use_is_told_and_the_training_starts_again(damage, plain, tmp_path, capsys):
+    whole = train_trial(**plain, folder=tmp_path / "whole")
+    stopped_at(14, tmp_path / "parts", plain)
+    spoil, why = DAMAGES[damage]
+    spoil(tmp_path / "parts" / resume.FILE)
+    looks: list[int] = []
+    parts = train_trial(
+        **plain, folder=tmp_path / "parts", on_progress=lambda done, *_: looks.append(done)
+    )
+    assert facts(parts) == facts(whole)
+    assert looks == LOOKS
+    assert not (tmp_path / "parts" / resume.FILE).exists()
+    (line,) = capsys.readouterr().err.splitlines()
+    start = f"warning: the training starts again, {tmp_path / 'parts' / resume.FILE} is of no use: "
+    assert line.startswith(start)
+    assert re.search(why, line.removeprefix(start))
+
+
+def test_another_trials_state_is_not_taken(plain, tmp_path, capsys):
+    stopped_at(14, tmp_path, plain)
+    other = {**plain, "spec": plain["spec"].model_copy(update={"seed": 1})}
+    whole = train_trial(**other, folder=tmp_path / "whole")
+    outcome = train_trial(**other, folder=tmp_path)
+    assert facts(outcome) == facts(whole)
+    assert "is of no use: it is of another training" in capsys.readouterr().err
