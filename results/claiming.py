@@ -93,6 +93,12 @@ class Claims(Database):
             return [_claim_record(row) for row in session.scalars(query)]
 
 
+def worked_on(session: Session) -> set[int]:
+    """The trials that a run which lives has claimed."""
+    held = session.scalars(select(ClaimRow).where(ClaimRow.trial_id.is_not(None)).options(RUN))
+    return {row.trial_id for row in held if row.trial_id and alive(run_record(row.run))}
+
+
 def run_record(row: RunRow) -> RunRecord:
     """The run as plain data."""
     return RunRecord(

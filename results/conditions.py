@@ -18,6 +18,7 @@ MANY = 3
 """Settings that can be read at a glance."""
 OPTIONS = ("experts.options.", "train.loss_options.")
 PARENT = "parent."
+_TEXT = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -83,7 +84,7 @@ def _leaves(value: Any, path: str = "", skip: Sequence[str] = ()) -> Iterator[tu
             if key not in skip:
                 yield from _leaves(inner, f"{path}.{key}" if path else key)
     else:
-        yield path, value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+        yield path, value if isinstance(value, str) else _TEXT(value)
 
 
 def _differing(settings: Sequence[Mapping[str, str]]) -> set[str]:

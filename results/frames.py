@@ -23,7 +23,7 @@ from results.store import Store
 SUBJECT = ["router", "condition", "options", "experts", "num_experts", "model", "data", "seed"]
 ENVIRONMENT = [
     *("machine", "machine_name", "processor", "gpu", "driver", "threads"),
-    *("code", "python", "libraries", "current"),
+    *("code", "python", "libraries", "current", "older"),
 ]
 TRIAL_COLUMNS = [
     *("study", *SUBJECT, "trial", "parent", "status", "error", "flops", "steps", "seconds"),
@@ -49,7 +49,7 @@ TYPES: dict[str, Any] = {
     **dict.fromkeys(("attempt", "measurement"), "Int64"),
     **dict.fromkeys(("value", "flops", "seconds"), "float64"),
     **dict.fromkeys(("at", "started_at", "finished_at", "first_seen"), "datetime64[us, UTC]"),
-    "current": "bool",
+    **dict.fromkeys(("current", "older"), "bool"),
 }
 
 

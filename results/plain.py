@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
 def to_json(value: Any) -> str:
     """JSON with sorted keys and without spaces.
 
@@ -20,7 +23,7 @@ def to_json(value: Any) -> str:
         StoreError: the value holds something that JSON has no word for: an object, NaN, infinity.
     """
     try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return _ENCODER.encode(value)
     except (TypeError, ValueError) as error:
         raise StoreError(f"not plain JSON data ({error}): {value!r:.200}") from error
 

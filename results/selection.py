@@ -4,19 +4,31 @@ A result of older code stays in the database and no longer counts once newer cod
 of trials alike but for their code, the one that the study asked for last counts; of a trial's
 attempts, the last that is done; of a suite's measurements of it, those of the suite's newest code.
 
+What counts may still be of older code than what stands beside it: a study that was asked for with
+two routers, and after a change of the code with one of them, shows both. `older` says so. A trial
+or layer is older where anything that it is made of (a component, the protocol; data or weights
+that are described alike), or that its parents are made of, has another version in the study's
+trial or layer that was asked for last of all those that hold it. A measurement is older where its
+subject is, or where the study's last measurement by its suite is of other code. Taken back code
+that is asked for again is the newest again. Nothing is older outside a study.
+
 What is given is one dict a row of a frame to be. `current` in it says whether the row counts.
 """
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, Text, cast, or_, select
 from sqlalchemy.orm import Session, aliased
 
+from results.claiming import worked_on
 from results.conditions import conditions
+from results.facts import Environments, Fields, of_attempt, of_subject
 from results.models import (
     AttemptRow,
     LayerRow,
@@ -27,33 +39,44 @@ from results.models import (
     TrialRow,
 )
 from results.plain import to_json
+from results.versions import Parts, Versions, older
 
-Fields = dict[str, Any]
+SUBJECTS: tuple[tuple[Any, Any], ...] = ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow))
 
 
 def trials(session: Session, study: str | None) -> Iterator[Fields]:
     """Every attempt at the trials of a study (None: of all); `waiting` where there is none yet."""
-    tried = _attempts(session)
-    parents = _parents(session)
-    for trial, fields in _subjects(session, study, TrialRow, StudyTrialRow):
+    tried, environments = _attempts(session, study), Environments(session)
+    parents, working = _parents(session), worked_on(session)
+    for trial, fields in _subjects(session, study):
+        if isinstance(trial, LayerRow):
+            continue
         fields["parent"] = parents.get(trial.id)
         attempts = tried[trial.id]
         for attempt in attempts:
             counts = fields["current"] and attempt is attempts[-1]
-            yield fields | _attempt_fields(attempt) | {"current": counts}
+            told = of_attempt(attempt) | environments.of(attempt.machine_id, attempt.code_id)
+            if attempt.status == "running" and trial.id not in working:
+                told["status"] = "interrupted"
+            yield fields | told | {"current": counts}
         if not attempts:
             yield fields | {"status": "waiting"}
 
 
 def measurements(session: Session, study: str | None) -> Iterator[Fields]:
     """Every measurement of the trials and layers of a study (None: of all)."""
-    tried, made = _attempts(session), _measurements(session, study)
-    for trial, fields in _subjects(session, study, TrialRow, StudyTrialRow):
-        for attempt in tried[trial.id]:
-            stands = fields["current"] and attempt is tried[trial.id][-1]
-            yield from _measured(made["attempt", attempt.id], fields | {"current": stands})
-    for layer, fields in _subjects(session, study, LayerRow, StudyLayerRow):
-        yield from _measured(made["layer", layer.id], fields)
+    tried, made = _attempts(session, study), _measurements(session, study)
+    by_study: dict[str | None, list[Fields]] = defaultdict(list)
+    for row, fields in _subjects(session, study):
+        told = by_study[fields["study"]]
+        if isinstance(row, LayerRow):
+            told += _measured(made["layer", row.id], fields)
+            continue
+        for attempt in tried[row.id]:
+            stands = fields["current"] and attempt is tried[row.id][-1]
+            told += _measured(made["attempt", attempt.id], fields | {"current": stands})
+    for name, told in by_study.items():
+        yield from told if name is None else _with_older_suites(told)
 
 
 def in_study(study: str | None) -> Select[Any]:
@@ -73,46 +96,72 @@ def in_study(study: str | None) -> Select[Any]:
     )
 
 
-def _subjects(
-    session: Session,
-    study: str | None,
-    row_type: type[TrialRow] | type[LayerRow],
-    link: type[StudyTrialRow] | type[StudyLayerRow],
-) -> Iterator[tuple[TrialRow | LayerRow, Fields]]:
-    query = select(StudyRow.name, row_type).select_from(row_type).outerjoin(link)
-    query = query.outerjoin(StudyRow).order_by(link.requested_at, row_type.id)
-    if study is not None:
-        query = query.where(StudyRow.name == study)
-    by_study: dict[str | None, list[Any]] = defaultdict(list)
-    for study_name, row in session.execute(query):
-        by_study[study_name].append(row)
-    for name, rows in by_study.items():
-        last = {to_json(row.description): row.id for row in rows}
-        texts = conditions([row.description for row in rows])
-        for row, condition in zip(rows, texts, strict=True):
-            current = last[to_json(row.description)] == row.id
-            fields = {"study": name, "condition": condition, "current": current}
-            yield row, fields | _description_fields(row)
+def _subjects(session: Session, study: str | None) -> Iterator[tuple[TrialRow | LayerRow, Fields]]:
+    """The trials and then the layers of each study, by when they were asked for."""
+    by_study: dict[str | None, list[list[Any]]] = defaultdict(lambda: [[], []])
+    for number, (row_type, link) in enumerate(SUBJECTS):
+        query = select(StudyRow.name, link.requested_at, row_type).select_from(row_type)
+        query = query.outerjoin(link).outerjoin(StudyRow).order_by(link.requested_at, row_type.id)
+        if study is not None:
+            query = query.where(StudyRow.name == study)
+        for name, requested_at, row in session.execute(query):
+            by_study[name][number].append((requested_at, row))
+    parts = Parts(session)
+    for name, kinds in by_study.items():
+        replaced = set() if name is None else _replaced([*kinds[0], *kinds[1]], parts)
+        for asked in kinds:
+            rows = [row for _, row in asked]
+            last = {to_json(row.description): row.id for row in rows}
+            texts = conditions([row.description for row in rows])
+            for row, condition in zip(rows, texts, strict=True):
+                current = last[to_json(row.description)] == row.id
+                fields = {"study": name, "condition": condition, "current": current}
+                yield row, fields | {"older": row in replaced} | of_subject(row)
 
 
-def _measured(made: Sequence[MeasurementRow], fields: Fields) -> Iterator[Fields]:
+def _replaced(asked: Sequence[Any], parts: Parts) -> set[TrialRow | LayerRow]:
+    """Of pairs of a time and a trial or layer: those that hold an older version of anything."""
+    rows = [row for _, row in sorted(asked, key=lambda pair: pair[0])]
+    trials = {row.id: row for row in rows if isinstance(row, TrialRow)}
+
+    @cache
+    def versions(row: TrialRow | LayerRow) -> Versions:
+        parent = trials.get(row.parent_id or 0) if isinstance(row, TrialRow) else None
+        return {**(versions(parent) if parent else {}), **parts.versions(row)}
+
+    is_older = older([versions(row) for row in rows])
+    return {row for row, replaced in zip(rows, is_older, strict=True) if replaced}
+
+
+def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
     """The measurements of one attempt or layer: one counts for each options and each machine."""
-    newest_code = {row.suite: row.source_hash for row in made}
+    newest_code = {row["suite"]: row["source_hash"] for row in made}
     counting = {
-        (row.suite, to_json(row.options), row.machine_id): row.id
-        for row in sorted(made, key=lambda row: (row.status == "done", row.id))
-        if row.source_hash == newest_code[row.suite]
+        (row["suite"], row["suite_options"], row["machine"]): row["measurement"]
+        for row in sorted(made, key=lambda row: (row["status"] == "done", row["measurement"]))
+        if row["source_hash"] == newest_code[row["suite"]]
     }
     for row in made:
-        counts = fields["current"] and row.id in counting.values()
-        yield fields | _measurement_fields(row) | {"current": counts}
+        counts = fields["current"] and row["measurement"] in counting.values()
+        yield fields | row | {"current": counts}
 
 
-def _attempts(session: Session) -> dict[int, list[AttemptRow]]:
-    """All attempts by trial. The last of each list stands for the trial."""
+def _with_older_suites(made: Sequence[Fields]) -> Iterator[Fields]:
+    """A study's measurements; what another suite's code made than its last one is older too."""
+    in_order = sorted(made, key=lambda row: row["measurement"])
+    newest_code = {row["suite"]: row["source_hash"] for row in in_order}
+    for row in made:
+        yield row | {"older": row["older"] or row["source_hash"] != newest_code[row["suite"]]}
+
+
+def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]]:
+    """The attempts by trial. The last of each list stands for the trial."""
+    query = select(AttemptRow)
+    if study is not None:
+        shown = select(StudyTrialRow.trial_id).join(StudyRow).where(StudyRow.name == study)
+        query = query.where(AttemptRow.trial_id.in_(shown))
     by_trial: dict[int, list[AttemptRow]] = defaultdict(list)
-    attempts = session.scalars(select(AttemptRow))
-    for row in sorted(attempts, key=lambda row: (row.status == "done", row.id)):
+    for row in sorted(session.scalars(query), key=lambda row: (row.status == "done", row.id)):
         by_trial[row.trial_id].append(row)
     return by_trial
 
@@ -124,78 +173,27 @@ def _parents(session: Session) -> dict[int, str]:
     return {row.id: row.fingerprint for row in session.execute(query)}
 
 
-def _measurements(
-    session: Session, study: str | None
-) -> dict[tuple[str, int], list[MeasurementRow]]:
+def _measurements(session: Session, study: str | None) -> dict[tuple[str, int], list[Fields]]:
     """All measurements by what they were made on, the newest last."""
-    by_subject: dict[tuple[str, int], list[MeasurementRow]] = defaultdict(list)
-    made = select(MeasurementRow).where(MeasurementRow.id.in_(in_study(study)))
-    for row in session.scalars(made.order_by(MeasurementRow.id)):
-        kind = "attempt" if row.layer_id is None else "layer"
-        by_subject[kind, row.attempt_id or row.layer_id or 0].append(row)
+    columns = {
+        "suite": MeasurementRow.suite,
+        "suite_options": cast(MeasurementRow.options, Text),
+        "source_hash": MeasurementRow.source_hash,
+        "attempt": MeasurementRow.attempt_id,
+        "measurement": MeasurementRow.id,
+        "status": MeasurementRow.status,
+        "error": MeasurementRow.error,
+        "seconds": MeasurementRow.seconds,
+        "at": MeasurementRow.measured_at,
+        "traceback": MeasurementRow.traceback,
+    }
+    others = (MeasurementRow.layer_id, MeasurementRow.machine_id, MeasurementRow.code_id)
+    query = select(*others, *columns.values()).where(MeasurementRow.id.in_(in_study(study)))
+    environments, options_of = Environments(session), cache(json.loads)
+    by_subject: dict[tuple[str, int], list[Fields]] = defaultdict(list)
+    for layer_id, machine_id, code_id, *told in session.execute(query.order_by(MeasurementRow.id)):
+        fields = dict(zip(columns, told, strict=True)) | environments.of(machine_id, code_id)
+        fields["options_given"] = options_of(fields["suite_options"])
+        subject = ("attempt", fields["attempt"]) if layer_id is None else ("layer", layer_id)
+        by_subject[subject].append(fields)
     return by_subject
-
-
-def _description_fields(row: TrialRow | LayerRow) -> Fields:
-    told = row.description
-    return {
-        "router": told["router"]["name"],
-        "options": to_json(told["router"]["options"]),
-        "experts": told["experts"]["name"],
-        "num_experts": told["experts"]["num_experts"],
-        "model": told["model"]["name"],
-        "data": told["data"]["name"],
-        "seed": told.get("seed"),
-        "trial": row.fingerprint,
-    }
-
-
-def _attempt_fields(row: AttemptRow) -> Fields:
-    return {
-        "attempt": row.id,
-        "status": row.status,
-        "error": row.error,
-        "flops": row.flops,
-        "steps": row.steps,
-        "seconds": row.seconds,
-        "checkpoint": row.checkpoint,
-        "checkpoint_sha256": row.checkpoint_sha256,
-        "note": row.note,
-        "log": row.log,
-        "log_tail": row.log_tail,
-        "traceback": row.traceback,
-        "started_at": row.started_at,
-        "finished_at": row.finished_at,
-    } | _environment_fields(row)
-
-
-def _measurement_fields(row: MeasurementRow) -> Fields:
-    return {
-        "suite": row.suite,
-        "options_given": row.options,
-        "suite_options": to_json(row.options),
-        "source_hash": row.source_hash,
-        "attempt": row.attempt_id,
-        "measurement": row.id,
-        "status": row.status,
-        "error": row.error,
-        "seconds": row.seconds,
-        "at": row.measured_at,
-        "traceback": row.traceback,
-    } | _environment_fields(row)
-
-
-def _environment_fields(row: AttemptRow | MeasurementRow) -> Fields:
-    machine, code = row.machine, row.code
-    changed = f"+{code.hash[:6]}" if code.dirty else ""
-    return {
-        "machine": machine.hash[:12],
-        "machine_name": machine.name,
-        "processor": machine.processor,
-        "gpu": machine.gpu,
-        "driver": machine.driver,
-        "threads": machine.threads,
-        "code": f"{(code.commit or 'unknown')[:12]}{changed}",
-        "python": code.python,
-        "libraries": to_json(code.libraries),
-    }

@@ -1,0 +1,60 @@
+"""Which trials and layers of a study are of older code, or data, than others beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Table, select
+from sqlalchemy.orm import Session
+
+from results.models import ComponentRow, LayerRow, TrialRow, layer_components, trial_components
+from results.plain import to_json
+
+Versions = Mapping[tuple[str, ...], str]
+"""The hash of everything that a trial or layer is made of."""
+SECTIONS = {"data": "data", "weights": "model"}
+"""Parts that are no code, and the section of a description that says which one is meant."""
+
+
+def older(asked: Sequence[Versions]) -> list[bool]:
+    """Whether each holds another version of anything than the last that holds it at all.
+
+    Args:
+        asked: of a study's trials and layers, the one that was asked for last at the end.
+    """
+    newest: dict[tuple[str, ...], str] = {}
+    for versions in asked:
+        newest.update(versions)
+    return [any(newest[part] != code for part, code in each.items()) for each in asked]
+
+
+class Parts:
+    """What the trials and layers of a database are made of."""
+
+    def __init__(self, session: Session) -> None:
+        self._of = {
+            TrialRow: _parts(session, trial_components),
+            LayerRow: _parts(session, layer_components),
+        }
+
+    def versions(self, row: TrialRow | LayerRow) -> Versions:
+        """Its parts; a part that is no code only compares where it was described alike."""
+        return {
+            (kind, name, _meant(row.description, kind)): source_hash
+            for kind, name, source_hash in self._of[type(row)].get(row.id, ())
+            if kind != "parent"  # its own parts say more
+        }
+
+
+def _parts(session: Session, links: Table) -> dict[int, list[tuple[str, str, str]]]:
+    columns = (ComponentRow.id, ComponentRow.kind, ComponentRow.name, ComponentRow.source_hash)
+    parts = {id: (kind, name, code) for id, kind, name, code in session.execute(select(*columns))}
+    found: dict[int, list[tuple[str, str, str]]] = {}
+    for subject, component in session.execute(select(links)):
+        found.setdefault(subject, []).append(parts[component])
+    return found
+
+
+def _meant(description: Mapping[str, Any], kind: str) -> str:
+    return to_json(description.get(SECTIONS[kind])) if kind in SECTIONS else ""
