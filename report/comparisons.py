@@ -11,7 +11,7 @@ from report.systems import DENSE
 from results.statistics import PairedDifference, holm, paired_difference
 
 ALPHA = 0.05
-METRIC = "top1"
+METRIC, SUITE = "top1", "accuracy"
 
 
 @dataclass(frozen=True)

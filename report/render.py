@@ -29,6 +29,7 @@ _LATEX = {
     "↓": r"$\downarrow$",
     "†": r"\textsuperscript{\dag}",
     "‡": r"\textsuperscript{\ddag}",
+    "§": r"\textsuperscript{\S}",
     "₂": r"\textsubscript{2}",
     "…": r"\ldots{}",
     "Ŷ": r"$\hat{Y}$",

@@ -84,6 +84,15 @@ class StudyData:
         """
         return fullest(self.entries)
 
+    @cached_property
+    def older(self) -> dict[str, dict[Entry, bool]]:
+        """By suite, the entries that it measured, and whether any number is of older code."""
+        found: dict[str, dict[Entry, bool]] = defaultdict(dict)
+        by_entry = self.metrics.groupby(["suite", "router", "condition"])["older"].any()
+        for (suite, router, condition), older in by_entry.items():
+            found[suite][Entry(router, condition)] = bool(older)
+        return found
+
     def entry(self, router: str, condition: str) -> Entry | None:
         """The entry of a router that belongs to a condition."""
         return closest(self.entries, router, condition)

@@ -37,7 +37,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             place.set_title(condition)
             place.set_xlabel("top-1 accuracy (%)")
             _panel(place, study, routers, condition)
-    yield Drawing(NAME, TITLE, CAPTION, figure)
+    yield Drawing(NAME, TITLE, CAPTION, figure, tuple(study.entries))
 
 
 def _panel(axes: Axes, study: StudyData, routers: list[str], condition: str) -> None:

@@ -21,6 +21,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
 from report.colours import Look
+from report.entries import Entry
 
 COLUMN = 3.3
 PAGE = 6.8
@@ -71,12 +72,13 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished figure. `caption` says what is drawn and what every bar and band is."""
+    """A finished figure of these entries. `caption` says what every line, bar and band is."""
 
     name: str
     title: str
     caption: str
     figure: Figure
+    entries: tuple[Entry, ...]
 
     def __post_init__(self) -> None:
         # Laid out once here, and not again for each file that it is saved as.

@@ -36,7 +36,8 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         norm = Normalize(-max(largest, 1.0), max(largest, 1.0))
         names = class_names(study, records)
         figure = draw_maps(drawn, names, norm, MAP, "accuracy lost (points)")
-        yield Drawing(name, heading, CAPTION.format(seeds=seeds_of(records)), figure)
+        caption = CAPTION.format(seeds=seeds_of(records))
+        yield Drawing(name, heading, caption, figure, tuple(records))
 
 
 def points(changes: np.ndarray) -> np.ndarray:

@@ -37,7 +37,8 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         norm = Normalize(0, max(float(table.max()) for table in drawn.values()))
         names = class_names(study, records)
         figure = draw_maps(drawn, names, norm, MAP, "share of the class")
-        yield Drawing(name, heading, CAPTION.format(seeds=seeds_of(records)), figure)
+        caption = CAPTION.format(seeds=seeds_of(records))
+        yield Drawing(name, heading, caption, figure, tuple(records))
 
 
 def shares(table: np.ndarray) -> np.ndarray:

@@ -33,7 +33,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     if not shown:
         yield Absent(NAME, TITLE, "no finished trial has its accuracies (suite editing)")
         return
-    yield Drawing(NAME, TITLE, CAPTION, _figure(study, shown))
+    yield Drawing(NAME, TITLE, CAPTION, _figure(study, shown), tuple(shown))
 
 
 def accuracies(study: StudyData, entry: Entry) -> dict[str, np.ndarray]:

@@ -40,7 +40,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             looks = {entry.router: study.looks[entry.router] for entry in entries}
             router_legend(figure, looks, 3, linestyle="none")
         counts = told_runs({e.router: len(study.final("H_s", e, of="gates")) for e in entries})
-        yield Drawing(name, heading, CAPTION.format(counts=counts), figure)
+        yield Drawing(name, heading, CAPTION.format(counts=counts), figure, tuple(entries))
 
 
 def _panel(

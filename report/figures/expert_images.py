@@ -40,7 +40,8 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             chosen = dict(list(records.items())[start : start + ROUTERS])
             caption = CAPTION.format(rows=ROWS, seeds=seeds_of(chosen))
             name = file_name(NAME, condition + several)
-            yield Drawing(name, heading + several, caption, _figure(study, chosen))
+            figure = _figure(study, chosen)
+            yield Drawing(name, heading + several, caption, figure, tuple(chosen))
 
 
 def mosaic(thumbnails: np.ndarray, there: np.ndarray) -> np.ndarray:

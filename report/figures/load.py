@@ -35,7 +35,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         if not loads:
             yield Absent(name, heading, "no finished trial has its loads (suite balance)")
             continue
-        yield Drawing(name, heading, CAPTION, _figure(study, loads))
+        yield Drawing(name, heading, CAPTION, _figure(study, loads), tuple(loads))
 
 
 def ranked_loads(study: StudyData, entry: Entry) -> tuple[np.ndarray, int] | None:

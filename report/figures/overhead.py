@@ -41,11 +41,13 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             conditions[without_number(condition)].append(condition)
         for shared, alike in conditions.items():
             told = " ".join(filter(None, (machine if len(machines) > 1 else "", shared)))
+            drawn = _under(study, here, alike)
             yield Drawing(
                 file_name(NAME, told),
                 title(TITLE, told),
                 CAPTION.format(machine=machine),
-                _figure(study, _under(study, here, alike)),
+                _figure(study, drawn),
+                tuple(dict.fromkeys(timing.entry for timing in drawn)),
             )
 
 

@@ -46,6 +46,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             title(TITLE, told),
             CAPTION.format(sizes=sizes, hidden=setting.hidden, machine=setting.machine),
             _figure(lines),
+            tuple(dict.fromkeys(t.entry for t in timings(study) if system(t) in lines)),
         )
 
 

@@ -48,9 +48,8 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
                 _enlarge(drawn[1], curves.values())
             router_legend(figure, {e.router: study.looks[e.router] for e in curves}, 3)
         counts = told_runs({e.router: int(points["n"].max()) for e, points in curves.items()})
-        yield Drawing(
-            name, heading, CAPTION.format(counts=counts, right=RIGHT if enlarged else ""), figure
-        )
+        caption = CAPTION.format(counts=counts, right=RIGHT if enlarged else "")
+        yield Drawing(name, heading, caption, figure, tuple(curves))
 
 
 def curve(study: StudyData, entry: Entry) -> pd.DataFrame:

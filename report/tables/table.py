@@ -14,6 +14,7 @@ MISSING = "–"
 NOT_APPLICABLE = "n/a"
 OUTSIDE = "†"
 CONSTANT = "‡"
+OLDER = "§"
 NOTES = {
     OUTSIDE: "{}: the FLOPs spent by at least one run miss the budget by more than the tolerance.",
     CONSTANT: "{}: constant by construction, so it says nothing about the router.",

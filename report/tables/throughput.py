@@ -13,7 +13,8 @@ CAPTION = (
     "never pooled. Median and 90th percentile over the repeats. Overhead: median time over that of "
     "the dense counterpart, timed in turn with it in one process (of a layer: a dense MLP that "
     "runs the same expert FLOPs; of a model: the same model without MoE layers), with its 95 % "
-    "bootstrap interval over the repeats. fwd: forward; train: forward and backward."
+    "bootstrap interval over the repeats. fwd: forward; train: forward and backward. Others: cores "
+    "that other processes kept busy meanwhile."
 )
 WORDS = ("router", "condition", "machine", "what", "sizes", "threads")
 NUMBERS = (
@@ -29,6 +30,8 @@ NUMBERS = (
     Column("router_forward_ms", "router fwd", "ms", "lower"),
     Column("forward_repeats", "fwd repeats", digits=0),
     Column("train_repeats", "train repeats", digits=0),
+    Column("other_load", "fwd others", "cores", "lower"),
+    Column("train_other_load", "train others", "cores", "lower"),
 )
 
 

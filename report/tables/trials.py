@@ -7,8 +7,9 @@ from typing import Any
 from report.entries import Entry
 from report.parts import Absent
 from report.study import StudyData
-from report.tables.table import MISSING, Cell, Column, Row, Table, assemble, words
+from report.tables.table import MISSING, OLDER, Cell, Column, Row, Table, assemble, words
 from report.undone import Undone, in_words, text_of, undone
+from results.older import older_sentence
 
 SHORT = 12
 """Characters of a fingerprint that tell trials apart."""
@@ -50,13 +51,16 @@ def trials(study: StudyData) -> Table | Absent:
         values = (top1.get(row.trial), row.flops, row.steps, row.seconds)
         told = (row.note, row.machine_name, row.code, row.trial[:SHORT], row.log)
         cells = [
-            *(words(text_of(value)) for value in (row.router, row.condition, row.seed)),
+            words(row.router, *([OLDER] if row.older else [])),
+            *(words(text_of(value)) for value in (row.condition, row.seed)),
             words(in_words(row.status)),
             *(_number(value) for value in values),
             *(words(text_of(value)) for value in told),
         ]
         rows.append(Row(tuple(cells), 1, Entry(row.router, row.condition)))
-    return assemble(name, title, "One row a trial, n = 1 each.", columns, rows)
+    older = older_sentence(study.trials)
+    caption = "One row a trial, n = 1 each." + (f" {OLDER} {older}" if older else "")
+    return assemble(name, title, caption, columns, rows)
 
 
 def _failure(found: Undone) -> Row:

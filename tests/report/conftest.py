@@ -54,6 +54,7 @@ class Lab:
     steps: int = 400
     evaluations: int = 11
     experts: dict[str, Any] = field(default_factory=dict)
+    protocol: str = "first"
 
     def __post_init__(self) -> None:
         made = [machine(name, threads) for threads, name in enumerate(self.machines, 1)]
@@ -90,9 +91,16 @@ class Lab:
     def waiting(self, router: str, seed: int, settings: dict[str, Any] | None = None) -> int:
         """A trial that nobody tried yet."""
         told = self.described(router, settings or {}) | {"seed": seed}
-        trial = self.store.trial(f"{self.name}-{router}-{seed}-{settings or {}}", told)
+        fingerprint = f"{self.name}-{router}-{seed}-{settings or {}}"
+        if self.protocol != "first":
+            fingerprint += self.protocol
+        trial = self.store.trial(fingerprint, told, [self.made_with()])
         self.store.add_trial_to_study(self.study, trial)
         return trial
+
+    def made_with(self) -> int:
+        """The protocol that trials and layers are of from now on."""
+        return self.store.component(Component("protocol", "training", self.protocol))
 
     def running(self, router: str, seed: int, **told: Any) -> int:
         """A trial that this process works on."""
@@ -346,6 +354,7 @@ def timing(number: int, slower: int) -> Iterator[Metric]:
             yield Metric(f"{name}_overhead_high", overhead + 0.05, where=where)
             yield Metric(f"{name}_repeats", 50, where=where)
         yield Metric("images_per_s", 6400.0, where=where)
+        yield Metric("other_load", 0.07, where=where)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""Results of older code stay in a report, marked, and a sentence says whose they are."""
+
+from __future__ import annotations
+
+import pytest
+
+from report import write_report
+from report.entries import Entry
+from report.older import is_older, told_age
+from report.study import load_study
+from report.tables import differences, main, make_tables, trials
+from report.tables.table import OLDER, Table
+
+SENTENCE = "Of older code than the newest results here: dense, random"
+
+
+@pytest.fixture
+def study(lab, store):
+    """Three routers of which one was trained again after the training protocol changed."""
+    made = lab(suites=("accuracy", "balance"))
+    top1 = {"dense": [0.7, 0.72], "random": [0.6, 0.61], "soft_moe": [0.8, 0.82]}
+    made.study_of(top1)
+    made.protocol = "second"
+    made.study_of({"soft_moe": top1["soft_moe"]})
+    return load_study(store)
+
+
+def marked(table, key="router"):
+    keys = [column.key for column in table.columns]
+    cells = [row.cells[keys.index(key)] for row in table.rows]
+    return {cell.words for cell in cells if OLDER in cell.marks}
+
+
+def test_nothing_is_said_of_a_study_of_one_code(written):
+    for part in written.tables.values():
+        assert told_age(part, written.study) == part
+    assert "Of older code" not in written.html
+
+
+def test_rows_of_older_code_are_marked_and_the_caption_names_them(study):
+    table = told_age(main.table(study), study)
+    assert marked(table) == {"dense", "random"}
+    assert f"{OLDER} {SENTENCE}" in table.caption
+    found = trials.trials(study)
+    assert marked(found) == {"dense", "random"}
+    assert f"{OLDER} {SENTENCE}" in found.caption
+    assert len(found.rows) == 6, "what was replaced is not shown"
+
+
+def test_a_reference_of_older_code_is_marked_too(study):
+    table = told_age(differences.to_dense(study), study)
+    assert marked(table) == {"random"}
+    assert marked(table, "reference") == {"dense"}
+    assert "random, dense" in table.caption or "dense, random" in table.caption
+
+
+def test_a_table_of_newer_numbers_alone_says_nothing(study):
+    tables = {table.name: table for table in make_tables(study) if isinstance(table, Table)}
+    balance = told_age(tables["balance"], study)
+    assert marked(balance) == {"random"}, "dense has no balance"
+    assert "newest results here: random" in balance.caption
+
+
+def test_the_whole_report_says_it(study, store, tmp_path):
+    paths = write_report(store, "tiny", tmp_path)
+    markdown = paths.markdown.read_text(encoding="utf-8")
+    html = paths.index_html.read_text(encoding="utf-8")
+    figures = markdown[markdown.index("## Figures") :]
+    assert figures.count(SENTENCE) >= 2, "accuracy and training"
+    summary = markdown[: markdown.index("## Tables")]
+    assert SENTENCE in summary
+    assert html.count(SENTENCE) >= 5
+    assert f"<sup>{OLDER}</sup>" in html
+    assert r"random\textsuperscript{\S}" in (tmp_path / "tables" / "main.tex").read_text()
+
+
+def test_a_suite_of_newer_code_makes_the_others_older(lab, store):
+    made = lab(suites=("accuracy", "balance"))
+    made.study_of({"random": [0.6], "soft_moe": [0.8]})
+    attempt = store.done_attempt("tiny-soft_moe-0-{}")
+    store.record_measurement(
+        "balance", {}, "balance of newer code", made.machine_ids[0], made.code,
+        attempt_id=attempt.id,
+    )  # fmt: skip
+    found = load_study(store)
+    assert is_older(found, Entry("random", ""), ["balance"])
+    assert not is_older(found, Entry("random", ""), ["accuracy"])
