@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from bench.cli.columns import Column, Row, main_columns, main_metrics
-from bench.cli.standing import Standing, head_lines, read_standing
+from bench.cli.standing import Standing, board_of, head_lines, read_standing
 from bench.cli.words import first_line
 from results import Store
 from results.statistics import Interval
@@ -48,7 +48,7 @@ def digest(store: Store, study: str, home: Path) -> str:
     begun = standing.runs[-1].started_at if standing.runs else None
     page = home / "reports" / study / "index.html"
     parts = [
-        head_lines(standing),
+        head_lines(standing, board_of(standing)),
         list(_news(standing, begun)),
         list(_failed(standing, begun, home)),
         list(_best(main_metrics(store, study, history=True), begun)),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import pandas as pd
@@ -57,8 +58,18 @@ def read_standing(store: Store, study: str) -> Standing:
         measurements_frame(store, study),
         record.layers,
         tuple(store.runs(study)),
-        tuple(claim for claim in store.claims(study) if alive(claim.run)),
+        _living_claims(store, study),
         datetime.now().astimezone(),
+    )
+
+
+def with_progress(standing: Standing, store: Store) -> Standing:
+    """The same with what its runs do now: cheap, where reading all of a large study is not."""
+    return replace(
+        standing,
+        runs=tuple(store.runs(standing.study)),
+        claims=_living_claims(store, standing.study),
+        now=datetime.now().astimezone(),
     )
 
 
@@ -86,17 +97,17 @@ def run_lines(standing: Standing) -> list[str]:
     return [f"finished {took}"]
 
 
-def head_lines(standing: Standing) -> list[str]:
+def head_lines(standing: Standing, board: Board) -> list[str]:
     """The study, its runs, counts and pace as lines of text."""
-    board = board_of(standing)
     told = (board.told(), board.pace(standing.now))
     return [f"Study {standing.study}", *run_lines(standing), *filter(None, told)]
 
 
 def text_of(standing: Standing) -> str:
     """The same with a line for each worker, 80 columns wide."""
-    workers = worker_lines(board_of(standing).workers, 80)
-    return "\n".join([*head_lines(standing), *([""] if workers else []), *workers])
+    board = board_of(standing)
+    workers = worker_lines(board.workers, 80)
+    return "\n".join([*head_lines(standing, board), *([""] if workers else []), *workers])
 
 
 def board_of(standing: Standing) -> Board:
@@ -129,7 +140,11 @@ def board_of(standing: Standing) -> Board:
 
 def _names(trials: pd.DataFrame) -> dict[str, str]:
     """Router and condition by fingerprint."""
-    return {row.trial: f"{row.router} {row.condition}".strip() for row in trials.itertuples()}
+    columns = trials[["trial", "router", "condition"]]
+    return {
+        trial: f"{router} {condition}".strip()
+        for trial, router, condition in columns.itertuples(index=False)
+    }
 
 
 def _begun(standing: Standing) -> datetime | None:
@@ -144,12 +159,17 @@ def _pace(standing: Standing) -> Pace:
     done = standing.trials[standing.trials["status"] == "done"]
     lately = done[done["finished_at"] >= begun] if begun else done
     pace = Pace()
-    for row in (lately if len(lately) else done).itertuples():
-        pace.training.add(names[row.trial], row.seconds)
-    ended = standing.measurements[standing.measurements["seconds"].notna()]
-    for (trial, bare), rows in ended.groupby(["trial", ended["seed"].isna()]):
-        learnt = pace.layers if bare else pace.measuring
-        learnt.add(names.get(trial, rows["router"].iloc[0]), rows["seconds"].sum())
+    learnt_from = (lately if len(lately) else done)[["trial", "seconds"]]
+    for trial, seconds in learnt_from.itertuples(index=False):
+        pace.training.add(names[trial], seconds)
+    spent: dict[tuple[str, str], float] = defaultdict(float)
+    columns = standing.measurements[["trial", "router", "seconds"]]
+    for trial, router, seconds in columns[columns["seconds"].notna()].itertuples(index=False):
+        spent[trial, router] += seconds
+    for (trial, router), seconds in spent.items():
+        # What is no trial of the study is a bare layer.
+        learnt = pace.measuring if trial in names else pace.layers
+        learnt.add(names.get(trial, router), seconds)
     return pace
 
 
@@ -184,6 +204,10 @@ def _rate(standing: Standing, ended: pd.DataFrame, shares: float) -> float | Non
     done = (ended["finished_at"] >= begun).sum() + shares
     hours = (end - begun) / timedelta(hours=1)
     return float(done / hours) if done and hours > 0 else None
+
+
+def _living_claims(store: Store, study: str) -> tuple[ClaimRecord, ...]:
+    return tuple(claim for claim in store.claims(study) if alive(claim.run))
 
 
 def _local(moment: datetime) -> datetime:
