@@ -49,10 +49,13 @@ class Workers:
         self.slots = slots
         self._surroundings, self._timeout, self._tell = surroundings, timeout, tell
         self._context = fork_server()
-        # Workers that load images start processes of their own, so they are no daemons.
-        self._begin = concurrent.process(daemon=False, timeout=timeout, mp_context=self._context)(
-            work
-        )
+        # Workers that load images start processes of their own, so they are no daemons. pebble reads
+        # `context`; its annotations call it `mp_context`.
+        self._begin = concurrent.process(
+            daemon=False,
+            timeout=timeout,
+            context=self._context,  # type: ignore[call-overload]
+        )(work)
         self._busy: dict[int, _Busy] = {}
         self._stopping = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
 import subprocess
 import sys
@@ -157,9 +158,13 @@ class Night:
     def run(self, *more: str, status: int = 0) -> str:
         """The command to its end, in this process with workers of its own; what it printed."""
         printed = io.StringIO()
-        with chdir(self.folder), redirect_stdout(printed), redirect_stderr(printed):
-            with pytest.raises(SystemExit) as exited:
-                main(self.asked(*more))
+        with (
+            chdir(self.folder),
+            redirect_stdout(printed),
+            redirect_stderr(printed),
+            pytest.raises(SystemExit) as exited,
+        ):
+            main(self.asked(*more))
         assert exited.value.code == status, printed.getvalue()
         return printed.getvalue()
 
