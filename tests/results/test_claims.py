@@ -1,0 +1,243 @@
+"""Who works on what: one run a trial, the dead give way, and what was interrupted goes on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psutil
+import pytest
+from sqlalchemy import update
+
+from results import Run, Store, StoreError, open_store
+from results.frames import trials_frame
+from results.liveness import STALE_SECONDS, alive, this_host, this_process
+from results.models import RunRow
+
+HERE = Run(*this_process(), command="run --preset tiny", jobs=2)
+ELSEWHERE = replace(HERE, host="node2 of another cluster")
+
+
+@pytest.fixture
+def other_process() -> Iterator[psutil.Process]:
+    """A process that lives until the test ends, or kills it."""
+    child = subprocess.Popen(["sleep", "600"])
+    yield psutil.Process(child.pid)
+    child.kill()
+    child.wait()
+
+
+@pytest.fixture
+def study(store: Store) -> int:
+    return store.study("tiny", {})
+
+
+def of(process: psutil.Process) -> Run:
+    return Run(this_host(), process.pid, process.create_time(), "run", jobs=1)
+
+
+def silent(store: Store, run_id: int, seconds: float) -> None:
+    """Let a run's last heartbeat be so long ago."""
+    with store.writing() as session:
+        at = datetime.now(UTC) - timedelta(seconds=seconds)
+        session.execute(update(RunRow).filter_by(id=run_id).values(heartbeat_at=at))
+
+
+def test_a_run_is_kept_as_it_was_given(store: Store, study: int) -> None:
+    before = datetime.now(UTC)
+    run = store.start_run(study, HERE)
+    (record,) = store.runs("tiny")
+    assert (record.id, record.study) == (run, "tiny")
+    given = {name: getattr(record, name) for name in Run.__dataclass_fields__}
+    assert Run(**given) == HERE
+    assert before <= record.started_at == record.heartbeat_at
+    assert record.finished_at is None
+    assert alive(record)
+    store.finish_run(run)
+    second = store.start_run(store.study("other", {}), HERE)
+    assert [record.id for record in store.runs()] == [run, second]
+    assert [record.id for record in store.runs("other")] == [second]
+    (record,) = store.runs("tiny")
+    assert record.finished_at is not None
+    assert not alive(record)
+
+
+def test_a_run_here_lives_as_long_as_its_process(store: Store, study: int, other_process) -> None:
+    run = store.start_run(study, of(other_process))
+    reused = store.start_run(
+        study, replace(of(other_process), process_started=other_process.create_time() - 60)
+    )
+    silent(store, run, 10 * STALE_SECONDS)
+    lives = {record.id: alive(record) for record in store.runs()}
+    assert lives == {run: True, reused: False}
+    other_process.kill()
+    while other_process.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    assert not any(alive(record) for record in store.runs())
+    other_process.wait()
+    assert not any(alive(record) for record in store.runs())
+
+
+def test_a_run_elsewhere_lives_as_long_as_it_is_heard_of(store: Store, study: int) -> None:
+    run = store.start_run(study, ELSEWHERE)
+    assert alive(store.runs()[0])
+    silent(store, run, STALE_SECONDS + 1)
+    assert not alive(store.runs()[0])
+    store.heartbeat(run, {})
+    assert alive(store.runs()[0])
+
+
+def test_one_run_holds_a_trial_until_it_lets_go(store: Store, study: int, other_process) -> None:
+    trial, layer = store.trial("f1", {}), store.layer("l1", {})
+    mine, other = store.start_run(study, HERE), store.start_run(study, of(other_process))
+    claim = store.claim(mine, trial_id=trial)
+    assert claim is not None
+    assert store.claim(mine, trial_id=trial) == claim
+    assert store.claim(other, trial_id=trial) is None
+    assert store.claim(other, layer_id=layer) is not None
+    store.release(claim)
+    taken = store.claim(other, trial_id=trial)
+    assert taken is not None
+    assert taken > claim
+    store.release(claim)
+    assert store.claim(mine, trial_id=trial) is None
+
+
+def test_only_what_exists_can_be_claimed(store: Store, study: int) -> None:
+    run = store.start_run(study, HERE)
+    with pytest.raises(StoreError, match="there is no trial 7 to claim"):
+        store.claim(run, trial_id=7)
+    with pytest.raises(StoreError, match="there is no layer 7 to claim"):
+        store.claim(run, layer_id=7)
+
+
+def test_the_claim_of_a_dead_run_is_taken_over(store: Store, study: int) -> None:
+    trial = store.trial("f1", {"router": {"name": "soft_moe"}})
+    dead, mine = store.start_run(study, ELSEWHERE), store.start_run(study, HERE)
+    lost = store.claim(dead, trial_id=trial)
+    assert store.claim(mine, trial_id=trial) is None
+    silent(store, dead, STALE_SECONDS + 1)
+    taken = store.claim(mine, trial_id=trial)
+    assert taken is not None
+    assert lost is not None
+    # It was not dead, and comes back: what it lost is no more its own.
+    store.heartbeat(dead, {lost: {"doing": "training"}})
+    store.release(lost)
+    (claim,) = store.claims()
+    assert (claim.id, claim.run.id, claim.progress) == (taken, mine, {})
+    store.finish_run(dead)
+    assert [claim.id for claim in store.claims()] == [taken]
+
+
+def test_a_run_that_starts_clears_away_what_dead_ones_held(store: Store, study: int) -> None:
+    dead, other = store.start_run(study, ELSEWHERE), store.start_run(study, ELSEWHERE)
+    store.claim(dead, trial_id=store.trial("f1", {"router": {"name": "a"}}))
+    kept = store.claim(other, trial_id=store.trial("f2", {"router": {"name": "a"}}))
+    silent(store, dead, STALE_SECONDS + 1)
+    store.start_run(study, HERE)
+    assert [claim.id for claim in store.claims()] == [kept]
+
+
+def test_claims_tell_what_is_worked_on_and_how_far(store: Store, description) -> None:
+    trial = store.trial("f1", description("soft_moe", seed=3))
+    bare = {name: description()[name] for name in ("router", "experts", "model", "data")}
+    layer = store.layer("l1", bare)
+    run = store.start_run(store.study("tiny", {}), HERE)
+    first, second = store.claim(run, trial_id=trial), store.claim(run, layer_id=layer)
+    other = store.start_run(store.study("other", {}), HERE)
+    store.claim(other, trial_id=store.trial("f2", description()))
+    assert first is not None
+    progress = {"doing": "training", "step": 3, "steps": 10, "loss": 0.5, "accuracy": None}
+    store.heartbeat(run, {first: progress})
+    told, bare_layer = store.claims("tiny")
+    assert (told.id, told.fingerprint, told.router, told.seed) == (first, "f1", "soft_moe", 3)
+    assert (told.trial, told.progress, told.run.id) == (True, progress, run)
+    assert told.run.heartbeat_at > told.run.started_at
+    assert (bare_layer.id, bare_layer.fingerprint, bare_layer.seed) == (second, "l1", None)
+    assert (bare_layer.trial, bare_layer.progress) == (False, {})
+    assert [claim.fingerprint for claim in store.claims()] == ["f1", "l1", "f2"]
+    store.finish_run(run)
+    assert [claim.fingerprint for claim in store.claims()] == ["f2"]
+
+
+def test_an_interrupted_attempt_goes_on_in_its_own_row(filler) -> None:
+    store = filler.store
+    trial = store.trial("f1", {})
+    first = store.begin_attempt(trial, filler.machine, filler.code, "logs/1.txt", "a note")
+    begun = store.last_attempt("f1")
+    store.finish_attempt(first, "interrupted", error="Ctrl-C", seconds=1.5, log_tail="…")
+    stopped = store.last_attempt("f1")
+    assert begun is not None
+    assert stopped is not None
+    assert (stopped.status, stopped.error, stopped.log_tail) == ("interrupted", "Ctrl-C", "…")
+    again = store.begin_attempt(trial, filler.machine, filler.code, "logs/2.txt")
+    assert again == first
+    running = replace(begun, log="logs/2.txt", note=None, seconds=1.5)
+    assert store.last_attempt("f1") == running
+    # Killed, it could write nothing down: it is running still, and goes on all the same.
+    assert store.begin_attempt(trial, filler.machine, filler.code) == first
+    store.finish_attempt(first, "interrupted")
+    store.finish_attempt(first, "failed", error="boom")
+    assert store.begin_attempt(trial, filler.machine, filler.code) != first
+
+
+def test_a_running_attempt_that_no_living_run_holds_is_interrupted(filler, description) -> None:
+    store = filler.store
+    study = store.study("tiny", {})
+    trials = store.trials([])
+    for number in range(3):
+        trials.append(store.trial(f"f{number}", description(seed=number)))
+        store.begin_attempt(trials[-1], filler.machine, filler.code)
+    store.add_trial_to_study(study, *trials)
+    store.claim(store.start_run(study, HERE), trial_id=trials[0])
+    gone = store.start_run(study, ELSEWHERE)
+    store.claim(gone, trial_id=trials[1])
+    silent(store, gone, STALE_SECONDS + 1)
+    shown = trials_frame(store, "tiny")
+    assert shown.status.tolist() == ["running", "interrupted", "interrupted"]
+
+
+CLAIMER = """
+import sys, time
+from pathlib import Path
+from results import Run, open_store
+from results.liveness import this_process
+
+target, go = sys.argv[1], Path(sys.argv[2])
+with open_store(target) as store:
+    run = store.start_run(1, Run(*this_process(), "run", 1))
+    while not go.exists():
+        time.sleep(0.001)
+    for trial in range(1, 31):
+        if store.claim(run, trial_id=trial) is not None:
+            print(trial, flush=True)
+    print("through", flush=True)
+    sys.stdin.read()  # it lives until all are through
+"""
+
+
+def test_of_four_processes_one_gets_each_trial(target: str, tmp_path: Path, description) -> None:
+    with open_store(target) as store:
+        study = store.study("tiny", {})
+        trials = [store.trial(f"f{number}", description()) for number in range(30)]
+        gone = store.start_run(study, replace(HERE, process_started=0.0))
+        for trial in trials[::2]:  # what a dead run left is fought for as well
+            store.claim(gone, trial_id=trial)
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", CLAIMER, target, str(tmp_path / "go")]
+    runs = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
+    try:
+        (tmp_path / "go").touch()
+        outputs = [run.stdout for run in runs if run.stdout is not None]
+        taken = [int(line) for output in outputs for line in iter(output.readline, "through\n")]
+    finally:
+        for run in runs:
+            run.communicate(timeout=60)
+    assert sorted(taken) == trials
+    with open_store(target) as store:
+        assert len(store.claims()) == 30
