@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from bench.cli.place import Place, command
 from bench.cli.progress import Study
-
-if TYPE_CHECKING:
-    from results import Store
 
 Out = Annotated[
     Path | None,
@@ -37,14 +34,9 @@ def report(place: Place, study: Study = None, out: Out = None) -> None:
       python bench.py report
       python bench.py report --study tiny --out paper/tables
     """
-    with place.store() as store:
-        name = store.find_study(study).name
-        write(store, name, place.home, out)
-
-
-def write(store: Store, study: str, home: Path, out: Path | None = None) -> None:
-    """Write the report of a study, where nothing else is said into the home, and say where."""
     from report import write_report
 
-    paths = write_report(store, study, out or home / "reports" / study, home)
+    with place.store() as store:
+        name = store.find_study(study).name
+        paths = write_report(store, name, out or place.home / "reports" / name, place.home)
     print(f"\nreport: {paths.index_html}")

@@ -144,9 +144,10 @@ def run(
       python bench.py run --sweep router.affinity=linear,cosine --study affinities
       python bench.py run --preset study --devices 0,1 --timeout 20h --retry failed
     """
+    from bench.cli.digest import digest
     from bench.cli.live import Display
-    from bench.cli.report import write
-    from bench.cli.summary import print_failures, print_summary
+    from bench.cli.notify import notify
+    from bench.cli.summary import print_standings
     from bench.execute.interrupts import SIGNALS
     from bench.run import How
     from bench.run import run as run_plan
@@ -165,10 +166,15 @@ def run(
     with place.store(create=True) as store, Display() as display:
         tally = run_plan(resolved, store, place.home, datasets, display, how)
         display.close()
-        print_summary(store, request.study, tally)
+        print_standings(store, request.study)
         if not (no_report or tally.left):
-            write(store, request.study, place.home)
-        print_failures(tally)
+            from report import write_report
+
+            write_report(store, request.study, place.home / "reports" / request.study, place.home)
+        told = digest(store, request.study, place.home)
+        print(f"\n{told}")
+    if notify_command:
+        notify(notify_command, told)
     if tally.left:
         print(f"left early: {tally.left}; the same command goes on", file=sys.stderr)
     if tally.left in SIGNALS.values():

@@ -2,47 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-from typing import TYPE_CHECKING
-
 from rich.table import Table
 
 from bench.cli.columns import Column, Row, read_columns
 from bench.cli.words import add_grouped, show, table
 from results import Store
 
-if TYPE_CHECKING:
-    from bench.tally import Tally
-
 SIDE_BY_SIDE = 4
 """Suites that fit a terminal of 80 columns; the others follow in a table of their own."""
-
-
-def print_summary(store: Store, study: str, tally: Tally) -> None:
-    """Each router's main metrics, and the run in numbers."""
-    print_standings(store, study)
-    counts = [
-        f"{number} {what}"
-        for what, number in (
-            ("trained", tally.trained),
-            ("reused", tally.reused),
-            ("measured", tally.measured),
-            ("skipped", tally.skipped),
-            ("failed", len(tally.failures)),
-        )
-        if number
-    ]
-    print(f"\n{', '.join(counts) or 'nothing to do'}")
-
-
-def print_failures(tally: Tally) -> None:
-    """Each failure with the first line of why, on stderr."""
-    if tally.failures:
-        print(f"\n{len(tally.failures)} failed:", file=sys.stderr)
-    for failure in tally.failures:
-        seed = "" if failure.task.seed is None else f", seed {failure.task.seed}"
-        what = f"{failure.what} {failure.status.replace('_', ' ')}: {failure.error}"
-        print(f"  {failure.task.name}{seed}: {what}", file=sys.stderr)
 
 
 def print_standings(store: Store, study: str) -> None:
