@@ -9,9 +9,10 @@ import pydantic
 from bench.config import TrialSpec
 from bench.datasets import Datasets
 from bench.fingerprint import Fingerprints
-from bench.reuse import differences
+from bench.reuse import differences, tried_again
 from results import Store
 from results.identities import TrialRecord
+from results.liveness import alive
 from routers.errors import BenchError
 
 
@@ -28,17 +29,30 @@ def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
     if spec.parent is not None:
         yield f"{spec.transform} from {spec.parent.router.name}, trial {now.parent}"
     changed = differences(now, trial)
-    attempt = store.done_attempt(trial.fingerprint) or store.last_attempt(trial.fingerprint)
-    how = "waiting" if attempt is None else attempt.status.replace("_", " ")
     before = {(part.kind, part.name, part.source_hash) for part in trial.components}
     for part in now.parts:
         same = (part.kind, part.name, part.digest) in before
         yield f"  {'same   ' if same else 'CHANGED'}  {part.label}"
     if changed:
         yield f"not reused: {'; '.join(changed)}"
-    elif attempt is None or attempt.status not in ("done", "diverged"):
-        yield f"not reused: its last attempt is {how}"
-        if attempt is not None and attempt.traceback:
-            yield attempt.traceback.rstrip()
     else:
-        yield f"reused: same description, data and source; its last attempt is {how}"
+        yield from _unchanged(trial, store)
+
+
+def _unchanged(trial: TrialRecord, store: Store) -> Iterator[str]:
+    """What the next run does about a trial that nothing changed."""
+    if store.done_attempt(trial.fingerprint) is not None:
+        yield "reused: same description, data and source; its last attempt is done"
+        return
+    held = [claim.run for claim in store.claims() if claim.fingerprint == trial.fingerprint]
+    if held and alive(held[0]):
+        yield f"not reused: process {held[0].pid} of {held[0].host.split()[0]} works on it now"
+        return
+    last = store.last_attempt(trial.fingerprint)
+    if last is None:
+        yield "not reused: nobody has tried it yet"
+        return
+    again, reason = tried_again(last)
+    yield f"{'not reused' if again else 'not tried again'}: {reason}"
+    if last.traceback:
+        yield last.traceback.rstrip()

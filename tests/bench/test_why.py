@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from bench.plan import make_plan, make_request
 from bench.presets import load_preset
 from bench.record import record_plan
 from bench.why import explain
-from results import CodeVersion, Machine, Store, open_store
+from results import CodeVersion, Machine, Run, Store, open_store
 from results.identities import all_trials
+from results.liveness import this_process
 from results.records import AttemptStatus
 
 
@@ -25,7 +27,9 @@ def stored(folder: Path, status: AttemptStatus) -> Store:
     machine = store.machine(Machine("host", "system", "processor", 2, 1, 10**9))
     code = store.code_version(CodeVersion(None, False, "3.11", {}))
     attempt = store.begin_attempt(*rows.trials.values(), machine, code)
-    store.finish_attempt(attempt, status, traceback="Traceback …\n  line\n")
+    if status != "running":
+        told = {"error": "boom\nand so on", "traceback": "Traceback …\n  line\n"}
+        store.finish_attempt(attempt, status, **told)
     return store
 
 
@@ -64,6 +68,20 @@ def test_a_trial_whose_router_is_gone_cannot_be_described(store: Store) -> None:
     assert said[1].startswith("not reused: it cannot be described now: no router is named 'densee'")
 
 
-def test_a_trial_that_failed_shows_its_traceback(tmp_path: Path) -> None:
+def test_a_trial_that_failed_shows_how_to_try_it_again_and_its_traceback(tmp_path: Path) -> None:
     said = lines(stored(tmp_path, "failed"))
-    assert said[-2:] == ["not reused: its last attempt is failed", "Traceback …\n  line"]
+    assert said[-2:] == [
+        "not tried again: it failed: boom; --retry failed tries again",
+        "Traceback …\n  line",
+    ]
+
+
+def test_a_trial_that_was_interrupted_goes_on_unless_a_run_works_on_it(tmp_path: Path) -> None:
+    store = stored(tmp_path, "running")
+    assert lines(store)[-1] == "not reused: continues an interrupted attempt"
+    run = store.start_run(store.find_study().id, Run(*this_process(), "run", 1))
+    store.claim(run, trial_id=all_trials(store)[0].id)
+    host = this_process()[0].split()[0]
+    assert lines(store)[-1] == f"not reused: process {os.getpid()} of {host} works on it now"
+    store.finish_run(run)
+    assert lines(store)[-1] == "not reused: continues an interrupted attempt"

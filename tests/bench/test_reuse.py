@@ -1,0 +1,197 @@
+"""What a run does about each trial, by how its attempts ended and what `--retry` asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+
+from bench.datasets import Datasets
+from bench.outcome import Outcome, write_outcome
+from bench.plan import Plan, make_plan, make_request
+from bench.presets import load_preset
+from bench.record import record_plan
+from bench.reuse import Decision, Retry, Reuse
+from results import CodeVersion, Machine, Store, open_store
+from results.identities import all_trials
+
+MACHINE = Machine("host", "system", "processor", 2, 1, 10**9)
+CODE = CodeVersion(None, False, "3.11", {})
+DATA = Datasets()
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    """Two seeds of the dense baseline, four suites on each, and one bare layer."""
+    suites = ["accuracy", "balance", "entropy", "specialization", "throughput"]
+    request = make_request(load_preset("smoke"), routers=["dense"], seeds=2, suites=suites)
+    return make_plan(request, DATA)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "bench.db")
+
+
+def tried(store: Store, plan: Plan, *statuses: str, checkpoint: str | None = None) -> None:
+    """Attempts at the plan's first trial, one after the other."""
+    machine, code = store.machine(MACHINE), store.code_version(CODE)
+    trial = record_plan(plan, store).trials[plan.trials[0].fingerprint.value]
+    for status in statuses:
+        attempt = store.begin_attempt(trial, machine, code)
+        if status != "running":
+            error = None if status == "done" else "boom\nat length"
+            store.finish_attempt(attempt, status, error=error, checkpoint=checkpoint)
+
+
+def decided(store: Store, plan: Plan, retry: Retry = None, home: Path = Path()) -> Decision:
+    return Reuse(store, home, None, retry).trials(plan.trials)[0]
+
+
+ENDED = {
+    "failed": ("it failed: boom; --retry failed tries again", "failed"),
+    "out_of_memory": ("it ran out of memory: boom; --retry failed tries again", "failed"),
+    "timed_out": ("it timed out: boom; --retry timed_out tries again", "timed_out"),
+    "diverged": ("it diverged: boom; --retry all tries again", None),
+}
+
+
+@pytest.mark.parametrize("status", ENDED)
+@pytest.mark.parametrize("retry", [None, "failed", "timed_out", "all"])
+def test_only_what_is_asked_for_is_tried_again(store, plan, status: str, retry: Retry) -> None:
+    tried(store, plan, status)
+    told, asked = ENDED[status]
+    decision = decided(store, plan, retry)
+    if retry == "all" or (retry == asked and retry is not None):
+        again = f"tried again; last time {told.split(';')[0]}"
+        assert decision == Decision(True, again, plan.trials[0].suites)
+    else:
+        last = store.last_attempt(plan.trials[0].fingerprint.value)
+        assert decision == Decision(False, told, attempt=last)
+
+
+def test_an_error_without_words(store: Store, plan: Plan) -> None:
+    tried(store, plan, "running")
+    last = store.last_attempt(plan.trials[0].fingerprint.value)
+    assert last is not None
+    store.finish_attempt(last.id, "timed_out")
+    assert decided(store, plan).reason == "it timed out; --retry timed_out tries again"
+
+
+@pytest.mark.parametrize("statuses", [("running",), ("interrupted",), ("failed", "interrupted")])
+@pytest.mark.parametrize("retry", [None, "failed"])
+def test_what_was_interrupted_goes_on_whatever_is_asked(store, plan, statuses, retry) -> None:
+    machine, code = store.machine(MACHINE), store.code_version(CODE)
+    tried(store, plan, *statuses)
+    reason = "continues an interrupted attempt"
+    assert decided(store, plan, retry) == Decision(True, reason, plan.trials[0].suites)
+    last = store.last_attempt(plan.trials[0].fingerprint.value)
+    assert last is not None
+    assert store.begin_attempt(last.trial_id, machine, code) == last.id
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        ("done",),
+        ("failed", "done"),
+        ("done", "failed"),
+        ("done", "interrupted"),
+        ("done", "running"),
+    ],
+)
+def test_what_is_done_stands_whatever_came_before_or_after(store, plan, order) -> None:
+    tried(store, plan, *order)
+    done = store.done_attempt(plan.trials[0].fingerprint.value)
+    assert done is not None
+    measured(store, plan, done.id)
+    same = Decision(False, "same description, data and source", (), done)
+    assert decided(store, plan, "all") == same
+
+
+def measured(store: Store, plan: Plan, attempt: int, count: int = 4) -> None:
+    machine, code = store.machine(MACHINE), store.code_version(CODE)
+    for suite in plan.trials[0].suites[:count]:
+        store.record_measurement(
+            suite.name, suite.options, suite.source_hash, machine, code, attempt_id=attempt
+        )
+
+
+def test_a_suite_that_has_not_measured_is_due(store: Store, plan: Plan, tmp_path: Path) -> None:
+    tried(store, plan, "done", checkpoint="weights")
+    done = store.done_attempt(plan.trials[0].fingerprint.value)
+    assert done is not None
+    measured(store, plan, done.id, count=3)
+    (tmp_path / "weights").touch()
+    left_behind(tmp_path)
+    decision = decided(store, plan, home=tmp_path)
+    assert (decision.train, [suite.name for suite in decision.due]) == (False, ["specialization"])
+
+
+def left_behind(folder: Path) -> None:
+    """What a training without snapshots leaves beside its weights."""
+    numbers = {"steps": 1, "planned_steps": 1, "flops": 1.0, "flops_budget": 1.0, "seconds": 1.0}
+    lists = {"uncounted": [], "history": [], "snapshots": []}
+    done = Outcome(
+        status="done", error=None, within_tolerance=True, folder=folder, **numbers, **lists
+    )
+    write_outcome(done)
+
+
+def test_a_layer_is_measured_once_on_each_machine(store: Store, plan: Plan) -> None:
+    rows = record_plan(plan, store)
+    code, here = store.code_version(CODE), store.machine(MACHINE)
+    there = store.machine(Machine("other", "system", "processor", 2, 1, 10**9))
+    (layer,) = plan.layers
+    (suite,) = layer.suites
+    store.record_measurement(
+        suite.name,
+        suite.options,
+        suite.source_hash,
+        here,
+        code,
+        layer_id=rows.layers[layer.fingerprint.value],
+    )
+    assert Reuse(store, Path(), here).layers(plan.layers) == [()]
+    assert Reuse(store, Path(), there).layers(plan.layers) == [(suite,)]
+    assert Reuse(store, Path(), None).layers(plan.layers) == [(suite,)]
+
+
+def test_what_was_written_down_and_never_tried_is_new(store: Store, plan: Plan) -> None:
+    record_plan(plan, store)
+    assert [decision.reason for decision in Reuse(store, Path(), None).trials(plan.trials)] == [
+        "new",
+        "new",
+    ]
+
+
+def test_the_same_object_decides_anew_each_time(store: Store, plan: Plan) -> None:
+    reuse = Reuse(store, Path(), None)
+    assert [decision.reason for decision in reuse.trials(plan.trials)] == ["new", "new"]
+    tried(store, plan, "failed")
+    first, second = reuse.trials(plan.trials)
+    assert (first.train, second.reason) == (False, "new")
+    assert reuse.trials(plan.trials[:1]) == [first]
+
+
+def test_a_plan_takes_as_many_queries_whatever_its_size(store: Store, plan: Plan) -> None:
+    queries: list[str] = []
+
+    @event.listens_for(store.engine, "before_cursor_execute")
+    def count(connection, cursor, statement, *rest):
+        queries.append(statement)
+
+    def asked(*, seeds: int) -> tuple[int, int]:
+        made = make_plan(make_request(load_preset("smoke"), routers=["dense"], seeds=seeds), DATA)
+        record_plan(made, store)
+        queries.clear()
+        rows = record_plan(made, store)
+        written = len(queries)
+        assert len(rows.trials) == seeds
+        Reuse(store, Path(), 1).trials(made.trials)
+        Reuse(store, Path(), 1).layers(made.layers)
+        return written, len(queries) - written
+
+    assert asked(seeds=30) == asked(seeds=2)
+    assert len(all_trials(store)) == 30
