@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import repeat
 
@@ -30,47 +31,59 @@ SUITES = {
 """Whose numbers a table or figure shows, by its name; others are named as their suite is."""
 
 
-
-
-def told_age(part: Table | Drawing | Absent, study: StudyData) -> Table | Drawing | Absent:
-    """The part with what must be said about the age of its numbers."""
+def aged_figure(part: Drawing | Absent, study: StudyData) -> Drawing | Absent:
+    """The figure with whose numbers are of older code in its caption, where any are."""
     if isinstance(part, Absent):
         return part
-    name = part.name.partition("--")[0]
-    suites = SUITES.get(name, (name,))
-    if isinstance(part, Table):
-        return _marked(part, study, suites)
-    older = [entry.router for entry in part.entries if is_older(study, entry, suites)]
-    return replace(part, caption=f"{part.caption} {sentence(older)}") if older else part
+    older = older_sentence(study, part.entries, _suites(part))
+    return replace(part, caption=f"{part.caption} {older}") if older else part
 
 
-def is_older(study: StudyData, entry: Entry, suites: Iterable[str]) -> bool:
-    """Whether a number that one of these suites measured of an entry is of older code."""
-    return any(_older(study.older.get(suite, {}), entry, suite) for suite in suites)
-
-
-def _older(found: dict[Entry, bool], entry: Entry, suite: str) -> bool:
-    if suite == "throughput":  # a layer lacks the settings of training
-        return found.get(closest(found, entry.router, entry.condition) or entry, False)
-    return found.get(entry, False)
-
-
-def _marked(table: Table, study: StudyData, suites: Iterable[str]) -> Table:
-    """The table with a mark at each router, also one compared with, whose numbers are older."""
-    older = []
+def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
+    """The same of a table, with a mark at each router, also one compared with, that is meant."""
+    if isinstance(part, Absent):
+        return part
+    suites, older = _suites(part), list[Entry]()
 
     def marked(column: Column, cell: Cell, row: Row) -> Cell:
         if column.key not in ("router", "reference") or row.entry is None:
             return cell
-        if not is_older(study, Entry(cell.words, row.entry.condition), suites):
+        entry = Entry(cell.words, row.entry.condition)
+        if not changed(study, entry, suites):
             return cell
-        older.append(cell.words)
+        older.append(entry)
         return replace(cell, marks=(*cell.marks, OLDER))
 
     rows = [
-        replace(row, cells=tuple(map(marked, table.columns, row.cells, repeat(row))))
-        for row in table.rows
+        replace(row, cells=tuple(map(marked, part.columns, row.cells, repeat(row))))
+        for row in part.rows
     ]
     if not older:
-        return table
-    return replace(table, rows=tuple(rows), caption=f"{table.caption} {OLDER} {sentence(older)}")
+        return part
+    caption = f"{part.caption} {OLDER} {older_sentence(study, older, suites)}"
+    return replace(part, rows=tuple(rows), caption=caption)
+
+
+def older_sentence(study: StudyData, entries: Iterable[Entry], suites: Sequence[str]) -> str:
+    """Whose numbers by these suites are of older code; "" where none are."""
+    since: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        if told := changed(study, entry, suites):
+            since[entry.router] |= told
+    return sentence(since)
+
+
+def changed(study: StudyData, entry: Entry, suites: Iterable[str]) -> set[str]:
+    """What changed since these suites measured an entry; nothing where it is of newest code."""
+    return set[str]().union(*(_changed(study.changed.get(s, {}), entry, s) for s in suites))
+
+
+def _changed(found: dict[Entry, set[str]], entry: Entry, suite: str) -> set[str]:
+    if suite == "throughput":  # a layer lacks the settings of training
+        entry = closest(found, entry.router, entry.condition) or entry
+    return found.get(entry, set())
+
+
+def _suites(part: Table | Drawing) -> Sequence[str]:
+    name = part.name.partition("--")[0]
+    return SUITES.get(name, (name,))

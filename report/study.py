@@ -85,12 +85,12 @@ class StudyData:
         return fullest(self.entries)
 
     @cached_property
-    def older(self) -> dict[str, dict[Entry, bool]]:
-        """By suite, the entries that it measured, and whether any number is of older code."""
-        found: dict[str, dict[Entry, bool]] = defaultdict(dict)
-        by_entry = self.metrics.groupby(["suite", "router", "condition"])["older"].any()
-        for (suite, router, condition), older in by_entry.items():
-            found[suite][Entry(router, condition)] = bool(older)
+    def changed(self) -> dict[str, dict[Entry, set[str]]]:
+        """By suite, the entries that it measured, and what changed since where they are older."""
+        found: dict[str, dict[Entry, set[str]]] = defaultdict(dict)
+        by_entry = self.metrics.groupby(["suite", "router", "condition"])["changed"].unique()
+        for (suite, router, condition), told in by_entry.items():
+            found[suite][Entry(router, condition)] = set(told) - {None}
         return found
 
     def entry(self, router: str, condition: str) -> Entry | None:

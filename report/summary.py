@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 from report.comparisons import METRIC, SUITE, Comparison, against_best, against_dense, best
 from report.entries import Entry
-from report.older import is_older
+from report.older import older_sentence
 from report.study import StudyData
 from report.tables.differences import sentence_on_n
 from report.tables.table import Cell, Column, summary
-from results.older import sentence
 
 POINTS = Column("difference", "difference", scale=100)
 SHARE = Column("top1", "top-1", scale=100, digits=1)
@@ -71,7 +70,7 @@ def _finding(
     dense = [c for c in to_dense if c.entry == winner and c.reference in under and c.difference]
     sentences += _gap("", dense, winner)
     sentences.append(sentence_on_n(behind) if behind else "")
-    sentences.append(sentence(e.router for e in under if is_older(study, e, [SUITE])))
+    sentences.append(older_sentence(study, under, [SUITE]))
     cell = summary(list(study.final(METRIC, winner)))
     return Finding(
         condition=condition,

@@ -9,7 +9,7 @@ from report import provenance
 from report.figures import draw_figures
 from report.figures.canvas import Drawing
 from report.logs import Logs
-from report.older import told_age
+from report.older import aged_figure, aged_table
 from report.page import make_page
 from report.parts import Absent
 from report.render import to_csv, to_latex, to_markdown
@@ -50,8 +50,8 @@ def write_report(
     """
     data = load_study(store, study)
     folder, logs = Path(folder), Logs(home, folder)
-    tables = [told_age(part, data) for part in make_tables(data)]
-    figures = [told_age(part, data) for part in draw_figures(data)]
+    tables = [aged_table(part, data) for part in make_tables(data)]
+    figures = [aged_figure(part, data) for part in draw_figures(data)]
     written = _write_tables(tables, folder / "tables")
     drawn = _write_figures(figures, folder / "figures")
     if bibtex := provenance.bibtex(provenance.router_cards(data)):

@@ -23,7 +23,7 @@ from results.store import Store
 SUBJECT = ["router", "condition", "options", "experts", "num_experts", "model", "data", "seed"]
 ENVIRONMENT = [
     *("machine", "machine_name", "processor", "gpu", "driver", "threads"),
-    *("code", "python", "libraries", "current", "older"),
+    *("code", "python", "libraries", "current", "older", "changed"),
 ]
 TRIAL_COLUMNS = [
     *("study", *SUBJECT, "trial", "parent", "status", "error", "flops", "steps", "seconds"),

@@ -5,12 +5,13 @@ of trials alike but for their code, the one that the study asked for last counts
 attempts, the last that is done; of a suite's measurements of it, those of the suite's newest code.
 
 What counts may still be of older code than what stands beside it: a study that was asked for with
-two routers, and after a change of the code with one of them, shows both. `older` says so. A trial
-or layer is older where anything that it is made of (a component, the protocol; data or weights
-that are described alike), or that its parents are made of, has another version in the study's
-trial or layer that was asked for last of all those that hold it. A measurement is older where its
-subject is, or where the study's last measurement by its suite is of other code. Taken back code
-that is asked for again is the newest again. Nothing is older outside a study.
+two routers, and after a change of the code with one of them, shows both. `older` says so, and
+`changed` what has changed since. A trial or layer is older where anything that it is made of (a
+component, the protocol; data or weights that are described alike), or that its parents are made of,
+has another version in the study's trial or layer that was asked for last of all those that hold it.
+A measurement is older where its subject is, or where the study's last measurement by its suite is
+of other code. Taken back code that is asked for again is the newest again. Nothing is older outside
+a study.
 
 What is given is one dict a row of a frame to be. `current` in it says whether the row counts.
 """
@@ -39,7 +40,7 @@ from results.models import (
     TrialRow,
 )
 from results.plain import to_json
-from results.versions import Parts, Versions, older
+from results.versions import Parts, Versions, replaced
 
 SUBJECTS: tuple[tuple[Any, Any], ...] = ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow))
 
@@ -108,7 +109,7 @@ def _subjects(session: Session, study: str | None) -> Iterator[tuple[TrialRow | 
             by_study[name][number].append((requested_at, row))
     parts = Parts(session)
     for name, kinds in by_study.items():
-        replaced = set() if name is None else _replaced([*kinds[0], *kinds[1]], parts)
+        changed = {} if name is None else _changed([*kinds[0], *kinds[1]], parts)
         for asked in kinds:
             rows = [row for _, row in asked]
             last = {to_json(row.description): row.id for row in rows}
@@ -116,11 +117,12 @@ def _subjects(session: Session, study: str | None) -> Iterator[tuple[TrialRow | 
             for row, condition in zip(rows, texts, strict=True):
                 current = last[to_json(row.description)] == row.id
                 fields = {"study": name, "condition": condition, "current": current}
-                yield row, fields | {"older": row in replaced} | of_subject(row)
+                since = changed.get(row)
+                yield row, fields | {"older": bool(since), "changed": since} | of_subject(row)
 
 
-def _replaced(asked: Sequence[Any], parts: Parts) -> set[TrialRow | LayerRow]:
-    """Of pairs of a time and a trial or layer: those that hold an older version of anything."""
+def _changed(asked: Sequence[Any], parts: Parts) -> dict[TrialRow | LayerRow, str | None]:
+    """Of pairs of a time and a trial or layer: what each holds an older version of."""
     rows = [row for _, row in sorted(asked, key=lambda pair: pair[0])]
     trials = {row.id: row for row in rows if isinstance(row, TrialRow)}
 
@@ -129,8 +131,9 @@ def _replaced(asked: Sequence[Any], parts: Parts) -> set[TrialRow | LayerRow]:
         parent = trials.get(row.parent_id or 0) if isinstance(row, TrialRow) else None
         return {**(versions(parent) if parent else {}), **parts.versions(row)}
 
-    is_older = older([versions(row) for row in rows])
-    return {row for row, replaced in zip(rows, is_older, strict=True) if replaced}
+    changed = replaced([versions(row) for row in rows])
+    told = [", ".join(f"{kind} {name!r}" for kind, name, _ in parts) or None for parts in changed]
+    return dict(zip(rows, told, strict=True))
 
 
 def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
@@ -151,7 +154,10 @@ def _with_older_suites(made: Sequence[Fields]) -> Iterator[Fields]:
     in_order = sorted(made, key=lambda row: row["measurement"])
     newest_code = {row["suite"]: row["source_hash"] for row in in_order}
     for row in made:
-        yield row | {"older": row["older"] or row["source_hash"] != newest_code[row["suite"]]}
+        suite = row["suite"]
+        since = None if row["source_hash"] == newest_code[suite] else f"suite {suite!r}"
+        changed = ", ".join(filter(None, (row["changed"], since))) or None
+        yield row | {"older": changed is not None, "changed": changed}
 
 
 def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]]:

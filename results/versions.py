@@ -17,8 +17,8 @@ SECTIONS = {"data": "data", "weights": "model"}
 """Parts that are no code, and the section of a description that says which one is meant."""
 
 
-def older(asked: Sequence[Versions]) -> list[bool]:
-    """Whether each holds another version of anything than the last that holds it at all.
+def replaced(asked: Sequence[Versions]) -> list[list[tuple[str, ...]]]:
+    """What of each has another version in the last that holds it at all.
 
     Args:
         asked: of a study's trials and layers, the one that was asked for last at the end.
@@ -26,7 +26,7 @@ def older(asked: Sequence[Versions]) -> list[bool]:
     newest: dict[tuple[str, ...], str] = {}
     for versions in asked:
         newest.update(versions)
-    return [any(newest[part] != code for part, code in each.items()) for each in asked]
+    return [[part for part, code in each.items() if newest[part] != code] for each in asked]
 
 
 class Parts:
