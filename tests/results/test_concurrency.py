@@ -1,10 +1,14 @@
-"""Many processes on one database, and processes that die: no row is lost, nobody is turned away."""
+"""Many processes on one database, and processes that die: no row is lost, nobody is turned away.
+
+`python tests/results/test_concurrency.py` measures how fast four processes write into one file.
+"""
 
 from __future__ import annotations
 
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from datetime import UTC, datetime
@@ -14,13 +18,23 @@ import pytest
 from sqlalchemy import event, func, select
 
 from results import CodeVersion, Machine, Metric, Store, StoreError, connect, open_store
-from results.models import AttemptRow, MachineRow, MeasurementRow, MetricRow, StudyRow, TrialRow
+from results.info import describe
+from results.models import (
+    AttemptRow,
+    ClaimRow,
+    MachineRow,
+    MeasurementRow,
+    MetricRow,
+    StudyRow,
+    TrialRow,
+)
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 WRITER = """
 import sys, time
 from pathlib import Path
-from results import CodeVersion, Machine, Metric, open_store
+from results import CodeVersion, Machine, Metric, Run, open_store
+from results.liveness import this_process
 
 target, go, name, rounds = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 while not go.exists():
@@ -29,16 +43,23 @@ with open_store(target) as store:
     machine = store.machine(Machine("node1", "Linux", "cpu", 2, 1, 2**30))
     code = store.code_version(CodeVersion(None, False, "3.11", {}))
     study = store.study("tiny", {"by": name})
+    run = store.start_run(study, Run(*this_process(), "run", 1))
     for index in range(rounds):
         trial = store.trial(f"shared{index}", {"seed": index})
         store.add_trial_to_study(study, trial)
         own = store.trial(f"{name} {index}", {"seed": index})
+        claim = store.claim(run, trial_id=own)
+        store.heartbeat(run, {claim: {"step": index}})
         attempt = store.begin_attempt(own, machine, code)
         metrics = [Metric("x", number) for number in range(20)]
         store.record_measurement("a", {}, "h", machine, code, attempt_id=attempt, metrics=metrics)
         store.finish_attempt(attempt, "done")
+        store.release(claim)
         print(attempt, flush=True)
+    store.finish_run(run)
 """
+TRANSACTIONS = 9
+"""In each of a writer's rounds, which write 23 rows: an attempt with 20 metrics, and its trial."""
 
 
 def start_writer(target: str, go: Path, name: str, rounds: int) -> subprocess.Popen[str]:
@@ -63,6 +84,7 @@ def test_four_writers_begin_on_no_database_and_lose_nothing(target: str, tmp_pat
         assert count(store, AttemptRow) == count(store, MeasurementRow) == 60
         assert count(store, MetricRow) == 1200
         assert count(store, StudyRow) == count(store, MachineRow) == 1
+        assert count(store, ClaimRow) == 0
 
 
 def test_what_a_killed_process_had_written_is_there(target: str, tmp_path: Path) -> None:
@@ -144,3 +166,26 @@ def test_a_full_disk_costs_only_what_did_not_fit(sqlite_store: Store) -> None:
         "a", {}, "h", machine, code, layer_id=layer, metrics=metrics[:5]
     )
     assert count(sqlite_store, MetricRow) == 5
+
+
+def measure(folder: Path, writers: int = 4, rounds: int = 100) -> None:
+    """Print how many transactions and rows a second the writers get through together."""
+    go = folder / "go"
+    running = [start_writer(str(folder / "bench.db"), go, str(n), rounds) for n in range(writers)]
+    time.sleep(5)  # all have started
+    start = time.perf_counter()
+    go.touch()
+    for writer in running:
+        _, errors = writer.communicate()
+        assert writer.returncode == 0, errors
+    seconds = time.perf_counter() - start
+    with open_store(folder / "bench.db") as store:
+        rows = sum(describe(store).rows.values())
+    done = writers * rounds * TRANSACTIONS
+    print(f"{writers} writers, {done} transactions, {rows} rows in {seconds:.1f} s:")
+    print(f"{done / seconds:.0f} transactions and {rows / seconds:.0f} rows a second")
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        measure(Path(scratch))

@@ -1,0 +1,157 @@
+"""Which rows are of older code than others beside them: cases worked by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from results import Component
+from results.frames import measurements_frame, metrics_frame, trials_frame
+from results.records import Metric
+from results.versions import replaced
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ([], []),
+        ([{"a": "1"}], [False]),
+        ([{"a": "1"}, {"a": "1"}, {"b": "1"}], [False, False, False]),
+        ([{"a": "1"}, {"a": "2"}], [True, False]),
+        ([{"a": "1", "b": "1"}, {"b": "1"}, {"a": "2"}], [True, False, False]),
+        # Taken back: what was newer for a while is the older one.
+        ([{"a": "1"}, {"a": "2"}, {"a": "1"}], [False, True, False]),
+        ([{"a": "1"}, {"a": "2", "b": "1"}, {"b": "2"}], [True, True, False]),
+    ],
+)
+def test_older_is_what_holds_another_version_than_the_last(asked, expected) -> None:
+    found = replaced([{(name,): code for name, code in each.items()} for each in asked])
+    assert [bool(parts) for parts in found] == expected
+
+
+@pytest.fixture
+def asked_for(filler, description) -> Callable[..., int]:
+    """A trial of these parts in the study `tiny`: `asked_for("soft_moe", "router soft_moe 1")`."""
+
+    def ask(router: str, *parts: str, study: str = "tiny", **changes: Any) -> int:
+        store = filler.store
+        made_of = [
+            Component(kind, name, "", source_hash=code)
+            for kind, name, code in (part.split() for part in parts)
+        ]
+        parent = changes.pop("parent", None)
+        told = description(router, **changes)
+        fingerprint = f"{router} {' '.join(parts)} {changes}"
+        trial = store.trial(fingerprint, told, store.components(made_of), parent)
+        store.add_trial_to_study(store.study(study, {}), trial)
+        attempt = store.begin_attempt(trial, filler.machine, filler.code)
+        store.finish_attempt(attempt, "done")
+        return attempt
+
+    return ask
+
+
+def shown(filler, study: str | None = "tiny", history: bool = False) -> list[tuple[str, bool]]:
+    frame = trials_frame(filler.store, study, history=history)
+    return list(zip(frame.router, frame.older, strict=True))
+
+
+def test_a_router_that_was_not_run_again_is_older(filler, asked_for) -> None:
+    asked_for("soft_moe", "router soft_moe 1", "protocol training 1")
+    asked_for("random", "router random 1", "protocol training 1")
+    assert shown(filler) == [("soft_moe", False), ("random", False)]
+    asked_for("random", "router random 1", "protocol training 2")
+    assert shown(filler) == [("soft_moe", True), ("random", False)]
+    assert shown(filler, history=True) == [("soft_moe", True), ("random", True), ("random", False)]
+    # The code is taken back, and all of it was asked for again.
+    asked_for("soft_moe", "router soft_moe 1", "protocol training 1")
+    assert shown(filler) == [("random", True), ("soft_moe", False)]
+
+
+def test_another_routers_own_code_makes_nothing_older(filler, asked_for) -> None:
+    asked_for("soft_moe", "router soft_moe 1", "protocol training 1")
+    asked_for("random", "router random 1", "protocol training 1")
+    asked_for("random", "router random 2", "protocol training 1")
+    assert shown(filler) == [("soft_moe", False), ("random", False)]
+
+
+def test_studies_stand_for_themselves(filler, asked_for) -> None:
+    asked_for("soft_moe", "protocol training 1")
+    asked_for("random", "protocol training 2", study="other")
+    assert shown(filler) == [("soft_moe", False)]
+    assert shown(filler, None) == [("soft_moe", False), ("random", False)]
+
+
+def test_of_no_study_nothing_is_older(filler, description) -> None:
+    for code in "12":
+        part = filler.store.component(Component("protocol", "training", "", source_hash=code))
+        filler.store.trial(code, description(seed=int(code)), [part])
+    assert [is_older for _, is_older in shown(filler, None)] == [False, False]
+
+
+def test_other_seeds_by_newer_code_make_the_first_ones_older(filler, asked_for) -> None:
+    asked_for("soft_moe", "router soft_moe 1", seed=0)
+    asked_for("soft_moe", "router soft_moe 2", seed=1)
+    assert shown(filler) == [("soft_moe", True), ("soft_moe", False)]
+
+
+def test_data_is_older_only_where_it_was_asked_for_alike(filler, asked_for) -> None:
+    asked_for("soft_moe", "data digits 1")
+    asked_for("soft_moe", "data digits 2", data__image_size=16)
+    assert shown(filler) == [("soft_moe", False), ("soft_moe", False)]
+    asked_for("random", "data digits 3")
+    assert shown(filler) == [("soft_moe", True), ("soft_moe", False), ("random", False)]
+
+
+def test_what_is_derived_from_an_older_trial_is_older(filler, asked_for) -> None:
+    old = "soft_moe router soft_moe 1 {}"
+    asked_for("soft_moe", "router soft_moe 1")
+    asked_for("random", "router random 1", f"parent soft_moe {'p' * 8}", parent=old)
+    asked_for("hash", "router hash 1")
+    assert shown(filler) == [("soft_moe", False), ("random", False), ("hash", False)]
+    asked_for("soft_moe", "router soft_moe 2", seed=1)
+    expected = [("soft_moe", True), ("random", True), ("hash", False), ("soft_moe", False)]
+    assert shown(filler) == expected
+
+
+def layer(filler, description, code: str) -> int:
+    store = filler.store
+    bare = {name: description()[name] for name in ("router", "experts", "model", "data")}
+    part = store.component(Component("router", "soft_moe", "", source_hash=code))
+    row = store.layer(f"l{code}", bare, [part])
+    store.add_layer_to_study(store.study("tiny", {}), row)
+    return row
+
+
+def test_layers_and_trials_make_each_other_older(filler, asked_for, description) -> None:
+    attempt = asked_for("soft_moe", "router soft_moe 1")
+    row = layer(filler, description, "2")
+    measure(filler, [("throughput", "h")], layer_id=row)
+    measure(filler, [("accuracy", "h")], attempt_id=attempt)
+    assert shown(filler) == [("soft_moe", True)]
+    frame = metrics_frame(filler.store, "tiny").set_index("suite")
+    assert frame.older.to_dict() == {"throughput": False, "accuracy": True}
+
+
+def measure(filler, suites: Sequence[tuple[str, str]], **subject: int) -> None:
+    for suite, code in suites:
+        filler.store.record_measurement(
+            suite, {}, code, filler.machine, filler.code, metrics=[Metric("x", 1.0)], **subject
+        )
+
+
+def test_a_measurement_by_older_code_of_its_suite_is_older(filler, asked_for) -> None:
+    first, second = asked_for("soft_moe"), asked_for("random")
+    measure(filler, [("accuracy", "1"), ("balance", "1")], attempt_id=first)
+    measure(filler, [("accuracy", "2"), ("balance", "1")], attempt_id=second)
+    for frame in (metrics_frame, measurements_frame):
+        told = frame(filler.store, "tiny")
+        assert list(zip(told.router, told.suite, told.older, strict=True)) == [
+            ("soft_moe", "accuracy", True),
+            ("soft_moe", "balance", False),
+            ("random", "accuracy", False),
+            ("random", "balance", False),
+        ]
+    assert shown(filler) == [("soft_moe", False), ("random", False)]
