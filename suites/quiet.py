@@ -99,8 +99,7 @@ def undisturbed(
         busiest = busiest_processes(WAIT)
     named = f" ({busiest})" if busiest else ""
     raise BenchError(
-        f"the machine is not quiet: other processes {why}{named}; max_load {max_load:g} allows "
-        f"{limit:g} cores"
+        f"the machine is not quiet: other processes {why}{named}; max_load allows {limit:g} cores"
     )
 
 
