@@ -9,8 +9,10 @@ from pathlib import Path
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
+from results.base import Base
+from results.liveness import alive
 from results.migrate import revision
-from results.models import AttemptRow, Base, MeasurementRow, StudyRow
+from results.models import AttemptRow, MeasurementRow, RunRow, StudyRow
 from results.records import StudyRecord
 from results.store import Store
 
@@ -30,7 +32,10 @@ class Description:
     attempts: dict[str, int]
     """Number of attempts by status."""
     last_write: datetime | None
-    """When an attempt last began or ended, something was measured, or a study asked for."""
+    """When an attempt last began or ended, something was measured, a study asked for, or a run
+    told that it lives."""
+    working: int
+    """Number of runs that live now."""
 
 
 def describe(store: Store) -> Description:
@@ -48,6 +53,7 @@ def describe(store: Store) -> Description:
             AttemptRow.finished_at,
             MeasurementRow.measured_at,
             StudyRow.requested_at,
+            RunRow.heartbeat_at,
         )
         written = [session.scalar(select(func.max(time))) for time in times]
         return Description(
@@ -58,6 +64,7 @@ def describe(store: Store) -> Description:
             studies=store.studies(),
             attempts={row.status: row.number for row in session.execute(by_status)},
             last_write=max((time for time in written if time is not None), default=None),
+            working=sum(alive(run) for run in store.runs()),
         )
 
 

@@ -6,52 +6,13 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import (
-    JSON,
-    BigInteger,
-    CheckConstraint,
-    Column,
-    Double,
-    ForeignKey,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
-)
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, String, Table
+from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from results.columns import Moment, Npy, Real
+from results.base import Base, Row
+from results.columns import Real
 
 Hash = String(64)
-
-
-class Base(DeclarativeBase):
-    # Named constraints can be altered by later migrations, in SQLite too.
-    metadata = MetaData(
-        naming_convention={
-            "pk": "pk_%(table_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_name)s",
-            "uq": "uq_%(table_name)s_%(column_0_name)s",
-            "ix": "ix_%(table_name)s_%(column_0_name)s",
-            "ck": "ck_%(table_name)s_%(constraint_name)s",
-        }
-    )
-    type_annotation_map = {  # noqa: RUF012
-        dict[str, Any]: JSON,
-        list[dict[str, Any]]: JSON,
-        str: Text,
-        float: Double,
-        bytes: LargeBinary,
-        datetime: Moment,
-        np.ndarray: Npy,
-    }
-
-
-class Row(Base):
-    __abstract__ = True
-
-    id: Mapped[int] = mapped_column(primary_key=True, sort_order=-1)
 
 
 class MachineRow(Row):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from results.models import Row
+from results.base import Row
 
 CHUNK = 1000
 """Values in one `IN (…)`: every database takes so many."""

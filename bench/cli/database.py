@@ -43,6 +43,8 @@ def info(place: Place) -> None:
     print(f"{about.url}\n{size(about.size_bytes)}, schema {about.schema}")
     if about.last_write is not None:
         print(f"last written {about.last_write:%Y-%m-%d %H:%M} UTC")
+    if about.working:
+        print(f"{about.working} {'run works' if about.working == 1 else 'runs work'} on it now")
     print()
     rows = table("table", "rows", right="rows")
     for name, number in about.rows.items():

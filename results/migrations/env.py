@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from results.models import Base
+from results.base import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results import Array, Component, Machine, Metric, StoreError
+from results import Array, Component, Machine, Metric, Run, StoreError
 from results.export import export
 from results.frames import (
     METRIC_COLUMNS,
@@ -18,6 +18,7 @@ from results.frames import (
     trials_frame,
 )
 from results.info import describe
+from results.liveness import this_process
 
 Describe = Callable[..., dict[str, object]]
 
@@ -369,7 +370,11 @@ def test_a_database_describes_itself(filler, description: Describe) -> None:
     store = filler.store
     filler.trial(description(), "f1", status="failed")
     measure(filler, filler.trial(description(), "f1"), 1.0)
+    study = store.find_study().id
+    runs = [store.start_run(study, Run(*this_process(), "run", 1)) for _ in range(3)]
+    store.finish_run(runs[0])
     told = describe(store)
+    assert (told.rows["runs"], told.rows["claims"], told.working) == (3, 0, 2)
     assert (told.url, told.schema) == (store.url, "0002")
     assert told.size_bytes > 50_000
     assert told.attempts == {"failed": 1, "done": 1}
