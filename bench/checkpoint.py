@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from routers.errors import BenchError
@@ -46,9 +46,11 @@ def write_tensors(
     """
     # Copies, since safetensors refuses tensors that share memory.
     apart = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
+    # Its `save_file` writes to a file of another name, which a killed process would leave behind.
+    content = save(apart, metadata)
     with replacing(path) as part:
-        save_file(apart, part, metadata)
-    return file_sha256(path)
+        part.write_bytes(content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import resource
 
 import pytest
 import torch
@@ -80,6 +81,20 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path):
         part.write_text("new")
         assert path.read_text() == "old"
     assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_without_room_is_told_as_such_and_the_old_file_stays(tmp_path):
+    path = tmp_path / "a.safetensors"
+    digest = write_tensors({"x": torch.ones(2)}, path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            write_tensors({"x": torch.ones(9999)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torch.equal(read_tensors(path, digest)["x"], torch.ones(2))
     assert list(tmp_path.iterdir()) == [path]
 
 
