@@ -7,12 +7,16 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bench.cli import main
+from bench.cli.watch import follow
 from results import CodeVersion, Machine, Run, Store, open_store
 from results.liveness import this_process
 
@@ -181,6 +185,23 @@ def test_watching_in_a_pipe_prints_how_it_stands_until_the_run_is_over(
     assert (watching.returncode, err) == (0, "")
     assert "stopped" in out
     assert "\x1b" not in out
+
+
+def test_watching_on_a_terminal_draws_the_board_in_place(
+    home: Path, other: subprocess.Popen[str]
+) -> None:
+    out = StringIO()
+    console = Console(file=out, width=80, height=24, force_terminal=True, highlight=False)
+    end = threading.Timer(1, other.communicate)
+    with open_store(home / "bench.db") as store:
+        end.start()
+        follow(store, "tiny", console)
+    end.join()
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue().replace("\r", "\n")).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "1 of 6 trials done, 1 running, 1 failed, 3 waiting" in lines
+    assert any(line.split()[2:4] == ["116/464", "1.500"] for line in lines)
+    assert any("38 %" in line and "━" in line for line in lines)  # two and a quarter of six
 
 
 def test_ctrl_c_ends_watching_and_is_no_failure(home: Path, other: subprocess.Popen[str]) -> None:
