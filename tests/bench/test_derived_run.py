@@ -19,8 +19,8 @@ from bench.execute import training
 from bench.plan import Plan, make_plan, make_request
 from bench.presets import load_preset
 from bench.record import record_plan
-from bench.reuse import Reuse
-from bench.run import Tally
+from bench.reuse import Retry, Reuse
+from bench.run import How, Tally
 from bench.why import explain
 from results import Store, open_store
 from results.frames import trials_frame
@@ -63,13 +63,21 @@ def plan(datasets: Datasets) -> Callable[..., Plan]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[[Plan], Tally]:
-    return lambda plan: running.run(plan, store, tmp_path, datasets, lambda event: None)
+def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., Tally]:
+    """Does a plan in this process."""
+
+    def do(plan: Plan, retry: Retry = None) -> Tally:
+        how = How(jobs=0, retry=retry)
+        return running.run(plan, store, tmp_path, datasets, lambda event: None, how)
+
+    return do
 
 
 def attempts(store: Store) -> list[AttemptRow]:
+    """In the plan's order."""
     with store.reading() as session:
-        return list(session.scalars(select(AttemptRow).order_by(AttemptRow.id)))
+        rows = select(AttemptRow).order_by(AttemptRow.trial_id, AttemptRow.id)
+        return list(session.scalars(rows))
 
 
 def test_a_derived_trial_starts_from_what_its_parent_learnt(plan, run, store, tmp_path) -> None:
@@ -150,7 +158,8 @@ def test_a_parent_that_fails_fails_its_children_and_the_others_go_on(
     assert child.error == told
     assert [failure.error for failure in tally.failures] == ["ValueError: boom", told]
     exploding.error = None
-    assert run(made).trained == 2
+    assert run(made).trained == 0
+    assert run(made, retry="failed").trained == 2
 
 
 def test_a_parent_that_diverges_fails_its_children(plan, run, store) -> None:
