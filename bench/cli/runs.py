@@ -142,7 +142,7 @@ def run(
       python bench.py run balance entropy --preset smoke
       python bench.py run --routers soft_moe,dense --seeds 5 --set train.lr=1e-3
       python bench.py run --sweep router.affinity=linear,cosine --study affinities
-      python bench.py run --preset study --devices 0,1 --timeout 20h --retry failed
+      python bench.py run --preset study --devices 0,1 --timeout 9h --retry failed
     """
     from bench.cli.digest import digest
     from bench.cli.live import Display
