@@ -80,7 +80,7 @@ def run(
     places = slots(how.jobs, how.devices) or devices(how.devices)[:1]
     machine_id, code_id = store.machine(prepared_machine()), store.code_version(code_version())
     reuse = Reuse(store, home, machine_id, how.retry)
-    jobs = list(jobs_of(plan, reuse))
+    jobs = list(jobs_of(plan, reuse.trials(plan.trials), reuse.layers(plan.layers)))
     todo = [job for job in jobs if not job.idle]
     if todo:
         if how.jobs != 0:

@@ -43,7 +43,7 @@ def place(tmp_path: Path) -> list[str]:
 
 def test_a_study_with_derived_trials_from_plan_to_report(place, tmp_path, capsys) -> None:
     asked = ["--preset", str(tmp_path / "gates.yaml"), *place]
-    here("plan", *asked)
+    here("plan", *asked, "--jobs", "0")
     planned = capsys.readouterr().out
     assert "gates: 5 trials" in planned
     assert "parent.train.losses.importance=0.6" in planned
@@ -68,5 +68,5 @@ def test_a_study_with_derived_trials_from_plan_to_report(place, tmp_path, capsys
 
 def test_a_child_alone_is_trained_with_its_parent(place, tmp_path, capsys) -> None:
     asked = ["--preset", str(tmp_path / "gates.yaml"), *place]
-    here("plan", *asked, "--routers", PARENT, "--set", "train.losses={}")
+    here("plan", *asked, "--routers", PARENT, "--set", "train.losses={}", "--jobs", "0")
     assert "gates: 2 trials" in capsys.readouterr().out

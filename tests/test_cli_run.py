@@ -103,14 +103,29 @@ def test_a_command_of_the_users_is_given_the_digest_and_may_fail(
 
 def test_plan_says_what_is_reused_and_what_is_not(home: Path, capsys) -> None:
     given = [*QUICK, "--routers", "softmax_token_choice,soft_moe", "--seeds", "3"]
-    here("plan", *given, "--home", str(home / "runs"))
+    here("plan", *given, "--home", str(home / "runs"), "--jobs", "0")
     output = capsys.readouterr().out
     assert "6 trials" in output
     assert re.search(r"^ +4 to train: new$", output, re.MULTILINE)
     assert re.search(r"^ +2 reused: same description, data and source$", output, re.MULTILINE)
     assert re.search(
-        r"^soft_moe +\d+ +[\d.]+k +[\d.]+e\d+ +[\d.]+ .B +\d+ kB$", output, re.MULTILINE
+        r"^soft_moe +\d+ +[\d.]+k +[\d.]+e\d+ +[\d.]+ .B +\d+ kB +[\d.]+ s$", output, re.MULTILINE
     )
+    assert re.search(
+        r"^finishing time: about [\d.]+ .* with 1 worker\(s\) \(\d\d:\d\d\), of which\n"
+        r"training [\d.]+ .*, measuring [\d.]+ .*, timings [\d.]+ .*$",
+        output,
+        re.MULTILINE,
+    )
+    assert max(map(len, output.splitlines())) <= 80
+
+
+def test_plan_of_what_is_done_measures_nothing(home: Path, capsys) -> None:
+    given = [*QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2"]
+    here("plan", *given, "--home", str(home / "runs"))
+    output = capsys.readouterr().out
+    assert re.search(r"^ +4 reused: ", output, re.MULTILINE)
+    assert "finishing time: nothing is left to do" in output
 
 
 def test_plan_works_where_the_preset_cannot_run(tmp_path: Path, capsys) -> None:
@@ -120,6 +135,7 @@ def test_plan_works_where_the_preset_cannot_run(tmp_path: Path, capsys) -> None:
     output = capsys.readouterr().out
     assert "6 trials" in output
     assert "timm:torch/imagenet) is not here" in output
+    assert "nor the finishing time" in output
     assert not (tmp_path / "runs").exists()
 
 
@@ -173,9 +189,12 @@ def test_a_plugin_would_run_again_when_code_beside_it_changes_but_not_a_comment(
     helper.write_text("# Sharper.\nSHARPNESS = 2.0\n")
     assert "1 reused" in bench(tmp_path, *asked).stdout
     helper.write_text("SHARPNESS = 3.0\n")
-    planned = bench(tmp_path, "plan", *[each for each in asked[1:] if each != "--no-report"])
+    asked = [each for each in asked[1:] if each != "--no-report"]
+    planned = bench(tmp_path, "plan", *asked, "--jobs", "1")
     changed = "changed source: router 'mine_of_the_run_test'"
     assert re.search(rf"^ +1 to train: {changed}$", planned.stdout, re.MULTILINE)
+    assert re.search(r"^finishing time: about .* with 1 worker", planned.stdout, re.MULTILINE)
+    assert "without" not in planned.stdout
 
 
 def test_a_failure_ends_with_status_1_and_the_list(tmp_path: Path, capsys) -> None:

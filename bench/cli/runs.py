@@ -193,12 +193,15 @@ def plan(
     sweep: Sweep = None,
     data_dir: DataDir = None,
     study: Study = None,
+    jobs: Jobs = None,
+    devices: Devices = None,
 ) -> None:
-    """Show what `run` would do, and what it would take.
+    """Show what `run` would do, what it would take and when it would be done.
 
-    Trials, parameters, FLOPs, memory and disk; what is reused, and why not. Nothing is trained.
-    It works where the preset cannot run: without its data, and without a device that holds its
-    models.
+    Trials, parameters, FLOPs, memory and disk; what is reused, and why not. The time is measured:
+    a few steps of each training, as many at once as `run` would have, and each suite on a part of
+    the images. It works where the preset cannot run: without its data, and without a device that
+    holds its models; then there is no finishing time.
 
     \b
     Examples:
@@ -207,7 +210,8 @@ def plan(
     """
     from bench.cli.planned import print_plan
 
-    print_plan(_request(place, suites, preset, routers, seeds, set_, sweep, data_dir, study), place)
+    request = _request(place, suites, preset, routers, seeds, set_, sweep, data_dir, study)
+    print_plan(request, place, jobs, names(devices))
 
 
 def _request(

@@ -6,6 +6,7 @@ that a CPU goes, so the FLOPs are those of a training there.
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -74,11 +75,11 @@ def estimate(
         RequestError: the model, the router or the recipe does not exist or fit.
     """
 
-    def step(of: TrialSpec) -> _Step:
-        return _step(of.with_seed(0).model_dump_json(), data, parent_data if of.parent else None)
+    def told(of: TrialSpec) -> tuple[str, ExpectedData, ExpectedData | None]:
+        return of.with_seed(0).model_dump_json(), data, parent_data if of.parent else None
 
-    budget = match_compute(spec, data.num_samples, lambda of: step(of).flops)
-    own, model = step(spec), _shapes(spec, data, parent_data)
+    budget = match_compute(spec, data.num_samples, lambda of: _step(*told(of)).flops)
+    own, model = _step(*told(spec)), _shapes(*told(spec))
     weights = list(model.parameters())
     trained = sum(weight.nbytes for weight in weights if weight.requires_grad)
     return Estimate(
@@ -91,10 +92,11 @@ def estimate(
     )
 
 
-def _shapes(spec: TrialSpec, data: ExpectedData, parent_data: ExpectedData | None) -> nn.Module:
-    """The model without memory for its weights."""
+@lru_cache(maxsize=1)
+def _shapes(description: str, data: ExpectedData, parent_data: ExpectedData | None) -> nn.Module:
+    """The model without memory for its weights; a deep one takes as long as half of its step."""
     with torch.device("meta"):
-        return _start(spec, data, parent_data)
+        return _start(TrialSpec.model_validate_json(description), data, parent_data)
 
 
 def _start(spec: TrialSpec, data: ExpectedData, parent_data: ExpectedData | None) -> nn.Module:
@@ -108,7 +110,7 @@ def _start(spec: TrialSpec, data: ExpectedData, parent_data: ExpectedData | None
 def _step(description: str, data: ExpectedData, parent_data: ExpectedData | None) -> _Step:
     """Of the trial with this description, as JSON; trials share the dense model's."""
     spec = TrialSpec.model_validate_json(description)
-    model = _shapes(spec, data, parent_data)
+    model = deepcopy(_shapes(description, data, parent_data))
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), _AnswerNo() as answers:
             fake = model.to_empty(device="cpu")

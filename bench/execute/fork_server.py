@@ -6,9 +6,16 @@ import multiprocessing
 import os
 import signal
 import sys
+from collections.abc import Callable
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import ParamSpec, TypeVar, cast
+
+from pebble import ProcessFuture, concurrent
+
+Parameters = ParamSpec("Parameters")
+Value = TypeVar("Value")
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -30,3 +37,17 @@ def fork_server() -> ForkServerContext:
         else:
             os.environ["PYTHONPATH"] = path
     return context
+
+
+def forked(
+    function: Callable[Parameters, Value], timeout: float | None
+) -> Callable[Parameters, ProcessFuture[Value]]:
+    """The same function, of a module, that works in a new process each time it is called.
+
+    Args:
+        timeout: seconds until that process is ended; None lets it take what it takes.
+    """
+    # Workers that load images start processes of their own, so they are no daemons. pebble reads
+    # `context`; its annotations call it `mp_context`.
+    process = concurrent.process(daemon=False, timeout=timeout, context=fork_server())  # type: ignore[call-overload]
+    return cast(Callable[Parameters, ProcessFuture[Value]], process(function))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.execute.events import Task
 from bench.plan import Plan, Planned, PlannedSuite
-from bench.reuse import Decision, Reuse
+from bench.reuse import Decision
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,18 @@ class LayerJob:
 Job = TrialJob | LayerJob
 
 
-def jobs_of(plan: Plan, reuse: Reuse) -> Iterator[Job]:
-    """In the order of the plan: trials first, then layers."""
-    decided = zip(plan.trials, reuse.trials(plan.trials), strict=True)
-    for number, (planned, decision) in enumerate(decided, 1):
+def jobs_of(
+    plan: Plan, decisions: Sequence[Decision], due: Sequence[tuple[PlannedSuite, ...]]
+) -> Iterator[Job]:
+    """In the order of the plan: trials first, then layers.
+
+    Args:
+        decisions: of each trial.
+        due: the suites that are to measure each layer.
+    """
+    for number, (planned, decision) in enumerate(zip(plan.trials, decisions, strict=True), 1):
         task = Task(planned.label, planned.spec.seed, number, len(plan.trials))
         yield TrialJob(planned, decision, task)
-    due_of = zip(plan.layers, reuse.layers(plan.layers), strict=True)
-    for number, (planned, due) in enumerate(due_of, 1):
+    for number, (planned, suites) in enumerate(zip(plan.layers, due, strict=True), 1):
         task = Task(planned.label, None, number, len(plan.layers))
-        yield LayerJob(planned, due, task)
+        yield LayerJob(planned, suites, task)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 
-from pebble import ProcessExpired, ProcessFuture, concurrent
+from pebble import ProcessExpired, ProcessFuture
 
 from bench.execute.assignment import Assignment, Result, Surroundings
-from bench.execute.fork_server import fork_server
+from bench.execute.fork_server import fork_server, forked
 from bench.execute.hands import Lost, Tell
 from bench.execute.training import describe, is_disk_full
 from bench.execute.worker import work
@@ -49,13 +49,7 @@ class Workers:
         self.slots = slots
         self._surroundings, self._timeout, self._tell = surroundings, timeout, tell
         self._context = fork_server()
-        # Workers that load images start processes of their own, so they are no daemons. pebble reads
-        # `context`; its annotations call it `mp_context`.
-        self._begin = concurrent.process(
-            daemon=False,
-            timeout=timeout,
-            context=self._context,  # type: ignore[call-overload]
-        )(work)
+        self._begin = forked(work, timeout)
         self._busy: dict[int, _Busy] = {}
         self._stopping = False
 

@@ -409,7 +409,7 @@ def test_a_plan_and_a_models_facts_tell_rank_and_error(name, tiny_spec, tiny_dat
 def test_a_plan_prints_them(capsys, tmp_path):
     asked = ["--preset", "smoke", "--routers", "mumoe", "--set", "experts.name=cp"]
     with pytest.raises(SystemExit, match=r"^0$"):
-        main(["plan", *asked, "--home", str(tmp_path)])
+        main(["plan", "accuracy", *asked, "--home", str(tmp_path), "--jobs", "0"])
     told = re.findall(r"mumoe.*: expert_rank (\d+), parameter_error (\S+)", capsys.readouterr().out)
     assert ("20", "-0.005725") in told
 

@@ -1,0 +1,97 @@
+"""What each training of a plan takes, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.cli.words import add_grouped, count, duration, flops, show, size, table
+from bench.compute.estimate import Estimate, estimate
+from bench.config import TrialSpec
+from bench.datasets import Datasets
+from bench.expected import load_or_expect
+from bench.forecast import condition_of
+from bench.plan import Request, labels
+
+
+@dataclass(frozen=True)
+class Row:
+    """The trials that differ in the seed alone; `condition` as `condition_of` tells it."""
+
+    label: str
+    condition: str
+    takes: Estimate
+    disk_bytes: int
+
+
+def rows_of(
+    specs: Sequence[TrialSpec], datasets: Datasets, tell: Callable[[str], None]
+) -> list[Row]:
+    """One for each condition; `tell` is told which is being counted."""
+    once = {
+        condition_of(spec): (label, spec) for label, spec in zip(labels(specs), specs, strict=True)
+    }
+    rows = []
+    for condition, (label, spec) in once.items():
+        tell(f"counting {label}")
+        takes = _takes(spec, datasets)
+        files = max(spec.train.snapshots, 1)
+        rows.append(Row(label, condition, takes, takes.checkpoint_bytes * files))
+    return rows
+
+
+def _takes(spec: TrialSpec, datasets: Datasets) -> Estimate:
+    own, *others = [load_or_expect(of.data, datasets)[0] for of in (spec, spec.parent) if of]
+    return estimate(spec, own, *others)
+
+
+def print_trainings(
+    request: Request, rows: Sequence[Row], trials: int, seconds: Mapping[str, float]
+) -> None:
+    """Print one row a condition, and the sums.
+
+    Args:
+        trials: their number.
+        seconds: of one training by condition, where they are known.
+    """
+    seeds = request.preset.seeds
+    print(
+        f"Study {request.study}, preset {request.preset.name}: {trials} trials, {seeds} seed(s)\n"
+    )
+    right = "steps params FLOPs memory disk time"
+    made = table("router", *right.split(), right=right)
+    made.padding = (0, 0)  # seven columns in 80
+    add_grouped(
+        made, ((*_parts(row.label), _cells(row, seconds.get(row.condition))) for row in rows)
+    )
+    show(made)
+    spent = sum(row.takes.budget.steps * row.takes.budget.flops_per_step for row in rows)
+    print(
+        f"\nOf one training each. All {trials}: {flops(spent * seeds)} FLOPs and "
+        f"{size(sum(row.disk_bytes for row in rows) * seeds)} of disk;\nthe largest needs "
+        f"{size(max(row.takes.training_bytes for row in rows))} of memory.\n"
+    )
+    for row in rows:
+        if row.takes.expert_facts:
+            told = ", ".join(
+                f"{name} {value:.4g}" for name, value in row.takes.expert_facts.items()
+            )
+            print(f"{row.label}: {told}")
+
+
+def _parts(label: str) -> tuple[str, str]:
+    """Router and condition."""
+    router, _, condition = label.partition(" ")
+    return router, condition
+
+
+def _cells(row: Row, seconds: float | None) -> list[str]:
+    budget = row.takes.budget
+    return [
+        f"{budget.steps:,}",
+        count(row.takes.parameters),
+        flops(budget.steps * budget.flops_per_step),
+        size(row.takes.training_bytes),
+        size(row.disk_bytes),
+        "–" if seconds is None else duration(seconds),
+    ]
