@@ -3,9 +3,9 @@
 Cores that others kept busy = (CPU time of the whole system - this process's own, with all of its
 threads) / time that went by. Time that a hypervisor took away counts as theirs, waiting for a disk
 does not. They may be as many as the caller allows on a CPU, where caches, memory and clock rates
-are shared. A timing on a GPU is disturbed by what else computes there, and by others on the CPU
-only where they leave no core to the process that launches the kernels: half of the logical cores
-are allowed, since two of these may share one core.
+are shared, or a twentieth of all cores where that is more. A timing on a GPU is disturbed by what
+else computes there, and by others on the CPU only where they leave no core to the process that
+launches the kernels: half of the logical cores are allowed, since two of these may share one core.
 """
 
 from __future__ import annotations
@@ -105,9 +105,9 @@ def undisturbed(
 
 def allowed_cores(max_load: float | None, device: torch.device) -> float | None:
     """Cores that others may keep busy; None for any number."""
-    if max_load is None or device.type == "cpu":
-        return max_load
-    return max(max_load, (psutil.cpu_count() or 1) / 2)
+    if max_load is None:
+        return None
+    return max(max_load, (psutil.cpu_count() or 1) / (20 if device.type == "cpu" else 2))
 
 
 def disturbed(load: Load, limit: float) -> str:

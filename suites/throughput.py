@@ -140,8 +140,8 @@ class Throughput(Suite[LayerSubject]):
     threads: int = hyper(1, "Threads of torch on a CPU.", ge=1)
     max_load: float | None = hyper(
         0.25,
-        "Cores that other processes may keep busy (on a GPU: half of all), or no timing; null: any "
-        "number.",
+        "Cores that others may keep busy, or a twentieth of all if more (on a GPU half), else the "
+        "timing is refused; null: any number.",
         ge=0,
     )
 

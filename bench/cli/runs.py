@@ -164,7 +164,12 @@ def run(
     )
     resolved, datasets = _plan(request)
     with place.store(create=True) as store, Display() as display:
-        tally = run_plan(resolved, store, place.home, datasets, display, how)
+        try:
+            tally = run_plan(resolved, store, place.home, datasets, display, how)
+        except Exception as error:
+            if notify_command:
+                notify(notify_command, f"The run of study {request.study} failed: {error}\n")
+            raise
         display.close()
         print_standings(store, request.study)
         if not (no_report or tally.left):

@@ -9,6 +9,7 @@ from typing import Protocol
 from bench.execute.assignment import Assignment, Result
 from bench.execute.events import Event
 from bench.execute.local import do
+from bench.execute.locks import StoppedWaiting
 from bench.execute.workplace import Workplace
 from results.records import AttemptStatus
 
@@ -64,7 +65,12 @@ class Here:
         self._over: list[tuple[int, Result | Lost]] = []
 
     def start(self, slot: int, assignment: Assignment) -> None:
-        self._over.append((slot, do(assignment, self._work)))
+        how: Result | Lost
+        try:
+            how = do(assignment, self._work)
+        except StoppedWaiting as stopped:
+            how = Lost("interrupted", str(stopped))
+        self._over.append((slot, how))
 
     def wait(self, seconds: float) -> list[tuple[int, Result | Lost]]:
         over, self._over = self._over, []

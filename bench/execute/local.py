@@ -25,6 +25,7 @@ def do(assignment: Assignment, work: Workplace) -> Result:
 
     Raises:
         StoreError: something could not be written.
+        StoppedWaiting: it was asked to leave before it had the device.
     """
     job = assignment.job
 
@@ -32,9 +33,9 @@ def do(assignment: Assignment, work: Workplace) -> Result:
         work.tell(Waiting(job.task, who))
 
     if isinstance(job, TrialJob):
-        with training(work.device, waiting):
+        with training(work.device, waiting, work.stop):
             return _trial(assignment, job, work)
-    with timing(work.device, waiting):
+    with timing(work.device, waiting, work.stop):
         spec = job.planned.spec
         subject = partial(LayerOfTrial, spec, work.datasets.get(spec.data), work.device)
         measure(job.due, subject, work, job.task, layer_id=assignment.row)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -26,34 +27,43 @@ import torch
 from routers.errors import BenchError
 
 Waiting = Callable[[str], None]
+Stop = Callable[[], bool]
 
 CPU = "cpu"
+ASK_AGAIN = 0.2
+"""Seconds between two looks at a lock that somebody else has."""
+
+
+class StoppedWaiting(Exception):
+    """A lock was not waited for any longer."""
 
 
 @contextmanager
-def training(device: torch.device, waiting: Waiting) -> Iterator[None]:
+def training(device: torch.device, waiting: Waiting, stop: Stop) -> Iterator[None]:
     """Have a device together with other trainings.
 
     Args:
         waiting: is told once who else has it, where this process must wait.
+        stop: whether it is to wait no longer.
 
     Raises:
+        StoppedWaiting: `stop` said so.
         BenchError: the lock's file cannot be opened.
     """
     with ExitStack() as held:
         for name in lock_names(device):
-            held.enter_context(_locked(name, fcntl.LOCK_SH, waiting))
+            held.enter_context(_locked(name, fcntl.LOCK_SH, waiting, stop))
         yield
 
 
 @contextmanager
-def timing(device: torch.device, waiting: Waiting) -> Iterator[None]:
+def timing(device: torch.device, waiting: Waiting, stop: Stop) -> Iterator[None]:
     """Have a device alone. Arguments and errors as of `training`."""
     *shared, own = lock_names(device)
     with ExitStack() as held:
         for name in shared:
-            held.enter_context(_locked(name, fcntl.LOCK_SH, waiting))
-        held.enter_context(_locked(own, fcntl.LOCK_EX, waiting))
+            held.enter_context(_locked(name, fcntl.LOCK_SH, waiting, stop))
+        held.enter_context(_locked(own, fcntl.LOCK_EX, waiting, stop))
         yield
 
 
@@ -72,19 +82,28 @@ def lock_file(name: str) -> Path:
 
 
 @contextmanager
-def _locked(name: str, how: int, waiting: Waiting) -> Iterator[None]:
+def _locked(name: str, how: int, waiting: Waiting, stop: Stop) -> Iterator[None]:
     descriptor = _opened(lock_file(name))
     try:
-        try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _taken(descriptor, how):
             waiting(holders(descriptor))
-            fcntl.flock(descriptor, how)
+            while not _taken(descriptor, how):
+                if stop():
+                    raise StoppedWaiting("it was asked to leave while it waited for the machine")
+                time.sleep(ASK_AGAIN)
         # What nobody touched for days, the system clears away from there.
         os.utime(descriptor)
         yield
     finally:
         os.close(descriptor)
+
+
+def _taken(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _opened(path: Path) -> int:

@@ -17,6 +17,7 @@ from bench.execute.fork_server import fork_server, forked
 from bench.execute.hands import Lost, Tell
 from bench.execute.training import describe, is_disk_full
 from bench.execute.worker import work
+from results import StoreError
 from results.records import AttemptStatus
 
 OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
@@ -111,8 +112,9 @@ class Workers:
         except ProcessExpired as expired:
             return _expired(expired.exitcode, self._stopping)
         except Exception as error:
-            infrastructure = type(error).__name__ == "StoreError" or is_disk_full(error)
-            status: AttemptStatus = "interrupted" if infrastructure else "failed"
+            # The database's troubles are not the trial's.
+            outside = self._stopping or isinstance(error, StoreError) or is_disk_full(error)
+            status: AttemptStatus = "interrupted" if outside else "failed"
             trace = str(error.__cause__) if error.__cause__ else None
             return Lost(status, describe(error), trace, is_disk_full(error))
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.execute.locks import lock_file, lock_names, timing, training
+from bench.execute.locks import StoppedWaiting, lock_file, lock_names, timing, training
 from routers import BenchError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -24,7 +24,7 @@ from bench.execute import locks
 def waiting(who):
     print("waiting", who, flush=True)
 
-with getattr(locks, sys.argv[1])(torch.device("cpu"), waiting):
+with getattr(locks, sys.argv[1])(torch.device("cpu"), waiting, bool):
     print("holds", flush=True)
     sys.stdin.read()
 print("released", flush=True)
@@ -72,7 +72,7 @@ def impatient(who: str) -> None:
 
 def free(lock, device=CPU) -> bool:
     try:
-        with lock(device, impatient):
+        with lock(device, impatient, bool):
             return True
     except TimeoutError:
         return False
@@ -121,7 +121,7 @@ def test_a_worker_is_told_by_the_command_of_its_run(tmp_path):
         assert ready.wait(60)
         with (
             pytest.raises(TimeoutError, match=rf"^process {os.getpid()} \("),
-            timing(CPU, impatient),
+            timing(CPU, impatient, bool),
         ):
             pass
     finally:
@@ -131,26 +131,35 @@ def test_a_worker_is_told_by_the_command_of_its_run(tmp_path):
 
 def _hold(folder: str, ready) -> None:
     tempfile.tempdir = folder
-    with training(CPU, impatient):
+    with training(CPU, impatient, bool):
         ready.set()
         multiprocessing.Event().wait()
 
 
+def test_who_is_asked_to_leave_waits_no_longer(start):
+    holder = start("timing")
+    assert holder.stdout.readline() == "holds\n"
+    said: list[str] = []
+    with pytest.raises(StoppedWaiting), training(CPU, said.append, lambda: bool(said)):
+        pass
+    assert len(said) == 1
+
+
 def test_an_error_inside_releases(folder):
-    with pytest.raises(KeyError), timing(CPU, impatient):
+    with pytest.raises(KeyError), timing(CPU, impatient, bool):
         raise KeyError
     assert free(timing)
 
 
 def test_a_gpu_is_timed_while_the_cpu_trains_but_not_the_other_way_round(gpu):
-    with training(CPU, impatient):
+    with training(CPU, impatient, bool):
         assert free(timing, GPU)
-    with training(GPU, impatient):
+    with training(GPU, impatient, bool):
         assert free(training, GPU)
         assert free(training, CPU)
         assert not free(timing, GPU)
         assert not free(timing, CPU)
-    with timing(GPU, impatient):
+    with timing(GPU, impatient, bool):
         assert not free(training, GPU)
         assert not free(timing, CPU)
         assert free(training, CPU)

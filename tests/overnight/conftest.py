@@ -216,6 +216,7 @@ class Night:
             metrics = metrics_frame(store, history=True)
             claims = store.claims()
         metrics = metrics[~metrics["metric"].str.contains("seconds")]
+        metrics["where"] = metrics["where"].str.replace(r'"seconds": ?[0-9.e-]+', "", regex=True)
         return {
             "claims": claims,
             "trials": _plain(trials),

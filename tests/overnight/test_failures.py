@@ -45,8 +45,8 @@ def test_a_trial_that_goes_wrong_is_a_row(new_night) -> None:
 
     again = night.run(status=1)
     assert "2 reused" in again
-    assert again.count("--retry failed tries again") == 5
-    assert again.count("--retry timed_out tries again") == 1
+    assert "it failed: SystemExit: 0; --retry failed tries again" in again
+    assert "--retry timed_out tries again" in again
     assert len(night.attempts()) == 10
     night.trouble()
     assert "5 trained" in night.run("--retry", "failed", status=1)

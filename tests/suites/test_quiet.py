@@ -141,9 +141,11 @@ def test_a_timing_too_short_to_tell_is_watched_on_where_that_decides(fake):
     assert load.cores == pytest.approx(1.0)
 
 
-def test_on_a_gpu_others_may_have_half_of_the_cores(monkeypatch):
-    monkeypatch.setattr(psutil, "cpu_count", lambda: 16)
+def test_others_may_have_a_twentieth_of_the_cores_and_half_of_them_beside_a_gpu(monkeypatch):
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 2)
     assert allowed_cores(0.25, CPU) == 0.25
+    monkeypatch.setattr(psutil, "cpu_count", lambda: 16)
+    assert allowed_cores(0.25, CPU) == 0.8
     assert allowed_cores(0.25, GPU) == 8
     assert allowed_cores(12.0, GPU) == 12
     assert allowed_cores(None, GPU) is None
