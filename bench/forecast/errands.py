@@ -109,5 +109,5 @@ def _work(errand: Errand, device: str, place: Place) -> Cost:
     prepare_process()
     load_unchanged(place.plugins)
     own = torch.device("cpu" if device == CPU else "cuda")
-    with training(own, lambda _: None):
+    with training(own, lambda _: None, lambda: False):
         return cost_of(errand, Datasets(place.datasets), own)
