@@ -7,6 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
+from results.plain import to_json
+
 OWN = ("router.", "train.losses.", "train.loss_options.")
 """Settings that routers do not share: they differ only where one router's own trials differ."""
 PLAIN = (
@@ -29,6 +31,14 @@ def conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     trial also `transform=distill parent=soft_moe`, and those `parent.…` that tell it from its
     siblings where its own settings do not.
     """
+    kinds = [to_json(_without_seed(description)) for description in descriptions]
+    distinct = dict(zip(kinds, descriptions, strict=True))
+    told = dict(zip(distinct, _conditions(list(distinct.values())), strict=True))
+    return [told[kind] for kind in kinds]
+
+
+def _conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The same of descriptions that all differ."""
     flat = [dict(_settings(description)) for description in descriptions]
     own = [{path: each[path] for path in each if not path.startswith(PARENT)} for each in flat]
     routers = [description["router"]["name"] for description in descriptions]
@@ -54,10 +64,20 @@ def conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """The same for pairs of a suite and the options it was given, as `balance.batch_size=64`."""
-    flat = [dict(_leaves(options, suite)) for suite, options in measured]
-    suites = [suite for suite, _ in measured]
+    kinds = [(suite, to_json(options)) for suite, options in measured]
+    distinct = dict(zip(kinds, measured, strict=True))
+    flat = [dict(_leaves(options, suite)) for suite, options in distinct.values()]
+    suites = [suite for suite, _ in distinct]
     differing = _differing_by(suites, flat)
-    return [_text(settings, differing[name]) for settings, name in zip(flat, suites, strict=True)]
+    texts = [_text(settings, differing[name]) for settings, name in zip(flat, suites, strict=True)]
+    told = dict(zip(distinct, texts, strict=True))
+    return [told[kind] for kind in kinds]
+
+
+def _without_seed(description: Mapping[str, Any]) -> dict[str, Any]:
+    """What trials have in common that are seeds of one another, parents and all."""
+    rest = {name: value for name, value in description.items() if name != "seed"}
+    return rest | {"parent": _without_seed(rest["parent"])} if "parent" in rest else rest
 
 
 def _settings(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -112,10 +112,11 @@ def _subjects(session: Session, study: str | None) -> Iterator[tuple[TrialRow | 
         changed = {} if name is None else _changed([*kinds[0], *kinds[1]], parts)
         for asked in kinds:
             rows = [row for _, row in asked]
-            last = {to_json(row.description): row.id for row in rows}
-            texts = conditions([row.description for row in rows])
-            for row, condition in zip(rows, texts, strict=True):
-                current = last[to_json(row.description)] == row.id
+            described = [to_json(row.description) for row in rows]
+            last = dict(zip(described, rows, strict=True))
+            told = conditions([row.description for row in rows])
+            for row, description, condition in zip(rows, described, told, strict=True):
+                current = last[description] is row
                 fields = {"study": name, "condition": condition, "current": current}
                 since = changed.get(row)
                 yield row, fields | {"older": bool(since), "changed": since} | of_subject(row)
