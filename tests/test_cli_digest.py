@@ -50,19 +50,27 @@ class Night:
         return trial
 
     def trial(
-        self, router: str, seed: int, top1: float, load_cv: float = 0.5, constant: bool = False
+        self,
+        router: str,
+        seed: int,
+        top1: float,
+        load_cv: float = 0.5,
+        constant: bool = False,
+        code: str = "h",
     ) -> None:
         log = f"logs/{router}-{seed}.log"
         trial = self.plan(router, seed)
         attempt = self.store.begin_attempt(trial, self.machine, self.code, log)
         self.store.finish_attempt(attempt, "done", seconds=100, checkpoint="c")
-        self.measured(attempt, "accuracy", Metric("top1", top1, split="test"))
+        self.measured(attempt, "accuracy", Metric("top1", top1, split="test"), code)
         where = {"constant": True} if constant else {}
-        self.measured(attempt, "balance", Metric("load_cv", load_cv, split="test", where=where))
+        self.measured(
+            attempt, "balance", Metric("load_cv", load_cv, split="test", where=where), code
+        )
 
-    def measured(self, attempt: int, suite: str, metric: Metric) -> None:
+    def measured(self, attempt: int, suite: str, metric: Metric, code: str) -> None:
         self.store.record_measurement(
-            *(suite, {}, "h", self.machine, self.code),
+            *(suite, {}, code, self.machine, self.code),
             attempt_id=attempt,
             seconds=1,
             metrics=[metric],
@@ -145,6 +153,16 @@ def test_what_is_new_is_told_against_what_was_there_before(night: Night) -> None
     assert "running since" in text
     night.store.finish_run(run)
     assert "finished" in night.digest()
+
+
+def test_what_is_of_older_code_than_the_rest_is_said_so(night: Night) -> None:
+    run = night.run()
+    night.trial("a", 0, 0.8)
+    assert "older" not in night.digest()
+    night.trial("b", 0, 0.7, code="g")
+    night.store.finish_run(run)
+    told = " ".join(part(night.digest(), "Best by each suite's main metric"))
+    assert "Of older code than the newest results here: a; since then suite 'accuracy'" in told
 
 
 def test_a_failed_measurement_is_a_failure(night: Night) -> None:

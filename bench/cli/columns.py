@@ -67,11 +67,6 @@ class Column:
         return f"{self.number(found.mean)}±{self.number(found.mean - found.low)}"
 
 
-def read_columns(store: Store, study: str) -> list[Column]:
-    """Of each suite that measured, in the order of their registration."""
-    return main_columns(main_metrics(store, study))
-
-
 def main_metrics(store: Store, study: str, *, history: bool = False) -> pd.DataFrame:
     """The metrics that the columns are made of, see `metrics_frame`."""
     names = [SUITES.get(name).target.main_metric for name in SUITES.names()]

@@ -16,6 +16,7 @@ from bench.cli.columns import Column, Row, main_columns, main_metrics
 from bench.cli.standing import Standing, board_of, head_lines, read_standing
 from bench.cli.words import first_line
 from results import Store
+from results.older import older_sentence
 from results.statistics import Interval
 
 WIDTH = 80
@@ -103,7 +104,8 @@ def _failures(standing: Standing, begun: datetime | None, home: Path) -> Iterato
 
 def _best(frame: pd.DataFrame, begun: datetime | None) -> Iterator[str]:
     """The best row of each suite now, and the one before the latest run where it was another."""
-    columns = main_columns(frame[frame["current"]])
+    now = frame[frame["current"]]
+    columns = main_columns(now)
     before = {} if begun is None else {c.suite: c for c in main_columns(_until(frame, begun))}
     if columns:
         yield "Best by each suite's main metric, with its 95 % interval:"
@@ -111,6 +113,7 @@ def _best(frame: pd.DataFrame, begun: datetime | None) -> Iterator[str]:
         yield f"  {column.meaning}"
         for line in _leader(column, before.get(column.suite)):
             yield from _wrapped(f"    {line}")
+    yield from _wrapped(older_sentence(now))
 
 
 def _until(frame: pd.DataFrame, begun: datetime) -> pd.DataFrame:

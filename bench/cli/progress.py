@@ -70,6 +70,7 @@ def print_standing(standing: Standing, home: Path) -> None:
     """The run and its workers, each trial, and what there is to say of some."""
     from bench.cli.standing import text_of
     from bench.cli.words import duration, first_line, show, table
+    from results.older import older_sentence
 
     print(text_of(standing))
     made = table("trial", "router", "seed", "status", "time", right="seed time")
@@ -77,9 +78,12 @@ def print_standing(standing: Standing, home: Path) -> None:
         time = "" if row.seconds != row.seconds else duration(row.seconds)
         started = row.parent and f"started from {row.parent[:10]}"
         label = "\n  ".join(filter(None, (row.router, row.condition, started)))
-        made.add_row(row.trial[:10], label, str(row.seed), row.status.replace("_", " "), time)
+        state = f"{row.status.replace('_', ' ')}{' §' * row.older}"
+        made.add_row(row.trial[:10], label, str(row.seed), state, time)
     print()
     show(made)
+    if older := older_sentence(standing.trials):
+        print(f"\n§ {older}")
     for row in standing.trials.itertuples():
         if row.error:
             print(f"\n{row.trial[:10]} {row.status.replace('_', ' ')}: {first_line(row.error)}")

@@ -115,7 +115,11 @@ def board_of(standing: Standing) -> Board:
     pace, names = _pace(standing), _names(standing.trials)
     under_way = [(claim, _job(claim, names)) for claim in standing.claims]
     running = [job for claim, job in under_way if claim.trial]
-    open_ = standing.trials[standing.trials["status"].isin(("waiting", "interrupted"))]
+    claimed = [claim.fingerprint for claim in standing.claims]
+    open_ = standing.trials[
+        standing.trials["status"].isin(("waiting", "interrupted"))
+        & ~standing.trials["trial"].isin(claimed)
+    ]
     bare = standing.measurements[standing.measurements["seed"].isna()]
     measured = min(bare["trial"].nunique(), standing.layers)
     left = pace.left(

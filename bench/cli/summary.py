@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import textwrap
+
 from rich.table import Table
 
-from bench.cli.columns import Column, Row, read_columns
+from bench.cli.columns import Column, Row, main_columns, main_metrics
 from bench.cli.words import add_grouped, show, table
 from results import Store
+from results.older import older_sentence
+
+WIDTH = 80
 
 SIDE_BY_SIDE = 4
 """Suites that fit a terminal of 80 columns; the others follow in a table of their own."""
@@ -14,7 +19,8 @@ SIDE_BY_SIDE = 4
 
 def print_standings(store: Store, study: str) -> None:
     """Each router's main metrics side by side, where there are any."""
-    columns = read_columns(store, study)
+    frame = main_metrics(store, study)
+    columns = main_columns(frame)
     if not columns:
         return
     print(f"\nStudy {study}: {_what(columns)}\n")
@@ -22,6 +28,8 @@ def print_standings(store: Store, study: str) -> None:
         show(standings(columns[start : start + SIDE_BY_SIDE]))
         print()
     print("\n".join(column.meaning for column in columns))
+    if older := older_sentence(frame):
+        print(textwrap.fill(older, WIDTH))
 
 
 def standings(columns: list[Column]) -> Table:
