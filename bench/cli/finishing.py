@@ -14,7 +14,7 @@ from bench.datasets import Datasets
 from bench.execute.devices import CPU
 from bench.execute.jobs import Job
 from bench.execute.workplace import prepare_process
-from bench.forecast import Forecast, forecast, here, workers
+from bench.forecast import Forecast, forecast, here, loading, workers
 from routers.errors import BenchError
 
 
@@ -46,9 +46,11 @@ def finishing(
         if not in_workers:
             prepare_process()
             run = here(datasets, torch.device("cpu" if places[0] == CPU else "cuda"))
-            return forecast(jobs, places, run, tell)
+            return forecast(jobs, places, run, 0.0, tell)
+        tell("loading workers")
+        seconds = loading()
         with workers(places, datasets, plugins) as run:
-            return forecast(jobs, places, run, tell)
+            return forecast(jobs, places, run, seconds, tell)
     except BenchError as error:
         return f"not known: {error}"
 
@@ -74,7 +76,7 @@ def print_finishing(ends: Forecast | str, workers: int) -> None:
         f"finishing time: about {duration(ends.whole)} with {workers} worker(s) "
         f"({clock(now + timedelta(seconds=ends.whole), now)}), of which\n"
         f"training {duration(ends.training)}, measuring {duration(ends.measuring)}, "
-        f"timings {duration(ends.timings)}"
+        f"timings {duration(ends.timings)}, start and report {duration(ends.around)}"
     )
     for label, why in ends.unknown.items():
         print(f"without {label}: {first_line(why)}")

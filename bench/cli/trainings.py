@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
-from bench.cli.words import add_grouped, count, duration, flops, show, size, table
+from bench.cli.words import add_grouped, count, flops, show, size, table
 from bench.compute.estimate import Estimate, estimate
 from bench.config import TrialSpec
 from bench.datasets import Datasets
@@ -93,5 +94,13 @@ def _cells(row: Row, seconds: float | None) -> list[str]:
         flops(budget.steps * budget.flops_per_step),
         size(row.takes.training_bytes),
         size(row.disk_bytes),
-        "–" if seconds is None else duration(seconds),
+        "–" if seconds is None else _short(seconds),
     ]
+
+
+def _short(seconds: float) -> str:
+    """`8.3 s`, `83 s`, `8.3 min`, `83 h`: three columns and a unit, of a table of 80."""
+    units = ((100, 1, "s"), (6000, 60, "min"), (inf, 3600, "h"))
+    scale, unit = next((scale, unit) for limit, scale, unit in units if seconds < limit)
+    amount = seconds / scale
+    return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"

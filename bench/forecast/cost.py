@@ -36,10 +36,17 @@ class Errand:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one training, 0 of a bare layer's, and of one measurement by each suite."""
+    """Of one trial or layer, in seconds.
+
+    Attributes:
+        training: of one training, 0 of a bare layer's.
+        suites: of one measurement by each suite.
+        ready: until its process can begin.
+    """
 
     training: float
     suites: Mapping[str, float]
+    ready: float = 0.0
 
 
 def cost_of(errand: Errand, datasets: Datasets, device: torch.device) -> Cost:

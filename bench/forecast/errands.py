@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from time import perf_counter
 
 import torch
 
@@ -76,6 +78,13 @@ def here(datasets: Datasets, device: torch.device) -> Run:
     return run
 
 
+def loading() -> float:
+    """Seconds until the first process of the fork server is there: it loads everything first."""
+    began = perf_counter()
+    forked(os.getpid, timeout=None)().result()
+    return perf_counter() - began
+
+
 def _run(errands: Mapping[str, Errand], slots: Sequence[str], place: Place) -> Results:
     begin = forked(_work, LIMIT)
     waiting, free = list(errands), list(slots)
@@ -104,10 +113,14 @@ def _told(cost: Callable[[], Cost]) -> Cost | str:
 
 
 def _work(errand: Errand, device: str, place: Place) -> Cost:
+    began = perf_counter()
     log_to(place.log)
     show_only(device)
     prepare_process()
     load_unchanged(place.plugins)
     own = torch.device("cpu" if device == CPU else "cuda")
+    datasets = Datasets(place.datasets)
+    datasets.get(errand.spec.data)
+    ready = perf_counter() - began
     with training(own, lambda _: None, lambda: False):
-        return cost_of(errand, Datasets(place.datasets), own)
+        return replace(cost_of(errand, datasets, own), ready=ready)

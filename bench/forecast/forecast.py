@@ -21,8 +21,9 @@ MOST = 40
 """Conditions that are measured each by itself, at most."""
 ENOUGH = 20.0
 """Seconds for bare layers; those that are left then are taken to be like the others."""
-AROUND = 15.0
-"""Seconds of a run beside its jobs, about: loading torch and the data, checks, the report."""
+AROUND = 3.5
+"""Beside its jobs a run takes about so many times what loading everything does: the command and the
+fork server load, the request is checked, the report is written."""
 
 NOTHING = Cost(0.0, {})
 Tell = Callable[[str], None]
@@ -37,6 +38,7 @@ class Forecast:
         training: in which trials are trained.
         measuring: in which trials are measured.
         timings: for bare layers, which have their device to themselves.
+        around: to begin, and to write the report.
         trainings: of one training, by condition (see `condition_of`).
         unknown: why something could not be measured, by the label of a trial or layer.
     """
@@ -44,13 +46,14 @@ class Forecast:
     training: float
     measuring: float
     timings: float
+    around: float
     trainings: Mapping[str, float]
     unknown: Mapping[str, str]
 
     @property
     def whole(self) -> float:
         """Until everything is done."""
-        return self.training + self.measuring + self.timings + AROUND
+        return self.training + self.measuring + self.timings + self.around
 
 
 def condition_of(spec: TrialSpec) -> str:
@@ -58,13 +61,16 @@ def condition_of(spec: TrialSpec) -> str:
     return canonical(spec.condition())
 
 
-def forecast(jobs: Sequence[Job], slots: Sequence[str], run: Run, tell: Tell) -> Forecast:
+def forecast(
+    jobs: Sequence[Job], slots: Sequence[str], run: Run, loading: float, tell: Tell
+) -> Forecast:
     """Measure what is not done, and spread it over the workers.
 
     Args:
         jobs: a plan's, in their order; those that are idle cost nothing.
         slots: the device of each worker.
         run: runs errands on these slots.
+        loading: seconds that it takes a process to load everything.
         tell: is told what goes on.
 
     Raises:
@@ -79,7 +85,7 @@ def forecast(jobs: Sequence[Job], slots: Sequence[str], run: Run, tell: Tell) ->
     training = sum(seconds for seconds, _ in own)
     share = training / (sum(map(sum, own)) or 1.0)
     alone = [
-        sum(cost.suites.get(suite.name, 0.0) for suite in job.due)
+        cost.ready + sum(cost.suites.get(suite.name, 0.0) for suite in job.due)
         for job, cost in zip(layers, _costs(layers, _size, run, unknown, tell, ENOUGH), strict=True)
     ]
     trainings = {
@@ -88,7 +94,8 @@ def forecast(jobs: Sequence[Job], slots: Sequence[str], run: Run, tell: Tell) ->
         if seconds
     }
     timings = makespan(_loads(layers, alone), len(set(slots)))
-    return Forecast(share * whole, (1 - share) * whole, timings, trainings, unknown)
+    parts = (share * whole, (1 - share) * whole, timings, AROUND * loading)
+    return Forecast(*parts, trainings, unknown)
 
 
 def _costs(
@@ -127,13 +134,14 @@ def _costs(
 def _mean(costs: Collection[Cost]) -> Cost:
     names = {name for cost in costs for name in cost.suites}
     of_suite = {name: fmean(cost.suites.get(name, 0.0) for cost in costs) for name in names}
-    return Cost(fmean(cost.training for cost in costs), of_suite)
+    training = fmean(cost.training for cost in costs)
+    return Cost(training, of_suite, fmean(cost.ready for cost in costs))
 
 
 def _seconds(job: TrialJob, cost: Cost) -> tuple[float, float]:
     """To train and to measure a trial."""
     measuring = sum(cost.suites.get(suite.name, 0.0) for suite in job.decision.due)
-    return cost.training * job.decision.train, measuring
+    return cost.training * job.decision.train, cost.ready + measuring
 
 
 def _loads(jobs: Sequence[Job], seconds: Iterable[float]) -> list[Load]:

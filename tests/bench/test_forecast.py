@@ -186,19 +186,19 @@ def test_a_plan_ends_when_its_trials_then_its_layers_are_done(plan: Plan) -> Non
         "softmax_mixture": Cost(4.0, {"accuracy": 1.0, "balance": 0.0}),
         "layer": Cost(0.0, {"throughput": 6.0}),
     }
-    found = forecast(jobs(plan), ["cpu", "cpu"], run_for(costs, asked), lambda _: None)
+    found = forecast(jobs(plan), ["cpu", "cpu"], run_for(costs, asked), 2.0, lambda _: None)
     assert asked == ["attentive", "softmax_mixture", "layer"]  # each condition once
     # Both parents side by side, 13 s, then both children, 5 s; the layers have the CPU alone.
     assert found.training + found.measuring == pytest.approx(18)
     assert found.training == pytest.approx(18 * 28 / 36)
     assert found.timings == 12
-    assert found.whole == pytest.approx(18 + 12 + AROUND)
+    assert found.whole == pytest.approx(18 + 12 + 2 * AROUND)
     trained = {condition_of(each.spec): each.spec.router.name for each in plan.trials}
     assert {trained[key]: value for key, value in found.trainings.items()} == {
         **{"attentive": 10.0, "softmax_mixture": 4.0}
     }
     # The parent of seed 0 is there, and `balance` alone has to measure it.
-    found = forecast(jobs(plan, reused=1), ["cpu"], run_for(costs, asked), lambda _: None)
+    found = forecast(jobs(plan, reused=1), ["cpu"], run_for(costs, asked), 2.0, lambda _: None)
     assert found.training + found.measuring == pytest.approx(2 + 5 + 13 + 5)
 
 
@@ -208,7 +208,7 @@ def test_what_cannot_be_measured_is_told_and_costs_nothing(plan: Plan) -> None:
         "softmax_mixture": Cost(4.0, {"accuracy": 1.0}),
         "layer": "OSError: neither",
     }
-    found = forecast(jobs(plan), ["cpu"], run_for(costs, []), lambda _: None)
+    found = forecast(jobs(plan), ["cpu"], run_for(costs, []), 2.0, lambda _: None)
     assert found.training + found.measuring == pytest.approx(2 * 5)
     assert found.unknown == {
         plan.trials[0].label: "RuntimeError: no",
@@ -227,7 +227,7 @@ def test_of_very_many_conditions_one_for_each_router_and_size_is_measured(datase
     asked: list[str] = []
     many = make_plan(request, datasets)
     costs = {"dense": Cost(1.0, {}), "random": Cost(2.0, {})}
-    found = forecast(jobs(many), ["cpu"], run_for(costs, asked), lambda _: None)
+    found = forecast(jobs(many), ["cpu"], run_for(costs, asked), 2.0, lambda _: None)
     assert asked == ["dense", "random"]
     assert found.training == pytest.approx(MOST * 3)
 
