@@ -22,7 +22,6 @@ from bench.execute.interrupts import Interrupts
 from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
 from bench.execute.plugins import hashes_of
 from bench.execute.schedule import Schedule
-from bench.execute.workers import Workers
 from bench.execute.workplace import Workplace, prepared_machine
 from bench.fingerprint import canonical
 from bench.plan import Plan, Planned
@@ -168,6 +167,8 @@ def _hands(
             stop=stop,
         )
         return Here(places[0], place)
+    from bench.execute.workers import Workers  # with all that a worker needs
+
     url = desk.store.engine.url.render_as_string(hide_password=False)
     plugins, handed = hashes_of(how.plugins), datasets.hand(desk.home / "data")
     shared = Surroundings(url, desk.home, plugins, *ids, handed, how.save_every)

@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from itertools import product
 from typing import Any
 
-import timm
-
 from bench.config import (
     DataConfig,
     ModelConfig,
@@ -165,6 +163,8 @@ def _sized(data: DataConfig, model: ModelConfig) -> DataConfig:
         return data
     size = model.options.get("img_size")
     if size is None:
+        from bench.model.timm_models import timm
+
         usual = timm.get_pretrained_cfg(model.name)
         size = usual and usual.input_size[-1]
     return data.model_copy(update={"image_size": size}) if isinstance(size, int) else data

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
 from bench.checkpoint import load_weights
@@ -195,6 +194,8 @@ class LayerOfTrial:
 
     def mlp(self, dim: int, hidden: int) -> nn.Module:
         """A dense MLP of the same kind as one expert: (…, dim) to the same."""
+        from timm.layers.mlp import Mlp
+
         return Mlp(dim, hidden).to(self.device)
 
     def dense_rows(self, layer: nn.Module, mlp: nn.Module, x: Tensor) -> int:

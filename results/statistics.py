@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     mean = float(sample.mean())
     if n == 1:
         return Interval(n, mean, None, None, "none: a single value")
-    width = float(stats.t.ppf((1 + confidence) / 2, n - 1) * _standard_error(sample))
+    width = float(special.stdtrit(n - 1, (1 + confidence) / 2) * _standard_error(sample))
     return Interval(n, mean, mean - width, mean + width, f"Student t, {100 * confidence:g} %")
 
 
@@ -101,7 +101,7 @@ def _t_test(differences: np.ndarray) -> float:
     mean, error = float(differences.mean()), _standard_error(differences)
     if error == 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stats.t.sf(abs(mean) / error, len(differences) - 1))
+    return float(2 * special.stdtr(len(differences) - 1, -abs(mean) / error))
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:

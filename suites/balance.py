@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-from scipy import stats
+from scipy import special
 from torch import Tensor, nn
 
 from routers.hyper import hyper
@@ -149,7 +149,7 @@ class LayerCounts:
         yield Metric("experts_per_token_min", float(experts[tokens > 0].min()))
         yield Metric("experts_per_token_max", float(experts[tokens > 0].max()))
         if self.importance.any():
-            yield Metric("importance_cv", float(stats.variation(self.importance)))
+            yield Metric("importance_cv", variation(self.importance))
         yield Metric("capacity", self.slots / (self.groups * len(self.load)))
         if self.marginal_errors:
             yield Metric("marginal_error", float(np.mean(self.marginal_errors)))
@@ -173,12 +173,17 @@ def spread(counts: np.ndarray) -> dict[str, float]:
     if not counts.any():
         return {"dead": float(len(counts))}
     return {
-        "cv": float(stats.variation(counts)),
+        "cv": variation(counts),
         "max_over_mean": float(counts.max() / counts.mean()),
         "gini": gini(counts),
         "entropy": evenness(counts),
         "dead": float((counts < DEAD_BELOW * counts.mean()).sum()),
     }
+
+
+def variation(counts: np.ndarray) -> float:
+    """Standard deviation of the population over the mean."""
+    return float(counts.std() / counts.mean())
 
 
 def gini(counts: np.ndarray) -> float:
@@ -192,4 +197,4 @@ def evenness(counts: np.ndarray) -> float:
     """Entropy of the counts' shares over that of even ones, log2 E; 1 for a single expert."""
     if len(counts) == 1:
         return 1.0
-    return float(stats.entropy(counts, base=len(counts)))
+    return float(special.entr(counts / counts.sum()).sum() / np.log(len(counts)))

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from timm.data.auto_augment import rand_augment_transform
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -73,6 +72,8 @@ def _crop(images: Tensor, padding: int, keys: tuple[int, NDArray, NDArray]) -> T
 
 
 def _randaugment(text: str) -> Callable[[Image.Image], Image.Image]:
+    from timm.data.auto_augment import rand_augment_transform
+
     # timm passes over some of the sections that it does not understand.
     if re.fullmatch(r"rand(-(m|n|p|inc|mmax|mstd)[\d.]+|-t(weights|3aw|3a))*", text):
         with suppress(ValueError, KeyError):

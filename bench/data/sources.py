@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 
 from bench.config import DataConfig
 from bench.data.assemble import assemble
-from bench.data.celeba import read_celeba
 from bench.data.dataset import Dataset
 from bench.data.digits import read_digits, read_mnist5k
 from bench.data.embedded import read_fashion_mnist_mini
 from bench.data.fashion_marked import read_fashion_marked
-from bench.data.imagefolder import read_imagefolder
 from bench.data.raw import RawData
-from bench.data.timm_sets import read_timm
-from bench.data.torchvision_sets import read_cifar10, read_cifar100, read_fashion_mnist, read_mnist
 from routers.errors import RequestError, nearest
 
 EMBEDDED: dict[str, Callable[[], RawData]] = {
@@ -23,17 +20,15 @@ EMBEDDED: dict[str, Callable[[], RawData]] = {
     "fashion_mnist_mini": read_fashion_mnist_mini,
     "mnist5k": read_mnist5k,
 }
-IN_FOLDERS: dict[str, Callable[[str | None], RawData]] = {
-    "celeba": read_celeba,
-    "cifar10": read_cifar10,
-    "cifar100": read_cifar100,
-    "fashion_mnist": read_fashion_mnist,
-    "mnist": read_mnist,
+# Modules that import torchvision or timm, which takes seconds: only what is asked for is imported.
+IN_FOLDERS = {
+    "celeba": "bench.data.celeba",
+    "cifar10": "bench.data.torchvision_sets",
+    "cifar100": "bench.data.torchvision_sets",
+    "fashion_mnist": "bench.data.torchvision_sets",
+    "mnist": "bench.data.torchvision_sets",
 }
-PREFIXED: dict[str, Callable[[str, str | None], RawData]] = {
-    "imagefolder": read_imagefolder,
-    "timm": read_timm,
-}
+PREFIXED = {"imagefolder": "bench.data.imagefolder", "timm": "bench.data.timm_sets"}
 NOT_SQUARE = {"celeba"}
 
 
@@ -54,16 +49,21 @@ def has_size(name: str) -> bool:
 
 def list_datasets() -> list[str]:
     """Names, with a placeholder where a name takes an argument."""
-    return [*sorted(EMBEDDED | IN_FOLDERS), "imagefolder:PATH", "timm:NAME"]
+    return [*sorted({*EMBEDDED, *IN_FOLDERS}), "imagefolder:PATH", "timm:NAME"]
 
 
 def _read(request: DataConfig) -> RawData:
     prefix, separator, argument = request.name.partition(":")
     if separator and prefix in PREFIXED:
-        return PREFIXED[prefix](argument, request.data_dir)
+        return _reader(PREFIXED[prefix], prefix)(argument, request.data_dir)
     if request.name in EMBEDDED:
         return EMBEDDED[request.name]()
     if request.name in IN_FOLDERS:
-        return IN_FOLDERS[request.name](request.data_dir)
+        return _reader(IN_FOLDERS[request.name], request.name)(request.data_dir)
     known = nearest(request.name, list_datasets())
     raise RequestError(f"there is no data set {request.name!r}{known}")
+
+
+def _reader(module: str, name: str) -> Callable[..., RawData]:
+    reader: Callable[..., RawData] = getattr(import_module(module), f"read_{name}")
+    return reader

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
@@ -142,6 +141,8 @@ def dense_model(
         RequestError: timm has no such model, the model takes no such option, or the file does not
             hold its weights.
     """
+    from bench.model.timm_models import timm
+
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise RequestError(
@@ -160,6 +161,8 @@ def dense_model(
 
 def _loaded(name: str, wanted: dict[str, Any], file: str) -> nn.Module:
     """The model with the weights of a file, adapted to the channels and classes that are wanted."""
+    from bench.model.timm_models import timm
+
     tensors = read_pretrained(file)
     overlay: dict[str, Any] = {"state_dict": tensors}
     usual = timm.get_pretrained_cfg(name)

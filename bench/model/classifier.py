@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from timm.models import register_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,7 +75,6 @@ class ImageClassifier(nn.Module):
         return probabilities.float().clamp(min=SMALLEST).log()
 
 
-@register_model
 def image_classifier(
     pretrained: bool = False,
     *,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from bench.model.classifier import ImageNetwork
@@ -129,6 +128,8 @@ def _head(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _own_input_size(model: nn.Module) -> tuple[int, int, int]:
+    from timm.layers.patch_embed import PatchEmbed
+
     for module in model.modules():
         if isinstance(module, PatchEmbed) and module.img_size is not None:
             return module.proj.in_channels, *module.img_size

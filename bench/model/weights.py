@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from bench.checkpoint import file_sha256
@@ -26,6 +25,8 @@ def read_pretrained(file: str) -> dict[str, Tensor]:
     Raises:
         RequestError: there is no such file, or it is no checkpoint.
     """
+    from timm.models import load_state_dict
+
     path = _existing(file)
     try:
         tensors: dict[str, Tensor] = load_state_dict(str(path), device="cpu")
