@@ -45,14 +45,22 @@ def digest(store: Store, study: str, home: Path) -> str:
     Raises:
         StoreError: no such study.
     """
-    standing = read_standing(store, study)
+    return digest_of(read_standing(store, study), main_metrics(store, study, history=True), home)
+
+
+def digest_of(standing: Standing, metrics: pd.DataFrame, home: Path) -> str:
+    """The same of what was read already.
+
+    Args:
+        metrics: main metrics with their history.
+    """
     begun = standing.runs[-1].started_at if standing.runs else None
-    page = home / "reports" / study / "index.html"
+    page = home / "reports" / standing.study / "index.html"
     parts = [
         head_lines(standing, board_of(standing)),
         list(_news(standing, begun)),
         list(_failed(standing, begun, home)),
-        list(_best(main_metrics(store, study, history=True), begun)),
+        list(_best(metrics, begun)),
         [f"report: {page}"] if page.exists() else [],
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)

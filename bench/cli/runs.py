@@ -12,8 +12,12 @@ from bench.cli.given import names, seconds_of
 from bench.cli.place import Place, command
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.cli.standing import Standing
     from bench.datasets import Datasets
     from bench.plan import Plan, Request
+    from results import Store
 
 Suites = Annotated[
     list[str] | None,
@@ -144,9 +148,11 @@ def run(
       python bench.py run --sweep router.affinity=linear,cosine --study affinities
       python bench.py run --preset study --devices 0,1 --timeout 9h --retry failed
     """
-    from bench.cli.digest import digest
+    from bench.cli.columns import main_metrics
+    from bench.cli.digest import digest_of
     from bench.cli.live import Display
     from bench.cli.notify import notify
+    from bench.cli.standing import read_standing
     from bench.cli.summary import print_standings
     from bench.execute.interrupts import SIGNALS
     from bench.run import How
@@ -171,20 +177,21 @@ def run(
                 notify(notify_command, f"The run of study {request.study} failed: {error}\n")
             raise
         display.close()
-        print_standings(store, request.study)
-        if not (no_report or tally.left):
-            from report import write_report
-
-            write_report(store, request.study, place.home / "reports" / request.study, place.home)
-        told = digest(store, request.study, place.home)
+        standing = read_standing(store, request.study)
+        metrics = main_metrics(store, request.study, history=True)
+        print_standings(request.study, metrics[metrics["current"]])
+        wrong = None if no_report or tally.left else _report(store, standing, place.home)
+        told = digest_of(standing, metrics, place.home)
         print(f"\n{told}")
     if notify_command:
         notify(notify_command, told)
+    if wrong:
+        print(f"error: the report could not be written: {wrong}", file=sys.stderr)
     if tally.left:
         print(f"left early: {tally.left}; the same command goes on", file=sys.stderr)
     if tally.left in SIGNALS.values():
         raise typer.Exit(130)
-    if tally.failures or tally.left:
+    if tally.failures or tally.left or wrong:
         raise typer.Exit(1)
 
 
@@ -245,6 +252,25 @@ def _request(
         settings=dict(parse_set(text) for text in [*found, *(settings or ())]),
         sweep=dict(parse_sweep(text) for text in sweep or ()),
     )
+
+
+def _report(store: Store, standing: Standing, home: Path) -> str | None:
+    """Write the report, unless it shows just this; returns what went wrong.
+
+    Whatever it is, the night's results are told all the same.
+    """
+    from report.state import is_written, state_of
+
+    folder = home / "reports" / standing.study
+    if is_written(folder, state_of(standing.trials, standing.measurements)):
+        return None
+    from report import write_report
+
+    try:
+        write_report(store, standing.study, folder, home)
+    except Exception as error:
+        return f"{type(error).__name__}: {error} (`report --debug` shows where)"
+    return None
 
 
 def _plan(request: Request) -> tuple[Plan, Datasets]:

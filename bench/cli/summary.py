@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import textwrap
 
+import pandas as pd
 from rich.table import Table
 
-from bench.cli.columns import Column, Row, main_columns, main_metrics
+from bench.cli.columns import Column, Row, main_columns
 from bench.cli.words import add_grouped, show, table
-from results import Store
 from results.older import older_sentence
 
 WIDTH = 80
@@ -17,9 +17,12 @@ SIDE_BY_SIDE = 4
 """Suites that fit a terminal of 80 columns; the others follow in a table of their own."""
 
 
-def print_standings(store: Store, study: str) -> None:
-    """Each router's main metrics side by side, where there are any."""
-    frame = main_metrics(store, study)
+def print_standings(study: str, frame: pd.DataFrame) -> None:
+    """Each router's main metrics side by side, where there are any.
+
+    Args:
+        frame: main metrics that count.
+    """
     columns = main_columns(frame)
     if not columns:
         return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pandas as pd
+
 from report.entries import Entry
 from report.parts import Absent
 from report.study import StudyData
@@ -45,7 +47,7 @@ def trials(study: StudyData) -> Table | Absent:
     tails = ("note", "machine", "code", "trial", "log")
     columns = [Column(head, head, words=True) for head in heads]
     columns += [*numbers, *(Column(tail, tail, words=True) for tail in tails)]
-    top1 = study.metrics[study.metrics["metric"] == "top1"].set_index("trial")["value"]
+    top1 = _top1(study)
     rows = []
     for row in study.trials.itertuples():
         values = (top1.get(row.trial), row.flops, row.steps, row.seconds)
@@ -74,3 +76,11 @@ def _failure(found: Undone) -> Row:
 def _number(value: Any) -> Cell:
     text = text_of(value)
     return Cell(float(text), n=1) if text else words(MISSING)
+
+
+def _top1(study: StudyData) -> pd.Series:
+    """Accuracy on the test split at the end, by trial."""
+    of = study.metrics
+    end = of["layer"].isna() & of["step"].isna()
+    found = of[(of["suite"] == "accuracy") & (of["metric"] == "top1") & end]
+    return found.drop_duplicates("trial", keep="last").set_index("trial")["value"]

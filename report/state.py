@@ -1,0 +1,39 @@
+"""What a written report shows: whether writing it again would give the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+FILE = "state.txt"
+SOURCES = ("*.py", "*.jinja", "*.css", "*.js")
+SHOWN: dict[str, Sequence[str]] = {
+    "trials": ("trial", "attempt", "status", "error", "condition", "older"),
+    "measurements": ("trial", "measurement", "status", "condition", "older"),
+}
+
+
+def state_of(trials: pd.DataFrame, measurements: pd.DataFrame) -> str:
+    """A hash of which rows of a study count, and of the code that shows them.
+
+    Args:
+        trials: see `trials_frame`.
+        measurements: see `measurements_frame`.
+    """
+    rows = [
+        frame[list(SHOWN[name])].to_csv(index=False)
+        for name, frame in (("trials", trials), ("measurements", measurements))
+    ]
+    home = Path(__file__).parent
+    files = sorted(file for pattern in SOURCES for file in home.rglob(pattern))
+    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return hashlib.sha256("\n".join([*rows, *code]).encode()).hexdigest()
+
+
+def is_written(folder: Path, state: str) -> bool:
+    """Whether a folder holds the report of this very state."""
+    file = folder / FILE
+    return (folder / "index.html").exists() and file.exists() and file.read_text() == state

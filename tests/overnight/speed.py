@@ -1,0 +1,113 @@
+"""How fast the harness itself is: `python tests/overnight/speed.py [help|reused|trial|workers]`.
+
+Each figure is of this machine as it is now; close other programs first. `trial` and `workers` train
+for minutes.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+REPEATS = 5
+TRIALS = 1000
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "bench.py"), *arguments]
+
+
+def seconds_of(arguments: list[str]) -> float:
+    """Median wall time of a process, after one that warms the disk's cache."""
+    times = []
+    for _ in range(REPEATS + 1):
+        start = time.perf_counter()
+        subprocess.run(arguments, stdout=subprocess.DEVNULL, check=True, cwd=ROOT)
+        times.append(time.perf_counter() - start)
+    return median(times[1:])
+
+
+def of_help() -> None:
+    print(f"bench.py --help: {seconds_of(command('--help')):.2f} s")
+
+
+def of_reused() -> None:
+    """A run of 1,000 trials that are all done: as a user gives it, report and all."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked = ["run", "--preset", "smoke", "--routers", "soft_moe,dense", "--home", folder]
+        asked += ["--seeds", str(TRIALS // 2)]
+        pretend_done(Path(folder))
+        subprocess.run(command(*asked), stdout=subprocess.DEVNULL, check=True, cwd=ROOT)
+        whole = seconds_of(command(*asked))
+    torch = seconds_of([sys.executable, "-c", "import torch"])
+    print(f"a fully reused run of {TRIALS:,} trials: {whole:.1f} s, importing torch {torch:.1f} s")
+
+
+def pretend_done(home: Path) -> None:
+    """Rows and files as the trials would leave them, with numbers made up."""
+    from bench.datasets import Datasets
+    from bench.environment import code_version
+    from bench.execute.workplace import prepared_machine
+    from bench.outcome import Outcome, SavedSnapshot, write_outcome
+    from bench.plan import make_plan, make_request
+    from bench.presets import load_preset
+    from bench.record import record_plan
+    from results import Metric, open_store
+    from suites import SUITES
+
+    request = make_request(load_preset("smoke"), routers=["soft_moe", "dense"], seeds=TRIALS // 2)
+    plan = make_plan(request, Datasets())
+    with open_store(home / "bench.db") as store:
+        machine, code = store.machine(prepared_machine()), store.code_version(code_version())
+        rows = record_plan(plan, store)
+        for planned in plan.trials:
+            fingerprint = planned.fingerprint.value
+            folder = home / "trials" / fingerprint[:16]
+            folder.mkdir(parents=True)
+            (folder / "end.safetensors").touch()
+            end = SavedSnapshot(step=1, flops=1.0, seconds=1.0, file="end.safetensors", sha256="")
+            done = {"status": "done", "error": None, "steps": 1, "planned_steps": 1, "flops": 1.0}
+            rest = {"flops_budget": 1.0, "within_tolerance": True, "uncounted": [], "seconds": 1.0}
+            outcome = Outcome(**done, **rest, history=[], snapshots=[end], folder=folder)  # type: ignore[arg-type]
+            write_outcome(outcome)
+            attempt = store.begin_attempt(rows.trials[fingerprint], machine, code)
+            store.finish_attempt(
+                attempt,
+                "done",
+                **{"flops": 1.0, "steps": 1, "seconds": 1.0, "checkpoint_sha256": ""},  # type: ignore[arg-type]
+                checkpoint=str(folder.relative_to(home) / end.file),
+            )
+            for suite in planned.suites:
+                target = SUITES.get(suite.name).target
+                value = (int(fingerprint[:6], 16) % 1000) / 1000
+                metrics = [
+                    Metric(each.name, value, split="test", where=target.main_where)
+                    for each in target.metrics
+                ]
+                store.record_measurement(
+                    *(suite.name, suite.options, suite.source_hash, machine, code),
+                    attempt_id=attempt,
+                    metrics=metrics,
+                )
+        for planned in plan.layers:
+            for suite in planned.suites:
+                store.record_measurement(
+                    *(suite.name, suite.options, suite.source_hash, machine, code),
+                    layer_id=rows.layers[planned.fingerprint.value],
+                )
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    figures: dict[str, Callable[[], None]] = {"help": of_help, "reused": of_reused}
+    for name in sys.argv[1:] or figures:
+        figures[name]()
