@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import shlex
 import sys
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
 from bench.cli.given import names, seconds_of
+from bench.cli.options import (
+    DataDir,
+    Devices,
+    Jobs,
+    NoReport,
+    Notify,
+    PresetName,
+    Retry,
+    Routers,
+    SaveEvery,
+    Seeds,
+    Set,
+    Study,
+    Suites,
+    Sweep,
+    Timeout,
+)
 from bench.cli.place import Place, command
 
 if TYPE_CHECKING:
@@ -18,95 +35,6 @@ if TYPE_CHECKING:
     from bench.datasets import Datasets
     from bench.plan import Plan, Request
     from results import Store
-
-Suites = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="SUITE", help="What measures; the preset's suites where none."),
-]
-PresetName = Annotated[
-    str, typer.Option("--preset", metavar="NAME", help="By name, or a YAML file of your own.")
-]
-Routers = Annotated[
-    str | None, typer.Option("--routers", metavar="A,B,…", help="Routers by name, or all.")
-]
-Seeds = Annotated[
-    int | None, typer.Option("--seeds", min=1, metavar="N", help="Trainings of each router.")
-]
-Set = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="One setting, as train.lr=1e-3; repeatable."),
-]
-Sweep = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--sweep", metavar="PATH=A,B", help="Several values of a setting; all combined; repeatable."
-    ),
-]
-DataDir = Annotated[
-    str | None,
-    typer.Option(
-        "--data-dir",
-        metavar="FOLDER",
-        help="Where the data's files lie already; the same as --set data.data_dir=FOLDER.",
-    ),
-]
-Study = Annotated[
-    str | None,
-    typer.Option(
-        "--study",
-        metavar="NAME",
-        help="Keep the results under this name.",
-        show_default="the preset's",
-    ),
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        "--jobs",
-        min=0,
-        metavar="N",
-        help="Worker processes; 0 works in this process, for a debugger.",
-        show_default="one a GPU; on a CPU one a core",
-    ),
-]
-Devices = Annotated[
-    str | None,
-    typer.Option(
-        "--devices", metavar="A,B,…", help="GPUs to use, as 0,2; or cpu.", show_default="all"
-    ),
-]
-Timeout = Annotated[
-    str | None,
-    typer.Option(
-        "--timeout",
-        metavar="TIME",
-        help="End a trial that takes longer, as 90s, 30m or 2h.",
-        show_default="none",
-    ),
-]
-SaveEvery = Annotated[
-    float,
-    typer.Option(
-        "--save-every", min=0, metavar="SECONDS", help="Between two checkpoints of a training."
-    ),
-]
-Retry = Annotated[
-    Literal["failed", "timed_out", "all"] | None,
-    typer.Option(
-        "--retry",
-        help="Train again what gave no result.",
-        show_default="none",
-    ),
-]
-Notify = Annotated[
-    str | None,
-    typer.Option(
-        "--notify-command",
-        metavar="CMD",
-        help="A command that is given the digest at the end, as 'mail -s done me@example.org'.",
-    ),
-]
-NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report at the end.")]
 
 
 def add_to(app: typer.Typer) -> None:

@@ -14,6 +14,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bench.execute.events import Event
+    from bench.plan import Request
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -50,6 +55,59 @@ def of_reused() -> None:
         whole = seconds_of(command(*asked))
     torch = seconds_of([sys.executable, "-c", "import torch"])
     print(f"a fully reused run of {TRIALS:,} trials: {whole:.1f} s, importing torch {torch:.1f} s")
+
+
+def of_trial() -> None:
+    """What a trial takes beside training and measuring, one worker after the other."""
+    from bench.execute.events import Begun, Ended, Measured, Measuring, Started
+    from bench.plan import make_request
+    from bench.presets import load_preset
+
+    request = make_request(
+        load_preset("tiny"), routers=["soft_moe", "dense"], seeds=4, suites=["accuracy", "balance"]
+    )
+    told = told_in(request, jobs=1)
+    begin = [at for at, event in told if isinstance(event, (Started, Measuring))]
+    end = [at for at, event in told if isinstance(event, (Ended, Measured))]
+    start = next(at for at, event in told if isinstance(event, Begun))
+    trials = sum(isinstance(event, Ended) for _, event in told)
+    beside = end[-1] - start - (sum(end) - sum(begin))
+    print(f"beside training and measuring: {beside / trials:.2f} s a trial")
+
+
+def of_workers() -> None:
+    """The training part of the preset tiny, with one worker and with two."""
+    from bench.execute.events import Begun, Ended
+    from bench.plan import Request
+    from bench.presets import load_preset
+
+    request = Request("tiny", load_preset("tiny"), {})
+    took = {}
+    for jobs in (1, 2):
+        told = told_in(request, jobs)
+        start = next(at for at, event in told if isinstance(event, Begun))
+        took[jobs] = max(at for at, event in told if isinstance(event, Ended)) - start
+        print(f"training of tiny with {jobs} worker(s): {took[jobs]:.0f} s")
+    print(f"two workers take {took[2] / took[1]:.2f} of the time of one")
+
+
+def told_in(request: Request, jobs: int) -> list[tuple[float, Event]]:
+    """The events of a run in a new home, with their times."""
+    from bench.datasets import Datasets
+    from bench.plan import make_plan
+    from bench.run import How, run
+    from results import open_store
+
+    told: list[tuple[float, Event]] = []
+    datasets = Datasets()
+    with tempfile.TemporaryDirectory() as folder, open_store(Path(folder) / "bench.db") as store:
+        plan = make_plan(request, datasets)
+        run(
+            *(plan, store, Path(folder), datasets),
+            lambda event: told.append((time.perf_counter(), event)),
+            How(jobs=jobs),
+        )
+    return told
 
 
 def pretend_done(home: Path) -> None:
@@ -108,6 +166,14 @@ def pretend_done(home: Path) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    figures: dict[str, Callable[[], None]] = {"help": of_help, "reused": of_reused}
+    import bench.model  # noqa: F401
+    import suites  # noqa: F401
+
+    figures: dict[str, Callable[[], None]] = {
+        "help": of_help,
+        "reused": of_reused,
+        "trial": of_trial,
+        "workers": of_workers,
+    }
     for name in sys.argv[1:] or figures:
         figures[name]()
