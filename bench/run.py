@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from bench.datasets import Datasets
 from bench.environment import code_version
 from bench.execute.assignment import Surroundings
+from bench.execute.crew import Apart, Crew, InProcess
 from bench.execute.desk import Desk
-from bench.execute.devices import CPU, devices, slots
+from bench.execute.devices import devices, slots
 from bench.execute.events import Begun, Event, Listener, Reused
 from bench.execute.fork_server import fork_server
-from bench.execute.hands import Hands, Here, Tell
 from bench.execute.interrupts import Interrupts
 from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
 from bench.execute.plugins import hashes_of
+from bench.execute.rehearsing import refuse_untrainable
 from bench.execute.schedule import Schedule
-from bench.execute.workplace import Workplace, prepared_machine
-from bench.fingerprint import canonical
+from bench.execute.workplace import prepared_machine
 from bench.plan import Plan, Planned
 from bench.record import record_plan
-from bench.rehearsal import rehearse
 from bench.reuse import Retry, Reuse
 from bench.tally import Tally
 from results import Run, Store, StoreError
 from results.liveness import this_process
-from routers.errors import RequestError
 from suites.selftest import self_test
 
 
@@ -81,48 +77,50 @@ def run(
     reuse = Reuse(store, home, machine_id, how.retry)
     jobs = list(jobs_of(plan, reuse.trials(plan.trials), reuse.layers(plan.layers)))
     todo = [job for job in jobs if not job.idle]
+    crew: Crew | None = None
     if todo:
-        if how.jobs != 0:
-            fork_server()  # it loads while this process goes on
+        crew = _crew(how, places, store, home, datasets, machine_id, code_id)
         self_test()
-        refuse_untrainable(todo, datasets)
+        refuse_untrainable(todo, crew.stage)
     rows = record_plan(plan, store)
-    with Interrupts() as interrupts:
-        run_id = store.start_run(
-            store.find_study(plan.request.study).id,
-            Run(*this_process(), command=how.command, jobs=len(places)),
-        )
-        try:
+    with Interrupts() as interrupts, _run_row(plan, store, how, len(places)) as run_id:
+        _tell_begun(jobs, len(places), listen)
+        if crew is not None:
             desk = Desk(store, home, reuse, rows, run_id, machine_id, code_id, _children(plan))
-            _tell_begun(jobs, len(places), listen)
-            if todo:
-                schedule = Schedule(todo, desk, listen, interrupts)
-                hands = _hands(how, places, desk, datasets, schedule.hear, interrupts.asked)
-                tally.left = schedule.run(hands)
-        finally:
-            with suppress(StoreError):  # what is held is free again when this process ends
-                store.finish_run(run_id)
+            schedule = Schedule(todo, desk, listen, interrupts)
+            tally.left = schedule.run(crew.hands(schedule.hear, interrupts.asked))
     return tally
 
 
-def refuse_untrainable(jobs: Iterable[Job], datasets: Datasets) -> None:
-    """Rehearse each training once, whatever the number of its seeds.
+def _crew(
+    how: How,
+    places: tuple[str, ...],
+    store: Store,
+    home: Path,
+    datasets: Datasets,
+    machine_id: int,
+    code_id: int,
+) -> Crew:
+    ids = (machine_id, code_id)
+    if how.jobs == 0:
+        return InProcess(places[0], store, home, datasets, *ids, how.save_every)
+    fork_server()  # it loads while this process goes on
+    url = store.engine.url.render_as_string(hide_password=False)
+    plugins, handed = hashes_of(how.plugins), datasets.hand(home / "data")
+    shared = Surroundings(url, home, plugins, *ids, handed, how.save_every)
+    return Apart(places, shared, how.timeout)
 
-    Raises:
-        RequestError: one cannot be trained as it was asked for; it names the trial.
-    """
-    for job in _distinct(jobs):
-        try:
-            rehearse(job.planned.spec, datasets, torch.device("cpu"))
-        except RequestError as error:
-            raise RequestError(f"{job.task.name}: {error}") from error
-        except (Exception, SystemExit):
-            continue  # no mistake in the request: it costs its own trial alone, and is told there
 
-
-def _distinct(jobs: Iterable[Job]) -> Iterable[TrialJob]:
-    trials = [job for job in jobs if isinstance(job, TrialJob) and job.decision.train]
-    return {canonical(job.planned.spec.condition()): job for job in trials}.values()
+@contextmanager
+def _run_row(plan: Plan, store: Store, how: How, workers: int) -> Iterator[int]:
+    """The run's row, until it ends."""
+    study = store.find_study(plan.request.study).id
+    run_id = store.start_run(study, Run(*this_process(), command=how.command, jobs=workers))
+    try:
+        yield run_id
+    finally:
+        with suppress(StoreError):  # what is held is free again when this process ends
+            store.finish_run(run_id)
 
 
 def _children(plan: Plan) -> dict[str, list[Planned]]:
@@ -147,29 +145,3 @@ def _tell_begun(jobs: Sequence[Job], workers: int, tell: Listener) -> None:
     for job in idle:
         if job.decision.attempt is not None:
             tell(Reused(job.task, job.decision.attempt.status, job.decision.reason))
-
-
-def _hands(
-    how: How,
-    places: tuple[str, ...],
-    desk: Desk,
-    datasets: Datasets,
-    tell: Tell,
-    stop: Callable[[], bool],
-) -> Hands:
-    ids = (desk.machine_id, desk.code_id)
-    if how.jobs == 0:
-        device = torch.device("cpu" if places[0] == CPU else "cuda")
-        place = Workplace(
-            *(desk.store, desk.home, datasets, device, *ids),
-            tell=lambda event: tell(0, event),
-            save_every=how.save_every,
-            stop=stop,
-        )
-        return Here(places[0], place)
-    from bench.execute.workers import Workers  # with all that a worker needs
-
-    url = desk.store.engine.url.render_as_string(hide_password=False)
-    plugins, handed = hashes_of(how.plugins), datasets.hand(desk.home / "data")
-    shared = Surroundings(url, desk.home, plugins, *ids, handed, how.save_every)
-    return Workers(places, shared, how.timeout, tell)

@@ -1,7 +1,4 @@
-"""A worker process: from its assignment to rows in the database, then it is gone.
-
-The fork server imports this module, so that a worker finds torch, timm and all of ours loaded.
-"""
+"""A worker process: from its assignment to rows in the database, then it is gone."""
 
 from __future__ import annotations
 
@@ -13,10 +10,8 @@ from multiprocessing import connection
 from multiprocessing.connection import Connection
 from types import FrameType
 
-import timm  # noqa: F401
 import torch
 
-import results.migrate  # noqa: F401
 import suites  # noqa: F401
 from bench.datasets import Datasets
 from bench.execute.assignment import Assignment, Result, Surroundings

@@ -49,7 +49,9 @@ def test_a_discarded_component_may_be_registered_again(registry):
 
 
 def test_every_router_says_what_it_is_and_where_it_comes_from():
-    for entry in ROUTERS.entries():
+    ours = [e for e in ROUTERS.entries() if e.target.__module__.startswith("routers.")]
+    assert len(ours) >= 11
+    for entry in ours:
         card = entry.card()
         assert card.summary.endswith(".")
         assert card.source
