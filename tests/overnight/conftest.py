@@ -105,6 +105,16 @@ class Large(Troubled):
             raise torch.OutOfMemoryError("CUDA out of memory")
 
 
+@register_router("crashes_early", family="soft")
+class CrashesEarly(Router):
+    """Crashes wherever it is called, also before any training."""
+
+    def allocate(self, logits):
+        if Path(self.name).exists():
+            os._exit(3)
+        return SoftRouting.from_logits(logits[..., None])
+
+
 @register_router("slow", family="soft")
 class Slow(Troubled):
     """Takes 20 ms more for a step."""
@@ -112,7 +122,10 @@ class Slow(Troubled):
     def trouble(self, images):
         time.sleep(0.02)
 '''
-TROUBLES = ["raises", "exits", "leaves", "crashes", "hangs", "too_large", "large", "slow"]
+TROUBLES = [
+    *("raises", "exits", "leaves", "crashes", "crashes_early", "hangs", "too_large", "large"),
+    "slow",
+]
 TIMES = ("seconds", "started_at", "finished_at", "at", "machine", "attempt", "measurement")
 
 
