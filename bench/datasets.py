@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,12 +40,11 @@ class Datasets:
 
     def hand(self, folder: Path) -> dict[str, HandedDataset]:
         """All that are loaded, for `Datasets` of other processes; their pixels lie in a folder."""
-        return {key: hand(loaded, folder / _file(key)) for key, loaded in self._loaded.items()}
+        return {
+            key: hand(loaded, folder / f"{loaded.content_hash}.safetensors")
+            for key, loaded in self._loaded.items()
+        }
 
 
 def _key(config: DataConfig) -> str:
     return canonical(config.model_dump(mode="json", exclude={"augment"}))
-
-
-def _file(key: str) -> str:
-    return f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.safetensors"

@@ -46,6 +46,10 @@ class Decision:
     attempt: AttemptRecord | None = None
 
 
+NO_PARENT = "its parent"
+"""How the error of a derived trial begins whose parent gave no result."""
+
+
 class Reuse:
     """Decides by what the database and the home folder hold at this moment.
 
@@ -60,6 +64,8 @@ class Reuse:
     ) -> None:
         self._store, self._home = store, home
         self._machine_id, self._retry = machine_id, retry
+        # What another run tries again meanwhile is not tried a third time.
+        self._newest = store.newest_attempt()
 
     def trials(self, planned: Sequence[Planned]) -> list[Decision]:
         """What to do about each trial, where parents come before their children."""
@@ -80,7 +86,24 @@ class Reuse:
             if decision.train:
                 parents.add(each.fingerprint.parent)
             decisions.append(decision)
-        return decisions[::-1]
+        return self._with_orphans(planned, decisions[::-1], tried)
+
+    def _with_orphans(
+        self,
+        planned: Sequence[Planned],
+        decisions: list[Decision],
+        tried: Mapping[str, Sequence[AttemptRecord]],
+    ) -> list[Decision]:
+        """Children that failed for their parent are tried again where that gives a result now."""
+        train = {p.fingerprint.value for p, d in zip(planned, decisions, strict=True) if d.train}
+        for number, (each, decision) in enumerate(zip(planned, decisions, strict=True)):
+            parent, last = each.fingerprint.parent, decision.attempt
+            if decision.train or parent is None or last is None or not _orphan(last):
+                continue
+            if parent in train or self._store.done_attempt(parent) is not None:
+                decisions[number] = Decision(True, "its parent gave no result then", each.suites)
+                train.add(each.fingerprint.value)
+        return decisions
 
     def layers(self, planned: Sequence[Planned]) -> list[tuple[PlannedSuite, ...]]:
         """The suites that have not measured each layer on this machine yet."""
@@ -115,7 +138,7 @@ class Reuse:
         return Decision(False, "same description, data and source", due, done)
 
     def _undone(self, planned: Planned, last: AttemptRecord) -> Decision:
-        again, reason = tried_again(last, self._retry)
+        again, reason = tried_again(last, self._retry if last.id <= self._newest else None)
         if again:
             return Decision(True, reason, planned.suites)
         return Decision(False, reason, attempt=last)
@@ -147,6 +170,11 @@ class Reuse:
 
     def _has_weights(self, done: AttemptRecord) -> bool:
         return bool(done.checkpoint) and (self._home / str(done.checkpoint)).is_file()
+
+
+def _orphan(last: AttemptRecord) -> bool:
+    """Whether a derived trial failed for what it was to start from."""
+    return last.status == "failed" and (last.error or "").startswith(NO_PARENT)
 
 
 def tried_again(last: AttemptRecord, retry: Retry = None) -> tuple[bool, str]:

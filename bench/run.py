@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -67,10 +68,7 @@ def run(
         StoreError: the database cannot be written any more.
     """
     how, tally = how or How(), Tally()
-
-    def listen(event: Event) -> None:
-        tally(event)
-        tell(event)
+    listen = _both(tally, tell)
 
     places = slots(how.jobs, how.devices) or devices(how.devices)[:1]
     machine_id, code_id = store.machine(prepared_machine()), store.code_version(code_version())
@@ -90,6 +88,24 @@ def run(
             schedule = Schedule(todo, desk, listen, interrupts)
             tally.left = schedule.run(crew.hands(schedule.hear, interrupts.asked))
     return tally
+
+
+def _both(tally: Tally, tell: Listener) -> Listener:
+    """Count each event, then tell it; a display that fails ends no run, and is told no more."""
+    broken = False
+
+    def listen(event: Event) -> None:
+        nonlocal broken
+        tally(event)
+        try:
+            if not broken:
+                tell(event)
+        except (Exception, SystemExit) as error:  # a closed terminal or pipe, a full disk
+            broken = True
+            with suppress(OSError):
+                print(f"warning: nothing more is shown here: {error!r}", file=sys.stderr)
+
+    return listen
 
 
 def _crew(

@@ -87,7 +87,6 @@ def train_trial(
             error = str(diverged)
     outcome = course.outcome(error)
     write_outcome(outcome)
-    resume.discard(folder)
     return outcome
 
 

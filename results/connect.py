@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, StatementError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, StatementError
 
 from results.errors import StoreError
 from results.plain import to_json
 
 BUSY_SECONDS = 300
 """How long a writer waits for another one."""
+ASK_AGAIN = 1
+"""Seconds that a writer waits inside of SQLite, where it hears no Ctrl-C."""
 
 
 def resolve(target: str | Path) -> URL:
@@ -42,7 +44,7 @@ def connect(url: URL) -> Engine:
         StoreError: there is no driver for this kind of database.
     """
     try:
-        engine = create_engine(url, json_serializer=to_json)
+        engine = create_engine(url, json_serializer=to_json, pool_pre_ping=True)
     except NoSuchModuleError as error:
         raise StoreError(f"no such kind of database: {url.drivername!r}") from error
     except ModuleNotFoundError as error:
@@ -99,4 +101,16 @@ def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads first and writes later fails at once if another has written in
     # between, whatever the timeout; one that begins as a writer waits for its turn.
     writes = connection.get_execution_options().get("write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    if not writes:
+        connection.exec_driver_sql("BEGIN")
+        return
+    deadline = time.monotonic() + BUSY_SECONDS
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {ASK_AGAIN * 1000}")
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            break
+        except OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+    connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")

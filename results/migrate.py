@@ -87,8 +87,9 @@ def _upgrade(engine: Engine) -> tuple[str | None, str]:
 def _ours(connection: Connection) -> str | None:
     """The revision, if it is one that this code can do something with; None: there is nothing."""
     name = connection.engine.url.render_as_string(hide_password=True)
-    found = revision(connection)
+    # In this order: between the two looks somebody else may make the schema, all at once.
     tables = sorted(inspect(connection).get_table_names())
+    found = revision(connection) if tables else None
     if tables and (found is None or MeasurementRow.__tablename__ not in tables):
         raise StoreError(
             f"the database {name} holds tables that are not ours ({', '.join(tables[:5])}): "

@@ -39,6 +39,11 @@ class Reader(Database):
         tried = self._of(fingerprint)
         return tried[-1] if tried else None
 
+    def newest_attempt(self) -> int:
+        """The number of the attempt that began last; 0 where there is none."""
+        with self.reading() as session:
+            return session.scalar(select(func.max(AttemptRow.id))) or 0
+
     def attempts(self, fingerprints: Iterable[str]) -> dict[str, list[AttemptRecord]]:
         """All attempts at each of these trials that was tried, the oldest first."""
         query = select(AttemptRow, TrialRow.fingerprint).join(AttemptRow.trial)

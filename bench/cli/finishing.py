@@ -11,7 +11,7 @@ import torch
 
 from bench.cli.words import clock, duration, first_line, size
 from bench.datasets import Datasets
-from bench.execute.devices import CPU
+from bench.execute.devices import CPU, own_device
 from bench.execute.jobs import Job
 from bench.execute.workplace import prepare_process
 from bench.forecast import Forecast, forecast, here, loading, workers
@@ -45,7 +45,7 @@ def finishing(
     try:
         if not in_workers:
             prepare_process()
-            run = here(datasets, torch.device("cpu" if places[0] == CPU else "cuda"))
+            run = here(datasets, own_device(places[0]))
             return forecast(jobs, places, run, 0.0, tell)
         tell("loading workers")
         seconds = loading()

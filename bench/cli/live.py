@@ -95,8 +95,9 @@ class Display:
             case Leaving(reason):
                 told = f"leaving: {reason}; what goes on saves what it has"
                 self._console.print(Text(told, "yellow"), soft_wrap=True)
-            case Waiting(task, holder):
-                self._print(task, "waiting", f"another run works on it: {holder}")
+            case Waiting(task, holder, machine):
+                why = "for the machine, which is in use" if machine else "another run works on it"
+                self._print(task, "waiting", f"{why}: {holder}")
             case Reused(task, status, reason) if status != "done":
                 self._print(task, status, reason)
             case Ended(task, status, seconds, error):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -29,8 +30,6 @@ from bench.cli.options import (
 from bench.cli.place import Place, command
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bench.cli.standing import Standing
     from bench.datasets import Datasets
     from bench.plan import Plan, Request
@@ -85,6 +84,8 @@ def run(
     from bench.execute.interrupts import SIGNALS
     from bench.run import How
     from bench.run import run as run_plan
+    from results import StoreError
+    from routers.errors import BenchError
 
     request = _request(place, suites, preset, routers, seeds, set_, sweep, data_dir, study)
     how = How(
@@ -94,7 +95,7 @@ def run(
         save_every=save_every,
         retry=retry,
         plugins=place.plugins,
-        command=shlex.join(sys.argv),
+        command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",
     )
     resolved, datasets = _plan(request)
     with place.store(create=True) as store, Display() as display:
@@ -103,6 +104,8 @@ def run(
         except Exception as error:
             if notify_command:
                 notify(notify_command, f"The run of study {request.study} failed: {error}\n")
+            if isinstance(error, StoreError):  # no mistake in the request
+                raise BenchError(f"{error}; the same command goes on") from error
             raise
         display.close()
         standing = read_standing(store, request.study)

@@ -58,7 +58,7 @@ class Tracker:
                 self._settled["done"] = reused
                 self._statuses = dict.fromkeys(trials, "waiting")
                 self._layers, self._jobs = layers, jobs
-            case Waiting(task):
+            case Waiting(task, _, False) if task in self._statuses:
                 self._statuses[task] = "elsewhere"
             case Reused(task, status) if task in self._statuses:
                 self._statuses[task] = status

@@ -40,12 +40,17 @@ class HandedDataset:
 
 
 def hand(dataset: Dataset, file: Path) -> HandedDataset:
-    """Write the pixels that are in memory into a file, which may be there from an earlier run."""
+    """Write the pixels that are in memory into a file; one that is there holds the same.
+
+    Args:
+        file: named by the content.
+    """
     splits = dataset.splits
     pixels = {
         name: split.images for name, split in splits.items() if isinstance(split.images, Tensor)
     }
-    write_tensors(pixels, file)
+    if not file.exists():
+        write_tensors(pixels, file)
     empty = {
         name: replace(split, images=torch.empty(0)) if name in pixels else split
         for name, split in splits.items()

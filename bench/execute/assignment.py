@@ -60,9 +60,9 @@ class Result:
     Attributes:
         status: of the training; None where there was none.
         halvable: whether a training that ran out of memory is the same in halved batches.
-        disk_full: whether there was no room for what it had to write.
+        leave: why the whole run is to end, where it is.
     """
 
     status: str | None = None
     halvable: bool = False
-    disk_full: bool = False
+    leave: str | None = None

@@ -8,11 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from bench.datasets import Datasets
 from bench.execute.assignment import Surroundings
-from bench.execute.devices import CPU
+from bench.execute.devices import own_device
 from bench.execute.hands import Hands, Here, Tell
 from bench.execute.rehearsing import Stage, apart, here
 from bench.execute.workplace import Workplace
@@ -70,7 +68,7 @@ class InProcess:
         return here(self.datasets)
 
     def hands(self, tell: Tell, stop: Stop) -> Hands:
-        device = torch.device(CPU if self.place == CPU else "cuda")
+        device = own_device(self.place)
         ids, told = (self.machine_id, self.code_id), partial(tell, 0)
         work = Workplace(
             self.store, self.home, self.datasets, device, *ids, told, self.save_every, stop

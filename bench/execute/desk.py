@@ -15,7 +15,7 @@ from bench.plan import Planned, PlannedSuite
 from bench.record import Rows
 from bench.reuse import Reuse
 from results import Store
-from routers.errors import BenchError
+from results.records import AttemptStatus
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,15 @@ class Desk:
         return None if claim is None else Claim(claim, self._anew(job), row)
 
     def begin(self, claim: Claim, device: str, micro_batches: int) -> Assignment:
-        """The assignment of a claimed job, whose attempt begins now if there is one."""
+        """The assignment of a claimed job, whose attempt begins now if there is one.
+
+        Args:
+            micro_batches: an attempt that was interrupted in halved batches goes on in them.
+        """
         job, attempt = claim.job, None
+        last = self.store.last_attempt(job.planned.fingerprint.value)
+        if last is not None and last.status in ("running", "interrupted") and last.note:
+            micro_batches = 2
         layer = "layer-" if isinstance(job, LayerJob) else ""
         log = self.home / "logs" / f"{layer}{job.planned.fingerprint.value[:16]}.log"
         if isinstance(job, TrialJob) and job.decision.train:
@@ -79,11 +86,18 @@ class Desk:
         held = [claim for claim in self.store.claims() if claim.fingerprint == fingerprint]
         return f"process {held[0].run.pid} on {held[0].run.host.split()[0]}" if held else "nobody"
 
-    def lost_training(self, assignment: Assignment, lost: Lost, seconds: float) -> bool:
-        """Write down how an attempt ended without a word; False where it had ended before."""
+    def lost_training(
+        self, assignment: Assignment, lost: Lost, seconds: float
+    ) -> tuple[AttemptStatus, str | None]:
+        """Write down how an attempt ended without a word, unless it had ended before.
+
+        Returns:
+            Its status and error.
+        """
         last = self.store.last_attempt(assignment.job.planned.fingerprint.value)
-        if last is None or last.status not in ("running", "interrupted"):
-            return False
+        assert last is not None  # it has begun
+        if last.id != assignment.attempt or last.status not in ("running", "interrupted"):
+            return last.status, last.error
         self.store.finish_attempt(
             last.id,
             lost.status,
@@ -92,7 +106,7 @@ class Desk:
             seconds=seconds,
             log_tail=tail(assignment.log),
         )
-        return True
+        return lost.status, lost.error
 
     def lost_measurement(self, assignment: Assignment, suite: PlannedSuite, lost: Lost) -> None:
         """Write down that a suite was measuring when its process ended."""
@@ -100,7 +114,7 @@ class Desk:
         if isinstance(assignment.job, TrialJob):
             done = self.store.done_attempt(assignment.job.planned.fingerprint.value)
             if done is None:
-                raise BenchError(f"{assignment.job.task.name} was measured, and is not trained")
+                return  # another run trains it anew
         self.store.record_measurement(
             suite.name,
             suite.options,

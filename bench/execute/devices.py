@@ -60,6 +60,11 @@ def gpus() -> tuple[str, ...]:
     return tuple(name.strip() for name in names)[:count]
 
 
+def own_device(name: str) -> torch.device:
+    """A device by name, as a process sees it that was shown all of them."""
+    return torch.device(CPU) if name == CPU else torch.device("cuda", gpus().index(name))
+
+
 def show_only(device: str) -> None:
     """Let this process, which has touched no GPU yet, see one device alone."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "" if device == CPU else device

@@ -42,10 +42,11 @@ class Begun:
 
 @dataclass(frozen=True)
 class Waiting:
-    """Another run, `holder`, works on it; this one waits for what comes of it."""
+    """It waits for `holder`: another run that works on it, or somebody who has the machine."""
 
     task: Task
     holder: str
+    machine: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,16 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def fork_server() -> ForkServerContext:
-    """The context whose processes are forked with everything loaded; Ctrl-C does not reach them."""
+    """The context whose processes are forked with everything loaded.
+
+    What a terminal sends, as at Ctrl-C or when it is closed, does not reach them.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.execute.preload"])
     path = os.environ.get("PYTHONPATH")
     # The server does not get this process's `sys.path` (python/cpython#126631).
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path[1:]])
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
     try:
         forkserver.ensure_running()
     finally:

@@ -21,12 +21,13 @@ class Lost:
     Attributes:
         status: what becomes of its attempt.
         error: one line.
+        leave: why the whole run is to end, where it is.
     """
 
     status: AttemptStatus
     error: str
     traceback: str | None = None
-    disk_full: bool = False
+    leave: str | None = None
 
 
 Tell = Callable[[int, Event], None]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Self
 
@@ -23,7 +24,6 @@ class Interrupts:
     def __init__(self) -> None:
         self.reason: str | None = None
         self._before: dict[signal.Signals, signal.Handlers | object] = {}
-        self._asked = threading.Event()
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():
@@ -42,10 +42,11 @@ class Interrupts:
 
     def sleep(self, seconds: float) -> None:
         """Until somebody asks to leave, or so many seconds."""
-        self._asked.wait(seconds)
+        end = time.monotonic() + seconds
+        while self.reason is None and time.monotonic() < end:
+            time.sleep(0.05)
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         if self.reason is not None:
             raise KeyboardInterrupt
         self.reason = SIGNALS[signal.Signals(number)]
-        self._asked.set()

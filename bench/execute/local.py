@@ -30,7 +30,7 @@ def do(assignment: Assignment, work: Workplace) -> Result:
     job = assignment.job
 
     def waiting(who: str) -> None:
-        work.tell(Waiting(job.task, who))
+        work.tell(Waiting(job.task, who, machine=True))
 
     if isinstance(job, TrialJob):
         with training(work.device, waiting, work.stop):

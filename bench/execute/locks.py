@@ -24,12 +24,13 @@ from pathlib import Path
 import psutil
 import torch
 
+from bench.execute.devices import CPU
 from routers.errors import BenchError
 
 Waiting = Callable[[str], None]
 Stop = Callable[[], bool]
 
-CPU = "cpu"
+
 ASK_AGAIN = 0.2
 """Seconds between two looks at a lock that somebody else has."""
 

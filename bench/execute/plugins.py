@@ -10,6 +10,10 @@ from routers import load_entry_points, load_plugin
 from routers.errors import BenchError
 
 
+class PluginChangedError(BenchError):
+    """A plugin is not what was planned any more."""
+
+
 def hashes_of(plugins: Iterable[Path]) -> dict[Path, str]:
     """A hash of the source of each plugin, with the modules beside it that it imports."""
     return {plugin: combined(source_hashes([plugin], own=True)) for plugin in plugins}
@@ -19,7 +23,7 @@ def load_unchanged(planned: Mapping[Path, str]) -> None:
     """Register what the plugins hold, in a process that has not yet.
 
     Raises:
-        BenchError: one has changed since it was planned: what it makes now is another trial.
+        PluginChangedError: what one makes now is another trial than was planned.
     """
     load_entry_points()
     for plugin in planned:
@@ -27,7 +31,7 @@ def load_unchanged(planned: Mapping[Path, str]) -> None:
     now = hashes_of(planned)
     for plugin in planned:
         if now[plugin] != planned[plugin]:
-            raise BenchError(
+            raise PluginChangedError(
                 f"{plugin}, or a module beside it, has changed since the run began; give the "
                 "command again to run the new one"
             )

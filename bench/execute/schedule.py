@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bench.execute.assignment import Assignment, Result
@@ -29,6 +29,8 @@ from bench.execute.hands import Hands, Lost
 from bench.execute.interrupts import Interrupts
 from bench.execute.jobs import Job, LayerJob, TrialJob
 from bench.plan import PlannedSuite
+from results import StoreError
+from results.liveness import STALE_SECONDS
 
 ASK_AGAIN = 2.0
 """Seconds until a job that another run holds is asked for again."""
@@ -36,6 +38,8 @@ BEAT = 5.0
 """Seconds between two heartbeats."""
 LOOK = 0.5
 """Seconds between two looks at the workers, at most."""
+PATIENCE = 30.0
+"""Seconds that workers have to save what they have where the database is out of reach."""
 
 
 @dataclass
@@ -45,6 +49,8 @@ class _Item:
     job: Job
     not_before: float = 0.0
     told: bool = False
+    lost: set[str] = field(default_factory=set)
+    """Suites that ended their process in this run."""
 
     @property
     def fingerprint(self) -> str:
@@ -78,7 +84,7 @@ class Schedule:
         self._active: dict[int, _Active] = {}
         self._desk, self._tell, self._interrupts = desk, tell, interrupts
         self._leaving: str | None = None
-        self._last_beat = 0.0
+        self._last_try, self._last_beat = 0.0, time.monotonic()
 
     def run(self, hands: Hands) -> str | None:
         """Do all jobs.
@@ -99,6 +105,11 @@ class Schedule:
                 self._beat()
                 if not self._active and self._waiting and not self._leaving:
                     self._interrupts.sleep(LOOK)
+        except StoreError:
+            hands.stop()
+            self._wait_for_all(hands, PATIENCE)
+            hands.kill()
+            raise
         except BaseException:
             hands.kill()
             raise
@@ -154,9 +165,11 @@ class Schedule:
             item.told, item.not_before = True, time.monotonic() + ASK_AGAIN
             return
         self._waiting.remove(item)
+        claim = replace(claim, job=_without(claim.job, item.lost))
         if claim.job.idle:
             self._desk.release(claim)
-            self._tell_reused(claim.job)
+            if not item.lost:
+                self._tell_reused(claim.job)
         else:
             self._start(hands, slot, item, claim)
 
@@ -172,29 +185,50 @@ class Schedule:
 
     def _over(self, hands: Hands, slot: int, how: Result | Lost) -> None:
         active = self._active.pop(slot)
+        status = how.status
         if isinstance(how, Lost):
-            self._lost(active, how)
+            status = self._lost(active, how)
         elif how.halvable and active.assignment.micro_batches == 1 and not self._leaving:
             self._start(hands, slot, active.item, active.claim, micro_batches=2)
             return
         self._desk.release(active.claim)
-        if how.disk_full:
-            self._leave(hands, "the disk is full; free some space and give the command again")
+        if status == "interrupted":
+            self._leave_children(active.item.fingerprint)
+        if how.leave:
+            self._leave(hands, how.leave)
 
-    def _lost(self, active: _Active, lost: Lost) -> None:
+    def _lost(self, active: _Active, lost: Lost) -> str | None:
+        """Write down what a worker took with it; returns the status of its training."""
         seconds = time.perf_counter() - active.began
-        task, suite = active.item.job.task, active.measuring
-        begun = active.assignment.attempt is not None and suite is None
-        if begun and self._desk.lost_training(active.assignment, lost, seconds):
-            self._tell(Ended(task, lost.status, seconds, lost.error))
-            return
+        task, suite, status = active.item.job.task, active.measuring, None
+        if active.assignment.attempt is not None and suite is None:
+            status, error = self._desk.lost_training(active.assignment, lost, seconds)
+            if status != "done":
+                self._tell(Ended(task, status, seconds, error))
+                return status
         suite = suite or next(iter(_due(active.claim.job)), None)
         if suite is None:
-            return
+            return status
         # What was stopped from outside is due still, and no result.
         if lost.status != "interrupted":
             self._desk.lost_measurement(active.assignment, suite, lost)
+            active.item.lost.add(suite.name)
+            self._waiting.insert(0, active.item)  # for the suites after it
         self._tell(Measured(task, suite.name, lost.status, seconds, lost.error))
+        return status
+
+    def _leave_children(self, fingerprint: str) -> None:
+        """What is derived from an interrupted trial waits for the next run, which continues it."""
+        for item in [i for i in self._waiting if i.job.planned.fingerprint.parent == fingerprint]:
+            self._waiting.remove(item)
+            self._leave_children(item.fingerprint)
+
+    def _wait_for_all(self, hands: Hands, seconds: float) -> None:
+        """Let workers that were asked to leave save what they have."""
+        end = time.monotonic() + seconds
+        while self._active and time.monotonic() < end:
+            for slot, _ in hands.wait(LOOK):
+                del self._active[slot]
 
     def _leave_if_asked(self, hands: Hands) -> None:
         reason = self._interrupts.reason
@@ -204,13 +238,21 @@ class Schedule:
     def _leave(self, hands: Hands, reason: str) -> None:
         if not self._leaving:
             self._leaving = reason
-            self._tell(Leaving(reason))
             hands.stop()
+            self._tell(Leaving(reason))
 
     def _beat(self) -> None:
-        if time.monotonic() - self._last_beat >= BEAT:
-            self._last_beat = time.monotonic()
+        """Tell that the run lives; that it cannot be told for a while costs nothing yet."""
+        now = time.monotonic()
+        if now - self._last_try < BEAT:
+            return
+        self._last_try = now
+        try:
             self._desk.beat({a.claim.id: self._told(a) for a in self._active.values()})
+            self._last_beat = time.monotonic()
+        except StoreError:
+            if now - self._last_beat > STALE_SECONDS:
+                raise
 
     def _told(self, active: _Active) -> dict[str, Any]:
         return {**active.progress, "device": active.assignment.device}
@@ -218,6 +260,14 @@ class Schedule:
     def _tell_reused(self, job: Job) -> None:
         if isinstance(job, TrialJob) and job.decision.attempt is not None:
             self._tell(Reused(job.task, job.decision.attempt.status, job.decision.reason))
+
+
+def _without(job: Job, suites: set[str]) -> Job:
+    """The job without what some suites are to measure."""
+    due = tuple(suite for suite in _due(job) if suite.name not in suites)
+    if isinstance(job, LayerJob):
+        return replace(job, due=due)
+    return replace(job, decision=replace(job.decision, due=due))
 
 
 def _due(job: Job) -> Sequence[PlannedSuite]:

@@ -17,11 +17,15 @@ from bench.execute.workplace import Workplace
 from bench.halving import why_not_halved
 from bench.outcome import Outcome
 from bench.plan import Planned
+from bench.resume import discard
+from bench.reuse import NO_PARENT
 from bench.train import TrainingInterrupted, train_trial
 from bench.trial_model import trial_model
 from results import StoreError
 from results.records import AttemptStatus
 from routers.errors import BenchError
+
+DISK_FULL = "the disk is full; free some space and give the command again"
 
 
 def train(assignment: Assignment, planned: Planned, reason: str, work: Workplace) -> Result:
@@ -57,8 +61,10 @@ def train(assignment: Assignment, planned: Planned, reason: str, work: Workplace
         if isinstance(error, KeyboardInterrupt):
             raise
         halvable = status == "out_of_memory" and _halvable(planned, work)
-        return Result(status, halvable, is_disk_full(error))
+        return Result(status, halvable, DISK_FULL if is_disk_full(error) else None)
     _finish(assignment.attempt, outcome, work)
+    # Not before the row is written: until then a checkpoint is all that there is.
+    discard(work.folder(planned.fingerprint.value))
     work.tell(Ended(task, outcome.status, outcome.seconds, outcome.error))
     return Result(outcome.status)
 
@@ -108,7 +114,10 @@ def _train(planned: Planned, work: Workplace, task: Task, micro_batches: int) ->
 
 
 def _halvable(planned: Planned, work: Workplace) -> bool:
-    model = trial_model(planned.spec, work.datasets.get(planned.spec.data))
+    try:
+        model = trial_model(planned.spec, work.datasets.get(planned.spec.data))
+    except Exception:  # there may be no memory for that either
+        return False
     return why_not_halved(planned.spec, model) is None
 
 
@@ -126,7 +135,7 @@ def _parent(planned: Planned, work: Workplace) -> nn.Module | None:
         last = work.store.last_attempt(fingerprint)
         how = f"{last.status.replace('_', ' ')}: {last.error}" if last else "was not trained"
         name = f"{spec.router.name} seed {spec.seed} (trial {fingerprint[:10]})"
-        raise BenchError(f"its parent, {name}, {how}")
+        raise BenchError(f"{NO_PARENT}, {name}, {how}")
     model = trial_model(spec, work.datasets.get(spec.data))
     load_weights(model, work.home / done.checkpoint, done.checkpoint_sha256)
     return model

@@ -29,12 +29,13 @@ def work(assignment: Assignment, surroundings: Surroundings, events: Connection)
 
     SIGTERM asks it to save what it has and leave.
     """
-    asked = threading.Event()
+    asked: list[int] = []
 
-    def ask(_signal: int, _frame: FrameType | None) -> None:
-        asked.set()
+    def ask(number: int, _frame: FrameType | None) -> None:
+        asked.append(number)
 
     signal.signal(signal.SIGTERM, ask)
+    os.setpgid(0, 0)  # so that what it starts can be ended with it
     events.send(os.getpid())
     threading.Thread(target=_die_with_parent, daemon=True).start()
     log_to(assignment.log)
@@ -44,7 +45,10 @@ def work(assignment: Assignment, surroundings: Surroundings, events: Connection)
 
     def tell(event: Event) -> None:
         log(_line(event))
-        events.send(event)
+        try:
+            events.send(event)
+        except BrokenPipeError:  # nobody waits for this job any more
+            os._exit(1)
 
     with open_store(surroundings.database, create=False) as store:
         place = Workplace(
@@ -56,7 +60,7 @@ def work(assignment: Assignment, surroundings: Surroundings, events: Connection)
             surroundings.code_id,
             tell,
             surroundings.save_every,
-            asked.is_set,
+            lambda: bool(asked),
         )
         return do(assignment, place)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from concurrent import futures
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -13,9 +15,12 @@ from multiprocessing.connection import Connection
 from pebble import ProcessExpired, ProcessFuture
 
 from bench.execute.assignment import Assignment, Result, Surroundings
+from bench.execute.events import Waiting
 from bench.execute.fork_server import fork_server, forked
 from bench.execute.hands import Lost, Tell
-from bench.execute.training import describe, is_disk_full
+from bench.execute.locks import StoppedWaiting
+from bench.execute.plugins import PluginChangedError
+from bench.execute.training import DISK_FULL, describe, is_disk_full
 from bench.execute.worker import work
 from results import StoreError
 from results.records import AttemptStatus
@@ -24,14 +29,43 @@ OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 """Exit statuses of a worker that was stopped by somebody else, and not by a fault of its own."""
 
 
+GRACE = 10.0
+"""Seconds that a worker which took too long has to save what it has."""
+
+
 @dataclass
 class _Busy:
-    """A slot at work; `pid` is known once the worker has said it."""
+    """A slot at work.
+
+    Attributes:
+        pid: of the worker, and of its process group; None until it has said it.
+        since: when it began to work; None while it waits for the machine.
+        late: whether it was asked to leave since it took too long.
+        open: whether it may say more.
+    """
 
     future: ProcessFuture[Result]
     events: Connection
     pid: int | None = None
+    since: float | None = None
+    late: bool = False
     open: bool = True
+
+    def signal(self, number: signal.Signals) -> None:
+        """To the worker alone; SIGKILL also to the processes that it has started."""
+        if self.pid is not None:
+            send = os.killpg if number == signal.SIGKILL else os.kill
+            with suppress(ProcessLookupError):
+                send(self.pid, number)
+
+    @property
+    def gone(self) -> bool:
+        """Whether the worker has ended, if not all that it started."""
+        try:
+            os.kill(self.pid or os.getpid(), 0)
+        except ProcessLookupError:
+            return True
+        return False
 
 
 class Workers:
@@ -40,7 +74,8 @@ class Workers:
     Args:
         slots: the device of each worker.
         surroundings: shared by all jobs.
-        timeout: seconds for one job; None lets it take what it takes.
+        timeout: seconds for one job, waiting for the machine left out; None lets it take what it
+            takes.
         tell: see `Tell`; called in `wait`.
     """
 
@@ -50,7 +85,7 @@ class Workers:
         self.slots = slots
         self._surroundings, self._timeout, self._tell = surroundings, timeout, tell
         self._context = fork_server()
-        self._begin = forked(work, timeout)
+        self._begin = forked(work, timeout=None)
         self._busy: dict[int, _Busy] = {}
         self._stopping = False
 
@@ -74,49 +109,77 @@ class Workers:
             if done:
                 busy.events.close()
                 del self._busy[slot]
-                over.append((slot, self._outcome(busy.future)))
+                over.append((slot, self._outcome(busy)))
+            else:
+                self._watch(busy)
         return over
 
     def stop(self) -> None:
         self._stopping = True
-        self._signal(signal.SIGTERM)
+        for busy in self._busy.values():
+            busy.signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        self._signal(signal.SIGKILL)
-
-    def _signal(self, number: signal.Signals) -> None:
         for busy in self._busy.values():
-            if busy.pid is not None and not busy.future.done():
-                with suppress(ProcessLookupError):
-                    os.kill(busy.pid, number)
+            busy.signal(signal.SIGKILL)
+            busy.future.cancel()  # ends one that has not said its pid
+
+    def _watch(self, busy: _Busy) -> None:
+        """End what holds on to the pipes of a worker that is gone, and one that takes too long."""
+        if busy.gone:
+            busy.signal(signal.SIGKILL)
+        if self._timeout is None or busy.since is None:
+            return
+        over = time.monotonic() - busy.since - self._timeout
+        if over > 0 and not busy.late:
+            busy.late = True
+            busy.signal(signal.SIGTERM)
+        elif over > GRACE:
+            busy.signal(signal.SIGKILL)
 
     def _hear(self, slot: int, busy: _Busy) -> None:
         """All that a worker has said until now."""
-        try:
-            while busy.open and busy.events.poll():
+        while busy.open:
+            try:
+                if not busy.events.poll():
+                    return
                 said = busy.events.recv()
-                if not isinstance(said, int):
-                    self._tell(slot, said)
-                    continue
-                busy.pid = said
-                if self._stopping:
-                    os.kill(said, signal.SIGTERM)
-        except (EOFError, OSError):  # it has ended, perhaps in the middle of a word
-            busy.open = False
+            except (EOFError, OSError):  # it has ended, perhaps in the middle of a word
+                busy.open = False
+                return
+            if isinstance(said, Waiting):
+                busy.since = None
+            elif busy.since is None:
+                busy.since = time.monotonic()
+            if not isinstance(said, int):
+                self._tell(slot, said)
+                continue
+            busy.pid = said
+            if self._stopping:
+                busy.signal(signal.SIGTERM)
 
-    def _outcome(self, future: ProcessFuture[Result]) -> Result | Lost:
-        try:
-            return future.result()
-        except TimeoutError:
+    def _outcome(self, busy: _Busy) -> Result | Lost:
+        how = _how(busy.future, self._stopping)
+        if busy.late and not (isinstance(how, Result) and how.status == "done"):
             return Lost("timed_out", f"it took longer than {self._timeout:g} s (--timeout)")
-        except ProcessExpired as expired:
-            return _expired(expired.exitcode, self._stopping)
-        except Exception as error:
-            # The database's troubles are not the trial's.
-            outside = self._stopping or isinstance(error, StoreError) or is_disk_full(error)
-            status: AttemptStatus = "interrupted" if outside else "failed"
-            trace = str(error.__cause__) if error.__cause__ else None
-            return Lost(status, describe(error), trace, is_disk_full(error))
+        return how
+
+
+def _how(future: ProcessFuture[Result], stopping: bool) -> Result | Lost:
+    try:
+        return future.result()
+    except ProcessExpired as expired:
+        return _expired(expired.exitcode, stopping)
+    except CancelledError:
+        return Lost("interrupted", "it was ended at once")
+    except PluginChangedError as changed:
+        return Lost("interrupted", str(changed), leave=str(changed))
+    except Exception as error:
+        # The database's troubles are not the trial's.
+        outside = stopping or isinstance(error, (StoreError, StoppedWaiting))
+        status: AttemptStatus = "interrupted" if outside or is_disk_full(error) else "failed"
+        trace = str(error.__cause__) if error.__cause__ else None
+        return Lost(status, describe(error), trace, DISK_FULL if is_disk_full(error) else None)
 
 
 def _expired(exitcode: int, stopping: bool) -> Lost:
