@@ -309,3 +309,16 @@ def test_the_same_seed_gives_the_same_bits(run, store, tmp_path, datasets) -> No
     running.run(plan, other, tmp_path / "other", datasets, lambda event: None, How(jobs=0))
     (one,), (two,) = attempts(store), attempts(other)
     assert one.checkpoint_sha256 == two.checkpoint_sha256
+
+
+def test_a_display_that_fails_ends_no_run(run, capsys) -> None:
+    told: list[Event] = []
+
+    def fail(event: Event) -> None:
+        told.append(event)
+        raise SystemExit("the pipe is closed")
+
+    tally = run(["dense"], tell=fail)
+    assert (tally.trained, tally.failures) == (1, [])
+    assert len(told) == 1
+    assert "nothing more is shown here" in capsys.readouterr().err

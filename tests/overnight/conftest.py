@@ -34,6 +34,7 @@ from pathlib import Path
 
 import torch
 from routers import Router, SoftRouting, register_router
+from suites import Metric, MetricDef, Suite, register_suite
 
 
 class Troubled(Router):
@@ -115,6 +116,20 @@ class CrashesEarly(Router):
         return SoftRouting.from_logits(logits[..., None])
 
 
+@register_suite("ends_its_process", family="trouble")
+class EndsItsProcess(Suite):
+    """Takes its process with it."""
+
+    on = "trial"
+    main_metric = "nothing"
+    metrics = (MetricDef("nothing", "", None, "Nothing."),)
+
+    def measure(self, subject):
+        if Path(self.name).exists():
+            os._exit(3)
+        yield Metric("nothing", 0.0)
+
+
 @register_router("slow", family="soft")
 class Slow(Troubled):
     """Takes 20 ms more for a step."""
@@ -124,6 +139,7 @@ class Slow(Troubled):
 '''
 TROUBLES = [
     *("raises", "exits", "leaves", "crashes", "crashes_early", "hangs", "too_large", "large"),
+    "ends_its_process",
     "slow",
 ]
 TIMES = ("seconds", "started_at", "finished_at", "at", "machine", "attempt", "measurement")

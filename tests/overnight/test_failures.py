@@ -89,3 +89,31 @@ def test_a_plugin_that_changes_while_a_run_goes_on_is_no_result_of_the_old_one(n
     process = night.start()
     assert process.wait(timeout=120) == 0
     assert "2 trained" in night.output
+
+
+def test_a_suite_that_ends_its_process_costs_its_own_measurement(new_night) -> None:
+    suites = {"ends_its_process": {}, "accuracy": {}}
+    night = new_night(routers=["dense"], seeds=1, suites=suites)
+    night.trouble("ends_its_process")
+    output = night.run(status=1)
+    assert "ends_its_process failed: its process ended with exit status 3" in output
+    assert "1 trained, 1 measured, 1 failed" in output
+    night.trouble()
+    assert "1 reused, 1 measured" in night.run()
+
+
+def test_what_is_derived_from_a_killed_trial_waits_for_it(new_night) -> None:
+    parts = [
+        {"routers": ["slow"]},
+        {"routers": ["slow"], "parent": {"router": "slow", "transform": "fine_tune"}},
+    ]
+    night, alone = (new_night(routers=[], seeds=1, parts=parts) for _ in range(2))
+    process = night.start("--jobs", "1", "--save-every", "0")
+    night.wait_for(night.resumable)
+    (worker,) = night.workers()
+    os.kill(worker, signal.SIGKILL)
+    assert process.wait(timeout=120) == 1
+    assert [row["status"] for row in night.attempts()] == ["interrupted"]
+    assert "2 trained" in night.run()
+    alone.run()
+    assert night.rows() == alone.rows()

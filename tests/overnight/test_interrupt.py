@@ -10,12 +10,13 @@ import pytest
 from bench.execute.interrupts import SIGNALS, Interrupts
 
 
-def test_once_saves_and_leaves_and_the_next_run_goes_on(new_night, undisturbed) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_once_saves_and_leaves_and_the_next_run_goes_on(new_night, undisturbed, number) -> None:
     night = new_night()
     process = night.start("--jobs", "1")
     night.wait_for(lambda: "training" in night.output)
     night.wait_for(lambda: any("step 10" in log.read_text() for log in night.home.glob("logs/*")))
-    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all of the group
+    os.killpg(process.pid, number)  # a terminal sends it to all of the group
     assert process.wait(timeout=60) == 130
     assert "the same command goes on" in night.output
     assert "Traceback" not in night.output
