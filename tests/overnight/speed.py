@@ -48,7 +48,7 @@ def of_help() -> None:
 def of_reused() -> None:
     """A run of 1,000 trials that are all done: as a user gives it, report and all."""
     with tempfile.TemporaryDirectory() as folder:
-        asked = ["run", "--preset", "smoke", "--routers", "soft_moe,dense", "--home", folder]
+        asked = ["run", "--preset", "tiny", "--routers", "soft_moe,dense", "--home", folder]
         asked += ["--seeds", str(TRIALS // 2)]
         pretend_done(Path(folder))
         subprocess.run(command(*asked), stdout=subprocess.DEVNULL, check=True, cwd=ROOT)
@@ -122,7 +122,7 @@ def pretend_done(home: Path) -> None:
     from results import Metric, open_store
     from suites import SUITES
 
-    request = make_request(load_preset("smoke"), routers=["soft_moe", "dense"], seeds=TRIALS // 2)
+    request = make_request(load_preset("tiny"), routers=["soft_moe", "dense"], seeds=TRIALS // 2)
     plan = make_plan(request, Datasets())
     with open_store(home / "bench.db") as store:
         machine, code = store.machine(prepared_machine()), store.code_version(code_version())
