@@ -214,7 +214,9 @@ def load_study(store: Store, name: str | None = None) -> StudyData:
     """
     record = store.find_study(name)
     trials = trials_frame(store, record.name)
-    systems = Systems.of({Entry(row.router, row.condition) for row in trials.itertuples()})
+    # Each once, in their order: of experts that are as usual as others, the first are the usual.
+    entries = dict.fromkeys(Entry(row.router, row.condition) for row in trials.itertuples())
+    systems = Systems.of(entries)
     return StudyData(
         record=record,
         trials=_told(trials, systems),
