@@ -13,6 +13,7 @@ import pandas as pd
 
 from report.colours import KNOWN, Look, looks
 from report.entries import Entry, closest, fullest, without_options
+from report.state import state_of
 from report.systems import DENSE, Systems, router_of
 from results import ArrayRecord, Store, StudyRecord
 from results.frames import (
@@ -37,7 +38,8 @@ class StudyData:
     metrics: pd.DataFrame
     arrays: list[ArrayRecord]
     components: pd.DataFrame
-    usual_experts: str | None = None
+    state: str
+    usual_experts: str | None
 
     @property
     def name(self) -> str:
@@ -214,16 +216,18 @@ def load_study(store: Store, name: str | None = None) -> StudyData:
     """
     record = store.find_study(name)
     trials = trials_frame(store, record.name)
+    measurements = measurements_frame(store, record.name)
     # Each once, in their order: of experts that are as usual as others, the first are the usual.
     entries = dict.fromkeys(Entry(row.router, row.condition) for row in trials.itertuples())
     systems = Systems.of(entries)
     return StudyData(
         record=record,
         trials=_told(trials, systems),
-        measurements=_told(_of_subject(measurements_frame(store, record.name)), systems),
+        measurements=_told(_of_subject(measurements), systems),
         metrics=_told(_metrics(metrics_frame(store, record.name)), systems),
         arrays=[_record_told(each, systems) for each in _arrays(arrays_of(store, record.name))],
         components=components_frame(store),
+        state=state_of(trials, measurements),
         usual_experts=systems.usual,
     )
 

@@ -13,13 +13,12 @@ from report.older import aged_figure, aged_table
 from report.page import make_page
 from report.parts import Absent
 from report.render import to_csv, to_latex, to_markdown
-from report.state import FILE, state_of
+from report.state import FILE
 from report.study import StudyData, load_study
 from report.summary import compared, findings
 from report.tables import make_tables
 from report.tables.table import Table
 from results import Store
-from results.frames import measurements_frame, trials_frame
 
 RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
 IMAGES = ("png", "pdf")
@@ -61,8 +60,7 @@ def write_report(
     absent = [p for p in (*tables, *figures) if isinstance(p, Absent) and not p.fine]
     page = _write(folder / "index.html", make_page(data, tables, figures, logs))
     markdown = _write(folder / "report.md", _markdown(data, tables, figures))
-    state = state_of(trials_frame(store, data.name), measurements_frame(store, data.name))
-    _write(folder / FILE, state)
+    _write(folder / FILE, data.state)
     return ReportPaths(
         folder=folder,
         index_html=page,
