@@ -7,10 +7,12 @@ been seen takes what the kinds seen take on average.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+
+from bench.makespan import Load
+from bench.makespan import makespan as spread
 
 TRUSTED = 0.05
 """Share of a training from which its own pace says more than what others took."""
@@ -107,19 +109,16 @@ class Pace:
 
 
 def makespan(running: Iterable[float], waiting: Iterable[float], workers: int) -> float:
-    """When the last job ends if each worker that is free takes the next one (list scheduling).
+    """When the last job ends if each worker that is free takes the next one.
 
     Args:
         running: seconds left of jobs under way, each on a worker of its own.
         waiting: seconds of the jobs to come, in their order.
         workers: how many there are, at least; as many more as `running` shows.
     """
-    free = list(running)
-    free += [0.0] * (max(workers, 1) - len(free))
-    heapq.heapify(free)
-    for seconds in waiting:
-        heapq.heapreplace(free, free[0] + seconds)
-    return max(free)
+    first = list(running)
+    loads = [Load(str(number), seconds) for number, seconds in enumerate([*first, *waiting])]
+    return spread(loads, max(workers, 1, len(first)))
 
 
 def _told(seconds: Iterable[float | None]) -> list[float]:

@@ -14,8 +14,8 @@ from bench.environment import code_version
 from bench.execute.assignment import Surroundings
 from bench.execute.crew import Apart, Crew, InProcess
 from bench.execute.desk import Desk
-from bench.execute.devices import devices, slots
-from bench.execute.events import Begun, Event, Listener, Reused
+from bench.execute.devices import slots
+from bench.execute.events import Begun, Event, Listener
 from bench.execute.fork_server import fork_server
 from bench.execute.interrupts import Interrupts
 from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
@@ -27,6 +27,7 @@ from bench.plan import Plan, Planned
 from bench.record import record_plan
 from bench.reuse import Retry, Reuse
 from bench.tally import Tally
+from bench.train import SAVE_EVERY
 from results import Run, Store, StoreError
 from results.liveness import this_process
 from suites.selftest import self_test
@@ -49,7 +50,7 @@ class How:
     jobs: int | None = None
     devices: tuple[str, ...] = ()
     timeout: float | None = None
-    save_every: float = 60
+    save_every: float = SAVE_EVERY
     retry: Retry = None
     plugins: tuple[Path, ...] = ()
     command: str = ""
@@ -70,7 +71,7 @@ def run(
     how, tally = how or How(), Tally()
     listen = _both(tally, tell)
 
-    places = slots(how.jobs, how.devices) or devices(how.devices)[:1]
+    places = slots(how.jobs, how.devices)
     machine_id, code_id = store.machine(prepared_machine()), store.code_version(code_version())
     reuse = Reuse(store, home, machine_id, how.retry)
     jobs = list(jobs_of(plan, reuse.trials(plan.trials), reuse.layers(plan.layers)))
@@ -159,5 +160,5 @@ def _tell_begun(jobs: Sequence[Job], workers: int, tell: Listener) -> None:
         )
     )
     for job in idle:
-        if job.decision.attempt is not None:
-            tell(Reused(job.task, job.decision.attempt.status, job.decision.reason))
+        if job.reused is not None:
+            tell(job.reused)

@@ -38,8 +38,13 @@ def trial_specs(preset: Preset) -> list[TrialSpec]:
         RequestError: a name, a hyper-parameter or an option that does not exist or fit.
     """
     by_condition = [spec for condition in conditions(preset) for spec in _of_parts(condition)]
-    once = {canonical(spec.condition()): spec for spec in by_condition}
+    once = {condition_of(spec): spec for spec in by_condition}
     return [spec.with_seed(seed) for seed in range(preset.seeds) for spec in once.values()]
+
+
+def condition_of(spec: TrialSpec) -> str:
+    """The same for trials that differ in the seed alone."""
+    return canonical(spec.condition())
 
 
 def conditions(preset: Preset) -> list[Preset]:

@@ -46,7 +46,7 @@ def _unchanged(trial: TrialRecord, store: Store) -> Iterator[str]:
         return
     held = [claim.run for claim in store.claims() if claim.fingerprint == trial.fingerprint]
     if held and alive(held[0]):
-        yield f"not reused: process {held[0].pid} of {held[0].host.split()[0]} works on it now"
+        yield f"not reused: process {held[0].pid} of {held[0].node} works on it now"
         return
     last = store.last_attempt(trial.fingerprint)
     if last is None:

@@ -171,6 +171,11 @@ class Run:
     jobs: int
     """How many trials it works on at once."""
 
+    @property
+    def node(self) -> str:
+        """The name of its host, without what tells its restarts and containers apart."""
+        return self.host.split()[0]
+
 
 @dataclass(frozen=True)
 class RunRecord(Run):

@@ -21,6 +21,9 @@ HEADINGS = ("", "seed", "step", "loss", "top-1 %", "left")
 BAR = 24
 """Columns of the bar."""
 
+AROUND_WORKERS = 6
+"""Lines of a terminal that are not for workers."""
+
 GAP = 2
 """Columns between two cells."""
 

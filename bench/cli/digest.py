@@ -15,6 +15,7 @@ import pandas as pd
 from bench.cli.columns import Column, Row, main_columns, main_metrics
 from bench.cli.standing import Standing, board_of, head_lines, read_standing
 from bench.cli.words import first_line
+from bench.reuse import ENDED
 from results import Store
 from results.older import older_sentence
 from results.statistics import Interval
@@ -22,8 +23,6 @@ from results.statistics import Interval
 WIDTH = 80
 MOST = 20
 """Failures that are listed; `status` lists all."""
-
-FAILURES = ("failed", "out_of_memory", "timed_out", "diverged")
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ def _failed(standing: Standing, begun: datetime | None, home: Path) -> Iterator[
 
 def _failures(standing: Standing, begun: datetime | None, home: Path) -> Iterator[Failure]:
     trials, measurements = standing.trials, standing.measurements
-    for row in trials[trials["status"].isin(FAILURES)].itertuples():
+    for row in trials[trials["status"].isin(list(ENDED))].itertuples():
         what = f"{_name(row)}: training {row.status.replace('_', ' ')}"
         log = str(home / row.log) if row.log else None
         yield Failure(what, first_line(row.error), log, begun is None or row.finished_at >= begun)

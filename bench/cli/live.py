@@ -12,7 +12,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from bench.cli.board import show_board
+from bench.cli.board import AROUND_WORKERS, show_board
 from bench.cli.tracker import Tracker
 from bench.cli.words import duration, first_line
 from bench.execute.events import (
@@ -34,9 +34,6 @@ REFRESH_SECONDS = 0.25
 
 PLAIN_SECONDS = 300
 """Between two lines of how the run stands, where there is no terminal."""
-
-AROUND_WORKERS = 6
-"""Lines of a terminal that are not for workers."""
 
 
 class Display:

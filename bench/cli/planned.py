@@ -13,7 +13,7 @@ from bench.cli.place import Place
 from bench.cli.trainings import print_trainings, rows_of
 from bench.config import TrialSpec
 from bench.datasets import Datasets
-from bench.execute.devices import devices, slots
+from bench.execute.devices import slots
 from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
 from bench.execute.workplace import prepared_machine
 from bench.expected import load_or_expect
@@ -39,7 +39,7 @@ def print_plan(
         return
     plan = make_plan(request, datasets)
     jobs = _jobs(plan, place)
-    places = slots(workers, wanted) or devices(wanted)[:1]
+    places = slots(workers, wanted)
     with Console(stderr=True).status("") as status:
         rows = rows_of([planned.spec for planned in plan.trials], datasets, status.update)
         memory = max((row.takes.training_bytes for row in rows), default=0)

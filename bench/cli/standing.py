@@ -44,9 +44,9 @@ class Standing:
         return tuple(run for run in self.runs if alive(run))
 
     @property
-    def open(self) -> int:
+    def open(self) -> pd.DataFrame:
         """Trials without a result that nobody works on."""
-        return int(self.trials["status"].isin(("waiting", "interrupted")).sum())
+        return self.trials[self.trials["status"].isin(("waiting", "interrupted"))]
 
 
 def read_standing(store: Store, study: str) -> Standing:
@@ -80,7 +80,7 @@ def run_lines(standing: Standing) -> list[str]:
         return [
             f"running since {clock(_local(run.started_at), now)} "
             f"({duration((now - run.started_at).total_seconds())}): process {run.pid} on "
-            f"{run.host.split()[0]}, {run.jobs} worker{'s' * (run.jobs != 1)}"
+            f"{run.node}, {run.jobs} worker{'s' * (run.jobs != 1)}"
             for run in standing.living
         ]
     if not standing.runs:
@@ -90,10 +90,9 @@ def run_lines(standing: Standing) -> list[str]:
     took = f"{clock(_local(end), now)} after {duration((end - run.started_at).total_seconds())}"
     again = f"this takes it up again: {run.command}"
     if run.finished_at is None:
-        return [f"died: process {run.pid} on {run.host.split()[0]}, last heard of {took}", again]
-    if standing.open:
-        left = f"{standing.open} trial{'s' * (standing.open != 1)} left"
-        return [f"stopped {took} with {left}", again]
+        return [f"died: process {run.pid} on {run.node}, last heard of {took}", again]
+    if left := len(standing.open):
+        return [f"stopped {took} with {left} trial{'s' * (left != 1)} left", again]
     return [f"finished {took}"]
 
 
@@ -116,10 +115,7 @@ def board_of(standing: Standing) -> Board:
     under_way = [(claim, _job(claim, names)) for claim in standing.claims]
     running = [job for claim, job in under_way if claim.trial]
     claimed = [claim.fingerprint for claim in standing.claims]
-    open_ = standing.trials[
-        standing.trials["status"].isin(("waiting", "interrupted"))
-        & ~standing.trials["trial"].isin(claimed)
-    ]
+    open_ = standing.open[~standing.open["trial"].isin(claimed)]
     bare = standing.measurements[standing.measurements["seed"].isna()]
     measured = min(bare["trial"].nunique(), standing.layers)
     left = pace.left(

@@ -11,8 +11,8 @@ from bench.compute.estimate import Estimate, estimate
 from bench.config import TrialSpec
 from bench.datasets import Datasets
 from bench.expected import load_or_expect
-from bench.forecast import condition_of
 from bench.plan import Request, labels
+from bench.specs import condition_of
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from bench.cli.board import show_board
+from bench.cli.board import AROUND_WORKERS, show_board
 from bench.cli.standing import Standing, board_of, read_standing, run_lines, text_of, with_progress
 from results import Store
 
@@ -17,9 +17,6 @@ SECONDS = 2
 
 PAUSE = 20
 """Of the time that reading a whole study takes, until it is read again: timings may run beside."""
-
-AROUND_WORKERS = 6
-"""Lines of a terminal that are not for workers."""
 
 
 def follow(store: Store, study: str, console: Console | None = None) -> None:

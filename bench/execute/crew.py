@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -12,11 +11,10 @@ from bench.datasets import Datasets
 from bench.execute.assignment import Surroundings
 from bench.execute.devices import own_device
 from bench.execute.hands import Hands, Here, Tell
+from bench.execute.locks import Stop
 from bench.execute.rehearsing import Stage, apart, here
 from bench.execute.workplace import Workplace
 from results import Store
-
-Stop = Callable[[], bool]
 
 
 class Crew(Protocol):

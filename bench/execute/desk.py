@@ -15,6 +15,7 @@ from bench.plan import Planned, PlannedSuite
 from bench.record import Rows
 from bench.reuse import Reuse
 from results import Store
+from results.outcomes import UNFINISHED
 from results.records import AttemptStatus
 
 
@@ -63,12 +64,12 @@ class Desk:
             micro_batches: an attempt that was interrupted in halved batches goes on in them.
         """
         job, attempt = claim.job, None
-        last = self.store.last_attempt(job.planned.fingerprint.value)
-        if last is not None and last.status in ("running", "interrupted") and last.note:
-            micro_batches = 2
         layer = "layer-" if isinstance(job, LayerJob) else ""
         log = self.home / "logs" / f"{layer}{job.planned.fingerprint.value[:16]}.log"
         if isinstance(job, TrialJob) and job.decision.train:
+            last = self.store.last_attempt(job.planned.fingerprint.value)
+            if last is not None and last.status in UNFINISHED and last.note:
+                micro_batches = 2
             size = job.planned.spec.train.batch_size
             note = f"micro-batches of {-(-size // micro_batches)}: {size} were out of memory"
             attempt = self.store.begin_attempt(
@@ -84,7 +85,7 @@ class Desk:
         """Who works on a job that could not be claimed."""
         fingerprint = job.planned.fingerprint.value
         held = [claim for claim in self.store.claims() if claim.fingerprint == fingerprint]
-        return f"process {held[0].run.pid} on {held[0].run.host.split()[0]}" if held else "nobody"
+        return f"process {held[0].run.pid} on {held[0].run.node}" if held else "nobody"
 
     def lost_training(
         self, assignment: Assignment, lost: Lost, seconds: float
@@ -96,7 +97,7 @@ class Desk:
         """
         last = self.store.last_attempt(assignment.job.planned.fingerprint.value)
         assert last is not None  # it has begun
-        if last.id != assignment.attempt or last.status not in ("running", "interrupted"):
+        if last.id != assignment.attempt or last.status not in UNFINISHED:
             return last.status, last.error
         self.store.finish_attempt(
             last.id,

@@ -39,12 +39,12 @@ def slots(jobs: int | None, wanted: Sequence[str] = ()) -> tuple[str, ...]:
 
     Args:
         jobs: workers, spread evenly; None takes one a GPU, or one a core of the CPU where each
-            computes with one thread.
+            computes with one thread; 0 is this process, on the first device.
         wanted: see `devices`.
     """
     found = devices(wanted)
     count = default_jobs(found) if jobs is None else jobs
-    return tuple(found[number % len(found)] for number in range(count))
+    return tuple(found[number % len(found)] for number in range(max(count, 1)))
 
 
 def default_jobs(found: Sequence[str]) -> int:
@@ -65,6 +65,7 @@ def own_device(name: str) -> torch.device:
     return torch.device(CPU) if name == CPU else torch.device("cuda", gpus().index(name))
 
 
-def show_only(device: str) -> None:
-    """Let this process, which has touched no GPU yet, see one device alone."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = "" if device == CPU else device
+def show_only(name: str) -> torch.device:
+    """Let this process, which has touched no GPU yet, see one device alone; returns it."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "" if name == CPU else name
+    return torch.device(CPU if name == CPU else "cuda")

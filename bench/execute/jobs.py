@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from bench.execute.events import Task
+from bench.execute.events import Reused, Task
 from bench.plan import Plan, Planned, PlannedSuite
 from bench.reuse import Decision
 
@@ -21,7 +21,22 @@ class TrialJob:
     @property
     def idle(self) -> bool:
         """Whether there is nothing to do."""
-        return not self.decision.train and not self.decision.due
+        return not self.decision.train and not self.due
+
+    @property
+    def due(self) -> tuple[PlannedSuite, ...]:
+        """The suites that are to measure it."""
+        return self.decision.due
+
+    @property
+    def reused(self) -> Reused | None:
+        """That its last attempt stands, where one does."""
+        done = self.decision.attempt
+        return None if done is None else Reused(self.task, done.status, self.decision.reason)
+
+    def without(self, suites: Collection[str]) -> TrialJob:
+        """The same, not measured by these suites."""
+        return replace(self, decision=replace(self.decision, due=_others(self.due, suites)))
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,10 @@ class LayerJob:
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self.due
+
+    def without(self, suites: Collection[str]) -> LayerJob:
+        """The same, not measured by these suites."""
+        return replace(self, due=_others(self.due, suites))
 
 
 Job = TrialJob | LayerJob
@@ -56,3 +75,7 @@ def jobs_of(
     for number, (planned, suites) in enumerate(zip(plan.layers, due, strict=True), 1):
         task = Task(planned.label, None, number, len(plan.layers))
         yield LayerJob(planned, suites, task)
+
+
+def _others(due: Sequence[PlannedSuite], suites: Collection[str]) -> tuple[PlannedSuite, ...]:
+    return tuple(suite for suite in due if suite.name not in suites)

@@ -13,14 +13,12 @@ import torch
 from bench.config import TrialSpec
 from bench.datasets import Datasets
 from bench.execute.assignment import Surroundings
-from bench.execute.devices import CPU, show_only
+from bench.execute.devices import CPU
 from bench.execute.fork_server import forked
 from bench.execute.jobs import Job, TrialJob
-from bench.execute.logs import log_to
-from bench.execute.plugins import load_unchanged
-from bench.execute.workplace import prepare_process
-from bench.fingerprint import canonical
+from bench.execute.process import begin_process
 from bench.rehearsal import rehearse
+from bench.specs import condition_of
 from routers.errors import RequestError
 
 LONGEST = 300
@@ -41,7 +39,7 @@ def refuse_untrainable(jobs: Iterable[Job], stage: Stage) -> None:
         RequestError: one cannot be trained as it was asked for; it names the trial.
     """
     trials = [job for job in jobs if isinstance(job, TrialJob) and job.decision.train]
-    once = {canonical(job.planned.spec.condition()): job for job in trials}.values()
+    once = {condition_of(job.planned.spec): job for job in trials}.values()
     outcomes = stage([job.planned.spec for job in once])
     for job, outcome in zip(once, outcomes, strict=True):
         try:
@@ -75,8 +73,5 @@ def apart(shared: Surroundings, workers: int) -> Stage:
 
 
 def _rehearse(spec: TrialSpec, shared: Surroundings) -> None:
-    log_to(Path(shared.home, "logs", "rehearsals.log"))
-    show_only(CPU)
-    prepare_process()
-    load_unchanged(shared.plugins)
-    rehearse(spec, Datasets(shared.datasets), torch.device(CPU))
+    log = Path(shared.home, "logs", "rehearsals.log")
+    rehearse(spec, Datasets(shared.datasets), begin_process(log, CPU, shared.plugins))

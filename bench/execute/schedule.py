@@ -21,7 +21,6 @@ from bench.execute.events import (
     Measured,
     Measuring,
     Progress,
-    Reused,
     Started,
     Waiting,
 )
@@ -125,7 +124,7 @@ class Schedule:
                 told = {"step": step, "steps": steps, "loss": loss, "accuracy": accuracy}
                 active.progress = {"doing": "training", **told, "seconds": seconds}
             case Measuring(_, name):
-                due = _due(active.claim.job)
+                due = active.claim.job.due
                 active.measuring = next(suite for suite in due if suite.name == name)
                 active.progress = {"doing": name}
             case Measured():
@@ -165,7 +164,7 @@ class Schedule:
             item.told, item.not_before = True, time.monotonic() + ASK_AGAIN
             return
         self._waiting.remove(item)
-        claim = replace(claim, job=_without(claim.job, item.lost))
+        claim = replace(claim, job=claim.job.without(item.lost))
         if claim.job.idle:
             self._desk.release(claim)
             if not item.lost:
@@ -206,7 +205,7 @@ class Schedule:
             if status != "done":
                 self._tell(Ended(task, status, seconds, error))
                 return status
-        suite = suite or next(iter(_due(active.claim.job)), None)
+        suite = suite or next(iter(active.claim.job.due), None)
         if suite is None:
             return status
         # What was stopped from outside is due still, and no result.
@@ -258,17 +257,5 @@ class Schedule:
         return {**active.progress, "device": active.assignment.device}
 
     def _tell_reused(self, job: Job) -> None:
-        if isinstance(job, TrialJob) and job.decision.attempt is not None:
-            self._tell(Reused(job.task, job.decision.attempt.status, job.decision.reason))
-
-
-def _without(job: Job, suites: set[str]) -> Job:
-    """The job without what some suites are to measure."""
-    due = tuple(suite for suite in _due(job) if suite.name not in suites)
-    if isinstance(job, LayerJob):
-        return replace(job, due=due)
-    return replace(job, decision=replace(job.decision, due=due))
-
-
-def _due(job: Job) -> Sequence[PlannedSuite]:
-    return job.decision.due if isinstance(job, TrialJob) else job.due
+        if isinstance(job, TrialJob) and job.reused is not None:
+            self._tell(job.reused)

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import threading
-from multiprocessing import connection
 from multiprocessing.connection import Connection
 from types import FrameType
-
-import torch
 
 import suites  # noqa: F401
 from bench.datasets import Datasets
 from bench.execute.assignment import Assignment, Result, Surroundings
-from bench.execute.devices import CPU, show_only
 from bench.execute.events import Ended, Event, Measured, Measuring, Progress, Started
 from bench.execute.local import do
-from bench.execute.logs import log, log_to
-from bench.execute.plugins import load_unchanged
-from bench.execute.workplace import Workplace, prepare_process
+from bench.execute.logs import log
+from bench.execute.process import begin_process
+from bench.execute.workplace import Workplace
 from results import open_store
 
 
@@ -37,11 +31,7 @@ def work(assignment: Assignment, surroundings: Surroundings, events: Connection)
     signal.signal(signal.SIGTERM, ask)
     os.setpgid(0, 0)  # so that what it starts can be ended with it
     events.send(os.getpid())
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    log_to(assignment.log)
-    show_only(assignment.device)
-    prepare_process()
-    load_unchanged(surroundings.plugins)
+    device = begin_process(assignment.log, assignment.device, surroundings.plugins)
 
     def tell(event: Event) -> None:
         log(_line(event))
@@ -55,7 +45,7 @@ def work(assignment: Assignment, surroundings: Surroundings, events: Connection)
             store,
             surroundings.home,
             Datasets(surroundings.datasets),
-            torch.device("cpu" if assignment.device == CPU else "cuda"),
+            device,
             surroundings.machine_id,
             surroundings.code_id,
             tell,
@@ -63,13 +53,6 @@ def work(assignment: Assignment, surroundings: Surroundings, events: Connection)
             lambda: bool(asked),
         )
         return do(assignment, place)
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    connection.wait([parent.sentinel])
-    os._exit(1)
 
 
 def _line(event: Event) -> str:

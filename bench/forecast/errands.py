@@ -16,13 +16,11 @@ import torch
 
 from bench.data.handed import HandedDataset
 from bench.datasets import Datasets
-from bench.execute.devices import CPU, show_only
 from bench.execute.fork_server import forked
 from bench.execute.locks import training
-from bench.execute.logs import log_to
-from bench.execute.plugins import hashes_of, load_unchanged
+from bench.execute.plugins import hashes_of
+from bench.execute.process import begin_process
 from bench.execute.training import describe
-from bench.execute.workplace import prepare_process
 from bench.forecast.cost import Cost, Errand, cost_of
 from routers.errors import BenchError
 
@@ -114,11 +112,7 @@ def _told(cost: Callable[[], Cost]) -> Cost | str:
 
 def _work(errand: Errand, device: str, place: Place) -> Cost:
     began = perf_counter()
-    log_to(place.log)
-    show_only(device)
-    prepare_process()
-    load_unchanged(place.plugins)
-    own = torch.device("cpu" if device == CPU else "cuda")
+    own = begin_process(place.log, device, place.plugins)
     datasets = Datasets(place.datasets)
     datasets.get(errand.spec.data)
     ready = perf_counter() - began

@@ -15,7 +15,8 @@ from bench.execute.jobs import Job, LayerJob, TrialJob
 from bench.fingerprint import canonical
 from bench.forecast.cost import Cost, Errand
 from bench.forecast.errands import Run
-from bench.forecast.schedule import Load, makespan
+from bench.makespan import Load, makespan
+from bench.specs import condition_of
 
 MOST = 40
 """Conditions that are measured each by itself, at most."""
@@ -54,11 +55,6 @@ class Forecast:
     def whole(self) -> float:
         """Until everything is done."""
         return self.training + self.measuring + self.timings + self.around
-
-
-def condition_of(spec: TrialSpec) -> str:
-    """The same for trials that differ in the seed alone."""
-    return canonical(spec.condition())
 
 
 def forecast(

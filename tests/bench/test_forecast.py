@@ -14,17 +14,18 @@ from bench.config import RouterConfig
 from bench.data import Dataset, Split
 from bench.datasets import Datasets
 from bench.execute.jobs import Job, jobs_of
-from bench.forecast import condition_of, forecast, here, suites, workers
+from bench.forecast import forecast, here, suites, workers
 from bench.forecast.clock import Clock
 from bench.forecast.cost import Cost, Errand, cost_of
 from bench.forecast.errands import Results
 from bench.forecast.forecast import AROUND, MOST
 from bench.forecast.part import part_of
-from bench.forecast.schedule import Load, makespan
 from bench.forecast.training import Pace
+from bench.makespan import Load, makespan
 from bench.plan import Plan, PlannedSuite, make_plan, make_request
 from bench.presets import load_preset
 from bench.reuse import Decision
+from bench.specs import condition_of
 from suites import Metric
 
 CPU = torch.device("cpu")
