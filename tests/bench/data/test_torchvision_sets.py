@@ -97,6 +97,7 @@ def test_a_wrong_checksum_is_named(digits, load):
         (gzip.compress(b"\0\0\x0d\1\0\0\0\1\0\0\0\0"), "not an IDX file of unsigned bytes"),
         (gzip.compress(b"\0\0\x08\1\0\0\0\5abc"), r"holds 3 bytes .* not those of \(5,\)"),
     ],
+    ids=["not gzipped", "of floats", "too short"],
 )
 def test_a_file_of_another_format_is_refused(digits, load, monkeypatch, content, message):
     folder, _ = digits
