@@ -1,4 +1,4 @@
-"""What can be asked for, as validated plain data: the parts of a trial, the trial, the preset."""
+"""A trial as validated plain data: its parts, and the whole."""
 
 from __future__ import annotations
 
@@ -133,6 +133,19 @@ class TrialSpec(Config):
     seed: int = 0
     parent: TrialSpec | None = Field(default=None, exclude_if=lambda parent: parent is None)
     transform: str | None = Field(default=None, exclude_if=lambda name: name is None)
+    found: tuple[str, ...] = Field(
+        default=(),
+        exclude_if=lambda paths: not paths,
+        description="Settings that were found for this router alone, by tuning or by matching "
+        "compute; they set no condition apart.",
+    )
+    twin: int = Field(
+        default=0,
+        ge=0,
+        exclude_if=lambda number: not number,
+        description="Of several trials alike in all but this, each draws its MoE layers and its "
+        "routers' noise from a stream of its own: what they differ by is chance alone.",
+    )
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:
@@ -155,56 +168,5 @@ class TrialSpec(Config):
 
     def dense(self) -> TrialSpec:
         """The same trial without MoE layers, from scratch: its FLOPs are the budget."""
-        return self.model_copy(update={"router": DENSE, "parent": None, "transform": None})
-
-
-class ParentConfig(Config):
-    """What the trials of a part start from."""
-
-    router: str = Field(
-        description="Whose trial of the last part before that has it, of the same seed."
-    )
-    transform: str = Field(description="A registered way to start from it.")
-
-
-class PresetPart(Config):
-    """A slice of a study with settings of its own."""
-
-    routers: tuple[str, ...] | None = Field(default=None, description="None: the preset's.")
-    set: Options = Field(default={}, description="Path -> value, over the preset's and its sweep.")
-    sweep: dict[str, tuple[Any, ...]] = Field(
-        default={}, description="Path -> values of this part, all combined."
-    )
-    parent: ParentConfig | None = None
-
-
-class Preset(Config):
-    """A named starting point of a study; `router` goes to the routers that have such fields."""
-
-    name: str
-    description: str
-    routers: Literal["all"] | tuple[str, ...] = Field(
-        default=(), description="By name, or all there are."
-    )
-    seeds: int = Field(default=3, ge=1)
-    router: Options = {}
-    experts: ExpertsConfig = ExpertsConfig()
-    model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig()
-    train: TrainConfig = TrainConfig()
-    compute: ComputeConfig = ComputeConfig()
-    suites: dict[str, Options] = Field(
-        default={}, description="Options of each suite that measures."
-    )
-    sweep: dict[str, tuple[Any, ...]] = Field(
-        default={}, description="Path -> values, all combined."
-    )
-    parts: tuple[PresetPart, ...] = Field(default=(), description="None: the study is one part.")
-
-    def every_router(self) -> Literal["all"] | tuple[str, ...]:
-        """The routers of all parts, each once, in order."""
-        named = [self.routers if part.routers is None else part.routers for part in self.parts]
-        chosen = named or [self.routers]
-        if "all" in chosen:
-            return "all"
-        return tuple(dict.fromkeys(name for names in chosen for name in names))
+        alone = {"router": DENSE, "parent": None, "transform": None, "twin": 0}
+        return self.model_copy(update=alone)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.config import Preset
-from bench.presets import nearest_path, setting_paths, validated_preset
+from bench.presets import Preset, nearest_path, setting_paths, validated_preset
 from bench.yamls import parse
 from routers import ROUTERS
 from routers.errors import RequestError

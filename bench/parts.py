@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from bench.config import Preset, PresetPart
 from bench.overrides import override
+from bench.presets import Preset, PresetPart
 from routers import ROUTERS
 from routers.errors import RequestError, nearest
 

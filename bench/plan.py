@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bench.config import Options, Preset, TrialSpec
+from bench.config import Options, TrialSpec
 from bench.datasets import Datasets
 from bench.fingerprint import Fingerprint, Fingerprints
 from bench.parts import with_routers, with_settings
+from bench.presets import Preset
 from bench.specs import refuse_unknown, selected_routers, trial_specs
-from results.conditions import conditions
+from results.conditions import conditions, router_of
 from suites import SUITES
 
 
@@ -140,7 +141,7 @@ def labels(specs: Sequence[TrialSpec]) -> list[str]:
 
 
 def _labels(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
-    routers = [description["router"]["name"] for description in descriptions]
+    routers = [router_of(description) for description in descriptions]
     texts = conditions(descriptions)
     return [f"{name} {text}".strip() for name, text in zip(routers, texts, strict=True)]
 

@@ -3,15 +3,78 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pydantic
+from pydantic import Field
 
-from bench.config import ParentConfig, Preset, PresetPart
+from bench.config import (
+    ComputeConfig,
+    Config,
+    DataConfig,
+    ExpertsConfig,
+    ModelConfig,
+    Options,
+    TrainConfig,
+)
 from bench.yamls import parse
 from routers.errors import RequestError, nearest
 
 FOLDER = Path(__file__).parent.parent / "suites" / "presets"
+
+
+class ParentConfig(Config):
+    """What the trials of a part start from."""
+
+    router: str = Field(
+        description="Whose trial of the last part before that has it, of the same seed."
+    )
+    transform: str = Field(description="A registered way to start from it.")
+
+
+class PresetPart(Config):
+    """A slice of a study with settings of its own."""
+
+    routers: tuple[str, ...] | None = Field(default=None, description="None: the preset's.")
+    set: Options = Field(default={}, description="Path -> value, over the preset's and its sweep.")
+    sweep: dict[str, tuple[Any, ...]] = Field(
+        default={}, description="Path -> values of this part, all combined."
+    )
+    parent: ParentConfig | None = None
+
+
+class Preset(Config):
+    """A named starting point of a study; `router` goes to the routers that have such fields."""
+
+    name: str
+    description: str
+    routers: Literal["all"] | tuple[str, ...] = Field(
+        default=(), description="By name, or all there are."
+    )
+    seeds: int = Field(default=3, ge=1)
+    router: Options = Field(
+        default={}, description="Hyper-parameters, for the routers that have them."
+    )
+    experts: ExpertsConfig = ExpertsConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    compute: ComputeConfig = ComputeConfig()
+    suites: dict[str, Options] = Field(
+        default={}, description="Options of each suite that measures."
+    )
+    sweep: dict[str, tuple[Any, ...]] = Field(
+        default={}, description="Path -> values, all combined."
+    )
+    parts: tuple[PresetPart, ...] = Field(default=(), description="None: the study is one part.")
+
+    def every_router(self) -> Literal["all"] | tuple[str, ...]:
+        """The routers of all parts, each once, in order."""
+        named = [self.routers if part.routers is None else part.routers for part in self.parts]
+        chosen = named or [self.routers]
+        if "all" in chosen:
+            return "all"
+        return tuple(dict.fromkeys(name for names in chosen for name in names))
 
 
 def preset_names() -> list[str]:

@@ -11,8 +11,6 @@ from bench.config import (
     DataConfig,
     ModelConfig,
     Options,
-    ParentConfig,
-    Preset,
     RouterConfig,
     TrainConfig,
     TrialSpec,
@@ -23,7 +21,7 @@ from bench.fingerprint import canonical
 from bench.model import EXPERTS
 from bench.overrides import check_path, override
 from bench.parts import presets_of
-from bench.presets import nearest_path
+from bench.presets import ParentConfig, Preset, nearest_path
 from routers import LOSSES, ROUTERS, Baseline, Entry
 from routers.errors import RequestError, nearest
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, joinedload
 
+from results.conditions import router_of
 from results.database import Database
 from results.errors import StoreError
 from results.liveness import alive
@@ -129,7 +130,7 @@ def _claim_record(row: ClaimRow) -> ClaimRecord:
     return ClaimRecord(
         id=row.id,
         fingerprint=subject.fingerprint,
-        router=subject.description["router"]["name"],
+        router=router_of(subject.description),
         seed=subject.description.get("seed"),
         trial=row.trial is not None,
         run=run_record(row.run),

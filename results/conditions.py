@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence, Set
+from copy import deepcopy
 from typing import Any
 
 from results.plain import to_json
@@ -20,6 +21,7 @@ MANY = 3
 """Settings that can be read at a glance."""
 OPTIONS = ("experts.options.", "train.loss_options.")
 PARENT = "parent."
+FOUND = "found"
 _TEXT = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -29,8 +31,10 @@ def conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     As `experts.num_experts=32 router.capacity_factor=2.0`, by the paths that `--set` takes; empty
     where nothing differs. Where many do, what others of them tell already is left out. Of a derived
     trial also `transform=distill parent=soft_moe`, and those `parent.…` that tell it from its
-    siblings where its own settings do not.
+    siblings where its own settings do not. What was found for a router alone, by tuning or by
+    matching compute, sets nothing apart: it is told as `found`.
     """
+    descriptions = [comparable(description) for description in descriptions]
     kinds = [to_json(_without_seed(description)) for description in descriptions]
     distinct = dict(zip(kinds, descriptions, strict=True))
     told = dict(zip(distinct, _conditions(list(distinct.values())), strict=True))
@@ -41,7 +45,7 @@ def _conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     """The same of descriptions that all differ."""
     flat = [dict(_settings(description)) for description in descriptions]
     own = [{path: each[path] for path in each if not path.startswith(PARENT)} for each in flat]
-    routers = [description["router"]["name"] for description in descriptions]
+    routers = [router_of(description) for description in descriptions]
     # What sets all derived trials apart from the others is told by the transform's name.
     origins = [f"{each.get('transform')} {each.get('parent')}" for each in flat]
     shared = {
@@ -62,6 +66,27 @@ def _conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def router_of(description: Mapping[str, Any]) -> str:
+    """The name under which a trial or layer stands: its router's; of a twin, one of its own."""
+    name: str = description["router"]["name"]
+    return f"{name} (twin)" if description.get("twin") else name
+
+
+def comparable(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The description with `found` in the place of each value that was found for its router."""
+    told = deepcopy(dict(description))
+    for path in told.pop("found", ()):
+        *parents, last = _place(path)
+        place = told
+        for name in parents:
+            place = place.get(name, {})  # of a bare layer there is no recipe
+        if last in place:
+            place[last] = FOUND
+    if "parent" in told:
+        told["parent"] = comparable(told["parent"])
+    return told
+
+
 def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """The same for pairs of a suite and the options it was given, as `balance.batch_size=64`."""
     kinds = [(suite, to_json(options)) for suite, options in measured]
@@ -74,6 +99,11 @@ def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list
     return [told[kind] for kind in kinds]
 
 
+def _place(path: str) -> list[str]:
+    """Where a description has the setting of a path that `--set` takes."""
+    return path.replace("router.", "router.options.", 1).split(".")
+
+
 def _without_seed(description: Mapping[str, Any]) -> dict[str, Any]:
     """What trials have in common that are seeds of one another, parents and all."""
     rest = {name: value for name, value in description.items() if name != "seed"}
@@ -81,7 +111,7 @@ def _without_seed(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for path, value in _leaves(description, skip=("seed", "parent")):
+    for path, value in _leaves(description, skip=("seed", "parent", "twin")):
         yield path.replace("router.options.", "router.", 1), value
     if "parent" in description:
         for path, value in _settings(description["parent"]):

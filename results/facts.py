@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from results.conditions import router_of
 from results.models import AttemptRow, CodeVersionRow, LayerRow, MachineRow, TrialRow
 from results.plain import to_json
 
@@ -17,7 +18,7 @@ def of_subject(row: TrialRow | LayerRow) -> Fields:
     """What its description says."""
     told = row.description
     return {
-        "router": told["router"]["name"],
+        "router": router_of(told),
         "options": to_json(told["router"]["options"]),
         "experts": told["experts"]["name"],
         "num_experts": told["experts"]["num_experts"],

@@ -1,8 +1,9 @@
 """What counts in a study: of all trials, attempts and measurements ever made, the current ones.
 
 A result of older code stays in the database and no longer counts once newer code has replaced it:
-of trials alike but for their code, the one that the study asked for last counts; of a trial's
-attempts, the last that is done; of a suite's measurements of it, those of the suite's newest code.
+of trials alike but for their code, and for what was found for their router, the one that the study
+asked for last counts; of a trial's attempts, the last that is done; of a suite's measurements of
+it, those of the suite's newest code.
 
 What counts may still be of older code than what stands beside it: a study that was asked for with
 two routers, and after a change of the code with one of them, shows both. `older` says so, and
@@ -28,7 +29,7 @@ from sqlalchemy import Select, Text, cast, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from results.claiming import worked_on
-from results.conditions import conditions
+from results.conditions import comparable, conditions
 from results.facts import Environments, Fields, of_attempt, of_subject
 from results.models import (
     AttemptRow,
@@ -112,7 +113,7 @@ def _subjects(session: Session, study: str | None) -> Iterator[tuple[TrialRow | 
         changed = {} if name is None else _changed([*kinds[0], *kinds[1]], parts)
         for asked in kinds:
             rows = [row for _, row in asked]
-            described = [to_json(row.description) for row in rows]
+            described = [to_json(comparable(row.description)) for row in rows]
             last = dict(zip(described, rows, strict=True))
             told = conditions([row.description for row in rows])
             for row, description, condition in zip(rows, described, told, strict=True):

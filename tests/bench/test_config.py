@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import Preset, TrialSpec
+from bench.config import TrialSpec
 from bench.overrides import override, parse_set, parse_sweep
 from bench.plan import make_request
-from bench.presets import load_preset, preset_names
+from bench.presets import Preset, load_preset, preset_names
 from bench.specs import trial_specs
 from routers import ROUTERS, Baseline
 from routers.errors import RequestError

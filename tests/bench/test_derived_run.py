@@ -13,11 +13,10 @@ from sqlalchemy import select
 import bench.run as running
 from bench import fingerprint
 from bench.checkpoint import read_tensors
-from bench.config import Preset
 from bench.datasets import Datasets
 from bench.execute import training
 from bench.plan import Plan, make_plan, make_request
-from bench.presets import load_preset
+from bench.presets import Preset, load_preset
 from bench.record import record_plan
 from bench.reuse import Retry, Reuse
 from bench.run import How, Tally

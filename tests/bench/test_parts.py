@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from bench.config import Preset, TrialSpec
+from bench.config import TrialSpec
 from bench.plan import labels, make_request
-from bench.presets import load_preset
+from bench.presets import Preset, load_preset
 from bench.specs import trial_specs
 from routers.errors import RequestError
 

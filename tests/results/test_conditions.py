@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from results.conditions import conditions
+from results.conditions import comparable, conditions, router_of
 
 
 def trial(router: str, parent: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
@@ -111,3 +111,41 @@ def test_of_many_settings_those_stay_that_tell_all_trials_apart() -> None:
         "data.name=fashion experts.name=mlp train.lr=0.2",
         "data.name=digits experts.name=cp train.lr=0.1",
     ]
+
+
+def tuned(router: str, lr: float, temperature: float, **settings) -> dict:
+    described = {
+        "router": {"name": router, "options": {"temperature": temperature}},
+        "experts": {"num_experts": settings.get("experts", 8)},
+        "train": {"lr": lr},
+        "found": ["train.lr", "router.temperature"],
+    }
+    return described | {name: value for name, value in settings.items() if name != "experts"}
+
+
+def test_what_was_found_for_a_router_alone_sets_no_condition_apart():
+    found = [tuned("a", 0.1, 1.0), tuned("b", 0.2, 2.0), tuned("a", 0.3, 1.5, experts=32)]
+    assert conditions(found) == [
+        "experts.num_experts=8",
+        "experts.num_experts=8",
+        "experts.num_experts=32",
+    ]
+
+
+def test_a_setting_that_was_found_stands_beside_one_that_was_given():
+    given = {name: value for name, value in tuned("a", 0.1, 1.0).items() if name != "found"}
+    assert conditions([tuned("a", 0.2, 1.0), given]) == [
+        "router.temperature=found train.lr=found",
+        "router.temperature=1.0 train.lr=0.1",
+    ]
+
+
+def test_of_a_bare_layer_the_recipe_is_not_looked_for():
+    layer = {name: value for name, value in tuned("a", 0.1, 1.0).items() if name != "train"}
+    assert comparable(layer)["router"]["options"] == {"temperature": "found"}
+
+
+def test_a_twin_has_a_name_of_its_own():
+    same, twin = tuned("a", 0.1, 1.0), tuned("a", 0.1, 1.0, twin=1)
+    assert [router_of(each) for each in (same, twin)] == ["a", "a (twin)"]
+    assert conditions([same, twin]) == ["", ""]
