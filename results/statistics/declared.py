@@ -1,0 +1,84 @@
+"""The comparisons that are declared before any result is seen, and tested as one family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+
+from results.statistics.correction import ALPHA, holm
+from results.statistics.paired import PairedDifference, paired_difference
+
+NULLS = ("dense", "dense_params", "random", "frozen")
+"""What every router is held against: no experts, as many parameters, no choice, none learnt."""
+
+BySeed = Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Compared:
+    """`system` less `reference`, over the seeds that both have.
+
+    Attributes:
+        difference: None where no seed is in common.
+        adjusted: the p-value over the family and the looks; None where there is no test.
+        family: the number of tests that it was adjusted over.
+    """
+
+    system: str
+    reference: str
+    difference: PairedDifference | None
+    adjusted: float | None = None
+    family: int = 0
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the two differ, at the error rate of the family."""
+        return self.adjusted is not None and self.adjusted < ALPHA
+
+
+def declared(systems: Sequence[str], nulls: Iterable[str]) -> list[tuple[str, str]]:
+    """Each system against each null, then all pairs of systems, as (system, reference).
+
+    The best is chosen after seeing the results: only a family that holds all pairs keeps the error
+    rate of the comparisons with it. Nulls are not compared with each other.
+    """
+    against = [(system, null) for null in nulls for system in systems]
+    return against + list(combinations(systems, 2))
+
+
+def family(
+    values: Mapping[str, BySeed], pairs: Iterable[tuple[str, str]], looks: int = 1
+) -> list[Compared]:
+    """Each pair compared, its p-value adjusted by Holm over all of them.
+
+    Args:
+        values: a number by seed of each system.
+        pairs: as `declared` gives them; systems without values are compared with no seed.
+        looks: how often a sequential rule was to look. Bonferroni over them: p-values times
+            `looks`, intervals at a confidence of 1 - 0.05 / `looks`, valid at each look.
+    """
+    found = [_compare(values, *pair, looks) for pair in pairs]
+    tested = [
+        c.difference.p_value for c in found if c.difference and c.difference.p_value is not None
+    ]
+    adjusted = iter(holm(tested))
+    return [
+        replace(c, adjusted=next(adjusted), family=len(tested))
+        if c.difference and c.difference.p_value is not None
+        else c
+        for c in found
+    ]
+
+
+def _compare(values: Mapping[str, BySeed], system: str, reference: str, looks: int) -> Compared:
+    ours, theirs = values.get(system, {}), values.get(reference, {})
+    seeds = sorted(ours.keys() & theirs.keys())
+    if not seeds:
+        return Compared(system, reference, None)
+    difference = paired_difference(
+        [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], 1 - ALPHA / looks
+    )
+    if difference.p_value is not None:
+        difference = replace(difference, p_value=min(1.0, looks * difference.p_value))
+    return Compared(system, reference, difference)
