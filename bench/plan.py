@@ -82,6 +82,7 @@ def make_request(
     seeds: int | None = None,
     settings: Mapping[str, Any] | None = None,
     sweep: Mapping[str, tuple[Any, ...]] | None = None,
+    twins: bool = False,
 ) -> Request:
     """A preset with a user's changes.
 
@@ -92,11 +93,14 @@ def make_request(
         seeds: None takes the preset's.
         settings: value by path, see `override`.
         sweep: values by path, added to the preset's.
+        twins: see `Preset`; False takes the preset's.
 
     Raises:
         RequestError: a name or a value that does not exist or fit.
     """
     changed: dict[str, Any] = {"sweep": {**preset.sweep, **(sweep or {})}}
+    if twins:
+        changed["twins"] = True
     if seeds is not None:
         changed["seeds"] = seeds
     if routers:

@@ -52,6 +52,10 @@ class Preset(Config):
         default=(), description="By name, or all there are."
     )
     seeds: int = Field(default=3, ge=1)
+    twins: bool = Field(
+        default=False,
+        description="Whether each router but a baseline trains a second time, as its own control.",
+    )
     router: Options = Field(
         default={}, description="Hyper-parameters, for the routers that have them."
     )

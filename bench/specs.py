@@ -36,6 +36,8 @@ def trial_specs(preset: Preset) -> list[TrialSpec]:
         RequestError: a name, a hyper-parameter or an option that does not exist or fit.
     """
     by_condition = [spec for condition in conditions(preset) for spec in _of_parts(condition)]
+    if preset.twins:
+        by_condition += [_twin(spec) for spec in by_condition if not _is_baseline(spec.router.name)]
     once = {condition_of(spec): spec for spec in by_condition}
     return [spec.with_seed(seed) for seed in range(preset.seeds) for spec in once.values()]
 
@@ -88,6 +90,21 @@ def refuse_unknown(names: Iterable[str], routers: Iterable[Entry]) -> None:
         if all(issubclass(router.target, Baseline) for router in routers):
             hint = "; baselines have no hyper-parameters"
         raise RequestError(f"none of the chosen routers has 'router.{name}'{hint}")
+
+
+def _twin(spec: TrialSpec) -> TrialSpec:
+    """The same trial under a second name; a derived one starts from its parent's twin.
+
+    A baseline draws no MoE layer, so it has no twin: a parent that is one stays as it is.
+    """
+    parent = spec.parent
+    if parent is not None and not _is_baseline(parent.router.name):
+        parent = _twin(parent)
+    return spec.model_copy(update={"twin": 1, "parent": parent})
+
+
+def _is_baseline(name: str) -> bool:
+    return issubclass(ROUTERS.get(name).target, Baseline)
 
 
 def _of_parts(preset: Preset) -> list[TrialSpec]:
@@ -144,7 +161,7 @@ def _specs_of(preset: Preset, routers: Iterable[Entry]) -> list[TrialSpec]:
             experts=experts,
             model=preset.model,
             data=_sized(preset.data, preset.model),
-            train=without_losses if issubclass(router.target, Baseline) else train,
+            train=without_losses if _is_baseline(router.name) else train,
             compute=preset.compute,
         )
         for router in routers

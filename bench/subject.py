@@ -18,6 +18,7 @@ from bench.evaluate import observe
 from bench.facts import model_facts
 from bench.model import MoELayer, ReplacedMLP, build_experts, forward_pass, moe_layers
 from bench.model.backbone import site_of, widen
+from bench.model.build import moe_seed
 from bench.model.experts import Replaced
 from bench.model.moe import reweighted
 from bench.objective import autocast
@@ -140,7 +141,7 @@ class LayerOfTrial:
     """Layers and models of a trial before training, as `suites.subject.LayerSubject` wants it.
 
     Args:
-        spec: the trial; only its seed, router, experts and model matter.
+        spec: the trial; only its seed, twin, router, experts and model matter.
         data: the shape of the model's images.
         device: where everything is built.
     """
@@ -158,7 +159,8 @@ class LayerOfTrial:
 
     def layer(self, batch: int, tokens: int, dim: int, hidden: int, num_experts: int) -> nn.Module:
         """The router's MoE layer, or the baseline's MLP: (batch, tokens, dim) to the same."""
-        with _seeded(self._spec.seed):
+        seed = moe_seed(self._spec.seed, self._spec.twin)
+        with _seeded(seed):
             router = self._spec.router
             target = ROUTERS.get(router.name).target
             if issubclass(target, Baseline):
@@ -170,7 +172,7 @@ class LayerOfTrial:
                         experts=self._spec.experts.name,
                         num_experts=num_experts,
                         experts_options=self._options_without_width(),
-                        seed=self._spec.seed,
+                        seed=seed,
                     )
                 return block["mlp"].to(self.device)
             groups = self._spec.model.groups

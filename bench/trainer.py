@@ -88,7 +88,7 @@ class Trainer:
         """
         images, labels = self._batches(step)
         torch.manual_seed(self._drawn(Purpose.DROPOUT, step))
-        self._noise.manual_seed(self._drawn(Purpose.ROUTER_NOISE, step))
+        self._noise.manual_seed(self._drawn(Purpose.ROUTER_NOISE, self._spec.twin, step))
         parts = self._micro_batches
         loss, routings = self._differentiate(images, labels, step, parts, counter)
         self._update(step)
@@ -174,5 +174,5 @@ class Trainer:
                 loads = {"load": routing.expert_load(), "demand": routing.demand()}
                 layer.router.after_step({name: load.sum(0) for name, load in loads.items()})
 
-    def _drawn(self, purpose: Purpose, step: int) -> int:
-        return int(random_bits(purpose, self._spec.seed, step)[0])
+    def _drawn(self, purpose: Purpose, *counters: int) -> int:
+        return int(random_bits(purpose, self._spec.seed, *counters)[0])

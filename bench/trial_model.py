@@ -54,5 +54,6 @@ def trial_model(
         in_chans=channels,
         num_classes=data.num_classes,
         seed=spec.seed,
+        twin=spec.twin,
         input_size=(size[0], size[1]),
     )

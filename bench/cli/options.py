@@ -19,6 +19,14 @@ Routers = Annotated[
 Seeds = Annotated[
     int | None, typer.Option("--seeds", min=1, metavar="N", help="Trainings of each router.")
 ]
+AA = Annotated[
+    bool,
+    typer.Option(
+        "--aa",
+        help="Train each router a second time, as its own control: the same data order, but MoE "
+        "weights and noise of its own. The report tells how often chance alone raises an alarm.",
+    ),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="One setting, as train.lr=1e-3; repeatable."),

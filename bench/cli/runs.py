@@ -11,6 +11,7 @@ import typer
 
 from bench.cli.given import names, seconds_of
 from bench.cli.options import (
+    AA,
     DataDir,
     Devices,
     Jobs,
@@ -48,6 +49,7 @@ def run(
     preset: PresetName = "tiny",
     routers: Routers = None,
     seeds: Seeds = None,
+    aa: AA = False,
     set_: Set = None,
     sweep: Sweep = None,
     data_dir: DataDir = None,
@@ -87,7 +89,7 @@ def run(
     from results import StoreError
     from routers.errors import BenchError
 
-    request = _request(place, suites, preset, routers, seeds, set_, sweep, data_dir, study)
+    request = _request(place, suites, preset, routers, seeds, aa, set_, sweep, data_dir, study)
     how = How(
         jobs=jobs,
         devices=tuple(names(devices)),
@@ -132,6 +134,7 @@ def plan(
     preset: PresetName = "tiny",
     routers: Routers = None,
     seeds: Seeds = None,
+    aa: AA = False,
     set_: Set = None,
     sweep: Sweep = None,
     data_dir: DataDir = None,
@@ -153,7 +156,7 @@ def plan(
     """
     from bench.cli.planned import print_plan
 
-    request = _request(place, suites, preset, routers, seeds, set_, sweep, data_dir, study)
+    request = _request(place, suites, preset, routers, seeds, aa, set_, sweep, data_dir, study)
     print_plan(request, place, jobs, names(devices))
 
 
@@ -163,6 +166,7 @@ def _request(
     preset: str,
     routers: str | None,
     seeds: int | None,
+    aa: bool,
     settings: list[str] | None,
     sweep: list[str] | None,
     data_dir: str | None,
@@ -182,6 +186,7 @@ def _request(
         seeds=seeds,
         settings=dict(parse_set(text) for text in [*found, *(settings or ())]),
         sweep=dict(parse_sweep(text) for text in sweep or ()),
+        twins=aa,
     )
 
 

@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     ROUTER_NOISE = 8
     DROPOUT = 9
     MARK = 10
+    MOE_WEIGHTS = 11
 
 
 def random_bits(purpose: Purpose, *counters: ArrayLike) -> NDArray[np.uint64]:

@@ -5,13 +5,19 @@ from __future__ import annotations
 from torch import nn
 
 from bench.config import ExpertsConfig, ModelConfig, RouterConfig
+from bench.data.draws import Purpose, random_bits
 from bench.model.backbone import dense_model, moefy, widen
 from bench.model.places import tokens_of
 from routers import ROUTERS, Baseline
 
-MOE_STREAM = 1 << 32
-"""Added to a trial's seed for the weights of MoE layers, so that the rest of the model starts
-alike whatever the router."""
+
+def moe_seed(seed: int, twin: int = 0) -> int:
+    """What the weights of a trial's MoE layers are drawn from; all else is drawn from its seed.
+
+    So the rest of the model starts alike whatever the router, and alike in twins.
+    """
+    # A hash, since torch's generators of a CPU look at the lowest 32 bits alone.
+    return int(random_bits(Purpose.MOE_WEIGHTS, seed, twin)[0])
 
 
 def build_model(
@@ -22,6 +28,7 @@ def build_model(
     in_chans: int,
     num_classes: int,
     seed: int,
+    twin: int = 0,
     input_size: tuple[int, int] | None = None,
 ) -> nn.Module:
     """A timm model with MoE layers, or a dense one where the router is a baseline.
@@ -33,6 +40,7 @@ def build_model(
         in_chans: channels of an image.
         num_classes: outputs.
         seed: of the weights; those of the MoE layers come from a stream of their own.
+        twin: see `TrialSpec`.
         input_size: height and width of an image; the model's own where None.
 
     Returns:
@@ -60,7 +68,7 @@ def build_model(
                 experts=experts.name,
                 num_experts=experts.num_experts,
                 experts_options=dict(experts.options),
-                seed=seed + MOE_STREAM,
+                seed=moe_seed(seed, twin),
             )
         return net
     return moefy(
@@ -73,5 +81,5 @@ def build_model(
         router_options=dict(router.options),
         experts_options=dict(experts.options),
         input_size=image,
-        seed=seed + MOE_STREAM,
+        seed=moe_seed(seed, twin),
     )
