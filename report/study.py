@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -113,6 +114,11 @@ class StudyData:
         rows = self.trials
         return rows[(rows["router"] == entry.router) & (rows["condition"] == entry.condition)]
 
+    def behind(self, entry: Entry | None, seeds: Iterable[int]) -> tuple[str, ...]:
+        """The fingerprints of the trials of an entry with these seeds, in their order."""
+        found = self._fingerprints[entry] if entry is not None else {}
+        return tuple(found[seed] for seed in seeds if seed in found)
+
     def final(
         self, metric: str, entry: Entry | None, layer: int | None = None, **where: Any
     ) -> pd.Series:
@@ -186,6 +192,14 @@ class StudyData:
     def compute(self) -> dict[str, Any]:
         """What was made equal between the routers, and how closely, as it was asked for."""
         found: dict[str, Any] = self.record.request.get("preset", {}).get("compute", {})
+        return found
+
+    @cached_property
+    def _fingerprints(self) -> dict[Entry, dict[int, str]]:
+        """The fingerprint of each trial, by entry and seed."""
+        found: dict[Entry, dict[int, str]] = defaultdict(dict)
+        for row in self.trials.itertuples():
+            found[Entry(row.router, row.condition)][int(row.seed)] = row.trial
         return found
 
     @cached_property

@@ -42,23 +42,29 @@ class Setting:
 
 @dataclass(frozen=True)
 class Timing:
-    """All numbers of one router at one setting; `forward_ms` is the median, `…_p90` beside it."""
+    """All numbers of one router at one setting; `forward_ms` is the median, `…_p90` beside it.
+
+    `layer` is the fingerprint of the bare layer that was timed.
+    """
 
     entry: Entry
     setting: Setting
     values: dict[str, float]
+    layer: str
 
 
 def timings(study: StudyData) -> list[Timing]:
     """Every timing of a study: by machine, then by setting, then in the order of its entries."""
     rows = study.metrics[study.metrics["suite"] == "throughput"]
     found: dict[tuple[Setting, Entry], dict[str, float]] = defaultdict(dict)
+    layers: dict[tuple[Setting, Entry], str] = {}
     names = machine_names(study)
     for row in rows.itertuples():
         if not row.where.keys() >= set(SETTING):
             continue  # a count of rows or the like, which was not timed
         setting = Setting(names[row.machine], *(row.where[key] for key in SETTING))
-        found[setting, Entry(row.router, row.condition)][_name(row)] = row.value
+        place = setting, Entry(row.router, row.condition)
+        found[place][_name(row)], layers[place] = row.value, row.trial
     ordered = sorted(
         found,
         key=lambda pair: (
@@ -66,7 +72,7 @@ def timings(study: StudyData) -> list[Timing]:
             study.routers.index(pair[1].router),
         ),
     )
-    return [Timing(entry, setting, found[setting, entry]) for setting, entry in ordered]
+    return [Timing(place[1], place[0], found[place], layers[place]) for place in ordered]
 
 
 def machine_names(study: StudyData) -> dict[Hashable, str]:

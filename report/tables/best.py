@@ -51,8 +51,11 @@ def table(study: StudyData) -> Table | Absent:
         }
         n = max(len(found) for found in values.values())
         cells = lead(study, entry, n)
-        cells += [_of_seed(found, chosen) for found in values.values()]
-        cells += [summary(list(found)) for found in values.values()]
+        cells += [_of_seed(study, entry, found, chosen) for found in values.values()]
+        cells += [
+            summary(list(found), trials=study.behind(entry, found.index))
+            for found in values.values()
+        ]
         rows.append(Row(tuple(cells), n, entry))
     if all((row.n or 0) < 2 for row in rows):
         return Absent(NAME, TITLE, "one seed is its own best: ask for --seeds 2 or more")
@@ -74,8 +77,10 @@ def _values(study: StudyData, metric: str, entry: Entry, where: dict[str, Any]) 
     return 1 - values if metric == "top1" else values
 
 
-def _of_seed(values: pd.Series, seed: int | None) -> Cell:
-    return Cell(float(values[seed]), n=1) if seed in values.index else words(MISSING)
+def _of_seed(study: StudyData, entry: Entry, values: pd.Series, seed: int | None) -> Cell:
+    if seed is None or seed not in values.index:
+        return words(MISSING)
+    return summary([values[seed]], trials=study.behind(entry, [seed]))
 
 
 def _renamed(column: Column, which: str, n: int | None = None) -> Column:

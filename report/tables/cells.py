@@ -34,15 +34,17 @@ def metric_cell(study: StudyData, metric: str, entry: Entry, **where: Any) -> Ce
     if values.empty:
         looked = study.was_looked_at(study.suite_of.get(metric), entry)
         return words(NOT_APPLICABLE if looked else MISSING)
-    return summary(list(values), *([CONSTANT] if study.is_constant(metric, entry) else []))
+    marks = [CONSTANT] if study.is_constant(metric, entry) else []
+    return summary(list(values), *marks, trials=study.behind(entry, values.index))
 
 
 def lead(study: StudyData, entry: Entry, n: int) -> list[Cell]:
     """The cells of `LEAD`. Where trials are missing, `n` says of how many."""
     marks = [OUTSIDE] if outside_tolerance(study, entry) else []
-    asked = len(study.trials_of(entry))
-    count = str(n) if n == asked else f"{n} of {asked}"
-    return [words(entry.router, *marks), words(entry.condition), words(count)]
+    asked = study.trials_of(entry)
+    count = str(n) if n == len(asked) else f"{n} of {len(asked)}"
+    counted = words(count, trials=asked["trial"])
+    return [words(entry.router, *marks), words(entry.condition), counted]
 
 
 def outside_tolerance(study: StudyData, entry: Entry) -> bool:

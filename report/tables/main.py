@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from report.parts import Absent
 from report.study import StudyData
 from report.tables.cells import INTERVALS, LEAD, lead, metric_cell
-from report.tables.table import MISSING, Cell, Column, Row, Table, assemble, words
+from report.tables.table import Column, Row, Table, assemble
+from report.tables.throughput import number
 from report.timings import of_entry, representative, timings
 
 NAME, TITLE = "main", "Routers at equal training compute"
@@ -44,8 +47,7 @@ def table(study: StudyData) -> Table | Absent:
         cells = lead(study, entry, n)
         cells += [metric_cell(study, metric, entry) for metric in (*ACCURACY, *COST)]
         timing = of_entry(found, setting, entry)
-        overhead = timing.values.get("forward_overhead") if timing else None
-        cells.append(words(MISSING) if overhead is None else Cell(overhead, n=1))
+        cells.append(replace(number(timing, "forward_overhead"), low=None, high=None))
         cells += [metric_cell(study, metric, entry) for metric in BALANCE]
         cells += [metric_cell(study, metric, entry, **where) for metric, where, _ in ENTROPY]
         rows.append(Row(tuple(cells), n, entry))

@@ -68,7 +68,11 @@ def balance_by_layer(study: StudyData) -> Table | Absent:
             values = {column.key: study.final(column.key, entry, layer=layer) for column in columns}
             n = max(len(found) for found in values.values())
             cells = [
-                summary(list(found), *([CONSTANT] if study.is_constant(key, entry) else []))
+                summary(
+                    list(found),
+                    *([CONSTANT] if study.is_constant(key, entry) else []),
+                    trials=study.behind(entry, found.index),
+                )
                 for key, found in values.items()
             ]
             told = [*lead(study, entry, n), words(str(layer))]

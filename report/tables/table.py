@@ -67,6 +67,8 @@ class Cell:
     """A number with its interval, its number of runs `n` and its marks; or words.
 
     `bracketed` shows the interval by its two ends, since it does not lie evenly around the value.
+    `trials` are the fingerprints of the trials, or of the bare layer, that a number comes from;
+    `values` what each of them gave, where it is made of one value each.
     """
 
     value: float | None = None
@@ -77,6 +79,8 @@ class Cell:
     marks: tuple[str, ...] = ()
     best: bool = False
     bracketed: bool = False
+    trials: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,17 +123,31 @@ class Table:
         return self.rows[row].cells[keys.index(key)]
 
 
-def words(text: str, *marks: str) -> Cell:
-    return Cell(words=text, marks=marks)
+def words(text: str, *marks: str, trials: Sequence[str] = ()) -> Cell:
+    return Cell(words=text, marks=marks, trials=tuple(trials))
 
 
-def summary(values: Sequence[float], *marks: str, otherwise: str = MISSING) -> Cell:
-    """The mean of `values` with its 95 % interval; `otherwise` where there are none."""
+def summary(
+    values: Sequence[float], *marks: str, otherwise: str = MISSING, trials: Sequence[str] = ()
+) -> Cell:
+    """The mean of `values` with its 95 % interval; `otherwise` where there are none.
+
+    Args:
+        trials: the fingerprints of the trials that gave the values, in their order.
+    """
     finite = [float(value) for value in values if isfinite(value)]
     if not finite:
         return words(otherwise)
     interval = mean_interval(finite)
-    return Cell(interval.mean, interval.low, interval.high, interval.n, marks=marks)
+    return Cell(
+        interval.mean,
+        interval.low,
+        interval.high,
+        interval.n,
+        marks=marks,
+        trials=tuple(trials),
+        values=tuple(map(float, values)),
+    )
 
 
 def assemble(

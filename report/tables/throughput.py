@@ -49,12 +49,14 @@ def _row(timing: Timing) -> Row:
     setting, entry = timing.setting, timing.entry
     told = [entry.router, entry.condition, setting.machine, setting.title, setting.sizes]
     cells = [words(text) for text in (*told, str(setting.threads))]
-    cells += [_number(timing.values, column.key) for column in NUMBERS]
+    cells += [number(timing, column.key) for column in NUMBERS]
     return Row(tuple(cells), 1, entry)
 
 
-def _number(values: dict[str, float], key: str) -> Cell:
-    if key not in values:
+def number(timing: Timing | None, key: str) -> Cell:
+    """A number of a timing with its interval, where it has one."""
+    if timing is None or key not in timing.values:
         return words(MISSING)
-    ends = values.get(f"{key}_low"), values.get(f"{key}_high")
-    return Cell(values[key], *ends, n=1, bracketed=True)
+    value = timing.values[key]
+    ends = timing.values.get(f"{key}_low"), timing.values.get(f"{key}_high")
+    return Cell(value, *ends, n=1, bracketed=True, trials=(timing.layer,), values=(value,))

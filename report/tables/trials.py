@@ -9,7 +9,7 @@ import pandas as pd
 from report.entries import Entry
 from report.parts import Absent
 from report.study import StudyData
-from report.tables.table import MISSING, OLDER, Cell, Column, Row, Table, assemble, words
+from report.tables.table import OLDER, Cell, Column, Row, Table, assemble, summary, words
 from report.undone import Undone, in_words, text_of, undone
 from results.older import older_sentence
 
@@ -56,7 +56,7 @@ def trials(study: StudyData) -> Table | Absent:
             words(row.router, *([OLDER] if row.older else [])),
             *(words(text_of(value)) for value in (row.condition, row.seed)),
             words(in_words(row.status)),
-            *(_number(value) for value in values),
+            *(_number(value, row.trial) for value in values),
             *(words(text_of(value)) for value in told),
         ]
         rows.append(Row(tuple(cells), 1, Entry(row.router, row.condition)))
@@ -73,9 +73,9 @@ def _failure(found: Undone) -> Row:
     return Row(tuple(map(words, cells)), 1, found.entry)
 
 
-def _number(value: Any) -> Cell:
+def _number(value: Any, trial: str) -> Cell:
     text = text_of(value)
-    return Cell(float(text), n=1) if text else words(MISSING)
+    return summary([float(text)] if text else [], trials=[trial])
 
 
 def _top1(study: StudyData) -> pd.Series:
