@@ -17,6 +17,7 @@ from bench.config import (
     Options,
     TrainConfig,
 )
+from bench.tune.config import TuneConfig
 from bench.yamls import parse
 from routers.errors import RequestError, nearest
 
@@ -71,6 +72,11 @@ class Preset(Config):
         default={}, description="Path -> values, all combined."
     )
     parts: tuple[PresetPart, ...] = Field(default=(), description="None: the study is one part.")
+    tune: TuneConfig = TuneConfig()
+    tuned: dict[str, Options] = Field(
+        default={},
+        description="Router -> path -> value, over all other settings: found for it alone.",
+    )
 
     def every_router(self) -> Literal["all"] | tuple[str, ...]:
         """The routers of all parts, each once, in order."""
@@ -124,6 +130,8 @@ def validated_preset(fields: dict[str, Any], where: str) -> Preset:
             raise RequestError(f"{where}: there is no setting {path!r}{hint}") from None
         if first["type"] == "missing":
             raise RequestError(f"{where}: {path!r} is missing") from None
+        if first["type"] == "value_error":  # of several settings together, which it names
+            raise RequestError(f"{where}: {first['ctx']['error']}") from None
         raise RequestError(f"{where}: {path} = {first['input']!r}: {first['msg']}") from None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from bench.derive import TRANSFORMS
@@ -27,9 +27,16 @@ class Rows:
 def record_plan(plan: Plan, store: Store) -> Rows:
     """Write the study with all that it shows; what is there already stays."""
     study = store.study(plan.request.study, plan.request.record())
-    components = _components(plan, store)
-    trials = [_subject(planned, components) for planned in plan.trials]
-    layers = [_subject(planned, components) for planned in plan.layers]
+    return add_to_study(study, plan.trials, plan.layers, store)
+
+
+def add_to_study(
+    study: int, planned_trials: Sequence[Planned], planned_layers: Sequence[Planned], store: Store
+) -> Rows:
+    """Write down what a study shows more; what is there already stays."""
+    components = _components([*planned_trials, *planned_layers], store)
+    trials = [_subject(planned, components) for planned in planned_trials]
+    layers = [_subject(planned, components) for planned in planned_layers]
     rows = Rows(
         {trial.fingerprint: row for trial, row in zip(trials, store.trials(trials), strict=True)},
         {layer.fingerprint: row for layer, row in zip(layers, store.layers(layers), strict=True)},
@@ -74,9 +81,8 @@ def _subject(planned: Planned, components: Mapping[Part, int]) -> Subject:
     )
 
 
-def _components(plan: Plan, store: Store) -> dict[Part, int]:
+def _components(planned: Sequence[Planned], store: Store) -> dict[Part, int]:
     """The row of each part and each suite; one that several trials share is written once."""
-    planned = (*plan.trials, *plan.layers)
     suites = {(suite.name, suite.source_hash) for each in planned for suite in each.suites}
     parts = dict.fromkeys(part for each in planned for part in each.fingerprint.parts)
     parts |= dict.fromkeys(Part("suite", *suite) for suite in sorted(suites))

@@ -69,7 +69,7 @@ def run(
         StoreError: the database cannot be written any more.
     """
     how, tally = how or How(), Tally()
-    listen = _both(tally, tell)
+    listen = listener(tally, tell)
 
     places = slots(how.jobs, how.devices)
     machine_id, code_id = store.machine(prepared_machine()), store.code_version(code_version())
@@ -78,11 +78,11 @@ def run(
     todo = [job for job in jobs if not job.idle]
     crew: Crew | None = None
     if todo:
-        crew = _crew(how, places, store, home, datasets, machine_id, code_id)
+        crew = crew_of(how, places, store, home, datasets, machine_id, code_id)
         self_test()
         refuse_untrainable(todo, crew.stage)
     rows = record_plan(plan, store)
-    with Interrupts() as interrupts, _run_row(plan, store, how, len(places)) as run_id:
+    with Interrupts() as interrupts, run_row(plan.request.study, store, how, len(places)) as run_id:
         _tell_begun(jobs, len(places), listen)
         if crew is not None:
             desk = Desk(store, home, reuse, rows, run_id, machine_id, code_id, _children(plan))
@@ -91,7 +91,7 @@ def run(
     return tally
 
 
-def _both(tally: Tally, tell: Listener) -> Listener:
+def listener(tally: Tally, tell: Listener) -> Listener:
     """Count each event, then tell it; a display that fails ends no run, and is told no more."""
     broken = False
 
@@ -109,7 +109,7 @@ def _both(tally: Tally, tell: Listener) -> Listener:
     return listen
 
 
-def _crew(
+def crew_of(
     how: How,
     places: tuple[str, ...],
     store: Store,
@@ -129,10 +129,10 @@ def _crew(
 
 
 @contextmanager
-def _run_row(plan: Plan, store: Store, how: How, workers: int) -> Iterator[int]:
+def run_row(study: str, store: Store, how: How, workers: int) -> Iterator[int]:
     """The run's row, until it ends."""
-    study = store.find_study(plan.request.study).id
-    run_id = store.start_run(study, Run(*this_process(), command=how.command, jobs=workers))
+    process = Run(*this_process(), command=how.command, jobs=workers)
+    run_id = store.start_run(store.find_study(study).id, process)
     try:
         yield run_id
     finally:

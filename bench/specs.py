@@ -150,22 +150,29 @@ def _derived(
 def _specs_of(preset: Preset, routers: Iterable[Entry]) -> list[TrialSpec]:
     """One trial of each router, with seed 0."""
     refuse_unknown(preset.router, ROUTERS.entries())
+    return [_spec_of(preset, router) for router in routers]
+
+
+def _spec_of(preset: Preset, router: Entry) -> TrialSpec:
+    """The trial of a router, with what was found for it alone."""
+    found = preset.tuned.get(router.name, {})
+    preset = override(
+        preset.model_copy(update={"tuned": {}}), found, f"what was found for {router.name}"
+    )
     experts = preset.experts.model_copy(
         update={"options": EXPERTS.get(preset.experts.name).validate(preset.experts.options)}
     )
     train = _with_losses(preset.train)
     without_losses = train.model_copy(update={"losses": {}, "loss_options": {}})
-    return [
-        TrialSpec(
-            router=RouterConfig(name=router.name, options=_options_of(router, preset.router)),
-            experts=experts,
-            model=preset.model,
-            data=_sized(preset.data, preset.model),
-            train=without_losses if _is_baseline(router.name) else train,
-            compute=preset.compute,
-        )
-        for router in routers
-    ]
+    return TrialSpec(
+        router=RouterConfig(name=router.name, options=_options_of(router, preset.router)),
+        experts=experts,
+        model=preset.model,
+        data=_sized(preset.data, preset.model),
+        train=without_losses if _is_baseline(router.name) else train,
+        compute=preset.compute,
+        found=tuple(sorted(found)),
+    )
 
 
 def _options_of(router: Entry, shared: Options) -> Options:

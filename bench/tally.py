@@ -42,7 +42,7 @@ class Tally:
                 ]
                 self.trained += isinstance(event, Ended) and status == "done"
                 self.reused += isinstance(event, Reused) and status == "done"
-                if status != "done":
+                if status not in ("done", "pruned"):
                     self.failures.append(Failure(task, "training", status, error or ""))
             case Measured(task, suite, status, _, error):
                 self.measured += status == "done"

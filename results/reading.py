@@ -87,7 +87,7 @@ class Reader(Database):
             ]
 
     def find_study(self, name: str | None = None) -> StudyRecord:
-        """The study of this name, or the one asked for last.
+        """The study of this name, or the one asked for last: a tuning only where all are.
 
         Raises:
             StoreError: there is none; the message names the nearest.
@@ -96,7 +96,8 @@ class Reader(Database):
         if not studies:
             raise StoreError("the database holds no study yet; `python bench.py run` makes one")
         if name is None:
-            name = next(reversed(studies))
+            plain = [each.name for each in studies.values() if "tuning" not in each.request]
+            name = (plain or list(studies))[-1]
         if name not in studies:
             raise StoreError(f"no study {name!r} in {self.url}{nearest(name, studies)}")
         return studies[name]

@@ -14,7 +14,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 AttemptStatus = Literal[
-    "running", "done", "failed", "timed_out", "diverged", "out_of_memory", "interrupted"
+    "running",
+    "done",
+    "failed",
+    "timed_out",
+    "diverged",
+    "out_of_memory",
+    "interrupted",
+    "pruned",
 ]
 MeasurementStatus = Literal["done", "failed", "skipped"]
 

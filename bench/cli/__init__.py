@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import typer
 
-from bench.cli import components, database, progress, report, runs
+from bench.cli import components, database, progress, report, runs, tune
 
 EPILOG = """\b
 Examples:
@@ -28,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (runs, report, progress, components, database):
+for group in (runs, tune, report, progress, components, database):
     group.add_to(app)
 
 

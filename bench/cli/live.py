@@ -27,7 +27,13 @@ from bench.execute.events import (
     Waiting,
 )
 
-COLOURS = {"done": "green", "skipped": "dim", "interrupted": "yellow", "waiting": "dim"}
+COLOURS = {
+    "done": "green",
+    "skipped": "dim",
+    "interrupted": "yellow",
+    "pruned": "yellow",
+    "waiting": "dim",
+}
 
 REFRESH_SECONDS = 0.25
 """Between two looks at whether anything changed: timings run beside this display."""

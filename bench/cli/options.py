@@ -19,6 +19,20 @@ Routers = Annotated[
 Seeds = Annotated[
     int | None, typer.Option("--seeds", min=1, metavar="N", help="Trainings of each router.")
 ]
+Tuned = Annotated[
+    bool,
+    typer.Option(
+        "--tuned", help="With the best settings that `tune` found for each router of the preset."
+    ),
+]
+Tuning = Annotated[
+    str | None,
+    typer.Option(
+        "--tuning",
+        metavar="NAME",
+        help="With those of this tuning.",
+    ),
+]
 AA = Annotated[
     bool,
     typer.Option(

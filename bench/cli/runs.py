@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,11 @@ from bench.cli.options import (
     Suites,
     Sweep,
     Timeout,
+    Tuned,
+    Tuning,
 )
 from bench.cli.place import Place, command
+from bench.cli.tune import tuning_of
 
 if TYPE_CHECKING:
     from bench.cli.standing import Standing
@@ -50,6 +54,8 @@ def run(
     routers: Routers = None,
     seeds: Seeds = None,
     aa: AA = False,
+    tuned: Tuned = False,
+    tuning: Tuning = None,
     set_: Set = None,
     sweep: Sweep = None,
     data_dir: DataDir = None,
@@ -90,6 +96,8 @@ def run(
     from routers.errors import BenchError
 
     request = _request(place, suites, preset, routers, seeds, aa, set_, sweep, data_dir, study)
+    if tuned or tuning:
+        request = _tuned(place, request, study, tuning, set_)
     how = How(
         jobs=jobs,
         devices=tuple(names(devices)),
@@ -135,6 +143,8 @@ def plan(
     routers: Routers = None,
     seeds: Seeds = None,
     aa: AA = False,
+    tuned: Tuned = False,
+    tuning: Tuning = None,
     set_: Set = None,
     sweep: Sweep = None,
     data_dir: DataDir = None,
@@ -157,6 +167,8 @@ def plan(
     from bench.cli.planned import print_plan
 
     request = _request(place, suites, preset, routers, seeds, aa, set_, sweep, data_dir, study)
+    if tuned or tuning:
+        request = _tuned(place, request, study, tuning, set_)
     print_plan(request, place, jobs, names(devices))
 
 
@@ -188,6 +200,20 @@ def _request(
         sweep=dict(parse_sweep(text) for text in sweep or ()),
         twins=aa,
     )
+
+
+def _tuned(
+    place: Place, request: Request, study: str | None, tuning: str | None, given: list[str] | None
+) -> Request:
+    """The request with the settings that a tuning found, under a name of its own."""
+    from bench.overrides import parse_set
+    from bench.tune.found import with_tuned
+
+    name = request.preset.name
+    named = replace(request, study=study or f"{name}-tuned")
+    paths = [parse_set(text)[0] for text in given or ()]
+    with place.store() as store:
+        return with_tuned(named, store, tuning or tuning_of(name), paths)
 
 
 def _report(store: Store, standing: Standing, home: Path) -> str | None:

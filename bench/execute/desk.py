@@ -13,6 +13,7 @@ from bench.execute.jobs import Job, LayerJob, TrialJob
 from bench.execute.logs import tail
 from bench.plan import Planned, PlannedSuite
 from bench.record import Rows
+from bench.resume import discard
 from bench.reuse import Reuse
 from results import Store
 from results.outcomes import UNFINISHED
@@ -108,6 +109,12 @@ class Desk:
             log_tail=tail(assignment.log),
         )
         return lost.status, lost.error
+
+    def stopped_training(self, assignment: Assignment, reason: str, seconds: float) -> None:
+        """Write down that an attempt ended since it was not worth its time, and goes on no more."""
+        assert assignment.attempt is not None
+        self.store.finish_attempt(assignment.attempt, "pruned", error=reason, seconds=seconds)
+        discard(self.home / "trials" / assignment.job.planned.fingerprint.value[:16])
 
     def lost_measurement(self, assignment: Assignment, suite: PlannedSuite, lost: Lost) -> None:
         """Write down that a suite was measuring when its process ended."""

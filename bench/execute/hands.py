@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from bench.execute.assignment import Assignment, Result
@@ -48,6 +48,9 @@ class Hands(Protocol):
     def stop(self) -> None:
         """Ask all to save what they have, and to leave."""
 
+    def dismiss(self, slot: int) -> None:
+        """Ask one to save what it has, and to leave."""
+
     def kill(self) -> None:
         """End all at once."""
 
@@ -62,11 +65,13 @@ class Here:
 
     def __init__(self, device: str, work: Workplace) -> None:
         self.slots: tuple[str, ...] = (device,)
-        self._work = work
+        self._work = replace(work, stop=lambda: self._dismissed or work.stop())
+        self._dismissed = False
         self._over: list[tuple[int, Result | Lost]] = []
 
     def start(self, slot: int, assignment: Assignment) -> None:
         how: Result | Lost
+        self._dismissed = False
         try:
             how = do(assignment, self._work)
         except StoppedWaiting as stopped:
@@ -79,5 +84,8 @@ class Here:
 
     def stop(self) -> None:
         """Between two jobs there is nothing to stop; within one, the workplace asks."""
+
+    def dismiss(self, slot: int) -> None:
+        self._dismissed = True
 
     kill = stop

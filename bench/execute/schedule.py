@@ -7,8 +7,9 @@ the machine, to themselves. What another run works on is asked for again until i
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 from bench.execute.assignment import Assignment, Result
@@ -27,6 +28,7 @@ from bench.execute.events import (
 from bench.execute.hands import Hands, Lost
 from bench.execute.interrupts import Interrupts
 from bench.execute.jobs import Job, LayerJob, TrialJob
+from bench.execute.source import NoMore, Source
 from bench.plan import PlannedSuite
 from results import StoreError
 from results.liveness import STALE_SECONDS
@@ -41,7 +43,7 @@ PATIENCE = 30.0
 """Seconds that workers have to save what they have where the database is out of reach."""
 
 
-@dataclass
+@dataclass(eq=False)
 class _Item:
     """A job that waits."""
 
@@ -63,8 +65,12 @@ class _Active:
     item: _Item
     claim: Claim
     assignment: Assignment
+    dismiss: Callable[[], None]
+    """Asks its worker to save what it has, and to leave."""
     began: float = field(default_factory=time.perf_counter)
     measuring: PlannedSuite | None = None
+    stopped: str | None = None
+    """Why its training was asked to stop, where it alone was."""
     progress: dict[str, Any] = field(default_factory=dict)
 
 
@@ -74,12 +80,19 @@ class Schedule:
     Args:
         jobs: those that are not idle, in the order of the plan.
         tell: is told each event.
+        source: where jobs come from that are not known yet.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], desk: Desk, tell: Listener, interrupts: Interrupts
+        self,
+        jobs: Sequence[Job],
+        desk: Desk,
+        tell: Listener,
+        interrupts: Interrupts,
+        source: Source | None = None,
     ) -> None:
         self._waiting = [_Item(job) for job in jobs]
+        self._source = source or NoMore()
         self._active: dict[int, _Active] = {}
         self._desk, self._tell, self._interrupts = desk, tell, interrupts
         self._leaving: str | None = None
@@ -123,6 +136,12 @@ class Schedule:
             case Progress(_, step, steps, loss, accuracy, seconds):
                 told = {"step": step, "steps": steps, "loss": loss, "accuracy": accuracy}
                 active.progress = {"doing": "training", **told, "seconds": seconds}
+                if active.stopped is None:
+                    active.stopped = self._source.seen(active.item.job, event)
+                    if active.stopped is not None:
+                        active.dismiss()
+            case Ended(_, "interrupted") if active.stopped is not None:
+                return  # told when it is written down as what it is
             case Measuring(_, name):
                 due = active.claim.job.due
                 active.measuring = next(suite for suite in due if suite.name == name)
@@ -169,6 +188,7 @@ class Schedule:
             self._desk.release(claim)
             if not item.lost:
                 self._tell_reused(claim.job)
+                self._add(self._source.over(claim.job))
         else:
             self._start(hands, slot, item, claim)
 
@@ -179,13 +199,15 @@ class Schedule:
         if isinstance(job, TrialJob) and not job.decision.train:
             self._tell_reused(job)
         assignment = self._desk.begin(claim, hands.slots[slot], micro_batches)
-        self._active[slot] = _Active(item, claim, assignment)
+        self._active[slot] = _Active(item, claim, assignment, partial(hands.dismiss, slot))
         hands.start(slot, assignment)
 
     def _over(self, hands: Hands, slot: int, how: Result | Lost) -> None:
         active = self._active.pop(slot)
         status = how.status
-        if isinstance(how, Lost):
+        if active.stopped is not None and status == "interrupted":
+            status = self._stopped(active, active.stopped)
+        elif isinstance(how, Lost):
             status = self._lost(active, how)
         elif how.halvable and active.assignment.micro_batches == 1 and not self._leaving:
             self._start(hands, slot, active.item, active.claim, micro_batches=2)
@@ -193,6 +215,8 @@ class Schedule:
         self._desk.release(active.claim)
         if status == "interrupted":
             self._leave_children(active.item.fingerprint)
+        elif active.item not in self._waiting:
+            self._add(self._source.over(active.claim.job))
         if how.leave:
             self._leave(hands, how.leave)
 
@@ -215,6 +239,16 @@ class Schedule:
             self._waiting.insert(0, active.item)  # for the suites after it
         self._tell(Measured(task, suite.name, lost.status, seconds, lost.error))
         return status
+
+    def _stopped(self, active: _Active, reason: str) -> str:
+        """Write down that a training was not worth its time; returns its status."""
+        seconds = time.perf_counter() - active.began
+        self._desk.stopped_training(active.assignment, reason, seconds)
+        self._tell(Ended(active.item.job.task, "pruned", seconds, reason))
+        return "pruned"
+
+    def _add(self, jobs: Iterable[Job]) -> None:
+        self._waiting += map(_Item, jobs)
 
     def _leave_children(self, fingerprint: str) -> None:
         """What is derived from an interrupted trial waits for the next run, which continues it."""

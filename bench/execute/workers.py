@@ -119,6 +119,9 @@ class Workers:
         for busy in self._busy.values():
             busy.signal(signal.SIGTERM)
 
+    def dismiss(self, slot: int) -> None:
+        self._busy[slot].signal(signal.SIGTERM)
+
     def kill(self) -> None:
         for busy in self._busy.values():
             busy.signal(signal.SIGKILL)

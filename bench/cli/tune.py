@@ -1,0 +1,150 @@
+"""`tune`: settings for each router, found with the same number of trials."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from bench.cli.given import names, seconds_of
+from bench.cli.options import (
+    DataDir,
+    Devices,
+    Jobs,
+    PresetName,
+    Routers,
+    SaveEvery,
+    Set,
+    Timeout,
+)
+from bench.cli.place import Place, command
+
+if TYPE_CHECKING:
+    from results import Store
+
+Trials = Annotated[
+    int | None,
+    typer.Option(
+        "--trials", min=1, metavar="N", help="Of each router.", show_default="the preset's"
+    ),
+]
+Pruner = Annotated[
+    Literal["median", "hyperband", "none"] | None,
+    typer.Option("--pruner", help="Which trials end early.", show_default="the preset's"),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of all draws.")]
+Study = Annotated[
+    str | None,
+    typer.Option(
+        "--study",
+        metavar="NAME",
+        help="Keep the tuning under this name.",
+        show_default="the preset's, -tuning",
+    ),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this command."""
+    command(app)(tune)
+
+
+def tune(
+    place: Place,
+    preset: PresetName = "tiny",
+    routers: Routers = None,
+    trials: Trials = None,
+    pruner: Pruner = None,
+    seed: Seed = 0,
+    set_: Set = None,
+    data_dir: DataDir = None,
+    study: Study = None,
+    jobs: Jobs = None,
+    devices: Devices = None,
+    timeout: Timeout = None,
+    save_every: SaveEvery = 60,
+) -> None:
+    """Find the best settings of each router, with as many trials for each.
+
+    Optuna searches the preset's ranges, and of each router's own hyper-parameters those that
+    declare a range and that the preset leaves open; at the first value of each sweep. What counts
+    is the accuracy on the validation split: the test split is not read. A router's draws do not
+    depend on the others. The same command goes on where it was left; more --trials add to it.
+    `run --tuned` uses what was found.
+
+    \b
+    Examples:
+      python bench.py tune --preset tiny --trials 5
+      python bench.py tune --preset study --routers soft_moe,dense --pruner hyperband
+    """
+    place.load()
+    from bench.cli.live import Display
+    from bench.datasets import Datasets
+    from bench.execute.interrupts import SIGNALS
+    from bench.overrides import parse_set
+    from bench.plan import make_request
+    from bench.presets import load_preset
+    from bench.run import How
+    from bench.tune.tuning import Tuning
+    from bench.tune.tuning import tune as do
+
+    settings = dict(parse_set(text) for text in set_ or ())
+    if data_dir:
+        settings["data.data_dir"] = data_dir
+    loaded = load_preset(preset)
+    request = make_request(loaded, routers=names(routers), settings=settings)
+    given = {"trials": trials, "pruner": pruner}
+    tuned = request.preset.tune.model_copy(
+        update={name: value for name, value in given.items() if value is not None}
+    )
+    tuning = Tuning(
+        study or tuning_of(loaded.name), request.preset.model_copy(update={"tune": tuned}), seed
+    )
+    how = How(
+        jobs=jobs,
+        devices=tuple(names(devices)),
+        timeout=None if timeout is None else seconds_of(timeout),
+        save_every=save_every,
+        plugins=place.plugins,
+        command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",
+    )
+    with place.store(create=True) as store, Display() as display:
+        tally = do(tuning, store, place.home, Datasets(), display, how)
+        display.close()
+        print_found(store, tuning.study)
+    if tally.left:
+        print(f"left early: {tally.left}; the same command goes on", file=sys.stderr)
+    if tally.left in SIGNALS.values():
+        raise typer.Exit(130)
+    if tally.failures or tally.left:
+        raise typer.Exit(1)
+
+
+def tuning_of(preset: str) -> str:
+    """The name of a preset's tuning, where none is given."""
+    return f"{preset}-tuning"
+
+
+def print_found(store: Store, study: str) -> None:
+    """Each router's trials, and the best of them."""
+    from bench.cli.words import show, table
+    from bench.tune.found import found
+
+    made = table("router", "trials", "pruned", "failed", "best top-1 %", "with", right="trials")
+    for router, each in found(store, study).items():
+        counts = (str(count) for count in (each.trials, each.pruned, each.failed))
+        best = "" if each.best is None else f"{100 * each.best:.2f}"
+        made.add_row(router, *counts, best, told(each.settings))
+    print(f"\nTuning {study}: the best accuracy on the validation split\n")
+    show(made)
+
+
+def told(settings: dict[str, object]) -> str:
+    """`train.lr=0.00123 router.affinity=cosine`."""
+    return " ".join(
+        f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}"
+        for path, value in settings.items()
+    )

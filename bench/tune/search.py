@@ -1,0 +1,155 @@
+"""One router's search: what is tried next, how far it is, and how it ended, in an Optuna study.
+
+Each draw depends on the router's name, the seed, the number of the trial, and how the trials of
+this router before it went: other routers change none of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from bench.tune.config import Pruner
+from bench.tune.space import Space
+
+UNDER_WAY, STATUS = TrialState.RUNNING, "status"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """A trial: its number, from 0, and its settings by path."""
+
+    number: int
+    settings: dict[str, Any]
+
+
+def optuna_study(study: str, router: str) -> str:
+    """The name that Optuna knows a router's search by."""
+    return f"{study}/{router}"
+
+
+class Search:
+    """The trials of one router.
+
+    Args:
+        storage: of Optuna; it holds what is known.
+        study: the tuning's name.
+        router: whose search it is.
+        seed: of all draws.
+        space: where it searches.
+        pruner: which trials end early.
+        evaluations: on the validation split in each trial.
+    """
+
+    def __init__(
+        self,
+        storage: BaseStorage,
+        study: str,
+        router: str,
+        seed: int,
+        space: Space,
+        pruner: Pruner,
+        evaluations: int,
+    ) -> None:
+        self._name, self._router = optuna_study(study, router), router
+        self._seed, self._space = seed, dict(space)
+        self._storage, self._pruner = storage, _pruner(pruner, evaluations)
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name=self._name,
+            direction="maximize",
+            load_if_exists=True,
+            pruner=self._pruner,
+        )
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All, in order."""
+        return self._study.get_trials(deepcopy=False)
+
+    @property
+    def over(self) -> int:
+        """How many have ended."""
+        return sum(trial.state != UNDER_WAY for trial in self.trials)
+
+    def next(self, limit: int) -> Draw | None:
+        """The trial that is under way, or one more; None where there are `limit` already."""
+        for trial in self.trials:
+            if trial.state == UNDER_WAY:
+                return Draw(trial.number, trial.params)
+        number = len(self.trials)
+        if number >= limit:
+            return None
+        settings = draw(
+            self.trials, self._space, self._seeded(number), self._pruner, study=self._name
+        )
+        made = create_trial(state=UNDER_WAY, params=settings, distributions=self._space)
+        self._study.add_trial(made)
+        return Draw(number, settings)
+
+    def report(self, number: int, evaluation: int, accuracy: float) -> bool:
+        """Write down an evaluation of a trial.
+
+        Args:
+            evaluation: how many there were, with this one.
+
+        Returns:
+            Whether the trial is not worth going on with.
+        """
+        self._storage.set_trial_intermediate_value(self._id(number), evaluation, accuracy)
+        return self._pruner.prune(self._study, self.trials[number])
+
+    def end(self, number: int, status: str, accuracy: float) -> None:
+        """A trial is over.
+
+        Args:
+            status: of its attempt. One that was pruned is so for Optuna; one that gave no model
+                has the accuracy 0, so that the draws to come keep away from it.
+        """
+        self._storage.set_trial_user_attr(self._id(number), STATUS, status)
+        pruned = status == "pruned"
+        state = TrialState.PRUNED if pruned else TrialState.COMPLETE
+        self._study.tell(number, None if pruned else accuracy, state)
+
+    def _seeded(self, number: int) -> int:
+        text = f"{self._router}\n{self._seed}\n{number}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+    def _id(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(
+            self._storage.get_study_id_from_name(self._name), number
+        )
+
+
+def draw(
+    before: Sequence[FrozenTrial], space: Space, seed: int, pruner: BasePruner, study: str
+) -> dict[str, Any]:
+    """The settings that Optuna's TPE tries after these trials: of nothing but the arguments.
+
+    In a study in memory, so that a trial is written down with all its settings or not at all.
+    """
+    copy = optuna.create_study(
+        study_name=study,
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=seed),
+        pruner=pruner,
+    )
+    copy.add_trials(before)
+    distributions: dict[str, BaseDistribution] = dict(space)
+    return copy.ask(distributions).params
+
+
+def _pruner(name: Pruner, evaluations: int) -> BasePruner:
+    if name == "median":
+        return MedianPruner()
+    if name == "hyperband":
+        return HyperbandPruner(min_resource=1, max_resource=evaluations)
+    return NopPruner()

@@ -1,0 +1,125 @@
+"""A whole tuning: the same number of trials for each router, in the workers of `run`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.datasets import Datasets
+from bench.environment import code_version
+from bench.execute.desk import Desk
+from bench.execute.devices import slots
+from bench.execute.events import Begun, Listener, Task
+from bench.execute.interrupts import Interrupts
+from bench.execute.jobs import TrialJob
+from bench.execute.rehearsing import refuse_untrainable
+from bench.execute.schedule import Schedule
+from bench.execute.workplace import prepared_machine
+from bench.fingerprint import Fingerprints
+from bench.presets import Preset
+from bench.record import Rows
+from bench.reuse import Decision, Reuse
+from bench.run import How, crew_of, listener, run_row
+from bench.tally import Tally
+from bench.tune.contender import Contender, contenders
+from bench.tune.search import Search
+from bench.tune.storage import open_tuning
+from bench.tune.tuner import Tuner
+from results import Store
+from results.liveness import alive
+from routers.errors import BenchError
+from suites.selftest import self_test
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What a user asked for.
+
+    Attributes:
+        study: the name of the tuning.
+        preset: with all overrides applied; its `tune` says how many trials, and where they search.
+        seed: of all draws.
+    """
+
+    study: str
+    preset: Preset
+    seed: int = 0
+
+    def record(self) -> dict[str, Any]:
+        """As plain data, for the study's row."""
+        return {"tuning": {"seed": self.seed}, "preset": self.preset.model_dump(mode="json")}
+
+
+def tune(
+    tuning: Tuning, store: Store, home: Path, datasets: Datasets, tell: Listener, how: How
+) -> Tally:
+    """Do what is not done yet of a tuning.
+
+    Raises:
+        RequestError: something cannot be tuned or trained as asked for.
+        BenchError: another process works on this tuning.
+        KeyboardInterrupt, StoreError: as of `bench.run.run`.
+    """
+    tally, places = Tally(), slots(how.jobs, how.devices)
+    machine_id, code_id = store.machine(prepared_machine()), store.code_version(code_version())
+    asked = contenders(tuning.preset, tuning.seed)
+    study = store.study(tuning.study, tuning.record())
+    with Interrupts() as interrupts, run_row(tuning.study, store, how, len(places)) as run_id:
+        _refuse_second(tuning.study, store, run_id)
+        rows, reuse = Rows({}, {}), Reuse(store, home, machine_id)
+        searches = searches_of(tuning, asked, store)
+        limit = tuning.preset.tune.trials
+        tuner = Tuner(asked, searches, limit, store, home, datasets, reuse, study, rows)
+        first = tuner.first()
+        listen = listener(tally, tell)
+        left = tuner.left
+        done = len(asked) * limit - len(left)
+        listen(Begun(left, reused=done, layers=0, jobs=len(places)))
+        if first:
+            crew = crew_of(how, places, store, home, datasets, machine_id, code_id)
+            self_test()
+            refuse_untrainable(_rehearsals(asked, datasets), crew.stage)
+            desk = Desk(store, home, reuse, rows, run_id, machine_id, code_id, {})
+            schedule = Schedule(first, desk, listen, interrupts, tuner)
+            tally.left = schedule.run(crew.hands(schedule.hear, interrupts.asked))
+    return tally
+
+
+def searches_of(tuning: Tuning, asked: list[Contender], store: Store) -> dict[str, Search]:
+    """The search of each router."""
+    storage, pruner = open_tuning(store.engine), tuning.preset.tune.pruner
+    return {
+        each.router: Search(
+            storage,
+            tuning.study,
+            each.router,
+            each.seed,
+            each.space,
+            pruner,
+            each.preset.train.evaluations,
+        )
+        for each in asked
+    }
+
+
+def _rehearsals(asked: list[Contender], datasets: Datasets) -> list[TrialJob]:
+    """Each router's training with nothing tuned: what is wrong with a draw costs its trial."""
+    fingerprints = Fingerprints()
+    return [
+        TrialJob(
+            each.planned({}, datasets, fingerprints),
+            Decision(True, "rehearsed"),
+            Task(each.router, each.seed, number, len(asked)),
+        )
+        for number, each in enumerate(asked, 1)
+    ]
+
+
+def _refuse_second(study: str, store: Store, run_id: int) -> None:
+    """Of two that begin at once, the one that was written down first goes on."""
+    for run in store.runs(study):
+        if run.id < run_id and alive(run):
+            raise BenchError(
+                f"{study} is tuned already by process {run.pid} on {run.node}: {run.command}"
+            )
