@@ -15,8 +15,9 @@ import pandas as pd
 from report.colours import KNOWN, Look, looks
 from report.entries import Entry, closest, fullest, without_options
 from report.state import state_of
-from report.systems import DENSE, Systems, router_of
+from report.systems import DENSE, Systems, of_twin, router_of
 from results import ArrayRecord, Store, StudyRecord
+from results.conditions import is_twin
 from results.frames import (
     arrays_of,
     components_frame,
@@ -56,7 +57,10 @@ class StudyData:
 
     @cached_property
     def routers(self) -> list[str]:
-        """The routers of the study: baselines first, then by family, the known ones in order."""
+        """The routers of the study: baselines first, then by family, the known ones in order.
+
+        Twins are none: they compete with nobody.
+        """
         known = list(KNOWN)
 
         def place(name: str) -> tuple[int, str, int, str]:
@@ -64,7 +68,8 @@ class StudyData:
             rank = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
             return rank, family, known.index(name) if name in known else len(known), name
 
-        return sorted({*self.trials["router"], *self.metrics["router"]}, key=place)
+        named = {*self.trials["router"], *self.metrics["router"]}
+        return sorted((name for name in named if not is_twin(name)), key=place)
 
     @cached_property
     def looks(self) -> dict[str, Look]:
@@ -75,8 +80,18 @@ class StudyData:
     @cached_property
     def entries(self) -> list[Entry]:
         """Every router under every condition that it was trained or should have been, in order."""
-        shown = {Entry(row.router, row.condition) for row in self.trials.itertuples()}
+        shown = {entry for entry in self._trained if not is_twin(entry.router)}
         return sorted(shown, key=lambda e: (e.order, self.routers.index(e.router)))
+
+    @cached_property
+    def twins(self) -> dict[Entry, Entry]:
+        """The twin of each entry that has one, in order: a control, that stands nowhere else."""
+        found = {
+            Entry(of_twin(entry.router), entry.condition): entry
+            for entry in self._trained
+            if is_twin(entry.router)
+        }
+        return {entry: found[entry] for entry in self.entries if entry in found}
 
     @cached_property
     def conditions(self) -> list[str]:
@@ -193,6 +208,10 @@ class StudyData:
         """What was made equal between the routers, and how closely, as it was asked for."""
         found: dict[str, Any] = self.record.request.get("preset", {}).get("compute", {})
         return found
+
+    @cached_property
+    def _trained(self) -> set[Entry]:
+        return {Entry(row.router, row.condition) for row in self.trials.itertuples()}
 
     @cached_property
     def _fingerprints(self) -> dict[Entry, dict[int, str]]:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from report.entries import Entry, settings
+from results.conditions import TWIN, is_twin
 
 DENSE = "dense"
 SEPARATOR = " + "
@@ -19,7 +20,12 @@ NAME, NUMBER = "experts.name", "experts.num_experts"
 
 def router_of(system: str) -> str:
     """The router of a system, by the name that it is registered under."""
-    return system.partition(SEPARATOR)[0]
+    return of_twin(system).partition(SEPARATOR)[0]
+
+
+def of_twin(system: str) -> str:
+    """The system that a twin is the control of; any other is its own."""
+    return system.replace(TWIN, "")
 
 
 @dataclass(frozen=True)
@@ -37,7 +43,7 @@ class Systems:
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Systems:
         """Those of rows as they are in the database, with `experts.name=…` in their conditions."""
-        rows = [entry for entry in entries if entry.router != DENSE]
+        rows = [e for e in entries if e.router != DENSE and not is_twin(e.router)]
         names = Counter(_values(entry).get(NAME) for entry in rows)
         if len(names) < 2 or None in names:
             return cls()

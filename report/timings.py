@@ -11,6 +11,8 @@ import pandas as pd
 
 from report.entries import Entry, closest
 from report.study import StudyData
+from report.systems import of_twin
+from results.conditions import is_twin
 
 PASSES = {"forward": "forward", "train": "forward + backward"}
 SETTING = ("scope", "shape", "batch", "tokens", "num_experts", "dim", "hidden", "threads")
@@ -53,17 +55,21 @@ class Timing:
     layer: str
 
 
-def timings(study: StudyData) -> list[Timing]:
-    """Every timing of a study: by machine, then by setting, then in the order of its entries."""
+def timings(study: StudyData, twins: bool = False) -> list[Timing]:
+    """Every timing of a study: by machine, then by setting, then in the order of its entries.
+
+    Args:
+        twins: those of the routers' twins alone, under the routers' names; False leaves them out.
+    """
     rows = study.metrics[study.metrics["suite"] == "throughput"]
     found: dict[tuple[Setting, Entry], dict[str, float]] = defaultdict(dict)
     layers: dict[tuple[Setting, Entry], str] = {}
     names = machine_names(study)
     for row in rows.itertuples():
-        if not row.where.keys() >= set(SETTING):
-            continue  # a count of rows or the like, which was not timed
+        if not row.where.keys() >= set(SETTING) or is_twin(row.router) != twins:
+            continue  # a count of rows or the like was not timed
         setting = Setting(names[row.machine], *(row.where[key] for key in SETTING))
-        place = setting, Entry(row.router, row.condition)
+        place = setting, Entry(of_twin(row.router), row.condition)
         found[place][_name(row)], layers[place] = row.value, row.trial
     ordered = sorted(
         found,

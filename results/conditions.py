@@ -22,6 +22,8 @@ MANY = 3
 OPTIONS = ("experts.options.", "train.loss_options.")
 PARENT = "parent."
 FOUND = "found"
+TWIN = " (twin)"
+"""After a router's name: the same router once more, as its own control."""
 _TEXT = json.JSONEncoder(separators=(",", ":")).encode
 
 
@@ -69,7 +71,12 @@ def _conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
 def router_of(description: Mapping[str, Any]) -> str:
     """The name under which a trial or layer stands: its router's; of a twin, one of its own."""
     name: str = description["router"]["name"]
-    return f"{name} (twin)" if description.get("twin") else name
+    return f"{name}{TWIN}" if description.get("twin") else name
+
+
+def is_twin(name: str) -> bool:
+    """Whether what stands under a name is another one's control, and no contender."""
+    return TWIN in name
 
 
 def comparable(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from bench.cli.standing import Standing, board_of, head_lines, read_standing
 from bench.cli.words import first_line
 from bench.reuse import ENDED
 from results import Store
+from results.conditions import is_twin
 from results.older import older_sentence
 from results.statistics import Interval
 
@@ -164,10 +165,14 @@ def _unresolved(a: Interval, b: Interval) -> str:
 
 
 def _ranked(column: Column) -> list[tuple[Row, Interval]]:
-    """The best row first; without those that are not finite, or constant by construction."""
+    """The best row first; without those that are not finite, or constant by construction, or twins.
+
+    A twin competes with nobody.
+    """
     if column.better is None:
         return []
-    found = [(row, column.interval(row)) for row in column.values if row not in column.constant]
+    rows = [row for row in column.values if row not in column.constant and not is_twin(row[0])]
+    found = [(row, column.interval(row)) for row in rows]
     finite = [(row, interval) for row, interval in found if math.isfinite(interval.mean)]
     return sorted(finite, key=lambda each: each[1].mean, reverse=column.better == "higher")
 

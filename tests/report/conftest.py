@@ -44,7 +44,10 @@ SUITE_METRICS = {
 
 @dataclass
 class Lab:
-    """Writes a study: accuracies by router and seed; None is a training that diverged."""
+    """Writes a study: accuracies by router and seed; None is a training that diverged.
+
+    With `twin` those of the routers' twins, into the same study.
+    """
 
     store: Store
     name: str = "tiny"
@@ -55,6 +58,7 @@ class Lab:
     evaluations: int = 11
     experts: dict[str, Any] = field(default_factory=dict)
     protocol: str = "first"
+    twin: int = 0
 
     def __post_init__(self) -> None:
         made = [machine(name, threads) for threads, name in enumerate(self.machines, 1)]
@@ -86,7 +90,8 @@ class Lab:
     def described(self, router: str, settings: dict[str, Any]) -> dict[str, Any]:
         """A description with the experts of the lab."""
         told = description(router, settings)
-        return told | {"experts": told["experts"] | self.experts}
+        own = {"twin": self.twin} if self.twin else {}
+        return told | {"experts": told["experts"] | self.experts} | own
 
     def waiting(self, router: str, seed: int, settings: dict[str, Any] | None = None) -> int:
         """A trial that nobody tried yet."""
@@ -94,6 +99,8 @@ class Lab:
         fingerprint = f"{self.name}-{router}-{seed}-{settings or {}}"
         if self.protocol != "first":
             fingerprint += self.protocol
+        if self.twin:
+            fingerprint += " twin"
         trial = self.store.trial(fingerprint, told, [self.made_with()])
         self.store.add_trial_to_study(self.study, trial)
         return trial
@@ -182,9 +189,8 @@ class Lab:
         return found
 
     def layer(self, router: str, settings: dict[str, Any], number: int) -> None:
-        layer = self.store.layer(
-            f"{self.name}-{router}-{settings}", self.described(router, settings)
-        )
+        named = f"{self.name}-{router}-{settings}" + " twin" * self.twin
+        layer = self.store.layer(named, self.described(router, settings))
         self.store.add_layer_to_study(self.study, layer)
         for place, machine_id in enumerate(self.machine_ids):
             metrics = list(timing(list(FAMILIES).index(router), number + place))
