@@ -1,27 +1,42 @@
-"""Paired comparisons of test accuracy: each router against `dense`, and against the best."""
+"""The comparisons of test accuracy that are declared beforehand, under each condition.
+
+Every router against each null, and all pairs of routers: one family a condition, corrected by Holm.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+
+import pandas as pd
 
 from report.entries import Entry
 from report.study import StudyData
-from report.systems import DENSE
-from results.statistics import PairedDifference, holm, paired_difference
+from report.systems import router_of
+from results.statistics import ALPHA, Compared, PairedDifference, declared, family
+from results.statistics.declared import NULLS
+from results.statistics.effects import effect_size, superiority
 
-ALPHA = 0.05
 METRIC, SUITE = "top1", "accuracy"
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`entry` less `reference`, over the seeds that both have; adjusted is Holm's p-value."""
+    """`entry` less `reference` under a condition, over the seeds that both have.
 
+    Attributes:
+        condition: the family; an entry may stand beside several conditions.
+        ours, theirs: the values by seed.
+        adjusted: the p-value by Holm, over the `family` tests of the condition.
+    """
+
+    condition: str
     entry: Entry
     reference: Entry
+    ours: pd.Series
+    theirs: pd.Series
     difference: PairedDifference | None
-    adjusted: float | None = None
+    adjusted: float | None
+    family: int
 
     @property
     def verdict(self) -> str:
@@ -30,7 +45,7 @@ class Comparison:
             return "no seed in common"
         if self.adjusted is None:
             return f"n = {self.difference.n} is too small for a test"
-        if self.adjusted >= ALPHA:
+        if not self.resolved:
             return "not resolved"
         return "higher" if self.difference.mean > 0 else "lower"
 
@@ -38,19 +53,66 @@ class Comparison:
     def resolved(self) -> bool:
         return self.adjusted is not None and self.adjusted < ALPHA
 
+    @property
+    def seeds(self) -> list[int]:
+        """Those that both have."""
+        return list(self.ours.index.intersection(self.theirs.index))
 
-def against_dense(study: StudyData) -> list[Comparison]:
-    """Every other entry against the model without MoE layers under the same condition."""
-    return _family(study, lambda condition: study.entry(DENSE, condition))
+    @property
+    def differences(self) -> list[float]:
+        """Seed by seed."""
+        return list(self.ours[self.seeds] - self.theirs[self.seeds])
+
+    @property
+    def effect_size(self) -> float | None:
+        return effect_size(self.differences)
+
+    @property
+    def superiority(self) -> float | None:
+        return superiority(list(self.ours), list(self.theirs))
+
+    def trials(self, study: StudyData) -> tuple[str, ...]:
+        """The fingerprints of the trials of both sides."""
+        return study.behind(self.entry, self.seeds) + study.behind(self.reference, self.seeds)
+
+    def turned(self) -> Comparison:
+        """The reference less the entry."""
+        difference = self.difference and replace(
+            self.difference,
+            mean=-self.difference.mean,
+            low=_minus(self.difference.high),
+            high=_minus(self.difference.low),
+        )
+        return replace(
+            self,
+            entry=self.reference,
+            reference=self.entry,
+            ours=self.theirs,
+            theirs=self.ours,
+            difference=difference,
+        )
+
+
+def comparisons(study: StudyData) -> list[Comparison]:
+    """All that are declared, by condition: against each null, then between routers."""
+    return [found for condition in study.conditions for found in _under(study, condition)]
+
+
+def against_nulls(study: StudyData) -> list[Comparison]:
+    """Those of routers with nulls."""
+    return [c for c in comparisons(study) if study.is_baseline(c.reference.router)]
 
 
 def against_best(study: StudyData) -> list[Comparison]:
-    """Every other entry against the best router under the same condition."""
-    return _family(study, lambda condition: best(study, condition))
+    """Those of every other router with the best under its condition, as router less best."""
+    winners = {condition: best(study, condition) for condition in study.conditions}
+    between = [c for c in comparisons(study) if not study.is_baseline(c.reference.router)]
+    turned = [c.turned() if c.entry == winners[c.condition] else c for c in between]
+    return [c for c in turned if c.reference == winners[c.condition]]
 
 
 def best(study: StudyData, condition: str) -> Entry | None:
-    """The router, baselines apart, of the highest mean accuracy; among all if there are no others.
+    """The router, nulls apart, of the highest mean accuracy; among all if there are no others.
 
     Routers with most seeds only: a lucky single run of a router that failed otherwise is not best.
     """
@@ -63,24 +125,39 @@ def best(study: StudyData, condition: str) -> Entry | None:
     return max(full, key=lambda entry: full[entry], default=None)
 
 
-def _family(study: StudyData, reference_of: Callable[[str], Entry | None]) -> list[Comparison]:
-    """One family of tests: all of these comparisons are adjusted together."""
-    made: dict[tuple[Entry, Entry], Comparison] = {}
-    for condition in study.conditions:
-        reference = reference_of(condition)
-        for entry in study.under(condition):
-            if reference is not None and entry != reference:
-                made[entry, reference] = _compare(study, entry, reference)
-    found = list(made.values())
-    tested = [c for c in found if c.difference is not None and c.difference.p_value is not None]
-    adjusted = iter(holm([c.difference.p_value for c in tested]))  # type: ignore[misc, union-attr]
-    return [replace(c, adjusted=next(adjusted)) if c in tested else c for c in found]
+def nulls(study: StudyData) -> list[str]:
+    """What the routers of a study are held against: the usual nulls first."""
+    found = [name for name in study.routers if study.is_baseline(name)]
+    usual = {name: place for place, name in enumerate(NULLS)}
+    return sorted(found, key=lambda name: usual.get(router_of(name), len(usual)))
 
 
-def _compare(study: StudyData, entry: Entry, reference: Entry) -> Comparison:
-    ours, theirs = study.final(METRIC, entry), study.final(METRIC, reference)
-    seeds = ours.index.intersection(theirs.index)
-    if seeds.empty:
-        return Comparison(entry, reference, None)
-    difference = paired_difference(list(ours[seeds]), list(theirs[seeds]))
-    return Comparison(entry, reference, difference)
+def missing_nulls(study: StudyData) -> list[str]:
+    """The usual nulls that a study lacks."""
+    return [name for name in NULLS if name not in map(router_of, study.routers)]
+
+
+def _under(study: StudyData, condition: str) -> list[Comparison]:
+    entries = {entry.router: entry for entry in study.under(condition)}
+    values = {name: study.final(METRIC, entry) for name, entry in entries.items()}
+    references = [name for name in nulls(study) if name in entries]
+    routers = [name for name in entries if name not in references]
+    by_seed = {name: dict(found) for name, found in values.items()}
+
+    def told(c: Compared) -> Comparison:
+        return Comparison(
+            condition=condition,
+            entry=entries[c.system],
+            reference=entries[c.reference],
+            ours=values[c.system],
+            theirs=values[c.reference],
+            difference=c.difference,
+            adjusted=c.adjusted,
+            family=c.family,
+        )
+
+    return list(map(told, family(by_seed, declared(routers, references), study.planned_looks)))
+
+
+def _minus(value: float | None) -> float | None:
+    return None if value is None else -value

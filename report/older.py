@@ -16,8 +16,11 @@ from results.older import sentence
 
 SUITES = {
     "main": ("accuracy", "throughput", "balance", "entropy"),
-    "differences_dense": ("accuracy",),
+    "differences_nulls": ("accuracy",),
     "differences_best": ("accuracy",),
+    "seeds": ("accuracy",),
+    "ranks": ("accuracy",),
+    "critical_difference": ("accuracy",),
     "best_and_mean": ("accuracy", "entropy"),
     "balance_by_layer": ("balance",),
     "training": ("accuracy",),

@@ -14,8 +14,10 @@ from markupsafe import Markup, escape
 
 from report import provenance
 from report.figures.canvas import COLUMN, Drawing
+from report.links import Links
 from report.logs import Logs, readable
 from report.parts import Absent
+from report.remarks import remarks
 from report.render import ARROWS, cell_parts
 from report.study import StudyData
 from report.summary import compared, findings
@@ -38,7 +40,14 @@ class Section:
 
 SECTIONS = (
     Section("accuracy", "Accuracy", ("table:main", "figure:accuracy", "figure:training")),
-    Section("differences", "Differences", ("table:differences_dense", "table:differences_best")),
+    Section(
+        "differences",
+        "Differences",
+        (
+            *("table:differences_nulls", "table:differences_best", "table:seeds"),
+            *("table:ranks", "figure:critical_difference", "table:control"),
+        ),
+    ),
     Section("cost", "What routing costs", ("figure:overhead",), ("table:throughput",)),
     Section(
         "routing",
@@ -52,7 +61,7 @@ SECTIONS = (
         ("table:specialization", "figure:class_change", "figure:expert_images"),
     ),
     Section("fairness", "Fairness", ("table:editing", "figure:editing")),
-    Section("failures", "Failures", ("table:failures",), ("table:trials",)),
+    Section("failures", "Failures", ("table:failures",), ("table:trials", "table:layers")),
 )
 
 
@@ -72,6 +81,7 @@ def make_page(
             study=study,
             compared=compared(study),
             findings=findings(study),
+            remarks=remarks(study),
             missing=[part for _, part in parts if isinstance(part, Absent) and not part.fine],
             sections=[(section, *_chosen(section, parts)) for section in SECTIONS],
             cards=cards,
@@ -81,6 +91,7 @@ def make_page(
             request=json.dumps(study.record.request, indent=2),
             undone=undone(study),
             logs=logs,
+            links=Links(tables),
             made=datetime.now(UTC),
         )
     )

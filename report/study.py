@@ -25,6 +25,7 @@ from results.frames import (
     metrics_frame,
     trials_frame,
 )
+from results.statistics import ALPHA
 
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
 BASELINES = ("baseline", "null")
@@ -208,6 +209,17 @@ class StudyData:
         """What was made equal between the routers, and how closely, as it was asked for."""
         found: dict[str, Any] = self.record.request.get("preset", {}).get("compute", {})
         return found
+
+    @property
+    def planned_looks(self) -> int:
+        """How often a sequential rule was to look at the results; 1 where the seeds were fixed."""
+        sequential: dict[str, Any] = self.record.request.get("sequential") or {}
+        return int(sequential.get("looks", 1))
+
+    @property
+    def confidence(self) -> float:
+        """Of each interval, so that 95 % of them hold whichever look was the last (Bonferroni)."""
+        return 1 - ALPHA / self.planned_looks
 
     @cached_property
     def _trained(self) -> set[Entry]:

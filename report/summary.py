@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from report.comparisons import METRIC, SUITE, Comparison, against_best, against_dense, best
+from report.comparisons import METRIC, SUITE, Comparison, against_best, against_nulls, best
 from report.entries import Entry
 from report.older import older_sentence
 from report.study import StudyData
 from report.tables.differences import sentence_on_n
+from report.tables.seeds import MANY
 from report.tables.table import Cell, Column, summary
+from results.statistics import seeds_needed
 
 POINTS = Column("difference", "difference", scale=100)
 SHARE = Column("top1", "top-1", scale=100, digits=1)
@@ -47,10 +49,10 @@ def compared(study: StudyData) -> str:
 
 def findings(study: StudyData) -> list[Finding]:
     """The best router under each condition; none where nothing finished."""
-    to_best, to_dense = against_best(study), against_dense(study)
+    to_best, to_nulls = against_best(study), against_nulls(study)
     found = ((condition, best(study, condition)) for condition in study.conditions)
     return [
-        _finding(study, condition, winner, to_best, to_dense)
+        _finding(study, condition, winner, to_best, to_nulls)
         for condition, winner in found
         if winner is not None
     ]
@@ -61,16 +63,16 @@ def _finding(
     condition: str,
     winner: Entry,
     to_best: list[Comparison],
-    to_dense: list[Comparison],
+    to_nulls: list[Comparison],
 ) -> Finding:
-    under = study.under(condition)
-    others = [c for c in to_best if c.reference == winner and c.entry in under and c.difference]
-    behind = sorted(others, key=lambda c: study.final(METRIC, c.entry).mean(), reverse=True)
-    sentences = [_lead(behind), *_gap("the next, ", behind[:1], winner)]
-    dense = [c for c in to_dense if c.entry == winner and c.reference in under and c.difference]
-    sentences += _gap("", dense, winner)
+    here = [c for c in to_best if c.condition == condition and c.difference]
+    behind = sorted(here, key=lambda c: c.theirs.mean() - c.ours.mean())
+    over = [c for c in to_nulls if c.condition == condition and c.entry == winner and c.difference]
+    sentences = [_lead(behind)]
+    sentences += [_gap("the next, ", c.turned()) + _seeds(c) for c in behind[:1]]
+    sentences += [_gap("", c) for c in over]
     sentences.append(sentence_on_n(behind) if behind else "")
-    sentences.append(older_sentence(study, under, [SUITE]))
+    sentences.append(older_sentence(study, study.under(condition), [SUITE]))
     cell = summary(list(study.final(METRIC, winner)))
     return Finding(
         condition=condition,
@@ -90,20 +92,25 @@ def _lead(behind: list[Comparison]) -> str:
     return f"Its lead is resolved over {sure} of {len(behind)} (paired t tests, Holm's correction)."
 
 
-def _gap(what: str, found: list[Comparison], winner: Entry) -> list[str]:
+def _gap(what: str, comparison: Comparison) -> str:
     """By how much the winner leads in a comparison."""
-    if not found or found[0].difference is None:
-        return []
-    comparison, difference = found[0], found[0].difference
-    ahead = comparison.entry == winner
-    other, sign = (comparison.reference, 1) if ahead else (comparison.entry, -1)
-    ends = sorted(sign * end for end in (difference.low, difference.high) if end is not None)
+    difference = comparison.difference
+    assert difference is not None
+    ends = [end for end in (difference.low, difference.high) if end is not None]
     told = " to ".join(map(POINTS.number, ends))
     interval = f", 95 % interval {told}" if told else ""
     verdict = "resolved" if comparison.resolved else comparison.verdict
-    mean = POINTS.number(sign * difference.mean)
-    lead = f"Lead over {what}{other.router}: {mean} points"
-    return [f"{lead}{interval} (n = {difference.n}): {verdict}."]
+    lead = f"Lead over {what}{comparison.reference.router}: {POINTS.number(difference.mean)} points"
+    return f"{lead}{interval} (n = {difference.n}): {verdict}."
+
+
+def _seeds(comparison: Comparison) -> str:
+    """How many seeds would resolve a lead that is not."""
+    needed = seeds_needed(comparison.differences)
+    if comparison.resolved or needed is None:
+        return ""
+    told = f"about {needed} seeds" if needed <= MANY else f"more than {MANY:,} seeds"
+    return f" A gap such as this one takes {told} to resolve (80 % power, one test alone)."
 
 
 def _behind(comparison: Comparison) -> bool:

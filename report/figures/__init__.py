@@ -8,6 +8,7 @@ from report.figures import (
     accuracy,
     class_change,
     class_expert,
+    critical_difference,
     editing,
     entropy,
     expert_images,
@@ -23,6 +24,7 @@ from report.study import StudyData
 FIGURES: tuple[Callable[[StudyData], Iterator[Drawing | Absent]], ...] = (
     accuracy.draw,
     training.draw,
+    critical_difference.draw,
     overhead.draw,
     scaling_experts.draw,
     load.draw,

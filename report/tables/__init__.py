@@ -8,10 +8,13 @@ from report.parts import Absent
 from report.study import StudyData
 from report.tables import (
     best,
+    control,
     differences,
     editing,
     main,
+    ranks,
     routing,
+    seeds,
     specialization,
     throughput,
     trials,
@@ -20,8 +23,11 @@ from report.tables.table import Table
 
 TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
     main.table,
-    differences.to_dense,
+    differences.to_nulls,
     differences.to_best,
+    seeds.table,
+    ranks.table,
+    control.table,
     throughput.table,
     routing.balance,
     routing.balance_by_layer,
@@ -31,6 +37,7 @@ TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
     editing.table,
     trials.failures,
     trials.trials,
+    trials.layers,
 )
 
 

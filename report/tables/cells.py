@@ -35,7 +35,20 @@ def metric_cell(study: StudyData, metric: str, entry: Entry, **where: Any) -> Ce
         looked = study.was_looked_at(study.suite_of.get(metric), entry)
         return words(NOT_APPLICABLE if looked else MISSING)
     marks = [CONSTANT] if study.is_constant(metric, entry) else []
-    return summary(list(values), *marks, trials=study.behind(entry, values.index))
+    behind = study.behind(entry, values.index)
+    return summary(list(values), *marks, trials=behind, confidence=study.confidence)
+
+
+def sentence_on_looks(study: StudyData) -> str:
+    """What a stopping rule does to intervals and p-values; "" where the seeds were fixed."""
+    looks = study.planned_looks
+    if looks == 1:
+        return ""
+    return (
+        f"Seeds were added until the differences were resolved, with {looks} looks planned: "
+        f"p-values are times {looks} and intervals as wide as {100 * study.confidence:.4g} % ones, "
+        "so that the error rate and the 95 % hold whichever look was the last."
+    )
 
 
 def lead(study: StudyData, entry: Entry, n: int) -> list[Cell]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from report.comparisons import against_nulls
 from report.parts import Absent
 from report.study import StudyData
-from report.tables.cells import INTERVALS, LEAD, lead, metric_cell
+from report.tables import over_nulls
+from report.tables.cells import INTERVALS, LEAD, lead, metric_cell, sentence_on_looks
 from report.tables.table import Column, Row, Table, assemble
 from report.tables.throughput import number
 from report.timings import of_entry, representative, timings
@@ -41,41 +43,41 @@ def table(study: StudyData) -> Table | Absent:
         return Absent(NAME, TITLE, "the study has no trials; bare layers alone have no accuracy")
     found = timings(study)
     setting = representative(found)
+    compared = against_nulls(study)
     rows = []
     for entry in study.entries:
         n = study.finished(entry)
         cells = lead(study, entry, n)
-        cells += [metric_cell(study, metric, entry) for metric in (*ACCURACY, *COST)]
+        cells += [metric_cell(study, metric, entry) for metric in ACCURACY]
+        cells += over_nulls.cells(study, compared, entry)
+        cells += [metric_cell(study, metric, entry) for metric in COST]
         timing = of_entry(found, setting, entry)
         cells.append(replace(number(timing, "forward_overhead"), low=None, high=None))
         cells += [metric_cell(study, metric, entry) for metric in BALANCE]
         cells += [metric_cell(study, metric, entry, **where) for metric, where, _ in ENTROPY]
         rows.append(Row(tuple(cells), n, entry))
-    columns = [*LEAD, *ACCURACY.values(), *COST.values()]
+    columns = [*LEAD, *ACCURACY.values(), *over_nulls.columns(study), *COST.values()]
     columns += [Column("forward_overhead", "overhead", "×", "lower", n=1)]
     columns += [*BALANCE.values(), *(column for _, _, column in ENTROPY)]
     where = f"{setting.title} ({setting.sizes}) on {setting.machine}" if setting else ""
-    return assemble(NAME, TITLE, caption(where, study.usual_experts), columns, rows)
+    return assemble(NAME, TITLE, caption(study, where), columns, rows)
 
 
-def caption(timed: str, usual_experts: str | None = None) -> str:
-    """What the columns are.
-
-    Args:
-        timed: what the overhead is of, "" where nothing was timed.
-        usual_experts: those that go without saying, where a study has several kinds.
-    """
+def caption(study: StudyData, timed: str) -> str:
+    """What the columns are; `timed` what the overhead is of, "" where nothing was timed."""
     parts = [
         "Accuracy on the test split.",
         INTERVALS,
+        sentence_on_looks(study),
         "Bold: best mean, whether or not its lead is resolved.",
+        over_nulls.caption(study),
         "Training: FLOPs spent. Load CV, dropped choices, H_s and H_u (of the gates), I(E;Y) (of "
         "the combine weights and the class, bias-corrected): means over the MoE layers.",
         f"Overhead: median forward time over that of a dense MLP of the same expert FLOPs, {timed}."
         if timed
         else "",
-        f"Routers are told with their experts, but for the usual ones ({usual_experts})."
-        if usual_experts
+        f"Routers are told with their experts, but for the usual ones ({study.usual_experts})."
+        if study.usual_experts
         else "",
     ]
     return " ".join(filter(None, parts))

@@ -128,7 +128,11 @@ def words(text: str, *marks: str, trials: Sequence[str] = ()) -> Cell:
 
 
 def summary(
-    values: Sequence[float], *marks: str, otherwise: str = MISSING, trials: Sequence[str] = ()
+    values: Sequence[float],
+    *marks: str,
+    otherwise: str = MISSING,
+    trials: Sequence[str] = (),
+    confidence: float = 0.95,
 ) -> Cell:
     """The mean of `values` with its 95 % interval; `otherwise` where there are none.
 
@@ -138,7 +142,7 @@ def summary(
     finite = [float(value) for value in values if isfinite(value)]
     if not finite:
         return words(otherwise)
-    interval = mean_interval(finite)
+    interval = mean_interval(finite, confidence)
     return Cell(
         interval.mean,
         interval.low,

@@ -63,7 +63,7 @@ def test_trials_that_wait_are_counted(lab, store, tmp_path):
 def test_routers_without_dense(lab, store, tmp_path):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.82], "my_gate": [0.7, 0.71]})
     paths = write_report(store, "tiny", tmp_path / "out")
-    assert "Paired differences to dense" in paths.missing
+    assert "Paired differences to the nulls" in paths.missing
     assert (paths.folder / "tables" / "differences_best.md").exists()
 
 

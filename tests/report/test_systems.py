@@ -60,7 +60,7 @@ def test_systems_stand_beside_each_other_in_a_report(lab, store):
     assert study.families["my_gate + 32 cp"] == "token_choice"
     assert study.conditions == [""]
     assert study.usual_experts == "8 mlp"
-    rows = {row.router: row for row in differences.to_dense(study).rows}
+    rows = {row.router: row for row in differences.to_nulls(study).rows}
     assert rows.keys() == {"soft_moe", "my_gate + 32 cp"}
     assert "with their experts, but for the usual ones (8 mlp)" in main.table(study).caption
     assert len(study.array("class_expert", Entry("my_gate + 32 cp", ""), of="gates")) == 6

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import sqrt
+from math import pi, sqrt
 
 import pytest
+from scipy.stats import t
 
 from report.entries import Entry
 from report.study import load_study
@@ -17,11 +18,13 @@ T_2 = 4.302652729911275
 """The 97.5th percentile of Student's t with two degrees of freedom."""
 
 
-def row_of(table: Table, router: str) -> dict[str, Cell]:
+def rows_of(table: Table) -> list[dict[str, Cell]]:
     keys = [column.key for column in table.columns]
-    return next(
-        dict(zip(keys, row.cells, strict=True)) for row in table.rows if row.router == router
-    )
+    return [dict(zip(keys, row.cells, strict=True)) for row in table.rows]
+
+
+def row_of(table: Table, router: str) -> dict[str, Cell]:
+    return rows_of(table)[[row.router for row in table.rows].index(router)]
 
 
 def test_means_and_intervals_are_those_worked_out_by_hand(written):
@@ -143,7 +146,7 @@ def test_one_step_is_within_the_tolerance(lab, store, steps, marked):
 
 
 def test_paired_differences_to_dense_are_those_worked_out_by_hand(written):
-    row = row_of(written.tables["differences_dense"], "softmax_token_choice")
+    row = row_of(written.tables["differences_nulls"], "softmax_token_choice")
     # Seed by seed 0.03, 0.03 and 0.02 more; t = 8 with two degrees of freedom.
     half = T_2 * (0.01 / sqrt(3)) / sqrt(3)
     found = row["difference"]
@@ -154,32 +157,103 @@ def test_paired_differences_to_dense_are_those_worked_out_by_hand(written):
     assert row["n"].words == "3"
 
 
-def test_holm_corrects_over_all_rows_of_a_table(written):
-    table = written.tables["differences_dense"]
-    rows = [row_of(table, row.router) for row in table.rows]
-    tested = [(row["p"].value, row["p_holm"].value) for row in rows if row["p"].value is not None]
-    assert len(tested) == 7
-    smallest = min(tested)
-    assert smallest[1] == pytest.approx(7 * smallest[0])
+def test_holm_corrects_over_all_that_was_declared(written):
+    """Six routers with results against two nulls, and each other: 12 + 15 tests."""
+    found = {name: rows_of(written.tables[f"differences_{name}"]) for name in ("nulls", "best")}
+    tested = [
+        (row["p"].value, row["p_holm"].value)
+        for rows in found.values()
+        for row in rows
+        if row["p"].value is not None
+    ]
+    assert len(tested) == 12 + 5
     assert all(adjusted >= raw for raw, adjusted in tested)
+    # The three pairs without any spread come first (p = 0), then this one with 24 tests left.
+    row = row_of(written.tables["differences_nulls"], "softmax_token_choice")
+    assert row["reference"].words == "dense"
+    assert "27 tests" in written.tables["differences_nulls"].caption
+
+
+def test_the_best_is_the_reference_whichever_way_the_pair_was_declared(written):
+    rows = rows_of(written.tables["differences_best"])
+    assert {row["reference"].words for row in rows} == {"soft_moe"}
+    row = row_of(written.tables["differences_best"], "softmax_token_choice")
+    # Seed by seed 0.03, 0.03 and 0.05 less.
+    assert row["difference"].value == pytest.approx(-0.11 / 3)
+    assert row["difference"].low < row["difference"].value < row["difference"].high
+
+
+def test_the_effect_of_a_difference_worked_out_by_hand(written):
+    row = row_of(written.tables["differences_best"], "softmax_token_choice")
+    deviation = sqrt((2 * (0.11 / 3 - 0.03) ** 2 + (0.05 - 0.11 / 3) ** 2) / 2)
+    # Hedges' correction at two degrees of freedom: Γ(1) / (√1 Γ(1/2)).
+    assert row["effect_size"].value == pytest.approx(-0.11 / 3 / deviation / sqrt(pi))
+    assert row["superiority"].value == 0.0
+    # Against dense 0.80, 0.81, 0.82 all nine pairs are won.
+    over = row_of(written.tables["differences_nulls"], "softmax_token_choice")
+    assert over["superiority"].value == 1.0
 
 
 def test_a_verdict_follows_the_corrected_p_value(written):
-    table = written.tables["differences_dense"]
-    for row in table.rows:
-        cells = row_of(table, row.router)
-        adjusted, verdict = cells["p_holm"].value, cells["verdict"].words
+    for cells in rows_of(written.tables["differences_nulls"]):
+        adjusted = cells["p_holm"].value
         if adjusted is None:
-            assert verdict == "no seed in common"
+            assert cells["verdict"].words == "no seed in common"
         elif adjusted >= 0.05:
-            assert verdict == "not resolved"
+            assert cells["verdict"].words == "not resolved"
         else:
-            assert verdict == ("higher" if cells["difference"].value > 0 else "lower")
+            assert cells["verdict"].words == (
+                "higher" if cells["difference"].value > 0 else "lower"
+            )
+
+
+def test_each_row_of_the_main_table_says_by_how_much_it_beats_each_null(written):
+    table = written.tables["main"]
+    row, null = row_of(table, "softmax_token_choice"), row_of(table, "random")
+    half = T_2 * (0.01 / sqrt(3)) / sqrt(3)
+    found = row["over_dense"]
+    assert [found.value, found.low, found.high] == pytest.approx(
+        [0.08 / 3, 0.08 / 3 - half, 0.08 / 3 + half]
+    )
+    assert row["over_random"].value == pytest.approx(0.12 / 3)
+    assert null["over_dense"] == Cell()
+    assert row_of(table, "my_gate")["over_dense"].words == "–"
+    assert "Without dense_params, frozen: add them" in table.caption
+
+
+def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
+    record = written.study.record
+    request = record.request | {"sequential": {"looks": 3}}
+    study = replace(written.study, record=replace(record, request=request))
+    table, fixed = differences.to_nulls(study), written.tables["differences_nulls"]
+    for ours, theirs in zip(rows_of(table), rows_of(fixed), strict=True):
+        if theirs["p"].value is not None:
+            assert ours["p"].value == pytest.approx(min(1, 3 * theirs["p"].value))
+    found = row_of(table, "softmax_token_choice")["difference"]
+    wide = t.ppf(1 - 0.05 / 3 / 2, 2) * (0.01 / sqrt(3)) / sqrt(3)
+    assert found.high - found.low == pytest.approx(2 * wide)
+    mean = row_of(main.table(study), "sinkhorn_token_choice")["top1"]
+    assert mean.high - mean.low == pytest.approx(2 * t.ppf(1 - 0.05 / 6, 2) * 0.01 / sqrt(3))
+    assert "3 looks planned" in table.caption
+    assert "3 looks planned" in main.table(study).caption
+
+
+def test_the_seeds_that_would_resolve_a_gap(written):
+    table = written.tables["seeds"]
+    names = [(row["router"].words, row["reference"].words) for row in rows_of(table)]
+    assert names[0] == ("soft_moe", "sparsity_constrained_expert_choice")
+    assert len(names) == 5
+    row = rows_of(table)[2]
+    assert row["router"].words == "softmax_expert_choice"
+    # Seed by seed 0, 0.01 and 0 apart: d_z = 0.577 takes 26 pairs (G*Power: 25.6).
+    assert row["gap"].value == pytest.approx(0.01 / 3)
+    assert row["alone"].words == "26"
+    assert int(row["family"].words) > 26
 
 
 def test_with_one_seed_nothing_is_resolved(lab, store):
     lab().study_of({"dense": [0.8], "soft_moe": [0.9]})
-    table = differences.to_dense(load_study(store))
+    table = differences.to_nulls(load_study(store))
     assert row_of(table, "soft_moe")["verdict"].words == "n = 1 is too small for a test"
     assert "nothing here is resolved" in table.caption
 
@@ -187,8 +261,8 @@ def test_with_one_seed_nothing_is_resolved(lab, store):
 def test_a_router_is_compared_with_dense_under_each_condition(lab, store):
     capacities = [{"capacity_factor": 2.0}, {"capacity_factor": 10.0}]
     lab().study_of({"dense": [0.8, 0.81], "soft_moe": [0.82, 0.84]}, capacities)
-    table = differences.to_dense(load_study(store))
-    found = {row.cells[1].words: row.cells[4].value for row in table.rows}
+    table = differences.to_nulls(load_study(store))
+    found = {row["condition"].words: row["difference"].value for row in rows_of(table)}
     assert list(found) == ["router.capacity_factor=2.0", "router.capacity_factor=10.0"]
     assert list(found.values()) == pytest.approx([0.025, 0.035])
 
