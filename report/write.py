@@ -12,6 +12,7 @@ from report.logs import Logs
 from report.older import aged_figure, aged_table
 from report.page import make_page
 from report.parts import Absent
+from report.remarks import remarks
 from report.render import to_csv, to_latex, to_markdown
 from report.state import FILE
 from report.study import StudyData, load_study
@@ -104,6 +105,7 @@ def _markdown(
         under = f" ({finding.condition})" if finding.condition else ""
         told = " ".join(finding.sentences)
         parts.append(f"**Best{under}: {finding.router}, {finding.accuracy}.** {told}")
+    parts += remarks(study)
     parts.append("## Tables")
     parts += [_absent(part) if isinstance(part, Absent) else to_markdown(part) for part in tables]
     parts.append("## Figures")

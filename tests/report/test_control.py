@@ -1,0 +1,169 @@
+"""Twins are controls: their table tells what chance does, and they compete with nobody."""
+
+from __future__ import annotations
+
+import pytest
+
+from report import write_report
+from report.comparisons import comparisons
+from report.control import controls, retimed
+from report.entries import Entry
+from report.parts import Absent
+from report.remarks import remarks
+from report.study import load_study
+from report.tables import control, make_tables, trials
+from report.tables.table import Table
+from report.timings import timings
+
+ROUTERS = {
+    "dense": [0.80, 0.81, 0.82, 0.80],
+    "soft_moe": [0.86, 0.87, 0.89, 0.88],
+    "softmax_token_choice": [0.83, 0.84, 0.84, 0.85],
+}
+TWINS = {
+    # 1, -1, 1 and -1 points: no difference; 2 points each with hardly a spread: an alarm.
+    "soft_moe": [0.87, 0.86, 0.90, 0.87],
+    "softmax_token_choice": [0.85, 0.86, 0.8601, 0.87],
+}
+SWEPT = ({"capacity_factor": 1.0}, {"capacity_factor": 2.0})
+
+
+@pytest.fixture
+def study(lab, store):
+    lab(suites=("accuracy", "throughput")).study_of(ROUTERS)
+    lab(suites=("accuracy", "throughput"), twin=1).study_of(TWINS)
+    return load_study(store, "tiny")
+
+
+def test_a_twin_stands_beside_its_router_and_nowhere_else(study):
+    assert study.routers == list(dict.fromkeys(["dense", "softmax_token_choice", "soft_moe"]))
+    assert {entry.router for entry in study.entries} == set(study.routers)
+    assert study.twins == {
+        Entry(name, ""): Entry(f"{name} (twin)", "")
+        for name in ("softmax_token_choice", "soft_moe")
+    }
+    compared = {name for c in comparisons(study) for name in (c.entry.router, c.reference.router)}
+    assert compared == set(study.routers)
+    assert all("twin" not in timing.entry.router for timing in timings(study))
+    for table in make_tables(study):
+        if isinstance(table, Table) and table.name not in ("trials", "layers", "failures"):
+            named = [cell.words for row in table.rows for cell in row.cells]
+            assert not [words for words in named if "(twin)" in words], table.name
+
+
+def test_a_failed_twin_is_told(lab, store):
+    lab().study_of(ROUTERS)
+    lab(twin=1).study_of({"soft_moe": [0.86, None, 0.88, 0.87]})
+    failures = trials.failures(load_study(store, "tiny"))
+    assert [row.cells[0].words for row in failures.rows] == ["soft_moe (twin)"]
+
+
+def test_differences_alarms_and_noise_floor_by_hand(study):
+    table = control.table(study)
+    assert [row.cells[0].words for row in table.rows] == ["softmax_token_choice", "soft_moe", "all"]
+    alarmed, quiet = table.rows[0], table.rows[1]
+    assert table.cell(1, "difference").value == pytest.approx(0)
+    assert table.cell(1, "p").value == pytest.approx(1)
+    # A root mean square of 1 point, t at 4 degrees of freedom 2.776, over the root of 4 pairs.
+    assert table.cell(1, "floor").value == pytest.approx(0.01 * 2.776445 / 2)
+    assert table.cell(0, "difference").value == pytest.approx(0.020025)
+    assert table.cell(0, "p").value < 0.05
+    assert (table.cell(0, "alarm").words, table.cell(1, "alarm").words) == ("yes", "no")
+    assert (alarmed.n, quiet.n) == (4, 4)
+    rate = table.cell(2, "alarm")
+    assert (rate.value, rate.n) == (0.5, 2)
+    assert (rate.low, rate.high) == (
+        pytest.approx(0.0126, abs=1e-4),
+        pytest.approx(0.9874, abs=1e-4),
+    )
+    # (4 · 1² + 3 · 2² + 2.01²) / 8 points squared, t at 8 degrees of freedom 2.306.
+    pooled = (20.0401 / 8) ** 0.5 / 100
+    assert table.cell(2, "floor").value == pytest.approx(pooled * 2.306004 / 2, rel=1e-3)
+
+
+def test_each_number_knows_the_trials_of_both(study):
+    cell = control.table(study).cell(1, "difference")
+    shown = study.trials.set_index("trial")["router"]
+    assert [shown[trial] for trial in cell.trials] == ["soft_moe (twin)"] * 4 + ["soft_moe"] * 4
+    assert cell.values == pytest.approx((0.01, -0.01, 0.01, -0.01))
+
+
+def test_the_summary_tells_the_rate_and_the_noise(study):
+    told = " ".join(remarks(study))
+    assert "of 2 tests of a router against itself 1 raised a false alarm, 50 %" in told
+    assert "(95 % interval 1 to 99 %); the noise floor is ± 1.82 points." in told
+    assert "timed in two processes" in told
+
+
+def test_twins_are_controls_under_each_condition(lab, store):
+    lab().study_of(ROUTERS, SWEPT)
+    lab(twin=1).study_of(TWINS, SWEPT)
+    study = load_study(store, "tiny")
+    assert [entry.condition for entry in study.twins] == [
+        *["router.capacity_factor=1.0"] * 2,
+        *["router.capacity_factor=2.0"] * 2,
+    ]
+    assert [len(each.differences) for each in controls(study)] == [4] * 4
+
+
+def test_only_seeds_of_both_are_paired(lab, store):
+    lab().study_of({"soft_moe": [0.86, None, 0.88]})
+    lab(twin=1).study_of({"soft_moe": [0.87, 0.9, None]})
+    study = load_study(store, "tiny")
+    (found,) = controls(study)
+    assert found.differences == pytest.approx((0.01,))
+    assert found.alarm is None
+    table = control.table(study)
+    assert len(table.rows) == 1
+    assert table.cell(0, "floor").value == pytest.approx(0.01 * 12.7062)
+
+
+def test_twins_of_other_experts_are_found_and_set_no_system_apart(lab, store):
+    for twin in (0, 1):
+        lab(twin=twin).study_of({"soft_moe": [0.86, 0.87], "random": [0.8, 0.8]})
+        lab(twin=twin, experts={"name": "cp", "num_experts": 64}).study_of({"my_gate": [0.9, 0.9]})
+    twins = load_study(store, "tiny").twins
+    assert {entry.router: twin.router for entry, twin in twins.items()} == {
+        "random": "random (twin)",
+        "soft_moe": "soft_moe (twin)",
+        "my_gate + 64 cp": "my_gate (twin) + 64 cp",
+    }
+
+
+def test_timings_of_two_processes_are_compared_at_each_setting(lab, store):
+    lab(suites=("throughput",)).layer("soft_moe", {}, 0)
+    lab(suites=("throughput",), twin=1).layer("soft_moe", {}, 1)
+    study = load_study(store, "tiny")
+    found = retimed(study)
+    assert len(found) == len(timings(study)) == 3
+    ours, theirs = (found[0].router.values["forward_ms"], found[0].twin.values["forward_ms"])
+    assert found[0].ratio("forward_ms") == pytest.approx(theirs / ours)
+    table = control.table(study)
+    assert [row.cells[0].words for row in table.rows] == ["soft_moe"]
+    assert table.cell(0, "forward_ms").value == pytest.approx(theirs / ours)
+    shown = study.measurements.set_index("trial")["router"]
+    assert [shown[layer] for layer in table.cell(0, "forward_ms").trials] == [
+        "soft_moe (twin)",
+        "soft_moe",
+    ]
+    (told,) = remarks(study)
+    assert "median of 3 forward times" in told
+
+
+def test_without_twins_the_table_says_how_to_have_them(lab, store):
+    lab().study_of(ROUTERS)
+    study = load_study(store, "tiny")
+    found = control.table(study)
+    assert isinstance(found, Absent)
+    assert "--aa" in found.why
+    assert remarks(study) == []
+
+
+def test_the_written_report_shows_the_control(lab, store, tmp_path):
+    lab().study_of(ROUTERS)
+    lab(twin=1).study_of(TWINS)
+    paths = write_report(store, "tiny", tmp_path / "report")
+    for text in (paths.markdown.read_text(), paths.index_html.read_text()):
+        assert "A/A control: each router against itself" in text
+        assert "of 2 tests of a router against itself" in text
+    assert (tmp_path / "report" / "tables" / "control.csv").exists()
