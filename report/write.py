@@ -9,12 +9,14 @@ from report import provenance
 from report.figures import draw_figures
 from report.figures.canvas import Drawing
 from report.logs import Logs
+from report.numbers import FILE as NUMBERS
+from report.numbers import Printed, to_json
 from report.older import aged_figure, aged_table
 from report.page import make_page
 from report.parts import Absent
 from report.remarks import remarks
 from report.render import to_csv, to_latex, to_markdown
-from report.state import FILE
+from report.state import FILE as STATE
 from report.study import StudyData, load_study
 from report.summary import compared, findings
 from report.tables import make_tables
@@ -61,7 +63,8 @@ def write_report(
     absent = [p for p in (*tables, *figures) if isinstance(p, Absent) and not p.fine]
     page = _write(folder / "index.html", make_page(data, tables, figures, logs))
     markdown = _write(folder / "report.md", _markdown(data, tables, figures))
-    _write(folder / FILE, data.state)
+    _write(folder / NUMBERS, to_json(Printed(data.name, _tables(tables))))
+    _write(folder / STATE, data.state)
     return ReportPaths(
         folder=folder,
         index_html=page,
@@ -75,10 +78,13 @@ def write_report(
 def _write_tables(tables: list[Table | Absent], folder: Path) -> list[Path]:
     return [
         _write(folder / f"{table.name}.{kind}", render(table))
-        for table in tables
-        if isinstance(table, Table)
+        for table in _tables(tables)
         for kind, render in RENDERERS.items()
     ]
+
+
+def _tables(parts: list[Table | Absent]) -> tuple[Table, ...]:
+    return tuple(part for part in parts if isinstance(part, Table))
 
 
 def _write_figures(figures: list[Drawing | Absent], folder: Path) -> list[Path]:

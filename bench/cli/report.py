@@ -1,19 +1,40 @@
-"""`report`: tables, figures and the web page of a study, from the database alone."""
+"""`report`: tables, figures and the web page of a study, and where its numbers come from."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench.cli.place import Place, command
 from bench.cli.progress import Study
 
+if TYPE_CHECKING:
+    from report.trace import Source, Trace
+    from results import Store
+
 Out = Annotated[
     Path | None,
     typer.Option(
         "--out", metavar="FOLDER", help="Where to write.", show_default="reports/STUDY in the home"
+    ),
+]
+Number = Annotated[
+    tuple[str, str, str] | None,
+    typer.Option(
+        "--trace",
+        metavar="TABLE ROW COLUMN",
+        help="Print the trials behind a number, and write nothing.",
+    ),
+]
+Check = Annotated[
+    Path | None,
+    typer.Option(
+        "--check",
+        metavar="FOLDER",
+        help="Name each number of a written report that the database no longer supports.",
     ),
 ]
 
@@ -23,7 +44,9 @@ def add_to(app: typer.Typer) -> None:
     command(app)(report)
 
 
-def report(place: Place, study: Study = None, out: Out = None) -> None:
+def report(
+    place: Place, study: Study = None, out: Out = None, trace: Number = None, check: Check = None
+) -> None:
     """Write the tables, figures and web page of a study.
 
     Tables in Markdown, LaTeX and CSV, figures in PNG and PDF, one HTML page with them all. It
@@ -33,10 +56,64 @@ def report(place: Place, study: Study = None, out: Out = None) -> None:
     Examples:
       python bench.py report
       python bench.py report --study tiny --out paper/tables
+      python bench.py report --trace main soft_moe top-1
+      python bench.py report --check paper/tables
     """
+    with place.store() as store:
+        if check is not None:
+            _check(store, check)
+        elif trace is not None:
+            _trace(store, study, trace)
+        else:
+            name = store.find_study(study).name
+            _write(store, name, out or place.home / "reports" / name, place.home)
+
+
+def _write(store: Store, study: str, folder: Path, home: Path) -> None:
     from report import write_report
 
-    with place.store() as store:
-        name = store.find_study(study).name
-        paths = write_report(store, name, out or place.home / "reports" / name, place.home)
+    paths = write_report(store, study, folder, home)
     print(f"\nreport: {paths.index_html}")
+
+
+def _check(store: Store, folder: Path) -> None:
+    """Exit status 1 where a number no longer holds."""
+    from report.check import check
+
+    found = check(store, folder)
+    for line in found.wrong:
+        print(line)
+    told = f"{found.numbers} numbers of {folder} (study {found.study})"
+    if found.wrong:
+        print(f"\n{len(found.wrong)} of the {told} no longer hold.")
+        raise typer.Exit(1)
+    print(f"The database supports each of the {told}.")
+
+
+def _trace(store: Store, study: str | None, place: tuple[str, str, str]) -> None:
+    from report.study import load_study
+    from report.trace import trace
+
+    found = trace(load_study(store, study), *place)
+    for line in _lines(found):
+        print(line)
+
+
+def _lines(found: Trace) -> Iterator[str]:
+    """The number, then two lines for each of its trials."""
+    number, several = found.number, len(found.sources) != 1
+    yield f"{number.told}: {number.shown}"
+    yield f"from {len(found.sources)} trial{'s' if several else ''}"
+    for source in found.sources:
+        yield ""
+        yield "  ".join(filter(None, (source.trial, _told(source))))
+        parts = ("machine", "code", "log", "checkpoint")
+        known = [f"{part} {getattr(source, part)}" for part in parts if getattr(source, part)]
+        yield "    " + ", ".join(known)
+
+
+def _told(source: Source) -> str:
+    """Which trial it is, and what it gave: `soft_moe, seed 0, done: 86.0`."""
+    seed = f"seed {source.seed}" if source.seed else ""
+    told = ", ".join(filter(None, (source.router, source.condition, seed, source.status)))
+    return f"{told}: {source.value}" if source.value else told

@@ -51,17 +51,38 @@ def trials(study: StudyData) -> Table | Absent:
     rows = []
     for row in study.trials.itertuples():
         values = (top1.get(row.trial), row.flops, row.steps, row.seconds)
-        told = (row.note, row.machine_name, row.code, row.trial[:SHORT], row.log)
+        told = (row.note, row.machine_name, row.code)
         cells = [
             words(row.router, *([OLDER] if row.older else [])),
             *(words(text_of(value)) for value in (row.condition, row.seed)),
             words(in_words(row.status)),
             *(_number(value, row.trial) for value in values),
             *(words(text_of(value)) for value in told),
+            words(row.trial[:SHORT], trials=[row.trial]),
+            words(text_of(row.log)),
         ]
         rows.append(Row(tuple(cells), 1, Entry(row.router, row.condition)))
     older = older_sentence(study.trials)
     caption = "One row a trial, n = 1 each." + (f" {OLDER} {older}" if older else "")
+    return assemble(name, title, caption, columns, rows)
+
+
+def layers(study: StudyData) -> Table | Absent:
+    """A row for each bare layer on each machine that timed it."""
+    name, title = "layers", "Every bare layer"
+    timed = study.measurements[study.measurements["attempt"].isna()]
+    if timed.empty:
+        return Absent(name, title, "no bare layer was asked for", fine=True)
+    heads = ("router", "condition", "suite", "status", "machine", "code")
+    columns = [Column(head, head, words=True) for head in heads]
+    columns += [Column("seconds", "time", "s", digits=1, n=1), Column("layer", "layer", words=True)]
+    rows = []
+    for row in timed.itertuples():
+        told = (row.router, row.condition, row.suite, in_words(row.status))
+        cells = [words(text_of(value)) for value in (*told, row.machine_name, row.code)]
+        cells += [_number(row.seconds, row.trial), words(row.trial[:SHORT], trials=[row.trial])]
+        rows.append(Row(tuple(cells), 1, Entry(row.router, row.condition)))
+    caption = "Layers that no training made: one row a measurement, n = 1 each."
     return assemble(name, title, caption, columns, rows)
 
 

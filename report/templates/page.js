@@ -18,3 +18,34 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+
+// A number shows the trials behind it: their rows alone, in the tables of trials and layers.
+const lists = [...document.querySelectorAll("#table-trials, #table-layers")];
+
+function showAll(list) {
+  list.querySelector(".chosen").hidden = true;
+  for (const row of list.querySelectorAll("tbody tr")) row.hidden = false;
+}
+
+for (const list of lists) {
+  list.querySelector(".chosen button").addEventListener("click", () => showAll(list));
+}
+for (const number of document.querySelectorAll("a.from")) {
+  number.addEventListener("click", () => {
+    const behind = new Set(number.dataset.behind.split(" "));
+    const cell = number.closest("td");
+    const head = cell.closest("table").tHead.rows[0].cells[cell.cellIndex];
+    const row = cell.parentElement.cells[0].innerText.trim();
+    const name = `${row}, ${head.innerText.replace(/\s+/g, " ").trim()}`;
+    for (const list of lists) {
+      showAll(list);
+      const rows = [...list.querySelectorAll("tbody tr")];
+      if (!rows.some((each) => behind.has(each.id))) continue;
+      for (const each of rows) each.hidden = !behind.has(each.id);
+      list.querySelector(".chosen").hidden = false;
+      list.querySelector(".chosen span").textContent = `Behind ${cell.innerText.trim()} (${name}).`;
+      const folded = list.closest("details");
+      if (folded) folded.open = true;
+    }
+  });
+}

@@ -1,0 +1,67 @@
+"""Whether the database still supports each number of a report that was written from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from report.numbers import Number, Printed, from_json, numbers, row_names, shown
+from report.study import load_study
+from report.tables import make_tables
+from report.tables.table import Cell, Row, Table
+from results import Store
+
+GONE = "the database has no such number now"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """How many numbers a report has, and which no longer hold, each in words."""
+
+    study: str
+    numbers: int
+    wrong: tuple[str, ...]
+
+
+def check(store: Store, folder: Path) -> Checked:
+    """Compare each number of a written report with what the database says of it now.
+
+    Raises:
+        StoreError: the folder holds no report, or the database no longer has its study.
+    """
+    printed = from_json(folder)
+    now = _tables_now(store, printed)
+    found = [number for table in printed.tables for number in numbers(table)]
+    told = ((number, _wrong(number, now.get(number.table.name, {}))) for number in found)
+    wrong = tuple(f"{number.told}: {why}" for number, why in told if why)
+    return Checked(printed.study, len(found), wrong)
+
+
+Rows = dict[str, tuple[Row, dict[str, Cell]]]
+
+
+def _tables_now(store: Store, printed: Printed) -> dict[str, Rows]:
+    """The rows of every table by name, each with its cells by column."""
+    made = make_tables(load_study(store, printed.study))
+    return {table.name: dict(_rows(table)) for table in made if isinstance(table, Table)}
+
+
+def _rows(table: Table) -> Iterator[tuple[str, tuple[Row, dict[str, Cell]]]]:
+    keys = [column.key for column in table.columns]
+    for name, row in zip(row_names(table), table.rows, strict=True):
+        yield name, (row, dict(zip(keys, row.cells, strict=True)))
+
+
+def _wrong(number: Number, rows: Rows) -> str:
+    """What no longer holds of a number; "" where all does."""
+    row, cells = rows.get(number.row, (None, {}))
+    cell = cells.get(number.column.key)
+    if row is None or cell is None or (cell.value is None and not cell.words):
+        return f"{number.shown} in the report, {GONE}"
+    text = shown(number.column, cell, row)
+    if text != number.shown:
+        return f"{number.shown} in the report, {text} by the database"
+    if set(cell.trials) != set(number.cell.trials):
+        return f"{number.shown} comes from other trials now"
+    return ""

@@ -1,0 +1,137 @@
+"""The printed numbers of a report: by table, row and column, kept beside it as `numbers.json`."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from report.render import cell_parts
+from report.tables.table import Cell, Column, Row, Table
+from results import StoreError
+from results.errors import nearest
+
+FILE = "numbers.json"
+COUNTS = ("n", "status")
+"""Columns of words that say how many there are and how they ended, and so name no row."""
+MOST = 8
+"""Rows that an error lists."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A printed number, and where it stands."""
+
+    table: Table
+    row: str
+    column: Column
+    cell: Cell
+    shown: str
+
+    @property
+    def told(self) -> str:
+        """`main, soft_moe, top-1`."""
+        return ", ".join(filter(None, (self.table.name, self.row, self.column.label)))
+
+
+@dataclass(frozen=True)
+class Printed:
+    """The numbers of a written report: all of its tables, as they were made.
+
+    Attributes:
+        study: its name.
+        claims: those of the user's own that were checked, as their file had them.
+    """
+
+    study: str
+    tables: tuple[Table, ...]
+    claims: tuple[dict[str, Any], ...] = ()
+
+
+def numbers(table: Table) -> Iterator[Number]:
+    """Every number of a table, and every count of trials, row by row."""
+    for label, row in zip(row_names(table), table.rows, strict=True):
+        for column, cell in zip(table.columns, row.cells, strict=True):
+            if cell.value is not None or cell.trials:
+                yield Number(table, label, column, cell, shown(column, cell, row))
+
+
+def row_names(table: Table) -> list[str]:
+    """What each row is called: its words before the first number; of rows alike, their number."""
+    columns = table.columns
+    first = next((i for i, column in enumerate(columns) if not column.words), len(columns))
+    naming = [i for i in range(first) if columns[i].key not in COUNTS]
+    seen: Counter[str] = Counter()
+    names = []
+    for row in table.rows:
+        name = " ".join(filter(None, (row.cells[i].words for i in naming)))
+        seen[name] += 1
+        names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return names
+
+
+def shown(column: Column, cell: Cell, row: Row) -> str:
+    """A number as the table prints it, with its unit: `81.2 ± 0.4 %`."""
+    text = "".join(cell_parts(column, cell, row))
+    return f"{text} {column.unit}" if column.unit and cell.value is not None else text
+
+
+def to_json(printed: Printed) -> bytes:
+    """What `from_json` reads."""
+    return TypeAdapter(Printed).dump_json(printed, exclude_defaults=True)
+
+
+def from_json(folder: Path) -> Printed:
+    """The numbers of the report in a folder.
+
+    Raises:
+        StoreError: there are none, or another version of the report wrote them.
+    """
+    file = folder / FILE
+    if not file.is_file():
+        hint = "" if folder.is_dir() else ", which is not there"
+        raise StoreError(f"no {FILE} in {folder}{hint}: is it the folder of a report?")
+    try:
+        return TypeAdapter(Printed).validate_json(file.read_bytes())
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        place = ".".join(map(str, wrong["loc"]))
+        raise StoreError(f"{file} cannot be read ({place}: {wrong['msg']})") from error
+
+
+def find(tables: Sequence[Table], table: str, row: str, column: str) -> Number:
+    """A number by the name of its table, words of its row, and the key or label of its column.
+
+    Raises:
+        StoreError: there is none, or several; the message names the nearest.
+    """
+    by_name = {each.name: each for each in tables}
+    if table not in by_name:
+        raise StoreError(f"no table {table!r} in this report{nearest(table, by_name)}")
+    rows: dict[str, dict[str, Number]] = defaultdict(dict)
+    for number in numbers(by_name[table]):
+        rows[number.row][number.column.key] = number
+    cells = rows[_row(table, row, rows)]
+    labels = {number.column.label: key for key, number in cells.items()}
+    key = labels.get(column, column)
+    if key not in cells:
+        raise StoreError(f"no number {column!r} in that row of {table}{nearest(column, cells)}")
+    return cells[key]
+
+
+def _row(table: str, asked: str, rows: Iterable[str]) -> str:
+    """The row of this name, or the only one that has all of these words."""
+    names = list(rows)
+    if asked in names:
+        return asked
+    having = [name for name in names if set(asked.split()) <= set(name.split())]
+    if len(having) == 1:
+        return having[0]
+    if not having:
+        raise StoreError(f"no row {asked!r} in table {table}{nearest(asked, names)}")
+    listed = "; ".join(having[:MOST]) + (" …" if len(having) > MOST else "")
+    raise StoreError(f"{len(having)} rows of table {table} have {asked!r}: {listed}")

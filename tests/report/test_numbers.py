@@ -1,0 +1,185 @@
+"""Each printed number knows its trials, and a written report is held to the database."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+
+import pytest
+
+from bench.cli import main
+from report import write_report
+from report.check import check
+from report.numbers import FILE, from_json, numbers, row_names
+from report.tables.table import Cell, Column, Row, Table
+from report.trace import trace
+from results import StoreError
+
+TOP1 = {"soft_moe": [0.8, 0.9], "dense": [0.7, 0.75]}
+
+
+@pytest.fixture
+def small(lab, store, tmp_path):
+    """A study of two routers, and its report."""
+    made = lab(suites=("accuracy", "throughput"))
+    made.study_of(TOP1)
+    return made, write_report(store, "tiny", tmp_path / "report", tmp_path).folder
+
+
+def command(tmp_path, *arguments):
+    """The exit status of `report`."""
+    with pytest.raises(SystemExit) as ended:
+        main(["report", "--home", str(tmp_path), "--db", str(tmp_path / "results.db"), *arguments])
+    return ended.value.code
+
+
+def test_each_number_of_each_table_has_trials_of_the_study(written):
+    study = written.study
+    known = {*study.trials["trial"], *study.measurements["trial"]}
+    found = [number for table in written.tables.values() for number in numbers(table)]
+    assert len(found) > 500
+    assert [number.told for number in found if not number.cell.trials] == []
+    for number in found:
+        assert set(number.cell.trials) <= known, number.told
+        assert len(set(number.cell.trials)) == len(number.cell.trials), number.told
+        assert len(number.cell.values) in (0, len(number.cell.trials)), number.told
+
+
+def test_a_mean_is_that_of_what_its_trials_gave(written):
+    table = written.tables["main"]
+    for number in numbers(table):
+        if number.column.key == "top1":
+            cell = number.cell
+            assert cell.value == pytest.approx(sum(cell.values) / len(cell.values))
+            assert len(cell.trials) == cell.n
+            assert all(f"-{number.row}-" in trial for trial in cell.trials)
+
+
+def test_a_number_is_traced_to_its_trials(written):
+    found = trace(written.study, "main", "soft_moe", "top-1")
+    assert found.number.shown == "87.3 ± 3.8 %"
+    values = {source.seed: source.value for source in found.sources}
+    assert values == {"0": "86.0", "1": "87.0", "2": "89.0"}
+    source = found.sources[0]
+    assert source.trial == "tiny-soft_moe-0-{}"
+    assert (source.machine, source.code, source.log) == ("node-1", "0123456789ab", "logs/a.log")
+
+
+def test_a_timing_is_traced_to_its_layer(written):
+    found = trace(written.study, "throughput", "soft_moe model", "forward_ms")
+    assert [source.trial for source in found.sources] == ["tiny-soft_moe-{}"]
+    assert [source.value for source in found.sources] == ["17.00"]
+
+
+def test_a_number_made_of_differences_is_traced_to_both_sides(written):
+    found = trace(written.study, "differences_nulls", "soft_moe dense", "difference")
+    assert {source.router for source in found.sources} == {"soft_moe", "dense"}
+    assert len(found.sources) == 6
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        (("mian", "soft_moe", "top1"), "no table 'mian' in this report; did you mean 'main'"),
+        (("main", "softmoe", "top1"), "no row 'softmoe' in table main; did you mean 'soft_moe'"),
+        (("main", "soft_moe", "topl"), "no number 'topl' in that row of main; did you mean 'top"),
+        (("entropy", "soft_moe", "H_s"), "2 rows of table entropy have 'soft_moe': soft_moe gates"),
+    ],
+)
+def test_a_number_that_there_is_not_is_said_with_the_nearest(written, place, message):
+    with pytest.raises(StoreError) as error:
+        trace(written.study, *place)
+    assert message in str(error.value)
+
+
+def test_rows_are_named_by_their_first_words_but_for_counts():
+    columns = [Column(key, key, words=True) for key in ("router", "n", "layer")]
+    columns += [Column("value", "value"), Column("verdict", "verdict", words=True)]
+
+    def row(*words: str) -> Row:
+        told = [*words, "higher"]
+        cells = [Cell(words=text) for text in told]
+        return Row((*cells[:-1], Cell(1.0), cells[-1]))
+
+    table = Table("t", "t", "", tuple(columns), (row("a", "3", "0"), row("a", "2", "0")))
+    assert row_names(table) == ["a 0", "a 0 (2)"]
+
+
+def test_a_report_just_written_holds(small, store, tmp_path, capsys):
+    _, folder = small
+    found = check(store, folder)
+    assert found.wrong == ()
+    assert found.numbers > 50
+    assert command(tmp_path, "--check", str(folder)) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"The database supports each of the {found.numbers} numbers of")
+
+
+def test_what_another_run_changed_is_named(small, store, tmp_path, capsys):
+    made, folder = small
+    made.trial("soft_moe", 1, 0.6, {})
+    wrong = check(store, folder).wrong
+    assert "main, soft_moe, top-1: 85.0 ± 63.5 % in the report, 70.0 ± 127.1 % by the database" in (
+        wrong
+    )
+    assert not [line for line in wrong if line.startswith("main, dense, ")]
+    assert command(tmp_path, "--check", str(folder)) == 1
+    told = capsys.readouterr().out
+    assert "main, soft_moe, top-1: 85.0 ± 63.5 % in the report" in told
+    assert "no longer hold" in told
+
+
+def test_what_is_gone_is_named(small, tmp_path, store):
+    _, folder = small
+    with sqlite3.connect(tmp_path / "results.db") as database:
+        database.execute("DELETE FROM metrics WHERE name = 'ece'")
+    database.close()
+    wrong = check(store, folder).wrong
+    assert wrong
+    assert {line.partition(":")[0] for line in wrong} == {
+        "main, dense, ECE", "main, soft_moe, ECE",
+    }  # fmt: skip
+    assert all(line.endswith("the database has no such number now") for line in wrong)
+
+
+def test_a_number_that_other_trials_give_now_is_named(small, store, tmp_path):
+    """The same protocol asked for anew: as good, but not what was printed."""
+    made, folder = small
+    made.protocol = "second"
+    for seed, value in enumerate(TOP1["soft_moe"]):
+        made.trial("soft_moe", seed, value, {})
+    wrong = check(store, folder).wrong
+    assert "main, soft_moe, top-1: 85.0 ± 63.5 % comes from other trials now" in wrong
+
+
+def test_a_change_too_small_to_be_printed_is_none(small, store, tmp_path):
+    _, folder = small
+    for step, holds in ((1e-9, True), (0.1, False)):
+        with sqlite3.connect(tmp_path / "results.db") as database:
+            database.execute("UPDATE metrics SET value = value + ? WHERE name = 'nll'", (step,))
+        database.close()
+        assert (check(store, folder).wrong == ()) is holds
+
+
+def test_the_numbers_of_a_folder_are_read_as_they_were_written(written):
+    printed = from_json(written.paths.folder)
+    assert printed.study == "tiny"
+    assert {table.name: table for table in printed.tables}.keys() == written.tables.keys()
+    assert printed.tables[0].rows == written.tables["main"].rows
+
+
+def test_a_folder_without_a_report_is_refused(tmp_path, store, capsys):
+    assert command(tmp_path, "--check", str(tmp_path)) == 2
+    assert f"no {FILE} in {tmp_path}: is it the folder of a report?" in capsys.readouterr().err
+    (tmp_path / FILE).write_text(json.dumps({"study": "tiny"}))
+    with pytest.raises(StoreError, match="cannot be read"):
+        from_json(tmp_path)
+
+
+def test_the_command_traces(small, tmp_path, capsys):
+    assert command(tmp_path, "--trace", "main", "soft_moe", "top1") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["main, soft_moe, top-1: 85.0 ± 63.5 %", "from 2 trials"]
+    assert "tiny-soft_moe-1-{}  soft_moe, seed 1, done: 90.0" in lines
+    assert "    machine node-1, code 0123456789ab, log logs/a.log" in lines
+    assert command(tmp_path, "--trace", "main", "soft", "top1") == 2
