@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from report.figures.canvas import FAINT, INK, PAGE, Drawing, blank, style
@@ -16,7 +17,7 @@ from results.statistics.ranks import Ranking, ranking
 NAME, TITLE = "critical_difference", "Critical-difference diagram"
 CAPTION = (
     "Average rank of each router over {blocks} conditions by mean top-1, the best on the left. A "
-    "bar joins routers that Nemenyi's test does not tell apart; CD: the critical difference. "
+    "grey bar joins routers that Nemenyi's test does not tell apart; CD: the critical difference. "
     "{verdict}"
 )
 
@@ -38,19 +39,31 @@ def _figure(found: Ranking, study: StudyData) -> Figure:
     from scikit_posthocs import critical_difference_diagram
 
     with style():
-        figure = blank(PAGE, 0.9 + 0.2 * len(found.ranks))
+        figure = blank(PAGE, 1.0 + 0.16 * len(found.ranks))
         axes = figure.subplots()
-        critical_difference_diagram(
+        drawn = critical_difference_diagram(
             found.ranks,
             found.pairs,
-            cd=found.critical_difference,
             ax=axes,
             label_fmt_left="{label}  {rank:.2f}",
             label_fmt_right="{rank:.2f}  {label}",
             color_palette={name: study.looks[name].colour for name in found.ranks.index},
-            label_props={"color": INK, "fontsize": 7},
-            crossbar_props={"color": FAINT, "linewidth": 2.4},
+            label_props={"fontsize": 7},
+            text_h_margin=0.04 * len(found.ranks),
+            crossbar_props={"color": FAINT, "linewidth": 2.4, "solid_capstyle": "butt"},
             elbow_props={"linewidth": 0.8},
             marker_props={"s": 14},
         )
+        for label in drawn["labels"]:
+            label.set_color(INK)
+        axes.spines["top"].set_visible(True)
+        _scale(axes, found.critical_difference)
     return figure
+
+
+def _scale(axes: Axes, difference: float) -> None:
+    """A bar as long as the critical difference, above the axis and its numbers."""
+    axes.plot([1, 1 + difference], [1.5, 1.5], color=INK, linewidth=1.0, marker="|", markersize=5)
+    axes.text(
+        1 + difference / 2, 1.7, f"CD = {difference:.2f}", ha="center", va="bottom", fontsize=7
+    )

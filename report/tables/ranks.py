@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from report.comparisons import METRIC
+from report.entries import Entry
 from report.parts import Absent
 from report.standings import standings, why_not
 from report.study import StudyData
@@ -10,6 +12,11 @@ from results.statistics import ALPHA
 from results.statistics.ranks import Ranking, ranking
 
 NAME, TITLE = "ranks", "Average ranks over conditions"
+COLUMNS = (
+    Column("router", "router", words=True),
+    Column("rank", "average rank", better="lower"),
+    Column("apart", "differs from", words=True),
+)
 
 
 def table(study: StudyData) -> Table | Absent:
@@ -18,20 +25,18 @@ def table(study: StudyData) -> Table | Absent:
     if why := why_not(values):
         return Absent(NAME, TITLE, why, fine=True)
     found = ranking(values)
-    columns = [Column("router", "router", words=True), Column("rank", "average rank", "", "lower")]
-    columns += [
-        Column(f"p_{name}", f"p, {name}", digits=3, p_value=True) for name in found.ranks.index
-    ]
     rows = []
     for name, rank in found.ranks.items():
         entries = [study.entry(name, condition) for condition in study.conditions]
-        trials = tuple(t for e in entries if e is not None for t in study.trials_of(e)["trial"])
-        others = [
-            words("") if other == name else Cell(float(found.pairs.loc[name, other]), trials=trials)
-            for other in found.ranks.index
-        ]
-        rows.append(Row((words(name), Cell(rank, trials=trials), *others), None, entries[0]))
-    return assemble(NAME, TITLE, _caption(found, study), columns, rows)
+        trials = tuple(t for entry in entries for t in _trials(study, entry))
+        apart = [other for other in found.ranks.index if found.pairs.loc[name, other] < ALPHA]
+        told = words(", ".join(apart) or "none", trials=trials)
+        rows.append(Row((words(name), Cell(rank, trials=trials), told), None, entries[0]))
+    return assemble(NAME, TITLE, _caption(found, study), COLUMNS, rows)
+
+
+def _trials(study: StudyData, entry: Entry | None) -> tuple[str, ...]:
+    return study.behind(entry, study.final(METRIC, entry).index)
 
 
 def _caption(found: Ranking, study: StudyData) -> str:
@@ -41,7 +46,7 @@ def _caption(found: Ranking, study: StudyData) -> str:
     )
     return (
         f"Ranks by mean top-1 within each of {found.blocks} conditions, 1 is best, ties share "
-        f"theirs. {verdict(found)} p: Nemenyi's test of each pair. Conditions that share a data "
+        f"theirs. {verdict(found)} Conditions that share a data "
         f"set or seeds are not independent, so these p-values are lower than they should be.{left}"
     )
 
