@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Options = dict[str, Any]
+Match = Literal["total_flops", "step_flops", "params", "wall_clock", "steps"]
 
 
 class Config(BaseModel):
@@ -110,12 +111,39 @@ class TrainConfig(Config):
 
 
 class ComputeConfig(Config):
-    """What is made equal between routers."""
+    """What is made equal between routers; see `bench.compute.budget`."""
 
-    match: Literal["total_flops", "steps"] = "total_flops"
-    tolerance: float = Field(
-        default=0.01, gt=0, description="Relative; one step is allowed in any case."
+    match: Match = Field(
+        default="total_flops",
+        description="By the number of steps: total_flops, wall_clock, steps; by the width of "
+        "experts: step_flops, params.",
     )
+    seconds: float | None = Field(
+        default=None,
+        gt=0,
+        exclude_if=lambda seconds: seconds is None,
+        description="Of training, evaluations left out: the budget of wall_clock.",
+    )
+    tolerance: float = Field(
+        default=0.01,
+        gt=0,
+        description="Relative; one step of total_flops and one look of wall_clock are allowed in "
+        "any case.",
+    )
+
+    @model_validator(mode="after")
+    def _seconds_of_wall_clock(self) -> Self:
+        if self.match == "wall_clock" and self.seconds is None:
+            raise ValueError(
+                "compute.match = wall_clock needs a budget: set compute.seconds, as in "
+                "compute.seconds=600"
+            )
+        if self.match != "wall_clock" and self.seconds is not None:
+            raise ValueError(
+                f"compute.seconds = {self.seconds:g} is the budget of compute.match = wall_clock, "
+                f"and it is {self.match}: leave out one of the two"
+            )
+        return self
 
 
 class TrialSpec(Config):
@@ -168,5 +196,5 @@ class TrialSpec(Config):
 
     def dense(self) -> TrialSpec:
         """The same trial without MoE layers, from scratch: its FLOPs are the budget."""
-        alone = {"router": DENSE, "parent": None, "transform": None, "twin": 0}
-        return self.model_copy(update=alone)
+        alone = {"router": DENSE, "experts": ExpertsConfig(), "twin": 0, "found": ()}
+        return self.model_copy(update=alone | {"parent": None, "transform": None})

@@ -5,16 +5,16 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from bench import resume
+from bench.agenda import Agenda, ByClock, ByStep, Stretch
 from bench.batches import TrainingBatches
 from bench.checkpoint import save_weights
-from bench.compute.budget import resolve_steps
+from bench.compute.budget import Spent, resolve_budget
 from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
 from bench.data import Dataset
@@ -23,8 +23,8 @@ from bench.journal import Journal
 from bench.outcome import Outcome
 from bench.trainer import Trainer
 
-LOOK_EVERY = 10
-"""Steps between two looks at the losses: each look waits for the device."""
+REHEARSED = 3
+"""Steps that a training against the clock is timed by before it begins, after as many others."""
 
 
 class DivergedError(Exception):
@@ -44,7 +44,6 @@ class Course:
         micro_batches: see `Trainer`.
 
     Attributes:
-        steps: of the whole training.
         journal: what was done until now.
     """
 
@@ -59,11 +58,25 @@ class Course:
         micro_batches: int,
     ) -> None:
         self._spec, self._dataset, self._device, self._folder = spec, dataset, device, folder
-        self._budget = resolve_steps(spec, dataset, batches, device, parent, micro_batches)
-        self.steps = self._budget.steps
-        self._trainer = Trainer(spec, dataset, batches, device, self.steps, parent, micro_batches)
+        self._budget = resolve_budget(spec, dataset, batches, device, parent, micro_batches)
+
+        def trainer(steps: int) -> Trainer:
+            return Trainer(spec, dataset, batches, device, steps, parent, micro_batches)
+
+        self._agenda: Agenda
+        if self._budget.steps is None:
+            pace = self._pace(trainer(2 * REHEARSED))
+            self._agenda = ByClock(self._budget.amount, spec.train, pace)
+        else:
+            self._agenda = ByStep(self._budget.steps, spec.train)
+        self.journal = Journal(flops_per_step=self._budget.own.flops)
+        self._trainer = trainer(self.steps)
         self._training = resume.training_of(spec, dataset)
-        self.journal = Journal(flops_per_step=self._budget.flops_per_step)
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training, as far as is known."""
+        return self._agenda.steps(self.journal)
 
     def save(self) -> None:
         """Write down what a later process goes on from."""
@@ -88,41 +101,49 @@ class Course:
         Raises:
             DivergedError: a loss is not finite.
         """
-        train, journal = self._spec.train, self.journal
-        evaluations = spaced(self.steps, train.evaluations)
-        snapshots = spaced(self.steps, max(train.snapshots - 1, 1))
-        if train.snapshots > 1 and not journal.steps:
+        if self._spec.train.snapshots > 1 and not self.journal.steps:
             self._keep()
-        looks = {*range(0, self.steps, LOOK_EVERY), *evaluations, *snapshots}
-        for start, end in pairwise(sorted(look for look in looks if look >= journal.steps)):
-            loss = self._train(start, end, count_last=end in evaluations)
-            if end in evaluations:
+        while not self.journal.over:
+            stretch = self._agenda.next(self.journal)
+            loss = self._train(stretch)
+            if stretch.evaluate:
                 self._evaluate()
-            if end in snapshots:
+            if stretch.keep:
                 self._keep()
+            self.journal.over = stretch.end == stretch.steps
             yield loss
 
-    def _train(self, start: int, end: int, *, count_last: bool) -> float:
-        """Steps `start` to `end`; returns the last loss.
+    def _train(self, stretch: Stretch) -> float:
+        """The steps of a stretch; returns the last loss.
 
         Steps are taken to cost what the last counted one did.
         """
-        began, journal = self._now(), self.journal
-        plain = [self._trainer.step(step) for step in range(start, end - count_last)]
+        began, journal, end = self._now(), self.journal, stretch.end
+        start, self._trainer.steps = journal.steps, stretch.steps
+        plain = [self._trainer.step(step) for step in range(start, end - stretch.evaluate)]
         seconds = self._now() - began
         journal.flops += len(plain) * journal.flops_per_step
         losses = plain
-        if count_last:
+        if stretch.evaluate:
             counter = FlopCounter()
             losses = [*plain, self._trainer.step(end - 1, counter)]
             counted = counter.report()
             journal.flops_per_step = counted.total - self._trainer.overhead
             journal.uncounted |= counted.uncounted.keys()
             journal.flops += journal.flops_per_step
-            # Counting slows a step down: it is charged the mean of the others.
-            seconds = seconds * (end - start) / len(plain) if plain else self._now() - began
-        journal.steps, journal.seconds = end, journal.seconds + seconds
+            seconds = self._uncounted(seconds, len(plain), self._now() - began)
+        journal.steps, journal.look = end, seconds
+        journal.seconds += seconds
         return self._look(start, torch.stack(losses).tolist())
+
+    def _uncounted(self, seconds: float, plain: int, whole: float) -> float:
+        """Seconds of a stretch whose last step was counted.
+
+        Counting slows a step down: it is charged the mean of the others, or of those before.
+        """
+        if plain:
+            return seconds * (plain + 1) / plain
+        return self.journal.seconds / self.journal.steps if self.journal.steps else whole
 
     def _look(self, start: int, losses: list[float]) -> float:
         for step, loss in enumerate(losses, start):
@@ -155,6 +176,15 @@ class Course:
         file = f"step-{self.journal.steps:07}.safetensors"
         self.journal.keep(file, save_weights(self._trainer.model, self._folder / file))
 
+    def _pace(self, trainer: Trainer) -> float:
+        """Seconds of a step of this trainer, which is of no use after it."""
+        for _ in range(REHEARSED):
+            trainer.step(0)
+        began = self._now()
+        for _ in range(REHEARSED):
+            trainer.step(0)
+        return (self._now() - began) / REHEARSED
+
     def _now(self) -> float:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
@@ -163,6 +193,7 @@ class Course:
     def outcome(self, error: str | None) -> Outcome:
         """Everything that is known of the training."""
         journal = self.journal
+        spent = Spent(journal.flops, journal.steps, journal.seconds, journal.look)
         return Outcome(
             status="done" if error is None else "diverged",
             error=error,
@@ -170,15 +201,12 @@ class Course:
             planned_steps=self.steps,
             flops=journal.flops,
             flops_budget=self._budget.flops_budget,
-            within_tolerance=self._budget.met_by(journal.flops),
+            budget=self._budget.amount,
+            budget_error=self._budget.error(spent),
+            within_tolerance=self._budget.met_by(spent),
             uncounted=sorted(journal.uncounted),
             seconds=journal.seconds,
             history=journal.history,
             snapshots=journal.snapshots,
             folder=self._folder,
         )
-
-
-def spaced(steps: int, parts: int) -> list[int]:
-    """Steps at the ends of equal parts of a training, ascending; the last is `steps`."""
-    return sorted({round(steps * part / parts) for part in range(1, parts + 1)} - {0})

@@ -15,6 +15,8 @@ class Journal(BaseModel):
         steps: optimiser steps done.
         flops: FLOPs spent on them.
         seconds: of them.
+        look: seconds of those since the look before the last.
+        over: whether the training has reached its end.
         flops_per_step: FLOPs of the step that was counted last.
         uncounted: operations without a price that were met.
         losses: the task's, of each step since the last evaluation.
@@ -27,6 +29,8 @@ class Journal(BaseModel):
     steps: int = 0
     flops: float = 0.0
     seconds: float = 0.0
+    look: float = 0.0
+    over: bool = False
     flops_per_step: float
     uncounted: set[str] = set()
     losses: list[float] = []

@@ -44,8 +44,10 @@ class Outcome(BaseModel):
         steps: optimiser steps done.
         planned_steps: those that the budget gave.
         flops: spent on training: forward and backward.
-        flops_budget: those that it was to spend.
-        within_tolerance: whether the two agree as the recipe asks: to its tolerance or one step.
+        flops_budget: those that the dense model spends in the recipe's epochs.
+        budget: of what is matched between routers (see `bench.compute.budget`).
+        budget_error: by how much it was missed, relative.
+        within_tolerance: whether it was met as the recipe asks.
         uncounted: operations on floats that ran and that the table of FLOPs does not know.
         seconds: of training, evaluations left out.
         history: losses and accuracies along the way.
@@ -61,6 +63,8 @@ class Outcome(BaseModel):
     planned_steps: int
     flops: float
     flops_budget: float
+    budget: float
+    budget_error: float
     within_tolerance: bool
     uncounted: list[str]
     seconds: float

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from bench.compute.widths import with_widths
 from bench.config import Options, TrialSpec
 from bench.datasets import Datasets
+from bench.expected import load_or_expect
 from bench.fingerprint import Fingerprint, Fingerprints
 from bench.parts import with_routers, with_settings
 from bench.presets import Preset
@@ -24,15 +26,19 @@ class Request:
         study: the name under which the results are kept together.
         preset: with all overrides applied.
         suites: those that measure, with their options as given.
+        tuned: by router, how its settings were found, see `bench.tune.found`; empty where they
+            were not.
     """
 
     study: str
     preset: Preset
     suites: Mapping[str, Options]
+    tuned: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
         """As plain data, for the study's row."""
-        return {"preset": self.preset.model_dump(mode="json"), "suites": dict(self.suites)}
+        asked = {"preset": self.preset.model_dump(mode="json"), "suites": dict(self.suites)}
+        return asked | ({"tuned": dict(self.tuned)} if self.tuned else {})
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def make_plan(request: Request, datasets: Datasets) -> Plan:
         BenchError: something that does not exist or fit, or data that is not there.
     """
     fingerprints = Fingerprints()
-    specs = trial_specs(request.preset)
+    specs = solved_specs(request.preset, datasets)
     on_trials = _suites(request, fingerprints, "trial")
     on_layers = _suites(request, fingerprints, "layer")
     trained = specs if on_trials or not on_layers else []
@@ -137,6 +143,15 @@ def make_plan(request: Request, datasets: Datasets) -> Plan:
         Planned(label, *each, on_layers) for label, each in zip(told, bare.values(), strict=True)
     ]
     return Plan(request, tuple(trials), tuple(layers))
+
+
+def solved_specs(preset: Preset, datasets: Datasets) -> list[TrialSpec]:
+    """Every trial of a preset, with the width of its experts where compute is matched by it.
+
+    Raises:
+        BenchError: something that does not exist or fit.
+    """
+    return with_widths(trial_specs(preset), lambda data: load_or_expect(data, datasets)[0])
 
 
 def labels(specs: Sequence[TrialSpec]) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -73,9 +74,14 @@ def discard(folder: Path) -> None:
 
 
 def training_of(spec: TrialSpec, dataset: Dataset) -> str:
-    """What tells one training from another: the trial and its data, as JSON."""
-    trial = spec.model_dump(mode="json")
-    return json.dumps({"trial": trial, "data": dataset.content_hash}, sort_keys=True)
+    """What tells one training from another: the trial and its data, as JSON.
+
+    And where it is given seconds, the machine whose seconds they are.
+    """
+    told = {"trial": spec.model_dump(mode="json"), "data": dataset.content_hash}
+    if spec.compute.match == "wall_clock":
+        told["machine"] = platform.node()
+    return json.dumps(told, sort_keys=True)
 
 
 def _digest(text: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:

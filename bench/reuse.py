@@ -25,6 +25,7 @@ ENDED: Mapping[str, tuple[Retry, str]] = {
     "out_of_memory": ("failed", "ran out of memory"),
     "timed_out": ("timed_out", "timed out"),
     "diverged": ("all", "diverged"),
+    "pruned": ("all", "was stopped while it was tuned"),
 }
 """By the status of an attempt without a result: who asks for another one, and what happened."""
 
@@ -70,13 +71,15 @@ class Reuse:
     def trials(self, planned: Sequence[Planned]) -> list[Decision]:
         """What to do about each trial, where parents come before their children."""
         tried = self._store.attempts(each.fingerprint.value for each in planned)
-        done = {name: attempt for name in tried if (attempt := _done(tried[name])) is not None}
+        done = self._results(planned, tried)
         made = self._store.measured(attempt.id for attempt in done.values())
         decisions: list[Decision] = []
         parents: set[str | None] = set()
         for each in reversed(planned):
             name = each.fingerprint.value
-            if name in done:
+            if name in done and self._is_of_other_clock(each, done[name]):
+                decision = Decision(True, "its seconds were those of another machine", each.suites)
+            elif name in done:
                 due = _missing(each.suites, made.get(done[name].id, set()))
                 decision = self._done(each, done[name], due, is_parent=name in parents)
             elif name in tried:
@@ -136,6 +139,24 @@ class Reuse:
         if lost:
             return Decision(True, lost, planned.suites)
         return Decision(False, "same description, data and source", due, done)
+
+    def _results(
+        self, planned: Sequence[Planned], tried: Mapping[str, Sequence[AttemptRecord]]
+    ) -> dict[str, AttemptRecord]:
+        """The last attempt that is done at each trial; by the clock rather one of this machine."""
+        found = {}
+        for each in planned:
+            attempts = tried.get(each.fingerprint.value, ())
+            here = [attempt for attempt in attempts if not self._is_of_other_clock(each, attempt)]
+            last = _done(here) or _done(attempts)
+            if last is not None:
+                found[each.fingerprint.value] = last
+        return found
+
+    def _is_of_other_clock(self, planned: Planned, attempt: AttemptRecord) -> bool:
+        """Whether a training was given seconds, which make other steps on another machine."""
+        matched = planned.spec.compute.match
+        return matched == "wall_clock" and attempt.machine_id != self._machine_id
 
     def _undone(self, planned: Planned, last: AttemptRecord) -> Decision:
         again, reason = tried_again(last, self._retry if last.id <= self._newest else None)

@@ -106,7 +106,10 @@ class TrainedTrial:
         return {
             "steps": float(outcome.steps),
             "train_flops": outcome.flops,
+            "step_flops": outcome.flops / outcome.steps,
             "flops_budget": outcome.flops_budget,
+            "budget": outcome.budget,
+            "budget_error": outcome.budget_error,
             "within_tolerance": float(outcome.within_tolerance),
             "train_seconds": outcome.seconds,
             **model_facts(self.model, next(self.run(self.model, "val"))),
@@ -218,8 +221,10 @@ class LayerOfTrial:
         return trial_model(self._spec, self._data, router=DENSE).to(self.device)
 
     def _options_without_width(self) -> Options:
+        """A width that was found is that of the model's layers, which may be of another shape."""
+        found = {path.removeprefix("experts.options.") for path in self._spec.found}
         options = self._spec.experts.options
-        return {name: value for name, value in options.items() if name != "hidden"}
+        return {name: options[name] for name in options if name not in {"hidden", *found}}
 
     def _replaced(self) -> tuple[Replaced, int]:
         """What the model's first MoE layer stands in for, and tokens of an image there.

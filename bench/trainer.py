@@ -44,6 +44,7 @@ class Trainer:
         BenchError: in micro-batches it would be another optimisation.
 
     Attributes:
+        steps: of the whole training; may be set where they are estimated anew.
         overhead: FLOPs that a step takes for its being in micro-batches, whatever the images.
     """
 
@@ -57,7 +58,7 @@ class Trainer:
         parent: nn.Module | None = None,
         micro_batches: int = 1,
     ) -> None:
-        self._spec, self._batches, self._steps = spec, batches, steps
+        self._spec, self._batches, self.steps = spec, batches, steps
         self._model = starting_model(spec, dataset, parent).to(device)
         self._optimizer = build_optimizer(self._model, spec.train)
         ema = spec.train.ema
@@ -158,7 +159,7 @@ class Trainer:
         return flops(self._micro_batches) - flops(1)
 
     def _update(self, step: int) -> None:
-        rate = learning_rate(step, self._steps, self._spec.train)
+        rate = learning_rate(step, self.steps, self._spec.train)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         if self._spec.train.clip_norm is not None:

@@ -25,11 +25,24 @@ CURVES = (
 FACTS = (
     MetricDef("steps", "steps", None, "Optimiser steps taken."),
     MetricDef("train_flops", "FLOP", None, "Spent on training, as counted from what ran."),
-    MetricDef("flops_budget", "FLOP", None, "What the training was allowed to spend."),
+    MetricDef("step_flops", "FLOP", None, "A training step, forward and backward, on average."),
+    MetricDef("flops_budget", "FLOP", None, "What the dense model spends in the recipe's epochs."),
+    MetricDef("budget", "", None, "Of what is matched, in its own unit: see `compute.match`."),
+    MetricDef("budget_error", "share", None, "What was spent of it over `budget`, less 1."),
+    MetricDef(
+        "within_tolerance", "", "higher", "1 where the budget was met as the recipe asks, else 0."
+    ),
     MetricDef("train_seconds", "s", "lower", "Time of training, evaluations left out."),
     MetricDef("params_total", "parameters", None, "Parameters of the whole model."),
     MetricDef("params_active", "parameters", None, "Parameters that act on a token, on average."),
     MetricDef("flops_per_image", "FLOP", "lower", "One image, forward."),
+    MetricDef(
+        "capacity",
+        "",
+        None,
+        "Slots that the experts run for each choice of a token, or for each token where tokens do "
+        "not choose; used or not, mean over layers, outside training.",
+    ),
     MetricDef("expert_rank", "", None, "Rank of factorised experts, mean over layers."),
     MetricDef(
         "parameter_error",

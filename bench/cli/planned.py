@@ -17,9 +17,8 @@ from bench.execute.devices import slots
 from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
 from bench.execute.workplace import prepared_machine
 from bench.expected import load_or_expect
-from bench.plan import Plan, Request, make_plan
+from bench.plan import Plan, Request, make_plan, solved_specs
 from bench.reuse import Decision, Reuse
-from bench.specs import trial_specs
 from results.identities import machine_row
 
 
@@ -32,7 +31,7 @@ def print_plan(
         workers, wanted: their number and devices, as `slots` takes them.
     """
     datasets = Datasets()
-    specs = trial_specs(request.preset)
+    specs = solved_specs(request.preset, datasets)
     here = all(load_or_expect(spec.data, datasets)[1] is not None for spec in specs)
     if not here:
         _print_without_data(request, specs, datasets)

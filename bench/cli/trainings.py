@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import inf
 
 from bench.cli.words import add_grouped, count, flops, show, size, table
+from bench.compute.budget import Budget
 from bench.compute.estimate import Estimate, estimate
 from bench.config import TrialSpec
 from bench.datasets import Datasets
@@ -66,9 +67,10 @@ def print_trainings(
         made, ((*_parts(row.label), _cells(row, seconds.get(row.condition))) for row in rows)
     )
     show(made)
-    spent = sum(row.takes.budget.steps * row.takes.budget.flops_per_step for row in rows)
+    spent = [_flops_of(row.takes.budget) for row in rows]
+    told = flops(sum(filter(None, spent)) * seeds) if None not in spent else "unknown"
     print(
-        f"\nOf one training each. All {trials}: {flops(spent * seeds)} FLOPs and "
+        f"\nOf one training each. All {trials}: {told} FLOPs and "
         f"{size(sum(row.disk_bytes for row in rows) * seeds)} of disk;\nthe largest needs "
         f"{size(max(row.takes.training_bytes for row in rows))} of memory.\n"
     )
@@ -89,13 +91,18 @@ def _parts(label: str) -> tuple[str, str]:
 def _cells(row: Row, seconds: float | None) -> list[str]:
     budget = row.takes.budget
     return [
-        f"{budget.steps:,}",
+        f"{budget.amount:g} s" if budget.steps is None else f"{budget.steps:,}",
         count(row.takes.parameters),
-        flops(budget.steps * budget.flops_per_step),
+        "–" if (spent := _flops_of(budget)) is None else flops(spent),
         size(row.takes.training_bytes),
         size(row.disk_bytes),
         "–" if seconds is None else _short(seconds),
     ]
+
+
+def _flops_of(budget: Budget) -> float | None:
+    """Of a training; None where seconds decide its steps."""
+    return None if budget.steps is None else budget.steps * budget.own.flops
 
 
 def _short(seconds: float) -> str:

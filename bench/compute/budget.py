@@ -1,9 +1,17 @@
-"""Matching compute: how many steps a router gets.
+"""Matching compute: what every router is given the same of, and how many steps that makes.
 
-The budget is what the dense model of a recipe, the one without MoE layers, spends in the recipe's
-epochs. So it depends on no router. FLOPs of a training step are those of the forward and backward
-pass of the model and the losses; the optimiser, the clipping and the averaging of weights are left
-out, as is usual: they depend on the parameters alone, and on no token.
+    total_flops  the FLOPs of a training; the number of steps follows
+    step_flops   the FLOPs of a training step, by the width of the experts (`bench.compute.widths`)
+    params       the parameters of the model, by that width too
+    wall_clock   the seconds of a training, evaluations left out; the number of steps follows
+    steps        the number of steps alone
+
+The budget is what the dense model of a recipe, the one without MoE layers, has or spends in the
+recipe's epochs, and of seconds those that were asked for. So it depends on no router. Where the
+number of steps does not follow from it, every router takes as many as the dense model. FLOPs of a
+training step are those of the forward and backward pass of the model and the losses; the optimiser,
+the clipping and the averaging of weights are left out, as is usual: they depend on the parameters
+alone, and on no token.
 """
 
 from __future__ import annotations
@@ -16,9 +24,34 @@ from torch import nn
 
 from bench.batches import TrainingBatches
 from bench.compute.flops import FlopCounter
-from bench.config import TrialSpec
+from bench.config import Match, TrialSpec
 from bench.data import Dataset
 from bench.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a model: the FLOPs of a training step, and its parameters."""
+
+    flops: float
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Spent:
+    """By a training, until now.
+
+    Attributes:
+        flops: on its steps.
+        steps: its optimiser's.
+        seconds: of them.
+        look: seconds of one look at the losses, by which a clock may be missed.
+    """
+
+    flops: float
+    steps: int
+    seconds: float
+    look: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -26,55 +59,82 @@ class Budget:
     """Of one trial.
 
     Attributes:
+        match: what is matched.
+        amount: of that: FLOPs, FLOPs of a step, parameters, seconds or steps.
+        tolerance: relative, see `ComputeConfig`.
         flops_budget: FLOPs that the dense model spends in the recipe's epochs.
         dense_steps: its steps.
-        dense_flops_per_step: FLOPs of each.
-        steps: those of the trial.
-        flops_per_step: FLOPs of the trial's first step; of every step, unless the work depends
-            on the data.
-        tolerance: FLOPs by which the trial may miss the budget.
+        dense: what it takes.
+        steps: those of the trial; None where seconds decide.
+        own: what the trial's model takes: FLOPs of its first step; of every step, unless the work
+            depends on the data.
     """
 
+    match: Match
+    amount: float
+    tolerance: float
     flops_budget: float
     dense_steps: int
-    dense_flops_per_step: float
-    steps: int
-    flops_per_step: float
-    tolerance: float
+    dense: Cost
+    steps: int | None
+    own: Cost
 
-    @property
-    def relative_error(self) -> float:
-        """By how much `steps` such steps miss the budget."""
-        return self.steps * self.flops_per_step / self.flops_budget - 1
+    def steps_at(self, pace: float) -> int:
+        """The trial's steps where each takes so many seconds; at least one."""
+        return self.steps or max(1, round(self.amount / pace))
 
-    def met_by(self, flops: float) -> bool:
-        """Whether FLOPs spent are those of the budget."""
-        return abs(flops - self.flops_budget) <= self.tolerance
+    def error(self, spent: Spent) -> float:
+        """By how much a training missed the budget, relative."""
+        return self._matched(spent) / self.amount - 1
+
+    def met_by(self, spent: Spent) -> bool:
+        """Whether a training kept to the budget: to its tolerance, or to what cannot be divided."""
+        granted = {"total_flops": self.own.flops, "wall_clock": spent.look}.get(self.match, 0.0)
+        missed = abs(self._matched(spent) - self.amount)
+        return missed <= max(self.tolerance * self.amount, granted)
+
+    def _matched(self, spent: Spent) -> float:
+        return {
+            "total_flops": spent.flops,
+            "step_flops": spent.flops / max(1, spent.steps),
+            "params": float(self.own.parameters),
+            "wall_clock": spent.seconds,
+            "steps": float(spent.steps),
+        }[self.match]
 
 
 def match_compute(
-    spec: TrialSpec, num_samples: int, flops_of_step: Callable[[TrialSpec], float]
+    spec: TrialSpec, num_samples: int, cost_of: Callable[[TrialSpec], Cost]
 ) -> Budget:
-    """The steps of a trial.
+    """The budget of a trial.
 
-    `compute.match` is "total_flops" (the number of steps whose FLOPs come nearest to the budget,
-    at least one) or "steps" (as many as the dense model takes).
+    By "total_flops" its steps are those whose FLOPs come nearest to the budget, at least one.
 
     Args:
         spec: the trial.
         num_samples: images of the training split.
-        flops_of_step: FLOPs of a training step, of the trial and of its dense counterpart.
+        cost_of: what a model takes, the trial's and that of its dense counterpart.
     """
     dense_steps = max(1, round(spec.train.epochs * num_samples / spec.train.batch_size))
-    dense, own = flops_of_step(spec.dense()), flops_of_step(spec)
-    budget = dense * dense_steps
-    steps = dense_steps if spec.compute.match == "steps" else max(1, round(budget / own))
-    # Within 1 %, or one step where that is more.
-    tolerance = max(spec.compute.tolerance * budget, own)
-    return Budget(budget, dense_steps, dense, steps, own, tolerance)
+    dense, own = cost_of(spec.dense()), cost_of(spec)
+    match, flops = spec.compute.match, dense.flops * dense_steps
+    amounts = {
+        "total_flops": flops,
+        "step_flops": dense.flops,
+        "params": float(dense.parameters),
+        "wall_clock": spec.compute.seconds or 0.0,
+        "steps": float(dense_steps),
+    }
+    steps: int | None = dense_steps
+    if match == "total_flops":
+        steps = max(1, round(flops / own.flops))
+    if match == "wall_clock":
+        steps = None
+    tolerance = spec.compute.tolerance
+    return Budget(match, amounts[match], tolerance, flops, dense_steps, dense, steps, own)
 
 
-def resolve_steps(
+def resolve_budget(
     spec: TrialSpec,
     dataset: Dataset,
     batches: TrainingBatches,
@@ -82,7 +142,7 @@ def resolve_steps(
     parent: nn.Module | None = None,
     micro_batches: int = 1,
 ) -> Budget:
-    """The steps of a trial, from the FLOPs that its first step takes where it will train.
+    """The budget of a trial, from the FLOPs that its first step takes where it will train.
 
     Args:
         spec: the trial.
@@ -93,10 +153,15 @@ def resolve_steps(
         micro_batches: see `Trainer`; they change no FLOPs.
     """
 
-    def flops_of_step(of: TrialSpec) -> float:
+    def cost_of(of: TrialSpec) -> Cost:
         counter = FlopCounter()
         trainer = Trainer(of, dataset, batches, device, 1, parent, micro_batches)
         trainer.step(0, counter)
-        return counter.report().total - trainer.overhead
+        return Cost(counter.report().total - trainer.overhead, parameters_of(trainer.model))
 
-    return match_compute(spec, len(dataset.splits["train"]), flops_of_step)
+    return match_compute(spec, len(dataset.splits["train"]), cost_of)
+
+
+def parameters_of(model: nn.Module) -> int:
+    """All of them, trained or not."""
+    return sum(parameter.numel() for parameter in model.parameters())

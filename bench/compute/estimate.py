@@ -16,7 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.compute.budget import Budget, match_compute
+from bench.compute.budget import Budget, Cost, match_compute, parameters_of
 from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
 from bench.derive import starting_model
@@ -74,22 +74,31 @@ def estimate(
     Raises:
         RequestError: the model, the router or the recipe does not exist or fit.
     """
-
-    def told(of: TrialSpec) -> tuple[str, ExpectedData, ExpectedData | None]:
-        return of.with_seed(0).model_dump_json(), data, parent_data if of.parent else None
-
-    budget = match_compute(spec, data.num_samples, lambda of: _step(*told(of)).flops)
-    own, model = _step(*told(spec)), _shapes(*told(spec))
+    budget = match_compute(spec, data.num_samples, lambda of: cost_of(of, data, parent_data))
+    told = _told(spec, data, parent_data)
+    own, model = _step(*told), _shapes(*told)
     weights = list(model.parameters())
     trained = sum(weight.nbytes for weight in weights if weight.requires_grad)
     return Estimate(
         budget,
         own.exact,
-        parameters=sum(weight.numel() for weight in weights),
+        parameters=parameters_of(model),
         training_bytes=sum(w.nbytes for w in weights) + 3 * trained + round(own.kept_bytes),
         checkpoint_bytes=sum(tensor.nbytes for tensor in model.state_dict().values()),
         expert_facts=expert_facts(model),
     )
+
+
+def cost_of(spec: TrialSpec, data: ExpectedData, parent_data: ExpectedData | None = None) -> Cost:
+    """What the trial's model takes; arguments as those of `estimate`."""
+    told = _told(spec, data, parent_data)
+    return Cost(_step(*told).flops, parameters_of(_shapes(*told)))
+
+
+def _told(
+    spec: TrialSpec, data: ExpectedData, parent_data: ExpectedData | None
+) -> tuple[str, ExpectedData, ExpectedData | None]:
+    return spec.with_seed(0).model_dump_json(), data, parent_data if spec.parent else None
 
 
 @lru_cache(maxsize=1)
@@ -118,13 +127,20 @@ def _step(description: str, data: ExpectedData, parent_data: ExpectedData | None
             return replace(whole, exact=not answers.asked)
     except DataDependentOutputException:
         real = _start(spec, data, parent_data)
-        one, two = (_count(spec, data, real, images) for images in SAMPLE)
+        one, two = (_sampled(spec, data, real, images) for images in SAMPLE)
         more = spec.train.batch_size - 1
         return _Step(
             one.flops + more * (two.flops - one.flops),
             one.kept_bytes + more * (two.kept_bytes - one.kept_bytes),
             exact=False,
         )
+
+
+def _sampled(spec: TrialSpec, data: ExpectedData, model: nn.Module, images: int) -> _Step:
+    """On noise that is always the same: widths are solved for by it, and trials known by widths."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        return _count(spec, data, model, images)
 
 
 class _AnswerNo(TorchDispatchMode):

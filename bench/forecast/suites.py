@@ -39,6 +39,8 @@ def untrained_outcome(spec: TrialSpec, model: nn.Module, folder: Path) -> Outcom
         planned_steps=0,
         flops=0,
         flops_budget=0,
+        budget=0,
+        budget_error=0,
         within_tolerance=True,
         uncounted=[],
         seconds=0,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bench.batches import TrainingBatches
-from bench.compute.budget import resolve_steps
+from bench.compute.budget import resolve_budget
 from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
 from bench.data import Dataset
@@ -72,14 +72,15 @@ def begin(
     """
     with closing(TrainingBatches(spec, dataset, device)) as batches:
         began = clock.now()
-        steps = resolve_steps(spec, dataset, batches, device, parent).steps
+        budget = resolve_budget(spec, dataset, batches, device, parent)
+        steps = budget.steps or budget.dense_steps
         trainer = Trainer(spec, dataset, batches, device, steps, parent)
         trainer.step(0)
         start = clock.now() - began
         step = _seconds_of_step(trainer, steps, clock)
         counted = clock.seconds(lambda: trainer.step(0, FlopCounter()))
     image = _seconds_of_image(spec, trainer.model, dataset, device, clock)
-    return Pace(start, steps, step, counted, image), trainer.model
+    return Pace(start, budget.steps_at(step), step, counted, image), trainer.model
 
 
 def _seconds_of_step(trainer: Trainer, steps: int, clock: Clock) -> float:

@@ -13,7 +13,9 @@ from bench.execute.events import Progress, Task
 from bench.execute.jobs import Job, TrialJob
 from bench.fingerprint import Fingerprints
 from bench.outcome import read_outcome
+from bench.plan import Planned
 from bench.record import Rows, add_to_study
+from bench.resume import discard
 from bench.reuse import Reuse
 from bench.tune.contender import Contender
 from bench.tune.search import Draw, Search
@@ -79,8 +81,10 @@ class Tuner:
         stop = search.report(trial.draw.number, evaluations, progress.accuracy)
         if not stop or progress.step >= progress.steps:
             return None
-        top1 = f"{100 * progress.accuracy:.1f} %"
-        return f"step {progress.step} of {progress.steps}: validation top-1 {top1} is not promising"
+        top1, step = f"{100 * progress.accuracy:.1f} %", f"step {progress.step} of {progress.steps}"
+        reason = f"not promising: validation top-1 {top1} at {step}"
+        search.stop(trial.draw.number, reason)
+        return reason
 
     def over(self, job: Job) -> Iterable[Job]:
         """The same router's next trial; none where this one was interrupted."""
@@ -95,12 +99,20 @@ class Tuner:
             self.rows.trials.update(add_to_study(self.study, [planned], [], self.store).trials)
             trial = _Trial(contender, draw)
             self._trials[planned.fingerprint.value] = trial
+            self._give_up_stopped(planned, draw)
             (decision,) = self.reuse.trials([planned])
             job = TrialJob(planned, decision, self._task(contender, draw.number))
             if not job.idle:
                 yield job
                 return
             self._end(job, trial)
+
+    def _give_up_stopped(self, planned: Planned, draw: Draw) -> None:
+        """What was to stop when its process was killed is over."""
+        attempt = self.store.last_attempt(planned.fingerprint.value)
+        if draw.stopped is not None and attempt is not None and attempt.status in UNFINISHED:
+            self.store.finish_attempt(attempt.id, "pruned", error=draw.stopped)
+            discard(self.home / "trials" / planned.fingerprint.value[:16])
 
     def _end(self, job: Job, trial: _Trial) -> bool:
         """Write down how a trial ended; False where it did not."""

@@ -121,6 +121,8 @@ def outcome(folder, **changes):
         "planned_steps": 4,
         "flops": 4.0,
         "flops_budget": 4.1,
+        "budget": 4.1,
+        "budget_error": -0.02,
         "within_tolerance": True,
         "uncounted": [],
         "seconds": 0.5,

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.batches import TrainingBatches
 from bench.compute import FlopCounter, count_flops
-from bench.compute.budget import match_compute, resolve_steps
+from bench.compute.budget import Cost, Spent, match_compute, resolve_budget
 from bench.compute.estimate import estimate
 from bench.model import MoELayer, ReplacedMLP, build_experts
 from bench.objective import Objective
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 
 def budget_of(spec, dataset):
-    return resolve_steps(spec, dataset, TrainingBatches(spec, dataset, CPU), CPU)
+    return resolve_budget(spec, dataset, TrainingBatches(spec, dataset, CPU), CPU)
 
 
 def kinds(function, *inputs, backward=False):
@@ -254,14 +254,14 @@ def test_every_operation_of_every_router_has_its_price(name, tiny_spec, tiny_dat
 def test_the_budget_is_what_the_dense_model_spends(tiny_spec, tiny_dataset):
     dense = budget_of(tiny_spec("dense"), tiny_dataset)
     assert dense.steps == dense.dense_steps == 2 * 96 // 16
-    assert dense.relative_error == 0
-    assert dense.flops_budget == dense.steps * dense.flops_per_step
+    assert dense.error(Spent(dense.flops_budget, dense.steps, 1.0)) == 0
+    assert dense.flops_budget == dense.steps * dense.own.flops
     for name in ROUTERS.names():
         budget = budget_of(tiny_spec(name), tiny_dataset)
         assert budget.flops_budget == dense.flops_budget
-        spent = budget.steps * budget.flops_per_step
-        assert abs(spent - budget.flops_budget) <= budget.flops_per_step / 2
-        assert budget.met_by(spent)
+        spent = budget.steps * budget.own.flops
+        assert abs(spent - budget.flops_budget) <= budget.own.flops / 2
+        assert budget.met_by(Spent(spent, budget.steps, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -269,18 +269,21 @@ def test_the_budget_is_what_the_dense_model_spends(tiny_spec, tiny_dataset):
 )
 def test_a_router_gets_the_steps_that_spend_the_budget(own, steps, tiny_spec):
     cost = {"dense": 100, "soft_moe": own}
-    budget = match_compute(tiny_spec("soft_moe", epochs=10), 96, lambda of: cost[of.router.name])
+    budget = match_compute(
+        tiny_spec("soft_moe", epochs=10), 96, lambda of: Cost(cost[of.router.name], 1)
+    )
     assert budget.flops_budget == 6000
     assert budget.steps == steps
-    assert budget.relative_error == pytest.approx(own * steps / 6000 - 1)
+    assert budget.error(Spent(own * steps, steps, 1.0)) == pytest.approx(own * steps / 6000 - 1)
 
 
 def test_matching_by_steps_gives_all_the_same_steps(tiny_spec):
     cost = {"dense": 100, "soft_moe": 250}
     spec = tiny_spec("soft_moe", match="steps", epochs=10)
-    budget = match_compute(spec, 96, lambda of: cost[of.router.name])
+    budget = match_compute(spec, 96, lambda of: Cost(cost[of.router.name], 1))
     assert budget.steps == 60
-    assert not budget.met_by(60 * 250)
+    assert budget.met_by(Spent(60 * 250, 60, 1.0))
+    assert budget.error(Spent(60 * 250, 66, 1.0)) == pytest.approx(0.1)
 
 
 # Estimates
@@ -308,7 +311,7 @@ def test_where_work_depends_on_the_data_the_estimate_says_so(name, router, tiny_
     found = estimate(spec, ExpectedData(tiny_dataset.image_shape, 4, 96))
     assert not found.exact
     counted = budget_of(spec, tiny_dataset)
-    assert found.budget.flops_per_step == pytest.approx(counted.flops_per_step, rel=0.2)
+    assert found.budget.own.flops == pytest.approx(counted.own.flops, rel=0.2)
     exact = estimate(tiny_spec("softmax_expert_choice"), ExpectedData((1, 8, 8), 4, 96))
     assert found.training_bytes == pytest.approx(exact.training_bytes, rel=0.3)
 
@@ -323,6 +326,6 @@ def test_the_study_is_estimated_without_its_memory(tiny_spec):
     )
     found = estimate(spec, ExpectedData((3, 224, 224), 1000, 1_281_167))
     # ViT-S/16 is known as 4.6 billion multiply-adds an image; backward twice as much.
-    forward = found.budget.dense_flops_per_step / 1024 / 3
+    forward = found.budget.dense.flops / 1024 / 3
     assert forward == pytest.approx(2 * 4.6e9, rel=0.05)
     assert found.parameters > 80e6

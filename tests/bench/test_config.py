@@ -120,7 +120,7 @@ def test_an_unknown_setting_is_answered_with_the_nearest(
     [
         ("train.lr", "fast", "train.lr = 'fast'"),
         ("train.batch_size", 0, "train.batch_size = 0"),
-        ("compute.match", "params", "'total_flops' or 'steps'"),
+        ("compute.match", "memory", "'wall_clock' or 'steps'"),
         ("model.layers", "last", "model.layers = 'last'"),
         ("router.top_k", 0, "top_k = 0"),
         ("router.top_k.x", 1, "'top_k' is a value"),

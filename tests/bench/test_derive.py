@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.batches import TrainingBatches
 from bench.checkpoint import read_tensors
-from bench.compute.budget import resolve_steps
+from bench.compute.budget import resolve_budget
 from bench.compute.estimate import estimate
 from bench.derive import TRANSFORMS, register_transform, starting_model
 from bench.fingerprint import Fingerprints
@@ -123,7 +123,7 @@ def test_a_step_is_counted_by_what_it_trains(child, trained, tiny_spec, tiny_dat
     batches = TrainingBatches(spec, tiny_dataset, CPU)
 
     def budget(of, parent=None):
-        return resolve_steps(of, tiny_dataset, batches, CPU, parent)
+        return resolve_budget(of, tiny_dataset, batches, CPU, parent)
 
     scratch = spec.model_copy(update={"parent": None, "transform": None})
     parent = trained(spec)
@@ -131,17 +131,17 @@ def test_a_step_is_counted_by_what_it_trains(child, trained, tiny_spec, tiny_dat
     tuned = budget(child("fine_tune"), parent)
     dense = tiny_spec("dense", epochs=4, lr=5e-3)
     assert frozen.flops_budget == whole.flops_budget == budget(dense).flops_budget
-    assert tuned.flops_per_step == whole.flops_per_step
+    assert tuned.own.flops == whole.own.flops
     # No gradient of weights, and none below the first gate: less than two thirds of a step.
-    assert whole.flops_per_step / 3 < frozen.flops_per_step < whole.flops_per_step * 2 / 3
+    assert whole.own.flops / 3 < frozen.own.flops < whole.own.flops * 2 / 3
     assert frozen.steps > whole.steps
-    assert abs(frozen.relative_error) < 0.05
+    assert frozen.steps * frozen.own.flops == pytest.approx(frozen.flops_budget, rel=0.05)
 
 
 def test_what_a_derived_trial_takes_is_estimated_with_what_is_frozen(child, trained, tiny_dataset):
     spec = child()
     found = estimate(spec, SHAPE, SHAPE)
-    counted = resolve_steps(
+    counted = resolve_budget(
         spec, tiny_dataset, TrainingBatches(spec, tiny_dataset, CPU), CPU, trained(spec)
     )
     assert found.budget == counted

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.batches import TrainingBatches
-from bench.compute.budget import resolve_steps
+from bench.compute.budget import resolve_budget
 from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
 from bench.halving import why_not_halved
@@ -66,7 +66,7 @@ def test_halves_are_counted_as_the_whole(name, precision, batch_size, tiny_spec,
     spec = tiny_spec(name, router=router, batch_size=batch_size, precision=precision)
     batches = TrainingBatches(spec, tiny_dataset, CPU)
     whole, halves = (
-        resolve_steps(spec, tiny_dataset, batches, CPU, micro_batches=parts) for parts in (1, 2)
+        resolve_budget(spec, tiny_dataset, batches, CPU, micro_batches=parts) for parts in (1, 2)
     )
     assert halves == whole
 
@@ -111,7 +111,7 @@ def test_a_half_fits_where_a_whole_does_not(tiny_spec, tiny_dataset, tmp_path, m
     assert 16 in sizes  # of the validation split
     sizes.clear()
     batches = TrainingBatches(spec, tiny_dataset, CPU)
-    resolve_steps(spec, tiny_dataset, batches, CPU, micro_batches=2)
+    resolve_budget(spec, tiny_dataset, batches, CPU, micro_batches=2)
     assert sizes == {8}
 
 

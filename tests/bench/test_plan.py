@@ -71,6 +71,8 @@ def left_by_training(folder: Path) -> None:
             planned_steps=1,
             flops=1.0,
             flops_budget=1.0,
+            budget=1.0,
+            budget_error=0.0,
             within_tolerance=True,
             uncounted=[],
             seconds=1.0,

@@ -7,11 +7,11 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from bench.agenda import spaced
 from bench.batches import TrainingBatches
 from bench.checkpoint import read_tensors
-from bench.compute.budget import resolve_steps
+from bench.compute.budget import Spent, resolve_budget
 from bench.config import AugmentConfig, TrainConfig
-from bench.course import spaced
 from bench.evaluate import Score, evaluate
 from bench.model import (
     EXPERTS,
@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 
 
 def budget_of(spec, dataset):
-    return resolve_steps(spec, dataset, TrainingBatches(spec, dataset, CPU), CPU)
+    return resolve_budget(spec, dataset, TrainingBatches(spec, dataset, CPU), CPU)
 
 
 def weights_of(outcome):
@@ -59,7 +59,7 @@ def test_a_training_learns_and_leaves_what_it_should(name, tiny_spec, tiny_datas
     budget = budget_of(spec, tiny_dataset)
     assert (outcome.status, outcome.error) == ("done", None)
     assert outcome.steps == outcome.planned_steps == budget.steps
-    assert outcome.flops == budget.steps * budget.flops_per_step
+    assert outcome.flops == budget.steps * budget.own.flops
     assert outcome.flops_budget == budget.flops_budget
     assert outcome.within_tolerance
     assert outcome.seconds > 0
@@ -132,9 +132,11 @@ def test_where_the_work_depends_on_the_data_it_is_counted_along_the_way(
     spec = tiny_spec(router={"capacity_factor": None}, epochs=4, evaluations=4)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
     budget = budget_of(spec, tiny_dataset)
-    assert outcome.flops != budget.steps * budget.flops_per_step
-    assert outcome.flops == pytest.approx(budget.steps * budget.flops_per_step, rel=0.5)
-    assert outcome.within_tolerance == budget.met_by(outcome.flops)
+    assert outcome.flops != budget.steps * budget.own.flops
+    assert outcome.flops == pytest.approx(budget.steps * budget.own.flops, rel=0.5)
+    assert outcome.within_tolerance == budget.met_by(
+        Spent(outcome.flops, outcome.steps, outcome.seconds)
+    )
 
 
 def test_operations_without_a_price_are_named(tiny_spec, tiny_dataset, tmp_path, monkeypatch):

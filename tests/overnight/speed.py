@@ -134,7 +134,8 @@ def pretend_done(home: Path) -> None:
             (folder / "end.safetensors").touch()
             end = SavedSnapshot(step=1, flops=1.0, seconds=1.0, file="end.safetensors", sha256="")
             done = {"status": "done", "error": None, "steps": 1, "planned_steps": 1, "flops": 1.0}
-            rest = {"flops_budget": 1.0, "within_tolerance": True, "uncounted": [], "seconds": 1.0}
+            rest = {"flops_budget": 1.0, "budget": 1.0, "budget_error": 0.0}
+            rest |= {"within_tolerance": True, "uncounted": [], "seconds": 1.0}
             outcome = Outcome(**done, **rest, history=[], snapshots=[end], folder=folder)  # type: ignore[arg-type]
             write_outcome(outcome)
             attempt = store.begin_attempt(rows.trials[fingerprint], machine, code)

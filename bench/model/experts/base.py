@@ -30,12 +30,15 @@ class Experts(nn.Module, Configurable):
 
     Attributes:
         replaces: the kinds of `Replaced` that they can stand in for.
+        width: the hyper-parameter by which an expert grows, unit by unit, and by which compute is
+            matched; None where there is none.
         hidden_width: h; None where they have no hidden activations to show.
         level_sizes: of the expert modes; none where there is one mode.
     """
 
     name: ClassVar[str]
     replaces: ClassVar[tuple[type, ...]] = (ReplacedMLP,)
+    width: ClassVar[str | None] = None
 
     def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
         super().__init__()

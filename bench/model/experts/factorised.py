@@ -75,6 +75,7 @@ class FactorisedExperts(Experts):
     """
 
     replaces = (ReplacedMLP, ReplacedLinear)
+    width = "rank"
 
     rank: int | None = hyper(
         None,

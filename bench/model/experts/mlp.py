@@ -20,6 +20,8 @@ class MLPExperts(Experts):
     Cost: E times the parameters of the MLP; 4 · d · hidden FLOPs a slot.
     """
 
+    width = "hidden"
+
     hidden: int | None = hyper(None, "Hidden units of an expert; none keeps the MLP's.", ge=1)
 
     def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:

@@ -1,0 +1,347 @@
+"""Compute matched by the width of experts, by seconds and by steps: solved, trained, kept to."""
+
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import course, resume
+from bench.agenda import LOOK_EVERY, ByClock, ByStep
+from bench.batches import TrainingBatches
+from bench.compute.budget import Cost, Spent, match_compute, parameters_of, resolve_budget
+from bench.compute.estimate import cost_of, estimate
+from bench.compute.widths import nearest_width, with_widths
+from bench.config import ComputeConfig, TrainConfig
+from bench.journal import Journal
+from bench.model import moe_layers
+from bench.presets import load_preset, validated_preset
+from bench.train import TrainingInterrupted, train_trial
+from bench.trial_model import ExpectedData, trial_model
+from results.conditions import conditions
+from routers import RequestError
+
+CPU = torch.device("cpu")
+SHAPE = ExpectedData((1, 8, 8), 4, 96)
+
+
+def solved(*specs):
+    return with_widths(specs, lambda _: SHAPE)
+
+
+def by_clock(spec, seconds, tolerance=0.01):
+    compute = ComputeConfig(match="wall_clock", seconds=seconds, tolerance=tolerance)
+    return spec.model_copy(update={"compute": compute})
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    ("compute", "message"),
+    [
+        ({"match": "wall_clock"}, "wall_clock needs a budget: set compute.seconds"),
+        ({"seconds": 60}, "compute.seconds = 60 is the budget of compute.match = wall_clock, and"),
+        ({"match": "wall_clock", "seconds": 0}, "'?compute.seconds'? = 0"),
+    ],
+)
+def test_seconds_are_the_budget_of_the_clock_and_of_nothing_else(compute, message):
+    with pytest.raises(RequestError, match=message):
+        validated_preset({"name": "x", "description": "", "compute": compute}, "--set")
+
+
+def test_what_has_no_seconds_does_not_tell_of_them():
+    assert "seconds" not in load_preset("smoke").compute.model_dump()
+
+
+# Widths
+
+
+@given(st.integers(1, 3000), st.integers(1, 50), st.integers(0, 10_000))
+def test_an_affine_cost_is_met_where_a_whole_width_meets_it(width, slope, fixed):
+    asked = Counter()
+
+    def cost(of):
+        asked[of] += 1
+        return fixed + slope * of
+
+    assert nearest_width(cost, cost(width)) == width
+    assert len(asked) <= 8  # each takes a model to be built
+
+
+@given(st.lists(st.integers(1, 9), min_size=40, max_size=40), st.integers(0, 400))
+def test_of_any_growing_cost_the_nearest_is_found(growth, target):
+    sums = [sum(growth[: width + 1]) for width in range(40)]
+
+    def cost(width):
+        return sums[width - 1] if width <= 40 else sums[-1] + 10 * (width - 40)
+
+    found = nearest_width(cost, target)
+    best = min(abs(cost(width) - target) for width in range(1, 80))
+    assert abs(cost(found) - target) == best
+
+
+def test_the_parameters_of_an_expert_by_hand(tiny_spec):
+    """Width 16, an MLP of 32 units becomes 4 experts of h and a gate: 4 · (33 h + 16) + 64.
+
+    The dense MLP has 2 · 16 · 32 + 32 + 16 = 1072 parameters, so that h = 944 / 132 = 7.15: 7.
+    """
+    (spec,) = solved(tiny_spec("softmax_token_choice", match="params"))
+    assert spec.experts.options["hidden"] == 7
+    assert spec.found == ("experts.options.hidden",)
+    dense = parameters_of(trial_model(spec.dense(), SHAPE))
+    assert parameters_of(trial_model(spec, SHAPE)) - dense == 4 * (33 * 7 + 16) + 64 - 1072
+
+
+def test_the_flops_of_a_step_by_hand(tiny_spec):
+    """At capacity 2 twice the slots run, so experts of somewhat less than half of the 32 units."""
+    one, two = solved(
+        tiny_spec("softmax_expert_choice", match="step_flops", router={"capacity_factor": 1.0}),
+        tiny_spec("softmax_expert_choice", match="step_flops", router={"capacity_factor": 2.0}),
+    )
+    assert 24 <= one.experts.options["hidden"] < 32
+    assert 11 <= two.experts.options["hidden"] < 16
+    for spec in (one, two):
+        dense = cost_of(spec.dense(), SHAPE).flops
+
+        def missed(by, spec=spec, dense=dense):
+            width = spec.experts.options["hidden"] + by
+            other = spec.experts.model_copy(update={"options": {"hidden": width}})
+            wider = spec.model_copy(update={"experts": other})
+            return abs(cost_of(wider, SHAPE).flops - dense)
+
+        assert missed(0) < min(missed(-1), missed(1))
+
+
+@pytest.mark.parametrize("match", ["step_flops", "params"])
+@pytest.mark.parametrize("name", ["soft_moe", "random", "frozen", "dense_params", "dense"])
+def test_what_is_solved_for_at_planning_is_what_training_counts(
+    match, name, tiny_spec, tiny_dataset
+):
+    (spec,) = solved(tiny_spec(name, match=match, experts={"num_experts": 2}))
+    trained = resolve_budget(spec, tiny_dataset, TrainingBatches(spec, tiny_dataset, CPU), CPU)
+    assert estimate(spec, SHAPE).budget == trained
+    assert trained.steps == trained.dense_steps
+    amounts = {"step_flops": trained.dense.flops, "params": trained.dense.parameters}
+    assert trained.amount == amounts[match]
+    error = trained.error(Spent(trained.steps * trained.own.flops, trained.steps, 1.0))
+    assert abs(error) < 0.03  # of so small a model a unit more is that much
+
+
+def test_factorised_experts_are_solved_for_by_their_rank(tiny_spec):
+    spec = tiny_spec("softmax_mixture", match="params", experts={"name": "cp"})
+    (found,) = solved(spec)
+    assert found.found == ("experts.options.rank",)
+    by_construction = next(iter(moe_layers(trial_model(spec, SHAPE)).values())).experts.solved_rank
+    assert found.experts.options["rank"] == by_construction
+
+
+def test_seeds_twins_and_children_share_what_is_solved_for(tiny_spec):
+    spec = tiny_spec("soft_moe", match="params", experts={"num_experts": 2})
+    child = spec.derived(spec, "fine_tune")
+    first, second, twin, derived = solved(
+        spec, spec.with_seed(1), spec.model_copy(update={"twin": 1}), child
+    )
+    assert (first.seed, second.seed, twin.twin) == (0, 1, 1)
+    assert first.experts == second.experts == twin.experts == derived.experts
+    assert derived.parent == first
+
+
+def test_routers_of_other_widths_stand_in_one_condition(tiny_spec):
+    names = ("dense", "dense_params", "soft_moe", "softmax_token_choice")
+    specs = solved(*(tiny_spec(n, match="step_flops", experts={"num_experts": 2}) for n in names))
+    assert len({spec.experts.options.get("hidden") for spec in specs}) > 2
+    assert set(conditions([spec.model_dump(mode="json") for spec in specs])) == {""}
+
+
+def test_other_matches_solve_for_nothing(tiny_spec):
+    for match in ("total_flops", "steps"):
+        spec = tiny_spec("soft_moe", match=match)
+        assert solved(spec) == [spec]
+
+
+@pytest.mark.parametrize(
+    ("experts", "message"),
+    [
+        ({"name": "linear"}, "experts 'linear' have none; .* have one"),
+        ({"options": {"hidden": 8}}, "solves for experts.options.hidden, and it is set to 8"),
+        ({"num_experts": 64}, "64 experts of width 1 has .* parameters, and the dense model"),
+    ],
+)
+def test_what_cannot_be_solved_for_says_why(experts, message, tiny_spec):
+    with pytest.raises(RequestError, match=message):
+        solved(tiny_spec("softmax_token_choice", match="params", experts=experts))
+
+
+# Budgets
+
+
+@pytest.mark.parametrize(
+    ("match", "amount", "steps", "spent", "error", "met"),
+    [
+        ("total_flops", 6000, 24, Spent(6030.0, 24, 9.0), 0.005, True),
+        ("total_flops", 6000, 24, Spent(6260.0, 24, 9.0), 13 / 300, False),
+        ("step_flops", 100, 60, Spent(6030.0, 60, 9.0), 0.005, True),
+        ("step_flops", 100, 60, Spent(6120.0, 60, 9.0), 0.02, False),
+        ("params", 1000, 60, Spent(1.0, 60, 9.0), 0.2, False),
+        ("wall_clock", 10, None, Spent(1.0, 7, 10.05), 0.005, True),
+        ("wall_clock", 10, None, Spent(1.0, 7, 10.5, look=0.6), 0.05, True),
+        ("wall_clock", 10, None, Spent(1.0, 7, 10.5, look=0.4), 0.05, False),
+        ("steps", 60, 60, Spent(1.0, 60, 9.0), 0.0, True),
+        ("steps", 60, 60, Spent(1.0, 50, 9.0), -1 / 6, False),
+    ],
+)
+def test_the_budget_of_each_match(match, amount, steps, spent, error, met, tiny_spec):
+    spec = tiny_spec("soft_moe", epochs=10)
+    if match == "wall_clock":
+        spec = by_clock(spec, 10.0)
+    else:
+        spec = spec.model_copy(update={"compute": ComputeConfig(match=match)})
+    costs = {"dense": Cost(100, 1000), "soft_moe": Cost(250, 1200)}
+    budget = match_compute(spec, 96, lambda of: costs[of.router.name])
+    assert (budget.amount, budget.steps) == (amount, steps)
+    assert budget.error(spent) == pytest.approx(error)
+    assert budget.met_by(spent) is met
+    assert budget.steps_at(0.5) == (steps or 20)
+
+
+# The clock
+
+
+def walked(agenda, pace_at, journal=None, looks=()):
+    """Where an agenda leads whose steps take `pace_at(step)` seconds each."""
+    journal = journal or Journal(flops_per_step=1.0)
+    found = []
+    while not journal.over:
+        stretch = agenda.next(journal)
+        journal.seconds += sum(pace_at(step) for step in range(journal.steps, stretch.end))
+        journal.steps = stretch.end
+        if stretch.evaluate:
+            journal.record("val", "val_top1", 0.5)
+        if stretch.keep:
+            journal.keep(f"step-{stretch.end}", "")
+        journal.over = stretch.end == stretch.steps
+        found.append(stretch)
+    return journal, found
+
+
+TRAIN = TrainConfig(epochs=1, evaluations=5, snapshots=1)
+
+
+def test_at_an_even_pace_the_clock_leads_as_steps_do():
+    clock, stretches = walked(ByClock(20.0, TRAIN, 0.2), lambda _: 0.2)
+    steps, same = walked(ByStep(100, TRAIN), lambda _: 0.2)
+    assert stretches == same
+    assert (clock.steps, [point.step for point in clock.history]) == (100, [20, 40, 60, 80, 100])
+    assert [saved.step for saved in steps.snapshots] == [100]
+
+
+@given(st.lists(st.floats(0.01, 1.0), min_size=20, max_size=20), st.floats(0.01, 1.0))
+def test_whatever_the_pace_the_clock_is_missed_by_its_last_looks_at_most(paces, guess):
+    """And each part is evaluated at most once, the last one at the end."""
+    budget, train = 60.0, TrainConfig(evaluations=5, snapshots=3)
+    journal, stretches = walked(ByClock(budget, train, guess), lambda step: paces[step // 7 % 20])
+    longest = max(paces) * LOOK_EVERY
+    assert abs(journal.seconds - budget) <= 2 * longest
+    assert 1 <= len(journal.history) <= 5 + 1
+    assert journal.history[-1].step == journal.snapshots[-1].step == journal.steps
+    assert stretches[-1].evaluate
+    assert stretches[-1].keep
+    assert all(stretch.end <= stretch.steps for stretch in stretches)
+
+
+def test_a_training_by_the_clock_goes_on_from_its_journal():
+    """A pace that was misjudged is corrected by what was measured."""
+    first = Journal(flops_per_step=1.0, steps=50, seconds=10.0)
+    clock = ByClock(20.0, TRAIN, 99.0)
+    assert clock.steps(first) == 100
+    journal, _ = walked(clock, lambda _: 0.1, first)
+    assert journal.steps > 125
+    assert journal.seconds == pytest.approx(20.0, abs=1.0)
+
+
+class Ticking:
+    """A clock that moves by itself, each time that it is read."""
+
+    def __init__(self, tick):
+        self.time, self.tick = 0.0, tick
+
+    def perf_counter(self):
+        self.time += self.tick
+        return self.time
+
+
+def test_a_training_stops_when_its_seconds_are_spent(tiny_spec, tiny_dataset, tmp_path):
+    spec = by_clock(tiny_spec("soft_moe", evaluations=3, snapshots=3), 1.0)
+    outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
+    assert outcome.status == "done"
+    assert outcome.steps == outcome.planned_steps
+    assert outcome.budget == 1.0
+    assert outcome.budget_error == pytest.approx(outcome.seconds - 1.0)
+    assert outcome.snapshots[-1].step == outcome.history[-1].step == outcome.steps
+    assert outcome.flops > 0
+
+
+def test_a_stretch_by_the_clock_takes_what_the_clock_says(
+    tiny_spec, tiny_dataset, tmp_path, monkeypatch
+):
+    """Each stretch takes one second of this clock, whatever its steps: so ten seconds are ten."""
+    monkeypatch.setattr(course, "time", Ticking(1.0))
+    spec = by_clock(tiny_spec("dense", evaluations=1, snapshots=1), 10.0)
+    outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
+    assert outcome.within_tolerance
+    assert outcome.seconds == pytest.approx(10.0, abs=1.5)
+
+
+def test_an_interrupted_training_by_the_clock_spends_what_is_left(
+    tiny_spec, tiny_dataset, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(course, "time", Ticking(1.0))
+    spec = by_clock(tiny_spec("dense", evaluations=2, snapshots=1), 12.0)
+    told = []
+    with pytest.raises(TrainingInterrupted):
+        train_trial(
+            spec, tiny_dataset, CPU, tmp_path,
+            lambda *args: told.append(args),
+            save_every=0, stop=lambda: len(told) == 4,
+        )  # fmt: skip
+    step, *_, seconds = told[-1]
+    outcome = train_trial(spec, tiny_dataset, CPU, tmp_path, lambda *args: told.append(args))
+    assert told[4][0] > step
+    assert told[4][-1] > seconds
+    assert outcome.seconds == pytest.approx(12.0, abs=1.5)
+    assert [p.step for p in outcome.history if p.name == "val_top1"][-1] == outcome.steps
+
+
+def test_seconds_of_another_machine_are_not_gone_on_with(tiny_spec, tiny_dataset, monkeypatch):
+    timed, counted = by_clock(tiny_spec("dense"), 5.0), tiny_spec("dense")
+    here = [resume.training_of(spec, tiny_dataset) for spec in (timed, counted)]
+    monkeypatch.setattr(resume.platform, "node", lambda: "another")
+    there = [resume.training_of(spec, tiny_dataset) for spec in (timed, counted)]
+    assert here[0] != there[0]
+    assert here[1] == there[1]
+
+
+# Trainings
+
+
+@pytest.mark.parametrize("match", ["step_flops", "params", "steps"])
+def test_a_training_spends_what_was_matched(match, tiny_spec, tiny_dataset, tmp_path):
+    dense, routed = solved(
+        *(tiny_spec(n, match=match, experts={"num_experts": 2}) for n in ("dense", "soft_moe"))
+    )
+    first = train_trial(dense, tiny_dataset, CPU, tmp_path / "dense")
+    second = train_trial(routed, tiny_dataset, CPU, tmp_path / "soft")
+    assert first.steps == second.steps == 12
+    assert first.budget == second.budget
+    assert first.budget_error == 0
+    assert abs(second.budget_error) < 0.03
+    matched = {
+        "step_flops": second.flops / first.flops,
+        "params": parameters_of(trial_model(routed, tiny_dataset))
+        / parameters_of(trial_model(dense, tiny_dataset)),
+        "steps": 1.0,
+    }
+    assert second.budget_error == pytest.approx(matched[match] - 1)
+    assert second.within_tolerance == (abs(second.budget_error) <= 0.01)
