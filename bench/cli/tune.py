@@ -101,7 +101,10 @@ def tune(
         update={name: value for name, value in given.items() if value is not None}
     )
     tuning = Tuning(
-        study or tuning_of(loaded.name), request.preset.model_copy(update={"tune": tuned}), seed
+        study or tuning_of(loaded.name),
+        request.preset.model_copy(update={"tune": tuned}),
+        seed,
+        frozenset(settings),
     )
     how = How(
         jobs=jobs,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from bench.fingerprint import Fingerprints
 from bench.overrides import override
 from bench.plan import Planned, Request, make_plan
 from bench.presets import Preset
-from bench.specs import selected_routers
+from bench.specs import selected_routers, trial_specs
 from bench.tune.space import Space, preset_of, space_of
 from routers.errors import RequestError
 
@@ -51,15 +51,18 @@ class Contender:
         return Planned(self.router, spec, fingerprint, ())
 
 
-def contenders(preset: Preset, seed: int) -> list[Contender]:
+def contenders(preset: Preset, seed: int, fixed: Collection[str] = ()) -> list[Contender]:
     """One for each router of a preset.
+
+    Args:
+        fixed: paths that are not searched.
 
     Raises:
         RequestError: one cannot be tuned, or a range holds values that do not fit its setting.
     """
     preset = preset.model_copy(update={"tuned": {}, "twins": False})
     found = [
-        Contender(router.name, preset_of(preset, router), space_of(preset, router), seed)
+        Contender(router.name, preset_of(preset, router), space_of(preset, router, fixed), seed)
         for router in selected_routers(preset)
     ]
     for contender in found:
@@ -69,8 +72,6 @@ def contenders(preset: Preset, seed: int) -> list[Contender]:
 
 def _refuse_unfit(contender: Contender) -> None:
     """Try the ends of each range, so that no draw is found out to be no setting."""
-    from bench.specs import trial_specs
-
     for path, where in contender.space.items():
         categorical = isinstance(where, CategoricalDistribution)
         ends = where.choices if categorical else (where.low, where.high)  # type: ignore[attr-defined]

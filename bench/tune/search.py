@@ -18,17 +18,27 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bench.tune.config import Pruner
+from bench.tune.contender import Contender
 from bench.tune.space import Space
 
-UNDER_WAY, STATUS = TrialState.RUNNING, "status"
+UNDER_WAY = TrialState.RUNNING
+STATUS, STOPPED, ASKED = "status", "stopped", "asked"
+"""Names under which Optuna keeps what it does not know itself."""
 
 
 @dataclass(frozen=True)
 class Draw:
-    """A trial: its number, from 0, and its settings by path."""
+    """A trial.
+
+    Attributes:
+        number: from 0.
+        settings: by path.
+        stopped: why it was stopped; None where it was not.
+    """
 
     number: int
     settings: dict[str, Any]
+    stopped: str | None = None
 
 
 def optuna_study(study: str, router: str) -> str:
@@ -42,26 +52,16 @@ class Search:
     Args:
         storage: of Optuna; it holds what is known.
         study: the tuning's name.
-        router: whose search it is.
-        seed: of all draws.
-        space: where it searches.
+        contender: whose search it is.
         pruner: which trials end early.
-        evaluations: on the validation split in each trial.
     """
 
     def __init__(
-        self,
-        storage: BaseStorage,
-        study: str,
-        router: str,
-        seed: int,
-        space: Space,
-        pruner: Pruner,
-        evaluations: int,
+        self, storage: BaseStorage, study: str, contender: Contender, pruner: Pruner
     ) -> None:
-        self._name, self._router = optuna_study(study, router), router
-        self._seed, self._space = seed, dict(space)
-        self._storage, self._pruner = storage, _pruner(pruner, evaluations)
+        self._name, self._contender = optuna_study(study, contender.router), contender
+        self._storage = storage
+        self._pruner = _pruner(pruner, contender.preset.train.evaluations)
         self._study = optuna.create_study(
             storage=storage,
             study_name=self._name,
@@ -75,6 +75,12 @@ class Search:
         """All, in order."""
         return self._study.get_trials(deepcopy=False)
 
+    def asked(self, now: dict[str, Any]) -> dict[str, Any]:
+        """What this search was asked for when it began, which is now where it is new."""
+        if ASKED not in self._study.user_attrs:
+            self._study.set_user_attr(ASKED, now)
+        return self._study.user_attrs[ASKED]
+
     @property
     def over(self) -> int:
         """How many have ended."""
@@ -84,14 +90,13 @@ class Search:
         """The trial that is under way, or one more; None where there are `limit` already."""
         for trial in self.trials:
             if trial.state == UNDER_WAY:
-                return Draw(trial.number, trial.params)
+                return Draw(trial.number, trial.params, trial.user_attrs.get(STOPPED))
         number = len(self.trials)
         if number >= limit:
             return None
-        settings = draw(
-            self.trials, self._space, self._seeded(number), self._pruner, study=self._name
-        )
-        made = create_trial(state=UNDER_WAY, params=settings, distributions=self._space)
+        space = dict(self._contender.space)
+        settings = draw(self.trials, space, self._seeded(number), self._pruner, study=self._name)
+        made = create_trial(state=UNDER_WAY, params=settings, distributions=space)
         self._study.add_trial(made)
         return Draw(number, settings)
 
@@ -107,6 +112,10 @@ class Search:
         self._storage.set_trial_intermediate_value(self._id(number), evaluation, accuracy)
         return self._pruner.prune(self._study, self.trials[number])
 
+    def stop(self, number: int, reason: str) -> None:
+        """A trial is not gone on with, whatever happens to its process."""
+        self._storage.set_trial_user_attr(self._id(number), STOPPED, reason)
+
     def end(self, number: int, status: str, accuracy: float) -> None:
         """A trial is over.
 
@@ -120,7 +129,7 @@ class Search:
         self._study.tell(number, None if pruned else accuracy, state)
 
     def _seeded(self, number: int) -> int:
-        text = f"{self._router}\n{self._seed}\n{number}"
+        text = f"{self._contender.router}\n{self._contender.seed}\n{number}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
     def _id(self, number: int) -> int:

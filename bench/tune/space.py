@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from optuna.distributions import (
@@ -51,23 +51,26 @@ def preset_of(preset: Preset, router: Entry) -> Preset:
     return single.model_copy(update={"routers": (router.name,), "seeds": 1, "suites": {}})
 
 
-def space_of(preset: Preset, router: Entry) -> Space:
+def space_of(preset: Preset, router: Entry, fixed: Collection[str] = ()) -> Space:
     """Where a router is searched: by what the whole preset leaves open.
 
     What is swept sets conditions apart, and a hyper-parameter that the preset gives is given.
+
+    Args:
+        fixed: other paths that are not searched.
 
     Raises:
         RequestError: a range of the preset's that leads to no setting, or nothing is left to tune.
     """
     single = preset_of(preset, router)
-    swept = {*preset.sweep, *(path for part in preset.parts for path in part.sweep)}
+    closed = {*fixed, *preset.sweep, *(path for part in preset.parts for path in part.sweep)}
     shared = {path: _shared(path, asked, single) for path, asked in preset.tune.ranges.items()}
     own = {
         f"router.{info.name}": _own(info.tune, info.type)
         for info in hyper_infos(router.hyper_model)
         if info.tune is not None and info.name not in single.router
     }
-    space = {path: where for path, where in {**own, **shared}.items() if path not in swept}
+    space = {path: where for path, where in {**own, **shared}.items() if path not in closed}
     if not space:
         raise RequestError(f"nothing is left to tune of router {router.name!r}")
     return space

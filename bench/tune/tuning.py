@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,13 @@ from bench.execute.rehearsing import refuse_untrainable
 from bench.execute.schedule import Schedule
 from bench.execute.workplace import prepared_machine
 from bench.fingerprint import Fingerprints
+from bench.plan import Planned
 from bench.presets import Preset
 from bench.record import Rows
 from bench.reuse import Decision, Reuse
 from bench.run import How, crew_of, listener, run_row
 from bench.tally import Tally
+from bench.tune.asked import asked, refuse_other
 from bench.tune.contender import Contender, contenders
 from bench.tune.search import Search
 from bench.tune.storage import open_tuning
@@ -40,11 +43,13 @@ class Tuning:
         study: the name of the tuning.
         preset: with all overrides applied; its `tune` says how many trials, and where they search.
         seed: of all draws.
+        fixed: paths that a user has set; they are not searched.
     """
 
     study: str
     preset: Preset
     seed: int = 0
+    fixed: frozenset[str] = frozenset()
 
     def record(self) -> dict[str, Any]:
         """As plain data, for the study's row."""
@@ -63,56 +68,58 @@ def tune(
     """
     tally, places = Tally(), slots(how.jobs, how.devices)
     machine_id, code_id = store.machine(prepared_machine()), store.code_version(code_version())
-    asked = contenders(tuning.preset, tuning.seed)
+    each = contenders(tuning.preset, tuning.seed, tuning.fixed)
+    fingerprints = Fingerprints()
+    untuned = [contender.planned({}, datasets, fingerprints) for contender in each]
+    searches = _searches(tuning, each, untuned, store)
     study = store.study(tuning.study, tuning.record())
     with Interrupts() as interrupts, run_row(tuning.study, store, how, len(places)) as run_id:
         _refuse_second(tuning.study, store, run_id)
         rows, reuse = Rows({}, {}), Reuse(store, home, machine_id)
-        searches = searches_of(tuning, asked, store)
         limit = tuning.preset.tune.trials
-        tuner = Tuner(asked, searches, limit, store, home, datasets, reuse, study, rows)
+        tuner = Tuner(each, searches, limit, store, home, datasets, reuse, study, rows)
         first = tuner.first()
         listen = listener(tally, tell)
         left = tuner.left
-        done = len(asked) * limit - len(left)
+        done = len(each) * limit - len(left)
         listen(Begun(left, reused=done, layers=0, jobs=len(places)))
         if first:
             crew = crew_of(how, places, store, home, datasets, machine_id, code_id)
             self_test()
-            refuse_untrainable(_rehearsals(asked, datasets), crew.stage)
+            refuse_untrainable(_rehearsals(untuned), crew.stage)
             desk = Desk(store, home, reuse, rows, run_id, machine_id, code_id, {})
             schedule = Schedule(first, desk, listen, interrupts, tuner)
             tally.left = schedule.run(crew.hands(schedule.hear, interrupts.asked))
     return tally
 
 
-def searches_of(tuning: Tuning, asked: list[Contender], store: Store) -> dict[str, Search]:
-    """The search of each router."""
+def _searches(
+    tuning: Tuning, contenders: Sequence[Contender], untuned: Sequence[Planned], store: Store
+) -> dict[str, Search]:
+    """The search of each router.
+
+    Raises:
+        RequestError: one was begun otherwise.
+    """
     storage, pruner = open_tuning(store.engine), tuning.preset.tune.pruner
-    return {
-        each.router: Search(
-            storage,
-            tuning.study,
-            each.router,
-            each.seed,
-            each.space,
-            pruner,
-            each.preset.train.evaluations,
-        )
-        for each in asked
-    }
+    searches = {}
+    for each, planned in zip(contenders, untuned, strict=True):
+        search = Search(storage, tuning.study, each, pruner)
+        now = asked(planned.fingerprint, each.space, pruner)
+        refuse_other(tuning.study, each.router, planned.fingerprint, now, search.asked(now))
+        searches[each.router] = search
+    return searches
 
 
-def _rehearsals(asked: list[Contender], datasets: Datasets) -> list[TrialJob]:
+def _rehearsals(untuned: Sequence[Planned]) -> list[TrialJob]:
     """Each router's training with nothing tuned: what is wrong with a draw costs its trial."""
-    fingerprints = Fingerprints()
     return [
         TrialJob(
-            each.planned({}, datasets, fingerprints),
+            planned,
             Decision(True, "rehearsed"),
-            Task(each.router, each.seed, number, len(asked)),
+            Task(planned.label, planned.spec.seed, number, len(untuned)),
         )
-        for number, each in enumerate(asked, 1)
+        for number, planned in enumerate(untuned, 1)
     ]
 
 
