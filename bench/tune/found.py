@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from bench.plan import Request
 from bench.specs import selected_routers
-from bench.tune.search import STATUS, UNDER_WAY, optuna_study
+from bench.tune.search import STATUS, TRAINING, UNDER_WAY, optuna_study
 from bench.tune.storage import open_tuning
 from results import Store
 from routers.errors import RequestError
@@ -27,6 +27,7 @@ class Found:
             ended; None where it left no model.
         best: the highest of those that are done; None where none is.
         settings: with which it was, by path.
+        training: its fingerprint.
     """
 
     trials: int
@@ -36,6 +37,7 @@ class Found:
     values: tuple[float | None, ...]
     best: float | None
     settings: dict[str, Any]
+    training: str | None
 
 
 def found(store: Store, study: str) -> dict[str, Found]:
@@ -97,6 +99,7 @@ def _found(study: optuna.Study) -> Found:
         values=tuple(t.value if t in done or t in pruned else None for t in trials),
         best=None if best is None else best.value,
         settings={} if best is None else dict(best.params),
+        training=None if best is None else best.user_attrs[TRAINING],
     )
 
 

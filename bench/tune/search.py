@@ -22,7 +22,7 @@ from bench.tune.contender import Contender
 from bench.tune.space import Space
 
 UNDER_WAY = TrialState.RUNNING
-STATUS, STOPPED, ASKED = "status", "stopped", "asked"
+STATUS, STOPPED, TRAINING, ASKED = "status", "stopped", "training", "asked"
 """Names under which Optuna keeps what it does not know itself."""
 
 
@@ -99,6 +99,10 @@ class Search:
         made = create_trial(state=UNDER_WAY, params=settings, distributions=space)
         self._study.add_trial(made)
         return Draw(number, settings)
+
+    def told(self, number: int, fingerprint: str) -> None:
+        """Which training a trial is."""
+        self._storage.set_trial_user_attr(self._id(number), TRAINING, fingerprint)
 
     def report(self, number: int, evaluation: int, accuracy: float) -> bool:
         """Write down an evaluation of a trial.

@@ -99,6 +99,7 @@ class Tuner:
             self.rows.trials.update(add_to_study(self.study, [planned], [], self.store).trials)
             trial = _Trial(contender, draw)
             self._trials[planned.fingerprint.value] = trial
+            search.told(draw.number, planned.fingerprint.value)
             self._give_up_stopped(planned, draw)
             (decision,) = self.reuse.trials([planned])
             job = TrialJob(planned, decision, self._task(contender, draw.number))
