@@ -24,23 +24,23 @@ def model_facts(model: nn.Module, seen: Observed) -> dict[str, float]:
         `params_total`; `params_active`: those that act on a token on average, where an expert's
         count by the slots that it runs for each token (1/E of the experts' for top-1 at capacity
         1, twice as much at capacity 2); `flops_per_image`: of the forward pass, on that batch;
-        `capacity`: slots that the experts run for each choice of a token (for each token where
-        tokens do not choose), used or not, mean over MoE layers; and `expert_facts`.
+        `slots_per_choice`: those that the experts run for each choice of a token, or for each
+        token where tokens do not choose, used or not, mean over MoE layers; and `expert_facts`.
     """
-    capacities = []
+    per_choice = []
     total = active = float(sum(parameter.numel() for parameter in model.parameters()))
     for layer, routing in zip(moe_layers(model).values(), seen.routings, strict=True):
         experts = sum(parameter.numel() for parameter in layer.experts.parameters())
         active -= experts * (1 - layer.experts.active_share(routing))
         tokens = routing.gates.shape[:2].numel()
-        capacities.append(routing.slot_count / (tokens * (routing.choices or 1)))
+        per_choice.append(routing.slot_count / (tokens * (routing.choices or 1)))
     with torch.no_grad():
         flops = count_flops(model, seen.images).total
     return {
         "params_total": total,
         "params_active": active,
         "flops_per_image": flops / len(seen.images),
-        **({"capacity": fmean(capacities)} if capacities else {}),
+        **({"slots_per_choice": fmean(per_choice)} if per_choice else {}),
         **expert_facts(model),
     }
 

@@ -37,11 +37,11 @@ FACTS = (
     MetricDef("params_active", "parameters", None, "Parameters that act on a token, on average."),
     MetricDef("flops_per_image", "FLOP", "lower", "One image, forward."),
     MetricDef(
-        "capacity",
+        "slots_per_choice",
         "",
         None,
-        "Slots that the experts run for each choice of a token, or for each token where tokens do "
-        "not choose; used or not, mean over layers, outside training.",
+        "The real capacity: slots that the experts run for each choice of a token, or for each "
+        "token where tokens do not choose; used or not, mean over layers, outside training.",
     ),
     MetricDef("expert_rank", "", None, "Rank of factorised experts, mean over layers."),
     MetricDef(

@@ -14,6 +14,8 @@ from bench.compute.budget import Cost, Spent, match_compute, parameters_of, reso
 from bench.compute.estimate import cost_of, estimate
 from bench.compute.widths import nearest_width, with_widths
 from bench.config import ComputeConfig, TrainConfig
+from bench.evaluate import observe
+from bench.facts import model_facts
 from bench.journal import Journal
 from bench.model import moe_layers
 from bench.presets import load_preset, validated_preset
@@ -324,6 +326,24 @@ def test_seconds_of_another_machine_are_not_gone_on_with(tiny_spec, tiny_dataset
 
 
 # Trainings
+
+
+@pytest.mark.parametrize(
+    ("name", "router", "real"),
+    [
+        # 16 tokens, 4 experts: ceil(1.2 · 16 · 2 / 4) = 10 slots each for 32 choices.
+        ("softmax_token_choice", {"top_k": 2, "capacity_factor": 1.2}, 40 / 32),
+        # ceil(1.1 · 16 / 4) = 5 slots each for 16 tokens.
+        ("softmax_expert_choice", {"capacity_factor": 1.1}, 20 / 16),
+        ("soft_moe", {"capacity_factor": 1.1}, 16 / 16),
+        ("dense", {}, None),
+    ],
+)
+def test_the_capacity_that_a_run_really_had(name, router, real, tiny_spec, tiny_dataset):
+    spec = tiny_spec(name, router=router)
+    model = trial_model(spec, tiny_dataset)
+    seen = next(observe(model, tiny_dataset, "val", batch_size=16, device=CPU))
+    assert model_facts(model, seen).get("slots_per_choice") == real
 
 
 @pytest.mark.parametrize("match", ["step_flops", "params", "steps"])
