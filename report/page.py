@@ -48,6 +48,7 @@ SECTIONS = (
             *("table:ranks", "figure:critical_difference", "table:control"),
         ),
     ),
+    Section("tuning", "Tuning", ("table:tuning", "figure:tuning")),
     Section("cost", "What routing costs", ("figure:overhead",), ("table:throughput",)),
     Section(
         "routing",

@@ -16,6 +16,7 @@ from report.figures import (
     overhead,
     scaling_experts,
     training,
+    tuning,
 )
 from report.figures.canvas import Drawing
 from report.parts import Absent
@@ -25,6 +26,7 @@ FIGURES: tuple[Callable[[StudyData], Iterator[Drawing | Absent]], ...] = (
     accuracy.draw,
     training.draw,
     critical_difference.draw,
+    tuning.draw,
     overhead.draw,
     scaling_experts.draw,
     load.draw,

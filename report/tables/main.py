@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from report import tuning
 from report.comparisons import against_nulls
 from report.parts import Absent
 from report.study import StudyData
@@ -71,6 +72,7 @@ def caption(study: StudyData, timed: str) -> str:
         sentence_on_looks(study),
         "Bold: best mean, whether or not its lead is resolved.",
         over_nulls.caption(study),
+        tuning.sentence(study),
         "Training: FLOPs spent. Load CV, dropped choices, H_s and H_u (of the gates), I(E;Y) (of "
         "the combine weights and the class, bias-corrected): means over the MoE layers.",
         f"Overhead: median forward time over that of a dense MLP of the same expert FLOPs, {timed}."

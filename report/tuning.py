@@ -1,0 +1,73 @@
+"""How the settings of each router were found, as the study's request says."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Any
+
+from report.study import StudyData
+from report.systems import router_of
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Of one router.
+
+    Attributes:
+        trials: those that are over; of them `done`, `pruned` and `failed`.
+        values: of each trial in order, the share of the validation split that was right when it
+            ended; None where it left no model.
+        best: the highest of those that are done.
+        settings: with which it was, by path.
+        training: its fingerprint.
+    """
+
+    trials: int
+    done: int
+    pruned: int
+    failed: int
+    values: tuple[float | None, ...]
+    best: float
+    settings: dict[str, Any]
+    training: str
+
+    @property
+    def scores(self) -> list[float]:
+        """Of each trial in order; one that left no model got nothing right."""
+        return [value or 0.0 for value in self.values]
+
+
+def tuned(study: StudyData) -> dict[str, Tuned]:
+    """Each router of the study whose settings were found, in order."""
+    asked: dict[str, dict[str, Any]] = study.record.request.get("tuned", {})
+    found = {
+        name: Tuned(**{**fields, "values": tuple(fields["values"])})
+        for name, fields in asked.items()
+    }
+    shown = dict.fromkeys(router_of(name) for name in study.routers)
+    return {name: found[name] for name in shown if name in found}
+
+
+def unequal(study: StudyData) -> str:
+    """The warning that some routers had more trials than others; "" where all had as many."""
+    found = tuned(study)
+    if not found:
+        return ""
+    routers: dict[int, list[str]] = defaultdict(list)
+    for name in dict.fromkeys(router_of(name) for name in study.routers):
+        routers[found[name].trials if name in found else 0].append(name)
+    if len(routers) < 2:
+        return ""
+    told = "; ".join(f"{n} for {', '.join(routers[n])}" for n in sorted(routers, reverse=True))
+    return f"Tuning was not equal: {told} (trials). What had more has an advantage."
+
+
+def sentence(study: StudyData) -> str:
+    """With how many trials each router was tuned; "" where none was."""
+    found = tuned(study)
+    counts = {each.trials for each in found.values()}
+    if not found:
+        return ""
+    equal = f"Each router was tuned with {min(counts)} trials, on the validation split."
+    return unequal(study) or equal
