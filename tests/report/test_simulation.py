@@ -1,0 +1,156 @@
+"""Results whose truth is known go through the report: its intervals and verdicts are as they say.
+
+Accuracies are truth + what the seed does to all routers + noise of their own. A study is written
+into a database once; its accuracies are then drawn again many times.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from report import write_report
+from report.study import load_study
+from report.tables import differences, ranks
+from report.tables.cells import metric_cell
+
+SEED, NOISE = 0.01, 0.005
+"""Standard deviations of what a seed does to all routers, and of what it does to one."""
+TRUTH = {
+    "dense": 0.80,
+    "random": 0.79,
+    "softmax_token_choice": 0.80,
+    "softmax_expert_choice": 0.83,
+    "soft_moe": 0.86,
+}
+ALIKE = dict.fromkeys(TRUTH, 0.80)
+TIMES = 400
+
+
+def drawn(truth, seeds, rng):
+    """Accuracies by router, one a seed."""
+    shared = SEED * rng.normal(size=seeds)
+    return {
+        name: list(mean + shared + NOISE * rng.normal(size=seeds)) for name, mean in truth.items()
+    }
+
+
+def again(study, truth, rng):
+    """The study with other accuracies of the same truth, and nothing but them: it is quicker."""
+    metrics = study.metrics[study.metrics["metric"] == "top1"]
+    seeds = metrics["condition"] + metrics["seed"].astype(str)  # each condition's are its own
+    shared = {seed: SEED * rng.normal() for seed in seeds.unique()}
+    noise = NOISE * rng.normal(size=len(metrics))
+    value = metrics["router"].map(truth) + seeds.map(shared) + noise
+    return replace(study, metrics=metrics.assign(value=value))
+
+
+def numbers(table, *keys):
+    """The cells of these columns, row by row."""
+    names = [column.key for column in table.columns]
+    return [[row.cells[names.index(key)] for key in keys] for row in table.rows]
+
+
+def bounds(share, times=TIMES):
+    """Between which counts a binomial lies but for once in ten thousand."""
+    return binom(times, share).ppf([0.00005, 0.99995])
+
+
+@pytest.fixture
+def study(lab, store):
+    """Of five seeds; the two baselines and three routers."""
+    lab(suites=("accuracy",), evaluations=2).study_of(drawn(TRUTH, 5, np.random.default_rng(0)))
+    return load_study(store)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say(study):
+    rng, covered = np.random.default_rng(1), Counter()
+    for _ in range(TIMES):
+        one = again(study, TRUTH, rng)
+        for entry in one.entries:
+            cell = metric_cell(one, "top1", entry)
+            covered[entry.router] += cell.low <= TRUTH[entry.router] <= cell.high
+        for table in (differences.to_nulls(one), differences.to_best(one)):
+            for router, reference, cell in numbers(table, "router", "reference", "difference"):
+                true = TRUTH[router.words] - TRUTH[reference.words]
+                covered[router.words, reference.words] += cell.low <= true <= cell.high
+    low, high = bounds(0.95)
+    assert len(covered) == 5 + 6 + 2
+    assert all(low <= count <= high for count in covered.values()), covered
+
+
+def test_nothing_is_resolved_where_all_are_alike(study):
+    """The family-wise rate of false positives, the best chosen by the results included."""
+    rng, adjusted, raw = np.random.default_rng(2), 0, 0
+    for _ in range(TIMES):
+        one = again(study, ALIKE, rng)
+        tests = [
+            cells
+            for table in (differences.to_nulls(one), differences.to_best(one))
+            for cells in numbers(table, "p", "p_holm", "verdict")
+        ]
+        assert len(tests) == 6 + 2
+        raw += any(p.value < 0.05 for p, _, _ in tests)
+        adjusted += any(verdict.words in ("higher", "lower") for _, _, verdict in tests)
+    assert adjusted <= bounds(0.05)[1], "at most the stated rate"
+    assert raw > bounds(0.05)[1], "uncorrected tests break it, so this test can fail"
+
+
+def test_real_differences_are_found_and_told_the_right_way_round(study):
+    rng, told = np.random.default_rng(3), Counter()
+    for _ in range(TIMES // 2):
+        one = again(study, TRUTH, rng)
+        for table in (differences.to_nulls(one), differences.to_best(one)):
+            for cells in numbers(table, "router", "reference", "verdict"):
+                told[tuple(cell.words for cell in cells)] += 1
+    # Six points with a standard deviation of the differences of 0.7: d_z above 8.
+    for reference in ("dense", "random"):
+        assert told["soft_moe", reference, "higher"] == TIMES // 2
+        assert told["softmax_expert_choice", reference, "lower"] == 0
+    assert told["softmax_token_choice", "soft_moe", "lower"] == TIMES // 2
+    # What is none is resolved as seldom as is stated; one point is often too little for five seeds.
+    false = sum(told["softmax_token_choice", "dense", verdict] for verdict in ("higher", "lower"))
+    assert false <= bounds(0.05, TIMES // 2)[1]
+    assert 0 < told["softmax_token_choice", "random", "not resolved"] < TIMES // 2
+
+
+def test_ranks_of_routers_that_are_alike_do_not_differ(lab, store):
+    truth = {name: mean for name, mean in ALIKE.items() if name != "dense"}
+    capacities = [{"capacity_factor": float(c)} for c in range(1, 9)]
+    made = lab(suites=("accuracy",), evaluations=2)
+    made.study_of(drawn(truth, 2, np.random.default_rng(0)), capacities)
+    study, rng, found = load_study(store), np.random.default_rng(4), 0
+    for _ in range(TIMES // 2):
+        table = ranks.table(again(study, truth, rng))
+        found += any(cell.words != "none" for (cell,) in numbers(table, "apart"))
+    assert found <= bounds(0.05, TIMES // 2)[1]
+    apart = truth | {"soft_moe": 0.9}
+    table = ranks.table(again(study, apart, rng))
+    assert table.rows[0].router == "soft_moe"
+    assert table.cell(0, "rank").value == 1.0
+    assert table.cell(0, "apart").words != "none"
+
+
+@pytest.mark.parametrize("truth", [TRUTH, ALIKE], ids=["apart", "alike"])
+def test_the_written_report_tells_the_truth(lab, store, tmp_path, truth):
+    """Through a database and the files, with eight seeds."""
+    lab(suites=("accuracy",)).study_of(drawn(truth, 8, np.random.default_rng(5)))
+    paths = write_report(store, "tiny", tmp_path / "out")
+    with (paths.folder / "tables" / "differences_nulls.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    for row in rows:
+        true = truth[row["router"]] - truth[row["reference"]]
+        verdict = "not resolved" if true == 0 else "higher"
+        assert row["verdict"] == verdict
+        assert float(row["difference"]) == pytest.approx(true, abs=5 * NOISE * (2 / 8) ** 0.5)
+    markdown = paths.markdown.read_text(encoding="utf-8")
+    lead = (
+        "Its lead is resolved over 2 of 2" if truth is TRUTH else "Its lead is resolved over 0 of 2"
+    )
+    assert lead in markdown
