@@ -13,6 +13,7 @@ from bench.expected import load_or_expect
 from bench.fingerprint import Fingerprint, Fingerprints
 from bench.parts import with_routers, with_settings
 from bench.presets import Preset
+from bench.sequential import Sequential
 from bench.specs import refuse_unknown, selected_routers, trial_specs
 from results.conditions import conditions, router_of
 from suites import SUITES
@@ -28,17 +29,23 @@ class Request:
         suites: those that measure, with their options as given.
         tuned: by router, how its settings were found, see `bench.tune.found`; empty where they
             were not.
+        sequential: when seeds stop being added; None where their number is fixed.
     """
 
     study: str
     preset: Preset
     suites: Mapping[str, Options]
     tuned: Mapping[str, Any] = field(default_factory=dict)
+    sequential: Sequential | None = None
 
     def record(self) -> dict[str, Any]:
         """As plain data, for the study's row."""
         asked = {"preset": self.preset.model_dump(mode="json"), "suites": dict(self.suites)}
-        return asked | ({"tuned": dict(self.tuned)} if self.tuned else {})
+        if self.tuned:
+            asked["tuned"] = dict(self.tuned)
+        if self.sequential is not None:
+            asked["sequential"] = self.sequential.record()
+        return asked
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,26 @@ import re
 
 import typer
 
+AUTO = "auto"
 UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def names(text: str | None) -> list[str]:
     """The names in `a,b, c`; none in nothing."""
     return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def seeds_of(text: str | None) -> int | None:
+    """A number of seeds; None where `auto` or nothing is given.
+
+    Raises:
+        typer.BadParameter: it is none of them.
+    """
+    if text is None or text == AUTO:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise typer.BadParameter(f"--seeds {text}: give a number from 1 on, or auto")
+    return int(text)
 
 
 def seconds_of(text: str) -> float:

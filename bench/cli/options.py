@@ -17,7 +17,26 @@ Routers = Annotated[
     str | None, typer.Option("--routers", metavar="A,B,…", help="Routers by name, or all.")
 ]
 Seeds = Annotated[
-    int | None, typer.Option("--seeds", min=1, metavar="N", help="Trainings of each router.")
+    str | None,
+    typer.Option(
+        "--seeds", metavar="N|auto", help="Trainings of each router; auto adds them, see above."
+    ),
+]
+Resolve = Annotated[
+    float | None,
+    typer.Option(
+        "--resolve",
+        metavar="POINTS",
+        min=0,
+        help="With --seeds auto: the smallest difference in top-1 that matters.",
+        show_default="0.5",
+    ),
+]
+MaxSeeds = Annotated[
+    int | None,
+    typer.Option(
+        "--max-seeds", min=1, metavar="N", help="With --seeds auto: the most.", show_default="20"
+    ),
 ]
 Tuned = Annotated[
     bool,

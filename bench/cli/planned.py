@@ -48,6 +48,9 @@ def print_plan(
         print_trainings(request, rows, len(plan.trials), seconds)
     _print_decisions(jobs)
     print_finishing(ends, len(places))
+    if request.sequential is not None:
+        told = ", ".join(map(str, request.sequential.seeds))
+        print(f"All this at most: with --seeds auto it may be over at each look, at {told} seeds.")
 
 
 def _print_without_data(request: Request, specs: Sequence[TrialSpec], datasets: Datasets) -> None:

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bench.cli.given import names, seconds_of
+from bench.cli.given import AUTO, names, seconds_of, seeds_of
 from bench.cli.options import (
     AA,
     DataDir,
     Devices,
     Jobs,
+    MaxSeeds,
     NoReport,
     Notify,
     PresetName,
+    Resolve,
     Retry,
     Routers,
     SaveEvery,
@@ -53,6 +55,8 @@ def run(
     preset: PresetName = "tiny",
     routers: Routers = None,
     seeds: Seeds = None,
+    resolve: Resolve = None,
+    max_seeds: MaxSeeds = None,
     aa: AA = False,
     tuned: Tuned = False,
     tuning: Tuning = None,
@@ -75,29 +79,38 @@ def run(
     traceback and its log, and the others go on; the exit status is then 1. Ctrl-C saves and
     leaves, and the same command goes on; Ctrl-C again leaves at once.
 
+    --seeds auto adds seeds, the same to every router, until each difference in test accuracy, to a
+    null or between two routers, is decided: resolved, or smaller than --resolve points. It looks
+    at the preset's number of seeds (3 at least), at twice as many, and so on to --max-seeds.
+    Resolved: its p-value times the number of looks planned (Bonferroni), corrected by Holm over
+    the differences of its condition, is below 0.05; smaller: its interval at 1 - 0.05 / looks lies
+    within. So chance alone finds a difference under a condition in at most 5 % of all studies,
+    whatever look was the last.
+
     \b
     Examples:
       python bench.py run --preset tiny
       python bench.py run balance entropy --preset smoke
       python bench.py run --routers soft_moe,dense --seeds 5 --set train.lr=1e-3
+      python bench.py run --routers soft_moe,dense --seeds auto --resolve 1
       python bench.py run --sweep router.affinity=linear,cosine --study affinities
       python bench.py run --preset study --devices 0,1 --timeout 9h --retry failed
     """
     from bench.cli.columns import main_metrics
     from bench.cli.digest import digest_of
-    from bench.cli.live import Display
+    from bench.cli.looks import do
     from bench.cli.notify import notify
     from bench.cli.standing import read_standing
     from bench.cli.summary import print_standings
     from bench.execute.interrupts import SIGNALS
     from bench.run import How
-    from bench.run import run as run_plan
     from results import StoreError
     from routers.errors import BenchError
 
     request = _request(place, suites, preset, routers, seeds, aa, set_, sweep, data_dir, study)
     if tuned or tuning:
         request = _tuned(place, request, study, tuning, set_)
+    request = _adding_seeds(request, seeds, resolve, max_seeds)
     how = How(
         jobs=jobs,
         devices=tuple(names(devices)),
@@ -108,16 +121,15 @@ def run(
         command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",
     )
     resolved, datasets = _plan(request)
-    with place.store(create=True) as store, Display() as display:
+    with place.store(create=True) as store:
         try:
-            tally = run_plan(resolved, store, place.home, datasets, display, how)
+            tally = do(resolved, store, place.home, datasets, how)
         except Exception as error:
             if notify_command:
                 notify(notify_command, f"The run of study {request.study} failed: {error}\n")
             if isinstance(error, StoreError):  # no mistake in the request
                 raise BenchError(f"{error}; the same command goes on") from error
             raise
-        display.close()
         standing = read_standing(store, request.study)
         metrics = main_metrics(store, request.study, history=True)
         print_standings(request.study, metrics[metrics["current"]])
@@ -142,6 +154,8 @@ def plan(
     preset: PresetName = "tiny",
     routers: Routers = None,
     seeds: Seeds = None,
+    resolve: Resolve = None,
+    max_seeds: MaxSeeds = None,
     aa: AA = False,
     tuned: Tuned = False,
     tuning: Tuning = None,
@@ -169,6 +183,7 @@ def plan(
     request = _request(place, suites, preset, routers, seeds, aa, set_, sweep, data_dir, study)
     if tuned or tuning:
         request = _tuned(place, request, study, tuning, set_)
+    request = _adding_seeds(request, seeds, resolve, max_seeds)
     print_plan(request, place, jobs, names(devices))
 
 
@@ -177,7 +192,7 @@ def _request(
     suites: list[str] | None,
     preset: str,
     routers: str | None,
-    seeds: int | None,
+    seeds: str | None,
     aa: bool,
     settings: list[str] | None,
     sweep: list[str] | None,
@@ -195,7 +210,7 @@ def _request(
         study=study,
         suites=suites or (),
         routers=names(routers),
-        seeds=seeds,
+        seeds=seeds_of(seeds),
         settings=dict(parse_set(text) for text in [*found, *(settings or ())]),
         sweep=dict(parse_sweep(text) for text in sweep or ()),
         twins=aa,
@@ -214,6 +229,22 @@ def _tuned(
     paths = [parse_set(text)[0] for text in given or ()]
     with place.store() as store:
         return with_tuned(named, store, tuning or tuning_of(name), paths)
+
+
+def _adding_seeds(
+    request: Request, seeds: str | None, resolve: float | None, most: int | None
+) -> Request:
+    """The request with its looks, and the most seeds, where they are added."""
+    from bench.sequential import planned
+
+    if seeds != AUTO:
+        if resolve is not None or most is not None:
+            raise typer.BadParameter("--resolve and --max-seeds belong to --seeds auto")
+        return request
+    points = 0.5 if resolve is None else resolve
+    sequential = planned(request.preset, request.suites, points, 20 if most is None else most)
+    preset = request.preset.model_copy(update={"seeds": sequential.seeds[-1]})
+    return replace(request, preset=preset, sequential=sequential)
 
 
 def _report(store: Store, standing: Standing, home: Path) -> str | None:

@@ -1,0 +1,73 @@
+"""A plan done to its end: at once, or look by look where seeds are added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.cli.live import Display
+from bench.datasets import Datasets
+from bench.plan import Plan, Request
+from bench.run import How, run
+from bench.sequential import Sequential, add_seeds
+from bench.tally import Tally
+from results import Store
+
+if TYPE_CHECKING:
+    from report.comparisons import Comparison
+
+
+def do(plan: Plan, store: Store, home: Path, datasets: Datasets, how: How) -> Tally:
+    """Do a plan and show how it goes; with `--seeds auto` until all is decided, or to its limit.
+
+    Returns:
+        What the last look did, and found done.
+
+    Raises: see `bench.run.run`.
+    """
+    asked = plan.request.sequential
+    if asked is None:
+        return _once(plan, store, home, datasets, how)
+    tallies: list[Tally] = []
+
+    def look(seeds: int) -> Sequence[Comparison] | None:
+        part = _of_seeds(plan, seeds)
+        tallies.append(_once(part, store, home, datasets, how))
+        return None if tallies[-1].left else _declared(part, store)
+
+    left = add_seeds(asked, look, print)
+    store.study(plan.request.study, _at(plan.request, left, left.taken).record())
+    return tallies[-1]
+
+
+def _once(plan: Plan, store: Store, home: Path, datasets: Datasets, how: How) -> Tally:
+    with Display() as display:
+        return run(plan, store, home, datasets, display, how)
+
+
+def _of_seeds(plan: Plan, seeds: int) -> Plan:
+    """The part of a plan that a look with so many seeds is at."""
+    trials = tuple(planned for planned in plan.trials if planned.spec.seed < seeds)
+    assert plan.request.sequential is not None
+    return replace(plan, request=_at(plan.request, plan.request.sequential, seeds), trials=trials)
+
+
+def _at(request: Request, sequential: Sequential, seeds: int) -> Request:
+    preset = request.preset.model_copy(update={"seeds": seeds})
+    return replace(request, preset=preset, sequential=sequential)
+
+
+def _declared(plan: Plan, store: Store) -> Sequence[Comparison]:
+    """The comparisons of a plan's trials, just as the report tests them."""
+    from report.comparisons import comparisons
+    from report.study import load_study
+
+    study = load_study(store, plan.request.study)
+    asked = {planned.fingerprint.value for planned in plan.trials}
+    own = {
+        name: frame[frame["trial"].isin(asked)]
+        for name, frame in (("trials", study.trials), ("metrics", study.metrics))
+    }
+    return comparisons(replace(study, **own))

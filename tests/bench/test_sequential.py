@@ -1,0 +1,166 @@
+"""The stopping rule keeps the error rate that a naive one breaks: shown by simulation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bench.plan import make_request
+from bench.presets import load_preset
+from bench.sequential import Sequential, add_seeds, planned
+from results.statistics import Compared, declared, family, paired_difference
+from results.statistics.sequential import looks
+from routers.errors import RequestError
+
+SYSTEMS, NULLS = ["a", "b", "c"], ["dense", "random"]
+ALIKE = dict.fromkeys([*SYSTEMS, *NULLS], 0.0)
+LOOKS = looks(3, 20)
+STUDIES = 1500
+
+
+def simulated(
+    means: Mapping[str, float], resolve: float, studies: int
+) -> list[tuple[Sequential, list[Compared]]]:
+    """Studies of runs in points of top-1, noise of one point each; how the rule left them."""
+    rng = np.random.default_rng(20260101)
+    return [_study(means, resolve, rng) for _ in range(studies)]
+
+
+def _study(
+    means: Mapping[str, float], resolve: float, rng: np.random.Generator
+) -> tuple[Sequential, list[Compared]]:
+    shared = rng.normal(size=LOOKS[-1])  # what a seed does to all
+    runs = {
+        name: (mean + shared + rng.normal(size=LOOKS[-1])) / 100 for name, mean in means.items()
+    }
+    found: list[Compared] = []
+
+    def look(n: int) -> list[Compared]:
+        values = {name: dict(enumerate(own[:n])) for name, own in runs.items()}
+        found[:] = family(values, declared(SYSTEMS, NULLS), len(LOOKS))
+        return found
+
+    return add_seeds(Sequential(resolve, LOOKS), look, lambda _: None), found
+
+
+@pytest.fixture(scope="module")
+def alike() -> list[tuple[Sequential, list[Compared]]]:
+    """Studies without any difference; one of two points is asked for."""
+    return simulated(ALIKE, 2.0, STUDIES)
+
+
+def test_a_study_without_differences_finds_one_in_at_most_5_percent(alike):
+    false = sum(any(c.resolved for c in found) for _, found in alike)
+    assert false <= 0.05 * len(alike)
+    assert len({left.taken for left, _ in alike}) > 2, "or the rule was not put to the test"
+
+
+def test_the_intervals_hold_the_truth_in_95_percent_whatever_look_was_the_last(alike):
+    differences = [found[0].difference for _, found in alike]
+    holds = sum(d.low <= 0 <= d.high for d in differences)
+    assert stats.binomtest(holds, len(alike), 0.95, alternative="less").pvalue > 0.05
+
+
+def test_stopping_at_the_first_small_p_finds_three_times_as_many():
+    """One comparison alone, without any difference, tested after each seed from 3 to 20."""
+    rng = np.random.default_rng(1)
+    alarms = 0
+    for _ in range(STUDIES):
+        runs = rng.normal(size=LOOKS[-1])
+        after = range(LOOKS[0], LOOKS[-1] + 1)
+        alarms += any(paired_difference(runs[:n], np.zeros(n)).p_value < 0.05 for n in after)
+    assert alarms > 0.15 * STUDIES
+
+
+def test_what_differs_is_found_and_the_direction_is_right():
+    studies = simulated({**ALIKE, "a": 2.0, "b": -2.0}, 0.5, 100)
+    found = [
+        c.difference.mean > 0
+        for _, compared in studies
+        for c in compared
+        if (c.system, c.reference) == ("a", "b") and c.resolved
+    ]
+    assert len(found) > 95
+    assert all(found)
+
+
+def test_the_larger_the_differences_the_fewer_the_seeds():
+    steps = {"a": 6.0, "b": 4.0, "c": 2.0, "dense": 0.0, "random": -2.0}
+    taken = [
+        np.mean([left.taken for left, _ in simulated(_times(steps, scale), 0.01, 60)])
+        for scale in (0.1, 1.0, 100.0)
+    ]
+    assert taken[0] == LOOKS[-1], "differences this small stay unresolved"
+    assert taken[0] > taken[1] > taken[2] == LOOKS[0]
+
+
+def _times(means: Mapping[str, float], scale: float) -> dict[str, float]:
+    return {name: scale * mean for name, mean in means.items()}
+
+
+def test_a_look_that_is_left_early_ends_it_as_it_was():
+    asked = Sequential(0.5, (3, 6))
+    assert add_seeds(asked, lambda _: None, pytest.fail) == asked
+
+
+def test_each_look_is_told_and_recorded():
+    told: list[str] = []
+    # Of three p = 0.22; of six p = 0.013, three times that is below 0.05.
+    runs = {"a": [0.5, 0.55, 0.6, 0.55, 0.551, 0.549], "b": [0.5] * 6}
+
+    def look(n: int) -> list[Compared]:
+        values = {name: dict(enumerate(own[:n])) for name, own in runs.items()}
+        return family(values, [("a", "b"), ("a", "never trained")], 3)
+
+    left = add_seeds(Sequential(0.5, (3, 6, 12)), look, told.append)
+    assert told == [
+        "3 seeds: 0 of 1 differences are decided; on to 6 seeds",
+        "6 seeds: 1 of 1 differences are decided; that is all",
+    ]
+    assert left.record() == {
+        "resolve": 0.5,
+        "looks": 3,
+        "seeds": [3, 6, 12],
+        "taken": 6,
+        "compared": 1,
+        "decided": 1,
+    }
+
+
+def test_at_the_limit_what_is_left_is_told():
+    told: list[str] = []
+    same = {0: 0.5, 1: 0.6, 2: 0.7}
+    other = {0: 0.6, 1: 0.5, 2: 0.75}
+    left = add_seeds(
+        Sequential(0.5, (3,)),
+        lambda _: family({"a": same, "b": other}, [("a", "b")]),
+        told.append,
+    )
+    assert told == ["3 seeds: 0 of 1 differences are decided; this is the limit"]
+    assert left.over
+
+
+@pytest.mark.parametrize(
+    ("seeds", "most", "planned_seeds"),
+    [(1, 20, (3, 6, 12, 20)), (5, 20, (5, 10, 20)), (3, 3, (3,))],
+)
+def test_it_begins_with_the_presets_seeds_but_three_at_least(seeds, most, planned_seeds):
+    preset = load_preset("smoke").model_copy(update={"seeds": seeds})
+    assert planned(preset, ["accuracy"], 0.5, most).seeds == planned_seeds
+
+
+@pytest.mark.parametrize(
+    ("routers", "suites", "most", "words"),
+    [
+        (("dense", "soft_moe"), ("accuracy",), 2, "--max-seeds 2 is below the first look"),
+        (("dense", "soft_moe"), ("balance",), 20, "the suite 'accuracy' is not asked for"),
+        (("soft_moe",), ("accuracy",), 20, "'soft_moe' is the only one"),
+    ],
+)
+def test_what_cannot_be_decided_is_refused(routers, suites, most, words):
+    preset = make_request(load_preset("smoke"), routers=routers, seeds=3).preset
+    with pytest.raises(RequestError, match=words):
+        planned(preset, suites, 0.5, most)

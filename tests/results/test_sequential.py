@@ -1,0 +1,43 @@
+"""Looks are planned beforehand, and what is decided is different or alike."""
+
+from __future__ import annotations
+
+import pytest
+
+from results.statistics import paired_difference
+from results.statistics.sequential import is_decided, looks
+
+
+@pytest.mark.parametrize(
+    ("first", "most", "planned"),
+    [
+        (3, 20, (3, 6, 12, 20)),
+        (3, 24, (3, 6, 12, 24)),
+        (5, 20, (5, 10, 20)),
+        (3, 6, (3, 6)),
+        (4, 4, (4,)),
+    ],
+)
+def test_looks_double_up_to_the_limit(first, most, planned):
+    assert looks(first, most) == planned
+
+
+def test_a_limit_below_the_first_look_is_none():
+    with pytest.raises(ValueError, match="from 5 to 3"):
+        looks(5, 3)
+
+
+@pytest.mark.parametrize(
+    ("values", "adjusted", "resolve", "decided"),
+    [
+        ([0.010, 0.011, 0.012], 0.049, 0.001, True),  # they differ
+        ([0.010, 0.011, 0.012], 0.050, 0.001, False),
+        ([-0.001, 0.0, 0.001], 1.0, 0.0025, True),  # the interval is ± 0.00248
+        ([-0.001, 0.0, 0.001], 1.0, 0.0024, False),
+        ([0.001, 0.002, 0.003], 1.0, 0.0025, False),  # it ends at 0.0045
+        ([0.5], None, 0.9, False),  # one seed decides nothing
+    ],
+)
+def test_decided_is_different_or_alike(values, adjusted, resolve, decided):
+    difference = paired_difference(values, [0.0] * len(values))
+    assert is_decided(difference, adjusted, resolve) is decided

@@ -1,0 +1,115 @@
+"""`run --seeds auto` and `run --aa` as whole commands, as a user types them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.cli import main
+from bench.presets import load_preset
+from report.study import load_study
+from results import open_store
+
+ROUTERS = ("soft_moe", "dense")
+
+
+def here(*arguments: str, status: int = 0) -> None:
+    """A command in this process."""
+    with pytest.raises(SystemExit) as exited:
+        main(arguments)
+    assert exited.value.code == status
+
+
+@pytest.fixture
+def asked(tmp_path: Path) -> list[str]:
+    """A preset of ones own of short trainings, its routers, a home, and no processes."""
+    smoke = load_preset("smoke").model_dump(mode="json", exclude={"name", "parts", "suites"})
+    own = {**smoke, "train": {**smoke["train"], "epochs": 0.1}, "suites": {"accuracy": {}}}
+    (tmp_path / "short.yaml").write_text(yaml.safe_dump(own | {"seeds": 1}))
+    given = ["--preset", str(tmp_path / "short.yaml"), "--routers", ",".join(ROUTERS)]
+    return [*given, "--home", str(tmp_path / "runs"), "--jobs", "0"]
+
+
+def test_seeds_are_added_up_to_the_limit_and_the_report_says_so(asked, tmp_path, capsys) -> None:
+    auto = [*asked, "--seeds", "auto", "--max-seeds", "6", "--resolve"]
+    here("plan", *auto, "0")
+    told = capsys.readouterr().out
+    assert "12 trials" in told
+    assert "All this at most: with --seeds auto it may be over at each look, at 3, 6 seeds." in told
+
+    here("run", *auto, "0")
+    told = capsys.readouterr().out
+    looks = re.findall(r"^(\d) seeds: (\d) of 1 differences are decided; (.+)$", told, re.MULTILINE)
+    assert looks[0][0] == "3"
+    assert looks[-1][2] in ("that is all", "this is the limit")
+
+    with open_store(tmp_path / "runs" / "bench.db") as store:
+        study = load_study(store, "short")
+    taken, decided = int(looks[-1][0]), int(looks[-1][1])
+    assert sorted(study.trials["seed"].unique()) == list(range(taken))
+    assert study.trials.groupby("router").size().nunique() == 1, "all routers have the same seeds"
+    assert study.record.request["sequential"] == {
+        "resolve": 0.0,
+        "looks": 2,
+        "seeds": [3, 6],
+        "taken": taken,
+        "compared": 1,
+        "decided": decided,
+    }
+    assert study.record.request["preset"]["seeds"] == taken
+    report = (tmp_path / "runs" / "reports" / "short" / "report.md").read_text()
+    assert "p-values are times 2" in report
+    assert f"stopped at {taken} seeds" in report
+
+    here("run", *auto, "0", "--no-report")
+    again = capsys.readouterr().out
+    assert "trained" not in again.rpartition("The latest run:")[2].splitlines()[0]
+    assert [line for line in again.splitlines() if "differences are decided" in line] == [
+        f"{seeds} seeds: {number} of 1 differences are decided; {rest}"
+        for seeds, number, rest in looks
+    ]
+
+
+def test_a_large_difference_to_resolve_ends_at_the_first_look(asked, tmp_path, capsys) -> None:
+    here("run", *asked, "--seeds", "auto", "--resolve", "100", "--no-report")
+    assert "3 seeds: 1 of 1 differences are decided; that is all" in capsys.readouterr().out
+    with open_store(tmp_path / "runs" / "bench.db") as store:
+        assert len(load_study(store, "short").trials) == 6
+
+
+def test_a_router_trains_again_as_its_own_control(asked, tmp_path, capsys) -> None:
+    here("run", *asked, "--seeds", "2", "--aa")
+    assert "soft_moe (twin)" in capsys.readouterr().out
+    with open_store(tmp_path / "runs" / "bench.db") as store:
+        study = load_study(store, "short")
+    assert study.routers == ["dense", "soft_moe"]
+    assert sorted(study.trials["router"].unique()) == ["dense", "soft_moe", "soft_moe (twin)"]
+    weights = study.trials.groupby("router")["checkpoint_sha256"].unique()
+    assert not set(weights["soft_moe"]) & set(weights["soft_moe (twin)"])
+    report = (tmp_path / "runs" / "reports" / "short" / "report.md").read_text()
+    assert "A/A control: each router against itself" in report
+    assert "tests of a router against itself" in report
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--seeds many", "--seeds many: give a number from 1 on, or auto"),
+        ("--seeds 0", "--seeds 0: give a number from 1 on, or auto"),
+        ("--seeds 3 --resolve 1", "--resolve and --max-seeds belong to --seeds auto"),
+        ("--max-seeds 9", "--resolve and --max-seeds belong to --seeds auto"),
+        ("--seeds auto --max-seeds 2", "--max-seeds 2 is below the first look"),
+        ("balance --seeds auto", "the suite 'accuracy' is not asked for"),
+        ("--seeds auto --routers dense", "'dense' is the only one"),
+    ],
+)
+def test_what_cannot_be_asked_is_one_message(given, words, asked, tmp_path, capsys) -> None:
+    here("run", *asked, *given.split(), status=2)
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert words in err
+    assert not (tmp_path / "runs").exists()
