@@ -43,7 +43,7 @@ Rows = dict[str, tuple[Row, dict[str, Cell]]]
 
 def _tables_now(store: Store, printed: Printed) -> dict[str, Rows]:
     """The rows of every table by name, each with its cells by column."""
-    made = make_tables(load_study(store, printed.study))
+    made = make_tables(load_study(store, printed.study, printed.claims))
     return {table.name: dict(_rows(table)) for table in made if isinstance(table, Table)}
 
 

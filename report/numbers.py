@@ -6,18 +6,18 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from report.claims import Claim
 from report.render import cell_parts
 from report.tables.table import Cell, Column, Row, Table
 from results import StoreError
 from results.errors import nearest
 
 FILE = "numbers.json"
-COUNTS = ("n", "status")
-"""Columns of words that say how many there are and how they ended, and so name no row."""
+NAMELESS = ("n", "status", "claim", "verdict")
+"""Columns of words that tell of a row and do not name it."""
 MOST = 8
 """Rows that an error lists."""
 
@@ -44,12 +44,12 @@ class Printed:
 
     Attributes:
         study: its name.
-        claims: those of the user's own that were checked, as their file had them.
+        claims: those of the user's own that were tested.
     """
 
     study: str
     tables: tuple[Table, ...]
-    claims: tuple[dict[str, Any], ...] = ()
+    claims: tuple[Claim, ...] = ()
 
 
 def numbers(table: Table) -> Iterator[Number]:
@@ -64,7 +64,7 @@ def row_names(table: Table) -> list[str]:
     """What each row is called: its words before the first number; of rows alike, their number."""
     columns = table.columns
     first = next((i for i, column in enumerate(columns) if not column.words), len(columns))
-    naming = [i for i in range(first) if columns[i].key not in COUNTS]
+    naming = [i for i in range(first) if columns[i].key not in NAMELESS]
     seen: Counter[str] = Counter()
     names = []
     for row in table.rows:

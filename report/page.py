@@ -26,6 +26,11 @@ from report.tables.table import Cell, Column, Row, Table
 from report.undone import undone
 
 Part = Table | Drawing | Absent
+PROSE = (
+    *("reason", "note", "claim", "systems", "scale", "source", "scale of the source", "test"),
+    *("supported if", "contradicted if", "not tested, since"),
+)
+"""Columns whose words are broken into lines."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ SECTIONS = (
         ),
     ),
     Section("tuning", "Tuning", ("table:tuning", "figure:tuning")),
+    Section("claims", "Claims", ("table:claims",), ("table:claim_tests",)),
     Section("cost", "What routing costs", ("figure:overhead",), ("table:throughput",)),
     Section(
         "routing",
@@ -129,7 +135,12 @@ def _environment() -> Environment:
         readable=readable,
     )
     environment.globals.update(
-        arrows=ARROWS, cell_parts=cell_parts, hint=_hint, sort_key=_sort_key, column=COLUMN
+        arrows=ARROWS,
+        cell_parts=cell_parts,
+        prose=PROSE,
+        hint=_hint,
+        sort_key=_sort_key,
+        column=COLUMN,
     )
     environment.tests.update(
         table=lambda part: isinstance(part, Table),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from report.study import StudyData
-from report.tables import control
+from report.tables import claims, control
 from report.tuning import unequal
 
 
 def remarks(study: StudyData) -> list[str]:
     """The sentences, in the order in which they are read."""
-    return [*filter(None, [unequal(study)]), *_stopped(study), *control.sentences(study)]
+    warned = filter(None, [unequal(study)])
+    return [*warned, *_stopped(study), *control.sentences(study), *claims.sentences(study)]
 
 
 def _stopped(study: StudyData) -> list[str]:

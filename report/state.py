@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 FILE = "state.txt"
-SOURCES = ("*.py", "*.jinja", "*.css", "*.js")
+SOURCES = ("*.py", "*.yaml", "*.jinja", "*.css", "*.js")
 SHOWN: dict[str, Sequence[str]] = {
     "trials": ("trial", "attempt", "status", "error", "condition", "older"),
     "measurements": ("trial", "measurement", "status", "condition", "older"),

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from report.claims import Claim
 from report.colours import KNOWN, Look, looks
 from report.entries import Entry, closest, fullest, without_options
 from report.state import state_of
@@ -43,6 +44,8 @@ class StudyData:
     components: pd.DataFrame
     state: str
     usual_experts: str | None
+    claims: tuple[Claim, ...] = ()
+    """Of the user's own, beside the published ones."""
 
     @property
     def name(self) -> str:
@@ -253,7 +256,7 @@ class StudyData:
         return {str(name): rows for name, rows in self.metrics.groupby("metric")}
 
 
-def load_study(store: Store, name: str | None = None) -> StudyData:
+def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] = ()) -> StudyData:
     """A study by name, or the one that was asked for last.
 
     Raises:
@@ -274,6 +277,7 @@ def load_study(store: Store, name: str | None = None) -> StudyData:
         components=components_frame(store),
         state=state_of(trials, measurements),
         usual_experts=systems.usual,
+        claims=claims,
     )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from report import provenance
+from report.claims import Claim
 from report.figures import draw_figures
 from report.figures.canvas import Drawing
 from report.logs import Logs
@@ -40,7 +41,11 @@ class ReportPaths:
 
 
 def write_report(
-    store: Store, study: str | None, folder: Path | str, home: Path | str | None = None
+    store: Store,
+    study: str | None,
+    folder: Path | str,
+    home: Path | str | None = None,
+    claims: tuple[Claim, ...] = (),
 ) -> ReportPaths:
     """Write the report of a study (None: of the one that was asked for last) into a folder.
 
@@ -48,11 +53,12 @@ def write_report(
 
     Args:
         home: the folder that logs are named from; the page links those that lie there.
+        claims: of the user's own, tested beside the published ones.
 
     Raises:
         StoreError: there is no such study; the message names the nearest.
     """
-    data = load_study(store, study)
+    data = load_study(store, study, claims)
     folder, logs = Path(folder), Logs(home, folder)
     tables = [aged_table(part, data) for part in make_tables(data)]
     figures = [aged_figure(part, data) for part in draw_figures(data)]
@@ -63,7 +69,7 @@ def write_report(
     absent = [p for p in (*tables, *figures) if isinstance(p, Absent) and not p.fine]
     page = _write(folder / "index.html", make_page(data, tables, figures, logs))
     markdown = _write(folder / "report.md", _markdown(data, tables, figures))
-    _write(folder / NUMBERS, to_json(Printed(data.name, _tables(tables))))
+    _write(folder / NUMBERS, to_json(Printed(data.name, _tables(tables), claims)))
     _write(folder / STATE, data.state)
     return ReportPaths(
         folder=folder,

@@ -37,6 +37,14 @@ Check = Annotated[
         help="Name each number of a written report that the database no longer supports.",
     ),
 ]
+Claims = Annotated[
+    Path | None,
+    typer.Option(
+        "--claims",
+        metavar="FILE",
+        help="Claims of your own (YAML), tested beside those of the papers.",
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -45,7 +53,12 @@ def add_to(app: typer.Typer) -> None:
 
 
 def report(
-    place: Place, study: Study = None, out: Out = None, trace: Number = None, check: Check = None
+    place: Place,
+    study: Study = None,
+    out: Out = None,
+    claims: Claims = None,
+    trace: Number = None,
+    check: Check = None,
 ) -> None:
     """Write the tables, figures and web page of a study.
 
@@ -56,6 +69,7 @@ def report(
     Examples:
       python bench.py report
       python bench.py report --study tiny --out paper/tables
+      python bench.py report --claims mine.yaml
       python bench.py report --trace main soft_moe top-1
       python bench.py report --check paper/tables
     """
@@ -63,16 +77,18 @@ def report(
         if check is not None:
             _check(store, check)
         elif trace is not None:
-            _trace(store, study, trace)
+            _trace(store, study, claims, trace)
         else:
             name = store.find_study(study).name
-            _write(store, name, out or place.home / "reports" / name, place.home)
+            _write(store, name, out or place.home / "reports" / name, place.home, claims)
 
 
-def _write(store: Store, study: str, folder: Path, home: Path) -> None:
+def _write(store: Store, study: str, folder: Path, home: Path, claims: Path | None) -> None:
     from report import write_report
+    from report.claims import own_claims
 
-    paths = write_report(store, study, folder, home)
+    own = () if claims is None else own_claims(claims)
+    paths = write_report(store, study, folder, home, own)
     print(f"\nreport: {paths.index_html}")
 
 
@@ -90,11 +106,15 @@ def _check(store: Store, folder: Path) -> None:
     print(f"The database supports each of the {told}.")
 
 
-def _trace(store: Store, study: str | None, place: tuple[str, str, str]) -> None:
+def _trace(
+    store: Store, study: str | None, claims: Path | None, place: tuple[str, str, str]
+) -> None:
+    from report.claims import own_claims
     from report.study import load_study
     from report.trace import trace
 
-    found = trace(load_study(store, study), *place)
+    own = () if claims is None else own_claims(claims)
+    found = trace(load_study(store, study, own), *place)
     for line in _lines(found):
         print(line)
 

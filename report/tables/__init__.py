@@ -8,6 +8,7 @@ from report.parts import Absent
 from report.study import StudyData
 from report.tables import (
     best,
+    claims,
     control,
     differences,
     editing,
@@ -18,6 +19,7 @@ from report.tables import (
     specialization,
     throughput,
     trials,
+    tuning,
 )
 from report.tables.table import Table
 
@@ -28,6 +30,7 @@ TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
     seeds.table,
     ranks.table,
     control.table,
+    tuning.table,
     throughput.table,
     routing.balance,
     routing.balance_by_layer,
@@ -35,6 +38,8 @@ TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
     best.table,
     specialization.table,
     editing.table,
+    claims.table,
+    claims.tests,
     trials.failures,
     trials.trials,
     trials.layers,

@@ -58,7 +58,8 @@ def test_the_page_asks_the_network_for_nothing(written, page):
 def test_links_outside_lead_to_the_papers_only(page):
     links = {attributes["href"] for tag, attributes in page.elements if tag == "a"}
     outside = {link for link in links if not link.startswith("#")}
-    assert outside == {"https://arxiv.org/abs/2401.15969"}
+    papers = ("2401.15969", "2302.14703", "2402.12550")
+    assert outside == {f"https://arxiv.org/abs/{paper}" for paper in papers}
 
 
 def test_links_inside_lead_somewhere_and_no_id_is_used_twice(page):
