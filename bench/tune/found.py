@@ -42,12 +42,13 @@ class Found:
 
 def found(store: Store, study: str) -> dict[str, Found]:
     """What a tuning has found until now, by router; nothing where there is no such tuning."""
-    storage, prefix = open_tuning(store.engine), optuna_study(study, "")
-    return {
-        name.removeprefix(prefix): _found(optuna.load_study(study_name=name, storage=storage))
-        for name in optuna.get_all_study_names(storage)
-        if name.startswith(prefix)
-    }
+    prefix = optuna_study(study, "")
+    with open_tuning(store.engine) as storage:
+        return {
+            name.removeprefix(prefix): _found(optuna.load_study(study_name=name, storage=storage))
+            for name in optuna.get_all_study_names(storage)
+            if name.startswith(prefix)
+        }
 
 
 def with_tuned(request: Request, store: Store, study: str, given: Iterable[str] = ()) -> Request:

@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import optuna
+from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
+from results import StoreError
 from results.connect import BUSY_SECONDS
 
 FILE, SCHEMA = "tuning.db", "tuning"
 
 
-def open_tuning(engine: Engine) -> RDBStorage:
-    """The tuning that belongs to a results database; made where there is none."""
+@contextmanager
+def open_tuning(engine: Engine) -> Iterator[RDBStorage]:
+    """The tuning that belongs to a results database; made where there is none.
+
+    Raises:
+        StoreError: it cannot be reached, read or written.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        storage = _opened(engine)
+        try:
+            yield storage
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+    except (StorageInternalError, SQLAlchemyError) as error:
+        cause = error.__cause__ or error
+        raise StoreError(f"cannot use the tuning beside {_told(engine)}: {cause}") from error
+
+
+def _opened(engine: Engine) -> RDBStorage:
     if engine.dialect.name == "sqlite":
         file = Path(str(engine.url.database)).parent / FILE
         wait = {"connect_args": {"timeout": BUSY_SECONDS}}
@@ -24,3 +47,7 @@ def open_tuning(engine: Engine) -> RDBStorage:
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     url = engine.url.update_query_dict({"options": f"-csearch_path={SCHEMA}"})
     return RDBStorage(url.render_as_string(hide_password=False))
+
+
+def _told(engine: Engine) -> str:
+    return engine.url.render_as_string(hide_password=True)

@@ -65,6 +65,11 @@ class Tuner:
             for number in range(self.searches[contender.router].over, self.limit)
         )
 
+    @property
+    def ended(self) -> int:
+        """How many trials are over."""
+        return len(self.contenders) * self.limit - len(self.left)
+
     def first(self) -> list[Job]:
         """Where each router goes on, or begins."""
         return [job for contender in self.contenders for job in self._next(contender)]

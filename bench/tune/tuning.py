@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna.storages import RDBStorage
+
 from bench.datasets import Datasets
 from bench.environment import code_version
 from bench.execute.desk import Desk
@@ -66,43 +68,45 @@ def tune(
         BenchError: another process works on this tuning.
         KeyboardInterrupt, StoreError: as of `bench.run.run`.
     """
-    tally, places = Tally(), slots(how.jobs, how.devices)
     machine_id, code_id = store.machine(prepared_machine()), store.code_version(code_version())
-    each = contenders(tuning.preset, tuning.seed, tuning.fixed)
-    fingerprints = Fingerprints()
+    each, places = (
+        contenders(tuning.preset, tuning.seed, tuning.fixed),
+        slots(how.jobs, how.devices),
+    )
+    fingerprints, tally = Fingerprints(), Tally()
     untuned = [contender.planned({}, datasets, fingerprints) for contender in each]
-    searches = _searches(tuning, each, untuned, store)
-    study = store.study(tuning.study, tuning.record())
-    with Interrupts() as interrupts, run_row(tuning.study, store, how, len(places)) as run_id:
-        _refuse_second(tuning.study, store, run_id)
-        rows, reuse = Rows({}, {}), Reuse(store, home, machine_id)
-        limit = tuning.preset.tune.trials
-        tuner = Tuner(each, searches, limit, store, home, datasets, reuse, study, rows)
-        first = tuner.first()
-        listen = listener(tally, tell)
-        left = tuner.left
-        done = len(each) * limit - len(left)
-        listen(Begun(left, reused=done, layers=0, jobs=len(places)))
-        if first:
-            crew = crew_of(how, places, store, home, datasets, machine_id, code_id)
-            self_test()
-            refuse_untrainable(_rehearsals(untuned), crew.stage)
-            desk = Desk(store, home, reuse, rows, run_id, machine_id, code_id, {})
-            schedule = Schedule(first, desk, listen, interrupts, tuner)
-            tally.left = schedule.run(crew.hands(schedule.hear, interrupts.asked))
+    with open_tuning(store.engine) as storage:
+        searches = _searches(tuning, each, untuned, storage)
+        study = store.study(tuning.study, tuning.record())
+        with Interrupts() as interrupts, run_row(tuning.study, store, how, len(places)) as run_id:
+            _refuse_second(tuning.study, store, run_id)
+            rows, reuse = Rows({}, {}), Reuse(store, home, machine_id)
+            limit = tuning.preset.tune.trials
+            tuner = Tuner(each, searches, limit, store, home, datasets, reuse, study, rows)
+            first, listen = tuner.first(), listener(tally, tell)
+            listen(Begun(tuner.left, tuner.ended, layers=0, jobs=len(places)))
+            if first:
+                crew = crew_of(how, places, store, home, datasets, machine_id, code_id)
+                self_test()
+                refuse_untrainable(_rehearsals(untuned), crew.stage)
+                desk = Desk(store, home, reuse, rows, run_id, machine_id, code_id, {})
+                schedule = Schedule(first, desk, listen, interrupts, tuner)
+                tally.left = schedule.run(crew.hands(schedule.hear, interrupts.asked))
     return tally
 
 
 def _searches(
-    tuning: Tuning, contenders: Sequence[Contender], untuned: Sequence[Planned], store: Store
+    tuning: Tuning,
+    contenders: Sequence[Contender],
+    untuned: Sequence[Planned],
+    storage: RDBStorage,
 ) -> dict[str, Search]:
     """The search of each router.
 
     Raises:
         RequestError: one was begun otherwise.
     """
-    storage, pruner = open_tuning(store.engine), tuning.preset.tune.pruner
-    searches = {}
+    pruner, searches = tuning.preset.tune.pruner, {}
     for each, planned in zip(contenders, untuned, strict=True):
         search = Search(storage, tuning.study, each, pruner)
         now = asked(planned.fingerprint, each.space, pruner)
