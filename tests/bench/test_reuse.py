@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,31 @@ def test_a_plan_takes_as_many_queries_whatever_its_size(store: Store, plan: Plan
 
     assert asked(seeds=30) == asked(seeds=2)
     assert len(all_trials(store)) == 30
+
+
+def test_seconds_of_another_machine_are_no_result_here(store: Store, plan: Plan) -> None:
+    """Whoever trained last: each machine has a result of its own, where seconds were given."""
+    settings = {"compute.match": "wall_clock", "compute.seconds": 5}
+    request = make_request(load_preset("smoke"), routers=["dense"], seeds=1, settings=settings)
+    timed = make_plan(request, DATA)
+    tried(store, timed, "done")
+    here = store.machine(MACHINE)
+    other = Machine("other", "system", "processor", 2, 1, 10**9)
+    again = "its seconds were those of another machine"
+    assert _whether(store, timed, here) == (False, "same description, data and source")
+    assert _whether(store, timed, None) == (True, again)
+    there = store.machine(other)
+    assert _whether(store, timed, there) == (True, again)
+    trial = record_plan(timed, store).trials[timed.trials[0].fingerprint.value]
+    attempt = store.begin_attempt(trial, there, store.code_version(CODE))
+    store.finish_attempt(attempt, "done")
+    for machine in (here, there):
+        assert _whether(store, timed, machine) == (False, "same description, data and source")
+    tried(store, plan, "done")
+    assert _whether(store, plan, there) == (False, "same description, data and source")
+
+
+def _whether(store: Store, plan: Plan, machine: int | None) -> tuple[bool, str]:
+    bare = replace(plan, trials=tuple(replace(each, suites=()) for each in plan.trials))
+    decision = Reuse(store, Path(), machine).trials(bare.trials)[0]
+    return decision.train, decision.reason
