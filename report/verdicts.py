@@ -19,7 +19,7 @@ DEFAULT_MATCH = "total_flops"
 
 
 @dataclass(frozen=True)
-class Tested:
+class Judged:
     """A claim that the runs can test.
 
     Attributes:
@@ -54,20 +54,20 @@ class Untested:
     why: str
 
 
-def judged(study: StudyData) -> list[Tested | Untested]:
+def judged(study: StudyData) -> list[Judged | Untested]:
     """Every published claim and the user's own, in order."""
     found = [_tested(study, claim) for claim in (*published(), *study.claims)]
-    p_values = [each.p for each in found if isinstance(each, Tested) and each.p is not None]
+    p_values = [each.p for each in found if isinstance(each, Judged) and each.p is not None]
     adjusted = iter(holm(p_values))
     return [
         replace(each, adjusted=next(adjusted))
-        if isinstance(each, Tested) and each.p is not None
+        if isinstance(each, Judged) and each.p is not None
         else each
         for each in found
     ]
 
 
-def _tested(study: StudyData, claim: Claim) -> Tested | Untested:
+def _tested(study: StudyData, claim: Claim) -> Judged | Untested:
     match = study.compute.get("match", DEFAULT_MATCH)
     if claim.matched and match not in claim.matched:
         return Untested(claim, f"compute was matched by {match}")
@@ -86,7 +86,7 @@ def _tested(study: StudyData, claim: Claim) -> Tested | Untested:
     p_values = [_test(study, sample, null).p_value for null in at]
     agreeing = sum(_fits(claim, mean) for mean in evidence.by_condition.values())
     found = _test(study, sample)
-    return Tested(
+    return Judged(
         claim, evidence, found, _fits(claim, found.mean), _largest(p_values), None, agreeing
     )
 
@@ -98,7 +98,7 @@ def _fits(claim: Claim, mean: float) -> bool:
     return mean < 0 if claim.test in ("lower", "falls") else mean > 0
 
 
-def _outweighs(study: StudyData, claim: Claim) -> Tested:
+def _outweighs(study: StudyData, claim: Claim) -> Judged:
     """Of effects a and b, a + b and a - b are the two differences: |a| > |b| where signs agree.
 
     The smaller of the two, with the sign of the larger, is |a| - |b|.
@@ -120,7 +120,7 @@ def _outweighs(study: StudyData, claim: Claim) -> Tested:
         trials=tuple(dict.fromkeys(trial for each in both for trial in each.trials)),
     )
     p = _largest([found.p_value for found in tests])
-    return Tested(claim, evidence, shown, shown.mean > 0, p, None, agreeing)
+    return Judged(claim, evidence, shown, shown.mean > 0, p, None, agreeing)
 
 
 def _test(study: StudyData, sample: Sequence[float], null: float = 0.0) -> PairedDifference:

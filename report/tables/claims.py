@@ -12,7 +12,7 @@ from report.parts import Absent
 from report.study import StudyData
 from report.tables.cells import sentence_on_looks
 from report.tables.table import MISSING, OLDER, Cell, Column, Row, Table, assemble, words
-from report.verdicts import Tested, Untested, judged
+from report.verdicts import Judged, Untested, judged
 from results.older import older_sentence
 
 NAME, TITLE = "claims", "Claims of the papers, by these runs"
@@ -41,7 +41,7 @@ POINTS = {"share": (100.0, "points")}
 def table(study: StudyData) -> Table | Absent:
     """A row for each claim that the runs can test."""
     found = judged(study)
-    tested = [each for each in found if isinstance(each, Tested)]
+    tested = [each for each in found if isinstance(each, Judged)]
     if not tested:
         return Absent(NAME, TITLE, f"none of {len(found)} claims is about these runs", fine=True)
     rows = [_row(study, each) for each in tested]
@@ -70,7 +70,7 @@ def tests(study: StudyData) -> Table | Absent:
 
 def sentences(study: StudyData) -> list[str]:
     """How the claims came out; nothing where none is about these runs."""
-    verdicts = Counter(each.verdict for each in judged(study) if isinstance(each, Tested))
+    verdicts = Counter(each.verdict for each in judged(study) if isinstance(each, Judged))
     if not verdicts:
         return []
     kinds = ("supported", "contradicted", "undecided")
@@ -78,7 +78,7 @@ def sentences(study: StudyData) -> list[str]:
     return [f"Of {verdicts.total()} claims of papers that these runs can test: {told}."]
 
 
-def _row(study: StudyData, tested: Tested) -> Row:
+def _row(study: StudyData, tested: Judged) -> Row:
     difference, evidence, claim = tested.difference, tested.evidence, tested.claim
     scale, unit = _unit(study, claim)
     trials, n = evidence.trials, difference.n

@@ -1,0 +1,319 @@
+"""Claims as data, and their verdicts against tests worked out with scipy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import bench.model  # noqa: F401  registers experts
+from bench.cli import main
+from report.check import check
+from report.claims import Claim, own_claims, published, read_claims
+from report.study import load_study
+from report.tables import claims as tables
+from report.verdicts import Judged, Untested, judged
+from results import StoreError
+from results.statistics import holm
+from routers import list_routers
+from suites import SUITES
+
+GIVEN = {
+    "id": "mine",
+    "claim": "Soft is better than random.",
+    "source": "me",
+    "metric": "top1",
+    "test": "higher",
+    "left": {"routers": ["soft_moe"]},
+    "right": {"routers": ["random"]},
+    "supported_if": "it is",
+    "contradicted_if": "it is not",
+}
+TEXT = """
+- id: mine
+  claim: Soft is better than random.
+  source: me
+  metric: top1
+  test: higher
+  left: {routers: [soft_moe]}
+  right: {routers: [random]}
+  supported_if: it is
+  contradicted_if: it is not
+"""
+A = [0.80, 0.82, 0.81, 0.84, 0.83]
+B = [0.70, 0.71, 0.73, 0.74, 0.72]
+
+
+def claim(**told):
+    return Claim.model_validate(GIVEN | told)
+
+
+@pytest.fixture
+def study(lab, store):
+    """Makes a study of accuracies by router and seed, with these claims of the user's own."""
+
+    def make(top1, *claims, conditions=({},), **told):
+        lab(suites=("accuracy",), evaluations=2, **told).study_of(top1, conditions)
+        return load_study(store, told.get("name", "tiny"), claims)
+
+    return make
+
+
+def own(study, number=0):
+    """What became of one of the user's own claims."""
+    return judged(study)[len(published()) + number]
+
+
+def test_the_published_claims_name_what_there_is():
+    known = {metric.name for suite in SUITES.entries() for metric in suite.target.metrics}
+    assert len({claim.id for claim in published()}) == len(published()) >= 10
+    for each in published():
+        sides = (each.left, each.right, each.other_left, each.other_right)
+        named = {router for side in sides if side for router in side.routers}
+        assert named <= set(list_routers()), each.id
+        assert each.metric in known, each.id
+
+
+def test_a_difference_is_tested_as_a_paired_t_test(study):
+    found = own(study({"soft_moe": A, "random": B}, claim()))
+    expected = stats.ttest_rel(A, B)
+    assert found.verdict == "supported"
+    assert found.difference.mean == pytest.approx(np.mean(A) - np.mean(B))
+    interval = expected.confidence_interval()
+    assert [found.difference.low, found.difference.high] == pytest.approx(list(interval))
+    assert found.p == found.adjusted == pytest.approx(expected.pvalue)
+    assert len(found.evidence.trials) == 10
+
+
+@pytest.mark.parametrize(
+    ("test", "left", "verdict"),
+    [
+        ("higher", "soft_moe", "supported"),
+        ("higher", "random", "contradicted"),
+        ("lower", "soft_moe", "contradicted"),
+        ("lower", "random", "supported"),
+    ],
+)
+def test_the_direction_decides_between_support_and_contradiction(study, test, left, verdict):
+    right = {"soft_moe": "random", "random": "soft_moe"}[left]
+    asked = claim(test=test, left={"routers": [left]}, right={"routers": [right]})
+    assert own(study({"soft_moe": A, "random": B}, asked)).verdict == verdict
+
+
+def test_what_is_expected_is_not_supported_by_a_difference_that_may_be_none(study):
+    found = own(study({"soft_moe": A, "random": [*A[1:], A[0]]}, claim()))
+    assert found.verdict == "undecided"
+    one = own(study({"soft_moe": [0.9], "random": [0.1]}, claim(), name="one"))
+    assert (one.verdict, one.p, one.adjusted) == ("undecided", None, None)
+
+
+@pytest.mark.parametrize(
+    ("shift", "verdict"), [(0.0, "supported"), (0.019, "undecided"), (0.05, "contradicted")]
+)
+def test_equality_is_tested_against_both_ends_of_its_margin(study, shift, verdict):
+    rng, margin = np.random.default_rng(0), 0.02
+    noise = 0.003 * rng.normal(size=6)
+    left = list(0.8 + shift + noise - noise.mean())
+    asked = claim(test="equal", margin=margin)
+    found = own(study({"soft_moe": left, "random": [0.8] * 6}, asked))
+    above = stats.ttest_1samp(np.subtract(left, 0.8), -margin).pvalue
+    below = stats.ttest_1samp(np.subtract(left, 0.8), margin).pvalue
+    assert found.p == pytest.approx(max(above, below))
+    assert found.verdict == verdict
+    inside = -margin < found.difference.low and found.difference.high < margin
+    assert inside is (verdict == "supported"), "the 95 % interval says the same"
+
+
+@pytest.mark.parametrize(
+    ("who", "what", "verdict", "size"),
+    [
+        (0.06, 0.02, "supported", 0.04),
+        (-0.06, 0.02, "supported", 0.04),
+        (0.02, -0.06, "contradicted", -0.04),
+        (0.02, 0.021, "undecided", -0.001),
+    ],
+)
+def test_one_effect_outweighs_another_where_it_is_larger_in_size(study, who, what, verdict, size):
+    rng = np.random.default_rng(1)
+    top1 = {
+        f"{scores}_{chooser}_choice": list(
+            0.8 + who * (chooser == "expert") + what * (scores == "sinkhorn")
+            + 0.001 * rng.normal(size=6)
+        )
+        for chooser in ("expert", "token")
+        for scores in ("softmax", "sinkhorn")
+    }  # fmt: skip
+    made = study(top1)
+    found = next(e for e in judged(made) if e.claim.id == "who-chooses-outweighs-by-what")
+    assert found.verdict == verdict
+    assert found.difference.mean == pytest.approx(size, abs=0.002)
+
+
+def test_a_slope_is_that_of_a_doubling(study, store):
+    asked = claim(
+        test="rises", left={"routers": ["soft_moe"]}, right=None, over="experts.num_experts"
+    )
+    for experts, top1 in ((4, [0.70, 0.72]), (8, [0.75, 0.76]), (32, [0.78, 0.83])):
+        study({"soft_moe": top1}, experts={"num_experts": experts}, protocol=str(experts))
+    found = own(load_study(store, "tiny", (asked,)))
+    doublings = [2, 3, 5]
+    slopes = [
+        stats.linregress(doublings, accuracies).slope
+        for accuracies in ([0.70, 0.75, 0.78], [0.72, 0.76, 0.83])
+    ]
+    assert found.evidence.by_seed.tolist() == pytest.approx(slopes)
+    assert found.difference.mean == pytest.approx(np.mean(slopes))
+    assert len(found.evidence.trials) == 6
+    falls = asked.model_copy(update={"test": "falls"})
+    assert own(load_study(store, "tiny", (falls,))).fits is False
+
+
+def test_a_setting_tells_sides_apart(study):
+    conditions = ({}, {"noise_std": 1.0})  # the second is one point better, see `Lab`
+    asked = claim(
+        left={"routers": ["soft_moe"], "settings": {"router.noise_std": 1.0}},
+        right={"routers": ["soft_moe"], "settings": {"router.noise_std": None}},
+    )
+    found = own(study({"soft_moe": A, "random": B}, asked, conditions=conditions))
+    assert found.difference.mean == pytest.approx(0.01)
+    assert list(found.evidence.by_condition) == [""]
+
+
+def test_conditions_are_averaged_and_what_lacks_a_setting_counts_once(study):
+    conditions = ({"capacity_factor": 1.0}, {"capacity_factor": 2.0})
+    against = claim(right={"routers": ["dense"]})
+    alone = claim(id="alone", left={"routers": ["dense"]}, right={"routers": ["dense"]})
+    made = study({"soft_moe": A, "dense": B}, against, alone, conditions=conditions)
+    found = own(made)
+    gap = np.mean(A) - np.mean(B)
+    assert list(found.evidence.by_condition.values()) == pytest.approx([gap, gap + 0.01])
+    assert found.difference.mean == pytest.approx(gap + 0.005)
+    assert found.difference.n == 5
+    assert found.agreeing == 2
+    assert len(own(made, 1).evidence.by_condition) == 1
+
+
+def test_a_run_that_is_derived_from_another_is_no_run_of_its_router(study):
+    made = study({"soft_moe": A, "random": B}, claim(), conditions=({}, {"noise_std": 1.0}))
+
+    def derived(frame):
+        renamed = frame["condition"].replace("router.noise_std=1.0", "transform=distill")
+        return frame.assign(condition=renamed)
+
+    made = replace(made, trials=derived(made.trials), metrics=derived(made.metrics))
+    assert list(own(made).evidence.by_condition) == [""]
+
+
+def test_seeds_that_a_side_lacks_are_left_out(study):
+    found = own(study({"soft_moe": A, "random": [*B[:3], None, None]}, claim()))
+    assert found.evidence.by_seed.index.tolist() == [0, 1, 2]
+    assert found.difference.n == 3
+
+
+@pytest.mark.parametrize(
+    ("told", "why"),
+    [
+        ({"left": {"routers": ["sotf_moe"]}}, "no runs of sotf_moe; did you mean 'soft_moe'"),
+        ({"left": {"routers": ["mumoe"], "experts": ["cp"]}}, "no runs of mumoe with cp experts"),
+        ({"metric": "top11"}, "no top11 was measured; did you mean 'top1'"),
+        ({"matched": ["params"]}, "compute was matched by total_flops"),
+        (
+            {"test": "rises", "right": None, "over": "experts.num_experts"},
+            "experts.num_experts has the one value 8",
+        ),
+        ({"where": {"edit": "after"}}, "no runs of both sides under one condition, finished"),
+    ],
+)
+def test_a_claim_about_other_runs_is_not_tested(study, told, why):
+    found = own(study({"soft_moe": A, "random": B}, claim(**told)))
+    assert isinstance(found, Untested)
+    assert found.why.startswith(why)
+
+
+def test_p_values_are_holms_over_the_claims_that_are_tested(written):
+    found = [each for each in judged(written.study) if isinstance(each, Judged)]
+    assert len(found) == 4
+    assert [each.adjusted for each in found] == pytest.approx(holm([each.p for each in found]))
+    table = written.tables["claims"]
+    assert [cell.value for cell in (table.cell(row, "p_holm") for row in range(4))] == [
+        each.adjusted for each in found
+    ]
+    every = written.tables["claim_tests"]
+    assert len(every.rows) == len(published())
+    assert every.cell(4, "not tested, since").words == "no runs of attentive"
+
+
+def test_a_stopping_rule_takes_its_toll(study):
+    fixed = study({"soft_moe": A, "random": B}, claim())
+    asked = fixed.record.request | {"sequential": {"looks": 3}}
+    grown = replace(fixed, record=replace(fixed.record, request=asked))
+    assert own(grown).p == pytest.approx(3 * own(fixed).p)
+    assert own(grown).difference.low < own(fixed).difference.low
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("- id: [", "is not valid YAML"),
+        ("id: mine", "claims are a list of mappings"),
+        ("- mine", "claim 'mine': "),
+        (TEXT.replace("  source: me\n", ""), "claim mine: source: Field required"),
+        (TEXT.replace("metric:", "metrc:"), "claim mine: metric: Field required"),
+        (TEXT + "  colour: red\n", "claim mine: colour: Extra inputs are not permitted"),
+        (TEXT.replace("test: higher", "test: best"), "claim mine: test: Input should be 'higher'"),
+        (TEXT.replace("higher", "equal"), "claim mine: the test 'equal' needs margin"),
+        (TEXT + "  margin: 1\n", "claim mine: the test 'higher' takes no margin"),
+        (TEXT.replace("[soft_moe]", "[]"), "claim mine: left.routers: Tuple should have at least"),
+        (TEXT + TEXT, "two claims have the id 'mine'"),
+        (TEXT.replace("mine", "soft-over-sparse"), "is the id of a published claim"),
+    ],
+)
+def test_a_mistake_in_a_file_of_claims_is_one_message(tmp_path, text, message):
+    file = tmp_path / "claims.yaml"
+    file.write_text(text)
+    with pytest.raises(StoreError) as error:
+        own_claims(file)
+    assert str(error.value).startswith(str(file))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_of_claims_that_is_not_there_is_said(tmp_path):
+    with pytest.raises(StoreError, match="No such file"):
+        read_claims(tmp_path / "none.yaml")
+
+
+def test_claims_of_a_users_own_stand_in_the_report(lab, store, tmp_path, capsys):
+    def command(*arguments):
+        place = ["--home", str(tmp_path), "--db", str(tmp_path / "results.db")]
+        with pytest.raises(SystemExit) as ended:
+            main(["report", *arguments, *place])
+        return ended.value.code, capsys.readouterr()
+
+    lab(suites=("accuracy",), evaluations=2).study_of({"soft_moe": A, "random": B})
+    file, out = tmp_path / "mine.yaml", tmp_path / "out"
+    file.write_text(TEXT)
+    assert command("--claims", str(file), "--out", str(out))[0] == 0
+    assert "Soft is better than random. | supported" in (out / "tables/claims.md").read_text()
+    assert check(store, out).wrong == (), "the claims are kept with the numbers"
+    status, told = command("--claims", str(file), "--trace", "claims", "mine", "difference")
+    assert status == 0
+    assert "from 10 trials" in told.out
+    file.write_text(TEXT.replace("soft_moe", "soft"))
+    command("--claims", str(file), "--out", str(out))
+    assert "no runs of soft" in (out / "tables/claim_tests.md").read_text()
+    file.write_text("- id: 7")
+    status, told = command("--claims", str(file))
+    assert status == 2
+    assert "claim 7: id: Input should be a valid string (given 7)" in told.err
+
+
+def test_differences_in_shares_are_told_in_points(study):
+    made = study({"soft_moe": A, "random": B}, claim())
+    assert tables.table(made).cell(0, "difference").value == pytest.approx(0.1)
+    shares = made.metrics.assign(unit="share")
+    table = tables.table(replace(made, metrics=shares))
+    assert table.cell(0, "difference").value == pytest.approx(10.0)
+    assert table.cell(0, "unit").words == "points"
