@@ -44,7 +44,11 @@ class Section:
 
 
 SECTIONS = (
-    Section("accuracy", "Accuracy", ("table:main", "figure:accuracy", "figure:training")),
+    Section(
+        "accuracy",
+        "Accuracy",
+        ("table:main", "figure:accuracy", "figure:training", "table:rankings"),
+    ),
     Section(
         "differences",
         "Differences",
@@ -55,7 +59,9 @@ SECTIONS = (
     ),
     Section("tuning", "Tuning", ("table:tuning", "figure:tuning")),
     Section("claims", "Claims", ("table:claims",), ("table:claim_tests",)),
-    Section("cost", "What routing costs", ("figure:overhead",), ("table:throughput",)),
+    Section(
+        "cost", "What routing costs", ("table:spent", "figure:overhead"), ("table:throughput",)
+    ),
     Section(
         "routing",
         "How they routed",

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
+from typing import Any
 
 from bench.cli.words import add_grouped, count, flops, show, size, table
-from bench.compute.budget import Budget
+from bench.compute.budget import Budget, Spent
 from bench.compute.estimate import Estimate, estimate
 from bench.config import TrialSpec
 from bench.datasets import Datasets
@@ -18,10 +19,14 @@ from bench.specs import condition_of
 
 @dataclass(frozen=True)
 class Row:
-    """The trials that differ in the seed alone; `condition` as `condition_of` tells it."""
+    """The trials that differ in the seed alone; `condition` as `condition_of` tells it.
+
+    `found` are the settings that were found for them alone, by path.
+    """
 
     label: str
     condition: str
+    found: dict[str, Any]
     takes: Estimate
     disk_bytes: int
 
@@ -38,7 +43,7 @@ def rows_of(
         tell(f"counting {label}")
         takes = _takes(spec, datasets)
         files = max(spec.train.snapshots, 1)
-        rows.append(Row(label, condition, takes, takes.checkpoint_bytes * files))
+        rows.append(Row(label, condition, _found(spec), takes, takes.checkpoint_bytes * files))
     return rows
 
 
@@ -75,11 +80,11 @@ def print_trainings(
         f"{size(max(row.takes.training_bytes for row in rows))} of memory.\n"
     )
     for row in rows:
-        if row.takes.expert_facts:
-            told = ", ".join(
-                f"{name} {value:.4g}" for name, value in row.takes.expert_facts.items()
-            )
-            print(f"{row.label}: {told}")
+        numbers = {**row.found, **row.takes.expert_facts}
+        parts = [f"{name} {value:.4g}" for name, value in numbers.items()]
+        parts += _missed(row.takes.budget)
+        if parts:
+            print(f"{row.label}: {', '.join(parts)}")
 
 
 def _parts(label: str) -> tuple[str, str]:
@@ -98,6 +103,26 @@ def _cells(row: Row, seconds: float | None) -> list[str]:
         size(row.disk_bytes),
         "–" if seconds is None else _short(seconds),
     ]
+
+
+def _found(spec: TrialSpec) -> dict[str, Any]:
+    """Settings that were found for a trial alone, by tuning or by matching compute: numbers."""
+    found = {}
+    for path in spec.found:
+        value: Any = spec.model_dump(mode="json")
+        for name in path.replace("router.", "router.options.", 1).split("."):
+            value = value.get(name, {})
+        if isinstance(value, float | int):
+            found[path] = value
+    return found
+
+
+def _missed(budget: Budget) -> list[str]:
+    """That the trial will miss its budget, and by how much, where it will."""
+    if budget.steps is None:
+        return []
+    spent = Spent(budget.steps * budget.own.flops, budget.steps, 0.0)
+    return [] if budget.met_by(spent) else [f"misses its budget by {budget.error(spent):+.1%}"]
 
 
 def _flops_of(budget: Budget) -> float | None:

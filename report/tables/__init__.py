@@ -13,10 +13,12 @@ from report.tables import (
     differences,
     editing,
     main,
+    rankings,
     ranks,
     routing,
     seeds,
     specialization,
+    spent,
     throughput,
     trials,
     tuning,
@@ -25,6 +27,8 @@ from report.tables.table import Table
 
 TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
     main.table,
+    spent.table,
+    rankings.table,
     differences.to_nulls,
     differences.to_best,
     seeds.table,

@@ -10,11 +10,12 @@ from report.parts import Absent
 from report.study import StudyData
 from report.tables import over_nulls
 from report.tables.cells import INTERVALS, LEAD, lead, metric_cell, sentence_on_looks
+from report.tables.spent import what_is_matched
 from report.tables.table import Column, Row, Table, assemble
 from report.tables.throughput import number
 from report.timings import of_entry, representative, timings
 
-NAME, TITLE = "main", "Routers at equal training compute"
+NAME, TITLE = "main", "Routers at equal budgets"
 ACCURACY = {
     "top1": Column("top1", "top-1", "%", "higher", 100, 1, ranked=True),
     "top5": Column("top5", "top-5", "%", "higher", 100, 1, ranked=True),
@@ -67,6 +68,7 @@ def table(study: StudyData) -> Table | Absent:
 def caption(study: StudyData, timed: str) -> str:
     """What the columns are; `timed` what the overhead is of, "" where nothing was timed."""
     parts = [
+        what_is_matched(study),
         "Accuracy on the test split.",
         INTERVALS,
         sentence_on_looks(study),

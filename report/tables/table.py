@@ -16,7 +16,7 @@ OUTSIDE = "†"
 CONSTANT = "‡"
 OLDER = "§"
 NOTES = {
-    OUTSIDE: "{}: the FLOPs spent by at least one run miss the budget by more than the tolerance.",
+    OUTSIDE: "{}: at least one run missed its budget by more than the tolerance.",
     CONSTANT: "{}: constant by construction, so it says nothing about the router.",
     NOT_APPLICABLE: "{}: the suite has nothing to measure there.",
     MISSING: "{}: not measured.",

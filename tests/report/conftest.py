@@ -54,6 +54,8 @@ class Lab:
     machines: Sequence[str] = ("node-1",)
     suites: Sequence[str] = tuple(SUITE_METRICS)
     flops_error: dict[str, float] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    parameters: dict[str, int] = field(default_factory=dict)
     steps: int = 400
     evaluations: int = 11
     experts: dict[str, Any] = field(default_factory=dict)
@@ -153,7 +155,7 @@ class Lab:
         self, suite: str, router: str, seed: int, top1: float, attempt: int, flops: float
     ) -> None:
         if suite == "accuracy":
-            made: dict[str, Any] = {"metrics": self.accuracy(top1, flops)}
+            made: dict[str, Any] = {"metrics": self.accuracy(router, top1, flops)}
         elif suite == "editing":
             metrics, arrays = editing(router, seed)
             made = {"metrics": metrics, "arrays": arrays}
@@ -168,7 +170,9 @@ class Lab:
             suite, {}, suite, self.machine_ids[0], self.code, attempt_id=attempt, **made
         )
 
-    def accuracy(self, top1: float, flops: float) -> list[Metric]:
+    def accuracy(self, router: str, top1: float, flops: float) -> list[Metric]:
+        seconds = self.seconds.get(router, 60.0)
+        missed = abs(flops - BUDGET)
         found = [
             Metric("top1", top1, split="test"),
             Metric("top5", min(1.0, top1 + 0.15), split="test"),
@@ -176,13 +180,18 @@ class Lab:
             Metric("ece", 0.05, split="test"),
             Metric("steps", self.steps),
             Metric("train_flops", flops),
+            Metric("step_flops", flops / self.steps),
             Metric("flops_budget", BUDGET),
-            Metric("params_total", 1_234_567),
+            Metric("budget", BUDGET),
+            Metric("budget_error", flops / BUDGET - 1),
+            Metric("within_tolerance", float(missed <= max(0.01 * BUDGET, flops / self.steps))),
+            Metric("train_seconds", seconds),
+            Metric("params_total", self.parameters.get(router, 1_234_567)),
             Metric("params_active", 345_678),
         ]
         for place in range(self.evaluations):
             done = place / (self.evaluations - 1)
-            where = {"flops": flops * done, "seconds": 60.0 * done}
+            where = {"flops": flops * done, "seconds": seconds * done}
             value = 0.1 + (top1 - 0.1) * (1 - 2.0 ** (-10 * done / 1.5))
             step = round(self.steps * done)
             found.append(Metric("val_top1", value, step=step, split="val", where=where))

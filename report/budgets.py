@@ -1,0 +1,129 @@
+"""What the same runs reached by other budgets than the one that they were given.
+
+A curve of validation accuracy is cut where all runs have come: at the FLOPs, and at the seconds,
+that the one which spent the least spent in all. No run can be cut to fewer parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from report.entries import Entry
+from report.study import StudyData
+from results.statistics.fronts import fronts
+
+BUDGETS = ("FLOPs", "seconds", "parameters")
+CURVE = "val_top1"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The entries of one condition by one budget.
+
+    Attributes:
+        budget: one of `BUDGETS`.
+        cut: where the curves are read, FLOPs or seconds; None for parameters, at the end.
+        machine: whose seconds they are; None for other budgets.
+        accuracy: validation accuracy of each entry, a share by seed; only of those that have one.
+        ranks: of each of them, 1 the best; those alike share one.
+    """
+
+    budget: str
+    cut: float | None
+    machine: str | None
+    accuracy: Mapping[Entry, pd.Series]
+    ranks: Mapping[Entry, int]
+
+
+def standings(study: StudyData, condition: str) -> list[Standing]:
+    """The standing by each budget of all that were trained under a condition."""
+    entries = study.under(condition)
+    machine = _machine_of_most(study, entries)
+    by_flops = _cut(study, entries, "flops")
+    by_seconds = _cut(study, entries, "seconds", machine)
+    last = {entry: _last(study, entry) for entry in entries}
+    sizes = {entry: study.final("params_total", entry) for entry in entries}
+    sized = {e: last[e] for e in entries if not last[e].empty and not sizes[e].empty}
+    aims = {entry: (last[entry].mean(), sizes[entry].mean()) for entry in sized}
+    return [
+        Standing("FLOPs", by_flops[0], None, by_flops[1], _ranked(by_flops[1])),
+        Standing("seconds", by_seconds[0], machine, by_seconds[1], _ranked(by_seconds[1])),
+        Standing("parameters", None, None, sized, fronts(aims)),
+    ]
+
+
+def flips(found: Iterable[Standing]) -> list[str]:
+    """Each pair of entries whose order one budget turns round, in words."""
+    by_budget = {standing.budget: standing.ranks for standing in found}
+    told = []
+    everyone = dict.fromkeys(entry for ranks in by_budget.values() for entry in ranks)
+    for one, other in combinations(everyone, 2):
+        ranked = {b: ranks for b, ranks in by_budget.items() if one in ranks and other in ranks}
+        first = [b for b, ranks in ranked.items() if ranks[one] < ranks[other]]
+        second = [b for b, ranks in ranked.items() if ranks[one] > ranks[other]]
+        if first and second:
+            told.append(
+                f"{one.router} before {other.router} by {' and '.join(first)}, after it by "
+                f"{' and '.join(second)}"
+            )
+    return told
+
+
+def _cut(
+    study: StudyData, entries: list[Entry], spent: str, machine: str | None = None
+) -> tuple[float | None, dict[Entry, pd.Series]]:
+    """The most that all runs have spent, and each entry's accuracies there by seed."""
+    curves = {entry: _curves(study, entry, spent, machine) for entry in entries}
+    ends = [curve.index[-1] for of_seed in curves.values() for curve in of_seed.values()]
+    if not ends:
+        return None, {}
+    cut = float(min(ends))
+    read = {
+        entry: pd.Series({seed: _at(curve, cut) for seed, curve in of_seed.items()}, dtype=float)
+        for entry, of_seed in curves.items()
+    }
+    # A run that had spent more before it was first evaluated has no accuracy there.
+    return cut, {entry: values for entry, values in read.items() if values.notna().any()}
+
+
+def _curves(
+    study: StudyData, entry: Entry, spent: str, machine: str | None
+) -> dict[int, pd.Series]:
+    """Accuracy by what was spent until then, of each seed; of one machine's alone where named."""
+    rows = study.rows(CURVE, entry)
+    rows = rows[rows["step"].notna()].dropna(subset="value").sort_values("step")
+    if machine is not None:
+        trials = study.trials_of(entry)
+        rows = rows[rows["trial"].isin(trials[trials["machine"] == machine]["trial"])]
+    return {
+        int(seed): pd.Series(list(own["value"]), [where[spent] for where in own["where"]])
+        for seed, own in rows.groupby("seed")
+    }
+
+
+def _at(curve: pd.Series, spent: float) -> float:
+    """Linear between two evaluations; NaN before the first."""
+    return float(np.interp(spent, curve.index, curve.to_numpy(), left=np.nan))
+
+
+def _last(study: StudyData, entry: Entry) -> pd.Series:
+    """Accuracy at the last evaluation, by seed."""
+    curves = _curves(study, entry, "flops", None)
+    return pd.Series({seed: curve.iloc[-1] for seed, curve in curves.items()}, dtype=float)
+
+
+def _ranked(accuracy: Mapping[Entry, pd.Series]) -> dict[Entry, int]:
+    means = pd.Series({entry: values.mean() for entry, values in accuracy.items()}, dtype=float)
+    return {entry: int(rank) for entry, rank in means.rank(ascending=False, method="min").items()}
+
+
+def _machine_of_most(study: StudyData, entries: list[Entry]) -> str | None:
+    """The machine that trained the most of these entries' runs; None where none is done."""
+    runs = pd.concat([study.trials_of(entry) for entry in entries]) if entries else study.trials
+    machines = runs[runs["status"] == "done"]["machine"].value_counts()
+    return None if machines.empty else str(machines.index[0])

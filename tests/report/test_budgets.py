@@ -1,0 +1,167 @@
+"""Rankings of the same runs by three budgets, and what each router spent, worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from report.budgets import flips, standings
+from report.entries import Entry
+from report.parts import Absent
+from report.study import load_study
+from report.tables import rankings, spent
+from report.tables.table import OUTSIDE
+
+from .test_tables import row_of
+
+ACCURACIES = {"dense": [0.80, 0.82], "random": [0.70, 0.70], "soft_moe": [0.90, 0.88]}
+
+
+def at(top1: float, done: float) -> float:
+    """The curve that the lab writes, between two of its eleven evaluations."""
+
+    def value(share: float) -> float:
+        return 0.1 + (top1 - 0.1) * (1 - 2.0 ** (-10 * share / 1.5))
+
+    below = int(10 * done + 1e-9) / 10
+    above = min(1.0, below + 0.1)
+    return value(below) + (value(above) - value(below)) * (done - below) / 0.1
+
+
+@pytest.fixture
+def study(lab, store):
+    """soft_moe spends a quarter more FLOPs, and takes ten times as long; random is small."""
+    lab(
+        suites=("accuracy",),
+        flops_error={"soft_moe": 0.25},
+        seconds={"dense": 60.0, "random": 50.0, "soft_moe": 600.0},
+        parameters={"dense": 1000, "random": 500, "soft_moe": 4000},
+    ).study_of(ACCURACIES)
+    return load_study(store)
+
+
+def test_curves_are_cut_where_all_have_come(study):
+    by_flops, by_seconds, by_parameters = standings(study, "")
+    assert (by_flops.cut, by_seconds.cut, by_parameters.cut) == (4e12, 50.0, None)
+    soft, dense, random = (Entry(name, "") for name in ("soft_moe", "dense", "random"))
+    # A training of 5e12 FLOPs is cut at 0.8 of its way, one of 600 s at a twelfth.
+    assert by_flops.accuracy[soft].to_dict() == pytest.approx({0: at(0.9, 0.8), 1: at(0.88, 0.8)})
+    assert by_seconds.accuracy[soft].to_dict() == pytest.approx(
+        {0: at(0.9, 1 / 12), 1: at(0.88, 1 / 12)}
+    )
+    assert by_seconds.accuracy[dense].to_dict() == pytest.approx(
+        {0: at(0.8, 5 / 6), 1: at(0.82, 5 / 6)}
+    )
+    assert by_flops.ranks == {soft: 1, dense: 2, random: 3}
+    assert by_seconds.ranks == {dense: 1, random: 2, soft: 3}
+    # Each is better than those with fewer parameters: none dominates another.
+    assert by_parameters.ranks == {soft: 1, dense: 1, random: 1}
+
+
+def test_each_pair_that_turns_round_is_named(study):
+    assert flips(standings(study, "")) == [
+        "dense before soft_moe by seconds, after it by FLOPs",
+        "random before soft_moe by seconds, after it by FLOPs",
+    ]
+    caption = rankings.table(study).caption
+    assert "2 pair(s) change their order" in caption
+    assert "(4e+12 FLOPs, 50 s on node-1)" in caption
+
+
+def test_where_no_pair_turns_round_it_is_said(lab, store):
+    lab(suites=("accuracy",)).study_of(ACCURACIES)
+    table = rankings.table(load_study(store))
+    assert "Between these budgets no pair changes its order." in table.caption
+    # All have the same parameters: then the more accurate dominates.
+    ranks = [row_of(table, name)["front_parameters"].value for name in ACCURACIES]
+    assert ranks == [2, 3, 1]
+
+
+def test_the_table_has_what_each_rank_is_by(study):
+    row = row_of(rankings.table(study), "soft_moe")
+    assert (row["rank_flops"].value, row["rank_seconds"].value) == (1, 3)
+    assert row["top1_flops"].value == pytest.approx((at(0.9, 0.8) + at(0.88, 0.8)) / 2)
+    assert row["top1_flops"].n == 2
+    assert len(row["rank_flops"].trials) == 2
+    assert row["params_total"].value == 4000
+
+
+def test_alike_accuracies_share_a_rank(lab, store):
+    lab(suites=("accuracy",)).study_of({"dense": [0.8], "random": [0.8], "soft_moe": [0.7]})
+    by_flops, *_ = standings(load_study(store), "")
+    assert sorted(by_flops.ranks.values()) == [1, 1, 3]
+
+
+def test_a_run_that_was_evaluated_too_late_has_no_accuracy_there(lab, store):
+    """Of a training a hundred times as long the first evaluation, after none, is at a tenth."""
+    lab(suites=("accuracy",), seconds={"soft_moe": 6000.0}).study_of(ACCURACIES)
+    study = load_study(store)
+    rows = study.metrics
+    first = (rows["metric"] == "val_top1") & (rows["step"] == 0)
+    later = replace(study, metrics=rows[~first])
+    _, by_seconds, _ = standings(later, "")
+    assert Entry("soft_moe", "") not in by_seconds.ranks
+    row = row_of(rankings.table(later), "soft_moe")
+    assert (row["rank_seconds"].words, row["rank_flops"].value) == ("–", 1)
+
+
+def test_seconds_are_those_of_one_machine(lab, store):
+    lab(suites=("accuracy",), machines=("fast",)).study_of({"dense": [0.8, 0.8]})
+    lab(suites=("accuracy",), machines=("slow",)).study_of({"soft_moe": [0.9]})
+    study = load_study(store)
+    by_flops, by_seconds, _ = standings(study, "")
+    assert set(by_flops.ranks) == {Entry("dense", ""), Entry("soft_moe", "")}
+    assert set(by_seconds.ranks) == {Entry("dense", "")}
+    assert "s on fast" in rankings.table(study).caption
+
+
+def test_without_curves_there_is_no_ranking(lab, store):
+    lab(suites=("balance",)).study_of({"random": [0.7]})
+    study = load_study(store)
+    assert isinstance(rankings.table(study), Absent)
+    assert isinstance(spent.table(study), Absent)
+
+
+def test_each_condition_is_ranked_by_itself(lab, store):
+    settings = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
+    lab(suites=("accuracy",)).study_of(ACCURACIES, settings)
+    table = rankings.table(load_study(store))
+    assert len(table.rows) == 2 * 3  # dense stands beside both
+    for factor in ("1.0", "2.0"):
+        under = [row for row in table.rows if factor in row.cells[1].words]
+        assert sorted(row.cells[3].value for row in under) == [1, 2, 3]
+
+
+def test_what_was_spent(study):
+    table = spent.table(study)
+    row = row_of(table, "soft_moe")
+    assert row["train_flops"].value == 5e12
+    assert row["step_flops"].value == 5e12 / 400
+    assert row["budget_error"].value == pytest.approx(0.25)
+    assert row["train_seconds"].value == 600
+    assert row["machine"].words == "node-1"
+    assert (row["params_total"].value, row["steps"].value) == (4000, 400)
+    marked = {row.router for row in table.rows if OUTSIDE in row.cells[0].marks}
+    assert marked == {"soft_moe"}
+    assert table.caption.startswith("Equal between the routers: the FLOPs of a training;")
+
+
+def test_the_capacity_that_was_asked_for_stands_beside_the_real_one(lab, store):
+    lab(suites=("accuracy",)).study_of({"random": [0.7]}, [{"capacity_factor": 1.5}])
+    assert row_of(spent.table(load_study(store)), "random")["capacity_factor"].value == 1.5
+
+
+def test_seconds_of_several_machines_are_not_pooled(lab, store):
+    fast = lab(suites=("accuracy",), machines=("fast",))
+    fast.study_of({"dense": [0.8]})
+    slow = lab(suites=("accuracy",), machines=("slow",))
+    slow.trial("dense", 1, 0.8, {})
+    row = row_of(spent.table(load_study(store)), "dense")
+    assert row["machine"].words == "fast, slow"
+    assert row["train_flops"].n == 2
+
+
+def test_the_page_shows_both(written):
+    assert "Rankings under three budgets" in written.html
+    assert "What each router really spent" in written.html
