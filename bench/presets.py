@@ -131,7 +131,8 @@ def validated_preset(fields: dict[str, Any], where: str) -> Preset:
         if first["type"] == "missing":
             raise RequestError(f"{where}: {path!r} is missing") from None
         if first["type"] == "value_error":  # of several settings together, which it names
-            raise RequestError(f"{where}: {first['ctx']['error']}") from None
+            inside = "" if path in Preset.model_fields else f"{path}: "
+            raise RequestError(f"{where}: {inside}{first['ctx']['error']}") from None
         raise RequestError(f"{where}: {path} = {first['input']!r}: {first['msg']}") from None
 
 

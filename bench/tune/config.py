@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from bench.config import Config
 
 Pruner = Literal["median", "hyperband", "none"]
+AS = "write it as {low: 1e-4, high: 1e-2, log: true} or {options: [a, b]}"
 
 
 class SearchRange(Config):
@@ -21,7 +22,7 @@ class SearchRange(Config):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.low > self.high or (self.log and self.low <= 0):
-            raise ValueError("`low` is at most `high`, and above 0 where `log` is set")
+            raise ValueError("the low end comes first, and is above 0 where log is true")
         return self
 
 
@@ -48,3 +49,24 @@ class TuneConfig(Config):
     ranges: dict[str, SearchRange | SearchOptions] = Field(
         default=SHARED, description="Path -> where to search; those of all routers."
     )
+
+    @field_validator("ranges", mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {path: _where(path, asked) for path, asked in given.items()}
+
+
+def _where(path: str, asked: Any) -> SearchRange | SearchOptions:
+    """One range; a message that names its path where it is none."""
+    if isinstance(asked, SearchRange | SearchOptions):
+        return asked
+    options = isinstance(asked, dict) and "options" in asked
+    try:
+        return (SearchOptions if options else SearchRange).model_validate(asked)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        told = f"{'.'.join(map(str, first['loc'][:1]))} {message}".strip()
+        raise ValueError(f"{path}: {asked!r} is no range: {told}; {AS}") from None

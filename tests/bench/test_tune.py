@@ -1,0 +1,502 @@
+"""Tuning: the same chance for each router, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import InMemoryStorage
+from optuna.trial import TrialState
+
+from bench.cli import main
+from bench.datasets import Datasets
+from bench.execute.events import Ended, Event, Progress, Started
+from bench.outcome import read_outcome
+from bench.plan import make_plan, make_request
+from bench.presets import Preset, load_preset, validated_preset
+from bench.run import How
+from bench.specs import trial_specs
+from bench.tune.contender import SEED, Contender, contenders
+from bench.tune.found import Found, found, with_tuned
+from bench.tune.search import Search, draw
+from bench.tune.storage import FILE
+from bench.tune.tuning import Tuning, tune
+from results import Run, Store, open_store
+from results.frames import measurements_frame, trials_frame
+from results.liveness import this_process
+from routers.errors import BenchError, RequestError
+
+QUICK = {"train.epochs": 0.2, "train.evaluations": 4}
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def datasets() -> Datasets:
+    return Datasets()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return open_store(tmp_path / "bench.db")
+
+
+@pytest.fixture
+def tuned(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., dict[str, Found]]:
+    """Tunes on the digits, in this process, and tells what was found."""
+
+    def go(
+        routers: list[str],
+        trials: int = 3,
+        *,
+        tell: Callable[[Event], None] = lambda event: None,
+        home: Path | None = None,
+        seed: int = 0,
+        **changes: Any,
+    ) -> dict[str, Found]:
+        asked = Tuning("t", preset_of(routers, trials, **changes), seed)
+        if home is None:
+            tune(asked, store, tmp_path, datasets, tell, How(jobs=0))
+            return found(store, "t")
+        with open_store(home / "bench.db") as other:
+            tune(asked, other, home, datasets, tell, How(jobs=0))
+            return found(other, "t")
+
+    return go
+
+
+def preset_of(
+    routers: list[str], trials: int = 3, settings: dict[str, Any] | None = None, **tuning: Any
+) -> Preset:
+    """The preset smoke without its parts, shortened."""
+    whole = load_preset("smoke").model_copy(update={"parts": ()})
+    preset = make_request(whole, routers=routers, settings=QUICK | (settings or {})).preset
+    fields = preset.model_dump()
+    fields["tune"] |= {"trials": trials, "pruner": "none", **tuning}
+    return validated_preset(fields, "the test's preset")
+
+
+# Where a router is searched.
+
+
+def test_a_router_is_searched_in_the_shared_ranges_and_its_own_that_nobody_sets() -> None:
+    preset = preset_of(["softmax_token_choice", "dense"], settings={"router.noise_std": 1.0})
+    router, dense = contenders(preset, 0)
+    assert set(router.space) == {
+        *("train.lr", "train.weight_decay", "router.affinity", "router.batch_priority")
+    }
+    assert set(dense.space) == {"train.lr", "train.weight_decay"}
+    lr = dense.space["train.lr"]
+    assert isinstance(lr, FloatDistribution)
+    assert (lr.low, lr.high, lr.log) == (3e-4, 1e-2, True)
+    batch_priority = router.space["router.batch_priority"]
+    assert isinstance(batch_priority, CategoricalDistribution)
+    assert batch_priority.choices == (False, True)
+
+
+def test_what_is_swept_or_set_by_hand_is_not_searched() -> None:
+    preset = preset_of(["softmax_token_choice"])
+    preset = preset.model_copy(update={"sweep": {"router.affinity": ("cosine", "linear")}})
+    (contender,) = contenders(preset, 0, {"train.lr"})
+    assert not {"router.affinity", "train.lr"} & set(contender.space)
+    assert contender.preset.router["affinity"] == "cosine"  # the first value of the sweep
+
+
+def test_a_range_of_a_whole_number_holds_whole_numbers() -> None:
+    ranges = {"train.batch_size": {"low": 16, "high": 64, "log": True}}
+    (contender,) = contenders(preset_of(["dense"], ranges=ranges), 0)
+    assert contender.space["train.batch_size"] == IntDistribution(16, 64, log=True)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "message"),
+    [
+        ({"train.lrr": {"low": 1, "high": 2}}, r"no setting 'train\.lrr'.*'train\.lr'"),
+        ({"train.ema": {"low": 0.5, "high": 2.0}}, r"tuning dense: tune\.ranges: train\.ema = 2"),
+        ({"train.precision": {"options": ["float32", "f8"]}}, r"train\.precision = 'f8'"),
+        ({}, "nothing is left to tune of router 'dense'"),
+    ],
+)
+def test_a_range_that_fits_no_setting_is_refused(ranges: Any, message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        contenders(preset_of(["dense"], ranges=ranges), 0)
+
+
+@pytest.mark.parametrize(
+    "where", [{"low": 2.0, "high": 1.0}, {"low": 0.0, "high": 1.0, "log": True}, {"options": []}]
+)
+def test_a_range_that_is_none_is_refused(where: Any) -> None:
+    with pytest.raises(RequestError, match=r"tune\.ranges"):
+        preset_of(["dense"], ranges={"train.lr": where})
+
+
+def test_a_router_of_several_parts_or_with_a_parent_cannot_be_tuned() -> None:
+    smoke = load_preset("smoke")
+    with pytest.raises(RequestError, match="'mumoe' stands in 3 parts of preset 'smoke'"):
+        contenders(smoke.model_copy(update={"parts": smoke.parts[2:5]}), 0)
+    derived = smoke.parts[6].model_copy(update={"routers": ("softmax_mixture",)})
+    with pytest.raises(RequestError, match="'softmax_mixture' starts from 'attentive'"):
+        contenders(smoke.model_copy(update={"parts": (smoke.parts[5], derived)}), 0)
+
+
+# Draws.
+
+
+def search_of(contender: Contender, pruner: Any = "none", storage: Any = None) -> Search:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return Search(storage or InMemoryStorage(), "t", contender, pruner)
+
+
+def drawn(search: Search, trials: int, value: Callable[[dict[str, Any]], float]) -> list[Any]:
+    """The settings of so many trials whose accuracy is a function of them."""
+    made = []
+    for _ in range(trials):
+        step = search.next(trials)
+        assert step is not None
+        search.end(step.number, "done", value(step.settings))
+        made.append(step.settings)
+    return made
+
+
+def by_rate(settings: dict[str, Any]) -> float:
+    return 1 - abs(settings["train.lr"] - 2e-3)
+
+
+def test_a_routers_draws_are_its_own_and_the_seeds() -> None:
+    both = contenders(preset_of(["dense", "softmax_token_choice"]), 0)
+    (alone,) = contenders(preset_of(["softmax_token_choice"]), 0)
+    (other,) = contenders(preset_of(["softmax_token_choice"]), 1)
+    storage = InMemoryStorage()
+    searches = [search_of(each, storage=storage) for each in both]
+    beside: list[list[Any]] = [[], []]
+    for _ in range(14):  # one after the other, as they may come; TPE learns from the 10th on
+        for place, search in enumerate(searches):
+            step = search.next(14)
+            assert step is not None
+            search.end(step.number, "done", by_rate(step.settings))
+            beside[place].append(step.settings)
+    assert drawn(search_of(alone), 14, by_rate) == beside[1]
+    assert drawn(search_of(other), 14, by_rate) != beside[1]
+    assert len({each["train.lr"] for each in beside[1]}) == 14
+    # Two routers of one space do not draw the same either.
+    assert [each["train.lr"] for each in beside[0]] != [each["train.lr"] for each in beside[1]]
+
+
+def test_draws_learn_from_the_trials_before_them() -> None:
+    (contender,) = contenders(preset_of(["dense"]), 0)
+    up = drawn(search_of(contender), 30, lambda settings: settings["train.lr"])
+    down = drawn(search_of(contender), 30, lambda settings: 1 - settings["train.lr"])
+    assert up[:10] == down[:10]  # drawn at random
+    assert min(each["train.lr"] for each in up[20:]) > max(each["train.lr"] for each in down[20:])
+
+
+def test_a_draw_is_of_its_arguments_alone() -> None:
+    (contender,) = contenders(preset_of(["dense"]), 0)
+    search = search_of(contender)
+    drawn(search, 12, by_rate)
+    pruner = optuna.pruners.NopPruner()
+    again = [draw(search.trials, contender.space, 7, pruner, "t/dense") for _ in range(2)]
+    assert again[0] == again[1] != draw(search.trials, contender.space, 8, pruner, "t/dense")
+
+
+def test_a_trial_under_way_goes_on_with_its_settings() -> None:
+    (contender,) = contenders(preset_of(["dense"]), 0)
+    storage = InMemoryStorage()
+    begun = search_of(contender, storage=storage).next(3)
+    later = search_of(contender, storage=storage)
+    assert later.next(3) == begun
+    assert begun is not None
+    later.end(begun.number, "done", 0.5)
+    after = later.next(3)
+    assert after is not None
+    assert after.number == 1
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband"])
+def test_a_pruner_stops_what_is_worse_than_most(pruner: str) -> None:
+    (contender,) = contenders(preset_of(["dense"], settings={"train.evaluations": 9}), 0)
+    search = search_of(contender, pruner)
+    stopped = []
+    for number in range(16):
+        step = search.next(16)
+        assert step is not None
+        good = number % 2 == 0
+        for evaluation in range(1, 10):
+            if search.report(number, evaluation, (0.5 if good else 0.1) + evaluation / 100):
+                search.end(number, "pruned", 0.0)
+                stopped.append(number)
+                break
+        else:
+            search.end(number, "done", 0.59 if good else 0.19)
+    assert any(number % 2 for number in stopped)
+    assert not [number for number in stopped if number % 2 == 0 and pruner == "median"]
+    assert search.trials[stopped[-1]].state == TrialState.PRUNED
+
+
+def test_no_pruner_stops_nothing() -> None:
+    (contender,) = contenders(preset_of(["dense"]), 0)
+    search = search_of(contender, "none")
+    drawn(search, 8, lambda settings: 0.9)
+    step = search.next(9)
+    assert step is not None
+    assert not any(search.report(step.number, evaluation, 0.0) for evaluation in range(1, 5))
+
+
+# Trainings.
+
+
+def test_a_tuning_trains_each_router_as_often_and_keeps_the_best(tuned, store, tmp_path) -> None:
+    result = tuned(["softmax_token_choice", "dense"], 3)
+    assert {name: (each.trials, each.done) for name, each in result.items()} == {
+        "softmax_token_choice": (3, 3),
+        "dense": (3, 3),
+    }
+    rows = trials_frame(store, "t").set_index("trial")
+    assert list(rows["seed"].unique()) == [SEED]  # that no training of a study has
+    for name, each in result.items():
+        assert each.best == max(value for value in each.values if value is not None)
+        assert rows.loc[each.training, "router"] == name
+        outcome = read_outcome(tmp_path / "trials" / str(each.training)[:16])
+        assert [p.value for p in outcome.history if p.name == "val_top1"][-1] == each.best
+        assert len(outcome.snapshots) == 1  # no weights but the last stay
+    assert (tmp_path / FILE).exists()
+    assert measurements_frame(store, "t").empty  # no suite looked at the test split
+
+
+def test_a_router_is_tuned_the_same_whoever_else_is(tuned, tmp_path) -> None:
+    beside = tuned(["dense", "softmax_token_choice"], 3)
+    alone = tuned(["softmax_token_choice"], 3, home=tmp_path / "alone")
+    assert alone["softmax_token_choice"] == beside["softmax_token_choice"]
+
+
+def test_a_tuning_that_is_over_does_nothing_more_and_more_trials_add_to_it(tuned) -> None:
+    first = tuned(["dense"], 2)["dense"]
+    events: list[Event] = []
+    assert tuned(["dense"], 2, tell=events.append)["dense"] == first
+    assert not [event for event in events if isinstance(event, Started)]
+    more = tuned(["dense"], 4)["dense"]
+    assert (more.trials, more.values[:2]) == (4, first.values)
+
+
+def test_pruning_ends_a_training_early(tuned, store) -> None:
+    """A rate of next to nothing leaves the model where it began."""
+    ranges = {"train.lr": {"low": 1e-12, "high": 1e-2, "log": True}}
+    settings = {"train.epochs": 4.0, "train.evaluations": 8}
+    events: list[Event] = []
+    result = tuned(
+        ["dense"], 12, ranges=ranges, pruner="median", settings=settings, tell=events.append
+    )["dense"]
+    assert result.pruned > 0
+    assert (result.trials, result.done + result.pruned, result.failed) == (12, 12, 0)
+    assert result.settings["train.lr"] > 1e-4
+    rows = trials_frame(store, "t")
+    pruned = rows[rows["status"] == "pruned"]
+    assert len(pruned) == result.pruned
+    assert all("not promising: validation top-1" in text for text in pruned["error"])
+    ended = [event.task.number for event in events if isinstance(event, Ended)]
+    assert ended == list(range(1, 13))  # one after the other
+    whole = max(event.step for event in events if isinstance(event, Progress))
+    pruned_ones = [e.task for e in events if isinstance(e, Ended) and e.status == "pruned"]
+    for task in pruned_ones:
+        assert max(e.step for e in events if isinstance(e, Progress) and e.task == task) < whole
+
+
+def test_a_trial_that_fails_counts_as_one(tuned, exploding, store) -> None:
+    ranges = {"train.lr": {"low": 1e-3, "high": 1e-2}}
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Started):
+            exploding.error = ValueError("boom") if event.task.number == 2 else None
+
+    result = tuned(["exploding"], 3, ranges=ranges, tell=tell)["exploding"]
+    assert (result.trials, result.done, result.failed) == (3, 2, 1)
+    assert result.values[1] is None
+    assert list(trials_frame(store, "t")["status"]) == ["done", "failed", "done"]
+
+
+def test_what_was_interrupted_goes_on(tuned, tmp_path) -> None:
+    whole = tuned(["dense"], 3, home=tmp_path / "whole")
+
+    def tell(event: Event) -> None:
+        if isinstance(event, Progress) and event.task.number == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert tuned(["dense"], 3, tell=tell)["dense"].trials == 1
+    assert tuned(["dense"], 3) == whole
+
+
+def test_what_was_to_stop_when_it_was_killed_stays_stopped(tuned, store, monkeypatch) -> None:
+    settings = {"train.epochs": 4.0, "train.evaluations": 8}
+    asked = {
+        "ranges": {"train.lr": {"low": 1e-12, "high": 1e-2, "log": True}},
+        "settings": settings,
+    }
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patched:
+        # The process ends after the decision and before anything of it is written down.
+        patched.setattr("bench.execute.desk.Desk.stopped_training", killed)
+        with pytest.raises(Killed):
+            tuned(["dense"], 12, pruner="median", **asked)
+    events: list[Event] = []
+    result = tuned(["dense"], 12, pruner="median", tell=events.append, **asked)["dense"]
+    first = min(event.task.number for event in events if isinstance(event, Started))
+    row = trials_frame(store, "t").iloc[first - 2]
+    assert row["status"] == "pruned"
+    assert result.pruned > 0
+
+
+def test_a_tuning_goes_on_only_as_it_was_begun(tuned) -> None:
+    tuned(["dense"], 1)
+    for changes, message in (
+        ({"seed": 1}, r"seed is 1000001, was 1000000"),
+        ({"pruner": "median"}, r"pruner is median, was none"),
+        ({"settings": {"train.batch_size": 32}}, r"train\.batch_size is 32, was 64"),
+        ({"ranges": {"train.lr": {"low": 1, "high": 2}}}, r"range of train\.lr is .*, was "),
+    ):
+        with pytest.raises(RequestError, match=rf"'t' of dense was begun otherwise: .*{message}"):
+            tuned(["dense"], 2, **changes)
+
+
+def test_a_second_tuning_at_once_is_refused(tuned, store) -> None:
+    study = store.study("t", {})
+    first = store.start_run(study, Run(*this_process(), "the first command", 1))
+    with pytest.raises(BenchError, match=r"t is tuned already by process \d+ .*the first command"):
+        tuned(["dense"], 1)
+    store.finish_run(first)
+    assert tuned(["dense"], 1)["dense"].trials == 1
+
+
+# Its use.
+
+
+def test_a_run_takes_what_was_found_for_each_router(tuned, store, datasets) -> None:
+    result = tuned(["softmax_token_choice", "dense"], 2)
+    whole = load_preset("smoke").model_copy(update={"parts": ()})
+    asked = make_request(whole, routers=["softmax_token_choice", "dense"], seeds=2, settings=QUICK)
+    request = with_tuned(asked, store, "t")
+    plan = make_plan(request, datasets)
+    assert len(plan.trials) == 4
+    for planned in plan.trials:
+        spec, settings = planned.spec, result[planned.spec.router.name].settings
+        assert spec.found == tuple(sorted(settings))
+        assert spec.train.lr == settings["train.lr"]
+        options = {f"router.{name}": value for name, value in spec.router.options.items()}
+        assert {**options, **settings} == {**settings, **options}
+        assert planned.label == spec.router.name  # found values set nothing apart
+    record = request.record()["tuned"]["dense"]
+    assert record["settings"] == result["dense"].settings
+    assert (record["trials"], list(record["values"])) == (2, list(result["dense"].values))
+
+
+def test_a_run_refuses_what_was_not_tuned_or_is_given_twice(tuned, store) -> None:
+    tuned(["dense"], 1)
+    whole = load_preset("smoke").model_copy(update={"parts": ()})
+    with pytest.raises(RequestError, match=r"no result of random; `python bench\.py tune"):
+        with_tuned(make_request(whole, routers=["dense", "random"]), store, "t")
+    dense = make_request(whole, routers=["dense"])
+    with pytest.raises(RequestError, match=r"train\.lr is given, and was tuned for dense"):
+        with_tuned(dense, store, "t", ["train.lr"])
+    swept = replace(dense, preset=dense.preset.model_copy(update={"sweep": {"train.lr": (1, 2)}}))
+    with pytest.raises(RequestError, match=r"train\.lr is given, and was tuned for dense"):
+        with_tuned(swept, store, "t")
+
+
+def test_what_is_found_for_one_router_changes_no_other() -> None:
+    preset = preset_of(["dense", "softmax_token_choice"])
+    changed = preset.model_copy(update={"tuned": {"dense": {"train.lr": 0.5}}})
+    (dense, *_), (before, *_) = trial_specs(changed), trial_specs(preset)
+    assert (dense.train.lr, dense.found) == (0.5, ("train.lr",))
+    assert dense.model_copy(update={"train": before.train, "found": ()}) == before
+    assert trial_specs(changed)[1] == trial_specs(preset)[1]
+
+
+# Whole commands.
+
+
+def bench(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(arguments)
+    return int(left.value.code or 0)
+
+
+def test_tune_and_run_tuned_as_commands(tmp_path, capsys) -> None:
+    home = ("--home", str(tmp_path), "--jobs", "0")
+    ours = ("--preset", str(own_preset(tmp_path)))
+    assert bench("run", *ours, *home, "--tuned") == 2
+    assert bench("tune", *ours, *home) == 0
+    assert bench("tune", *ours, *home, "--routers", "dense", "--trials", "3") == 0
+    printed = capsys.readouterr().out
+    assert "Tuning own-tuning: the best accuracy on the validation split" in printed
+    assert bench("run", *ours, *home, "--tuned") == 0
+    report = (tmp_path / "reports" / "own-tuned" / "report.md").read_text()
+    assert "Tuning was not equal: 3 for dense; 2 for softmax_token_choice (trials)" in report
+    assert bench("run", *ours, *home, "--tuned", "--set", "train.lr=0.1") == 2
+    assert "train.lr is given, and was tuned" in capsys.readouterr().err
+    # What is shown where no study is named is no tuning.
+    assert bench("tune", *ours, *home, "--trials", "3") == 0
+    capsys.readouterr()
+    assert bench("status", "--home", str(tmp_path)) == 0
+    assert capsys.readouterr().out.startswith("Study own-tuned")
+    assert bench("status", "--home", str(tmp_path), "--study", "own-tuning") == 0
+    assert capsys.readouterr().out.startswith("Study own-tuning")
+
+
+def own_preset(folder: Path) -> Path:
+    file = folder / "own.yaml"
+    folder.mkdir(exist_ok=True)
+    file.write_text(
+        "description: Small.\nrouters: [softmax_token_choice, dense]\nseeds: 1\n"
+        "model: {options: {img_size: 8, patch_size: 2, embed_dim: 16, depth: 2, num_heads: 2}}\n"
+        "experts: {num_experts: 4}\ndata: {name: digits}\n"
+        "train: {epochs: 0.2, evaluations: 2}\nsuites: {accuracy: {}}\ntune: {trials: 2}\n"
+    )
+    return file
+
+
+def started(home: Path) -> subprocess.Popen[str]:
+    """A tuning in the workers of a process of its own."""
+    asked = ["--preset", str(own_preset(home)), "--set", "train.epochs=2", "--trials", "3"]
+    place = ["--home", str(home), "--jobs", "2", "--save-every", "0"]
+    return subprocess.Popen(
+        [sys.executable, "bench.py", "tune", *asked, *place],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_a_tuning_that_is_killed_ends_as_one_that_is_not(tmp_path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    process = started(whole)
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, ""), out
+    process = started(killed)
+    end = time.monotonic() + 120
+    assert process.stdout is not None
+    for line in process.stdout:  # in the middle of the second trial of a router
+        assert time.monotonic() < end
+        if line.startswith(("2/6", "5/6")) and "training" in line:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    process = started(killed)
+    out, err = process.communicate(timeout=300)
+    assert (process.returncode, err) == (0, ""), out
+    with open_store(whole / "bench.db") as first, open_store(killed / "bench.db") as second:
+        assert found(first, "own-tuning") == found(second, "own-tuning")
