@@ -139,7 +139,7 @@ def _caption(study: StudyData, found: Sequence[Control], timed: Sequence[Retimed
         if found
         else "",
         f"Times: of {setting.title} ({setting.sizes}) on {setting.machine}, each of the two in a "
-        "process of its own."
+        "process of its own (but where a run has --jobs 0)."
         if setting
         else "",
     ]

@@ -146,7 +146,7 @@ def test_timings_of_two_processes_are_compared_at_each_setting(lab, store):
         "soft_moe (twin)",
         "soft_moe",
     ]
-    (told,) = remarks(study)
+    (told,) = control.sentences(study)
     assert "median of 3 forward times" in told
 
 
@@ -156,7 +156,7 @@ def test_without_twins_the_table_says_how_to_have_them(lab, store):
     found = control.table(study)
     assert isinstance(found, Absent)
     assert "--aa" in found.why
-    assert remarks(study) == []
+    assert control.sentences(study) == []
 
 
 def test_the_written_report_shows_the_control(lab, store, tmp_path):
