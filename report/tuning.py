@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +40,13 @@ class Tuned:
 
 
 def tuned(study: StudyData) -> dict[str, Tuned]:
-    """Each router of the study whose settings were found, in order."""
+    """Each system of the study whose router's settings were found, in order."""
     asked: dict[str, dict[str, Any]] = study.record.request.get("tuned", {})
     found = {
         name: Tuned(**{**fields, "values": tuple(fields["values"])})
         for name, fields in asked.items()
     }
-    shown = dict.fromkeys(router_of(name) for name in study.routers)
-    return {name: found[name] for name in shown if name in found}
+    return {s: found[router_of(s)] for s in study.routers if router_of(s) in found}
 
 
 def unequal(study: StudyData) -> str:
@@ -55,7 +55,7 @@ def unequal(study: StudyData) -> str:
     if not found:
         return ""
     routers: dict[int, list[str]] = defaultdict(list)
-    for name in dict.fromkeys(router_of(name) for name in study.routers):
+    for name in study.routers:
         routers[found[name].trials if name in found else 0].append(name)
     if len(routers) < 2:
         return ""
@@ -71,3 +71,11 @@ def sentence(study: StudyData) -> str:
         return ""
     equal = f"Each router was tuned with {min(counts)} trials, on the validation split."
     return unequal(study) or equal
+
+
+def told(settings: Mapping[str, Any]) -> str:
+    """`router.affinity=cosine train.lr=0.00123`."""
+    return " ".join(
+        f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}"
+        for path, value in sorted(settings.items())
+    )

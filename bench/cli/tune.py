@@ -135,6 +135,7 @@ def print_found(store: Store, study: str) -> None:
     """Each router's trials, and the best of them."""
     from bench.cli.words import show, table
     from bench.tune.found import found
+    from report.tuning import told
 
     made = table("router", "trials", "pruned", "failed", "best top-1 %", "with", right="trials")
     for router, each in found(store, study).items():
@@ -143,11 +144,3 @@ def print_found(store: Store, study: str) -> None:
         made.add_row(router, *counts, best, told(each.settings))
     print(f"\nTuning {study}: the best accuracy on the validation split\n")
     show(made)
-
-
-def told(settings: dict[str, object]) -> str:
-    """`train.lr=0.00123 router.affinity=cosine`."""
-    return " ".join(
-        f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}"
-        for path, value in settings.items()
-    )

@@ -18,7 +18,7 @@ from bench.tune.space import Space, preset_of, space_of
 from routers.errors import RequestError
 
 SEED = 1_000_000
-"""The first seed of tuning's trainings: those of a study are numbered from 0."""
+"""The trainings of a tuning have one seed, that no other has: those of a study count from 0."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,18 @@ class Contender:
 
     Attributes:
         preset: with this router alone.
-        seed: of the tuning; all its trainings have one seed, that no other training has.
+        seed: of the tuning.
     """
 
     router: str
     preset: Preset
     space: Space
     seed: int
+
+    @property
+    def training_seed(self) -> int:
+        """Of each of its trainings."""
+        return SEED + self.seed
 
     def planned(
         self, settings: Mapping[str, Any], datasets: Datasets, fingerprints: Fingerprints
@@ -46,7 +51,7 @@ class Contender:
         preset = override(self.preset, settings, f"tuning {self.router}")
         (planned,) = make_plan(Request("", preset, {}), datasets).trials
         train = planned.spec.train.model_copy(update={"snapshots": 0})
-        spec = planned.spec.model_copy(update={"train": train}).with_seed(SEED + self.seed)
+        spec = planned.spec.model_copy(update={"train": train}).with_seed(self.training_seed)
         fingerprint = fingerprints.trial(spec, datasets.hash_of)
         return Planned(self.router, spec, fingerprint, ())
 

@@ -143,4 +143,4 @@ class Tuner:
     def _task(self, contender: Contender, number: int) -> Task:
         place = self.contenders.index(contender) * self.limit + number + 1
         total = len(self.contenders) * self.limit
-        return Task(contender.router, contender.seed, place, total)
+        return Task(contender.router, contender.training_seed, place, total)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from report.parts import Absent
 from report.study import StudyData
 from report.tables.table import Cell, Column, Row, Table, assemble, words
-from report.tuning import Tuned, tuned, unequal
+from report.tuning import Tuned, told, tuned, unequal
 
 NAME, TITLE = "tuning", "Tuning"
 COLUMNS = (
@@ -35,14 +33,6 @@ def table(study: StudyData) -> Table | Absent:
     rows = [_row(study, router, each) for router, each in found.items()]
     caption = " ".join(filter(None, (CAPTION, _where(study), unequal(study))))
     return assemble(NAME, TITLE, caption, COLUMNS, rows)
-
-
-def told(settings: dict[str, Any]) -> str:
-    """`train.lr=0.00123 router.affinity=cosine`."""
-    return " ".join(
-        f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}"
-        for path, value in settings.items()
-    )
 
 
 def _row(study: StudyData, router: str, each: Tuned) -> Row:

@@ -1,0 +1,129 @@
+"""How the routers were tuned, as a report tells it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from report.figures import draw_figures
+from report.figures.canvas import Drawing
+from report.parts import Absent
+from report.remarks import remarks
+from report.study import StudyData, load_study
+from report.tables import make_tables
+from report.tables.table import Table
+from report.tuning import unequal
+
+TOP1: dict[str, list[float | None]] = {"soft_moe": [0.8, 0.82], "dense": [0.7, 0.71]}
+WARNING = "Tuning was not equal: 4 for soft_moe; 2 for dense (trials)."
+
+
+def found(values: list[float | None], **changes: Any) -> dict[str, Any]:
+    """The record of a router's tuning; its first trial is the best."""
+    return {
+        "trials": len(values),
+        "done": len(values) - 2,
+        "pruned": 1,
+        "failed": 1,
+        "values": values,
+        "best": values[0],
+        "settings": {"train.lr": 0.0012345, "router.affinity": "cosine"},
+        "training": "0123456789abcdef",
+        **changes,
+    }
+
+
+@pytest.fixture
+def study(lab, store) -> Callable[..., StudyData]:
+    def make(tuned: dict[str, Any], **preset: Any) -> StudyData:
+        made = lab()
+        made.study_of(TOP1)
+        request = store.find_study(made.name).request
+        asked = {**request, "preset": {**request["preset"], **preset}, "tuned": tuned}
+        store.study(made.name, asked)
+        return load_study(store, made.name)
+
+    return make
+
+
+def table_of(study: StudyData, name: str) -> Table | Absent:
+    return next(part for part in make_tables(study) if part.name == name)
+
+
+def drawing_of(study: StudyData) -> Drawing | Absent:
+    return next(part for part in draw_figures(study) if part.name == "tuning")
+
+
+EQUAL = {
+    "soft_moe": found([0.75, 0.5, None, 0.25]),
+    "dense": found([0.7, 0.6, None, 0.1]),
+}
+OTHER = {"soft_moe": EQUAL["soft_moe"], "dense": found([0.7, None])}
+
+
+def test_a_row_tells_how_a_router_was_tuned(study) -> None:
+    table = table_of(study(EQUAL), "tuning")
+    assert isinstance(table, Table)
+    assert [row.cells[0].words for row in table.rows] == ["dense", "soft_moe"]
+    told = dict(zip([column.key for column in table.columns], table.rows[1].cells, strict=True))
+    assert [told[key].value for key in ("trials", "pruned", "failed", "best")] == [4, 1, 1, 0.75]
+    assert told["training"].words == "0123456789"
+    assert told["settings"].words == "router.affinity=cosine train.lr=0.00123"
+    assert "not equal" not in table.caption
+
+
+def test_equal_numbers_of_trials_are_told_and_no_warning(study) -> None:
+    data = study(EQUAL)
+    main = table_of(data, "main")
+    assert isinstance(main, Table)
+    assert "Each router was tuned with 4 trials, on the validation split." in main.caption
+    assert not [text for text in remarks(data) if "Tuning" in text]
+
+
+@pytest.mark.parametrize(
+    ("tuned", "warning"),
+    [
+        (OTHER, WARNING),
+        ({"dense": EQUAL["dense"]}, "Tuning was not equal: 4 for dense; 0 for soft_moe (trials)."),
+    ],
+)
+def test_unequal_numbers_of_trials_are_warned_of_at_the_top_and_in_the_captions(
+    study, tuned, warning
+) -> None:
+    data = study(tuned)
+    assert unequal(data).startswith(warning)
+    assert any(text.startswith(warning) for text in remarks(data))
+    for name in ("main", "tuning"):
+        table = table_of(data, name)
+        assert isinstance(table, Table)
+        assert warning in table.caption
+
+
+def test_where_nothing_was_tuned_nothing_is_said(study) -> None:
+    data = study({})
+    for part in (table_of(data, "tuning"), drawing_of(data)):
+        assert isinstance(part, Absent)
+        assert part.fine
+    main = table_of(data, "main")
+    assert isinstance(main, Table)
+    assert "tuned" not in main.caption
+
+
+def test_a_sweep_tells_where_it_was_tuned(study) -> None:
+    table = table_of(study(EQUAL, sweep={"experts.num_experts": [8, 32]}), "tuning")
+    assert isinstance(table, Table)
+    assert "Tuned at experts.num_experts=8 alone" in table.caption
+
+
+def test_the_curves_are_the_best_so_far_and_the_best_expected(study) -> None:
+    part = drawing_of(study(OTHER))
+    assert isinstance(part, Drawing)
+    drawn, expected = part.figure.axes
+    lines = {axes: [line.get_ydata() for line in axes.get_lines()] for axes in (drawn, expected)}
+    assert lines[drawn][0] == pytest.approx([70, 70])  # dense
+    assert lines[drawn][1] == pytest.approx([75, 75, 75, 75])
+    # Of dense a failed trial got nothing right: (70 + 0) / 2.
+    assert lines[expected][0] == pytest.approx([35, 70])
+    assert lines[expected][1] == pytest.approx([37.5, (3 * 75 + 2 * 50 + 25) / 6, 68.75, 75])

@@ -1,0 +1,37 @@
+"""Optuna's tables lie beside the results, and never among them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+from sqlalchemy import inspect
+
+from bench.tune.storage import FILE, SCHEMA, open_tuning
+from results import Store, StoreError
+
+
+def test_trials_are_kept_in_tables_of_their_own(store: Store, tmp_path: Path) -> None:
+    ours = set(inspect(store.engine).get_table_names())
+    for value in (0.25, 0.5):
+        with open_tuning(store.engine) as storage:
+            study = optuna.create_study(
+                storage=storage, study_name="t/dense", direction="maximize", load_if_exists=True
+            )
+            study.tell(study.ask(), value)
+    with open_tuning(store.engine) as storage:
+        kept = optuna.load_study(study_name="t/dense", storage=storage).get_trials()
+    assert [trial.value for trial in kept] == [0.25, 0.5]
+    assert set(inspect(store.engine).get_table_names()) == ours
+    if store.engine.dialect.name == "sqlite":
+        assert (tmp_path / FILE).exists()
+    else:
+        assert "trials" in inspect(store.engine).get_table_names(schema=SCHEMA)
+
+
+def test_a_tuning_that_cannot_be_read_is_told_plainly(sqlite_store: Store, tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"no database at all, but long enough to be taken for one" * 20)
+    told = pytest.raises(StoreError, match=r"cannot use the tuning beside sqlite:.*not a database")
+    with told, open_tuning(sqlite_store.engine):
+        pass
