@@ -15,6 +15,7 @@ from report.systems import router_of
 from results.statistics import ALPHA, Compared, PairedDifference, declared, family
 from results.statistics.declared import NULLS
 from results.statistics.effects import effect_size, superiority
+from results.statistics.paired import paired
 
 METRIC, SUITE = "top1", "accuracy"
 
@@ -43,8 +44,10 @@ class Comparison:
         """Whether the difference is one, in words."""
         if self.difference is None:
             return "no seed in common"
+        if self.difference.n == 1:
+            return "n = 1 is too small for a test"
         if self.adjusted is None:
-            return f"n = {self.difference.n} is too small for a test"
+            return "no test: all differences are alike"
         if not self.resolved:
             return "not resolved"
         return "higher" if self.difference.mean > 0 else "lower"
@@ -61,7 +64,7 @@ class Comparison:
     @property
     def differences(self) -> list[float]:
         """Seed by seed."""
-        return list(self.ours[self.seeds] - self.theirs[self.seeds])
+        return paired(list(self.ours[self.seeds]), list(self.theirs[self.seeds])).tolist()
 
     @property
     def effect_size(self) -> float | None:

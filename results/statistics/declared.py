@@ -22,7 +22,7 @@ class Compared:
     Attributes:
         difference: None where no seed is in common.
         adjusted: the p-value over the family and the looks; None where there is no test.
-        family: the number of tests that it was adjusted over.
+        family: the number of comparisons, of those with seeds enough, that it was adjusted over.
     """
 
     system: str
@@ -59,15 +59,16 @@ def family(
             `looks`, intervals at a confidence of 1 - 0.05 / `looks`, valid at each look.
     """
     found = [_compare(values, *pair, looks) for pair in pairs]
-    tested = [
-        c.difference.p_value for c in found if c.difference and c.difference.p_value is not None
-    ]
-    adjusted = iter(holm(tested))
+    tests = {i: c.difference for i, c in enumerate(found) if c.difference and c.difference.n > 1}
+    # One whose differences are all alike has no test, but was declared, so it counts.
+    p_values = [1.0 if test.p_value is None else test.p_value for test in tests.values()]
+    adjusted = {
+        place: p
+        for (place, test), p in zip(tests.items(), holm(p_values), strict=True)
+        if test.p_value is not None
+    }
     return [
-        replace(c, adjusted=next(adjusted), family=len(tested))
-        if c.difference and c.difference.p_value is not None
-        else c
-        for c in found
+        replace(c, adjusted=adjusted.get(place), family=len(tests)) for place, c in enumerate(found)
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import special
@@ -31,30 +31,47 @@ def paired_difference(
 ) -> PairedDifference:
     """How much larger `a` is than `b`, pair by pair (the same seed at the same place in both).
 
+    Differences that are all alike, but not zero, have neither interval nor test. Accuracies are
+    counts of images, so that of three seeds this is no miracle, and t would call it certain.
+
     Raises:
         ValueError: the two are not equally long, or empty.
     """
-    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if first.shape != second.shape:
-        raise ValueError(f"pairs need two values each: {len(first)} against {len(second)}")
-    differences = first - second
+    differences = paired(a, b)
     interval = mean_interval(differences.tolist(), confidence)
+    if interval.low is not None and np.ptp(differences) == 0 and interval.mean != 0:
+        interval = replace(interval, low=None, high=None, kind="none: the differences are alike")
     return PairedDifference(
         n=interval.n,
         mean=interval.mean,
         low=interval.low,
         high=interval.high,
         kind=interval.kind,
-        correlation=_correlation(first, second),
+        correlation=_correlation(np.asarray(a, dtype=float), np.asarray(b, dtype=float)),
         p_value=None if interval.low is None else _t_test(differences),
     )
 
 
+def paired(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
+    """`a - b`, pair by pair; the same number wherever they are alike but for floats' rounding.
+
+    Raises:
+        ValueError: the two are not equally long.
+    """
+    first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    if first.shape != second.shape:
+        raise ValueError(f"pairs need two values each: {len(first)} against {len(second)}")
+    found, rounding = first - second, 1e-12 * np.abs([first, second]).max(initial=0.0)
+    if len(found) and np.ptp(found) <= rounding:
+        return np.full_like(found, found[0] if abs(found[0]) > rounding else 0.0)
+    return found
+
+
 def _t_test(differences: np.ndarray) -> float:
-    """Two-sided p-value of a mean of zero. Without any spread: 1 at zero, and 0 away from it."""
+    """Two-sided p-value of a mean of zero; 1 where all are zero."""
     mean, error = float(differences.mean()), standard_error(differences)
     if error == 0:
-        return 1.0 if mean == 0 else 0.0
+        return 1.0
     return float(2 * special.stdtr(len(differences) - 1, -abs(mean) / error))
 
 

@@ -16,13 +16,14 @@ def seeds_needed(
     """The fewest pairs at which a two-sided paired t-test finds a gap such as this one.
 
     Mean and standard deviation of the observed paired differences are taken for the true ones.
-    None where nothing can be said: fewer than two differences, or a mean of zero.
+    None where nothing can be said: fewer than two differences, all alike, or a mean of zero.
     """
     sample = np.asarray(differences, dtype=float)
-    if len(sample) < 2 or not np.isfinite(sample).all() or sample.mean() == 0:
+    if len(sample) < 2 or not np.isfinite(sample).all():
         return None
-    deviation = sample.std(ddof=1)
-    effect = np.inf if deviation == 0 else abs(sample.mean()) / deviation
+    if np.ptp(sample) == 0 or sample.mean() == 0:
+        return None
+    effect = abs(sample.mean()) / sample.std(ddof=1)
     low, high = 1, 2
     while power_of(effect, high, alpha) < power:
         low, high = high, 2 * high
@@ -43,7 +44,5 @@ def power_of(effect: float, n: int, alpha: float = ALPHA) -> float:
     Args:
         effect: the mean of the differences over their standard deviation (Cohen's d_z), above 0.
     """
-    if np.isinf(effect):
-        return 1.0
     critical = float(special.stdtrit(n - 1, 1 - alpha / 2)) ** 2
     return float(1 - special.ncfdtr(1, n - 1, n * effect**2, critical))

@@ -15,6 +15,7 @@ import pytest
 from scipy.stats import binom
 
 from report import write_report
+from report.comparisons import comparisons
 from report.study import load_study
 from report.tables import differences, ranks
 from report.tables.cells import metric_cell
@@ -99,6 +100,20 @@ def test_nothing_is_resolved_where_all_are_alike(study):
         adjusted += any(verdict.words in ("higher", "lower") for _, _, verdict in tests)
     assert adjusted <= bounds(0.05)[1], "at most the stated rate"
     assert raw > bounds(0.05)[1], "uncorrected tests break it, so this test can fail"
+
+
+def test_counts_of_few_images_raise_no_false_alarms(lab, store):
+    """Three seeds on 200 images: differences are often all alike, which t would call certain."""
+    lab(suites=("accuracy",), evaluations=2).study_of(drawn(ALIKE, 3, np.random.default_rng(0)))
+    study, rng, resolved, alike = load_study(store), np.random.default_rng(6), 0, 0
+    for _ in range(TIMES):
+        one = again(study, ALIKE, rng)
+        counted = (200 * one.metrics["value"]).round() / 200
+        found = comparisons(replace(one, metrics=one.metrics.assign(value=counted)))
+        resolved += any(c.resolved for c in found)
+        alike += any(c.verdict == "no test: all differences are alike" for c in found)
+    assert resolved <= bounds(0.05)[1]
+    assert alike > bounds(0.05)[1], "so this test can fail"
 
 
 def test_real_differences_are_found_and_told_the_right_way_round(study):

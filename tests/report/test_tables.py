@@ -166,12 +166,25 @@ def test_holm_corrects_over_all_that_was_declared(written):
         for row in rows
         if row["p"].value is not None
     ]
-    assert len(tested) == 12 + 5
+    alike = [
+        row
+        for rows in found.values()
+        for row in rows
+        if row["verdict"].words == "no test: all differences are alike"
+    ]
+    assert len(tested) + len(alike) == 12 + 5
     assert all(adjusted >= raw for raw, adjusted in tested)
-    # The three pairs without any spread come first (p = 0), then this one with 24 tests left.
-    row = row_of(written.tables["differences_nulls"], "softmax_token_choice")
-    assert row["reference"].words == "dense"
+    assert min(tested)[1] == pytest.approx(27 * min(tested)[0])
     assert "27 tests" in written.tables["differences_nulls"].caption
+
+
+def test_of_differences_that_are_all_alike_nothing_is_claimed(written):
+    """0.84, 0.85, 0.86 less 0.80, 0.81, 0.82: a test would call it certain."""
+    row = row_of(written.tables["differences_nulls"], "softmax_expert_choice")
+    assert row["difference"].value == pytest.approx(0.04)
+    assert row["difference"].low is None
+    assert [row[key].value for key in ("p", "p_holm", "effect_size")] == [None] * 3
+    assert row["verdict"].words == "no test: all differences are alike"
 
 
 def test_the_best_is_the_reference_whichever_way_the_pair_was_declared(written):
@@ -198,7 +211,10 @@ def test_a_verdict_follows_the_corrected_p_value(written):
     for cells in rows_of(written.tables["differences_nulls"]):
         adjusted = cells["p_holm"].value
         if adjusted is None:
-            assert cells["verdict"].words == "no seed in common"
+            assert cells["verdict"].words in (
+                "no seed in common",
+                "no test: all differences are alike",
+            )
         elif adjusted >= 0.05:
             assert cells["verdict"].words == "not resolved"
         else:
