@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from bench.derive import TRANSFORMS
 from bench.fingerprint import Part
@@ -26,7 +27,8 @@ class Rows:
 
 def record_plan(plan: Plan, store: Store) -> Rows:
     """Write the study with all that it shows; what is there already stays."""
-    study = store.study(plan.request.study, plan.request.record())
+    name = plan.request.study
+    study = store.study(name, {**_kept(name, store), **plan.request.record()})
     return add_to_study(study, plan.trials, plan.layers, store)
 
 
@@ -68,6 +70,12 @@ def component_of(part: Part) -> Component:
         metrics=[asdict(definition) for definition in getattr(entry.target, "metrics", ())],
         main_metric=getattr(entry.target, "main_metric", None),
     )
+
+
+def _kept(study: str, store: Store) -> dict[str, Any]:
+    """What no later request undoes: a study that was looked at before has its tests held to it."""
+    before = next((each.request for each in store.studies() if each.name == study), {})
+    return {"sequential": before["sequential"]} if "sequential" in before else {}
 
 
 def _subject(planned: Planned, components: Mapping[Part, int]) -> Subject:
