@@ -45,8 +45,8 @@ def test_markdown(table):
         "| soft_moe† | **87.1 ± 1.0** | <0.001 | 1.50 [1.40, 1.90] |",
         "| my\\|gate & co | 50.0 (n=1) | – | 0.00 |",
         "",
-        "What it shows: 100 % of it. †: the FLOPs spent by at least one run miss the budget by "
-        "more than the tolerance. –: not measured.",
+        "What it shows: 100 % of it. †: at least one run missed its budget by more than the "
+        "tolerance. –: not measured.",
     ]
 
 
