@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -16,14 +18,16 @@ SHOWN: dict[str, Sequence[str]] = {
 }
 
 
-def state_of(trials: pd.DataFrame, measurements: pd.DataFrame) -> str:
-    """A hash of which rows of a study count, and of the code that shows them.
+def state_of(request: Mapping[str, Any], trials: pd.DataFrame, measurements: pd.DataFrame) -> str:
+    """A hash of what a study was asked for, which of its rows count, and the code that shows them.
 
     Args:
+        request: how its settings were found stands there alone.
         trials: see `trials_frame`.
         measurements: see `measurements_frame`.
     """
-    rows = [
+    rows = [json.dumps(request, sort_keys=True, default=str)]
+    rows += [
         frame[list(SHOWN[name])].to_csv(index=False)
         for name, frame in (("trials", trials), ("measurements", measurements))
     ]

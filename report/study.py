@@ -275,7 +275,7 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
         metrics=_told(_metrics(metrics_frame(store, record.name)), systems),
         arrays=[_record_told(each, systems) for each in _arrays(arrays_of(store, record.name))],
         components=components_frame(store),
-        state=state_of(trials, measurements),
+        state=state_of(record.request, trials, measurements),
         usual_experts=systems.usual,
         claims=claims,
     )

@@ -255,7 +255,8 @@ def _report(store: Store, standing: Standing, home: Path) -> str | None:
     from report.state import is_written, state_of
 
     folder = home / "reports" / standing.study
-    if is_written(folder, state_of(standing.trials, standing.measurements)):
+    request = store.find_study(standing.study).request
+    if is_written(folder, state_of(request, standing.trials, standing.measurements)):
         return None
     from report import write_report
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import report.state
 from report import write_report
 from report.state import is_written, state_of
@@ -10,7 +12,8 @@ from results.frames import measurements_frame, trials_frame
 
 
 def state(store: Store) -> str:
-    return state_of(trials_frame(store, "tiny"), measurements_frame(store, "tiny"))
+    request = store.find_study("tiny").request
+    return state_of(request, trials_frame(store, "tiny"), measurements_frame(store, "tiny"))
 
 
 def test_a_report_is_known_until_something_new_is_to_be_shown(lab, store, tmp_path) -> None:
@@ -22,6 +25,27 @@ def test_a_report_is_known_until_something_new_is_to_be_shown(lab, store, tmp_pa
     assert is_written(folder, state(store))
     study.trial("soft_moe", 0, 0.9, {})
     assert not is_written(folder, state(store))
+
+
+def test_a_report_of_another_request_is_written_anew(lab, store, tmp_path) -> None:
+    """More trials of a tuning that find nothing better change no training."""
+    lab(suites=["accuracy"]).study_of({"dense": [0.80, 0.81]})
+    write_report(store, "tiny", tmp_path)
+    request = store.find_study("tiny").request
+    store.study("tiny", {**request, "tuned": {"dense": tuned(20)}})
+    assert not is_written(tmp_path, state(store))
+    write_report(store, "tiny", tmp_path)
+    store.study("tiny", {**request, "tuned": {"dense": tuned(20)}})
+    assert is_written(tmp_path, state(store))
+    store.study("tiny", {**request, "tuned": {"dense": tuned(21)}})
+    assert not is_written(tmp_path, state(store))
+
+
+def tuned(trials: int) -> dict[str, Any]:
+    """The record of a tuning whose first trial was the best."""
+    counts = {"trials": trials, "done": trials, "pruned": 0, "failed": 0}
+    best = {"best": 0.8, "settings": {"train.lr": 1e-3}, "training": "0123456789"}
+    return {**counts, **best, "values": [0.8] * trials}
 
 
 def test_a_report_of_other_code_is_written_anew(lab, store, tmp_path, monkeypatch) -> None:

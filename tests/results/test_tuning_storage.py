@@ -8,7 +8,13 @@ import optuna
 import pytest
 from sqlalchemy import inspect
 
+from bench.datasets import Datasets
+from bench.plan import make_request
+from bench.presets import load_preset
+from bench.run import How
+from bench.tune.found import found
 from bench.tune.storage import FILE, SCHEMA, open_tuning
+from bench.tune.tuning import Tuning, tune
 from results import Store, StoreError
 
 
@@ -28,6 +34,21 @@ def test_trials_are_kept_in_tables_of_their_own(store: Store, tmp_path: Path) ->
         assert (tmp_path / FILE).exists()
     else:
         assert "trials" in inspect(store.engine).get_table_names(schema=SCHEMA)
+
+
+def test_a_tuning_goes_on_in_each_kind_of_database(store: Store, tmp_path: Path) -> None:
+    preset = load_preset("smoke").model_copy(update={"parts": ()})
+    settings = {"train.epochs": 0.2, "train.evaluations": 2}
+    asked = make_request(preset, routers=["dense"], settings=settings).preset
+    best = []
+    for trials in (1, 2):
+        config = asked.tune.model_copy(update={"trials": trials})
+        tuning = Tuning("t", asked.model_copy(update={"tune": config}))
+        tally = tune(tuning, store, tmp_path, Datasets(), lambda event: None, How(jobs=0))
+        assert (tally.trained, tally.failures) == (1, [])
+        best.append(found(store, "t")["dense"])
+    assert [each.trials for each in best] == [1, 2]
+    assert best[1].values[:1] == best[0].values
 
 
 def test_a_tuning_that_cannot_be_read_is_told_plainly(sqlite_store: Store, tmp_path: Path) -> None:
