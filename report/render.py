@@ -31,8 +31,6 @@ _LATEX = {
     "‡": r"\textsuperscript{\ddag}",
     "§": r"\textsuperscript{\S}",
     "₂": r"\textsubscript{2}",
-    "²": r"\textsuperscript{2}",
-    "χ": r"$\chi$",
     "…": r"\ldots{}",
     "Ŷ": r"$\hat{Y}$",
 }

@@ -31,7 +31,8 @@ def table(study: StudyData) -> Table | Absent:
         trials = tuple(t for entry in entries for t in _trials(study, entry))
         apart = [other for other in found.ranks.index if found.pairs.loc[name, other] < ALPHA]
         told = words(", ".join(apart) or "none", trials=trials)
-        rows.append(Row((words(name), Cell(rank, trials=trials), told), None, entries[0]))
+        average = Cell(rank, n=found.blocks, trials=trials)
+        rows.append(Row((words(name), average, told), found.blocks, entries[0]))
     return assemble(NAME, TITLE, _caption(found, study), COLUMNS, rows)
 
 
@@ -55,10 +56,11 @@ def verdict(found: Ranking) -> str:
     """What Friedman's test says, in a sentence, and from where on two ranks differ."""
     systems = len(found.ranks)
     differ = "differ" if found.f_p < ALPHA else "are not shown to differ"
+    chi_squared, f = f"{found.chi_squared:.2f}", f"{found.f:.2f}"
     return (
-        f"The routers {differ}: Friedman's χ²({systems - 1}) = {found.chi_squared:.2f}, p = "
+        f"The routers {differ}: Friedman's chi-squared({systems - 1}) = {chi_squared}, p = "
         f"{found.chi_squared_p:.3g}; Iman and Davenport's F({systems - 1}, "
-        f"{(systems - 1) * (found.blocks - 1)}) = {found.f:.2f}, p = {found.f_p:.3g}. Average "
-        f"ranks further apart than the critical difference {found.critical_difference:.2f} differ "
-        f"(Nemenyi, {ALPHA})."
+        f"{(systems - 1) * (found.blocks - 1)}) = {f}, p = {found.f_p:.3g}. Average ranks further "
+        f"apart than the critical difference {found.critical_difference:.2f} differ (Nemenyi, "
+        f"{ALPHA})."
     )

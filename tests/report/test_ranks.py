@@ -1,0 +1,133 @@
+"""Ranks over conditions in a report, and where there are too few of them."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from matplotlib.text import Text
+
+from report import write_report
+from report.figures import critical_difference
+from report.figures.canvas import PAGE, Drawing
+from report.standings import standings
+from report.study import load_study
+from report.summary import findings
+from report.tables import ranks, seeds
+
+MEANS = {"random": 0.70, "softmax_token_choice": 0.80, "soft_moe": 0.84, "my_gate": 0.78}
+TOO_FEW = (
+    "Friedman's test over conditions needs at least 5 of them and 3 routers with results under "
+    "each; here are {} and {}"
+)
+
+
+def study_of(lab, store, conditions, **more):
+    top1 = {name: [mean, mean + 0.01] for name, mean in MEANS.items()} | more
+    capacities = [{"capacity_factor": float(c)} for c in range(1, conditions + 1)]
+    lab(suites=("accuracy",)).study_of(top1, capacities)
+    return load_study(store)
+
+
+def test_ranks_are_those_of_the_means(lab, store):
+    study = study_of(lab, store, 6, dense=[0.9, 0.9])
+    values = standings(study)
+    assert list(values.loc["router.capacity_factor=3.0"]) == pytest.approx(
+        [MEANS[name] + 0.005 + 0.02 for name in values]
+    )
+    table = ranks.table(study)
+    told = {row.router: (row.cells[1].value, row.cells[2].words) for row in table.rows}
+    # Ranks never vary: Nemenyi's critical difference of four under six conditions is 1.91.
+    assert told == {
+        "soft_moe": (1.0, "my_gate, random"),
+        "softmax_token_choice": (2.0, "random"),
+        "my_gate": (3.0, "soft_moe"),
+        "random": (4.0, "soft_moe, softmax_token_choice"),
+    }
+    assert "chi-squared(3) = 18.00, p = 0.00044" in table.caption
+    assert "critical difference 1.91" in table.caption
+    assert "want of runs of their own under each: dense" in table.caption, "its two runs are few"
+    assert len(table.rows[0].cells[1].trials) == 12
+
+
+def test_a_router_that_failed_under_a_condition_is_not_ranked(lab, store):
+    made = lab(suites=("accuracy",))
+    capacities = [{"capacity_factor": float(c)} for c in range(1, 6)]
+    made.study_of({name: [mean] for name, mean in MEANS.items()}, capacities)
+    for capacity in capacities[1:]:
+        made.trial("sinkhorn_token_choice", 0, 0.9, capacity)
+    made.trial("sinkhorn_token_choice", 0, None, capacities[0])
+    table = ranks.table(load_study(store))
+    assert {row.router for row in table.rows} == set(MEANS)
+    assert "want of runs of their own under each: sinkhorn_token_choice" in table.caption
+
+
+@pytest.mark.parametrize("part", [ranks.table, lambda study: next(critical_difference.draw(study))])
+def test_too_few_conditions_are_said_to_be(lab, store, part):
+    absent = part(study_of(lab, store, 4))
+    assert absent.why == TOO_FEW.format(4, 4)
+    assert absent.fine
+
+
+def test_the_plain_sentence_stands_in_the_report(written):
+    told = TOO_FEW.format(1, 8)
+    assert told in written.paths.markdown.read_text(encoding="utf-8")
+    assert told.replace("'", "&#39;") in written.html
+
+
+def test_the_diagram_is_drawn(lab, store):
+    (drawing,) = critical_difference.draw(study_of(lab, store, 6))
+    assert isinstance(drawing, Drawing)
+    figure = drawing.figure
+    assert figure.get_figwidth() == PAGE
+    texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
+    assert {"CD = 1.91", "soft_moe  1.00", "4.00  random"} <= {text.get_text() for text in texts}
+    assert min(text.get_fontsize() for text in texts) >= 7
+    bars = [line for axes in figure.axes for line in axes.lines if line.get_linewidth() > 2]
+    spans = {tuple(np.unique(np.asarray(line.get_xdata(), dtype=float))) for line in bars}
+    assert {(span[0], span[-1]) for span in spans} == {(1.0, 2.0), (2.0, 3.0), (3.0, 4.0)}
+    image = imread(io.BytesIO(drawing.saved("png")))[..., :3]
+    assert (image < 0.95).any(-1).mean() > 0.01
+
+
+def test_ranks_stand_in_a_written_report(lab, store, tmp_path):
+    study_of(lab, store, 5)
+    paths = write_report(store, "tiny", tmp_path / "out")
+    assert {"ranks.tex", "seeds.csv"} <= {path.name for path in paths.tables}
+    assert "critical_difference.pdf" in {path.name for path in paths.figures}
+    html = paths.index_html.read_text(encoding="utf-8")
+    assert 'id="figure-critical_difference"' in html
+
+
+def test_routers_that_all_reached_the_same_have_no_ranks(lab, store):
+    top1 = {name: [0.8] for name in MEANS}
+    lab(suites=("accuracy",)).study_of(top1, [{"capacity_factor": float(c)} for c in range(5)])
+    assert ranks.table(load_study(store)).why == (
+        "under each condition all routers reached the same accuracy"
+    )
+
+
+def test_the_summary_says_how_many_seeds_would_resolve_a_lead(lab, store):
+    lab(suites=("accuracy",)).study_of(
+        {"soft_moe": [0.84, 0.86, 0.85], "my_gate": [0.84, 0.85, 0.85], "dense": [0.7, 0.7, 0.71]}
+    )
+    study = load_study(store)
+    (finding,) = findings(study)
+    # Differences 0, 1 and 0 points: d_z = 0.577.
+    assert (
+        "Lead over the next, my_gate: 0.33 points, 95 % interval −1.10 to 1.77 (n = 3): not "
+        "resolved. A gap such as this one takes about 26 seeds to resolve (80 % power, one test "
+        "alone)." in finding.sentences
+    )
+    assert any(sentence.startswith("Lead over dense: 14.67") for sentence in finding.sentences)
+
+
+def test_gaps_that_take_too_many_seeds_are_not_counted_out(lab, store):
+    lab(suites=("accuracy",)).study_of(
+        {"soft_moe": [0.84, 0.86, 0.85], "my_gate": [0.86, 0.84, 0.8499]}
+    )
+    study = load_study(store)
+    assert [row.cells[7].words for row in seeds.table(study).rows] == ["> 1,000"]
+    assert any("more than 1,000 seeds" in told for told in findings(study)[0].sentences)
