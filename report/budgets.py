@@ -74,27 +74,15 @@ def flips(found: Iterable[Standing]) -> list[str]:
     return told
 
 
-def _cut(
-    study: StudyData, entries: list[Entry], spent: str, machine: str | None = None
-) -> tuple[float | None, dict[Entry, pd.Series]]:
-    """The most that all runs have spent, and each entry's accuracies there by seed."""
-    curves = {entry: _curves(study, entry, spent, machine) for entry in entries}
-    ends = [curve.index[-1] for of_seed in curves.values() for curve in of_seed.values()]
-    if not ends:
-        return None, {}
-    cut = float(min(ends))
-    read = {
-        entry: pd.Series({seed: _at(curve, cut) for seed, curve in of_seed.items()}, dtype=float)
-        for entry, of_seed in curves.items()
-    }
-    # A run that had spent more before it was first evaluated has no accuracy there.
-    return cut, {entry: values for entry, values in read.items() if values.notna().any()}
-
-
-def _curves(
-    study: StudyData, entry: Entry, spent: str, machine: str | None
+def curves(
+    study: StudyData, entry: Entry, spent: str, machine: str | None = None
 ) -> dict[int, pd.Series]:
-    """Accuracy by what was spent until then, of each seed; of one machine's alone where named."""
+    """Validation accuracy by what was spent until then, of each seed.
+
+    Args:
+        spent: "flops" or "seconds".
+        machine: whose runs alone are looked at; None for all.
+    """
     rows = study.rows(CURVE, entry)
     rows = rows[rows["step"].notna()].dropna(subset="value").sort_values("step")
     if machine is not None:
@@ -106,6 +94,23 @@ def _curves(
     }
 
 
+def _cut(
+    study: StudyData, entries: list[Entry], spent: str, machine: str | None = None
+) -> tuple[float | None, dict[Entry, pd.Series]]:
+    """The most that all runs have spent, and each entry's accuracies there by seed."""
+    courses = {entry: curves(study, entry, spent, machine) for entry in entries}
+    ends = [curve.index[-1] for of_seed in courses.values() for curve in of_seed.values()]
+    if not ends:
+        return None, {}
+    cut = float(min(ends))
+    read = {
+        entry: pd.Series({seed: _at(curve, cut) for seed, curve in of_seed.items()}, dtype=float)
+        for entry, of_seed in courses.items()
+    }
+    # A run that had spent more before it was first evaluated has no accuracy there.
+    return cut, {entry: values for entry, values in read.items() if values.notna().any()}
+
+
 def _at(curve: pd.Series, spent: float) -> float:
     """Linear between two evaluations; NaN before the first."""
     return float(np.interp(spent, curve.index, curve.to_numpy(), left=np.nan))
@@ -113,8 +118,8 @@ def _at(curve: pd.Series, spent: float) -> float:
 
 def _last(study: StudyData, entry: Entry) -> pd.Series:
     """Accuracy at the last evaluation, by seed."""
-    curves = _curves(study, entry, "flops", None)
-    return pd.Series({seed: curve.iloc[-1] for seed, curve in curves.items()}, dtype=float)
+    courses = curves(study, entry, "flops")
+    return pd.Series({seed: curve.iloc[-1] for seed, curve in courses.items()}, dtype=float)
 
 
 def _ranked(accuracy: Mapping[Entry, pd.Series]) -> dict[Entry, int]:

@@ -47,7 +47,7 @@ SECTIONS = (
     Section(
         "accuracy",
         "Accuracy",
-        ("table:main", "figure:accuracy", "figure:training", "table:rankings"),
+        ("table:main", "figure:accuracy", "figure:training", "table:rankings", "figure:budgets"),
     ),
     Section(
         "differences",

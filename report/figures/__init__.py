@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from report.figures import (
     accuracy,
+    budgets,
     class_change,
     class_expert,
     critical_difference,
@@ -25,6 +26,7 @@ from report.study import StudyData
 FIGURES: tuple[Callable[[StudyData], Iterator[Drawing | Absent]], ...] = (
     accuracy.draw,
     training.draw,
+    budgets.draw,
     critical_difference.draw,
     tuning.draw,
     overhead.draw,

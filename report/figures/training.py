@@ -53,12 +53,15 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
 
 
 def curve(study: StudyData, entry: Entry) -> pd.DataFrame:
-    """By step: mean FLOPs, and mean, lowest, highest and number of the seeds' accuracies, in %."""
+    """By evaluation: mean FLOPs; of the accuracies in % mean, lowest, highest and number of seeds.
+
+    They are at the same shares of a training, whose steps differ where seconds decide them.
+    """
     rows = study.rows("val_top1", entry)
-    rows = rows[rows["step"].notna()].dropna(subset="value")
+    rows = rows[rows["step"].notna()].dropna(subset="value").sort_values("step")
     spent = rows.assign(flops=[where.get("flops") for where in rows["where"]])
-    by_step = spent.assign(top1=100 * spent["value"]).groupby("step")
-    return by_step.agg(
+    by_place = spent.assign(top1=100 * spent["value"]).groupby(spent.groupby("seed").cumcount())
+    return by_place.agg(
         flops=("flops", "mean"),
         mean=("top1", "mean"),
         low=("top1", "min"),

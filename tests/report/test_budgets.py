@@ -8,6 +8,8 @@ import pytest
 
 from report.budgets import flips, standings
 from report.entries import Entry
+from report.figures import budgets
+from report.figures.budgets import mean_curve
 from report.parts import Absent
 from report.study import load_study
 from report.tables import rankings, spent
@@ -165,3 +167,32 @@ def test_seconds_of_several_machines_are_not_pooled(lab, store):
 def test_the_page_shows_both(written):
     assert "Rankings under three budgets" in written.html
     assert "What each router really spent" in written.html
+
+
+def test_a_mean_curve_is_drawn_where_all_seeds_have_come(lab, store):
+    """Two seeds on one machine: between evaluations lines, and their mean."""
+    lab(suites=("accuracy",)).study_of({"dense": [0.8, 0.6]})
+    study = load_study(store)
+    machine = study.trials["machine"].iloc[0]
+    curve = mean_curve(study, Entry("dense", ""), machine)
+    assert (curve.index[0], curve.index[-1]) == (0, 60)
+    for seconds in (0, len(curve) // 2, len(curve) - 1):
+        done = curve.index[seconds] / 60
+        expected = 50 * (at(0.8, min(done, 1 - 1e-12)) + at(0.6, min(done, 1 - 1e-12)))
+        assert curve.iloc[seconds] == pytest.approx(expected)
+
+
+def test_the_figure_shows_where_the_seconds_are_cut_and_the_first_front(study):
+    drawing = next(budgets.draw(study))
+    left, right = drawing.figure.axes
+    cut = [line for line in left.lines if line.get_linestyle() == ":"]
+    assert cut[0].get_xdata()[0] == 50.0
+    front = right.lines[0]
+    assert list(front.get_xdata()) == [500, 1000, 4000]
+    assert list(front.get_ydata()) == sorted(front.get_ydata())
+    assert len(right.lines) == 1 + 3
+
+
+def test_without_curves_there_is_no_figure(lab, store):
+    lab(suites=("balance",)).study_of({"random": [0.7]})
+    assert isinstance(next(budgets.draw(load_study(store))), Absent)

@@ -23,7 +23,7 @@ from report.study import load_study
 from results import Array
 
 NAMES = {
-    *("accuracy", "training", "overhead", "load", "entropy"),
+    *("accuracy", "training", "budgets", "overhead", "load", "entropy"),
     *("class_expert", "class_change", "expert_images", "editing"),
 }
 
