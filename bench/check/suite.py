@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bench.check import behaviour, experts, learning, losses, routing
+from bench.check import behaviour, experts, learning, losses, routing, width
 from bench.check.outcome import CheckReport
 from bench.check.running import Check, run_checks
 from bench.check.subject import subjects
@@ -34,6 +34,7 @@ OF_EXPERTS = (
     Check("definition", experts.definition),
     Check("apart", experts.apart),
     Check("off", experts.switched_off),
+    Check("width", width.grows),
     Check("gradient", experts.gradient),
     Check("repeatable", experts.repeatable),
     Check("finite", experts.finite),

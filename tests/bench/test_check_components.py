@@ -25,7 +25,7 @@ def registered(registry, target, **options):
 def test_built_in_experts_pass(name):
     report = check_experts(name)
     assert report.passed, report.failures
-    assert len(report.results) == 9
+    assert len(report.results) == 10
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
@@ -86,9 +86,21 @@ class Forgetful(Scaled):
         return super().forward(slot_inputs) * self.kept
 
 
+class Misnamed(Scaled):
+    width = "hidden"
+
+
+class Rigid(Scaled):
+    width = "units"
+
+    units: int | None = None
+
+
 @pytest.mark.parametrize(
     ("experts", "check", "words"),
     [
+        (Misnamed, "width", "'hidden' is none of their hyper-parameters"),
+        (Rigid, "width", "parameters at units = 1, 2, 3, 8: 48, 48, 48, 48"),
         (Leaking, "apart", "y of a token"),
         (Offset, "off", "y with all off"),
         (Drawing, "repeatable", "differ"),
