@@ -87,6 +87,9 @@ def test_a_large_difference_to_resolve_ends_at_the_first_look(asked, tmp_path, c
 
 
 def test_a_router_trains_again_as_its_own_control(asked, tmp_path, capsys) -> None:
+    here("plan", *asked, "--seeds", "2", "--aa")
+    rows = [line.split("  ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert {"soft_moe", "dense", "soft_moe (twin)"} <= {row.strip() for row in rows}
     here("run", *asked, "--seeds", "2", "--aa")
     assert "soft_moe (twin)" in capsys.readouterr().out
     with open_store(tmp_path / "runs" / "bench.db") as store:

@@ -15,20 +15,28 @@ from bench.datasets import Datasets
 from bench.expected import load_or_expect
 from bench.plan import Request, labels
 from bench.specs import condition_of
+from results.conditions import router_of
 
 
 @dataclass(frozen=True)
 class Row:
     """The trials that differ in the seed alone; `condition` as `condition_of` tells it.
 
-    `found` are the settings that were found for them alone, by path.
+    `label` begins with the router, or its twin; `found` are the settings that were found for them
+    alone, by path.
     """
 
+    router: str
     label: str
     condition: str
     found: dict[str, Any]
     takes: Estimate
     disk_bytes: int
+
+    @property
+    def settings(self) -> str:
+        """What sets them apart from the router's others."""
+        return self.label.removeprefix(self.router).strip()
 
 
 def rows_of(
@@ -43,7 +51,8 @@ def rows_of(
         tell(f"counting {label}")
         takes = _takes(spec, datasets)
         files = max(spec.train.snapshots, 1)
-        rows.append(Row(label, condition, _found(spec), takes, takes.checkpoint_bytes * files))
+        router, disk = router_of(spec.model_dump()), takes.checkpoint_bytes * files
+        rows.append(Row(router, label, condition, _found(spec), takes, disk))
     return rows
 
 
@@ -69,7 +78,8 @@ def print_trainings(
     made = table("router", *right.split(), right=right)
     made.padding = (0, 0)  # seven columns in 80
     add_grouped(
-        made, ((*_parts(row.label), _cells(row, seconds.get(row.condition))) for row in rows)
+        made,
+        ((row.router, row.settings, _cells(row, seconds.get(row.condition))) for row in rows),
     )
     show(made)
     spent = [_flops_of(row.takes.budget) for row in rows]
@@ -85,12 +95,6 @@ def print_trainings(
         parts += _missed(row.takes.budget)
         if parts:
             print(f"{row.label}: {', '.join(parts)}")
-
-
-def _parts(label: str) -> tuple[str, str]:
-    """Router and condition."""
-    router, _, condition = label.partition(" ")
-    return router, condition
 
 
 def _cells(row: Row, seconds: float | None) -> list[str]:

@@ -48,7 +48,7 @@ def table(study: StudyData) -> Table | Absent:
     if not found:  # bare layers alone
         setting = setting_of(timed)
         rows = [_timed_row(each) for each in timed if each.router.setting == setting]
-    elif len(found) > 1:
+    else:
         rows.append(_row_of_all(found))
     return assemble(NAME, TITLE, _caption(study, found, timed), COLUMNS, rows)
 
@@ -60,7 +60,11 @@ def sentences(study: StudyData) -> list[str]:
     if (rate := raised(found)) is not None:
         points = COLUMNS[3]
         floor = floor_of_all(found)
-        noise = f"; the noise floor is ± {points.number(floor[0])} points" if floor else ""
+        noise = (
+            f"; the noise floor of means of {floor[1]} seeds is ± {points.number(floor[0])} points"
+            if floor
+            else ""
+        )
         told.append(
             f"A/A control: of {rate.tests} tests of a router against itself {rate.raised} raised a "
             f"false alarm, {100 * rate.rate:.0f} % (95 % interval {100 * rate.low:.0f} to "
@@ -80,7 +84,7 @@ def _row(control: Control, timed: Retimed | None) -> Row:
     head = (words(entry.router), words(entry.condition), words(str(n), trials=control.trials))
     if difference is None:
         return Row((*head, *[words(MISSING)] * 4, *_ratios(timed)), n, entry)
-    made = partial(Cell, n=n, trials=control.trials, values=control.differences)
+    made = partial(Cell, n=n, trials=control.trials)
     alarm = {None: MISSING, True: "yes", False: "no"}[control.alarm]
     numbers = (
         made(difference.mean, difference.low, difference.high),
@@ -93,19 +97,19 @@ def _row(control: Control, timed: Retimed | None) -> Row:
 
 def _row_of_all(found: Sequence[Control]) -> Row:
     trials = tuple(trial for control in found for trial in control.trials)
-    differences = tuple(difference for control in found for difference in control.differences)
+    pairs = sum(len(control.differences) for control in found)
     rate, floor = raised(found), floor_of_all(found)
     made = partial(Cell, trials=trials)
     alarms = words(MISSING)
     if rate is not None:
         alarms = made(rate.rate, rate.low, rate.high, rate.tests, bracketed=True)
     cells = (
-        *(words(ALL), words(""), words(str(len(differences)), trials=trials)),
+        *(words(ALL), words(""), words(str(pairs), trials=trials)),
         *(words(""), words(""), alarms),
-        made(floor[0], n=len(differences), values=differences) if floor else words(MISSING),
+        made(floor[0], n=pairs) if floor else words(MISSING),
         *(words(""), words("")),
     )
-    return Row(cells, len(differences))
+    return Row(cells, pairs)
 
 
 def _timed_row(timed: Retimed) -> Row:
