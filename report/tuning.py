@@ -22,6 +22,7 @@ class Tuned:
         best: the highest of those that are done.
         settings: with which it was, by path.
         training: its fingerprint.
+        trainings: those of each trial in order, where they are known.
     """
 
     trials: int
@@ -32,6 +33,7 @@ class Tuned:
     best: float
     settings: dict[str, Any]
     training: str
+    trainings: tuple[str | None, ...] = ()
 
     @property
     def scores(self) -> list[float]:
@@ -42,11 +44,13 @@ class Tuned:
 def tuned(study: StudyData) -> dict[str, Tuned]:
     """Each system of the study whose router's settings were found, in order."""
     asked: dict[str, dict[str, Any]] = study.record.request.get("tuned", {})
-    found = {
-        name: Tuned(**{**fields, "values": tuple(fields["values"])})
-        for name, fields in asked.items()
-    }
+    found = {name: Tuned(**(fields | _tuples(fields))) for name, fields in asked.items()}
     return {s: found[router_of(s)] for s in study.routers if router_of(s) in found}
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request keeps as lists."""
+    return {name: tuple(fields.get(name, ())) for name in ("values", "trainings")}
 
 
 def unequal(study: StudyData) -> str:

@@ -114,7 +114,7 @@ def _trace(
     from report.trace import trace
 
     own = () if claims is None else own_claims(claims)
-    found = trace(load_study(store, study, own), *place)
+    found = trace(store, load_study(store, study, own), *place)
     for line in _lines(found):
         print(line)
 

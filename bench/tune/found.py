@@ -28,6 +28,7 @@ class Found:
         best: the highest of those that are done; None where none is.
         settings: with which it was, by path.
         training: its fingerprint.
+        trainings: of each trial in order; None where it drew settings that cannot be trained.
     """
 
     trials: int
@@ -38,6 +39,7 @@ class Found:
     best: float | None
     settings: dict[str, Any]
     training: str | None
+    trainings: tuple[str | None, ...]
 
 
 def found(store: Store, study: str) -> dict[str, Found]:
@@ -101,6 +103,7 @@ def _found(study: optuna.Study) -> Found:
         best=None if best is None else best.value,
         settings={} if best is None else dict(best.params),
         training=None if best is None else best.user_attrs[TRAINING],
+        trainings=tuple(trial.user_attrs.get(TRAINING) for trial in trials),
     )
 
 

@@ -37,10 +37,11 @@ def table(study: StudyData) -> Table | Absent:
 
 def _row(study: StudyData, router: str, each: Tuned) -> Row:
     counts = (each.trials, each.pruned, each.failed)
+    trials = tuple(filter(None, each.trainings))
     cells = (
         words(router),
-        *(Cell(float(count)) for count in counts),
-        Cell(each.best, n=1),
+        *(Cell(float(count), trials=trials) for count in counts),
+        Cell(each.best, n=1, trials=(each.training,), values=(each.best,)),
         words(each.training[:10]),
         words(told(each.settings)),
     )

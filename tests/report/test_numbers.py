@@ -11,9 +11,10 @@ from bench.cli import main
 from report import write_report
 from report.check import check
 from report.numbers import FILE, from_json, numbers, row_names
+from report.study import load_study
 from report.tables.table import Cell, Column, Row, Table
 from report.trace import trace
-from results import StoreError
+from results import StoreError, open_store
 
 TOP1 = {"soft_moe": [0.8, 0.9], "dense": [0.7, 0.75]}
 
@@ -24,6 +25,13 @@ def small(lab, store, tmp_path):
     made = lab(suites=("accuracy", "throughput"))
     made.study_of(TOP1)
     return made, write_report(store, "tiny", tmp_path / "report", tmp_path).folder
+
+
+@pytest.fixture
+def opened(written):
+    """The database of the report of nine routers."""
+    with open_store(written.paths.folder.parent / "results.db") as store:
+        yield store
 
 
 def command(tmp_path, *arguments):
@@ -55,8 +63,8 @@ def test_a_mean_is_that_of_what_its_trials_gave(written):
             assert all(f"-{number.row}-" in trial for trial in cell.trials)
 
 
-def test_a_number_is_traced_to_its_trials(written):
-    found = trace(written.study, "main", "soft_moe", "top-1")
+def test_a_number_is_traced_to_its_trials(written, opened):
+    found = trace(opened, written.study, "main", "soft_moe", "top-1")
     assert found.number.shown == "87.3 ± 3.8 %"
     values = {source.seed: source.value for source in found.sources}
     assert values == {"0": "86.0", "1": "87.0", "2": "89.0"}
@@ -65,16 +73,34 @@ def test_a_number_is_traced_to_its_trials(written):
     assert (source.machine, source.code, source.log) == ("node-1", "0123456789ab", "logs/a.log")
 
 
-def test_a_timing_is_traced_to_its_layer(written):
-    found = trace(written.study, "throughput", "soft_moe model", "forward_ms")
+def test_a_timing_is_traced_to_its_layer(written, opened):
+    found = trace(opened, written.study, "throughput", "soft_moe model", "forward_ms")
     assert [source.trial for source in found.sources] == ["tiny-soft_moe-{}"]
     assert [source.value for source in found.sources] == ["17.00"]
 
 
-def test_a_number_made_of_differences_is_traced_to_both_sides(written):
-    found = trace(written.study, "differences_nulls", "soft_moe dense", "difference")
+def test_a_number_made_of_differences_is_traced_to_both_sides(written, opened):
+    found = trace(opened, written.study, "differences_nulls", "soft_moe dense", "difference")
     assert {source.router for source in found.sources} == {"soft_moe", "dense"}
     assert len(found.sources) == 6
+
+
+def test_a_score_of_tuning_is_traced_to_trials_of_no_study(small, store):
+    """They are in the database, and not in the study that their settings went into."""
+    made, _ = small
+    score = {"trials": 2, "done": 2, "pruned": 0, "failed": 0, "best": 0.9, "settings": {}}
+    for name in "ab":
+        store.trial(name, made.described("soft_moe", {}), [])
+    score |= {"values": [0.8, 0.9], "training": "b", "trainings": ["a", "b", "gone"]}
+    request = store.find_study("tiny").request
+    store.study("tiny", request | {"tuned": {"soft_moe": score}})
+    study = load_study(store, "tiny")
+    best = trace(store, study, "tuning", "soft_moe", "best")
+    assert [(each.trial, each.router, each.value) for each in best.sources] == [
+        ("b", "soft_moe", "90.00")
+    ]
+    every = trace(store, study, "tuning", "soft_moe", "trials").sources
+    assert [each.status for each in every] == ["waiting", "waiting", "not in this database"]
 
 
 @pytest.mark.parametrize(
@@ -86,9 +112,9 @@ def test_a_number_made_of_differences_is_traced_to_both_sides(written):
         (("entropy", "soft_moe", "H_s"), "2 rows of table entropy have 'soft_moe': soft_moe gates"),
     ],
 )
-def test_a_number_that_there_is_not_is_said_with_the_nearest(written, place, message):
+def test_a_number_that_there_is_not_is_said_with_the_nearest(written, opened, place, message):
     with pytest.raises(StoreError) as error:
-        trace(written.study, *place)
+        trace(opened, written.study, *place)
     assert message in str(error.value)
 
 
