@@ -19,8 +19,16 @@ PROBE = """<script>
   const up = order();
   head.querySelector("button").click();
   const down = order();
+  const best = table.tBodies[0].rows[0].querySelector("td.best a.from");
+  best.click();
+  const list = document.querySelector("#table-trials");
+  const left = [...list.querySelectorAll("tbody tr")].filter((row) => row.checkVisibility());
+  const behind = left.map((row) => row.cells[0].innerText.trim());
+  const note = list.querySelector(".chosen").innerText;
+  list.querySelector(".chosen button").click();
+  const all = list.querySelectorAll("tbody tr:not([hidden])").length;
   const page = document.documentElement;
-  const told = { up, down, wide: page.scrollWidth - page.clientWidth, width: innerWidth };
+  const told = { up, down, behind, note, all, wide: page.scrollWidth - page.clientWidth, width: innerWidth };
   document.body.innerHTML = `<pre id="told">${JSON.stringify(told)}</pre>`;
 </script></body>"""
 
@@ -37,6 +45,9 @@ if BROWSER:
         assert told["up"][0] == "random"
         assert told["down"][0].startswith("soft_moe")
         assert told["up"][-1] == told["down"][-1] == "my_gate", "what has no number stays below"
+        assert told["behind"] == ["soft_moe"] * 3, "a number shows its trials"
+        assert told["note"].startswith("Behind 87.3 ± 3.8 (soft_moe")
+        assert told["all"] == len(written.tables["trials"].rows)
 
 
 def _in_browser(page, folder, width):
