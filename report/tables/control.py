@@ -137,9 +137,10 @@ def _caption(study: StudyData, found: Sequence[Control], timed: Sequence[Retimed
         "uncorrected for the number of rows.",
         sentence_on_looks(study),
         f"False alarm: p < {ALPHA}; in the last row the share of rows, with Clopper and Pearson's "
-        "exact 95 % interval, which takes them for independent (routers of one seed share its data "
-        "order). Noise floor: what the means of two routers differ by at most, in 95 % of all "
-        f"cases, by chance alone, for as many seeds; in the last row from all pairs, for {n}."
+        "exact 95 % interval, which takes them for independent; they are not quite, since routers "
+        "of one seed share its data order and the first weights of their experts. Noise floor: "
+        "what the means of two routers differ by at most, in 95 % of all cases, by chance alone, "
+        f"for as many seeds; in the last row from all pairs, for {n}."
         if found
         else "",
         f"Times: of {setting.title} ({setting.sizes}) on {setting.machine}, each of the two in a "
