@@ -10,6 +10,7 @@ from report.figures.canvas import COLUMN, FAINT, PAGE, PAPER, Drawing, label_rou
 from report.parts import Absent
 from report.study import StudyData
 from report.systems import DENSE
+from report.tables.cells import sentence_on_looks
 from results.statistics import mean_interval
 
 NAME, TITLE = "accuracy", "Test accuracy by router"
@@ -37,7 +38,8 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             place.set_title(condition)
             place.set_xlabel("top-1 accuracy (%)")
             _panel(place, study, routers, condition)
-    yield Drawing(NAME, TITLE, CAPTION, figure, tuple(study.entries))
+    caption = " ".join(filter(None, (CAPTION, sentence_on_looks(study))))
+    yield Drawing(NAME, TITLE, caption, figure, tuple(study.entries))
 
 
 def _panel(axes: Axes, study: StudyData, routers: list[str], condition: str) -> None:
@@ -56,7 +58,7 @@ def _panel(axes: Axes, study: StudyData, routers: list[str], condition: str) -> 
                 fontsize=7,
             )
             continue
-        look, interval = study.looks[router], mean_interval(list(values))
+        look, interval = study.looks[router], mean_interval(list(values), study.confidence)
         if router == DENSE:
             axes.axvline(interval.mean, color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
         if interval.n > 1:

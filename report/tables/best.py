@@ -53,7 +53,9 @@ def table(study: StudyData) -> Table | Absent:
         cells = lead(study, entry, n)
         cells += [_of_seed(study, entry, found, chosen) for found in values.values()]
         cells += [
-            summary(list(found), trials=study.behind(entry, found.index))
+            summary(
+                list(found), trials=study.behind(entry, found.index), confidence=study.confidence
+            )
             for found in values.values()
         ]
         rows.append(Row(tuple(cells), n, entry))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from report.parts import Absent
 from report.study import StudyData
 from report.tables.cells import INTERVALS, LEAD, lead, measured, metric_cell, why_unmeasured
-from report.tables.table import CONSTANT, Column, Row, Table, assemble, summary, words
+from report.tables.table import Column, Row, Table, assemble, words
 
 BALANCE = (
     Column("demand_cv", "demand CV", "", "lower"),
@@ -67,14 +67,7 @@ def balance_by_layer(study: StudyData) -> Table | Absent:
         for layer in study.layers("load_cv", entry):
             values = {column.key: study.final(column.key, entry, layer=layer) for column in columns}
             n = max(len(found) for found in values.values())
-            cells = [
-                summary(
-                    list(found),
-                    *([CONSTANT] if study.is_constant(key, entry) else []),
-                    trials=study.behind(entry, found.index),
-                )
-                for key, found in values.items()
-            ]
+            cells = [metric_cell(study, key, entry, layer=layer) for key in values]
             told = [*lead(study, entry, n), words(str(layer))]
             rows.append(Row((*told, *cells), n, entry))
     if not rows:

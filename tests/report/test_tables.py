@@ -9,6 +9,7 @@ import pytest
 from scipy.stats import t
 
 from report.entries import Entry
+from report.figures import accuracy
 from report.study import load_study
 from report.tables import best, differences, main, throughput, trials
 from report.tables.table import CONSTANT, OUTSIDE, Cell, Column, Row, Table, assemble, summary
@@ -252,6 +253,7 @@ def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
     assert mean.high - mean.low == pytest.approx(2 * t.ppf(1 - 0.05 / 6, 2) * 0.01 / sqrt(3))
     assert "3 looks planned" in table.caption
     assert "3 looks planned" in main.table(study).caption
+    assert "3 looks planned" in next(accuracy.draw(study)).caption
 
 
 def test_the_seeds_that_would_resolve_a_gap(written):
