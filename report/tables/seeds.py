@@ -22,8 +22,7 @@ COLUMNS = (
     Column("reference", "the next below", words=True),
     Column("n", "pairs", words=True),
     Column("gap", "gap in top-1", "points", scale=100),
-    Column("deviation", "SD of the differences", "points", scale=100),
-    Column("correlation", "correlation"),
+    Column("deviation", "SD of differences", "points", scale=100),
     Column("alone", "seeds, one test", words=True),
     Column("family", "seeds, corrected", words=True),
     Column("verdict", "verdict", words=True),
@@ -63,11 +62,7 @@ def _row(study: StudyData, comparison: Comparison) -> Row:
     deviation = float(np.std(comparison.differences, ddof=1)) if n > 1 else None
     numbers = [
         words(MISSING) if value is None else Cell(value, n=n, trials=trials)
-        for value in (
-            difference.mean if difference else None,
-            deviation,
-            difference.correlation if difference else None,
-        )
+        for value in (difference.mean if difference else None, deviation)
     ]
     counts = [
         words(_told(comparison, ALPHA / tests), trials=trials)
