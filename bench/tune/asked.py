@@ -17,7 +17,7 @@ from results.identities import ComponentRef, TrialRecord
 from routers.errors import RequestError
 
 
-def asked(fingerprint: Fingerprint, space: Space, pruner: Pruner) -> dict[str, Any]:
+def request_of(fingerprint: Fingerprint, space: Space, pruner: Pruner) -> dict[str, Any]:
     """As plain data.
 
     Args:

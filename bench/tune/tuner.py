@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench.agenda import spaced
 from bench.datasets import Datasets
-from bench.execute.events import Progress, Task
+from bench.execute.events import Ended, Listener, Progress, Task
 from bench.execute.jobs import Job, TrialJob
 from bench.fingerprint import Fingerprints
 from bench.outcome import read_outcome
@@ -21,7 +21,7 @@ from bench.tune.contender import Contender
 from bench.tune.search import Draw, Search
 from results import AttemptRecord, Store
 from results.outcomes import UNFINISHED
-from routers.errors import BenchError
+from routers.errors import BenchError, RequestError
 
 
 @dataclass
@@ -42,6 +42,7 @@ class Tuner:
         limit: trials of each router.
         study: row of the study that shows them.
         rows: grows with the trials.
+        tell: is told each trial that cannot be begun.
     """
 
     contenders: Sequence[Contender]
@@ -53,6 +54,7 @@ class Tuner:
     reuse: Reuse
     study: int
     rows: Rows
+    tell: Listener
     _fingerprints: Fingerprints = field(default_factory=Fingerprints)
     _trials: dict[str, _Trial] = field(default_factory=dict)
 
@@ -100,14 +102,20 @@ class Tuner:
         """The next trial that is not done yet; what another run did meanwhile is written down."""
         search = self.searches[contender.router]
         while (draw := search.next(self.limit)) is not None:
-            planned = contender.planned(draw.settings, self.datasets, self._fingerprints)
+            task = self._task(contender, draw.number)
+            try:
+                planned = contender.planned(draw.settings, self.datasets, self._fingerprints)
+            except RequestError as error:  # settings that do not fit each other cost their trial
+                search.end(draw.number, "failed", 0.0)
+                self.tell(Ended(task, "failed", 0.0, str(error)))
+                continue
             self.rows.trials.update(add_to_study(self.study, [planned], [], self.store).trials)
             trial = _Trial(contender, draw)
             self._trials[planned.fingerprint.value] = trial
             search.told(draw.number, planned.fingerprint.value)
             self._give_up_stopped(planned, draw)
             (decision,) = self.reuse.trials([planned])
-            job = TrialJob(planned, decision, self._task(contender, draw.number))
+            job = TrialJob(planned, decision, task)
             if not job.idle:
                 yield job
                 return

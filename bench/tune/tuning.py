@@ -26,7 +26,7 @@ from bench.record import Rows
 from bench.reuse import Decision, Reuse
 from bench.run import How, crew_of, listener, run_row
 from bench.tally import Tally
-from bench.tune.asked import asked, refuse_other
+from bench.tune.asked import refuse_other, request_of
 from bench.tune.contender import Contender, contenders
 from bench.tune.search import Search
 from bench.tune.storage import open_tuning
@@ -69,23 +69,23 @@ def tune(
         KeyboardInterrupt, StoreError: as of `bench.run.run`.
     """
     machine_id, code_id = store.machine(prepared_machine()), store.code_version(code_version())
-    each, places = (
-        contenders(tuning.preset, tuning.seed, tuning.fixed),
-        slots(how.jobs, how.devices),
-    )
-    fingerprints, tally = Fingerprints(), Tally()
-    untuned = [contender.planned({}, datasets, fingerprints) for contender in each]
+    places, fingerprints, tally = slots(how.jobs, how.devices), Fingerprints(), Tally()
+    asked = contenders(tuning.preset, tuning.seed, tuning.fixed)
+    untuned = [contender.planned({}, datasets, fingerprints) for contender in asked]
     with open_tuning(store.engine) as storage:
-        searches = _searches(tuning, each, untuned, storage)
+        searches = _searches(tuning, asked, untuned, storage)
         study = store.study(tuning.study, tuning.record())
         with Interrupts() as interrupts, run_row(tuning.study, store, how, len(places)) as run_id:
             _refuse_second(tuning.study, store, run_id)
-            rows, reuse = Rows({}, {}), Reuse(store, home, machine_id)
+            rows, reuse, listen = (
+                Rows({}, {}),
+                Reuse(store, home, machine_id),
+                listener(tally, tell),
+            )
             limit = tuning.preset.tune.trials
-            tuner = Tuner(each, searches, limit, store, home, datasets, reuse, study, rows)
-            first, listen = tuner.first(), listener(tally, tell)
+            tuner = Tuner(asked, searches, limit, store, home, datasets, reuse, study, rows, listen)
             listen(Begun(tuner.left, tuner.ended, layers=0, jobs=len(places)))
-            if first:
+            if first := tuner.first():
                 crew = crew_of(how, places, store, home, datasets, machine_id, code_id)
                 self_test()
                 refuse_untrainable(_rehearsals(untuned), crew.stage)
@@ -109,7 +109,7 @@ def _searches(
     pruner, searches = tuning.preset.tune.pruner, {}
     for each, planned in zip(contenders, untuned, strict=True):
         search = Search(storage, tuning.study, each, pruner)
-        now = asked(planned.fingerprint, each.space, pruner)
+        now = request_of(planned.fingerprint, each.space, pruner)
         refuse_other(tuning.study, each.router, planned.fingerprint, now, search.asked(now))
         searches[each.router] = search
     return searches

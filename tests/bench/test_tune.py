@@ -323,6 +323,22 @@ def test_a_trial_that_fails_counts_as_one(tuned, exploding, store) -> None:
     assert list(trials_frame(store, "t")["status"]) == ["done", "failed", "done"]
 
 
+def test_settings_that_do_not_fit_each_other_cost_their_trial(tuned, store) -> None:
+    """512 experts take more FLOPs than the dense model, whatever their width."""
+    ranges = {"experts.num_experts": {"options": [4, 512]}}
+    events: list[Event] = []
+    settings = {"compute.match": "step_flops"}
+    result = tuned(["soft_moe"], 4, ranges=ranges, settings=settings, tell=events.append)
+    each = result["soft_moe"]
+    assert (each.trials, each.done + each.failed) == (4, 4)
+    assert each.failed >= 1
+    assert each.settings["experts.num_experts"] == 4
+    failed = [event for event in events if isinstance(event, Ended) and event.status == "failed"]
+    assert len(failed) == each.failed
+    assert all("ask for fewer experts" in str(event.error) for event in failed)
+    assert len(trials_frame(store, "t")) == each.done
+
+
 def test_what_was_interrupted_goes_on(tuned, tmp_path) -> None:
     whole = tuned(["dense"], 3, home=tmp_path / "whole")
 
