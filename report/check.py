@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from report.numbers import Number, Printed, from_json, numbers, row_names, shown
+from report.numbers import Number, from_json, numbers, row_names, shown
 from report.study import load_study
 from report.tables import make_tables
 from report.tables.table import Cell, Row, Table
+from report.texts import changed, texts
 from results import Store
 
 GONE = "the database has no such number now"
@@ -17,7 +18,10 @@ GONE = "the database has no such number now"
 
 @dataclass(frozen=True)
 class Checked:
-    """How many numbers a report has, and which no longer hold, each in words."""
+    """How many numbers the tables of a report have, and what no longer holds, in words.
+
+    That of `wrong` which stands in texts is told by the text.
+    """
 
     study: str
     numbers: int
@@ -31,23 +35,21 @@ def check(store: Store, folder: Path) -> Checked:
         StoreError: the folder holds no report, or the database no longer has its study.
     """
     printed = from_json(folder)
-    now = _tables_now(store, printed)
+    study = load_study(store, printed.study, printed.claims)
+    tables = [table for table in make_tables(study) if isinstance(table, Table)]
+    now = {table.name: dict(_rows(table)) for table in tables}
     found = [number for table in printed.tables for number in numbers(table)]
     told = ((number, _wrong(number, now.get(number.table.name, {}))) for number in found)
-    wrong = tuple(f"{number.told}: {why}" for number, why in told if why)
-    return Checked(printed.study, len(found), wrong)
+    wrong = [f"{number.told}: {why}" for number, why in told if why]
+    wrong += changed(printed.texts, texts(study, tables))
+    return Checked(printed.study, len(found), tuple(wrong))
 
 
 Rows = dict[str, tuple[Row, dict[str, Cell]]]
 
 
-def _tables_now(store: Store, printed: Printed) -> dict[str, Rows]:
-    """The rows of every table by name, each with its cells by column."""
-    made = make_tables(load_study(store, printed.study, printed.claims))
-    return {table.name: dict(_rows(table)) for table in made if isinstance(table, Table)}
-
-
 def _rows(table: Table) -> Iterator[tuple[str, tuple[Row, dict[str, Cell]]]]:
+    """Each row by its name, with its cells by column."""
     keys = [column.key for column in table.columns]
     for name, row in zip(row_names(table), table.rows, strict=True):
         yield name, (row, dict(zip(keys, row.cells, strict=True)))

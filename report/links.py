@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from report.parts import Absent
-from report.tables.table import Cell, Row, Table
+from report.tables.table import Row, Table
 
 LISTS = ("trial", "layer")
 """Columns that hold what a row is the trial or the layer of; its table has a row for each."""
@@ -26,9 +26,9 @@ class Links:
         """The id of a row that lists a trial or a layer; "" of any other."""
         return f"{table.name}-{number}" if self._listed(table, table.rows[number]) else ""
 
-    def behind(self, cell: Cell) -> list[str]:
-        """The ids of the rows of all trials behind a number."""
-        return [place for trial in cell.trials for place in self._places.get(trial, [])]
+    def behind(self, trials: Iterable[str]) -> list[str]:
+        """The ids of the rows of these trials."""
+        return [place for trial in trials for place in self._places.get(trial, [])]
 
     def _listed(self, table: Table, row: Row) -> str | None:
         keys = [column.key for column in table.columns]

@@ -44,11 +44,13 @@ class Printed:
 
     Attributes:
         study: its name.
+        texts: what it says of numbers outside of tables, by where it stands.
         claims: those of the user's own that were tested.
     """
 
     study: str
     tables: tuple[Table, ...]
+    texts: dict[str, str]
     claims: tuple[Claim, ...] = ()
 
 

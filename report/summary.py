@@ -20,13 +20,17 @@ SHARE = Column("top1", "top-1", scale=100, digits=1)
 
 @dataclass(frozen=True)
 class Finding:
-    """The best router under one condition, in sentences. `resolved`: its lead over all is sure."""
+    """The best router under one condition, in sentences. `resolved`: its lead over all is sure.
+
+    `trials` are the fingerprints of those behind its accuracy.
+    """
 
     condition: str
     router: str
     accuracy: str
     sentences: tuple[str, ...]
     resolved: bool
+    trials: tuple[str, ...]
 
 
 def compared(study: StudyData) -> str:
@@ -73,13 +77,15 @@ def _finding(
     sentences += [_gap("", c) for c in over]
     sentences.append(sentence_on_n(behind) if behind else "")
     sentences.append(older_sentence(study, study.under(condition), [SUITE]))
-    cell = summary(list(study.final(METRIC, winner)))
+    values = study.final(METRIC, winner)
+    cell = summary(list(values), trials=study.behind(winner, values.index))
     return Finding(
         condition=condition,
         router=winner.router,
         accuracy=_accuracy(cell),
         sentences=tuple(filter(None, sentences)),
         resolved=bool(behind) and all(c.resolved and _behind(c) for c in behind),
+        trials=cell.trials,
     )
 
 

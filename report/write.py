@@ -22,6 +22,7 @@ from report.study import StudyData, load_study
 from report.summary import compared, findings
 from report.tables import make_tables
 from report.tables.table import Table
+from report.texts import texts
 from results import Store
 
 RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
@@ -60,7 +61,8 @@ def write_report(
     """
     data = load_study(store, study, claims)
     folder, logs = Path(folder), Logs(home, folder)
-    tables = [aged_table(part, data) for part in make_tables(data)]
+    made = make_tables(data)
+    tables = [aged_table(part, data) for part in made]
     figures = [aged_figure(part, data) for part in draw_figures(data)]
     written = _write_tables(tables, folder / "tables")
     drawn = _write_figures(figures, folder / "figures")
@@ -69,7 +71,7 @@ def write_report(
     absent = [p for p in (*tables, *figures) if isinstance(p, Absent) and not p.fine]
     page = _write(folder / "index.html", make_page(data, tables, figures, logs))
     markdown = _write(folder / "report.md", _markdown(data, tables, figures))
-    _write(folder / NUMBERS, to_json(Printed(data.name, _tables(tables), claims)))
+    _write(folder / NUMBERS, to_json(_printed(data, _tables(made))))
     _write(folder / STATE, data.state)
     return ReportPaths(
         folder=folder,
@@ -79,6 +81,10 @@ def write_report(
         figures=tuple(drawn),
         missing={part.title: part.why for part in absent},
     )
+
+
+def _printed(study: StudyData, tables: tuple[Table, ...]) -> Printed:
+    return Printed(study.name, tables, texts(study, tables), study.claims)
 
 
 def _write_tables(tables: list[Table | Absent], folder: Path) -> list[Path]:

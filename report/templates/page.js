@@ -27,23 +27,29 @@ function showAll(list) {
   for (const row of list.querySelectorAll("tbody tr")) row.hidden = false;
 }
 
+// A number with where it stands: of a table, the row and the heading; else the text around it.
+function nameOf(number) {
+  const cell = number.closest("td");
+  if (!cell) return number.closest("p").innerText.replace(/\s+/g, " ").trim();
+  const head = cell.closest("table").tHead.rows[0].cells[cell.cellIndex];
+  const row = cell.parentElement.cells[0].innerText.trim();
+  return `${cell.innerText.trim()} (${row}, ${head.innerText.replace(/\s+/g, " ").trim()})`;
+}
+
 for (const list of lists) {
   list.querySelector(".chosen button").addEventListener("click", () => showAll(list));
 }
 for (const number of document.querySelectorAll("a.from")) {
   number.addEventListener("click", () => {
     const behind = new Set(number.dataset.behind.split(" "));
-    const cell = number.closest("td");
-    const head = cell.closest("table").tHead.rows[0].cells[cell.cellIndex];
-    const row = cell.parentElement.cells[0].innerText.trim();
-    const name = `${row}, ${head.innerText.replace(/\s+/g, " ").trim()}`;
+    const told = nameOf(number);
     for (const list of lists) {
       showAll(list);
       const rows = [...list.querySelectorAll("tbody tr")];
       if (!rows.some((each) => behind.has(each.id))) continue;
       for (const each of rows) each.hidden = !behind.has(each.id);
       list.querySelector(".chosen").hidden = false;
-      list.querySelector(".chosen span").textContent = `Behind ${cell.innerText.trim()} (${name}).`;
+      list.querySelector(".chosen span").textContent = `Behind ${told}.`;
       const folded = list.closest("details");
       if (folded) folded.open = true;
     }

@@ -26,9 +26,13 @@ PROBE = """<script>
   const behind = left.map((row) => row.cells[0].innerText.trim());
   const note = list.querySelector(".chosen").innerText;
   list.querySelector(".chosen button").click();
+  document.querySelector(".figure-number a.from").click();
+  const first = list.querySelector(".chosen").innerText;
+  list.querySelector(".chosen button").click();
   const all = list.querySelectorAll("tbody tr:not([hidden])").length;
   const page = document.documentElement;
-  const told = { up, down, behind, note, all, wide: page.scrollWidth - page.clientWidth, width: innerWidth };
+  const wide = page.scrollWidth - page.clientWidth;
+  const told = { up, down, behind, note, first, all, wide, width: innerWidth };
   document.body.innerHTML = `<pre id="told">${JSON.stringify(told)}</pre>`;
 </script></body>"""
 
@@ -47,6 +51,7 @@ if BROWSER:
         assert told["up"][-1] == told["down"][-1] == "my_gate", "what has no number stays below"
         assert told["behind"] == ["soft_moe"] * 3, "a number shows its trials"
         assert told["note"].startswith("Behind 87.3 ± 3.8 (soft_moe")
+        assert told["first"].startswith("Behind soft_moe 87.3 ± 3.8 % (n = 3).")
         assert told["all"] == len(written.tables["trials"].rows)
 
 

@@ -13,6 +13,7 @@ from report.check import check
 from report.numbers import FILE, from_json, numbers, row_names
 from report.study import load_study
 from report.tables.table import Cell, Column, Row, Table
+from report.texts import changed
 from report.trace import trace
 from results import StoreError, open_store
 
@@ -148,7 +149,10 @@ def test_what_another_run_changed_is_named(small, store, tmp_path, capsys):
     assert "main, soft_moe, top-1: 85.0 ± 63.5 % in the report, 70.0 ± 127.1 % by the database" in (
         wrong
     )
-    assert not [line for line in wrong if line.startswith("main, dense, ")]
+    assert not [line for line in wrong if line.startswith("main, dense, top")]
+    best = next(line for line in wrong if line.startswith("best: "))
+    assert "85.0" in best, "the summary's numbers are held to the database, too"
+    assert "63.5" in best
     assert command(tmp_path, "--check", str(folder)) == 1
     told = capsys.readouterr().out
     assert "main, soft_moe, top-1: 85.0 ± 63.5 % in the report" in told
@@ -192,6 +196,15 @@ def test_the_numbers_of_a_folder_are_read_as_they_were_written(written):
     assert printed.study == "tiny"
     assert {table.name: table for table in printed.tables}.keys() == written.tables.keys()
     assert printed.tables[0].rows == written.tables["main"].rows
+
+
+def test_other_words_around_the_same_numbers_are_no_other_numbers():
+    then = {"summary": "3 seeds, −1.5 points", "gone": "n = 2", "words": "none"}
+    assert changed(then, {"summary": "−1.5 points of 3 seeds"}) == [
+        *("summary: numbers in the report, not by the database now",),
+        *("gone: 2 in the report, not by the database now",),
+    ]
+    assert changed(then, then | {"summary": "with 3 seeds: −1.5"}) == []
 
 
 def test_a_folder_without_a_report_is_refused(tmp_path, store, capsys):
