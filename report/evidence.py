@@ -186,13 +186,17 @@ def _missing(study: StudyData, claim: Claim, sides: Iterable[Side]) -> str:
             named = " or ".join(side.routers)
             experts = f" with {' or '.join(side.experts)} experts" if side.experts else ""
             known = {router_of(name) for name in study.routers}
-            hint = nearest(named, known) if len(side.routers) == 1 and not experts else ""
-            return f"no runs of {named}{experts}{hint if 'did you mean' in hint else ''}"
+            return f"no runs of {named}{experts}{_hint(study, claim, named, known)}"
     measured = set(study.metrics["metric"])
     if claim.metric not in measured:
-        hint = nearest(claim.metric, measured)
-        return f"no {claim.metric} was measured{hint if 'did you mean' in hint else ''}"
+        return f"no {claim.metric} was measured{_hint(study, claim, claim.metric, measured)}"
     return "no runs of both sides under one condition, finished and measured"
+
+
+def _hint(study: StudyData, claim: Claim, name: str, known: Iterable[str]) -> str:
+    """The nearest of what there is, where a user may have meant it."""
+    told = nearest(name, known) if claim in study.claims else ""
+    return told if "did you mean" in told else ""
 
 
 def _text(value: Any) -> str:

@@ -53,6 +53,9 @@ def table(study: StudyData) -> Table | Absent:
 
 def tests(study: StudyData) -> Table | Absent:
     """A row for each claim, tested or not: whose it is, and what would decide it."""
+    name, title = "claim_tests", "How each claim is tested"
+    if study.trials.empty:
+        return Absent(name, title, "the study has no trials", fine=True)
     rows = []
     for each in judged(study):
         claim = each.claim
@@ -65,7 +68,7 @@ def tests(study: StudyData) -> Table | Absent:
         "Each claim as its test reads it: a difference of two sides, each the mean over its "
         "systems, or the slope of a metric as a setting doubles."
     )
-    return assemble("claim_tests", "How each claim is tested", caption, columns, rows)
+    return assemble(name, title, caption, columns, rows)
 
 
 def sentences(study: StudyData) -> list[str]:
