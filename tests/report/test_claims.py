@@ -195,6 +195,27 @@ def test_conditions_are_averaged_and_what_lacks_a_setting_counts_once(study):
     assert len(own(made, 1).evidence.by_condition) == 1
 
 
+def test_systems_are_told_by_router_and_experts(lab, store):
+    """`mumoe` with factorised experts is as good as `dense`; that with MLPs is another system."""
+    noise = [0.001, -0.001, 0.002, 0.0, -0.002]
+    usual = lab(suites=("accuracy",), evaluations=2)
+    factorised = lab(
+        suites=("accuracy",), evaluations=2, experts={"name": "cp"}, protocol="factorised"
+    )
+    for seed, shift in enumerate(noise):
+        usual.trial("dense", seed, 0.8, {})
+        usual.trial("soft_moe", seed, 0.7, {})
+        usual.trial("mumoe", seed, 0.5, {})
+        factorised.trial("mumoe", seed, 0.8 + shift, {})
+    study = load_study(store)
+    found = {each.claim.id: each for each in judged(study)}
+    match = found["factorised-experts-match-dense"]
+    assert match.verdict == "supported"
+    assert match.evidence.systems == ("mumoe + cp", "dense")
+    assert match.difference.mean == pytest.approx(0)
+    assert found["more-experts-more-specialized"].why == "no polysemanticity was measured"
+
+
 def test_a_run_that_is_derived_from_another_is_no_run_of_its_router(study):
     made = study({"soft_moe": A, "random": B}, claim(), conditions=({}, {"noise_std": 1.0}))
 
