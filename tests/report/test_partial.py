@@ -17,7 +17,7 @@ def test_one_router_with_one_seed_and_one_suite(lab, store, tmp_path):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]})
     paths = write_report(store, "tiny", tmp_path / "out")
     html, markdown = pages(paths)
-    assert {path.stem for path in paths.figures} == {"accuracy", "training", "budgets"}
+    assert {path.stem for path in paths.figures} == {"accuracy", "training"}
     assert "80.0 % (n = 1)" in html
     assert "There is nothing to compare it with" in html
     assert "Overhead by router" in paths.missing
