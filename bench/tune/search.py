@@ -124,9 +124,12 @@ class Search:
         """A trial is over.
 
         Args:
-            status: of its attempt. One that was pruned is so for Optuna; one that gave no model
+            status: of its attempt. What was stopped is pruned, also where its process came to its
+                end before it heard of it: nothing may hang on how fast it is. What gave no model
                 has the accuracy 0, so that the draws to come keep away from it.
         """
+        if STOPPED in self.trials[number].user_attrs:
+            status = "pruned"
         self._storage.set_trial_user_attr(self._id(number), STATUS, status)
         pruned = status == "pruned"
         state = TrialState.PRUNED if pruned else TrialState.COMPLETE

@@ -242,6 +242,18 @@ def test_a_pruner_stops_what_is_worse_than_most(pruner: str) -> None:
     assert search.trials[stopped[-1]].state == TrialState.PRUNED
 
 
+def test_what_was_stopped_is_pruned_also_where_it_was_faster() -> None:
+    (contender,) = contenders(preset_of(["dense"]), 0)
+    search = search_of(contender, "median")
+    step = search.next(1)
+    assert step is not None
+    search.report(step.number, 1, 0.25)
+    search.stop(step.number, "not promising")
+    search.end(step.number, "done", 0.75)
+    (trial,) = search.trials
+    assert (trial.state, trial.value) == (TrialState.PRUNED, 0.25)
+
+
 def test_no_pruner_stops_nothing() -> None:
     (contender,) = contenders(preset_of(["dense"]), 0)
     search = search_of(contender, "none")
@@ -273,8 +285,8 @@ def test_a_tuning_trains_each_router_as_often_and_keeps_the_best(tuned, store, t
 
 
 def test_a_router_is_tuned_the_same_whoever_else_is(tuned, tmp_path) -> None:
-    beside = tuned(["dense", "softmax_token_choice"], 3)
-    alone = tuned(["softmax_token_choice"], 3, home=tmp_path / "alone")
+    beside = tuned(["dense", "softmax_token_choice"], 2)
+    alone = tuned(["softmax_token_choice"], 2, home=tmp_path / "alone")
     assert alone["softmax_token_choice"] == beside["softmax_token_choice"]
 
 
@@ -290,24 +302,46 @@ def test_a_tuning_that_is_over_does_nothing_more_and_more_trials_add_to_it(tuned
 def test_pruning_ends_a_training_early(tuned, store) -> None:
     """A rate of next to nothing leaves the model where it began."""
     ranges = {"train.lr": {"low": 1e-12, "high": 1e-2, "log": True}}
-    settings = {"train.epochs": 4.0, "train.evaluations": 8}
+    settings = {"train.epochs": 2.0, "train.evaluations": 4}
     events: list[Event] = []
     result = tuned(
-        ["dense"], 12, ranges=ranges, pruner="median", settings=settings, tell=events.append
+        ["dense"], 9, ranges=ranges, pruner="median", settings=settings, tell=events.append
     )["dense"]
     assert result.pruned > 0
-    assert (result.trials, result.done + result.pruned, result.failed) == (12, 12, 0)
+    assert (result.trials, result.done + result.pruned, result.failed) == (9, 9, 0)
     assert result.settings["train.lr"] > 1e-4
     rows = trials_frame(store, "t")
     pruned = rows[rows["status"] == "pruned"]
     assert len(pruned) == result.pruned
     assert all("not promising: validation top-1" in text for text in pruned["error"])
     ended = [event.task.number for event in events if isinstance(event, Ended)]
-    assert ended == list(range(1, 13))  # one after the other
+    assert ended == list(range(1, 10))  # one after the other
     whole = max(event.step for event in events if isinstance(event, Progress))
     pruned_ones = [e.task for e in events if isinstance(e, Ended) and e.status == "pruned"]
     for task in pruned_ones:
         assert max(e.step for e in events if isinstance(e, Progress) and e.task == task) < whole
+
+
+def test_a_worker_is_asked_to_stop_a_training(store, datasets, tmp_path) -> None:
+    ranges = {"train.lr": {"low": 1e-12, "high": 1e-2, "log": True}}
+    settings = {"train.epochs": 2.0, "train.evaluations": 4}
+    preset = preset_of(["dense"], 9, settings, ranges=ranges, pruner="median")
+    how = How(jobs=1, save_every=0)
+    tally = tune(Tuning("t", preset), store, tmp_path, datasets, lambda event: None, how)
+    assert (tally.failures, tally.left) == ([], None)
+    result = found(store, "t")["dense"]
+    assert result.pruned > 0
+    rows = trials_frame(store, "t")
+    pruned = rows[rows["status"] == "pruned"]
+    assert len(pruned) <= result.pruned  # its process may have come to its end before it heard
+    for trial in pruned["trial"]:  # nothing is kept to go on from
+        assert not (tmp_path / "trials" / trial[:16] / "resume.safetensors").exists()
+    assert (result.trials, result.done + result.pruned) == (9, 9)
+    # What the in-process hands stop, workers stop too.
+    home = tmp_path / "here"
+    with open_store(home / "bench.db") as other:
+        tune(Tuning("t", preset), other, home, datasets, lambda event: None, How(jobs=0))
+        assert found(other, "t")["dense"] == result
 
 
 def test_a_trial_that_fails_counts_as_one(tuned, exploding, store) -> None:
@@ -351,7 +385,7 @@ def test_what_was_interrupted_goes_on(tuned, tmp_path) -> None:
 
 
 def test_what_was_to_stop_when_it_was_killed_stays_stopped(tuned, store, monkeypatch) -> None:
-    settings = {"train.epochs": 4.0, "train.evaluations": 8}
+    settings = {"train.epochs": 2.0, "train.evaluations": 4}
     asked = {
         "ranges": {"train.lr": {"low": 1e-12, "high": 1e-2, "log": True}},
         "settings": settings,
@@ -367,9 +401,9 @@ def test_what_was_to_stop_when_it_was_killed_stays_stopped(tuned, store, monkeyp
         # The process ends after the decision and before anything of it is written down.
         patched.setattr("bench.execute.desk.Desk.stopped_training", killed)
         with pytest.raises(Killed):
-            tuned(["dense"], 12, pruner="median", **asked)
+            tuned(["dense"], 9, pruner="median", **asked)
     events: list[Event] = []
-    result = tuned(["dense"], 12, pruner="median", tell=events.append, **asked)["dense"]
+    result = tuned(["dense"], 9, pruner="median", tell=events.append, **asked)["dense"]
     first = min(event.task.number for event in events if isinstance(event, Started))
     row = trials_frame(store, "t").iloc[first - 2]
     assert row["status"] == "pruned"
@@ -486,7 +520,7 @@ def own_preset(folder: Path) -> Path:
 
 def started(home: Path) -> subprocess.Popen[str]:
     """A tuning in the workers of a process of its own."""
-    asked = ["--preset", str(own_preset(home)), "--set", "train.epochs=2", "--trials", "3"]
+    asked = ["--preset", str(own_preset(home)), "--set", "train.epochs=1"]
     place = ["--home", str(home), "--jobs", "2", "--save-every", "0"]
     return subprocess.Popen(
         [sys.executable, "bench.py", "tune", *asked, *place],
@@ -507,7 +541,7 @@ def test_a_tuning_that_is_killed_ends_as_one_that_is_not(tmp_path) -> None:
     assert process.stdout is not None
     for line in process.stdout:  # in the middle of the second trial of a router
         assert time.monotonic() < end
-        if line.startswith(("2/6", "5/6")) and "training" in line:
+        if line.startswith(("2/4", "4/4")) and "training" in line:
             break
     process.send_signal(signal.SIGKILL)
     process.communicate()
