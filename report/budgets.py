@@ -6,7 +6,7 @@ that the one which spent the least spent in all. No run can be cut to fewer para
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -55,6 +55,16 @@ def standings(study: StudyData, condition: str) -> list[Standing]:
         Standing("seconds", by_seconds[0], machine, by_seconds[1], _ranked(by_seconds[1])),
         Standing("parameters", None, None, sized, fronts(aims)),
     ]
+
+
+def why_not(found: Sequence[Standing]) -> tuple[str, bool] | None:
+    """Why there is nothing to rank, and whether that is no lack; None where there is something."""
+    most = max((len(standing.ranks) for standing in found), default=0)
+    if most > 1:
+        return None
+    if most == 1:
+        return "one router has none to be ranked against", True
+    return "no trial was evaluated along the way (suite accuracy)", False
 
 
 def flips(found: Iterable[Standing]) -> list[str]:

@@ -11,7 +11,6 @@ from rich.console import Console
 from bench.cli.finishing import finishing, print_finishing
 from bench.cli.place import Place
 from bench.cli.trainings import print_trainings, rows_of
-from bench.config import TrialSpec
 from bench.datasets import Datasets
 from bench.execute.devices import slots
 from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
@@ -19,6 +18,7 @@ from bench.execute.workplace import prepared_machine
 from bench.expected import load_or_expect
 from bench.plan import Plan, Request, make_plan, solved_specs
 from bench.reuse import Decision, Reuse
+from bench.specs import trial_specs
 from results.identities import machine_row
 
 
@@ -31,10 +31,9 @@ def print_plan(
         workers, wanted: their number and devices, as `slots` takes them.
     """
     datasets = Datasets()
-    specs = solved_specs(request.preset, datasets)
-    here = all(load_or_expect(spec.data, datasets)[1] is not None for spec in specs)
-    if not here:
-        _print_without_data(request, specs, datasets)
+    asked = trial_specs(request.preset)
+    if any(load_or_expect(spec.data, datasets)[1] is None for spec in asked):
+        _print_without_data(request, datasets)
         return
     plan = make_plan(request, datasets)
     jobs = _jobs(plan, place)
@@ -53,7 +52,8 @@ def print_plan(
         print(f"All this at most: with --seeds auto it may be over at each look, at {told} seeds.")
 
 
-def _print_without_data(request: Request, specs: Sequence[TrialSpec], datasets: Datasets) -> None:
+def _print_without_data(request: Request, datasets: Datasets) -> None:
+    specs = solved_specs(request.preset, datasets)
     with Console(stderr=True).status("") as status:
         rows = rows_of(specs, datasets, status.update)
     print_trainings(request, rows, len(specs), {})

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
-from report.budgets import Standing, curves, standings
+from report.budgets import Standing, curves, standings, why_not
 from report.entries import Entry
 from report.figures.canvas import FAINT, PAGE, PAPER, Drawing, panels, router_legend, style
 from report.parts import Absent, file_name, title, told_runs
@@ -32,8 +32,8 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     for condition in study.conditions or [""]:
         name, heading = file_name(NAME, condition), title(TITLE, condition)
         _, by_seconds, by_parameters = standings(study, condition)
-        if not by_seconds.ranks or not by_parameters.ranks:
-            yield Absent(name, heading, "no trial was evaluated along the way (suite accuracy)")
+        if why := why_not([by_seconds, by_parameters]):
+            yield Absent(name, heading, *why)
             continue
         entries = tuple(by_parameters.ranks)
         with style():

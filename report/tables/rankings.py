@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from report.budgets import Standing, flips, standings
+from report.budgets import Standing, flips, standings, why_not
 from report.entries import Entry
 from report.parts import Absent
 from report.study import StudyData
@@ -26,8 +26,8 @@ COLUMNS = (
 def table(study: StudyData) -> Table | Absent:
     """Under each condition a row for each of its routers."""
     found = {condition: standings(study, condition) for condition in study.conditions}
-    if not any(standing.ranks for each in found.values() for standing in each):
-        return Absent(NAME, TITLE, "no trial was evaluated along the way (suite accuracy)")
+    if why := why_not([standing for each in found.values() for standing in each]):
+        return Absent(NAME, TITLE, *why)
     rows = []
     for condition, of_condition in found.items():
         for entry in study.under(condition):

@@ -196,3 +196,11 @@ def test_the_figure_shows_where_the_seconds_are_cut_and_the_first_front(study):
 def test_without_curves_there_is_no_figure(lab, store):
     lab(suites=("balance",)).study_of({"random": [0.7]})
     assert isinstance(next(budgets.draw(load_study(store))), Absent)
+
+
+def test_one_router_has_none_to_be_ranked_against(lab, store):
+    lab(suites=("accuracy",)).study_of({"random": [0.7]})
+    study = load_study(store)
+    for part in (rankings.table(study), next(budgets.draw(study))):
+        assert isinstance(part, Absent)
+        assert part.fine
