@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from routers.affinity import AFFINITIES, build_affinity
 from routers.context import RouterContext
 from routers.errors import RequestError
-from routers.hyper import Choice, Configurable, Range, hyper
+from routers.hyper import Configurable, Range, hyper
 from routers.registry import Registry
 from routers.routing import Routing
 from routers.site import Site
 
-AFFINITY_CHOICE = Choice(("linear", "cosine", "mlp", "soft"))
 ROUTERS = Registry("router")
 register_router = ROUTERS.register
 
@@ -42,9 +41,8 @@ class Router(nn.Module, Configurable):
         RequestError: a hyper-parameter that the router does not have, or a value that it refuses.
     """
 
-    affinity: str = hyper(
-        "linear", "How tokens become logits: linear, cosine, mlp or soft.", tune=AFFINITY_CHOICE
-    )
+    # Half of a router, and no strength of one: it is chosen or swept, and tuned by no default.
+    affinity: str = hyper("linear", "How tokens become logits: linear, cosine, mlp or soft.")
     affinity_options: dict[str, Any] = hyper({}, "Hyper-parameters of the affinity.")
     capacity_factor: float | None = hyper(
         1.0, "Slots of all experts over the choices that seek one; none sets no limit.", gt=0

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from routers.context import RouterContext
 from routers.errors import RequestError
 from routers.hyper import Range, hyper
-from routers.router import AFFINITY_CHOICE, Router, register_router
+from routers.router import Router, register_router
 from routers.routing import Routing, SoftRouting
 
 
@@ -23,9 +23,7 @@ class SoftMoE(Router):
     slots, and no token is ever processed by itself.
     """
 
-    affinity: str = hyper(
-        "soft", "How tokens become logits: linear, cosine, mlp or soft.", tune=AFFINITY_CHOICE
-    )
+    affinity: str = hyper("soft", "How tokens become logits: linear, cosine, mlp or soft.")
     capacity_factor: float | None = hyper(
         1.0, "Slots of all experts over the group's tokens, where num_slots is none.", gt=0
     )

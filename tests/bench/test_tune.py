@@ -91,9 +91,7 @@ def preset_of(
 def test_a_router_is_searched_in_the_shared_ranges_and_its_own_that_nobody_sets() -> None:
     preset = preset_of(["softmax_token_choice", "dense"], settings={"router.noise_std": 1.0})
     router, dense = contenders(preset, 0)
-    assert set(router.space) == {
-        *("train.lr", "train.weight_decay", "router.affinity", "router.batch_priority")
-    }
+    assert set(router.space) == {"train.lr", "train.weight_decay", "router.batch_priority"}
     assert set(dense.space) == {"train.lr", "train.weight_decay"}
     lr = dense.space["train.lr"]
     assert isinstance(lr, FloatDistribution)
@@ -105,10 +103,10 @@ def test_a_router_is_searched_in_the_shared_ranges_and_its_own_that_nobody_sets(
 
 def test_what_is_swept_or_set_by_hand_is_not_searched() -> None:
     preset = preset_of(["softmax_token_choice"])
-    preset = preset.model_copy(update={"sweep": {"router.affinity": ("cosine", "linear")}})
+    preset = preset.model_copy(update={"sweep": {"router.noise_std": (1.0, 0.0)}})
     (contender,) = contenders(preset, 0, {"train.lr"})
-    assert not {"router.affinity", "train.lr"} & set(contender.space)
-    assert contender.preset.router["affinity"] == "cosine"  # the first value of the sweep
+    assert not {"router.noise_std", "train.lr"} & set(contender.space)
+    assert contender.preset.router["noise_std"] == 1.0  # the first value of the sweep
 
 
 def test_a_range_of_a_whole_number_holds_whole_numbers() -> None:
