@@ -69,7 +69,7 @@ def with_tuned(request: Request, store: Store, study: str, given: Iterable[str] 
     if missing:
         raise RequestError(
             f"tuning {study!r} has no result of {', '.join(missing)}; `python bench.py tune "
-            f"--preset {request.preset.name} --study {study}` makes them"
+            f"--study {study} --routers {','.join(missing)}` makes them, with the same --preset"
         )
     tuned = {name: there[name] for name in routers}
     _refuse_given(request, tuned, set(given))

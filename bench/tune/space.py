@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
 
 from optuna.distributions import (
     BaseDistribution,
@@ -11,11 +10,14 @@ from optuna.distributions import (
     FloatDistribution,
     IntDistribution,
 )
+from pydantic import BaseModel
 
+from bench.config import TrainConfig
+from bench.model import EXPERTS
 from bench.overrides import check_path
 from bench.parts import presets_of
 from bench.presets import Preset
-from bench.specs import conditions, selected_routers
+from bench.specs import conditions, refuse_unknown, selected_routers
 from bench.tune.config import SearchOptions, SearchRange
 from routers import Choice, Entry, Range
 from routers.errors import RequestError
@@ -23,6 +25,9 @@ from routers.hyper import hyper_infos
 
 Space = Mapping[str, BaseDistribution]
 """Where each path is searched."""
+OPEN = ("router.", "experts.options.", "train.")
+GIVEN = ("train.epochs", "train.evaluations", "train.snapshots")
+"""Of the recipe, but no part of how well a router trains: the budget, and when it is looked at."""
 
 
 def preset_of(preset: Preset, router: Entry) -> Preset:
@@ -60,15 +65,22 @@ def space_of(preset: Preset, router: Entry, fixed: Collection[str] = ()) -> Spac
         fixed: other paths that are not searched.
 
     Raises:
-        RequestError: a range of the preset's that leads to no setting, or nothing is left to tune.
+        RequestError: a range of the preset's that leads to no setting, or to one that all routers
+            have in common, or holds no value of it; or nothing is left to tune.
     """
     single = preset_of(preset, router)
     closed = {*fixed, *preset.sweep, *(path for part in preset.parts for path in part.sweep)}
-    shared = {path: _shared(path, asked, single) for path, asked in preset.tune.ranges.items()}
+    _refuse_closed(preset)
+    shared = {
+        path: _distribution(path, asked, whole=_is_whole(path, single, router))
+        for path, asked in preset.tune.ranges.items()
+        if not path.startswith("router.") or path.split(".")[1] in router.hyper_model.model_fields
+    }
     own = {
-        f"router.{info.name}": _own(info.tune, info.type)
+        path: _distribution(path, info.tune, whole=_is_whole(path, single, router))
         for info in hyper_infos(router.hyper_model)
         if info.tune is not None and info.name not in single.router
+        for path in [f"router.{info.name}"]
     }
     space = {path: where for path, where in {**own, **shared}.items() if path not in closed}
     if not space:
@@ -76,32 +88,43 @@ def space_of(preset: Preset, router: Entry, fixed: Collection[str] = ()) -> Spac
     return space
 
 
-def _shared(path: str, asked: SearchRange | SearchOptions, preset: Preset) -> BaseDistribution:
-    check_path(path)
-    if isinstance(asked, SearchOptions):
-        return CategoricalDistribution(asked.options)
-    return _numbers(asked.low, asked.high, asked.log, whole=_is_whole(_value(preset, path)))
+def _refuse_closed(preset: Preset) -> None:
+    """Refuse ranges of what no router has, or of what makes another task or budget of it."""
+    paths = list(preset.tune.ranges)
+    for path in paths:
+        check_path(path)
+        if not path.startswith(OPEN) or path in GIVEN:
+            raise RequestError(
+                f"tune.ranges: {path} is the same for every router, since it sets the task, its "
+                "budget or how it is watched; what can be searched is router.…, "
+                f"experts.options.… and train.… but {', '.join(GIVEN)}"
+            )
+    hyper = [path.split(".")[1] for path in paths if path.startswith("router.")]
+    refuse_unknown(hyper, selected_routers(preset))
 
 
-def _own(declared: Range | Choice, type_name: str) -> BaseDistribution:
-    if isinstance(declared, Choice):
-        return CategoricalDistribution(declared.options)
-    return _numbers(declared.low, declared.high, declared.log, whole=type_name == "int")
+def _distribution(
+    path: str, where: SearchRange | SearchOptions | Range | Choice, *, whole: bool
+) -> BaseDistribution:
+    if isinstance(where, SearchOptions | Choice):
+        return CategoricalDistribution(where.options)
+    low, high = where.low, where.high
+    if low > high or (where.log and low <= 0):  # that a router declares: a preset's is checked
+        raise RequestError(f"{path} declares no range: {where}")
+    if not whole:
+        return FloatDistribution(low, high, log=where.log)
+    if low != int(low) or high != int(high):
+        raise RequestError(f"{path} is a whole number, and its range is {low:g} to {high:g}")
+    return IntDistribution(int(low), int(high), log=where.log)
 
 
-def _numbers(low: float, high: float, log: bool, *, whole: bool) -> BaseDistribution:
-    if whole:
-        return IntDistribution(int(low), int(high), log=log)
-    return FloatDistribution(low, high, log=log)
-
-
-def _value(preset: Preset, path: str) -> Any:
-    """What the preset says there; None where it says nothing."""
-    place: Any = preset.model_dump()
-    for name in path.split("."):
-        place = place.get(name) if isinstance(place, dict) else None
-    return place
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+def _is_whole(path: str, preset: Preset, router: Entry) -> bool:
+    """Whether a setting is declared to be a whole number, whatever the preset says of it."""
+    models: dict[str, type[BaseModel]] = {
+        "router.": router.hyper_model,
+        "experts.options.": EXPERTS.get(preset.experts.name).hyper_model,
+        "train.": TrainConfig,
+    }
+    section = next(name for name in models if path.startswith(name))
+    field = models[section].model_fields.get(path.removeprefix(section))
+    return field is not None and field.annotation in (int, int | None)

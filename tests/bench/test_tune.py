@@ -34,7 +34,9 @@ from bench.tune.tuning import Tuning, tune
 from results import Run, Store, open_store
 from results.frames import measurements_frame, trials_frame
 from results.liveness import this_process
+from routers import ROUTERS, Range, Router, register_router
 from routers.errors import BenchError, RequestError
+from routers.hyper import hyper
 
 QUICK = {"train.epochs": 0.2, "train.evaluations": 4}
 ROOT = Path(__file__).parents[2]
@@ -115,12 +117,51 @@ def test_a_range_of_a_whole_number_holds_whole_numbers() -> None:
     assert contender.space["train.batch_size"] == IntDistribution(16, 64, log=True)
 
 
+def test_whether_a_number_is_whole_is_as_declared_whatever_the_preset_says() -> None:
+    ranges = {"router.top_k": {"low": 1, "high": 3}, "router.noise_std": {"low": 0, "high": 1}}
+    preset = preset_of(["softmax_token_choice"], ranges=ranges)
+    preset = preset.model_copy(update={"router": {"noise_std": 1}})
+    (contender,) = contenders(preset, 0)
+    assert contender.space["router.top_k"] == IntDistribution(1, 3)
+    assert contender.space["router.noise_std"] == FloatDistribution(0, 1)
+
+
+def test_a_shared_range_of_a_hyper_parameter_is_for_the_routers_that_have_it() -> None:
+    lr, top_k = {"low": 1e-3, "high": 1e-2}, {"low": 1, "high": 3}
+    preset = preset_of(["random", "dense"], ranges={"train.lr": lr, "router.top_k": top_k})
+    random, dense = contenders(preset, 0)
+    assert set(random.space) == {"train.lr", "router.top_k"}
+    assert set(dense.space) == {"train.lr"}
+
+
+def test_a_range_that_a_router_declares_wrongly_is_named() -> None:
+    @register_router("backwards", family="token_choice")
+    class Backwards(Router):
+        """Its range ends before it begins."""
+
+        temperature: float = hyper(0.5, "Of it.", tune=Range(2.0, 0.1))
+
+    try:
+        with pytest.raises(RequestError, match=r"router\.temperature declares no range.*low=2\.0"):
+            contenders(preset_of(["backwards"]), 0)
+    finally:
+        ROUTERS.discard("backwards")
+
+
 @pytest.mark.parametrize(
     ("ranges", "message"),
     [
         ({"train.lrr": {"low": 1, "high": 2}}, r"no setting 'train\.lrr'.*'train\.lr'"),
         ({"train.ema": {"low": 0.5, "high": 2.0}}, r"tuning dense: tune\.ranges: train\.ema = 2"),
         ({"train.precision": {"options": ["float32", "f8"]}}, r"train\.precision = 'f8'"),
+        ({"train.batch_size": {"low": 0.5, "high": 64}}, "batch_size is a whole number.*0.5 to 64"),
+        ({"train.epochs": {"low": 1, "high": 4}}, r"train\.epochs is the same for every router"),
+        ({"data.name": {"options": ["digits"]}}, r"data\.name is the same for every router"),
+        ({"compute.match": {"options": ["steps"]}}, r"compute\.match is the same for every router"),
+        (
+            {"router.top_k": {"low": 1, "high": 2}},
+            r"no.* routers has 'router\.top_k'",
+        ),
         ({}, "nothing is left to tune of router 'dense'"),
     ],
 )
@@ -356,18 +397,18 @@ def test_a_trial_that_fails_counts_as_one(tuned, exploding, store) -> None:
 
 
 def test_settings_that_do_not_fit_each_other_cost_their_trial(tuned, store) -> None:
-    """512 experts take more FLOPs than the dense model, whatever their width."""
-    ranges = {"experts.num_experts": {"options": [4, 512]}}
+    """512 times the slots take more FLOPs than the dense model, whatever the experts' width."""
+    ranges = {"router.capacity_factor": {"options": [1.0, 512.0]}}
     events: list[Event] = []
     settings = {"compute.match": "step_flops"}
     result = tuned(["soft_moe"], 4, ranges=ranges, settings=settings, tell=events.append)
     each = result["soft_moe"]
     assert (each.trials, each.done + each.failed) == (4, 4)
     assert each.failed >= 1
-    assert each.settings["experts.num_experts"] == 4
+    assert each.settings["router.capacity_factor"] == 1.0
     failed = [event for event in events if isinstance(event, Ended) and event.status == "failed"]
     assert len(failed) == each.failed
-    assert all("ask for fewer experts" in str(event.error) for event in failed)
+    assert all("or for less capacity" in str(event.error) for event in failed)
     assert len(trials_frame(store, "t")) == each.done
 
 
