@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from bench.presets import Preset
 from bench.specs import selected_routers
 from results.statistics import PairedDifference
+from results.statistics.declared import NULLS
 from results.statistics.sequential import FEWEST, is_decided, looks
 from routers.errors import RequestError
 
@@ -95,25 +96,53 @@ def planned(preset: Preset, suites: Iterable[str], resolve: float, most: int) ->
         )
     names = [router.name for router in selected_routers(preset)]
     if len(names) < 2:
+        other = "a router" if names[0] in NULLS else "'dense'"
         raise RequestError(
-            f"--seeds auto compares routers, and {names[0]!r} is the only one; add another, or "
-            "'dense', or give a number of seeds"
+            f"--seeds auto compares routers, and {names[0]!r} is the only one; add another, such "
+            f"as {other}, or give a number of seeds"
+        )
+    if not set(names) - set(NULLS):
+        raise RequestError(
+            f"--seeds auto compares routers with nulls and each other, and {', '.join(names)} are "
+            "nulls; add a router, or give a number of seeds"
         )
     return Sequential(resolve, looks(first, most))
 
 
+def refuse_other_looks(study: str, asked: Sequential, before: Mapping[str, Any]) -> None:
+    """Refuse to plan looks anew once results may have been seen: the error rate is of one plan.
+
+    Args:
+        before: the study's last request; empty where there was none.
+
+    Raises:
+        RequestError: the looks are others than those that were planned first.
+    """
+    first = before.get("sequential", {}).get("seeds", list(asked.seeds))
+    if list(asked.seeds) == first:
+        return
+    then, now = (", ".join(map(str, seeds)) for seeds in (first, asked.seeds))
+    raise RequestError(
+        f"study {study!r} has its looks planned at {then} seeds; to look at {now} instead, now "
+        f"that results are there, would break the error rate: give --max-seeds {first[-1]} and a "
+        f"preset of {first[0]} seeds again, or --study another name"
+    )
+
+
 def add_seeds(
-    asked: Sequential, look: Callable[[int], Iterable[Tested] | None], tell: Callable[[str], None]
+    asked: Sequential,
+    look: Callable[[Sequential, int], Iterable[Tested] | None],
+    tell: Callable[[str], None],
 ) -> Sequential:
     """Look until all is decided, or the limit is reached.
 
     Args:
-        look: trains every router with seeds 0 to n - 1 and returns the comparisons declared
-            beforehand; None where it had to leave early.
+        look: is told how it stood after the look before; trains every router with seeds 0 to n - 1
+            and returns the comparisons declared beforehand; None where it had to leave early.
         tell: is told in a sentence how it stands after each look.
     """
     for number in asked.seeds:
-        found = look(number)
+        found = look(asked, number)
         if found is None:
             break
         asked = asked.after(number, found)

@@ -72,6 +72,9 @@ def test_seeds_are_added_up_to_the_limit_and_the_report_says_so(asked, tmp_path,
         for seeds, number, rest in looks
     ]
 
+    here("run", *asked, "--seeds", "auto", "--max-seeds", "12", status=2)
+    assert "has its looks planned at 3, 6 seeds" in capsys.readouterr().err
+
     here("run", "balance", *asked, "--seeds", "3", "--no-report")
     with open_store(tmp_path / "runs" / "bench.db") as store:
         later = load_study(store, "short")

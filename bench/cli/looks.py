@@ -11,7 +11,7 @@ from bench.cli.live import Display
 from bench.datasets import Datasets
 from bench.plan import Plan, Request
 from bench.run import How, run
-from bench.sequential import Sequential, add_seeds
+from bench.sequential import Sequential, add_seeds, refuse_other_looks
 from bench.tally import Tally
 from results import Store
 
@@ -25,20 +25,23 @@ def do(plan: Plan, store: Store, home: Path, datasets: Datasets, how: How) -> Ta
     Returns:
         What the last look did, and found done.
 
-    Raises: see `bench.run.run`.
+    Raises: see `bench.run.run` and `bench.sequential.refuse_other_looks`.
     """
     asked = plan.request.sequential
     if asked is None:
         return _once(plan, store, home, datasets, how)
+    name = plan.request.study
+    before = next((study.request for study in store.studies() if study.name == name), {})
+    refuse_other_looks(name, asked, before)
     tallies: list[Tally] = []
 
-    def look(seeds: int) -> Sequence[Comparison] | None:
-        part = _of_seeds(plan, seeds)
+    def look(stood: Sequential, seeds: int) -> Sequence[Comparison] | None:
+        part = _of_seeds(plan, stood, seeds)
         tallies.append(_once(part, store, home, datasets, how))
         return None if tallies[-1].left else _declared(part, store)
 
     left = add_seeds(asked, look, print)
-    store.study(plan.request.study, _at(plan.request, left, left.taken).record())
+    store.study(name, _at(plan.request, left, left.taken).record())
     return tallies[-1]
 
 
@@ -47,11 +50,10 @@ def _once(plan: Plan, store: Store, home: Path, datasets: Datasets, how: How) ->
         return run(plan, store, home, datasets, display, how)
 
 
-def _of_seeds(plan: Plan, seeds: int) -> Plan:
+def _of_seeds(plan: Plan, stood: Sequential, seeds: int) -> Plan:
     """The part of a plan that a look with so many seeds is at."""
     trials = tuple(planned for planned in plan.trials if planned.spec.seed < seeds)
-    assert plan.request.sequential is not None
-    return replace(plan, request=_at(plan.request, plan.request.sequential, seeds), trials=trials)
+    return replace(plan, request=_at(plan.request, stood, seeds), trials=trials)
 
 
 def _at(request: Request, sequential: Sequential, seeds: int) -> Request:

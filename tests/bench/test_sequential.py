@@ -10,7 +10,7 @@ from scipy import stats
 
 from bench.plan import make_request
 from bench.presets import load_preset
-from bench.sequential import Sequential, add_seeds, planned
+from bench.sequential import Sequential, add_seeds, planned, refuse_other_looks
 from results.statistics import Compared, declared, family, paired_difference
 from results.statistics.sequential import looks
 from routers.errors import RequestError
@@ -38,7 +38,7 @@ def _study(
     }
     found: list[Compared] = []
 
-    def look(n: int) -> list[Compared]:
+    def look(stood: Sequential, n: int) -> list[Compared]:
         values = {name: dict(enumerate(own[:n])) for name, own in runs.items()}
         found[:] = family(values, declared(SYSTEMS, NULLS), len(LOOKS))
         return found
@@ -103,7 +103,7 @@ def _times(means: Mapping[str, float], scale: float) -> dict[str, float]:
 
 def test_a_look_that_is_left_early_ends_it_as_it_was():
     asked = Sequential(0.5, (3, 6))
-    assert add_seeds(asked, lambda _: None, pytest.fail) == asked
+    assert add_seeds(asked, lambda *_: None, pytest.fail) == asked
 
 
 def test_each_look_is_told_and_recorded():
@@ -111,7 +111,10 @@ def test_each_look_is_told_and_recorded():
     # Of three p = 0.22; of six p = 0.013, three times that is below 0.05.
     runs = {"a": [0.5, 0.55, 0.6, 0.55, 0.551, 0.549], "b": [0.5] * 6}
 
-    def look(n: int) -> list[Compared]:
+    stages: list[int] = []
+
+    def look(stood: Sequential, n: int) -> list[Compared]:
+        stages.append(stood.taken)
         values = {name: dict(enumerate(own[:n])) for name, own in runs.items()}
         return family(values, [("a", "b"), ("a", "never trained")], 3)
 
@@ -120,6 +123,7 @@ def test_each_look_is_told_and_recorded():
         "3 seeds: 0 of 1 differences are decided; on to 6 seeds",
         "6 seeds: 1 of 1 differences are decided; that is all",
     ]
+    assert stages == [0, 3], "what is written down while it looks again is the look before"
     assert left.record() == {
         "resolve": 0.5,
         "looks": 3,
@@ -136,7 +140,7 @@ def test_at_the_limit_what_is_left_is_told():
     other = {0: 0.6, 1: 0.5, 2: 0.75}
     left = add_seeds(
         Sequential(0.5, (3,)),
-        lambda _: family({"a": same, "b": other}, [("a", "b")]),
+        lambda *_: family({"a": same, "b": other}, [("a", "b")]),
         told.append,
     )
     assert told == ["3 seeds: 0 of 1 differences are decided; this is the limit"]
@@ -157,10 +161,26 @@ def test_it_begins_with_the_presets_seeds_but_three_at_least(seeds, most, planne
     [
         (("dense", "soft_moe"), ("accuracy",), 2, "--max-seeds 2 is below the first look"),
         (("dense", "soft_moe"), ("balance",), 20, "the suite 'accuracy' is not asked for"),
-        (("soft_moe",), ("accuracy",), 20, "'soft_moe' is the only one"),
+        (
+            ("soft_moe",),
+            ("accuracy",),
+            20,
+            "'soft_moe' is the only one.*such as 'dense'",
+        ),
+        (("dense",), ("accuracy",), 20, "'dense' is the only one; add another, such as a router"),
+        (("dense", "random"), ("accuracy",), 20, "dense, random are nulls; add a router"),
     ],
 )
 def test_what_cannot_be_decided_is_refused(routers, suites, most, words):
     preset = make_request(load_preset("smoke"), routers=routers, seeds=3).preset
     with pytest.raises(RequestError, match=words):
         planned(preset, suites, 0.5, most)
+
+
+def test_looks_are_planned_once():
+    first = Sequential(0.5, (3, 6))
+    refuse_other_looks("s", first, {})
+    refuse_other_looks("s", first, {"preset": {}})
+    refuse_other_looks("s", Sequential(2.0, (3, 6)), {"sequential": first.record()})
+    with pytest.raises(RequestError, match=r"looks planned at 3, 6 seeds; to look at 3, 6, 12 "):
+        refuse_other_looks("s", Sequential(0.5, (3, 6, 12)), {"sequential": first.record()})
