@@ -78,7 +78,8 @@ def _finding(
     sentences.append(sentence_on_n(behind) if behind else "")
     sentences.append(older_sentence(study, study.under(condition), [SUITE]))
     values = study.final(METRIC, winner)
-    cell = summary(list(values), trials=study.behind(winner, values.index))
+    trials = study.behind(winner, values.index)
+    cell = summary(list(values), trials=trials, confidence=study.confidence)
     return Finding(
         condition=condition,
         router=winner.router,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 from report.comparisons import Comparison, missing_nulls, nulls
 from report.entries import Entry
 from report.study import StudyData
-from report.tables.table import MISSING, Cell, Column, words
+from report.tables.table import MISSING, SEVERAL, Cell, Column, words
 
 
 def columns(study: StudyData) -> list[Column]:
@@ -17,8 +18,11 @@ def columns(study: StudyData) -> list[Column]:
 
 def cells(study: StudyData, found: Sequence[Comparison], entry: Entry) -> list[Cell]:
     """The paired difference of a router to each null; nothing for a null itself."""
-    by_null = {c.reference.router: c for c in found if c.entry == entry}
-    return [_cell(study, by_null.get(name), entry) for name in nulls(study)]
+    by_null: dict[str, dict[Entry, Comparison]] = defaultdict(dict)
+    for comparison in found:
+        if comparison.entry == entry:
+            by_null[comparison.reference.router][comparison.reference] = comparison
+    return [_cell(study, list(by_null[name].values()), entry) for name in nulls(study)]
 
 
 def caption(study: StudyData) -> str:
@@ -39,8 +43,11 @@ def missing(study: StudyData) -> str:
     return f"Without {', '.join(lacking)}: add them to the preset or in --routers."
 
 
-def _cell(study: StudyData, comparison: Comparison | None, entry: Entry) -> Cell:
-    if comparison is None or comparison.difference is None:
+def _cell(study: StudyData, compared: Sequence[Comparison], entry: Entry) -> Cell:
+    """The difference; none where a router without a swept setting has several of a null."""
+    if len(compared) > 1:
+        return words(SEVERAL)
+    if not compared or compared[0].difference is None:
         return words("" if study.is_baseline(entry.router) else MISSING)
-    found = comparison.difference
+    (comparison,), found = compared, compared[0].difference
     return Cell(found.mean, found.low, found.high, found.n, trials=comparison.trials(study))

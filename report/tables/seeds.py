@@ -31,8 +31,8 @@ CAPTION = (
     "Routers by mean top-1, each with the next below it. The number of seeds at which a two-sided "
     "paired t test finds a gap of this size with a probability of 80 %, were the observed mean and "
     f"standard deviation of the paired differences the true ones: of one test at {ALPHA}, and at "
-    f"{ALPHA} over the number of tests of the family, with which Holm's correction begins. Of few "
-    "pairs the deviation is itself uncertain, and so is the number."
+    f"{ALPHA} over the number of tests of the family{{looks}}, with which Holm's correction "
+    "begins. Of few pairs the deviation is itself uncertain, and so is the number."
 )
 
 
@@ -41,7 +41,10 @@ def table(study: StudyData) -> Table | Absent:
     found = [c for condition in study.conditions for c in neighbours(study, condition)]
     if not any(len(c.seeds) > 1 for c in found):
         return Absent(NAME, TITLE, "no two routers have two seeds in common")
-    return assemble(NAME, TITLE, CAPTION, COLUMNS, [_row(study, c) for c in found])
+    looks = "" if study.planned_looks == 1 else f" and {study.planned_looks} looks"
+    return assemble(
+        NAME, TITLE, CAPTION.format(looks=looks), COLUMNS, [_row(study, c) for c in found]
+    )
 
 
 def neighbours(study: StudyData, condition: str) -> list[Comparison]:
@@ -64,10 +67,8 @@ def _row(study: StudyData, comparison: Comparison) -> Row:
         words(MISSING) if value is None else Cell(value, n=n, trials=trials)
         for value in (difference.mean if difference else None, deviation)
     ]
-    counts = [
-        words(_told(comparison, ALPHA / tests), trials=trials)
-        for tests in (1, max(comparison.family, 1))
-    ]
+    corrected = max(comparison.family, 1) * study.planned_looks
+    counts = [words(_told(comparison, ALPHA / tests), trials=trials) for tests in (1, corrected)]
     told = (*map(words, names), *numbers, *counts, words(comparison.verdict))
     return Row(told, n, comparison.entry)
 

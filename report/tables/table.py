@@ -15,10 +15,12 @@ NOT_APPLICABLE = "n/a"
 OUTSIDE = "†"
 CONSTANT = "‡"
 OLDER = "§"
+SEVERAL = "several"
 NOTES = {
     OUTSIDE: "{}: at least one run missed its budget by more than the tolerance.",
     CONSTANT: "{}: constant by construction, so it says nothing about the router.",
     NOT_APPLICABLE: "{}: the suite has nothing to measure there.",
+    SEVERAL: "{}: it stands beside several conditions; see the paired differences to the nulls.",
     MISSING: "{}: not measured.",
 }
 

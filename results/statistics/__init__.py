@@ -1,7 +1,7 @@
 """Honest statistics over seeds: intervals, paired comparisons, families of tests, ranks, power.
 
 scipy and scikit-posthocs hold the tests. What needs the slow `scipy.stats` stands in the modules
-`bootstrap`, `effects` and `ranks`, which are imported by their names.
+`control`, `effects` and `ranks`, which are imported by their names.
 """
 
 from results.statistics.correction import ALPHA, holm

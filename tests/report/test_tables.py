@@ -11,7 +11,8 @@ from scipy.stats import t
 from report.entries import Entry
 from report.figures import accuracy
 from report.study import load_study
-from report.tables import best, differences, main, throughput, trials
+from report.summary import findings
+from report.tables import best, differences, main, seeds, throughput, trials
 from report.tables.table import CONSTANT, OUTSIDE, Cell, Column, Row, Table, assemble, summary
 from report.timings import timings
 
@@ -238,6 +239,20 @@ def test_each_row_of_the_main_table_says_by_how_much_it_beats_each_null(written)
     assert "Without dense_params, frozen: add them" in table.caption
 
 
+def test_a_router_without_a_null_s_setting_is_told_to_stand_beside_several_of_it(lab, store):
+    capacities = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
+    made = lab(suites=("accuracy",))
+    swept = {"dense": [0.7, 0.72], "random": [0.6, 0.61], "my_gate": [0.7, 0.73]}
+    made.study_of(swept, capacities)
+    made.study_of({"soft_moe": [0.8, 0.82]})
+    table = main.table(load_study(store))
+    row = row_of(table, "soft_moe")
+    assert row["over_dense"].value == pytest.approx(0.1), "the same dense runs under both"
+    assert row["over_random"].words == "several"
+    assert row["over_random"].value is None
+    assert any(note.startswith("several: it stands beside several") for note in table.notes)
+
+
 def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
     record = written.study.record
     request = record.request | {"sequential": {"looks": 3}}
@@ -252,6 +267,15 @@ def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
     mean = row_of(main.table(study), "sinkhorn_token_choice")["top1"]
     assert mean.high - mean.low == pytest.approx(2 * t.ppf(1 - 0.05 / 6, 2) * 0.01 / sqrt(3))
     assert "3 looks planned" in table.caption
+    (first,) = findings(study)
+    mean = row_of(main.table(study), first.router)["top1"]
+    assert first.accuracy == f"87.3 ± {50 * (mean.high - mean.low):.1f} % (n = 3)"
+    corrected = zip(*(rows_of(seeds.table(each)) for each in (written.study, study)), strict=True)
+    told = [(ours["family"].words, theirs["family"].words) for ours, theirs in corrected]
+    counted = [(int(a), int(b)) for a, b in told if a.isdecimal() and b.isdecimal()]
+    assert counted
+    assert all(alone < with_looks for alone, with_looks in counted)
+    assert "and 3 looks" in seeds.table(study).caption
     assert "3 looks planned" in main.table(study).caption
     assert "3 looks planned" in next(accuracy.draw(study)).caption
 
