@@ -20,6 +20,10 @@ SUITES = {
     "differences_best": ("accuracy",),
     "seeds": ("accuracy",),
     "ranks": ("accuracy",),
+    "rankings": ("accuracy",),
+    "spent": ("accuracy",),
+    "control": ("accuracy", "throughput"),
+    "budgets": ("accuracy",),
     "critical_difference": ("accuracy",),
     "best_and_mean": ("accuracy", "entropy"),
     "balance_by_layer": ("balance",),
@@ -51,7 +55,7 @@ def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
     def marked(column: Column, cell: Cell, row: Row) -> Cell:
         if column.key not in ("router", "reference") or row.entry is None:
             return cell
-        entry = Entry(cell.words, row.entry.condition)
+        entry = _entry(study, part, column, cell, row)
         if not changed(study, entry, suites):
             return cell
         older.append(entry)
@@ -65,6 +69,16 @@ def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
         return part
     caption = f"{part.caption} {OLDER} {older_sentence(study, older, suites)}"
     return replace(part, rows=tuple(rows), caption=caption)
+
+
+def _entry(study: StudyData, table: Table, column: Column, cell: Cell, row: Row) -> Entry:
+    """The entry that a cell names: a reference may lack settings of the row's condition."""
+    assert row.entry is not None
+    if column.key != "reference":
+        return Entry(cell.words, row.entry.condition)
+    shown = dict(zip((column.key for column in table.columns), row.cells, strict=True))
+    condition = shown["condition"].words if "condition" in shown else ""
+    return study.entry(cell.words, condition) or Entry(cell.words, condition)
 
 
 def older_sentence(study: StudyData, entries: Iterable[Entry], suites: Sequence[str]) -> str:

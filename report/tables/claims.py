@@ -15,7 +15,7 @@ from report.tables.table import MISSING, OLDER, Cell, Column, Row, Table, assemb
 from report.verdicts import Judged, Untested, judged
 from results.older import older_sentence
 
-NAME, TITLE = "claims", "Claims of the papers, by these runs"
+NAME, TITLE = "claims", "Claims, by these runs"
 COLUMNS = (
     Column("id", "id", words=True),
     Column("claim", "claim", words=True),
@@ -78,7 +78,7 @@ def sentences(study: StudyData) -> list[str]:
         return []
     kinds = ("supported", "contradicted", "undecided")
     told = ", ".join(f"{verdicts[kind]} {kind}" for kind in kinds)
-    return [f"Of {verdicts.total()} claims of papers that these runs can test: {told}."]
+    return [f"Of {verdicts.total()} claims that these runs can test: {told}."]
 
 
 def _row(study: StudyData, tested: Judged) -> Row:
@@ -90,9 +90,10 @@ def _row(study: StudyData, tested: Judged) -> Row:
         words(MISSING) if p is None else Cell(p, n=n, trials=trials)
         for p in (tested.p, tested.adjusted)
     ]
+    older = set(study.trials.loc[study.trials["older"], "trial"])
     agreeing = f"{tested.agreeing} of {len(evidence.by_condition)}"
     cells = (
-        words(claim.id),
+        words(claim.id, *([OLDER] if older.intersection(trials) else [])),
         words(claim.claim),
         words(tested.verdict),
         Cell(scale * difference.mean, low, high, n=n, trials=trials),
@@ -159,7 +160,8 @@ def _caption(study: StudyData, tested: int, claims: int, older: str) -> str:
         f"{tested} of {claims} claims are about these runs. Difference: as the claim's test has it "
         "(table: how each claim is tested), the mean over the conditions that have both sides, "
         "paired by seed, ± half of its 95 % Student t interval over the seeds that all of them "
-        f"have. p: two-sided paired t test; Holm's correction over the {tested} claims tested. "
+        "have. p: two-sided paired t test (against the nearer end of a margin; where two "
+        f"differences decide, the larger p); Holm's correction over the {tested} claims tested. "
         "Supported or contradicted: adjusted p < 0.05, by where the difference lies; undecided "
         "otherwise, whatever was expected. It holds at the scale of these runs, which is not that "
         "of the papers.",

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from report import write_report
+from report.claims import Claim
 from report.entries import Entry
 from report.older import aged_table, changed
 from report.study import load_study
-from report.tables import differences, main, make_tables, trials
+from report.tables import claims, differences, main, make_tables, rankings, spent, trials
 from report.tables.table import OLDER, Table
 
 SENTENCE = (
@@ -55,6 +58,35 @@ def test_a_reference_of_older_code_is_marked_too(study):
     assert marked(table) == set()
     assert marked(table, "reference") == {"dense", "random"}
     assert "random, dense" in table.caption or "dense, random" in table.caption
+
+
+def test_a_reference_that_lacks_a_setting_of_its_row_is_marked_too(lab, store):
+    made = lab(suites=("accuracy",))
+    capacities = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
+    made.study_of({"dense": [0.7, 0.72], "soft_moe": [0.8, 0.82]}, capacities)
+    made.protocol = "second"
+    made.study_of({"soft_moe": [0.8, 0.82]}, capacities)
+    found = load_study(store)
+    table = aged_table(differences.to_nulls(found), found)
+    keys = [column.key for column in table.columns]
+    assert [row.cells[keys.index("reference")].marks for row in table.rows] == [(OLDER,)] * 2
+    assert "newest results here: dense;" in table.caption
+
+
+def test_what_was_spent_and_rankings_are_marked_too(study):
+    for table in (spent.table(study), rankings.table(study)):
+        assert marked(aged_table(table, study)) == {"dense", "random"}
+
+
+def test_a_claim_that_older_runs_decide_is_marked(study):
+    claim = Claim(
+        id="mine", claim="Soft is better.", source="me", metric="top1", test="higher",
+        left={"routers": ["soft_moe"]}, right={"routers": ["random"]},
+        supported_if="it is", contradicted_if="it is not",
+    )  # fmt: skip
+    table = claims.table(replace(study, claims=(claim,)))
+    assert marked(table, "id") == {"mine"}
+    assert f"{OLDER} Of older code than the newest results here: random;" in table.caption
 
 
 def test_a_table_of_newer_numbers_alone_says_nothing(study):
