@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from report.claims import Claim
 from report.render import cell_parts
@@ -47,6 +47,8 @@ class Printed:
         texts: what it says of numbers outside of tables, by where it stands.
         claims: those of the user's own that were tested.
     """
+
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="constants")  # a loss may be infinite
 
     study: str
     tables: tuple[Table, ...]
@@ -106,7 +108,7 @@ def from_json(folder: Path) -> Printed:
 
 
 def find(tables: Sequence[Table], table: str, row: str, column: str) -> Number:
-    """A number by the name of its table, words of its row, and the key or label of its column.
+    """A number by the name of its table, words of its row, and the key or heading of its column.
 
     Raises:
         StoreError: there is none, or several; the message names the nearest.
@@ -118,11 +120,15 @@ def find(tables: Sequence[Table], table: str, row: str, column: str) -> Number:
     for number in numbers(by_name[table]):
         rows[number.row][number.column.key] = number
     cells = rows[_row(table, row, rows)]
-    labels = {number.column.label: key for key, number in cells.items()}
-    key = labels.get(column, column)
-    if key not in cells:
+    if column in cells:
+        return cells[column]
+    having = [n for n in cells.values() if column in (n.column.label, n.column.heading)]
+    if not having:
         raise StoreError(f"no number {column!r} in that row of {table}{nearest(column, cells)}")
-    return cells[key]
+    if len(having) > 1:
+        keys = ", ".join(number.column.key for number in having)
+        raise StoreError(f"{len(having)} columns of table {table} are headed {column!r}: {keys}")
+    return having[0]
 
 
 def _row(table: str, asked: str, rows: Iterable[str]) -> str:

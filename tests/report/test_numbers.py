@@ -111,12 +111,22 @@ def test_a_score_of_tuning_is_traced_to_trials_of_no_study(small, store):
         (("main", "softmoe", "top1"), "no row 'softmoe' in table main; did you mean 'soft_moe'"),
         (("main", "soft_moe", "topl"), "no number 'topl' in that row of main; did you mean 'top"),
         (("entropy", "soft_moe", "H_s"), "2 rows of table entropy have 'soft_moe': soft_moe gates"),
+        (
+            ("spent", "soft_moe", "training"),
+            "2 columns of table spent are headed 'training': train_flops, train_seconds",
+        ),
     ],
 )
 def test_a_number_that_there_is_not_is_said_with_the_nearest(written, opened, place, message):
     with pytest.raises(StoreError) as error:
         trace(opened, written.study, *place)
     assert message in str(error.value)
+
+
+def test_a_heading_with_its_unit_tells_columns_apart(written, opened):
+    for heading, key in (("training (s)", "train_seconds"), ("training (TFLOP)", "train_flops")):
+        found = trace(opened, written.study, "spent", "soft_moe", heading)
+        assert found.number.column.key == key
 
 
 def test_rows_are_named_by_their_first_words_but_for_counts():
@@ -140,6 +150,16 @@ def test_a_report_just_written_holds(small, store, tmp_path, capsys):
     assert command(tmp_path, "--check", str(folder)) == 0
     told = capsys.readouterr().out
     assert told.startswith(f"The database supports each of the {found.numbers} numbers of")
+
+
+def test_a_report_with_an_infinite_value_can_be_checked(small, store, tmp_path):
+    _, folder = small
+    with sqlite3.connect(tmp_path / "results.db") as database:
+        nll = "(SELECT min(id) FROM metrics WHERE name = 'nll')"
+        database.execute(f"UPDATE metrics SET value = 9e999 WHERE id = {nll}")
+    database.close()
+    assert check(store, folder).wrong
+    assert check(store, write_report(store, "tiny", folder, tmp_path).folder).wrong == ()
 
 
 def test_what_another_run_changed_is_named(small, store, tmp_path, capsys):
