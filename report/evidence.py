@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def slope(study: StudyData, claim: Claim, side: Side, over: str) -> Evidence:
     found = {kind: _slope(points) for kind, points in lines.items() if len(points) > 1}
     if not found:
         values = {place for points in lines.values() for place in points}
-        told = f"{over} has the one value {values.pop():g}" if len(values) == 1 else ""
+        told = f"{over} has the one value {values.pop():g} above 0" if len(values) == 1 else ""
         raise Unfit(told or _missing(study, claim, (side,)))
     return _gathered(study, found)
 
@@ -169,14 +170,15 @@ def _experts(study: StudyData, entry: Entry) -> str:
 
 
 def _number_of(study: StudyData, entry: Entry, path: str) -> float | None:
-    """The value of a setting that an entry was trained with; None where it is no number."""
+    """The value of a setting that an entry was trained with; None where it cannot be doubled."""
     if path == NUMBER:
         return float(study.trials_of(entry)["num_experts"].iloc[0])
     told = dict(part.split("=", 1) for part in settings(entry.condition))
     try:
-        return float(told[path])
+        number = float(told[path])
     except (KeyError, ValueError):
         return None
+    return number if 0 < number < inf else None
 
 
 def _missing(study: StudyData, claim: Claim, sides: Iterable[Side]) -> str:

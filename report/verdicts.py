@@ -57,14 +57,14 @@ class Untested:
 def judged(study: StudyData) -> list[Judged | Untested]:
     """Every published claim and the user's own, in order."""
     found = [_tested(study, claim) for claim in (*published(), *study.claims)]
-    p_values = [each.p for each in found if isinstance(each, Judged) and each.p is not None]
+    # One whose differences are all alike, or of one seed, has no p, but was asked, so it counts.
+    p_values = [1.0 if e.p is None else e.p for e in found if isinstance(e, Judged)]
     adjusted = iter(holm(p_values))
-    return [
-        replace(each, adjusted=next(adjusted))
-        if isinstance(each, Judged) and each.p is not None
-        else each
-        for each in found
-    ]
+    return [_adjusted(each, next(adjusted)) if isinstance(each, Judged) else each for each in found]
+
+
+def _adjusted(claim: Judged, p: float) -> Judged:
+    return claim if claim.p is None else replace(claim, adjusted=p)
 
 
 def _tested(study: StudyData, claim: Claim) -> Judged | Untested:

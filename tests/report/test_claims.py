@@ -266,6 +266,24 @@ def test_p_values_are_holms_over_the_claims_that_are_tested(written):
     assert every.cell(4, "not tested, since").words == "no runs of attentive"
 
 
+def test_a_claim_without_a_test_counts_in_the_family(study):
+    """Differences that are all alike have no p-value, but somebody asked."""
+    alike = claim(id="alike", right={"routers": ["my_gate"]})
+    found = study({"soft_moe": A, "random": B, "my_gate": [a - 0.1 for a in A]}, claim(), alike)
+    tested, untested = own(found), own(found, 1)
+    assert (untested.p, untested.adjusted, untested.verdict) == (None, None, "undecided")
+    assert tested.adjusted == pytest.approx(2 * tested.p)
+
+
+def test_a_setting_of_zero_has_no_doubling(study):
+    asked = claim(test="rises", right=None, over="router.noise")
+    noises = [{"noise": 0.0}, {"noise": 1.0}, {"noise": 2.0}]
+    found = own(study({"soft_moe": A}, asked, conditions=noises))
+    assert found.difference.mean == pytest.approx(0.01), "from 1 to 2; 0 is left out"
+    few = own(study({"soft_moe": A}, asked, conditions=noises[:2], name="few"))
+    assert few.why == "router.noise has the one value 1 above 0"
+
+
 def test_a_stopping_rule_takes_its_toll(study):
     fixed = study({"soft_moe": A, "random": B}, claim())
     asked = fixed.record.request | {"sequential": {"looks": 3}}
