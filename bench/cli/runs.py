@@ -223,8 +223,14 @@ def _tuned(
     """The request with the settings that a tuning found, under a name of its own."""
     from bench.overrides import parse_set
     from bench.tune.found import with_tuned
+    from routers.errors import RequestError
 
     name = request.preset.name
+    if not place.has_store():
+        raise RequestError(
+            f"nothing was tuned yet, since there is no database {place.database}; `python bench.py "
+            "tune` makes it, with the same --preset and --routers"
+        )
     named = replace(request, study=study or f"{name}-tuned")
     paths = [parse_set(text)[0] for text in given or ()]
     with place.store() as store:

@@ -82,10 +82,11 @@ def _with_width(spec: TrialSpec, shape_of: Callable[[DataConfig], ExpectedData])
 
     target, least = _matched(spec, cost_of(spec.dense(), data)), taken_at(1)
     if least > target * (1 + spec.compute.tolerance):
+        less = ", or for less capacity" if spec.compute.match == "step_flops" else ""
         raise RequestError(
             f"{matched}: {spec.router.name} with {spec.experts.num_experts} experts of width 1 has "
             f"{least:,.0f} {SOLVED[spec.compute.match]}, and the dense model has {target:,.0f}: "
-            "ask for fewer experts, or for less capacity"
+            f"ask for fewer experts{less}"
         )
     return at(nearest_width(taken_at, target))
 

@@ -505,6 +505,14 @@ def test_a_run_refuses_what_was_not_tuned_or_is_given_twice(tuned, store) -> Non
         with_tuned(swept, store, "t")
 
 
+def test_a_run_before_any_tuning_is_told_the_command(tmp_path, capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["run", "--tuned", "--preset", "smoke", "--home", str(tmp_path / "new")])
+    assert "nothing was tuned yet" in (told := capsys.readouterr().err)
+    assert "`python bench.py tune`" in told
+    assert not (tmp_path / "new").exists()
+
+
 def test_what_is_found_for_one_router_changes_no_other() -> None:
     preset = preset_of(["dense", "softmax_token_choice"])
     changed = preset.model_copy(update={"tuned": {"dense": {"train.lr": 0.5}}})
