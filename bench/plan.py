@@ -16,6 +16,8 @@ from bench.presets import Preset
 from bench.sequential import Sequential
 from bench.specs import refuse_unknown, selected_routers, trial_specs
 from results.conditions import conditions, router_of
+from routers import Baseline
+from routers.errors import RequestError
 from suites import SUITES
 
 
@@ -123,6 +125,8 @@ def make_request(
     hyper = [path.split(".")[1] for path in paths if path.startswith("router.")]
     # A preset's own settings are for whichever of its routers are chosen.
     refuse_unknown(hyper, selected_routers(preset))
+    if twins and all(issubclass(router.target, Baseline) for router in selected_routers(preset)):
+        raise RequestError("--aa trains each router but a baseline again, and no other is chosen")
     names = suites or list(preset.suites)
     chosen = {SUITES.get(name).name: preset.suites.get(name, {}) for name in names}
     return Request(study or preset.name, preset, chosen)

@@ -17,6 +17,7 @@ from bench.subject import LayerOfTrial
 from bench.train import train_trial
 from bench.trainer import Trainer
 from bench.trial_model import trial_model
+from routers.errors import RequestError
 
 CPU = torch.device("cpu")
 NOISY = {"noise_std": 1.0}
@@ -161,3 +162,8 @@ def test_a_derived_twin_starts_from_its_parents_twin_where_that_has_one(parent, 
     assert child.parent is not None
     assert child.parent.twin == number
     assert specs.index(child.parent) < specs.index(child)
+
+
+def test_baselines_alone_have_no_twin_to_ask_for() -> None:
+    with pytest.raises(RequestError, match="--aa trains each router but a baseline"):
+        make_request(load_preset("tiny"), routers=["dense", "dense_params"], twins=True)
