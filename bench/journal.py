@@ -42,6 +42,11 @@ class Journal(BaseModel):
         """Share of the validation split that was right at the last evaluation."""
         return next((p.value for p in reversed(self.history) if p.name == "val_top1"), None)
 
+    @property
+    def evaluations(self) -> int:
+        """How many there were."""
+        return sum(point.name == "val_top1" for point in self.history)
+
     def record(self, split: str, name: str, value: float) -> None:
         """Add to the history what was found after the last step."""
         self.history.append(HistoryPoint(self.steps, self.flops, self.seconds, split, name, value))

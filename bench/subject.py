@@ -16,7 +16,7 @@ from bench.config import DENSE, Options, RouterConfig, TrialSpec
 from bench.data import Dataset
 from bench.evaluate import observe
 from bench.facts import model_facts
-from bench.model import MoELayer, ReplacedMLP, build_experts, forward_pass, moe_layers
+from bench.model import EXPERTS, MoELayer, ReplacedMLP, build_experts, forward_pass, moe_layers
 from bench.model.backbone import site_of, widen
 from bench.model.build import moe_seed
 from bench.model.experts import Replaced
@@ -222,9 +222,12 @@ class LayerOfTrial:
 
     def _options_without_width(self) -> Options:
         """A width that was found is that of the model's layers, which may be of another shape."""
-        found = {path.removeprefix("experts.options.") for path in self._spec.found}
-        options = self._spec.experts.options
-        return {name: options[name] for name in options if name not in {"hidden", *found}}
+        experts = self._spec.experts
+        width = EXPERTS.get(experts.name).target.width
+        found = {width} if f"experts.options.{width}" in self._spec.found else set()
+        return {
+            name: value for name, value in experts.options.items() if name not in {"hidden", *found}
+        }
 
     def _replaced(self) -> tuple[Replaced, int]:
         """What the model's first MoE layer stands in for, and tokens of an image there.

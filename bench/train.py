@@ -23,9 +23,9 @@ from bench.course import Course, DivergedError
 from bench.data import Dataset
 from bench.outcome import Outcome, write_outcome
 
-Progress = Callable[[int, int, float, float | None, float], None]
+Progress = Callable[[int, int, float, float | None, int, float], None]
 """Told now and then: steps done, steps in all, the task's loss, the share of the validation split
-that was right at the last evaluation (None before the first), seconds of training."""
+that was right at the last evaluation (None before the first), evaluations, seconds of training."""
 
 SAVE_EVERY = 60.0
 
@@ -111,7 +111,8 @@ def _follow(
     saved = time.monotonic()
     for loss in course.looks():
         journal = course.journal
-        on_progress(journal.steps, course.steps, loss, journal.accuracy, journal.seconds)
+        seen = (journal.accuracy, journal.evaluations)
+        on_progress(journal.steps, course.steps, loss, *seen, journal.seconds)
         stopping = stop()
         if stopping or time.monotonic() - saved >= save_every:
             course.save()

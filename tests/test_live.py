@@ -94,7 +94,7 @@ def test_the_end_is_learnt_as_it_goes(clock: Clock) -> None:
     tracker = Tracker(clock)
     assert listen(tracker, Begun((A, B, C), 0, layers=2, jobs=1), Started(A, "new")).left is None
     clock.seconds = 30
-    board = listen(tracker, Progress(A, 10, 40, 1.5, None, 30.0))
+    board = listen(tracker, Progress(A, 10, 40, 1.5, None, 0, 30.0))
     assert board.left == 90 + 120 + 120  # no layer was measured yet
     assert board.rate == pytest.approx(3600 * 0.25 / 30)
     clock.seconds = 100
@@ -111,7 +111,7 @@ def test_the_end_is_learnt_as_it_goes(clock: Clock) -> None:
 
 def test_a_worker_says_what_it_does(clock: Clock) -> None:
     tracker = Tracker(clock)
-    board = listen(tracker, Begun((A, B, C), 0, 0, 2), Progress(A, 10, 40, 1.5, 0.7, 30.0))
+    board = listen(tracker, Begun((A, B, C), 0, 0, 2), Progress(A, 10, 40, 1.5, 0.7, 1, 30.0))
     assert board.workers == (Worker("a", 0, "training", 10, 40, 1.5, 0.7, 90.0),)
     board = listen(tracker, Ended(A, "done", 100), Measuring(A, "entropy"), Started(B, "new"))
     assert [worker.doing for worker in board.workers] == ["entropy", "training"]
@@ -159,7 +159,7 @@ def events(clock: Clock) -> list[Event]:
     return [
         Begun((A, B), reused=1, layers=1, jobs=1),
         Started(A, "new"),
-        Progress(A, 20, 40, 1.5, 0.71, 60.0),
+        Progress(A, 20, 40, 1.5, 0.71, 2, 60.0),
         Ended(A, "done", 120.0),
         Measuring(A, "accuracy"),
         Measured(A, "accuracy", "done", 2.0),

@@ -67,7 +67,7 @@ class Tracker:
                 self._settled["done"] -= 1
             case Started(task):
                 self._now_does(task, Worker(task.name, task.seed, "training"))
-            case Progress(task, step, steps, loss, accuracy, seconds):
+            case Progress(task, step, steps, loss, accuracy, _, seconds):
                 told = Worker(task.name, task.seed, "training", step, steps, loss, accuracy)
                 self._now_does(task, told, seconds)
             case Ended(task, status, seconds):

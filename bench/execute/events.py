@@ -75,6 +75,7 @@ class Progress:
         steps: in all.
         loss: the task's, at the last step.
         accuracy: share of the validation split at the last evaluation; None before the first.
+        evaluations: how many there were.
         seconds: of training.
     """
 
@@ -83,6 +84,7 @@ class Progress:
     steps: int
     loss: float
     accuracy: float | None
+    evaluations: int
     seconds: float
 
 

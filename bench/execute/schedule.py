@@ -133,7 +133,7 @@ class Schedule:
         match event:
             case Started():
                 active.progress = {"doing": "training"}
-            case Progress(_, step, steps, loss, accuracy, seconds):
+            case Progress(_, step, steps, loss, accuracy, _, seconds):
                 told = {"step": step, "steps": steps, "loss": loss, "accuracy": accuracy}
                 active.progress = {"doing": "training", **told, "seconds": seconds}
                 if active.stopped is None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -19,6 +18,7 @@ from bench.outcome import Outcome
 from bench.plan import Planned
 from bench.resume import discard
 from bench.reuse import NO_PARENT
+from bench.train import Progress as Watcher
 from bench.train import TrainingInterrupted, train_trial
 from bench.trial_model import trial_model
 from results import StoreError
@@ -141,11 +141,8 @@ def _parent(planned: Planned, work: Workplace) -> nn.Module | None:
     return model
 
 
-def _watcher(work: Workplace, task: Task) -> Callable[[int, int, float, float | None, float], None]:
-    def watch(step: int, steps: int, loss: float, accuracy: float | None, seconds: float) -> None:
-        work.tell(Progress(task, step, steps, loss, accuracy, seconds))
-
-    return watch
+def _watcher(work: Workplace, task: Task) -> Watcher:
+    return lambda *told: work.tell(Progress(task, *told))
 
 
 def _finish(attempt_id: int, outcome: Outcome, work: Workplace) -> None:

@@ -59,7 +59,7 @@ def _line(event: Event) -> str:
     match event:
         case Started(task, reason):
             return f"{task.name}, seed {task.seed}: training: {reason}"
-        case Progress(_, step, steps, loss, accuracy, _):
+        case Progress(_, step, steps, loss, accuracy):
             seen = "" if accuracy is None else f", validation top-1 {100 * accuracy:.1f} %"
             return f"step {step} of {steps}, loss {loss:.4f}{seen}"
         case Ended(_, status, seconds, error):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.agenda import spaced
 from bench.datasets import Datasets
 from bench.execute.events import Ended, Listener, Progress, Task
 from bench.execute.jobs import Job, TrialJob
@@ -79,13 +77,11 @@ class Tuner:
     def seen(self, job: Job, progress: Progress) -> str | None:
         """Why a training ends early: its router's others were better at this point."""
         trial = self._trials[job.planned.fingerprint.value]
-        ends = spaced(progress.steps, job.planned.spec.train.evaluations)
-        evaluations = bisect_right(ends, progress.step)
-        if progress.accuracy is None or evaluations <= trial.evaluations:
+        if progress.accuracy is None or progress.evaluations <= trial.evaluations:
             return None
-        trial.evaluations = evaluations
+        trial.evaluations = progress.evaluations
         search = self.searches[trial.contender.router]
-        stop = search.report(trial.draw.number, evaluations, progress.accuracy)
+        stop = search.report(trial.draw.number, progress.evaluations, progress.accuracy)
         if not stop or progress.step >= progress.steps:
             return None
         top1, step = f"{100 * progress.accuracy:.1f} %", f"step {progress.step} of {progress.steps}"

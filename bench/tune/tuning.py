@@ -74,6 +74,7 @@ def tune(
     untuned = [contender.planned({}, datasets, fingerprints) for contender in asked]
     with open_tuning(store.engine) as storage:
         searches = _searches(tuning, asked, untuned, storage)
+        _refuse_second(tuning.study, store)
         study = store.study(tuning.study, tuning.record())
         with Interrupts() as interrupts, run_row(tuning.study, store, how, len(places)) as run_id:
             _refuse_second(tuning.study, store, run_id)
@@ -127,10 +128,14 @@ def _rehearsals(untuned: Sequence[Planned]) -> list[TrialJob]:
     ]
 
 
-def _refuse_second(study: str, store: Store, run_id: int) -> None:
-    """Of two that begin at once, the one that was written down first goes on."""
+def _refuse_second(study: str, store: Store, run_id: int | None = None) -> None:
+    """Of two that begin at once, the one that was written down first goes on.
+
+    Args:
+        run_id: this one's; None before it is written down.
+    """
     for run in store.runs(study):
-        if run.id < run_id and alive(run):
+        if (run_id is None or run.id < run_id) and alive(run):
             raise BenchError(
                 f"{study} is tuned already by process {run.pid} on {run.node}: {run.command}"
             )

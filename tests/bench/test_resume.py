@@ -170,10 +170,11 @@ def test_seconds_and_accuracy_go_on_from_what_they_were(plain, tmp_path):
         train_trial(
             **plain, folder=tmp_path, on_progress=lambda *at: told.append(at), stop=lambda: True
         )
-    ((_, _, _, accuracy, seconds),) = told
+    ((_, _, _, accuracy, evaluations, seconds),) = told
     outcome = train_trial(**plain, folder=tmp_path, on_progress=lambda *at: told.append(at))
-    assert told[1][3] == accuracy  # step 8 is no evaluation
-    assert told[1][4] > seconds > 0
+    assert told[1][3:5] == (accuracy, evaluations)  # step 8 is no evaluation
+    assert told[1][5] > seconds > 0
+    assert told[-1][4] == plain["spec"].train.evaluations
     times = [row.seconds for row in outcome.history]
     assert times == sorted(times)
     assert times[0] == seconds

@@ -142,6 +142,20 @@ def test_the_dense_counterpart_of_factorised_experts_runs_the_tokens(
     assert subject.dense_rows(layer, subject.mlp(32, 64), x) == 3 * 49
 
 
+def test_a_bare_layer_leaves_a_solved_width_behind_and_keeps_what_was_tuned(
+    tiny_spec, tiny_dataset
+):
+    options = {"rank": 3, "ring_rank": 7}
+    spec = tiny_spec("mumoe", experts={"name": "tr", "options": options})
+    paths = tuple(f"experts.options.{name}" for name in options)
+    of_model = LayerOfTrial(spec, tiny_dataset, CPU).layer(3, 49, 32, 64, 8)
+    found = spec.model_copy(update={"found": paths})
+    of_shape = LayerOfTrial(found, tiny_dataset, CPU).layer(3, 49, 32, 64, 8)
+    assert (of_model.experts.ring_rank, of_shape.experts.ring_rank) == (7, 7)
+    assert of_model.experts.rank == 3
+    assert of_shape.experts.rank is None
+
+
 def test_the_dense_counterpart_of_a_baseline_runs_its_flops(tiny_spec, tiny_dataset):
     x = torch.randn(3, 49, 8)
     # Of a hidden unit, 2 · 8 multiply-adds, a bias and a GELU of 5; of an output, a bias.

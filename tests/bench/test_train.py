@@ -67,13 +67,15 @@ def test_a_training_learns_and_leaves_what_it_should(name, tiny_spec, tiny_datas
     assert len(curve) == 4
     assert curve[-1] > 0.9  # chance is 0.25
     assert read_outcome(tmp_path) == outcome
-    done, steps, losses, accuracies, seconds = zip(*seen, strict=True)
+    done, steps, losses, accuracies, evaluations, seconds = zip(*seen, strict=True)
     assert list(done) == sorted(set(done))
     assert done[-1] == steps[-1] == budget.steps
     assert max(b - a for a, b in zip((0, *done), done, strict=False)) <= 10
     assert losses[-1] < losses[0]
     assert seconds[-1] == outcome.seconds
     assert list(dict.fromkeys(accuracies)) == list(dict.fromkeys([None, *curve]))
+    assert sorted(set(evaluations)) == [0, 1, 2, 3, 4]
+    assert evaluations[-1] == 4
 
 
 def test_snapshots_are_equally_spaced_from_the_first_weights_to_the_last(
