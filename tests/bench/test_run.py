@@ -15,7 +15,17 @@ import bench.run as running
 from bench.config import DataConfig
 from bench.datasets import Datasets
 from bench.execute import local, training
-from bench.execute.events import Begun, Ended, Event, Measured, Measuring, Progress, Reused, Started
+from bench.execute.events import (
+    Begun,
+    Ended,
+    Event,
+    Measured,
+    Measuring,
+    Progress,
+    Reused,
+    Started,
+    Waiting,
+)
 from bench.outcome import read_outcome, write_outcome
 from bench.plan import Plan, make_plan, make_request
 from bench.presets import load_preset
@@ -290,7 +300,8 @@ def test_nothing_starts_where_groups_do_not_fit_a_batch(run, store, datasets) ->
 def test_what_happens_is_told_in_order(run) -> None:
     events: list[Event] = []
     run(["softmax_token_choice"], suites=["balance", "throughput"], tell=events.append)
-    kinds = [type(event) for event in events if not isinstance(event, Progress)]
+    # Others may train on this machine meanwhile, and the timing waits for them.
+    kinds = [type(event) for event in events if not isinstance(event, (Progress, Waiting))]
     assert kinds == [Begun, Started, Ended, Measuring, Measured, Measuring, Measured]
     steps = [event for event in events if isinstance(event, Progress)]
     assert steps[-1].step == steps[-1].steps
