@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from report.load import load_study
 from report.numbers import Number, from_json, numbers, row_names, shown
-from report.study import load_study
 from report.tables import make_tables
 from report.tables.table import Cell, Row, Table
 from report.texts import changed, texts

@@ -1,11 +1,10 @@
-"""A study, loaded once: its frames, and the few questions that tables and figures ask of them."""
+"""A study: its frames, and the few questions that tables and figures ask of them."""
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -14,18 +13,10 @@ import pandas as pd
 
 from report.claims import Claim
 from report.colours import KNOWN, Look, looks
-from report.entries import Entry, closest, fullest, without_options
-from report.state import state_of
-from report.systems import DENSE, Systems, of_twin, router_of
-from results import ArrayRecord, Store, StudyRecord
+from report.entries import Entry, closest, fullest
+from report.systems import DENSE, of_twin, router_of
+from results import ArrayRecord, StudyRecord
 from results.conditions import is_twin
-from results.frames import (
-    arrays_of,
-    components_frame,
-    measurements_frame,
-    metrics_frame,
-    trials_frame,
-)
 from results.statistics import ALPHA
 
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
@@ -254,67 +245,3 @@ class StudyData:
     @cached_property
     def _by_metric(self) -> dict[str, pd.DataFrame]:
         return {str(name): rows for name, rows in self.metrics.groupby("metric")}
-
-
-def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] = ()) -> StudyData:
-    """A study by name, or the one that was asked for last.
-
-    Raises:
-        StoreError: there is no such study, or none at all; the message names the nearest.
-    """
-    record = store.find_study(name)
-    trials = trials_frame(store, record.name)
-    measurements = measurements_frame(store, record.name)
-    # Each once, in their order: of experts that are as usual as others, the first are the usual.
-    entries = dict.fromkeys(Entry(row.router, row.condition) for row in trials.itertuples())
-    systems = Systems.of(entries)
-    return StudyData(
-        record=record,
-        trials=_told(trials, systems),
-        measurements=_told(_of_subject(measurements), systems),
-        metrics=_told(_metrics(metrics_frame(store, record.name)), systems),
-        arrays=[_record_told(each, systems) for each in _arrays(arrays_of(store, record.name))],
-        components=components_frame(store),
-        state=state_of(record.request, trials, measurements),
-        usual_experts=systems.usual,
-        claims=claims,
-    )
-
-
-def _told(frame: pd.DataFrame, systems: Systems) -> pd.DataFrame:
-    """The rows by system, under the condition that is left."""
-    rows = zip(frame["router"], frame["condition"], strict=True)
-    told = [systems.told(Entry(*row)) for row in rows]
-    routers = pd.Series([entry.router for entry in told], frame.index, object)
-    left = pd.Series([entry.condition for entry in told], frame.index, object)
-    return frame.assign(router=routers, condition=left)
-
-
-def _record_told(record: ArrayRecord, systems: Systems) -> ArrayRecord:
-    entry = systems.told(Entry(record.router, record.condition))
-    return replace(record, router=entry.router, condition=entry.condition)
-
-
-def _metrics(frame: pd.DataFrame) -> pd.DataFrame:
-    """`where` as mappings; of one number measured with several options of a suite, the newest."""
-    number = ["suite", "trial", "machine", "metric", "layer", "step", "split", "where"]
-    newest = _of_subject(frame.sort_values("measurement", kind="stable"))
-    newest = newest.drop_duplicates(number, keep="last")
-    return newest.assign(where=[json.loads(text) for text in newest["where"]])
-
-
-def _arrays(records: list[ArrayRecord]) -> list[ArrayRecord]:
-    """The same for arrays."""
-    newest: dict[tuple[Any, ...], ArrayRecord] = {}
-    for record in records:
-        bare = replace(record, condition=without_options(record.condition, record.suite))
-        place = (bare.layer, bare.step, bare.split, json.dumps(bare.where, sort_keys=True))
-        newest[bare.suite, bare.router, bare.condition, bare.seed, bare.name, *place] = bare
-    return list(newest.values())
-
-
-def _of_subject(frame: pd.DataFrame) -> pd.DataFrame:
-    """The condition of the trial or layer alone, without what differs in the suite's options."""
-    rows = zip(frame["condition"], frame["suite"], strict=True)
-    bare = pd.Series([without_options(*row) for row in rows], frame.index, object)
-    return frame.assign(condition=bare)

@@ -9,6 +9,7 @@ from report import provenance
 from report.claims import Claim
 from report.figures import draw_figures
 from report.figures.canvas import Drawing
+from report.load import load_study
 from report.logs import Logs
 from report.numbers import FILE as NUMBERS
 from report.numbers import Printed, to_json
@@ -18,7 +19,7 @@ from report.parts import Absent
 from report.remarks import remarks
 from report.render import to_csv, to_latex, to_markdown
 from report.state import FILE as STATE
-from report.study import StudyData, load_study
+from report.study import StudyData
 from report.summary import compared, findings
 from report.tables import make_tables
 from report.tables.table import Table

@@ -10,7 +10,7 @@ import yaml
 
 from bench.cli import main
 from bench.presets import load_preset
-from report.study import load_study
+from report.load import load_study
 from results import open_store
 
 ROUTERS = ("soft_moe", "dense")

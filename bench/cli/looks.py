@@ -64,7 +64,7 @@ def _at(request: Request, sequential: Sequential, seeds: int) -> Request:
 def _declared(plan: Plan, store: Store) -> Sequence[Comparison]:
     """The comparisons of a plan's trials, just as the report tests them."""
     from report.comparisons import comparisons
-    from report.study import load_study
+    from report.load import load_study
 
     study = load_study(store, plan.request.study)
     asked = {planned.fingerprint.value for planned in plan.trials}

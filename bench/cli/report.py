@@ -110,7 +110,7 @@ def _trace(
     store: Store, study: str | None, claims: Path | None, place: tuple[str, str, str]
 ) -> None:
     from report.claims import own_claims
-    from report.study import load_study
+    from report.load import load_study
     from report.trace import trace
 
     own = () if claims is None else own_claims(claims)

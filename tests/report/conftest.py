@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from report import ReportPaths, write_report
-from report.study import StudyData, load_study
+from report.load import load_study
+from report.study import StudyData
 from report.tables import make_tables
 from report.tables.table import Table
 from results import Array, CodeVersion, Component, Machine, Metric, Run, Store, open_store

@@ -10,8 +10,8 @@ from report.budgets import flips, standings
 from report.entries import Entry
 from report.figures import budgets
 from report.figures.budgets import mean_curve
+from report.load import load_study
 from report.parts import Absent
-from report.study import load_study
 from report.tables import rankings, spent
 from report.tables.table import OUTSIDE
 

@@ -12,7 +12,7 @@ import bench.model  # noqa: F401  registers experts
 from bench.cli import main
 from report.check import check
 from report.claims import Claim, own_claims, published, read_claims
-from report.study import load_study
+from report.load import load_study
 from report.tables import claims as tables
 from report.verdicts import Judged, Untested, judged
 from results import StoreError

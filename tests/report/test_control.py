@@ -8,9 +8,9 @@ from report import write_report
 from report.comparisons import comparisons
 from report.control import controls, retimed
 from report.entries import Entry
+from report.load import load_study
 from report.parts import Absent
 from report.remarks import remarks
-from report.study import load_study
 from report.tables import control, make_tables, trials
 from report.tables.table import Table
 from report.timings import timings

@@ -19,7 +19,7 @@ from report.figures.editing import accuracies
 from report.figures.expert_images import mosaic
 from report.figures.load import ranked_loads
 from report.figures.training import curve
-from report.study import load_study
+from report.load import load_study
 from results import Array
 
 NAMES = {

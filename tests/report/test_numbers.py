@@ -10,8 +10,8 @@ import pytest
 from bench.cli import main
 from report import write_report
 from report.check import check
+from report.load import load_study
 from report.numbers import FILE, from_json, numbers, row_names
-from report.study import load_study
 from report.tables.table import Cell, Column, Row, Table
 from report.texts import changed
 from report.trace import trace

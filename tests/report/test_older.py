@@ -9,8 +9,8 @@ import pytest
 from report import write_report
 from report.claims import Claim
 from report.entries import Entry
+from report.load import load_study
 from report.older import aged_table, changed
-from report.study import load_study
 from report.tables import claims, differences, main, make_tables, rankings, spent, trials
 from report.tables.table import OLDER, Table
 

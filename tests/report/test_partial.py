@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from report import write_report
-from report.study import load_study
+from report.load import load_study
 from results import StoreError
 
 

@@ -12,8 +12,8 @@ from matplotlib.text import Text
 from report import write_report
 from report.figures import critical_difference
 from report.figures.canvas import PAGE, Drawing
+from report.load import load_study
 from report.standings import standings
-from report.study import load_study
 from report.summary import findings
 from report.tables import ranks, seeds
 

@@ -5,8 +5,8 @@ import pytest
 from matplotlib.text import Text
 
 from report.figures import overhead, scaling_experts
+from report.load import load_study
 from report.parts import Absent
-from report.study import load_study
 from results import Metric
 
 WHERE = {"scope": "layer", "batch": 8, "tokens": 196, "dim": 384, "hidden": 1536, "threads": 1}

@@ -16,7 +16,7 @@ from scipy.stats import binom
 
 from report import write_report
 from report.comparisons import comparisons
-from report.study import load_study
+from report.load import load_study
 from report.tables import differences, ranks
 from report.tables.cells import metric_cell
 

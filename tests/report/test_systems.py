@@ -3,7 +3,7 @@
 import pytest
 
 from report.entries import Entry
-from report.study import load_study
+from report.load import load_study
 from report.systems import Systems, router_of
 from report.tables import differences, main
 

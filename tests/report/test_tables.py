@@ -10,7 +10,7 @@ from scipy.stats import t
 
 from report.entries import Entry
 from report.figures import accuracy
-from report.study import load_study
+from report.load import load_study
 from report.summary import findings
 from report.tables import best, differences, main, seeds, throughput, trials
 from report.tables.table import CONSTANT, OUTSIDE, Cell, Column, Row, Table, assemble, summary

@@ -9,9 +9,10 @@ import pytest
 
 from report.figures import draw_figures
 from report.figures.canvas import Drawing
+from report.load import load_study
 from report.parts import Absent
 from report.remarks import remarks
-from report.study import StudyData, load_study
+from report.study import StudyData
 from report.tables import make_tables
 from report.tables.table import Table
 from report.tuning import unequal

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from report import write_report
+from report.load import load_study
 from report.logs import Logs, readable
-from report.study import load_study
 from report.tables import trials
 from report.undone import undone
 
