@@ -26,7 +26,8 @@ def with_widths(
 
     A whole width may not meet the tolerance: then it is the nearest. A dense model keeps its MLPs;
     the baseline with an MoE's parameters is widened by experts of a width that is solved for too.
-    A derived trial has the width of its parent, whose weights it takes over.
+    A derived trial has the width of its parent, whose weights it takes over; where that is dense,
+    the width that it would have from scratch.
 
     Args:
         shape_of: of a data set; it need not be there.
@@ -74,11 +75,13 @@ def _with_width(spec: TrialSpec, shape_of: Callable[[DataConfig], ExpectedData])
         wider = spec.experts.model_copy(update={"options": {**options, name: width}})
         return spec.model_copy(update={"experts": wider})
 
-    if spec.parent is not None:
-        return at(spec.parent.experts.options.get(name))
+    inherited = spec.parent.experts.options.get(name) if spec.parent else None
+    if inherited is not None:
+        return at(inherited)
 
     def taken_at(width: int) -> float:
-        return _matched(spec, cost_of(at(width), data))
+        from_scratch = {"parent": None, "transform": None}
+        return _matched(spec, cost_of(at(width).model_copy(update=from_scratch), data))
 
     target, least = _matched(spec, cost_of(spec.dense(), data)), taken_at(1)
     if least > target * (1 + spec.compute.tolerance):

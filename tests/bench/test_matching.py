@@ -150,6 +150,13 @@ def test_seeds_twins_and_children_share_what_is_solved_for(tiny_spec):
     assert derived.parent == first
 
 
+def test_the_child_of_a_dense_model_is_solved_for_as_if_from_scratch(tiny_spec):
+    spec = tiny_spec("soft_moe", match="params", experts={"num_experts": 2})
+    alone, child = solved(spec, spec.derived(spec.dense(), "fine_tune"))
+    assert child.experts == alone.experts
+    assert child.parent.router.name == "dense"
+
+
 def test_routers_of_other_widths_stand_in_one_condition(tiny_spec):
     names = ("dense", "dense_params", "soft_moe", "softmax_token_choice")
     specs = solved(*(tiny_spec(n, match="step_flops", experts={"num_experts": 2}) for n in names))
