@@ -45,7 +45,8 @@ def _opened(engine: Engine) -> RDBStorage:
         return RDBStorage(f"sqlite:///{file}", engine_kwargs=wait)
     with engine.begin() as connection:
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-    url = engine.url.update_query_dict({"options": f"-csearch_path={SCHEMA}"})
+    options = [str(engine.url.query.get("options", "")), f"-csearch_path={SCHEMA}"]
+    url = engine.url.update_query_dict({"options": " ".join(options).strip()})
     return RDBStorage(url.render_as_string(hide_password=False))
 
 

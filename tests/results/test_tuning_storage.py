@@ -6,7 +6,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from sqlalchemy import inspect
+from sqlalchemy import inspect, make_url, text
 
 from bench.datasets import Datasets
 from bench.plan import make_request
@@ -15,7 +15,7 @@ from bench.run import How
 from bench.tune.found import found
 from bench.tune.storage import FILE, SCHEMA, open_tuning
 from bench.tune.tuning import Tuning, tune
-from results import Store, StoreError
+from results import Store, StoreError, open_store
 
 
 def test_trials_are_kept_in_tables_of_their_own(store: Store, tmp_path: Path) -> None:
@@ -34,6 +34,19 @@ def test_trials_are_kept_in_tables_of_their_own(store: Store, tmp_path: Path) ->
         assert (tmp_path / FILE).exists()
     else:
         assert "trials" in inspect(store.engine).get_table_names(schema=SCHEMA)
+
+
+def test_what_a_url_asks_of_its_sessions_holds_for_a_tuning_too(target: str) -> None:
+    if not target.startswith("postgresql"):
+        pytest.skip("SQLite has no sessions")
+    url = make_url(target).update_query_dict({"options": "-clock_timeout=12345"})
+    with (
+        open_store(url.render_as_string(hide_password=False)) as store,
+        open_tuning(store.engine) as storage,
+        storage.engine.connect() as connection,
+    ):
+        told = [connection.scalar(text(f"SHOW {name}")) for name in ("lock_timeout", "search_path")]
+    assert told == ["12345ms", SCHEMA]
 
 
 def test_a_tuning_goes_on_in_each_kind_of_database(store: Store, tmp_path: Path) -> None:
