@@ -105,7 +105,9 @@ class Night:
         servers = [c for run in runs for c in psutil.Process(run.pid).children()]
         return [worker.pid for server in servers for worker in server.children()]
 
-    def wait_for(self, condition: Callable[[], Any], seconds: float = 60) -> Any:
+    def wait_for(
+        self, condition: Callable[[], Any], seconds: float = 60, every: float = 0.02
+    ) -> Any:
         """What the condition says, as soon as it says something."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -119,7 +121,7 @@ class Night:
                 found = None
             if found:
                 return found
-            time.sleep(0.02)
+            time.sleep(every)
         raise AssertionError(f"not within {seconds} s:\n{self.output}")
 
     def resumable(self) -> list[Path]:

@@ -44,7 +44,8 @@ def test_a_run_that_is_killed_with_its_workers_again_and_again(new_night, undist
 def test_a_power_cut_in_the_middle_of_a_checkpoint(new_night, undisturbed) -> None:
     night = new_night()
     process = night.start("--save-every", "0")
-    night.wait_for(lambda: list(night.home.glob("trials/*/resume.safetensors.*.part")))
+    parts = "trials/*/resume.safetensors.*.part"  # there for milliseconds
+    night.wait_for(lambda: list(night.home.glob(parts)), every=0.0005)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     night.run()
