@@ -12,6 +12,7 @@ from bench.cli.place import Place, command
 from bench.cli.progress import Study
 
 if TYPE_CHECKING:
+    from report.claims import Claim
     from report.trace import Source, Trace
     from results import Store
 
@@ -85,11 +86,15 @@ def report(
 
 def _write(store: Store, study: str, folder: Path, home: Path, claims: Path | None) -> None:
     from report import write_report
+
+    paths = write_report(store, study, folder, home, _own(claims))
+    print(f"\nreport: {paths.index_html}")
+
+
+def _own(claims: Path | None) -> tuple[Claim, ...]:
     from report.claims import own_claims
 
-    own = () if claims is None else own_claims(claims)
-    paths = write_report(store, study, folder, home, own)
-    print(f"\nreport: {paths.index_html}")
+    return () if claims is None else own_claims(claims)
 
 
 def _check(store: Store, folder: Path) -> None:
@@ -109,12 +114,10 @@ def _check(store: Store, folder: Path) -> None:
 def _trace(
     store: Store, study: str | None, claims: Path | None, place: tuple[str, str, str]
 ) -> None:
-    from report.claims import own_claims
     from report.load import load_study
     from report.trace import trace
 
-    own = () if claims is None else own_claims(claims)
-    found = trace(store, load_study(store, study, own), *place)
+    found = trace(store, load_study(store, study, _own(claims)), *place)
     for line in _lines(found):
         print(line)
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from bench.cli.given import AUTO, names, seconds_of, seeds_of
+from bench.cli.given import AUTO, names, seeds_of
 from bench.cli.options import (
     AA,
     DataDir,
@@ -35,6 +33,7 @@ from bench.cli.options import (
 )
 from bench.cli.place import Place, command
 from bench.cli.tune import tuning_of
+from bench.cli.working import how_of, leave
 
 if TYPE_CHECKING:
     from bench.cli.standing import Standing
@@ -102,8 +101,6 @@ def run(
     from bench.cli.notify import notify
     from bench.cli.standing import read_standing
     from bench.cli.summary import print_standings
-    from bench.execute.interrupts import SIGNALS
-    from bench.run import How
     from results import StoreError
     from routers.errors import BenchError
 
@@ -111,15 +108,7 @@ def run(
     if tuned or tuning:
         request = _tuned(place, request, study, tuning, set_)
     request = _adding_seeds(request, seeds, resolve, max_seeds)
-    how = How(
-        jobs=jobs,
-        devices=tuple(names(devices)),
-        timeout=None if timeout is None else seconds_of(timeout),
-        save_every=save_every,
-        retry=retry,
-        plugins=place.plugins,
-        command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",
-    )
+    how = how_of(place, jobs, devices, timeout, save_every, retry)
     resolved, datasets = _plan(request)
     with place.store(create=True) as store:
         try:
@@ -138,14 +127,7 @@ def run(
         print(f"\n{told}")
     if notify_command:
         notify(notify_command, told)
-    if wrong:
-        print(f"error: the report could not be written: {wrong}", file=sys.stderr)
-    if tally.left:
-        print(f"left early: {tally.left}; the same command goes on", file=sys.stderr)
-    if tally.left in SIGNALS.values():
-        raise typer.Exit(130)
-    if tally.failures or tally.left or wrong:
-        raise typer.Exit(1)
+    leave(tally, [f"the report could not be written: {wrong}"] if wrong else [])
 
 
 def plan(

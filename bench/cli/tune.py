@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bench.cli.given import names, seconds_of
+from bench.cli.given import names
 from bench.cli.options import (
     DataDir,
     Devices,
@@ -21,6 +18,7 @@ from bench.cli.options import (
     Timeout,
 )
 from bench.cli.place import Place, command
+from bench.cli.working import how_of, leave
 
 if TYPE_CHECKING:
     from results import Store
@@ -83,11 +81,9 @@ def tune(
     place.load()
     from bench.cli.live import Display
     from bench.datasets import Datasets
-    from bench.execute.interrupts import SIGNALS
     from bench.overrides import parse_set
     from bench.plan import make_request
     from bench.presets import load_preset
-    from bench.run import How
     from bench.tune.tuning import Tuning
     from bench.tune.tuning import tune as do
 
@@ -106,24 +102,12 @@ def tune(
         seed,
         frozenset(settings),
     )
-    how = How(
-        jobs=jobs,
-        devices=tuple(names(devices)),
-        timeout=None if timeout is None else seconds_of(timeout),
-        save_every=save_every,
-        plugins=place.plugins,
-        command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",
-    )
+    how = how_of(place, jobs, devices, timeout, save_every)
     with place.store(create=True) as store, Display() as display:
         tally = do(tuning, store, place.home, Datasets(), display, how)
         display.close()
         print_found(store, tuning.study)
-    if tally.left:
-        print(f"left early: {tally.left}; the same command goes on", file=sys.stderr)
-    if tally.left in SIGNALS.values():
-        raise typer.Exit(130)
-    if tally.failures or tally.left:
-        raise typer.Exit(1)
+    leave(tally)
 
 
 def tuning_of(preset: str) -> str:

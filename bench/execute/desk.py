@@ -11,6 +11,7 @@ from bench.execute.assignment import Assignment
 from bench.execute.hands import Lost
 from bench.execute.jobs import Job, LayerJob, TrialJob
 from bench.execute.logs import tail
+from bench.execute.workplace import trial_folder
 from bench.plan import Planned, PlannedSuite
 from bench.record import Rows
 from bench.resume import discard
@@ -114,7 +115,7 @@ class Desk:
         """Write down that an attempt ended since it was not worth its time, and goes on no more."""
         assert assignment.attempt is not None
         self.store.finish_attempt(assignment.attempt, "pruned", error=reason, seconds=seconds)
-        discard(self.home / "trials" / assignment.job.planned.fingerprint.value[:16])
+        discard(trial_folder(self.home, assignment.job.planned.fingerprint.value))
 
     def lost_measurement(self, assignment: Assignment, suite: PlannedSuite, lost: Lost) -> None:
         """Write down that a suite was measuring when its process ended."""

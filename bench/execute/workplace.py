@@ -41,7 +41,12 @@ class Workplace:
 
     def folder(self, fingerprint: str) -> Path:
         """Where a trial's files lie."""
-        return self.home / "trials" / fingerprint[:16]
+        return trial_folder(self.home, fingerprint)
+
+
+def trial_folder(home: Path, fingerprint: str) -> Path:
+    """Where a trial's files lie in the folder of everything that runs make."""
+    return home / "trials" / fingerprint[:16]
 
 
 def prepare_process() -> dict[str, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.datasets import Datasets
 from bench.execute.events import Ended, Listener, Progress, Task
 from bench.execute.jobs import Job, TrialJob
+from bench.execute.workplace import trial_folder
 from bench.fingerprint import Fingerprints
 from bench.outcome import read_outcome
 from bench.plan import Planned
@@ -122,7 +123,7 @@ class Tuner:
         attempt = self.store.last_attempt(planned.fingerprint.value)
         if draw.stopped is not None and attempt is not None and attempt.status in UNFINISHED:
             self.store.finish_attempt(attempt.id, "pruned", error=draw.stopped)
-            discard(self.home / "trials" / planned.fingerprint.value[:16])
+            discard(trial_folder(self.home, planned.fingerprint.value))
 
     def _end(self, job: Job, trial: _Trial) -> bool:
         """Write down how a trial ended; False where it did not."""

@@ -1,0 +1,62 @@
+"""What `run` and `tune` share: how they are done, and the exit status with which they end."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from bench.cli.given import names, seconds_of
+from bench.cli.place import Place
+
+if TYPE_CHECKING:
+    from bench.reuse import Retry
+    from bench.run import How
+    from bench.tally import Tally
+
+
+def how_of(
+    place: Place,
+    jobs: int | None,
+    devices: str | None,
+    timeout: str | None,
+    save_every: float,
+    retry: Retry = None,
+) -> How:
+    """What was asked for, by the options of the same names."""
+    from bench.run import How
+
+    return How(
+        jobs=jobs,
+        devices=tuple(names(devices)),
+        timeout=None if timeout is None else seconds_of(timeout),
+        save_every=save_every,
+        retry=retry,
+        plugins=place.plugins,
+        command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",
+    )
+
+
+def leave(tally: Tally, wrong: Sequence[str] = ()) -> None:
+    """End the command.
+
+    Args:
+        wrong: messages of what else went wrong.
+
+    Raises:
+        typer.Exit: with 130 where it was interrupted, with 1 where something failed or is left.
+    """
+    from bench.execute.interrupts import SIGNALS
+
+    for message in wrong:
+        print(f"error: {message}", file=sys.stderr)
+    if tally.left:
+        print(f"left early: {tally.left}; the same command goes on", file=sys.stderr)
+    if tally.left in SIGNALS.values():
+        raise typer.Exit(130)
+    if tally.failures or tally.left or wrong:
+        raise typer.Exit(1)
