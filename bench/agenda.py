@@ -85,9 +85,8 @@ class ByClock:
 
     def next(self, journal: Journal) -> Stretch:
         steps = self.steps(journal)
-        evaluated = sum(point.name == "val_top1" for point in journal.history)
         kept = len(journal.snapshots) - (self._train.snapshots > 1)
-        evaluation = self._due(self._train.evaluations, evaluated, journal, steps)
+        evaluation = self._due(self._train.evaluations, journal.evaluations, journal, steps)
         snapshot = self._due(parts_kept(self._train), kept, journal, steps)
         end = min(journal.steps + LOOK_EVERY, evaluation, snapshot)
         return Stretch(end, end == evaluation, end == snapshot, steps)

@@ -83,7 +83,7 @@ def comparable(description: Mapping[str, Any]) -> dict[str, Any]:
     """The description with `found` in the place of each value that was found for its router."""
     told = deepcopy(dict(description))
     for path in told.pop("found", ()):
-        *parents, last = _place(path)
+        *parents, last = place_of(path)
         place = told
         for name in parents:
             place = place.get(name, {})  # of a bare layer there is no recipe
@@ -106,7 +106,7 @@ def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list
     return [told[kind] for kind in kinds]
 
 
-def _place(path: str) -> list[str]:
+def place_of(path: str) -> list[str]:
     """Where a description has the setting of a path that `--set` takes."""
     return path.replace("router.", "router.options.", 1).split(".")
 

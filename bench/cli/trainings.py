@@ -15,7 +15,7 @@ from bench.datasets import Datasets
 from bench.expected import load_or_expect
 from bench.plan import Request, labels
 from bench.specs import condition_of
-from results.conditions import router_of
+from results.conditions import place_of, router_of
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _found(spec: TrialSpec) -> dict[str, Any]:
     found = {}
     for path in spec.found:
         value: Any = spec.model_dump(mode="json")
-        for name in path.replace("router.", "router.options.", 1).split("."):
+        for name in place_of(path):
             value = value.get(name, {})
         if isinstance(value, float | int):
             found[path] = value

@@ -78,11 +78,8 @@ def tune(
         study = store.study(tuning.study, tuning.record())
         with Interrupts() as interrupts, run_row(tuning.study, store, how, len(places)) as run_id:
             _refuse_second(tuning.study, store, run_id)
-            rows, reuse, listen = (
-                Rows({}, {}),
-                Reuse(store, home, machine_id),
-                listener(tally, tell),
-            )
+            rows, reuse = Rows({}, {}), Reuse(store, home, machine_id)
+            listen = listener(tally, tell)
             limit = tuning.preset.tune.trials
             tuner = Tuner(asked, searches, limit, store, home, datasets, reuse, study, rows, listen)
             listen(Begun(tuner.left, tuner.ended, layers=0, jobs=len(places)))
