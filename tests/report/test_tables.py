@@ -58,6 +58,18 @@ def test_the_best_means_are_marked_whatever_the_direction(written):
     assert best == {"top1": ["soft_moe"], "nll": ["soft_moe"], "load_cv": []}
 
 
+def test_the_best_of_each_condition_is_marked_and_a_row_may_stand_under_several():
+    column = Column("top1", "top-1", better="higher", ranked=True)
+    rows = [
+        Row((Cell(0.5),), under=("E=8", "E=32")),
+        Row((Cell(0.6),), under=("E=8",)),
+        Row((Cell(0.4),), under=("E=32",)),
+        Row((Cell(0.9),), under=("E=64",)),
+    ]
+    table = assemble("t", "T", "", [column], rows)
+    assert [row.cells[0].best for row in table.rows] == [True, True, False, False]
+
+
 def test_what_is_constant_by_construction_is_marked(written):
     table = written.tables["main"]
     assert row_of(table, "soft_moe")["load_cv"].marks == (CONSTANT,)
