@@ -267,7 +267,7 @@ def test_a_router_without_a_null_s_setting_is_told_to_stand_beside_several_of_it
 
 def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
     record = written.study.record
-    request = record.request | {"sequential": {"looks": 3}}
+    request = record.request | {"sequential": {"looks": 3, "resolve": 0.5}}
     study = replace(written.study, record=replace(record, request=request))
     table, fixed = differences.to_nulls(study), written.tables["differences_nulls"]
     for ours, theirs in zip(rows_of(table), rows_of(fixed), strict=True):
@@ -290,6 +290,21 @@ def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
     assert "and 3 looks" in seeds.table(study).caption
     assert "3 looks planned" in main.table(study).caption
     assert "3 looks planned" in next(accuracy.draw(study)).caption
+
+
+@pytest.mark.parametrize(("points", "small"), [(0.5, False), (50, True)])
+def test_a_difference_smaller_than_was_asked_for_is_called_that(written, points, small):
+    record = written.study.record
+    request = record.request | {"sequential": {"looks": 1, "resolve": points}}
+    study = replace(written.study, record=replace(record, request=request))
+    shown = differences.to_best(study), differences.to_best(written.study)
+    pairs = zip(*map(rows_of, shown), strict=True)
+    told = [(ours["verdict"].words, fixed["verdict"].words) for ours, fixed in pairs]
+    assert any(fixed == "not resolved" for _, fixed in told)
+    for ours, fixed in told:
+        is_small = small and fixed == "not resolved"
+        assert ours == ("smaller than 50 points" if is_small else fixed)
+    assert f"smaller than {points} points: its interval lies within" in shown[0].caption
 
 
 def test_the_seeds_that_would_resolve_a_gap(written):
