@@ -16,7 +16,6 @@ from results.statistics import ALPHA, Compared, PairedDifference, declared, fami
 from results.statistics.declared import NULLS
 from results.statistics.effects import effect_size, superiority
 from results.statistics.paired import paired
-from results.statistics.sequential import is_decided
 
 METRIC, SUITE = "top1", "accuracy"
 
@@ -29,8 +28,6 @@ class Comparison:
         condition: the family; an entry may stand beside several conditions.
         ours, theirs: the values by seed.
         adjusted: the p-value by Holm, over the `family` tests of the condition.
-        interest: the smallest difference that seeds were added for, as a share; None if they
-            were fixed.
     """
 
     condition: str
@@ -41,7 +38,6 @@ class Comparison:
     difference: PairedDifference | None
     adjusted: float | None
     family: int
-    interest: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -52,8 +48,6 @@ class Comparison:
             return "n = 1 is too small for a test"
         if self.adjusted is None:
             return "no test: all differences are alike"
-        if self.is_small and self.interest is not None:
-            return f"smaller than {100 * self.interest:g} points"
         if not self.resolved:
             return "not resolved"
         return "higher" if self.difference.mean > 0 else "lower"
@@ -61,13 +55,6 @@ class Comparison:
     @property
     def resolved(self) -> bool:
         return self.adjusted is not None and self.adjusted < ALPHA
-
-    @property
-    def is_small(self) -> bool:
-        """Whether it is decided, though not resolved: too small to be of interest."""
-        if self.resolved or self.difference is None or self.interest is None:
-            return False
-        return is_decided(self.difference, self.adjusted, self.interest)
 
     @property
     def seeds(self) -> list[int]:
@@ -170,7 +157,6 @@ def _under(study: StudyData, condition: str) -> list[Comparison]:
             difference=c.difference,
             adjusted=c.adjusted,
             family=c.family,
-            interest=study.smallest_of_interest,
         )
 
     return list(map(told, family(by_seed, declared(routers, references), study.planned_looks)))
