@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import chdir, redirect_stderr, redirect_stdout
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,7 @@ class Night:
 
     folder: Path
     plugin: Path
+    started: list[subprocess.Popen[str]] = field(default_factory=list)
 
     @property
     def home(self) -> Path:
@@ -63,7 +65,7 @@ class Night:
     def start(self, *more: str) -> subprocess.Popen[str]:
         """The command in a process and session of its own."""
         with (self.folder / "output.txt").open("a") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 self.command(*more),
                 cwd=self.folder,
                 stdout=output,
@@ -71,6 +73,15 @@ class Night:
                 text=True,
                 start_new_session=True,
             )
+        self.started.append(process)
+        return process
+
+    def end(self) -> None:
+        """End what a test that failed has left at work: the timings of others would wait for it."""
+        for process in self.started:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def run(self, *more: str, status: int = 0) -> str:
         """The command to its end, in this process with workers of its own; what it printed."""
@@ -188,10 +199,17 @@ def make_night(folder: Path, plugin: Path, **changed: Any) -> Night:
 
 
 @pytest.fixture
-def new_night(tmp_path: Path, plugin: Path) -> Callable[..., Night]:
+def new_night(tmp_path: Path, plugin: Path) -> Iterator[Callable[..., Night]]:
     """Makes nights: `new_night(routers=[…], seeds=1, train={…})`; two routers and seeds else."""
-    numbers = count()
-    return lambda **changed: make_night(tmp_path / f"night{next(numbers)}", plugin, **changed)
+    nights: list[Night] = []
+
+    def new(**changed: Any) -> Night:
+        nights.append(make_night(tmp_path / f"night{len(nights)}", plugin, **changed))
+        return nights[-1]
+
+    yield new
+    for night in nights:
+        night.end()
 
 
 @pytest.fixture(scope="session")
