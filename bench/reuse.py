@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
+from bench.differences import differences
 from bench.fingerprint import Fingerprint, canonical, identity
 from bench.outcome import read_outcome
 from bench.plan import Planned, PlannedSuite
@@ -208,39 +209,6 @@ def tried_again(last: AttemptRecord, retry: Retry = None) -> tuple[bool, str]:
     if retry in (asked, "all"):
         return True, f"tried again; last time {told}"
     return False, f"{told}; --retry {asked} tries again"
-
-
-def differences(now: Fingerprint, then: TrialRecord) -> list[str]:
-    """What sets a fingerprint apart from a trial's of before, in words; none where nothing does."""
-    before = {(part.kind, part.name): part.source_hash for part in then.components}
-    current = {(part.kind, part.name): part for part in now.parts}
-    shared = [part for key, part in current.items() if key in before]
-    changed = [part for part in shared if before[part.kind, part.name] != part.digest]
-    kinds = {
-        "changed data": [repr(part.name) for part in changed if part.kind == "data"],
-        "changed parent": [repr(part.name) for part in changed if part.kind == "parent"],
-        "changed source": [part.label for part in changed if part.kind not in ("data", "parent")],
-        "new": [part.label for key, part in current.items() if key not in before],
-        "gone": [f"{kind} {name!r}" for kind, name in before.keys() - current.keys()],
-    }
-    found = [f"{kind}: {', '.join(labels)}" for kind, labels in kinds.items() if labels]
-    return [*_description_differences(now, then), *found]
-
-
-def _description_differences(now: Fingerprint, then: TrialRecord) -> list[str]:
-    before, current = _flat(identity(then.description)), _flat(identity(now.description))
-    return [
-        f"{path} is {current.get(path, 'unset')}, was {before.get(path, 'unset')}"
-        for path in sorted(before.keys() | current.keys())
-        if before.get(path) != current.get(path)
-    ]
-
-
-def _flat(value: object, path: str = "") -> dict[str, str]:
-    if isinstance(value, dict):
-        parts = (_flat(inner, f"{path}.{key}" if path else key) for key, inner in value.items())
-        return {name: text for part in parts for name, text in part.items()}
-    return {path: canonical(value)}
 
 
 def _key(description: dict[str, object]) -> str:

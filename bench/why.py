@@ -8,8 +8,9 @@ import pydantic
 
 from bench.config import TrialSpec
 from bench.datasets import Datasets
+from bench.differences import differences
 from bench.fingerprint import Fingerprints
-from bench.reuse import differences, tried_again
+from bench.reuse import tried_again
 from results import Store
 from results.identities import TrialRecord
 from results.liveness import alive

@@ -16,6 +16,7 @@ from results.statistics import ALPHA, Compared, PairedDifference, declared, fami
 from results.statistics.declared import NULLS
 from results.statistics.effects import effect_size, superiority
 from results.statistics.paired import paired
+from results.statistics.sequential import is_decided
 
 METRIC, SUITE = "top1", "accuracy"
 
@@ -28,6 +29,8 @@ class Comparison:
         condition: the family; an entry may stand beside several conditions.
         ours, theirs: the values by seed.
         adjusted: the p-value by Holm, over the `family` tests of the condition.
+        interest: the smallest difference that seeds were added for, as a share; None if they
+            were fixed.
     """
 
     condition: str
@@ -38,6 +41,7 @@ class Comparison:
     difference: PairedDifference | None
     adjusted: float | None
     family: int
+    interest: float | None = None
 
     @property
     def verdict(self) -> str:
@@ -48,6 +52,8 @@ class Comparison:
             return "n = 1 is too small for a test"
         if self.adjusted is None:
             return "no test: all differences are alike"
+        if self.is_small and self.interest is not None:
+            return f"smaller than {100 * self.interest:g} points"
         if not self.resolved:
             return "not resolved"
         return "higher" if self.difference.mean > 0 else "lower"
@@ -55,6 +61,13 @@ class Comparison:
     @property
     def resolved(self) -> bool:
         return self.adjusted is not None and self.adjusted < ALPHA
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is decided, though not resolved: too small to be of interest."""
+        if self.resolved or self.difference is None or self.interest is None:
+            return False
+        return is_decided(self.difference, self.adjusted, self.interest)
 
     @property
     def seeds(self) -> list[int]:
@@ -157,6 +170,7 @@ def _under(study: StudyData, condition: str) -> list[Comparison]:
             difference=c.difference,
             adjusted=c.adjusted,
             family=c.family,
+            interest=study.smallest_of_interest,
         )
 
     return list(map(told, family(by_seed, declared(routers, references), study.planned_looks)))

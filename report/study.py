@@ -211,6 +211,12 @@ class StudyData:
         return int(sequential.get("looks", 1))
 
     @property
+    def smallest_of_interest(self) -> float | None:
+        """The smallest difference that seeds were added for, a share; None if they were fixed."""
+        sequential: dict[str, Any] = self.record.request.get("sequential") or {}
+        return sequential["resolve"] / 100 if sequential else None
+
+    @property
     def confidence(self) -> float:
         """Of each interval, so that 95 % of them hold whichever look was the last (Bonferroni)."""
         return 1 - ALPHA / self.planned_looks

@@ -114,7 +114,7 @@ def _gap(what: str, comparison: Comparison) -> str:
 def _seeds(comparison: Comparison) -> str:
     """How many seeds would resolve a lead that is not."""
     needed = seeds_needed(comparison.differences)
-    if comparison.resolved or needed is None:
+    if comparison.resolved or comparison.is_small or needed is None:
         return ""
     told = f"about {needed} seeds" if needed <= MANY else f"more than {MANY:,} seeds"
     return f" A gap such as this one takes {told} to resolve (80 % power, one test alone)."

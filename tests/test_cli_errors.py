@@ -80,7 +80,7 @@ def test_an_error_that_nobody_foresaw_is_one_line(
     def surprise(*_: object) -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr("bench.presets.load_preset", surprise)
+    monkeypatch.setattr("bench.cli.asking.load_preset", surprise)
     with pytest.raises(SystemExit) as exited:
         main(["plan", "--home", str(tmp_path)])
     assert exited.value.code == 1

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from bench.cli.given import AUTO, names, seeds_of
+from bench.cli.given import names
 from bench.cli.options import (
     AA,
     DataDir,
@@ -32,13 +31,10 @@ from bench.cli.options import (
     Tuning,
 )
 from bench.cli.place import Place, command
-from bench.cli.tune import tuning_of
 from bench.cli.working import how_of, leave
 
 if TYPE_CHECKING:
     from bench.cli.standing import Standing
-    from bench.datasets import Datasets
-    from bench.plan import Plan, Request
     from results import Store
 
 
@@ -95,24 +91,40 @@ def run(
       python bench.py run --sweep router.affinity=linear,cosine --study affinities
       python bench.py run --preset study --devices 0,1 --timeout 9h --retry failed
     """
+    from bench.cli.asking import asked_for
     from bench.cli.columns import main_metrics
     from bench.cli.digest import digest_of
     from bench.cli.looks import do
     from bench.cli.notify import notify
     from bench.cli.standing import read_standing
     from bench.cli.summary import print_standings
+    from bench.datasets import Datasets
+    from bench.plan import make_plan
     from results import StoreError
     from routers.errors import BenchError
 
-    request = _request(place, suites, preset, routers, seeds, aa, set_, sweep, data_dir, study)
-    if tuned or tuning:
-        request = _tuned(place, request, study, tuning, set_)
-    request = _adding_seeds(request, seeds, resolve, max_seeds)
+    request = asked_for(
+        place,
+        suites=suites,
+        preset=preset,
+        routers=routers,
+        seeds=seeds,
+        resolve=resolve,
+        max_seeds=max_seeds,
+        aa=aa,
+        tuned=tuned,
+        tuning=tuning,
+        settings=set_,
+        sweep=sweep,
+        data_dir=data_dir,
+        study=study,
+    )
     how = how_of(place, jobs, devices, timeout, save_every, retry)
-    resolved, datasets = _plan(request)
+    datasets = Datasets()
+    planned = make_plan(request, datasets)
     with place.store(create=True) as store:
         try:
-            tally = do(resolved, store, place.home, datasets, how)
+            tally = do(planned, store, place.home, datasets, how)
         except Exception as error:
             if notify_command:
                 notify(notify_command, f"The run of study {request.study} failed: {error}\n")
@@ -160,79 +172,26 @@ def plan(
       python bench.py plan --preset tiny
       python bench.py plan --preset study --routers soft_moe,dense --seeds 1
     """
+    from bench.cli.asking import asked_for
     from bench.cli.planned import print_plan
 
-    request = _request(place, suites, preset, routers, seeds, aa, set_, sweep, data_dir, study)
-    if tuned or tuning:
-        request = _tuned(place, request, study, tuning, set_)
-    request = _adding_seeds(request, seeds, resolve, max_seeds)
-    print_plan(request, place, jobs, names(devices))
-
-
-def _request(
-    place: Place,
-    suites: list[str] | None,
-    preset: str,
-    routers: str | None,
-    seeds: str | None,
-    aa: bool,
-    settings: list[str] | None,
-    sweep: list[str] | None,
-    data_dir: str | None,
-    study: str | None,
-) -> Request:
-    place.load()
-    from bench.overrides import parse_set, parse_sweep
-    from bench.plan import make_request
-    from bench.presets import load_preset
-
-    found = [f"data.data_dir={data_dir}"] if data_dir else []
-    return make_request(
-        load_preset(preset),
+    request = asked_for(
+        place,
+        suites=suites,
+        preset=preset,
+        routers=routers,
+        seeds=seeds,
+        resolve=resolve,
+        max_seeds=max_seeds,
+        aa=aa,
+        tuned=tuned,
+        tuning=tuning,
+        settings=set_,
+        sweep=sweep,
+        data_dir=data_dir,
         study=study,
-        suites=suites or (),
-        routers=names(routers),
-        seeds=seeds_of(seeds),
-        settings=dict(parse_set(text) for text in [*found, *(settings or ())]),
-        sweep=dict(parse_sweep(text) for text in sweep or ()),
-        twins=aa,
     )
-
-
-def _tuned(
-    place: Place, request: Request, study: str | None, tuning: str | None, given: list[str] | None
-) -> Request:
-    """The request with the settings that a tuning found, under a name of its own."""
-    from bench.overrides import parse_set
-    from bench.tune.found import with_tuned
-    from routers.errors import RequestError
-
-    name = request.preset.name
-    if not place.has_store():
-        raise RequestError(
-            f"nothing was tuned yet, since there is no database {place.database}; `python bench.py "
-            "tune` makes it, with the same --preset and --routers"
-        )
-    named = replace(request, study=study or f"{name}-tuned")
-    paths = [parse_set(text)[0] for text in given or ()]
-    with place.store() as store:
-        return with_tuned(named, store, tuning or tuning_of(name), paths)
-
-
-def _adding_seeds(
-    request: Request, seeds: str | None, resolve: float | None, most: int | None
-) -> Request:
-    """The request with its looks, and the most seeds, where they are added."""
-    from bench.sequential import planned
-
-    if seeds != AUTO:
-        if resolve is not None or most is not None:
-            raise typer.BadParameter("--resolve and --max-seeds belong to --seeds auto")
-        return request
-    points = 0.5 if resolve is None else resolve
-    sequential = planned(request.preset, request.suites, points, 20 if most is None else most)
-    preset = request.preset.model_copy(update={"seeds": sequential.seeds[-1]})
-    return replace(request, preset=preset, sequential=sequential)
+    print_plan(request, place, jobs, names(devices))
 
 
 def _report(store: Store, standing: Standing, home: Path) -> str | None:
@@ -253,11 +212,3 @@ def _report(store: Store, standing: Standing, home: Path) -> str | None:
     except Exception as error:
         return f"{type(error).__name__}: {error} (`report --debug` shows where)"
     return None
-
-
-def _plan(request: Request) -> tuple[Plan, Datasets]:
-    from bench.datasets import Datasets
-    from bench.plan import make_plan
-
-    datasets = Datasets()
-    return make_plan(request, datasets), datasets

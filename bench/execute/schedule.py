@@ -1,13 +1,12 @@
-"""Which job is next, and what becomes of one whose worker is gone.
+"""The jobs of a run, from the first to the last, and what becomes of one whose worker is gone.
 
-Trials in the order of the plan, children after their parents; timings have their device, on a CPU
-the machine, to themselves. What another run works on is asked for again until it is through.
+What another run works on is asked for again until it is through.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -27,7 +26,8 @@ from bench.execute.events import (
 )
 from bench.execute.hands import Hands, Lost
 from bench.execute.interrupts import Interrupts
-from bench.execute.jobs import Job, LayerJob, TrialJob
+from bench.execute.jobs import Job, TrialJob
+from bench.execute.queue import Item, Queue
 from bench.execute.source import NoMore, Source
 from bench.plan import PlannedSuite
 from results import StoreError
@@ -43,26 +43,11 @@ PATIENCE = 30.0
 """Seconds that workers have to save what they have where the database is out of reach."""
 
 
-@dataclass(eq=False)
-class _Item:
-    """A job that waits."""
-
-    job: Job
-    not_before: float = 0.0
-    told: bool = False
-    lost: set[str] = field(default_factory=set)
-    """Suites that ended their process in this run."""
-
-    @property
-    def fingerprint(self) -> str:
-        return self.job.planned.fingerprint.value
-
-
 @dataclass
 class _Active:
     """A job at work in a slot."""
 
-    item: _Item
+    item: Item
     claim: Claim
     assignment: Assignment
     dismiss: Callable[[], None]
@@ -72,6 +57,11 @@ class _Active:
     stopped: str | None = None
     """Why its training was asked to stop, where it alone was."""
     progress: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What `status` shows of it."""
+        return {**self.progress, "device": self.assignment.device}
 
 
 class Schedule:
@@ -91,7 +81,7 @@ class Schedule:
         interrupts: Interrupts,
         source: Source | None = None,
     ) -> None:
-        self._waiting = [_Item(job) for job in jobs]
+        self._queue = Queue(jobs)
         self._source = source or NoMore()
         self._active: dict[int, _Active] = {}
         self._desk, self._tell, self._interrupts = desk, tell, interrupts
@@ -109,13 +99,13 @@ class Schedule:
             StoreError: the database cannot be written; nothing runs on.
         """
         try:
-            while self._active or (self._waiting and not self._leaving):
+            while self._active or (self._queue and not self._leaving):
                 self._leave_if_asked(hands)
                 self._fill(hands)
                 for slot, how in hands.wait(LOOK):
                     self._over(hands, slot, how)
                 self._beat()
-                if not self._active and self._waiting and not self._leaving:
+                if not self._active and self._queue and not self._leaving:
                     self._interrupts.sleep(LOOK)
         except StoreError:
             hands.stop()
@@ -158,23 +148,12 @@ class Schedule:
                     break
                 self._begin(hands, slot, item)
 
-    def _next(self, hands: Hands, device: str) -> _Item | None:
-        here = [active for slot, active in self._active.items() if hands.slots[slot] == device]
-        if any(isinstance(active.item.job, LayerJob) for active in here):
-            return None
-        unfinished = {item.fingerprint for item in self._waiting}
-        unfinished |= {active.item.fingerprint for active in self._active.values()}
-        for item in self._waiting:
-            if item.not_before > time.monotonic():
-                continue
-            if isinstance(item.job, LayerJob):
-                if not here:
-                    return item
-            elif item.job.planned.fingerprint.parent not in unfinished:
-                return item
-        return None
+    def _next(self, hands: Hands, device: str) -> Item | None:
+        working = [active.item for active in self._active.values()]
+        here = [a.item for slot, a in self._active.items() if hands.slots[slot] == device]
+        return self._queue.next(working, here)
 
-    def _begin(self, hands: Hands, slot: int, item: _Item) -> None:
+    def _begin(self, hands: Hands, slot: int, item: Item) -> None:
         """Start a job, unless another run has it or has done it."""
         claim = self._desk.claim(item.job)
         if claim is None:
@@ -182,18 +161,18 @@ class Schedule:
                 self._tell(Waiting(item.job.task, self._desk.holder(item.job)))
             item.told, item.not_before = True, time.monotonic() + ASK_AGAIN
             return
-        self._waiting.remove(item)
+        self._queue.remove(item)
         claim = replace(claim, job=claim.job.without(item.lost))
         if claim.job.idle:
             self._desk.release(claim)
             if not item.lost:
                 self._tell_reused(claim.job)
-                self._add(self._source.over(claim.job))
+                self._queue.add(self._source.over(claim.job))
         else:
             self._start(hands, slot, item, claim)
 
     def _start(
-        self, hands: Hands, slot: int, item: _Item, claim: Claim, micro_batches: int = 1
+        self, hands: Hands, slot: int, item: Item, claim: Claim, micro_batches: int = 1
     ) -> None:
         job = claim.job
         if isinstance(job, TrialJob) and not job.decision.train:
@@ -214,9 +193,9 @@ class Schedule:
             return
         self._desk.release(active.claim)
         if status == "interrupted":
-            self._leave_children(active.item.fingerprint)
-        elif active.item not in self._waiting:
-            self._add(self._source.over(active.claim.job))
+            self._queue.drop_children(active.item.fingerprint)
+        elif active.item not in self._queue:
+            self._queue.add(self._source.over(active.claim.job))
         if how.leave:
             self._leave(hands, how.leave)
 
@@ -236,7 +215,7 @@ class Schedule:
         if lost.status != "interrupted":
             self._desk.lost_measurement(active.assignment, suite, lost)
             active.item.lost.add(suite.name)
-            self._waiting.insert(0, active.item)  # for the suites after it
+            self._queue.put_first(active.item)  # for the suites after it
         self._tell(Measured(task, suite.name, lost.status, seconds, lost.error))
         return status
 
@@ -246,15 +225,6 @@ class Schedule:
         self._desk.stopped_training(active.assignment, reason, seconds)
         self._tell(Ended(active.item.job.task, "pruned", seconds, reason))
         return "pruned"
-
-    def _add(self, jobs: Iterable[Job]) -> None:
-        self._waiting += map(_Item, jobs)
-
-    def _leave_children(self, fingerprint: str) -> None:
-        """What is derived from an interrupted trial waits for the next run, which continues it."""
-        for item in [i for i in self._waiting if i.job.planned.fingerprint.parent == fingerprint]:
-            self._waiting.remove(item)
-            self._leave_children(item.fingerprint)
 
     def _wait_for_all(self, hands: Hands, seconds: float) -> None:
         """Let workers that were asked to leave save what they have."""
@@ -281,14 +251,11 @@ class Schedule:
             return
         self._last_try = now
         try:
-            self._desk.beat({a.claim.id: self._told(a) for a in self._active.values()})
+            self._desk.beat({active.claim.id: active.told for active in self._active.values()})
             self._last_beat = time.monotonic()
         except StoreError:
             if now - self._last_beat > STALE_SECONDS:
                 raise
-
-    def _told(self, active: _Active) -> dict[str, Any]:
-        return {**active.progress, "device": active.assignment.device}
 
     def _tell_reused(self, job: Job) -> None:
         if isinstance(job, TrialJob) and job.reused is not None:

@@ -9,8 +9,8 @@ from typing import Any
 
 from optuna.distributions import distribution_to_json
 
+from bench.differences import differences
 from bench.fingerprint import Fingerprint
-from bench.reuse import differences
 from bench.tune.config import Pruner
 from bench.tune.space import Space
 from results.identities import ComponentRef, TrialRecord

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Protocol
 
 from report.figures import (
     accuracy,
@@ -23,24 +25,39 @@ from report.figures.canvas import Drawing
 from report.parts import Absent
 from report.study import StudyData
 
-FIGURES: tuple[Callable[[StudyData], Iterator[Drawing | Absent]], ...] = (
-    accuracy.draw,
-    training.draw,
-    budgets.draw,
-    critical_difference.draw,
-    tuning.draw,
-    overhead.draw,
-    scaling_experts.draw,
-    load.draw,
-    entropy.draw,
-    class_expert.draw,
-    class_change.draw,
-    expert_images.draw,
-    editing.draw,
+
+class Figure(Protocol):
+    """A module that draws one figure, or one for each condition."""
+
+    NAME: str
+    TITLE: str
+
+    def draw(self, study: StudyData) -> Iterator[Drawing | Absent]: ...
+
+
+FIGURES: tuple[Figure, ...] = (
+    accuracy,
+    training,
+    budgets,
+    critical_difference,
+    tuning,
+    overhead,
+    scaling_experts,
+    load,
+    entropy,
+    class_expert,
+    class_change,
+    expert_images,
+    editing,
 )
 
 
 def draw_figures(study: StudyData) -> Iterator[Drawing | Absent]:
-    """Every figure, or what it lacks."""
-    for draw in FIGURES:
-        yield from draw(study)
+    """Every figure, or what it lacks: once, where no condition has it for the same reason."""
+    for figure in FIGURES:
+        parts = list(figure.draw(study))
+        absent = [part for part in parts if isinstance(part, Absent)]
+        if len(absent) == len(parts) and len({(part.why, part.fine) for part in absent}) == 1:
+            yield replace(absent[0], name=figure.NAME, title=figure.TITLE)
+        else:
+            yield from parts

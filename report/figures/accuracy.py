@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from textwrap import fill
 
 from matplotlib.axes import Axes
 
+from report.entries import Entry
 from report.figures.canvas import COLUMN, FAINT, PAGE, PAPER, Drawing, label_routers, panels, style
+from report.figures.focus import far_nulls
 from report.parts import Absent
 from report.study import StudyData
 from report.systems import DENSE
 from report.tables.cells import sentence_on_looks
 from results.statistics import mean_interval
+from results.statistics.intervals import Interval
 
 NAME, TITLE = "accuracy", "Test accuracy by router"
 CAPTION = (
@@ -19,6 +23,7 @@ CAPTION = (
     "interval of that mean (none where n = 1); small dots: the seeds. Dashed line: mean of dense, "
     "the model without MoE layers."
 )
+ARROW = "Arrow: a null beyond the axis, its mean ± half of its interval."
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
@@ -34,18 +39,24 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         figure, axes = panels(
             len(conditions), 2, COLUMN if single else PAGE, height, sharey=True, sharex=True
         )
+        values = {e: list(100 * study.final("top1", e)) for e in study.entries}
+        far = far_nulls(study, values)
         for condition, place in zip(conditions, axes, strict=True):
-            place.set_title(condition)
+            place.set_title(fill(condition, 44, break_long_words=False))
             place.set_xlabel("top-1 accuracy (%)")
-            _panel(place, study, routers, condition)
-    caption = " ".join(filter(None, (CAPTION, sentence_on_looks(study))))
+            _panel(place, study, routers, condition, far)
+    told = (CAPTION, ARROW if far else "", sentence_on_looks(study))
+    caption = " ".join(filter(None, told))
     yield Drawing(NAME, TITLE, caption, figure, tuple(study.entries))
 
 
-def _panel(axes: Axes, study: StudyData, routers: list[str], condition: str) -> None:
+def _panel(
+    axes: Axes, study: StudyData, routers: list[str], condition: str, far: Mapping[Entry, bool]
+) -> None:
     beside = axes.get_yaxis_transform()
     for place, router in enumerate(routers):
-        values = 100 * study.final("top1", study.entry(router, condition))
+        entry = study.entry(router, condition)
+        values = 100 * study.final("top1", entry)
         if values.empty:
             axes.text(
                 0.5,
@@ -59,6 +70,12 @@ def _panel(axes: Axes, study: StudyData, routers: list[str], condition: str) -> 
             )
             continue
         look, interval = study.looks[router], mean_interval(list(values), study.confidence)
+        axes.annotate(
+            f"n={interval.n}", (1.02, place), xycoords=beside, va="center", fontsize=7, color=FAINT
+        )
+        if entry is not None and entry in far:
+            _arrow(axes, place, interval, above=far[entry])
+            continue
         if router == DENSE:
             axes.axvline(interval.mean, color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
         if interval.n > 1:
@@ -76,7 +93,19 @@ def _panel(axes: Axes, study: StudyData, routers: list[str], condition: str) -> 
             elinewidth=1.3,
             capsize=2.2,
         )
-        axes.annotate(
-            f"n={interval.n}", (1.02, place), xycoords=beside, va="center", fontsize=7, color=FAINT
-        )
     label_routers(axes, routers)
+
+
+def _arrow(axes: Axes, place: int, interval: Interval, *, above: bool) -> None:
+    """That a mean lies beyond the axis."""
+    half = "" if interval.low is None else f" ± {interval.mean - interval.low:.1f}"
+    number = f"{interval.mean:.1f}{half}"
+    axes.annotate(
+        f"{number} ▸" if above else f"◂ {number}",
+        (0.98 if above else 0.02, place),
+        xycoords=axes.get_yaxis_transform(),
+        ha="right" if above else "left",
+        va="center",
+        fontsize=7,
+        color=FAINT,
+    )

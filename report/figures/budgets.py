@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,7 @@ from matplotlib.ticker import EngFormatter
 from report.budgets import Standing, curves, standings, why_not
 from report.entries import Entry
 from report.figures.canvas import FAINT, PAGE, PAPER, Drawing, panels, router_legend, style
+from report.figures.focus import far_nulls, name_far
 from report.parts import Absent, file_name, title, told_runs
 from report.study import StudyData
 
@@ -36,12 +37,18 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             yield Absent(name, heading, *why)
             continue
         entries = tuple(by_parameters.ranks)
+        ends = {entry: 100 * values.mean() for entry, values in by_parameters.accuracy.items()}
+        lines = {entry: mean_curve(study, entry, by_seconds.machine) for entry in entries}
+        heights = {e: [end, *lines[e]] for e, end in ends.items()}
+        far = far_nulls(study, heights)
+        near = [entry for entry in entries if entry not in far]
         with style():
             figure, (left, right) = panels(2, 2, PAGE, 2.1 + 0.05 * len(entries), sharey=True)
-            _draw_seconds(left, study, by_seconds)
-            _draw_parameters(right, study, by_parameters)
+            _draw_seconds(left, study, by_seconds.cut, {entry: lines[entry] for entry in near})
+            _draw_parameters(right, study, by_parameters, near)
+            name_far(left, far, ends)
             left.set_ylabel("validation top-1 (%)")
-            router_legend(figure, {e.router: study.looks[e.router] for e in entries}, 3)
+            router_legend(figure, {e.router: study.looks[e.router] for e in near}, 3)
         counts = told_runs({e.router: len(v) for e, v in by_seconds.accuracy.items()})
         yield Drawing(name, heading, CAPTION.format(counts=counts), figure, entries)
 
@@ -49,9 +56,11 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
 def mean_curve(study: StudyData, entry: Entry, machine: str | None) -> pd.Series:
     """Mean accuracy over the seeds, in %, by seconds; from where all were evaluated to their end.
 
-    Empty where one ended before another was evaluated.
+    Empty where there is none, or one ended before another was evaluated.
     """
     found = list(curves(study, entry, "seconds", machine).values())
+    if not found:
+        return pd.Series(dtype=float)
     begin = max(curve.index[0] for curve in found)
     end = min(curve.index[-1] for curve in found)
     if begin > end:
@@ -61,9 +70,11 @@ def mean_curve(study: StudyData, entry: Entry, machine: str | None) -> pd.Series
     return pd.Series(100 * np.mean(each, axis=0), seconds)
 
 
-def _draw_seconds(axes: Axes, study: StudyData, standing: Standing) -> None:
-    for entry in standing.ranks:
-        curve, look = mean_curve(study, entry, standing.machine), study.looks[entry.router]
+def _draw_seconds(
+    axes: Axes, study: StudyData, cut: float | None, lines: Mapping[Entry, pd.Series]
+) -> None:
+    for entry, curve in lines.items():
+        look = study.looks[entry.router]
         axes.plot(
             curve.index,
             curve.to_numpy(),
@@ -73,19 +84,21 @@ def _draw_seconds(axes: Axes, study: StudyData, standing: Standing) -> None:
             markersize=3,
             markevery=POINTS // 6,
         )
-    if standing.cut is not None:
-        axes.axvline(standing.cut, color=FAINT, lw=0.8, ls=":", zorder=0)
+    if cut is not None:
+        axes.axvline(cut, color=FAINT, lw=0.8, ls=":", zorder=0)
     axes.set_xlim(left=0)
     axes.set_xlabel("seconds of training")
     axes.grid()
 
 
-def _draw_parameters(axes: Axes, study: StudyData, standing: Standing) -> None:
+def _draw_parameters(
+    axes: Axes, study: StudyData, standing: Standing, near: Sequence[Entry]
+) -> None:
     places = {
-        entry: (study.final("params_total", entry).mean(), 100 * values.mean())
-        for entry, values in standing.accuracy.items()
+        entry: (study.final("params_total", entry).mean(), 100 * standing.accuracy[entry].mean())
+        for entry in near
     }
-    front = sorted(places[entry] for entry, rank in standing.ranks.items() if rank == 1)
+    front = sorted(place for entry, place in places.items() if standing.ranks[entry] == 1)
     axes.plot(*zip(*front, strict=True), color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
     for entry, place in places.items():
         look = study.looks[entry.router]

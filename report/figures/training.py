@@ -10,6 +10,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from report.entries import Entry
 from report.figures.canvas import PAGE, Drawing, panels, router_legend, style
+from report.figures.focus import far_nulls, name_far
 from report.parts import Absent, file_name, title, told_runs
 from report.study import StudyData
 
@@ -33,11 +34,14 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         if not curves:
             yield Absent(name, heading, "no trial was evaluated along the way (suite accuracy)")
             continue
+        far = far_nulls(study, {e: list(points["mean"]) for e, points in curves.items()})
+        ends = {entry: points["mean"].iloc[-1] for entry, points in curves.items()}
+        shown = {entry: points for entry, points in curves.items() if entry not in far}
         with style():
-            enlarged = max(len(_second_half(points)) for points in curves.values()) > 2
+            enlarged = max(len(_second_half(points)) for points in shown.values()) > 2
             figure, drawn = panels(1 + enlarged, 2, PAGE, 2.1 + 0.05 * len(curves))
             for axes in drawn:
-                for entry, points in curves.items():
+                for entry, points in shown.items():
                     _line(axes, study, entry, points)
                 axes.set_xlabel("training FLOPs")
                 axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -45,8 +49,9 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
                 axes.grid()
             drawn[0].set_ylabel("validation top-1 (%)")
             if enlarged:
-                _enlarge(drawn[1], curves.values())
-            router_legend(figure, {e.router: study.looks[e.router] for e in curves}, 3)
+                _enlarge(drawn[1], shown.values())
+            name_far(drawn[0], far, ends)
+            router_legend(figure, {e.router: study.looks[e.router] for e in shown}, 3)
         counts = told_runs({e.router: int(points["n"].max()) for e, points in curves.items()})
         caption = CAPTION.format(counts=counts, right=RIGHT if enlarged else "")
         yield Drawing(name, heading, caption, figure, tuple(curves))

@@ -17,6 +17,7 @@ from report.tables.table import (
     words,
 )
 
+BEST = "Bold: best mean under a condition, whether or not its lead is resolved."
 INTERVALS = (
     "Mean over seeds ± half the width of its 95 % Student t interval (none where n = 1). "
     "n: number of finished seeds, of those asked for; in brackets where it differs from the row's."
@@ -37,6 +38,15 @@ def metric_cell(study: StudyData, metric: str, entry: Entry, **where: Any) -> Ce
     marks = [CONSTANT] if study.is_constant(metric, entry) else []
     behind = study.behind(entry, values.index)
     return summary(list(values), *marks, trials=behind, confidence=study.confidence)
+
+
+def stands_under(study: StudyData) -> dict[Entry, tuple[str, ...]]:
+    """The conditions that each entry stands beside, most often its own alone."""
+    entries = {condition: study.under(condition) for condition in study.conditions}
+    return {
+        entry: tuple(condition for condition, found in entries.items() if entry in found)
+        for entry in study.entries
+    }
 
 
 def sentence_on_looks(study: StudyData) -> str:

@@ -93,6 +93,14 @@ def _row(study: StudyData, comparison: Comparison) -> Row:
     return Row(told, n, comparison.entry)
 
 
+def _small(study: StudyData) -> str:
+    """What the verdict "smaller than" means, where seeds were added until differences were it."""
+    if study.smallest_of_interest is None:
+        return ""
+    points = f"{100 * study.smallest_of_interest:g} points"
+    return f"Not resolved, but smaller than {points}: its interval lies within ± {points}. "
+
+
 def _caption(study: StudyData, found: Sequence[Comparison]) -> str:
     sizes = sorted({c.family for c in found})
     tests = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
@@ -102,7 +110,8 @@ def _caption(study: StudyData, found: Sequence[Comparison]) -> str:
         "top-1, ± half the width of its 95 % Student t interval (of this difference alone); "
         "two-sided paired t test; Holm's correction over the tests declared beforehand, every "
         f"router against each null and all pairs of routers, {tests} tests{each}; resolved: "
-        f"adjusted p < {ALPHA}. d_z: the mean over the standard deviation of the differences, with "
+        f"adjusted p < {ALPHA}. {_small(study)}"
+        "d_z: the mean over the standard deviation of the differences, with "
         "Hedges' correction. Superiority: the probability that a run of the router beats one of "
         "the reference, ties half. Correlation: of the pairs."
     )

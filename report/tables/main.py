@@ -9,7 +9,15 @@ from report.comparisons import against_nulls
 from report.parts import Absent
 from report.study import StudyData
 from report.tables import over_nulls
-from report.tables.cells import INTERVALS, LEAD, lead, metric_cell, sentence_on_looks
+from report.tables.cells import (
+    BEST,
+    INTERVALS,
+    LEAD,
+    lead,
+    metric_cell,
+    sentence_on_looks,
+    stands_under,
+)
 from report.tables.spent import what_is_matched
 from report.tables.table import Column, Row, Table, assemble
 from report.tables.throughput import number
@@ -45,7 +53,7 @@ def table(study: StudyData) -> Table | Absent:
         return Absent(NAME, TITLE, "the study has no trials; bare layers alone have no accuracy")
     found = timings(study)
     setting = representative(found)
-    compared = against_nulls(study)
+    compared, under = against_nulls(study), stands_under(study)
     rows = []
     for entry in study.entries:
         n = study.finished(entry)
@@ -57,7 +65,7 @@ def table(study: StudyData) -> Table | Absent:
         cells.append(replace(number(timing, "forward_overhead"), low=None, high=None))
         cells += [metric_cell(study, metric, entry) for metric in BALANCE]
         cells += [metric_cell(study, metric, entry, **where) for metric, where, _ in ENTROPY]
-        rows.append(Row(tuple(cells), n, entry))
+        rows.append(Row(tuple(cells), n, entry, under[entry]))
     columns = [*LEAD, *ACCURACY.values(), *over_nulls.columns(study), *COST.values()]
     columns += [Column("forward_overhead", "overhead", "×", "lower", n=1)]
     columns += [*BALANCE.values(), *(column for _, _, column in ENTROPY)]
@@ -72,7 +80,7 @@ def caption(study: StudyData, timed: str) -> str:
         "Accuracy on the test split.",
         INTERVALS,
         sentence_on_looks(study),
-        "Bold: best mean, whether or not its lead is resolved.",
+        BEST,
         over_nulls.caption(study),
         tuning.sentence(study),
         "Training: FLOPs spent. Load CV, dropped choices, H_s and H_u (of the gates), I(E;Y) (of "

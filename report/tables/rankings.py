@@ -6,7 +6,7 @@ from report.budgets import Standing, flips, standings, why_not
 from report.entries import Entry
 from report.parts import Absent
 from report.study import StudyData
-from report.tables.cells import INTERVALS, LEAD, lead, metric_cell
+from report.tables.cells import BEST, INTERVALS, LEAD, lead, metric_cell
 from report.tables.table import MISSING, Cell, Column, Row, Table, assemble, summary, words
 from report.timings import machine_names
 from results.statistics.fronts import ALIKE
@@ -35,7 +35,7 @@ def table(study: StudyData) -> Table | Absent:
             cells[1] = words(condition)
             cells += [c for standing in of_condition for c in _cells(study, standing, entry)]
             cells.append(metric_cell(study, "params_total", entry))
-            rows.append(Row(tuple(cells), study.finished(entry), entry))
+            rows.append(Row(tuple(cells), study.finished(entry), entry, (condition,)))
     return assemble(NAME, TITLE, _caption(study, found), (*LEAD, *COLUMNS), rows)
 
 
@@ -59,7 +59,7 @@ def _caption(study: StudyData, found: dict[str, list[Standing]]) -> str:
             "Seconds are of training alone, with whatever else ran beside it. By parameters no "
             "run can be cut: a front holds those of which none is more accurate at the end with "
             f"no more parameters, or as accurate with fewer (by more than {100 * ALIKE:g} %). "
-            f"{INTERVALS}",
+            f"{INTERVALS} {BEST}",
             *(_sentence(condition, standing) for condition, standing in found.items()),
         ]
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, log10
 from typing import Literal
@@ -89,12 +89,14 @@ class Cell:
 class Row:
     """The cells of one row, and what they are about.
 
-    `n` is the number of runs of a cell that does not say other.
+    `n` is the number of runs of a cell that does not say other. `under` are the conditions within
+    which its means are compared.
     """
 
     cells: tuple[Cell, ...]
     n: int | None = None
     entry: Entry | None = None
+    under: tuple[str, ...] = ("",)
 
     @property
     def router(self) -> str:
@@ -172,7 +174,7 @@ def assemble(
             continue
         fitted = _with_prefix(column, cells) if column.si else column
         kept_columns.append(fitted)
-        kept_cells.append(_with_best(fitted, cells))
+        kept_cells.append(_with_best(fitted, cells, [row.under for row in listed]))
     finished = tuple(
         replace(row, cells=tuple(cells))
         for row, cells in zip(listed, zip(*kept_cells, strict=True), strict=True)
@@ -186,21 +188,27 @@ def _with_prefix(column: Column, cells: Sequence[Cell]) -> Column:
     return replace(column, scale=10.0 ** (-3 * power), unit=_PREFIXES[power] + column.unit)
 
 
-def _with_best(column: Column, cells: Sequence[Cell]) -> list[Cell]:
-    """Marks the best mean, ties as shown included; nothing where there is nothing to compare."""
-    shown = [
-        float(f"{cell.value * column.scale:.{column.digits}f}")
-        for cell in cells
-        if cell.value is not None and CONSTANT not in cell.marks
-    ]
-    if not column.ranked or len(set(shown)) < 2:
+def _with_best(
+    column: Column, cells: Sequence[Cell], under: Sequence[tuple[str, ...]]
+) -> list[Cell]:
+    """Marks the best mean under each condition, ties as shown included."""
+    if not column.ranked:
         return list(cells)
-    top = max(shown) if column.better == "higher" else min(shown)
-    return [
-        replace(cell, best=True)
-        if cell.value is not None
-        and CONSTANT not in cell.marks
-        and float(f"{cell.value * column.scale:.{column.digits}f}") == top
-        else cell
-        for cell in cells
-    ]
+    best: set[int] = set()
+    for condition in {condition for each in under for condition in each}:
+        among = [number for number, each in enumerate(under) if condition in each]
+        best |= _best(column, {number: cells[number] for number in among})
+    return [replace(cell, best=number in best) for number, cell in enumerate(cells)]
+
+
+def _best(column: Column, cells: Mapping[int, Cell]) -> set[int]:
+    """The numbers of the best cells; none where there is nothing to compare."""
+    shown = {
+        number: float(f"{cell.value * column.scale:.{column.digits}f}")
+        for number, cell in cells.items()
+        if cell.value is not None and CONSTANT not in cell.marks
+    }
+    if len(set(shown.values())) < 2:
+        return set()
+    top = max(shown.values()) if column.better == "higher" else min(shown.values())
+    return {number for number, value in shown.items() if value == top}

@@ -11,13 +11,14 @@ from PIL import Image
 from bench import fingerprint
 from bench.config import DataConfig
 from bench.datasets import Datasets
+from bench.differences import differences
 from bench.expected import KNOWN, load_or_expect
 from bench.fingerprint import Fingerprint, Part
 from bench.outcome import Outcome, SavedSnapshot, write_outcome
 from bench.plan import Plan, Request, labels, make_plan, make_request
 from bench.presets import load_preset
 from bench.record import record_plan
-from bench.reuse import Reuse, differences
+from bench.reuse import Reuse
 from results import CodeVersion, Machine, Store, open_store
 from results.identities import all_trials
 from routers.errors import RequestError

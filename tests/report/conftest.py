@@ -31,6 +31,7 @@ FAMILIES = {
     "sparsity_constrained_expert_choice": "expert_choice",
     "soft_moe": "soft",
     "my_gate": "token_choice",
+    "dense_params": "baseline",
 }
 CONSTANT = {"expert_choice", "soft"}
 SUITE_METRICS = {
@@ -47,7 +48,8 @@ SUITE_METRICS = {
 class Lab:
     """Writes a study: accuracies by router and seed; None is a training that diverged.
 
-    With `twin` those of the routers' twins, into the same study.
+    With `twin` those of the routers' twins, into the same study. `begin` is the share of a training
+    after which it is evaluated first.
     """
 
     store: Store
@@ -59,6 +61,7 @@ class Lab:
     parameters: dict[str, int] = field(default_factory=dict)
     steps: int = 400
     evaluations: int = 11
+    begin: float = 0.0
     experts: dict[str, Any] = field(default_factory=dict)
     protocol: str = "first"
     twin: int = 0
@@ -191,7 +194,7 @@ class Lab:
             Metric("params_active", 345_678),
         ]
         for place in range(self.evaluations):
-            done = place / (self.evaluations - 1)
+            done = self.begin + (1 - self.begin) * place / (self.evaluations - 1)
             where = {"flops": flops * done, "seconds": seconds * done}
             value = 0.1 + (top1 - 0.1) * (1 - 2.0 ** (-10 * done / 1.5))
             step = round(self.steps * done)

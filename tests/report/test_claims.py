@@ -286,7 +286,7 @@ def test_a_setting_of_zero_has_no_doubling(study):
 
 def test_a_stopping_rule_takes_its_toll(study):
     fixed = study({"soft_moe": A, "random": B}, claim())
-    asked = fixed.record.request | {"sequential": {"looks": 3}}
+    asked = fixed.record.request | {"sequential": {"looks": 3, "resolve": 0.5}}
     grown = replace(fixed, record=replace(fixed.record, request=asked))
     assert own(grown).p == pytest.approx(3 * own(fixed).p)
     assert own(grown).difference.low < own(fixed).difference.low

@@ -250,6 +250,15 @@ def test_a_sweep_has_a_figure_for_each_condition(lab, store):
     )
 
 
+def test_a_figure_that_no_condition_has_is_missed_once(lab, store):
+    conditions = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
+    lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]}, conditions)
+    parts = list(draw_figures(load_study(store)))
+    absent = [(part.name, part.title) for part in parts if not isinstance(part, Drawing)]
+    assert ("class_change", class_change.TITLE) in absent
+    assert not [name for name, _ in absent if "--" in name]
+
+
 def test_names_are_folded_after_underscores_only():
     assert folded("softmax_token_choice") == "softmax_token_choice"
     assert folded("sparsity_constrained_expert_choice") == "sparsity_constrained_\nexpert_choice"

@@ -58,6 +58,18 @@ def test_the_best_means_are_marked_whatever_the_direction(written):
     assert best == {"top1": ["soft_moe"], "nll": ["soft_moe"], "load_cv": []}
 
 
+def test_the_best_of_each_condition_is_marked_and_a_row_may_stand_under_several():
+    column = Column("top1", "top-1", better="higher", ranked=True)
+    rows = [
+        Row((Cell(0.5),), under=("E=8", "E=32")),
+        Row((Cell(0.6),), under=("E=8",)),
+        Row((Cell(0.4),), under=("E=32",)),
+        Row((Cell(0.9),), under=("E=64",)),
+    ]
+    table = assemble("t", "T", "", [column], rows)
+    assert [row.cells[0].best for row in table.rows] == [True, True, False, False]
+
+
 def test_what_is_constant_by_construction_is_marked(written):
     table = written.tables["main"]
     assert row_of(table, "soft_moe")["load_cv"].marks == (CONSTANT,)
@@ -255,7 +267,7 @@ def test_a_router_without_a_null_s_setting_is_told_to_stand_beside_several_of_it
 
 def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
     record = written.study.record
-    request = record.request | {"sequential": {"looks": 3}}
+    request = record.request | {"sequential": {"looks": 3, "resolve": 0.5}}
     study = replace(written.study, record=replace(record, request=request))
     table, fixed = differences.to_nulls(study), written.tables["differences_nulls"]
     for ours, theirs in zip(rows_of(table), rows_of(fixed), strict=True):
@@ -278,6 +290,21 @@ def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
     assert "and 3 looks" in seeds.table(study).caption
     assert "3 looks planned" in main.table(study).caption
     assert "3 looks planned" in next(accuracy.draw(study)).caption
+
+
+@pytest.mark.parametrize(("points", "small"), [(0.5, False), (50, True)])
+def test_a_difference_smaller_than_was_asked_for_is_called_that(written, points, small):
+    record = written.study.record
+    request = record.request | {"sequential": {"looks": 1, "resolve": points}}
+    study = replace(written.study, record=replace(record, request=request))
+    shown = differences.to_best(study), differences.to_best(written.study)
+    pairs = zip(*map(rows_of, shown), strict=True)
+    told = [(ours["verdict"].words, fixed["verdict"].words) for ours, fixed in pairs]
+    assert any(fixed == "not resolved" for _, fixed in told)
+    for ours, fixed in told:
+        is_small = small and fixed == "not resolved"
+        assert ours == ("smaller than 50 points" if is_small else fixed)
+    assert f"smaller than {points} points: its interval lies within" in shown[0].caption
 
 
 def test_the_seeds_that_would_resolve_a_gap(written):

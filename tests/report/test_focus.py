@@ -1,0 +1,57 @@
+"""Nulls that lie far off are named at the edge, so that routers can be told apart."""
+
+import pytest
+
+from report.entries import Entry
+from report.figures import accuracy, budgets, training
+from report.figures.focus import far_nulls
+from report.load import load_study
+
+NEAR = {"soft_moe": [0.80, 0.82], "softmax_token_choice": [0.81, 0.83], "dense": [0.78, 0.80]}
+
+
+@pytest.fixture
+def study(lab, store):
+    def made(**others):
+        lab(suites=("accuracy",), begin=0.5).study_of({**NEAR, **others})
+        return load_study(store)
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("values", "far"),
+    [
+        ([76.0, 77.0], None),
+        ([72.9, 78.5], None),  # one run of it is near
+        ([72.0, 72.9], False),  # 5 points below 78
+        ([88.1, 89.0], True),  # 5 points above 83
+    ],
+)
+def test_a_null_is_far_that_no_run_brings_near(study, values, far):
+    entries = {e: [100 * x for x in NEAR[e.router]] for e in study().entries}
+    null = Entry("dense_params", "")
+    assert far_nulls(study(), entries | {null: values}) == ({} if far is None else {null: far})
+
+
+def test_a_router_is_never_left_out_nor_is_dense(study):
+    found = study(my_gate=[0.1, 0.12], dense=[0.3, 0.31])
+    values = {entry: list(100 * found.final("top1", entry)) for entry in found.entries}
+    assert far_nulls(found, values) == {}
+
+
+@pytest.mark.parametrize("figure", [accuracy, training, budgets])
+def test_figures_keep_to_the_routers_and_name_a_far_null(study, figure):
+    (drawing,) = figure.draw(study(dense_params=[0.30, 0.34], random=[0.77, 0.78]))
+    axes = drawing.figure.axes[0]
+    low, _ = axes.get_xlim() if figure is accuracy else axes.get_ylim()
+    assert low > 35
+    # A little less is right on the validation split of the lab than on the test split.
+    expected = "◂ 32.0 ± " if figure is accuracy else "dense_params below: 31.8 %"
+    assert [text.get_text().startswith(expected) for text in axes.texts].count(True) == 1
+
+
+def test_a_null_that_is_near_stands_on_the_axis(study):
+    (drawing,) = accuracy.draw(study(random=[0.74, 0.76]))
+    assert drawing.figure.axes[0].get_xlim()[0] < 74
+    assert "Arrow" not in drawing.caption
