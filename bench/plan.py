@@ -16,7 +16,7 @@ from bench.presets import Preset
 from bench.sequential import Sequential
 from bench.specs import refuse_unknown, selected_routers, trial_specs
 from results.conditions import conditions, router_of
-from routers import Baseline
+from routers import ROUTERS, Baseline
 from routers.errors import RequestError
 from suites import SUITES
 
@@ -172,7 +172,8 @@ def labels(specs: Sequence[TrialSpec]) -> list[str]:
 
 def _labels(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     routers = [router_of(description) for description in descriptions]
-    texts = conditions(descriptions)
+    baselines = [e.name for e in ROUTERS.entries() if issubclass(e.target, Baseline)]
+    texts = conditions(descriptions, baselines)
     return [f"{name} {text}".strip() for name, text in zip(routers, texts, strict=True)]
 
 

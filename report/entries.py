@@ -22,11 +22,18 @@ class Entry:
         """The condition as a set of `path=value`."""
         return frozenset(settings(self.condition))
 
+    def stands_beside(self, other: Entry) -> bool:
+        """Whether the two compare: one belongs to the condition of the other."""
+        return any(
+            closest([one], one.router, condition) is not None
+            for one, condition in ((self, other.condition), (other, self.condition))
+        )
+
     @property
     def order(self) -> list[tuple[float, str]]:
         """Sorts conditions by path, and then by value: numbers as numbers."""
-        pairs = (setting.partition("=") for setting in settings(self.condition))
-        return [_numeric(part) for path, _, value in pairs for part in (path, value)]
+        pairs = map(_pair, settings(self.condition))
+        return [_numeric(part) for pair in pairs for part in pair]
 
 
 def settings(condition: str) -> list[str]:
@@ -68,12 +75,40 @@ def closest(entries: Iterable[Entry], router: str, condition: str) -> Entry | No
     """The entry of a router that belongs to a condition: the fullest that is a part of it.
 
     A router that lacks a swept setting was trained under a part of the others' conditions only. To
-    a derived trial belong those that were trained as its parent was.
+    a derived trial belong those that were derived alike, and those that were trained as its parent
+    was.
     """
-    told = settings(condition)
-    asked = frozenset([*told, *(setting.removeprefix("parent.") for setting in told)])
-    agreeing = [e for e in entries if e.router == router and e.settings <= asked]
+    told = frozenset(settings(condition))
+    as_parent = _of_parent(condition)
+    own = [entry for entry in entries if entry.router == router]
+    agreeing = [e for e in own if e.settings <= (told if _derivation(e.condition) else as_parent)]
     return max(agreeing, key=lambda entry: len(entry.settings), default=None)
+
+
+def closest_layer(layers: Iterable[Entry], entry: Entry) -> Entry | None:
+    """The bare layer of an entry: it lacks the settings of training, and where they started."""
+    derivation = _derivation(entry.condition)
+    own = " ".join(part for part in settings(entry.condition) if part not in derivation)
+    return closest(layers, entry.router, own)
+
+
+def _derivation(condition: str) -> list[str]:
+    """What a condition tells of where a derived trial started."""
+    return [part for part in settings(condition) if part.startswith(("transform=", "parent"))]
+
+
+def _of_parent(condition: str) -> frozenset[str]:
+    """The settings that a derived trial's parent has: its own where they are told."""
+    derivation = _derivation(condition)
+    own = [part for part in settings(condition) if part not in derivation]
+    inherited = [part.removeprefix("parent.") for part in derivation if part.startswith("parent.")]
+    last = dict(map(_pair, (*own, *inherited)))
+    return frozenset(f"{path}={value}" for path, value in last.items())
+
+
+def _pair(setting: str) -> tuple[str, str]:
+    path, _, value = setting.partition("=")
+    return path, value
 
 
 def _numeric(part: str) -> tuple[float, str]:

@@ -17,6 +17,7 @@ from report.entries import Entry, settings
 from report.study import StudyData
 from report.systems import router_of
 from results.errors import nearest
+from results.settings import UNSET
 
 NUMBER = "experts.num_experts"
 
@@ -137,12 +138,11 @@ def _values(study: StudyData, claim: Claim, side: Side, entry: Entry) -> pd.Seri
 
 def _entry(study: StudyData, system: str, side: Side, block: str) -> Entry | None:
     """The entry of a system under a condition, with what sets the side apart."""
-    if not side.settings:
-        return study.entry(system, block)
-    apart = {f"{path}={_text(value)}" for path, value in side.settings.items() if value is not None}
-    wanted = frozenset({*settings(block), *apart})
-    own = (entry for entry in study.entries if entry.router == system)
-    return next((entry for entry in own if entry.settings == wanted), None)
+    given = {path: _text(value) for path, value in side.settings.items() if value is not None}
+    left_out = [f"{path}={UNSET}" for path in side.settings.keys() - given.keys()]
+    apart = [f"{path}={value}" for path, value in given.items()]
+    entry = study.entry(system, " ".join([*settings(block), *apart, *left_out]))
+    return entry if entry is not None and set(apart) <= entry.settings else None
 
 
 def _entries(study: StudyData, side: Side) -> Iterator[Entry]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import repeat
 
-from report.entries import Entry, closest
+from report.entries import Entry, closest_layer
 from report.figures.canvas import Drawing
 from report.parts import Absent
 from report.study import StudyData
@@ -96,8 +96,8 @@ def changed(study: StudyData, entry: Entry, suites: Iterable[str]) -> set[str]:
 
 
 def _changed(found: dict[Entry, set[str]], entry: Entry, suite: str) -> set[str]:
-    if suite == "throughput":  # a layer lacks the settings of training
-        entry = closest(found, entry.router, entry.condition) or entry
+    if suite == "throughput":
+        entry = closest_layer(found, entry) or entry
     return found.get(entry, set())
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from report.entries import Entry, closest
+from report.entries import Entry, closest_layer
 from report.study import StudyData
 from report.systems import of_twin
 from results.conditions import is_twin
@@ -100,9 +100,9 @@ def representative(found: list[Timing]) -> Setting | None:
 
 
 def of_entry(found: list[Timing], setting: Setting | None, entry: Entry) -> Timing | None:
-    """The timing of an entry: a layer lacks the settings of training, so fewer may be named."""
+    """The timing of an entry."""
     timed = {timing.entry: timing for timing in found if timing.setting == setting}
-    chosen = closest(timed, entry.router, entry.condition)
+    chosen = closest_layer(timed, entry)
     return None if chosen is None else timed[chosen]
 
 

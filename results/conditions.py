@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence, Set
-from copy import deepcopy
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any
 
+import numpy as np
+
 from results.plain import to_json
+from results.settings import PARENT, Settings, comparable, flattened, leaves, without_losses
 
 OWN = ("router.", "train.losses.", "train.loss_options.")
-"""Settings that routers do not share: they differ only where one router's own trials differ."""
+"""Settings that routers do not share: they count once the trials of one router differ in them."""
 PLAIN = (
     *("experts.num_experts", "experts.name", "data.name", "model.name", "model.layers"),
     *("router.capacity_factor", "router.affinity", "train.lr"),
@@ -20,52 +21,46 @@ PLAIN = (
 MANY = 3
 """Settings that can be read at a glance."""
 OPTIONS = ("experts.options.", "train.loss_options.")
-PARENT = "parent."
-FOUND = "found"
 TWIN = " (twin)"
 """After a router's name: the same router once more, as its own control."""
-_TEXT = json.JSONEncoder(separators=(",", ":")).encode
 
 
-def conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
+def conditions(
+    descriptions: Sequence[Mapping[str, Any]],
+    baselines: Collection[str] = (),
+    trained: Sequence[Mapping[str, Any]] = (),
+) -> list[str]:
     """The condition of each description: settings that differ, besides router and seed.
 
     As `experts.num_experts=32 router.capacity_factor=2.0`, by the paths that `--set` takes; empty
-    where nothing differs. Where many do, what others of them tell already is left out. Of a derived
-    trial also `transform=distill parent=soft_moe`, and those `parent.…` that tell it from its
-    siblings where its own settings do not. What was found for a router alone, by tuning or by
-    matching compute, sets nothing apart: it is told as `found`.
+    where nothing differs. Once the trials of any router differ in a setting, every trial tells its
+    own value, a default as well, and `unset` where it could have one and has none. What differs
+    only between routers, each of which has one value, is not told. Where many settings differ, what
+    others of them tell already is left out. Of a derived trial also `transform=distill
+    parent=soft_moe`, and the `parent.…` in which its siblings differ and that their own settings do
+    not tell. What was found for a router alone, by tuning or by matching compute, sets nothing
+    apart: it is told as `found`.
+
+    Args:
+        baselines: routers without MoE layers, which no auxiliary loss concerns.
+        trained: where bare layers are described, the trials beside them: what these tell is told
+            of the layers too.
     """
-    descriptions = [comparable(description) for description in descriptions]
-    kinds = [to_json(_without_seed(description)) for description in descriptions]
-    distinct = dict(zip(kinds, descriptions, strict=True))
-    told = dict(zip(distinct, _conditions(list(distinct.values())), strict=True))
-    return [told[kind] for kind in kinds]
-
-
-def _conditions(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The same of descriptions that all differ."""
-    flat = [dict(_settings(description)) for description in descriptions]
-    own = [{path: each[path] for path in each if not path.startswith(PARENT)} for each in flat]
-    routers = [router_of(description) for description in descriptions]
-    # What sets all derived trials apart from the others is told by the transform's name.
-    origins = [f"{each.get('transform')} {each.get('parent')}" for each in flat]
-    shared = {
-        origin: _telling({path for path in _differing(each) if not path.startswith(OWN)}, each)
-        for origin, each in _grouped(origins, own).items()
-    }
-    derivation = _differing(flat) & {"transform", "parent"}
-    kin = [f"{router} {origin}" for router, origin in zip(routers, origins, strict=True)]
-    of_kin, inherited = _grouped(kin, own), _inherited(kin, flat)
-    told = {}
-    for family, origin in dict(zip(kin, origins, strict=True)).items():
-        differing = _differing(of_kin[family])
-        own_paths = {path for path in differing if path.startswith(OWN)}
-        told[family] = shared[origin] | _telling(own_paths, of_kin[family], shared[origin])
-    return [
-        _text(settings, derivation | told[family] | inherited[family])
-        for settings, family in zip(flat, kin, strict=True)
-    ]
+    described = [without_losses(comparable(each), baselines) for each in descriptions]
+    kinds = [to_json(_without_seed(each)) for each in described]
+    distinct = dict(zip(kinds, described, strict=True))
+    beside = [without_losses(comparable(each), baselines) for each in trained]
+    others = {to_json(_without_seed(each)): each for each in beside}
+    flat = flattened([*distinct.values(), *others.values()])
+    own, of_others = flat[: len(distinct)], flat[len(distinct) :]
+    routers = [router_of(each) for each in distinct.values()]
+    if trained:
+        of_trials = _told([router_of(each) for each in others.values()], of_others)
+        told = [_of_layers(routers, own, set().union(*of_trials))] * len(own)
+    else:
+        told = _told(routers, own)
+    texts = dict(zip(distinct, map(_text, own, told), strict=True))
+    return [texts[kind] for kind in kinds]
 
 
 def router_of(description: Mapping[str, Any]) -> str:
@@ -79,36 +74,55 @@ def is_twin(name: str) -> bool:
     return TWIN in name
 
 
-def comparable(description: Mapping[str, Any]) -> dict[str, Any]:
-    """The description with `found` in the place of each value that was found for its router."""
-    told = deepcopy(dict(description))
-    for path in told.pop("found", ()):
-        *parents, last = place_of(path)
-        place = told
-        for name in parents:
-            place = place.get(name, {})  # of a bare layer there is no recipe
-        if last in place:
-            place[last] = FOUND
-    if "parent" in told:
-        told["parent"] = comparable(told["parent"])
-    return told
-
-
 def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
     """The same for pairs of a suite and the options it was given, as `balance.batch_size=64`."""
     kinds = [(suite, to_json(options)) for suite, options in measured]
     distinct = dict(zip(kinds, measured, strict=True))
-    flat = [dict(_leaves(options, suite)) for suite, options in distinct.values()]
+    flat = [dict(leaves(options, suite)) for suite, options in distinct.values()]
     suites = [suite for suite, _ in distinct]
-    differing = _differing_by(suites, flat)
+    differing = {name: _differing(own) for name, own in _grouped(suites, flat).items()}
     texts = [_text(settings, differing[name]) for settings, name in zip(flat, suites, strict=True)]
     told = dict(zip(distinct, texts, strict=True))
     return [told[kind] for kind in kinds]
 
 
-def place_of(path: str) -> list[str]:
-    """Where a description has the setting of a path that `--set` takes."""
-    return path.replace("router.", "router.options.", 1).split(".")
+def _told(routers: Sequence[str], settings: Sequence[Settings]) -> list[set[str]]:
+    """The paths that are told of each of some trials."""
+    # What sets all derived trials apart from the others is told by the transform's name.
+    origins = [f"{each.get('transform')} {each.get('parent')}" for each in settings]
+    derivation = _differing(settings) & {"transform", "parent"}
+    told = {}
+    for origin in dict.fromkeys(origins):
+        places = [place for place, name in enumerate(origins) if name == origin]
+        alike = [settings[place] for place in places]
+        told[origin] = derivation | _of_origin([routers[place] for place in places], alike)
+    return [told[origin] for origin in origins]
+
+
+def _of_origin(routers: Sequence[str], settings: Sequence[Settings]) -> set[str]:
+    """The paths that are told of trials of one origin: the same of all, so that they compare."""
+    own = [{path: each[path] for path in each if not path.startswith(PARENT)} for each in settings]
+    shared = {path for path in _differing(own) if not path.startswith(OWN)}
+    told = _telling(shared, routers, own)
+    differing = set[str]().union(*map(_differing, _grouped(routers, own).values()))
+    varied = {path for path in differing if path.startswith(OWN)}
+    return told | _telling(varied, routers, own, told) | _inherited(settings)
+
+
+def _of_layers(
+    routers: Sequence[str], settings: Sequence[Settings], of_trials: Set[str]
+) -> set[str]:
+    """The paths that are told of bare layers: those of trials, and no more than sets layers apart.
+
+    A layer that told what its trials do not would be found for none of them.
+    """
+    shared = {path for path in _differing(settings) if not path.startswith(OWN)}
+    told = {*of_trials, *_telling(shared, routers, settings, of_trials, few=0)}
+    needed = set[str]()
+    for router, own in _grouped(routers, settings).items():
+        varied = {path for path in _differing(own) if path.startswith(OWN)}
+        needed |= _telling(varied, [router] * len(own), own, told, few=0)
+    return told | needed
 
 
 def _without_seed(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,34 +131,17 @@ def _without_seed(description: Mapping[str, Any]) -> dict[str, Any]:
     return rest | {"parent": _without_seed(rest["parent"])} if "parent" in rest else rest
 
 
-def _settings(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for path, value in _leaves(description, skip=("seed", "parent", "twin")):
-        yield path.replace("router.options.", "router.", 1), value
-    if "parent" in description:
-        for path, value in _settings(description["parent"]):
-            yield ("parent" if path == "router.name" else f"{PARENT}{path}"), value
-
-
-def _inherited(kin: Sequence[str], settings: Sequence[Mapping[str, str]]) -> dict[str, set[str]]:
-    """The paths of parents that differ among kin, unless the children's own always say the same."""
+def _inherited(settings: Sequence[Settings]) -> set[str]:
+    """The paths of parents that differ, unless the children's own always say the same."""
     parents = [{path: each[path] for path in each if path.startswith(PARENT)} for each in settings]
-    untold: dict[str, set[str]] = defaultdict(set)
-    for name, each, parent in zip(kin, settings, parents, strict=True):
-        untold[name] |= {p for p in parent if each.get(p.removeprefix(PARENT)) != parent[p]}
-    return {name: paths & untold[name] for name, paths in _differing_by(kin, parents).items()}
+    return {
+        path
+        for path in _differing(parents)
+        if any(each.get(path.removeprefix(PARENT)) != each.get(path) for each in settings)
+    }
 
 
-def _leaves(value: Any, path: str = "", skip: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """All paths of nested mappings with their values as text; a list is one value."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            if key not in skip:
-                yield from _leaves(inner, f"{path}.{key}" if path else key)
-    else:
-        yield path, value if isinstance(value, str) else _TEXT(value)
-
-
-def _differing(settings: Sequence[Mapping[str, str]]) -> set[str]:
+def _differing(settings: Sequence[Settings]) -> set[str]:
     """The paths without one value for all; to lack a path that others have is to differ.
 
     But the options of experts and losses differ only where two trials have that option.
@@ -158,20 +155,38 @@ def _differing(settings: Sequence[Mapping[str, str]]) -> set[str]:
 
 
 def _telling(
-    paths: set[str], settings: Sequence[Mapping[str, str]], besides: Set[str] = frozenset()
+    paths: set[str],
+    routers: Sequence[str],
+    settings: Sequence[Settings],
+    besides: Set[str] = frozenset(),
+    few: int = MANY,
 ) -> set[str]:
-    """The paths; where they are many, without those that tell nothing which others do not.
+    """The paths; where they are many, without those that set nothing apart which others do not.
 
     Args:
         besides: paths that are told in any case.
+        few: so many are all told.
     """
+    apart = {path: _apart(path, routers, settings) for path in paths | besides}
+    times = np.sum([each.astype(int) for each in apart.values()], axis=0)
     told = set(paths)
     for path in sorted(paths, key=_plainness, reverse=True):
-        without = told - {path}
-        many = len(told | besides) > MANY or path.startswith(OPTIONS[0])
-        if many and _distinct(without | besides, settings) == _distinct(told | besides, settings):
-            told = without
+        many = len(told | besides) > few or path.startswith(OPTIONS[0])
+        if many and (times[apart[path]] > 1).all():
+            told.remove(path)
+            times = times - apart[path]
     return told
+
+
+def _apart(path: str, routers: Sequence[str], settings: Sequence[Settings]) -> np.ndarray:
+    """Which two trials a path sets apart: a router that lacks it goes with any other's value."""
+    values = [each.get(path) for each in settings]
+    numbers = {value: number for number, value in enumerate(dict.fromkeys(values))}
+    number = np.array([numbers[value] for value in values])
+    has = np.array([value is not None for value in values], dtype=bool)
+    name = np.array(routers)
+    both = (has[:, None] & has) | (name[:, None] == name)
+    return both & (number[:, None] != number)
 
 
 def _plainness(path: str) -> tuple[int, int, str]:
@@ -180,29 +195,14 @@ def _plainness(path: str) -> tuple[int, int, str]:
     return known, path.count("."), path
 
 
-def _distinct(paths: Set[str], settings: Sequence[Mapping[str, str]]) -> int:
-    """How many of the settings these paths tell apart."""
-    ordered = sorted(paths)
-    return len({tuple(each.get(path) for path in ordered) for each in settings})
-
-
-def _grouped(
-    names: Sequence[str], settings: Sequence[Mapping[str, str]]
-) -> dict[str, list[Mapping[str, str]]]:
+def _grouped(names: Sequence[str], settings: Sequence[Settings]) -> dict[str, list[Settings]]:
     """The settings of each name."""
-    by_name: dict[str, list[Mapping[str, str]]] = defaultdict(list)
+    by_name: dict[str, list[Settings]] = defaultdict(list)
     for name, each in zip(names, settings, strict=True):
         by_name[name].append(each)
     return by_name
 
 
-def _differing_by(
-    names: Sequence[str], settings: Sequence[Mapping[str, str]]
-) -> dict[str, set[str]]:
-    """The paths that differ among the settings of each name."""
-    return {name: _differing(own) for name, own in _grouped(names, settings).items()}
-
-
-def _text(settings: Mapping[str, str], paths: set[str]) -> str:
+def _text(settings: Settings, paths: set[str]) -> str:
     told = sorted(paths & settings.keys(), key=lambda path: (path.startswith("parent"), path))
     return " ".join(f"{path}={settings[path]}" for path in told)

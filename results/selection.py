@@ -29,7 +29,7 @@ from sqlalchemy import Select, Text, cast, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from results.claiming import worked_on
-from results.conditions import comparable, conditions
+from results.conditions import conditions
 from results.facts import Environments, Fields, of_attempt, of_subject
 from results.models import (
     AttemptRow,
@@ -41,6 +41,7 @@ from results.models import (
     TrialRow,
 )
 from results.plain import to_json
+from results.settings import comparable
 from results.versions import Parts, Versions, replaced
 
 SUBJECTS: tuple[tuple[Any, Any], ...] = ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow))
@@ -111,11 +112,18 @@ def _subjects(session: Session, study: str | None) -> Iterator[tuple[TrialRow | 
     parts = Parts(session)
     for name, kinds in by_study.items():
         changed = {} if name is None else _changed([*kinds[0], *kinds[1]], parts)
+        baselines = {
+            row.description["router"]["name"]
+            for _, row in (*kinds[0], *kinds[1])
+            if parts.is_baseline(row)
+        }
+        trained: list[Fields] = []
         for asked in kinds:
             rows = [row for _, row in asked]
             described = [to_json(comparable(row.description)) for row in rows]
             last = dict(zip(described, rows, strict=True))
-            told = conditions([row.description for row in rows])
+            told = conditions([row.description for row in rows], baselines, trained)
+            trained = [row.description for row in rows]
             for row, description, condition in zip(rows, described, told, strict=True):
                 current = last[description] is row
                 fields = {"study": name, "condition": condition, "current": current}

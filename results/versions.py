@@ -46,6 +46,11 @@ class Parts:
             if kind != "parent"  # its own parts say more
         }
 
+    def is_baseline(self, row: TrialRow | LayerRow) -> bool:
+        """Whether it has no MoE layer: of a router, and of no experts."""
+        kinds = {kind for kind, _, _ in self._of[type(row)].get(row.id, ())}
+        return "router" in kinds and "experts" not in kinds
+
 
 def _parts(session: Session, links: Table) -> dict[int, list[tuple[str, str, str]]]:
     columns = (ComponentRow.id, ComponentRow.kind, ComponentRow.name, ComponentRow.source_hash)

@@ -37,15 +37,16 @@ class Night:
         command = "python bench.py run --preset tiny"
         return self.store.start_run(self.study, Run(*this_process(), command=command, jobs=2))
 
-    def plan(self, router: str, seed: int = 0) -> int:
+    def plan(self, router: str, seed: int = 0, **options: float) -> int:
         described = {
-            "router": {"name": router, "options": {}},
+            "router": {"name": router, "options": options},
             "experts": {"name": "mlp", "num_experts": 8},
             "model": {"name": "vit"},
             "data": {"name": "digits"},
             "seed": seed,
         }
-        trial = self.store.trial(f"{router}-{seed}".ljust(64, "x"), described)
+        name = "-".join(map(str, (router, seed, *options.values())))
+        trial = self.store.trial(name.ljust(64, "x"), described)
         self.store.add_trial_to_study(self.study, trial)
         return trial
 
@@ -57,9 +58,10 @@ class Night:
         load_cv: float = 0.5,
         constant: bool = False,
         code: str = "h",
+        **options: float,
     ) -> None:
         log = f"logs/{router}-{seed}.log"
-        trial = self.plan(router, seed)
+        trial = self.plan(router, seed, **options)
         attempt = self.store.begin_attempt(trial, self.machine, self.code, log)
         self.store.finish_attempt(attempt, "done", seconds=100, checkpoint="c")
         self.measured(attempt, "accuracy", Metric("top1", top1, split="test"), code)
@@ -127,6 +129,22 @@ def test_one_seed_and_equal_values_resolve_nothing(night: Night) -> None:
     lines = part(night.digest(), "Best by each suite's main metric")
     assert lines[3] == "    then b: 70.0 (n = 1); lead not resolved: no interval from one seed"
     assert lines[6] == "    1 more with the same value: b"
+
+
+def test_the_lead_is_over_what_was_trained_alike(night: Night) -> None:
+    run = night.run()
+    for router, factor, top1 in (("a", 1.0, 0.8), ("a", 2.0, 0.7), ("b", 2.0, 0.6)):
+        night.trial(router, 0, top1, capacity_factor=factor)
+    night.store.finish_run(run)
+    lines = part(night.digest(), "Best by each suite's main metric")
+    assert lines[1:4] == [
+        "  accuracy: top1 in % ↑",
+        "    a router.capacity_factor=1.0: 80.0 (n = 1)",
+        "  balance: load_cv in % ↓",
+    ]
+    night.trial("dense", 0, 0.1)
+    lines = part(night.digest(), "Best by each suite's main metric")
+    assert lines[3] == "    then dense: 10.0 (n = 1); lead not resolved: no interval from one seed"
 
 
 def test_what_is_new_is_told_against_what_was_there_before(night: Night) -> None:

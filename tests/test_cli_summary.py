@@ -44,6 +44,12 @@ def test_seeds_are_counted_where_they_differ() -> None:
     assert [line.split()[:2] for line in unlike.splitlines()[3:]] == [["x=1"], ["b", "1"]]
 
 
+def test_what_goes_with_every_condition_stands_under_the_heading_of_none() -> None:
+    made = text_of([column({("a", "x=1"): [0.1], ("dense", ""): [0.2], ("b", "x=2"): [0.3]})])
+    lines = [line.rstrip() for line in made.splitlines()[2:]]
+    assert [line.split()[0] for line in lines] == ["dense", "x=1", "a", "x=2", "b"]
+
+
 def test_the_table_of_four_suites_fits_a_terminal() -> None:
     values = {LONGEST: [0.796, 0.812, 0.804]}
     columns = [

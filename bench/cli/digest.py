@@ -140,20 +140,30 @@ def _leader(column: Column, before: Column | None) -> Iterator[str]:
     else:
         (best, interval), *others = ranked
         yield f"{_label(best)}: {_told(column, interval)}"
-        yield from _lead(column, interval, others)
+        yield from _lead(column, interval, _beside(best, others))
         was = _ranked(before)[:1] if before else []
         if was and was[0][0] != best:
             yield f"before the latest run: {_label(was[0][0])}: {_told(column, was[0][1])}"
 
 
 def _lead(column: Column, best: Interval, others: list[tuple[Row, Interval]]) -> Iterator[str]:
-    """What is second, and whether the intervals tell the two apart."""
+    """What is second of those that compare, and whether the intervals tell the two apart."""
     alike = [row for row, interval in others if interval.mean == best.mean]
     if alike:
         yield f"{len(alike)} more with the same value: {', '.join(map(_label, alike))}"
     elif others:
         row, second = others[0]
         yield f"then {_label(row)}: {_told(column, second)}{_unresolved(best, second)}"
+
+
+def _beside(best: Row, others: list[tuple[Row, Interval]]) -> list[tuple[Row, Interval]]:
+    """The rows that compare with the best, as in a report: kinds of experts are of the systems."""
+    from report.entries import Entry
+    from report.systems import Systems
+
+    systems = Systems.of([Entry(*best), *(Entry(*row) for row, _ in others)])
+    first = systems.told(Entry(*best))
+    return [each for each in others if first.stands_beside(systems.told(Entry(*each[0])))]
 
 
 def _unresolved(a: Interval, b: Interval) -> str:

@@ -15,7 +15,8 @@ from bench.datasets import Datasets
 from bench.expected import load_or_expect
 from bench.plan import Request, labels
 from bench.specs import condition_of
-from results.conditions import place_of, router_of
+from results.conditions import router_of
+from results.settings import place_of
 
 
 @dataclass(frozen=True)

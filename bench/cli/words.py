@@ -72,11 +72,11 @@ def table(*columns: str, right: str = "") -> Table:
 
 
 def add_grouped(made: Table, rows: Iterable[tuple[str, str, Sequence[str]]]) -> None:
-    """Rows of router, condition and cells, under a heading for each condition but the empty one."""
+    """Rows of router, condition and cells, by condition; those without one first, unheaded."""
     groups: dict[str, list[tuple[str, Sequence[str]]]] = {}
     for router, condition, cells in rows:
         groups.setdefault(condition, []).append((router, cells))
-    for condition, members in groups.items():
+    for condition, members in sorted(groups.items(), key=lambda group: group[0] != ""):
         for setting in condition.split():
             made.add_row(Text(setting, "italic"))
         for router, cells in members:

@@ -1,6 +1,6 @@
 """Which conditions are shown apart."""
 
-from report.entries import Entry, closest, fullest
+from report.entries import Entry, closest, closest_layer, fullest
 
 
 def test_a_condition_that_stands_beside_fuller_ones_is_not_shown_apart():
@@ -22,3 +22,26 @@ def test_beside_a_derived_trial_stand_those_that_were_trained_as_its_parent() ->
     child = "transform=distill parent=attentive parent.train.losses.importance=0.2"
     assert closest([plain, weighed], "attentive", child) == weighed
     assert closest([plain, weighed], "attentive", "transform=distill parent=attentive") == plain
+
+
+def test_what_stands_beside_a_derived_trial_was_trained_as_its_parent_and_not_as_itself() -> None:
+    plain, weighed = (Entry("soft_moe", f"train.losses.z={z}") for z in ("unset", "0.2"))
+    child = "train.losses.z=unset transform=distill parent=attentive parent.train.losses.z=0.2"
+    assert closest([plain, weighed], "soft_moe", child) == weighed
+    sibling = Entry("soft_moe", child)
+    assert closest([plain, weighed, sibling], "soft_moe", child) == sibling
+
+
+def test_the_layer_of_a_derived_trial_is_its_own_and_not_its_parents() -> None:
+    layers = [Entry("soft_moe", f"router.top_k={k}") for k in (1, 2)]
+    child = "router.top_k=1 train.lr=0.1 transform=distill parent=soft_moe parent.router.top_k=2"
+    assert closest_layer(layers, Entry("soft_moe", child)) == layers[0]
+    assert closest_layer(layers, Entry("soft_moe", "router.top_k=4")) is None
+
+
+def test_a_router_stands_beside_no_value_that_it_was_not_trained_at() -> None:
+    one, two = (Entry("soft_moe", f"router.capacity_factor={c}") for c in (1.0, 2.0))
+    late, dense = Entry("late", two.condition), Entry("dense", "")
+    assert fullest([one, two, late, dense]) == [one.condition, two.condition]
+    assert closest([late], "late", one.condition) is None
+    assert [late.stands_beside(other) for other in (one, two, dense)] == [False, True, True]

@@ -1,10 +1,16 @@
-"""The condition of a derived trial: what it started from, and no more of that than is needed."""
+"""The condition of a trial: what sets it apart, so that only what is alike stands side by side."""
 
 from __future__ import annotations
 
+from itertools import combinations
 from typing import Any
 
-from results.conditions import comparable, conditions, router_of
+from hypothesis import given
+from hypothesis import strategies as st
+
+from report.entries import Entry
+from results.conditions import conditions, router_of
+from results.settings import comparable
 
 
 def trial(router: str, parent: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
@@ -29,11 +35,14 @@ def test_the_losses_of_parents_show_where_children_have_none() -> None:
     weights: tuple[dict[str, float], ...] = ({}, {"importance": 0.6}, {"similarity": 0.4})
     parents = [trial("attentive", losses=losses) for losses in weights]
     children = [trial("plain", parent) for parent in parents]
-    told = ["", "train.losses.importance=0.6", "train.losses.similarity=0.4"]
+    told = [("unset", "unset"), ("0.6", "unset"), ("unset", "0.4")]
     assert conditions(parents + children) == [
-        *told,
-        "transform=distill parent=attentive",
-        *(f"transform=distill parent=attentive parent.{text}" for text in told[1:]),
+        *(f"train.losses.importance={one} train.losses.similarity={other}" for one, other in told),
+        *(
+            f"transform=distill parent=attentive parent.train.losses.importance={one} "
+            f"parent.train.losses.similarity={other}"
+            for one, other in told
+        ),
     ]
 
 
@@ -70,7 +79,8 @@ def test_the_options_of_a_loss_are_told_where_they_differ_and_not_where_the_loss
         made = trial("soft", losses={"similar": 0.1})
         return made | {"train": made["train"] | {"loss_options": {"similar": options}}}
 
-    assert conditions([trial("soft"), with_loss(beta=1.0)]) == ["", "train.losses.similar=0.1"]
+    alone = ["train.losses.similar=unset", "train.losses.similar=0.1"]
+    assert conditions([trial("soft"), with_loss(beta=1.0)]) == alone
     assert conditions([trial("soft"), with_loss(beta=1.0), with_loss(beta=2.0)])[1:] == [
         "train.loss_options.similar.beta=1.0 train.losses.similar=0.1",
         "train.loss_options.similar.beta=2.0 train.losses.similar=0.1",
@@ -149,3 +159,125 @@ def test_a_twin_has_a_name_of_its_own():
     same, twin = tuned("a", 0.1, 1.0), tuned("a", 0.1, 1.0, twin=1)
     assert [router_of(each) for each in (same, twin)] == ["a", "a (twin)"]
     assert conditions([same, twin]) == ["", ""]
+
+
+def capacity(router: str, factor: float | None = None, **settings: Any) -> dict[str, Any]:
+    options = {} if factor is None else {"capacity_factor": factor}
+    return trial(router, options=options, **settings)
+
+
+def test_once_a_router_varies_a_setting_every_router_tells_its_own_value():
+    """Of `late`, which has one value alone, too; a router without the setting has none to tell."""
+    varied = [capacity("plain", 1.0), capacity("plain", 2.0)]
+    assert conditions([*varied, capacity("late", 2.0), capacity("early", 1.0), trial("dense")]) == [
+        "router.capacity_factor=1.0",
+        "router.capacity_factor=2.0",
+        "router.capacity_factor=2.0",
+        "router.capacity_factor=1.0",
+        "",
+    ]
+
+
+def test_defaults_that_differ_between_routers_are_no_condition():
+    assert conditions([capacity("plain", 1.0), capacity("late", 2.0)]) == ["", ""]
+
+
+def test_a_loss_that_a_router_trained_without_is_unset_and_a_baseline_takes_none():
+    losses: tuple[dict[str, float], ...] = ({"importance": 0.1}, {"importance": 0.1, "z": 0.2}, {})
+    trials = [trial("plain", losses=losses[n]) for n in (0, 1)]
+    trials += [trial("late", losses=losses[n]) for n in (1, 2)] + [trial("dense")]
+    assert conditions(trials, baselines=["dense"]) == [
+        "train.losses.importance=0.1 train.losses.z=unset",
+        "train.losses.importance=0.1 train.losses.z=0.2",
+        "train.losses.importance=0.1 train.losses.z=0.2",
+        "train.losses.importance=unset train.losses.z=unset",
+        "",
+    ]
+
+
+def test_an_option_of_a_model_or_an_affinity_that_was_not_given_is_unset():
+    def made(router: str, model: dict[str, Any], affinity: dict[str, Any]) -> dict[str, Any]:
+        plain = trial(router, options={"affinity_options": affinity})
+        return plain | {"model": {"name": "vit", "options": model}}
+
+    given = [made("plain", {}, {}), made("plain", {"drop": 0.1}, {"hidden": [4]})]
+    assert conditions([*given, made("late", {}, {})]) == [
+        "model.options.drop=unset router.affinity_options.hidden=unset",
+        "model.options.drop=0.1 router.affinity_options.hidden=[4]",
+        "model.options.drop=unset router.affinity_options.hidden=unset",
+    ]
+
+
+def test_a_setting_that_was_found_for_each_router_varies_for_none():
+    found = [tuned("a", 0.1, 1.0), tuned("a", 0.2, 2.0, seed=1), tuned("b", 0.3, 3.0)]
+    assert conditions(found) == ["", "", ""]
+
+
+def test_children_tell_their_parents_settings_once_their_siblings_differ_in_them():
+    parents = [trial("attentive", losses=losses) for losses in ({}, {"z": 0.2})]
+    children = [trial("plain", parents[0]), trial("plain", parents[1]), trial("late", parents[1])]
+    assert conditions(children) == [f"parent.train.losses.z={z}" for z in ("unset", "0.2", "0.2")]
+
+
+def test_a_layer_tells_what_the_trials_beside_it_tell_and_no_more():
+    def layer(router: str, factor: float, **options: Any) -> dict[str, Any]:
+        made = trial(router, options={"capacity_factor": factor, **options})
+        return {name: made[name] for name in ("router", "experts")}
+
+    trials = [capacity("plain", 1.0), capacity("plain", 2.0), capacity("late", 1.0)]
+    measured = [layer("plain", 1.0), layer("late", 1.0)]
+    assert conditions(measured) == ["", ""]
+    assert conditions(measured, trained=trials) == ["router.capacity_factor=1.0"] * 2
+    assert conditions([], trained=trials) == []
+    # Layers of one router are told apart all the same.
+    more = [*measured, layer("late", 1.0, top_k=2)]
+    assert conditions(more, trained=trials)[1:] == [
+        "router.capacity_factor=1.0",
+        "router.capacity_factor=1.0 router.top_k=2",
+    ]
+
+
+HAVE = {"plain": {"a", "b", "c"}, "soft": {"b", "c"}, "late": {"a"}}
+"""The options of each router."""
+OF_ALL = ("lr", "depth")
+Values = dict[str, Any]
+
+
+@st.composite
+def values(draw: st.DrawFn) -> tuple[str, Values]:
+    """A router, and all settings that its trial has; None where it is unset."""
+    router = draw(st.sampled_from(sorted(HAVE)))
+    lr, depth = draw(st.sampled_from([0.1, 0.2])), draw(st.sampled_from([None, 2, 4]))
+    options = {name: draw(st.sampled_from([1, 2])) for name in sorted(HAVE[router])}
+    losses = {name: draw(st.sampled_from([None, 0.1])) for name in ("importance", "z")}
+    return router, {"lr": lr, "depth": depth, **options, **losses}
+
+
+def described(router: str, values: Values) -> dict[str, Any]:
+    losses = {name: values[name] for name in ("importance", "z") if values[name] is not None}
+    options = {name: values[name] for name in HAVE[router]}
+    model = {} if values["depth"] is None else {"depth": values["depth"]}
+    told = trial(router, options=options, losses=losses, lr=values["lr"])
+    return told | {"model": {"options": model}}
+
+
+@given(st.lists(values(), min_size=2, max_size=8))
+def test_only_runs_of_equal_value_stand_beside_each_other(runs):
+    told = conditions([described(*run) for run in runs])
+    entries = [Entry(router, condition) for (router, _), condition in zip(runs, told, strict=True)]
+
+    def differ(one: Values, other: Values) -> set[str]:
+        return {path for path in one.keys() & other.keys() if one[path] != other[path]}
+
+    pairs = list(combinations(range(len(runs)), 2))
+    varied = {
+        path
+        for i, j in pairs
+        for path in differ(runs[i][1], runs[j][1])
+        if path in OF_ALL or runs[i][0] == runs[j][0]
+    }
+    for i, j in pairs:
+        if differ(runs[i][1], runs[j][1]) & varied:
+            assert not entries[i].stands_beside(entries[j])
+        if runs[i][0] == runs[j][0]:
+            assert (entries[i] == entries[j]) == (runs[i] == runs[j])

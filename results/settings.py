@@ -1,0 +1,85 @@
+"""A description as values by path: the paths are those that `--set` takes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from copy import deepcopy
+from typing import Any
+
+FREE = ("model.options", "train.losses")
+"""Mappings that take any name, as do those among a router's options; a name may be unset there."""
+PARENT = "parent."
+FOUND, UNSET = "found", "unset"
+_TEXT = json.JSONEncoder(separators=(",", ":")).encode
+
+Settings = dict[str, str]
+
+
+def comparable(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The description with `found` in the place of each value that was found for its router."""
+    told = deepcopy(dict(description))
+    for path in told.pop("found", ()):
+        *parents, last = place_of(path)
+        place = told
+        for name in parents:
+            place = place.get(name, {})  # of a bare layer there is no recipe
+        if last in place:
+            place[last] = FOUND
+    if "parent" in told:
+        told["parent"] = comparable(told["parent"])
+    return told
+
+
+def without_losses(description: Mapping[str, Any], baselines: Collection[str]) -> dict[str, Any]:
+    """The description; of a baseline without the place of auxiliary losses, as it takes none."""
+    left = dict(description)
+    if left["router"]["name"] in baselines and "train" in left:
+        left["train"] = {name: each for name, each in left["train"].items() if name != "losses"}
+    if "parent" in left:
+        left["parent"] = without_losses(left["parent"], baselines)
+    return left
+
+
+def place_of(path: str) -> list[str]:
+    """Where a description has the setting of a path that `--set` takes."""
+    return path.replace("router.", "router.options.", 1).split(".")
+
+
+def flattened(descriptions: Sequence[Mapping[str, Any]]) -> list[Settings]:
+    """Each description as values by path, `UNSET` where it has none and could have one."""
+    flat = [dict(_settings(description)) for description in descriptions]
+    paths = {path for each in flat for path in each}
+    for each, description in zip(flat, descriptions, strict=True):
+        free = tuple(f"{place}." for place in _free(description))
+        each |= {path: UNSET for path in paths - each.keys() if path.startswith(free)}
+    return flat
+
+
+def _settings(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for path, value in leaves(description, skip=("seed", "parent", "twin")):
+        yield path.replace("router.options.", "router.", 1), value
+    if "parent" in description:
+        for path, value in _settings(description["parent"]):
+            yield ("parent" if path == "router.name" else f"{PARENT}{path}"), value
+
+
+def _free(value: Any, path: str = "") -> Iterator[str]:
+    """The paths of the mappings of a description that take any name."""
+    if not isinstance(value, Mapping):
+        return
+    of_whom = path.replace(PARENT, "")
+    if of_whom in FREE or of_whom.startswith("router.options."):
+        yield path.replace("router.options.", "router.", 1)
+    for key, inner in value.items():
+        yield from _free(inner, f"{path}.{key}" if path else key)
+
+
+def leaves(value: Any, path: str = "", skip: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
+    """All paths of nested mappings with their values as text; a list is one value."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key not in skip:
+                yield from leaves(inner, f"{path}.{key}" if path else key)
+    else:
+        yield path, value if isinstance(value, str) else _TEXT(value)
