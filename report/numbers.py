@@ -45,6 +45,7 @@ class Printed:
     Attributes:
         study: its name.
         texts: what it says of numbers outside of tables, by where it stands.
+        files: SHA-256 (hex) of every other file of the report, by its path in the folder.
         claims: those of the user's own that were tested.
     """
 
@@ -53,6 +54,7 @@ class Printed:
     study: str
     tables: tuple[Table, ...]
     texts: dict[str, str]
+    files: dict[str, str]
     claims: tuple[Claim, ...] = ()
 
 
@@ -104,7 +106,10 @@ def from_json(folder: Path) -> Printed:
     except ValidationError as error:
         wrong = error.errors()[0]
         place = ".".join(map(str, wrong["loc"]))
-        raise StoreError(f"{file} cannot be read ({place}: {wrong['msg']})") from error
+        raise StoreError(
+            f"{file} cannot be read ({place}: {wrong['msg']}); if another version of the bench "
+            "wrote it, write the report again"
+        ) from error
 
 
 def find(tables: Sequence[Table], table: str, row: str, column: str) -> Number:

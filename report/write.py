@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,13 +69,16 @@ def write_report(
     figures = [aged_figure(part, data) for part in draw_figures(data)]
     written = _write_tables(tables, folder / "tables")
     drawn = _write_figures(figures, folder / "figures")
+    others = [_write(folder / STATE, data.state)]
     if bibtex := provenance.bibtex(provenance.router_cards(data)):
-        _write(folder / "references.bib", bibtex + "\n")
+        others.append(_write(folder / "references.bib", bibtex + "\n"))
     absent = [p for p in (*tables, *figures) if isinstance(p, Absent) and not p.fine]
     page = _write(folder / "index.html", make_page(data, tables, figures, logs))
     markdown = _write(folder / "report.md", _markdown(data, tables, figures))
-    _write(folder / NUMBERS, to_json(_printed(data, _tables(made))))
-    _write(folder / STATE, data.state)
+    files = digests(folder, [*written, *drawn, *others, page, markdown])
+    told = texts(data, _tables(made))
+    printed = Printed(data.name, _tables(tables), told, files, data.claims)
+    _write(folder / NUMBERS, to_json(printed))
     return ReportPaths(
         folder=folder,
         index_html=page,
@@ -84,8 +89,12 @@ def write_report(
     )
 
 
-def _printed(study: StudyData, tables: tuple[Table, ...]) -> Printed:
-    return Printed(study.name, tables, texts(study, tables), study.claims)
+def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Hash the content of files of a report: SHA-256 (hex) by path, relative to its folder."""
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
 
 
 def _write_tables(tables: list[Table | Absent], folder: Path) -> list[Path]:

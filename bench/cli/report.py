@@ -35,7 +35,8 @@ Check = Annotated[
     typer.Option(
         "--check",
         metavar="FOLDER",
-        help="Name each number of a written report that the database no longer supports.",
+        help="Name each number of a written report that the database no longer supports, and each "
+        "file that was changed or deleted since.",
     ),
 ]
 Claims = Annotated[
@@ -98,17 +99,21 @@ def _own(claims: Path | None) -> tuple[Claim, ...]:
 
 
 def _check(store: Store, folder: Path) -> None:
-    """Exit status 1 where a number no longer holds."""
+    """Exit status 1 where a number no longer holds, or a file is not as it was written."""
     from report.check import check
 
     found = check(store, folder)
-    for line in found.wrong:
+    for line in (*found.wrong, *found.edited):
         print(line)
     told = f"{found.numbers} numbers of {folder} (study {found.study})"
     if found.wrong:
         print(f"\n{len(found.wrong)} of the {told} no longer hold.")
+    if found.edited:
+        print(f"\n{len(found.edited)} of its {found.files} files are not as they were written.")
+    if found.wrong or found.edited:
         raise typer.Exit(1)
     print(f"The database supports each of the {told}.")
+    print(f"Its {found.files} files are as they were written.")
 
 
 def _trace(

@@ -150,6 +150,59 @@ def test_a_report_just_written_holds(small, store, tmp_path, capsys):
     assert command(tmp_path, "--check", str(folder)) == 0
     told = capsys.readouterr().out
     assert told.startswith(f"The database supports each of the {found.numbers} numbers of")
+    assert f"Its {found.files} files are as they were written." in told
+
+
+def _edit(file, old, new):
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "where"),
+    [
+        ("tables/main.md", "85.0 ±", "95.0 ±", ", line 6: "),
+        ("tables/main.tex", "85.0 $", "95.0 $", ", line 13: "),
+        ("tables/main.csv", "0.85", "0.95", ", line 3: "),
+        ("report.md", "85.0 ±", "95.0 ±", ""),
+        ("index.html", "85.0", "95.0", ""),
+    ],
+)
+def test_an_edited_file_is_named_with_the_line(
+    small, store, tmp_path, capsys, name, old, new, where
+):
+    _, folder = small
+    _edit(folder / name, old, new)
+    found = check(store, folder)
+    assert found.wrong == (), "the database supports what was written"
+    (line,) = found.edited
+    assert line.startswith(f"{name}: the file was changed after it was written{where}")
+    if where:
+        assert new in line
+        assert old in line
+    assert command(tmp_path, "--check", str(folder)) == 1
+    told = capsys.readouterr().out
+    assert line in told
+    assert f"1 of its {found.files} files are not as they were written." in told
+
+
+def test_every_file_of_a_report_is_checked(small, store):
+    """A deleted file and a changed one are named, whichever it is."""
+    _, folder = small
+    files = {f.relative_to(folder).as_posix(): f for f in folder.rglob("*") if f.is_file()}
+    assert set(files) - {FILE} == set(from_json(folder).files)
+    for name, file in files.items():
+        content = file.read_bytes()
+        if name == FILE:
+            continue
+        file.write_bytes(content + b" ")
+        (line,) = check(store, folder).edited
+        assert line.startswith(f"{name}: the file was changed after it was written")
+        file.unlink()
+        assert check(store, folder).edited == (f"{name}: the file is missing",)
+        file.write_bytes(content)
+    assert check(store, folder).edited == ()
 
 
 def test_a_report_with_an_infinite_value_can_be_checked(small, store, tmp_path):
@@ -231,7 +284,7 @@ def test_a_folder_without_a_report_is_refused(tmp_path, store, capsys):
     assert command(tmp_path, "--check", str(tmp_path)) == 2
     assert f"no {FILE} in {tmp_path}: is it the folder of a report?" in capsys.readouterr().err
     (tmp_path / FILE).write_text(json.dumps({"study": "tiny"}))
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match=r"cannot be read .* write the report again"):
         from_json(tmp_path)
 
 
