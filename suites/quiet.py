@@ -148,7 +148,12 @@ def gpu_use(uuid: str) -> float | None:
     command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
-            [*command, f"--id={uuid}"], capture_output=True, text=True, timeout=20, check=True
+            [*command, f"--id={uuid}"],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=20,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
