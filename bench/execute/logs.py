@@ -32,7 +32,7 @@ def log_to(path: Path) -> None:
 
 def log(text: str) -> None:
     """A line of the log, with the time."""
-    print(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}", flush=True)
+    print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}  {text}", flush=True)
 
 
 def tail(path: Path) -> str | None:

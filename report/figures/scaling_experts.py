@@ -102,8 +102,9 @@ def _line(axes: Axes, points: Points, names: tuple[str, ...], look: Look, scale:
     )
     for number, value in known.items():
         if _is_disturbed(points[number], names):
-            offset = {"xytext": (2, 2), "textcoords": "offset points"}
-            axes.annotate(DISTURBED, (number, value), **offset, fontsize=7)
+            axes.annotate(
+                DISTURBED, (number, value), (2, 2), textcoords="offset points", fontsize=7
+            )
 
 
 def _is_disturbed(timing: Timing, names: tuple[str, ...]) -> bool:
