@@ -75,7 +75,7 @@ def processor() -> str:
     if platform.system() == "Darwin":
         return _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
@@ -152,7 +152,7 @@ def _git(home: Path, *arguments: str) -> str | None:
 def _output(command: Sequence[str]) -> str | None:
     """What a command prints, without the line's end; None where it fails or does not exist."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+        done = subprocess.run(command, capture_output=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.rstrip("\n")
+    return done.stdout.decode("utf-8", errors="replace").rstrip("\n")

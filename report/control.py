@@ -78,6 +78,10 @@ class Retimed:
         ours, theirs = self.router.values.get(key), self.twin.values.get(key)
         return theirs / ours if ours and theirs is not None else None
 
+    def is_disturbed(self, key: str) -> bool:
+        """Whether other processes disturbed one of the two."""
+        return self.router.is_disturbed(key) or self.twin.is_disturbed(key)
+
 
 def retimed(study: StudyData) -> list[Retimed]:
     """Every timing that has a twin's beside it."""

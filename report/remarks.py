@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from report.study import StudyData
-from report.tables import claims, control
+from report.tables import claims, control, throughput
 from report.tuning import unequal
 
 
 def remarks(study: StudyData) -> list[str]:
     """The sentences, in the order in which they are read."""
-    warned = filter(None, [unequal(study)])
+    warned = filter(None, [unequal(study), throughput.sentence(study)])
     return [*warned, *_stopped(study), *control.sentences(study), *claims.sentences(study)]
 
 

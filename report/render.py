@@ -30,6 +30,7 @@ _LATEX = {
     "†": r"\textsuperscript{\dag}",
     "‡": r"\textsuperscript{\ddag}",
     "§": r"\textsuperscript{\S}",
+    "¶": r"\textsuperscript{\P}",
     "₂": r"\textsubscript{2}",
     "…": r"\ldots{}",
     "Ŷ": r"$\hat{Y}$",

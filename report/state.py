@@ -40,4 +40,8 @@ def state_of(request: Mapping[str, Any], trials: pd.DataFrame, measurements: pd.
 def is_written(folder: Path, state: str) -> bool:
     """Whether a folder holds the report of this very state."""
     file = folder / FILE
-    return (folder / "index.html").exists() and file.exists() and file.read_text() == state
+    return (
+        (folder / "index.html").exists()
+        and file.exists()
+        and file.read_text(encoding="utf-8") == state
+    )

@@ -15,6 +15,8 @@ from report.systems import of_twin
 from results.conditions import is_twin
 
 PASSES = {"forward": "forward", "train": "forward + backward"}
+TIMES = ("_ms", "_ms_p90", "_overhead", "_per_s")
+"""How the numbers end that a busy machine changes."""
 SETTING = ("scope", "shape", "batch", "tokens", "num_experts", "dim", "hidden", "threads")
 
 
@@ -53,6 +55,11 @@ class Timing:
     setting: Setting
     values: dict[str, float]
     layer: str
+
+    def is_disturbed(self, key: str) -> bool:
+        """Whether a number is a time that was taken while other processes disturbed it."""
+        of_pass = "train_" if key.startswith("train_") else ""
+        return key.endswith(TIMES) and self.values.get(f"{of_pass}disturbed") == 1
 
 
 def timings(study: StudyData, twins: bool = False) -> list[Timing]:

@@ -120,7 +120,7 @@ def _write_figures(figures: list[Drawing | Absent], folder: Path) -> list[Path]:
 
 def _write(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return path
 
 

@@ -14,6 +14,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, S
 
 from results.errors import StoreError
 from results.plain import to_json
+from results.read_only import ReadOnlyFile, may_only_be_read
 
 BUSY_SECONDS = 300
 """How long a writer waits for another one."""
@@ -40,16 +41,25 @@ def resolve(target: str | Path) -> URL:
 def connect(url: URL) -> Engine:
     """An engine for `url`; connections with the option `write=True` begin as writers.
 
+    A SQLite file that may not be written is opened for reading alone.
+
     Raises:
         StoreError: there is no driver for this kind of database.
     """
+    is_sqlite = url.get_backend_name() == "sqlite"
+    read_only = None
+    if is_sqlite and url.database and may_only_be_read(Path(url.database)):
+        read_only = ReadOnlyFile(Path(url.database))
+    opened = {"creator": read_only.connect} if read_only else {}
     try:
-        engine = create_engine(url, json_serializer=to_json, pool_pre_ping=True)
+        engine = create_engine(url, json_serializer=to_json, pool_pre_ping=True, **opened)
     except NoSuchModuleError as error:
         raise StoreError(f"no such kind of database: {url.drivername!r}") from error
     except ModuleNotFoundError as error:
         raise StoreError(_missing_driver(url, error)) from error
-    if engine.dialect.name == "sqlite":
+    if read_only is not None:
+        event.listen(engine, "engine_disposed", lambda _engine: read_only.close())
+    if is_sqlite:
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -81,7 +91,8 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
     connection.isolation_level = None
     connection.execute(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")
     connection.execute("PRAGMA foreign_keys = ON")
-    _use_write_ahead_log(connection)
+    if connection.execute("PRAGMA query_only").fetchone() == (0,):
+        _use_write_ahead_log(connection)
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:

@@ -28,7 +28,7 @@ def this_process() -> tuple[str, int, float]:
 @cache
 def this_host() -> str:
     """What a process id is a number on: a node since its start, and its container."""
-    boot = BOOT.read_text().strip() if BOOT.exists() else ""
+    boot = BOOT.read_text(encoding="utf-8").strip() if BOOT.exists() else ""
     pids = os.readlink(PIDS) if PIDS.is_symlink() else ""
     return " ".join(filter(None, (platform.node(), boot, pids)))
 

@@ -6,22 +6,20 @@ does not. They may be as many as the caller allows on a CPU, where caches, memor
 are shared, or a twentieth of all cores where that is more. A timing on a GPU is disturbed by what
 else computes there, and by others on the CPU only where they leave no core to the process that
 launches the kernels: half of the logical cores are allowed, since two of these may share one core.
+A disturbed timing is made again a few times; if the machine stays busy, the least disturbed one is
+kept, and said to be disturbed.
 """
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
-from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import psutil
 import torch
-
-from routers.errors import BenchError
 
 Result = TypeVar("Result")
 
@@ -29,16 +27,13 @@ SHORTEST = 0.5
 """Seconds to watch at least: the system counts CPU time in steps of some 10 ms."""
 
 TRIES, WAIT = 4, 2.0
-"""How often a disturbed timing is made, and seconds between two times."""
+"""How often a disturbed timing is made, at most, and seconds between two times."""
 
 GPU_SAMPLE = 1.0
 """Seconds over which nvidia-smi averages the use of a GPU, at most."""
 
 GPU_LIMIT = 0.05
 """Share of the time that others may use a GPU."""
-
-NAMED = 3
-"""Processes that an error names, at most."""
 
 
 @dataclass(frozen=True)
@@ -72,35 +67,60 @@ class Clocks:
         return max(0.0, theirs / (self.wall - start.wall))
 
 
-def undisturbed(
-    timing: Callable[[], Result], device: torch.device, max_load: float | None
-) -> tuple[Result, Load]:
-    """Time something while the machine is quiet.
+@dataclass(frozen=True)
+class Timed(Generic[Result]):
+    """What a timing gave, and the load of others meanwhile.
+
+    Attributes:
+        excess: that load over what is allowed of it; 0 where any is.
+    """
+
+    result: Result
+    load: Load
+    excess: float
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether others did more than is allowed."""
+        return self.excess > 1
+
+
+class QuietTimer:
+    """Times one thing after another, each while the machine is quiet if it can be.
+
+    After a timing that was disturbed at every try, the next ones get a single try, until one is not
+    disturbed: a machine that stays busy is not waited for again and again.
 
     Args:
-        timing: does it; again where it was disturbed.
-        device: where it computes.
+        device: where the timings compute.
         max_load: cores that other processes may keep busy on a CPU; None takes any load.
-
-    Returns:
-        What `timing` gave, and the load of others meanwhile.
-
-    Raises:
-        BenchError: others disturbed it each time; the message names the busiest.
     """
-    limit = allowed_cores(max_load, device)
-    for _ in range(TRIES):
+
+    def __init__(self, device: torch.device, max_load: float | None) -> None:
+        self._device, self._limit = device, allowed_cores(max_load, device)
+        self._tries = TRIES
+
+    @property
+    def judges(self) -> bool:
+        """Whether there is a load from which a timing counts as disturbed."""
+        return self._limit is not None
+
+    def time(self, timing: Callable[[], Result]) -> Timed[Result]:
+        """The first undisturbed one of a few timings, else the least disturbed of them."""
+        best = self._once(timing)
+        for _ in range(self._tries - 1):
+            if not best.disturbed:
+                break
+            time.sleep(WAIT)
+            best = min(best, self._once(timing), key=lambda timed: timed.excess)
+        self._tries = 1 if best.disturbed else TRIES
+        return best
+
+    def _once(self, timing: Callable[[], Result]) -> Timed[Result]:
         start = Clocks.now()
         result = timing()
-        load = _load_since(start, device, patient=limit is not None)
-        why = "" if limit is None else disturbed(load, limit)
-        if not why:
-            return result, load
-        busiest = busiest_processes(WAIT)
-    named = f" ({busiest})" if busiest else ""
-    raise BenchError(
-        f"the machine is not quiet: other processes {why}{named}; max_load allows {limit:g} cores"
-    )
+        load = _load_since(start, self._device, patient=self.judges)
+        return Timed(result, load, 0.0 if self._limit is None else excess(load, self._limit))
 
 
 def allowed_cores(max_load: float | None, device: torch.device) -> float | None:
@@ -110,13 +130,9 @@ def allowed_cores(max_load: float | None, device: torch.device) -> float | None:
     return max(max_load, (psutil.cpu_count() or 1) / (20 if device.type == "cpu" else 2))
 
 
-def disturbed(load: Load, limit: float) -> str:
-    """What others did that is too much; "" where nothing was."""
-    if load.gpu is not None and load.gpu > GPU_LIMIT:
-        return f"compute on the GPU {100 * load.gpu:.0f} % of the time"
-    if load.cores is not None and load.cores > limit:
-        return f"keep {load.cores:.1f} cores busy"
-    return ""
+def excess(load: Load, limit: float) -> float:
+    """What others did over what they may do, on the CPU or the GPU, whichever is more."""
+    return max((load.cores or 0.0) / limit, (load.gpu or 0.0) / GPU_LIMIT)
 
 
 def busy_seconds() -> float:
@@ -127,24 +143,17 @@ def busy_seconds() -> float:
     return sum(seconds for kind, seconds in times.items() if kind not in idle)
 
 
-def busiest_processes(seconds: float) -> str:
-    """Who keeps the machine busy for the next seconds: `python 1.0, chromium 0.3`, in cores."""
-    before, start = _cpu_seconds(), time.perf_counter()
-    time.sleep(seconds)
-    after, passed = _cpu_seconds(), time.perf_counter() - start
-    cores: defaultdict[str, float] = defaultdict(float)
-    for process, worked in after.items():
-        cores[process.info["name"] or "?"] += (worked - before.get(process, 0.0)) / passed
-    busiest = sorted(cores.items(), key=lambda one: -one[1])[:NAMED]
-    return ", ".join(f"{name} {load:.1f}" for name, load in busiest if load >= 0.05)
-
-
 def gpu_use(uuid: str) -> float | None:
     """Share of the last moment in which kernels ran on a GPU; None where nobody tells."""
     command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     try:
         done = subprocess.run(
-            [*command, f"--id={uuid}"], capture_output=True, text=True, timeout=20, check=True
+            [*command, f"--id={uuid}"],
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=20,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -163,13 +172,3 @@ def _load_since(start: Clocks, device: torch.device, patient: bool) -> Load:
     torch.cuda.synchronize(device)
     time.sleep(GPU_SAMPLE)  # what is used then is used by others
     return Load(cores, gpu_use(f"GPU-{torch.cuda.get_device_properties(device).uuid}"))
-
-
-def _cpu_seconds() -> dict[psutil.Process, float]:
-    """CPU time of every other process that may be looked at."""
-    others = psutil.process_iter(["name", "cpu_times"])
-    return {
-        process: process.info["cpu_times"].user + process.info["cpu_times"].system
-        for process in others
-        if process.info["cpu_times"] and process.pid != os.getpid()
-    }

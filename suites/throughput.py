@@ -25,7 +25,7 @@ from routers.hyper import hyper
 from suites.base import Array, Metric, MetricDef, Suite, register_suite
 from suites.memory import kept_for_backward
 from suites.passes import PASSES, Pass, one_pass, router_calls
-from suites.quiet import undisturbed
+from suites.quiet import QuietTimer
 from suites.subject import LayerSubject
 from suites.timing import interleaved, peak_memory, quiet, ratio_interval
 
@@ -97,6 +97,13 @@ def _definitions(name: Pass, what: str) -> tuple[MetricDef, ...]:
             "lower",
             f"Time in which others computed on the GPU, just after {what} was timed.",
         ),
+        MetricDef(
+            f"{rate}disturbed",
+            "",
+            "lower",
+            f"1 where other processes did more than max_load allows while {what} was timed, else "
+            "0; none where any load is allowed.",
+        ),
     )
 
 
@@ -107,7 +114,7 @@ class Throughput(Suite[LayerSubject]):
     `where` gives `scope`, "layer" or "model", the shape and the threads. Repeats alternate with
     those of the dense counterpart. The defaults take seconds. For a result to publish ask for
     `shapes = ["A", "B"]`, `seconds = 10` and `min_repeats = 50`. Where other processes disturb a
-    comparison it is repeated a few times, then the measurement fails and says who they are.
+    comparison it is repeated a few times; the least disturbed one counts, with their load.
     """
 
     on = "layer"
@@ -141,16 +148,17 @@ class Throughput(Suite[LayerSubject]):
     max_load: float | None = hyper(
         0.25,
         "Cores that others may keep busy, or a twentieth of all if more (on a GPU half), else the "
-        "timing is refused; null: any number.",
+        "timing is marked as disturbed; null: any number.",
         ge=0,
     )
 
     def measure(self, subject: LayerSubject) -> Iterator[Metric | Array]:
+        timer = QuietTimer(subject.device, self.max_load)
         # Shapes are those of MLPs; experts in the place of anything else are timed in the model.
         for shape in self.points(subject.num_experts) if subject.replaces_mlps else ():
-            yield from self.of_layer(subject, shape)
+            yield from self.of_layer(subject, shape, timer)
         if self.model_batch:
-            yield from self.of_model(subject)
+            yield from self.of_model(subject, timer)
 
     def points(self, num_experts: int) -> list[Shape]:
         """The shapes, and around each the points of the sweeps; none of them twice."""
@@ -171,7 +179,7 @@ class Throughput(Suite[LayerSubject]):
             ]
         return points
 
-    def of_layer(self, subject: LayerSubject, shape: Shape) -> Iterator[Metric]:
+    def of_layer(self, subject: LayerSubject, shape: Shape, timer: QuietTimer) -> Iterator[Metric]:
         """A bare layer at one shape."""
         sizes = (shape.batch, shape.tokens, shape.dim, shape.hidden, shape.num_experts)
         layer = subject.layer(*sizes).to(subject.device)
@@ -183,9 +191,9 @@ class Throughput(Suite[LayerSubject]):
             rows = subject.dense_rows(layer.train(name == "train"), mlp, x)
             dense_x = noise(subject.device, rows, shape.dim).requires_grad_()
             yield Metric(f"{name}_dense_rows", rows, where=where)
-            yield from self.compare(name, (layer, x), (mlp, dense_x), where)
+            yield from self.compare(name, (layer, x), (mlp, dense_x), where, timer)
 
-    def of_model(self, subject: LayerSubject) -> Iterator[Metric]:
+    def of_model(self, subject: LayerSubject, timer: QuietTimer) -> Iterator[Metric]:
         """The whole model."""
         sizes = (subject.tokens, subject.dim, subject.hidden, subject.num_experts)
         shape = Shape("model", self.model_batch, *sizes)
@@ -194,7 +202,7 @@ class Throughput(Suite[LayerSubject]):
         images = noise(subject.device, self.model_batch, *subject.image_shape)
         where = {"scope": "model", **asdict(shape)}
         for name in PASSES:
-            yield from self.compare(name, (model, images), (dense, images), where)
+            yield from self.compare(name, (model, images), (dense, images), where, timer)
 
     def compare(
         self,
@@ -202,6 +210,7 @@ class Throughput(Suite[LayerSubject]):
         ours: tuple[nn.Module, Tensor],
         dense: tuple[nn.Module, Tensor],
         where: dict[str, Any],
+        timer: QuietTimer,
     ) -> Iterator[Metric]:
         """One pass of ours and of the dense counterpart, in turn; each a module and its input."""
         run = one_pass(name, *ours)
@@ -210,10 +219,12 @@ class Throughput(Suite[LayerSubject]):
         if calls:
             runs["router"] = torch.no_grad()(lambda: [call.again() for call in calls])
         device = ours[1].device
-        times, load = undisturbed(partial(self.times, runs, device), device, self.max_load)
+        made = timer.time(partial(self.times, runs, device))
         where = {**where, "threads": self.threads}
-        yield from timed(name, times, where)
-        for what, value in (("other_load", load.cores), ("other_gpu_load", load.gpu)):
+        yield from timed(name, made.result, where)
+        disturbed = float(made.disturbed) if timer.judges else None
+        others = {"other_load": made.load.cores, "other_gpu_load": made.load.gpu}
+        for what, value in {**others, "disturbed": disturbed}.items():
             if value is not None:
                 yield Metric(f"{_rate(name)}{what}", value, where=where)
         parameters = sum(p.nbytes for p in ours[0].parameters())

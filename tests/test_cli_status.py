@@ -104,12 +104,12 @@ def test_a_run_in_another_terminal_is_shown_with_its_workers(
     home: Path, other: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = status(home, capsys).splitlines()
-    running = rf"running since \d\d:\d\d \(\d+\.\d s\): process {other.pid} on \S+, 2 workers"
+    running = rf"running since \d\d:\d\d \S+ \(\d+\.\d s\): process {other.pid} on \S+, 2 workers"
     assert lines[0] == "Study tiny"
     assert re.fullmatch(running, lines[1])
     assert lines[2] == "1 of 6 trials done, 1 running, 1 failed, 3 waiting"
     # 90 s of trial 2 and 200 or 120 s of the others; the second worker's measurement tells no time.
-    assert re.fullmatch(r"\d+ trials/h, ends .*\d\d:\d\d \(in \d min \d\d s\)", lines[3])
+    assert re.fullmatch(r"\d+ trials/h, ends .*\d\d:\d\d \S+ \(in \d min \d\d s\)", lines[3])
     workers = [line.split() for line in lines[5:8]]
     assert workers[0] == ["seed", "step", "loss", "top-1", "%", "left"]
     assert workers[1] == [
@@ -148,7 +148,7 @@ def test_a_run_that_left_early_was_stopped(
 ) -> None:
     other.communicate()
     lines = status(home, capsys).splitlines()
-    assert re.fullmatch(r"stopped \d\d:\d\d after \d+\.\d s with 4 trials left", lines[1])
+    assert re.fullmatch(r"stopped \d\d:\d\d \S+ after \d+\.\d s with 4 trials left", lines[1])
     assert lines[2] == f"this takes it up again: {COMMAND}"
 
 
@@ -162,7 +162,7 @@ def test_a_run_that_did_everything_has_finished(
             store.finish_attempt(attempt, "done", seconds=1.0, checkpoint="c")
         store.finish_run(run)
     lines = status(home, capsys).splitlines()
-    assert re.fullmatch(r"finished \d\d:\d\d after \d+\.\d s", lines[1])
+    assert re.fullmatch(r"finished \d\d:\d\d \S+ after \d+\.\d s", lines[1])
     assert lines[2] == "5 of 6 trials done, 1 failed"
 
 

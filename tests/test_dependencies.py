@@ -1,6 +1,7 @@
 """Dependencies between the folders point one way."""
 
 import ast
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,11 @@ def test_a_folder_imports_only_what_it_may(folder):
         allowed = MAY_IMPORT[folder] | {folder} | ({"report"} if commands else set())
         wrong = set(imported_folders(file)) & FOLDERS - allowed
         assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+def test_what_make_setup_installs_has_the_driver_that_tests_reach_postgresql_by():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    driver = project["optional-dependencies"]["postgres"]
+    assert set(driver) <= set(project["optional-dependencies"]["dev"])
+    pinned = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    assert all(f"\n{name}==" in pinned for name in ("psycopg", "psycopg-binary"))

@@ -5,6 +5,7 @@ Nothing heavy is imported until a command runs, so that `--help` answers at once
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -34,6 +35,7 @@ for group in (runs, tune, report, progress, components, database):
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit: 0 done; 1 something failed; 2 the request was wrong; 130 Ctrl-C."""
+    _substitute_what_cannot_be_shown()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         status = app(given, prog_name="bench.py", standalone_mode=False)
@@ -42,6 +44,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         sys.exit(_report(error))
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _substitute_what_cannot_be_shown() -> None:
+    """Let a character that the terminal or file has no code for be `?` there, and no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _report(error: Exception) -> int:

@@ -18,7 +18,7 @@ UNDER_WAY = ("running", "elsewhere", "interrupted", "waiting")
 
 HEADINGS = ("", "seed", "step", "loss", "top-1 %", "left")
 
-BAR = 24
+BAR = 20
 """Columns of the bar."""
 
 AROUND_WORKERS = 6
@@ -89,7 +89,7 @@ class Board:
         return ", ".join(parts)
 
     def pace(self, now: datetime) -> str:
-        """`38 trials/h, ends 07:42 (in 5 h 03 min)`, as far as it is known."""
+        """`38 trials/h, ends 07:42 CET (in 5 h 03 min)`, as far as it is known."""
         rate = None if self.rate is None else f"{self.rate:.{0 if self.rate >= 9.95 else 1}f}"
         parts = [f"{rate} trials/h"] if rate else []
         if self.left:

@@ -13,6 +13,8 @@ from results.frames import metrics_frame
 from results.statistics import Interval, mean_interval
 from suites import SUITES
 
+DISTURBED = "¶"
+"""After a timing that other processes disturbed, here as in the report."""
 ARROWS = {"higher": " ↑", "lower": " ↓"}
 
 Row = tuple[str, str]
@@ -27,6 +29,7 @@ class Column:
         values: by router and condition, one a seed.
         ends: interval of a value that has its own, as a timing's over its repeats.
         constant: rows whose values are so by construction, and say nothing of the router.
+        disturbed: rows that were timed while other processes kept the machine busy.
     """
 
     suite: str
@@ -36,12 +39,14 @@ class Column:
     values: dict[Row, list[float]]
     ends: dict[Row, tuple[float, float]] = field(default_factory=dict)
     constant: Collection[Row] = ()
+    disturbed: Collection[Row] = ()
 
     @property
     def meaning(self) -> str:
         """What the column shows, for the line under the table."""
         unit = " in %" if self.unit == "share" else f" in {self.unit}" if self.unit else ""
-        return f"{self.suite}: {self.metric}{unit}{ARROWS.get(self.better or '', '')}"
+        mark = f" ({DISTURBED} others kept the machine busy)" if self.disturbed else ""
+        return f"{self.suite}: {self.metric}{unit}{ARROWS.get(self.better or '', '')}{mark}"
 
     def interval(self, row: Row) -> Interval:
         """In the unit that is shown: mean and interval over seeds, or the value and its own."""
@@ -57,13 +62,17 @@ class Column:
         text = f"{value:.{1 if self.unit == 'share' else 2}f}"
         return text.removeprefix("-") if float(text) == 0 else text
 
+    def marked(self, row: Row, value: float) -> str:
+        """A value of a row in the unit that is shown, with its mark."""
+        return self.number(value) + DISTURBED * (row in self.disturbed)
+
     def cell(self, row: Row) -> str:
         """Mean and half of the interval over seeds."""
         if row not in self.values:
             return "–"
         found = self.interval(row)
         if found.low is None or found.n == 1:
-            return self.number(found.mean)
+            return self.marked(row, found.mean)
         return f"{self.number(found.mean)}±{self.number(found.mean - found.low)}"
 
 
@@ -71,7 +80,7 @@ def main_metrics(store: Store, study: str, *, history: bool = False) -> pd.DataF
     """The metrics that the columns are made of, see `metrics_frame`."""
     names = [SUITES.get(name).target.main_metric for name in SUITES.names()]
     ends = [f"{name}_{end}" for name in names for end in ("low", "high")]
-    return metrics_frame(store, study, history=history, names={*names, *ends})
+    return metrics_frame(store, study, history=history, names={*names, *ends, "disturbed"})
 
 
 def main_columns(frame: pd.DataFrame) -> list[Column]:
@@ -103,8 +112,10 @@ def _column(suite: str, frame: pd.DataFrame) -> Column:
         if len(low.get(row, ())) == len(high.get(row, ())) == 1
     }
     constant = set(_by_row(mean[mean["constant"]]))
+    told = _by_row(chosen[chosen["metric"] == "disturbed"])
+    disturbed = {row for row, values in told.items() if any(values)}
     unit, better = mean[["unit", "better"]].iloc[0] if len(mean) else ("", None)
-    return Column(suite, target.main_metric, unit or "", better, values, ends, constant)
+    return Column(suite, target.main_metric, unit or "", better, values, ends, constant, disturbed)
 
 
 def _by_row(frame: pd.DataFrame) -> dict[Row, list[float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -35,14 +36,15 @@ def info(place: Place) -> None:
     Example:
       python bench.py db info
     """
-    from bench.cli.words import show, size, table
+    from bench.cli.words import clock, show, size, table
     from results.info import describe
 
     with place.store() as store:
         about = describe(store)
+    now = datetime.now()
     print(f"{about.url}\n{size(about.size_bytes)}, schema {about.schema}")
     if about.last_write is not None:
-        print(f"last written {about.last_write:%Y-%m-%d %H:%M} UTC")
+        print(f"last written {clock(about.last_write, now)}")
     if about.working:
         print(f"{about.working} {'run works' if about.working == 1 else 'runs work'} on it now")
     print()
@@ -54,7 +56,7 @@ def info(place: Place) -> None:
         print()
         studies = table("study", "trials", "layers", "last asked for", right="trials layers")
         for study in about.studies:
-            asked = f"{study.requested_at:%Y-%m-%d %H:%M}"
+            asked = clock(study.requested_at, now)
             studies.add_row(study.name, str(study.trials), str(study.layers), asked)
         show(studies)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,9 +41,15 @@ def do(plan: Plan, store: Store, home: Path, datasets: Datasets, how: How) -> Ta
         tallies.append(_once(part, store, home, datasets, how))
         return None if tallies[-1].left else _declared(part, store)
 
-    left = add_seeds(asked, look, print)
+    left = add_seeds(asked, look, _say)
     store.study(name, _at(plan.request, left, left.taken).record())
     return tallies[-1]
+
+
+def _say(text: str) -> None:
+    """Print a line; where that fails, as into a closed pipe, the run goes on."""
+    with suppress(OSError):
+        print(text)
 
 
 def _once(plan: Plan, store: Store, home: Path, datasets: Datasets, how: How) -> Tally:

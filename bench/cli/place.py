@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -96,6 +98,9 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
             try:
                 function(Place(home, db or str(home / "bench.db"), tuple(plugin or ())), **own)
             except KeyboardInterrupt:
+                # What Python clears up at its end takes a moment; an impatient third Ctrl-C would
+                # print a traceback of it.
+                atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
                 print("\ninterrupted; the same command takes it up again", file=sys.stderr)
                 raise typer.Exit(130) from None
 

@@ -87,8 +87,15 @@ def report(
 
 def _write(store: Store, study: str, folder: Path, home: Path, claims: Path | None) -> None:
     from report import write_report
+    from routers.errors import RequestError
 
-    paths = write_report(store, study, folder, home, _own(claims))
+    own = _own(claims)
+    try:
+        paths = write_report(store, study, folder, home, own)
+    except OSError as error:
+        raise RequestError(
+            f"cannot write the report into {folder}: {error}; --out names another folder"
+        ) from error
     print(f"\nreport: {paths.index_html}")
 
 

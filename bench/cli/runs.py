@@ -133,12 +133,13 @@ def run(
             raise
         standing = read_standing(store, request.study)
         metrics = main_metrics(store, request.study, history=True)
-        print_standings(request.study, metrics[metrics["current"]])
+        # What is written comes before what is shown, which may fail, as into a closed pipe.
         wrong = None if no_report or tally.left else _report(store, standing, place.home)
         told = digest_of(standing, metrics, place.home)
-        print(f"\n{told}")
     if notify_command:
         notify(notify_command, told)
+    print_standings(request.study, metrics[metrics["current"]])
+    print(f"\n{told}")
     leave(tally, [f"the report could not be written: {wrong}"] if wrong else [])
 
 

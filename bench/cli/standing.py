@@ -78,7 +78,7 @@ def run_lines(standing: Standing) -> list[str]:
     now = standing.now
     if standing.living:
         return [
-            f"running since {clock(_local(run.started_at), now)} "
+            f"running since {clock(run.started_at, now)} "
             f"({duration((now - run.started_at).total_seconds())}): process {run.pid} on "
             f"{run.node}, {run.jobs} worker{'s' * (run.jobs != 1)}"
             for run in standing.living
@@ -87,7 +87,7 @@ def run_lines(standing: Standing) -> list[str]:
         return []
     run = standing.runs[-1]
     end = run.finished_at or run.heartbeat_at
-    took = f"{clock(_local(end), now)} after {duration((end - run.started_at).total_seconds())}"
+    took = f"{clock(end, now)} after {duration((end - run.started_at).total_seconds())}"
     again = f"this takes it up again: {run.command}"
     if run.finished_at is None:
         return [f"died: process {run.pid} on {run.node}, last heard of {took}", again]
@@ -208,7 +208,3 @@ def _rate(standing: Standing, ended: pd.DataFrame, shares: float) -> float | Non
 
 def _living_claims(store: Store, study: str) -> tuple[ClaimRecord, ...]:
     return tuple(claim for claim in store.claims(study) if alive(claim.run))
-
-
-def _local(moment: datetime) -> datetime:
-    return moment.astimezone()

@@ -26,9 +26,14 @@ def duration(seconds: float) -> str:
 
 
 def clock(moment: datetime, now: datetime) -> str:
-    """`07:42` of the day of `now`, `Tue 07:42` within the week, else `2026-05-03 07:42`."""
+    """`07:42 CET` of the day of `now`, `Tue 07:42 CET` in its week, else `2026-05-03 07:42 CEST`.
+
+    In the time zone of this machine; so is what has none.
+    """
+    moment, now = moment.astimezone(), now.astimezone()
     days = abs((moment.date() - now.date()).days)
-    return moment.strftime("%H:%M" if not days else "%a %H:%M" if days < 7 else "%Y-%m-%d %H:%M")
+    day = "" if not days else "%a " if days < 7 else "%Y-%m-%d "
+    return moment.strftime(f"{day}%H:%M %Z")
 
 
 def first_line(text: str | None) -> str:

@@ -48,9 +48,9 @@ def survey(splits: dict[str, Split]) -> Survey:
         found = _read_all(splits)
         remembered.parent.mkdir(parents=True, exist_ok=True)
         unfinished = remembered.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps(asdict(found)))
+        unfinished.write_text(json.dumps(asdict(found)), encoding="utf-8")
         unfinished.replace(remembered)
-    return Survey(**json.loads(remembered.read_text()))
+    return Survey(**json.loads(remembered.read_text(encoding="utf-8")))
 
 
 def _files_key(splits: dict[str, Split]) -> str | None:

@@ -18,11 +18,13 @@ SIGNALS = {
 class Interrupts:
     """Listens inside a `with`, in the main thread. `reason` says who asked, if anybody did.
 
-    The second signal raises KeyboardInterrupt. What is ignored, as SIGHUP under nohup, stays so.
+    The second signal raises KeyboardInterrupt; while that ends the run, more of them do nothing.
+    What is ignored, as SIGHUP under nohup, stays so.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self._raised = False
         self._before: dict[signal.Signals, signal.Handlers | object] = {}
 
     def __enter__(self) -> Self:
@@ -47,6 +49,9 @@ class Interrupts:
             time.sleep(0.05)
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
+        if self._raised:
+            return
         if self.reason is not None:
+            self._raised = True
             raise KeyboardInterrupt
         self.reason = SIGNALS[signal.Signals(number)]

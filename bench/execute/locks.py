@@ -126,7 +126,7 @@ def holders(descriptor: int) -> str:
     """Who holds the lock of an open file, as far as the system tells: the commands, by process."""
     inode = os.fstat(descriptor).st_ino
     try:
-        lines = Path("/proc/locks").read_text().splitlines()
+        lines = Path("/proc/locks").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     pids = {

@@ -14,7 +14,7 @@ TAIL_LINES, TAIL_BYTES = 40, 8_000
 def log_to(path: Path) -> None:
     """From now on all output of this process, also of libraries, goes to the end of a file.
 
-    So does the traceback of a crash in native code.
+    So does the traceback of a crash in native code. The file is in UTF-8 whatever the locale says.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -24,13 +24,15 @@ def log_to(path: Path) -> None:
     os.dup2(file, 2)
     os.close(file)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+        stream.reconfigure(  # type: ignore[union-attr]
+            encoding="utf-8", errors="backslashreplace", line_buffering=True
+        )
     faulthandler.enable(file=2)
 
 
 def log(text: str) -> None:
     """A line of the log, with the time."""
-    print(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}", flush=True)
+    print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}  {text}", flush=True)
 
 
 def tail(path: Path) -> str | None:

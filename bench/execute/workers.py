@@ -32,6 +32,9 @@ OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 GRACE = 10.0
 """Seconds that a worker which took too long has to save what it has."""
 
+FIRST_WORD = 5.0
+"""Seconds in which a worker that was just started says its process id, if all is well."""
+
 
 @dataclass
 class _Busy:
@@ -124,8 +127,13 @@ class Workers:
 
     def kill(self) -> None:
         for busy in self._busy.values():
+            if busy.pid is None:
+                busy.pid = _first_word(busy)
             busy.signal(signal.SIGKILL)
-            busy.future.cancel()  # ends one that has not said its pid
+            if busy.pid is None:
+                # Not for the others: pebble's thread would find its future cancelled when it wants
+                # to write down how the process ended.
+                busy.future.cancel()
 
     def _watch(self, busy: _Busy) -> None:
         """End what holds on to the pipes of a worker that is gone, and one that takes too long."""
@@ -166,6 +174,15 @@ class Workers:
         if busy.late and not (isinstance(how, Result) and how.status == "done"):
             return Lost("timed_out", f"it took longer than {self._timeout:g} s (--timeout)")
         return how
+
+
+def _first_word(busy: _Busy) -> int | None:
+    """The process id that a worker says before anything else; None where it says nothing."""
+    try:
+        said = busy.events.recv() if busy.events.poll(FIRST_WORD) else None
+    except (EOFError, OSError):
+        return None
+    return said if isinstance(said, int) else None
 
 
 def _how(future: ProcessFuture[Result], stopping: bool) -> Result | Lost:

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 from bench.plan import Request
 from bench.specs import selected_routers
 from bench.tune.search import STATUS, TRAINING, UNDER_WAY, optuna_study
-from bench.tune.storage import open_tuning
+from bench.tune.storage import has_tuning, open_tuning
 from results import Store
 from routers.errors import RequestError
 
@@ -44,6 +44,8 @@ class Found:
 
 def found(store: Store, study: str) -> dict[str, Found]:
     """What a tuning has found until now, by router; nothing where there is no such tuning."""
+    if not has_tuning(store.engine):
+        return {}
     prefix = optuna_study(study, "")
     with open_tuning(store.engine) as storage:
         return {

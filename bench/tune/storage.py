@@ -38,11 +38,19 @@ def open_tuning(engine: Engine) -> Iterator[RDBStorage]:
         raise StoreError(f"cannot use the tuning beside {_told(engine)}: {cause}") from error
 
 
+def has_tuning(engine: Engine) -> bool:
+    """Whether there may be a tuning to read; so that a look does not make one."""
+    return engine.dialect.name != "sqlite" or _file(engine).exists()
+
+
+def _file(engine: Engine) -> Path:
+    return Path(str(engine.url.database)).parent / FILE
+
+
 def _opened(engine: Engine) -> RDBStorage:
     if engine.dialect.name == "sqlite":
-        file = Path(str(engine.url.database)).parent / FILE
         wait = {"connect_args": {"timeout": BUSY_SECONDS}}
-        return RDBStorage(f"sqlite:///{file}", engine_kwargs=wait)
+        return RDBStorage(f"sqlite:///{_file(engine)}", engine_kwargs=wait)
     with engine.begin() as connection:
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
     options = [str(engine.url.query.get("options", "")), f"-csearch_path={SCHEMA}"]

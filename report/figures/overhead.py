@@ -13,6 +13,7 @@ from report.entries import Entry, fullest, without_number
 from report.figures.canvas import FAINT, INK, PAGE, PAPER, Drawing, label_routers, panels, style
 from report.parts import Absent, file_name, title
 from report.study import StudyData
+from report.tables.table import DISTURBED, NOTES
 from report.timings import PASSES, Timing, of_entry, timings
 
 NAME, TITLE = "overhead", "Overhead by router"
@@ -45,7 +46,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             yield Drawing(
                 file_name(NAME, told),
                 title(TITLE, told),
-                CAPTION.format(machine=machine),
+                _caption(machine, drawn),
                 _figure(study, drawn),
                 tuple(dict.fromkeys(timing.entry for timing in drawn)),
             )
@@ -62,6 +63,12 @@ def _under(study: StudyData, found: list[Timing], conditions: list[str]) -> list
         if (timing := of_entry(found, setting, Entry(router, condition))) is not None
     }
     return list(asked.values())
+
+
+def _caption(machine: str, drawn: list[Timing]) -> str:
+    told = CAPTION.format(machine=machine)
+    disturbed = any(t.is_disturbed(f"{name}_overhead") for t in drawn for name in PASSES)
+    return f"{told} {NOTES[DISTURBED].format(DISTURBED)}" if disturbed else told
 
 
 def _figure(study: StudyData, found: list[Timing]) -> Figure:
@@ -102,8 +109,9 @@ def _panel(axes: Axes, study: StudyData, found: list[Timing], routers: list[str]
                 linewidth=0,
             )
             axes.plot([low, high], [place + offset] * 2, color=INK, lw=0.9)
+            mark = DISTURBED if timing.is_disturbed(f"{name}_overhead") else ""
             axes.annotate(
-                f"{value:.2f}",
+                f"{value:.2f}{mark}",
                 (max(value, high), place + offset),
                 (2, 0),
                 va="center",

@@ -15,6 +15,7 @@ from report.entries import without_number
 from report.figures.canvas import PAGE, Drawing, panels, router_legend, style
 from report.parts import Absent, file_name, title
 from report.study import StudyData
+from report.tables.table import DISTURBED, NOTES
 from report.timings import Setting, Timing, timings
 
 NAME, TITLE = "scaling_experts", "Cost by number of experts"
@@ -23,8 +24,14 @@ CAPTION = (
     "of its weights and of what a training pass keeps for its backward pass, its input too. Inputs "
     "of {sizes}, a hidden width of {hidden}. One layer each (n = 1), on {machine}."
 )
-Points = dict[int, dict[str, float]]
-"""Numbers of a layer by its number of experts."""
+PANELS = (
+    ("forward", ("forward_ms",), "s"),
+    ("forward + backward", ("train_ms",), "s"),
+    ("weights + kept for backward", ("parameter_bytes", "kept_bytes"), "B"),
+)
+"""By heading: what is added up, and its unit."""
+Points = dict[int, Timing]
+"""The timing of a layer by its number of experts."""
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
@@ -33,7 +40,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     for timing in timings(study):
         if timing.setting.scope == "layer":
             alike = replace(timing.setting, shape="", num_experts=0)
-            found[alike][system(timing)][timing.setting.num_experts] = timing.values
+            found[alike][system(timing)][timing.setting.num_experts] = timing
     scaled = {setting: lines for setting, by in found.items() if (lines := _several(by))}
     if not scaled:
         why = "no layer was timed with several numbers of experts (suite throughput)"
@@ -44,7 +51,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         yield Drawing(
             file_name(NAME, told),
             title(TITLE, told),
-            CAPTION.format(sizes=sizes, hidden=setting.hidden, machine=setting.machine),
+            _caption(setting, sizes, lines),
             _figure(lines),
             tuple(dict.fromkeys(t.entry for t in timings(study) if system(t) in lines)),
         )
@@ -60,17 +67,18 @@ def _several(by_system: dict[str, Points]) -> dict[str, Points]:
     return {name: points for name, points in by_system.items() if len(points) > 1}
 
 
+def _caption(setting: Setting, sizes: str, lines: dict[str, Points]) -> str:
+    told = CAPTION.format(sizes=sizes, hidden=setting.hidden, machine=setting.machine)
+    drawn = [timing for points in lines.values() for timing in points.values()]
+    disturbed = any(_is_disturbed(timing, names) for timing in drawn for _, names, _ in PANELS)
+    return f"{told} {NOTES[DISTURBED].format(DISTURBED)}" if disturbed else told
+
+
 def _figure(lines: dict[str, Points]) -> Figure:
     drawn = looks(lines)
     with style():
         figure, axes = panels(3, 3, PAGE, 2.2 + 0.15 * len(lines))
-        for place, heading, names, unit in zip(
-            axes,
-            ("forward", "forward + backward", "weights + kept for backward"),
-            (("forward_ms",), ("train_ms",), ("parameter_bytes", "kept_bytes")),
-            ("s", "s", "B"),
-            strict=True,
-        ):
+        for place, (heading, names, unit) in zip(axes, PANELS, strict=True):
             for name, points in lines.items():
                 _line(place, points, names, drawn[name], 1e-3 if unit == "s" else 1.0)
             _finish(place, lines, unit)
@@ -81,9 +89,9 @@ def _figure(lines: dict[str, Points]) -> Figure:
 
 def _line(axes: Axes, points: Points, names: tuple[str, ...], look: Look, scale: float) -> None:
     known = {
-        number: scale * sum(values[name] for name in names)
-        for number, values in sorted(points.items())
-        if values.keys() >= set(names)
+        number: scale * sum(timing.values[name] for name in names)
+        for number, timing in sorted(points.items())
+        if timing.values.keys() >= set(names)
     }
     axes.plot(
         list(known),
@@ -92,6 +100,15 @@ def _line(axes: Axes, points: Points, names: tuple[str, ...], look: Look, scale:
         marker=look.marker,
         linestyle=look.dashes,
     )
+    for number, value in known.items():
+        if _is_disturbed(points[number], names):
+            axes.annotate(
+                DISTURBED, (number, value), (2, 2), textcoords="offset points", fontsize=7
+            )
+
+
+def _is_disturbed(timing: Timing, names: tuple[str, ...]) -> bool:
+    return any(timing.is_disturbed(name) for name in names)
 
 
 def _finish(axes: Axes, lines: dict[str, Points], unit: str) -> None:

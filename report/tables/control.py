@@ -19,7 +19,7 @@ from report.control import (
 from report.parts import Absent
 from report.study import StudyData
 from report.tables.cells import sentence_on_looks
-from report.tables.table import MISSING, Cell, Column, Row, Table, assemble, words
+from report.tables.table import DISTURBED, MISSING, Cell, Column, Row, Table, assemble, words
 from results.statistics import ALPHA
 
 NAME, TITLE = "control", "A/A control: each router against itself"
@@ -119,11 +119,15 @@ def _timed_row(timed: Retimed) -> Row:
 
 
 def _ratios(timed: Retimed | None) -> list[Cell]:
-    ratios = [timed.ratio(key) if timed else None for key in TIMED]
-    layers = (timed.twin.layer, timed.router.layer) if timed else ()
-    return [
-        words(MISSING) if ratio is None else Cell(ratio, n=1, trials=layers) for ratio in ratios
-    ]
+    return [_ratio(timed, key) for key in TIMED]
+
+
+def _ratio(timed: Retimed | None, key: str) -> Cell:
+    ratio = timed.ratio(key) if timed else None
+    if timed is None or ratio is None:
+        return words(MISSING)
+    marks = (DISTURBED,) if timed.is_disturbed(key) else ()
+    return Cell(ratio, n=1, marks=marks, trials=(timed.twin.layer, timed.router.layer))
 
 
 def _caption(study: StudyData, found: Sequence[Control], timed: Sequence[Retimed]) -> str:

@@ -15,10 +15,14 @@ NOT_APPLICABLE = "n/a"
 OUTSIDE = "†"
 CONSTANT = "‡"
 OLDER = "§"
+DISTURBED = "¶"
 SEVERAL = "several"
 NOTES = {
     OUTSIDE: "{}: at least one run missed its budget by more than the tolerance.",
     CONSTANT: "{}: constant by construction, so it says nothing about the router.",
+    DISTURBED: "{}: timed while other processes kept the machine busy; their load stands in the "
+    "table of timings. To time it again: the same command with another "
+    "suites.throughput.seconds, and a --study of its own.",
     NOT_APPLICABLE: "{}: the suite has nothing to measure there.",
     SEVERAL: "{}: it stands beside several conditions; see the paired differences to the nulls.",
     MISSING: "{}: not measured.",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from report.parts import Absent
 from report.study import StudyData
-from report.tables.table import MISSING, Cell, Column, Row, Table, assemble, words
-from report.timings import Timing, timings
+from report.tables.table import DISTURBED, MISSING, Cell, Column, Row, Table, assemble, words
+from report.timings import PASSES, Timing, timings
 
 NAME, TITLE = "throughput", "Throughput"
 CAPTION = (
@@ -45,6 +45,19 @@ def table(study: StudyData) -> Table | Absent:
     return assemble(NAME, TITLE, CAPTION, [*columns, *NUMBERS], rows)
 
 
+def sentence(study: StudyData) -> str:
+    """How many timings other processes disturbed; "" where they disturbed none."""
+    keys = [f"{name}_ms" for name in PASSES]
+    made = [(timing, key) for timing in timings(study) for key in keys if key in timing.values]
+    disturbed = sum(timing.is_disturbed(key) for timing, key in made)
+    if not disturbed:
+        return ""
+    return (
+        f"Of {len(made)} timings {disturbed} were taken while other processes kept the machine "
+        f"busy ({DISTURBED}): compare them with care."
+    )
+
+
 def _row(timing: Timing) -> Row:
     setting, entry = timing.setting, timing.entry
     told = [entry.router, entry.condition, setting.machine, setting.title, setting.sizes]
@@ -59,4 +72,7 @@ def number(timing: Timing | None, key: str) -> Cell:
         return words(MISSING)
     value = timing.values[key]
     ends = timing.values.get(f"{key}_low"), timing.values.get(f"{key}_high")
-    return Cell(value, *ends, n=1, bracketed=True, trials=(timing.layer,), values=(value,))
+    marks = (DISTURBED,) if timing.is_disturbed(key) else ()
+    return Cell(
+        value, *ends, n=1, marks=marks, bracketed=True, trials=(timing.layer,), values=(value,)
+    )

@@ -54,6 +54,11 @@ def test_what_differs_from_the_commit_is_kept(checkout):
     assert "?? new.py" in code.diff
 
 
+def test_a_change_that_is_no_utf_8_is_kept_as_far_as_it_can_be_read(checkout):
+    (checkout / "router.py").write_bytes("x = 'é'\n".encode("latin-1"))
+    assert "+x = '\ufffd'" in code_version(checkout).diff
+
+
 def test_a_staged_change_is_a_change(checkout):
     (checkout / "router.py").write_text("x = 3\n")
     git(checkout, "add", "router.py")

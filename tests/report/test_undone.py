@@ -74,7 +74,7 @@ def test_a_failed_measurement_has_the_log_of_its_trial(night, store):
     store.add_layer_to_study(night.study, layer)
     store.record_measurement(
         "throughput", {}, "throughput", machine, code, layer_id=layer,
-        status="failed", error="BenchError: the machine is not quiet",
+        status="failed", error="BenchError: no layer fits",
     )  # fmt: skip
     *_, entropy, timing = undone(load_study(store))
     assert (entropy.what, entropy.log) == ("suite entropy", "logs/a.log")

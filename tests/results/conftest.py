@@ -1,4 +1,7 @@
-"""A fresh database for each test: in SQLite, and in PostgreSQL where a server is installed."""
+"""A fresh database for each test: in SQLite, and in PostgreSQL.
+
+Where PostgreSQL cannot be started, its tests are skipped and say why.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +34,23 @@ def as_server_user() -> list[str]:
     return ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
 
 
-def can_run_postgres() -> bool:
-    if postgres_binaries() is None or find_spec("psycopg") is None:
-        return False
+def why_no_postgres() -> str | None:
+    """Why no server can be started here; None where one can."""
+    if find_spec("psycopg") is None:
+        return "the driver psycopg is not installed (pip install -e '.[dev]')"
+    if postgres_binaries() is None:
+        return "no PostgreSQL server is installed (initdb is not found)"
     probe = [*as_server_user(), "true"]
-    return shutil.which(probe[0]) is not None and subprocess.run(probe, check=False).returncode == 0
-
-
-BACKENDS = ["sqlite", *(["postgresql"] if can_run_postgres() else [])]
+    if shutil.which(probe[0]) is None or subprocess.run(probe, check=False).returncode != 0:
+        return "PostgreSQL does not run as root, and there is no user postgres to run it as"
+    return None
 
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[str]:
     """A throw-away PostgreSQL cluster; the URL of its server, without a database."""
+    if reason := why_no_postgres():
+        pytest.skip(reason)
     # Not under TMPDIR: another user has to reach it, and a socket's path has to be short.
     folder = Path(tempfile.mkdtemp(prefix="pg", dir="/tmp"))
     if os.geteuid() == 0:
@@ -75,15 +82,15 @@ def postgres() -> Iterator[str]:
         watcher.communicate(timeout=60)
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=["sqlite", "postgresql"])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """The path or URL of an empty database, in each kind that this machine has."""
+    """The path or URL of an empty database, in each kind."""
     if request.param == "sqlite":
         yield str(tmp_path / "bench.db")
         return
+    server = request.getfixturevalue("postgres")
     import psycopg
 
-    server = request.getfixturevalue("postgres")
     database = f"bench_{uuid.uuid4().hex}"
     with psycopg.connect(server.format(database="postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {database}")

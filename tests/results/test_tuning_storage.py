@@ -36,6 +36,11 @@ def test_trials_are_kept_in_tables_of_their_own(store: Store, tmp_path: Path) ->
         assert "trials" in inspect(store.engine).get_table_names(schema=SCHEMA)
 
 
+def test_a_look_at_what_was_tuned_makes_nothing(sqlite_store: Store, tmp_path: Path) -> None:
+    assert found(sqlite_store, "t") == {}
+    assert not (tmp_path / FILE).exists()
+
+
 def test_what_a_url_asks_of_its_sessions_holds_for_a_tuning_too(target: str) -> None:
     if not target.startswith("postgresql"):
         pytest.skip("SQLite has no sessions")

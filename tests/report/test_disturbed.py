@@ -1,0 +1,150 @@
+"""Timings that other processes disturbed: marked in every table, figure, page and file."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import pytest
+
+from bench.cli.columns import main_columns, main_metrics
+from bench.cli.digest import digest
+from report import write_report
+from report.figures import overhead, scaling_experts
+from report.load import load_study
+from report.remarks import remarks
+from report.render import to_latex
+from report.tables import control, main, throughput
+from results import Component, Metric
+
+MARK = "¶"
+WHERE = {
+    **{"scope": "layer", "shape": "B", "batch": 64, "tokens": 49, "dim": 96, "hidden": 192},
+    **{"num_experts": 8, "threads": 1},
+}
+NUMBERS = {"forward_ms": 3.0, "forward_overhead": 1.5, "train_ms": 9.0, "train_overhead": 1.4,
+           "images_per_s": 20.0, "parameter_bytes": 5.0, "kept_bytes": 2.0, "other_load": 1.2,
+           "forward_repeats": 30.0}  # fmt: skip
+ROUTERS = {"dense": [0.8, 0.81], "random": [0.79, 0.8], "soft_moe": [0.86, 0.87]}
+
+
+@pytest.fixture
+def study_of(lab, store):
+    """Adds a study of three routers with timings, each with what it tells beside its numbers."""
+
+    def make(**told: dict[str, float]):
+        here = lab(suites=("accuracy",))
+        here.study_of(ROUTERS)
+        timed(here, "", told)
+        return load_study(store)
+
+    def timed(here, named, told):
+        for router in ROUTERS:
+            layer = store.layer(f"{router}{named}", here.described(router, {}))
+            store.add_layer_to_study(here.study, layer)
+            own = NUMBERS | told.get(router, {})
+            store.record_measurement(
+                *("throughput", {}, "throughput", here.machine_ids[0], here.code),
+                layer_id=layer,
+                metrics=[Metric(name, value, where=WHERE) for name, value in own.items()],
+            )
+
+    make.timed = timed
+    return make
+
+
+def marked(table) -> set[tuple[str, str]]:
+    """Router and column of the cells that have the mark."""
+    return {
+        (row.router, column.key)
+        for row in table.rows
+        for column, cell in zip(table.columns, row.cells, strict=True)
+        if MARK in cell.marks
+    }
+
+
+def test_the_times_of_the_disturbed_pass_are_marked_and_nothing_else(study_of):
+    study = study_of(random={"disturbed": 1, "train_disturbed": 0}, soft_moe={"disturbed": 0})
+    forward = ("forward_ms", "forward_overhead", "images_per_s")
+    assert marked(throughput.table(study)) == {("random", key) for key in forward}
+    assert marked(main.table(study)) == {("random", "forward_overhead")}
+    told = " ".join(remarks(study))
+    assert "Of 6 timings 1 were taken while other processes kept the machine busy (¶)" in told
+
+
+def test_a_pass_forward_and_backward_has_a_mark_of_its_own(study_of):
+    study = study_of(random={"disturbed": 0, "train_disturbed": 1})
+    assert marked(throughput.table(study)) == {
+        ("random", "train_ms"),
+        ("random", "train_overhead"),
+    }
+    assert marked(main.table(study)) == set()
+
+
+def test_figures_mark_the_numbers_and_say_what_the_mark_is(study_of):
+    (drawing,) = overhead.draw(study_of(random={"disturbed": 1}))
+    (axes,) = drawing.figure.axes
+    assert sorted(text.get_text() for text in axes.texts) == ["1.40"] * 3 + ["1.50"] * 2 + ["1.50¶"]
+    assert "¶: timed while other processes kept the machine busy" in drawing.caption
+
+
+def test_costs_by_number_of_experts_are_marked_point_by_point(lab, store):
+    here = lab(suites=())
+    for number, disturbed in ((4, 0), (16, 1)):
+        described = here.described("soft_moe", {})
+        described["experts"] = {"name": "mlp", "num_experts": number, "options": {}}
+        layer = store.layer(f"{number}", described)
+        store.add_layer_to_study(here.study, layer)
+        own = NUMBERS | {"disturbed": disturbed}
+        where = {**WHERE, "num_experts": number}
+        store.record_measurement(
+            *("throughput", {}, "throughput", here.machine_ids[0], here.code),
+            layer_id=layer,
+            metrics=[Metric(name, value, where=where) for name, value in own.items()],
+        )
+    (drawing,) = scaling_experts.draw(load_study(store))
+    forward, train, memory = drawing.figure.axes
+    assert [(text.get_text(), text.xy[0]) for text in forward.texts] == [(MARK, 16)]
+    assert not train.texts
+    assert not memory.texts
+    assert MARK in drawing.caption
+
+
+def test_without_a_disturbance_nothing_is_said_of_one(study_of):
+    study = study_of(random={"disturbed": 0, "train_disturbed": 0})
+    assert marked(throughput.table(study)) == marked(main.table(study)) == set()
+    assert not [told for told in remarks(study) if MARK in told]
+    (drawing,) = overhead.draw(study)
+    assert MARK not in drawing.caption
+
+
+def test_the_control_marks_a_ratio_of_which_either_side_was_disturbed(study_of, lab, store):
+    study_of()
+    twins = lab(suites=("accuracy",), twin=1)
+    twins.study_of(ROUTERS)
+    study_of.timed(twins, " twin", {"soft_moe": {"disturbed": 1}})
+    found = marked(control.table(load_study(store)))
+    assert found == {("soft_moe", "forward_ms"), ("soft_moe", "forward_overhead")}
+
+
+def test_every_file_of_the_report_shows_the_mark(study_of, store, tmp_path):
+    study = study_of(random={"disturbed": 1})
+    paths = write_report(store, "tiny", tmp_path / "report")
+    assert "1.50¶" in paths.markdown.read_text(encoding="utf-8")
+    assert "<sup>¶</sup>" in paths.index_html.read_text(encoding="utf-8")
+    assert r"1.50\textsuperscript{\P}" in to_latex(main.table(study))
+    text = (paths.folder / "tables" / "main.csv").read_text(encoding="utf-8")
+    rows = {row["router"]: row for row in csv.DictReader(io.StringIO(text))}
+    assert rows["random"]["forward_overhead_marks"] == MARK
+    assert rows["soft_moe"]["forward_overhead_marks"] == ""
+
+
+def test_the_terminal_and_the_digest_mark_it_as_well(study_of, store, tmp_path):
+    study_of(random={"forward_overhead": 1.1, "disturbed": 1})
+    metric = {"name": "forward_overhead", "unit": "", "better": "lower", "meaning": "Time."}
+    store.component(Component("suite", "throughput", "", "throughput", metrics=[metric]))
+    (column,) = [c for c in main_columns(main_metrics(store, "tiny")) if c.suite == "throughput"]
+    assert column.cell(("random", "")) == "1.10¶"
+    assert column.cell(("soft_moe", "")) == "1.50"
+    assert column.meaning.endswith("↓ (¶ others kept the machine busy)")
+    assert "random: 1.10¶" in digest(store, "tiny", tmp_path)
