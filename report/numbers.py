@@ -45,7 +45,7 @@ class Printed:
     Attributes:
         study: its name.
         texts: what it says of numbers outside of tables, by where it stands.
-        files: SHA-256 (hex) of every other file of the report, by its path in the folder.
+        files: SHA-256 (hex) of each file that shows them, by its path in the folder.
         claims: those of the user's own that were tested.
     """
 

@@ -69,7 +69,7 @@ def write_report(
     figures = [aged_figure(part, data) for part in draw_figures(data)]
     written = _write_tables(tables, folder / "tables")
     drawn = _write_figures(figures, folder / "figures")
-    others = [_write(folder / STATE, data.state)]
+    others = []
     if bibtex := provenance.bibtex(provenance.router_cards(data)):
         others.append(_write(folder / "references.bib", bibtex + "\n"))
     absent = [p for p in (*tables, *figures) if isinstance(p, Absent) and not p.fine]
@@ -79,6 +79,7 @@ def write_report(
     told = texts(data, _tables(made))
     printed = Printed(data.name, _tables(tables), told, files, data.claims)
     _write(folder / NUMBERS, to_json(printed))
+    _write(folder / STATE, data.state)  # last, since it says that all of the above is written
     return ReportPaths(
         folder=folder,
         index_html=page,
