@@ -5,6 +5,9 @@ from __future__ import annotations
 from bench.fingerprint import Fingerprint, canonical, identity
 from results.identities import TrialRecord
 
+NO_SOURCE = ("data", "parent", "weights")
+"""Kinds of parts that are no code."""
+
 
 def differences(now: Fingerprint, then: TrialRecord) -> list[str]:
     """What sets a fingerprint apart from a trial's of before, in words; none where nothing does."""
@@ -15,7 +18,10 @@ def differences(now: Fingerprint, then: TrialRecord) -> list[str]:
     kinds = {
         "changed data": [repr(part.name) for part in changed if part.kind == "data"],
         "changed parent": [repr(part.name) for part in changed if part.kind == "parent"],
-        "changed source": [part.label for part in changed if part.kind not in ("data", "parent")],
+        "changed content of the weights file": [
+            repr(now.description["model"]["weights"]) for part in changed if part.kind == "weights"
+        ],
+        "changed source": [part.label for part in changed if part.kind not in NO_SOURCE],
         "new": [part.label for key, part in current.items() if key not in before],
         "gone": [f"{kind} {name!r}" for kind, name in before.keys() - current.keys()],
     }

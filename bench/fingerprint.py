@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +13,9 @@ from typing import Any
 
 from bench.config import DataConfig, TrialSpec
 from bench.derive import TRANSFORMS
+from bench.installed import defining_files
 from bench.model import EXPERTS
+from bench.model.origin import Origin, model_origin
 from bench.model.weights import pretrained_hash
 from bench.source_tree import combined, source_hashes
 from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
@@ -31,10 +32,11 @@ class Part:
     """One thing that a fingerprint covers.
 
     Attributes:
-        kind: "router", "experts", "loss", "affinity", "protocol", "data"; of a derived trial also
-            "transform" and "parent", whose digest is the parent's fingerprint.
+        kind: "router", "experts", "loss", "affinity", "model", "protocol", "data", "weights"; of a
+            derived trial also "transform" and "parent", whose digest is the parent's fingerprint.
         digest: SHA-256 (hex).
-        modules: hash by name of each source module, where the part is source.
+        modules: hash by name of each source module, where the part is source; version by name of
+            each installed distribution.
     """
 
     kind: str
@@ -83,7 +85,7 @@ class Fingerprints:
         """Of a trial on data sets with these content hashes."""
         data = Part("data", spec.data.name, hash_of(spec.data))
         parts = (*self._components(spec), self._modules("training", TRAINING), data)
-        parts += self._weights(spec)
+        parts += self._model(spec)
         if spec.parent is not None and spec.transform is not None:
             parent = Part("parent", spec.parent.router.name, self.trial(spec.parent, hash_of).value)
             parts += (self.component(TRANSFORMS.get(spec.transform)), parent)
@@ -92,17 +94,12 @@ class Fingerprints:
     def layer(self, spec: TrialSpec) -> Fingerprint:
         """Of a trial's layers and model as they are before training, on no data."""
         made_of = [part for part in self._components(spec) if part.kind != "loss"]
-        parts = (*made_of, self._modules("model", UNTRAINED), *self._weights(spec))
+        parts = (*made_of, self._modules("model", UNTRAINED), *self._model(spec))
         return Fingerprint(layer_description(spec), parts)
 
     def component(self, entry: Entry) -> Part:
         """Of a registered component: its module, and all that this imports."""
-        key = (entry.kind, entry.name)
-        if key not in self._parts:
-            file = inspect.getsourcefile(entry.target)
-            hashes = source_hashes([Path(file)] if file else [])
-            self._parts[key] = Part(*key, combined(hashes), hashes)
-        return self._parts[key]
+        return self._source(entry.kind, entry.name, lambda: ({}, defining_files(entry.target)))
 
     def suite(self, entry: Entry) -> str:
         """SHA-256 (hex) of a suite's source, and of the source of what it is handed."""
@@ -112,22 +109,31 @@ class Fingerprints:
     def _components(self, spec: TrialSpec) -> list[Part]:
         return [self.component(entry) for entry in components_of(spec)]
 
-    def _weights(self, spec: TrialSpec) -> tuple[Part, ...]:
-        """The file that a model starts from, by its content."""
-        file = spec.model.weights
+    def _model(self, spec: TrialSpec) -> tuple[Part, ...]:
+        """A model's source or version, and the content of the file that it starts from."""
+        name, file = spec.model.name, spec.model.weights
+        model = self._source("model", name, lambda: model_origin(name))
         if file is None:
-            return ()
+            return (model,)
         key = ("weights", file)
         if key not in self._parts:
-            self._parts[key] = Part("weights", spec.model.name, pretrained_hash(file))
-        return (self._parts[key],)
+            self._parts[key] = Part("weights", name, pretrained_hash(file))
+        return (model, self._parts[key])
 
     def _modules(self, name: str, modules: tuple[str, ...]) -> Part:
-        key = ("protocol", name)
+        def origin() -> Origin:
+            files = (importlib.import_module(module).__file__ for module in modules)
+            return {}, [Path(file) for file in files if file]
+
+        return self._source("protocol", name, origin)
+
+    def _source(self, kind: str, name: str, origin: Callable[[], Origin]) -> Part:
+        """The part that is made of distributions, and of files with all that they import."""
+        key = (kind, name)
         if key not in self._parts:
-            files = [importlib.import_module(module).__file__ for module in modules]
-            hashes = source_hashes([Path(file) for file in files if file])
-            self._parts[key] = Part(*key, combined(hashes), hashes)
+            versions, files = origin()
+            hashes = {**versions, **source_hashes(files)}
+            self._parts[key] = Part(kind, name, combined(hashes), hashes)
         return self._parts[key]
 
 

@@ -1,9 +1,12 @@
 """Which source a component depends on, and a hash of each module of it.
 
 A module's hash is of its syntax tree without comments and docstrings. Its dependencies are the
-modules that it imports from this repository, or from beside a plugin, transitively. A name
-imported from a package is followed through the package's `__init__` to the module that defines
-it: a router depends on `routers/router.py`, not on the other routers that `routers` imports.
+modules that it imports, transitively: from this repository, from beside a plugin, and from
+wherever else Python finds them, but for the standard library and installed distributions.
+
+A name imported from a package is followed through the package's `__init__` to the module that
+defines it: a router depends on `routers/router.py`, not on the other routers that `routers`
+imports. Of a user's package each `__init__` on the way counts too, since it runs.
 """
 
 from __future__ import annotations
@@ -11,25 +14,32 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
-import sysconfig
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-from routers.beside import package_of
+from bench.installed import is_installed, search_folders
+from routers.beside import HARNESS, package_of
 
 HOME = Path(__file__).resolve().parent.parent
 PACKAGES = ("bench", "routers", "suites", "results")
-INSTALLED = [Path(sysconfig.get_path(name)).resolve() for name in ("purelib", "platlib", "stdlib")]
+SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 
 
 @dataclass(frozen=True)
 class Import:
-    """`from module import name`, or `import module` where the name is None; absolute."""
+    """`from module import name`, or `import module` where the name is None.
+
+    Attributes:
+        module: its absolute name.
+        relative: whether the statement names it from its own package.
+    """
 
     module: str
     name: str | None
+    relative: bool = False
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,8 @@ class Source:
     """One parsed file.
 
     Attributes:
-        digest: SHA-256 of the code without comments and docstrings.
+        digest: SHA-256 of the code without comments and docstrings; of the bytes of what is no
+            Python source.
         imports: all that it imports, also inside functions.
         exports: local name -> the import that binds it, at the top level.
     """
@@ -65,11 +76,18 @@ class Root:
         if not top or (self.only is not None and top not in self.only):
             return None
         path = self.folder.joinpath(*module.split("."))
-        files = (path / "__init__.py", path.with_name(f"{path.name}.py"))
+        files = [path / "__init__.py", *(path.with_name(path.name + end) for end in SUFFIXES)]
         return next((file for file in files if file.is_file()), None)
+
+    def packages(self, module: str) -> list[Path]:
+        """The `__init__` files that run before a module is imported, and its own if it has one."""
+        parts = module.split(".")
+        folders = [self.folder.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+        return [file for folder in folders if (file := folder / "__init__.py").is_file()]
 
 
 REPOSITORY = Root(HOME, PACKAGES)
+Found = list[tuple[Path, Root]]
 
 
 def source_hashes(files: Iterable[Path], *, own: bool = False) -> dict[str, str]:
@@ -78,28 +96,40 @@ def source_hashes(files: Iterable[Path], *, own: bool = False) -> dict[str, str]
     Args:
         own: leave out what they depend on in this repository.
     """
+    digests: dict[str, list[str]] = {}
+    for module, digest in _dependencies(files, own).values():
+        digests.setdefault(module, []).append(digest)
+    # Modules of two folders may have one name.
+    return {
+        module: each[0] if len(each) == 1 else _sha256(" ".join(sorted(each)))
+        for module, each in sorted(digests.items())
+    }
+
+
+def source_files(files: Iterable[Path]) -> set[Path]:
+    """These files and those of each module that they depend on outside this repository."""
+    return set(_dependencies(files, own=True))
+
+
+def _dependencies(files: Iterable[Path], own: bool) -> dict[Path, tuple[str, str]]:
+    """Module name and digest of each file, transitively."""
     found: dict[Path, tuple[str, str]] = {}
     waiting = [(file.resolve(), _root_of(file.resolve())) for file in files]
     while waiting:
         file, root = waiting.pop()
-        if file in found:
+        if file in found or (own and root == REPOSITORY):
             continue
         module = root.module_of(file)
         source = _parse(file, module)
         found[file] = (module, source.digest)
         for wanted in source.imports:
-            waiting += [
-                (target, home)
-                for home in ((root,) if own else dict.fromkeys((root, REPOSITORY)))
-                for target in _resolve(wanted, home)
-            ]
-    return dict(sorted(found.values()))
+            waiting += _resolve(wanted, root)
+    return found
 
 
 def combined(hashes: dict[str, str]) -> str:
     """One SHA-256 (hex) for all of these."""
-    text = "\n".join(f"{name} {digest}" for name, digest in sorted(hashes.items()))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return _sha256("\n".join(f"{name} {digest}" for name, digest in sorted(hashes.items())))
 
 
 def _root_of(file: Path) -> Root:
@@ -113,44 +143,69 @@ def _root_of(file: Path) -> Root:
     while (folder / "__init__.py").is_file() and package_of(folder) not in sys.modules:
         folder = folder.parent
     # Beside an installed plugin lie all other installed packages; only its own counts.
-    installed = any(folder == place for place in INSTALLED)
     top = file.relative_to(folder).parts[0].removesuffix(".py")
-    return Root(folder, (top,) if installed else None)
+    return Root(folder, (top,) if is_installed(file) else None)
 
 
-def _resolve(wanted: Import, root: Root, seen: frozenset[Import] = frozenset()) -> list[Path]:
-    """The files that an import reads what it needs from; none where it is not ours."""
-    file = root.find(wanted.module)
-    if file is None or wanted in seen:
+def _root_for(wanted: Import, root: Root) -> Root | None:
+    """Where an import in a file under `root` finds its module; None where it is installed.
+
+    A plugin's modules are looked for beside it first, as `routers.beside` does.
+    """
+    top = wanted.module.partition(".")[0]
+    if wanted.relative:
+        places = [root]
+    elif root == REPOSITORY or top in HARNESS:
+        places = [REPOSITORY]
+    elif top in sys.stdlib_module_names:
+        places = []
+    else:
+        outside = [Root(folder, (top,)) for folder in search_folders(top)]
+        private = package_of(root.folder) in sys.modules
+        places = [root, *outside] if private else [*outside, root]
+    return next((place for place in places if place.find(wanted.module)), None)
+
+
+def _resolve(wanted: Import, root: Root, seen: frozenset[Import] = frozenset()) -> Found:
+    """The files that an import reads what it needs from; none where they are installed."""
+    home = None if wanted in seen else _root_for(wanted, root)
+    file = home.find(wanted.module) if home else None
+    if home is None or file is None:
         return []
+    before = [] if home == REPOSITORY else [(each, home) for each in home.packages(wanted.module)]
     if wanted.name is None or file.name != "__init__.py":
-        return [file]
+        return [*before, (file, home)]
     exports = _parse(file, wanted.module).exports
     if wanted.name in exports:
         through = exports[wanted.name]
-        if through != wanted and (found := _resolve(through, root, seen | {wanted})):
-            return found
-    submodule = root.find(f"{wanted.module}.{wanted.name}")
-    return [submodule or file]
+        if through != wanted and (found := _resolve(through, home, seen | {wanted})):
+            return [*before, *found]
+    submodule = home.find(f"{wanted.module}.{wanted.name}")
+    return [*before, (submodule or file, home)]
 
 
 def _parse(file: Path, module: str) -> Source:
+    if file.suffix != ".py":
+        return Source(hashlib.sha256(file.read_bytes()).hexdigest(), (), {})
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     return _analyse(file.read_text(encoding="utf-8"), package)
 
 
 @cache
 def _analyse(text: str, package: str) -> Source:
-    tree = ast.parse(text)
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):  # it may be imported by code that never runs here
+        return Source(_sha256(text), (), {})
     exports = {
-        alias.asname or alias.name: Import(_absolute(node, package), alias.name)
+        alias.asname or alias.name: _import_from(node, alias.name, package)
         for node in tree.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
     imports = tuple(dict.fromkeys(_imports(tree, package)))
     code = ast.unparse(_Undocumented().visit(tree))
-    return Source(hashlib.sha256(code.encode()).hexdigest(), imports, exports)
+    return Source(_sha256(code), imports, exports)
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[Import]:
@@ -158,20 +213,23 @@ def _imports(tree: ast.AST, package: str) -> Iterator[Import]:
         if isinstance(node, ast.Import):
             yield from (Import(alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = _absolute(node, package)
-            for alias in node.names:
-                yield Import(module, None if alias.name == "*" else alias.name)
+            yield from (_import_from(node, alias.name, package) for alias in node.names)
         elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
             yield from _imports(node, package)
 
 
-def _absolute(node: ast.ImportFrom, package: str) -> str:
-    """The module of `from … import`, where the file's package is `package`."""
-    if not node.level:
-        return node.module or ""
-    parts = package.split(".")
-    above = parts[: len(parts) - node.level + 1]
-    return ".".join([*above, *([node.module] if node.module else [])])
+def _import_from(node: ast.ImportFrom, name: str, package: str) -> Import:
+    """One name of `from … import`, where the file's package is `package`."""
+    parts = package.split(".") if package and node.level else []
+    above = parts[: len(parts) - node.level + 1] if node.level else []
+    module = ".".join([*above, *([node.module] if node.module else [])])
+    if not module:  # `from . import name` in a file of no package
+        return Import(name, None, relative=True)
+    return Import(module, None if name == "*" else name, relative=node.level > 0)
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class _Undocumented(ast.NodeTransformer):

@@ -9,7 +9,7 @@ import pydantic
 from bench.config import TrialSpec
 from bench.datasets import Datasets
 from bench.differences import differences
-from bench.fingerprint import Fingerprints
+from bench.fingerprint import Fingerprint, Fingerprints
 from bench.reuse import tried_again
 from results import Store
 from results.identities import TrialRecord
@@ -23,6 +23,7 @@ def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
     try:
         spec = TrialSpec.model_validate(trial.description)
         now = Fingerprints().trial(spec, Datasets().hash_of)
+        _require_model(now, spec, trial)
     except (BenchError, pydantic.ValidationError) as error:
         yield f"not reused: it cannot be described now: {error}"
         return
@@ -38,6 +39,15 @@ def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
         yield f"not reused: {'; '.join(changed)}"
     else:
         yield from _unchanged(trial, store)
+
+
+def _require_model(now: Fingerprint, spec: TrialSpec, trial: TrialRecord) -> None:
+    """Refuse a model that is not registered now; timm, which takes seconds, may not be needed."""
+    known = {part.source_hash for part in trial.components if part.kind == "model"}
+    if not known & {part.digest for part in now.parts if part.kind == "model"}:
+        from bench.model.timm_models import require_model
+
+        require_model(spec.model.name)
 
 
 def _unchanged(trial: TrialRecord, store: Store) -> Iterator[str]:

@@ -15,7 +15,7 @@ class PluginChangedError(BenchError):
 
 
 def hashes_of(plugins: Iterable[Path]) -> dict[Path, str]:
-    """A hash of the source of each plugin, with the modules beside it that it imports."""
+    """A hash of the source of each plugin, with the modules of the user that it imports."""
     return {plugin: combined(source_hashes([plugin], own=True)) for plugin in plugins}
 
 
@@ -32,6 +32,6 @@ def load_unchanged(planned: Mapping[Path, str]) -> None:
     for plugin in planned:
         if now[plugin] != planned[plugin]:
             raise PluginChangedError(
-                f"{plugin}, or a module beside it, has changed since the run began; give the "
+                f"{plugin}, or a module that it imports, has changed since the run began; give the "
                 "command again to run the new one"
             )

@@ -141,13 +141,9 @@ def dense_model(
         RequestError: timm has no such model, the model takes no such option, or the file does not
             hold its weights.
     """
-    from bench.model.timm_models import timm
+    from bench.model.timm_models import require_model, timm
 
-    if not timm.is_model(name):
-        close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
-        raise RequestError(
-            f"timm has no model {name!r}; there is {', '.join(close) or 'none near'}"
-        )
+    require_model(name)
     wanted = {"in_chans": in_chans, "num_classes": num_classes, **options}
     if weights:
         with _seeded(seed):

@@ -170,6 +170,7 @@ def test_a_plan_is_written_with_what_it_is_made_of(store: Store, plan) -> None:
         ("experts", "mlp"),
         ("loss", "importance"),
         ("protocol", "training"),
+        ("model", "vit_tiny_patch16_224"),
         ("data", "digits"),
     }
     assert first.description == made.trials[0].spec.model_dump(mode="json")
@@ -221,7 +222,8 @@ def test_code_that_changed_is_named(store: Store, plan, monkeypatch) -> None:
     ended(store, made, "done")
     monkeypatch.setattr(fingerprint, "combined", lambda hashes: f"changed {len(hashes)}")
     found = reasons(store, plan(routers=["dense"]))
-    assert found == {(True, "changed source: router 'dense', protocol 'training'")}
+    parts = "router 'dense', protocol 'training', model 'vit_tiny_patch16_224'"
+    assert found == {(True, f"changed source: {parts}")}
 
 
 def test_differences_name_each_part_and_setting(store: Store, plan) -> None:

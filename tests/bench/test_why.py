@@ -49,6 +49,7 @@ def test_a_trial_that_nothing_changed_is_reused(store: Store) -> None:
         "  same     router 'dense'",
         "  same     protocol 'training'",
         "  same     data 'digits'",
+        "  same     model 'vit_tiny_patch16_224'",
         "reused: same description, data and source; its last attempt is done",
     ]
 

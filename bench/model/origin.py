@@ -1,0 +1,48 @@
+"""Where a timm model comes from: an installed distribution, or source that somebody edits."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from bench.installed import defining_files, is_installed, search_folders, versions_of
+from bench.source_tree import PACKAGES
+
+Origin = tuple[dict[str, str], list[Path]]
+"""The versions of installed distributions, and the files of any other source."""
+
+
+def model_origin(name: str) -> Origin:
+    """Return what the code of a model is identified by.
+
+    Only a plugin that has imported timm can have registered a model of its own, so timm, which
+    takes seconds to import, is not imported for an installed model.
+
+    Returns:
+        The version of each installed distribution that it comes from, timm always among them; and
+        the files that define it where they are not installed. This repository's own model counts
+        as part of the training protocol, not here.
+    """
+    versions = _timm_version()
+    if "timm" not in sys.modules and not search_folders("timm"):
+        return versions, []
+    from bench.model.timm_models import timm
+
+    function = timm.models.model_entrypoint(name) if timm.is_model(name) else None
+    module = function.__module__.partition(".")[0] if function else "timm"
+    if module in PACKAGES:
+        return versions, []
+    files = defining_files(function) if function else []
+    edited = [file for file in files if not is_installed(file.resolve())]
+    if edited or module == "timm":
+        return versions, edited
+    others = versions_of(module)
+    return versions | others, [] if others else files
+
+
+def _timm_version() -> dict[str, str]:
+    try:
+        return {"timm": version("timm")}
+    except PackageNotFoundError:  # a copy of its source on the path of modules
+        return {}

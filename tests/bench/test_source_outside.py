@@ -1,0 +1,228 @@
+"""What a trial depends on outside this repository: a plugin's models, helpers and weights."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import pytest
+
+from bench.config import TrialSpec
+from bench.differences import differences
+from bench.fingerprint import Fingerprints
+from bench.installed import defining_files
+from bench.model import origin
+from bench.presets import load_preset
+from bench.source_tree import source_hashes
+from bench.specs import trial_specs
+from results.identities import ComponentRef, TrialRecord
+from routers import load_plugin
+from routers.registry import Registry
+
+MODEL = """
+from timm.models import register_model
+from {helper} import Net
+from routers import register_loss
+
+@register_model
+def {name}(pretrained=False, **options):
+    return Net(**options)
+
+@register_loss("{name}")
+def loss(routing, batch):
+    return routing.gates.sum()
+"""
+NET = "from timm.models.vision_transformer import VisionTransformer as Net\nDEPTH = {depth}\n"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays() -> Iterator[None]:
+    before = {registry: registry.names() for registry in Registry.instances}
+    modules = set(sys.modules)
+    yield
+    for registry in Registry.instances:
+        for name in set(registry.names()) - set(before.get(registry, registry.names())):
+            registry.discard(name)
+    for name in set(sys.modules) - modules:
+        if name.startswith(("plugins_", "outside_")):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder that modules are imported from, as one of PYTHONPATH is."""
+    folder = tmp_path / "path"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+    return folder
+
+
+def write(file: Path, text: str = "") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+    return file
+
+
+def spec_of(model: str, **model_changes: str) -> TrialSpec:
+    spec = next(s for s in trial_specs(load_preset("smoke")) if s.router.name == "dense")
+    changes = {"name": model, **model_changes}
+    return spec.model_copy(update={"model": spec.model.model_copy(update=changes)})
+
+
+def values(spec: TrialSpec) -> tuple[str, str]:
+    """Fingerprints of the trained model, and of the untrained one that is timed."""
+    now = Fingerprints()
+    return now.trial(spec, lambda _: "data").value, now.layer(spec).value
+
+
+@pytest.mark.parametrize("where", ["plugin", "path"])
+def test_a_plugins_model_counts_with_the_class_that_it_builds(
+    where: str, tmp_path: Path, path: Path
+) -> None:
+    helper, name = f"outside_{where}_net", f"outside_{where}_model"
+    file = write(tmp_path / where / f"{helper}.py", NET.format(depth=2))
+    load_plugin(write(tmp_path / "plugin" / "mine.py", MODEL.format(helper=helper, name=name)))
+    own, other = values(spec_of(name)), values(spec_of("vit_tiny_patch16_224"))
+    write(file, "# Deeper.\n" + NET.format(depth=2))
+    assert values(spec_of(name)) == own
+    write(file, NET.format(depth=4))
+    assert not set(values(spec_of(name))) & set(own)
+    assert values(spec_of("vit_tiny_patch16_224")) == other
+
+
+def record_of(spec: TrialSpec) -> TrialRecord:
+    """The trial as it is stored."""
+    now = Fingerprints().trial(spec, lambda _: "data")
+    parts = tuple(ComponentRef(part.kind, part.name, part.digest) for part in now.parts)
+    return TrialRecord(1, now.value, now.description, parts)
+
+
+def changes(then: TrialRecord, spec: TrialSpec) -> list[str]:
+    return differences(Fingerprints().trial(spec, lambda _: "data"), then)
+
+
+def test_the_reason_names_the_model(tmp_path: Path) -> None:
+    name = "outside_named_model"
+    helper = write(tmp_path / "net.py", NET.format(depth=2))
+    load_plugin(write(tmp_path / "mine.py", MODEL.format(helper="net", name=name)))
+    then = record_of(spec_of(name))
+    assert changes(then, spec_of(name)) == []
+    write(helper, NET.format(depth=4))
+    assert changes(then, spec_of(name)) == [f"changed source: model '{name}'"]
+
+
+def test_of_an_installed_model_the_version_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of("vit_tiny_patch16_224")
+    then = record_of(spec)
+    monkeypatch.setattr(origin, "version", lambda name: "0.0")
+    assert changes(then, spec) == ["changed source: model 'vit_tiny_patch16_224'"]
+
+
+def test_the_part_of_an_installed_model_is_the_same_whether_or_not_timm_is_imported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import timm
+
+    names = ("vit_tiny_patch16_224", "image_classifier")
+    imported = [origin.model_origin(name) for name in names]
+    monkeypatch.delitem(sys.modules, "timm")
+    assert [origin.model_origin(name) for name in names] == imported
+    assert imported == [({"timm": timm.__version__}, [])] * 2
+
+
+def test_the_reason_names_the_weights_file_whose_content_is_another(tmp_path: Path) -> None:
+    old, new = write(tmp_path / "old.pth", "one"), write(tmp_path / "new.pth", "two")
+    then = record_of(spec_of("vit_tiny_patch16_224", weights=str(old)))
+    found = changes(then, spec_of("vit_tiny_patch16_224", weights=str(new)))
+    assert found == [f"changed content of the weights file: '{new}'"]
+
+
+def test_what_is_found_on_the_path_counts_with_all_that_it_imports(
+    tmp_path: Path, path: Path
+) -> None:
+    plugin = write(tmp_path / "mine" / "mine.py", "import json, torch\nimport outside_a.inner\n")
+    write(path / "outside_a" / "__init__.py", "from outside_b import thing\n")
+    write(path / "outside_a" / "inner.py", "from . import near\nfrom .random import x\n")
+    write(path / "outside_a" / "near.py")
+    write(path / "outside_a" / "random.py")
+    write(path / "outside_b.py")
+    write(path / "outside_unrelated.py")
+    inner = {"outside_a", "outside_a.inner", "outside_a.near", "outside_a.random"}
+    assert set(source_hashes([plugin])) == {"mine", "outside_b", *inner}
+
+
+def test_what_lies_among_installed_distributions_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "site-packages"
+    monkeypatch.syspath_prepend(folder)
+    write(folder / "outside_installed.py")
+    plugin = write(tmp_path / "mine" / "mine.py", "import outside_installed\n")
+    assert set(source_hashes([plugin])) == {"mine"}
+
+
+def test_a_loaded_plugins_own_module_goes_before_the_path(tmp_path: Path, path: Path) -> None:
+    text = 'from routers import register_loss\n@register_loss("{0}")\ndef loss(routing): ...\n'
+    plugin = write(tmp_path / "mine" / "mine.py", "import helper\n" + text.format("outside_first"))
+    own = write(tmp_path / "mine" / "helper.py", "")
+    other = write(path / "helper.py", "")
+    load_plugin(plugin)
+    before = source_hashes([plugin])
+    write(other, "x = 1")
+    assert source_hashes([plugin]) == before
+    write(own, "x = 1")
+    assert source_hashes([plugin]) != before
+
+
+def test_modules_of_one_name_in_two_folders_both_count(tmp_path: Path, path: Path) -> None:
+    plugin = write(tmp_path / "mine" / "mine.py", "from . import helper\nimport outside_user\n")
+    both = [write(tmp_path / "mine" / "helper.py"), write(path / "helper.py")]
+    write(path / "outside_user.py", "import helper\n")
+    seen = []
+    for file in both:
+        seen.append(source_hashes([plugin]))
+        write(file, "x = 1")
+    seen.append(source_hashes([plugin]))
+    assert all(set(each) == {"mine", "helper", "outside_user"} for each in seen)
+    assert len({each["helper"] for each in seen}) == 3
+
+
+@pytest.mark.parametrize("statement", ["from .helper import x", "from . import helper"])
+def test_a_relative_import_beside_a_plugin_counts(statement: str, tmp_path: Path) -> None:
+    write(tmp_path / "helper.py")
+    assert set(source_hashes([write(tmp_path / "mine.py", statement)])) == {"mine", "helper"}
+
+
+def test_a_compiled_module_counts_by_its_bytes(tmp_path: Path, path: Path) -> None:
+    compiled = write(path / f"outside_compiled{EXTENSION_SUFFIXES[0]}", "one")
+    plugin = write(tmp_path / "mine" / "mine.py", "from outside_compiled import kernel\n")
+    before = source_hashes([plugin])
+    write(compiled, "two")
+    after = source_hashes([plugin])
+    assert len(before) == 2
+    assert len({*before.items()} ^ {*after.items()}) == 2
+
+
+def test_a_helper_that_is_no_python_counts_by_its_text(tmp_path: Path) -> None:
+    plugin = write(tmp_path / "mine.py", "try: import helper\nexcept SyntaxError: pass\n")
+    write(tmp_path / "helper.py", "print 1")
+    before = source_hashes([plugin])
+    write(tmp_path / "helper.py", "print 2")
+    assert source_hashes([plugin]) != before
+
+
+def test_a_decorated_function_counts_with_its_own_file(tmp_path: Path) -> None:
+    write(
+        tmp_path / "helper.py",
+        "import functools\ndef twice(function):\n    @functools.wraps(function)\n"
+        "    def run(routing): return 2 * function(routing)\n    return run\n",
+    )
+    plugin = write(
+        tmp_path / "mine.py",
+        "from helper import twice\nfrom routers import register_loss\n"
+        '@register_loss("outside_twice")\n@twice\ndef loss(routing): ...\n',
+    )
+    loss: Callable[..., object] = load_plugin(plugin).loss
+    assert defining_files(loss) == [tmp_path / "helper.py", plugin]
