@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench import resume
 from bench.agenda import Agenda, ByClock, ByStep, Stretch
@@ -22,13 +22,14 @@ from bench.evaluate import evaluate
 from bench.journal import Journal
 from bench.outcome import Outcome
 from bench.trainer import Trainer
+from routers.errors import NonFiniteError
 
 REHEARSED = 3
 """Steps that a training against the clock is timed by before it begins, after as many others."""
 
 
 class DivergedError(Exception):
-    """A loss is not finite."""
+    """A loss is not finite, or a router's logits are not."""
 
 
 class Course:
@@ -99,7 +100,7 @@ class Course:
         """Train from look to look; yields the task's loss at each, when all is done there.
 
         Raises:
-            DivergedError: a loss is not finite.
+            DivergedError: a loss is not finite, or a router's logits are not.
         """
         if self._spec.train.snapshots > 1 and not self.journal.steps:
             self._keep()
@@ -120,21 +121,40 @@ class Course:
         """
         began, journal, end = self._now(), self.journal, stretch.end
         start, self._trainer.steps = journal.steps, stretch.steps
-        plain = [self._trainer.step(step) for step in range(start, end - stretch.evaluate)]
-        seconds = self._now() - began
-        journal.flops += len(plain) * journal.flops_per_step
-        losses = plain
+        losses: list[Tensor] = []
+        self._take_steps(range(start, end - stretch.evaluate), losses, began)
+        plain, seconds = len(losses), self._now() - began
+        journal.flops += plain * journal.flops_per_step
         if stretch.evaluate:
             counter = FlopCounter()
-            losses = [*plain, self._trainer.step(end - 1, counter)]
+            self._take_steps([end - 1], losses, began, counter)
             counted = counter.report()
             journal.flops_per_step = counted.total - self._trainer.overhead
             journal.uncounted |= counted.uncounted.keys()
             journal.flops += journal.flops_per_step
-            seconds = self._uncounted(seconds, len(plain), self._now() - began)
+            seconds = self._uncounted(seconds, plain, self._now() - began)
         journal.steps, journal.look = end, seconds
         journal.seconds += seconds
-        return self._look(start, torch.stack(losses).tolist())
+        return self._look(start, losses)
+
+    def _take_steps(
+        self,
+        steps: Sequence[int],
+        losses: list[Tensor],
+        began: float,
+        counter: FlopCounter | None = None,
+    ) -> None:
+        """Take some steps of a stretch, which began then, and append their losses."""
+        for step in steps:
+            try:
+                losses.append(self._trainer.step(step, counter))
+            except NonFiniteError as error:
+                start, self.journal.steps = self.journal.steps, step
+                self.journal.flops += (step - steps[0]) * self.journal.flops_per_step
+                self.journal.seconds += self._now() - began
+                if losses:
+                    self._look(start, losses)  # a loss before it may be the cause
+                raise DivergedError(f"{error}, at step {step + 1} of {self.steps}") from error
 
     def _uncounted(self, seconds: float, plain: int, whole: float) -> float:
         """Seconds of a stretch whose last step was counted.
@@ -145,24 +165,29 @@ class Course:
             return seconds * (plain + 1) / plain
         return self.journal.seconds / self.journal.steps if self.journal.steps else whole
 
-    def _look(self, start: int, losses: list[float]) -> float:
-        for step, loss in enumerate(losses, start):
+    def _look(self, start: int, losses: list[Tensor]) -> float:
+        values: list[float] = torch.stack(losses).tolist()
+        for step, loss in enumerate(values, start):
             if not math.isfinite(loss):
                 raise DivergedError(f"the loss is {loss} at step {step + 1} of {self.steps}")
-        self.journal.losses += losses
-        return losses[-1]
+        self.journal.losses += values
+        return values[-1]
 
     def _evaluate(self) -> None:
         """On the validation split; the training loss is the mean since the last time."""
-        score = evaluate(
-            self._trainer.model,
-            self._dataset,
-            "val",
-            batch_size=self._spec.train.batch_size,
-            device=self._device,
-            precision=self._spec.train.precision,
-        )
         journal = self.journal
+        try:
+            score = evaluate(
+                self._trainer.model,
+                self._dataset,
+                "val",
+                batch_size=self._spec.train.batch_size,
+                device=self._device,
+                precision=self._spec.train.precision,
+            )
+        except NonFiniteError as error:
+            when = f"in the validation after step {journal.steps} of {self.steps}"
+            raise DivergedError(f"{error}, {when}") from error
         journal.record("train", "train_loss", sum(journal.losses) / len(journal.losses))
         journal.record("val", "val_top1", score.top1)
         journal.record("val", "val_loss", score.loss)

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from bench.data import Dataset, normalise
 from bench.model import forward_pass
-from bench.objective import autocast
+from bench.objective import autocast, naming_layer
 from suites.subject import Observed
 
 
@@ -37,11 +37,20 @@ def observe(
     device: torch.device,
     precision: str = "float32",
 ) -> Iterator[Observed]:
-    """Every image of a split in a fixed order, batch by batch; the model is set to eval mode."""
+    """Every image of a split in a fixed order, batch by batch; the model is set to eval mode.
+
+    Raises:
+        NonFiniteError: a router's logits are not finite; it names layer and token.
+    """
     model.eval()
     for pixels, labels in dataset.splits[split].batches(batch_size):
         images = normalise(pixels.to(device), dataset)
-        with torch.no_grad(), autocast(precision, device), forward_pass(model) as routings:
+        with (
+            naming_layer(model),
+            torch.no_grad(),
+            autocast(precision, device),
+            forward_pass(model) as routings,
+        ):
             logits = model(images)
         yield Observed(images, labels.to(device), logits.float(), routings)
 

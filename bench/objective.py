@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.config import TrainConfig
-from bench.model import forward_pass
-from routers import LOSSES, Batch, Routing
+from bench.model import forward_pass, moe_layers
+from routers import LOSSES, Batch, NonFiniteError, Routing
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +67,7 @@ class Objective:
             generator: source of the routers' noise, on the model's device.
         """
         with (
+            naming_layer(model),
             forward_pass(model, labels=labels, step=step, generator=generator) as routings,
             autocast(self._train.precision, images.device),
         ):
@@ -78,6 +80,18 @@ class Objective:
                 layers = torch.stack([loss(routing, batch, **options) for routing in routings])
                 total = total + weight * layers.mean()
         return Losses(total, task.detach(), routings)
+
+
+@contextmanager
+def naming_layer(model: nn.Module) -> Iterator[None]:
+    """Add to the error of a router that refuses its logits the name of its layer in the model."""
+    try:
+        yield
+    except NonFiniteError as error:
+        for name, layer in moe_layers(model).items():
+            if layer.router is error.router:
+                raise NonFiniteError(f"layer {name}: {error}") from error
+        raise
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:

@@ -39,7 +39,7 @@ class Outcome(BaseModel):
     """How a training ended.
 
     Attributes:
-        status: "done", or "diverged" where a loss was not finite.
+        status: "done", or "diverged" where a loss or a router's logits were not finite.
         error: what went wrong; None where nothing did.
         steps: optimiser steps done.
         planned_steps: those that the budget gave.

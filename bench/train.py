@@ -64,11 +64,12 @@ def train_trial(
         micro_batches: see `Trainer`.
 
     Returns:
-        The outcome, which is also written in the folder. A training whose loss stops being finite
-        ends as "diverged", with what it left until then.
+        The outcome, which is also written in the folder. A training whose loss or whose routers'
+        logits stop being finite ends as "diverged", with what it left until then.
 
     Raises:
         TrainingInterrupted: it was asked to stop; the next call goes on.
+        NonFiniteError: the logits are not finite in the first step, before its budget is known.
         BenchError: the model, the recipe or the data do not fit each other.
     """
     sweep(folder)

@@ -3,7 +3,7 @@
 from routers.affinity import AFFINITIES, build_affinity, register_affinity
 from routers.baselines import Baseline
 from routers.context import RouterContext
-from routers.errors import BenchError, RequestError
+from routers.errors import BenchError, NonFiniteError, RequestError
 from routers.hyper import Choice, Configurable, Range, hyper
 from routers.losses import LOSSES, Batch, register_loss
 from routers.plugins import load_entry_points, load_plugin
@@ -40,6 +40,7 @@ __all__ = [
     "Entry",
     "ExpertChoiceRouting",
     "MixtureRouting",
+    "NonFiniteError",
     "Range",
     "Registry",
     "RequestError",

@@ -18,6 +18,23 @@ class RequestError(BenchError):
     exit_status = 2
 
 
+class NonFiniteError(BenchError):
+    """Logits that no router can route: NaN, +∞, or a token that has nothing but −∞.
+
+    A training that meets them has diverged.
+
+    Attributes:
+        router: the module that was given them; None where it is not known.
+    """
+
+    def __init__(self, message: str, router: object = None) -> None:
+        super().__init__(message)
+        self.router = router
+
+    def __reduce__(self) -> tuple[type[NonFiniteError], tuple[str]]:
+        return type(self), (str(self),)  # between processes, without the module
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """The end of an error message: the nearest valid names, or all of them where none is near.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from routers.hyper import Range, hyper
-from routers.layout import expert_softmax
+from routers.layout import expert_softmax, ranking
 from routers.router import Router, register_router
 from routers.routing import ExpertChoiceRouting, Routing
 from routers.sinkhorn import BySinkhornPlan
@@ -20,13 +21,16 @@ from routers.transport import Plan, sparse_plan
 class SoftmaxExpertChoice(Router):
     """Each expert takes the s tokens of its highest softmax gates.
 
-    Every slot is used and the load is equal by construction; a token may get several experts, or
-    none. Cost: one d × E product and a top-s over the tokens of each expert. Known limit: which
-    tokens are taken depends on the others of the group.
+    Every slot is used and the load is equal by construction, unless a mask leaves an expert too
+    few tokens; a token may get several experts, or none. Cost: one d × E product and a top-s over
+    the tokens of each expert. Known limit: which tokens are taken depends on the others of the
+    group.
     """
 
     def allocate(self, logits: Tensor) -> Routing:
-        return ExpertChoiceRouting.top_tokens(expert_softmax(logits), self.capacity(logits))
+        gates = expert_softmax(logits)
+        scores = ranking(logits, gates)
+        return ExpertChoiceRouting.top_tokens(gates, self.capacity(logits), scores=scores)
 
     def clean_gates(self, logits: Tensor) -> Tensor:
         return expert_softmax(logits)
@@ -42,7 +46,7 @@ class SinkhornExpertChoice(BySinkhornPlan):
 
     def choose(self, logits: Tensor, plan: Plan) -> Routing:
         gates = expert_softmax(logits)
-        return ExpertChoiceRouting.top_tokens(gates, self.capacity(logits), scores=plan.plan)
+        return ExpertChoiceRouting.top_tokens(gates, self.capacity(logits), scores=plan.scores)
 
 
 @register_router(
@@ -73,7 +77,8 @@ class SparsityConstrainedExpertChoice(Router):
         gates = expert_softmax(logits)
         capacity = self.capacity(logits)
         slots = logits.shape[1] if capacity is None else capacity
-        plan = sparse_plan(gates, slots, gamma=self.gamma, iterations=self.iterations)
+        masked = gates.masked_fill(logits == -torch.inf, -torch.inf)
+        plan = sparse_plan(masked, slots, gamma=self.gamma, iterations=self.iterations)
         routing = ExpertChoiceRouting.top_tokens(gates, slots, scores=plan.scores)
         routing.diagnostics["marginal_error"] = plan.marginal_error
         return routing

@@ -65,6 +65,8 @@ def load(routing: Routing, batch: Batch) -> Tensor:
         )
     threshold = routing.noisy_logits.topk(k, dim=-1).values[..., -1:]
     margin = (routing.logits - threshold) / routing.noise_std
+    # Never chosen, also where a token has fewer than k other experts: both are −∞ there.
+    margin = margin.masked_fill(routing.logits == -torch.inf, -torch.inf)
     return _squared_variation(torch.special.ndtr(margin).mean((0, 1)))
 
 

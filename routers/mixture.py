@@ -17,6 +17,7 @@ from routers.hyper import hyper
 from routers.layout import expert_softmax
 from routers.router import Router, register_router
 from routers.routing import MixtureRouting, Routing, TokenChoiceRouting
+from routers.routing.selection import highest
 
 
 class Mixture(Router):
@@ -45,11 +46,16 @@ class WeighedMixture(Mixture):
         return expert_softmax(logits)
 
     def allocate(self, logits: Tensor) -> Routing:
+        return self.weigh(logits)
+
+    def weigh(self, logits: Tensor) -> Routing:
+        """Every expert on every token, or the weights of the best experts alone."""
         gates = expert_softmax(logits)
         if self.weighed_top_k is None:
             return MixtureRouting(gates)
-        chosen = gates.topk(self.weighed_top_k, dim=-1)
-        return MixtureRouting(gates, torch.zeros_like(gates).scatter(-1, *chosen[::-1]))
+        _, chosen = highest(logits, self.weighed_top_k)
+        weights = torch.zeros_like(gates).scatter(-1, chosen, gates.gather(-1, chosen))
+        return MixtureRouting(gates, weights)
 
 
 @register_router("softmax_mixture", family="mixture", source="Jacobs et al. 1991, arXiv 2302.14703")
@@ -70,9 +76,11 @@ class SoftmaxMixture(WeighedMixture):
 
     def allocate(self, logits: Tensor) -> Routing:
         if self.training or self.eval_top_k is None:
-            return super().allocate(logits)
+            return self.weigh(logits)
         gates = expert_softmax(logits)
-        return TokenChoiceRouting.top_k(gates, self.eval_top_k, None, renormalize=True)
+        return TokenChoiceRouting.top_k(
+            gates, self.eval_top_k, None, logits=logits, renormalize=True
+        )
 
 
 @register_router("attentive", family="mixture", source="arXiv 2302.14703")
@@ -96,7 +104,8 @@ class MuMoE(Mixture):
 
     a = entmax-1.5 (1905.05702) or softmax of batch- or layer-normalised logits, for each level by
     itself; the weights are the levels' outer product, which factorised experts (`cp`, `tr`) never
-    form. The gate's output weights start at 0: all experts alike.
+    form. The gate's output weights start at 0: all experts alike. A logit that the affinity masks
+    by −∞ counts as 0 in the normalisation, and is −∞ after it.
 
     Cost: a d × ΣE product, and a sort of the logits for entmax. Known limit: with
     `normalization = batch` a token's weights depend on the batch in training.
@@ -127,14 +136,25 @@ class MuMoE(Mixture):
 
     def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
         logits = super().score(tokens, context)
+        masked = logits == -torch.inf
+        return self._normalised(logits.masked_fill(masked, 0)).masked_fill(masked, -torch.inf)
+
+    def _normalised(self, logits: Tensor) -> Tensor:
         if self.normalization == "batch":
             normal: Tensor = self.batch_norm(logits.flatten(0, 1))
             return normal.view_as(logits)
-        return torch.cat([F.layer_norm(x, x.shape[-1:]) for x in self._by_level(logits)], -1)
+        return torch.cat([F.layer_norm(x, x.shape[-1:]) for x in self.modes(logits)], -1)
 
     def allocate(self, logits: Tensor) -> Routing:
-        activate = entmax15 if self.activation == "entmax15" else expert_softmax
-        return MixtureRouting.from_levels(tuple(map(activate, self._by_level(logits))))
+        activate = sparse_softmax if self.activation == "entmax15" else expert_softmax
+        return MixtureRouting.from_levels(tuple(map(activate, self.modes(logits))))
 
-    def _by_level(self, logits: Tensor) -> tuple[Tensor, ...]:
+    def modes(self, logits: Tensor) -> tuple[Tensor, ...]:
         return logits.split(self.levels, -1)
+
+
+def sparse_softmax(logits: Tensor) -> Tensor:
+    """Entmax-1.5 over the last axis; 0 at −∞, where the library's gives NaN."""
+    # 2 below the highest logit the weight is 0, whatever the others are.
+    weights: Tensor = entmax15(logits.maximum(logits.detach().amax(-1, keepdim=True) - 4))
+    return weights

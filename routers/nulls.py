@@ -11,11 +11,12 @@ from routers.context import RouterContext
 from routers.hyper import hyper
 from routers.router import register_router
 from routers.routing import Routing, TokenChoiceRouting
+from routers.routing.selection import highest
 from routers.token_choice import SoftmaxTokenChoice, TokenChoice
 
 
 class EvenTopK(TokenChoice):
-    """Takes the k experts of the highest logits, with weight and gate 1/k each."""
+    """Takes the k experts of the highest logits, with weight and gate 1/k each; fewer if masked."""
 
     affinity: ClassVar[str] = "none"  # type: ignore[misc]
     affinity_options: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
@@ -25,12 +26,12 @@ class EvenTopK(TokenChoice):
         return nn.Identity()
 
     def allocate(self, logits: Tensor) -> Routing:
-        experts = logits.topk(self.top_k, dim=-1).indices
-        share = 1 / self.top_k
-        weights = torch.full_like(experts, share, dtype=logits.dtype)
-        gates = torch.zeros_like(logits).scatter(-1, experts, share)
+        values, experts = highest(logits, self.top_k)
+        chosen = values > -torch.inf
+        weights = chosen / chosen.sum(-1, keepdim=True).to(logits.dtype)
+        gates = torch.zeros_like(logits).scatter(-1, experts, weights)
         capacity = self.capacity(logits, self.top_k)
-        return TokenChoiceRouting.from_choices(gates, experts, weights, capacity)
+        return TokenChoiceRouting.from_choices(gates, experts, weights, capacity, chosen=chosen)
 
 
 @register_router("random", family="null", source="null")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from routers.affinity import AFFINITIES, build_affinity
 from routers.context import RouterContext
 from routers.errors import RequestError
+from routers.finite import refusing_non_finite
 from routers.hyper import Configurable, Range, hyper
 from routers.registry import Registry
 from routers.routing import Routing
@@ -29,6 +30,9 @@ register_router = ROUTERS.register
 
 class Router(nn.Module, Configurable):
     """Base of all routers: subclasses write `allocate`, and seldom anything else.
+
+    A logit of −∞ masks a pair of a token and an expert. Logits that are NaN or +∞, and tokens
+    without a finite one, are refused before `allocate` sees them: see `routers.finite`.
 
     Args:
         dim: width d of the tokens.
@@ -71,6 +75,11 @@ class Router(nn.Module, Configurable):
         self.set_hyper(hyper)
         self.gate = self.build_gate()
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        for name in {"allocate", "allocate_noisy"} & vars(cls).keys():
+            setattr(cls, name, refusing_non_finite(vars(cls)[name]))
+
     def build_gate(self) -> nn.Module:
         """The affinity, a module from (g, t, d) and the context to logits."""
         return self.build_affinity(self.num_experts)
@@ -100,6 +109,9 @@ class Router(nn.Module, Configurable):
         Args:
             tokens: (g, t, d) float; tokens of another shape, (g, t, …), are flattened.
             context: see `RouterContext`.
+
+        Raises:
+            NonFiniteError: a token's logits are NaN or +∞, or all of them −∞.
         """
         context = context or RouterContext()
         with torch.autocast(tokens.device.type, enabled=False):
@@ -119,6 +131,10 @@ class Router(nn.Module, Configurable):
         """Logits without noise: (g, t, d) -> (g, t, E), or (g, t, E, s) for soft routers."""
         logits: Tensor = self.gate(tokens, context)
         return logits
+
+    def modes(self, logits: Tensor) -> tuple[Tensor, ...]:
+        """The logits of each expert mode, in all of which a token needs one that is finite."""
+        return (logits,)
 
     def allocate(self, logits: Tensor) -> Routing:
         """Who processes what: (g, t, E) logits -> a routing."""

@@ -19,9 +19,12 @@ class BySinkhornPlan(Router):
     )
 
     def allocate(self, logits: Tensor) -> Routing:
-        return self.allocate_noisy(logits, logits)
+        return self._by_plan(logits, logits)
 
     def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
+        return self._by_plan(logits, noisy)
+
+    def _by_plan(self, logits: Tensor, noisy: Tensor) -> Routing:
         plan = sinkhorn_plan(noisy, iterations=self.iterations, epsilon=self.epsilon)
         routing = self.choose(logits, plan)
         routing.diagnostics["marginal_error"] = plan.marginal_error

@@ -69,6 +69,7 @@ class SoftmaxTokenChoice(SoftmaxGates):
             expert_softmax(logits),
             self.top_k,
             self.capacity(logits, self.top_k),
+            logits=logits,
             batch_priority=self.batch_priority,
             renormalize=self.renormalize,
         )
@@ -92,7 +93,7 @@ class SinkhornTokenChoice(BySinkhornPlan, SoftmaxGates):
             expert_softmax(logits),
             self.top_k,
             self.capacity(logits, self.top_k),
-            scores=plan.plan,
+            scores=plan.scores,
             batch_priority=True,
             renormalize=self.renormalize,
         )

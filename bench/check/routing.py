@@ -147,7 +147,8 @@ def _own_limits(routing: Routing) -> Tensor | None:
     if isinstance(routing, ExpertChoiceRouting) and routing.filled is not None:
         return routing.filled.sum(-1)
     if isinstance(routing, TokenChoiceRouting):
-        if routing.limits is None and routing.chosen is not None:
+        chosen = routing.chosen
+        if routing.limits is None and chosen is not None and not chosen.all():
             return torch.tensor(routing.capacity).expand(routing.num_experts)
         return routing.limits
     return None

@@ -23,7 +23,7 @@ from bench.train import TrainingInterrupted, train_trial
 from bench.trial_model import trial_model
 from results import StoreError
 from results.records import AttemptStatus
-from routers.errors import BenchError
+from routers.errors import BenchError, NonFiniteError
 
 DISK_FULL = "the disk is full; free some space and give the command again"
 
@@ -92,6 +92,8 @@ def _status(error: BaseException) -> AttemptStatus:
     """What was stopped from outside is interrupted, and goes on in the next run."""
     if isinstance(error, (KeyboardInterrupt, TrainingInterrupted)) or is_disk_full(error):
         return "interrupted"
+    if isinstance(error, NonFiniteError):
+        return "diverged"
     # The CPU's allocator has no error of its own.
     no_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     if no_memory or isinstance(error, (torch.OutOfMemoryError, MemoryError)):

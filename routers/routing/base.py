@@ -112,7 +112,7 @@ class Routing(ABC):
         return self.expert_load()
 
     def first_choice(self) -> Tensor:
-        """(g, t) long: the expert that each token prefers."""
+        """(g, t) long: the expert that each token prefers, the lowest of equal ones."""
         return self.gates.argmax(-1)
 
     def dropped_share(self) -> Tensor:

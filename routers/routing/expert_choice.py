@@ -8,7 +8,9 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from routers.finite import exceptional
 from routers.routing.base import Routing
+from routers.routing.selection import highest
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,10 @@ class ExpertChoiceRouting(Routing):
     ) -> Self:
         """Each expert takes the `capacity` tokens of its highest scores, weighted by their gates.
 
+        Of equal scores the earliest token is first. A score of −∞ is never chosen: an expert with
+        fewer others leaves slots empty. Whether one does is asked once where there are scores, for
+        which the caller waits for a GPU.
+
         Args:
             gates: (g, t, E).
             capacity: slots of every expert, at most t; None lets every expert take every token.
@@ -40,9 +46,12 @@ class ExpertChoiceRouting(Routing):
         """
         slots = gates.shape[1] if capacity is None else capacity
         by = (gates if scores is None else scores).transpose(1, 2)
-        # Slots in no particular order: they are summed over.
-        tokens = by.topk(slots, dim=-1, sorted=False).indices
-        return cls(gates, tokens, gates.transpose(1, 2).gather(-1, tokens))
+        values, tokens = highest(by, slots)
+        weights, filled = gates.transpose(1, 2).gather(-1, tokens), None
+        if scores is not None:
+            real = values > -torch.inf
+            filled = real if exceptional((~real).any()) else None
+        return cls(gates, tokens, weights, filled)
 
     @property
     def num_slots(self) -> int:

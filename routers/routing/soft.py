@@ -8,6 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from routers.finite import exceptional
 from routers.routing.base import SeenByAll
 
 
@@ -27,11 +28,20 @@ class SoftRouting(SeenByAll):
     def from_logits(cls, logits: Tensor) -> Self:
         """Softmax over the tokens to dispatch, over all slots to combine.
 
+        A pair at −∞ has weight 0 in both; a slot that has no other reads nothing. Whether there is
+        such a slot is asked once, for which the caller waits for a GPU.
+
         Args:
             logits: (g, t, E, s).
         """
         slot_weights = logits.flatten(2).softmax(-1).view_as(logits)
-        return cls(slot_weights.sum(-1), logits.softmax(1), slot_weights)
+        empty = logits.detach().amax(1, keepdim=True) == -torch.inf
+        if exceptional(empty.any()):
+            # Not NaN before it is masked: its gradient would be, too.
+            dispatch = logits.masked_fill(empty, 0).softmax(1).masked_fill(empty, 0)
+        else:
+            dispatch = logits.softmax(1)
+        return cls(slot_weights.sum(-1), dispatch, slot_weights)
 
     @property
     def num_slots(self) -> int:

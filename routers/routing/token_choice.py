@@ -11,6 +11,7 @@ from torch import Tensor
 
 from routers.routing.base import Routing
 from routers.routing.gather import CombineRows, DispatchRows, inverse_rows
+from routers.routing.selection import highest
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,29 +42,40 @@ class TokenChoiceRouting(Routing):
         k: int,
         capacity: int | Tensor | None,
         *,
+        logits: Tensor | None = None,
         scores: Tensor | None = None,
         batch_priority: bool = False,
         renormalize: bool = False,
     ) -> Self:
         """Each token takes the k experts of its highest scores, weighted by its gates.
 
+        Of equal scores the lowest expert is first, of equal priorities the earliest token. A score
+        or logit of −∞ is never chosen: a token with fewer than k others takes fewer experts.
+
         Args:
             gates: (g, t, E).
             k: experts per token, at most E.
             capacity: slots of every expert, (E,) of them, or None to drop nothing.
-            scores: (g, t, E) to choose by; the gates where None.
-            batch_priority: an expert serves the tokens of the highest score first, instead of
-                in their order (2106.05974). All first choices still go before the second ones.
+            logits: (g, t, E) that the gates are the softmax of: chooses as the gates do, also
+                where these underflow or round to equal values. Give it for k above 1.
+            scores: (g, t, E) to choose by instead.
+            batch_priority: an expert serves the tokens of the highest score first, or of the
+                highest gate where there are no scores, instead of in their order (2106.05974).
+                All first choices still go before the second ones.
             renormalize: divide the weights by their sum over the choices.
         """
-        by = gates if scores is None else scores
-        values, experts = by.max(-1, keepdim=True) if k == 1 else by.topk(k, dim=-1)
-        weights = values if scores is None else gates.gather(-1, experts)
+        by = next((given for given in (scores, logits) if given is not None), gates)
+        values, experts = highest(by, k)
+        weights, chosen = gates.gather(-1, experts), None
+        if by is not gates:
+            chosen = values > -torch.inf
+            weights = weights.masked_fill(~chosen, 0)
         if renormalize:
             # A plan may choose experts whose gates are all 0 in float32; then so are the weights.
             weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-20)
-        priority = values[..., 0] if batch_priority else None
-        return cls.from_choices(gates, experts, weights, capacity, priority=priority)
+        ranked = (gates if scores is None else scores).gather(-1, experts[..., :1]).squeeze(-1)
+        priority = ranked if batch_priority else None
+        return cls.from_choices(gates, experts, weights, capacity, priority=priority, chosen=chosen)
 
     @classmethod
     def from_choices(
@@ -192,18 +204,16 @@ def queue_positions(
         (g, t, K) long, from 0, and the length of the longest queue.
     """
     groups, tokens, choices = experts.shape
+    if chosen is not None:
+        experts = experts.masked_fill(~chosen, num_experts)  # which is in no queue
     order = None if priority is None else priority.argsort(dim=1, descending=True, stable=True)
     if order is not None:
         experts = experts.gather(1, order.unsqueeze(-1).expand_as(experts))
-        chosen = (
-            chosen if chosen is None else chosen.gather(1, order.unsqueeze(-1).expand_as(chosen))
-        )
     queued = experts.transpose(1, 2).reshape(groups, 1, choices * tokens)
     index = torch.arange(num_experts, device=experts.device).view(1, -1, 1)
-    taken = queued == index
+    arrival = (queued == index).cumsum(-1)
     if chosen is not None:
-        taken = taken & chosen.transpose(1, 2).reshape(groups, 1, -1)
-    arrival = taken.cumsum(-1)
+        queued = queued.clamp(max=num_experts - 1)
     position = arrival.gather(1, queued).view(groups, choices, tokens).transpose(1, 2) - 1
     if order is not None:
         served = torch.empty_like(position)

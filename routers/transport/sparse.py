@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from routers.finite import require_finite
+from routers.routing.selection import highest
 from routers.transport.sinkhorn import Plan
 
 
@@ -27,11 +29,9 @@ class SparsePlan(Plan):
     """A plan with at most s non-zeros a column, and the potentials that it was read off.
 
     Attributes:
-        scores: (g, t, E), α + G; an expert's tokens are the top s of its column.
         dual_value: (g,), D(α). Minus it bounds ⟨T, G⟩ − (γ/2)‖T‖² of every feasible T from above.
     """
 
-    scores: Tensor
     dual_value: Tensor
 
 
@@ -41,29 +41,34 @@ def sparse_plan(gates: Tensor, slots: int, gamma: float = 1.0, iterations: int =
 
     It is read off potentials that maximise the semi-dual. Columns sum to t/E and have at most s
     non-zeros, exactly; rows sum to 1 as nearly as the solver and the duality gap let them. It does
-    the same for a group whatever the other groups are.
+    the same for a group whatever the other groups are. An expert's tokens are the s highest scores
+    of its column, the earliest of equal ones; a pair whose gate is −∞ is masked and gets 0.
 
     Args:
-        gates: (g, t, E) float; half precision is computed in float32.
+        gates: (g, t, E) float, or −∞; half precision is computed in float32.
         slots: s; more than t means t.
         gamma: γ, above 0.
         iterations: ascent steps. At 50 the dual value is that of POT's L-BFGS solver or better.
+
+    Raises:
+        NonFiniteError: a token's gates are NaN or +∞, or all of them −∞.
     """
+    require_finite([gates], what="gate")
     exact = gates if gates.dtype == torch.float64 else gates.float()
     columns = exact.transpose(1, 2).contiguous()
     slots = min(slots, columns.shape[2])
-    scores = columns + _maximise(columns, slots, gamma, iterations)
-    shares, tokens, threshold = _sparse_columns(scores, slots, gamma, _mass(columns))
+    potentials = _maximise(columns, slots, gamma, iterations)
+    scores = columns + potentials
+    top, tokens = highest(scores, slots)
+    shares, threshold = _shares(top, gamma, _mass(columns))
     plan = torch.zeros_like(scores).scatter_(2, tokens, shares)
-    top = scores.gather(2, tokens)
-    potentials = (scores - columns)[:, 0]
     # ⟨x, y⟩ − (γ/2)‖y‖² with γ·y = x − threshold wherever y > 0.
-    conjugate = 0.5 * (shares * (top + threshold)).sum((1, 2))
+    conjugate = torch.where(shares > 0, 0.5 * shares * (top + threshold), 0).sum((1, 2))
     return SparsePlan(
         plan=plan.transpose(1, 2),
         marginal_error=(plan.sum(1) - 1).abs().amax(1),
         scores=scores.transpose(1, 2),
-        dual_value=potentials.sum(1) - conjugate,
+        dual_value=potentials.sum((1, 2)) - conjugate,
     )
 
 
@@ -78,8 +83,9 @@ def _maximise(columns: Tensor, slots: int, gamma: float, iterations: int) -> Ten
     mass = _mass(columns)
     potentials = columns.new_zeros(groups, tokens)
     ones, mean, square = torch.ones_like(potentials), potentials.clone(), potentials.clone()
-    lowest, highest = columns.flatten(1).aminmax(dim=1, keepdim=True)
-    length = _FIRST * (highest - lowest)
+    top = columns.flatten(1).amax(1, keepdim=True)
+    bottom = torch.where(columns > -torch.inf, columns, torch.inf).flatten(1).amin(1, keepdim=True)
+    length = _FIRST * (top - bottom)
     for step in range(iterations):
         if step < 5 or step % 4 == 0:
             # Between these steps only a column's best 4·s tokens may enter its top s: a top-s of
@@ -87,7 +93,8 @@ def _maximise(columns: Tensor, slots: int, gamma: float, iterations: int) -> Ten
             near = (columns + potentials[:, None]).topk(min(tokens, 4 * slots), sorted=False)[1]
             near_gates, near_rows = columns.gather(2, near), near.flatten(1)
         scores = near_gates + potentials.gather(1, near_rows).view_as(near)
-        shares, chosen, _ = _sparse_columns(scores, slots, gamma, mass)
+        best, chosen = scores.topk(slots)
+        shares, _ = _shares(best, gamma, mass)
         gradient = ones.scatter_add(1, near.gather(2, chosen).flatten(1), -shares.flatten(1))
         mean.lerp_(gradient, 1 - _MEMORY)
         square.lerp_(gradient.square(), 1 - _MEMORY)
@@ -101,23 +108,21 @@ _DECAY = 1 / 500
 _MEMORY = 0.3
 
 
-def _sparse_columns(
-    scores: Tensor, slots: int, gamma: float, mass: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Each column's maximiser: `mass` · projection of scores / (γ · mass) onto the simplex.
+def _shares(top: Tensor, gamma: float, mass: float) -> tuple[Tensor, Tensor]:
+    """Give each column's maximiser: `mass` · projection of scores / (γ · mass) onto the simplex.
 
     Args:
-        scores: (g, E, n).
+        top: (g, E, s), the highest scores of each column, in descending order.
 
     Returns:
-        The top s entries of the maximiser (g, E, s), where they lie (g, E, s) long, and the
-        threshold that was taken off their scores, (g, E, 1).
+        The maximiser's entries, (g, E, s), and the threshold that was taken off their scores,
+        (g, E, 1). A column without a score above −∞ has none.
     """
-    top, where = scores.topk(slots)
-    ranks = torch.arange(1, slots + 1, device=top.device, dtype=top.dtype)
+    ranks = torch.arange(1, top.shape[2] + 1, device=top.device, dtype=top.dtype)
     # The threshold that a support of the first j entries would have is largest for the right j.
     threshold = ((top.cumsum(2) - gamma * mass) / ranks).amax(2, keepdim=True)
-    return (top - threshold).clamp(min=0) / gamma, where, threshold
+    threshold = threshold.clamp(min=torch.finfo(top.dtype).min)
+    return (top - threshold).clamp(min=0) / gamma, threshold
 
 
 def _mass(columns: Tensor) -> float:

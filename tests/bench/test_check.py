@@ -376,7 +376,7 @@ class WrongShape(SoftmaxTokenChoice):
         (UnusedParameter, {"gradient": "parameter unused gets no gradient"}, ""),
         (LeakBetweenGroups, {"groups": "eval mode: y of group 0["}, ""),
         (LeakOfCapacity, {"groups": "eval mode: y of group 2["}, ""),
-        (NanOnConstantInput, {"finite": "constant float32 input"}, "gates counts slots"),
+        (NanOnConstantInput, {"runs": "token 0 of group 0 has the logit nan"}, ""),
         (OverflowOnHugeInput, {"finite": "huge float32 input"}, "gates slots"),
         (OneExpertBreaks, {"finite": "16 token(s), 1 expert(s): RuntimeError"}, ""),
         (RandomInEval, {"repeatable": "y["}, "seeded groups autocast save"),

@@ -159,9 +159,11 @@ def test_an_moe_layer_pays_for_slots_used_or_not():
     gate = 2 * g * t * d * experts
     assert counted["matmul"] == gate + 4 * rows * d * hidden + rows * (hidden + d)
     assert counted["softmax"] == 5 * g * t * experts
-    # The activation of every slot, and the combine weight times each token's output.
-    assert counted["elementwise"] == 5 * rows * hidden + g * t * d
-    assert counted["reduction"] == g * t * experts  # the highest gate of each token
+    # The activation of every slot, the combine weight times each token's output, and what is asked
+    # of each token's highest logit: is it finite, and is it a mask?
+    assert counted["elementwise"] == 5 * rows * hidden + g * t * d + 4 * g * t
+    # The highest logit of each token, to check it and to choose by it.
+    assert counted["reduction"] == 2 * g * t * experts
 
 
 def test_an_expert_layer_costs_as_much_backward_on_unused_slots():

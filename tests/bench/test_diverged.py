@@ -1,0 +1,100 @@
+"""A training whose routers get logits that are not finite has diverged, whatever the router."""
+
+import math
+
+import pytest
+import torch
+
+from bench.evaluate import observe
+from bench.execute.training import _status
+from bench.model import moe_layers
+from bench.train import train_trial
+from bench.trainer import Trainer
+from bench.trial_model import trial_model
+from routers import ROUTERS, Baseline, NonFiniteError, Router, list_routers, register_router
+from routers.routing import MixtureRouting
+
+CPU = torch.device("cpu")
+NAMES = [name for name in list_routers() if not issubclass(ROUTERS.get(name).target, Baseline)]
+
+
+def breaking_from(monkeypatch, number, value=math.nan):
+    """Logits of the second layer are `value` from this step on, counted from 0."""
+    step = Trainer.step
+
+    def broken(self, at, counter=None):
+        if at == number and self.steps > 1:  # a budget is found with trainers of one step
+            router = list(moe_layers(self._model).values())[-1].router
+            score = router.score
+            router.score = lambda tokens, context: score(tokens, context) * 0 + value
+        return step(self, at, counter)
+
+    monkeypatch.setattr(Trainer, "step", broken)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_router_diverges_by_its_logits(name, tiny_spec, tiny_dataset, tmp_path, monkeypatch):
+    breaking_from(monkeypatch, 2)
+    spec = tiny_spec(name, match="steps", epochs=0.5, evaluations=1, snapshots=1)
+    outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
+    assert (outcome.status, outcome.steps) == ("diverged", 2)
+    layer = list(moe_layers(trial_model(spec, tiny_dataset)))[-1]
+    assert outcome.error.startswith(f"layer {layer}: token 0 of group 0 has the logit nan")
+    assert outcome.error.endswith(f"at step 3 of {outcome.planned_steps}")
+    assert outcome.flops > 0
+    assert outcome.seconds > 0
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf])
+def test_infinite_logits_diverge_too(value, tiny_spec, tiny_dataset, tmp_path, monkeypatch):
+    breaking_from(monkeypatch, 1, value)
+    spec = tiny_spec(match="steps", epochs=0.5, evaluations=1, snapshots=1)
+    outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
+    assert outcome.status == "diverged"
+    assert "logit inf" in outcome.error or "no finite logit" in outcome.error
+
+
+def test_logits_that_the_last_step_broke_are_noticed(
+    tiny_spec, tiny_dataset, tmp_path, monkeypatch
+):
+    step = Trainer.step
+
+    def breaking(self, number, counter=None):
+        loss = step(self, number, counter)
+        if number == 11:
+            next(iter(moe_layers(self.model).values())).router.gate.weight.data.fill_(math.nan)
+        return loss
+
+    monkeypatch.setattr(Trainer, "step", breaking)
+    outcome = train_trial(tiny_spec(match="steps"), tiny_dataset, CPU, tmp_path)
+    assert outcome.status == "diverged"
+    assert outcome.error.endswith("in the validation after step 12 of 12")
+
+
+def test_a_measurement_says_layer_and_token(tiny_spec, tiny_dataset):
+    model = trial_model(tiny_spec(), tiny_dataset)
+    name, layer = next(iter(moe_layers(model).items()))
+    layer.router.gate.weight.data.fill_(math.nan)
+    with pytest.raises(NonFiniteError, match=f"layer {name}: token 0 of group 0"):
+        next(observe(model, tiny_dataset, "val", batch_size=4, device=CPU))
+
+
+def test_a_router_that_is_never_finite_diverges_before_its_budget_is_known(
+    tiny_spec, tiny_dataset, tmp_path
+):
+    @register_router("never_finite", family="mixture")
+    class NeverFinite(Router):
+        """No logit is a number."""
+
+        def score(self, tokens, context):
+            return super().score(tokens, context) * math.nan
+
+        def allocate(self, logits):
+            return MixtureRouting(logits.softmax(-1))
+
+    try:
+        with pytest.raises(NonFiniteError, match=r"layer .*token 0 of group 0") as refused:
+            train_trial(tiny_spec("never_finite"), tiny_dataset, CPU, tmp_path)
+    finally:
+        ROUTERS.discard("never_finite")
+    assert _status(refused.value) == "diverged"
