@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from routers.errors import RequestError
 from routers.routing.base import Routing
 from routers.routing.gather import CombineRows, DispatchRows, inverse_rows
 
@@ -55,7 +56,15 @@ class TokenChoiceRouting(Routing):
             batch_priority: an expert serves the tokens of the highest score first, instead of
                 in their order (2106.05974). All first choices still go before the second ones.
             renormalize: divide the weights by their sum over the choices.
+
+        Raises:
+            RequestError: more choices than experts, or none.
         """
+        if not 1 <= k <= gates.shape[-1]:
+            raise RequestError(
+                f"a token cannot choose {k} of {gates.shape[-1]} experts; "
+                f"k is from 1 to {gates.shape[-1]}"
+            )
         by = gates if scores is None else scores
         values, experts = by.max(-1, keepdim=True) if k == 1 else by.topk(k, dim=-1)
         weights = values if scores is None else gates.gather(-1, experts)
