@@ -23,7 +23,7 @@ from bench.model import moe_layers
 from bench.objective import Objective
 from bench.optim import averaged, build_optimizer, learning_rate
 from bench.state import module_state, optimizer_state, restore_module, restore_optimizer
-from routers import Router, Routing
+from routers import Router, Routing, step_stats
 from routers.errors import BenchError
 
 
@@ -172,8 +172,7 @@ class Trainer:
         for layer, routing in zip(self._moe_layers, routings, strict=True):
             # Few routers listen, and counting loads costs time.
             if type(layer.router).after_step is not Router.after_step:
-                loads = {"load": routing.expert_load(), "demand": routing.demand()}
-                layer.router.after_step({name: load.sum(0) for name, load in loads.items()})
+                layer.router.after_step(step_stats(routing))
 
     def _drawn(self, purpose: Purpose, *counters: int) -> int:
         return int(random_bits(purpose, self._spec.seed, *counters)[0])

@@ -12,8 +12,10 @@ from routers.router import (
     ROUTERS,
     Router,
     build_router,
+    described,
     list_routers,
     register_router,
+    step_stats,
 )
 from routers.routing import (
     ExpertChoiceRouting,
@@ -52,6 +54,7 @@ __all__ = [
     "TokenChoiceRouting",
     "build_affinity",
     "build_router",
+    "described",
     "hyper",
     "list_routers",
     "load_entry_points",
@@ -59,5 +62,6 @@ __all__ = [
     "register_affinity",
     "register_loss",
     "register_router",
+    "step_stats",
     "two_levels",
 ]

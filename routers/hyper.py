@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 
 import pydantic
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticSerializationError, to_json
 
 from routers.errors import RequestError, nearest
 
@@ -113,6 +114,29 @@ def validated(model: type[HyperModel], owner: str, options: Mapping[str, Any]) -
         raise RequestError(
             f"{owner}: {where} = {first['input']!r} is not valid: {first['msg']}"
         ) from None
+
+
+def refuse_bad_declaration(model: type[HyperModel], owner: str) -> None:
+    """Refuse a default or an end of a search range that its own hyper-parameter does not take.
+
+    Raises:
+        RequestError: such a value, or one that cannot be written down with a result.
+    """
+    fields = model.model_fields.items()
+    defaults = {name: field.get_default(call_default_factory=True) for name, field in fields}
+    for name, value in validated(model, owner, defaults).items():
+        try:
+            to_json(value)
+        except PydanticSerializationError:
+            raise RequestError(
+                f"{owner}: {name} is a {type(value).__name__}, and a hyper-parameter is a number, "
+                "text, a truth value, or a list or mapping of these; set what else there is in "
+                "__init__"
+            ) from None
+    for info in hyper_infos(model):
+        if isinstance(info.tune, Range):
+            for end in (info.tune.low, info.tune.high):
+                validated(model, f"the search range of {owner}", defaults | {info.name: end})
 
 
 class Configurable:

@@ -15,6 +15,7 @@ from routers.hyper import (
     HyperModel,
     function_hyper_model,
     hyper_infos,
+    refuse_bad_declaration,
     validated,
 )
 
@@ -114,7 +115,8 @@ class Registry:
         """A decorator that registers a class or function under `name`.
 
         Raises:
-            RequestError: the name is taken by a component of another file.
+            RequestError: the name is taken by a component of another file, or a hyper-parameter
+                refuses its own default.
         """
 
         def decorate(target: Target) -> Target:
@@ -126,7 +128,9 @@ class Registry:
                 )
             if isinstance(target, type) and issubclass(target, Configurable):
                 target.name = name  # type: ignore[attr-defined]
-            self._entries[name] = Entry(name, self.kind, family, source, bibtex, target)
+            entry = Entry(name, self.kind, family, source, bibtex, target)
+            refuse_bad_declaration(entry.hyper_model, f"{self.kind} {name!r}")
+            self._entries[name] = entry
             return target
 
         return decorate

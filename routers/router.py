@@ -124,7 +124,7 @@ class Router(nn.Module, Configurable):
                 noisy = logits + std * noise
                 routing = self.allocate_noisy(logits, noisy)
             else:
-                routing = self.allocate(logits)
+                routing = _routing(self.allocate(logits), self)
         return dataclasses.replace(routing, logits=logits, noisy_logits=noisy, noise_std=std)
 
     def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
@@ -142,7 +142,8 @@ class Router(nn.Module, Configurable):
 
     def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
         """Allocate by the noisy logits; the routing's `gates` stay those of the clean ones."""
-        return dataclasses.replace(self.allocate(noisy), gates=self.clean_gates(logits))
+        routing = _routing(self.allocate(noisy), self)
+        return dataclasses.replace(routing, gates=self.clean_gates(logits))
 
     def clean_gates(self, logits: Tensor) -> Tensor:
         """(g, t, E): the gates of logits without noise."""
@@ -169,15 +170,26 @@ class Router(nn.Module, Configurable):
         """Called after each optimiser step, for gates that are updated without a gradient.
 
         What is kept from step to step belongs in buffers or parameters: a training that was
-        interrupted goes on from those.
+        interrupted goes on from those. Gradients are recorded here: a parameter is changed
+        under `torch.no_grad()`.
 
         Args:
-            stats: `load` and `demand`, (E,) each, summed over the step's groups.
+            stats: what the step's routing did, summed over all groups of the batch; integer
+                tensors (E,), int64, on the model's device:
+                `load`, the tokens that each expert processed;
+                `demand`, the tokens that sought each expert, so that `demand - load` is the number
+                that it dropped.
         """
 
     def extra_repr(self) -> str:
         own = {"dim": self.dim, "num_experts": self.num_experts, **self.hyper_values()}
         return ", ".join(f"{name}={value!r}" for name, value in own.items())
+
+
+def step_stats(routing: Routing) -> dict[str, Tensor]:
+    """What `Router.after_step` is given of a step's routing."""
+    counts = {"load": routing.expert_load(), "demand": routing.demand()}
+    return {name: count.sum(0) for name, count in counts.items()}
 
 
 def build_router(
@@ -205,6 +217,22 @@ def build_router(
     target = ROUTERS.get(name).target
     router: Router = target(dim, num_experts, tokens=tokens, site=site, **hyper)
     return router
+
+
+def _routing(allocated: Any, router: Router) -> Routing:
+    if isinstance(allocated, Routing):
+        return allocated
+    raise RequestError(
+        f"router {getattr(router, 'name', type(router).__name__)!r}: `allocate` returns "
+        f"{described(allocated)}, not a Routing; build one of the gates, such as "
+        "TokenChoiceRouting.top_k(gates, k=1, capacity=self.capacity(logits))"
+    )
+
+
+def described(value: Any) -> str:
+    """What a value is, for a message: its type, and a tensor's shape."""
+    shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+    return "None" if value is None else f"a {type(value).__name__}{shape}"
 
 
 def list_routers() -> list[str]:

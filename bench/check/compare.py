@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.check.outcome import Failed
+from bench.check.outcome import Failed, NotFinite, WrongReturn
 
 
 def require(holds: bool, message: str) -> None:
@@ -56,7 +56,14 @@ def require_equal(
 def require_finite(value: Tensor, what: str) -> None:
     """Fail where a tensor has NaN or infinite entries."""
     wrong = int((~value.isfinite()).sum())
-    require(wrong == 0, f"{what} has {wrong} of {value.numel()} entries that are not finite")
+    if wrong:
+        raise NotFinite(f"{what} has {wrong} of {value.numel()} entries that are not finite")
+
+
+def require_returned(holds: bool, message: str) -> None:
+    """Fail the check unless what the component returned is as it should be."""
+    if not holds:
+        raise WrongReturn(message)
 
 
 def _named(axes: str, index: tuple[int, ...]) -> str:

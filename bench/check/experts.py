@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.check import oracle
-from bench.check.compare import require, require_equal, require_finite
+from bench.check.compare import require, require_equal, require_finite, require_returned
 from bench.check.outcome import Failed, NotApplicable
 from bench.check.settings import in_words, is_accepted, other_settings
 from bench.model.experts import (
@@ -34,6 +34,7 @@ from routers import (
     Routing,
     SoftRouting,
     TokenChoiceRouting,
+    described,
 )
 
 PLACES: tuple[Replaced, ...] = (
@@ -108,6 +109,9 @@ def runs(subject: Subject) -> str:
     """They process the routings that they take, and refuse others with the reason."""
     taken = subject.routings
     require(bool(taken), "they take no routing of any form")
+    for name, y in _outputs(subject):
+        require_returned(isinstance(y, Tensor), f"{name}: {described(y)} is returned, not a Tensor")
+        require_finite(y, f"{name}: y")
     return f"takes {', '.join(taken)}"
 
 
@@ -119,7 +123,7 @@ def shapes(subject: Subject) -> str:
     for name, y in _outputs(subject):
         got = tuple(y.shape)
         wanted = (GROUPS, TOKENS, width)
-        require(got == wanted, f"{name}: the output is {got}, not {wanted}")
+        require_returned(got == wanted, f"{name}: the output is {got}, not {wanted}")
     return ""
 
 

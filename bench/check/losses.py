@@ -13,10 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.check.compare import require, require_equal, require_finite
+from bench.check.compare import require, require_equal, require_finite, require_returned
 from bench.check.outcome import Failed
 from bench.check.settings import in_words, other_settings
-from routers import Batch, Entry, RequestError, Router, RouterContext, Routing, build_router
+from routers import (
+    Batch,
+    Entry,
+    RequestError,
+    Router,
+    RouterContext,
+    Routing,
+    build_router,
+    described,
+)
 
 IMAGES, TOKENS, DIM, EXPERTS = 6, 5, 8, 4
 ROUTERS: dict[str, dict[str, Any]] = {
@@ -86,6 +95,11 @@ def batch(scale: float = 1.0, order: Tensor | None = None) -> Batch:
 def runs(subject: Subject) -> str:
     """It is computed for the routings that it has a meaning for, and refuses others."""
     require(bool(subject.taken), "it refuses the routings of every router")
+    for name, routing in subject.taken.items():
+        value = subject.of(routing, batch())
+        require_returned(
+            isinstance(value, Tensor), f"{name}: {described(value)} is returned, not a Tensor"
+        )
     return f"takes {', '.join(subject.taken)}"
 
 

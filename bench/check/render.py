@@ -8,7 +8,7 @@ from rich.text import Text
 
 from bench.check.outcome import CheckReport, CheckResult
 
-STYLES = {"passed": "green", "failed": "bold red", "not applicable": "dim"}
+STYLES = {"passed": "green", "failed": "bold red", "not run": "yellow", "not applicable": "dim"}
 
 
 def render(report: CheckReport) -> RenderableType:
@@ -21,11 +21,23 @@ def render(report: CheckReport) -> RenderableType:
     table.add_column("result", no_wrap=True)
     for result in report.results:
         table.add_row(result.name, _meaning(result), Text(result.status, STYLES[result.status]))
-    failed = [
+    causes = [
         Text.assemble((f"{result.name} failed: ", "bold red"), result.detail)
-        for result in report.failures
+        for result in report.causes
     ]
-    return Group(table, *failed, Text(_summary(report)))
+    return Group(table, *causes, *_consequences(report), Text(_summary(report)))
+
+
+def _consequences(report: CheckReport) -> list[Text]:
+    """The failures that follow from each cause, by name alone."""
+    following: dict[str, list[str]] = {}
+    for result in report.failures:
+        if result.follows:
+            following.setdefault(result.follows, []).append(result.name)
+    return [
+        Text(f"Probably because {cause} failed, these failed as well: {', '.join(names)}")
+        for cause, names in following.items()
+    ]
 
 
 def _meaning(result: CheckResult) -> Text:
@@ -39,6 +51,9 @@ def _summary(report: CheckReport) -> str:
     settings, seconds = len(report.settings), f"{report.seconds:.1f} s"
     if report.passed:
         return f"{report.name} passes, in {settings} settings ({seconds})."
+    skipped = sum(result.status == "not run" for result in report.results)
+    others = f"; {skipped} were not run" if skipped else ""
     return (
-        f"{report.name} fails {len(report.failures)} of {len(report.results)} checks ({seconds})."
+        f"{report.name} fails {len(report.failures)} of {len(report.results)} checks{others} "
+        f"({seconds})."
     )

@@ -17,11 +17,14 @@ from bench.check.settings import in_words, is_accepted, other_settings
 from bench.model import MoELayer, ReplacedMLP, forward_pass
 from bench.model.backbone import site_of
 from bench.model.experts.mlp import MLPExperts
+from bench.model.moe import Activations
 from routers import (
     ROUTERS,
     Entry,
     Router,
+    RouterContext,
     Routing,
+    SoftRouting,
     build_router,
 )
 
@@ -86,19 +89,36 @@ class Subject:
             return x[:1, :1].expand(shape).contiguous()
         return x * {"random": 1.0, "zero": 0.0, "huge": 1e4}[kind]
 
+    def routed(self, kind: str, *, training: bool) -> tuple[Router, Routing]:
+        """The routing of one kind of input by a fresh layer, and the router that it comes from."""
+        layer = self.layer().train(training)
+        _, routing = run(layer, self.tokens_of(kind))
+        return layer.router, routing
+
     @cached_property
     def routings(self) -> list[tuple[str, Router, Routing]]:
-        """Routings of every kind of input in training and in eval mode, after which it was."""
+        """Routings of every kind of input in training and in eval mode, after which it was.
+
+        Those that crash or are not finite are left out: the check `finite` reports them.
+        """
         found = []
-        for mode in ("training", "eval"):
-            layer = self.layer().train(mode == "training")
-            for kind in KINDS:
-                _, routing = run(layer, self.tokens_of(kind))
-                found.append((f"{kind} input, {mode} mode", layer.router, routing))
+        for training, kind in CASES:
+            try:
+                router, routing = self.routed(kind, training=training)
+            except Exception:
+                continue
+            if routing.gates.isfinite().all() and routing.combine_weights().isfinite().all():
+                found.append((in_case(training, kind), router, routing))
         return found
 
 
 KINDS = ("random", "constant", "zero", "huge")
+CASES = [(training, kind) for training in (True, False) for kind in KINDS]
+
+
+def in_case(training: bool, kind: str) -> str:
+    """The mode and the kind of input in words."""
+    return f"{kind} input, {'training' if training else 'eval'} mode"
 
 
 def run(layer: MoELayer, x: Tensor, *, seed: int = 2) -> tuple[Tensor, Routing]:
@@ -128,3 +148,31 @@ def subjects(name: str, given: dict[str, Any], sizes: dict[str, int]) -> list[Su
         if not setting.keys() & given.keys()
     )
     return [first, *(subject for subject in others if is_accepted(subject.layer))]
+
+
+def context_of(layer: MoELayer, x: Tensor) -> RouterContext:
+    """What a layer tells its router, with the experts' activations in the experts' own precision.
+
+    In a model the input has that precision too; here the router alone is fed with another.
+    """
+    weight = next(layer.experts.parameters())
+    generator = torch.Generator().manual_seed(2)
+    return RouterContext(generator, expert_hidden=Activations(layer.experts, x.to(weight.dtype)))
+
+
+def facts(y: Tensor, routing: Routing) -> dict[str, Tensor]:
+    """What must agree for two passes to be the same."""
+    return {"y": y, **tensors(routing)}
+
+
+def tensors(routing: Routing) -> dict[str, Tensor]:
+    """The parts of a routing that a pass depends on, by name."""
+    found = {"gates": routing.gates}
+    if isinstance(routing, SoftRouting):
+        found |= {"dispatch": routing.dispatch_tensor(), "combine": routing.combine_tensor()}
+    else:
+        # The order of slots means nothing, and where nothing is dropped the fullest expert of the
+        # whole batch sets their number.
+        found["dispatch"] = routing.dispatch_tensor().sum(-1)
+        found["combine"] = routing.combine_weights()
+    return found if routing.logits is None else {**found, "logits": routing.logits}

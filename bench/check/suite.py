@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bench.check import behaviour, experts, learning, losses, routing, width
+from bench.check import behaviour, experts, learning, losses, routing, soundness, steps, width
 from bench.check.outcome import CheckReport
 from bench.check.running import Check, run_checks
 from bench.check.subject import subjects
@@ -15,37 +15,38 @@ from bench.model import EXPERTS
 from routers import LOSSES, ROUTERS, Baseline, Entry, RequestError
 
 OF_ROUTERS = (
+    Check("finite", soundness.finite),
     Check("shapes", routing.shapes),
-    Check("definition", learning.definition),
-    Check("counts", routing.counts),
-    Check("capacity", routing.capacity),
-    Check("slots", routing.slots),
-    Check("gates", routing.gates),
-    Check("gradient", learning.gradient),
+    Check("counts", routing.counts, after=("shapes",)),
+    Check("slots", routing.slots, after=("shapes",)),
+    Check("definition", learning.definition, after=("shapes", "slots")),
+    Check("capacity", routing.capacity, after=("shapes", "counts", "slots")),
+    Check("gates", routing.gates, after=("shapes",)),
+    Check("gradient", learning.gradient, after=("definition",)),
     Check("repeatable", behaviour.repeatable),
-    Check("seeded", behaviour.seeded),
-    Check("groups", behaviour.groups),
-    Check("finite", behaviour.finite),
-    Check("autocast", behaviour.autocast),
-    Check("save", behaviour.saved),
+    Check("seeded", behaviour.seeded, after=("repeatable",)),
+    Check("groups", behaviour.groups, after=("repeatable",)),
+    Check("autocast", behaviour.autocast, after=("repeatable",)),
+    Check("save", behaviour.saved, after=("repeatable",)),
+    Check("steps", steps.resumed, after=("repeatable", "seeded", "save")),
 )
 OF_EXPERTS = (
     Check("shapes", experts.shapes),
-    Check("definition", experts.definition),
-    Check("apart", experts.apart),
-    Check("off", experts.switched_off),
+    Check("definition", experts.definition, after=("shapes",)),
+    Check("repeatable", experts.repeatable),
+    Check("apart", experts.apart, after=("repeatable",)),
+    Check("off", experts.switched_off, after=("repeatable",)),
     Check("width", width.grows),
     Check("gradient", experts.gradient),
-    Check("repeatable", experts.repeatable),
     Check("finite", experts.finite),
-    Check("save", experts.saved),
+    Check("save", experts.saved, after=("repeatable",)),
 )
 OF_LOSSES = (
     Check("scalar", losses.scalar),
-    Check("gradient", losses.gradient),
-    Check("order", losses.order),
-    Check("finite", losses.finite),
-    Check("pure", losses.pure),
+    Check("gradient", losses.gradient, after=("scalar",)),
+    Check("pure", losses.pure, after=("scalar",)),
+    Check("order", losses.order, after=("scalar", "pure")),
+    Check("finite", losses.finite, after=("scalar",)),
 )
 
 
@@ -73,7 +74,7 @@ def check_router(
         return CheckReport(entry.kind, name, note=note)
     with torch.random.fork_rng(devices=[]):
         settings = subjects(name, hyper, {"dim": dim, "num_experts": num_experts, "tokens": tokens})
-        return run_checks(entry, Check("runs", behaviour.runs), OF_ROUTERS, settings)
+        return run_checks(entry, Check("runs", soundness.runs), OF_ROUTERS, settings)
 
 
 def check_experts(name: str) -> CheckReport:

@@ -69,8 +69,8 @@ def new(place: Place, name: Name) -> None:
 def check(place: Place, name: Component) -> None:
     """Prove a router, experts or a loss correct, in seconds on a CPU.
 
-    Shapes, capacity, gradients, leaks between groups, extreme inputs, save and load. The exit
-    status is 1 where a check fails.
+    Shapes, capacity, gradients, leaks between groups, extreme inputs, save and load, training
+    steps that go on from saved state. The exit status is 1 where a check fails.
 
     \b
     Examples:

@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from routers.errors import RequestError
 from routers.finite import exceptional
 from routers.routing.base import Routing
 from routers.routing.selection import highest
@@ -43,8 +44,13 @@ class ExpertChoiceRouting(Routing):
             gates: (g, t, E).
             capacity: slots of every expert, at most t; None lets every expert take every token.
             scores: (g, t, E) to choose by; the gates where None.
+
+        Raises:
+            RequestError: more slots than tokens.
         """
         slots = gates.shape[1] if capacity is None else capacity
+        if slots > gates.shape[1]:
+            raise RequestError(f"an expert cannot choose {slots} of {gates.shape[1]} tokens")
         by = (gates if scores is None else scores).transpose(1, 2)
         values, tokens = highest(by, slots)
         weights, filled = gates.transpose(1, 2).gather(-1, tokens), None

@@ -9,6 +9,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from routers.errors import RequestError
 from routers.routing.base import Routing
 from routers.routing.gather import CombineRows, DispatchRows, inverse_rows
 from routers.routing.selection import highest
@@ -63,7 +64,15 @@ class TokenChoiceRouting(Routing):
                 highest gate where there are no scores, instead of in their order (2106.05974).
                 All first choices still go before the second ones.
             renormalize: divide the weights by their sum over the choices.
+
+        Raises:
+            RequestError: more choices than experts, or none.
         """
+        if not 1 <= k <= gates.shape[-1]:
+            raise RequestError(
+                f"a token cannot choose {k} of {gates.shape[-1]} experts; "
+                f"k is from 1 to {gates.shape[-1]}"
+            )
         by = next((given for given in (scores, logits) if given is not None), gates)
         values, experts = highest(by, k)
         weights, chosen = gates.gather(-1, experts), None

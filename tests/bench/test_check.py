@@ -46,11 +46,12 @@ def registered(target: type[Router]) -> Iterator[str]:
         ROUTERS.discard("broken")
 
 
-def failed(target: type[Router]) -> dict[str, str]:
-    """The details of the checks that a router fails, by the check's name."""
+def failed(target: type[Router]) -> tuple[dict[str, str], set[str]]:
+    """Details of the checks that a router fails, by name; and names of those that only follow."""
     with registered(target) as name:
         report = check_router(name, affinity="linear", noise_std=0.0)
-    return {result.name: result.detail for result in report.failures}
+    causes = {result.name: result.detail for result in report.causes}
+    return causes, {result.name for result in report.failures} - causes.keys()
 
 
 def text(report: CheckReport) -> str:
@@ -376,28 +377,29 @@ class WrongShape(SoftmaxTokenChoice):
         (UnusedParameter, {"gradient": "parameter unused gets no gradient"}, ""),
         (LeakBetweenGroups, {"groups": "eval mode: y of group 0["}, ""),
         (LeakOfCapacity, {"groups": "eval mode: y of group 2["}, ""),
-        (NanOnConstantInput, {"runs": "token 0 of group 0 has the logit nan"}, ""),
+        (NanOnConstantInput, {"finite": "constant "}, ""),
         (OverflowOnHugeInput, {"finite": "huge float32 input"}, "gates slots"),
         (OneExpertBreaks, {"finite": "16 token(s), 1 expert(s): RuntimeError"}, ""),
-        (RandomInEval, {"repeatable": "y["}, "seeded groups autocast save"),
-        (UnseededNoise, {"seeded": "second pass: y["}, ""),
+        (RandomInEval, {"repeatable": "y["}, "seeded groups autocast save steps"),
+        (UnseededNoise, {"seeded": "second pass: y["}, "steps"),
         (WrongFastPath, {"definition": "the loop gives"}, "gradient"),
         (WrongBackward, {"definition": "gradient of the input["}, "gradient"),
         (UnnormalisedGates, {"gates": "sum of the gates["}, ""),
         (TwoTokensInASlot, {"slots": "tokens in a slot[g=0, e=0"}, "definition capacity"),
         (SoftOverTheWrongAxis, {"slots": "sum of D over the tokens"}, ""),
         (WrongCounts, {"counts": "expert_load()"}, "capacity"),
-        (HalfPrecision, {"autocast": "torch.bfloat16 under autocast"}, "finite"),
+        (HalfPrecision, {"autocast": "torch.bfloat16 under autocast", "finite": "float16"}, ""),
         (ForgottenState, {"save": "after loading: y["}, ""),
         (WrongShape, {"shapes": "is (3, 4, 16), not (3, 16, 4)"}, "counts"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
 def test_a_broken_router_is_caught_and_by_no_check_that_holds(broken, numbers, others):
-    details = failed(broken)
-    assert details.keys() == {*numbers, *others.split()}
+    causes, consequences = failed(broken)
+    assert causes.keys() == numbers.keys()
+    assert consequences == set(others.split())
     for check, number in numbers.items():
-        assert number in details[check]
+        assert number in causes[check]
 
 
 class Crash(SoftmaxTokenChoice):
@@ -411,9 +413,11 @@ def test_a_crash_is_told_once_with_its_own_line():
     with registered(Crash) as name:
         report = check_router(name)
     assert [result.name for result in report.failures] == ["runs"]
-    assert "defaults: ZeroDivisionError: no tokens, at " in report.failures[0].detail
+    assert report.failures[0].detail.startswith(
+        "defaults: random input, training mode: ZeroDivisionError: no tokens, at "
+    )
     assert report.failures[0].detail.endswith('raise ZeroDivisionError("no tokens")')
-    assert {result.status for result in report.results[1:]} == {"not applicable"}
+    assert {result.status for result in report.results[1:]} == {"not run"}
 
 
 class CrashOfOneSetting(SoftmaxTokenChoice):
@@ -424,9 +428,13 @@ class CrashOfOneSetting(SoftmaxTokenChoice):
 
 
 def test_a_setting_that_crashes_does_not_hide_what_else_is_wrong():
-    details = failed(CrashOfOneSetting)
-    assert details.keys() == {"runs", "capacity"}
-    assert "capacity_factor=None: TypeError: unsupported operand" in details["runs"]
+    causes, consequences = failed(CrashOfOneSetting)
+    assert causes.keys() == {"runs", "capacity"}
+    assert not consequences
+    assert (
+        "capacity_factor=None: random input, training mode: TypeError: unsupported operand"
+        in causes["runs"]
+    )
 
 
 class BatchNormGate(SoftmaxTokenChoice):
@@ -501,7 +509,198 @@ def test_the_table_is_80_columns_wide_and_tells_what_failed():
     assert max(map(len, lines)) <= 80
     assert any("capacity failed: " in line for line in lines)
     assert any("No expert takes more tokens than its capacity" in line for line in lines)
-    assert "broken fails 1 of 14 checks" in lines[-1]
+    assert "broken fails 1 of 15 checks" in lines[-1]
+
+
+# State from step to step, and after_step.
+
+
+class Balanced(Router):
+    """A bias of each expert that follows its load, kept as a checkpoint needs it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.register_buffer("bias", torch.zeros(self.num_experts))
+
+    def allocate(self, logits):
+        gates = logits.softmax(-1)
+        capacity = self.capacity(logits)
+        return TokenChoiceRouting.top_k(gates, 1, capacity, scores=gates + self.bias)
+
+    def after_step(self, stats):
+        assert stats.keys() == {"load", "demand"}
+        for count in stats.values():
+            assert (count.shape, count.dtype) == ((self.num_experts,), torch.int64)
+        load = stats["demand"].double()
+        self.bias -= 1e-6 * (load - load.mean()).sign()
+
+
+class PlainAttribute(Balanced):
+    """The same bias in an attribute, so small that a few steps do not show it."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        del self.bias
+        self.bias = torch.zeros(self.num_experts)
+
+
+class Counter(SoftmaxTokenChoice):
+    """A number of steps in a list of the affinity."""
+
+    def after_step(self, stats):
+        self.gate.history = [*getattr(self.gate, "history", []), stats["load"]]
+
+
+class OwnGenerator(SoftmaxTokenChoice):
+    """Noise from a generator that no checkpoint saves."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.source = torch.Generator().manual_seed(0)
+
+    def score(self, tokens, context):
+        logits = super().score(tokens, context)
+        noise = torch.randn(logits.shape, generator=self.source)
+        return logits + noise if self.training else logits
+
+
+class WrongKey(SoftmaxTokenChoice):
+    """Asks for a count that is not given."""
+
+    def after_step(self, stats):
+        stats["loads"].sum()
+
+
+def test_state_in_a_buffer_passes():
+    with registered(Balanced) as name:
+        report = check_router(name, affinity="linear")
+    assert report.passed, text(report)
+
+
+@pytest.mark.parametrize(
+    ("broken", "attribute"),
+    [(PlainAttribute, "bias"), (Counter, "gate.history"), (OwnGenerator, "source")],
+)
+def test_state_in_an_attribute_is_named_with_the_remedy(broken, attribute):
+    with registered(broken) as name:
+        report = check_router(name, affinity="linear", noise_std=0.0)
+    detail = next(result for result in report.failures if result.name == "steps").detail
+    assert f"self.{attribute} changes from step to step and is not saved" in detail
+    assert f'self.register_buffer("{attribute.rpartition(".")[2]}"' in detail
+
+
+def test_attributes_that_are_made_anew_alike_are_no_state():
+    class Remembers(SoftmaxTokenChoice):
+        def allocate(self, logits):
+            self.last, self.square = super().allocate(logits), lambda x: x * x
+            self.shapes = {"last": [logits.shape], "seen": {1, 2}, "nan": float("nan")}
+            return self.last
+
+    with registered(Remembers) as name:
+        report = check_router(name, affinity="linear", noise_std=0.0)
+    assert report.passed, text(report)
+
+
+def test_an_after_step_that_raises_is_told_by_name_and_line():
+    causes, consequences = failed(WrongKey)
+    assert causes.keys() == {"steps"}
+    assert not consequences
+    assert (
+        "after_step, given load and demand, (E,) int64 each: KeyError: 'loads'" in causes["steps"]
+    )
+    assert causes["steps"].endswith('stats["loads"].sum()')
+
+
+# The user's own line, and the first cause.
+
+
+class NoRouting(SoftmaxTokenChoice):
+    """Returns the gates alone."""
+
+    def allocate(self, logits):
+        return logits.softmax(-1)
+
+
+class TransposedGates(SoftmaxTokenChoice):
+    """Gates by expert and token."""
+
+    def allocate(self, logits):
+        gates = logits.softmax(-1).transpose(1, 2)
+        return TokenChoiceRouting.top_k(gates, 1, self.capacity(logits))
+
+
+class NanForOneToken(SoftmaxTokenChoice):
+    """One token in sixteen has no gates."""
+
+    def allocate(self, logits):
+        third = (torch.arange(logits.shape[1]) == 3).unsqueeze(-1)
+        gates = logits.softmax(-1).masked_fill(third, math.nan)
+        return TokenChoiceRouting.top_k(gates, 1, self.capacity(logits))
+
+
+class Forgot(SoftmaxTokenChoice):
+    """Returns nothing, by a forward of its own."""
+
+    def forward(self, tokens, context=None):
+        super().forward(tokens, context)
+
+
+@pytest.mark.parametrize(
+    ("broken", "what", "line"),
+    [
+        (NoRouting, "returns a Tensor of shape (3, 16, 4), not a Routing", "logits.softmax(-1)"),
+        (Forgot, "None is returned, not a Routing", ""),
+        (
+            TransposedGates,
+            "gates of shape (3, 4, 16), not (g, t, E) = (3, 16, 4); the axes are in another order",
+            "return TokenChoiceRouting.top_k(gates, 1, self.capacity(logits))",
+        ),
+        (
+            NanForOneToken,
+            "gates has 12 of 192 entries that are not finite",
+            "gates = logits.softmax(-1).masked_fill(third, math.nan)",
+        ),
+    ],
+)
+def test_the_first_cause_is_told_with_the_routers_own_line(broken, what, line):
+    with registered(broken) as name:
+        report = check_router(name, affinity="linear", noise_std=0.0)
+    (cause,) = report.failures
+    assert cause.name == "runs"
+    assert what in cause.detail
+    assert cause.detail.endswith(line)
+    assert ("test_check.py:" in cause.detail) == bool(line)
+    assert {result.status for result in report.results[1:]} == {"not run"}
+    assert "broken fails 1 of 15 checks; 14 were not run" in " ".join(text(report).split())
+
+
+def test_the_operation_that_overflows_is_named():
+    causes, _ = failed(OverflowOnHugeInput)
+    assert causes["finite"].endswith("exponentials = logits.exp()")
+
+
+def test_consequences_are_listed_by_name_below_their_cause():
+    with registered(RandomInEval) as name:
+        shown = " ".join(text(check_router(name, affinity="linear", noise_std=0.0)).split())
+    assert "repeatable failed: affinity=linear, noise_std=0.0: second pass: y[" in shown
+    following = "seeded, groups, autocast, save, steps"
+    assert f"Probably because repeatable failed, these failed as well: {following}" in shown
+    assert "groups failed" not in shown
+
+
+class TwoChoices(SoftmaxTokenChoice):
+    """Two experts a token, always."""
+
+    def allocate(self, logits):
+        return TokenChoiceRouting.top_k(logits.softmax(-1), 2, self.capacity(logits, 2))
+
+
+def test_a_router_that_needs_two_experts_passes_and_the_case_is_told():
+    with registered(TwoChoices) as name:
+        report = check_router(name, top_k=2)
+    assert report.passed, text(report)
+    finite = next(result for result in report.results if result.name == "finite")
+    assert finite.detail == "1 expert not run: needs 2 experts or more"
 
 
 # The oracle itself, by hand.

@@ -117,6 +117,31 @@ def test_a_fault_of_experts_is_found(experts, check, words):
     assert "for an MLP, defaults" in failures[check]
 
 
+class Nan(Scaled):
+    def forward(self, slot_inputs):
+        return super().forward(slot_inputs).log()
+
+
+class Squeezed(Scaled):
+    def forward(self, slot_inputs):
+        return super().forward(slot_inputs)[..., :-1]
+
+
+@pytest.mark.parametrize(
+    ("experts", "words", "line"),
+    [
+        (Nan, "y has ", "return super().forward(slot_inputs).log()"),
+        (Squeezed, "", "return super().forward(slot_inputs)[..., :-1]"),
+    ],
+)
+def test_the_first_cause_in_experts_is_told_once(experts, words, line):
+    with registered(EXPERTS, experts) as name:
+        report = check_experts(name)
+    (cause,) = report.causes
+    assert words in cause.detail
+    assert line in cause.detail
+
+
 def test_experts_of_ones_own_pass():
     with registered(EXPERTS, Scaled, family="test") as name:
         assert check_component(find_component(f"experts:{name}")).passed
@@ -156,6 +181,14 @@ def test_a_fault_of_a_loss_is_found(loss, check, words):
     with registered(LOSSES, loss) as name:
         failures = {failure.name: failure.detail for failure in check_loss(name).failures}
     assert words in failures[check]
+
+
+def test_a_loss_that_is_no_tensor_is_told_once():
+    with registered(LOSSES, lambda routing, batch: 1.0) as name:
+        report = check_loss(name)
+    (failure,) = report.failures
+    assert (failure.name, "a float is returned, not a Tensor" in failure.detail) == ("runs", True)
+    assert {result.status for result in report.results[1:]} == {"not run"}
 
 
 def test_a_name_is_found_among_all_kinds():

@@ -1,10 +1,21 @@
 """Hyper-parameters are declared once, inherited, removed, validated and shown."""
 
+import math
 from typing import ClassVar, Literal
 
 import pytest
+import torch
 
-from routers import Choice, Configurable, Range, RequestError, Router, hyper
+from routers import (
+    Choice,
+    Configurable,
+    Range,
+    RequestError,
+    Router,
+    hyper,
+    list_routers,
+    register_router,
+)
 from routers.hyper import function_hyper_model, hyper_infos, validated
 
 
@@ -95,3 +106,24 @@ def test_a_constraint_holds_for_the_numbers_of_a_union():
     assert shown["eval_capacity_factor"] == "float | 'same' | None"
     with pytest.raises(RequestError, match=r"eval_capacity_factor = 0 is not valid: .* than 0"):
         Router.validate_hyper({"eval_capacity_factor": 0})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default", "message"),
+    [
+        (float, "high", r"router 'broken': own = 'high' is not valid: .*a valid number"),
+        (float, hyper(2.0, "Too much.", le=1), r"own = 2\.0 is not valid: .*less than or equal"),
+        (float, math.inf, r"own = inf is not valid: .*finite"),
+        (torch.Tensor, torch.ones(2), "own is a Tensor, and a hyper-parameter is a number, text"),
+        (
+            float,
+            hyper(0.5, "Of 1.", le=1, tune=Range(0.0, 2.0)),
+            r"the search range of router 'broken': own = 2\.0 is not valid",
+        ),
+    ],
+)
+def test_a_declaration_that_no_run_would_take_is_refused_at_once(annotation, default, message):
+    body = {"own": default, "__annotations__": {"own": annotation}}
+    with pytest.raises(RequestError, match=message):
+        register_router("broken")(type("Broken", (Router,), body))
+    assert "broken" not in list_routers()

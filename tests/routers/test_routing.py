@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from routers import (
     ExpertChoiceRouting,
     MixtureRouting,
+    RequestError,
     Routing,
     SoftRouting,
     TokenChoiceRouting,
@@ -215,3 +216,15 @@ def test_experts_take_the_tokens_of_their_highest_gates():
     assert routing.token_coverage().tolist() == [[1, 1, 2]]
     weights = torch.tensor([[[0.0, 0.4], [0.9, 0.0], [0.7, 0.3]]])
     torch.testing.assert_close(routing.combine_weights(), weights)
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_more_choices_than_experts_are_refused_with_both_numbers(k):
+    gates = torch.full((1, 5, 3), 1 / 3)
+    with pytest.raises(RequestError, match=f"cannot choose {k} of 3 experts; k is from 1 to 3"):
+        TokenChoiceRouting.top_k(gates, k, None)
+
+
+def test_more_slots_than_tokens_are_refused_with_both_numbers():
+    with pytest.raises(RequestError, match="cannot choose 6 of 5 tokens"):
+        ExpertChoiceRouting.top_tokens(torch.full((1, 5, 3), 1 / 3), 6)
