@@ -43,6 +43,12 @@ class Column:
         unit = " in %" if self.unit == "share" else f" in {self.unit}" if self.unit else ""
         return f"{self.suite}: {self.metric}{unit}{ARROWS.get(self.better or '', '')}"
 
+    @property
+    def seeds(self) -> int | None:
+        """Of every row; None where they differ."""
+        counts = {len(values) for values in self.values.values()}
+        return counts.pop() if len(counts) == 1 else None
+
     def interval(self, row: Row) -> Interval:
         """In the unit that is shown: mean and interval over seeds, or the value and its own."""
         scale = 100 if self.unit == "share" else 1

@@ -133,7 +133,7 @@ def run(
             raise
         standing = read_standing(store, request.study)
         metrics = main_metrics(store, request.study, history=True)
-        print_standings(request.study, metrics[metrics["current"]])
+        print_standings(request.study, metrics[metrics["current"]], request.suites)
         wrong = None if no_report or tally.left else _report(store, standing, place.home)
         told = digest_of(standing, metrics, place.home)
         print(f"\n{told}")
