@@ -128,16 +128,47 @@ def against_best(study: StudyData) -> list[Comparison]:
 
 
 def best(study: StudyData, condition: str) -> Entry | None:
-    """The router, nulls apart, of the highest mean accuracy; among all if there are no others.
-
-    Routers with most seeds only: a lucky single run of a router that failed otherwise is not best.
-    """
-    means = {entry: study.final(METRIC, entry) for entry in study.under(condition)}
-    means = {entry: values for entry, values in means.items() if len(values)}
+    """The router, nulls apart, of the highest mean accuracy; among all if there are no others."""
+    means = _means(study, condition)
     routers = {e: values for e, values in means.items() if not study.is_baseline(e.router)}
-    candidates = routers or means
-    most = max((len(values) for values in candidates.values()), default=0)
-    full = {entry: values.mean() for entry, values in candidates.items() if len(values) == most}
+    return _highest(routers or means)
+
+
+def leader(study: StudyData, condition: str) -> Entry | None:
+    """The best router, or the baseline or null that surpasses it from as many seeds."""
+    winner, means = best(study, condition), _means(study, condition)
+    if winner is None:
+        return None
+    own = means[winner]
+    ahead = {
+        entry: values.mean()
+        for entry, values in means.items()
+        if study.is_baseline(entry.router)
+        and values.mean() > own.mean()
+        and len(values) >= len(own)
+    }
+    return max(ahead, key=lambda entry: ahead[entry], default=winner)
+
+
+def higher_of_fewer(study: StudyData, condition: str) -> list[Entry]:
+    """Those with a higher mean than the leader, but from fewer seeds."""
+    first, means = leader(study, condition), _means(study, condition)
+    return [e for e, values in means.items() if first and values.mean() > means[first].mean()]
+
+
+def _means(study: StudyData, condition: str) -> dict[Entry, pd.Series]:
+    """The accuracies by seed of those that have any."""
+    values = {entry: study.final(METRIC, entry) for entry in study.under(condition)}
+    return {entry: found for entry, found in values.items() if len(found)}
+
+
+def _highest(values: dict[Entry, pd.Series]) -> Entry | None:
+    """The highest mean among those with most seeds; the first of several.
+
+    A lucky single run of a router that failed otherwise is not best.
+    """
+    most = max(map(len, values.values()), default=0)
+    full = {entry: found.mean() for entry, found in values.items() if len(found) == most}
     return max(full, key=lambda entry: full[entry], default=None)
 
 

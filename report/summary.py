@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from report.comparisons import METRIC, SUITE, Comparison, against_best, against_nulls, best
+from report.comparisons import (
+    METRIC,
+    SUITE,
+    Comparison,
+    against_best,
+    against_nulls,
+    best,
+    higher_of_fewer,
+    leader,
+)
 from report.entries import Entry
 from report.older import older_sentence
 from report.study import StudyData
@@ -20,9 +29,12 @@ SHARE = Column("top1", "top-1", scale=100, digits=1)
 
 @dataclass(frozen=True)
 class Finding:
-    """The best router under one condition, in sentences. `resolved`: its lead over all is sure.
+    """What has the highest mean accuracy under one condition, in sentences.
 
-    `trials` are the fingerprints of those behind its accuracy.
+    Attributes:
+        router: the best router, or the baseline or null that no router reaches.
+        resolved: whether its lead over all that it was compared with is sure.
+        trials: fingerprints of those behind its accuracy.
     """
 
     condition: str
@@ -52,7 +64,7 @@ def compared(study: StudyData) -> str:
 
 
 def findings(study: StudyData) -> list[Finding]:
-    """The best router under each condition; none where nothing finished."""
+    """What leads under each condition; none where nothing finished."""
     to_best, to_nulls = against_best(study), against_nulls(study)
     found = ((condition, best(study, condition)) for condition in study.conditions)
     return [
@@ -69,25 +81,48 @@ def _finding(
     to_best: list[Comparison],
     to_nulls: list[Comparison],
 ) -> Finding:
-    here = [c for c in to_best if c.condition == condition and c.difference]
-    behind = sorted(here, key=lambda c: c.theirs.mean() - c.ours.mean())
-    over = [c for c in to_nulls if c.condition == condition and c.entry == winner and c.difference]
-    sentences = [_lead(behind)]
+    first = leader(study, condition)
+    assert first is not None
+    beaten = first != winner
+    found = [c for c in to_nulls + to_best if c.condition == condition and c.difference]
+    others = [c for c in found if c.reference == first]
+    behind = sorted(others, key=lambda c: c.theirs.mean() - c.ours.mean())
+    over = [c for c in found if c.entry == winner and c.reference != first]
+    cell = _cell(study, first)
+    sentences = [_not_reached(study, winner) if beaten else ""]
+    sentences += [_fewer(study, entry) for entry in higher_of_fewer(study, condition)]
+    sentences.append(_lead(behind))
     sentences += [_gap("the next, ", c.turned()) + _seeds(c) for c in behind[:1]]
-    sentences += [_gap("", c) for c in over]
+    sentences += [_gap("", c, of=winner.router if beaten else "") for c in over]
     sentences.append(sentence_on_n(behind) if behind else "")
     sentences.append(older_sentence(study, study.under(condition), [SUITE]))
-    values = study.final(METRIC, winner)
-    trials = study.behind(winner, values.index)
-    cell = summary(list(values), trials=trials, confidence=study.confidence)
     return Finding(
         condition=condition,
-        router=winner.router,
+        router=first.router,
         accuracy=_accuracy(cell),
         sentences=tuple(filter(None, sentences)),
         resolved=bool(behind) and all(c.resolved and _behind(c) for c in behind),
         trials=cell.trials,
     )
+
+
+def _not_reached(study: StudyData, winner: Entry) -> str:
+    """That a baseline leads, and which router comes next to it."""
+    accuracy = _accuracy(_cell(study, winner))
+    return f"It is a baseline; the best router, {winner.router}, has {accuracy}."
+
+
+def _fewer(study: StudyData, entry: Entry) -> str:
+    """That a mean is higher, but made of fewer seeds."""
+    told = f"{entry.router} has a higher mean, {_accuracy(_cell(study, entry))}"
+    return f"{told}, but it is not compared, since it has fewer seeds."
+
+
+def _cell(study: StudyData, entry: Entry) -> Cell:
+    """The accuracy of an entry."""
+    values = study.final(METRIC, entry)
+    trials = study.behind(entry, values.index)
+    return summary(list(values), trials=trials, confidence=study.confidence)
 
 
 def _lead(behind: list[Comparison]) -> str:
@@ -96,18 +131,20 @@ def _lead(behind: list[Comparison]) -> str:
     if all(c.adjusted is None for c in behind):
         return ""
     sure = sum(c.resolved and _behind(c) for c in behind)
-    return f"Its lead is resolved over {sure} of {len(behind)} (paired t tests, Holm's correction)."
+    routers = _counted(len(behind), "router")
+    return f"Its lead is resolved over {sure} of {routers} (paired t tests, Holm's correction)."
 
 
-def _gap(what: str, comparison: Comparison) -> str:
-    """By how much the winner leads in a comparison."""
+def _gap(over: str, comparison: Comparison, of: str = "") -> str:
+    """By how much the winner, or the router named, leads in a comparison."""
     difference = comparison.difference
     assert difference is not None
     ends = [end for end in (difference.low, difference.high) if end is not None]
     told = " to ".join(map(POINTS.number, ends))
     interval = f", 95 % interval {told}" if told else ""
     verdict = "resolved" if comparison.resolved else comparison.verdict
-    lead = f"Lead over {what}{comparison.reference.router}: {POINTS.number(difference.mean)} points"
+    whose = f"Lead of {of} over" if of else "Lead over"
+    lead = f"{whose} {over}{comparison.reference.router}: {POINTS.number(difference.mean)} points"
     return f"{lead}{interval} (n = {difference.n}): {verdict}."
 
 

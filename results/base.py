@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import JSON, Double, LargeBinary, MetaData, Text
+from sqlalchemy import JSON, Double, LargeBinary, MetaData
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from results.columns import Moment, Npy
+from results.columns import Moment, Npy, Readable
 
 
 class Base(DeclarativeBase):
@@ -26,7 +26,7 @@ class Base(DeclarativeBase):
     type_annotation_map = {  # noqa: RUF012
         dict[str, Any]: JSON,
         list[dict[str, Any]]: JSON,
-        str: Text,
+        str: Readable,
         float: Double,
         bytes: LargeBinary,
         datetime: Moment,

@@ -8,9 +8,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import DateTime, Dialect, Double, LargeBinary, TypeDecorator
+from sqlalchemy import DateTime, Dialect, Double, LargeBinary, Text, TypeDecorator
 
 from results.errors import StoreError
+from results.text import readable
+
+
+class Readable(TypeDecorator[str]):
+    """Text. What no database can hold, as of a file's name that is no UTF-8, is kept escaped."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _dialect: Dialect) -> str | None:
+        return None if value is None else readable(value)
 
 
 class Real(TypeDecorator[float]):
@@ -40,7 +51,10 @@ class Moment(TypeDecorator[datetime]):
 
 
 class Npy(TypeDecorator[np.ndarray]):
-    """A numpy array as the bytes of an `.npy` file: its type and shape are in it; no pickle."""
+    """A numpy array as the bytes of an `.npy` file: its type and shape are in it; no pickle.
+
+    Its texts are readable, see `Readable`, also those that older code kept as they were.
+    """
 
     impl = LargeBinary
     cache_ok = True
@@ -50,8 +64,14 @@ class Npy(TypeDecorator[np.ndarray]):
         if array.dtype.hasobject:
             raise StoreError(f"an array of type {array.dtype} cannot be stored; give it numbers")
         buffer = io.BytesIO()
-        np.save(buffer, array, allow_pickle=False)
+        np.save(buffer, _readable(array), allow_pickle=False)
         return buffer.getvalue()
 
     def process_result_value(self, value: Any, _dialect: Dialect) -> np.ndarray:
-        return np.load(io.BytesIO(value), allow_pickle=False)
+        return _readable(np.load(io.BytesIO(value), allow_pickle=False))
+
+
+def _readable(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind != "U":
+        return array
+    return np.array([readable(text) for text in array.flat], np.str_).reshape(array.shape)

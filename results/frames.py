@@ -19,6 +19,7 @@ from results.conditions import option_conditions
 from results.models import ArrayRow, ComponentRow, MetricRow
 from results.records import ArrayRecord
 from results.store import Store
+from results.text import readable
 
 SUBJECT = ["router", "condition", "options", "experts", "num_experts", "model", "data", "seed"]
 ENVIRONMENT = [
@@ -194,7 +195,7 @@ def _array_record(row: ArrayRow, fields: dict[str, Any]) -> ArrayRecord:
         study=fields["study"],
         suite=fields["suite"],
         router=fields["router"],
-        condition=fields["condition"],
+        condition=readable(fields["condition"]),
         seed=fields["seed"],
         name=row.name,
         layer=row.layer,
@@ -207,12 +208,13 @@ def _array_record(row: ArrayRow, fields: dict[str, Any]) -> ArrayRecord:
 
 def _frame(rows: Iterable[Any] | pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The columns in this order, each of its type, whatever the rows hold and if there are none."""
-    frame = pd.DataFrame(rows, columns=columns)
+    frame = pd.DataFrame(rows, columns=columns, dtype=object)
     return pd.DataFrame({name: _typed(frame[name], TYPES.get(name)) for name in columns})
 
 
 def _typed(column: pd.Series, dtype: Any) -> pd.Series:
     if dtype is None:
-        words = column.astype(object)
-        return words.where(words.notna(), None)
+        words = [readable(cell) if isinstance(cell, str) else cell for cell in column]
+        told = pd.Series(words, column.index, object)
+        return told.where(told.notna(), None)
     return column.astype(dtype)

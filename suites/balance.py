@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from routers.hyper import hyper
 from routers.routing import Routing
+from routers.routing.base import SeenByAll
 from suites.base import Array, Metric, MetricDef, Suite, layers_and_mean, register_suite
 from suites.subject import TrialSubject, why_not_routed
 
@@ -38,9 +39,10 @@ def _definitions(name: str, what: str) -> tuple[MetricDef, ...]:
 class Balance(Suite[TrialSubject]):
     """How evenly the experts are used, and what is lost to capacity.
 
-    Demand and load are counted over the whole split, for each MoE layer. Where they are constant
-    by construction, as in expert choice and soft MoE, their metrics carry
-    `where = {"constant": true}`: they say nothing about the router.
+    Demand and load are counted over the whole split, for each MoE layer. A metric that is constant
+    by construction carries `where = {"constant": true}`: it says nothing about the router. Under
+    expert choice that is the load, and what is dropped; where every expert sees every token, as in
+    soft MoE, also the tokens that are uncovered.
     """
 
     on = "trial"
@@ -112,6 +114,7 @@ class LayerCounts:
         groups, slots: groups, and slots of all experts in them.
         marginal_errors: one for each group, where a transport plan was solved.
         constant: whether the load is constant by construction.
+        seen_by_all: whether every expert processes every token by construction.
     """
 
     def __init__(self, num_experts: int) -> None:
@@ -121,7 +124,7 @@ class LayerCounts:
         self.coverage = np.zeros(num_experts + 1, dtype=np.int64)
         self.groups = self.slots = 0
         self.marginal_errors: list[float] = []
-        self.constant = False
+        self.constant = self.seen_by_all = False
 
     def add(self, routing: Routing) -> None:
         """Count the groups of one batch."""
@@ -135,6 +138,7 @@ class LayerCounts:
         if "marginal_error" in routing.diagnostics:
             self.marginal_errors += routing.diagnostics["marginal_error"].tolist()
         self.constant = routing.constant_load
+        self.seen_by_all = isinstance(routing, SeenByAll)
 
     def metrics(self) -> Iterator[Metric]:
         """All numbers in `Balance.metrics`."""
@@ -142,12 +146,14 @@ class LayerCounts:
             for statistic, value in spread(counts).items():
                 yield Metric(f"{name}_{statistic}", value, where=self.where)
         lost = self.demand.sum() - self.load.sum()
-        yield Metric("dropped", float(lost / max(self.demand.sum(), 1)))
+        yield Metric("dropped", float(lost / max(self.demand.sum(), 1)), where=self.where)
         experts, tokens = np.arange(len(self.coverage)), self.coverage
-        yield Metric("uncovered", float(tokens[0] / tokens.sum()))
-        yield Metric("experts_per_token_mean", float((experts * tokens).sum() / tokens.sum()))
-        yield Metric("experts_per_token_min", float(experts[tokens > 0].min()))
-        yield Metric("experts_per_token_max", float(experts[tokens > 0].max()))
+        covered = marked(self.seen_by_all)
+        yield Metric("uncovered", float(tokens[0] / tokens.sum()), where=covered)
+        mean = float((experts * tokens).sum() / tokens.sum())
+        yield Metric("experts_per_token_mean", mean, where=self.where)
+        yield Metric("experts_per_token_min", float(experts[tokens > 0].min()), where=covered)
+        yield Metric("experts_per_token_max", float(experts[tokens > 0].max()), where=covered)
         if self.importance.any():
             yield Metric("importance_cv", variation(self.importance))
         yield Metric("capacity", self.slots / (self.groups * len(self.load)))
@@ -157,7 +163,12 @@ class LayerCounts:
     @property
     def where(self) -> dict[str, bool]:
         """Marks demand and load that are constant by construction."""
-        return {"constant": True} if self.constant else {}
+        return marked(self.constant)
+
+
+def marked(constant: bool) -> dict[str, bool]:
+    """The `where` of a metric, which says whether it is constant by construction."""
+    return {"constant": True} if constant else {}
 
 
 def _host(values: Tensor) -> np.ndarray:

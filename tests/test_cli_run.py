@@ -67,7 +67,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_ends_with_a_table_and_a_report(home: Path) -> None:
     output = (home / "output.txt").read_text()
-    assert "Study smoke: mean of 2 seeds, ± half of its 95 % interval" in output
+    assert "Study smoke: mean of n seeds, ± half of its 95 % interval" in output
     assert re.search(r"^softmax_token_choice +\d+\.\d±\d+\.\d +", output, re.MULTILINE)
     assert "4 trained, 12 measured, 10 skipped" in output
     page = Path(re.search(r"^report: (.+)$", output, re.MULTILINE)[1])  # type: ignore[index]

@@ -1,17 +1,18 @@
-"""The table at the end of a run: means, intervals, and seeds counted where they differ."""
+"""The table at the end of a run: means, intervals, and the seeds of each suite."""
 
 from __future__ import annotations
 
 from io import StringIO
 
 import pandas as pd
+import pytest
 from rich.console import Console
 
 from bench.cli.columns import Column, main_columns
-from bench.cli.summary import SIDE_BY_SIDE, standings
+from bench.cli.summary import print_standings, side_by_side, standings
 from bench.cli.words import count, duration, flops, size
 
-LONGEST = ("sparsity_constrained_expert_choice", "")
+LONGEST = "sparsity_constrained_expert_choice"
 
 
 def text_of(columns: list[Column]) -> str:
@@ -35,32 +36,88 @@ def test_a_cell_is_the_mean_with_half_of_its_interval() -> None:
     assert made.meaning == "accuracy: top1 in % ↑"
 
 
-def test_seeds_are_counted_where_they_differ() -> None:
-    alike = text_of([column({("a", ""): [0.1, 0.2], ("b", ""): [0.1, 0.2]})])
-    assert alike.splitlines()[0].split() == ["router", "accuracy"]
-    unlike = text_of([column({("a", ""): [0.1, 0.2], ("b", "x=1"): [0.1]})])
-    assert unlike.splitlines()[0].split() == ["router", "n", "accuracy"]
-    assert unlike.splitlines()[2].split()[:2] == ["a", "2"]
-    assert [line.split()[:2] for line in unlike.splitlines()[3:]] == [["x=1"], ["b", "1"]]
-
-
 def test_what_goes_with_every_condition_stands_under_the_heading_of_none() -> None:
     made = text_of([column({("a", "x=1"): [0.1], ("dense", ""): [0.2], ("b", "x=2"): [0.3]})])
     lines = [line.rstrip() for line in made.splitlines()[2:]]
     assert [line.split()[0] for line in lines] == ["dense", "x=1", "a", "x=2", "b"]
 
 
-def test_the_table_of_four_suites_fits_a_terminal() -> None:
-    values = {LONGEST: [0.796, 0.812, 0.804]}
-    columns = [
-        Column(suite, "metric", unit, None, values)
-        for suite, unit in (("accuracy", "share"), ("balance", ""), ("entropy", ""))
+def test_each_suite_counts_its_own_seeds() -> None:
+    rows = {("a", ""): [0.1, 0.2], ("b", ""): [0.1, 0.2]}
+    fewer = Column("balance", "load_cv", "", "lower", {row: [0.5] for row in rows})
+    lines = text_of([column(rows), fewer]).splitlines()
+    assert [line.split() for line in lines[:2]] == [
+        ["accuracy", "balance"],
+        ["router", "n=2", "n=1"],
     ]
-    columns.append(Column("throughput", "metric", "", None, {LONGEST: [1.5]}))
-    assert len(columns) == SIDE_BY_SIDE
-    lines = text_of(columns).splitlines()
-    assert len(lines) == 3
-    assert max(map(len, lines)) <= 80
+    assert lines[3].split() == ["a", "15.0±63.5", "0.50"]
+
+
+def test_each_cell_counts_its_seeds_where_they_differ() -> None:
+    unlike = column({("a", ""): [0.1, 0.2], ("b", "x=1"): [0.1]})
+    alike = Column("balance", "load_cv", "", "lower", {("a", ""): [0.5]})
+    lines = text_of([unlike, alike]).splitlines()
+    assert lines[1].split() == ["router", "(n)", "n=1"]
+    assert lines[3].split() == ["a", "15.0±63.5", "(2)", "0.50"]
+    assert [line.split() for line in lines[4:]] == [["x=1"], ["b", "10.0", "(1)", "–"]]
+
+
+def standings_frame(suites: dict[str, int]) -> pd.DataFrame:
+    """Main metrics of one router, by suite for as many seeds."""
+    metrics = {"accuracy": "top1", "balance": "load_cv", "throughput": "forward_overhead"}
+    where = {"throughput": '{"scope": "layer", "shape": "B"}'}
+    rows = [(suite, seed) for suite, seeds in suites.items() for seed in range(seeds)]
+    return pd.DataFrame(
+        {
+            "suite": [suite for suite, _ in rows],
+            "metric": [metrics[suite] for suite, _ in rows],
+            "layer": None,
+            "step": None,
+            "where": [where.get(suite, "{}") for suite, _ in rows],
+            "router": "a",
+            "condition": "",
+            "unit": "",
+            "better": "lower",
+            "machine": "node1",
+            "value": [0.5 + seed for _, seed in rows],
+            "at": pd.Timestamp("2026-01-01"),
+            "older": False,
+            "changed": None,
+        }
+    )
+
+
+def test_suites_that_were_not_asked_for_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    frame = standings_frame({"accuracy": 8, "balance": 2, "throughput": 1})
+    print_standings("study", frame, ["accuracy", "throughput"])
+    shown = capsys.readouterr().out
+    assert "Study study: mean of n seeds, ± half of its 95 % interval" in shown
+    assert "balance" not in shown
+    assert [line.split() for line in shown.splitlines() if "n=" in line] == [
+        ["router", "n=8", "n=1"]
+    ]
+    print_standings("study", frame, ["throughput"])
+    assert "Study study: one seed" in capsys.readouterr().out
+    print_standings("study", frame, ["entropy"])
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("others", [3, 2])
+@pytest.mark.parametrize("condition", ["", "router.capacity_factor=1.0"])
+@pytest.mark.parametrize("name", ["balance", "specialization"])
+def test_tables_of_many_suites_fit_a_terminal(others: int, condition: str, name: str) -> None:
+    values = {
+        (LONGEST, condition): [0.796, 0.812, 0.804],
+        ("a", condition): [0.796, 0.812, 0.804][:others],
+    }
+    columns = [Column(f"{name}{number}", "metric", "share", None, values) for number in range(7)]
+    parts = side_by_side(columns)
+    assert [column for part in parts for column in part] == columns
+    assert 2 <= len(parts) <= 4
+    for part in parts:
+        lines = text_of(part).splitlines()
+        assert len(lines) == 5 + bool(condition), "no cell takes two lines"
+        assert max(map(len, lines)) <= 80
 
 
 def test_numbers_read_as_people_write_them() -> None:

@@ -48,6 +48,12 @@ class Column:
         mark = f" ({DISTURBED} others kept the machine busy)" if self.disturbed else ""
         return f"{self.suite}: {self.metric}{unit}{ARROWS.get(self.better or '', '')}{mark}"
 
+    @property
+    def seeds(self) -> int | None:
+        """Of every row; None where they differ."""
+        counts = {len(values) for values in self.values.values()}
+        return counts.pop() if len(counts) == 1 else None
+
     def interval(self, row: Row) -> Interval:
         """In the unit that is shown: mean and interval over seeds, or the value and its own."""
         scale = 100 if self.unit == "share" else 1

@@ -138,7 +138,7 @@ def run(
         told = digest_of(standing, metrics, place.home)
     if notify_command:
         notify(notify_command, told)
-    print_standings(request.study, metrics[metrics["current"]])
+    print_standings(request.study, metrics[metrics["current"]], request.suites)
     print(f"\n{told}")
     leave(tally, [f"the report could not be written: {wrong}"] if wrong else [])
 

@@ -14,6 +14,7 @@ from bench.data.raw import RawData, RawSplit
 from bench.data.shape import common_shape
 from bench.data.splits import hold_out
 from bench.data.survey import survey
+from results.text import readable
 from routers.errors import RequestError
 
 # Of the training images for each split that is missing: 10 %, but no more than 10,000 images.
@@ -46,7 +47,7 @@ def assemble(
     found = survey(splits)
     return Dataset(
         name,
-        raw.classes,
+        tuple(map(readable, raw.classes)),
         splits,
         torch.tensor(found.mean),
         torch.tensor(found.std),

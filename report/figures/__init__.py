@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Protocol
@@ -53,11 +54,22 @@ FIGURES: tuple[Figure, ...] = (
 
 
 def draw_figures(study: StudyData) -> Iterator[Drawing | Absent]:
-    """Every figure, or what it lacks: once, where no condition has it for the same reason."""
+    """Every figure, or what it lacks: once, where no condition has it for the same reason.
+
+    One warning names the characters that no installed font has.
+    """
+    lacking: set[str] = set()
     for figure in FIGURES:
         parts = list(figure.draw(study))
         absent = [part for part in parts if isinstance(part, Absent)]
         if len(absent) == len(parts) and len({(part.why, part.fine) for part in absent}) == 1:
             yield replace(absent[0], name=figure.NAME, title=figure.TITLE)
         else:
+            lacking.update(*(part.lacking for part in parts if isinstance(part, Drawing)))
             yield from parts
+    if lacking:
+        warnings.warn(
+            f"no installed font has {' '.join(sorted(lacking))}: the figures show numbers of "
+            "classes, or codes of characters, instead; a Noto font of that script would help",
+            stacklevel=2,
+        )

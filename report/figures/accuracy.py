@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from report.entries import Entry
 from report.figures.canvas import COLUMN, FAINT, PAGE, PAPER, Drawing, label_routers, panels, style
 from report.figures.focus import far_nulls
+from report.figures.intervals import CUT, halves, is_cut, limits, mark_cut
 from report.parts import Absent
 from report.study import StudyData
 from report.systems import DENSE
@@ -23,6 +24,7 @@ CAPTION = (
     "interval of that mean (none where n = 1); small dots: the seeds. Dashed line: mean of dense, "
     "the model without MoE layers."
 )
+COLUMNS = 2
 ARROW = "Arrow: a null beyond the axis, its mean ± half of its interval."
 
 
@@ -37,21 +39,32 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     height = 0.5 + (0.27 if single else 0.25) * len(routers)
     with style():
         figure, axes = panels(
-            len(conditions), 2, COLUMN if single else PAGE, height, sharey=True, sharex=True
+            len(conditions), COLUMNS, COLUMN if single else PAGE, height, sharey=True, sharex=True
         )
         values = {e: list(100 * study.final("top1", e)) for e in study.entries}
         far = far_nulls(study, values)
+        near = {e: found for e, found in values.items() if found and e not in far}
+        intervals = [mean_interval(found, study.confidence) for found in near.values()]
+        ends = limits([v for found in near.values() for v in found], intervals, (0, 100))
         for condition, place in zip(conditions, axes, strict=True):
             place.set_title(fill(condition, 44, break_long_words=False))
-            place.set_xlabel("top-1 accuracy (%)")
-            _panel(place, study, routers, condition, far)
-    told = (CAPTION, ARROW if far else "", sentence_on_looks(study))
+            _panel(place, study, routers, condition, far, ends)
+        for lowest in axes[-COLUMNS:]:
+            lowest.set_xlabel("top-1 accuracy (%)")
+        axes[0].set_xlim(*ends)
+    cut = CUT if any(is_cut(interval, ends) for interval in intervals) else ""
+    told = (CAPTION, cut, ARROW if far else "", sentence_on_looks(study))
     caption = " ".join(filter(None, told))
     yield Drawing(NAME, TITLE, caption, figure, tuple(study.entries))
 
 
 def _panel(
-    axes: Axes, study: StudyData, routers: list[str], condition: str, far: Mapping[Entry, bool]
+    axes: Axes,
+    study: StudyData,
+    routers: list[str],
+    condition: str,
+    far: Mapping[Entry, bool],
+    ends: tuple[float, float],
 ) -> None:
     beside = axes.get_yaxis_transform()
     for place, router in enumerate(routers):
@@ -79,20 +92,21 @@ def _panel(
         if router == DENSE:
             axes.axvline(interval.mean, color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
         if interval.n > 1:
-            axes.scatter(values, [place + 0.27] * len(values), s=5, color=look.colour, lw=0)
-        half = None if interval.low is None else interval.mean - interval.low
+            level = [place + 0.27] * len(values)
+            axes.scatter(values, level, s=5, color=look.colour, lw=0, clip_on=False)
         axes.errorbar(
             [interval.mean],
             [place],
-            xerr=half,
+            xerr=halves(interval, ends),
             color=look.colour,
             marker=look.marker,
             markersize=5.5,
             mec=PAPER,
             mew=0.5,
             elinewidth=1.3,
-            capsize=2.2,
+            clip_on=False,
         )
+        mark_cut(axes, interval, ends, place, look.colour)
     label_routers(axes, routers)
 
 

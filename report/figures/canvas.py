@@ -8,10 +8,11 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import matplotlib
+import matplotlib.style
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -22,6 +23,7 @@ from matplotlib.lines import Line2D
 
 from report.colours import Look
 from report.entries import Entry
+from report.figures.glyphs import FAMILY, fit, lacking
 
 COLUMN = 3.3
 PAGE = 6.8
@@ -33,7 +35,7 @@ GRID = "#d9dde2"
 PAPER = "#ffffff"
 
 _STYLE: Any = {
-    "font.family": "DejaVu Sans",
+    "font.family": FAMILY,
     "font.size": 7.5,
     "axes.titlesize": 7.5,
     "axes.titlelocation": "left",
@@ -59,6 +61,7 @@ _STYLE: Any = {
     "grid.color": GRID,
     "grid.linewidth": 0.5,
     "hatch.linewidth": 0.5,
+    "text.parse_math": False,
     "lines.linewidth": 1.2,
     "lines.markersize": 4.5,
     "legend.frameon": False,
@@ -72,17 +75,24 @@ _STYLE: Any = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished figure of these entries. `caption` says what every line, bar and band is."""
+    """A finished figure of these entries.
+
+    Attributes:
+        caption: says what every line, bar and band is.
+        lacking: characters of its texts that no installed font has; codes stand for them.
+    """
 
     name: str
     title: str
     caption: str
     figure: Figure
     entries: tuple[Entry, ...]
+    lacking: frozenset[str] = field(init=False)
 
     def __post_init__(self) -> None:
         # Laid out once here, and not again for each file that it is saved as.
         with style():
+            object.__setattr__(self, "lacking", fit(self.figure) | lacking(self.caption))
             self.figure.draw_without_rendering()
             self.figure.set_layout_engine("none")
 
@@ -101,8 +111,8 @@ class Drawing:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The type, ink and grid above, for what is drawn inside."""
-    with matplotlib.rc_context(_STYLE):
+    """The type, ink and grid above for what is drawn inside, without a user's `matplotlibrc`."""
+    with matplotlib.style.context("default"), matplotlib.rc_context(_STYLE):
         yield
 
 
@@ -151,6 +161,8 @@ def panels(
     axes: list[Axes] = list(grid.flat)
     for unused in axes[count:]:
         unused.remove()
+    for lowest in axes[max(count - columns, 0) : count]:
+        lowest.tick_params(labelbottom=True)  # a shared axis is labelled in the last row alone
     return figure, axes[:count]
 
 

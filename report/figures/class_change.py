@@ -8,7 +8,14 @@ import numpy as np
 from matplotlib.colors import Normalize
 
 from report.figures.canvas import Drawing
-from report.figures.class_maps import by_top_class, class_names, draw_maps, last_layer, seeds_of
+from report.figures.class_maps import (
+    by_top_class,
+    class_names,
+    draw_maps,
+    last_layer,
+    seeds_of,
+    sentence_on_names,
+)
 from report.parts import Absent, file_name, title
 from report.study import StudyData
 
@@ -36,7 +43,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         norm = Normalize(-max(largest, 1.0), max(largest, 1.0))
         names = class_names(study, records)
         figure = draw_maps(drawn, names, norm, MAP, "accuracy lost (points)")
-        caption = CAPTION.format(seeds=seeds_of(records))
+        caption = CAPTION.format(seeds=seeds_of(records)) + sentence_on_names(names)
         yield Drawing(name, heading, caption, figure, tuple(records))
 
 

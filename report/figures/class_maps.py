@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from report.entries import Entry
 from report.figures.canvas import PAGE, colour_bar, folded, panels, style
+from report.figures.glyphs import lacking
 from report.study import StudyData
 from results import ArrayRecord
 
@@ -48,7 +49,13 @@ def class_names(study: StudyData, records: dict[Entry, ArrayRecord]) -> list[str
         if told.suite == record.suite
     }
     names = found.pop() if len(found) == 1 else ()
-    return [_shortened(name) for name in names] if len(names) <= NAMED else []
+    return list(names) if len(names) <= NAMED else []
+
+
+def sentence_on_names(names: list[str]) -> str:
+    """The names that no installed font can write, by the number that stands for them; or ""."""
+    told = [f"{label} is {name}" for label, name in enumerate(names) if lacking(name)]
+    return f" No installed font has the names of some classes: {', '.join(told)}." if told else ""
 
 
 def by_top_class(table: np.ndarray) -> np.ndarray:
@@ -67,12 +74,13 @@ def draw_maps(
 ) -> Figure:
     """A panel for each (classes, E) table; `names` of the classes may be empty."""
     with style():
+        shown = [_shown(label, name) for label, name in enumerate(names)]
         figure, axes = panels(len(tables), COLUMNS, PAGE, max(1.75, 0.6 + 0.125 * len(names)))
         for number, ((entry, table), place) in enumerate(zip(tables.items(), axes, strict=True)):
             place.imshow(table, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
             place.set_title(folded(entry.router))
             place.set_xticks([])
-            _label_classes(place, names, first=number % COLUMNS == 0)
+            _label_classes(place, shown, first=number % COLUMNS == 0)
         figure.supxlabel("experts, in order", fontsize=7.5)
         if not names:
             figure.supylabel("class", fontsize=7.5)
@@ -88,5 +96,8 @@ def _label_classes(place: Axes, names: list[str], first: bool) -> None:
         place.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
-def _shortened(name: str) -> str:
+def _shown(label: int, name: str) -> str:
+    """The name of a class beside its row: shortened, or its number where no font can write it."""
+    if lacking(name):
+        return f"class {label}"
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 
 from report.entries import Entry
 from report.figures.canvas import FAINT, GRID, PAGE, PAPER, Drawing, panels, router_legend, style
+from report.figures.intervals import CUT, halves, mark_cut
 from report.parts import Absent, file_name, title, told_runs
 from report.study import StudyData
 from results.statistics import mean_interval
@@ -18,7 +19,7 @@ CAPTION = (
     "Entropies over the test split, in bits, mean over the MoE layers. H_s: mean entropy of a "
     "token's distribution over experts; 0 is decided. H_u: entropy of the mean distribution; log2 "
     "E (dashed) is even use. H_s cannot exceed H_u (grey). Large marker: mean over the seeds "
-    "({counts}); bars: 95 % Student t intervals (none where n = 1); dots: the seeds."
+    "({counts}); bars: 95 % Student t intervals (none where n = 1); dots: the seeds. " + CUT
 )
 OF = {"gates": "gates: what the router wanted", "combine": "combine weights: what it did"}
 
@@ -48,8 +49,11 @@ def _panel(
 ) -> None:
     axes.fill_between([0, top * 1.06], [0, top * 1.06], color=GRID, alpha=0.5, lw=0)
     axes.axhline(top, color=FAINT, lw=0.8, ls=(0, (4, 2)))
+    across_ends, up_ends = (-0.04 * top, 1.06 * top), (lowest - 0.05 * top, 1.06 * top)
     beside = axes.get_yaxis_transform()
-    axes.annotate("$\\log_2 E$", (1.01, top), xycoords=beside, va="center", color=FAINT)
+    axes.annotate(
+        "$\\log_2 E$", (1.01, top), xycoords=beside, va="center", color=FAINT, parse_math=True
+    )
     for entry in entries:
         look = study.looks[entry.router]
         across = study.final("H_s", entry, of=of)
@@ -61,8 +65,8 @@ def _panel(
         axes.errorbar(
             [h_s.mean],
             [h_u.mean],
-            xerr=None if h_s.low is None else h_s.mean - h_s.low,
-            yerr=None if h_u.low is None else h_u.mean - h_u.low,
+            xerr=halves(h_s, across_ends),
+            yerr=halves(h_u, up_ends),
             color=look.colour,
             marker=look.marker,
             markersize=6,
@@ -70,10 +74,12 @@ def _panel(
             mew=0.5,
             elinewidth=0.9,
         )
-    axes.set_xlim(-0.04 * top, 1.06 * top)
-    axes.set_ylim(lowest - 0.05 * top, 1.06 * top)
-    axes.set_xlabel("$H_s$ (bit); lower: more decided")
-    axes.set_ylabel("$H_u$ (bit); higher: more even")
+        mark_cut(axes, h_s, across_ends, h_u.mean, look.colour)
+        mark_cut(axes, h_u, up_ends, h_s.mean, look.colour, upright=True)
+    axes.set_xlim(*across_ends)
+    axes.set_ylim(*up_ends)
+    axes.set_xlabel("$H_s$ (bit); lower: more decided", parse_math=True)
+    axes.set_ylabel("$H_u$ (bit); higher: more even", parse_math=True)
 
 
 def _range(study: StudyData, entries: list[Entry]) -> tuple[float, float]:

@@ -17,7 +17,10 @@ from report.tables.table import (
     words,
 )
 
-BEST = "Bold: best mean under a condition, whether or not its lead is resolved."
+BEST = (
+    "Bold: best mean under a condition, among its rows and those without its settings, whether or "
+    "not its lead is resolved."
+)
 INTERVALS = (
     "Mean over seeds ± half the width of its 95 % Student t interval (none where n = 1). "
     "n: number of finished seeds, of those asked for; in brackets where it differs from the row's."

@@ -38,6 +38,7 @@ COST = {
 BALANCE = {
     "load_cv": Column("load_cv", "load CV", "", "lower"),
     "dropped": Column("dropped", "dropped", "%", "lower", 100, 1),
+    "uncovered": Column("uncovered", "uncovered", "%", "lower", 100, 1),
 }
 GATES, COMBINE = {"of": "gates", "kind": "soft"}, {"of": "combine", "kind": "soft"}
 ENTROPY = (
@@ -83,8 +84,10 @@ def caption(study: StudyData, timed: str) -> str:
         BEST,
         over_nulls.caption(study),
         tuning.sentence(study),
-        "Training: FLOPs spent. Load CV, dropped choices, H_s and H_u (of the gates), I(E;Y) (of "
-        "the combine weights and the class, bias-corrected): means over the MoE layers.",
+        "Training: FLOPs spent. Load CV, dropped, uncovered, H_s and H_u (of the gates), I(E;Y) "
+        "(of the combine weights and the class, bias-corrected): means over the MoE layers. "
+        "Dropped: choices of tokens that were lost to capacity; uncovered: tokens that no expert "
+        "processed.",
         f"Overhead: median forward time over that of a dense MLP of the same expert FLOPs, {timed}."
         if timed
         else "",

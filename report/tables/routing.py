@@ -52,8 +52,8 @@ def balance(study: StudyData) -> Table | Absent:
         f"Over the test split at the end of training, mean over the MoE layers. {INTERVALS} "
         "Demand: tokens that want an expert, before dropping; load: tokens that it processes. CV: "
         "population std over mean; load entropy: over log2 E (1 is even); dead: experts below 1 % "
-        "of the mean load; uncovered: tokens that no expert processed; capacity: slots of an "
-        "expert in a group."
+        "of the mean load; dropped: choices of tokens that were lost to capacity; uncovered: "
+        "tokens that no expert processed; capacity: slots of an expert in a group."
     )
     return assemble(name, title, caption, (*LEAD, *BALANCE), rows)
 

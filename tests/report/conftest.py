@@ -253,6 +253,7 @@ def description(router: str, settings: dict[str, Any]) -> dict[str, Any]:
 def balance(router: str, rng: np.random.Generator) -> tuple[list[Metric], list[Array]]:
     constant = FAMILIES[router] in CONSTANT
     where = {"constant": True} if constant else {}
+    covered = {"constant": True} if FAMILIES[router] == "soft" else {}
     metrics, arrays = [], []
     for layer in [*range(LAYERS), None]:
         load_cv = 0.0 if constant else 0.3 + 0.1 * (layer if layer is not None else 0.5)
@@ -260,7 +261,8 @@ def balance(router: str, rng: np.random.Generator) -> tuple[list[Metric], list[A
             Metric("load_cv", load_cv, layer, split="test", where=where),
             Metric("demand_cv", load_cv, layer, split="test", where=where),
             Metric("load_dead", 0.0, layer, split="test", where=where),
-            Metric("dropped", 0.0 if constant else 0.125, layer, split="test"),
+            Metric("dropped", 0.0 if constant else 0.125, layer, split="test", where=where),
+            Metric("uncovered", 0.0 if covered else 0.25, layer, split="test", where=covered),
             Metric("experts_per_token_mean", 1.0, layer, split="test"),
         ]
         if layer is not None:

@@ -87,7 +87,7 @@ def test_the_summary_says_what_is_best_and_whether_that_is_resolved(page):
     assert "3 seeds each, 27 trials: 23 done, 4 diverged" in page.text
     assert "87.3 ± 3.8 % (n = 3)" in page.text
     assert "Lead over dense: 6.33 points" in page.text
-    assert "lead not resolved against all others" in page.text
+    assert "lead not resolved over all other routers" in page.text
 
 
 def test_numbers_carry_their_n(written, page):

@@ -74,6 +74,10 @@ def test_what_is_constant_by_construction_is_marked(written):
     table = written.tables["main"]
     assert row_of(table, "soft_moe")["load_cv"].marks == (CONSTANT,)
     assert row_of(table, "random")["load_cv"].marks == ()
+    assert [
+        [row_of(table, router)[key].marks == (CONSTANT,) for key in ("dropped", "uncovered")]
+        for router in ("random", "softmax_expert_choice", "soft_moe")
+    ] == [[False, False], [True, False], [True, True]]
     assert any(note.startswith(CONSTANT) for note in table.notes)
 
 

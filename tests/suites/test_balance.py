@@ -118,10 +118,29 @@ def test_what_is_constant_by_construction_is_marked(trial):
         return {r.name for r in results if r.where == {"constant": True}}
 
     assert marked("softmax_token_choice") == set()
-    for router in ("softmax_expert_choice", "soft_moe"):
+    experts_choose = {"load", "load_cv", "demand_gini", "dropped", "experts_per_token_mean"}
+    of_tokens = {"uncovered", "experts_per_token_min", "experts_per_token_max"}
+    never = {"importance_cv", "capacity"}
+    names = marked("softmax_expert_choice")
+    assert experts_choose <= names
+    assert not (of_tokens | never) & names
+    for router in ("soft_moe", "softmax_mixture"):
         names = marked(router)
-        assert {"load", "load_cv", "demand_gini"} <= names
-        assert not {"importance_cv", "uncovered", "dropped"} & names
+        assert experts_choose | of_tokens <= names
+        assert not never & names
+
+
+def test_what_is_marked_as_constant_is_the_same_whatever_the_tokens(router, trial):
+    def constants(seed):
+        torch.manual_seed(seed)
+        subject = trial(router, snapshots=[])
+        for parameter in subject.model.parameters():
+            parameter.data.normal_()
+        results = build_suite("balance").measure(subject)
+        metrics = [r for r in results if not isinstance(r, Array) and r.where.get("constant")]
+        return {(r.name, r.layer): r.value for r in metrics}
+
+    assert constants(0) == constants(1)
 
 
 def test_a_transport_plan_reports_its_error(trial):

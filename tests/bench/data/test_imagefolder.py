@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,13 @@ def test_pixels_labels_and_splits_are_those_of_the_files(draw_images, load):
         assert torch.equal(everything(split)[:, 0], torch.from_numpy(pixels))
         names = [dataset.classes[label] for label in split.labels]
         assert names == [file.parent.name for file in files]
+
+
+def test_a_class_whose_folder_is_no_utf_8_has_a_name_that_can_be_written(draw_images, load):
+    odd = os.fsdecode(b"caf\xe9")
+    dataset = load(f"imagefolder:{draw_images({'train': {odd: 20, 'dog': 20}})}")
+    assert dataset.classes == (r"caf\xe9", "dog")
+    assert len(dataset.splits["train"]) > 20
 
 
 def test_statistics_are_those_of_the_training_pixels(draw_images, load):

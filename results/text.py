@@ -1,0 +1,20 @@
+"""Text that every encoding can write: names of files may hold bytes that are no UTF-8."""
+
+from __future__ import annotations
+
+import re
+
+_LONE = re.compile("[\ud800-\udfff]")
+
+
+def readable(text: str) -> str:
+    r"""`text` with what stands for a single byte, or for half a character, as an escape: `caf\xe9`.
+
+    Python reads such a byte of a file's name as a surrogate, which no file can be written with.
+    """
+    return text if text.isascii() else _LONE.sub(_escape, text)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"

@@ -1,0 +1,50 @@
+"""Bold is the best of each condition, in whatever form a table is written."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from report.load import load_study
+from report.logs import Logs
+from report.page import make_page
+from report.render import to_latex, to_markdown
+from report.tables import main, rankings, specialization
+
+CONDITIONS = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
+COLUMNS = {main.table: "top1", rankings.table: "top1_end", specialization.table: "polysemanticity"}
+
+
+@pytest.fixture
+def study(lab, store):
+    """`soft_moe` is ahead under both conditions, by 1 point more under the second."""
+    made = lab(suites=("accuracy", "specialization"))
+    made.study_of({"soft_moe": [0.8, 0.81], "my_gate": [0.6, 0.61]}, CONDITIONS)
+    made.study_of({"dense": [0.4, 0.41]})
+    return load_study(store)
+
+
+def conditions_in_bold(rows):
+    """Of the rows that have bold in a column, the condition of each."""
+    return [re.search(r"factor=([\d.]+)", row.replace("\\", ""))[1] for row in rows]
+
+
+@pytest.mark.parametrize("make", COLUMNS)
+def test_each_condition_has_its_own_best(study, make):
+    table = make(study)
+    place = [column.key for column in table.columns].index(COLUMNS[make])
+
+    markdown = [line for line in to_markdown(table).splitlines() if line.startswith("| ")][2:]
+    bold = [row for row in markdown if row.split(" | ")[place].startswith("**")]
+    assert conditions_in_bold(bold) == ["1.0", "2.0"]
+
+    latex = [line for line in to_latex(table).splitlines() if line.endswith(r" \\")][1:]
+    bold = [row for row in latex if row.split(" & ")[place].startswith(r"\textbf")]
+    assert conditions_in_bold(bold) == ["1.0", "2.0"]
+
+    page = make_page(study, [table], [], Logs(None, "."))
+    body = page[page.index(f'id="table-{table.name}"') :].partition("</table>")[0]
+    rows = [row.replace("<wbr>", "") for row in body.split("<tr")[2:]]
+    bold = [row for row in rows if re.findall(r'<td class="([^"]*)"', row)[place].endswith("best")]
+    assert conditions_in_bold(bold) == ["1.0", "2.0"]

@@ -1,0 +1,53 @@
+"""Names of files that are no UTF-8: kept, and handed out, as text that can be written."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from results import Array
+from results.frames import arrays_of
+from results.models import AttemptRow
+from results.text import readable
+
+ODD = os.fsdecode(b"caf\xe9")
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_any_text_becomes_one_that_can_be_written(text: str) -> None:
+    assert readable(text).encode().decode() == readable(text)
+    assert readable(readable(text)) == readable(text)
+
+
+@given(st.text())
+def test_what_can_be_written_stays_as_it_is(text: str) -> None:
+    assert readable(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [(ODD, r"caf\xe9"), ("a\ud800b", r"a\ud800b"), ("кот", "кот")]
+)
+def test_a_byte_is_told_by_its_number(text: str, told: str) -> None:
+    assert readable(text) == told
+
+
+def test_a_store_keeps_it(filler, description) -> None:
+    store = filler.store
+    attempt = store.begin_attempt(store.trial("f1", {"seed": 0}), filler.machine, filler.code)
+    store.finish_attempt(attempt, "failed", error=f"{ODD}/1.png is no image", log_tail=ODD)
+    with store.reading() as session:
+        row = session.scalars(select(AttemptRow)).one()
+        assert (row.error, row.log_tail) == (r"caf\xe9/1.png is no image", r"caf\xe9")
+    done = filler.trial(description())
+    arrays = [Array("class_names", np.array([["кот", ODD]])), Array("counts", np.arange(3))]
+    store.record_measurement(
+        "entropy", {}, "h", filler.machine, filler.code, attempt_id=done, arrays=arrays
+    )
+    names, counts = arrays_of(store, "tiny")
+    assert names.values.tolist() == [["кот", r"caf\xe9"]]
+    assert counts.values.tolist() == [0, 1, 2]
