@@ -77,7 +77,7 @@ def test_a_model_passes_a_batch_of_no_images(router):
 def test_a_loss_of_no_images_is_refused():
     with pytest.raises(RequestError, match="this one has none"):
         Batch(torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.long))
-    objective = Objective(TrainConfig(losses={name: 0.1 for name in LOSSES.names()}))
+    objective = Objective(TrainConfig(losses=dict.fromkeys(LOSSES.names(), 0.1)))
     empty = torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)
     with pytest.raises(RequestError, match="this one has none"):
         objective(torch.nn.Linear(4, 3), *empty, step=0)
