@@ -66,6 +66,7 @@ class Objective:
             step: of training, from 0.
             generator: source of the routers' noise, on the model's device.
         """
+        batch = Batch(images, labels)
         with (
             naming_layer(model),
             forward_pass(model, labels=labels, step=step, generator=generator) as routings,
@@ -74,7 +75,7 @@ class Objective:
             logits = model(images)
         smoothing = self._train.label_smoothing
         task = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
-        total, batch = task, Batch(images, labels)
+        total = task
         if routings:
             for weight, loss, options in self._auxiliary:
                 layers = torch.stack([loss(routing, batch, **options) for routing in routings])

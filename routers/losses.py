@@ -30,10 +30,17 @@ class Batch:
     Attributes:
         inputs: (batch, …) float, as the model was given them.
         labels: (batch,) long, class of each input.
+
+    Raises:
+        RequestError: there are no inputs, over which no loss has a mean.
     """
 
     inputs: Tensor
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        if not len(self.inputs):
+            raise RequestError("a loss is a mean over the images of a batch, and this one has none")
 
 
 @register_loss("importance", family="balance", source="arXiv 1701.06538, 2106.05974")

@@ -24,7 +24,8 @@ class MoELayer(nn.Module):
         router: decides who processes what.
         experts: what processes.
         groups: what is routed together: the tokens of an "image", of the whole "batch", or of
-            groups of this many tokens, which must divide those of the batch.
+            groups of this many tokens, which must divide those of the batch. A batch of no images
+            has no groups.
 
     Attributes:
         factors: (E,) float, times the experts' combine weights; None changes nothing.
@@ -70,19 +71,17 @@ class MoELayer(nn.Module):
         return self.experts.apply(routing, grouped)
 
     def _grouped(self, x: Tensor) -> Tensor:
-        """(batch, …, *token) -> (g, t, *token)."""
+        """(batch, …, *token) -> (g, t, *token); g is 0 where there are no tokens."""
         shape = self.token_shape
-        if self.groups == "image":
-            return x.reshape(x.shape[0], -1, *shape)
-        if self.groups == "batch":
-            return x.reshape(1, -1, *shape)
         tokens = x.shape[: -len(shape)].numel()
-        if tokens % self.groups:
+        named = {"image": x.shape[1 : -len(shape)].numel(), "batch": tokens}
+        size = max(1, named[self.groups] if isinstance(self.groups, str) else self.groups)
+        if tokens % size:
             raise RequestError(
                 f"model.groups = {self.groups} does not divide the {tokens} tokens of a batch; "
                 "choose a divisor, or 'image' or 'batch'"
             )
-        return x.reshape(-1, self.groups, *shape)
+        return x.reshape(tokens // size, size, *shape)
 
     def extra_repr(self) -> str:
         return f"groups={self.groups!r}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.model.classifier import ImageNetwork
-from bench.model.experts import replaced_by
+from bench.model.experts import is_linear, replaced_by
 from bench.model.moe import MoELayer
 from routers import RequestError
 
@@ -119,10 +119,10 @@ def tokens_of(
 
 def _head(model: nn.Module) -> dict[str, nn.Module]:
     last = getattr(model, "get_classifier", lambda: None)()
-    if not isinstance(last, nn.Linear):
+    if last is None or not is_linear(last):
         raise RequestError(
             f"model.layers = 'head': the last layer of {type(model).__name__} is "
-            f"{'unknown' if last is None else f'a {type(last).__name__}'}, not a linear layer"
+            f"{'unknown' if last is None else f'a {type(last).__name__}'}, not a plain linear layer"
         )
     return {name: module for name, module in model.named_modules() if module is last}
 

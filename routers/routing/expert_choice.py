@@ -73,8 +73,8 @@ class ExpertChoiceRouting(Routing):
         return values if self.filled is None else values * self.filled
 
     def dispatch(self, x: Tensor) -> Tensor:
-        groups, tokens = x.shape[:2]
-        rows = x.reshape(groups * tokens, -1).index_select(0, self._rows())
+        groups = x.shape[0]
+        rows = x.flatten(2).flatten(0, 1).index_select(0, self._rows())
         slots = rows.view(self.num_experts, groups, self.num_slots, *x.shape[2:])
         if self.filled is None:
             return slots
@@ -84,7 +84,7 @@ class ExpertChoiceRouting(Routing):
     def combine(self, slot_outputs: Tensor) -> Tensor:
         shape = slot_outputs.shape[3:]
         weights = self._used(self.weights).transpose(0, 1).to(slot_outputs.dtype)
-        rows = slot_outputs.reshape(self.slot_count, -1) * weights.reshape(-1, 1)
+        rows = slot_outputs.flatten(3).flatten(0, 2) * weights.reshape(-1, 1)
         groups = self.tokens.shape[0]
         y = rows.new_zeros(groups * self.num_tokens, rows.shape[1])
         return y.index_add(0, self._rows(), rows).view(groups, self.num_tokens, *shape)
@@ -116,4 +116,4 @@ class ExpertChoiceRouting(Routing):
         groups = self.tokens.shape[0]
         coverage = self.tokens.new_zeros(groups, self.num_tokens)
         used = self._used(torch.ones_like(self.tokens))
-        return coverage.scatter_add(1, self.tokens.view(groups, -1), used.view(groups, -1))
+        return coverage.scatter_add(1, self.tokens.flatten(1), used.flatten(1))

@@ -148,15 +148,15 @@ class TokenChoiceRouting(Routing):
         return inverse_rows(self.slot_of_choice, self.slot_count, rows)
 
     def dispatch(self, x: Tensor) -> Tensor:
-        groups, tokens = x.shape[:2]
-        rows = x.reshape(groups * tokens, -1)
+        groups = x.shape[0]
+        rows = x.flatten(2).flatten(0, 1)
         slots = DispatchRows.apply(rows, self.token_of_slot, self.slot_of_choice)
         return slots.view(self.num_experts, groups, self.capacity, *x.shape[2:])
 
     def combine(self, slot_outputs: Tensor) -> Tensor:
         groups, tokens, choices = self.experts.shape
         shape = slot_outputs.shape[3:]
-        rows = slot_outputs.reshape(self.slot_count, -1)
+        rows = slot_outputs.flatten(3).flatten(0, 2)
         weights = self.weights.reshape(-1, choices)
         y = CombineRows.apply(rows, weights, self.token_of_slot, self.slot_of_choice)
         return y.view(groups, tokens, *shape)
@@ -227,4 +227,4 @@ def queue_positions(
     if order is not None:
         served = torch.empty_like(position)
         position = served.scatter_(1, order.unsqueeze(-1).expand_as(position), position)
-    return position, arrival[..., -1].max() if tokens else arrival.new_zeros(())
+    return position, arrival[..., -1].max() if experts.numel() else arrival.new_zeros(())

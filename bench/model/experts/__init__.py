@@ -1,6 +1,7 @@
 """The functions behind the slots: one file a family, registered by name."""
 
 from bench.model.experts.base import EXPERTS, Experts, build_experts, register_experts
+from bench.model.experts.plain import is_linear
 from bench.model.experts.replaced import (
     Replaced,
     ReplacedLinear,
@@ -20,6 +21,7 @@ __all__ = [
     "ReplacedMLP",
     "ReplacedNetwork",
     "build_experts",
+    "is_linear",
     "register_experts",
     "replaced_by",
 ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from torch import nn
 
 from bench.model.classifier import ImageNetwork
+from bench.model.experts.plain import is_linear, require_plain_mlp
 from routers import RequestError
 
 
@@ -18,7 +22,7 @@ class ReplacedMLP:
     Attributes:
         dim: input and output width d.
         hidden: hidden width.
-        activation: its activation, a module class.
+        activation: makes a copy of its activation, settings included.
         bias: whether its layers have biases.
         std: standard deviations of the two layers' initial weights: experts start alike.
         dropout: probabilities after the activation and after the second layer.
@@ -28,29 +32,22 @@ class ReplacedMLP:
 
     dim: int
     hidden: int
-    activation: type[nn.Module] = nn.GELU
+    activation: Callable[[], nn.Module] = nn.GELU
     bias: bool = True
     std: tuple[float, float] = (0.02, 0.02)
     dropout: tuple[float, float] = (0.0, 0.0)
 
     @classmethod
     def of(cls, mlp: nn.Module) -> ReplacedMLP:
-        """Read it off a timm MLP: `fc1`, an activation, `fc2`.
+        """Read it off timm's `Mlp`: two linear layers, an activation, dropout.
 
         Raises:
-            RequestError: the module is built otherwise (gated, convolutional, normalised inside).
+            RequestError: the module does anything besides, which experts would leave out.
         """
-        first, second = getattr(mlp, "fc1", None), getattr(mlp, "fc2", None)
-        if (
-            not isinstance(first, nn.Linear)
-            or not isinstance(second, nn.Linear)
-            or first.out_features != second.in_features
-            or not isinstance(getattr(mlp, "norm", nn.Identity()), nn.Identity)
-        ):
-            raise RequestError(
-                f"cannot replace a {type(mlp).__name__}: MoE layers replace MLPs of two linear "
-                "layers with an activation between them"
-            )
+        require_plain_mlp(mlp)
+        first, second = mlp.get_submodule("fc1"), mlp.get_submodule("fc2")
+        assert isinstance(first, nn.Linear)
+        assert isinstance(second, nn.Linear)
         if second.out_features != first.in_features:
             raise RequestError(
                 f"cannot replace a {type(mlp).__name__} from width {first.in_features} to "
@@ -59,7 +56,7 @@ class ReplacedMLP:
         return cls(
             dim=first.in_features,
             hidden=first.out_features,
-            activation=type(mlp.get_submodule("act")),
+            activation=partial(deepcopy, mlp.get_submodule("act")),
             bias=first.bias is not None,
             std=(_std(first, cls.std[0]), _std(second, cls.std[1])),
             dropout=(_probability(mlp, "drop1"), _probability(mlp, "drop2")),
@@ -174,7 +171,7 @@ def replaced_by(module: nn.Module) -> Replaced:
     """
     if isinstance(module, ImageNetwork):
         return ReplacedNetwork.of(module)
-    if isinstance(module, nn.Linear):
+    if is_linear(module):
         return ReplacedLinear.of(module)
     return ReplacedMLP.of(module)
 
