@@ -38,7 +38,7 @@ def test_a_cell_is_the_mean_with_half_of_its_interval() -> None:
 
 def test_what_goes_with_every_condition_stands_under_the_heading_of_none() -> None:
     made = text_of([column({("a", "x=1"): [0.1], ("dense", ""): [0.2], ("b", "x=2"): [0.3]})])
-    lines = [line.rstrip() for line in made.splitlines()[2:]]
+    lines = [line.rstrip() for line in made.splitlines()[3:]]
     assert [line.split()[0] for line in lines] == ["dense", "x=1", "a", "x=2", "b"]
 
 
