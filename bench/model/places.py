@@ -93,9 +93,10 @@ def tokens_of(
         RequestError: the model does not take images of this size.
     """
     tokens: dict[nn.Module, int] = {}
+    dims = {place: replaced_by(place).dim for place in places}
 
     def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        tokens[module] = inputs[0].numel() // replaced_by(module).dim
+        tokens[module] = inputs[0].numel() // dims[module]
 
     hooks = [place.register_forward_pre_hook(see) for place in places]
     weight = next(model.parameters())
