@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.data.dataset import Dataset, Images, Split
-from bench.data.pictures import LazyImages, Pictures
+from bench.data.pictures import LazyImages, Pictures, UnreadableError
 from bench.data.raw import RawData, RawSplit
 from bench.data.shape import common_shape
 from bench.data.splits import hold_out
@@ -38,13 +38,17 @@ def assemble(
 
     Raises:
         RequestError: an empty class, one too small to split, or images of unequal size.
-        BenchError: an image cannot be read.
+        UnreadableError: images cannot be read; all of them are counted.
     """
     raw_splits = _complete(raw)
     for split_name, split in raw_splits.items():
         _refuse_empty_class(name, split_name, raw.stratum(split), raw.strata)
-    splits = _of_one_shape(raw_splits, image_size, channels)
-    found = survey(splits)
+    try:
+        splits = _of_one_shape(raw_splits, image_size, channels)
+        found = survey(splits)
+    except UnreadableError:
+        pictures = (split.pictures() for split in raw_splits.values())
+        raise UnreadableError([fault for some in pictures for fault in some.faults()]) from None
     return Dataset(
         name,
         tuple(map(readable, raw.classes)),

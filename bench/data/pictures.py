@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,8 +20,26 @@ Key = str | int
 Header = tuple[int, int, bool]  # width, height, whether it is grey
 Result = TypeVar("Result")
 
+Outcome = tuple[Result | None, str]  # what was made of a picture, or why it cannot be read
+
+NAMED = 10  # unreadable pictures in a message
+UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 BLOCK = 16  # pictures that a thread takes at a time
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "F"}
+
+
+class UnreadableError(BenchError):
+    """Pictures that cannot be read: the first ten by name, and how many more there are.
+
+    Args:
+        faults: one sentence for each picture.
+    """
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        lines = list(faults[:NAMED])
+        if len(faults) > NAMED:
+            lines.append(f"and {len(faults) - NAMED} more")
+        super().__init__("\n".join(lines))
 
 
 def open_file(path: Key) -> Image.Image:
@@ -61,17 +80,34 @@ class Pictures:
         number is not: it may lie in one shared file.
 
         Raises:
-            BenchError: a picture cannot be read.
+            UnreadableError: pictures cannot be read.
         """
+        results: list[Result] = []
+        faults: list[str] = []
+        for result, fault in self._results(function):
+            if fault:
+                faults.append(fault)
+            else:
+                results.append(cast(Result, result))
+        if faults:
+            raise UnreadableError(faults)
+        return results
 
-        def read(block: Sequence[Key]) -> list[Result]:
+    def _results(self, function: Callable[[Image.Image], Result]) -> Iterator[Outcome[Result]]:
+        def read(block: Sequence[Key]) -> list[Outcome[Result]]:
             return [self._read(key, function) for key in block]
 
         if not self.in_files:
-            return read(self.keys)
+            yield from read(self.keys)
+            return
         with ThreadPoolExecutor() as pool:
             blocks = [self.keys[start : start + BLOCK] for start in range(0, len(self), BLOCK)]
-            return [result for results in pool.map(read, blocks) for result in results]
+            for outcomes in pool.map(read, blocks):
+                yield from outcomes
+
+    def faults(self) -> list[str]:
+        """What is wrong with each picture whose pixels cannot be read."""
+        return [fault for _, fault in self._results(_decode) if fault]
 
     def headers(self) -> dict[Header, Key]:
         """The sizes and kinds that occur, each with the first picture that has it."""
@@ -81,13 +117,13 @@ class Pictures:
             found.setdefault(header, key)
         return found
 
-    def _read(self, key: Key, function: Callable[[Image.Image], Result]) -> Result:
+    def _read(self, key: Key, function: Callable[[Image.Image], Result]) -> Outcome[Result]:
         try:
             with self.open(key) as picture:
-                return function(picture)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+                return function(picture), ""
+        except UNREADABLE as error:
             name = f"image {key} of {self.place}" if self.place else key
-            raise BenchError(f"{name} cannot be read as an image: {error}") from None
+            return None, f"{name} cannot be read as an image: {error}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,15 +146,25 @@ class LazyImages:
 
     def _pixels(self, picture: Image.Image) -> NDArray[np.uint8]:
         channels, height, width = self.image_shape
-        converted = _to_bytes(picture).convert("L" if channels == 1 else "RGB")
+        converted = _decode(picture).convert("L" if channels == 1 else "RGB")
         if converted.size != (width, height):
             converted = ImageOps.fit(converted, (width, height), Image.Resampling.BICUBIC)
         pixels = np.asarray(converted)
         return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def _to_bytes(picture: Image.Image) -> Image.Image:
-    """Grey pictures of 16 bits a pixel keep their upper 8; PIL's own conversion would clip them."""
-    if picture.mode in ("I", "I;16", "I;16B"):
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return picture
+def _decode(picture: Image.Image) -> Image.Image:
+    """The pixels, upright as the picture's EXIF data say, of 8 bits a channel.
+
+    Grey pictures of 16 bits keep their upper 8; PIL's own conversion would clip them.
+    """
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
+    if upright.mode == "I" or upright.mode.startswith("I;16"):
+        values = np.asarray(upright)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise ValueError("its pixels have more than 16 bits; save it with 8 or 16 bits")
+        return Image.fromarray((values >> 8).astype(np.uint8))
+    upright.load()
+    return upright

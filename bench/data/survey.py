@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
 
 import PIL
 import torch
@@ -16,6 +18,7 @@ from bench.data.folders import cache_folder
 from bench.data.pictures import LazyImages
 
 CHUNK = 1024
+HASHED_BYTES = 2**30  # of files whose content is hashed, to see whether they are as they were
 
 
 @dataclass(frozen=True)
@@ -54,20 +57,31 @@ def survey(splits: dict[str, Split]) -> Survey:
 
 
 def _files_key(splits: dict[str, Split]) -> str | None:
-    """Changes with any file's name, size or time; None where images are not in files of their own.
+    """Changes with any file's place, size or times, and with its content where that is cheap.
 
-    Pillow's version enters, since decoders do not agree to the last bit.
+    Pillow's version enters, since decoders do not agree to the last bit. None where images are not
+    in files of their own, or a file is missing.
     """
     digest = hashlib.sha256(PIL.__version__.encode())
+    real_folder = cache(os.path.realpath)  # of a link that was turned elsewhere, another
+    hashed = 0
     for name, split in sorted(splits.items()):
         if not isinstance(split.images, LazyImages) or not split.images.pictures.in_files:
             return None
         digest.update(f"{name} {split.images.shape}".encode())
         digest.update(split.labels.numpy().data)
         _add_attribute(digest, split)
-        for key in split.images.pictures.keys:
-            stat = os.stat(key)
-            digest.update(f"{key}\0{stat.st_size}\0{stat.st_mtime_ns}\0".encode())
+        for key in map(str, split.images.pictures.keys):
+            try:
+                stat = os.stat(key)
+                hashed += stat.st_size
+                content = Path(key).read_bytes() if hashed <= HASHED_BYTES else b""
+            except OSError:
+                return None  # reading the images says which
+            folder, file = os.path.split(key)
+            digest.update(os.fsencode(os.path.join(real_folder(folder), file)))
+            digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0".encode())
+            digest.update(content)
     return digest.hexdigest()
 
 

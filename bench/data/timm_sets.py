@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from timm.data.dataset_factory import create_dataset
+from timm.data.readers.img_extensions import is_img_extension
 from torch.utils.data import IterableDataset
 
 from bench.data.folders import data_folder
+from bench.data.imagefolder import split_folders
+from bench.data.links import find_images
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
 from routers.errors import RequestError
@@ -70,14 +73,24 @@ def _folders(name: str, data_dir: str | None) -> dict[str, Any]:
             else f"timm:{name} needs data.data_dir, the folder of its images"
         )
     root = Path(data_dir).expanduser()
-    parts = {
-        split: folder
-        for split, synonyms in FOLDER_NAMES.items()
-        for folder in [root / synonym for synonym in synonyms]
-        if folder.is_dir()
-    }
+    parts = split_folders(f"timm:{name}", root, FOLDER_NAMES)
     parts.setdefault("train", root)
-    return {split: _create(name, folder, search_split=False) for split, folder in parts.items()}
+    if not root.is_dir():
+        return {"train": _create(name, root, search_split=False)}
+    images = find_images(root, parts.values(), lambda file: is_img_extension(Path(file).suffix))
+    if images.circular:
+        # timm would follow them, to as many copies of each image as there are ways to it.
+        raise RequestError(
+            f"timm:{name}: symbolic links lead in a circle: {images.examples(images.circular)}; "
+            "remove them, or use imagefolder:PATH, which does not follow them"
+        )
+    images.warn(f"timm:{name}")
+    found = {split: _create(name, folder, search_split=False) for split, folder in parts.items()}
+    for split, folder in parts.items():
+        once = set(images.files[folder])
+        reader = found[split].reader
+        reader.samples = [sample for sample in reader.samples if sample[0] in once]
+    return found
 
 
 def _prefixed(name: str, data_dir: str | None) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,16 @@ def test_the_content_hash_does_not_depend_on_where_the_folder_lies(draw_images, 
     assert load("imagefolder:elsewhere", data_dir=str(tmp_path)).content_hash == before
 
 
+class SameTimes:
+    """What `survey` asks of `os`, on a disk on which all files have one size and one time."""
+
+    path, fsencode, getpid = os.path, os.fsencode, os.getpid
+
+    @staticmethod
+    def stat(_):
+        return os.stat(__file__)
+
+
 class TestLazily:
     """Images that do not fit in memory."""
 
@@ -141,6 +152,28 @@ class TestLazily:
         assert load(f"imagefolder:{root}").content_hash == before.content_hash
 
     def test_a_changed_file_is_noticed(self, root, load):
+        before = load(f"imagefolder:{root}").content_hash
+        pixels = np.array(Image.open(root / "train/cat/000.png"))
+        Image.fromarray(255 - pixels).save(root / "train/cat/000.png")
+        assert load(f"imagefolder:{root}").content_hash != before
+
+    def test_the_same_relative_path_elsewhere_is_another_data_set(
+        self, root, load, tmp_path, monkeypatch
+    ):
+        """Also where each file has the size and the times of the other one's."""
+        monkeypatch.setattr("bench.data.survey.HASHED_BYTES", 0)
+        monkeypatch.setattr("bench.data.survey.os", SameTimes)
+        monkeypatch.chdir(root)
+        before = load("imagefolder:.").content_hash
+        other = shutil.copytree(root, tmp_path / "other")
+        for number in range(40):
+            pixels = np.array(Image.open(other / f"train/cat/{number:03}.png"))
+            Image.fromarray(255 - pixels).save(other / f"train/cat/{number:03}.png")
+        monkeypatch.chdir(other)
+        assert load("imagefolder:.").content_hash != before
+
+    def test_a_content_that_keeps_its_size_and_times_is_noticed(self, root, load, monkeypatch):
+        monkeypatch.setattr("bench.data.survey.os", SameTimes)
         before = load(f"imagefolder:{root}").content_hash
         pixels = np.array(Image.open(root / "train/cat/000.png"))
         Image.fromarray(255 - pixels).save(root / "train/cat/000.png")
@@ -225,3 +258,149 @@ class TestMistakes:
     def test_an_unknown_name(self, load, name, answer):
         with pytest.raises(RequestError, match=f"there is no data set '{name}'; did you.*{answer}"):
             load(name)
+
+
+def rotated(path: Path, orientation: int) -> np.ndarray:
+    """Turn a PNG's pixels and say so in its EXIF data, and return the pixels that are meant."""
+    picture = Image.open(path)
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(path, exif=exif)
+    turns = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_270}
+    return np.asarray(picture.transpose(turns[orientation]))
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+@pytest.mark.parametrize("name", ["imagefolder:{}", "timm:folder"])
+def test_pictures_stand_as_their_exif_data_say(draw_images, load, name, orientation):
+    root = draw_images({split: {"cat": 2, "dog": 2} for split in ("train", "val", "test")})
+    upright = rotated(root / "val/cat/000.png", orientation)
+    dataset = load(name.format(root), data_dir=str(root) if "timm" in name else None)
+    assert everything(dataset.splits["val"])[0, 0].tolist() == upright.tolist()
+
+
+def test_floating_point_pictures_are_refused_by_name(draw_images, load):
+    root = draw_images({"train": TWO})
+    pixels = np.linspace(0, 1, 81, dtype=np.float32).reshape(9, 9)
+    Image.fromarray(pixels).save(root / "train/cat/x.tif")
+    message = r"cat/x\.tif cannot be read as an image: its pixels are floating-point numbers"
+    with pytest.raises(BenchError, match=message):
+        load(f"imagefolder:{root}")
+
+
+def test_pictures_of_more_than_sixteen_bits_are_refused_by_name(draw_images, load):
+    root = draw_images({"train": TWO})
+    Image.fromarray(np.full((9, 9), 70_000, np.int32)).save(root / "train/cat/x.tif")
+    with pytest.raises(BenchError, match=r"cat/x\.tif .*: its pixels have more than 16 bits"):
+        load(f"imagefolder:{root}")
+
+
+@pytest.mark.parametrize("limit", [0, 2**30])
+def test_all_damaged_files_are_counted_and_the_first_ten_named(
+    draw_images, load, monkeypatch, limit
+):
+    """Whatever is wrong with them, and in whatever split they are."""
+    monkeypatch.setattr("bench.data.assemble.MEMORY_LIMIT", limit)
+    root = draw_images(dict.fromkeys(("train", "val", "test"), TWO), (40, 40), suffix="jpg")
+    files = [*sorted((root / "train/cat").iterdir())[:8], *sorted((root / "val/cat").iterdir())[:4]]
+    for number, file in enumerate(files):
+        file.write_bytes(b"no image" if number % 2 else file.read_bytes()[:600])
+    with pytest.raises(BenchError) as caught:
+        load(f"imagefolder:{root}")
+    lines = str(caught.value).splitlines()
+    named = [line.partition(" cannot be read as an image: ")[0] for line in lines[:10]]
+    assert lines[10:] == ["and 2 more"]
+    assert set(named) < set(map(str, files))
+    assert sum("/val/" in line for line in named) == 2
+
+
+class TestLinks:
+    """Each real file counts once, and what becomes of links is told."""
+
+    @pytest.fixture
+    def root(self, draw_images):
+        return draw_images({"train": TWO, "val": {"cat": 2, "dog": 3}, "all": {"x": 2}})
+
+    def sizes(self, dataset):
+        return {name: split.labels.bincount().tolist() for name, split in dataset.splits.items()}
+
+    def test_links_in_circles_change_nothing(self, root, load, capsys):
+        before = load(f"imagefolder:{root}")
+        for link, target in (("cat/loop", "../cat"), ("dog/up", ".."), ("dog/top", "../..")):
+            (root / "train" / link).symlink_to(target)
+        capsys.readouterr()
+        after = load(f"imagefolder:{root}")
+        assert self.sizes(after) == self.sizes(before)
+        assert after.content_hash == before.content_hash
+        told = capsys.readouterr().err
+        assert "lead in a circle and are not followed: " in told
+        for link in ("cat/loop", "dog/up", "dog/top"):
+            assert f"{root}/train/{link} → " in told
+
+    def test_two_folders_that_lead_into_each_other_are_read_once(self, root, load, capsys):
+        before = self.sizes(load(f"imagefolder:{root}"))
+        (root / "train/cat/dogs").symlink_to("../dog")
+        (root / "train/dog/cats").symlink_to("../cat")
+        (root / "val/cat/again.png").symlink_to("../../train/cat/000.png")
+        assert self.sizes(load(f"imagefolder:{root}")) == before
+        told = capsys.readouterr().err
+        assert "lead to images that are read elsewhere and are not read again: " in told
+        assert "val/cat/again.png" in told
+
+    def test_links_out_of_the_folder_are_followed_and_told(self, root, load, capsys, tmp_path):
+        before = self.sizes(load(f"imagefolder:{root}"))
+        outside = tmp_path / "outside"
+        (root / "all/x").rename(outside)
+        (root / "train/cat/more").symlink_to(outside)
+        (root / "train/dog/one.png").symlink_to(outside / "000.png")
+        (outside / "back").symlink_to(root / "train")
+        (outside / "round").symlink_to(outside)
+        after = self.sizes(load(f"imagefolder:{root}"))
+        assert sum(after["train"] + after["test"]) == sum(before["train"] + before["test"]) + 2
+        told = capsys.readouterr().err
+        assert f"lead out of {root}, and their images are read: {root}/train/cat/more → " in told
+
+    def test_a_split_of_links_to_files_that_lie_beside_it_is_read(self, root, load):
+        for split, number in (("train", 0), ("val", 1)):
+            (root / split / "dog" / "linked.png").symlink_to(root / f"all/x/00{number}.png")
+        assert self.sizes(load(f"imagefolder:{root}"))["val"] == [2, 4]
+
+    def test_a_split_that_is_a_link_to_another_is_refused(self, root, load):
+        (root / "test").symlink_to("val")
+        with pytest.raises(RequestError, match="test/cat holds no image"):
+            load(f"imagefolder:{root}")
+
+    def test_a_class_may_be_a_link(self, root, load, tmp_path):
+        before = load(f"imagefolder:{root}").content_hash
+        (root / "train/cat").rename(tmp_path / "cats")
+        (root / "train/cat").symlink_to(tmp_path / "cats")
+        assert load(f"imagefolder:{root}").content_hash == before
+
+    def test_timm_gets_no_circle_and_reads_each_file_once(self, root, load):
+        (root / "val/cat/again.png").symlink_to("../../train/cat/000.png")
+        assert self.sizes(load("timm:folder", data_dir=str(root)))["val"] == [2, 3]
+        (root / "train/cat/loop").symlink_to("../cat")
+        with pytest.raises(RequestError, match=rf"circle: {root}/train/cat/loop → .*imagefolder"):
+            load("timm:folder", data_dir=str(root))
+
+
+@pytest.mark.parametrize("name", ["valid", "validation"])
+def test_a_validation_split_may_have_its_other_names(draw_images, load, name, capsys):
+    root = draw_images({"train": TWO, "val": {"cat": 2, "dog": 3}})
+    before = load(f"imagefolder:{root}")
+    (root / "val").rename(root / name)
+    assert load(f"imagefolder:{root}").content_hash == before.content_hash
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["imagefolder:{}", "timm:folder"])
+def test_two_folders_for_one_split_are_refused(draw_images, load, name):
+    root = draw_images(dict.fromkeys(("train", "val", "valid"), TWO))
+    with pytest.raises(RequestError, match="has val and valid, and each would be val; keep one"):
+        load(name.format(root), data_dir=str(root) if "timm" in name else None)
+
+
+def test_a_folder_that_is_not_read_is_told(draw_images, load, capsys):
+    root = draw_images(dict.fromkeys(("train", "dev"), TWO))
+    load(f"imagefolder:{root}")
+    assert "folders that are not read: dev (read are train)" in capsys.readouterr().err
