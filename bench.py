@@ -1,6 +1,6 @@
 """Entry point: `python bench.py --help`."""
 
-from bench.cli import main
+from moe_router_bench import main
 
 if __name__ == "__main__":
     main()

@@ -15,10 +15,11 @@ from bench.execute.assignment import Surroundings
 from bench.execute.crew import Apart, Crew, InProcess
 from bench.execute.desk import Desk
 from bench.execute.devices import slots
-from bench.execute.events import Begun, Event, Listener
+from bench.execute.events import Begun, Event, Listener, Opened
 from bench.execute.fork_server import fork_server
 from bench.execute.interrupts import Interrupts
 from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
+from bench.execute.opened import OPENED
 from bench.execute.plugins import hashes_of
 from bench.execute.rehearsing import refuse_untrainable
 from bench.execute.schedule import Schedule
@@ -98,6 +99,8 @@ def listener(tally: Tally, tell: Listener) -> Listener:
     def listen(event: Event) -> None:
         nonlocal broken
         tally(event)
+        if isinstance(event, Opened):
+            OPENED.add(event.files)
         try:
             if not broken:
                 tell(event)

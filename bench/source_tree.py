@@ -21,10 +21,10 @@ from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from bench.installed import is_installed, search_folders
-from routers.beside import HARNESS, package_of
+from moe_router_bench import PACKAGES
+from routers.beside import package_of
 
 HOME = Path(__file__).resolve().parent.parent
-PACKAGES = ("bench", "routers", "suites", "results")
 SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 
 
@@ -155,7 +155,7 @@ def _root_for(wanted: Import, root: Root) -> Root | None:
     top = wanted.module.partition(".")[0]
     if wanted.relative:
         places = [root]
-    elif root == REPOSITORY or top in HARNESS:
+    elif root == REPOSITORY or top in PACKAGES:
         places = [REPOSITORY]
     elif top in sys.stdlib_module_names:
         places = []

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import CodeType, ModuleType
 from typing import Any
 
-HARNESS = ("bench", "report", "results", "routers", "suites")
+from moe_router_bench import PACKAGES
 
 
 def package_of(folder: Path) -> str:
@@ -63,11 +63,11 @@ def beside(folder: Path, importer: Path, name: str) -> Path | None:
     Standard modules and this harness's packages are never shadowed, and a file never finds itself:
     a plugin `entmax.py` may import the library `entmax`.
     """
-    if name in sys.stdlib_module_names:
+    if name in sys.stdlib_module_names or name in PACKAGES:
         return None
     package, file = folder / name / "__init__.py", folder / f"{name}.py"
     if package.exists():
-        return None if name in HARNESS else package
+        return package
     return file if file.exists() and file != importer else None
 
 

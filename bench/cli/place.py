@@ -79,8 +79,10 @@ class Place:
         """
         import bench.model  # noqa: F401
         import suites  # noqa: F401
+        from bench.execute.opened import OPENED
         from routers import load_entry_points, load_plugin
 
+        OPENED.watch()
         for failure in load_entry_points():
             print(f"warning: {failure.message}; it is left out", file=sys.stderr)
         for plugin in self.plugins:

@@ -31,7 +31,7 @@ from bench.cli.options import (
     Tuning,
 )
 from bench.cli.place import Place, command
-from bench.cli.working import how_of, leave
+from bench.cli.working import how_of, leave, warn_of_files
 
 if TYPE_CHECKING:
     from bench.cli.standing import Standing
@@ -140,6 +140,7 @@ def run(
         notify(notify_command, told)
     print_standings(request.study, metrics[metrics["current"]], request.suites)
     print(f"\n{told}")
+    warn_of_files(place)
     leave(tally, [f"the report could not be written: {wrong}"] if wrong else [])
 
 

@@ -18,7 +18,7 @@ from bench.cli.options import (
     Timeout,
 )
 from bench.cli.place import Place, command
-from bench.cli.working import how_of, leave
+from bench.cli.working import how_of, leave, warn_of_files
 
 if TYPE_CHECKING:
     from results import Store
@@ -107,6 +107,7 @@ def tune(
         tally = do(tuning, store, place.home, Datasets(), display, how)
         display.close()
         print_found(store, tuning.study)
+    warn_of_files(place)
     leave(tally)
 
 

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from bench.run import How
     from bench.tally import Tally
 
+MOST_FILES = 10
+"""Files that one message names."""
+
 
 def how_of(
     place: Place,
@@ -39,6 +42,21 @@ def how_of(
         plugins=place.plugins,
         command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",
     )
+
+
+def warn_of_files(place: Place) -> None:
+    """Name the files that plugins read and that no fingerprint covers, each once."""
+    from bench.execute.opened import OPENED
+
+    files = OPENED.unknown(place.plugins, place.home)
+    if files:
+        more = f", and {len(files) - MOST_FILES} more" if len(files) > MOST_FILES else ""
+        print(
+            "warning: plugins read files that are no part of a trial's fingerprint; results are "
+            "reused even where these have changed: "
+            f"{', '.join(map(str, files[:MOST_FILES]))}{more}",
+            file=sys.stderr,
+        )
 
 
 def leave(tally: Tally, wrong: Sequence[str] = ()) -> None:

@@ -124,5 +124,14 @@ class Leaving:
     reason: str
 
 
-Event = Begun | Leaving | Waiting | Reused | Started | Progress | Ended | Measuring | Measured
+@dataclass(frozen=True)
+class Opened:
+    """A worker has done its job; its plugins opened these files, in absolute paths."""
+
+    files: tuple[str, ...]
+
+
+Event = (
+    Begun | Leaving | Waiting | Reused | Started | Progress | Ended | Measuring | Measured | Opened
+)
 Listener = Callable[[Event], None]

@@ -26,7 +26,8 @@ def fork_server() -> ForkServerContext:
     What a terminal sends, as at Ctrl-C or when it is closed, does not reach them.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.execute.preload"])
+    # The server looks in the current folder first, where a user may have a `bench.py`.
+    context.set_forkserver_preload(["moe_router_bench", "bench.execute.preload"])
     path = os.environ.get("PYTHONPATH")
     # The server does not get this process's `sys.path` (python/cpython#126631).
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *sys.path[1:]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from bench.execute.opened import OPENED
 from bench.source_tree import combined, source_hashes
 from routers import load_entry_points, load_plugin
 from routers.errors import BenchError
@@ -25,6 +26,7 @@ def load_unchanged(planned: Mapping[Path, str]) -> None:
     Raises:
         PluginChangedError: what one makes now is another trial than was planned.
     """
+    OPENED.watch()
     load_entry_points()
     for plugin in planned:
         load_plugin(plugin)

@@ -10,9 +10,10 @@ from types import FrameType
 import suites  # noqa: F401
 from bench.datasets import Datasets
 from bench.execute.assignment import Assignment, Result, Surroundings
-from bench.execute.events import Ended, Event, Measured, Measuring, Progress, Started
+from bench.execute.events import Ended, Event, Measured, Measuring, Opened, Progress, Started
 from bench.execute.local import do
 from bench.execute.logs import log
+from bench.execute.opened import OPENED
 from bench.execute.process import begin_process
 from bench.execute.workplace import Workplace
 from results import open_store
@@ -52,7 +53,10 @@ def work(assignment: Assignment, surroundings: Surroundings, events: Connection)
             surroundings.save_every,
             lambda: bool(asked),
         )
-        return do(assignment, place)
+        result = do(assignment, place)
+        if OPENED.names:
+            tell(Opened(OPENED.names))
+        return result
 
 
 def _line(event: Event) -> str:

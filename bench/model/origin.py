@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from bench.installed import defining_files, is_installed, search_folders, versions_of
-from bench.source_tree import PACKAGES
+from moe_router_bench import PACKAGES
 
 Origin = tuple[dict[str, str], list[Path]]
 """The versions of installed distributions, and the files of any other source."""

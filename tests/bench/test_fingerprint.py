@@ -14,6 +14,7 @@ from bench.fingerprint import Fingerprints, components_of, layer_description
 from bench.presets import load_preset
 from bench.source_tree import Root, source_hashes
 from bench.specs import trial_specs
+from moe_router_bench import PACKAGES
 from routers.beside import import_file
 from suites import SUITES
 
@@ -28,7 +29,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tree:
         for name, text in files.items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(text)
-        monkeypatch.setattr(source_tree, "REPOSITORY", Root(tmp_path, source_tree.PACKAGES))
+        monkeypatch.setattr(source_tree, "REPOSITORY", Root(tmp_path, PACKAGES))
         return tmp_path
 
     return make

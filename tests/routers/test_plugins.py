@@ -129,6 +129,17 @@ def test_neither_the_standard_library_nor_a_file_of_the_same_name_is_shadowed(tm
     assert module.routers is sys.modules["routers"]
 
 
+def test_a_neighbour_is_never_mistaken_for_a_package_of_the_bench(tmp_path):
+    """Also where the plugin itself has its name, which works as a plugin all the same."""
+    write(tmp_path, "raise SystemExit('not this one')", "results.py")
+    write(tmp_path, PLUGIN.format(name="neighbour"), "routers.py")
+    text = "import results, suites\n" + PLUGIN.format(name="mine")
+    module = load_plugin(write(tmp_path, text, "suites.py"))
+    assert [module.results, module.suites] == [sys.modules["results"], sys.modules["suites"]]
+    load_plugin(tmp_path / "routers.py")
+    assert {"mine", "neighbour"} <= set(list_routers())
+
+
 def test_an_import_error_names_the_plugins_own_line(tmp_path):
     file = write(tmp_path, "import torch\n\nfrom routers import Roter\n")
     message = failure(file)
