@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bench.data.folders import expanded
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
 from routers.errors import RequestError
@@ -26,7 +27,7 @@ def read_imagefolder(path: str, data_dir: str | None) -> RawData:
         RequestError: no such folder, no `train` in it, a class without images, or a class that
             `train` does not have.
     """
-    root = Path(data_dir or "").expanduser() / Path(path).expanduser()
+    root = expanded(data_dir or "") / expanded(path)
     if not root.is_dir():
         raise RequestError(f"imagefolder:{path}: there is no folder {root.absolute()}")
     if not (root / "train").is_dir():

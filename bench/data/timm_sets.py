@@ -12,7 +12,7 @@ from PIL import Image
 from timm.data.dataset_factory import create_dataset
 from torch.utils.data import IterableDataset
 
-from bench.data.folders import data_folder
+from bench.data.folders import data_folder, expanded
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
 from routers.errors import RequestError
@@ -63,13 +63,13 @@ def read_timm(name: str, data_dir: str | None) -> RawData:
 
 def _folders(name: str, data_dir: str | None) -> dict[str, Any]:
     """timm takes the whole root for a split that has no folder; here such a split is not there."""
-    if data_dir is None or not Path(data_dir).expanduser().exists():
+    if data_dir is None or not expanded(data_dir).exists():
         raise RequestError(
             f"timm:{name} reads the images at data.data_dir, and there is nothing at {data_dir}"
             if data_dir
             else f"timm:{name} needs data.data_dir, the folder of its images"
         )
-    root = Path(data_dir).expanduser()
+    root = expanded(data_dir)
     parts = {
         split: folder
         for split, synonyms in FOLDER_NAMES.items()
