@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Options = dict[str, Any]
 Match = Literal["total_flops", "step_flops", "params", "wall_clock", "steps"]
@@ -14,6 +14,25 @@ class Config(BaseModel):
     """Frozen, and refuses what it does not know."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `seeds: yes`, which pydantic would read as 1."""
+        name = str(info.field_name)
+        values = value.values() if isinstance(value, dict) else [value]
+        if any(isinstance(each, bool) for each in values) and not _takes_bool(
+            cls.model_fields[name].annotation
+        ):
+            raise ValueError(f"{name} = {value} is yes or no, where something else is meant")
+        return value
+
+
+def _takes_bool(annotation: Any) -> bool:
+    """Whether a bool is a value of a field, or may stand inside of it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return True  # its own fields say
+    return annotation in (bool, Any) or any(map(_takes_bool, get_args(annotation)))
 
 
 class AugmentConfig(Config):

@@ -45,16 +45,76 @@ def parse_sweep(text: str) -> tuple[str, tuple[Any, ...]]:
     return path, tuple(parsed)
 
 
+def settings_of(texts: Iterable[str], data_dir: str | None = None) -> dict[str, Any]:
+    """Collect the settings of `--set`, value by path.
+
+    Args:
+        data_dir: what `--data-dir` says, which is a setting too.
+
+    Raises:
+        RequestError: as `parse_set`; or two values for one setting.
+    """
+    given = [parse_set(text) for text in texts]
+    if data_dir is not None:
+        given.append(("data.data_dir", data_dir))
+    return _each_once(given, "--set")
+
+
+def sweep_of(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:
+    """Collect the values of `--sweep`, by path.
+
+    Raises:
+        RequestError: as `parse_sweep`; or a setting is swept twice, or has a value twice.
+    """
+    swept = _each_once([parse_sweep(text) for text in texts], "--sweep")
+    for path, values in swept.items():
+        for value in values:
+            if values.count(value) > 1:
+                raise RequestError(f"--sweep {path} names the value {value!r} twice")
+    return swept
+
+
+def refuse_both(settings: Iterable[str], swept: Iterable[str]) -> None:
+    """Refuse a setting that is fixed and swept.
+
+    Raises:
+        RequestError: naming it.
+    """
+    paths = list(settings)
+    for path in swept:
+        for own in paths:
+            if f"{own}.".startswith(f"{path}."):
+                raise RequestError(
+                    f"--sweep {path} and --set {own} contradict each other; give one of them"
+                )
+
+
+def _each_once(given: Iterable[tuple[str, Any]], option: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for path, value in given:
+        if path in found and found[path] != value:
+            raise RequestError(
+                f"{option} gives {path} twice: {found[path]!r} and {value!r}; give one of them"
+            )
+        found[path] = value
+    return found
+
+
 def override(preset: Preset, values: Mapping[str, Any], where: str = "--set") -> Preset:
     """The preset with the settings at these paths replaced.
 
     Args:
         where: names the values in the message.
 
+    The options of a model are its own: another `model.name` starts without any, unless they are
+    among the values.
+
     Raises:
         RequestError: no such setting (the nearest is named), or a value that does not fit.
     """
     fields = preset.model_dump()
+    if values.get("model.name", preset.model.name) != preset.model.name:
+        fields["model"]["options"] = {}
     for path, value in values.items():
         check_path(path, preset.every_router())
         *parents, last = path.split(".")
@@ -90,4 +150,6 @@ def _split(text: str, option: str) -> tuple[str, str]:
     path, equals, value = text.partition("=")
     if not equals or not path.strip():
         raise RequestError(f"{option} {text}: write it as path=value, as in train.lr=1e-3")
+    if not value.strip():
+        raise RequestError(f"{option} {text} gives no value; null is the value of none")
     return path.strip(), value

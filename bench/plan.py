@@ -16,6 +16,7 @@ from bench.presets import Preset
 from bench.sequential import Sequential
 from bench.specs import refuse_unknown, selected_routers, trial_specs
 from results.conditions import conditions, router_of
+from results.names import fault_of
 from routers import ROUTERS, Baseline
 from routers.errors import RequestError
 from suites import SUITES
@@ -129,7 +130,18 @@ def make_request(
         raise RequestError("--aa trains each router but a baseline again, and no other is chosen")
     names = suites or list(preset.suites)
     chosen = {SUITES.get(name).name: preset.suites.get(name, {}) for name in names}
-    return Request(study or preset.name, preset, chosen)
+    return Request(checked_name(study or preset.name), preset, chosen)
+
+
+def checked_name(name: str) -> str:
+    """The name of a study or a tuning.
+
+    Raises:
+        RequestError: nothing can be called so; the message has the nearest name that can.
+    """
+    if fault := fault_of(name):
+        raise RequestError(f"a study cannot be named {name!r}: {fault}; --study gives another name")
+    return name
 
 
 def make_plan(request: Request, datasets: Datasets) -> Plan:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
-from pydantic import Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from bench.config import (
     ComputeConfig,
@@ -18,7 +18,7 @@ from bench.config import (
     TrainConfig,
 )
 from bench.tune.config import TuneConfig
-from bench.yamls import parse
+from bench.yamls import parse_file
 from routers.errors import RequestError, nearest
 
 FOLDER = Path(__file__).parent.parent / "suites" / "presets"
@@ -33,15 +33,31 @@ class ParentConfig(Config):
     transform: str = Field(description="A registered way to start from it.")
 
 
+def _listed(names: Any) -> Any:
+    """Refuse a router's name where a list of them is meant."""
+    if isinstance(names, str) and names != "all":
+        raise ValueError(f"routers = {names!r} is no list; write [{names}]")
+    return names
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
 class PresetPart(Config):
     """A slice of a study with settings of its own."""
 
-    routers: tuple[str, ...] | None = Field(default=None, description="None: the preset's.")
+    routers: Names | None = Field(default=None, description="None: the preset's.")
     set: Options = Field(default={}, description="Path -> value, over the preset's and its sweep.")
     sweep: dict[str, tuple[Any, ...]] = Field(
         default={}, description="Path -> values of this part, all combined."
     )
     parent: ParentConfig | None = None
+
+    @model_validator(mode="after")
+    def _set_or_swept(self) -> Self:
+        if both := [path for path in self.sweep if path in self.set]:
+            raise ValueError(f"{both[0]} stands in set and in sweep: leave out one of the two")
+        return self
 
 
 class Preset(Config):
@@ -49,7 +65,7 @@ class Preset(Config):
 
     name: str
     description: str
-    routers: Literal["all"] | tuple[str, ...] = Field(
+    routers: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_listed)] = Field(
         default=(), description="By name, or all there are."
     )
     seeds: int = Field(default=3, ge=1)
@@ -104,11 +120,7 @@ def load_preset(name: str) -> Preset:
         file = FOLDER / f"{name}.yaml"
         if name not in preset_names():
             raise RequestError(f"no preset is named {name!r}{nearest(name, preset_names())}")
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RequestError(f"cannot read the preset {file}: {error.strerror}") from None
-    fields = parse(text, f"the preset {file}")
+    fields = parse_file(file, f"the preset {file}")
     if not isinstance(fields, dict):
         raise RequestError(f"the preset {file} is not a mapping of fields")
     return validated_preset({"name": file.stem, **fields}, f"the preset {file}")

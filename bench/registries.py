@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.model import EXPERTS
 from routers import AFFINITIES, LOSSES, ROUTERS, Entry, Registry, RequestError
-from routers.errors import nearest
+from routers.errors import nearest, unknown
 
 REGISTRIES: tuple[Registry, ...] = (ROUTERS, EXPERTS, AFFINITIES, LOSSES)
 """What a system is made of, in the order in which a name is looked up and lists show it."""
@@ -22,7 +22,7 @@ def find_component(name: str) -> Entry:
     found = [registry for registry in REGISTRIES if name in registry.names()]
     if not found:
         known = [own for registry in REGISTRIES for own in registry.names()]
-        raise RequestError(f"no component is named {name!r}{nearest(name, known)}")
+        raise RequestError(f"no component is named {name!r}{unknown(name, known)}")
     if len(found) > 1 and found[0] is not ROUTERS:
         choices = " or ".join(f"{registry.kind}:{name}" for registry in found)
         raise RequestError(f"several components are named {name!r}; say {choices}")

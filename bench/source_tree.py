@@ -14,6 +14,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
+import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -188,7 +189,8 @@ def _parse(file: Path, module: str) -> Source:
     if file.suffix != ".py":
         return Source(hashlib.sha256(file.read_bytes()).hexdigest(), (), {})
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
-    return _analyse(file.read_text(encoding="utf-8"), package)
+    with tokenize.open(file) as source:  # heeds a byte-order mark and a coding line
+        return _analyse(source.read(), package)
 
 
 @cache

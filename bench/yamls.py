@@ -1,24 +1,14 @@
-"""YAML as people write it: `1e-3` is a number, and a mistake is one message."""
+"""Values and files that a user writes as YAML, read with one message for a mistake."""
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from results.yamls import read_yaml
 from routers.errors import RequestError
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-3` as text, since it lacks the dot; this loader reads a number."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+"),
-    list("-+0123456789"),
-)
 
 
 def parse(text: str, where: str) -> Any:
@@ -28,9 +18,24 @@ def parse(text: str, where: str) -> Any:
         where: names the text in the message.
 
     Raises:
-        RequestError: it is not YAML.
+        RequestError: it is not YAML, or a mapping has a key twice.
     """
     try:
-        return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        return read_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise RequestError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def parse_file(file: Path, where: str) -> Any:
+    """The value of a YAML file. Arguments and errors as of `parse`.
+
+    Raises:
+        RequestError: the file cannot be read, or is not text.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise RequestError(f"cannot read {where}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{where} is not a text file in UTF-8: {error}") from None
+    return parse(text, where)

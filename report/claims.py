@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from results import StoreError
+from results.yamls import read_yaml
 
 FILE = Path(__file__).parent / "claims.yaml"
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -93,10 +94,10 @@ def read_claims(file: Path) -> tuple[Claim, ...]:
         StoreError: it cannot be read; the message names the claim, the field and the value.
     """
     try:
-        given = yaml.safe_load(file.read_text(encoding="utf-8"))
+        given = read_yaml(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise StoreError(f"cannot read the claims of {file}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise StoreError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
     return checked_claims(given, str(file))
 

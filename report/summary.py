@@ -57,10 +57,19 @@ def compared(study: StudyData) -> str:
     seeds = trials.groupby(["router", "condition"])["seed"].nunique()
     least, most = int(seeds.min()), int(seeds.max())
     told = _counted(most, "seed") if least == most else f"{least} to {most} seeds"
-    data, models = (", ".join(sorted(trials[column].unique())) for column in ("data", "model"))
+    data = ", ".join(sorted(trials["data"].unique()))
+    models = ", ".join(_model(study, name) for name in sorted(trials["model"].unique()))
     conditions = len(study.conditions)
     under = f", under {conditions} conditions" if conditions > 1 else ""
     return f"{what} on {data} with {models}{under}; {told} each, {_outcomes(study)}."
+
+
+def _model(study: StudyData, name: str) -> str:
+    """A model by its name, with the options that make another model of it."""
+    asked = study.record.request.get("preset", {}).get("model", {})
+    options = asked.get("options", {}) if asked.get("name") == name else {}
+    told = ", ".join(f"{key}={value}" for key, value in options.items())
+    return f"{name} ({told})" if told else name
 
 
 def findings(study: StudyData) -> list[Finding]:

@@ -47,3 +47,15 @@ def nearest(name: str, options: Iterable[str]) -> str:
     if close:
         return f"; did you mean {' or '.join(repr(match) for match in close)}?"
     return f"; there is {', '.join(known)}" if known else "; there is none"
+
+
+def unknown(name: str, options: Iterable[str]) -> str:
+    """The end of a message on a component that is not registered: as `nearest`, and how it may be.
+
+    Args:
+        name: what was asked for.
+        options: what there is.
+    """
+    end = nearest(name, options)
+    stop = "" if end.endswith("?") else "."
+    return f"{end}{stop} If it is your own, give its file: --plugin FILE"

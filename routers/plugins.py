@@ -9,7 +9,7 @@ from __future__ import annotations
 import linecache
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -21,6 +21,8 @@ from routers.errors import BenchError, RequestError, nearest
 from routers.registry import Registry
 
 GROUP = "moe_router_bench.routers"
+ELSEWHERE: list[Callable[[], Iterable[str]]] = []
+"""Each names the modules that have registered something in a registry of another library."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ def _load(what: str, module: str, package: str, load: Callable[[], Any]) -> Modu
     except (Exception, SystemExit) as error:
         _undo(package, modules, entries)
         raise RequestError(f"{what} cannot be imported: {_own_line(error, package)}") from error
-    if module not in modules and _entries() == entries:
+    new = {name for name in set(sys.modules) - modules if name.partition(".")[0] == package}
+    registered = _entries() != entries or any(not new.isdisjoint(names()) for names in ELSEWHERE)
+    if module not in modules and not registered:
         _undo(package, modules, entries)
         raise RequestError(
             f'{what} registers nothing; decorate a class with @register_router("name", family="…")'

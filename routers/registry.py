@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
 
-from routers.errors import RequestError, nearest
+from routers.errors import RequestError, unknown
 from routers.hyper import (
     Configurable,
     HyperInfo,
@@ -138,7 +138,7 @@ class Registry:
     def get(self, name: str) -> Entry:
         """The component of that name; `RequestError` with the nearest names where there is none."""
         if name not in self._entries:
-            raise RequestError(f"no {self.kind} is named {name!r}{nearest(name, self._entries)}")
+            raise RequestError(f"no {self.kind} is named {name!r}{unknown(name, self._entries)}")
         return self._entries[name]
 
     def names(self) -> list[str]:

@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
         ("run --preset smok", "no preset is named 'smok'; did you mean 'smoke'"),
         ("run --preset smoke --set lr=3", "no setting 'lr'; did you mean 'train.lr'?"),
         ("run --preset smoke --set train.lr", "write it as path=value"),
-        ("run --preset smoke --sweep train.lr=", "names no value"),
+        ("run --preset smoke --sweep train.lr=", "gives no value"),
         ("run --preset smoke --routers soft_mo", "did you mean 'soft_moe'"),
         ("run --preset smoke --seeds 0", "--seeds"),
         ("run balanse --preset smoke", "did you mean 'balance'"),

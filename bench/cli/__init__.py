@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _substitute_what_cannot_be_shown()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
+        _refuse_empty(given)
         status = app(given, prog_name="bench.py", standalone_mode=False)
     except Exception as error:
         if "--debug" in given:
@@ -51,6 +52,20 @@ def _substitute_what_cannot_be_shown() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+
+
+def _refuse_empty(given: Sequence[str]) -> None:
+    """Refuse an argument that says nothing, as `--study ""` does: a default is not what it asks."""
+    for place, text in enumerate(given):
+        option, equals, value = text.partition("=")
+        if not text.strip():
+            before = given[place - 1] if place else ""
+            what = before if before.startswith("--") else "an argument"
+        elif option.startswith("--") and equals and not value.strip():
+            what = option
+        else:
+            continue
+        raise typer.BadParameter(f"{what} is empty: give it a value, or leave it out")
 
 
 def _report(error: Exception) -> int:

@@ -9,7 +9,7 @@ import typer
 from bench.cli.given import AUTO, names, seeds_of
 from bench.cli.place import Place
 from bench.cli.tune import tuning_of
-from bench.overrides import parse_set, parse_sweep
+from bench.overrides import parse_set, refuse_both, settings_of, sweep_of
 from bench.plan import Request, make_request
 from bench.presets import load_preset
 from bench.sequential import planned
@@ -40,8 +40,8 @@ def asked_for(
         BenchError, typer.BadParameter: they name what is not there, or contradict each other.
     """
     place.load()
-    found = [f"data.data_dir={data_dir}"] if data_dir else []
-    changed = dict(parse_set(text) for text in [*found, *(settings or ())])
+    changed, swept = settings_of(settings or (), data_dir), sweep_of(sweep or ())
+    refuse_both(changed, swept)
     request = make_request(
         load_preset(preset),
         study=study,
@@ -49,7 +49,7 @@ def asked_for(
         routers=names(routers),
         seeds=seeds_of(seeds),
         settings=changed,
-        sweep=dict(parse_sweep(text) for text in sweep or ()),
+        sweep=swept,
         twins=aa,
     )
     if tuned or tuning:

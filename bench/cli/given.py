@@ -11,8 +11,20 @@ UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def names(text: str | None) -> list[str]:
-    """The names in `a,b, c`; none in nothing."""
-    return [name.strip() for name in (text or "").split(",") if name.strip()]
+    """The names in `a,b, c`; none where nothing is given.
+
+    Raises:
+        typer.BadParameter: a name is empty, or is given twice.
+    """
+    if text is None:
+        return []
+    found = [name.strip() for name in text.split(",")]
+    for name in found:
+        if not name:
+            raise typer.BadParameter(f"{text!r} has an empty name; write names as a,b,c")
+        if found.count(name) > 1:
+            raise typer.BadParameter(f"{text!r} has {name!r} twice")
+    return found
 
 
 def seeds_of(text: str | None) -> int | None:

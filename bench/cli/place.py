@@ -96,9 +96,11 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
     def register(function: Callable[..., None]) -> Callable[..., None]:
         def run(home: Path, db: str | None, plugin: list[Path] | None, **own: Any) -> None:
             del own["debug"]  # `main` looks for it, since errors may come before any command
-            home = home.expanduser().absolute()
+            home = _expanded(home).absolute()
+            database = str(home / "bench.db") if db is None else _database(db)
+            plugins = tuple(map(_expanded, plugin or ()))
             try:
-                function(Place(home, db or str(home / "bench.db"), tuple(plugin or ())), **own)
+                function(Place(home, database, plugins), **own)
             except KeyboardInterrupt:
                 # What Python clears up at its end takes a moment; an impatient third Ctrl-C would
                 # print a traceback of it.
@@ -115,6 +117,23 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
         return function
 
     return register
+
+
+def _database(text: str) -> str:
+    """The path or URL of `--db`; a path may begin with `~`."""
+    file = text.partition("://")[2].removeprefix("/") if text.startswith("sqlite") else text
+    if file in ("", ":memory:"):
+        raise typer.BadParameter(
+            f"--db {text} is in memory and would be gone at the end: name a file, as --db my.db"
+        )
+    return text if "://" in text else str(_expanded(Path(text)))
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # no such user, or HOME is unset and the user is nobody's
+        raise typer.BadParameter(f"{path}: {error} Write the path in full.") from None
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -46,6 +46,8 @@ def status(place: Place, study: Study = None, watch: Watch = False, digest: Dige
       python bench.py status --study tiny --watch
       python bench.py status --digest
     """
+    if watch and digest:
+        raise typer.BadParameter("--watch and --digest do not go together")
     with place.store() as store:
         name = store.find_study(study).name
         if digest:

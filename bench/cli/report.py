@@ -75,6 +75,7 @@ def report(
       python bench.py report --trace main soft_moe top-1
       python bench.py report --check paper/tables
     """
+    _refuse_contradictions(study=study, out=out, claims=claims, trace=trace, check=check)
     with place.store() as store:
         if check is not None:
             _check(store, check)
@@ -83,6 +84,15 @@ def report(
         else:
             name = store.find_study(study).name
             _write(store, name, out or place.home / "reports" / name, place.home, claims)
+
+
+def _refuse_contradictions(**given: object) -> None:
+    """Refuse options of which one would be ignored."""
+    without = {"check": ("trace", "out", "claims", "study"), "trace": ("out",)}
+    for option, others in without.items():
+        for other in others:
+            if given[option] is not None and given[other] is not None:
+                raise typer.BadParameter(f"--{option} and --{other} do not go together")
 
 
 def _write(store: Store, study: str, folder: Path, home: Path, claims: Path | None) -> None:

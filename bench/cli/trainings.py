@@ -10,7 +10,7 @@ from typing import Any
 from bench.cli.words import add_grouped, count, flops, show, size, table
 from bench.compute.budget import Budget, Spent
 from bench.compute.estimate import Estimate, estimate
-from bench.config import TrialSpec
+from bench.config import ModelConfig, TrialSpec
 from bench.datasets import Datasets
 from bench.expected import load_or_expect
 from bench.plan import Request, labels
@@ -62,6 +62,12 @@ def _takes(spec: TrialSpec, datasets: Datasets) -> Estimate:
     return estimate(spec, own, *others)
 
 
+def _model(model: ModelConfig) -> str:
+    """A model by its name, with the options that make another model of it."""
+    options = ", ".join(f"{name}={value}" for name, value in model.options.items())
+    return f"{model.name} ({options})" if options else model.name
+
+
 def print_trainings(
     request: Request, rows: Sequence[Row], trials: int, seconds: Mapping[str, float]
 ) -> None:
@@ -74,6 +80,7 @@ def print_trainings(
     seeds = request.preset.seeds
     print(
         f"Study {request.study}, preset {request.preset.name}: {trials} trials, {seeds} seed(s)\n"
+        f"Model: {_model(request.preset.model)}\n"
     )
     right = "steps params FLOPs memory disk time"
     made = table("router", *right.split(), right=right)

@@ -81,15 +81,13 @@ def tune(
     place.load()
     from bench.cli.live import Display
     from bench.datasets import Datasets
-    from bench.overrides import parse_set
-    from bench.plan import make_request
+    from bench.overrides import settings_of
+    from bench.plan import checked_name, make_request
     from bench.presets import load_preset
     from bench.tune.tuning import Tuning
     from bench.tune.tuning import tune as do
 
-    settings = dict(parse_set(text) for text in set_ or ())
-    if data_dir:
-        settings["data.data_dir"] = data_dir
+    settings = settings_of(set_ or (), data_dir)
     loaded = load_preset(preset)
     request = make_request(loaded, routers=names(routers), settings=settings)
     given = {"trials": trials, "pruner": pruner}
@@ -97,7 +95,7 @@ def tune(
         update={name: value for name, value in given.items() if value is not None}
     )
     tuning = Tuning(
-        study or tuning_of(loaded.name),
+        checked_name(study or tuning_of(loaded.name)),
         request.preset.model_copy(update={"tune": tuned}),
         seed,
         frozenset(settings),

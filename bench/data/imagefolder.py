@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from bench.data.folders import expanded
 from bench.data.links import find_images
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
@@ -34,7 +35,7 @@ def read_imagefolder(path: str, data_dir: str | None) -> RawData:
             images, or a class that `train` does not have.
     """
     name = f"imagefolder:{path}"
-    root = Path(data_dir or "").expanduser() / Path(path).expanduser()
+    root = expanded(data_dir or "") / expanded(path)
     if not root.is_dir():
         raise RequestError(f"{name}: there is no folder {root.absolute()}")
     folders = split_folders(name, root, FOLDER_NAMES)

@@ -13,7 +13,7 @@ from timm.data.dataset_factory import create_dataset
 from timm.data.readers.img_extensions import is_img_extension
 from torch.utils.data import IterableDataset
 
-from bench.data.folders import data_folder
+from bench.data.folders import data_folder, expanded
 from bench.data.imagefolder import split_folders
 from bench.data.links import find_images
 from bench.data.pictures import Pictures
@@ -66,13 +66,13 @@ def read_timm(name: str, data_dir: str | None) -> RawData:
 
 def _folders(name: str, data_dir: str | None) -> dict[str, Any]:
     """timm takes the whole root for a split that has no folder; here such a split is not there."""
-    if data_dir is None or not Path(data_dir).expanduser().exists():
+    if data_dir is None or not expanded(data_dir).exists():
         raise RequestError(
             f"timm:{name} reads the images at data.data_dir, and there is nothing at {data_dir}"
             if data_dir
             else f"timm:{name} needs data.data_dir, the folder of its images"
         )
-    root = Path(data_dir).expanduser()
+    root = expanded(data_dir)
     parts = split_folders(f"timm:{name}", root, FOLDER_NAMES)
     parts.setdefault("train", root)
     if not root.is_dir():

@@ -12,8 +12,13 @@ from bench.model.experts import (
     register_experts,
 )
 from bench.model.moe import MoELayer
+from bench.model.origin import registering_modules
 from bench.model.passes import forward_pass
 from bench.model.places import moe_layers
+from routers.plugins import ELSEWHERE
+
+# A plugin may bring a model alone.
+ELSEWHERE.append(registering_modules)
 
 __all__ = [
     "EXPERTS",

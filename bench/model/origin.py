@@ -41,6 +41,15 @@ def model_origin(name: str) -> Origin:
     return versions | others, [] if others else files
 
 
+def registering_modules() -> set[str]:
+    """Return the modules that have registered a model; none before timm is imported."""
+    if "timm" not in sys.modules:
+        return set()
+    from bench.model.timm_models import timm
+
+    return {timm.models.model_entrypoint(name).__module__ for name in timm.list_models()}
+
+
 def _timm_version() -> dict[str, str]:
     try:
         return {"timm": version("timm")}

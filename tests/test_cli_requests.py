@@ -1,0 +1,175 @@
+"""Requests that contradict themselves or say nothing are refused, each with one line."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+from bench.cli.asking import asked_for
+from bench.cli.place import Place
+
+SMOKE = "run --preset smoke"
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that a command is refused with."""
+    with pytest.raises(SystemExit) as exited:
+        main(arguments)
+    out, err = capsys.readouterr()
+    assert exited.value.code == 2, err
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (f"{SMOKE} --sweep train.lr=1e-3,1e-2 --set train.lr=1e-3", "--sweep train.lr and --set"),
+        (f"{SMOKE} --sweep train.losses={{}} --set train.losses.z=1", "contradict each other"),
+        (f"{SMOKE} --set train.lr=1e-3 --set train.lr=1e-2", "--set gives train.lr twice"),
+        (f"{SMOKE} --sweep train.lr=1 --sweep train.lr=2", "--sweep gives train.lr twice"),
+        (f"{SMOKE} --sweep train.lr=1,1.0", "names the value 1 twice"),
+        (f"{SMOKE} --set train.clip_norm=", "gives no value"),
+        (f"{SMOKE} --data-dir a --set data.data_dir=b", "gives data.data_dir twice"),
+        (f"{SMOKE} --routers soft_moe,soft_moe", "has 'soft_moe' twice"),
+        (f"{SMOKE} --routers soft_moe,", "has an empty name"),
+        (f"{SMOKE} --routers ''", "--routers is empty"),
+        (f"{SMOKE} --routers=", "--routers is empty"),
+        (f"{SMOKE} --study ''", "--study is empty"),
+        (f"{SMOKE} ' '", "an argument is empty"),
+        ("run --preset ''", "--preset is empty"),
+        ("tune --preset smoke --routers ''", "--routers is empty"),
+        ("tune --preset smoke --set train.lr=1 --set train.lr=2", "--set gives train.lr twice"),
+        ("plan --db ''", "--db is empty"),
+        ("report --check a --out b", "--check and --out"),
+        ("report --check a --trace main x y", "--check and --trace"),
+        ("report --trace main x y --out b", "--trace and --out"),
+        ("status --watch --digest", "--watch and --digest"),
+        (f"{SMOKE} --db sqlite://", "in memory"),
+        (f"{SMOKE} --db sqlite:///:memory:", "in memory"),
+        (f"{SMOKE} --db :memory:", "in memory"),
+        (f"{SMOKE} --home ~nobody_of_this_name/x", "~nobody_of_this_name/x"),
+        (f"{SMOKE} --db ~nobody_of_this_name/x", "~nobody_of_this_name/x"),
+        (f"{SMOKE} --plugin ~nobody_of_this_name/x.py", "~nobody_of_this_name/x.py"),
+        (f"{SMOKE} --routers my_router", "If it is your own, give its file: --plugin FILE"),
+        ("check my_router", "--plugin FILE"),
+        ("run my_suite --preset smoke", "--plugin FILE"),
+    ],
+)
+def test_a_request_is_refused(
+    arguments: str,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(shlex.split(arguments), capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "../x", "/etc/x", "a/b", "a b", "-x", ".x", "ä", "x" * 101]
+)
+@pytest.mark.parametrize("command", ["run", "tune", "plan"])
+def test_the_name_of_a_study_is_no_path(
+    command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [command, "--preset", "smoke", f"--study={name}", "--home", str(tmp_path / "home")]
+    err = refused(given, capsys)
+    assert f"a study cannot be named {name!r}" in err
+    assert "--study gives another name" in err
+    assert not (tmp_path / "home").exists()
+
+
+def test_the_nearest_name_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "'my-study' would do" in refused([*SMOKE.split(), "--study", "../my study"], capsys)
+
+
+PRESET = """
+description: a preset
+routers: [dense]
+suites: {accuracy: {}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (PRESET + "seeds: 2\nseeds: 3\n", "the key 'seeds' stands twice"),
+        (PRESET + "train: {lr: 1, lr: 2}\n", "the key 'lr' stands twice"),
+        (PRESET + "seeds: yes\n", "seeds = True is yes or no"),
+        (PRESET + "train: {epochs: on}\n", "epochs = True is yes or no"),
+        (PRESET + "train: {losses: {z: yes}}\n", "is yes or no"),
+        (
+            PRESET.replace("[dense]", "soft_moe"),
+            "routers = 'soft_moe' is no list; write [soft_moe]",
+        ),
+        (PRESET + "parts: [{routers: dense}]\n", "routers = 'dense' is no list"),
+        (
+            PRESET + "parts: [{set: {train.lr: 1}, sweep: {train.lr: [1, 2]}}]\n",
+            "train.lr stands in set and in sweep",
+        ),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", "is not a text file"),
+        (b"\x00\x01", "is not valid YAML"),
+    ],
+)
+def test_a_preset_that_contradicts_itself_is_refused(
+    text: str | bytes, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    err = refused(["run", "--preset", str(file), "--home", str(tmp_path / "home")], capsys)
+    assert words in err
+    assert str(file) in err
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_preset_is_named_as_a_study_can_be(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "my preset.yaml"
+    file.write_text(PRESET)
+    err = refused(["run", "--preset", str(file), "--home", str(tmp_path / "home")], capsys)
+    assert "a study cannot be named 'my preset'" in err
+
+
+def options_of(settings: list[str], sweep: list[str] | None = None) -> dict[str, object]:
+    """The model's options after these settings over those of preset smoke."""
+    nothing = dict.fromkeys(
+        ("suites", "routers", "seeds", "resolve", "max_seeds", "tuning", "data_dir", "study")
+    )
+    request = asked_for(
+        Place(Path("none"), "none", ()),
+        **nothing,  # type: ignore[arg-type]
+        preset="smoke",
+        aa=False,
+        tuned=False,
+        settings=settings,
+        sweep=sweep,
+    )
+    return request.preset.model.options
+
+
+def test_another_model_does_not_have_the_options_of_the_preset() -> None:
+    name = "model.name=deit_tiny_patch16_224"
+    assert "depth" in options_of([])
+    assert options_of([name]) == {}
+    assert options_of([name, "model.options.depth=2"]) == {"depth": 2}
+    same = options_of([])
+    assert options_of(["model.name=vit_tiny_patch16_224"]) == same
+
+
+def test_a_database_in_the_home_folder_makes_no_folder_of_that_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    err = refused(["status", "--db", "~/t.db"], capsys)
+    assert f"there is no database {tmp_path / 'me' / 't.db'}" in err
+    assert list(tmp_path.iterdir()) == []
