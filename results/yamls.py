@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
 
 class _Loader(yaml.SafeLoader):
     """A loader of plain data, in which no mapping has a key twice."""
-
-    # Dates stay texts: no setting is one, and JSON has none.
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-        first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -28,6 +22,11 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+# Dates stay texts: no setting is one, and JSON has none.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 # YAML 1.1 reads `1e-3` as text, since it lacks the dot.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
