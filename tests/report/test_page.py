@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from report import write_report
+
 LOADS = {"src", "srcset", "data", "poster", "action", "background", "xlink:href"}
 
 
@@ -123,3 +125,14 @@ def test_figures_follow_the_theme(written):
 def test_references_are_written_once_each(written):
     text = (written.paths.folder / "references.bib").read_text(encoding="utf-8")
     assert text.count("@article{soft_moe,") == 1
+
+
+def test_a_router_with_unusual_experts_alone_has_its_card(lab, store, tmp_path):
+    made = lab(suites=("accuracy",))
+    made.study_of({"soft_moe": [0.7, 0.8]})
+    made.experts = {"name": "cp", "num_experts": 32}
+    made.study_of({"my_gate": [0.6, 0.7]})
+    folder = write_report(store, "tiny", tmp_path / "report").folder
+    page = Page((folder / "index.html").read_text(encoding="utf-8"))
+    assert "my_gate + 32 cp" in page.text
+    assert "What my_gate does & is." in page.text
