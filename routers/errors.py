@@ -18,6 +18,11 @@ class RequestError(BenchError):
     exit_status = 2
 
 
+def with_article(noun: str) -> str:
+    """`a SoftRouting`, `an ExpertChoiceRouting`."""
+    return f"an {noun}" if noun[:1] in "AEIOUaeiou" else f"a {noun}"
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """The end of an error message: the nearest valid names, or all of them where none is near.
 

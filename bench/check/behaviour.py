@@ -66,7 +66,7 @@ def finite(subject: Subject) -> str:
     cases += [(subject.resized(tokens=1), "random", torch.float32)]
     cases += [(subject.resized(num_experts=1), "random", torch.float32)]
     for case, kind, dtype in cases:
-        size = f"{case.tokens} token(s), {case.num_experts} expert(s)"
+        size = f"tokens = {case.tokens}, experts = {case.num_experts}"
         where = f"{kind} {str(dtype).removeprefix('torch.')} input, {size}"
         try:
             layer = case.layer(dtype=torch.float32)

@@ -21,7 +21,7 @@ def require_all(holds: Tensor, values: Tensor, what: str, axes: str, wanted: str
         wrong = int((~holds).sum())
         raise Failed(
             f"{what}[{_named(axes, index)}] is {values[index].item():.6g}, not {wanted}; "
-            f"{wrong} of {holds.numel()} are wrong"
+            f"wrong in {wrong} of {holds.numel()}"
         )
 
 
@@ -49,14 +49,14 @@ def require_equal(
         place = _named(axes, tuple(int(i) for i in index))
         raise Failed(
             f"{what}[{place}] is {actual[index].item():.6g}, {source} gives "
-            f"{expected[index].item():.6g}; {int((~close).sum())} of {close.numel()} differ"
+            f"{expected[index].item():.6g}; different in {int((~close).sum())} of {close.numel()}"
         )
 
 
 def require_finite(value: Tensor, what: str) -> None:
     """Fail where a tensor has NaN or infinite entries."""
     wrong = int((~value.isfinite()).sum())
-    require(wrong == 0, f"{what} has {wrong} of {value.numel()} entries that are not finite")
+    require(wrong == 0, f"{wrong} of {value.numel()} entries of {what} not finite")
 
 
 def _named(axes: str, index: tuple[int, ...]) -> str:

@@ -38,7 +38,7 @@ def _meaning(result: CheckResult) -> Text:
 def _summary(report: CheckReport) -> str:
     settings, seconds = len(report.settings), f"{report.seconds:.1f} s"
     if report.passed:
-        return f"{report.name} passes, in {settings} settings ({seconds})."
+        return f"{report.name} passes, in {settings} setting{'s' * (settings != 1)} ({seconds})."
     return (
         f"{report.name} fails {len(report.failures)} of {len(report.results)} checks ({seconds})."
     )

@@ -16,6 +16,7 @@ from bench.expected import load_or_expect
 from bench.plan import Request, labels
 from bench.specs import condition_of
 from results.conditions import place_of, router_of
+from results.text import counted
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,8 @@ def print_trainings(
         seconds: of one training by condition, where they are known.
     """
     seeds = request.preset.seeds
-    print(
-        f"Study {request.study}, preset {request.preset.name}: {trials} trials, {seeds} seed(s)\n"
-    )
+    asked = f"{counted(trials, 'trial')}, {counted(seeds, 'seed')}"
+    print(f"Study {request.study}, preset {request.preset.name}: {asked}\n")
     right = "steps params FLOPs memory disk time"
     made = table("router", *right.split(), right=right)
     made.padding = (0, 0)  # seven columns in 80

@@ -35,7 +35,9 @@ def read_imagefolder(path: str, data_dir: str | None) -> RawData:
     files = {split: _images_by_class(root / split) for split in SPLITS if (root / split).is_dir()}
     classes = tuple(files["train"])
     if len(classes) < 2:
-        raise RequestError(f"{root / 'train'} has {len(classes)} class folders; 2 are needed")
+        raise RequestError(
+            f"{root / 'train'} has too few class folders, {len(classes)}; 2 are needed"
+        )
     splits = {name: _split(root / name, by_class, classes) for name, by_class in files.items()}
     return RawData(classes, splits, "your own images")
 

@@ -79,7 +79,7 @@ class MoELayer(nn.Module):
         tokens = x.shape[: -len(shape)].numel()
         if tokens % self.groups:
             raise RequestError(
-                f"model.groups = {self.groups} does not divide the {tokens} tokens of a batch; "
+                f"model.groups = {self.groups} does not divide the tokens of a batch, {tokens}; "
                 "choose a divisor, or 'image' or 'batch'"
             )
         return x.reshape(-1, self.groups, *shape)

@@ -11,6 +11,7 @@ from bench.model.classifier import ImageNetwork
 from bench.model.experts import replaced_by
 from bench.model.moe import MoELayer
 from routers import RequestError
+from routers.errors import with_article
 
 MLP_NAMES = ("mlp", "mlp_channels")
 """What timm calls the MLP of a block; MLP-Mixer has a second one, over tokens."""
@@ -41,8 +42,8 @@ def places_of(model: nn.Module, layers: str | Sequence[int]) -> dict[str, nn.Mod
     chosen = chosen_layers(layers, len(names))
     if not chosen:
         raise RequestError(
-            f"model.layers = {layers!r} chooses none of the {len(names)} block(s) of "
-            f"{type(model).__name__}; choose 'all'"
+            f"model.layers = {layers!r} chooses no block of {type(model).__name__}, out of "
+            f"{len(names)}; choose 'all'"
         )
     return {names[index]: blocks[names[index]] for index in chosen}
 
@@ -120,9 +121,10 @@ def tokens_of(
 def _head(model: nn.Module) -> dict[str, nn.Module]:
     last = getattr(model, "get_classifier", lambda: None)()
     if not isinstance(last, nn.Linear):
+        what = "unknown" if last is None else with_article(type(last).__name__)
         raise RequestError(
-            f"model.layers = 'head': the last layer of {type(model).__name__} is "
-            f"{'unknown' if last is None else f'a {type(last).__name__}'}, not a linear layer"
+            f"model.layers = 'head': the last layer of {type(model).__name__} is {what}, not a "
+            "linear layer"
         )
     return {name: module for name, module in model.named_modules() if module is last}
 
