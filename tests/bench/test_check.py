@@ -369,7 +369,7 @@ class WrongShape(SoftmaxTokenChoice):
     [
         (CapacityAbove, {"capacity": "takes 5 of 4 tokens, more than its capacity"}, ""),
         (CapacityBelow, {"capacity": "takes 3 of 4 tokens, less than it has room for"}, ""),
-        (CapacityIgnored, {"capacity": "of 4, more than its capacity (1.0 · 16 tokens"}, ""),
+        (CapacityIgnored, {"capacity": "of 4 tokens, more than its capacity (1.0 · 16 tokens"}, ""),
         (CapacityOfExpertChoice, {"capacity": "takes 5 of 4 tokens"}, ""),
         (DetachedGate, {"gradient": "parameter gate.weight gets no gradient"}, ""),
         (ConstantWeight, {"gradient": "the gradient of gate.weight is 0"}, ""),
