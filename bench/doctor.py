@@ -128,9 +128,10 @@ def _device() -> Finding:
 
 def _threads() -> Finding:
     from bench.environment import cores, run_threads
+    from results.text import counted
 
     threads, there = run_threads(), cores()
-    detail = f"a run computes with {threads} of {there} cores"
+    detail = f"a run computes with {threads} of {counted(there, 'core')}"
     if threads > there:
         return Finding("threads", "warn", detail, f"set OMP_NUM_THREADS={there}")
     return Finding("threads", "ok", detail)
@@ -140,9 +141,10 @@ def _load() -> Finding:
     import psutil
 
     from bench.environment import cores
+    from results.text import counted
 
     load, there = psutil.getloadavg()[0], cores()
-    detail = f"{load:.1f} processes wanted to run in the last minute, on {there} cores"
+    detail = f"{load:.1f} processes wanted to run in the last minute, on {counted(there, 'core')}"
     if load > there / 2:
         return Finding("load", "warn", detail, "timings will be noisy: let other work end first")
     return Finding("load", "ok", detail)
@@ -204,12 +206,13 @@ def _database(database: str) -> Finding:
     try:
         with open_store(database, create=False) as store:
             from results.info import describe
+            from results.text import counted
 
             about = describe(store)
     except StoreError as error:
         return Finding("database", "fail", str(error))
-    studies = len(about.studies)
-    return Finding("database", "ok", f"{about.url}: schema {about.schema}, {studies} studies")
+    studies = counted(len(about.studies), "study", "studies")
+    return Finding("database", "ok", f"{about.url}: schema {about.schema}, {studies}")
 
 
 def _entry_points() -> Finding:

@@ -8,6 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bench.config import TrialSpec
 from bench.model import moe_layers
 from routers import Router
+from routers.errors import with_article
 
 
 def why_not_halved(spec: TrialSpec, model: nn.Module) -> str | None:
@@ -23,7 +24,7 @@ def why_not_halved(spec: TrialSpec, model: nn.Module) -> str | None:
         own = [buffer for buffer, _ in module.named_buffers(recurse=False)]
         running = any(buffer.startswith("running_") for buffer in own)
         if running or isinstance(module, _BatchNorm):
-            return f"{name}, a {type(module).__name__}, takes statistics of the batch"
+            return f"{name}, {with_article(type(module).__name__)}, takes statistics of the batch"
     layers = moe_layers(model)
     if not layers:
         return None

@@ -154,7 +154,7 @@ def add_seeds(
 
 def sentence(asked: Sequential) -> str:
     """How it stands after a look."""
-    told = f"{asked.taken} seeds: {asked.decided} of {asked.compared} differences are decided"
+    told = f"{asked.taken} seeds: {asked.decided} of {asked.compared} differences decided"
     if not asked.over:
         return f"{told}; on to {min(n for n in asked.seeds if n > asked.taken)} seeds"
     end = "that is all" if asked.decided == asked.compared else "this is the limit"

@@ -141,7 +141,7 @@ class Trainer:
         parts, size = self._micro_batches, self._spec.train.batch_size
         reason = why_not_halved(self._spec, self._model)
         if size < parts:
-            reason = f"it has {size} images"
+            reason = f"train.batch_size = {size}"
         if reason:
             raise BenchError(f"a batch cannot be trained on in {parts} parts: {reason}")
 

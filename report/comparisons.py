@@ -17,6 +17,7 @@ from results.statistics.declared import NULLS
 from results.statistics.effects import effect_size, superiority
 from results.statistics.paired import paired
 from results.statistics.sequential import is_decided
+from results.text import counted
 
 METRIC, SUITE = "top1", "accuracy"
 
@@ -53,7 +54,7 @@ class Comparison:
         if self.adjusted is None:
             return "no test: all differences are alike"
         if self.is_small and self.interest is not None:
-            return f"smaller than {100 * self.interest:g} points"
+            return f"smaller than {counted(100 * self.interest, 'point')}"
         if not self.resolved:
             return "not resolved"
         return "higher" if self.difference.mean > 0 else "lower"

@@ -16,7 +16,7 @@ from report import provenance
 from report.figures.canvas import COLUMN, Drawing
 from report.links import Links
 from report.logs import Logs, readable
-from report.parts import Absent
+from report.parts import Absent, said_once
 from report.remarks import remarks
 from report.render import ARROWS, cell_parts
 from report.study import StudyData
@@ -95,7 +95,7 @@ def make_page(
             compared=compared(study),
             findings=findings(study),
             remarks=remarks(study),
-            missing=[part for _, part in parts if isinstance(part, Absent) and not part.fine],
+            missing=said_once(p for _, p in parts if isinstance(p, Absent) and not p.fine),
             sections=[(section, *_chosen(section, parts)) for section in SECTIONS],
             cards=cards,
             bibtex=provenance.bibtex(cards),
@@ -111,7 +111,10 @@ def make_page(
 
 
 def _chosen(section: Section, parts: Sequence[tuple[str, Part]]) -> tuple[list[Part], list[Part]]:
-    """The parts of a section; `figure:load` also names those that were made for a condition."""
+    """The parts of a section; `figure:load` also names those that were made for a condition.
+
+    What is missing is said once, and not folded away.
+    """
 
     def named(names: Iterable[str]) -> list[Part]:
         return [
@@ -121,7 +124,10 @@ def _chosen(section: Section, parts: Sequence[tuple[str, Part]]) -> tuple[list[P
             if f"{kind}:{part.name.partition('--')[0]}" == name
         ]
 
-    return named(section.shown), named(section.folded)
+    shown, folded = named(section.shown), named(section.folded)
+    absent = said_once(part for part in (*shown, *folded) if isinstance(part, Absent))
+    there = [part for part in shown if not isinstance(part, Absent)]
+    return [*there, *absent], [part for part in folded if not isinstance(part, Absent)]
 
 
 def _environment() -> Environment:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 
 LONGEST = 100
 """Letters of a condition in the name of a file."""
@@ -20,6 +20,17 @@ class Absent:
     title: str
     why: str
     fine: bool = False
+
+
+def said_once(parts: Iterable[Absent]) -> list[Absent]:
+    """The parts, those that are missing for one reason as one: it names them all."""
+    found: dict[tuple[str, bool], list[Absent]] = {}
+    for part in parts:
+        found.setdefault((part.why, part.fine), []).append(part)
+    return [
+        replace(alike[0], title="; ".join(dict.fromkeys(part.title for part in alike)))
+        for alike in found.values()
+    ]
 
 
 def file_name(name: str, condition: str) -> str:

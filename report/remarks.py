@@ -5,6 +5,7 @@ from __future__ import annotations
 from report.study import StudyData
 from report.tables import claims, control, throughput
 from report.tuning import unequal
+from results.text import counted
 
 
 def remarks(study: StudyData) -> list[str]:
@@ -23,8 +24,9 @@ def _stopped(study: StudyData) -> list[str]:
         return [f"Seeds are being added, with looks planned at {looks}; the first is not over."]
     every = asked["decided"] == asked["compared"]
     number = "all" if every else f"{asked['decided']} of the"
+    differences = counted(asked["compared"], "difference")
     return [
         f"Seeds were added, the same to every router, with looks planned at {looks}: it stopped at "
-        f"{asked['taken']} seeds with {number} {asked['compared']} differences decided, that is "
-        f"resolved, or smaller than {asked['resolve']:g} points."
+        f"{counted(asked['taken'], 'seed')} with {number} {differences} decided, that is "
+        f"resolved, or smaller than {counted(asked['resolve'], 'point')}."
     ]

@@ -22,6 +22,7 @@ from report.tables.differences import sentence_on_n
 from report.tables.seeds import MANY
 from report.tables.table import Cell, Column, summary
 from results.statistics import seeds_needed
+from results.text import counted
 
 POINTS = Column("difference", "difference", scale=100)
 SHARE = Column("top1", "top-1", scale=100, digits=1)
@@ -50,13 +51,13 @@ def compared(study: StudyData) -> str:
     trials = study.trials
     routers = [name for name in study.routers if not study.is_baseline(name)]
     baselines = [name for name in study.routers if study.is_baseline(name)]
-    beside = f" and {_counted(len(baselines), 'baseline')} ({', '.join(baselines)})"
-    what = _counted(len(routers), "router") + (beside if baselines else "")
+    beside = f" and {counted(len(baselines), 'baseline')} ({', '.join(baselines)})"
+    what = counted(len(routers), "router") + (beside if baselines else "")
     if trials.empty:
         return f"{what}, as bare layers: nothing was trained."
     seeds = trials.groupby(["router", "condition"])["seed"].nunique()
     least, most = int(seeds.min()), int(seeds.max())
-    told = _counted(most, "seed") if least == most else f"{least} to {most} seeds"
+    told = counted(most, "seed") if least == most else f"{least} to {most} seeds"
     data = ", ".join(sorted(trials["data"].unique()))
     models = ", ".join(_model(study, name) for name in sorted(trials["model"].unique()))
     conditions = len(study.conditions)
@@ -140,7 +141,7 @@ def _lead(behind: list[Comparison]) -> str:
     if all(c.adjusted is None for c in behind):
         return ""
     sure = sum(c.resolved and _behind(c) for c in behind)
-    routers = _counted(len(behind), "router")
+    routers = counted(len(behind), "router")
     return f"Its lead is resolved over {sure} of {routers} (paired t tests, Holm's correction)."
 
 
@@ -181,8 +182,4 @@ def _outcomes(study: StudyData) -> str:
     """How the trials ended: `24 trials: 23 done, 1 diverged`."""
     statuses = Counter(study.trials["status"].str.replace("_", " "))
     told = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
-    return f"{_counted(len(study.trials), 'trial')}: {told}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{counted(len(study.trials), 'trial')}: {told}"

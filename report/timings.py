@@ -13,6 +13,7 @@ from report.entries import Entry, closest_layer
 from report.study import StudyData
 from report.systems import of_twin
 from results.conditions import is_twin
+from results.text import counted
 
 PASSES = {"forward": "forward", "train": "forward + backward"}
 TIMES = ("_ms", "_ms_p90", "_overhead", "_per_s")
@@ -41,7 +42,7 @@ class Setting:
     @property
     def sizes(self) -> str:
         """Batch × tokens × width, and the experts."""
-        return f"{self.batch} × {self.tokens} × {self.dim}, {self.num_experts} experts"
+        return f"{self.batch} × {self.tokens} × {self.dim}, {counted(self.num_experts, 'expert')}"
 
 
 @dataclass(frozen=True)

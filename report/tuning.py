@@ -9,6 +9,7 @@ from typing import Any
 
 from report.study import StudyData
 from report.systems import router_of
+from results.text import counted
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def sentence(study: StudyData) -> str:
     counts = {each.trials for each in found.values()}
     if not found:
         return ""
-    equal = f"Each router was tuned with {min(counts)} trials, on the validation split."
+    equal = f"Each router was tuned with {counted(min(counts), 'trial')}, on the validation split."
     return unequal(study) or equal
 
 

@@ -1,4 +1,4 @@
-"""Text that every encoding can write: names of files may hold bytes that are no UTF-8."""
+"""Text for people: numbers with their nouns, and names of files that are no UTF-8."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ def readable(text: str) -> str:
     Python reads such a byte of a file's name as a surrogate, which no file can be written with.
     """
     return text if text.isascii() else _LONE.sub(_escape, text)
+
+
+def counted(number: float, noun: str, plural: str = "") -> str:
+    """A number with its noun: `1 seed`, `1,200 seeds`, `2 studies`."""
+    return f"{number:,.12g} {noun if number == 1 else plural or noun + 's'}"
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -35,6 +35,11 @@ class NonFiniteError(BenchError):
         return type(self), (str(self),)  # between processes, without the module
 
 
+def with_article(noun: str) -> str:
+    """`a SoftRouting`, `an ExpertChoiceRouting`."""
+    return f"an {noun}" if noun[:1] in "AEIOUaeiou" else f"a {noun}"
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """The end of an error message: the nearest valid names, or all of them where none is near.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from routers.errors import RequestError
+from routers.errors import RequestError, with_article
 from routers.registry import Registry
 from routers.routing import Routing
 
@@ -148,4 +148,4 @@ def _choices(loss: str, routing: Routing) -> int:
 
 
 def _kind(routing: Routing) -> str:
-    return f"a {type(routing).__name__}"
+    return with_article(type(routing).__name__)

@@ -38,9 +38,7 @@ class WeighedMixture(Mixture):
         super().set_hyper(options)
         for name, k in self.hyper_values().items():
             if name.endswith("top_k") and k is not None and k > self.num_experts:
-                raise RequestError(
-                    f"{name} = {k} is more than the {self.num_experts} experts there are"
-                )
+                raise RequestError(f"{name} = {k} is more than num_experts = {self.num_experts}")
 
     def clean_gates(self, logits: Tensor) -> Tensor:
         return expert_softmax(logits)

@@ -101,6 +101,7 @@ class Registry:
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
+        self._is = "are" if kind == "experts" else "is"
         Registry.instances.add(self)
         self._entries: dict[str, Entry] = {}
 
@@ -123,7 +124,7 @@ class Registry:
             taken = self._entries.get(name)
             if taken is not None and taken.target is not target:
                 raise RequestError(
-                    f"{self.kind} {name!r} is registered already, by "
+                    f"{self.kind} {name!r} {self._is} registered already, by "
                     f"{inspect.getsourcefile(taken.target)}; choose another name"
                 )
             if isinstance(target, type) and issubclass(target, Configurable):
@@ -138,7 +139,9 @@ class Registry:
     def get(self, name: str) -> Entry:
         """The component of that name; `RequestError` with the nearest names where there is none."""
         if name not in self._entries:
-            raise RequestError(f"no {self.kind} is named {name!r}{unknown(name, self._entries)}")
+            raise RequestError(
+                f"no {self.kind} {self._is} named {name!r}{unknown(name, self._entries)}"
+            )
         return self._entries[name]
 
     def names(self) -> list[str]:

@@ -33,7 +33,7 @@ def two_levels(num_experts: int) -> tuple[int, int]:
     if first == 1:
         # One more than a prime is even.
         raise RequestError(
-            f"{num_experts} experts cannot be split into two levels; "
+            f"num_experts = {num_experts} cannot be split into two levels; "
             f"{max(4, num_experts + 1)} can, as {two_levels(max(4, num_experts + 1))}"
         )
     return first, num_experts // first

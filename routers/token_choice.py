@@ -25,7 +25,7 @@ class TokenChoice(Router):
         super().set_hyper(options)
         if self.top_k > self.num_experts:
             raise RequestError(
-                f"top_k = {self.top_k} is more than the {self.num_experts} experts there are"
+                f"top_k = {self.top_k} is more than num_experts = {self.num_experts}"
             )
 
 

@@ -42,7 +42,7 @@ def test_seeds_are_added_up_to_the_limit_and_the_report_says_so(asked, tmp_path,
 
     here("run", *auto, "0")
     told = capsys.readouterr().out
-    looks = re.findall(r"^(\d) seeds: (\d) of 1 differences are decided; (.+)$", told, re.MULTILINE)
+    looks = re.findall(r"^(\d) seeds: (\d) of 1 differences decided; (.+)$", told, re.MULTILINE)
     assert looks[0][0] == "3"
     assert looks[-1][2] in ("that is all", "this is the limit")
 
@@ -67,9 +67,8 @@ def test_seeds_are_added_up_to_the_limit_and_the_report_says_so(asked, tmp_path,
     here("run", *auto, "0", "--no-report")
     again = capsys.readouterr().out
     assert "trained" not in again.rpartition("The latest run:")[2].splitlines()[0]
-    assert [line for line in again.splitlines() if "differences are decided" in line] == [
-        f"{seeds} seeds: {number} of 1 differences are decided; {rest}"
-        for seeds, number, rest in looks
+    assert [line for line in again.splitlines() if "differences decided" in line] == [
+        f"{seeds} seeds: {number} of 1 differences decided; {rest}" for seeds, number, rest in looks
     ]
 
     here("run", *asked, "--seeds", "auto", "--max-seeds", "12", status=2)
@@ -84,7 +83,7 @@ def test_seeds_are_added_up_to_the_limit_and_the_report_says_so(asked, tmp_path,
 
 def test_a_large_difference_to_resolve_ends_at_the_first_look(asked, tmp_path, capsys) -> None:
     here("run", *asked, "--seeds", "auto", "--resolve", "100", "--no-report")
-    assert "3 seeds: 1 of 1 differences are decided; that is all" in capsys.readouterr().out
+    assert "3 seeds: 1 of 1 differences decided; that is all" in capsys.readouterr().out
     with open_store(tmp_path / "runs" / "bench.db") as store:
         assert len(load_study(store, "short").trials) == 6
 

@@ -84,7 +84,7 @@ def test_seconds_are_spent_told_and_reused(tmp_path, capsys):
     [
         (["compute.match=wall_clock"], "compute.match = wall_clock needs a budget"),
         (["compute.match=params", "experts.options.hidden=8"], "leave out one of the two"),
-        (["compute.match=params", "experts.num_experts=999"], "experts of width 1 has"),
+        (["compute.match=params", "experts.num_experts=999"], "num_experts = 999 of width 1 has"),
         (["compute.match=flops"], "compute.match = 'flops'"),
     ],
 )

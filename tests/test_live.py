@@ -180,10 +180,10 @@ def test_in_a_file_there_are_plain_lines(clock: Clock) -> None:
             display(event)
     assert not CONTROL.search(out.getvalue())
     first, *lines = out.getvalue().splitlines()
-    assert first == "1 of 3 trials done, 2 waiting, 0 of 1 layers"
+    assert first == "1 of 3 trials done, 2 waiting, 0 of 1 layer"
     assert lines[0] == "1/4  a  seed 0  training  new"
     assert lines[1].startswith(
-        "1 of 3 trials done, 1 running, 1 waiting, 0 of 1 layers; 6.0 trials/h"
+        "1 of 3 trials done, 1 running, 1 waiting, 0 of 1 layer; 6.0 trials/h"
     )
     assert lines[2:] == [
         "1/4  a  seed 0  done  trained in 2 min 00 s",
@@ -204,7 +204,7 @@ def test_on_a_terminal_what_ended_scrolls_and_the_board_is_below(clock: Clock) -
     with Display(console, clock) as display:
         for event in events(clock)[:5]:
             display(event)
-        board = "1 of 3 trials done, 1 running, 1 waiting, 0 of 1 layers"
+        board = "1 of 3 trials done, 1 running, 1 waiting, 0 of 1 layer"
         while board not in shown():
             time.sleep(0.01)
         for event in events(clock)[5:]:

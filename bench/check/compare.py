@@ -21,7 +21,7 @@ def require_all(holds: Tensor, values: Tensor, what: str, axes: str, wanted: str
         wrong = int((~holds).sum())
         raise Failed(
             f"{what}[{_named(axes, index)}] is {values[index].item():.6g}, not {wanted}; "
-            f"{wrong} of {holds.numel()} are wrong"
+            f"wrong in {wrong} of {holds.numel()}"
         )
 
 
@@ -49,7 +49,7 @@ def require_equal(
         place = _named(axes, tuple(int(i) for i in index))
         raise Failed(
             f"{what}[{place}] is {actual[index].item():.6g}, {source} gives "
-            f"{expected[index].item():.6g}; {int((~close).sum())} of {close.numel()} differ"
+            f"{expected[index].item():.6g}; different in {int((~close).sum())} of {close.numel()}"
         )
 
 

@@ -50,7 +50,7 @@ def _meaning(result: CheckResult) -> Text:
 def _summary(report: CheckReport) -> str:
     settings, seconds = len(report.settings), f"{report.seconds:.1f} s"
     if report.passed:
-        return f"{report.name} passes, in {settings} settings ({seconds})."
+        return f"{report.name} passes, in {settings} setting{'s' * (settings != 1)} ({seconds})."
     skipped = sum(result.status == "not run" for result in report.results)
     others = f"; {skipped} were not run" if skipped else ""
     return (

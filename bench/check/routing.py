@@ -160,7 +160,7 @@ def _within(limits: Tensor, routing: Routing, where: str, asked: str) -> None:
     _no_expert(load > limits, load, limits, where, f"more than its capacity ({asked})")
     require(
         routing.num_slots <= most,
-        f"{where}: {routing.num_slots} slots are run for each expert; {asked} gives {most}",
+        f"{where}: num_slots = {routing.num_slots} for each expert; {asked} gives {most}",
     )
     fills_up = isinstance(routing, ExpertChoiceRouting)
     room = limits if fills_up else torch.minimum(limits, routing.demand())
@@ -172,8 +172,8 @@ def _no_expert(wrong: Tensor, load: Tensor, limits: Tensor, where: str, how: str
     if wrong.any():
         g, e = wrong.nonzero()[0].tolist()
         raise Failed(
-            f"{where}: expert {e} of group {g} takes {load[g, e]} tokens of {limits[g, e]}, {how}; "
-            f"{int(wrong.sum())} of {wrong.numel()} experts do"
+            f"{where}: expert {e} of group {g} takes {load[g, e]} of {limits[g, e]} tokens, {how}; "
+            f"so in {int(wrong.sum())} of {wrong.numel()}"
         )
 
 
@@ -183,7 +183,7 @@ def _soft_slots(router: Router, factor: float | None, routing: Routing) -> None:
         slots = oracle.soft_slots(factor, routing.num_tokens, routing.num_experts)
     require(
         slots is None or routing.num_slots == slots,
-        f"{routing.num_slots} slots an expert, not the {slots} that were asked for",
+        f"num_slots = {routing.num_slots} for each expert, not {slots}, as was asked for",
     )
 
 

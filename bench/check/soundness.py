@@ -35,7 +35,7 @@ def finite(subject: Subject) -> str:
     if not refused:
         cases += [(subject.resized(num_experts=1), "random", torch.float32)]
     for case, kind, dtype in cases:
-        size = f"{case.tokens} token(s), {case.num_experts} expert(s)"
+        size = f"tokens = {case.tokens}, experts = {case.num_experts}"
         where = f"{kind} {str(dtype).removeprefix('torch.')} input, {size}"
         for training in (True, False):
             _in(where, partial(_finite, case, kind, dtype, training))

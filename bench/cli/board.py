@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.cli.words import clock, duration
+from results.text import counted
 
 UNDER_WAY = ("running", "elsewhere", "interrupted", "waiting")
 """Statuses of trials that have no result yet; every other one is an end."""
@@ -77,7 +78,8 @@ class Board:
 
     def told(self) -> str:
         """`12 of 24 trials done, 2 running, 1 failed, 9 waiting`."""
-        parts = [f"{self.counts.get('done', 0)} of {self.total} trials done"] if self.total else []
+        done, all_ = self.counts.get("done", 0), counted(self.total, "trial")
+        parts = [f"{done} of {all_} done"] if self.total else []
         failed = [status for status in self.counts if status not in ("done", *UNDER_WAY)]
         for status in ("running", *sorted(failed), *UNDER_WAY[1:]):
             if self.counts.get(status):
@@ -85,7 +87,7 @@ class Board:
                 parts.append(f"{self.counts[status]} {where}")
         measured, layers = self.layers
         if layers:
-            parts.append(f"{measured} of {layers} layers")
+            parts.append(f"{measured} of {counted(layers, 'layer')}")
         return ", ".join(parts)
 
     def pace(self, now: datetime) -> str:

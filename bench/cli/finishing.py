@@ -15,6 +15,7 @@ from bench.execute.devices import CPU, own_device
 from bench.execute.jobs import Job
 from bench.execute.workplace import prepare_process
 from bench.forecast import Forecast, forecast, here, loading, workers
+from results.text import counted
 from routers.errors import BenchError
 
 
@@ -73,7 +74,7 @@ def print_finishing(ends: Forecast | str, workers: int) -> None:
         return
     now = datetime.now()
     print(
-        f"finishing time: about {duration(ends.whole)} with {workers} worker(s) "
+        f"finishing time: about {duration(ends.whole)} with {counted(workers, 'worker')} "
         f"({clock(now + timedelta(seconds=ends.whole), now)}), of which\n"
         f"training {duration(ends.training)}, measuring {duration(ends.measuring)}, "
         f"timings {duration(ends.timings)}, start and report {duration(ends.around)}"

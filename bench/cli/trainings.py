@@ -17,6 +17,7 @@ from bench.plan import Request, labels
 from bench.specs import condition_of
 from results.conditions import router_of
 from results.settings import place_of
+from results.text import counted
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,9 @@ def print_trainings(
         seconds: of one training by condition, where they are known.
     """
     seeds = request.preset.seeds
-    print(
-        f"Study {request.study}, preset {request.preset.name}: {trials} trials, {seeds} seed(s)\n"
-        f"Model: {_model(request.preset.model)}\n"
-    )
+    asked = f"{counted(trials, 'trial')}, {counted(seeds, 'seed')}"
+    print(f"Study {request.study}, preset {request.preset.name}: {asked}")
+    print(f"Model: {_model(request.preset.model)}\n")
     right = "steps params FLOPs memory disk time"
     made = table("router", *right.split(), right=right)
     made.padding = (0, 0)  # seven columns in 80

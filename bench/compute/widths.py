@@ -87,9 +87,9 @@ def _with_width(spec: TrialSpec, shape_of: Callable[[DataConfig], ExpectedData])
     if least > target * (1 + spec.compute.tolerance):
         less = ", or for less capacity" if spec.compute.match == "step_flops" else ""
         raise RequestError(
-            f"{matched}: {spec.router.name} with {spec.experts.num_experts} experts of width 1 has "
-            f"{least:,.0f} {SOLVED[spec.compute.match]}, and the dense model has {target:,.0f}: "
-            f"ask for fewer experts{less}"
+            f"{matched}: {spec.router.name} with num_experts = {spec.experts.num_experts} of width "
+            f"1 has {least:,.0f} {SOLVED[spec.compute.match]}, and the dense model has "
+            f"{target:,.0f}: ask for fewer experts{less}"
         )
     return at(nearest_width(taken_at, target))
 

@@ -46,7 +46,9 @@ def read_imagefolder(path: str, data_dir: str | None) -> RawData:
     by_split = {split: _class_folders(folder) for split, folder in folders.items()}
     classes = tuple(folder.name for folder in by_split["train"])
     if len(classes) < 2:
-        raise RequestError(f"{folders['train']} has {len(classes)} class folders; 2 are needed")
+        raise RequestError(
+            f"{folders['train']} has too few class folders, {len(classes)}; 2 are needed"
+        )
     every = [folder for of_split in by_split.values() for folder in of_split]
     found = find_images(root, every, _is_readable)
     found.warn(name)

@@ -32,7 +32,7 @@ def hold_out(
         members = np.flatnonzero(labels == label)
         if len(members) < 2:
             raise RequestError(
-                f"class {name!r} has {len(members)} training images: "
+                f"class {name!r} has too few training images, {len(members)}: "
                 "at least 2 are needed to split some off for validation or test"
             )
         count = min(max(1, round(share * len(members))), len(members) - 1)

@@ -61,9 +61,9 @@ def _require(
     lacking = [n for n, p in child.named_parameters() if n not in taken and id(p) not in new]
     if lacking:
         raise RequestError(
-            f"{len(lacking)} parameters beside the gates have no counterpart in the parent, a "
-            f"{type(parent).__name__}, the first is {lacking[0]!r}: give the child the model, data "
-            "and experts of its parent"
+            f"parameters beside the gates have no counterpart in the parent ({len(lacking)} of "
+            f"{type(parent).__name__}, the first is {lacking[0]!r}): give the child the model, "
+            "data and experts of its parent"
         )
 
 

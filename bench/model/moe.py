@@ -78,7 +78,7 @@ class MoELayer(nn.Module):
         size = max(1, named[self.groups] if isinstance(self.groups, str) else self.groups)
         if tokens % size:
             raise RequestError(
-                f"model.groups = {self.groups} does not divide the {tokens} tokens of a batch; "
+                f"model.groups = {self.groups} does not divide the tokens of a batch, {tokens}; "
                 "choose a divisor, or 'image' or 'batch'"
             )
         return x.reshape(tokens // size, size, *shape)

@@ -11,6 +11,7 @@ from bench.model.classifier import ImageNetwork
 from bench.model.experts import is_linear, replaced_by
 from bench.model.moe import MoELayer
 from routers import RequestError
+from routers.errors import with_article
 
 MLP_NAMES = ("mlp", "mlp_channels")
 """What timm calls the MLP of a block; MLP-Mixer has a second one, over tokens."""
@@ -41,8 +42,8 @@ def places_of(model: nn.Module, layers: str | Sequence[int]) -> dict[str, nn.Mod
     chosen = chosen_layers(layers, len(names))
     if not chosen:
         raise RequestError(
-            f"model.layers = {layers!r} chooses none of the {len(names)} block(s) of "
-            f"{type(model).__name__}; choose 'all'"
+            f"model.layers = {layers!r} chooses no block of {type(model).__name__}, out of "
+            f"{len(names)}; choose 'all'"
         )
     return {names[index]: blocks[names[index]] for index in chosen}
 
@@ -121,9 +122,10 @@ def tokens_of(
 def _head(model: nn.Module) -> dict[str, nn.Module]:
     last = getattr(model, "get_classifier", lambda: None)()
     if last is None or not is_linear(last):
+        what = "unknown" if last is None else with_article(type(last).__name__)
         raise RequestError(
-            f"model.layers = 'head': the last layer of {type(model).__name__} is "
-            f"{'unknown' if last is None else f'a {type(last).__name__}'}, not a plain linear layer"
+            f"model.layers = 'head': the last layer of {type(model).__name__} is {what}, not a "
+            "plain linear layer"
         )
     return {name: module for name, module in model.named_modules() if module is last}
 

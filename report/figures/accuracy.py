@@ -14,7 +14,7 @@ from report.figures.intervals import CUT, halves, is_cut, limits, mark_cut
 from report.parts import Absent
 from report.study import StudyData
 from report.systems import DENSE
-from report.tables.cells import sentence_on_looks
+from report.tables.cells import sentence_on_looks, why_without
 from results.statistics import mean_interval
 from results.statistics.intervals import Interval
 
@@ -31,7 +31,7 @@ ARROW = "Arrow: a null beyond the axis, its mean ± half of its interval."
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     """One figure, a panel for each condition."""
     if not any(len(study.final("top1", entry)) for entry in study.entries):
-        yield Absent(NAME, TITLE, "no finished trial has a test accuracy (suite accuracy)")
+        yield Absent(NAME, TITLE, why_without(study, "accuracy", "a test accuracy"))
         return
     conditions = study.conditions
     single = len(conditions) == 1

@@ -18,8 +18,9 @@ from report.figures.class_maps import (
 )
 from report.parts import Absent, file_name, title
 from report.study import StudyData
+from report.tables.cells import why_without
 
-NAME, TITLE = "class_change", "What classes lose without an expert"
+NAME, TITLE = "class_change", "What each class loses without an expert"
 CAPTION = (
     "Accuracy of each class with all experts less that with one expert of the last MoE layer "
     "switched off, in points, on the test split: above 0, the class needs the expert. One run each "
@@ -36,7 +37,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         records = {entry: record for entry, record in found.items() if record is not None}
         name, heading = file_name(NAME, condition), title(TITLE, condition)
         if not records:
-            yield Absent(name, heading, "no finished trial has its changes (suite specialization)")
+            yield Absent(name, heading, why_without(study, "specialization", "changes of accuracy"))
             continue
         drawn = {entry: points(record.values) for entry, record in records.items()}
         largest = max(float(np.nanmax(abs(table))) for table in drawn.values())

@@ -18,6 +18,7 @@ from report.figures.class_maps import (
 )
 from report.parts import Absent, file_name, title
 from report.study import StudyData
+from report.tables.cells import why_without
 
 NAME, TITLE = "class_expert", "Classes and experts"
 CAPTION = (
@@ -38,7 +39,9 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         records = {entry: record for entry, record in found.items() if record is not None}
         name, heading = file_name(NAME, condition), title(TITLE, condition)
         if not records:
-            yield Absent(name, heading, "no finished trial has its tables (suite entropy)")
+            yield Absent(
+                name, heading, why_without(study, "entropy", "tables of classes and experts")
+            )
             continue
         drawn = {e: shares(np.asarray(r.values, dtype=float)) for e, r in records.items()}
         norm = Normalize(0, max(float(table.max()) for table in drawn.values()))

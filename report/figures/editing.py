@@ -14,6 +14,7 @@ from report.entries import Entry
 from report.figures.canvas import FAINT, INK, PAGE, PAPER, Drawing, folded, panels, style
 from report.parts import Absent, title
 from report.study import StudyData
+from report.tables.cells import why_without
 
 NAME, TITLE = "editing", "Subgroups before and after editing experts"
 CAPTION = (
@@ -31,7 +32,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     found = {entry: accuracies(study, entry) for entry in study.entries}
     shown = {entry: edits for entry, edits in found.items() if edits}
     if not shown:
-        yield Absent(NAME, TITLE, "no finished trial has its accuracies (suite editing)")
+        yield Absent(NAME, TITLE, why_without(study, "editing", "accuracies of subgroups"))
         return
     yield Drawing(NAME, TITLE, CAPTION, _figure(study, shown), tuple(shown))
 

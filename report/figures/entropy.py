@@ -12,6 +12,7 @@ from report.figures.canvas import FAINT, GRID, PAGE, PAPER, Drawing, panels, rou
 from report.figures.intervals import CUT, halves, mark_cut
 from report.parts import Absent, file_name, title, told_runs
 from report.study import StudyData
+from report.tables.cells import why_without
 from results.statistics import mean_interval
 
 NAME, TITLE = "entropy", "How decided, how even: H_s against H_u"
@@ -30,7 +31,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         entries = [e for e in study.under(condition) if len(study.final("H_s", e, of="gates"))]
         name, heading = file_name(NAME, condition), title(TITLE, condition)
         if not entries:
-            yield Absent(name, heading, "no finished trial has its entropies (suite entropy)")
+            yield Absent(name, heading, why_without(study, "entropy", "entropies"))
             continue
         with style():
             figure, axes = panels(len(OF), 2, PAGE, 2.0 + 0.07 * len(entries))

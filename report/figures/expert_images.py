@@ -12,6 +12,7 @@ from report.figures.canvas import PAGE, Drawing, folded, panels, style
 from report.figures.class_maps import last_layer, seeds_of
 from report.parts import Absent, file_name, title
 from report.study import StudyData
+from report.tables.cells import why_without
 from results import ArrayRecord
 
 NAME, TITLE = "expert_images", "Images that weigh each expert most"
@@ -33,7 +34,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         records = {entry: record for entry, record in found.items() if record is not None}
         heading = title(TITLE, condition)
         if not records:
-            why = "no finished trial has its images (suite specialization)"
+            why = why_without(study, "specialization", "images")
             yield Absent(file_name(NAME, condition), heading, why)
         for start in range(0, len(records), ROUTERS):
             several = f" {start // ROUTERS + 1}" if start else ""

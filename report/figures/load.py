@@ -14,6 +14,7 @@ from report.entries import Entry
 from report.figures.canvas import PAGE, Drawing, colour_bar, folded, panels, style
 from report.parts import Absent, file_name, title
 from report.study import StudyData
+from report.tables.cells import why_without
 from report.tables.table import CONSTANT
 
 NAME, TITLE = "load", "Load of each expert, by layer"
@@ -33,7 +34,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         loads = {entry: ranked for entry, ranked in found.items() if ranked is not None}
         name, heading = file_name(NAME, condition), title(TITLE, condition)
         if not loads:
-            yield Absent(name, heading, "no finished trial has its loads (suite balance)")
+            yield Absent(name, heading, why_without(study, "balance", "loads"))
             continue
         yield Drawing(name, heading, CAPTION, _figure(study, loads), tuple(loads))
 

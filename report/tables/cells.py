@@ -90,3 +90,10 @@ def why_unmeasured(study: StudyData, suite: str) -> str:
     reasons = (study.skipped(suite, entry) for entry in study.entries)
     reason = next(filter(None, reasons), None)
     return f"suite {suite}: {reason}" if reason else f"no finished trial was measured by {suite}"
+
+
+def why_without(study: StudyData, suite: str, what: str) -> str:
+    """Why there is nothing of `what` to show: its suite measured nothing, or not that."""
+    if not measured(study, suite):
+        return why_unmeasured(study, suite)
+    return f"no finished trial has {what} (suite {suite})"

@@ -14,6 +14,7 @@ from report.tables.cells import sentence_on_looks
 from report.tables.table import MISSING, OLDER, Cell, Column, Row, Table, assemble, words
 from report.verdicts import Judged, Untested, judged
 from results.older import older_sentence
+from results.text import counted
 
 NAME, TITLE = "claims", "Claims, by these runs"
 COLUMNS = (
@@ -78,7 +79,7 @@ def sentences(study: StudyData) -> list[str]:
         return []
     kinds = ("supported", "contradicted", "undecided")
     told = ", ".join(f"{verdicts[kind]} {kind}" for kind in kinds)
-    return [f"Of {verdicts.total()} claims that these runs can test: {told}."]
+    return [f"Of {counted(verdicts.total(), 'claim')} that these runs can test: {told}."]
 
 
 def _row(study: StudyData, tested: Judged) -> Row:
@@ -120,11 +121,12 @@ def _scale(study: StudyData, behind: Sequence[str]) -> str:
     trials = study.trials[study.trials["trial"].isin(behind)]
     with_experts = trials[[not study.is_baseline(name) for name in trials["router"]]]
     numbers = sorted(with_experts["num_experts"].dropna().unique())
+    noun = "expert" if numbers == [1] else "experts"
     flops = pd.to_numeric(trials["flops"]).median()
     parts = [
         ", ".join(sorted(trials["data"].unique())),
         ", ".join(sorted(trials["model"].unique())),
-        f"{', '.join(map(str, numbers))} experts" if numbers else "",
+        f"{', '.join(map(str, numbers))} {noun}" if numbers else "",
         "" if pd.isna(flops) else f"{flops:.1e} FLOPs a run".replace("e+", "e"),
     ]
     return "; ".join(filter(None, parts))
@@ -157,11 +159,11 @@ def _side(side: Side | None) -> str:
 
 def _caption(study: StudyData, tested: int, claims: int, older: str) -> str:
     parts = (
-        f"{tested} of {claims} claims are about these runs. Difference: as the claim's test has it "
-        "(table: how each claim is tested), the mean over the conditions that have both sides, "
-        "paired by seed, ± half of its 95 % Student t interval over the seeds that all of them "
-        "have. p: two-sided paired t test (against the nearer end of a margin; where two "
-        f"differences decide, the larger p); Holm's correction over the {tested} claims tested. "
+        f"About these runs: {tested} of {counted(claims, 'claim')}. Difference: as the claim's "
+        "test has it (table: how each claim is tested), the mean over the conditions that have "
+        "both sides, paired by seed, ± half of its 95 % Student t interval over the seeds that all "
+        "of them have. p: two-sided paired t test (against the nearer end of a margin; where two "
+        "differences decide, the larger p); Holm's correction over the claims tested. "
         "Supported or contradicted: adjusted p < 0.05, by where the difference lies; undecided "
         "otherwise, whatever was expected. It holds at the scale of these runs, which is not that "
         "of the papers.",

@@ -21,6 +21,7 @@ from report.study import StudyData
 from report.tables.cells import sentence_on_looks
 from report.tables.table import DISTURBED, MISSING, Cell, Column, Row, Table, assemble, words
 from results.statistics import ALPHA
+from results.text import counted
 
 NAME, TITLE = "control", "A/A control: each router against itself"
 WITHOUT = "no router was trained a second time as its own control (run --aa)"
@@ -65,15 +66,16 @@ def sentences(study: StudyData) -> list[str]:
             if floor
             else ""
         )
+        tests = counted(rate.tests, "test")
         told.append(
-            f"A/A control: of {rate.tests} tests of a router against itself {rate.raised} raised a "
-            f"false alarm, {100 * rate.rate:.0f} % (95 % interval {100 * rate.low:.0f} to "
+            f"A/A control: of {tests} of a router against itself {rate.raised} raised a false "
+            f"alarm, {100 * rate.rate:.0f} % (95 % interval {100 * rate.low:.0f} to "
             f"{100 * rate.high:.0f} %){noise}."
         )
     if (apart := deviations(timed, "forward_ms")) is not None:
         told.append(
             f"The same layers timed in two processes differ by {100 * apart[0]:.1f} % (median of "
-            f"{len(timed)} forward times) and by {100 * apart[1]:.1f} % at most."
+            f"{counted(len(timed), 'forward time')}) and by {100 * apart[1]:.1f} % at most."
         )
     return told
 

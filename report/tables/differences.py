@@ -12,6 +12,7 @@ from report.tables.cells import sentence_on_looks
 from report.tables.over_nulls import missing
 from report.tables.table import MISSING, Cell, Column, Row, Table, assemble, words
 from results.statistics import ALPHA
+from results.text import counted
 
 COLUMNS = (
     Column("router", "router", words=True),
@@ -97,19 +98,19 @@ def _small(study: StudyData) -> str:
     """What the verdict "smaller than" means, where seeds were added until differences were it."""
     if study.smallest_of_interest is None:
         return ""
-    points = f"{100 * study.smallest_of_interest:g} points"
+    points = counted(100 * study.smallest_of_interest, "point")
     return f"Not resolved, but smaller than {points}: its interval lies within ± {points}. "
 
 
 def _caption(study: StudyData, found: Sequence[Comparison]) -> str:
     sizes = sorted({c.family for c in found})
-    tests = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    tests = counted(sizes[0], "test") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
     each = " of each condition" if len(study.conditions) > 1 else ""
     return (
         "Mean over the seeds that both have of router less reference, in percentage points of "
         "top-1, ± half the width of its 95 % Student t interval (of this difference alone); "
         "two-sided paired t test; Holm's correction over the tests declared beforehand, every "
-        f"router against each null and all pairs of routers, {tests} tests{each}; resolved: "
+        f"router against each null and all pairs of routers, {tests}{each}; resolved: "
         f"adjusted p < {ALPHA}. {_small(study)}"
         "d_z: the mean over the standard deviation of the differences, with "
         "Hedges' correction. Superiority: the probability that a run of the router beats one of "

@@ -10,6 +10,7 @@ from report.tables.cells import BEST, INTERVALS, LEAD, lead, metric_cell
 from report.tables.table import MISSING, Cell, Column, Row, Table, assemble, summary, words
 from report.timings import machine_names
 from results.statistics.fronts import ALIKE
+from results.text import counted
 
 NAME, TITLE = "rankings", "Rankings under three budgets"
 COLUMNS = (
@@ -82,6 +83,6 @@ def _sentence(condition: str, found: list[Standing]) -> str:
     if not turned:
         return f"{under}etween these budgets no pair changes its order."
     return (
-        f"{under}etween these budgets {len(turned)} pair(s) change their order, by their means, "
-        f"resolved or not: {'; '.join(turned)}."
+        f"{under}etween these budgets the order of {counted(len(turned), 'pair')} changes, by "
+        f"their means, resolved or not: {'; '.join(turned)}."
     )

@@ -93,7 +93,7 @@ class Routing(ABC):
         Args:
             factors: (E,) float; 0 switches an expert off.
         """
-        raise RequestError(f"a {type(self).__name__} cannot be reweighted: it defines no way to")
+        raise RequestError(f"{type(self).__name__} cannot be reweighted: it defines no way to")
 
     def combine_weights(self) -> Tensor:
         """(g, t, E): combine weights summed over an expert's slots."""

@@ -368,10 +368,10 @@ class WrongShape(SoftmaxTokenChoice):
 @pytest.mark.parametrize(
     ("broken", "numbers", "others"),
     [
-        (CapacityAbove, {"capacity": "takes 5 tokens of 4, more than its capacity"}, ""),
-        (CapacityBelow, {"capacity": "takes 3 tokens of 4, less than it has room for"}, ""),
-        (CapacityIgnored, {"capacity": "of 4, more than its capacity (1.0 · 16 tokens"}, ""),
-        (CapacityOfExpertChoice, {"capacity": "takes 5 tokens of 4"}, ""),
+        (CapacityAbove, {"capacity": "takes 5 of 4 tokens, more than its capacity"}, ""),
+        (CapacityBelow, {"capacity": "takes 3 of 4 tokens, less than it has room for"}, ""),
+        (CapacityIgnored, {"capacity": "of 4 tokens, more than its capacity (1.0 · 16 tokens"}, ""),
+        (CapacityOfExpertChoice, {"capacity": "takes 5 of 4 tokens"}, ""),
         (DetachedGate, {"gradient": "parameter gate.weight gets no gradient"}, ""),
         (ConstantWeight, {"gradient": "the gradient of gate.weight is 0"}, ""),
         (UnusedParameter, {"gradient": "parameter unused gets no gradient"}, ""),
@@ -379,7 +379,7 @@ class WrongShape(SoftmaxTokenChoice):
         (LeakOfCapacity, {"groups": "eval mode: y of group 2["}, ""),
         (NanOnConstantInput, {"finite": "constant "}, ""),
         (OverflowOnHugeInput, {"finite": "huge float32 input"}, ""),
-        (OneExpertBreaks, {"finite": "16 token(s), 1 expert(s): RuntimeError"}, ""),
+        (OneExpertBreaks, {"finite": "tokens = 16, experts = 1: RuntimeError"}, ""),
         (RandomInEval, {"repeatable": "y["}, "seeded groups autocast save steps"),
         (UnseededNoise, {"seeded": "second pass: y["}, "steps"),
         (WrongFastPath, {"definition": "the loop gives"}, "gradient"),

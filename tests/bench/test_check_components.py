@@ -103,7 +103,7 @@ class Rigid(Scaled):
         (Rigid, "width", "parameters at units = 1, 2, 3, 8: 48, 48, 48, 48"),
         (Leaking, "apart", "y of a token"),
         (Offset, "off", "y with all off"),
-        (Drawing, "repeatable", "differ"),
+        (Drawing, "repeatable", "different"),
         (Deaf, "gradient", "unused gets no gradient"),
         (Crashing, "runs", "ValueError: by design"),
         (Infinite, "finite", "not finite"),

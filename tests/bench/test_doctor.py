@@ -46,7 +46,7 @@ def test_a_database_that_is_there_is_opened(look, tmp_path):
         store.study("first", {})
     found = look()["database"]
     assert found.status == "ok"
-    assert "1 studies" in found.detail
+    assert "1 study" in found.detail
 
 
 def test_a_database_of_another_program_fails(look, tmp_path):

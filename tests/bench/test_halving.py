@@ -203,7 +203,9 @@ def test_statistics_of_the_batch_are_a_reason(norm, is_reason, where, tiny_spec,
 
     found = reason(tiny_spec(), tiny_dataset, change)
     prefix = {"model": "", "router": "blocks.1.mlp.router.", "experts": "blocks.1.mlp.experts."}
-    told = f"{prefix[where]}own_norm, a {type(norm).__name__}, takes statistics of the batch"
+    name = type(norm).__name__
+    what = f"an {name}" if name.startswith("Instance") else f"a {name}"
+    told = f"{prefix[where]}own_norm, {what}, takes statistics of the batch"
     assert found == (told if is_reason else None)
 
 

@@ -175,7 +175,7 @@ def test_other_matches_solve_for_nothing(tiny_spec):
     [
         ({"name": "linear"}, "experts 'linear' have none; .* have one"),
         ({"options": {"hidden": 8}}, "solves for experts.options.hidden, and it is set to 8"),
-        ({"num_experts": 64}, "64 experts of width 1 has .* parameters, and the dense model"),
+        ({"num_experts": 64}, "num_experts = 64 of width 1 has .* parameters, and the dense model"),
     ],
 )
 def test_what_cannot_be_solved_for_says_why(experts, message, tiny_spec):

@@ -120,8 +120,8 @@ def test_each_look_is_told_and_recorded():
 
     left = add_seeds(Sequential(0.5, (3, 6, 12)), look, told.append)
     assert told == [
-        "3 seeds: 0 of 1 differences are decided; on to 6 seeds",
-        "6 seeds: 1 of 1 differences are decided; that is all",
+        "3 seeds: 0 of 1 differences decided; on to 6 seeds",
+        "6 seeds: 1 of 1 differences decided; that is all",
     ]
     assert stages == [0, 3], "what is written down while it looks again is the look before"
     assert left.record() == {
@@ -143,7 +143,7 @@ def test_at_the_limit_what_is_left_is_told():
         lambda *_: family({"a": same, "b": other}, [("a", "b")]),
         told.append,
     )
-    assert told == ["3 seeds: 0 of 1 differences are decided; this is the limit"]
+    assert told == ["3 seeds: 0 of 1 differences decided; this is the limit"]
     assert left.over
 
 

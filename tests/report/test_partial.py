@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from report import write_report
@@ -22,6 +24,21 @@ def test_one_router_with_one_seed_and_one_suite(lab, store, tmp_path):
     assert "There is nothing to compare it with" in html
     assert "Overhead by router" in paths.missing
     assert all(why in html and why in markdown for why in paths.missing.values())
+
+
+@pytest.mark.parametrize("suites", [(), ("accuracy",), ("accuracy", "balance", "throughput")])
+def test_what_is_missing_is_said_once(lab, store, tmp_path, suites):
+    lab(suites=suites).study_of({"soft_moe": [0.8, 0.81]})
+    html, _ = pages(write_report(store, "tiny", tmp_path / "out"))
+    listed = html[html.index("Not in this report") :]
+    listed = listed[: listed.index("</ul>")]
+    reasons = re.findall(r"</b>: (.*?)</li>", listed)
+    titles = [title for each in re.findall(r"<b>(.*?)</b>", listed) for title in each.split("; ")]
+    assert len(reasons) == len(set(reasons)) > 3
+    assert len(titles) == len(set(titles))
+    for section in html.split("<section id=")[2:]:
+        said = re.findall(r'class="part absent">.*?<p>(.*?)</p>', section)
+        assert len(said) == len(set(said))
 
 
 def test_trials_that_all_failed(lab, store, tmp_path):

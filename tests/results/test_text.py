@@ -13,7 +13,7 @@ from sqlalchemy import select
 from results import Array
 from results.frames import arrays_of
 from results.models import AttemptRow
-from results.text import readable
+from results.text import counted, readable
 
 ODD = os.fsdecode(b"caf\xe9")
 
@@ -51,3 +51,16 @@ def test_a_store_keeps_it(filler, description) -> None:
     names, counts = arrays_of(store, "tiny")
     assert names.values.tolist() == [["кот", r"caf\xe9"]]
     assert counts.values.tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [(0, "0 seeds"), (1, "1 seed"), (2, "2 seeds"), (1200, "1,200 seeds"), (1.0, "1 seed"),
+     (0.5, "0.5 seeds"), (100 * 0.003, "0.3 seeds")],
+)  # fmt: skip
+def test_a_number_agrees_with_its_noun(number: float, told: str) -> None:
+    assert counted(number, "seed") == told
+
+
+def test_an_irregular_plural_is_given() -> None:
+    assert [counted(n, "study", "studies") for n in (1, 2)] == ["1 study", "2 studies"]

@@ -47,7 +47,7 @@ def test_in_training_all_run_and_after_it_the_best():
 
 @pytest.mark.parametrize("option", ["weighed_top_k", "eval_top_k"])
 def test_more_experts_than_there_are_are_refused(option):
-    with pytest.raises(RequestError, match=f"{option} = 5 is more than the 4 experts"):
+    with pytest.raises(RequestError, match=f"{option} = 5 is more than num_experts = 4"):
         router_of("softmax_mixture", **{option: 5})
 
 
@@ -111,7 +111,7 @@ def test_the_levels_are_activated_by_themselves_and_multiplied(normalization):
 def test_two_levels_are_as_equal_as_they_can_be(experts):
     divisors = [n for n in range(2, experts) if experts % n == 0]
     if not divisors:
-        with pytest.raises(RequestError, match=f"{experts} experts cannot be split"):
+        with pytest.raises(RequestError, match=f"num_experts = {experts} cannot be split"):
             two_levels(experts)
         return
     first, second = two_levels(experts)

@@ -35,6 +35,20 @@ def test_an_unknown_name_is_answered_with_the_nearest(registry):
         registry.get("frist")
 
 
+def test_messages_agree_with_the_kind():
+    kinds = {kind: Registry(kind) for kind in ("router", "loss", "experts")}
+    told = {}
+    for kind, registry in kinds.items():
+        with pytest.raises(RequestError) as raised:
+            registry.get("mpl")
+        told[kind] = str(raised.value).partition(";")[0]
+    assert told == {
+        "router": "no router is named 'mpl'",
+        "loss": "no loss is named 'mpl'",
+        "experts": "no experts are named 'mpl'",
+    }
+
+
 def test_a_name_is_taken_once(registry):
     with pytest.raises(RequestError, match="'first' is registered already"):
         registry.register("first")(lambda: None)

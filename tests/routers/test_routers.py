@@ -218,7 +218,7 @@ def test_a_router_computes_in_float32_under_autocast(name):
     [
         ({"top_kk": 2}, "did you mean 'top_k'"),
         ({"top_k": 0}, "greater than or equal to 1"),
-        ({"top_k": 5}, "more than the 4 experts"),
+        ({"top_k": 5}, "more than num_experts = 4"),
         ({"capacity_factor": -1.0}, "greater than 0"),
         ({"capacity_factor": float("inf")}, "finite"),
         ({"renormalize": True}, "top_k of 2"),

@@ -47,11 +47,11 @@ class FactorisedLayer(nn.Module):
         Args:
             gates: (E_l, t) of each expert mode, or one (E, t) of all experts.
         """
-        raise TypeError(f"a {type(self).__name__} defines no forward(x, gates)")
+        raise TypeError(f"{type(self).__name__} defines no forward(x, gates)")
 
     def materialised(self) -> Tensor:
         """W, formed: (E, i, o), with a bias (E, i + 1, o)."""
-        raise TypeError(f"a {type(self).__name__} defines no materialised()")
+        raise TypeError(f"{type(self).__name__} defines no materialised()")
 
     def by_input(self, x: Tensor) -> Tensor:
         """The input mode's product with the tokens, stored with the tokens last: (joined, t)."""
@@ -173,13 +173,13 @@ class FactorisedExperts(Experts):
             return rank
         replaced, gate = self.replaced, self.replaced.dim * sum(self.modes)
         fewer = (n for n in range(self.num_experts - 1, 0, -1) if self._fits(n, self.levels))
-        ways = [f"at most {n} experts do" for n in fewer][:1]
+        ways = [f"num_experts = {n} or fewer does" for n in fewer][:1]
         if self.levels == 1 and self._fits(self.num_experts, 2):
             ways.append("levels = 2 does")
         raise RequestError(
-            f"{self.num_experts} experts {self.name!r} do not fit into the {replaced.parameters:,} "
-            f"parameters of {replaced.what}: a linear gate alone has {gate:,}; "
-            + ", or ".join([*ways, "set a `rank`"])
+            f"num_experts = {self.num_experts} of {self.name!r} does not fit into the "
+            f"{replaced.parameters:,} parameters of {replaced.what}: a linear gate alone has "
+            f"{gate:,}; " + ", or ".join([*ways, "set a `rank`"])
         )
 
     def _fits(self, num_experts: int, levels: int) -> bool:

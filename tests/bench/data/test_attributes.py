@@ -69,7 +69,7 @@ def test_without_an_attribute_there_is_none(load):
 
 
 def test_a_class_without_one_value_of_the_attribute_is_refused():
-    with pytest.raises(RequestError, match="class 'dog, old' has 0 training images"):
+    with pytest.raises(RequestError, match="class 'dog, old' has too few training images, 0"):
         assemble("pets", raw(GROUPS[GROUPS != 2]))
     given = raw()
     splits = dict.fromkeys(("train", "val"), given.splits["train"])

@@ -267,11 +267,12 @@ def test_a_rank_that_is_no_number_of_parameters_is_none():
     [
         (
             {"num_experts": 400},
-            "400 experts 'cp' do not fit into the 37,152 parameters of an MLP: a linear gate "
-            "alone has 38,400; at most 380 experts do, or levels = 2 does, or set a `rank`",
+            "num_experts = 400 of 'cp' does not fit into the 37,152 parameters of an MLP: a linear "
+            "gate alone has 38,400; num_experts = 380 or fewer does, or levels = 2 does, or set a "
+            "`rank`",
         ),
-        ({"num_experts": 401}, "at most 380 experts do, or set a `rank`"),
-        ({"levels": 2, "num_experts": 7}, "7 experts cannot be split into two levels; 8 can"),
+        ({"num_experts": 401}, "num_experts = 380 or fewer does, or set a `rank`"),
+        ({"levels": 2, "num_experts": 7}, "num_experts = 7 cannot be split into two levels; 8 can"),
         ({"layers": 2, "replaced": ReplacedLinear(8, 3)}, "a linear layer has none"),
     ],
 )
