@@ -102,7 +102,7 @@ def test_a_router_trains_again_as_its_own_control(asked, tmp_path, capsys) -> No
     assert not set(weights["soft_moe"]) & set(weights["soft_moe (twin)"])
     report = (tmp_path / "runs" / "reports" / "short" / "report.md").read_text()
     assert "A/A control: each router against itself" in report
-    assert "tests of a router against itself" in report
+    assert "of 1 test of a router against itself" in report
 
 
 @pytest.mark.parametrize(
