@@ -11,7 +11,7 @@ from torch import nn
 
 from bench.model.experts import Experts, ReplacedMLP, build_experts, replaced_by
 from bench.model.moe import Groups, MoELayer
-from bench.model.passes import PassState
+from bench.model.passes import ModelPasses
 from bench.model.places import places_of, tokens_of
 from bench.model.weights import read_pretrained, require_all
 from routers import RequestError, Router, Site, build_router
@@ -53,7 +53,7 @@ def moefy(
     places = places_of(model, layers)
     tokens = tokens_of(model, list(places.values()), input_size)
     make_router = router if callable(router) else _by_name(router)
-    state = PassState()
+    passes = ModelPasses()
     replaced = {name: replaced_by(module) for name, module in places.items()}
     with _seeded(seed):
         # All experts before all routers: so they start alike whatever the router.
@@ -72,9 +72,10 @@ def moefy(
                 **(router_options or {}),
             )
             layer = MoELayer(gate, behind[name], groups)
-            layer.pass_state = state
+            layer.passes = passes
             weight = next(module.parameters())
             model.set_submodule(name, layer.to(weight.device, weight.dtype))
+    passes.open_around(model)
     return model
 
 

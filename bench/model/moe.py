@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.model.experts import Experts
-from bench.model.passes import PassState
+from bench.model.passes import ModelPasses
 from routers import MixtureRouting, RequestError, Router, RouterContext, Routing
 
 Groups = Literal["image", "batch"] | int
@@ -34,17 +34,18 @@ class MoELayer(nn.Module):
     def __init__(self, router: Router, experts: Experts, groups: Groups = "image") -> None:
         super().__init__()
         self.router, self.experts, self.groups = router, experts, groups
-        self.pass_state = PassState()
+        self.passes = ModelPasses()
         self.factors: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, …, *token) -> (batch, …, *output); the axes between are tokens."""
         grouped = self._grouped(x)
         seen = Activations(self.experts, grouped)
-        routing = self.route(grouped, self.pass_state.context_of_next_layer(), seen)
-        if self.pass_state.routings is not None:
-            self.pass_state.routings.append(routing)
+        call = self.passes.call(self, x)
+        routing = self.route(grouped, call.context, seen)
+        call.record(routing)
         y = self._process(routing, grouped, seen).to(x.dtype)
+        call.keep_with(y)
         return y.reshape(*x.shape[: -len(self.token_shape)], *y.shape[2:])
 
     def route(

@@ -2,40 +2,163 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from routers import RouterContext, Routing
+from bench.model.recomputation import Tape, backward_task, first_call, outside_the_graph
+from routers import RequestError, RouterContext, Routing
 
 
-@dataclass
-class PassState:
-    """Shared by the MoE layers of one model.
+@dataclass(eq=False)
+class Pass:
+    """One pass of a model, or all that happens inside one `forward_pass`.
 
     Attributes:
-        context: what every router of the model is told.
-        routings: those of the running pass, in network order; None outside `forward_pass`.
+        models: those whose layers belong to it.
+        context: what every router is told.
+        routings: those that are recorded; None where nobody asked for them.
+        called: whether it is one call of the model.
+        with_grad: whether gradients were recorded when it began.
+        task: the backward pass in which it began, which alone belongs to it; -1 for none.
+        tape: what a repetition of its layers needs; None where there will be none.
+        previous_logits: of the layer that ran last.
     """
 
-    context: RouterContext = field(default_factory=RouterContext)
-    routings: list[Routing] | None = None
+    models: tuple[ModelPasses, ...]
+    context: RouterContext
+    routings: list[Routing] | None
+    called: bool = False
+    with_grad: bool = field(default_factory=torch.is_grad_enabled)
+    task: int = field(default_factory=backward_task)
+    tape: Tape | None = None
+    previous_logits: Tensor | None = None
 
-    def context_of_next_layer(self) -> RouterContext:
-        """The context, with the logits of the MoE layer that has just run."""
-        if not self.routings:
-            return self.context
-        return replace(self.context, previous_logits=self.routings[-1].logits)
+    def __post_init__(self) -> None:
+        if self.with_grad and not torch.compiler.is_compiling():
+            self.tape = Tape()
+
+    @property
+    def writable_tape(self) -> Tape | None:
+        """The tape, but for torch's compiler, which has recomputations of its own."""
+        return None if torch.compiler.is_compiling() else self.tape
+
+    def require_graph(self, inputs: tuple[Any, ...]) -> None:
+        """Refuse what will be run again, with gradients, where nothing can know of it."""
+        wanted = any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
+        if wanted and self.with_grad and not torch.is_grad_enabled():
+            raise RequestError(
+                "forward_pass cannot follow a model that is checkpointed as a whole with "
+                "use_reentrant=True: use use_reentrant=False, or checkpoint its blocks"
+            )
+
+    def finish(self, output: Any = None) -> None:
+        """No more layers belong to it."""
+        if self.tape is not None:
+            self.tape.finish()
+            self.tape.keep_with(output)
+
+
+@dataclass(frozen=True, eq=False)
+class LayerCall:
+    """One call of an MoE layer.
+
+    Attributes:
+        context: what its router is told.
+        run: the pass that it belongs to; None where it is repeated, or runs by itself.
+    """
+
+    context: RouterContext
+    run: Pass | None = None
+
+    def record(self, routing: Routing) -> None:
+        """Tell the pass what the router returned."""
+        if self.run is None:
+            return
+        if self.run.called and self.run.with_grad and not torch.is_grad_enabled():
+            routing = outside_the_graph(routing)
+        if self.run.routings is not None:
+            self.run.routings.append(routing)
+        self.run.previous_logits = routing.logits
+
+    def keep_with(self, output: Tensor) -> None:
+        """Know the call for as long as the output's graph lives."""
+        if self.run is not None and (tape := self.run.writable_tape) is not None:
+            tape.keep_with(output)
+
+
+class ModelPasses:
+    """The passes of one model, which its MoE layers share."""
+
+    def open_around(self, model: nn.Module) -> None:
+        """Make each call of the model a pass."""
+        model.register_forward_pre_hook(self._begin)
+        model.register_forward_hook(self._end, always_call=True)
+
+    def call(self, layer: nn.Module, x: Tensor) -> LayerCall:
+        """A call of one of the model's layers."""
+        task = backward_task()
+        run = self._running(task)
+        if task >= 0 and (first := first_call(layer, may_be_new=run is not None)):
+            return LayerCall(first.again())
+        if run is None:
+            return LayerCall(RouterContext())
+        if not run.called:
+            run.require_graph((x,))
+        context = replace(run.context, previous_logits=run.previous_logits)
+        if (tape := run.writable_tape) is not None:
+            tape.add(layer, context)
+        return LayerCall(context, run)
+
+    def _begin(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
+        while self._called():  # it was interrupted
+            _RUNNING.passes.pop()
+        around = self._running(backward_task())
+        if around is None:
+            run = Pass((self,), RouterContext(), None, called=True)
+        else:
+            around.require_graph(inputs)
+            run = Pass((self,), around.context, around.routings, called=True)
+        _RUNNING.passes.append(run)
+
+    def _end(self, model: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if run := self._called():
+            _RUNNING.passes.pop()
+            run.finish(output)
+
+    def _called(self) -> Pass | None:
+        """The call of the model that began last in this thread, and runs."""
+        last = _RUNNING.passes[-1] if _RUNNING.passes else None
+        return last if last and last.called and last.models == (self,) else None
+
+    def _running(self, task: int) -> Pass | None:
+        """The innermost pass of the model in this thread."""
+        for run in reversed(_RUNNING.passes):
+            if run.task == task and any(model is self for model in run.models):
+                return run
+        return None
+
+
+class _Running(threading.local):
+    """The passes that run in a thread, the innermost last."""
+
+    def __init__(self) -> None:
+        self.passes: list[Pass] = []
+
+
+_RUNNING = _Running()
 
 
 @contextmanager
 def forward_pass(
     model: nn.Module,
     *,
-    labels: torch.Tensor | None = None,
+    labels: Tensor | None = None,
     step: int | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[list[Routing]]:
@@ -43,6 +166,11 @@ def forward_pass(
 
         with forward_pass(model) as routings:
             logits = model(images)
+
+    What it says holds in its thread, until another one inside it. Where activation checkpointing
+    runs a layer again in a backward pass, the layer is told what it was told at first, noise
+    included, and is not recorded again. Checkpoints with use_reentrant=True run without gradients
+    at first: to differentiate a routing of theirs is an error.
 
     Args:
         model: what `moefy` returned, or a dense model, which records nothing.
@@ -53,17 +181,15 @@ def forward_pass(
     Yields:
         A list that fills with one `Routing` for each MoE layer, in network order.
     """
-    states = {
-        id(state): state
-        for module in model.modules()
-        if isinstance(state := getattr(module, "pass_state", None), PassState)
-    }
+    found = (getattr(module, "passes", None) for module in model.modules())
+    models = {id(passes): passes for passes in found if isinstance(passes, ModelPasses)}
+    context = RouterContext(generator=generator, step=step, labels=labels)
     routings: list[Routing] = []
-    for state in states.values():
-        state.context = RouterContext(generator=generator, step=step, labels=labels)
-        state.routings = routings
+    around = len(_RUNNING.passes)
+    run = Pass(tuple(models.values()), context, routings)
+    _RUNNING.passes.append(run)
     try:
         yield routings
     finally:
-        for state in states.values():
-            state.context, state.routings = RouterContext(), None
+        del _RUNNING.passes[around:]
+        run.finish()

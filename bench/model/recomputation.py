@@ -1,0 +1,146 @@
+"""Layers that autograd runs again: activation checkpointing recomputes them in a backward pass.
+
+A recomputation has to see what the layer saw at first. Which pass it repeats is told by the node of
+the autograd graph that asks for it: nodes are numbered in the order in which a thread makes them,
+and a pass knows the numbers of its own.
+"""
+
+from __future__ import annotations
+
+import threading
+from copy import copy
+from dataclasses import dataclass, field, replace
+from typing import Any
+from weakref import WeakSet
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from routers import RequestError, RouterContext, Routing
+
+
+def backward_task() -> int:
+    """The number of the backward pass that runs in this thread; -1 where none does."""
+    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
+
+
+@dataclass(frozen=True, eq=False)
+class FirstCall:
+    """What a router was told when its layer first ran, without the graph that this came from."""
+
+    context: RouterContext
+    noise: Tensor | None
+
+    @classmethod
+    def of(cls, context: RouterContext) -> FirstCall:
+        """Take note of a context before its generator is drawn from."""
+        before = context.previous_logits
+        if before is not None and before.requires_grad:
+            context = replace(context, previous_logits=without_gradient(before))
+        return cls(context, context.generator.get_state() if context.generator else None)
+
+    def again(self) -> RouterContext:
+        """The context for a repetition; its generator draws what was drawn at first."""
+        if self.noise is None:
+            return self.context
+        assert self.context.generator is not None  # whose state the noise is
+        generator = torch.Generator(self.context.generator.device)
+        generator.set_state(self.noise)
+        return replace(self.context, generator=generator)
+
+
+@dataclass(eq=False)
+class Tape:
+    """The first calls of a pass's layers, kept for as long as its graph is.
+
+    Attributes:
+        first: number of the pass's first node.
+        end: number after its last node; none while it runs.
+        calls: by layer; None for a layer that ran twice.
+    """
+
+    first: int = field(default_factory=lambda: _next_node())
+    end: int | None = None
+    thread: int = field(default_factory=threading.get_ident)
+    calls: dict[nn.Module, FirstCall | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        with _LOCK:
+            _TAPES.add(self)
+
+    def add(self, layer: nn.Module, context: RouterContext) -> None:
+        """Take note of a layer's call."""
+        self.calls[layer] = None if layer in self.calls else FirstCall.of(context)
+
+    def finish(self) -> None:
+        """No more nodes belong to the pass."""
+        self.end = _next_node()
+
+    def keep_with(self, outputs: Any) -> None:
+        """Live as long as the graph of these tensors."""
+        for output in tree_leaves(outputs):
+            if isinstance(output, Tensor) and output.grad_fn is not None:
+                output.grad_fn.metadata[id(self)] = self
+
+    def covers(self, node: int) -> bool:
+        """Whether a node was made in the pass."""
+        return self.first <= node and (self.end is None or node < self.end)
+
+
+_TAPES: WeakSet[Tape] = WeakSet()
+_LOCK = threading.Lock()
+
+
+def first_call(layer: nn.Module, may_be_new: bool) -> FirstCall | None:
+    """What a layer that runs in a backward pass repeats; None where it is no repetition.
+
+    Args:
+        may_be_new: whether the layer belongs to a pass that began in the backward pass.
+
+    Raises:
+        RequestError: it cannot be told which of several calls it repeats.
+    """
+    with _LOCK:
+        tapes = [tape for tape in _TAPES if layer in tape.calls]
+    node = torch._C._current_autograd_node()
+    number = -1 if node is None else node._sequence_nr()
+    covering = [tape for tape in tapes if tape.covers(number)]
+    if not tapes or (may_be_new and not covering):
+        return None
+    innermost = max(covering, key=lambda tape: tape.first, default=None)
+    found = innermost and innermost.calls[layer]
+    if found is None or len({tape.thread for tape in covering}) > 1:
+        raise RequestError(
+            "activation checkpointing runs an MoE layer again, and it cannot be told which call of "
+            "it: run it once in each forward_pass, in one thread at a time, with no checkpoint "
+            "inside another"
+        )
+    return found
+
+
+def without_gradient(tensor: Tensor) -> Tensor:
+    """A copy outside the graph, through which it is an error to differentiate."""
+    leaf = tensor.detach().requires_grad_()
+    leaf.register_hook(_refuse)
+    return leaf
+
+
+def outside_the_graph(routing: Routing) -> Routing:
+    """A routing that was made without a graph, in a pass that has one."""
+    bare = copy(routing)
+    for name, value in vars(routing).items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            object.__setattr__(bare, name, without_gradient(value))
+    return bare
+
+
+def _refuse(gradient: Tensor) -> Tensor:
+    raise RequestError(
+        "a routing of a layer that ran without gradients cannot be differentiated: checkpoint the "
+        "model with use_reentrant=False, or leave the routing out of the loss"
+    )
+
+
+def _next_node() -> int:
+    return torch._C._autograd._get_sequence_nr()
