@@ -106,15 +106,10 @@ def override(preset: Preset, values: Mapping[str, Any], where: str = "--set") ->
     Args:
         where: names the values in the message.
 
-    The options of a model are its own: another `model.name` starts without any, unless they are
-    among the values.
-
     Raises:
         RequestError: no such setting (the nearest is named), or a value that does not fit.
     """
     fields = preset.model_dump()
-    if values.get("model.name", preset.model.name) != preset.model.name:
-        fields["model"]["options"] = {}
     for path, value in values.items():
         check_path(path, preset.every_router())
         *parents, last = path.split(".")

@@ -119,6 +119,8 @@ def make_request(
         changed["twins"] = True
     if seeds is not None:
         changed["seeds"] = seeds
+    if _names_another_model(preset, settings or {}, sweep or {}):
+        changed["model"] = preset.model.model_copy(update={"options": {}})
     if routers:
         preset = with_routers(preset, routers)
     preset = with_settings(preset.model_copy(update=changed), settings or {}, sweep or ())
@@ -142,6 +144,17 @@ def checked_name(name: str) -> str:
     if fault := fault_of(name):
         raise RequestError(f"a study cannot be named {name!r}: {fault}; --study gives another name")
     return name
+
+
+def _names_another_model(
+    preset: Preset, settings: Mapping[str, Any], sweep: Mapping[str, tuple[Any, ...]]
+) -> bool:
+    """Whether a command changes the model, which then has those options alone that it gives.
+
+    The options of a preset that sweeps over models are meant for all of them.
+    """
+    named = [*sweep.get("model.name", ()), settings.get("model.name", preset.model.name)]
+    return "model.name" not in preset.sweep and any(name != preset.model.name for name in named)
 
 
 def make_plan(request: Request, datasets: Datasets) -> Plan:

@@ -112,7 +112,7 @@ def test_plan_says_what_is_reused_and_what_is_not(home: Path, capsys) -> None:
         r"^soft_moe +\d+ +[\d.]+k +[\d.]+e\d+ +[\d.]+ .B +\d+ kB +[\d.]+ s$", output, re.MULTILINE
     )
     assert re.search(
-        r"^finishing time: about [\d.]+ .* with 1 worker \(\d\d:\d\d\), of which\n"
+        r"^finishing time: about [\d.]+ .* with 1 worker \(\d\d:\d\d \S+\), of which\n"
         r"training [\d.]+ .*, measuring [\d.]+ .*, timings [\d.]+ .*, start and report 0.0 s$",
         output,
         re.MULTILINE,

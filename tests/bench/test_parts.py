@@ -115,7 +115,7 @@ def test_a_part_that_cannot_be_is_refused(preset, fields, words) -> None:
             "{parent: {router: a, transform: b, c: d}}",
             r"no setting 'parts\.0\.parent\.c'; did you mean 'parts\.0\.parent\.router'",
         ),
-        ("{routers: dense}", r"parts\.0\.routers = 'dense'"),
+        ("{routers: dense}", r"parts\.0\.routers: routers = 'dense' is no list"),
     ],
 )
 def test_a_file_with_a_wrong_part_is_answered_with_its_place(tmp_path: Path, text, words) -> None:
@@ -193,9 +193,9 @@ def test_a_trial_has_a_parent_and_a_transform_or_neither(preset) -> None:
 def test_a_label_says_what_a_derived_trial_started_from(preset) -> None:
     found = trials(preset({"routers": [ATTENTIVE, PLAIN]}, DISTILLED, **LOSSES), seeds=2)
     assert labels(found)[:6] == [
-        ATTENTIVE,
-        PLAIN,
-        f"{PLAIN} transform=distill parent={ATTENTIVE}",
+        f"{ATTENTIVE} train.losses.importance=unset",
+        f"{PLAIN} train.losses.importance=unset",
+        f"{PLAIN} transform=distill parent={ATTENTIVE} parent.train.losses.importance=unset",
         f"{ATTENTIVE} train.losses.importance=0.6",
         f"{PLAIN} train.losses.importance=0.6",
         f"{PLAIN} transform=distill parent={ATTENTIVE} parent.train.losses.importance=0.6",

@@ -85,7 +85,7 @@ def test_no_text_can_start_a_latex_command_or_comment(text):
     escaped = latex_text(text)
     plain = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum)\{\}", "", escaped)
     plain = re.sub(r"\\(textless|textgreater|textbar|ldots)\{\}", "", plain)
-    plain = re.sub(r"\\text(super|sub)script\{(\\d?dag|\\S|2)\}", "", plain)
+    plain = re.sub(r"\\text(super|sub)script\{(\\d?dag|\\S|\\P|2)\}", "", plain)
     plain = re.sub(r"\$(-|\\hat\{Y\}|\\(pm|times|leq|geq|cdot|uparrow|downarrow))\$", "", plain)
     assert not re.search(r"(?<!\\)[&%$#_{}]|[~^\\](?![&%$#_{}])", plain)
 

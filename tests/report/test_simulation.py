@@ -166,6 +166,6 @@ def test_the_written_report_tells_the_truth(lab, store, tmp_path, truth):
         assert float(row["difference"]) == pytest.approx(true, abs=5 * NOISE * (2 / 8) ** 0.5)
     markdown = paths.markdown.read_text(encoding="utf-8")
     lead = (
-        "Its lead is resolved over 2 of 2" if truth is TRUTH else "Its lead is resolved over 0 of 2"
+        "Its lead is resolved over 2 of 2" if truth is TRUTH else "Its lead is resolved over 0 of 3"
     )
     assert lead in markdown
