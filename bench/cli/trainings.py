@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -81,7 +82,7 @@ def print_trainings(
     seeds = request.preset.seeds
     asked = f"{counted(trials, 'trial')}, {counted(seeds, 'seed')}"
     print(f"Study {request.study}, preset {request.preset.name}: {asked}")
-    print(f"Model: {_model(request.preset.model)}\n")
+    print(textwrap.fill(f"Model: {_model(request.preset.model)}", 80) + "\n")
     right = "steps params FLOPs memory disk time"
     made = table("router", *right.split(), right=right)
     made.padding = (0, 0)  # seven columns in 80

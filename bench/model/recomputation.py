@@ -81,7 +81,8 @@ class Tape:
         """Live as long as the graph of these tensors."""
         for output in tree_leaves(outputs):
             if isinstance(output, Tensor) and output.grad_fn is not None:
-                output.grad_fn.metadata[id(self)] = self
+                # A property, which torch's stubs call a method.
+                output.grad_fn.metadata[id(self)] = self  # type: ignore[index]
 
     def covers(self, node: int) -> bool:
         """Whether a node was made in the pass."""
@@ -109,7 +110,7 @@ def first_call(layer: nn.Module, may_be_new: bool) -> FirstCall | None:
     if not tapes or (may_be_new and not covering):
         return None
     innermost = max(covering, key=lambda tape: tape.first, default=None)
-    found = innermost and innermost.calls[layer]
+    found = None if innermost is None else innermost.calls[layer]
     if found is None or len({tape.thread for tape in covering}) > 1:
         raise RequestError(
             "activation checkpointing runs an MoE layer again, and it cannot be told which call of "
