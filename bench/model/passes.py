@@ -59,9 +59,9 @@ class Pass:
 
     def finish(self, output: Any = None) -> None:
         """No more layers belong to it."""
-        if self.tape is not None:
-            self.tape.finish()
-            self.tape.keep_with(output)
+        if (tape := self.writable_tape) is not None:
+            tape.finish()
+            tape.keep_with(output)
 
 
 @dataclass(frozen=True, eq=False)
