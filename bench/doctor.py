@@ -58,6 +58,7 @@ def diagnose(home: Path, database: str, plugins: Sequence[Path] = ()) -> list[Fi
         ("load", _load),
         ("memory", _memory),
         ("data", _data),
+        ("suites", _suites),
         ("home", partial(_home, home)),
         ("database", partial(_database, database)),
         ("plugins", _entry_points),
@@ -171,6 +172,19 @@ def _data() -> Finding:
         return Finding("data", "fail", detail, f"git checkout -- {FILE}")
     images = sum(len(split) for split in dataset.splits.values())
     return Finding("data", "ok", f"{dataset.name}: {images:,} images, as they should be")
+
+
+def _suites() -> Finding:
+    from results.text import counted
+    from routers.errors import BenchError
+    from suites.selftest import self_test
+
+    try:
+        answers = self_test()
+    except BenchError as error:
+        mend = "mend the suite; what it has measured cannot be trusted"
+        return Finding("suites", "fail", str(error), mend)
+    return Finding("suites", "ok", f"{counted(answers, 'known answer')}, all measured right")
 
 
 def _home(home: Path) -> Finding:

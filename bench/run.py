@@ -31,7 +31,6 @@ from bench.tally import Tally
 from bench.train import SAVE_EVERY
 from results import Run, Store, StoreError
 from results.liveness import this_process
-from suites.selftest import self_test
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,6 @@ def run(
     Raises:
         RequestError: a device that is not there, or a trial that cannot be trained as asked for;
             nothing has been trained then.
-        BenchError: the self-test fails; nothing has been trained then.
         KeyboardInterrupt: at the second Ctrl-C.
         StoreError: the database cannot be written any more.
     """
@@ -80,7 +78,6 @@ def run(
     crew: Crew | None = None
     if todo:
         crew = crew_of(how, places, store, home, datasets, machine_id, code_id)
-        self_test()
         refuse_untrainable(todo, crew.stage)
     rows = record_plan(plan, store)
     with Interrupts() as interrupts, run_row(plan.request.study, store, how, len(places)) as run_id:

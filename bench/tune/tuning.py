@@ -34,7 +34,6 @@ from bench.tune.tuner import Tuner
 from results import Store
 from results.liveness import alive
 from routers.errors import BenchError
-from suites.selftest import self_test
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,6 @@ def tune(
             listen(Begun(tuner.left, tuner.ended, layers=0, jobs=len(places)))
             if first := tuner.first():
                 crew = crew_of(how, places, store, home, datasets, machine_id, code_id)
-                self_test()
                 refuse_untrainable(_rehearsals(untuned), crew.stage)
                 desk = Desk(store, home, reuse, rows, run_id, machine_id, code_id, {})
                 schedule = Schedule(first, desk, listen, interrupts, tuner)

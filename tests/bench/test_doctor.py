@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import shutil
 import sqlite3
 import sys
@@ -14,6 +15,7 @@ import pytest
 import torch
 from rich.console import Console
 
+import suites.balance
 from bench import environment
 from bench.doctor import Finding, diagnose, healthy, render
 from results import open_store
@@ -36,8 +38,17 @@ def test_this_machine_is_fit(look, tmp_path):
     assert healthy(list(found.values())), found
     assert found["torch"].detail == torch.__version__
     assert "8,000 images" in found["data"].detail
+    assert re.fullmatch(r"\d+ known answers, all measured right", found["suites"].detail)
     assert "none yet" in found["database"].detail
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_suite_that_measures_wrongly_fails(look, monkeypatch):
+    monkeypatch.setattr(suites.balance, "gini", lambda counts: 0.5)
+    found = look()["suites"]
+    assert found.status == "fail"
+    assert "'balance' measures demand_gini = 0.5" in found.detail
+    assert "cannot be trusted" in found.mend
 
 
 def test_a_database_that_is_there_is_opened(look, tmp_path):

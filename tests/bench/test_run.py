@@ -123,7 +123,6 @@ def test_a_run_trains_and_measures_and_the_second_does_nothing(run, store, monke
     def never(*_: object) -> None:
         raise AssertionError("there is nothing to do")
 
-    monkeypatch.setattr(running, "self_test", never)
     monkeypatch.setattr(training, "train_trial", never)
     monkeypatch.setattr(local, "LayerOfTrial", never)
     monkeypatch.setattr(local, "TrainedTrial", never)
@@ -230,16 +229,6 @@ def test_a_suite_that_fails_costs_its_own_measurement(run, store, failing_suite)
     assert (failure.what, failure.error) == ("failing", "ValueError: no second half")
     run(["soft_moe"], suites=["failing", "balance"])
     assert measurements(store)[2:] == [("failing", "failed")]
-
-
-def test_nothing_starts_where_the_self_test_fails(run, store, monkeypatch) -> None:
-    def wrong() -> None:
-        raise BenchError("self-test: wrong")
-
-    monkeypatch.setattr(running, "self_test", wrong)
-    with pytest.raises(BenchError, match="self-test"):
-        run(["dense"])
-    assert store.studies() == []
 
 
 @pytest.mark.parametrize(

@@ -23,20 +23,20 @@ def test_each_kind_of_routing_is_asked_of_every_suite_about_routing():
     assert set(product(("uniform", "collapsed", "oracle"), about)) <= asked
 
 
-def test_a_wrong_statistic_stops_the_run(monkeypatch):
+def test_a_wrong_statistic_is_noticed(monkeypatch):
     monkeypatch.setattr(suites.balance, "gini", lambda counts: 0.5)
-    with pytest.raises(BenchError, match=r"'balance' measures demand_gini = 0\.5 .*expected 0\."):
+    with pytest.raises(BenchError, match=r"'balance' measures demand_gini = 0\.5 .*expected 0$"):
         self_test()
 
 
-def test_entropies_in_the_wrong_unit_stop_the_run(monkeypatch):
+def test_entropies_in_the_wrong_unit_are_noticed(monkeypatch):
     right = suites.entropy.entropy_bits
     monkeypatch.setattr(suites.entropy, "entropy_bits", lambda masses: 0.6931 * right(masses))
-    with pytest.raises(BenchError, match=r"H_s = 1\.3862 \(layer 0, of gates.*expected 2\."):
+    with pytest.raises(BenchError, match=r"H_s = 1\.3862 \(layer 0, of gates.*expected 2$"):
         self_test()
 
 
-def test_a_metric_that_is_missing_stops_the_run(monkeypatch):
+def test_a_metric_that_is_missing_is_noticed(monkeypatch):
     def silent(self, *arguments):
         return (metric for metric in right(self, *arguments) if metric.name != "H_s")
 
@@ -46,7 +46,7 @@ def test_a_metric_that_is_missing_stops_the_run(monkeypatch):
         self_test()
 
 
-def test_tokens_given_to_the_wrong_images_stop_the_run(monkeypatch):
+def test_tokens_given_to_the_wrong_images_are_noticed(monkeypatch):
     def transposed(self, weights, images):
         right(self, weights.reshape(-1, images, EXPERTS).transpose(0, 1), images)
 
@@ -56,19 +56,19 @@ def test_tokens_given_to_the_wrong_images_stop_the_run(monkeypatch):
         self_test()
 
 
-def test_a_bias_that_is_not_removed_stops_the_run(monkeypatch):
+def test_a_bias_that_is_not_removed_is_noticed(monkeypatch):
     monkeypatch.setattr(torch, "randperm", lambda n, generator: torch.zeros(n, dtype=torch.long))
     with pytest.raises(BenchError, match="MI_label_corrected"):
         self_test()
 
 
-def test_a_load_counted_before_dropping_stops_the_run(monkeypatch):
+def test_a_load_counted_before_dropping_is_noticed(monkeypatch):
     monkeypatch.setattr(TokenChoiceRouting, "expert_load", TokenChoiceRouting.demand)
     with pytest.raises(BenchError, match=r"collapsed routing.*dropped = 0"):
         self_test()
 
 
-def test_an_expert_that_is_not_switched_off_stops_the_run(monkeypatch):
+def test_an_expert_that_is_not_switched_off_is_noticed(monkeypatch):
     def unmoved(self, model, images, factors):
         return right(self, model, images, {})
 
@@ -78,7 +78,7 @@ def test_an_expert_that_is_not_switched_off_stops_the_run(monkeypatch):
         self_test()
 
 
-def test_parts_run_apart_where_groups_span_images_stop_the_run(monkeypatch):
+def test_parts_run_apart_where_groups_span_images_are_noticed(monkeypatch):
     monkeypatch.setattr(suites.specialization, "runs_apart", lambda subject, batch: True)
     with pytest.raises(BenchError, match="'specialization' measures"):
         self_test()
