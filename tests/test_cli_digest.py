@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
-from bench.cli import notify as notifying
 from bench.cli.digest import digest
-from bench.cli.notify import notify
 from results import CodeVersion, Component, Machine, Metric, Run, Store, open_store
 from results.liveness import this_process
 
@@ -222,43 +219,3 @@ def test_it_is_80_columns_of_plain_text_and_names_the_report(night: Night) -> No
 
 def test_a_study_without_a_trial_has_a_digest(night: Night) -> None:
     assert night.digest() == "Study tiny"
-
-
-def test_a_command_is_given_the_digest(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    notify(f"cat > {tmp_path}/told", "düsseldorf\nline two")
-    assert (tmp_path / "told").read_text() == "düsseldorf\nline two"
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_command_that_reads_nothing_is_no_failure(capfd: pytest.CaptureFixture[str]) -> None:
-    notify("true", "x" * 10_000_000)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_command_that_fails_is_one_line(capfd: pytest.CaptureFixture[str]) -> None:
-    notify("echo cannot reach; echo the server >&2; exit 7", "text")
-    out, err = capfd.readouterr()
-    assert out == "cannot reach\n"
-    assert err == "warning: --notify-command ended with exit status 7: the server\n"
-    notify("no-such-command-anywhere", "text")
-    assert "exit status 127" in capfd.readouterr().err
-
-
-def test_a_command_that_hangs_is_ended_with_all_that_it_started(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(notifying, "SECONDS", 0.5)
-    pipe = tmp_path / "alive"
-    notify(f"mkfifo {pipe}; echo stuck >&2; (exec 3<>{pipe}; sleep 1000) ; true", "text")
-    warning = "warning: --notify-command took longer than 0.5 s and was ended: stuck\n"
-    assert capfd.readouterr().err == warning
-    # Nobody reads the pipe any more: opening it to write without waiting fails.
-    with pytest.raises(OSError, match="No such device"):
-        os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-
-
-def test_what_a_command_leaves_in_the_background_is_not_waited_for(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    notify("sleep 5 &", "text")
-    assert capfd.readouterr().err == ""

@@ -56,15 +56,15 @@ def test_every_router_affinity_suite_and_preset_stands_in_the_readme():
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_line_of_the_readme_parses(line):
-    found = re.search(r"python bench\.py ([^`|]*)", line)
-    assert found
-    given = shlex.split(found[1])
-    if "…" in given or "NAME" in given:
-        return
-    command = typer.main.get_command(app)
-    while isinstance(command, CommandGroup):
-        command = command.commands[given.pop(0)]
-    command.make_context(command.name, given)
+    commands = re.findall(r"python bench\.py ([^`|;]*)", line)
+    assert commands
+    for given in map(shlex.split, commands):
+        if "…" in given or "NAME" in given:
+            continue
+        command = typer.main.get_command(app)
+        while isinstance(command, CommandGroup):
+            command = command.commands[given.pop(0)]
+        command.make_context(command.name, given)
 
 
 def test_the_layer_example_works_when_pasted():

@@ -126,12 +126,4 @@ Retry = Annotated[
         show_default="none",
     ),
 ]
-Notify = Annotated[
-    str | None,
-    typer.Option(
-        "--notify-command",
-        metavar="CMD",
-        help="A command that is given the digest at the end, as 'mail -s done me@example.org'.",
-    ),
-]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report at the end.")]

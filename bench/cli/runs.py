@@ -15,7 +15,6 @@ from bench.cli.options import (
     Jobs,
     MaxSeeds,
     NoReport,
-    Notify,
     PresetName,
     Resolve,
     Retry,
@@ -64,7 +63,6 @@ def run(
     timeout: Timeout = None,
     save_every: SaveEvery = 60,
     retry: Retry = None,
-    notify_command: Notify = None,
     no_report: NoReport = False,
 ) -> None:
     """Train and measure what is not done yet, then write the report.
@@ -95,7 +93,6 @@ def run(
     from bench.cli.columns import main_metrics
     from bench.cli.digest import digest_of
     from bench.cli.looks import do
-    from bench.cli.notify import notify
     from bench.cli.standing import read_standing
     from bench.cli.summary import print_standings
     from bench.datasets import Datasets
@@ -125,19 +122,13 @@ def run(
     with place.store(create=True) as store:
         try:
             tally = do(planned, store, place.home, datasets, how)
-        except Exception as error:
-            if notify_command:
-                notify(notify_command, f"The run of study {request.study} failed: {error}\n")
-            if isinstance(error, StoreError):  # no mistake in the request
-                raise BenchError(f"{error}; the same command goes on") from error
-            raise
+        except StoreError as error:  # no mistake in the request
+            raise BenchError(f"{error}; the same command goes on") from error
         standing = read_standing(store, request.study)
         metrics = main_metrics(store, request.study, history=True)
         # What is written comes before what is shown, which may fail, as into a closed pipe.
         wrong = None if no_report or tally.left else _report(store, standing, place.home)
         told = digest_of(standing, metrics, place.home)
-    if notify_command:
-        notify(notify_command, told)
     print_standings(request.study, metrics[metrics["current"]], request.suites)
     print(f"\n{told}")
     warn_of_files(place)
