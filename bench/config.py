@@ -106,6 +106,12 @@ class TrainConfig(Config):
         default=10, gt=0, description="Of the dense model; its FLOPs are the budget."
     )
     batch_size: int = Field(default=128, ge=1)
+    micro_batches: int = Field(
+        default=1,
+        ge=1,
+        exclude_if=lambda parts: parts == 1,
+        description="Parts of each batch, trained on one after the other, to need less memory.",
+    )
     lr: float = Field(default=1e-3, gt=0, description="Peak learning rate of AdamW.")
     weight_decay: float = Field(default=0.05, ge=0)
     warmup: float = Field(

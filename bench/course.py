@@ -42,7 +42,6 @@ class Course:
         device: where it trains.
         folder: for the snapshots.
         parent: see `starting_model`.
-        micro_batches: see `Trainer`.
 
     Attributes:
         journal: what was done until now.
@@ -56,13 +55,12 @@ class Course:
         device: torch.device,
         folder: Path,
         parent: nn.Module | None,
-        micro_batches: int,
     ) -> None:
         self._spec, self._dataset, self._device, self._folder = spec, dataset, device, folder
-        self._budget = resolve_budget(spec, dataset, batches, device, parent, micro_batches)
+        self._budget = resolve_budget(spec, dataset, batches, device, parent)
 
         def trainer(steps: int) -> Trainer:
-            return Trainer(spec, dataset, batches, device, steps, parent, micro_batches)
+            return Trainer(spec, dataset, batches, device, steps, parent)
 
         self._agenda: Agenda
         if self._budget.steps is None:

@@ -11,6 +11,7 @@ from bench.config import RouterConfig, TrialSpec
 from bench.data import Dataset
 from bench.datasets import Datasets
 from bench.derive import starting_model
+from bench.micro_batches import refuse_other_optimisation
 from bench.model import moe_layers
 from bench.objective import Objective
 from bench.trial_model import trial_model
@@ -23,13 +24,14 @@ def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:
     A derived trial starts from an untrained parent. torch's generators are left as they were.
 
     Raises:
-        RequestError: the model cannot be built or derived, its groups do not fit its batches, or
-            an auxiliary loss does not fit its router.
+        RequestError: the model cannot be built or derived, its groups do not fit its batches, an
+            auxiliary loss does not fit its router, or its batches cannot be cut.
     """
     dataset = datasets.get(spec.data)
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
         model = starting_model(spec, dataset, _untrained_parent(spec, datasets))
         model = model.to(device).train()
+        refuse_other_optimisation(spec, model)
         groups = spec.model.groups
         count = 2
         if moe_layers(model) and isinstance(groups, int):

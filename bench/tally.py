@@ -36,10 +36,6 @@ class Tally:
         """Count an event."""
         match event:
             case Ended(task, status, _, error) | Reused(task, status, error):
-                # A trial that was out of memory may be tried once more within the run.
-                self.failures = [
-                    each for each in self.failures if (each.task, each.what) != (task, "training")
-                ]
                 self.trained += isinstance(event, Ended) and status == "done"
                 self.reused += isinstance(event, Reused) and status == "done"
                 if status not in ("done", "pruned"):

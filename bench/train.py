@@ -44,7 +44,6 @@ def train_trial(
     *,
     save_every: float = SAVE_EVERY,
     stop: Callable[[], bool] = lambda: False,
-    micro_batches: int = 1,
 ) -> Outcome:
     """Train one trial, from its first step or from where it was interrupted.
 
@@ -61,7 +60,6 @@ def train_trial(
         parent: the trained model of the trial that this one is derived from, on the CPU.
         save_every: seconds between two times that the state is saved; 0 saves at each look.
         stop: asked at each look; where it says yes, the training saves its state and ends.
-        micro_batches: see `Trainer`.
 
     Returns:
         The outcome, which is also written in the folder. A training whose loss or whose routers'
@@ -78,7 +76,7 @@ def train_trial(
     with torch.random.fork_rng(cuda), closing(batches):
 
         def begin() -> Course:
-            return Course(spec, dataset, batches, device, folder, parent, micro_batches)
+            return Course(spec, dataset, batches, device, folder, parent)
 
         course = _resumed(begin, folder)
         try:

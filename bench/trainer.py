@@ -18,17 +18,19 @@ from bench.config import TrialSpec
 from bench.data import Dataset
 from bench.data.draws import Purpose, random_bits
 from bench.derive import starting_model
-from bench.halving import why_not_halved
+from bench.micro_batches import refuse_other_optimisation
 from bench.model import moe_layers
 from bench.objective import Objective
 from bench.optim import averaged, build_optimizer, learning_rate
 from bench.state import module_state, optimizer_state, restore_module, restore_optimizer
 from routers import Router, Routing, step_stats
-from routers.errors import BenchError
 
 
 class Trainer:
     """The state of one training: model, optimiser, averaged weights.
+
+    Each batch goes through the model in `train.micro_batches` parts, one after the other, whose
+    gradients are added up.
 
     Args:
         spec: the trial.
@@ -37,11 +39,9 @@ class Trainer:
         device: where they are.
         steps: of the whole training, for the learning rate's schedule.
         parent: see `starting_model`.
-        micro_batches: parts of each batch, which go through the model one after the other; their
-            gradients are added up.
 
     Raises:
-        BenchError: in micro-batches it would be another optimisation.
+        RequestError: in so many micro-batches it would be another optimisation.
 
     Attributes:
         steps: of the whole training; may be set where they are estimated anew.
@@ -56,7 +56,6 @@ class Trainer:
         device: torch.device,
         steps: int,
         parent: nn.Module | None = None,
-        micro_batches: int = 1,
     ) -> None:
         self._spec, self._batches, self.steps = spec, batches, steps
         self._model = starting_model(spec, dataset, parent).to(device)
@@ -66,11 +65,9 @@ class Trainer:
         self._objective = Objective(spec.train)
         self._noise = torch.Generator(device)
         self._moe_layers = list(moe_layers(self._model).values())
-        self._micro_batches = micro_batches
-        self.overhead = 0
-        if micro_batches > 1:
-            self._refuse_other_optimisation()
-            self.overhead = self._overhead(*batches.first)
+        self._micro_batches = spec.train.micro_batches
+        refuse_other_optimisation(spec, self._model)
+        self.overhead = self._overhead(*batches.first) if self._micro_batches > 1 else 0
 
     @property
     def model(self) -> nn.Module:
@@ -136,14 +133,6 @@ class Trainer:
                 losses.total.backward(share.to(losses.total.dtype))
             tasks.append(losses.task)
         return (torch.stack(tasks) * shares).sum(), losses.routings
-
-    def _refuse_other_optimisation(self) -> None:
-        parts, size = self._micro_batches, self._spec.train.batch_size
-        reason = why_not_halved(self._spec, self._model)
-        if size < parts:
-            reason = f"train.batch_size = {size}"
-        if reason:
-            raise BenchError(f"a batch cannot be trained on in {parts} parts: {reason}")
 
     def _overhead(self, images: Tensor, labels: Tensor) -> int:
         """What each part takes that does not grow with its images, and adding the gradients."""

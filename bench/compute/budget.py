@@ -140,9 +140,10 @@ def resolve_budget(
     batches: TrainingBatches,
     device: torch.device,
     parent: nn.Module | None = None,
-    micro_batches: int = 1,
 ) -> Budget:
     """The budget of a trial, from the FLOPs that its first step takes where it will train.
+
+    Micro-batches change no FLOPs.
 
     Args:
         spec: the trial.
@@ -150,12 +151,11 @@ def resolve_budget(
         batches: of its training split, on `device`.
         device: where it trains.
         parent: see `starting_model`; a step of what is frozen in part takes fewer FLOPs.
-        micro_batches: see `Trainer`; they change no FLOPs.
     """
 
     def cost_of(of: TrialSpec) -> Cost:
         counter = FlopCounter()
-        trainer = Trainer(of, dataset, batches, device, 1, parent, micro_batches)
+        trainer = Trainer(of, dataset, batches, device, 1, parent)
         trainer.step(0, counter)
         return Cost(counter.report().total - trainer.overhead, parameters_of(trainer.model))
 

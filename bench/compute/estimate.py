@@ -77,13 +77,15 @@ def estimate(
     budget = match_compute(spec, data.num_samples, lambda of: cost_of(of, data, parent_data))
     told = _told(spec, data, parent_data)
     own, model = _step(*told), _shapes(*told)
+    largest = -(-spec.train.batch_size // spec.train.micro_batches)  # of the parts of a batch
+    kept = own.kept_bytes / spec.train.batch_size
     weights = list(model.parameters())
     trained = sum(weight.nbytes for weight in weights if weight.requires_grad)
     return Estimate(
         budget,
         own.exact,
         parameters=parameters_of(model),
-        training_bytes=sum(w.nbytes for w in weights) + 3 * trained + round(own.kept_bytes),
+        training_bytes=sum(w.nbytes for w in weights) + 3 * trained + round(largest * kept),
         checkpoint_bytes=sum(tensor.nbytes for tensor in model.state_dict().values()),
         expert_facts=expert_facts(model),
     )

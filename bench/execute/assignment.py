@@ -42,7 +42,6 @@ class Assignment:
         attempt: row of the attempt that has begun; None where nothing is to be trained.
         device: where it works, see `devices`.
         log: file of the attempt's or measurement's output.
-        micro_batches: parts that each batch is trained in.
     """
 
     job: Job
@@ -50,7 +49,6 @@ class Assignment:
     attempt: int | None
     device: str
     log: Path
-    micro_batches: int
 
 
 @dataclass(frozen=True)
@@ -59,10 +57,8 @@ class Result:
 
     Attributes:
         status: of the training; None where there was none.
-        halvable: whether a training that ran out of memory is the same in halved batches.
         leave: why the whole run is to end, where it is.
     """
 
     status: str | None = None
-    halvable: bool = False
     leave: str | None = None

@@ -59,29 +59,15 @@ class Desk:
             claim = self.store.claim(self.run_id, layer_id=row)
         return None if claim is None else Claim(claim, self._anew(job), row)
 
-    def begin(self, claim: Claim, device: str, micro_batches: int) -> Assignment:
-        """The assignment of a claimed job, whose attempt begins now if there is one.
-
-        Args:
-            micro_batches: an attempt that was interrupted in halved batches goes on in them.
-        """
+    def begin(self, claim: Claim, device: str) -> Assignment:
+        """Begin the attempt of a claimed job, where it is to be trained; returns its assignment."""
         job, attempt = claim.job, None
         layer = "layer-" if isinstance(job, LayerJob) else ""
         log = self.home / "logs" / f"{layer}{job.planned.fingerprint.value[:16]}.log"
         if isinstance(job, TrialJob) and job.decision.train:
-            last = self.store.last_attempt(job.planned.fingerprint.value)
-            if last is not None and last.status in UNFINISHED and last.note:
-                micro_batches = 2
-            size = job.planned.spec.train.batch_size
-            note = f"micro-batches of {-(-size // micro_batches)}: {size} were out of memory"
-            attempt = self.store.begin_attempt(
-                claim.row,
-                self.machine_id,
-                self.code_id,
-                log.relative_to(self.home).as_posix(),
-                note if micro_batches > 1 else None,
-            )
-        return Assignment(job, claim.row, attempt, device, log, micro_batches)
+            name = log.relative_to(self.home).as_posix()
+            attempt = self.store.begin_attempt(claim.row, self.machine_id, self.code_id, name)
+        return Assignment(job, claim.row, attempt, device, log)
 
     def holder(self, job: Job) -> str:
         """Who works on a job that could not be claimed."""

@@ -171,13 +171,11 @@ class Schedule:
         else:
             self._start(hands, slot, item, claim)
 
-    def _start(
-        self, hands: Hands, slot: int, item: Item, claim: Claim, micro_batches: int = 1
-    ) -> None:
+    def _start(self, hands: Hands, slot: int, item: Item, claim: Claim) -> None:
         job = claim.job
         if isinstance(job, TrialJob) and not job.decision.train:
             self._tell_reused(job)
-        assignment = self._desk.begin(claim, hands.slots[slot], micro_batches)
+        assignment = self._desk.begin(claim, hands.slots[slot])
         self._active[slot] = _Active(item, claim, assignment, partial(hands.dismiss, slot))
         hands.start(slot, assignment)
 
@@ -188,9 +186,6 @@ class Schedule:
             status = self._stopped(active, active.stopped)
         elif isinstance(how, Lost):
             status = self._lost(active, how)
-        elif how.halvable and active.assignment.micro_batches == 1 and not self._leaving:
-            self._start(hands, slot, active.item, active.claim, micro_batches=2)
-            return
         self._desk.release(active.claim)
         if status == "interrupted":
             self._queue.drop_children(active.item.fingerprint)

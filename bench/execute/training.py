@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from contextlib import suppress
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from bench.execute.assignment import Assignment, Result
 from bench.execute.events import Ended, Progress, Started, Task
 from bench.execute.logs import tail
 from bench.execute.workplace import Workplace
-from bench.halving import why_not_halved
+from bench.micro_batches import why_not_cut
 from bench.outcome import Outcome
 from bench.plan import Planned
 from bench.resume import discard
@@ -42,12 +43,14 @@ def train(assignment: Assignment, planned: Planned, reason: str, work: Workplace
     task, start = assignment.job.task, time.perf_counter()
     try:
         work.tell(Started(task, reason))
-        outcome = _train(planned, work, task, assignment.micro_batches)
+        outcome = _train(planned, work, task)
     except StoreError:
         raise
     except BaseException as error:
         # Also SystemExit: a plugin that exits costs its own trial alone.
         status, message = _status(error), describe(error)
+        if status == "out_of_memory":
+            message = f"{message}; {_remedy(planned, work)}"
         seconds = time.perf_counter() - start
         work.store.finish_attempt(
             assignment.attempt,
@@ -60,8 +63,7 @@ def train(assignment: Assignment, planned: Planned, reason: str, work: Workplace
         work.tell(Ended(task, status, seconds, message))
         if isinstance(error, KeyboardInterrupt):
             raise
-        halvable = status == "out_of_memory" and _halvable(planned, work)
-        return Result(status, halvable, DISK_FULL if is_disk_full(error) else None)
+        return Result(status, DISK_FULL if is_disk_full(error) else None)
     _finish(assignment.attempt, outcome, work)
     # Not before the row is written: until then a checkpoint is all that there is.
     discard(work.folder(planned.fingerprint.value))
@@ -101,7 +103,7 @@ def _status(error: BaseException) -> AttemptStatus:
     return "failed"
 
 
-def _train(planned: Planned, work: Workplace, task: Task, micro_batches: int) -> Outcome:
+def _train(planned: Planned, work: Workplace, task: Task) -> Outcome:
     return train_trial(
         planned.spec,
         work.datasets.get(planned.spec.data),
@@ -111,16 +113,20 @@ def _train(planned: Planned, work: Workplace, task: Task, micro_batches: int) ->
         _parent(planned, work),
         save_every=work.save_every,
         stop=work.stop,
-        micro_batches=micro_batches,
     )
 
 
-def _halvable(planned: Planned, work: Workplace) -> bool:
-    try:
-        model = trial_model(planned.spec, work.datasets.get(planned.spec.data))
-    except Exception:  # there may be no memory for that either
-        return False
-    return why_not_halved(planned.spec, model) is None
+def _remedy(planned: Planned, work: Workplace) -> str:
+    """Say what would let a training that was out of memory fit."""
+    spec = planned.spec
+    parts = 2 * spec.train.micro_batches
+    reason = None
+    # A model that cannot be built now, for want of memory, is refused by the next run if need be.
+    with suppress(Exception):
+        reason = why_not_cut(spec, trial_model(spec, work.datasets.get(spec.data)), parts)
+    if reason:
+        return f"train.micro_batches = {parts} would change what is computed: {reason}"
+    return f"--set train.micro_batches={parts} trains each batch in {parts} parts"
 
 
 def _parent(planned: Planned, work: Workplace) -> nn.Module | None:

@@ -44,6 +44,9 @@ QUICK = {
     "suites.throughput.model_batch": 1,
 }
 
+NO_LOSS = {"train.losses.importance": 0.0}
+"""Without what is taken over the whole batch."""
+
 
 @pytest.fixture(scope="session")
 def datasets() -> Datasets:
@@ -167,7 +170,12 @@ def test_bare_layers_are_measured_without_any_training(run, store) -> None:
         (ValueError("boom\nand more"), "failed", "ValueError: boom and more"),
         (BenchError("of our own"), "failed", "of our own"),
         (SystemExit(3), "failed", "SystemExit: 3"),
-        (torch.OutOfMemoryError("full"), "out_of_memory", "OutOfMemoryError: full"),
+        (
+            torch.OutOfMemoryError("full"),
+            "out_of_memory",
+            "OutOfMemoryError: full; train.micro_batches = 2 would change what is computed: the "
+            "loss 'importance' is taken over the whole batch",
+        ),
     ],
 )
 def test_a_failure_is_a_row_and_the_others_go_on(
@@ -183,6 +191,31 @@ def test_a_failure_is_a_row_and_the_others_go_on(
         ("exploding", "training", told)
     ]
     assert (tally.trained, tally.measured) == (1, 1)
+
+
+def test_a_training_out_of_memory_in_parts_is_told_of_more_parts_or_why_not(
+    run, store, exploding
+) -> None:
+    exploding.error = MemoryError()
+    for settings, remedy in (
+        ({}, "--set train.micro_batches=2 trains each batch in 2 parts"),
+        ({"train.micro_batches": 2}, "--set train.micro_batches=4 trains each batch in 4 parts"),
+        (
+            {"model.groups": "batch"},
+            "train.micro_batches = 2 would change what is computed: model.groups = 'batch' routes "
+            "tokens of several images together",
+        ),
+    ):
+        (failure,) = run(["exploding"], settings=NO_LOSS | settings).failures
+        assert (failure.status, failure.error) == ("out_of_memory", f"MemoryError; {remedy}")
+
+
+def test_a_batch_in_parts_is_another_trial(run, store) -> None:
+    assert run(["soft_moe"], settings=NO_LOSS).trained == 1
+    assert run(["soft_moe"], settings=NO_LOSS | {"train.micro_batches": 2}).trained == 1
+    whole, parts = attempts(store)
+    assert (whole.steps, whole.flops) == (parts.steps, parts.flops)
+    assert whole.checkpoint_sha256 != parts.checkpoint_sha256
 
 
 def test_a_failed_trial_is_tried_again_when_asked_for(run, store, exploding) -> None:
@@ -238,6 +271,11 @@ def test_a_suite_that_fails_costs_its_own_measurement(run, store, failing_suite)
         ({"model.options.colour": 3}, "colour"),
         ({"model.name": "vit_tiny_patch16_223"}, "vit_tiny_patch16_223"),
         ({"model.layers": [7]}, "block 7"),
+        ({"train.micro_batches": 100}, "train.batch_size = 64 has no 100 parts"),
+        (
+            {"train.micro_batches": 2, "train.losses.importance": 0.1},
+            "train.micro_batches = 2 would change what is computed: the loss 'importance'",
+        ),
     ],
 )
 def test_nothing_starts_where_a_model_cannot_be_built(run, store, settings, words) -> None:

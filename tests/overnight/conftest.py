@@ -27,7 +27,7 @@ from results.liveness import alive
 
 ROOT = Path(__file__).parents[2]
 TROUBLES = [
-    *("raises", "exits", "leaves", "crashes", "crashes_early", "hangs", "too_large", "large"),
+    *("raises", "exits", "leaves", "crashes", "crashes_early", "hangs", "too_large"),
     "ends_its_process",
     "slow",
 ]

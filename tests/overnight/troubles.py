@@ -65,19 +65,10 @@ class Hangs(Troubled):
 
 @register_router("too_large", family="soft")
 class TooLarge(Troubled):
-    """Is out of memory, whatever the batch."""
+    """Is out of memory."""
 
     def trouble(self, images):
         raise torch.OutOfMemoryError("CUDA out of memory")
-
-
-@register_router("large", family="soft")
-class Large(Troubled):
-    """Is out of memory with more than half of the batch."""
-
-    def trouble(self, images):
-        if images > 32:
-            raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 @register_router("crashes_early", family="soft")

@@ -1,4 +1,4 @@
-"""Whether a batch in two halves, whose gradients are added up, is the same optimisation."""
+"""Where training on a batch in parts, whose gradients are added up, is the same optimisation."""
 
 from __future__ import annotations
 
@@ -8,18 +8,42 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bench.config import TrialSpec
 from bench.model import moe_layers
 from routers import Router
-from routers.errors import with_article
+from routers.errors import RequestError, with_article
 
 
-def why_not_halved(spec: TrialSpec, model: nn.Module) -> str | None:
-    """Why not; None where it is the same, but for rounding and for which random numbers are drawn.
+def refuse_other_optimisation(spec: TrialSpec, model: nn.Module) -> None:
+    """Refuse `train.micro_batches` where cutting the batch would change what is computed.
 
     Args:
         spec: the trial.
         model: its model.
+
+    Raises:
+        RequestError: it would; says why.
     """
-    if spec.train.batch_size < 2:
-        return "a batch of 1 image has no halves"
+    parts = spec.train.micro_batches
+    if reason := why_not_cut(spec, model, parts):
+        raise RequestError(
+            f"train.micro_batches = {parts} would change what is computed: {reason}; leave it at 1"
+        )
+
+
+def why_not_cut(spec: TrialSpec, model: nn.Module, parts: int) -> str | None:
+    """Say why batches in parts are another optimisation.
+
+    Args:
+        spec: the trial.
+        model: its model.
+        parts: into which each batch is cut.
+
+    Returns:
+        The reason; None where it is the same optimisation, but for rounding and for which random
+        numbers are drawn.
+    """
+    if parts == 1:
+        return None
+    if (size := spec.train.batch_size) < parts:
+        return f"train.batch_size = {size} has no {parts} parts"
     for name, module in model.named_modules():
         own = [buffer for buffer, _ in module.named_buffers(recurse=False)]
         running = any(buffer.startswith("running_") for buffer in own)

@@ -1,4 +1,4 @@
-"""Batches in halves: when they are the same optimisation, and that they are."""
+"""Batches in parts: when they are the same optimisation, and that they are."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from torch import Tensor, nn
 
 from bench.batches import TrainingBatches
 from bench.compute.budget import resolve_budget
+from bench.compute.estimate import estimate
 from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
-from bench.halving import why_not_halved
+from bench.micro_batches import why_not_cut
 from bench.model import moe_layers
 from bench.train import TrainingInterrupted, train_trial
 from bench.trainer import Trainer
-from bench.trial_model import trial_model
+from bench.trial_model import ExpectedData, trial_model
 from routers import ROUTERS, Router, SoftRouting, register_router
-from routers.errors import BenchError
+from routers.errors import RequestError
 
 CPU = torch.device("cpu")
 NAMES = ["dense", "softmax_token_choice", "soft_moe", "sinkhorn_expert_choice"]
@@ -31,9 +32,15 @@ def both(tiny_dataset) -> Callable[[TrialSpec], list[Trainer]]:
 
     def make(spec: TrialSpec) -> list[Trainer]:
         batches = TrainingBatches(spec, tiny_dataset, CPU)
-        return [Trainer(spec, tiny_dataset, batches, CPU, 8, None, parts) for parts in (1, 2)]
+        return [Trainer(each, tiny_dataset, batches, CPU, 8) for each in (spec, cut(spec))]
 
     return make
+
+
+def cut(spec: TrialSpec, parts: int = 2) -> TrialSpec:
+    """The same trial in so many parts."""
+    train = spec.train.model_copy(update={"micro_batches": parts})
+    return spec.model_copy(update={"train": train})
 
 
 # The same optimisation
@@ -65,9 +72,7 @@ def test_halves_are_counted_as_the_whole(name, precision, batch_size, tiny_spec,
     name = "softmax_token_choice" if name == "cosine" else name
     spec = tiny_spec(name, router=router, batch_size=batch_size, precision=precision)
     batches = TrainingBatches(spec, tiny_dataset, CPU)
-    whole, halves = (
-        resolve_budget(spec, tiny_dataset, batches, CPU, micro_batches=parts) for parts in (1, 2)
-    )
+    whole, halves = (resolve_budget(each, tiny_dataset, batches, CPU) for each in (spec, cut(spec)))
     assert halves == whole
 
 
@@ -86,14 +91,14 @@ def test_a_training_in_halves_takes_the_steps_and_flops_of_a_whole_one_and_goes_
 ):
     spec = tiny_spec("soft_moe", epochs=4)
     whole = train_trial(spec, tiny_dataset, CPU, tmp_path / "whole")
-    halves = train_trial(spec, tiny_dataset, CPU, tmp_path / "halves", micro_batches=2)
+    halves = train_trial(cut(spec), tiny_dataset, CPU, tmp_path / "halves")
     assert (halves.steps, halves.flops) == (whole.steps, whole.flops)
     values = [[row.value for row in each.history if "loss" in row.name] for each in (whole, halves)]
     assert values[1] == pytest.approx(values[0], rel=1e-2)
     parts = tmp_path / "parts"
     with pytest.raises(TrainingInterrupted):
-        train_trial(spec, tiny_dataset, CPU, parts, micro_batches=2, stop=lambda: True)
-    assert train_trial(spec, tiny_dataset, CPU, parts, micro_batches=2).sha256 == halves.sha256
+        train_trial(cut(spec), tiny_dataset, CPU, parts, stop=lambda: True)
+    assert train_trial(cut(spec), tiny_dataset, CPU, parts).sha256 == halves.sha256
 
 
 def test_a_half_fits_where_a_whole_does_not(tiny_spec, tiny_dataset, tmp_path, monkeypatch):
@@ -106,12 +111,12 @@ def test_a_half_fits_where_a_whole_does_not(tiny_spec, tiny_dataset, tmp_path, m
         return step(self, number, counter)
 
     monkeypatch.setattr(Trainer, "step", watched)
-    spec = tiny_spec("soft_moe", epochs=0.5, evaluations=1)
-    train_trial(spec, tiny_dataset, CPU, tmp_path, micro_batches=2)
+    spec = cut(tiny_spec("soft_moe", epochs=0.5, evaluations=1))
+    train_trial(spec, tiny_dataset, CPU, tmp_path)
     assert 16 in sizes  # of the validation split
     sizes.clear()
     batches = TrainingBatches(spec, tiny_dataset, CPU)
-    resolve_budget(spec, tiny_dataset, batches, CPU, micro_batches=2)
+    resolve_budget(spec, tiny_dataset, batches, CPU)
     assert sizes == {8}
 
 
@@ -135,7 +140,7 @@ def listener() -> Iterator[None]:
 def reason(spec: TrialSpec, dataset: Any, change: Callable[[nn.Module], Any] = id) -> str | None:
     model = trial_model(spec, dataset)
     change(model)
-    return why_not_halved(spec, model)
+    return why_not_cut(spec, model, 2)
 
 
 def layer_of(model: nn.Module) -> nn.Module:
@@ -143,7 +148,7 @@ def layer_of(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.parametrize("name", [*NAMES, "random", "frozen"])
-def test_what_routes_within_an_image_can_be_halved(name, tiny_spec, tiny_dataset):
+def test_what_routes_within_an_image_can_be_cut(name, tiny_spec, tiny_dataset):
     assert reason(tiny_spec(name), tiny_dataset) is None
 
 
@@ -152,8 +157,8 @@ def test_what_a_model_without_moe_layers_does_not_use_is_no_reason(tiny_spec, ti
     assert reason(spec, tiny_dataset) is None
 
 
-def test_one_image_has_no_halves(tiny_spec, tiny_dataset):
-    assert reason(tiny_spec(batch_size=1), tiny_dataset) == "a batch of 1 image has no halves"
+def test_a_batch_has_no_more_parts_than_images(tiny_spec, tiny_dataset):
+    assert reason(tiny_spec(batch_size=1), tiny_dataset) == "train.batch_size = 1 has no 2 parts"
     assert reason(tiny_spec(batch_size=2), tiny_dataset) is None
 
 
@@ -219,8 +224,23 @@ def test_a_buffer_of_an_moe_layer_is_a_reason_and_one_of_the_model_is_not(tiny_s
     assert reason(spec, tiny_dataset, lambda m: m.register_buffer("grid", torch.zeros(4))) is None
 
 
-def test_what_cannot_be_halved_is_refused(tiny_spec, tiny_dataset, tmp_path):
-    spec = tiny_spec(losses={"importance": 0.1})
-    match = "cannot be trained on in 2 parts: the loss 'importance' is taken over the whole batch"
-    with pytest.raises(BenchError, match=match):
-        train_trial(spec, tiny_dataset, CPU, tmp_path, micro_batches=2)
+def test_a_training_that_would_be_another_one_is_refused(tiny_spec, tiny_dataset, tmp_path):
+    spec = cut(tiny_spec(losses={"importance": 0.1}))
+    match = "train.micro_batches = 2 .*: the loss 'importance' is taken over the whole batch"
+    with pytest.raises(RequestError, match=match):
+        train_trial(spec, tiny_dataset, CPU, tmp_path)
+
+
+# The setting
+
+
+def test_whole_batches_are_described_as_before_there_were_parts(tiny_spec):
+    assert "micro_batches" not in tiny_spec().model_dump(mode="json")["train"]
+    assert cut(tiny_spec()).model_dump(mode="json")["train"]["micro_batches"] == 2
+
+
+def test_parts_of_a_batch_need_less_memory(tiny_spec):
+    data = ExpectedData((1, 8, 8), 4, 96)
+    whole, halves = (estimate(each, data) for each in (tiny_spec(), cut(tiny_spec())))
+    assert halves.training_bytes < whole.training_bytes
+    assert halves.budget == whole.budget
