@@ -10,17 +10,18 @@ from typing import TYPE_CHECKING
 
 from bench.cli.live import Display
 from bench.datasets import Datasets
+from bench.execute.events import RunSummary
+from bench.execute.runner import RunOptions
 from bench.plan import Plan, Request
-from bench.run import How, run
+from bench.run import run
 from bench.sequential import Sequential, add_seeds, refuse_other_looks
-from bench.tally import Tally
 from results import Store
 
 if TYPE_CHECKING:
     from report.comparisons import Comparison
 
 
-def do(plan: Plan, store: Store, home: Path, datasets: Datasets, how: How) -> Tally:
+def do(plan: Plan, store: Store, home: Path, datasets: Datasets, options: RunOptions) -> RunSummary:
     """Do a plan and show how it goes; with `--seeds auto` until all is decided, or to its limit.
 
     Returns:
@@ -30,20 +31,20 @@ def do(plan: Plan, store: Store, home: Path, datasets: Datasets, how: How) -> Ta
     """
     asked = plan.request.sequential
     if asked is None:
-        return _once(plan, store, home, datasets, how)
+        return _once(plan, store, home, datasets, options)
     name = plan.request.study
     before = next((study.request for study in store.studies() if study.name == name), {})
     refuse_other_looks(name, asked, before)
-    tallies: list[Tally] = []
+    summaries: list[RunSummary] = []
 
     def look(stood: Sequential, seeds: int) -> Sequence[Comparison] | None:
         part = _of_seeds(plan, stood, seeds)
-        tallies.append(_once(part, store, home, datasets, how))
-        return None if tallies[-1].left else _declared(part, store)
+        summaries.append(_once(part, store, home, datasets, options))
+        return None if summaries[-1].left else _declared(part, store)
 
     left = add_seeds(asked, look, _say)
     store.study(name, _at(plan.request, left, left.taken).record())
-    return tallies[-1]
+    return summaries[-1]
 
 
 def _say(text: str) -> None:
@@ -52,9 +53,11 @@ def _say(text: str) -> None:
         print(text)
 
 
-def _once(plan: Plan, store: Store, home: Path, datasets: Datasets, how: How) -> Tally:
+def _once(
+    plan: Plan, store: Store, home: Path, datasets: Datasets, options: RunOptions
+) -> RunSummary:
     with Display() as display:
-        return run(plan, store, home, datasets, display, how)
+        return run(plan, store, home, datasets, display, options)
 
 
 def _of_seeds(plan: Plan, stood: Sequential, seeds: int) -> Plan:

@@ -30,7 +30,7 @@ from bench.cli.options import (
     Tuning,
 )
 from bench.cli.place import Place, command
-from bench.cli.working import how_of, leave, warn_of_files
+from bench.cli.working import leave, run_options, warn_of_files
 
 if TYPE_CHECKING:
     from bench.cli.standing import Standing
@@ -116,23 +116,23 @@ def run(
         data_dir=data_dir,
         study=study,
     )
-    how = how_of(place, jobs, devices, timeout, save_every, retry)
+    options = run_options(place, jobs, devices, timeout, save_every, retry)
     datasets = Datasets()
     planned = make_plan(request, datasets)
     with place.store(create=True) as store:
         try:
-            tally = do(planned, store, place.home, datasets, how)
+            summary = do(planned, store, place.home, datasets, options)
         except StoreError as error:  # no mistake in the request
             raise BenchError(f"{error}; the same command goes on") from error
         standing = read_standing(store, request.study)
         metrics = main_metrics(store, request.study, history=True)
         # What is written comes before what is shown, which may fail, as into a closed pipe.
-        wrong = None if no_report or tally.left else _report(store, standing, place.home)
+        wrong = None if no_report or summary.left else _report(store, standing, place.home)
         told = digest_of(standing, metrics, place.home)
     print_standings(request.study, metrics[metrics["current"]], request.suites)
     print(f"\n{told}")
     warn_of_files(place)
-    leave(tally, [f"the report could not be written: {wrong}"] if wrong else [])
+    leave(summary, [f"the report could not be written: {wrong}"] if wrong else [])
 
 
 def plan(

@@ -18,7 +18,7 @@ from bench.cli.options import (
     Timeout,
 )
 from bench.cli.place import Place, command
-from bench.cli.working import how_of, leave, warn_of_files
+from bench.cli.working import leave, run_options, warn_of_files
 
 if TYPE_CHECKING:
     from results import Store
@@ -100,13 +100,13 @@ def tune(
         seed,
         frozenset(settings),
     )
-    how = how_of(place, jobs, devices, timeout, save_every)
+    options = run_options(place, jobs, devices, timeout, save_every)
     with place.store(create=True) as store, Display() as display:
-        tally = do(tuning, store, place.home, Datasets(), display, how)
+        summary = do(tuning, store, place.home, Datasets(), display, options)
         display.close()
         print_found(store, tuning.study)
     warn_of_files(place)
-    leave(tally)
+    leave(summary)
 
 
 def tuning_of(preset: str) -> str:

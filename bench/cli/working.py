@@ -14,26 +14,26 @@ from bench.cli.given import names, seconds_of
 from bench.cli.place import Place
 
 if TYPE_CHECKING:
+    from bench.execute.events import RunSummary
+    from bench.execute.runner import RunOptions
     from bench.reuse import Retry
-    from bench.run import How
-    from bench.tally import Tally
 
 MOST_FILES = 10
 """Files that one message names."""
 
 
-def how_of(
+def run_options(
     place: Place,
     jobs: int | None,
     devices: str | None,
     timeout: str | None,
     save_every: float,
     retry: Retry = None,
-) -> How:
-    """What was asked for, by the options of the same names."""
-    from bench.run import How
+) -> RunOptions:
+    """Collect the options of the same names."""
+    from bench.execute.runner import RunOptions
 
-    return How(
+    return RunOptions(
         jobs=jobs,
         devices=tuple(names(devices)),
         timeout=None if timeout is None else seconds_of(timeout),
@@ -59,7 +59,7 @@ def warn_of_files(place: Place) -> None:
         )
 
 
-def leave(tally: Tally, wrong: Sequence[str] = ()) -> None:
+def leave(summary: RunSummary, wrong: Sequence[str] = ()) -> None:
     """End the command.
 
     Args:
@@ -72,9 +72,9 @@ def leave(tally: Tally, wrong: Sequence[str] = ()) -> None:
 
     for message in wrong:
         print(f"error: {message}", file=sys.stderr)
-    if tally.left:
-        print(f"left early: {tally.left}; the same command goes on", file=sys.stderr)
-    if tally.left in SIGNALS.values():
+    if summary.left:
+        print(f"left early: {summary.left}; the same command goes on", file=sys.stderr)
+    if summary.left in SIGNALS.values():
         raise typer.Exit(130)
-    if tally.failures or tally.left or wrong:
+    if summary.failures or summary.left or wrong:
         raise typer.Exit(1)

@@ -1,9 +1,9 @@
-"""What happens during a run, as plain data that displays and logs listen to."""
+"""What happens during a run, as plain data for displays and logs, and the summary of it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -134,4 +134,45 @@ class Opened:
 Event = (
     Begun | Leaving | Waiting | Reused | Started | Progress | Ended | Measuring | Measured | Opened
 )
-Listener = Callable[[Event], None]
+OnEvent = Callable[[Event], None]
+"""Called with each event when it happens."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial or a measurement that gave no result; `what` is "training" or the suite."""
+
+    task: Task
+    what: str
+    status: str
+    error: str
+
+
+@dataclass
+class RunSummary:
+    """What a run has done, counted as it happens.
+
+    Attributes:
+        left: why the run left before everything was done; None where it did not.
+    """
+
+    trained: int = 0
+    reused: int = 0
+    measured: int = 0
+    skipped: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    left: str | None = None
+
+    def add(self, event: Event) -> None:
+        """Count an event."""
+        match event:
+            case Ended(task, status, _, error) | Reused(task, status, error):
+                self.trained += isinstance(event, Ended) and status == "done"
+                self.reused += isinstance(event, Reused) and status == "done"
+                if status not in ("done", "pruned"):
+                    self.failures.append(Failure(task, "training", status, error or ""))
+            case Measured(task, suite, status, _, error):
+                self.measured += status == "done"
+                self.skipped += status == "skipped"
+                if status not in ("done", "skipped"):
+                    self.failures.append(Failure(task, suite, status, error or ""))

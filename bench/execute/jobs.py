@@ -1,9 +1,10 @@
-"""What is left to do of a plan, one job a trial and one a bare layer."""
+"""Jobs, one a trial and one a bare layer: what is to be done, where, and how it ended."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from bench.execute.events import Reused, Task
 from bench.plan import Plan, Planned, PlannedSuite
@@ -58,6 +59,37 @@ class LayerJob:
 
 
 Job = TrialJob | LayerJob
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """One job for one worker.
+
+    Attributes:
+        row: of the trial or layer.
+        attempt: row of the attempt that has begun; None where nothing is to be trained.
+        device: where it works, see `devices`.
+        log: file of the attempt's or measurement's output.
+    """
+
+    job: Job
+    row: int
+    attempt: int | None
+    device: str
+    log: Path
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a worker finished its job.
+
+    Attributes:
+        status: of the training; None where there was none.
+        leave: why the whole run is to end, where it is.
+    """
+
+    status: str | None = None
+    leave: str | None = None
 
 
 def jobs_of(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import results
 from bench.execute.events import Measured, Measuring, Task
 from bench.execute.training import describe
-from bench.execute.workplace import Workplace
+from bench.execute.workplace import JobContext
 from bench.plan import PlannedSuite
 from suites import Array, Metric, build_suite
 
@@ -20,7 +20,7 @@ from suites import Array, Metric, build_suite
 def measure(
     suites: Sequence[PlannedSuite],
     subject: Callable[[], Any],
-    work: Workplace,
+    context: JobContext,
     task: Task,
     *,
     attempt_id: int | None = None,
@@ -28,16 +28,16 @@ def measure(
 ) -> None:
     """Put a subject through suites; one that fails costs its own measurement alone.
 
-    Where the workplace is asked to stop, the suites that are left are not begun.
+    Where the job is asked to stop, the suites that are left are not begun.
 
     Args:
         subject: makes what they measure, when the first of them asks.
     """
     subject = cache(subject)
     for suite in suites:
-        if work.stop():
+        if context.stop():
             return
-        work.tell(Measuring(task, suite.name))
+        context.emit(Measuring(task, suite.name))
         start = time.perf_counter()
         status: Literal["done", "failed", "skipped"] = "done"
         error: str | None = None
@@ -49,12 +49,12 @@ def measure(
         except (Exception, SystemExit) as raised:
             status, error, trace = "failed", describe(raised), traceback.format_exc()
         seconds = time.perf_counter() - start
-        work.store.record_measurement(
+        context.store.record_measurement(
             suite.name,
             suite.options,
             suite.source_hash,
-            work.machine_id,
-            work.code_id,
+            context.run.machine_id,
+            context.run.code_id,
             attempt_id=attempt_id,
             layer_id=layer_id,
             status=status,
@@ -64,7 +64,7 @@ def measure(
             metrics=[results.Metric(**asdict(item)) for item in found if isinstance(item, Metric)],
             arrays=[_array(item) for item in found if isinstance(item, Array)],
         )
-        work.tell(Measured(task, suite.name, status, seconds, error))
+        context.emit(Measured(task, suite.name, status, seconds, error))
 
 
 def _results(suite: PlannedSuite, subject: Any) -> tuple[str | None, list[Metric | Array]]:

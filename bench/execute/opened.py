@@ -21,18 +21,18 @@ SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
 
 
 class OpenedFiles:
-    """Collects what plugins open in this process, and what workers say that they opened."""
+    """Collects what plugins open in this process, and what workers have opened."""
 
     def __init__(self) -> None:
         self._watching = False
         self._opened: set[str] = set()
-        self._told: set[Path] = set()
+        self._returned: set[Path] = set()
 
     def watch(self) -> None:
         """Begin to collect, before plugins are imported; it cannot be ended."""
         if not self._watching:
             self._watching = True
-            sys.addaudithook(self._hear)
+            sys.addaudithook(self._on_audit_event)
 
     def add(self, files: Iterable[str]) -> None:
         """Add the files that a worker opened."""
@@ -56,17 +56,17 @@ class OpenedFiles:
         made = [home.resolve(), *map(Path, SYSTEM_FOLDERS)]
         found = []
         for file in sorted({_source(Path(name)).resolve() for name in self._opened}):
-            known = file in covered or file in self._told or is_installed(file)
+            known = file in covered or file in self._returned or is_installed(file)
             passing = any(file.is_relative_to(folder) for folder in made) or (
                 file.is_relative_to(temporary)
                 and not any(file.is_relative_to(each) for each in beside if each != temporary)
             )
             if not known and not passing and _kind(str(file)) != "bench" and file.is_file():
                 found.append(file)
-        self._told.update(found)
+        self._returned.update(found)
         return found
 
-    def _hear(self, event: str, arguments: tuple[Any, ...]) -> None:
+    def _on_audit_event(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Note a file that a plugin opens for reading. Python calls this at each audit event."""
         if event != "open":
             return

@@ -2,7 +2,6 @@
 
 # ruff: noqa: F401
 import bench.derive
-import bench.execute.rehearsing
 import bench.execute.worker
 import bench.model.timm_models
 import results.migrate

@@ -19,9 +19,9 @@ class Item:
 
     job: Job
     not_before: float = 0.0
-    told: bool = False
-    """That another run holds it."""
-    lost: set[str] = field(default_factory=set)
+    announced: bool = False
+    """Whether it was emitted that another run holds it."""
+    crashed: set[str] = field(default_factory=set)
     """Suites that ended their process in this run."""
 
     @property

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from bench.checkpoint import load_weights
-from bench.execute.assignment import Assignment, Result
 from bench.execute.events import Ended, Progress, Started, Task
+from bench.execute.jobs import Assignment, Result
 from bench.execute.logs import tail
-from bench.execute.workplace import Workplace
+from bench.execute.workplace import JobContext
 from bench.micro_batches import why_not_cut
 from bench.outcome import Outcome
 from bench.plan import Planned
@@ -29,7 +29,7 @@ from routers.errors import BenchError, NonFiniteError
 DISK_FULL = "the disk is full; free some space and give the command again"
 
 
-def train(assignment: Assignment, planned: Planned, reason: str, work: Workplace) -> Result:
+def train(assignment: Assignment, planned: Planned, reason: str, context: JobContext) -> Result:
     """Train a trial, whose attempt has begun, and write down how it ended.
 
     Args:
@@ -42,17 +42,17 @@ def train(assignment: Assignment, planned: Planned, reason: str, work: Workplace
     assert assignment.attempt is not None
     task, start = assignment.job.task, time.perf_counter()
     try:
-        work.tell(Started(task, reason))
-        outcome = _train(planned, work, task)
+        context.emit(Started(task, reason))
+        outcome = _train(planned, context, task)
     except StoreError:
         raise
     except BaseException as error:
         # Also SystemExit: a plugin that exits costs its own trial alone.
         status, message = _status(error), describe(error)
         if status == "out_of_memory":
-            message = f"{message}; {_remedy(planned, work)}"
+            message = f"{message}; {_remedy(planned, context)}"
         seconds = time.perf_counter() - start
-        work.store.finish_attempt(
+        context.store.finish_attempt(
             assignment.attempt,
             status,
             error=message,
@@ -60,14 +60,14 @@ def train(assignment: Assignment, planned: Planned, reason: str, work: Workplace
             seconds=seconds,
             log_tail=tail(assignment.log),
         )
-        work.tell(Ended(task, status, seconds, message))
+        context.emit(Ended(task, status, seconds, message))
         if isinstance(error, KeyboardInterrupt):
             raise
         return Result(status, DISK_FULL if is_disk_full(error) else None)
-    _finish(assignment.attempt, outcome, work)
+    _finish(assignment.attempt, outcome, context)
     # Not before the row is written: until then a checkpoint is all that there is.
-    discard(work.folder(planned.fingerprint.value))
-    work.tell(Ended(task, outcome.status, outcome.seconds, outcome.error))
+    discard(context.folder(planned.fingerprint.value))
+    context.emit(Ended(task, outcome.status, outcome.seconds, outcome.error))
     return Result(outcome.status)
 
 
@@ -103,33 +103,33 @@ def _status(error: BaseException) -> AttemptStatus:
     return "failed"
 
 
-def _train(planned: Planned, work: Workplace, task: Task) -> Outcome:
+def _train(planned: Planned, context: JobContext, task: Task) -> Outcome:
     return train_trial(
         planned.spec,
-        work.datasets.get(planned.spec.data),
-        work.device,
-        work.folder(planned.fingerprint.value),
-        _watcher(work, task),
-        _parent(planned, work),
-        save_every=work.save_every,
-        stop=work.stop,
+        context.datasets.get(planned.spec.data),
+        context.device,
+        context.folder(planned.fingerprint.value),
+        _watcher(context, task),
+        _parent(planned, context),
+        save_every=context.run.save_every,
+        stop=context.stop,
     )
 
 
-def _remedy(planned: Planned, work: Workplace) -> str:
+def _remedy(planned: Planned, context: JobContext) -> str:
     """Say what would let a training that was out of memory fit."""
     spec = planned.spec
     parts = 2 * spec.train.micro_batches
     reason = None
     # A model that cannot be built now, for want of memory, is refused by the next run if need be.
     with suppress(Exception):
-        reason = why_not_cut(spec, trial_model(spec, work.datasets.get(spec.data)), parts)
+        reason = why_not_cut(spec, trial_model(spec, context.datasets.get(spec.data)), parts)
     if reason:
         return f"train.micro_batches = {parts} would change what is computed: {reason}"
     return f"--set train.micro_batches={parts} trains each batch in {parts} parts"
 
 
-def _parent(planned: Planned, work: Workplace) -> nn.Module | None:
+def _parent(planned: Planned, context: JobContext) -> nn.Module | None:
     """The trained model that a derived trial starts from, on the CPU.
 
     Raises:
@@ -138,30 +138,30 @@ def _parent(planned: Planned, work: Workplace) -> nn.Module | None:
     spec, fingerprint = planned.spec.parent, planned.fingerprint.parent
     if spec is None or fingerprint is None:
         return None
-    done = work.store.done_attempt(fingerprint)
+    done = context.store.done_attempt(fingerprint)
     if done is None or done.checkpoint is None or done.checkpoint_sha256 is None:
-        last = work.store.last_attempt(fingerprint)
+        last = context.store.last_attempt(fingerprint)
         how = f"{last.status.replace('_', ' ')}: {last.error}" if last else "was not trained"
         name = f"{spec.router.name} seed {spec.seed} (trial {fingerprint[:10]})"
         raise BenchError(f"{NO_PARENT}, {name}, {how}")
-    model = trial_model(spec, work.datasets.get(spec.data))
-    load_weights(model, work.home / done.checkpoint, done.checkpoint_sha256)
+    model = trial_model(spec, context.datasets.get(spec.data))
+    load_weights(model, context.run.home / done.checkpoint, done.checkpoint_sha256)
     return model
 
 
-def _watcher(work: Workplace, task: Task) -> Watcher:
-    return lambda *told: work.tell(Progress(task, *told))
+def _watcher(context: JobContext, task: Task) -> Watcher:
+    return lambda *progress: context.emit(Progress(task, *progress))
 
 
-def _finish(attempt_id: int, outcome: Outcome, work: Workplace) -> None:
-    checkpoint = outcome.checkpoint
-    work.store.finish_attempt(
+def _finish(attempt_id: int, outcome: Outcome, context: JobContext) -> None:
+    checkpoint, home = outcome.checkpoint, context.run.home
+    context.store.finish_attempt(
         attempt_id,
         outcome.status,
         error=outcome.error,
         flops=outcome.flops,
         steps=outcome.steps,
         seconds=outcome.seconds,
-        checkpoint=None if checkpoint is None else checkpoint.relative_to(work.home).as_posix(),
+        checkpoint=None if checkpoint is None else checkpoint.relative_to(home).as_posix(),
         checkpoint_sha256=outcome.sha256,
     )

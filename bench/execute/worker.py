@@ -1,62 +1,73 @@
-"""A worker process: from its assignment to rows in the database, then it is gone."""
+"""What a worker process does: one job, from its assignment to rows, or one rehearsal."""
 
 from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import FrameType
 
 import suites  # noqa: F401
+from bench.config import TrialSpec
+from bench.data.handed import HandedDataset
 from bench.datasets import Datasets
-from bench.execute.assignment import Assignment, Result, Surroundings
+from bench.execute.devices import CPU
 from bench.execute.events import Ended, Event, Measured, Measuring, Opened, Progress, Started
-from bench.execute.local import do
+from bench.execute.executor import do_job
+from bench.execute.jobs import Assignment, Result
 from bench.execute.logs import log
 from bench.execute.opened import OPENED
+from bench.execute.preflight import rehearse
 from bench.execute.process import begin_process
-from bench.execute.workplace import Workplace
+from bench.execute.workplace import JobContext, RunContext
 from results import open_store
 
 
-def work(assignment: Assignment, surroundings: Surroundings, events: Connection) -> Result:
-    """Do one job; what happens is told through `events`, this process's number first of all.
+def work(
+    assignment: Assignment,
+    run: RunContext,
+    datasets: Mapping[str, HandedDataset],
+    events: Connection,
+) -> Result:
+    """Do one job; send this process's number through `events`, then what happens.
 
-    SIGTERM asks it to save what it has and leave.
+    SIGTERM asks it to save what it has and to end.
     """
-    asked: list[int] = []
+    requests: list[int] = []
 
-    def ask(number: int, _frame: FrameType | None) -> None:
-        asked.append(number)
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        requests.append(number)
 
-    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGTERM, on_signal)
     os.setpgid(0, 0)  # so that what it starts can be ended with it
     events.send(os.getpid())
-    device = begin_process(assignment.log, assignment.device, surroundings.plugins)
+    device = begin_process(assignment.log, assignment.device, run.plugins)
 
-    def tell(event: Event) -> None:
+    def emit(event: Event) -> None:
         log(_line(event))
         try:
             events.send(event)
         except BrokenPipeError:  # nobody waits for this job any more
             os._exit(1)
 
-    with open_store(surroundings.database, create=False) as store:
-        place = Workplace(
-            store,
-            surroundings.home,
-            Datasets(surroundings.datasets),
-            device,
-            surroundings.machine_id,
-            surroundings.code_id,
-            tell,
-            surroundings.save_every,
-            lambda: bool(asked),
+    with open_store(run.database, create=False) as store:
+        context = JobContext(
+            run, store, Datasets(datasets), device, emit, stop=lambda: bool(requests)
         )
-        result = do(assignment, place)
+        result = do_job(assignment, context)
         if OPENED.names:
-            tell(Opened(OPENED.names))
+            emit(Opened(OPENED.names))
         return result
+
+
+def rehearse_in_worker(
+    spec: TrialSpec, run: RunContext, datasets: Mapping[str, HandedDataset]
+) -> None:
+    """Rehearse a training, see `rehearse`, on the CPU of a process of its own."""
+    device = begin_process(Path(run.home, "logs", "rehearsals.log"), CPU, run.plugins)
+    rehearse(spec, Datasets(datasets), device)
 
 
 def _line(event: Event) -> str:

@@ -1,8 +1,8 @@
-"""What trials and measurements need from their surroundings."""
+"""What jobs need from their run, and processes that are set up to compute."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,37 +11,51 @@ import torch
 from bench.allocator import keep_freed_memory
 from bench.datasets import Datasets
 from bench.environment import machine, run_threads
-from bench.execute.events import Listener
+from bench.execute.events import OnEvent
 from results import Machine, Store
 
 
 @dataclass(frozen=True)
-class Workplace:
-    """Where trials run, and where their results go.
+class RunContext:
+    """What all jobs of a run share, as plain data.
 
     Attributes:
+        database: URL, with its password.
         home: folder of everything that runs make.
-        device: where trials train and suites measure.
+        plugins: the user's files to load, and the hash of their source when the run began.
         machine_id: row of this machine.
         code_id: row of the code that runs.
-        tell: is told each event.
         save_every: seconds between two checkpoints of a training.
-        stop: whether a training is to save what it has, and to leave.
     """
 
-    store: Store
+    database: str
     home: Path
-    datasets: Datasets
-    device: torch.device
+    plugins: Mapping[Path, str]
     machine_id: int
     code_id: int
-    tell: Listener
     save_every: float
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What one job needs in the process that does it.
+
+    Attributes:
+        device: where trials train and suites measure.
+        emit: called with each event.
+        stop: whether a training is to save what it has, and to end.
+    """
+
+    run: RunContext
+    store: Store
+    datasets: Datasets
+    device: torch.device
+    emit: OnEvent
     stop: Callable[[], bool]
 
     def folder(self, fingerprint: str) -> Path:
         """Where a trial's files lie."""
-        return trial_folder(self.home, fingerprint)
+        return trial_folder(self.run.home, fingerprint)
 
 
 def trial_folder(home: Path, fingerprint: str) -> Path:

@@ -100,8 +100,8 @@ class Search:
         self._study.add_trial(made)
         return Draw(number, settings)
 
-    def told(self, number: int, fingerprint: str) -> None:
-        """Which training a trial is."""
+    def set_training(self, number: int, fingerprint: str) -> None:
+        """Write down which training a trial is."""
         self._storage.set_trial_user_attr(self._id(number), TRAINING, fingerprint)
 
     def report(self, number: int, evaluation: int, accuracy: float) -> bool:
@@ -125,8 +125,8 @@ class Search:
 
         Args:
             status: of its attempt. What was stopped is pruned, also where its process came to its
-                end before it heard of it: nothing may hang on how fast it is. What gave no model
-                has the accuracy 0, so that the draws to come keep away from it.
+                end before the request: nothing may hang on how fast it is. What gave no model has
+                the accuracy 0, so that the draws to come keep away from it.
         """
         if STOPPED in self.trials[number].user_attrs:
             status = "pruned"

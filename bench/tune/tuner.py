@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.datasets import Datasets
-from bench.execute.events import Ended, Listener, Progress, Task
+from bench.execute.events import Begun, Ended, OnEvent, Progress, Task
 from bench.execute.jobs import Job, TrialJob
 from bench.execute.workplace import trial_folder
 from bench.fingerprint import Fingerprints
@@ -15,10 +16,11 @@ from bench.outcome import read_outcome
 from bench.plan import Planned
 from bench.record import Rows, add_to_study
 from bench.resume import discard
-from bench.reuse import Reuse
+from bench.reuse import Decision, Reuse
 from bench.tune.contender import Contender
 from bench.tune.search import Draw, Search
 from results import AttemptRecord, Store
+from results.liveness import alive
 from results.outcomes import UNFINISHED
 from routers.errors import BenchError, RequestError
 
@@ -34,49 +36,75 @@ class _Trial:
 
 @dataclass
 class Tuner:
-    """A `Source` of jobs: each router's next trial follows its last one.
+    """The `JobSource` of a tuning: each router's next trial follows its last one.
 
     Attributes:
+        study: the tuning's name.
+        request: as plain data, for the study's row.
+        untuned: each contender's training with nothing tuned.
         searches: of each contender.
         limit: trials of each router.
-        study: row of the study that shows them.
-        rows: grows with the trials.
-        tell: is told each trial that cannot be begun.
+        emit: called with each event.
+        rows: grow with the trials.
+        children: none; nothing is derived.
     """
 
+    study: str
+    request: Mapping[str, Any]
     contenders: Sequence[Contender]
+    untuned: Sequence[Planned]
     searches: dict[str, Search]
     limit: int
     store: Store
     home: Path
     datasets: Datasets
     reuse: Reuse
-    study: int
-    rows: Rows
-    tell: Listener
+    emit: OnEvent
+    rows: Rows = field(default_factory=lambda: Rows({}, {}))
+    children: Mapping[str, Sequence[Planned]] = field(default_factory=dict)
+    _study_id: int = 0
     _fingerprints: Fingerprints = field(default_factory=Fingerprints)
     _trials: dict[str, _Trial] = field(default_factory=dict)
 
-    @property
-    def left(self) -> tuple[Task, ...]:
-        """The trials that are not over."""
+    def pending(self) -> list[Job]:
+        """Return each router's training with nothing tuned, where a trial is not over.
+
+        What is wrong with the settings of one trial costs that trial alone.
+        """
+        if not self._unfinished():
+            return []
+        decision, total = Decision(True, "rehearsed"), len(self.untuned)
+        return [
+            TrialJob(each, decision, Task(each.label, each.spec.seed, number, total))
+            for number, each in enumerate(self.untuned, 1)
+        ]
+
+    def record(self) -> Rows:
+        """Write the study."""
+        self._study_id = self.store.study(self.study, dict(self.request))
+        return self.rows
+
+    def begin(self, run_id: int, workers: int) -> list[Job]:
+        """Return where each router goes on, or begins.
+
+        Raises:
+            BenchError: another process, that began before, works on this tuning.
+        """
+        refuse_second(self.study, self.store, run_id)
+        unfinished = self._unfinished()
+        over = len(self.contenders) * self.limit - len(unfinished)
+        self.emit(Begun(unfinished, over, layers=0, jobs=workers))
+        return [job for contender in self.contenders for job in self._next(contender)]
+
+    def _unfinished(self) -> tuple[Task, ...]:
         return tuple(
             self._task(contender, number)
             for contender in self.contenders
             for number in range(self.searches[contender.router].over, self.limit)
         )
 
-    @property
-    def ended(self) -> int:
-        """How many trials are over."""
-        return len(self.contenders) * self.limit - len(self.left)
-
-    def first(self) -> list[Job]:
-        """Where each router goes on, or begins."""
-        return [job for contender in self.contenders for job in self._next(contender)]
-
-    def seen(self, job: Job, progress: Progress) -> str | None:
-        """Why a training ends early: its router's others were better at this point."""
+    def why_prune(self, job: Job, progress: Progress) -> str | None:
+        """Say why a training ends early: its router's others were better at this point."""
         trial = self._trials[job.planned.fingerprint.value]
         if progress.accuracy is None or progress.evaluations <= trial.evaluations:
             return None
@@ -90,8 +118,8 @@ class Tuner:
         search.stop(trial.draw.number, reason)
         return reason
 
-    def over(self, job: Job) -> Iterable[Job]:
-        """The same router's next trial; none where this one was interrupted."""
+    def following(self, job: Job) -> Iterable[Job]:
+        """Return the same router's next trial; none where this one was interrupted."""
         trial = self._trials[job.planned.fingerprint.value]
         return self._next(trial.contender) if self._end(job, trial) else ()
 
@@ -104,12 +132,12 @@ class Tuner:
                 planned = contender.planned(draw.settings, self.datasets, self._fingerprints)
             except RequestError as error:  # settings that do not fit each other cost their trial
                 search.end(draw.number, "failed", 0.0)
-                self.tell(Ended(task, "failed", 0.0, str(error)))
+                self.emit(Ended(task, "failed", 0.0, str(error)))
                 continue
-            self.rows.trials.update(add_to_study(self.study, [planned], [], self.store).trials)
+            self.rows.trials.update(add_to_study(self._study_id, [planned], [], self.store).trials)
             trial = _Trial(contender, draw)
             self._trials[planned.fingerprint.value] = trial
-            search.told(draw.number, planned.fingerprint.value)
+            search.set_training(draw.number, planned.fingerprint.value)
             self._give_up_stopped(planned, draw)
             (decision,) = self.reuse.trials([planned])
             job = TrialJob(planned, decision, task)
@@ -149,3 +177,19 @@ class Tuner:
         place = self.contenders.index(contender) * self.limit + number + 1
         total = len(self.contenders) * self.limit
         return Task(contender.router, contender.training_seed, place, total)
+
+
+def refuse_second(study: str, store: Store, run_id: int | None = None) -> None:
+    """Of two processes that tune at once, let the one that was written down first go on.
+
+    Args:
+        run_id: this one's; None before it is written down.
+
+    Raises:
+        BenchError: this is not the first.
+    """
+    for run in store.runs(study):
+        if (run_id is None or run.id < run_id) and alive(run):
+            raise BenchError(
+                f"{study} is tuned already by process {run.pid} on {run.node}: {run.command}"
+            )

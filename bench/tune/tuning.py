@@ -10,30 +10,17 @@ from typing import Any
 from optuna.storages import RDBStorage
 
 from bench.datasets import Datasets
-from bench.environment import code_version
-from bench.execute.desk import Desk
-from bench.execute.devices import slots
-from bench.execute.events import Begun, Listener, Task
-from bench.execute.interrupts import Interrupts
-from bench.execute.jobs import TrialJob
-from bench.execute.rehearsing import refuse_untrainable
-from bench.execute.schedule import Schedule
-from bench.execute.workplace import prepared_machine
+from bench.execute.events import OnEvent, RunSummary
+from bench.execute.runner import Runner, RunOptions
 from bench.fingerprint import Fingerprints
 from bench.plan import Planned
 from bench.presets import Preset
-from bench.record import Rows
-from bench.reuse import Decision, Reuse
-from bench.run import How, crew_of, listener, run_row
-from bench.tally import Tally
 from bench.tune.asked import refuse_other, request_of
 from bench.tune.contender import Contender, contenders
 from bench.tune.search import Search
 from bench.tune.storage import open_tuning
-from bench.tune.tuner import Tuner
+from bench.tune.tuner import Tuner, refuse_second
 from results import Store
-from results.liveness import alive
-from routers.errors import BenchError
 
 
 @dataclass(frozen=True)
@@ -58,8 +45,13 @@ class Tuning:
 
 
 def tune(
-    tuning: Tuning, store: Store, home: Path, datasets: Datasets, tell: Listener, how: How
-) -> Tally:
+    tuning: Tuning,
+    store: Store,
+    home: Path,
+    datasets: Datasets,
+    on_event: OnEvent,
+    options: RunOptions,
+) -> RunSummary:
     """Do what is not done yet of a tuning.
 
     Raises:
@@ -67,28 +59,26 @@ def tune(
         BenchError: another process works on this tuning.
         KeyboardInterrupt, StoreError: as of `bench.run.run`.
     """
-    machine_id, code_id = store.machine(prepared_machine()), store.code_version(code_version())
-    places, fingerprints, tally = slots(how.jobs, how.devices), Fingerprints(), Tally()
+    runner, fingerprints = Runner(store, home, datasets, on_event, options), Fingerprints()
     asked = contenders(tuning.preset, tuning.seed, tuning.fixed)
     untuned = [contender.planned({}, datasets, fingerprints) for contender in asked]
     with open_tuning(store.engine) as storage:
         searches = _searches(tuning, asked, untuned, storage)
-        _refuse_second(tuning.study, store)
-        study = store.study(tuning.study, tuning.record())
-        with Interrupts() as interrupts, run_row(tuning.study, store, how, len(places)) as run_id:
-            _refuse_second(tuning.study, store, run_id)
-            rows, reuse = Rows({}, {}), Reuse(store, home, machine_id)
-            listen = listener(tally, tell)
-            limit = tuning.preset.tune.trials
-            tuner = Tuner(asked, searches, limit, store, home, datasets, reuse, study, rows, listen)
-            listen(Begun(tuner.left, tuner.ended, layers=0, jobs=len(places)))
-            if first := tuner.first():
-                crew = crew_of(how, places, store, home, datasets, machine_id, code_id)
-                refuse_untrainable(_rehearsals(untuned), crew.stage)
-                desk = Desk(store, home, reuse, rows, run_id, machine_id, code_id, {})
-                schedule = Schedule(first, desk, listen, interrupts, tuner)
-                tally.left = schedule.run(crew.hands(schedule.hear, interrupts.asked))
-    return tally
+        refuse_second(tuning.study, store)
+        tuner = Tuner(
+            tuning.study,
+            tuning.record(),
+            asked,
+            untuned,
+            searches,
+            tuning.preset.tune.trials,
+            store,
+            home,
+            datasets,
+            runner.reuse,
+            runner.emit,
+        )
+        return runner.run(tuner)
 
 
 def _searches(
@@ -109,28 +99,3 @@ def _searches(
         refuse_other(tuning.study, each.router, planned.fingerprint, now, search.asked(now))
         searches[each.router] = search
     return searches
-
-
-def _rehearsals(untuned: Sequence[Planned]) -> list[TrialJob]:
-    """Each router's training with nothing tuned: what is wrong with a draw costs its trial."""
-    return [
-        TrialJob(
-            planned,
-            Decision(True, "rehearsed"),
-            Task(planned.label, planned.spec.seed, number, len(untuned)),
-        )
-        for number, planned in enumerate(untuned, 1)
-    ]
-
-
-def _refuse_second(study: str, store: Store, run_id: int | None = None) -> None:
-    """Of two that begin at once, the one that was written down first goes on.
-
-    Args:
-        run_id: this one's; None before it is written down.
-    """
-    for run in store.runs(study):
-        if (run_id is None or run.id < run_id) and alive(run):
-            raise BenchError(
-                f"{study} is tuned already by process {run.pid} on {run.node}: {run.command}"
-            )

@@ -13,8 +13,8 @@ from bench.checkpoint import read_tensors
 from bench.compute.budget import resolve_budget
 from bench.compute.estimate import estimate
 from bench.derive import TRANSFORMS, register_transform, starting_model
+from bench.execute.preflight import rehearse
 from bench.fingerprint import Fingerprints
-from bench.rehearsal import rehearse
 from bench.train import train_trial
 from bench.trial_model import ExpectedData, trial_model
 from routers.errors import BenchError, RequestError

@@ -15,11 +15,12 @@ from bench import fingerprint
 from bench.checkpoint import read_tensors
 from bench.datasets import Datasets
 from bench.execute import training
+from bench.execute.events import RunSummary
+from bench.execute.runner import RunOptions
 from bench.plan import Plan, make_plan, make_request
 from bench.presets import Preset, load_preset
 from bench.record import record_plan
 from bench.reuse import Retry, Reuse
-from bench.run import How, Tally
 from bench.why import explain
 from results import Store, open_store
 from results.frames import trials_frame
@@ -62,11 +63,11 @@ def plan(datasets: Datasets) -> Callable[..., Plan]:
 
 
 @pytest.fixture
-def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., Tally]:
+def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., RunSummary]:
     """Does a plan in this process."""
 
-    def do(plan: Plan, retry: Retry = None) -> Tally:
-        how = How(jobs=0, retry=retry)
+    def do(plan: Plan, retry: Retry = None) -> RunSummary:
+        how = RunOptions(jobs=0, retry=retry)
         return running.run(plan, store, tmp_path, datasets, lambda event: None, how)
 
     return do
@@ -140,7 +141,7 @@ def test_a_parent_without_weights_is_trained_again_where_a_child_needs_them(
     again, _ = attempts(store)[1:]
     assert again.checkpoint_sha256 == first.checkpoint_sha256
     (tmp_path / first.checkpoint).unlink()
-    assert run(made) == Tally(reused=2)  # the child has what it needs
+    assert run(made) == RunSummary(reused=2)  # the child has what it needs
 
 
 def test_a_parent_that_fails_fails_its_children_and_the_others_go_on(

@@ -14,7 +14,7 @@ from sqlalchemy import select
 import bench.run as running
 from bench.config import DataConfig
 from bench.datasets import Datasets
-from bench.execute import local, training
+from bench.execute import executor, training
 from bench.execute.events import (
     Begun,
     Ended,
@@ -23,15 +23,15 @@ from bench.execute.events import (
     Measuring,
     Progress,
     Reused,
+    RunSummary,
     Started,
     Waiting,
 )
+from bench.execute.runner import RunOptions
 from bench.outcome import read_outcome, write_outcome
 from bench.plan import Plan, make_plan, make_request
 from bench.presets import load_preset
 from bench.reuse import Retry
-from bench.run import How
-from bench.tally import Tally
 from results import Store, open_store
 from results.models import AttemptRow, MeasurementRow
 from routers.errors import BenchError, RequestError
@@ -59,7 +59,7 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., Tally]:
+def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., RunSummary]:
     """Runs the preset smoke, shortened: `run(["dense"], suites=[…], tell=…)`."""
 
     def go(
@@ -68,9 +68,9 @@ def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., Tally
         tell: Callable[[Event], None] = lambda event: None,
         retry: Retry = None,
         **asked: Any,
-    ) -> Tally:
+    ) -> RunSummary:
         plan = plan_of(datasets, routers, **asked)
-        return running.run(plan, store, tmp_path, datasets, tell, How(jobs=0, retry=retry))
+        return running.run(plan, store, tmp_path, datasets, tell, RunOptions(jobs=0, retry=retry))
 
     return go
 
@@ -127,11 +127,11 @@ def test_a_run_trains_and_measures_and_the_second_does_nothing(run, store, monke
         raise AssertionError("there is nothing to do")
 
     monkeypatch.setattr(training, "train_trial", never)
-    monkeypatch.setattr(local, "LayerOfTrial", never)
-    monkeypatch.setattr(local, "TrainedTrial", never)
+    monkeypatch.setattr(executor, "LayerOfTrial", never)
+    monkeypatch.setattr(executor, "TrainedTrial", never)
     suites = ["accuracy", "balance", "throughput"]
     second = run(["softmax_token_choice", "dense"], suites=suites)
-    assert second == Tally(reused=2)
+    assert second == RunSummary(reused=2)
     assert len(attempts(store)) == 2
     assert len(measurements(store)) == 6
 
@@ -344,7 +344,7 @@ def test_the_same_seed_gives_the_same_bits(run, store, tmp_path, datasets) -> No
     run(["soft_moe"])
     other = open_store(tmp_path / "other" / "bench.db")
     plan = plan_of(datasets, ["soft_moe"])
-    running.run(plan, other, tmp_path / "other", datasets, lambda event: None, How(jobs=0))
+    running.run(plan, other, tmp_path / "other", datasets, lambda event: None, RunOptions(jobs=0))
     (one,), (two,) = attempts(store), attempts(other)
     assert one.checkpoint_sha256 == two.checkpoint_sha256
 

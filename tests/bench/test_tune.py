@@ -21,10 +21,10 @@ from optuna.trial import TrialState
 from bench.cli import main
 from bench.datasets import Datasets
 from bench.execute.events import Ended, Event, Progress, Started
+from bench.execute.runner import RunOptions
 from bench.outcome import read_outcome
 from bench.plan import make_plan, make_request
 from bench.presets import Preset, load_preset, validated_preset
-from bench.run import How
 from bench.specs import trial_specs
 from bench.tune.contender import SEED, Contender, contenders
 from bench.tune.found import Found, found, with_tuned
@@ -67,10 +67,10 @@ def tuned(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., dic
     ) -> dict[str, Found]:
         asked = Tuning("t", preset_of(routers, trials, **changes), seed)
         if home is None:
-            tune(asked, store, tmp_path, datasets, tell, How(jobs=0))
+            tune(asked, store, tmp_path, datasets, tell, RunOptions(jobs=0))
             return found(store, "t")
         with open_store(home / "bench.db") as other:
-            tune(asked, other, home, datasets, tell, How(jobs=0))
+            tune(asked, other, home, datasets, tell, RunOptions(jobs=0))
             return found(other, "t")
 
     return go
@@ -365,7 +365,7 @@ def test_a_worker_is_asked_to_stop_a_training(store, datasets, tmp_path) -> None
     ranges = {"train.lr": {"low": 1e-12, "high": 1e-2, "log": True}}
     settings = {"train.epochs": 2.0, "train.evaluations": 4}
     preset = preset_of(["dense"], 9, settings, ranges=ranges, pruner="median")
-    how = How(jobs=1, save_every=0)
+    how = RunOptions(jobs=1, save_every=0)
     tally = tune(Tuning("t", preset), store, tmp_path, datasets, lambda event: None, how)
     assert (tally.failures, tally.left) == ([], None)
     result = found(store, "t")["dense"]
@@ -379,7 +379,7 @@ def test_a_worker_is_asked_to_stop_a_training(store, datasets, tmp_path) -> None
     # What the in-process hands stop, workers stop too.
     home = tmp_path / "here"
     with open_store(home / "bench.db") as other:
-        tune(Tuning("t", preset), other, home, datasets, lambda event: None, How(jobs=0))
+        tune(Tuning("t", preset), other, home, datasets, lambda event: None, RunOptions(jobs=0))
         assert found(other, "t")["dense"] == result
 
 
@@ -438,7 +438,7 @@ def test_what_was_to_stop_when_it_was_killed_stays_stopped(tuned, store, monkeyp
 
     with monkeypatch.context() as patched:
         # The process ends after the decision and before anything of it is written down.
-        patched.setattr("bench.execute.desk.Desk.stopped_training", killed)
+        patched.setattr("bench.execute.job_store.JobStore.prune_training", killed)
         with pytest.raises(Killed):
             tuned(["dense"], 9, pruner="median", **asked)
     events: list[Event] = []

@@ -94,8 +94,9 @@ def of_workers() -> None:
 def told_in(request: Request, jobs: int) -> list[tuple[float, Event]]:
     """The events of a run in a new home, with their times."""
     from bench.datasets import Datasets
+    from bench.execute.runner import RunOptions
     from bench.plan import make_plan
-    from bench.run import How, run
+    from bench.run import run
     from results import open_store
 
     told: list[tuple[float, Event]] = []
@@ -105,7 +106,7 @@ def told_in(request: Request, jobs: int) -> list[tuple[float, Event]]:
         run(
             *(plan, store, Path(folder), datasets),
             lambda event: told.append((time.perf_counter(), event)),
-            How(jobs=jobs),
+            RunOptions(jobs=jobs),
         )
     return told
 

@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import inspect, make_url, text
 
 from bench.datasets import Datasets
+from bench.execute.runner import RunOptions
 from bench.plan import make_request
 from bench.presets import load_preset
-from bench.run import How
 from bench.tune.found import found
 from bench.tune.storage import FILE, SCHEMA, open_tuning
 from bench.tune.tuning import Tuning, tune
@@ -62,7 +62,7 @@ def test_a_tuning_goes_on_in_each_kind_of_database(store: Store, tmp_path: Path)
     for trials in (1, 2):
         config = asked.tune.model_copy(update={"trials": trials})
         tuning = Tuning("t", asked.model_copy(update={"tune": config}))
-        tally = tune(tuning, store, tmp_path, Datasets(), lambda event: None, How(jobs=0))
+        tally = tune(tuning, store, tmp_path, Datasets(), lambda event: None, RunOptions(jobs=0))
         assert (tally.trained, tally.failures) == (1, [])
         best.append(found(store, "t")["dense"])
     assert [each.trials for each in best] == [1, 2]

@@ -1,17 +1,15 @@
-"""What a run does in the database for each job: claim it, decide anew, begin, give up, release."""
+"""What a run does in the database for each job: lease it, begin it, write its end, release it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from bench.execute.assignment import Assignment
-from bench.execute.hands import Lost
-from bench.execute.jobs import Job, LayerJob, TrialJob
+from bench.execute.executor import WorkerFailure
+from bench.execute.jobs import Assignment, Job, LayerJob, TrialJob
 from bench.execute.logs import tail
-from bench.execute.workplace import trial_folder
+from bench.execute.workplace import RunContext, trial_folder
 from bench.plan import Planned, PlannedSuite
 from bench.record import Rows
 from bench.resume import discard
@@ -22,7 +20,7 @@ from results.records import AttemptStatus
 
 
 @dataclass(frozen=True)
-class Claim:
+class Lease:
     """A job that this run holds. `job` is as the database has it now: others may have worked."""
 
     id: int
@@ -31,54 +29,59 @@ class Claim:
 
 
 @dataclass(frozen=True)
-class Desk:
-    """Where jobs are taken and handed in.
+class JobStore:
+    """The jobs of one run in the database.
 
     Attributes:
-        home: folder of everything that runs make.
+        context: of the run.
+        run_id: its row.
+        reuse: decides what is left to do of a job.
+        rows: of its trials and layers.
         children: what is derived from a trial, by its fingerprint.
     """
 
     store: Store
-    home: Path
+    context: RunContext
+    run_id: int
     reuse: Reuse
     rows: Rows
-    run_id: int
-    machine_id: int
-    code_id: int
     children: Mapping[str, Sequence[Planned]]
 
-    def claim(self, job: Job) -> Claim | None:
+    def lease(self, job: Job) -> Lease | None:
         """Take a job; None where another run works on it."""
         fingerprint = job.planned.fingerprint.value
         if isinstance(job, TrialJob):
             row = self.rows.trials[fingerprint]
-            claim = self.store.claim(self.run_id, trial_id=row)
+            lease_id = self.store.claim(self.run_id, trial_id=row)
         else:
             row = self.rows.layers[fingerprint]
-            claim = self.store.claim(self.run_id, layer_id=row)
-        return None if claim is None else Claim(claim, self._anew(job), row)
+            lease_id = self.store.claim(self.run_id, layer_id=row)
+        return None if lease_id is None else Lease(lease_id, self._refreshed(job), row)
 
-    def begin(self, claim: Claim, device: str) -> Assignment:
-        """Begin the attempt of a claimed job, where it is to be trained; returns its assignment."""
-        job, attempt = claim.job, None
+    def begin(self, lease: Lease, device: str) -> Assignment:
+        """Begin the attempt of a leased job, where it is to be trained; returns its assignment."""
+        job, attempt = lease.job, None
         layer = "layer-" if isinstance(job, LayerJob) else ""
-        log = self.home / "logs" / f"{layer}{job.planned.fingerprint.value[:16]}.log"
+        log = self.context.home / "logs" / f"{layer}{job.planned.fingerprint.value[:16]}.log"
         if isinstance(job, TrialJob) and job.decision.train:
-            name = log.relative_to(self.home).as_posix()
-            attempt = self.store.begin_attempt(claim.row, self.machine_id, self.code_id, name)
-        return Assignment(job, claim.row, attempt, device, log)
+            attempt = self.store.begin_attempt(
+                lease.row,
+                self.context.machine_id,
+                self.context.code_id,
+                log.relative_to(self.context.home).as_posix(),
+            )
+        return Assignment(job, lease.row, attempt, device, log)
 
     def holder(self, job: Job) -> str:
-        """Who works on a job that could not be claimed."""
+        """Name who works on a job that could not be leased."""
         fingerprint = job.planned.fingerprint.value
         held = [claim for claim in self.store.claims() if claim.fingerprint == fingerprint]
         return f"process {held[0].run.pid} on {held[0].run.node}" if held else "nobody"
 
-    def lost_training(
-        self, assignment: Assignment, lost: Lost, seconds: float
+    def fail_training(
+        self, assignment: Assignment, failure: WorkerFailure, seconds: float
     ) -> tuple[AttemptStatus, str | None]:
-        """Write down how an attempt ended without a word, unless it had ended before.
+        """Write down how an attempt ended whose worker did not, unless it had ended before.
 
         Returns:
             Its status and error.
@@ -89,21 +92,23 @@ class Desk:
             return last.status, last.error
         self.store.finish_attempt(
             last.id,
-            lost.status,
-            error=lost.error,
-            traceback=lost.traceback,
+            failure.status,
+            error=failure.error,
+            traceback=failure.traceback,
             seconds=seconds,
             log_tail=tail(assignment.log),
         )
-        return lost.status, lost.error
+        return failure.status, failure.error
 
-    def stopped_training(self, assignment: Assignment, reason: str, seconds: float) -> None:
-        """Write down that an attempt ended since it was not worth its time, and goes on no more."""
+    def prune_training(self, assignment: Assignment, reason: str, seconds: float) -> None:
+        """Write down that an attempt was not worth its time; nothing is kept to go on from."""
         assert assignment.attempt is not None
         self.store.finish_attempt(assignment.attempt, "pruned", error=reason, seconds=seconds)
-        discard(trial_folder(self.home, assignment.job.planned.fingerprint.value))
+        discard(trial_folder(self.context.home, assignment.job.planned.fingerprint.value))
 
-    def lost_measurement(self, assignment: Assignment, suite: PlannedSuite, lost: Lost) -> None:
+    def fail_measurement(
+        self, assignment: Assignment, suite: PlannedSuite, failure: WorkerFailure
+    ) -> None:
         """Write down that a suite was measuring when its process ended."""
         done = None
         if isinstance(assignment.job, TrialJob):
@@ -114,24 +119,25 @@ class Desk:
             suite.name,
             suite.options,
             suite.source_hash,
-            self.machine_id,
-            self.code_id,
+            self.context.machine_id,
+            self.context.code_id,
             attempt_id=None if done is None else done.id,
             layer_id=assignment.row if done is None else None,
             status="failed",
-            error=lost.error,
-            traceback="\n".join(filter(None, (lost.traceback, tail(assignment.log)))) or None,
+            error=failure.error,
+            traceback="\n".join(filter(None, (failure.traceback, tail(assignment.log)))) or None,
         )
 
-    def beat(self, progress: Mapping[int, Mapping[str, Any]]) -> None:
-        """Tell all who read the database that this run lives, and how far it is."""
+    def heartbeat(self, progress: Mapping[int, Mapping[str, Any]]) -> None:
+        """Write down that this run lives, and how far it is with each lease."""
         self.store.heartbeat(self.run_id, progress)
 
-    def release(self, claim: Claim) -> None:
+    def release(self, lease: Lease) -> None:
         """Let go of a job."""
-        self.store.release(claim.id)
+        self.store.release(lease.id)
 
-    def _anew(self, job: Job) -> Job:
+    def _refreshed(self, job: Job) -> Job:
+        """Return the job with what is left to do of it now."""
         if isinstance(job, LayerJob):
             (due,) = self.reuse.layers([job.planned])
             return replace(job, due=due)

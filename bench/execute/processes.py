@@ -1,10 +1,11 @@
-"""A process for each job: started, listened to, and told apart by how it ends."""
+"""Worker processes, one for each job: started, listened to, and told apart by how they end."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from concurrent.futures import CancelledError
 from contextlib import suppress
@@ -14,14 +15,18 @@ from multiprocessing.connection import Connection
 
 from pebble import ProcessExpired, ProcessFuture
 
-from bench.execute.assignment import Assignment, Result, Surroundings
-from bench.execute.events import Waiting
+from bench.config import TrialSpec
+from bench.data.handed import HandedDataset
+from bench.execute.events import OnEvent, Waiting
+from bench.execute.executor import WorkerFailure
 from bench.execute.fork_server import fork_server, forked
-from bench.execute.hands import Lost, Tell
+from bench.execute.jobs import Assignment, Result
 from bench.execute.locks import StoppedWaiting
 from bench.execute.plugins import PluginChangedError
+from bench.execute.preflight import Check
 from bench.execute.training import DISK_FULL, describe, is_disk_full
-from bench.execute.worker import work
+from bench.execute.worker import rehearse_in_worker, work
+from bench.execute.workplace import RunContext
 from results import StoreError
 from results.records import AttemptStatus
 
@@ -32,8 +37,11 @@ OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 GRACE = 10.0
 """Seconds that a worker which took too long has to save what it has."""
 
-FIRST_WORD = 5.0
-"""Seconds in which a worker that was just started says its process id, if all is well."""
+FIRST_MESSAGE = 5.0
+"""Seconds in which a worker that was just started sends its process id, if all is well."""
+
+LONGEST_REHEARSAL = 300
+"""Seconds for one rehearsal; what takes longer is found out by its training."""
 
 
 @dataclass
@@ -41,14 +49,17 @@ class _Busy:
     """A slot at work.
 
     Attributes:
-        pid: of the worker, and of its process group; None until it has said it.
+        events: what it sends.
+        on_event: called with each event of it.
+        pid: of the worker, and of its process group; None until it has sent it.
         since: when it began to work; None while it waits for the machine.
         late: whether it was asked to leave since it took too long.
-        open: whether it may say more.
+        open: whether it may send more.
     """
 
     future: ProcessFuture[Result]
     events: Connection
+    on_event: OnEvent
     pid: int | None = None
     since: float | None = None
     late: bool = False
@@ -71,64 +82,76 @@ class _Busy:
         return False
 
 
-class Workers:
+class ProcessExecutor:
     """A process for each job, forked from a server that has everything loaded and no device.
 
     Args:
         slots: the device of each worker.
-        surroundings: shared by all jobs.
+        context: of the run.
+        datasets: its data sets.
         timeout: seconds for one job, waiting for the machine left out; None lets it take what it
             takes.
-        tell: see `Tell`; called in `wait`.
     """
 
     def __init__(
-        self, slots: tuple[str, ...], surroundings: Surroundings, timeout: float | None, tell: Tell
+        self,
+        slots: tuple[str, ...],
+        context: RunContext,
+        datasets: Mapping[str, HandedDataset],
+        timeout: float | None,
     ) -> None:
         self.slots = slots
-        self._surroundings, self._timeout, self._tell = surroundings, timeout, tell
-        self._context = fork_server()
+        self._run, self._datasets, self._timeout = context, datasets, timeout
+        self._server = fork_server()
         self._begin = forked(work, timeout=None)
         self._busy: dict[int, _Busy] = {}
         self._stopping = False
 
-    def start(self, slot: int, assignment: Assignment) -> None:
-        reader, writer = self._context.Pipe(duplex=False)
-        future = self._begin(assignment, self._surroundings, writer)
-        writer.close()
-        self._busy[slot] = _Busy(future, reader)
+    def preflight(self, specs: Sequence[TrialSpec]) -> Iterator[Check]:
+        """Rehearse each in a process of its own: a router that crashes costs its own trial."""
+        begin = forked(rehearse_in_worker, LONGEST_REHEARSAL)
+        for first in range(0, len(specs), len(self.slots)):
+            some = specs[first : first + len(self.slots)]
+            begun = [begin(spec, self._run, self._datasets) for spec in some]
+            yield from (future.result for future in begun)
 
-    def wait(self, seconds: float) -> list[tuple[int, Result | Lost]]:
+    def start(self, slot: int, assignment: Assignment, on_event: OnEvent) -> None:
+        reader, writer = self._server.Pipe(duplex=False)
+        future = self._begin(assignment, self._run, self._datasets, writer)
+        writer.close()
+        self._busy[slot] = _Busy(future, reader, on_event)
+
+    def wait(self, seconds: float) -> list[tuple[int, Result | WorkerFailure]]:
         talking = [busy.events for busy in self._busy.values() if busy.open]
         silent = [busy.future for busy in self._busy.values() if not busy.open]
         if silent:
             futures.wait(silent, timeout=0.02)
         if talking:
             connection.wait(talking, 0 if silent else seconds)
-        over = []
+        finished = []
         for slot, busy in list(self._busy.items()):
             done = busy.future.done()
-            self._hear(slot, busy)
+            self._receive(busy)
             if done:
                 busy.events.close()
                 del self._busy[slot]
-                over.append((slot, self._outcome(busy)))
+                finished.append((slot, self._outcome(busy)))
             else:
                 self._watch(busy)
-        return over
+        return finished
 
-    def stop(self) -> None:
+    def request_stop(self, slot: int) -> None:
+        self._busy[slot].signal(signal.SIGTERM)
+
+    def request_stop_all(self) -> None:
         self._stopping = True
         for busy in self._busy.values():
             busy.signal(signal.SIGTERM)
 
-    def dismiss(self, slot: int) -> None:
-        self._busy[slot].signal(signal.SIGTERM)
-
     def kill(self) -> None:
         for busy in self._busy.values():
             if busy.pid is None:
-                busy.pid = _first_word(busy)
+                busy.pid = _first_message(busy)
             busy.signal(signal.SIGKILL)
             if busy.pid is None:
                 # Not for the others: pebble's thread would find its future cancelled when it wants
@@ -148,68 +171,71 @@ class Workers:
         elif over > GRACE:
             busy.signal(signal.SIGKILL)
 
-    def _hear(self, slot: int, busy: _Busy) -> None:
-        """All that a worker has said until now."""
+    def _receive(self, busy: _Busy) -> None:
+        """Pass on all that a worker has sent until now."""
         while busy.open:
             try:
                 if not busy.events.poll():
                     return
-                said = busy.events.recv()
-            except (EOFError, OSError):  # it has ended, perhaps in the middle of a word
+                message = busy.events.recv()
+            except (EOFError, OSError):  # it has ended, perhaps in the middle of a message
                 busy.open = False
                 return
-            if isinstance(said, Waiting):
+            if isinstance(message, Waiting):
                 busy.since = None
             elif busy.since is None:
                 busy.since = time.monotonic()
-            if not isinstance(said, int):
-                self._tell(slot, said)
+            if not isinstance(message, int):
+                busy.on_event(message)
                 continue
-            busy.pid = said
+            busy.pid = message
             if self._stopping:
                 busy.signal(signal.SIGTERM)
 
-    def _outcome(self, busy: _Busy) -> Result | Lost:
-        how = _how(busy.future, self._stopping)
-        if busy.late and not (isinstance(how, Result) and how.status == "done"):
-            return Lost("timed_out", f"it took longer than {self._timeout:g} s (--timeout)")
-        return how
+    def _outcome(self, busy: _Busy) -> Result | WorkerFailure:
+        outcome = _outcome_of(busy.future, self._stopping)
+        if busy.late and not (isinstance(outcome, Result) and outcome.status == "done"):
+            error = f"it took longer than {self._timeout:g} s (--timeout)"
+            return WorkerFailure("timed_out", error)
+        return outcome
 
 
-def _first_word(busy: _Busy) -> int | None:
-    """The process id that a worker says before anything else; None where it says nothing."""
+def _first_message(busy: _Busy) -> int | None:
+    """Receive the process id that a worker sends first of all; None where it sends nothing."""
     try:
-        said = busy.events.recv() if busy.events.poll(FIRST_WORD) else None
+        message = busy.events.recv() if busy.events.poll(FIRST_MESSAGE) else None
     except (EOFError, OSError):
         return None
-    return said if isinstance(said, int) else None
+    return message if isinstance(message, int) else None
 
 
-def _how(future: ProcessFuture[Result], stopping: bool) -> Result | Lost:
+def _outcome_of(future: ProcessFuture[Result], stopping: bool) -> Result | WorkerFailure:
     try:
         return future.result()
     except ProcessExpired as expired:
         return _expired(expired.exitcode, stopping)
     except CancelledError:
-        return Lost("interrupted", "it was ended at once")
+        return WorkerFailure("interrupted", "it was ended at once")
     except PluginChangedError as changed:
-        return Lost("interrupted", str(changed), leave=str(changed))
+        return WorkerFailure("interrupted", str(changed), leave=str(changed))
     except Exception as error:
         # The database's troubles are not the trial's.
         outside = stopping or isinstance(error, (StoreError, StoppedWaiting))
         status: AttemptStatus = "interrupted" if outside or is_disk_full(error) else "failed"
         trace = str(error.__cause__) if error.__cause__ else None
-        return Lost(status, describe(error), trace, DISK_FULL if is_disk_full(error) else None)
+        return WorkerFailure(
+            status, describe(error), trace, DISK_FULL if is_disk_full(error) else None
+        )
 
 
-def _expired(exitcode: int, stopping: bool) -> Lost:
-    """How a process that just ended did so."""
+def _expired(exitcode: int, stopping: bool) -> WorkerFailure:
+    """Say how a process ended that gave no result."""
     if exitcode < 0:
         name = signal.Signals(-exitcode).name
         outside = stopping or exitcode in OUTSIDE
         hint = ", as the kernel does where memory runs out" if exitcode == -signal.SIGKILL else ""
-        return Lost(
+        return WorkerFailure(
             "interrupted" if outside else "failed", f"its process was killed by {name}{hint}"
         )
     status: AttemptStatus = "interrupted" if stopping else "failed"
-    return Lost(status, f"its process ended with exit status {exitcode} and no result")
+    return WorkerFailure(status, f"its process ended with exit status {exitcode} and no result")

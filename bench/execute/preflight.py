@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import nn
@@ -11,11 +12,40 @@ from bench.config import RouterConfig, TrialSpec
 from bench.data import Dataset
 from bench.datasets import Datasets
 from bench.derive import starting_model
+from bench.execute.jobs import Job, TrialJob
 from bench.micro_batches import refuse_other_optimisation
 from bench.model import moe_layers
 from bench.objective import Objective
+from bench.specs import condition_of
 from bench.trial_model import trial_model
 from routers.errors import RequestError
+
+Check = Callable[[], None]
+"""Returns where a rehearsal went well; else raises what it raised."""
+
+
+def refuse_untrainable(
+    jobs: Iterable[Job], preflight: Callable[[Sequence[TrialSpec]], Iterable[Check]]
+) -> None:
+    """Rehearse each training once, whatever the number of its seeds.
+
+    Args:
+        jobs: those of a run.
+        preflight: of its executor.
+
+    Raises:
+        RequestError: one cannot be trained as it was asked for; it names the trial.
+    """
+    trials = [job for job in jobs if isinstance(job, TrialJob) and job.decision.train]
+    once = {condition_of(job.planned.spec): job for job in trials}.values()
+    checks = preflight([job.planned.spec for job in once])
+    for job, check in zip(once, checks, strict=True):
+        try:
+            check()
+        except RequestError as error:
+            raise RequestError(f"{job.task.name}: {error}") from error
+        except (Exception, SystemExit):
+            continue  # no mistake in the request: it costs its own trial alone, and is told there
 
 
 def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:

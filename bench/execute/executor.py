@@ -1,0 +1,183 @@
+"""Who does the jobs of a run: the interface, this process itself, and how one job is done.
+
+The other implementation is in `processes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+
+from bench.config import TrialSpec
+from bench.datasets import Datasets
+from bench.execute.devices import CPU, own_device
+from bench.execute.events import OnEvent, Waiting
+from bench.execute.jobs import Assignment, Result, TrialJob
+from bench.execute.locks import StoppedWaiting, timing, training
+from bench.execute.measuring import measure
+from bench.execute.preflight import Check, rehearse
+from bench.execute.training import train
+from bench.execute.workplace import JobContext, RunContext
+from bench.outcome import read_outcome
+from bench.subject import LayerOfTrial, TrainedTrial
+from results import AttemptRecord, Store
+from results.records import AttemptStatus
+from routers.errors import BenchError
+
+
+@dataclass(frozen=True)
+class WorkerFailure:
+    """A job whose worker ended without a result.
+
+    Attributes:
+        status: what becomes of its attempt.
+        error: one line.
+        leave: why the whole run is to end, where it is.
+    """
+
+    status: AttemptStatus
+    error: str
+    traceback: str | None = None
+    leave: str | None = None
+
+
+class Executor(Protocol):
+    """Does jobs, one at a time in each slot.
+
+    Attributes:
+        slots: the device of each.
+    """
+
+    slots: tuple[str, ...]
+
+    def preflight(self, specs: Sequence[TrialSpec]) -> Iterable[Check]:
+        """Rehearse trainings, see `rehearse`.
+
+        Returns:
+            For each a function that raises what its rehearsal raised, and else returns.
+        """
+
+    def start(self, slot: int, assignment: Assignment, on_event: OnEvent) -> None:
+        """Begin a job in a free slot; its events are passed on here or in `wait`."""
+
+    def wait(self, seconds: float) -> list[tuple[int, Result | WorkerFailure]]:
+        """Return the slots that became free, after so many seconds at most."""
+
+    def request_stop(self, slot: int) -> None:
+        """Ask the job in a slot to save what it has, and to end."""
+
+    def request_stop_all(self) -> None:
+        """Ask all jobs, and those that are still to start, to save what they have, and to end."""
+
+    def kill(self) -> None:
+        """End all jobs at once."""
+
+
+class LocalExecutor:
+    """This process, as for a debugger: `start` returns when the job is done.
+
+    Args:
+        device: where jobs are done.
+        context: of the run.
+        store: its database.
+        datasets: its data sets.
+        stop: whether the run was asked to leave.
+    """
+
+    def __init__(
+        self,
+        device: str,
+        context: RunContext,
+        store: Store,
+        datasets: Datasets,
+        stop: Callable[[], bool],
+    ) -> None:
+        self.slots: tuple[str, ...] = (device,)
+        self._context, self._store, self._datasets = context, store, datasets
+        self._run_stops = stop
+        self._job_stops = False
+        self._finished: list[tuple[int, Result | WorkerFailure]] = []
+
+    def preflight(self, specs: Sequence[TrialSpec]) -> Iterable[Check]:
+        return [partial(rehearse, spec, self._datasets, torch.device(CPU)) for spec in specs]
+
+    def start(self, slot: int, assignment: Assignment, on_event: OnEvent) -> None:
+        self._job_stops = False
+        device = own_device(self.slots[slot])
+        context = JobContext(
+            self._context, self._store, self._datasets, device, on_event, self._stops
+        )
+        result: Result | WorkerFailure
+        try:
+            result = do_job(assignment, context)
+        except StoppedWaiting as stopped:
+            result = WorkerFailure("interrupted", str(stopped))
+        self._finished.append((slot, result))
+
+    def wait(self, seconds: float) -> list[tuple[int, Result | WorkerFailure]]:
+        finished, self._finished = self._finished, []
+        return finished
+
+    def request_stop(self, slot: int) -> None:
+        self._job_stops = True
+
+    def request_stop_all(self) -> None:
+        """Do nothing: between two jobs nothing runs, and within one, it asks for itself."""
+
+    kill = request_stop_all
+
+    def _stops(self) -> bool:
+        return self._job_stops or self._run_stops()
+
+
+def do_job(assignment: Assignment, context: JobContext) -> Result:
+    """Do a job in this process; a failure of what is trained or measured becomes a row.
+
+    Timings have the device to themselves, whoever else runs on this machine.
+
+    Raises:
+        StoreError: something could not be written.
+        StoppedWaiting: it was asked to stop before it had the device.
+    """
+    job = assignment.job
+
+    def waiting(who: str) -> None:
+        context.emit(Waiting(job.task, who, machine=True))
+
+    if isinstance(job, TrialJob):
+        with training(context.device, waiting, context.stop):
+            return _do_trial(assignment, job, context)
+    with timing(context.device, waiting, context.stop):
+        spec = job.planned.spec
+        subject = partial(LayerOfTrial, spec, context.datasets.get(spec.data), context.device)
+        measure(job.due, subject, context, job.task, layer_id=assignment.row)
+    return Result()
+
+
+def _do_trial(assignment: Assignment, job: TrialJob, context: JobContext) -> Result:
+    planned, decision, result = job.planned, job.decision, Result()
+    done = decision.attempt
+    if decision.train:
+        result = train(assignment, planned, decision.reason, context)
+        done = context.store.last_attempt(planned.fingerprint.value)
+    if done is not None and done.status == "done":
+        subject = partial(_trained, planned.spec, done, context)
+        measure(decision.due, subject, context, job.task, attempt_id=done.id)
+    return result
+
+
+def _trained(spec: TrialSpec, done: AttemptRecord, context: JobContext) -> TrainedTrial:
+    assert done.checkpoint is not None  # a done attempt has one
+    folder = (context.run.home / done.checkpoint).parent
+    outcome = read_outcome(folder)
+    if outcome.sha256 != done.checkpoint_sha256:
+        raise BenchError(
+            f"{folder} is not what trial {done.fingerprint[:10]} left there: the SHA-256 of its "
+            f"final weights is {outcome.sha256}, in the database {done.checkpoint_sha256}; delete "
+            "the folder to train the trial again"
+        )
+    return TrainedTrial(spec, context.datasets.get(spec.data), outcome, context.device)

@@ -1,0 +1,281 @@
+"""The job loop: all jobs of a run, from the first to the last, on whatever executor.
+
+What another run works on is asked for again until it is done.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol
+
+from bench.execute.events import (
+    Ended,
+    Event,
+    Leaving,
+    Measured,
+    Measuring,
+    OnEvent,
+    Progress,
+    Started,
+    Waiting,
+)
+from bench.execute.executor import Executor, WorkerFailure
+from bench.execute.interrupts import Interrupts
+from bench.execute.job_store import JobStore, Lease
+from bench.execute.jobs import Assignment, Job, Result, TrialJob
+from bench.execute.queue import Item, Queue
+from bench.plan import Planned, PlannedSuite
+from bench.record import Rows
+from results import StoreError
+from results.liveness import STALE_SECONDS
+
+ASK_AGAIN = 2.0
+"""Seconds until a job that another run holds is asked for again."""
+HEARTBEAT = 5.0
+"""Seconds between two heartbeats."""
+POLL = 0.5
+"""Seconds between two looks at the executor, at most."""
+PATIENCE = 30.0
+"""Seconds that workers have to save what they have where the database is out of reach."""
+
+
+class JobSource(Protocol):
+    """The jobs of a run: those that are known when it begins, and those that follow from them."""
+
+    @property
+    def study(self) -> str:
+        """Name the study that they belong to."""
+
+    @property
+    def children(self) -> Mapping[str, Sequence[Planned]]:
+        """What is derived from each trial, by its fingerprint."""
+
+    def pending(self) -> Sequence[Job]:
+        """Return what is to be rehearsed; none where there is nothing to do."""
+
+    def record(self) -> Rows:
+        """Write down the study, after the rehearsals and before the run's row."""
+
+    def begin(self, run_id: int, workers: int) -> Sequence[Job]:
+        """Return the first jobs, of which none is idle, and emit what is known of them."""
+
+    def why_prune(self, job: Job, progress: Progress) -> str | None:
+        """Say why a training that is so far is to end now; None where it goes on."""
+
+    def following(self, job: Job) -> Iterable[Job]:
+        """Return the jobs that follow one that is over, or was over when it was to begin."""
+
+
+@dataclass
+class _Active:
+    """A job at work in a slot."""
+
+    item: Item
+    lease: Lease
+    assignment: Assignment
+    began: float = field(default_factory=time.perf_counter)
+    measuring: PlannedSuite | None = None
+    pruned: str | None = None
+    """Why its training was asked to stop, where it alone was."""
+    progress: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """What `status` shows of it."""
+        return {**self.progress, "device": self.assignment.device}
+
+
+class JobLoop:
+    """The jobs of one run, done by one executor.
+
+    Args:
+        jobs: the first ones, in the order of the plan; none is idle.
+        source: of the jobs that follow.
+        job_store: where they are leased, and their ends written.
+        executor: does them.
+        emit: called with each event.
+        interrupts: where the user asks to leave.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        source: JobSource,
+        job_store: JobStore,
+        executor: Executor,
+        emit: OnEvent,
+        interrupts: Interrupts,
+    ) -> None:
+        self._queue, self._source = Queue(jobs), source
+        self._active: dict[int, _Active] = {}
+        self._job_store, self._executor = job_store, executor
+        self._emit, self._interrupts = emit, interrupts
+        self._leaving: str | None = None
+        self._last_try, self._last_heartbeat = 0.0, time.monotonic()
+
+    def run(self) -> str | None:
+        """Do all jobs.
+
+        Returns:
+            Why some were left; None where none was.
+
+        Raises:
+            KeyboardInterrupt: at the second Ctrl-C; nothing runs on.
+            StoreError: the database cannot be written; nothing runs on.
+        """
+        try:
+            while self._active or (self._queue and not self._leaving):
+                if self._interrupts.reason is not None:
+                    self._leave(self._interrupts.reason)
+                self._fill_slots()
+                for slot, result in self._executor.wait(POLL):
+                    self._finish(slot, result)
+                self._heartbeat()
+                if not self._active and self._queue and not self._leaving:
+                    self._interrupts.sleep(POLL)
+        except StoreError:
+            self._executor.request_stop_all()
+            self._wait_for_all(PATIENCE)
+            self._executor.kill()
+            raise
+        except BaseException:
+            self._executor.kill()
+            raise
+        return self._leaving
+
+    def _on_event(self, slot: int, event: Event) -> None:
+        """Follow an event of the job in a slot, and emit it."""
+        active = self._active[slot]
+        match event:
+            case Started():
+                active.progress = {"doing": "training"}
+            case Progress(_, step, steps, loss, accuracy, _, seconds):
+                numbers = {"step": step, "steps": steps, "loss": loss, "accuracy": accuracy}
+                active.progress = {"doing": "training", **numbers, "seconds": seconds}
+                if active.pruned is None:
+                    active.pruned = self._source.why_prune(active.item.job, event)
+                    if active.pruned is not None:
+                        self._executor.request_stop(slot)
+            case Ended(_, "interrupted") if active.pruned is not None:
+                return  # emitted when it is written down as what it is
+            case Measuring(_, name):
+                due = active.lease.job.due
+                active.measuring = next(suite for suite in due if suite.name == name)
+                active.progress = {"doing": name}
+            case Measured():
+                active.measuring = None
+        self._emit(event)
+
+    def _fill_slots(self) -> None:
+        for slot, device in enumerate(self._executor.slots):
+            while slot not in self._active and not self._leaving:
+                item = self._next(device)
+                if item is None:
+                    break
+                self._begin(slot, item)
+
+    def _next(self, device: str) -> Item | None:
+        working = [active.item for active in self._active.values()]
+        slots = self._executor.slots
+        here = [a.item for slot, a in self._active.items() if slots[slot] == device]
+        return self._queue.next(working, here)
+
+    def _begin(self, slot: int, item: Item) -> None:
+        """Start a job, unless another run has it or has done it."""
+        lease = self._job_store.lease(item.job)
+        if lease is None:
+            if not item.announced:
+                self._emit(Waiting(item.job.task, self._job_store.holder(item.job)))
+            item.announced, item.not_before = True, time.monotonic() + ASK_AGAIN
+            return
+        self._queue.remove(item)
+        lease = replace(lease, job=lease.job.without(item.crashed))
+        job = lease.job
+        if job.idle:
+            self._job_store.release(lease)
+            if not item.crashed:
+                self._emit_reused(job)
+                self._queue.add(self._source.following(job))
+            return
+        if isinstance(job, TrialJob) and not job.decision.train:
+            self._emit_reused(job)
+        assignment = self._job_store.begin(lease, self._executor.slots[slot])
+        self._active[slot] = _Active(item, lease, assignment)
+        self._executor.start(slot, assignment, partial(self._on_event, slot))
+
+    def _finish(self, slot: int, result: Result | WorkerFailure) -> None:
+        """Let go of a job that is over, and take up what follows."""
+        active = self._active.pop(slot)
+        status = result.status
+        if active.pruned is not None and status == "interrupted":
+            status = self._prune(active, active.pruned)
+        elif isinstance(result, WorkerFailure):
+            status = self._fail(active, result)
+        self._job_store.release(active.lease)
+        if status == "interrupted":
+            self._queue.drop_children(active.item.fingerprint)
+        elif active.item not in self._queue:
+            self._queue.add(self._source.following(active.lease.job))
+        if result.leave:
+            self._leave(result.leave)
+
+    def _fail(self, active: _Active, failure: WorkerFailure) -> str | None:
+        """Write down what a worker left undone; returns the status of its training."""
+        seconds = time.perf_counter() - active.began
+        task, suite, status = active.item.job.task, active.measuring, None
+        if active.assignment.attempt is not None and suite is None:
+            status, error = self._job_store.fail_training(active.assignment, failure, seconds)
+            if status != "done":
+                self._emit(Ended(task, status, seconds, error))
+                return status
+        suite = suite or next(iter(active.lease.job.due), None)
+        if suite is None:
+            return status
+        # What was stopped from outside is due still, and no result.
+        if failure.status != "interrupted":
+            self._job_store.fail_measurement(active.assignment, suite, failure)
+            active.item.crashed.add(suite.name)
+            self._queue.put_first(active.item)  # for the suites after it
+        self._emit(Measured(task, suite.name, failure.status, seconds, failure.error))
+        return status
+
+    def _prune(self, active: _Active, reason: str) -> str:
+        """Write down that a training was not worth its time; returns its status."""
+        seconds = time.perf_counter() - active.began
+        self._job_store.prune_training(active.assignment, reason, seconds)
+        self._emit(Ended(active.item.job.task, "pruned", seconds, reason))
+        return "pruned"
+
+    def _wait_for_all(self, seconds: float) -> None:
+        """Let workers that were asked to stop save what they have."""
+        end = time.monotonic() + seconds
+        while self._active and time.monotonic() < end:
+            for slot, _ in self._executor.wait(POLL):
+                del self._active[slot]
+
+    def _leave(self, reason: str) -> None:
+        """Begin nothing more, and ask what goes on to save and stop."""
+        if not self._leaving:
+            self._leaving = reason
+            self._executor.request_stop_all()
+            self._emit(Leaving(reason))
+
+    def _heartbeat(self) -> None:
+        """Write down that the run lives; that it cannot be written for a while costs nothing."""
+        now = time.monotonic()
+        if now - self._last_try < HEARTBEAT:
+            return
+        self._last_try = now
+        try:
+            self._job_store.heartbeat({a.lease.id: a.shown for a in self._active.values()})
+            self._last_heartbeat = time.monotonic()
+        except StoreError:
+            if now - self._last_heartbeat > STALE_SECONDS:
+                raise
+
+    def _emit_reused(self, job: Job) -> None:
+        if isinstance(job, TrialJob) and job.reused is not None:
+            self._emit(job.reused)
