@@ -106,7 +106,7 @@ def _resumed(begin: Callable[[], Course], folder: Path) -> Course:
 def _follow(
     course: Course, on_progress: Progress, save_every: float, stop: Callable[[], bool]
 ) -> None:
-    """Train to the end, tell how it goes, and save the state now and then."""
+    """Train to the end, report progress, and save the state now and then."""
     saved = time.monotonic()
     for loss in course.looks():
         journal = course.journal

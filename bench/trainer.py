@@ -44,7 +44,7 @@ class Trainer:
         RequestError: in so many micro-batches it would be another optimisation.
 
     Attributes:
-        steps: of the whole training; may be set where they are estimated anew.
+        steps: of the whole training; may be set where they are estimated again.
         overhead: FLOPs that a step takes for its being in micro-batches, whatever the images.
     """
 
@@ -91,7 +91,7 @@ class Trainer:
         loss, routings = self._differentiate(images, labels, step, parts, counter)
         self._update(step)
         if parts == 1:  # else no router listens
-            self._tell_routers(routings)
+            self._inform_routers(routings)
         return loss
 
     def state(self) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ class Trainer:
         if self._average is not None:
             self._average.update_parameters(self._model)
 
-    def _tell_routers(self, routings: list[Routing]) -> None:
+    def _inform_routers(self, routings: list[Routing]) -> None:
         for layer, routing in zip(self._moe_layers, routings, strict=True):
             # Few routers listen, and counting loads costs time.
             if type(layer.router).after_step is not Router.after_step:

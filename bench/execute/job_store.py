@@ -75,7 +75,7 @@ class JobStore:
     def holder(self, job: Job) -> str:
         """Name who works on a job that could not be leased."""
         fingerprint = job.planned.fingerprint.value
-        held = [claim for claim in self.store.claims() if claim.fingerprint == fingerprint]
+        held = [lease for lease in self.store.claims() if lease.fingerprint == fingerprint]
         return f"process {held[0].run.pid} on {held[0].run.node}" if held else "nobody"
 
     def fail_training(
@@ -114,7 +114,7 @@ class JobStore:
         if isinstance(assignment.job, TrialJob):
             done = self.store.done_attempt(assignment.job.planned.fingerprint.value)
             if done is None:
-                return  # another run trains it anew
+                return  # another run trains it again
         self.store.record_measurement(
             suite.name,
             suite.options,

@@ -44,7 +44,7 @@ def training(device: torch.device, waiting: Waiting, stop: Stop) -> Iterator[Non
     """Have a device together with other trainings.
 
     Args:
-        waiting: is told once who else has it, where this process must wait.
+        waiting: called once with who else has it, where this process must wait.
         stop: whether it is to wait no longer.
 
     Raises:
@@ -123,7 +123,7 @@ def _opened(path: Path) -> int:
 
 
 def holders(descriptor: int) -> str:
-    """Who holds the lock of an open file, as far as the system tells: the commands, by process."""
+    """Name who holds the lock of an open file, as far as the system knows: commands, by process."""
     inode = os.fstat(descriptor).st_ino
     try:
         lines = Path("/proc/locks").read_text(encoding="utf-8").splitlines()

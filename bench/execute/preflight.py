@@ -45,7 +45,7 @@ def refuse_untrainable(
         except RequestError as error:
             raise RequestError(f"{job.task.name}: {error}") from error
         except (Exception, SystemExit):
-            continue  # no mistake in the request: it costs its own trial alone, and is told there
+            continue  # no mistake in the request: its training fails, and its row says why
 
 
 def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:

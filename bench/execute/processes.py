@@ -1,4 +1,4 @@
-"""Worker processes, one for each job: started, listened to, and told apart by how they end."""
+"""Worker processes, one for each job: started, followed, and distinguished by how they end."""
 
 from __future__ import annotations
 

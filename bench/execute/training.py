@@ -82,9 +82,9 @@ def describe(error: BaseException) -> str:
 
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one that it came from, is that of a disk without room."""
-    told = ("no space left on device", "disk is full", "disk quota exceeded")
+    words = ("no space left on device", "disk is full", "disk quota exceeded")
     while error is not None:
-        if any(words in str(error).lower() for words in told):
+        if any(each in str(error).lower() for each in words):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -41,14 +41,14 @@ def refuse_other(
     """
     if now == then:
         return
-    told = [
+    changes = [
         f"{name} is {now.get(name, 'unset')}, was {then.get(name, 'unset')}"
         for name in {**then, **now}
         if name not in ("description", "parts") and now.get(name) != then.get(name)
     ]
     parts = tuple(ComponentRef(*part) for part in then["parts"])
-    told += differences(fingerprint, TrialRecord(0, "", then["description"], parts))
+    changes += differences(fingerprint, TrialRecord(0, "", then["description"], parts))
     raise RequestError(
-        f"tuning {study!r} of {router} was begun otherwise: {'; '.join(told)}; give --study "
+        f"tuning {study!r} of {router} was begun otherwise: {'; '.join(changes)}; give --study "
         "another name"
     )

@@ -68,5 +68,5 @@ def _where(path: str, asked: Any) -> SearchRange | SearchOptions:
     except ValidationError as error:
         first = error.errors()[0]
         message = first["msg"].removeprefix("Value error, ")
-        told = f"{'.'.join(map(str, first['loc'][:1]))} {message}".strip()
-        raise ValueError(f"{path}: {asked!r} is no range: {told}; {AS}") from None
+        fault = f"{'.'.join(map(str, first['loc'][:1]))} {message}".strip()
+        raise ValueError(f"{path}: {asked!r} is no range: {fault}; {AS}") from None
