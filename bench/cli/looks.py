@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from bench.cli.live import Display
 from bench.datasets import Datasets
 from bench.execute.events import RunSummary
-from bench.execute.runner import RunOptions
 from bench.plan import Plan, Request
-from bench.run import run
+from bench.run import RunOptions, run
 from bench.sequential import Sequential, add_seeds, refuse_other_looks
 from results import Store
 

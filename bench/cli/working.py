@@ -15,8 +15,8 @@ from bench.cli.place import Place
 
 if TYPE_CHECKING:
     from bench.execute.events import RunSummary
-    from bench.execute.runner import RunOptions
     from bench.reuse import Retry
+    from bench.run import RunOptions
 
 MOST_FILES = 10
 """Files that one message names."""
@@ -31,7 +31,7 @@ def run_options(
     retry: Retry = None,
 ) -> RunOptions:
     """Collect the options of the same names."""
-    from bench.execute.runner import RunOptions
+    from bench.run import RunOptions
 
     return RunOptions(
         jobs=jobs,

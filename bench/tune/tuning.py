@@ -11,10 +11,10 @@ from optuna.storages import RDBStorage
 
 from bench.datasets import Datasets
 from bench.execute.events import OnEvent, RunSummary
-from bench.execute.runner import Runner, RunOptions
 from bench.fingerprint import Fingerprints
 from bench.plan import Planned
 from bench.presets import Preset
+from bench.run import Runner, RunOptions
 from bench.tune.asked import refuse_other, request_of
 from bench.tune.contender import Contender, contenders
 from bench.tune.search import Search

@@ -16,11 +16,11 @@ from bench.checkpoint import read_tensors
 from bench.datasets import Datasets
 from bench.execute import training
 from bench.execute.events import RunSummary
-from bench.execute.runner import RunOptions
 from bench.plan import Plan, make_plan, make_request
 from bench.presets import Preset, load_preset
 from bench.record import record_plan
 from bench.reuse import Retry, Reuse
+from bench.run import RunOptions
 from bench.why import explain
 from results import Store, open_store
 from results.frames import trials_frame

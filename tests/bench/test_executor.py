@@ -20,11 +20,10 @@ from bench.execute.events import Event, OnEvent, Progress, RunSummary
 from bench.execute.executor import Executor, WorkerFailure, do_job
 from bench.execute.jobs import Assignment, Result
 from bench.execute.preflight import Check, rehearse
-from bench.execute.runner import Runner, RunOptions
 from bench.execute.workplace import JobContext, RunContext
 from bench.plan import Plan, make_plan, make_request
 from bench.presets import load_preset
-from bench.run import run
+from bench.run import Runner, RunOptions, run
 from results import Store, open_store
 from results.frames import trials_frame
 

@@ -27,11 +27,11 @@ from bench.execute.events import (
     Started,
     Waiting,
 )
-from bench.execute.runner import RunOptions
 from bench.outcome import read_outcome, write_outcome
 from bench.plan import Plan, make_plan, make_request
 from bench.presets import load_preset
 from bench.reuse import Retry
+from bench.run import RunOptions
 from results import Store, open_store
 from results.models import AttemptRow, MeasurementRow
 from routers.errors import BenchError, RequestError

@@ -21,10 +21,10 @@ from optuna.trial import TrialState
 from bench.cli import main
 from bench.datasets import Datasets
 from bench.execute.events import Ended, Event, Progress, Started
-from bench.execute.runner import RunOptions
 from bench.outcome import read_outcome
 from bench.plan import make_plan, make_request
 from bench.presets import Preset, load_preset, validated_preset
+from bench.run import RunOptions
 from bench.specs import trial_specs
 from bench.tune.contender import SEED, Contender, contenders
 from bench.tune.found import Found, found, with_tuned

@@ -94,9 +94,8 @@ def of_workers() -> None:
 def told_in(request: Request, jobs: int) -> list[tuple[float, Event]]:
     """The events of a run in a new home, with their times."""
     from bench.datasets import Datasets
-    from bench.execute.runner import RunOptions
     from bench.plan import make_plan
-    from bench.run import run
+    from bench.run import RunOptions, run
     from results import open_store
 
     told: list[tuple[float, Event]] = []

@@ -9,9 +9,9 @@ import pytest
 from sqlalchemy import inspect, make_url, text
 
 from bench.datasets import Datasets
-from bench.execute.runner import RunOptions
 from bench.plan import make_request
 from bench.presets import load_preset
+from bench.run import RunOptions
 from bench.tune.found import found
 from bench.tune.storage import FILE, SCHEMA, open_tuning
 from bench.tune.tuning import Tuning, tune
