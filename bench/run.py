@@ -24,6 +24,7 @@ from bench.execute.plugins import hashes_of
 from bench.execute.rehearsing import refuse_untrainable
 from bench.execute.schedule import Schedule
 from bench.execute.workplace import prepared_machine
+from bench.forecast import Seen, seen_on
 from bench.plan import Plan, Planned
 from bench.record import record_plan
 from bench.reuse import Retry, Reuse
@@ -73,7 +74,8 @@ def run(
     listen = listener(tally, tell)
 
     places = slots(how.jobs, how.devices)
-    machine_id, code_id = store.machine(prepared_machine()), store.code_version(code_version())
+    machine = prepared_machine()
+    machine_id, code_id = store.machine(machine), store.code_version(code_version())
     reuse = Reuse(store, home, machine_id, how.retry)
     jobs = list(jobs_of(plan, reuse.trials(plan.trials), reuse.layers(plan.layers)))
     todo = [job for job in jobs if not job.idle]
@@ -84,7 +86,8 @@ def run(
         refuse_untrainable(todo, crew.stage)
     rows = record_plan(plan, store)
     with Interrupts() as interrupts, run_row(plan.request.study, store, how, len(places)) as run_id:
-        _tell_begun(jobs, len(places), listen)
+        earlier = seen_on(store, machine) if todo else Seen()
+        _tell_begun(jobs, len(places), earlier, listen)
         if crew is not None:
             desk = Desk(store, home, reuse, rows, run_id, machine_id, code_id, _children(plan))
             schedule = Schedule(todo, desk, listen, interrupts)
@@ -152,7 +155,7 @@ def _children(plan: Plan) -> dict[str, list[Planned]]:
     return children
 
 
-def _tell_begun(jobs: Sequence[Job], workers: int, tell: Listener) -> None:
+def _tell_begun(jobs: Sequence[Job], workers: int, earlier: Seen, tell: Listener) -> None:
     idle = [job for job in jobs if isinstance(job, TrialJob) and job.idle]
     tell(
         Begun(
@@ -160,6 +163,8 @@ def _tell_begun(jobs: Sequence[Job], workers: int, tell: Listener) -> None:
             reused=len(idle),
             layers=sum(isinstance(job, LayerJob) and not job.idle for job in jobs),
             jobs=workers,
+            works={job.task: job.work for job in jobs if not job.idle},
+            earlier=earlier,
         )
     )
     for job in idle:
