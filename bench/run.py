@@ -24,11 +24,12 @@ from bench.execute.opened import OPENED
 from bench.execute.plugins import hashes_of
 from bench.execute.preflight import refuse_untrainable
 from bench.execute.workplace import RunContext, prepared_machine
+from bench.forecast import Seen, seen_on
 from bench.plan import Plan, Planned
 from bench.record import Rows, record_plan
 from bench.reuse import Retry, Reuse
 from bench.train import SAVE_EVERY
-from results import Run, Store, StoreError
+from results import Machine, Run, Store, StoreError
 from results.liveness import this_process
 
 
@@ -70,6 +71,7 @@ class Runner:
 
     Attributes:
         slots: the device of each worker.
+        machine: this one, after it was set up.
         context: what all its jobs share.
         reuse: decides what is left to do of a job.
         summary: of what was done until now.
@@ -84,11 +86,12 @@ class Runner:
         options: RunOptions,
     ) -> None:
         self.slots = slots(options.jobs, options.devices)
+        self.machine = prepared_machine()
         self.context = RunContext(
             store.engine.url.render_as_string(hide_password=False),
             home,
             hashes_of(options.plugins),
-            store.machine(prepared_machine()),
+            store.machine(self.machine),
             store.code_version(code_version()),
             options.save_every,
         )
@@ -174,7 +177,7 @@ def run(
     runner = Runner(store, home, datasets, on_event, options or RunOptions())
     reuse = runner.reuse
     jobs = tuple(jobs_of(plan, reuse.trials(plan.trials), reuse.layers(plan.layers)))
-    return runner.run(PlannedJobs(plan, jobs, store, runner.emit))
+    return runner.run(PlannedJobs(plan, jobs, store, runner.machine, runner.emit))
 
 
 @dataclass(frozen=True)
@@ -189,6 +192,7 @@ class PlannedJobs:
     plan: Plan
     jobs: tuple[Job, ...]
     store: Store
+    machine: Machine
     emit: OnEvent
 
     @property
@@ -214,7 +218,9 @@ class PlannedJobs:
         trials = tuple(job.task for job in pending if isinstance(job, TrialJob))
         idle = [job for job in self.jobs if isinstance(job, TrialJob) and job.idle]
         layers = sum(isinstance(job, LayerJob) for job in pending)
-        self.emit(Begun(trials, reused=len(idle), layers=layers, jobs=workers))
+        works = {job.task: job.work for job in pending}
+        earlier = seen_on(self.store, self.machine) if pending else Seen()
+        self.emit(Begun(trials, len(idle), layers, workers, works, earlier))
         for job in idle:
             if job.reused is not None:
                 self.emit(job.reused)

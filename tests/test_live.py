@@ -26,6 +26,7 @@ from bench.execute.events import (
     Task,
     Waiting,
 )
+from bench.forecast import Kind, Seen, Work
 
 NOW = datetime(2026, 5, 4, 22, 10)
 LONGEST = "sparsity_constrained_expert_choice"
@@ -91,8 +92,14 @@ def test_a_trial_that_failed_long_ago_is_no_success(clock: Clock) -> None:
 
 
 def test_the_end_is_learnt_as_it_goes(clock: Clock) -> None:
-    tracker = Tracker(clock)
-    assert listen(tracker, Begun((A, B, C), 0, layers=2, jobs=1), Started(A, "new")).left is None
+    tracker, layers = Tracker(clock), (task("a", None, 1, 2), task("b", None, 2, 2))
+    work = {
+        each: Work(str(each), Kind(each.name), suites, layer=each in layers)
+        for tasks, suites in (((A, B, C), ("accuracy",)), (layers, ("speed",)))
+        for each in tasks
+    }
+    begun = Begun((A, B, C), 0, layers=2, jobs=1, works=work)
+    assert listen(tracker, begun, Started(A, "new")).left is None
     clock.seconds = 30
     board = listen(tracker, Progress(A, 10, 40, 1.5, None, 0, 30.0))
     assert board.left == 90 + 120 + 120  # no layer was measured yet
@@ -103,10 +110,22 @@ def test_the_end_is_learnt_as_it_goes(clock: Clock) -> None:
     )
     assert board.left == 108 + 108
     assert board.rate == pytest.approx(36)
-    layer = task("a", None, 1, 2)
-    board = listen(tracker, Measuring(layer, "speed"), Measured(layer, "speed", "done", 5))
+    measured = Measured(layers[0], "speed", "done", 5)
+    board = listen(tracker, Measuring(layers[0], "speed"), measured)
     assert board.left == 108 + 108 + 5
     assert board.layers == (1, 2)
+
+
+def test_earlier_trials_of_the_machine_tell_the_end_of_a_run_that_begins(clock: Clock) -> None:
+    earlier = Seen()
+    earlier.add_training(Kind("a"), 40)
+    earlier.add_measurement(Kind("a"), "accuracy", False, 2)
+    work = {each: Work(str(each), Kind(each.name), ("accuracy",)) for each in (A, B, C)}
+    tracker = Tracker(clock)
+    board = listen(tracker, Begun((A, B, C), 0, 0, 2, work, earlier))
+    assert board.left == 84  # two beside each other, then the third
+    board = listen(tracker, Started(A, "new"), Started(B, "new"), Ended(A, "done", 10))
+    assert board.left == 10 + 2  # B and C as the run's own first trial
 
 
 def test_a_worker_says_what_it_does(clock: Clock) -> None:

@@ -155,10 +155,10 @@ def plan(
 ) -> None:
     """Show what `run` would do, what it would take and when it would be done.
 
-    Trials, parameters, FLOPs, memory and disk; what is reused, and why not. The time is measured:
-    a few steps of each training, as many at once as `run` would have, and each suite on a part of
-    the images. It works where the preset cannot run: without its data, and without a device that
-    holds its models; then there is no finishing time.
+    Trials, parameters, FLOPs, memory and disk; what is reused, and why not. Nothing is trained or
+    measured for it. The finishing time is the FLOPs of each training over the FLOP rate that
+    earlier trials reached on this machine, and what each suite took; it is not known before the
+    first trial has run here. Without the preset's data there is no finishing time either.
 
     \b
     Examples:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import pandas as pd
 
 from bench.cli.board import UNDER_WAY, Board, Worker, worker_lines
 from bench.cli.words import clock, duration
-from bench.eta import Job, Pace
+from bench.forecast import Kind, Pace, Seen, Work, forecast
 from results import Store
+from results.durations import descriptions, durations, machine_of
 from results.frames import measurements_frame, trials_frame
 from results.liveness import alive
 from results.records import ClaimRecord, RunRecord
@@ -27,6 +29,9 @@ class Standing:
         layers: bare layers of the study.
         runs: all there were, the oldest first.
         claims: what its living runs work on.
+        own: what its living runs have trained and measured.
+        earlier: what was trained and measured before on their machine.
+        works: what is left of its trials and layers, by fingerprint; none where no run goes on.
         now: when this was read.
     """
 
@@ -36,6 +41,9 @@ class Standing:
     layers: int
     runs: tuple[RunRecord, ...]
     claims: tuple[ClaimRecord, ...]
+    own: Seen
+    earlier: Seen
+    works: Mapping[str, Work]
     now: datetime
 
     @property
@@ -51,14 +59,23 @@ class Standing:
 
 def read_standing(store: Store, study: str) -> Standing:
     """All that is shown of a study."""
-    record = store.find_study(study)
+    record, runs = store.find_study(study), tuple(store.runs(study))
+    trials, measurements = trials_frame(store, study), measurements_frame(store, study)
+    own, earlier, works, begun = Seen(), Seen(), {}, _begun(runs)
+    if begun is not None and any(map(alive, runs)):
+        own, earlier = _seen(store, study, begun)
+        suites = record.request.get("suites", ())
+        works = _works(descriptions(store, study), suites, trials, measurements)
     return Standing(
         study,
-        trials_frame(store, study),
-        measurements_frame(store, study),
+        trials,
+        measurements,
         record.layers,
-        tuple(store.runs(study)),
+        runs,
         _living_claims(store, study),
+        own,
+        earlier,
+        works,
         datetime.now().astimezone(),
     )
 
@@ -111,30 +128,31 @@ def text_of(standing: Standing) -> str:
 
 def board_of(standing: Standing) -> Board:
     """The same board as the run itself shows."""
-    pace, names = _pace(standing), _names(standing.trials)
-    under_way = [(claim, _job(claim, names)) for claim in standing.claims]
-    running = [job for claim, job in under_way if claim.trial]
-    claimed = [claim.fingerprint for claim in standing.claims]
-    open_ = standing.open[~standing.open["trial"].isin(claimed)]
-    bare = standing.measurements[standing.measurements["seed"].isna()]
-    measured = min(bare["trial"].nunique(), standing.layers)
-    left = pace.left(
-        running,
-        [names[trial] for trial in open_["trial"]],
-        [""] * (standing.layers - measured),
-        sum(run.jobs for run in standing.living),
-    )
+    names, works = _names(standing.trials), standing.works
+    under_way = [(claim, _now_left(claim, works)) for claim in standing.claims]
+    running = [work for claim, work in under_way if claim.trial]
+    pace = Pace(standing.own, standing.earlier, running)
+    done = set(standing.measurements[standing.measurements["seed"].isna()]["trial"])
+    measured = min(len(done), standing.layers)
+    left = None
+    if standing.living:
+        claimed = {claim.fingerprint for claim in standing.claims}
+        waiting = [works[trial] for trial in standing.open["trial"] if trial not in claimed]
+        layers = [work for work in works.values() if work.layer and work.name not in done]
+        jobs = max(sum(run.jobs for run in standing.living), len(running))
+        ends = forecast([*running, *waiting, *layers], pace, jobs)
+        left = None if ends is None else ends.whole
     counts = standing.trials["status"].value_counts()
     ended = standing.trials[~standing.trials["status"].isin(UNDER_WAY)]
     # A trial that is measured is done already.
-    shares = sum(job.trained for job in running if job.trained < 1)
+    shares = sum(work.trained for work in running if work.trained < 1)
     return Board(
         {str(status): int(number) for status, number in counts.items()},
         len(ended) + shares,
         (measured, standing.layers),
         _rate(standing, ended, shares),
-        left if standing.living else None,
-        tuple(_worker(claim, job, pace, names) for claim, job in under_way),
+        left,
+        tuple(_worker(claim, work, pace, names) for claim, work in under_way),
     )
 
 
@@ -147,40 +165,51 @@ def _names(trials: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _begun(standing: Standing) -> datetime | None:
+def _begun(runs: Sequence[RunRecord]) -> datetime | None:
     """When what goes on began; where nothing does, when the last run did."""
-    runs = standing.living or standing.runs[-1:]
-    return min((run.started_at for run in runs), default=None)
+    counting = [run for run in runs if alive(run)] or runs[-1:]
+    return min((run.started_at for run in counting), default=None)
 
 
-def _pace(standing: Standing) -> Pace:
-    """Learnt from this run, or from all before it where it has ended nothing yet."""
-    names, begun = _names(standing.trials), _begun(standing)
-    done = standing.trials[standing.trials["status"] == "done"]
-    lately = done[done["finished_at"] >= begun] if begun else done
-    pace = Pace()
-    learnt_from = (lately if len(lately) else done)[["trial", "seconds"]]
-    for trial, seconds in learnt_from.itertuples(index=False):
-        pace.training.add(names[trial], seconds)
-    spent: dict[tuple[str, str], float] = defaultdict(float)
-    columns = standing.measurements[["trial", "router", "seconds"]]
-    for trial, router, seconds in columns[columns["seconds"].notna()].itertuples(index=False):
-        spent[trial, router] += seconds
-    for (trial, router), seconds in spent.items():
-        # What is no trial of the study is a bare layer.
-        learnt = pace.measuring if trial in names else pace.layers
-        learnt.add(names.get(trial, router), seconds)
-    return pace
+def _seen(store: Store, study: str, begun: datetime) -> tuple[Seen, Seen]:
+    """What the machine of a study has trained and measured since then, and before."""
+    machine = machine_of(store, study)
+    known = [] if machine is None else durations(store, machine)
+    own = Seen.of(each for each in known if each.ended >= begun)
+    return own, Seen.of(each for each in known if each.ended < begun)
 
 
-def _job(claim: ClaimRecord, names: dict[str, str]) -> Job:
-    kind, told = names.get(claim.fingerprint, claim.router), claim.progress
+def _works(
+    described: Mapping[str, Mapping[str, Any]],
+    suites: Sequence[str],
+    trials: pd.DataFrame,
+    measurements: pd.DataFrame,
+) -> dict[str, Work]:
+    """What is left of trials and layers by fingerprint, as if nobody was at work on them."""
+    parents = dict(trials[["trial", "parent"]].itertuples(index=False))
+    measured = set(measurements[["trial", "suite"]].itertuples(index=False, name=None))
+    return {
+        trial: Work(
+            trial,
+            Kind.of(description),
+            tuple(suite for suite in suites if (trial, suite) not in measured),
+            layer="seed" not in description,
+            after=parents.get(trial),
+        )
+        for trial, description in described.items()
+    }
+
+
+def _now_left(claim: ClaimRecord, works: Mapping[str, Work]) -> Work:
+    work = works.get(claim.fingerprint) or Work(claim.fingerprint, Kind(claim.router))
+    told = claim.progress
     if told.get("doing", "training") != "training":
-        return Job(kind, trained=1.0)
-    return Job(kind, told.get("step", 0) / max(told.get("steps", 0), 1), told.get("seconds", 0.0))
+        return replace(work, trained=1.0)
+    done = told.get("step", 0) / max(told.get("steps", 0), 1)
+    return replace(work, trained=done, training=told.get("seconds", 0.0))
 
 
-def _worker(claim: ClaimRecord, job: Job, pace: Pace, names: dict[str, str]) -> Worker:
+def _worker(claim: ClaimRecord, work: Work, pace: Pace, names: dict[str, str]) -> Worker:
     told = claim.progress
     return Worker(
         names.get(claim.fingerprint, claim.router),
@@ -190,13 +219,13 @@ def _worker(claim: ClaimRecord, job: Job, pace: Pace, names: dict[str, str]) -> 
         told.get("steps", 0),
         told.get("loss"),
         told.get("accuracy"),
-        (pace.of(job) or None) if claim.trial else None,
+        (pace.left(work) or None) if claim.trial else None,
     )
 
 
 def _rate(standing: Standing, ended: pd.DataFrame, shares: float) -> float | None:
     """Trials an hour since the run began, counting of those under way what is done."""
-    begun = _begun(standing)
+    begun = _begun(standing.runs)
     if begun is None:
         return None
     last = standing.runs[-1]

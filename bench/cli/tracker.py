@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from bench.cli.board import UNDER_WAY, Board, Worker
-from bench.eta import Job, Pace
 from bench.execute.events import (
     Begun,
     Ended,
@@ -21,6 +20,7 @@ from bench.execute.events import (
     Task,
     Waiting,
 )
+from bench.forecast import Kind, Pace, Seen, Work, forecast
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,21 @@ class Tracker:
         self._settled: Counter[str] = Counter()
         self._statuses: dict[Task, str] = {}
         self._active: dict[Task, Active] = {}
-        self._trained: dict[Task, float] = {}
-        self._measured: dict[Task, float] = {}
+        self._works: Mapping[Task, Work] = {}
+        self._earlier, self._seen = Seen(), Seen()
+        self._measured: dict[Task, set[str]] = {}
         self._layers = 0
         self._jobs = 1
 
     def __call__(self, event: Event) -> None:
         """Take an event in."""
         match event:
-            case Begun(trials, reused, layers, jobs):
+            case Begun(trials, reused, layers, jobs, works, earlier):
                 self._begun = self._clock()
                 self._settled["done"] = reused
                 self._statuses = dict.fromkeys(trials, "waiting")
                 self._layers, self._jobs = layers, jobs
+                self._works, self._earlier = works, earlier
             case Waiting(task, _, False) if task in self._statuses:
                 self._statuses[task] = "elsewhere"
             case Reused(task, status) if task in self._statuses:
@@ -74,61 +76,61 @@ class Tracker:
                 self._active.pop(task, None)
                 self._statuses[task] = status
                 if status == "done":
-                    self._trained[task] = seconds
+                    self._seen.add_training(self._work_of(task).kind, seconds)
             case Measuring(task, suite):
                 self._now_does(task, Worker(task.name, task.seed, suite))
-            case Measured(task, _, status, seconds):
+            case Measured(task, suite, status, seconds):
                 self._active.pop(task, None)
                 if status != "interrupted":
-                    self._measured[task] = self._measured.get(task, 0.0) + seconds
+                    work = self._work_of(task)
+                    skipped = status == "skipped"
+                    self._seen.add_measurement(work.kind, suite, work.layer, seconds, skipped)
+                    self._measured.setdefault(task, set()).add(suite)
 
     def board(self) -> Board:
         """How the run stands now."""
-        pace, running = self._pace(), [task for task in self._active if task.seed is not None]
+        running = [self._now_left(task) for task in self._active if task.seed is not None]
+        pace = Pace(self._seen, self._earlier, running)
         counts = self._settled + Counter(
             "running" if task in self._active else status for task, status in self._statuses.items()
         )
         waiting = [
-            task.name
+            self._work_of(task)
             for task, status in self._statuses.items()
             if status == "waiting" and task not in self._active
         ]
+        layers = [self._now_left(task) for task in self._works if task.seed is None]
         measured = sum(task.seed is None and task not in self._active for task in self._measured)
-        left = pace.left(
-            [self._job(task) for task in running],
-            waiting,
-            [""] * max(self._layers - measured, 0),
-            self._jobs,
-        )
+        ends = forecast([*running, *waiting, *layers], pace, max(self._jobs, len(running)))
         fresh = self._fresh()
         return Board(
             counts,
             self._settled.total() + fresh,
             (measured, self._layers),
             self._rate(fresh),
-            left,
+            None if ends is None else ends.whole,
             self._workers(pace),
         )
 
     def _now_does(self, task: Task, worker: Worker, training: float = 0.0) -> None:
         self._active[task] = Active(worker, training, self._clock())
 
-    def _pace(self) -> Pace:
-        pace = Pace()
-        for task, seconds in self._trained.items():
-            pace.training.add(task.name, seconds)
-        for task, seconds in self._measured.items():
-            if task not in self._active:
-                (pace.layers if task.seed is None else pace.measuring).add(task.name, seconds)
-        return pace
+    def _work_of(self, task: Task) -> Work:
+        """What there was to do when the run began."""
+        return self._works.get(task) or Work(str(task), Kind(task.name), layer=task.seed is None)
 
-    def _job(self, task: Task) -> Job:
-        active = self._active[task]
-        if active.worker.doing == "training":
-            worker = active.worker
-            return Job(task.name, worker.step / max(worker.steps, 1), active.training)
-        spent = self._measured.get(task, 0.0) + self._clock() - active.since
-        return Job(task.name, trained=1.0, measuring=spent)
+    def _now_left(self, task: Task) -> Work:
+        """What is left to do of it."""
+        work, active = self._work_of(task), self._active.get(task)
+        measured = self._measured.get(task, ())
+        work = replace(work, suites=tuple(suite for suite in work.suites if suite not in measured))
+        if active is None:
+            return work
+        worker = active.worker
+        if worker.doing == "training":
+            done = worker.step / max(worker.steps, 1)
+            return replace(work, trained=done, training=active.training)
+        return replace(work, trained=1.0, measuring=self._clock() - active.since)
 
     def _fresh(self) -> float:
         """Trials that this run brought through, and of those under way the share trained."""
@@ -137,7 +139,7 @@ class Tracker:
             for task, status in self._statuses.items()
         )
         return through + sum(
-            self._job(task).trained for task in self._active if task.seed is not None
+            self._now_left(task).trained for task in self._active if task.seed is not None
         )
 
     def _rate(self, fresh: float) -> float | None:
@@ -149,6 +151,6 @@ class Tracker:
         return tuple(
             active.worker
             if task.seed is None
-            else replace(active.worker, left=pace.of(self._job(task)) or None)
+            else replace(active.worker, left=pace.left(self._now_left(task)) or None)
             for task, active in self._active.items()
         )

@@ -37,6 +37,12 @@ class Row:
     disk_bytes: int
 
     @property
+    def flops(self) -> float | None:
+        """Of one training; None where seconds decide its steps."""
+        budget = self.takes.budget
+        return None if budget.steps is None else budget.steps * budget.own.flops
+
+    @property
     def settings(self) -> str:
         """What sets them apart from the router's others."""
         return self.label.removeprefix(self.router).strip()
@@ -71,7 +77,7 @@ def _model(model: ModelConfig) -> str:
 
 
 def print_trainings(
-    request: Request, rows: Sequence[Row], trials: int, seconds: Mapping[str, float]
+    request: Request, rows: Sequence[Row], trials: int, seconds: Mapping[str, float | None]
 ) -> None:
     """Print one row a condition, and the sums.
 
@@ -91,7 +97,7 @@ def print_trainings(
         ((row.router, row.settings, _cells(row, seconds.get(row.condition))) for row in rows),
     )
     show(made)
-    spent = [_flops_of(row.takes.budget) for row in rows]
+    spent = [row.flops for row in rows]
     told = flops(sum(filter(None, spent)) * seeds) if None not in spent else "unknown"
     print(
         f"\nOf one training each. All {trials}: {told} FLOPs and "
@@ -111,7 +117,7 @@ def _cells(row: Row, seconds: float | None) -> list[str]:
     return [
         f"{budget.amount:g} s" if budget.steps is None else f"{budget.steps:,}",
         count(row.takes.parameters),
-        "–" if (spent := _flops_of(budget)) is None else flops(spent),
+        "–" if row.flops is None else flops(row.flops),
         size(row.takes.training_bytes),
         size(row.disk_bytes),
         "–" if seconds is None else _short(seconds),
@@ -136,11 +142,6 @@ def _missed(budget: Budget) -> list[str]:
         return []
     spent = Spent(budget.steps * budget.own.flops, budget.steps, 0.0)
     return [] if budget.met_by(spent) else [f"misses its budget by {budget.error(spent):+.1%}"]
-
-
-def _flops_of(budget: Budget) -> float | None:
-    """Of a training; None where seconds decide its steps."""
-    return None if budget.steps is None else budget.steps * budget.own.flops
 
 
 def _short(seconds: float) -> str:

@@ -79,10 +79,6 @@ class Budget:
     steps: int | None
     own: Cost
 
-    def steps_at(self, pace: float) -> int:
-        """The trial's steps where each takes so many seconds; at least one."""
-        return self.steps or max(1, round(self.amount / pace))
-
     def error(self, spent: Spent) -> float:
         """By how much a training missed the budget, relative."""
         return self._matched(spent) / self.amount - 1

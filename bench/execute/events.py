@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+from bench.forecast import Seen, Work
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,16 @@ class Begun:
         reused: trials that need nothing.
         layers: bare layers that are to be measured.
         jobs: workers.
+        works: what there is to do of each trial and layer, where it is known before it begins.
+        earlier: what this machine has trained and measured before.
     """
 
     trials: tuple[Task, ...]
     reused: int
     layers: int
     jobs: int
+    works: Mapping[Task, Work] = field(default_factory=dict)
+    earlier: Seen = field(default_factory=Seen)
 
 
 @dataclass(frozen=True)

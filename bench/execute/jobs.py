@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.execute.events import Reused, Task
+from bench.forecast import Kind, Work
 from bench.plan import Plan, Planned, PlannedSuite
 from bench.reuse import Decision
 
@@ -28,6 +29,12 @@ class TrialJob:
     def due(self) -> tuple[PlannedSuite, ...]:
         """The suites that are to measure it."""
         return self.decision.due
+
+    @property
+    def work(self) -> Work:
+        """What a forecast takes of it."""
+        trained, parent = float(not self.decision.train), self.planned.fingerprint.parent
+        return replace(_work_of(self.planned, self.due), trained=trained, after=parent)
 
     @property
     def reused(self) -> Reused | None:
@@ -52,6 +59,11 @@ class LayerJob:
     def idle(self) -> bool:
         """Whether there is nothing to do."""
         return not self.due
+
+    @property
+    def work(self) -> Work:
+        """What a forecast takes of it."""
+        return replace(_work_of(self.planned, self.due), layer=True)
 
     def without(self, suites: Collection[str]) -> LayerJob:
         """The same, not measured by these suites."""
@@ -107,6 +119,12 @@ def jobs_of(
     for number, (planned, suites) in enumerate(zip(plan.layers, due, strict=True), 1):
         task = Task(planned.label, None, number, len(plan.layers))
         yield LayerJob(planned, suites, task)
+
+
+def _work_of(planned: Planned, due: Sequence[PlannedSuite]) -> Work:
+    fingerprint = planned.fingerprint
+    suites = tuple(suite.name for suite in due)
+    return Work(fingerprint.value, Kind.of(fingerprint.description), suites)
 
 
 def _others(due: Sequence[PlannedSuite], suites: Collection[str]) -> tuple[PlannedSuite, ...]:

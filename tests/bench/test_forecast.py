@@ -1,34 +1,191 @@
-"""When a plan would be done: paces measured in small, and jobs spread over workers."""
+"""Finishing times, worked out by hand: rates from a database, and jobs spread over workers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from math import inf, isfinite
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bench.config import RouterConfig
-from bench.data import Dataset, Split
-from bench.datasets import Datasets
-from bench.execute.jobs import Job, jobs_of
-from bench.forecast import forecast, here, suites, workers
-from bench.forecast.clock import Clock
-from bench.forecast.cost import Cost, Errand, cost_of
-from bench.forecast.errands import Results
-from bench.forecast.forecast import AROUND, MOST
-from bench.forecast.part import part_of
-from bench.forecast.training import Pace
-from bench.makespan import Load, makespan
-from bench.plan import Plan, PlannedSuite, make_plan, make_request
-from bench.presets import load_preset
-from bench.reuse import Decision
-from bench.specs import condition_of
-from suites import Metric
+from bench.forecast import Forecast, Kind, Load, Pace, Seen, Work, forecast, makespan, seen_on
+from results import CodeVersion, Machine, Store, open_store
 
-CPU = torch.device("cpu")
+HERE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)
+CODE = CodeVersion("0123456789abcdef", dirty=False, python="3.11.7", libraries={"torch": "2.6.0"})
+SECONDS = st.lists(st.floats(0, 1e4), max_size=12)
+
+
+def description(router: str, model: str = "vit", epochs: float = 1, **compute: Any) -> Any:
+    return {
+        "router": {"name": router, "options": {}},
+        "experts": {"name": "mlp", "num_experts": 8},
+        "model": {"name": model},
+        "data": {"name": "digits", "data_dir": None},
+        "train": {"epochs": epochs, "batch_size": 64, "precision": "float32", "lr": 0.1},
+        "compute": {"match": "total_flops", **compute},
+        "seed": 0,
+    }
+
+
+def work(name: str = "", suites: tuple[str, ...] = (), **settings: Any) -> Work:
+    progress = {
+        name: settings.pop(name)
+        for name in ("flops", "trained", "training", "measuring")
+        if name in settings
+    }
+    return Work(name, Kind.of(description(**settings)), suites, **progress)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "bench.db") as made:
+        yield made
+
+
+def trained(
+    store: Store,
+    router: str,
+    flops: float,
+    seconds: float,
+    machine: Machine = HERE,
+    **settings: Any,
+) -> int:
+    """The attempt of a training that is done."""
+    described = description(router, **settings)
+    number = store.newest_attempt() + 1
+    trial = store.trial(f"{number}".rjust(64, "0"), {**described, "seed": number})
+    attempt = store.begin_attempt(trial, store.machine(machine), store.code_version(CODE))
+    store.finish_attempt(attempt, "done", seconds=seconds, flops=flops, checkpoint="c")
+    return attempt
+
+
+def measured(store: Store, suite: str, seconds: float, **subject: Any) -> None:
+    machine, code = store.machine(HERE), store.code_version(CODE)
+    store.record_measurement(suite, {}, "0" * 64, machine, code, seconds=seconds, **subject)
+
+
+def pace(store: Store) -> Pace:
+    return Pace(Seen(), seen_on(store, HERE))
+
+
+def test_a_training_takes_its_flops_over_the_median_rate_of_the_most_alike(store: Store) -> None:
+    for seconds in (10, 20, 90):  # 100, 50 and 11 FLOP/s
+        trained(store, "a", 1000, seconds)
+    trained(store, "a", 1000, 500, model="resnet")  # 2 FLOP/s
+    trained(store, "b", 1000, 4)  # 250 FLOP/s
+    found = pace(store)
+    # Router and model: 3000 FLOPs at 50 FLOP/s.
+    assert found.training(work(router="a", epochs=3, flops=3000)) == pytest.approx(60)
+    # The router's four: 10, 20, 90 and 500 s for 1000 FLOPs.
+    assert found.training(work(router="a", model="other", flops=1000)) == pytest.approx(55)
+    # A new router: all five, 20 s for 1000 FLOPs.
+    assert found.training(work(router="new", model="other", flops=500)) == pytest.approx(10)
+    # Of one budget all take the same FLOPs, so that these need not be counted.
+    assert found.training(work(router="a")) == 20
+    assert found.training(work(router="new")) == 15
+    assert found.training(work(router="a", epochs=3)) is None
+
+
+def test_where_steps_are_matched_the_flops_of_another_router_are_others(store: Store) -> None:
+    trained(store, "a", 1000, 10, match="steps")
+    assert pace(store).training(work(router="a", match="steps")) == 10
+    assert pace(store).training(work(router="b", match="steps")) is None
+    assert pace(store).training(work(router="b", match="steps", flops=3000)) == pytest.approx(30)
+
+
+def test_of_matched_seconds_a_training_takes_those(store: Store) -> None:
+    assert pace(store).training(work(router="a", match="wall_clock", seconds=600.0)) == 600
+
+
+def test_another_machine_and_what_gave_no_result_tell_nothing(store: Store) -> None:
+    trained(store, "a", 1000, 10, machine=replace(HERE, processor="Xeon"))
+    attempt = store.begin_attempt(
+        store.trial("f" * 64, description("a")), store.machine(HERE), store.code_version(CODE)
+    )
+    store.finish_attempt(attempt, "diverged", error="nan", seconds=1.0, flops=100)
+    assert pace(store).training(work(router="a", flops=1000)) is None
+    trained(store, "a", 1000, 30, machine=replace(HERE, settings={"KMP_BLOCKTIME": "1"}))
+    assert pace(store).training(work(router="a", flops=1000)) == 30
+
+
+def test_a_suite_takes_what_it_took_on_trials_and_layers_alike(store: Store) -> None:
+    measured(store, "accuracy", 2.0, attempt_id=trained(store, "a", 1000, 10))
+    measured(store, "accuracy", 6.0, attempt_id=trained(store, "b", 1000, 10))
+    layer = {name: each for name, each in description("a").items() if name != "seed"}
+    measured(store, "throughput", 9.0, layer_id=store.layer("e" * 64, layer))
+    other = trained(store, "a", 1000, 10, model="other")
+    measured(store, "accuracy", 0.0, attempt_id=other, status="skipped", error="no such data")
+    found = pace(store)
+    assert found.measuring(work(router="a", model="other"), "accuracy") == 0
+    assert found.measuring(work(router="a", model="third"), "accuracy") == 2
+    assert found.measuring(work(router="a"), "accuracy") == 2
+    assert found.measuring(work(router="new"), "accuracy") == 4
+    assert found.measuring(work(router="a"), "throughput") is None
+    assert found.measuring(replace(work(router="a"), layer=True), "throughput") == 9
+
+
+def test_a_plan_ends_when_its_trials_then_its_layers_are_done(store: Store) -> None:
+    measured(store, "accuracy", 1.0, attempt_id=trained(store, "parent", 1000, 10))
+    measured(store, "accuracy", 1.0, attempt_id=trained(store, "child", 1000, 4))
+    layer = {name: each for name, each in description("a").items() if name != "seed"}
+    measured(store, "throughput", 6.0, layer_id=store.layer("e" * 64, layer))
+    suites = ("accuracy", "unknown")
+    parents = [work(f"p{seed}", suites, router="parent", flops=1000) for seed in (0, 1)]
+    children = [
+        replace(work(f"c{seed}", suites, router="child", flops=1000), after=f"p{seed}")
+        for seed in (0, 1)
+    ]
+    layers = [replace(work(f"l{n}", ("throughput",), router="a"), layer=True) for n in (0, 1)]
+    ends = forecast([*parents, *children, *layers], pace(store), workers=2)
+    # Both parents side by side, 11 s, then both children, 5 s; the layers one after the other.
+    assert ends == Forecast(pytest.approx(16 * 28 / 32), pytest.approx(16 * 4 / 32), 12)
+    assert ends.whole == pytest.approx(16 + 12)
+    # Of what is trained already, the measurement alone is left.
+    reused = replace(parents[0], trained=1.0)
+    assert forecast([reused], pace(store), workers=2) == Forecast(0, 1, 0)
+    assert forecast([], pace(store), workers=1) == Forecast(0, 0, 0)
+    assert forecast([work(router="a")], Pace(Seen(), Seen()), workers=1) is None
+
+
+def test_a_training_under_way_goes_by_its_own_pace_and_the_others_by_what_has_ended() -> None:
+    own = Seen()
+    own.add_training(Kind.of(description("a")), 100)
+    half = work("half", router="a", trained=0.5, training=80)
+    known = Pace(own, Seen(), [half])
+    # Slower than the last: half in 80 s. The next `a` is expected to take 100 s nevertheless.
+    assert known.left(half) == 80
+    assert known.left(work(router="a")) == 100
+    # It has only just begun.
+    assert known.left(work(router="a", trained=0.01, training=3)) == pytest.approx(99)
+
+
+def test_the_first_trials_of_a_run_count_before_earlier_ones() -> None:
+    own, earlier = Seen(), Seen()
+    for kind in ("a", "b"):
+        earlier.add_training(Kind.of(description(kind)), 40)
+    assert Pace(own, earlier).training(work(router="a")) == 40
+    # A quarter in 30 s promises 120 s; of `b` the earlier trial is more alike.
+    running = [work(router="a", trained=0.25, training=30)]
+    assert Pace(own, earlier, running).training(work(router="a")) == 120
+    assert Pace(own, earlier, running).training(work(router="b")) == 40
+    own.add_training(Kind.of(description("a")), 100)
+    assert Pace(own, earlier, running).training(work(router="a")) == 100
+    # Of another budget nothing is known: the trials of a run are taken to be like each other.
+    assert Pace(own, earlier).training(work(router="a", epochs=9)) == 100
+
+
+def test_measurements_under_way_are_counted_down() -> None:
+    own = Seen()
+    for suite, seconds in (("accuracy", 20), ("entropy", 5)):
+        own.add_measurement(Kind.of(description("a")), suite, False, seconds)
+    known, suites = Pace(own, Seen()), ("accuracy", "entropy")
+    assert known.left(work("w", suites, router="a", trained=1.0, measuring=15)) == 10
+    # Longer than ever before.
+    assert known.left(work("w", suites, router="a", trained=1.0, measuring=90)) == 0
 
 
 def test_a_worker_that_is_free_takes_the_next_job() -> None:
@@ -46,211 +203,10 @@ def test_a_child_waits_for_its_parent_and_others_go_first() -> None:
     assert makespan([Load("child", 2, after="done long ago")], 2) == 2
 
 
-def test_a_training_is_steps_of_which_some_are_counted_and_followed_by_an_evaluation() -> None:
-    pace = Pace(start=2.0, steps=10, step=0.5, counted=1.0, image=0.01)
-    assert pace.whole(evaluations=4, images=100) == 2 + 6 * 0.5 + 4 * (1 + 1)
-    assert pace.whole(evaluations=99, images=100) == 2 + 10 * (1 + 1)
-
-
-def test_a_part_of_a_data_set_holds_whole_batches_of_the_first_images(
-    tiny_dataset: Dataset,
+@given(SECONDS, st.integers(1, 5))
+def test_no_schedule_is_shorter_than_its_work_or_longer_than_twice_the_best(
+    seconds: list[float], workers: int
 ) -> None:
-    test = replace(tiny_dataset.splits["test"], attribute=torch.arange(32))
-    dataset = replace(tiny_dataset, splits={**tiny_dataset.splits, "test": test})
-    part = part_of(dataset, share=0.3, batch_size=4)
-    assert {name: len(split) for name, split in part.splits.items()} == {
-        **{"train": 96, "val": 12, "test": 12}
-    }
-    images, labels = zip(*part.splits["test"].batches(8), strict=True)
-    assert torch.equal(torch.cat(images), test.fetch(torch.arange(12)))
-    assert torch.equal(torch.cat(labels), test.labels[:12])
-    assert part.splits["test"].attribute is not None
-    assert part.splits["test"].attribute.tolist() == list(range(12))
-    assert len(part_of(dataset, share=1.0, batch_size=5).splits["val"]) == 32
-
-
-class FakeClock(Clock):
-    """Is set by hand."""
-
-    time = 0.0
-
-    def now(self) -> float:
-        return self.time
-
-
-@dataclass
-class FakeSuite:
-    """Takes `fixed` seconds, and `image` for each image that it is given."""
-
-    clock: FakeClock
-    fixed: float
-    image: float
-    seconds: float = 0.0
-    max_load: float | None = 0.25
-
-    def applies_to(self, subject: Any) -> None:
-        return None
-
-    def measure(self, subject: Any) -> Iterator[Metric]:
-        self.clock.time += self.fixed + self.image * len(subject.splits["test"])
-        for name in ("forward", "train"):
-            self.clock.time += self.seconds if self.max_load is None else inf
-            yield Metric(f"{name}_repeats", 7)
-
-
-@pytest.fixture
-def large(tiny_dataset: Dataset) -> Dataset:
-    """With 8,000 images to validate on and as many to test on."""
-    split = Split(torch.zeros(8000, 1, 8, 8, dtype=torch.uint8), torch.zeros(8000).long())
-    return replace(tiny_dataset, splits={"train": split, "val": split, "test": split})
-
-
-@pytest.mark.parametrize(
-    ("fixed", "image", "expected", "spent"),
-    [
-        (0.1, 0.0001, 0.9, 0.116 + 0.2),  # 160 and 1,000 of 8,000 images
-        (1.0, 0.0001, 1.8, 1.016 + 1.064),  # 160 and 640, which take `LIMIT` at most
-        (0.0, 0.02, 160.0, 3.2 + 5.6),  # 160 and 280
-    ],
-)
-def test_a_suite_is_extrapolated_from_parts_of_the_images(
-    large: Dataset, monkeypatch, fixed: float, image: float, expected: float, spent: float
-) -> None:
-    clock = FakeClock(CPU)
-    monkeypatch.setattr(
-        suites, "build_suite", lambda name, max_load=None: FakeSuite(clock, fixed, image, 0, None)
-    )
-    found = suites.seconds_on_trial(
-        [PlannedSuite("fake", {}, "")],
-        lambda dataset: dataset,
-        large,
-        batch_size=40,
-        image=suites.PASS / 1000,  # a pass over 1,000 images is what one may take
-        clock=clock,
-    )
-    assert found == {"fake": pytest.approx(expected)}
-    assert clock.time == pytest.approx(spent)
-
-
-def test_a_suite_of_layers_repeats_for_less_time(large: Dataset, monkeypatch) -> None:
-    clock = FakeClock(CPU)
-    monkeypatch.setattr(
-        suites, "build_suite", lambda name, **options: FakeSuite(clock, 3.0, 0.0, **options)
-    )
-    planned = PlannedSuite("fake", {"seconds": 10.0, "max_load": 0.25}, "")
-    assert suites.seconds_on_layer(planned, large, clock) == pytest.approx(3 + 2 * 10)
-    assert clock.time == pytest.approx(3 + 2 * suites.REPEATS)
-
-
-@pytest.fixture(scope="module")
-def datasets() -> Datasets:
-    return Datasets()
-
-
-@pytest.fixture(scope="module")
-def plan(datasets: Datasets) -> Plan:
-    """Two seeds of two conditions, the second derived from the first, and their layers."""
-    part: dict[str, Any] = {"train.epochs": 0.2, "train.losses": {}, "data.name": "digits"}
-    preset = load_preset("smoke").model_copy(update={"parts": (), "routers": ("attentive",)})
-    parts = (
-        {"routers": ["attentive"]},
-        {"routers": ["softmax_mixture"], "parent": {"router": "attentive", "transform": "distill"}},
-    )
-    preset = type(preset).model_validate({**preset.model_dump(), "parts": parts})
-    asked = {**part, "suites.throughput.seconds": 0, "suites.throughput.min_repeats": 1}
-    names = ["accuracy", "balance", "throughput"]
-    return make_plan(make_request(preset, suites=names, seeds=2, settings=asked), datasets)
-
-
-def jobs(plan: Plan, reused: int = 0) -> list[Job]:
-    """Its jobs; so many trials at the beginning are done already, but for `balance`."""
-    again = [Decision(True, "new", each.suites) for each in plan.trials[reused:]]
-    done = [Decision(False, "same", each.suites[1:]) for each in plan.trials[:reused]]
-    return list(jobs_of(plan, [*done, *again], [each.suites for each in plan.layers]))
-
-
-def run_for(costs: Mapping[str, Cost | str], asked: list[str]) -> Any:
-    """Errands that cost what is told for a router, or for "layer"."""
-
-    def run(errands: Mapping[str, Errand]) -> Results:
-        for name, errand in errands.items():
-            asked.append("layer" if errand.bare else errand.spec.router.name)
-            yield name, costs[asked[-1]]
-
-    return run
-
-
-def test_a_plan_ends_when_its_trials_then_its_layers_are_done(plan: Plan) -> None:
-    asked: list[str] = []
-    costs = {
-        "attentive": Cost(10.0, {"accuracy": 1.0, "balance": 2.0}),
-        "softmax_mixture": Cost(4.0, {"accuracy": 1.0, "balance": 0.0}),
-        "layer": Cost(0.0, {"throughput": 6.0}),
-    }
-    found = forecast(jobs(plan), ["cpu", "cpu"], run_for(costs, asked), 2.0, lambda _: None)
-    assert asked == ["attentive", "softmax_mixture", "layer"]  # each condition once
-    # Both parents side by side, 13 s, then both children, 5 s; the layers have the CPU alone.
-    assert found.training + found.measuring == pytest.approx(18)
-    assert found.training == pytest.approx(18 * 28 / 36)
-    assert found.timings == 12
-    assert found.whole == pytest.approx(18 + 12 + 2 * AROUND)
-    trained = {condition_of(each.spec): each.spec.router.name for each in plan.trials}
-    assert {trained[key]: value for key, value in found.trainings.items()} == {
-        **{"attentive": 10.0, "softmax_mixture": 4.0}
-    }
-    # The parent of seed 0 is there, and `balance` alone has to measure it.
-    found = forecast(jobs(plan, reused=1), ["cpu"], run_for(costs, asked), 2.0, lambda _: None)
-    assert found.training + found.measuring == pytest.approx(2 + 5 + 13 + 5)
-
-
-def test_what_cannot_be_measured_is_told_and_costs_nothing(plan: Plan) -> None:
-    costs = {
-        "attentive": "RuntimeError: no",
-        "softmax_mixture": Cost(4.0, {"accuracy": 1.0}),
-        "layer": "OSError: neither",
-    }
-    found = forecast(jobs(plan), ["cpu"], run_for(costs, []), 2.0, lambda _: None)
-    assert found.training + found.measuring == pytest.approx(2 * 5)
-    assert found.unknown == {
-        plan.trials[0].label: "RuntimeError: no",
-        plan.layers[0].label: "OSError: neither",
-    }
-
-
-def test_of_very_many_conditions_one_for_each_router_and_size_is_measured(datasets) -> None:
-    rates = tuple(0.001 * (number + 1) for number in range(MOST))
-    request = make_request(
-        load_preset("smoke").model_copy(update={"parts": ()}),
-        routers=["dense", "random"],
-        suites=["accuracy"],
-        sweep={"train.lr": rates},
-    )
-    asked: list[str] = []
-    many = make_plan(request, datasets)
-    costs = {"dense": Cost(1.0, {}), "random": Cost(2.0, {})}
-    found = forecast(jobs(many), ["cpu"], run_for(costs, asked), 2.0, lambda _: None)
-    assert asked == ["dense", "random"]
-    assert found.training == pytest.approx(MOST * 3)
-
-
-def test_real_conditions_have_costs(plan: Plan, datasets: Datasets) -> None:
-    for each in plan.trials[:2]:
-        cost = cost_of(Errand(each.spec, each.suites), datasets, CPU)
-        assert cost.suites.keys() == {"accuracy", "balance"}
-        assert all(isfinite(s) and s > 0 for s in (cost.training, *cost.suites.values()))
-    layer = plan.layers[0]
-    cost = cost_of(Errand(layer.spec, layer.suites, bare=True), datasets, CPU)
-    assert cost.training == 0
-    assert 0 < cost.suites["throughput"] < inf
-
-
-def test_errands_run_in_processes_and_one_that_fails_says_why(plan: Plan, datasets) -> None:
-    good = Errand(plan.trials[0].spec, ())
-    nobody = good.spec.model_copy(update={"router": RouterConfig(name="nobody")})
-    bad = Errand(nobody, ())
-    with workers(["cpu", "cpu"], datasets, ()) as run:
-        found = dict(run({"good": good, "bad": bad}))
-    assert isinstance(found["good"], Cost)
-    assert found["good"].training > 0
-    assert "'nobody'" in str(found["bad"])
-    assert "'nobody'" in str(dict(here(datasets, CPU)({"bad": bad}))["bad"])
+    end = makespan([Load(str(number), each) for number, each in enumerate(seconds)], workers)
+    shortest = max([sum(seconds) / workers, *seconds])
+    assert shortest * (1 - 1e-9) <= end <= 2 * shortest + 1e-6
