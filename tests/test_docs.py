@@ -188,10 +188,10 @@ def test_the_suite_example_works_when_pasted(folder: Path):
 def test_the_data_set_example_works_when_pasted(tmp_path: Path):
     (example,) = blocks("docs/suites.md", "python", "register_dataset")
     (tmp_path / "data_bars.py").write_text(example)
-    bench_py(tmp_path, "check", "bars", "--plugin", "data_bars.py")
-    small = ["--preset", "smoke", "--routers", "soft_moe", "--set", "data.name=bars"]
-    bench_py(tmp_path, "run", "accuracy", *small, "--plugin", "data_bars.py", "--no-report")
-    assert set(load_study("smoke", home=tmp_path / "runs").trials.data) == {"bars"}
+    (block,) = blocks("docs/suites.md", "", "--plugin data_bars.py")
+    for command in commands(f"```\n{block}```"):
+        bench_py(tmp_path, *command)
+    assert set(load_study("bars", home=tmp_path / "runs").trials.data) == {"bars"}
 
 
 def test_the_examples_of_other_components_work_when_pasted(tmp_path: Path):
