@@ -1,7 +1,8 @@
 """The results database: typed records go in, frames and statistics come out.
 
-`open_store` opens it. `results.frames`, `results.export` and `results.statistics` load pandas or
-scipy, so they are imported by name where they are needed.
+`load_study` reads a study as pandas frames, and `open_store` opens the database. `results.frames`,
+`results.export` and `results.statistics` load pandas or scipy, so they are imported by name where
+they are needed.
 """
 
 from results.errors import StoreError
@@ -20,6 +21,7 @@ from results.records import (
     Subject,
 )
 from results.store import Store, open_store
+from results.studies import StudyFrames, load_study
 
 __all__ = [
     "Array",
@@ -34,7 +36,9 @@ __all__ = [
     "RunRecord",
     "Store",
     "StoreError",
+    "StudyFrames",
     "StudyRecord",
     "Subject",
+    "load_study",
     "open_store",
 ]

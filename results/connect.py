@@ -38,28 +38,35 @@ def resolve(target: str | Path) -> URL:
     return url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
 
 
-def connect(url: URL) -> Engine:
+def connect(url: URL, *, read_only: bool = False) -> Engine:
     """An engine for `url`; connections with the option `write=True` begin as writers.
 
     A SQLite file that may not be written is opened for reading alone.
+
+    Args:
+        read_only: True where every write is to be refused.
 
     Raises:
         StoreError: there is no driver for this kind of database.
     """
     is_sqlite = url.get_backend_name() == "sqlite"
-    read_only = None
+    file = None
     if is_sqlite and url.database and may_only_be_read(Path(url.database)):
-        read_only = ReadOnlyFile(Path(url.database))
-    opened = {"creator": read_only.connect} if read_only else {}
+        file = ReadOnlyFile(Path(url.database))
+    options: dict[str, Any] = {"creator": file.connect} if file else {}
+    if read_only and not is_sqlite:
+        options["execution_options"] = {f"{url.get_backend_name()}_readonly": True}
     try:
-        engine = create_engine(url, json_serializer=to_json, pool_pre_ping=True, **opened)
+        engine = create_engine(url, json_serializer=to_json, pool_pre_ping=True, **options)
     except NoSuchModuleError as error:
         raise StoreError(f"no such kind of database: {url.drivername!r}") from error
     except ModuleNotFoundError as error:
         raise StoreError(_missing_driver(url, error)) from error
-    if read_only is not None:
-        event.listen(engine, "engine_disposed", lambda _engine: read_only.close())
+    if file is not None:
+        event.listen(engine, "engine_disposed", lambda _engine: file.close())
     if is_sqlite:
+        if read_only:  # before the other listener, which leaves such a connection as it is
+            event.listen(engine, "connect", _refuse_writes)
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -84,6 +91,10 @@ def _missing_driver(url: URL, error: ModuleNotFoundError) -> str:
             "`pip install 'moe-router-bench[postgres]'`"
         )
     return f"{url.drivername!r} needs the module {error.name!r}, which is not installed"
+
+
+def _refuse_writes(connection: sqlite3.Connection, _record: Any) -> None:
+    connection.execute("PRAGMA query_only = ON")
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

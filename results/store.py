@@ -7,7 +7,7 @@ from pathlib import Path
 from results.claiming import Claims
 from results.connect import connect, resolve, told_plainly
 from results.describing import Identities
-from results.errors import StoreError
+from results.errors import StoreError, nearest
 from results.migrate import prepare
 from results.outcomes import Outcomes
 from results.reading import Reader
@@ -17,12 +17,13 @@ class Store(Identities, Outcomes, Claims, Reader):
     """All that the engine keeps. A process opens its own; the threads of one may share it."""
 
 
-def open_store(target: str | Path, *, create: bool = True) -> Store:
+def open_store(target: str | Path, *, create: bool = True, read_only: bool = False) -> Store:
     """Open a database; make it where there is none.
 
     Args:
         target: the path of a SQLite file, or any SQLAlchemy URL.
         create: False where only an existing database is of use.
+        read_only: True where every write is to be refused.
 
     Raises:
         StoreError: it cannot be reached, is not ours, or has a schema of another version; the
@@ -31,10 +32,10 @@ def open_store(target: str | Path, *, create: bool = True) -> Store:
     url = resolve(target)
     file = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
     if file is not None and not create and not file.exists():
-        raise StoreError(f"there is no database {file}")
+        raise StoreError(f"there is no database {file}{_nearest_database(file)}")
     if file is not None:
         _make_folder(file.parent)
-    engine = connect(url)
+    engine = connect(url, read_only=read_only)
     try:
         with told_plainly(url, "open"):
             prepare(engine)
@@ -49,3 +50,10 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(f"cannot make the folder {folder} for the database: {error}") from error
+
+
+def _nearest_database(missing: Path) -> str:
+    """Name the nearest database in the folder of a missing one, or in a folder beside it."""
+    folder = missing.absolute().parent
+    around = [*folder.glob("*.db"), *folder.parent.glob(f"*/{missing.name}")]
+    return nearest(str(missing.absolute()), map(str, around)) if around else ""

@@ -1,0 +1,81 @@
+"""Studies as pandas frames: found where the commands look, and never changed by reading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from results import Metric, StoreError, load_study, open_store
+
+
+def make(file: Path, study: str = "tiny") -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with open_store(file) as store:
+        store.study(study, {})
+    return file
+
+
+@pytest.fixture
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, and no home that the shell names."""
+    monkeypatch.delenv("BENCH_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_study_is_read_while_a_run_has_the_database_open(
+    filler, target: str, description: Callable[..., dict[str, object]]
+) -> None:
+    attempt = filler.trial(description("soft_moe", seed=3))
+    filler.store.record_measurement(
+        "accuracy",
+        code_id=filler.code,
+        machine_id=filler.machine,
+        attempt_id=attempt,
+        options={},
+        source_hash="h1",
+        metrics=[Metric("top1", 0.75, split="test")],
+    )
+    study = load_study("tiny", db=target)
+    (row,) = study.metrics.itertuples()
+    assert (row.router, row.seed, row.suite, row.metric) == ("soft_moe", 3, "accuracy", "top1")
+    assert (row.value, row.split) == (0.75, "test")
+    assert {"condition", "layer", "step"} <= set(study.metrics)
+    assert list(study.trials.status) == list(study.measurements.status) == ["done"]
+
+
+def test_the_database_is_found_where_the_commands_look(work: Path, monkeypatch) -> None:
+    make(work / "runs" / "bench.db", "in_runs")
+    make(work / "other" / "bench.db", "in_other")
+    make(work / "mine.db", "in_mine")
+    assert load_study("in_runs").name == "in_runs"
+    monkeypatch.setenv("BENCH_HOME", "other")
+    assert load_study("in_other").name == "in_other"
+    assert load_study("in_runs", home="runs").name == "in_runs"
+    assert load_study("in_mine", home="runs", db="mine.db").name == "in_mine"
+    assert load_study("in_mine", db=f"sqlite:///{work}/mine.db").name == "in_mine"
+    monkeypatch.setenv("HOME", str(work))
+    assert load_study("in_mine", db="~/mine.db").name == "in_mine"
+    assert load_study("in_other", home=Path("~/other")).name == "in_other"
+
+
+def test_what_is_missing_is_named_with_the_nearest(work: Path) -> None:
+    make(work / "runs" / "bench.db", "night")
+    with pytest.raises(StoreError, match=r"no study 'nite' in .*; did you mean 'night'\?"):
+        load_study("nite")
+    with pytest.raises(StoreError, match=r"no database .*run/bench\.db.*runs/bench\.db'\?"):
+        load_study("night", home="run")
+    with pytest.raises(StoreError, match=r"no database .*runs/bnch\.db.*runs/bench\.db'\?"):
+        load_study("night", db="runs/bnch.db")
+    assert [path.name for path in work.iterdir()] == ["runs"]
+
+
+def test_a_database_that_is_read_only_refuses_writes(target: str) -> None:
+    with open_store(target) as store:
+        store.study("tiny", {})
+    with open_store(target, create=False, read_only=True) as store:
+        assert [study.name for study in store.studies()] == ["tiny"]
+        with pytest.raises(StoreError, match=r"cannot write to .*read.?only"):
+            store.study("mine", {})
