@@ -28,6 +28,9 @@ ROOT = Path(__file__).parent.parent
         ("run --preset smoke --set data.name=digit", "did you mean 'digits'"),
         ("run --preset smoke --plugin nothing.py", "plugin nothing.py does not exist"),
         ("routers soft_mo", "did you mean 'soft_moe'"),
+        ("show soft_mo", "did you mean 'soft_moe'"),
+        ("list dataset:digits", "there is no kind 'dataset:digits' of components"),
+        ("check balance", "there are no checks for the suite 'balance'"),
         ("check soft_mo", "did you mean 'soft_moe'"),
         ("check", "Missing argument"),
         ("status", "there is no database"),
@@ -87,7 +90,19 @@ def test_an_error_that_nobody_foresaw_is_one_line(
     assert capsys.readouterr().err == "error: KeyError: 'surprise' (--debug shows where)\n"
 
 
-COMMANDS = ["run", "plan", "report", "status", "why", "routers", "new", "check", "doctor"]
+COMMANDS = [
+    "run",
+    "plan",
+    "report",
+    "status",
+    "why",
+    "list",
+    "show",
+    "routers",
+    "new",
+    "check",
+    "doctor",
+]
 
 
 def test_help_answers_without_heavy_imports() -> None:

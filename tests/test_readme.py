@@ -14,6 +14,7 @@ import pytest
 import typer
 
 from bench.cli import app
+from bench.data import DATASETS
 from bench.presets import preset_names
 from routers import AFFINITIES, ROUTERS
 from suites import SUITES
@@ -45,10 +46,12 @@ def test_every_command_and_option_stands_in_the_readme(name):
                 assert f"{option}" in README, f"{name} {option}"
 
 
-def test_every_router_affinity_suite_and_preset_stands_in_the_readme():
-    components = [entry for kind in (ROUTERS, AFFINITIES, SUITES) for entry in kind.entries()]
+def test_every_component_and_preset_stands_in_the_readme():
+    kinds = (ROUTERS, AFFINITIES, SUITES, DATASETS)
+    components = [entry for kind in kinds for entry in kind.entries()]
     # Plugins of other tests may be registered too.
-    ours = [c.name for c in components if c.target.__module__.startswith(("routers.", "suites."))]
+    packages = ("routers.", "suites.", "bench.data.")
+    ours = [c.name for c in components if c.target.__module__.startswith(packages)]
     assert len(ours) > 15
     for name in [*ours, *preset_names()]:
         assert f"`{name}`" in README
@@ -105,3 +108,18 @@ def test_the_first_example_works_when_pasted(tmp_path):
         )
         assert done.returncode == 0, done.stdout + done.stderr
     assert "temperature_top1" in (tmp_path / "runs/reports/smoke/index.html").read_text()
+
+
+def test_the_data_set_passes_its_checks_when_pasted(tmp_path):
+    example = re.search(r"```python\n([^`]*@register_dataset.*?)```", README, re.DOTALL)
+    assert example
+    (tmp_path / "bars.py").write_text(example[1])
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench.py"), "check", "bars", "--plugin", "bars.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "train 720, val 80, test 200" in done.stdout

@@ -37,7 +37,7 @@ Db = Annotated[
 Plugin = Annotated[
     list[Path] | None,
     typer.Option(
-        "--plugin", metavar="FILE", help="Python file that registers routers; repeatable."
+        "--plugin", metavar="FILE", help="Python file that registers components; repeatable."
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -77,6 +77,7 @@ class Place:
         Raises:
             RequestError: a file of the user's cannot be imported.
         """
+        import bench.data
         import bench.model  # noqa: F401
         import suites  # noqa: F401
         from bench.execute.opened import OPENED
