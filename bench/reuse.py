@@ -48,10 +48,6 @@ class Decision:
     attempt: AttemptRecord | None = None
 
 
-NO_PARENT = "its parent"
-"""How the error of a derived trial begins whose parent gave no result."""
-
-
 class Reuse:
     """Decides by what the database and the home folder hold at this moment.
 
@@ -102,7 +98,9 @@ class Reuse:
         train = {p.fingerprint.value for p, d in zip(planned, decisions, strict=True) if d.train}
         for number, (each, decision) in enumerate(zip(planned, decisions, strict=True)):
             parent, last = each.fingerprint.parent, decision.attempt
-            if decision.train or parent is None or last is None or not _orphan(last):
+            if decision.train or parent is None or last is None:
+                continue
+            if not _is_orphan(last, tried.get(parent, ())):
                 continue
             if parent in train or self._store.done_attempt(parent) is not None:
                 decisions[number] = Decision(True, "its parent gave no result then", each.suites)
@@ -194,9 +192,12 @@ class Reuse:
         return bool(done.checkpoint) and (self._home / str(done.checkpoint)).is_file()
 
 
-def _orphan(last: AttemptRecord) -> bool:
-    """Whether a derived trial failed for what it was to start from."""
-    return last.status == "failed" and (last.error or "").startswith(NO_PARENT)
+def _is_orphan(last: AttemptRecord, parent: Sequence[AttemptRecord]) -> bool:
+    """Whether a derived trial failed while its parent, by these attempts, had no result."""
+    done = (each.finished_at for each in parent if each.status == "done")
+    return last.status == "failed" and not any(
+        ended is not None and ended <= last.started_at for ended in done
+    )
 
 
 def tried_again(last: AttemptRecord, retry: Retry = None) -> tuple[bool, str]:

@@ -32,8 +32,7 @@ def load_dataset(request: DataConfig) -> Dataset:
 
     Raises:
         RequestError: there is no such data set, its files are missing or not as they should be, or
-            a user's function fails or returns what is no data set.
-        BenchError: a file is damaged, or cannot be downloaded.
+            cannot be downloaded, or a user's function fails or returns what is no data set.
     """
     raw = refuse_invalid(request.name, read_source(request.name, request.data_dir))
     return assemble(request.name, raw, request.image_size, request.channels)
@@ -43,8 +42,8 @@ def read_source(name: str, data_dir: str | None = None) -> RawData:
     """Return what the function of a data set returns, as yet unchecked.
 
     Raises:
-        RequestError: there is no such data set, or a user's function fails.
-        BenchError: as of the sources of this repository.
+        RequestError: there is no such data set, its files cannot be read, or a user's function
+            fails.
     """
     entry, arguments = find_dataset(name)
     folder = expanded(data_dir) if data_dir else None

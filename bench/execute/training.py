@@ -17,7 +17,6 @@ from bench.halving import why_not_halved
 from bench.outcome import Outcome
 from bench.plan import Planned
 from bench.resume import discard
-from bench.reuse import NO_PARENT
 from bench.train import Progress as Watcher
 from bench.train import TrainingInterrupted, train_trial
 from bench.trial_model import trial_model
@@ -80,6 +79,7 @@ def describe(error: BaseException) -> str:
 
 def is_disk_full(error: BaseException | None) -> bool:
     """Whether an error, or one that it came from, is that of a disk without room."""
+    # Libraries that are written in other languages give the system's message, but no number.
     told = ("no space left on device", "disk is full", "disk quota exceeded")
     while error is not None:
         if any(words in str(error).lower() for words in told):
@@ -137,7 +137,7 @@ def _parent(planned: Planned, work: Workplace) -> nn.Module | None:
         last = work.store.last_attempt(fingerprint)
         how = f"{last.status.replace('_', ' ')}: {last.error}" if last else "was not trained"
         name = f"{spec.router.name} seed {spec.seed} (trial {fingerprint[:10]})"
-        raise BenchError(f"{NO_PARENT}, {name}, {how}")
+        raise BenchError(f"its parent, {name}, {how}")
     model = trial_model(spec, work.datasets.get(spec.data))
     load_weights(model, work.home / done.checkpoint, done.checkpoint_sha256)
     return model
