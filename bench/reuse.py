@@ -19,8 +19,8 @@ from results.plain import to_json
 from results.records import Made
 from routers.errors import BenchError
 
-Retry = Literal["failed", "timed_out", "all"] | None
-"""Which trials are tried again that ended without a result."""
+Retry = Literal["failed", "timed_out", "all", "noisy"] | None
+"""Which trials are tried again that ended without a result; or the timings beside other load."""
 ENDED: Mapping[str, tuple[Retry, str]] = {
     "failed": ("failed", "failed"),
     "out_of_memory": ("failed", "ran out of memory"),
@@ -54,7 +54,8 @@ class Reuse:
     Args:
         home: the folder that checkpoints are named from.
         machine_id: row of this machine, to which timings belong; None where it has none yet.
-        retry: which trials are tried again that ended without a result.
+        retry: which trials are tried again that ended without a result; of "noisy" none, but the
+            timings that were taken beside other load.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class Reuse:
         self._machine_id, self._retry = machine_id, retry
         # What another run tries again meanwhile is not tried a third time.
         self._newest = store.newest_attempt()
+        self._newest_timing = store.newest_measurement() if retry == "noisy" else 0
 
     def trials(self, planned: Sequence[Planned]) -> list[Decision]:
         """What to do about each trial, where parents come before their children."""
@@ -108,11 +110,14 @@ class Reuse:
         return decisions
 
     def layers(self, planned: Sequence[Planned]) -> list[tuple[PlannedSuite, ...]]:
-        """The suites that have not measured each layer on this machine yet."""
+        """The suites that have not measured each layer on this machine yet, or are to again."""
         if self._machine_id is None:
             return [each.suites for each in planned]
         names = [each.fingerprint.value for each in planned]
         made = self._store.measured_layers(names, self._machine_id)
+        if self._newest_timing:
+            noisy = self._store.disturbed_layers(names, self._machine_id, self._newest_timing)
+            made = {name: known - noisy.get(name, set()) for name, known in made.items()}
         return [
             _missing(each.suites, made.get(name, set()))
             for each, name in zip(planned, names, strict=True)

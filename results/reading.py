@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Text, cast, func, select
+from sqlalchemy import Text, cast, func, or_, select
 
 from results.database import Database
 from results.errors import StoreError, nearest
@@ -14,6 +14,7 @@ from results.models import (
     AttemptRow,
     LayerRow,
     MeasurementRow,
+    MetricRow,
     StudyLayerRow,
     StudyRow,
     StudyTrialRow,
@@ -24,6 +25,8 @@ from results.rows import among
 
 MADE = (MeasurementRow.suite, cast(MeasurementRow.options, Text), MeasurementRow.source_hash)
 """Options as text: they are written as `results.plain.to_json` writes them."""
+DISTURBED = or_(MetricRow.name == "disturbed", MetricRow.name.endswith("_disturbed"))
+"""Metrics that are 1 where other processes disturbed a timing, of each pass its own."""
 
 
 class Reader(Database):
@@ -64,6 +67,37 @@ class Reader(Database):
         query = query.join(LayerRow, MeasurementRow.layer_id == LayerRow.id)
         query = query.where(MeasurementRow.machine_id == machine_id)
         return self._measured(query, fingerprints)
+
+    def newest_measurement(self) -> int:
+        """Return the number of the measurement that was made last; 0 where there is none."""
+        with self.reading() as session:
+            return session.scalar(select(func.max(MeasurementRow.id))) or 0
+
+    def disturbed_layers(
+        self, fingerprints: Iterable[str], machine_id: int, newest: int
+    ) -> dict[str, set[Made]]:
+        """Return what of each of these bare layers was last timed beside other load on a machine.
+
+        Args:
+            newest: the number of the newest measurement that may be among them.
+        """
+        told = select(MetricRow.id).where(MetricRow.measurement_id == MeasurementRow.id)
+        disturbed = told.where(DISTURBED, MetricRow.value > 0).exists()
+        query = select(LayerRow.fingerprint, *MADE, MeasurementRow.id, disturbed)
+        query = query.join(LayerRow, MeasurementRow.layer_id == LayerRow.id)
+        query = query.where(MeasurementRow.machine_id == machine_id)
+        query = query.where(MeasurementRow.status == "done").order_by(MeasurementRow.id)
+        last: dict[tuple[str, Made], bool] = {}
+        with self.reading() as session:
+            for key, *made, number, noisy in among(
+                session, query, LayerRow.fingerprint, fingerprints
+            ):
+                last[key, Made(*made)] = bool(noisy) and number <= newest
+        found: dict[str, set[Made]] = defaultdict(set)
+        for (key, made_last), noisy in last.items():
+            if noisy:
+                found[key].add(made_last)
+        return found
 
     def studies(self) -> list[StudyRecord]:
         """All studies, the one asked for last at the end."""
