@@ -16,17 +16,17 @@ from bench.plan import Planned, PlannedSuite
 from results import AttemptRecord, Store
 from results.identities import TrialRecord, all_trials
 from results.plain import to_json
-from results.records import Made
+from results.records import AttemptStatus, Made
 from routers.errors import BenchError
 
 Retry = Literal["failed", "timed_out", "all", "noisy"] | None
 """Which trials are tried again that ended without a result; or the timings beside other load."""
-ENDED: Mapping[str, tuple[Retry, str]] = {
-    "failed": ("failed", "failed"),
-    "out_of_memory": ("failed", "ran out of memory"),
-    "timed_out": ("timed_out", "timed out"),
-    "diverged": ("all", "diverged"),
-    "pruned": ("all", "was stopped while it was tuned"),
+ENDED: Mapping[AttemptStatus, tuple[Retry, str]] = {
+    AttemptStatus.FAILED: ("failed", "failed"),
+    AttemptStatus.OUT_OF_MEMORY: ("failed", "ran out of memory"),
+    AttemptStatus.TIMED_OUT: ("timed_out", "timed out"),
+    AttemptStatus.DIVERGED: ("all", "diverged"),
+    AttemptStatus.PRUNED: ("all", "was stopped while it was tuned"),
 }
 """By the status of an attempt without a result: who asks for another one, and what happened."""
 
@@ -199,8 +199,8 @@ class Reuse:
 
 def _is_orphan(last: AttemptRecord, parent: Sequence[AttemptRecord]) -> bool:
     """Whether a derived trial failed while its parent, by these attempts, had no result."""
-    done = (each.finished_at for each in parent if each.status == "done")
-    return last.status == "failed" and not any(
+    done = (each.finished_at for each in parent if each.status == AttemptStatus.DONE)
+    return last.status == AttemptStatus.FAILED and not any(
         ended is not None and ended <= last.started_at for ended in done
     )
 
@@ -223,7 +223,9 @@ def _key(description: dict[str, object]) -> str:
 
 def _done(tried: Sequence[AttemptRecord]) -> AttemptRecord | None:
     """The last that is done."""
-    return next((attempt for attempt in reversed(tried) if attempt.status == "done"), None)
+    return next(
+        (attempt for attempt in reversed(tried) if attempt.status == AttemptStatus.DONE), None
+    )
 
 
 def _missing(suites: Sequence[PlannedSuite], made: set[Made]) -> tuple[PlannedSuite, ...]:

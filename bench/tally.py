@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from bench.execute.events import Ended, Event, Measured, Reused, Task
+from results.records import AttemptStatus, MeasurementStatus
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Tally:
                 self.failures = [
                     each for each in self.failures if (each.task, each.what) != (task, "training")
                 ]
-                self.trained += isinstance(event, Ended) and status == "done"
-                self.reused += isinstance(event, Reused) and status == "done"
-                if status not in ("done", "pruned"):
+                self.trained += isinstance(event, Ended) and status == AttemptStatus.DONE
+                self.reused += isinstance(event, Reused) and status == AttemptStatus.DONE
+                if status not in (AttemptStatus.DONE, AttemptStatus.PRUNED):
                     self.failures.append(Failure(task, "training", status, error or ""))
             case Measured(task, suite, status, _, error):
-                self.measured += status == "done"
-                self.skipped += status == "skipped"
-                if status not in ("done", "skipped"):
+                self.measured += status == MeasurementStatus.DONE
+                self.skipped += status == MeasurementStatus.SKIPPED
+                if status not in (MeasurementStatus.DONE, MeasurementStatus.SKIPPED):
                     self.failures.append(Failure(task, suite, status, error or ""))

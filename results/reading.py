@@ -20,11 +20,12 @@ from results.models import (
     StudyTrialRow,
     TrialRow,
 )
-from results.records import AttemptRecord, Made, StudyRecord
+from results.records import AttemptRecord, AttemptStatus, Made, MeasurementStatus, StudyRecord
 from results.rows import among
 
 MADE = (MeasurementRow.suite, cast(MeasurementRow.options, Text), MeasurementRow.source_hash)
 """Options as text: they are written as `results.plain.to_json` writes them."""
+MEASURED = (MeasurementStatus.DONE, MeasurementStatus.SKIPPED)
 DISTURBED = or_(MetricRow.name == "disturbed", MetricRow.name.endswith("_disturbed"))
 """Metrics that are 1 where other processes disturbed a timing, of each pass its own."""
 
@@ -34,7 +35,7 @@ class Reader(Database):
 
     def done_attempt(self, fingerprint: str) -> AttemptRecord | None:
         """The last attempt at this trial that is done."""
-        done = [each for each in self._of(fingerprint) if each.status == "done"]
+        done = [each for each in self._of(fingerprint) if each.status == AttemptStatus.DONE]
         return done[-1] if done else None
 
     def last_attempt(self, fingerprint: str) -> AttemptRecord | None:
@@ -86,7 +87,9 @@ class Reader(Database):
         query = select(LayerRow.fingerprint, *MADE, MeasurementRow.id, disturbed)
         query = query.join(LayerRow, MeasurementRow.layer_id == LayerRow.id)
         query = query.where(MeasurementRow.machine_id == machine_id)
-        query = query.where(MeasurementRow.status == "done").order_by(MeasurementRow.id)
+        query = query.where(MeasurementRow.status == MeasurementStatus.DONE).order_by(
+            MeasurementRow.id
+        )
         last: dict[tuple[str, Made], bool] = {}
         with self.reading() as session:
             for key, *made, number, noisy in among(
@@ -141,7 +144,7 @@ class Reader(Database):
 
     def _measured(self, query: Any, subjects: Iterable[Any]) -> dict[Any, set[Made]]:
         """By the query's first column; what was skipped, since it does not apply, is measured."""
-        query = query.where(MeasurementRow.status.in_(("done", "skipped")))
+        query = query.where(MeasurementRow.status.in_(MEASURED))
         by_subject: dict[Any, set[Made]] = defaultdict(set)
         subject = query.selected_columns[0]
         with self.reading() as session:
@@ -155,7 +158,7 @@ def _record(row: AttemptRow, fingerprint: str) -> AttemptRecord:
         id=row.id,
         trial_id=row.trial_id,
         fingerprint=fingerprint,
-        status=row.status,  # type: ignore[arg-type]
+        status=AttemptStatus(row.status),
         machine_id=row.machine_id,
         code_id=row.code_id,
         started_at=row.started_at,

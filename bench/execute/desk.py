@@ -18,7 +18,7 @@ from bench.resume import discard
 from bench.reuse import Reuse
 from results import Store
 from results.outcomes import UNFINISHED
-from results.records import AttemptStatus
+from results.records import AttemptStatus, MeasurementStatus
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,9 @@ class Desk:
     def stopped_training(self, assignment: Assignment, reason: str, seconds: float) -> None:
         """Write down that an attempt ended since it was not worth its time, and goes on no more."""
         assert assignment.attempt is not None
-        self.store.finish_attempt(assignment.attempt, "pruned", error=reason, seconds=seconds)
+        self.store.finish_attempt(
+            assignment.attempt, AttemptStatus.PRUNED, error=reason, seconds=seconds
+        )
         discard(trial_folder(self.home, assignment.job.planned.fingerprint.value))
 
     def lost_measurement(self, assignment: Assignment, suite: PlannedSuite, lost: Lost) -> None:
@@ -132,7 +134,7 @@ class Desk:
             self.code_id,
             attempt_id=None if done is None else done.id,
             layer_id=assignment.row if done is None else None,
-            status="failed",
+            status=MeasurementStatus.FAILED,
             error=lost.error,
             traceback="\n".join(filter(None, (lost.traceback, tail(assignment.log)))) or None,
         )

@@ -75,7 +75,7 @@ class Here:
         try:
             how = do(assignment, self._work)
         except StoppedWaiting as stopped:
-            how = Lost("interrupted", str(stopped))
+            how = Lost(AttemptStatus.INTERRUPTED, str(stopped))
         self._over.append((slot, how))
 
     def wait(self, seconds: float) -> list[tuple[int, Result | Lost]]:

@@ -15,6 +15,7 @@ from bench.execute.workplace import Workplace
 from bench.outcome import read_outcome
 from bench.subject import LayerOfTrial, TrainedTrial
 from results import AttemptRecord
+from results.records import AttemptStatus
 from routers.errors import BenchError
 
 
@@ -48,7 +49,7 @@ def _trial(assignment: Assignment, job: TrialJob, work: Workplace) -> Result:
     if decision.train:
         result = train(assignment, planned, decision.reason, work)
         done = work.store.last_attempt(planned.fingerprint.value)
-    if done is not None and done.status == "done":
+    if done is not None and done.status == AttemptStatus.DONE:
         subject = partial(_trained, planned.spec, done, work)
         measure(decision.due, subject, work, job.task, attempt_id=done.id)
     return result

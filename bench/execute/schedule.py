@@ -32,6 +32,7 @@ from bench.execute.source import NoMore, Source
 from bench.plan import PlannedSuite
 from results import StoreError
 from results.liveness import STALE_SECONDS
+from results.records import AttemptStatus
 
 ASK_AGAIN = 2.0
 """Seconds until a job that another run holds is asked for again."""
@@ -184,7 +185,7 @@ class Schedule:
     def _over(self, hands: Hands, slot: int, how: Result | Lost) -> None:
         active = self._active.pop(slot)
         status = how.status
-        if active.stopped is not None and status == "interrupted":
+        if active.stopped is not None and status == AttemptStatus.INTERRUPTED:
             status = self._stopped(active, active.stopped)
         elif isinstance(how, Lost):
             status = self._lost(active, how)
@@ -192,7 +193,7 @@ class Schedule:
             self._start(hands, slot, active.item, active.claim, micro_batches=2)
             return
         self._desk.release(active.claim)
-        if status == "interrupted":
+        if status == AttemptStatus.INTERRUPTED:
             self._queue.drop_children(active.item.fingerprint)
         elif active.item not in self._queue:
             self._queue.add(self._source.over(active.claim.job))
@@ -205,14 +206,14 @@ class Schedule:
         task, suite, status = active.item.job.task, active.measuring, None
         if active.assignment.attempt is not None and suite is None:
             status, error = self._desk.lost_training(active.assignment, lost, seconds)
-            if status != "done":
+            if status != AttemptStatus.DONE:
                 self._tell(Ended(task, status, seconds, error))
                 return status
         suite = suite or next(iter(active.claim.job.due), None)
         if suite is None:
             return status
         # What was stopped from outside is due still, and no result.
-        if lost.status != "interrupted":
+        if lost.status != AttemptStatus.INTERRUPTED:
             self._desk.lost_measurement(active.assignment, suite, lost)
             active.item.lost.add(suite.name)
             self._queue.put_first(active.item)  # for the suites after it
@@ -223,8 +224,8 @@ class Schedule:
         """Write down that a training was not worth its time; returns its status."""
         seconds = time.perf_counter() - active.began
         self._desk.stopped_training(active.assignment, reason, seconds)
-        self._tell(Ended(active.item.job.task, "pruned", seconds, reason))
-        return "pruned"
+        self._tell(Ended(active.item.job.task, AttemptStatus.PRUNED, seconds, reason))
+        return AttemptStatus.PRUNED
 
     def _wait_for_all(self, hands: Hands, seconds: float) -> None:
         """Let workers that were asked to leave save what they have."""

@@ -59,7 +59,7 @@ def train(assignment: Assignment, planned: Planned, reason: str, work: Workplace
         work.tell(Ended(task, status, seconds, message))
         if isinstance(error, KeyboardInterrupt):
             raise
-        halvable = status == "out_of_memory" and _halvable(planned, work)
+        halvable = status == AttemptStatus.OUT_OF_MEMORY and _halvable(planned, work)
         return Result(status, halvable, DISK_FULL if is_disk_full(error) else None)
     _finish(assignment.attempt, outcome, work)
     # Not before the row is written: until then a checkpoint is all that there is.
@@ -91,14 +91,14 @@ def is_disk_full(error: BaseException | None) -> bool:
 def _status(error: BaseException) -> AttemptStatus:
     """What was stopped from outside is interrupted, and goes on in the next run."""
     if isinstance(error, (KeyboardInterrupt, TrainingInterrupted)) or is_disk_full(error):
-        return "interrupted"
+        return AttemptStatus.INTERRUPTED
     if isinstance(error, NonFiniteError):
-        return "diverged"
+        return AttemptStatus.DIVERGED
     # The CPU's allocator has no error of its own.
     no_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     if no_memory or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return "out_of_memory"
-    return "failed"
+        return AttemptStatus.OUT_OF_MEMORY
+    return AttemptStatus.FAILED
 
 
 def _train(planned: Planned, work: Workplace, task: Task, micro_batches: int) -> Outcome:
@@ -151,7 +151,7 @@ def _finish(attempt_id: int, outcome: Outcome, work: Workplace) -> None:
     checkpoint = outcome.checkpoint
     work.store.finish_attempt(
         attempt_id,
-        outcome.status,
+        AttemptStatus(outcome.status),
         error=outcome.error,
         flops=outcome.flops,
         steps=outcome.steps,

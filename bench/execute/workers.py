@@ -171,8 +171,10 @@ class Workers:
 
     def _outcome(self, busy: _Busy) -> Result | Lost:
         how = _how(busy.future, self._stopping)
-        if busy.late and not (isinstance(how, Result) and how.status == "done"):
-            return Lost("timed_out", f"it took longer than {self._timeout:g} s (--timeout)")
+        if busy.late and not (isinstance(how, Result) and how.status == AttemptStatus.DONE):
+            return Lost(
+                AttemptStatus.TIMED_OUT, f"it took longer than {self._timeout:g} s (--timeout)"
+            )
         return how
 
 
@@ -191,15 +193,19 @@ def _how(future: ProcessFuture[Result], stopping: bool) -> Result | Lost:
     except ProcessExpired as expired:
         return _expired(expired.exitcode, stopping)
     except CancelledError:
-        return Lost("interrupted", "it was ended at once")
+        return Lost(AttemptStatus.INTERRUPTED, "it was ended at once")
     except PluginChangedError as changed:
-        return Lost("interrupted", str(changed), leave=str(changed))
+        return Lost(AttemptStatus.INTERRUPTED, str(changed), leave=str(changed))
     except Exception as error:
         # The database's troubles are not the trial's.
         outside = stopping or isinstance(error, (StoreError, StoppedWaiting))
-        status: AttemptStatus = "interrupted" if outside or is_disk_full(error) else "failed"
+        status = _failed_unless(outside or is_disk_full(error))
         trace = str(error.__cause__) if error.__cause__ else None
         return Lost(status, describe(error), trace, DISK_FULL if is_disk_full(error) else None)
+
+
+def _failed_unless(interrupted: bool) -> AttemptStatus:
+    return AttemptStatus.INTERRUPTED if interrupted else AttemptStatus.FAILED
 
 
 def _expired(exitcode: int, stopping: bool) -> Lost:
@@ -208,8 +214,7 @@ def _expired(exitcode: int, stopping: bool) -> Lost:
         name = signal.Signals(-exitcode).name
         outside = stopping or exitcode in OUTSIDE
         hint = ", as the kernel does where memory runs out" if exitcode == -signal.SIGKILL else ""
-        return Lost(
-            "interrupted" if outside else "failed", f"its process was killed by {name}{hint}"
-        )
-    status: AttemptStatus = "interrupted" if stopping else "failed"
-    return Lost(status, f"its process ended with exit status {exitcode} and no result")
+        return Lost(_failed_unless(outside), f"its process was killed by {name}{hint}")
+    return Lost(
+        _failed_unless(stopping), f"its process ended with exit status {exitcode} and no result"
+    )
