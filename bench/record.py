@@ -12,9 +12,8 @@ from bench.plan import Plan, Planned
 from bench.registries import REGISTRIES
 from results import Component, Store, Subject
 from routers import Registry
-from suites import SUITES
 
-RECORDED: tuple[Registry, ...] = (*REGISTRIES, TRANSFORMS, SUITES)
+RECORDED: tuple[Registry, ...] = (*REGISTRIES.values(), TRANSFORMS)
 
 
 @dataclass(frozen=True)

@@ -16,17 +16,17 @@ from bench.plan import Planned, PlannedSuite
 from results import AttemptRecord, Store
 from results.identities import TrialRecord, all_trials
 from results.plain import to_json
-from results.records import Made
+from results.records import AttemptStatus, Made
 from routers.errors import BenchError
 
-Retry = Literal["failed", "timed_out", "all"] | None
-"""Which trials are tried again that ended without a result."""
-ENDED: Mapping[str, tuple[Retry, str]] = {
-    "failed": ("failed", "failed"),
-    "out_of_memory": ("failed", "ran out of memory"),
-    "timed_out": ("timed_out", "timed out"),
-    "diverged": ("all", "diverged"),
-    "pruned": ("all", "was stopped while it was tuned"),
+Retry = Literal["failed", "timed_out", "all", "noisy"] | None
+"""Which trials are tried again that ended without a result; or the timings beside other load."""
+ENDED: Mapping[AttemptStatus, tuple[Retry, str]] = {
+    AttemptStatus.FAILED: ("failed", "failed"),
+    AttemptStatus.OUT_OF_MEMORY: ("failed", "ran out of memory"),
+    AttemptStatus.TIMED_OUT: ("timed_out", "timed out"),
+    AttemptStatus.DIVERGED: ("all", "diverged"),
+    AttemptStatus.PRUNED: ("all", "was stopped while it was tuned"),
 }
 """By the status of an attempt without a result: who asks for another one, and what happened."""
 
@@ -48,17 +48,14 @@ class Decision:
     attempt: AttemptRecord | None = None
 
 
-NO_PARENT = "its parent"
-"""How the error of a derived trial begins whose parent gave no result."""
-
-
 class Reuse:
     """Decides by what the database and the home folder hold at this moment.
 
     Args:
         home: the folder that checkpoints are named from.
         machine_id: row of this machine, to which timings belong; None where it has none yet.
-        retry: which trials are tried again that ended without a result.
+        retry: which trials are tried again that ended without a result; of "noisy" none, but the
+            timings that were taken beside other load.
     """
 
     def __init__(
@@ -68,6 +65,7 @@ class Reuse:
         self._machine_id, self._retry = machine_id, retry
         # What another run tries again meanwhile is not tried a third time.
         self._newest = store.newest_attempt()
+        self._newest_timing = store.newest_measurement() if retry == "noisy" else 0
 
     def trials(self, planned: Sequence[Planned]) -> list[Decision]:
         """What to do about each trial, where parents come before their children."""
@@ -102,7 +100,9 @@ class Reuse:
         train = {p.fingerprint.value for p, d in zip(planned, decisions, strict=True) if d.train}
         for number, (each, decision) in enumerate(zip(planned, decisions, strict=True)):
             parent, last = each.fingerprint.parent, decision.attempt
-            if decision.train or parent is None or last is None or not _orphan(last):
+            if decision.train or parent is None or last is None:
+                continue
+            if not _is_orphan(last, tried.get(parent, ())):
                 continue
             if parent in train or self._store.done_attempt(parent) is not None:
                 decisions[number] = Decision(True, "its parent gave no result then", each.suites)
@@ -110,11 +110,14 @@ class Reuse:
         return decisions
 
     def layers(self, planned: Sequence[Planned]) -> list[tuple[PlannedSuite, ...]]:
-        """The suites that have not measured each layer on this machine yet."""
+        """The suites that have not measured each layer on this machine yet, or are to again."""
         if self._machine_id is None:
             return [each.suites for each in planned]
         names = [each.fingerprint.value for each in planned]
         made = self._store.measured_layers(names, self._machine_id)
+        if self._newest_timing:
+            noisy = self._store.disturbed_layers(names, self._machine_id, self._newest_timing)
+            made = {name: known - noisy.get(name, set()) for name, known in made.items()}
         return [
             _missing(each.suites, made.get(name, set()))
             for each, name in zip(planned, names, strict=True)
@@ -194,9 +197,12 @@ class Reuse:
         return bool(done.checkpoint) and (self._home / str(done.checkpoint)).is_file()
 
 
-def _orphan(last: AttemptRecord) -> bool:
-    """Whether a derived trial failed for what it was to start from."""
-    return last.status == "failed" and (last.error or "").startswith(NO_PARENT)
+def _is_orphan(last: AttemptRecord, parent: Sequence[AttemptRecord]) -> bool:
+    """Whether a derived trial failed while its parent, by these attempts, had no result."""
+    done = (each.finished_at for each in parent if each.status == AttemptStatus.DONE)
+    return last.status == AttemptStatus.FAILED and not any(
+        ended is not None and ended <= last.started_at for ended in done
+    )
 
 
 def tried_again(last: AttemptRecord, retry: Retry = None) -> tuple[bool, str]:
@@ -217,7 +223,9 @@ def _key(description: dict[str, object]) -> str:
 
 def _done(tried: Sequence[AttemptRecord]) -> AttemptRecord | None:
     """The last that is done."""
-    return next((attempt for attempt in reversed(tried) if attempt.status == "done"), None)
+    return next(
+        (attempt for attempt in reversed(tried) if attempt.status == AttemptStatus.DONE), None
+    )
 
 
 def _missing(suites: Sequence[PlannedSuite], made: set[Made]) -> tuple[PlannedSuite, ...]:

@@ -114,9 +114,15 @@ def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
             connection.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
+            if not _is_locked(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+
+
+def _is_locked(error: BaseException | None) -> bool:
+    """Tell whether another connection is in the way, which may be gone in a moment."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the rest says why
+    return code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
 
 def _begin_sqlite(connection: Connection) -> None:
@@ -133,6 +139,6 @@ def _begin_sqlite(connection: Connection) -> None:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             break
         except OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
+            if not _is_locked(error.orig) or time.monotonic() > deadline:
                 raise
     connection.exec_driver_sql(f"PRAGMA busy_timeout = {BUSY_SECONDS * 1000}")

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from results import selection
 from results.conditions import option_conditions
 from results.models import ArrayRow, ComponentRow, MetricRow
-from results.records import ArrayRecord
+from results.records import ArrayRecord, MeasurementStatus
 from results.store import Store
 from results.text import readable
 
@@ -159,7 +159,11 @@ def _measurements(session: Session, study: str | None, history: bool) -> list[di
 
 def _done(session: Session, study: str | None, history: bool) -> list[dict[str, Any]]:
     """What a failed measurement had found until then is no result."""
-    return [row for row in _measurements(session, study, history) if row["status"] == "done"]
+    return [
+        row
+        for row in _measurements(session, study, history)
+        if row["status"] == MeasurementStatus.DONE
+    ]
 
 
 def _metrics(session: Session, study: str | None, names: Collection[str] | None) -> pd.DataFrame:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, get_args
+from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
@@ -14,7 +15,7 @@ from results.models import ArrayRow, AttemptRow, MeasurementRow, MetricRow
 from results.records import Array, AttemptStatus, MeasurementStatus, Metric
 from results.rows import add, now
 
-UNFINISHED = ("running", "interrupted")
+UNFINISHED = (AttemptStatus.RUNNING, AttemptStatus.INTERRUPTED)
 """Statuses of an attempt that may go on in its own row."""
 ENDS = ("finished_at", "error", "traceback", "log_tail")
 """What is known of an attempt that ended, and no more of one that goes on."""
@@ -45,7 +46,7 @@ class Outcomes(Database):
             "code_id": code_id,
             "log": log,
             "note": note,
-            "status": "running",
+            "status": AttemptStatus.RUNNING,
         }
         last = select(AttemptRow).filter_by(trial_id=trial_id).order_by(AttemptRow.id.desc())
         with self.writing() as session:
@@ -75,7 +76,7 @@ class Outcomes(Database):
         Raises:
             StoreError: it has ended already, or there is no such status.
         """
-        _check_status(status, set(get_args(AttemptStatus)) - {"running"})
+        _check_status(status, set(AttemptStatus) - {AttemptStatus.RUNNING})
         ended = {
             "status": status,
             "finished_at": now(),
@@ -108,7 +109,7 @@ class Outcomes(Database):
         *,
         attempt_id: int | None = None,
         layer_id: int | None = None,
-        status: MeasurementStatus = "done",
+        status: MeasurementStatus = MeasurementStatus.DONE,
         error: str | None = None,
         traceback: str | None = None,
         seconds: float | None = None,
@@ -121,7 +122,7 @@ class Outcomes(Database):
             options: the suite's options, in full.
             source_hash: of the code that the suite depends on.
         """
-        _check_status(status, get_args(MeasurementStatus))
+        _check_status(status, set(MeasurementStatus))
         with self.writing() as session:
             measurement = MeasurementRow(
                 suite=suite,
@@ -172,6 +173,7 @@ def _place(value: Metric | Array) -> dict[str, Any]:
     }
 
 
-def _check_status(status: str, valid: Iterable[str]) -> None:
-    if status not in valid:
-        raise StoreError(f"no such status: {status!r}{nearest(status, valid)}")
+def _check_status(status: str, valid: Iterable[StrEnum]) -> None:
+    names = [each.value for each in valid]
+    if status not in names:
+        raise StoreError(f"no such status: {status!r}{nearest(status, names)}")

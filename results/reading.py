@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Text, cast, func, select
+from sqlalchemy import Text, cast, func, or_, select
 
 from results.database import Database
 from results.errors import StoreError, nearest
@@ -14,16 +14,20 @@ from results.models import (
     AttemptRow,
     LayerRow,
     MeasurementRow,
+    MetricRow,
     StudyLayerRow,
     StudyRow,
     StudyTrialRow,
     TrialRow,
 )
-from results.records import AttemptRecord, Made, StudyRecord
+from results.records import AttemptRecord, AttemptStatus, Made, MeasurementStatus, StudyRecord
 from results.rows import among
 
 MADE = (MeasurementRow.suite, cast(MeasurementRow.options, Text), MeasurementRow.source_hash)
 """Options as text: they are written as `results.plain.to_json` writes them."""
+MEASURED = (MeasurementStatus.DONE, MeasurementStatus.SKIPPED)
+DISTURBED = or_(MetricRow.name == "disturbed", MetricRow.name.endswith("_disturbed"))
+"""Metrics that are 1 where other processes disturbed a timing, of each pass its own."""
 
 
 class Reader(Database):
@@ -31,7 +35,7 @@ class Reader(Database):
 
     def done_attempt(self, fingerprint: str) -> AttemptRecord | None:
         """The last attempt at this trial that is done."""
-        done = [each for each in self._of(fingerprint) if each.status == "done"]
+        done = [each for each in self._of(fingerprint) if each.status == AttemptStatus.DONE]
         return done[-1] if done else None
 
     def last_attempt(self, fingerprint: str) -> AttemptRecord | None:
@@ -64,6 +68,39 @@ class Reader(Database):
         query = query.join(LayerRow, MeasurementRow.layer_id == LayerRow.id)
         query = query.where(MeasurementRow.machine_id == machine_id)
         return self._measured(query, fingerprints)
+
+    def newest_measurement(self) -> int:
+        """Return the number of the measurement that was made last; 0 where there is none."""
+        with self.reading() as session:
+            return session.scalar(select(func.max(MeasurementRow.id))) or 0
+
+    def disturbed_layers(
+        self, fingerprints: Iterable[str], machine_id: int, newest: int
+    ) -> dict[str, set[Made]]:
+        """Return what of each of these bare layers was last timed beside other load on a machine.
+
+        Args:
+            newest: the number of the newest measurement that may be among them.
+        """
+        told = select(MetricRow.id).where(MetricRow.measurement_id == MeasurementRow.id)
+        disturbed = told.where(DISTURBED, MetricRow.value > 0).exists()
+        query = select(LayerRow.fingerprint, *MADE, MeasurementRow.id, disturbed)
+        query = query.join(LayerRow, MeasurementRow.layer_id == LayerRow.id)
+        query = query.where(MeasurementRow.machine_id == machine_id)
+        query = query.where(MeasurementRow.status == MeasurementStatus.DONE).order_by(
+            MeasurementRow.id
+        )
+        last: dict[tuple[str, Made], bool] = {}
+        with self.reading() as session:
+            for key, *made, number, noisy in among(
+                session, query, LayerRow.fingerprint, fingerprints
+            ):
+                last[key, Made(*made)] = bool(noisy) and number <= newest
+        found: dict[str, set[Made]] = defaultdict(set)
+        for (key, made_last), noisy in last.items():
+            if noisy:
+                found[key].add(made_last)
+        return found
 
     def studies(self) -> list[StudyRecord]:
         """All studies, the one asked for last at the end."""
@@ -107,7 +144,7 @@ class Reader(Database):
 
     def _measured(self, query: Any, subjects: Iterable[Any]) -> dict[Any, set[Made]]:
         """By the query's first column; what was skipped, since it does not apply, is measured."""
-        query = query.where(MeasurementRow.status.in_(("done", "skipped")))
+        query = query.where(MeasurementRow.status.in_(MEASURED))
         by_subject: dict[Any, set[Made]] = defaultdict(set)
         subject = query.selected_columns[0]
         with self.reading() as session:
@@ -121,7 +158,7 @@ def _record(row: AttemptRow, fingerprint: str) -> AttemptRecord:
         id=row.id,
         trial_id=row.trial_id,
         fingerprint=fingerprint,
-        status=row.status,  # type: ignore[arg-type]
+        status=AttemptStatus(row.status),
         machine_id=row.machine_id,
         code_id=row.code_id,
         started_at=row.started_at,

@@ -9,21 +9,31 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 import numpy as np
 
-AttemptStatus = Literal[
-    "running",
-    "done",
-    "failed",
-    "timed_out",
-    "diverged",
-    "out_of_memory",
-    "interrupted",
-    "pruned",
-]
-MeasurementStatus = Literal["done", "failed", "skipped"]
+
+class AttemptStatus(StrEnum):
+    """How an attempt at a trial stands, as its row says."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    INTERRUPTED = "interrupted"
+    PRUNED = "pruned"
+
+
+class MeasurementStatus(StrEnum):
+    """How a measurement ended, as its row says."""
+
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ from results.models import (
     TrialRow,
 )
 from results.plain import to_json
+from results.records import AttemptStatus, MeasurementStatus
 from results.settings import comparable
 from results.versions import Parts, Versions, replaced
 
@@ -59,8 +60,8 @@ def trials(session: Session, study: str | None) -> Iterator[Fields]:
         for attempt in attempts:
             counts = fields["current"] and attempt is attempts[-1]
             told = of_attempt(attempt) | environments.of(attempt.machine_id, attempt.code_id)
-            if attempt.status == "running" and trial.id not in working:
-                told["status"] = "interrupted"
+            if attempt.status == AttemptStatus.RUNNING and trial.id not in working:
+                told["status"] = AttemptStatus.INTERRUPTED.value
             yield fields | told | {"current": counts}
         if not attempts:
             yield fields | {"status": "waiting"}
@@ -151,7 +152,9 @@ def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
     newest_code = {row["suite"]: row["source_hash"] for row in made}
     counting = {
         (row["suite"], row["suite_options"], row["machine"]): row["measurement"]
-        for row in sorted(made, key=lambda row: (row["status"] == "done", row["measurement"]))
+        for row in sorted(
+            made, key=lambda row: (row["status"] == MeasurementStatus.DONE, row["measurement"])
+        )
         if row["source_hash"] == newest_code[row["suite"]]
     }
     for row in made:
@@ -177,7 +180,9 @@ def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]
         shown = select(StudyTrialRow.trial_id).join(StudyRow).where(StudyRow.name == study)
         query = query.where(AttemptRow.trial_id.in_(shown))
     by_trial: dict[int, list[AttemptRow]] = defaultdict(list)
-    for row in sorted(session.scalars(query), key=lambda row: (row.status == "done", row.id)):
+    for row in sorted(
+        session.scalars(query), key=lambda row: (row.status == AttemptStatus.DONE, row.id)
+    ):
         by_trial[row.trial_id].append(row)
     return by_trial
 

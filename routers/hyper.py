@@ -57,7 +57,7 @@ def hyper(
 
     Args:
         default: its value where none is given.
-        meaning: one line, shown by `bench.py routers NAME`.
+        meaning: one line, shown by `bench.py show NAME`.
         tune: where the tuner may search; None is never tuned.
         constraints: what pydantic's `Field` takes: `gt`, `ge`, `lt`, `le`, `multiple_of`, …
     """

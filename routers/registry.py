@@ -1,4 +1,4 @@
-"""One kind of registry for routers, experts, losses, affinities and suites."""
+"""One kind of registry for routers, experts, losses, affinities, suites and data sets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Card:
     """Everything that a reader should know of a component, as plain data.
 
     Attributes:
-        kind: "router", "experts", "loss", "affinity" or "suite".
+        kind: "router", "experts", "loss", "affinity", "suite" or "dataset".
         family: the group that it is listed under.
         summary: the first line of its docstring.
         text: the rest of it: idea, definition, cost, known limits.

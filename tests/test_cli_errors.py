@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from bench.cli import main
+from bench.data.pictures import UnreadableError
+from results import StoreError
+from routers import BenchError, RequestError
 
 ROOT = Path(__file__).parent.parent
 
@@ -28,6 +34,9 @@ ROOT = Path(__file__).parent.parent
         ("run --preset smoke --set data.name=digit", "did you mean 'digits'"),
         ("run --preset smoke --plugin nothing.py", "plugin nothing.py does not exist"),
         ("routers soft_mo", "did you mean 'soft_moe'"),
+        ("show soft_mo", "did you mean 'soft_moe'"),
+        ("list dataset:digits", "there is no kind 'dataset:digits' of components"),
+        ("check balance", "there are no checks for the suite 'balance'"),
         ("check soft_mo", "did you mean 'soft_moe'"),
         ("check", "Missing argument"),
         ("status", "there is no database"),
@@ -74,20 +83,98 @@ def test_debug_shows_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Traceback" in capsys.readouterr().err
 
 
-def test_an_error_that_nobody_foresaw_is_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def planned(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """What `plan` says on stderr where reading the preset raises an error."""
+
+    def plan(error: Exception, *options: str, status: int) -> str:
+        def surprise(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr("bench.cli.asking.load_preset", surprise)
+        with pytest.raises(SystemExit) as exited:
+            main(["plan", *options])
+        assert exited.value.code == status
+        return capsys.readouterr().err
+
+    return plan
+
+
+def kept_in(message: str) -> Path:
+    """The file of the traceback that a message names."""
+    told = re.fullmatch(
+        "error: this is a fault of the bench itself, not of your request: KeyError: 'surprise'; "
+        r"traceback in (\S+); --debug prints it\n",
+        message,
+    )
+    assert told
+    return Path(told[1])
+
+
+def test_an_error_that_nobody_foresaw_is_the_benchs_own_fault(
+    tmp_path: Path, planned: Callable[..., str]
 ) -> None:
-    def surprise(*_: object) -> None:
-        raise KeyError("surprise")
-
-    monkeypatch.setattr("bench.cli.asking.load_preset", surprise)
-    with pytest.raises(SystemExit) as exited:
-        main(["plan", "--home", str(tmp_path)])
-    assert exited.value.code == 1
-    assert capsys.readouterr().err == "error: KeyError: 'surprise' (--debug shows where)\n"
+    log = kept_in(planned(KeyError("surprise"), "--home", str(tmp_path), status=1))
+    assert log.parent == tmp_path / "logs"
+    assert "raise error\nKeyError: 'surprise'\n" in log.read_text()
 
 
-COMMANDS = ["run", "plan", "report", "status", "why", "routers", "new", "check", "doctor"]
+def test_its_traceback_is_kept_elsewhere_where_the_home_cannot_be_written(
+    tmp_path: Path, planned: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "logs").write_text("a file where the folder would be")
+    for home in (tmp_path, tmp_path / "none"):
+        log = kept_in(planned(KeyError("surprise"), "--home", str(home), status=1))
+        assert log.parent == tmp_path / "tmp"
+        assert "Traceback" in log.read_text()
+    assert not (tmp_path / "none").exists()
+
+
+def test_debug_prints_its_traceback(tmp_path: Path, planned: Callable[..., str]) -> None:
+    told = planned(KeyError("surprise"), "--home", str(tmp_path), "--debug", status=1)
+    assert "raise error\nKeyError: 'surprise'\n" in told
+    kept_in(told.splitlines(keepends=True)[-1])
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (BenchError("no trial left anything"), 1, "no trial left anything"),
+        (RequestError("no such thing"), 2, "no such thing"),
+        (StoreError("no such study"), 2, "no such study"),
+        (UnreadableError(["a.png cannot be read"]), 2, "a.png cannot be read"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "runs/x"),
+            1,
+            "the system refuses: No space left on device: runs/x",
+        ),
+    ],
+)
+def test_an_error_that_was_foreseen_leaves_no_traceback(
+    tmp_path: Path, planned: Callable[..., str], error: Exception, status: int, message: str
+) -> None:
+    told = planned(error, "--home", str(tmp_path), status=status)
+    assert told == f"error: {message}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+COMMANDS = [
+    "run",
+    "plan",
+    "report",
+    "status",
+    "why",
+    "list",
+    "show",
+    "routers",
+    "new",
+    "check",
+    "doctor",
+]
 
 
 def test_help_answers_without_heavy_imports() -> None:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from bench.cli import main
+from results import open_store
+from results.frames import metrics_frame
 
 ROOT = Path(__file__).parent.parent
 QUICK = [
@@ -231,3 +235,27 @@ def test_a_failure_ends_with_status_1_and_the_list(tmp_path: Path, capsys) -> No
     here("status", "--home", str(tmp_path / "runs"))
     line = r"^[0-9a-f]{10}  bad_of_the_run_test +0 +failed "
     assert re.search(line, capsys.readouterr().out, re.MULTILINE)
+
+
+def test_timings_beside_other_load_are_taken_again_where_that_is_asked_for(tmp_path: Path) -> None:
+    quick = [*QUICK, "--set", "suites.throughput.max_load=1000", "--no-report", "--jobs", "1"]
+    asked = ["run", "throughput", *quick, "--routers", "dense", "--seeds", "1"]
+
+    def timings() -> list[int]:
+        with open_store(tmp_path / "runs" / "bench.db") as store:
+            made = metrics_frame(store, "smoke")
+        return made[made["metric"] == "disturbed"]["measurement"].unique().tolist()
+
+    bench(tmp_path, *asked)
+    assert timings() == [1]
+    bench(tmp_path, *asked, "--retry", "noisy")
+    assert timings() == [1]
+    with closing(sqlite3.connect(tmp_path / "runs" / "bench.db")) as database:
+        database.execute("UPDATE metrics SET value = 1 WHERE name = 'disturbed'")
+        database.commit()
+    bench(tmp_path, *asked)
+    assert timings() == [1]
+    assert "1 measured" in bench(tmp_path, *asked, "--retry", "noisy").stdout
+    assert timings() == [2]
+    bench(tmp_path, *asked, "--retry", "noisy")
+    assert timings() == [2]

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 import typer
 
-import bench.data
 from bench.cli import app
-from bench.data import list_datasets
+from bench.data import DATASETS
 from bench.model import EXPERTS
 from bench.presets import load_preset, preset_names
 from bench.specs import trial_specs
@@ -90,7 +89,7 @@ def test_everything_that_has_a_name_stands_in_the_docs():
     own = ("routers.", "suites.", "bench.")
     names = [c.name for c in components if c.target.__module__.startswith(own)]
     assert len(names) > 30
-    for name in [*names, *preset_names(), *list_datasets()]:
+    for name in [*names, *preset_names(), *DATASETS.names()]:
         assert f"`{name}`" in TEXT, name
 
 
@@ -182,9 +181,6 @@ def test_the_suite_example_works_when_pasted(folder: Path):
     assert measured.value.between(0, 1).all()
 
 
-@pytest.mark.skipif(
-    not hasattr(bench.data, "register_dataset"), reason="data sets are no registry yet"
-)
 def test_the_data_set_example_works_when_pasted(tmp_path: Path):
     (example,) = blocks("docs/suites.md", "python", "register_dataset")
     (tmp_path / "data_bars.py").write_text(example)

@@ -48,7 +48,7 @@ class CheckReport:
     """All checks of one component.
 
     Attributes:
-        kind: "router", "experts" or "loss".
+        kind: "router", "experts", "loss" or "dataset".
         name: by which it is registered.
         settings: the hyper-parameters of each configuration that was checked.
         note: why there is nothing to check, for a baseline.

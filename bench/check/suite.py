@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from bench.check import behaviour, experts, learning, losses, routing, soundness, steps, width
+from bench.check import (
+    behaviour,
+    datasets,
+    experts,
+    learning,
+    losses,
+    routing,
+    soundness,
+    steps,
+    width,
+)
 from bench.check.outcome import CheckReport
 from bench.check.running import Check, run_checks
 from bench.check.subject import subjects
+from bench.data.registry import find_dataset
 from bench.model import EXPERTS
 from routers import LOSSES, ROUTERS, Baseline, Entry, RequestError
 
@@ -47,6 +59,14 @@ OF_LOSSES = (
     Check("pure", losses.pure, after=("scalar",)),
     Check("order", losses.order, after=("scalar", "pure")),
     Check("finite", losses.finite, after=("scalar",)),
+)
+OF_DATASETS = (
+    Check("names", datasets.names),
+    Check("images", datasets.images),
+    Check("labels", datasets.labels),
+    Check("splits", datasets.splits, after=("names", "images", "labels")),
+    Check("repeatable", datasets.repeatable, after=("splits",)),
+    Check("apart", datasets.apart, after=("splits",)),
 )
 
 
@@ -99,22 +119,49 @@ def check_loss(name: str) -> CheckReport:
         return run_checks(entry, Check("runs", losses.runs), OF_LOSSES, losses.settings(entry))
 
 
+def check_dataset(name: str) -> CheckReport:
+    """Prove a data set sound: what its function returns, and the splits that are made of it.
+
+    Args:
+        name: as of `data.name`, so with a path or name of its own where it takes one.
+
+    Raises:
+        RequestError: no such data set.
+    """
+    entry, arguments = find_dataset(name)
+    if entry.name.partition(":")[2] in arguments:
+        note = f"write what it is to read in the place of {arguments[0]}"
+        return CheckReport(entry.kind, name, note=note)
+    subject = datasets.Subject(entry, name)
+    report = run_checks(entry, Check("runs", datasets.runs), OF_DATASETS, [subject])
+    return replace(report, name=name)
+
+
 CHECKERS: dict[str, Callable[[str], CheckReport]] = {
     "router": check_router,
     "experts": check_experts,
     "loss": check_loss,
 }
+UNCHECKED = {
+    "affinity": "every router is checked with every affinity",
+    "suite": "it is tried by `run SUITE --preset smoke`",
+}
+"""By kind of components that have no checks, what is done instead."""
 
 
-def check_component(entry: Entry) -> CheckReport:
-    """The checks of a component's kind.
+def check_component(entry: Entry, name: str | None = None) -> CheckReport:
+    """Run the checks of a component's kind.
+
+    Args:
+        name: by which it was asked for, where that says more than its own.
 
     Raises:
         RequestError: there are none for its kind.
     """
+    if entry.kind == "dataset":
+        return check_dataset((name or entry.name).removeprefix("dataset:"))
     if entry.kind not in CHECKERS:
         raise RequestError(
-            f"there are no checks for the {entry.kind} {entry.name!r}: every router is checked "
-            "with every affinity"
+            f"there are no checks for the {entry.kind} {entry.name!r}: {UNCHECKED[entry.kind]}"
         )
     return CHECKERS[entry.kind](entry.name)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import typer
 
 from bench.cli import components, database, progress, report, runs, tune
+from bench.cli.faults import classified
 
 EPILOG = """\b
 Examples:
@@ -34,7 +35,11 @@ for group in (runs, tune, report, progress, components, database):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and exit: 0 done; 1 something failed; 2 the request was wrong; 130 Ctrl-C."""
+    """Run a command and exit: 0 done; 1 something failed; 2 the request was wrong; 130 Ctrl-C.
+
+    An error that nobody foresaw is the bench's own fault: the message says so, and where the
+    traceback is kept.
+    """
     _substitute_what_cannot_be_shown()
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
@@ -43,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:
         if "--debug" in given:
             traceback.print_exc()
-        sys.exit(_report(error))
+        sys.exit(_report(classified(error, home=None)))
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -70,15 +75,13 @@ def _refuse_empty(given: Sequence[str]) -> None:
 
 def _report(error: Exception) -> int:
     """One message on stderr; returns the exit status."""
+    # Releases of typer differ in the module that has this type.
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error)
         return 2
     if hasattr(error, "format_message"):  # typer's own, about options and arguments
         return _say(f"error: {error.format_message()}", int(getattr(error, "exit_code", 2)))
-    if hasattr(error, "exit_status"):
-        return _say(f"error: {error}", int(error.exit_status))
-    kind = type(error).__name__
-    return _say(f"error: {kind}: {error} (--debug shows where)", 1)
+    return _say(f"error: {error}", int(getattr(error, "exit_status", 1)))
 
 
 def _say(message: str, status: int) -> int:

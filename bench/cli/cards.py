@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from rich.text import Text
 
 from bench.cli.words import show, table
-from routers import Card, Choice, Range, Registry
+from routers import Card, Choice, Entry, Range, Registry
 
 
 def print_components(registries: Iterable[Registry]) -> None:
@@ -22,11 +22,12 @@ def print_components(registries: Iterable[Registry]) -> None:
             for card in cards:
                 show(Text(f"  {card.name}", "bold"))
                 show(_indented(card.summary))
-    print("\n`python bench.py routers NAME` shows a component's card.")
+    print("\n`python bench.py show NAME` shows a component's card.")
 
 
-def print_card(card: Card) -> None:
-    """All that is known of one."""
+def print_card(entry: Entry) -> None:
+    """Print all that is known of a component; of a suite also what it measures."""
+    card = entry.card()
     show(Text(card.name, "bold"))
     show(
         _indented(
@@ -40,6 +41,13 @@ def print_card(card: Card) -> None:
         made = table("hyper-parameter", "type", "default", "tuned over", "meaning")
         for info in card.hyper:
             made.add_row(info.name, info.type, str(info.default), _range(info.tune), info.meaning)
+        show(made)
+    metrics = getattr(entry.target, "metrics", ())
+    if metrics:
+        print()
+        made = table("metric", "unit", "better", "meaning")
+        for metric in metrics:
+            made.add_row(metric.name, metric.unit, metric.better or "", metric.meaning)
         show(made)
     if card.bibtex:
         print(f"\n{card.bibtex.strip()}")

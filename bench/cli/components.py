@@ -1,4 +1,4 @@
-"""`routers`, `new`, `check`: what is registered, a file to start from, and whether it is right."""
+"""`list`, `show`, `routers`, `new`, `check`: what is registered, and whether it is right."""
 
 from __future__ import annotations
 
@@ -12,41 +12,82 @@ from bench.cli.place import Place, command
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A router.")]
 Component = Annotated[
     str,
-    typer.Argument(metavar="NAME", help="A router, experts or a loss, as NAME or KIND:NAME."),
+    typer.Argument(metavar="NAME", help="NAME or, where several kinds have it, KIND:NAME."),
 ]
-MaybeName = Annotated[
+MaybeKind = Annotated[
     str | None,
-    typer.Argument(metavar="NAME", help="A component, for its card; a list of all where none."),
+    typer.Argument(
+        metavar="KIND",
+        help="routers, experts, affinities, losses, suites or datasets; all where none.",
+    ),
+]
+MaybeRouter = Annotated[
+    str | None,
+    typer.Argument(metavar="NAME", help="A router, for its card; a list of all where none."),
 ]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register these commands."""
+    command(app, "list")(list_components)
+    command(app)(show)
     command(app)(routers)
     command(app)(new)
     command(app)(check)
 
 
-def routers(place: Place, name: MaybeName = None) -> None:
-    """List what is registered, or show the card of one component.
+def list_components(place: Place, kind: MaybeKind = None) -> None:
+    """List everything that the bench has by name.
 
-    Routers, and what they are combined with: experts, affinities, losses.
+    Routers, what they are combined with, what measures them, and what they are
+    trained on.
+
+    \b
+    Examples:
+      python bench.py list
+      python bench.py list datasets --plugin mine.py
+    """
+    place.load()
+    from bench.cli.cards import print_components
+    from bench.registries import REGISTRIES, find_registry
+
+    print_components(REGISTRIES.values() if kind is None else [find_registry(kind)])
+
+
+def show(place: Place, name: Component) -> None:
+    """Show the card of a router, experts, a loss, a suite or a data set.
+
+    \b
+    Examples:
+      python bench.py show soft_moe
+      python bench.py show experts:mlp
+      python bench.py show mine --plugin mine.py
+    """
+    place.load()
+    from bench.cli.cards import print_card
+    from bench.registries import find_component
+
+    print_card(find_component(name))
+
+
+def routers(place: Place, name: MaybeRouter = None) -> None:
+    """List the routers, or show the card of one.
+
+    In short what `list routers` and `show NAME` do.
 
     \b
     Examples:
       python bench.py routers
       python bench.py routers soft_moe
-      python bench.py routers experts:mlp
-      python bench.py routers mine --plugin mine.py
     """
     place.load()
     from bench.cli.cards import print_card, print_components
-    from bench.registries import REGISTRIES, find_component
+    from routers import ROUTERS
 
     if name is None:
-        print_components(REGISTRIES)
+        print_components([ROUTERS])
     else:
-        print_card(find_component(name).card())
+        print_card(ROUTERS.get(name))
 
 
 def new(place: Place, name: Name) -> None:
@@ -67,23 +108,25 @@ def new(place: Place, name: Name) -> None:
 
 
 def check(place: Place, name: Component) -> None:
-    """Prove a router, experts or a loss correct, in seconds on a CPU.
+    """Prove a router, experts, a loss or a data set correct, on a CPU.
 
     Shapes, capacity, gradients, leaks between groups, extreme inputs, save and load, training
-    steps that go on from saved state. The exit status is 1 where a check fails.
+    steps that go on from saved state; of a data set its images, labels and splits. The exit status
+    is 1 where a check fails.
 
     \b
     Examples:
       python bench.py check soft_moe
       python bench.py check experts:mlp
+      python bench.py check imagefolder:photos
       python bench.py check my_router --plugin my_router.py
     """
     place.load()
     from bench.check import check_component, render
-    from bench.cli.words import show
+    from bench.cli.words import show as print_fitting
     from bench.registries import find_component
 
-    report = check_component(find_component(name))
-    show(render(report))
+    report = check_component(find_component(name), name)
+    print_fitting(render(report))
     if not report.passed:
         raise typer.Exit(1)

@@ -119,10 +119,11 @@ SaveEvery = Annotated[
     ),
 ]
 Retry = Annotated[
-    Literal["failed", "timed_out", "all"] | None,
+    Literal["failed", "timed_out", "all", "noisy"] | None,
     typer.Option(
         "--retry",
-        help="Train again what gave no result.",
+        help="Train again what gave no result; noisy: take the timings again that other load "
+        "disturbed (¶).",
         show_default="none",
     ),
 ]

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bench.cli.faults import classified
+
 if TYPE_CHECKING:
     from results import Store
 
@@ -37,7 +39,7 @@ Db = Annotated[
 Plugin = Annotated[
     list[Path] | None,
     typer.Option(
-        "--plugin", metavar="FILE", help="Python file that registers routers; repeatable."
+        "--plugin", metavar="FILE", help="Python file that registers components; repeatable."
     ),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -77,6 +79,7 @@ class Place:
         Raises:
             RequestError: a file of the user's cannot be imported.
         """
+        import bench.data
         import bench.model  # noqa: F401
         import suites  # noqa: F401
         from bench.execute.opened import OPENED
@@ -107,6 +110,11 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
                 atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
                 print("\ninterrupted; the same command takes it up again", file=sys.stderr)
                 raise typer.Exit(130) from None
+            except Exception as error:
+                told = classified(error, home)
+                if told is error:
+                    raise
+                raise told from error
 
         signature = inspect.signature(function, eval_str=True)
         own = list(signature.parameters.values())[1:]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from bench.cli.faults import classified
 from bench.cli.given import names
 from bench.cli.options import (
     AA,
@@ -203,5 +204,5 @@ def _report(store: Store, standing: Standing, home: Path) -> str | None:
     try:
         write_report(store, standing.study, folder, home)
     except Exception as error:
-        return f"{type(error).__name__}: {error} (`report --debug` shows where)"
+        return str(classified(error, home))
     return None

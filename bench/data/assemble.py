@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from bench.data.dataset import Dataset, Images, Split
 from bench.data.pictures import LazyImages, Pictures, UnreadableError
@@ -89,11 +90,16 @@ def _of_one_shape(
     return {
         name: Split(
             _images(split, shape, total <= MEMORY_LIMIT),
-            torch.from_numpy(split.labels),
-            None if split.attribute is None else torch.from_numpy(split.attribute),
+            _whole_numbers(split.labels),
+            None if split.attribute is None else _whole_numbers(split.attribute),
         )
         for name, split in raw_splits.items()
     }
+
+
+def _whole_numbers(values: NDArray[np.int64]) -> Tensor:
+    """Return labels of any integer type as a long tensor."""
+    return torch.from_numpy(values.astype(np.int64))
 
 
 def _images(raw: RawSplit, shape: tuple[int, int, int], in_memory: bool) -> Images:

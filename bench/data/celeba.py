@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
-from torchvision.datasets import CelebA
 
 from bench.data.downloads import check_md5, downloading
 from bench.data.folders import data_folder
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
+from bench.data.registry import register_dataset
 from routers.errors import RequestError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ATTRIBUTES = "list_attr_celeba.txt"
 PARTITION = "list_eval_partition.txt"
@@ -24,9 +27,13 @@ LICENCE = (
 )
 
 
-def read_celeba(data_dir: str | None) -> RawData:
+@register_dataset("celeba", family="downloaded", source="arXiv 1411.7766")
+def read_celeba(folder: Path | None) -> RawData:
     """162,770 + 19,867 + 19,962 aligned faces of 178 × 218 pixels, split as by their authors."""
-    folder = _folder(data_folder(data_dir))
+    import pandas as pd
+    from torchvision.datasets import CelebA
+
+    folder = _folder(data_folder(folder))
     for _, md5, name in CelebA.file_list:
         if name in (ATTRIBUTES, PARTITION):
             check_md5(folder / name, {md5})
@@ -45,6 +52,8 @@ def read_celeba(data_dir: str | None) -> RawData:
 
 def _folder(root: Path) -> Path:
     """Where the files lie: in the folder itself, or where torchvision puts them."""
+    from torchvision.datasets import CelebA
+
     needed = (ATTRIBUTES, PARTITION, IMAGES)
     downloaded = root / CelebA.base_folder
     if any((root / name).exists() for name in needed):

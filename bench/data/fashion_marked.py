@@ -7,12 +7,15 @@ goes with the class in training and against it in testing.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from bench.data.draws import Purpose, random_order
 from bench.data.embedded import CLASSES, read_fashion_mnist_mini
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
+from bench.data.registry import register_dataset
 
 UNMARKED = tuple(map(CLASSES.index, ("T-shirt/top", "Pullover")))
 MARKED = tuple(map(CLASSES.index, ("Shirt", "Coat")))
@@ -22,9 +25,11 @@ MARK = np.s_[:4, :4]  # rows and columns
 SEED = 0
 
 
-def read_fashion_marked() -> RawData:
-    """2,400 training images, of which 400 are for validation, and 800 test images.
+@register_dataset("fashion_marked", family="in this repository")
+def read_fashion_marked(_folder: Path | None = None) -> RawData:
+    """Garments with a mark that goes with the class in training and against it in testing.
 
+    2,400 training images, of which 400 are for validation, and 800 test images.
     Shirts and coats have the mark and the others do not: in 95 % of the training and validation
     images, in 20 % of the test images. Of each class this leaves 190 and 10 validation images, with
     the mark that goes with it and against it, and 80 and 320 test images.

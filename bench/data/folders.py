@@ -8,10 +8,12 @@ from pathlib import Path
 from routers.errors import RequestError
 
 
-def data_folder(data_dir: str | None) -> Path:
-    """`data_dir`; or the environment's BENCH_DATA; or a folder in the user's cache."""
-    given = data_dir or os.environ.get("BENCH_DATA")
-    return expanded(given) if given else cache_folder() / "data"
+def data_folder(folder: Path | None) -> Path:
+    """The given folder; or the environment's BENCH_DATA; or a folder in the user's cache."""
+    if folder is not None:
+        return folder
+    usual = os.environ.get("BENCH_DATA")
+    return expanded(usual) if usual else cache_folder() / "data"
 
 
 def cache_folder() -> Path:

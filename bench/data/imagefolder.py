@@ -18,24 +18,22 @@ from bench.data.folders import expanded
 from bench.data.links import find_images
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
+from bench.data.registry import register_dataset
 from routers.errors import RequestError
 
 FOLDER_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
-def read_imagefolder(path: str, data_dir: str | None) -> RawData:
-    """The images under a folder; classes are named and numbered by the folders of `train`.
+@register_dataset("imagefolder:PATH", family="your own files")
+def read_imagefolder(folder: Path | None, path: str) -> RawData:
+    """Your own images, in PATH/train/CLASS/… and, if you like, PATH/val/CLASS/…, PATH/test/CLASS/….
 
-    Args:
-        path: of the folder; relative to `data_dir` where that is given.
-        data_dir: or None.
-
-    Raises:
-        RequestError: no such folder, no `train` in it, two folders for one split, a class without
-            images, or a class that `train` does not have.
+    Classes are named and numbered by the folders of `train`. A relative PATH is relative to
+    `data.data_dir`, else to the current folder. What is refused: no such folder, no `train` in it,
+    two folders for one split, a class without images, or one that `train` does not have.
     """
     name = f"imagefolder:{path}"
-    root = expanded(data_dir or "") / expanded(path)
+    root = (folder or Path()) / expanded(path)
     if not root.is_dir():
         raise RequestError(f"{name}: there is no folder {root.absolute()}")
     folders = split_folders(name, root, FOLDER_NAMES)

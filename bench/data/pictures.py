@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from routers.errors import BenchError
+from routers.errors import RequestError
 
 Key = str | int
 Header = tuple[int, int, bool]  # width, height, whether it is grey
@@ -28,7 +28,7 @@ BLOCK = 16  # pictures that a thread takes at a time
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "F"}
 
 
-class UnreadableError(BenchError):
+class UnreadableError(RequestError):
     """Pictures that cannot be read: the first ten by name, and how many more there are.
 
     Args:

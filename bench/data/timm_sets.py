@@ -9,15 +9,14 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from timm.data.dataset_factory import create_dataset
-from timm.data.readers.img_extensions import is_img_extension
 from torch.utils.data import IterableDataset
 
-from bench.data.folders import data_folder, expanded
+from bench.data.folders import data_folder
 from bench.data.imagefolder import split_folders
 from bench.data.links import find_images
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
+from bench.data.registry import register_dataset
 from routers.errors import RequestError
 
 # torchvision's sets that have a test split, and no validation split that timm could give instead.
@@ -33,29 +32,28 @@ FOLDER_NAMES = {
 STREAM_LIMIT = 2 * 2**30  # bytes of decoded pixels
 
 
-def read_timm(name: str, data_dir: str | None) -> RawData:
-    """A data set of timm's, with those of its splits that it has.
+@register_dataset("timm:NAME", family="your own files")
+def read_timm(folder: Path | None, name: str) -> RawData:
+    """A data set that timm reads, with those of its splits that it has.
 
-    Names without a prefix (`folder`) are image folders or one tar file, at `data_dir`.
-    `torch/…` lie at or are downloaded to `data_dir`, else the usual folder for data; `hfds/…`,
-    `tfds/…` and `wds/…` need the libraries that timm asks for.
-
-    Raises:
-        RequestError: timm cannot open it; a stream too large for memory; labels of another kind
-            than class numbers; a class that is not in the training split.
+    A NAME without a prefix (`folder`) is an image folder or one tar file, at `data.data_dir`.
+    `torch/…` lies at or is downloaded to `data.data_dir`, else the usual folder for data; `hfds/…`,
+    `tfds/…` and `wds/…` need the libraries that timm asks for. What is refused: a stream too large
+    for memory, labels of another kind than class numbers, a class that is not in the training
+    split.
     """
     prefix, separator, _ = name.lower().partition("/")
     if not separator:
-        found = _folders(name, data_dir)
+        found = _folders(name, folder)
     elif prefix == "torch":
-        root, download = data_folder(data_dir), name.lower() in TRAIN_AND_TEST
+        root, download = data_folder(folder), name.lower() in TRAIN_AND_TEST
         second = {"test": "test"} if download else {"val": "validation"}
         found = {
             split: _create(name, root, split=theirs, download=download)
             for split, theirs in ({"train": "train"} | second).items()
         }
     else:
-        found = _prefixed(name, data_dir)
+        found = _prefixed(name, folder)
     names = {split: _class_names(dataset) for split, dataset in found.items()}
     raw = {split: _read(f"timm:{name}", dataset) for split, dataset in found.items()}
     count = int(raw["train"].labels.max()) + 1
@@ -64,15 +62,16 @@ def read_timm(name: str, data_dir: str | None) -> RawData:
     return RawData(classes, splits, "see the data set's own")
 
 
-def _folders(name: str, data_dir: str | None) -> dict[str, Any]:
+def _folders(name: str, root: Path | None) -> dict[str, Any]:
     """timm takes the whole root for a split that has no folder; here such a split is not there."""
-    if data_dir is None or not expanded(data_dir).exists():
+    from timm.data.readers.img_extensions import is_img_extension
+
+    if root is None or not root.exists():
         raise RequestError(
-            f"timm:{name} reads the images at data.data_dir, and there is nothing at {data_dir}"
-            if data_dir
+            f"timm:{name} reads the images at data.data_dir, and there is nothing at {root}"
+            if root
             else f"timm:{name} needs data.data_dir, the folder of its images"
         )
-    root = expanded(data_dir)
     parts = split_folders(f"timm:{name}", root, FOLDER_NAMES)
     parts.setdefault("train", root)
     if not root.is_dir():
@@ -93,18 +92,21 @@ def _folders(name: str, data_dir: str | None) -> dict[str, Any]:
     return found
 
 
-def _prefixed(name: str, data_dir: str | None) -> dict[str, Any]:
-    found = {"train": _create(name, data_dir, split="train")}
+def _prefixed(name: str, root: Path | None) -> dict[str, Any]:
+    found = {"train": _create(name, root, split="train")}
     for split, theirs in (("val", "validation"), ("test", "test")):
         try:
-            found[split] = _create(name, data_dir, split=theirs)
+            found[split] = _create(name, root, split=theirs)
         except RequestError as error:
-            if theirs not in str(error):  # else it has no split of this name
+            # The libraries that timm asks have no type for a split that is not there.
+            if theirs not in str(error):
                 raise
     return found
 
 
-def _create(name: str, root: Path | str | None, **options: Any) -> Any:
+def _create(name: str, root: Path | None, **options: Any) -> Any:
+    from timm.data.dataset_factory import create_dataset
+
     try:
         return create_dataset(name, root=None if root is None else str(root), **options)
     except (AssertionError, RuntimeError, ValueError, OSError, ImportError) as error:

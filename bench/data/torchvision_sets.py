@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from torchvision.datasets import CIFAR10, CIFAR100, MNIST, FashionMNIST
 
 from bench.data.downloads import check_md5, downloading
 from bench.data.folders import data_folder
 from bench.data.idx import read_idx
 from bench.data.raw import RawData, RawSplit
+from bench.data.registry import register_dataset
+
+if TYPE_CHECKING:
+    from torchvision.datasets import CIFAR10, MNIST
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 # Debian has compressed the same files anew.
@@ -23,31 +27,43 @@ DEBIAN_MD5 = {
 }
 
 
-def read_mnist(data_dir: str | None) -> RawData:
+@register_dataset("mnist", family="downloaded")
+def read_mnist(folder: Path | None) -> RawData:
     """60,000 + 10,000 handwritten digits of 28 × 28 pixels."""
-    return _read_mnist_like(MNIST, data_dir, "CC BY-SA 3.0, Yann LeCun and Corinna Cortes")
+    from torchvision.datasets import MNIST
+
+    return _read_mnist_like(MNIST, folder, "CC BY-SA 3.0, Yann LeCun and Corinna Cortes")
 
 
-def read_fashion_mnist(data_dir: str | None) -> RawData:
-    """60,000 + 10,000 pieces of clothing of 28 × 28 pixels (arXiv 1708.07747)."""
-    return _read_mnist_like(FashionMNIST, data_dir, "MIT, © 2017 Zalando SE")
+@register_dataset("fashion_mnist", family="downloaded", source="arXiv 1708.07747")
+def read_fashion_mnist(folder: Path | None) -> RawData:
+    """60,000 + 10,000 pieces of clothing of 28 × 28 pixels."""
+    from torchvision.datasets import FashionMNIST
+
+    return _read_mnist_like(FashionMNIST, folder, "MIT, © 2017 Zalando SE")
 
 
-def read_cifar10(data_dir: str | None) -> RawData:
+@register_dataset("cifar10", family="downloaded")
+def read_cifar10(folder: Path | None) -> RawData:
     """50,000 + 10,000 colour images of 32 × 32 pixels in 10 classes."""
-    return _read_cifar(CIFAR10, data_dir)
+    from torchvision.datasets import CIFAR10
+
+    return _read_cifar(CIFAR10, folder)
 
 
-def read_cifar100(data_dir: str | None) -> RawData:
+@register_dataset("cifar100", family="downloaded")
+def read_cifar100(folder: Path | None) -> RawData:
     """50,000 + 10,000 colour images of 32 × 32 pixels in 100 classes."""
-    return _read_cifar(CIFAR100, data_dir)
+    from torchvision.datasets import CIFAR100
+
+    return _read_cifar(CIFAR100, folder)
 
 
-def _read_mnist_like(source: type[MNIST], data_dir: str | None, licence: str) -> RawData:
-    root = data_folder(data_dir)
+def _read_mnist_like(source: type[MNIST], given: Path | None, licence: str) -> RawData:
+    root = data_folder(given)
     downloaded = root / source.__name__ / "raw"
     candidates = [root, root / "raw", downloaded]
-    if source is FashionMNIST and data_dir is None:
+    if source.__name__ == "FashionMNIST" and given is None:
         candidates.append(DEBIAN_FASHION_MNIST)
     names = [name for name, _ in source.resources]
     begun = (c for c in candidates if any((c / name).exists() for name in names))
@@ -69,8 +85,8 @@ def _read_mnist_like(source: type[MNIST], data_dir: str | None, licence: str) ->
     return RawData(tuple(source.classes), splits, licence)
 
 
-def _read_cifar(source: type[CIFAR10], data_dir: str | None) -> RawData:
-    root = data_folder(data_dir)
+def _read_cifar(source: type[CIFAR10], given: Path | None) -> RawData:
+    root = data_folder(given)
     if root.name == source.base_folder:
         root = root.parent
     folder = root / source.base_folder

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from bench.forecast import Seen, Work
+from results.records import AttemptStatus, MeasurementStatus
 
 
 @dataclass(frozen=True)
@@ -173,12 +174,12 @@ class RunSummary:
         """Count an event."""
         match event:
             case Ended(task, status, _, error) | Reused(task, status, error):
-                self.trained += isinstance(event, Ended) and status == "done"
-                self.reused += isinstance(event, Reused) and status == "done"
-                if status not in ("done", "pruned"):
+                self.trained += isinstance(event, Ended) and status == AttemptStatus.DONE
+                self.reused += isinstance(event, Reused) and status == AttemptStatus.DONE
+                if status not in (AttemptStatus.DONE, AttemptStatus.PRUNED):
                     self.failures.append(Failure(task, "training", status, error or ""))
             case Measured(task, suite, status, _, error):
-                self.measured += status == "done"
-                self.skipped += status == "skipped"
-                if status not in ("done", "skipped"):
+                self.measured += status == MeasurementStatus.DONE
+                self.skipped += status == MeasurementStatus.SKIPPED
+                if status not in (MeasurementStatus.DONE, MeasurementStatus.SKIPPED):
                     self.failures.append(Failure(task, suite, status, error or ""))

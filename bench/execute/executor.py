@@ -115,7 +115,7 @@ class LocalExecutor:
         try:
             result = do_job(assignment, context)
         except StoppedWaiting as stopped:
-            result = WorkerFailure("interrupted", str(stopped))
+            result = WorkerFailure(AttemptStatus.INTERRUPTED, str(stopped))
         self._finished.append((slot, result))
 
     def wait(self, seconds: float) -> list[tuple[int, Result | WorkerFailure]]:
@@ -164,7 +164,7 @@ def _do_trial(assignment: Assignment, job: TrialJob, context: JobContext) -> Res
     if decision.train:
         result = train(assignment, planned, decision.reason, context)
         done = context.store.last_attempt(planned.fingerprint.value)
-    if done is not None and done.status == "done":
+    if done is not None and done.status == AttemptStatus.DONE:
         subject = partial(_trained, planned.spec, done, context)
         measure(decision.due, subject, context, job.task, attempt_id=done.id)
     return result

@@ -16,7 +16,7 @@ from bench.resume import discard
 from bench.reuse import Reuse
 from results import Store
 from results.outcomes import UNFINISHED
-from results.records import AttemptStatus
+from results.records import AttemptStatus, MeasurementStatus
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,9 @@ class JobStore:
     def prune_training(self, assignment: Assignment, reason: str, seconds: float) -> None:
         """Write down that an attempt was not worth its time; nothing is kept to go on from."""
         assert assignment.attempt is not None
-        self.store.finish_attempt(assignment.attempt, "pruned", error=reason, seconds=seconds)
+        self.store.finish_attempt(
+            assignment.attempt, AttemptStatus.PRUNED, error=reason, seconds=seconds
+        )
         discard(trial_folder(self.context.home, assignment.job.planned.fingerprint.value))
 
     def fail_measurement(
@@ -123,7 +125,7 @@ class JobStore:
             self.context.code_id,
             attempt_id=None if done is None else done.id,
             layer_id=assignment.row if done is None else None,
-            status="failed",
+            status=MeasurementStatus.FAILED,
             error=failure.error,
             traceback="\n".join(filter(None, (failure.traceback, tail(assignment.log)))) or None,
         )

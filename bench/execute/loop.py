@@ -31,6 +31,7 @@ from bench.plan import Planned, PlannedSuite
 from bench.record import Rows
 from results import StoreError
 from results.liveness import STALE_SECONDS
+from results.records import AttemptStatus
 
 ASK_AGAIN = 2.0
 """Seconds until a job that another run holds is asked for again."""
@@ -159,7 +160,7 @@ class JobLoop:
                     active.pruned = self._source.why_prune(active.item.job, event)
                     if active.pruned is not None:
                         self._executor.request_stop(slot)
-            case Ended(_, "interrupted") if active.pruned is not None:
+            case Ended(_, AttemptStatus.INTERRUPTED) if active.pruned is not None:
                 return  # emitted when it is written down as what it is
             case Measuring(_, name):
                 due = active.lease.job.due
@@ -210,12 +211,12 @@ class JobLoop:
         """Let go of a job that is over, and take up what follows."""
         active = self._active.pop(slot)
         status = result.status
-        if active.pruned is not None and status == "interrupted":
+        if active.pruned is not None and status == AttemptStatus.INTERRUPTED:
             status = self._prune(active, active.pruned)
         elif isinstance(result, WorkerFailure):
             status = self._fail(active, result)
         self._job_store.release(active.lease)
-        if status == "interrupted":
+        if status == AttemptStatus.INTERRUPTED:
             self._queue.drop_children(active.item.fingerprint)
         elif active.item not in self._queue:
             self._queue.add(self._source.following(active.lease.job))
@@ -228,14 +229,14 @@ class JobLoop:
         task, suite, status = active.item.job.task, active.measuring, None
         if active.assignment.attempt is not None and suite is None:
             status, error = self._job_store.fail_training(active.assignment, failure, seconds)
-            if status != "done":
+            if status != AttemptStatus.DONE:
                 self._emit(Ended(task, status, seconds, error))
                 return status
         suite = suite or next(iter(active.lease.job.due), None)
         if suite is None:
             return status
         # What was stopped from outside is due still, and no result.
-        if failure.status != "interrupted":
+        if failure.status != AttemptStatus.INTERRUPTED:
             self._job_store.fail_measurement(active.assignment, suite, failure)
             active.item.crashed.add(suite.name)
             self._queue.put_first(active.item)  # for the suites after it
@@ -246,8 +247,8 @@ class JobLoop:
         """Write down that a training was not worth its time; returns its status."""
         seconds = time.perf_counter() - active.began
         self._job_store.prune_training(active.assignment, reason, seconds)
-        self._emit(Ended(active.item.job.task, "pruned", seconds, reason))
-        return "pruned"
+        self._emit(Ended(active.item.job.task, AttemptStatus.PRUNED, seconds, reason))
+        return AttemptStatus.PRUNED
 
     def _wait_for_all(self, seconds: float) -> None:
         """Let workers that were asked to stop save what they have."""

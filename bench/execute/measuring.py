@@ -7,13 +7,14 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 import results
 from bench.execute.events import Measured, Measuring, Task
 from bench.execute.training import describe
 from bench.execute.workplace import JobContext
 from bench.plan import PlannedSuite
+from results.records import MeasurementStatus
 from suites import Array, Metric, build_suite
 
 
@@ -39,15 +40,16 @@ def measure(
             return
         context.emit(Measuring(task, suite.name))
         start = time.perf_counter()
-        status: Literal["done", "failed", "skipped"] = "done"
+        status = MeasurementStatus.DONE
         error: str | None = None
         trace: str | None = None
         found: list[Metric | Array] = []
         try:
             error, found = _results(suite, subject())
-            status = "done" if error is None else "skipped"
+            status = MeasurementStatus.SKIPPED if error else MeasurementStatus.DONE
         except (Exception, SystemExit) as raised:
-            status, error, trace = "failed", describe(raised), traceback.format_exc()
+            status, error = MeasurementStatus.FAILED, describe(raised)
+            trace = traceback.format_exc()
         seconds = time.perf_counter() - start
         context.store.record_measurement(
             suite.name,

@@ -194,9 +194,9 @@ class ProcessExecutor:
 
     def _outcome(self, busy: _Busy) -> Result | WorkerFailure:
         outcome = _outcome_of(busy.future, self._stopping)
-        if busy.late and not (isinstance(outcome, Result) and outcome.status == "done"):
+        if busy.late and not (isinstance(outcome, Result) and outcome.status == AttemptStatus.DONE):
             error = f"it took longer than {self._timeout:g} s (--timeout)"
-            return WorkerFailure("timed_out", error)
+            return WorkerFailure(AttemptStatus.TIMED_OUT, error)
         return outcome
 
 
@@ -215,17 +215,21 @@ def _outcome_of(future: ProcessFuture[Result], stopping: bool) -> Result | Worke
     except ProcessExpired as expired:
         return _expired(expired.exitcode, stopping)
     except CancelledError:
-        return WorkerFailure("interrupted", "it was ended at once")
+        return WorkerFailure(AttemptStatus.INTERRUPTED, "it was ended at once")
     except PluginChangedError as changed:
-        return WorkerFailure("interrupted", str(changed), leave=str(changed))
+        return WorkerFailure(AttemptStatus.INTERRUPTED, str(changed), leave=str(changed))
     except Exception as error:
         # The database's troubles are not the trial's.
         outside = stopping or isinstance(error, (StoreError, StoppedWaiting))
-        status: AttemptStatus = "interrupted" if outside or is_disk_full(error) else "failed"
+        status = _failed_unless(outside or is_disk_full(error))
         trace = str(error.__cause__) if error.__cause__ else None
         return WorkerFailure(
             status, describe(error), trace, DISK_FULL if is_disk_full(error) else None
         )
+
+
+def _failed_unless(interrupted: bool) -> AttemptStatus:
+    return AttemptStatus.INTERRUPTED if interrupted else AttemptStatus.FAILED
 
 
 def _expired(exitcode: int, stopping: bool) -> WorkerFailure:
@@ -234,8 +238,7 @@ def _expired(exitcode: int, stopping: bool) -> WorkerFailure:
         name = signal.Signals(-exitcode).name
         outside = stopping or exitcode in OUTSIDE
         hint = ", as the kernel does where memory runs out" if exitcode == -signal.SIGKILL else ""
-        return WorkerFailure(
-            "interrupted" if outside else "failed", f"its process was killed by {name}{hint}"
-        )
-    status: AttemptStatus = "interrupted" if stopping else "failed"
-    return WorkerFailure(status, f"its process ended with exit status {exitcode} and no result")
+        return WorkerFailure(_failed_unless(outside), f"its process was killed by {name}{hint}")
+    return WorkerFailure(
+        _failed_unless(stopping), f"its process ended with exit status {exitcode} and no result"
+    )

@@ -18,7 +18,6 @@ from bench.micro_batches import why_not_cut
 from bench.outcome import Outcome
 from bench.plan import Planned
 from bench.resume import discard
-from bench.reuse import NO_PARENT
 from bench.train import Progress as Watcher
 from bench.train import TrainingInterrupted, train_trial
 from bench.trial_model import trial_model
@@ -49,7 +48,7 @@ def train(assignment: Assignment, planned: Planned, reason: str, context: JobCon
     except BaseException as error:
         # Also SystemExit: a plugin that exits costs its own trial alone.
         status, message = _status(error), describe(error)
-        if status == "out_of_memory":
+        if status == AttemptStatus.OUT_OF_MEMORY:
             message = f"{message}; {_remedy(planned, context)}"
         seconds = time.perf_counter() - start
         context.store.finish_attempt(
@@ -93,14 +92,14 @@ def is_disk_full(error: BaseException | None) -> bool:
 def _status(error: BaseException) -> AttemptStatus:
     """What was stopped from outside is interrupted, and goes on in the next run."""
     if isinstance(error, (KeyboardInterrupt, TrainingInterrupted)) or is_disk_full(error):
-        return "interrupted"
+        return AttemptStatus.INTERRUPTED
     if isinstance(error, NonFiniteError):
-        return "diverged"
+        return AttemptStatus.DIVERGED
     # The CPU's allocator has no error of its own.
     no_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     if no_memory or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return "out_of_memory"
-    return "failed"
+        return AttemptStatus.OUT_OF_MEMORY
+    return AttemptStatus.FAILED
 
 
 def _train(planned: Planned, context: JobContext, task: Task) -> Outcome:
@@ -143,7 +142,7 @@ def _parent(planned: Planned, context: JobContext) -> nn.Module | None:
         last = context.store.last_attempt(fingerprint)
         how = f"{last.status.replace('_', ' ')}: {last.error}" if last else "was not trained"
         name = f"{spec.router.name} seed {spec.seed} (trial {fingerprint[:10]})"
-        raise BenchError(f"{NO_PARENT}, {name}, {how}")
+        raise BenchError(f"its parent, {name}, {how}")
     model = trial_model(spec, context.datasets.get(spec.data))
     load_weights(model, context.run.home / done.checkpoint, done.checkpoint_sha256)
     return model
@@ -157,7 +156,7 @@ def _finish(attempt_id: int, outcome: Outcome, context: JobContext) -> None:
     checkpoint, home = outcome.checkpoint, context.run.home
     context.store.finish_attempt(
         attempt_id,
-        outcome.status,
+        AttemptStatus(outcome.status),
         error=outcome.error,
         flops=outcome.flops,
         steps=outcome.steps,

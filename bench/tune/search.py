@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from bench.tune.config import Pruner
 from bench.tune.contender import Contender
 from bench.tune.space import Space
+from results.records import AttemptStatus
 
 UNDER_WAY = TrialState.RUNNING
 STATUS, STOPPED, TRAINING, ASKED = "status", "stopped", "training", "asked"
@@ -129,9 +130,9 @@ class Search:
                 the accuracy 0, so that the draws to come keep away from it.
         """
         if STOPPED in self.trials[number].user_attrs:
-            status = "pruned"
+            status = AttemptStatus.PRUNED
         self._storage.set_trial_user_attr(self._id(number), STATUS, status)
-        pruned = status == "pruned"
+        pruned = status == AttemptStatus.PRUNED
         state = TrialState.PRUNED if pruned else TrialState.COMPLETE
         self._study.tell(number, None if pruned else accuracy, state)
 

@@ -22,6 +22,7 @@ from bench.tune.search import Draw, Search
 from results import AttemptRecord, Store
 from results.liveness import alive
 from results.outcomes import UNFINISHED
+from results.records import AttemptStatus
 from routers.errors import BenchError, RequestError
 
 
@@ -131,8 +132,8 @@ class Tuner:
             try:
                 planned = contender.planned(draw.settings, self.datasets, self._fingerprints)
             except RequestError as error:  # settings that do not fit each other cost their trial
-                search.end(draw.number, "failed", 0.0)
-                self.emit(Ended(task, "failed", 0.0, str(error)))
+                search.end(draw.number, AttemptStatus.FAILED, 0.0)
+                self.emit(Ended(task, AttemptStatus.FAILED, 0.0, str(error)))
                 continue
             self.rows.trials.update(add_to_study(self._study_id, [planned], [], self.store).trials)
             trial = _Trial(contender, draw)
@@ -150,7 +151,7 @@ class Tuner:
         """What was to stop when its process was killed is over."""
         attempt = self.store.last_attempt(planned.fingerprint.value)
         if draw.stopped is not None and attempt is not None and attempt.status in UNFINISHED:
-            self.store.finish_attempt(attempt.id, "pruned", error=draw.stopped)
+            self.store.finish_attempt(attempt.id, AttemptStatus.PRUNED, error=draw.stopped)
             discard(trial_folder(self.home, planned.fingerprint.value))
 
     def _end(self, job: Job, trial: _Trial) -> bool:
@@ -162,16 +163,16 @@ class Tuner:
         self.searches[trial.contender.router].end(trial.draw.number, status, accuracy)
         return True
 
-    def _result(self, attempt: AttemptRecord) -> tuple[str, float]:
+    def _result(self, attempt: AttemptRecord) -> tuple[AttemptStatus, float]:
         """How it ended, and the share of the validation split that was right at the end."""
-        if attempt.status != "done":
+        if attempt.status != AttemptStatus.DONE:
             return attempt.status, 0.0
         try:
             outcome = read_outcome((self.home / str(attempt.checkpoint)).parent)
         except BenchError:  # somebody deleted it
-            return "failed", 0.0
+            return AttemptStatus.FAILED, 0.0
         *_, last = (point.value for point in outcome.history if point.name == "val_top1")
-        return "done", last
+        return AttemptStatus.DONE, last
 
     def _task(self, contender: Contender, number: int) -> Task:
         place = self.contenders.index(contender) * self.limit + number + 1

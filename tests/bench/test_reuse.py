@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from sqlalchemy import event
@@ -14,7 +15,7 @@ from bench.plan import Plan, make_plan, make_request
 from bench.presets import load_preset
 from bench.record import record_plan
 from bench.reuse import Decision, Retry, Reuse
-from results import CodeVersion, Machine, Store, open_store
+from results import CodeVersion, Machine, Metric, Store, open_store
 from results.identities import all_trials
 
 MACHINE = Machine("host", "system", "processor", 2, 1, 10**9)
@@ -158,6 +159,46 @@ def test_a_layer_is_measured_once_on_each_machine(store: Store, plan: Plan) -> N
     assert Reuse(store, Path(), here).layers(plan.layers) == [()]
     assert Reuse(store, Path(), there).layers(plan.layers) == [(suite,)]
     assert Reuse(store, Path(), None).layers(plan.layers) == [(suite,)]
+
+
+@pytest.mark.parametrize("name", ["disturbed", "train_disturbed"])
+def test_a_timing_beside_other_load_is_due_again_where_that_is_asked_for(
+    store: Store, plan: Plan, name: str
+) -> None:
+    rows = record_plan(plan, store)
+    code, here = store.code_version(CODE), store.machine(MACHINE)
+    (layer,) = plan.layers
+    (suite,) = layer.suites
+
+    def timed(disturbed: float, *, status: Literal["done", "failed"] = "done") -> None:
+        store.record_measurement(
+            suite.name,
+            suite.options,
+            suite.source_hash,
+            here,
+            code,
+            layer_id=rows.layers[layer.fingerprint.value],
+            status=status,
+            metrics=[Metric("forward_ms", 2.0), Metric(name, disturbed)],
+        )
+
+    def due(retry: Retry) -> bool:
+        return Reuse(store, Path(), here, retry).layers(plan.layers) == [(suite,)]
+
+    timed(0)
+    assert not due("noisy")
+    timed(1)
+    assert due("noisy")
+    assert not any(due(retry) for retry in (None, "failed", "timed_out", "all"))
+    reuse = Reuse(store, Path(), here, "noisy")
+    timed(1, status="failed")
+    assert reuse.layers(plan.layers) == [(suite,)]
+    # Once it was taken again it is not taken a third time by the same run, whatever it says.
+    timed(1)
+    assert reuse.layers(plan.layers) == [()]
+    assert due("noisy")
+    timed(0)
+    assert not due("noisy")
 
 
 def test_what_was_written_down_and_never_tried_is_new(store: Store, plan: Plan) -> None:

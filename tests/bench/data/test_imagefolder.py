@@ -256,7 +256,7 @@ class TestMistakes:
         ("name", "answer"), [("cifar11", "'cifar10'"), ("imagefoldr:x", "'imagefolder:PATH'")]
     )
     def test_an_unknown_name(self, load, name, answer):
-        with pytest.raises(RequestError, match=f"there is no data set '{name}'; did you.*{answer}"):
+        with pytest.raises(RequestError, match=f"no dataset is named '{name}'; did you.*{answer}"):
             load(name)
 
 

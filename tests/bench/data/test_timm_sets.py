@@ -81,7 +81,7 @@ def streams(monkeypatch):
             raise ValueError(f"Unknown split {split!r}")
         return IterableImageDataset(root, reader=readers[split])
 
-    monkeypatch.setattr("bench.data.timm_sets.create_dataset", create)
+    monkeypatch.setattr("timm.data.dataset_factory.create_dataset", create)
     return readers
 
 
