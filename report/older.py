@@ -12,6 +12,7 @@ from report.figures.canvas import Drawing
 from report.parts import Absent
 from report.study import StudyData
 from report.tables.table import OLDER, Cell, Column, Row, Table
+from report.topics import generic
 from results.older import sentence
 
 SUITES = {
@@ -42,7 +43,7 @@ def aged_figure(part: Drawing | Absent, study: StudyData) -> Drawing | Absent:
     """The figure with whose numbers are of older code in its caption, where any are."""
     if isinstance(part, Absent):
         return part
-    older = older_sentence(study, part.entries, _suites(part))
+    older = older_sentence(study, part.entries, _suites(part, study))
     return replace(part, caption=f"{part.caption} {older}") if older else part
 
 
@@ -50,7 +51,7 @@ def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
     """The same of a table, with a mark at each router, also one compared with, that is meant."""
     if isinstance(part, Absent):
         return part
-    suites, older = _suites(part), list[Entry]()
+    suites, older = _suites(part, study), list[Entry]()
 
     def marked(column: Column, cell: Cell, row: Row) -> Cell:
         if column.key not in ("router", "reference") or row.entry is None:
@@ -101,6 +102,6 @@ def _changed(found: dict[Entry, set[str]], entry: Entry, suite: str) -> set[str]
     return found.get(entry, set())
 
 
-def _suites(part: Table | Drawing) -> Sequence[str]:
-    name = part.name.partition("--")[0]
-    return SUITES.get(name, (name,))
+def _suites(part: Table | Drawing, study: StudyData) -> Sequence[str]:
+    name, others = part.name.partition("--")[0], generic.measured_by(study)
+    return (*SUITES.get(name, ()), *others.get(name, ())) or (name,)

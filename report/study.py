@@ -15,6 +15,7 @@ from report.claims import Claim
 from report.colours import KNOWN, Look, looks
 from report.entries import Entry, closest, fullest
 from report.systems import DENSE, of_twin, router_of
+from report.topics import BUILT_IN
 from results import ArrayRecord, StudyRecord
 from results.conditions import is_twin
 from results.statistics import ALPHA
@@ -138,7 +139,7 @@ class StudyData:
         """
         found: dict[int, float] = {}
         if entry is not None:
-            for place, seed, value in self._finals[metric, entry, layer]:
+            for place, seed, value in self._finals[self.suite_of.get(metric), metric, entry, layer]:
                 if where.items() <= place.items():
                     found[seed] = value
         return pd.Series(found, dtype=float).sort_index()
@@ -195,8 +196,11 @@ class StudyData:
 
     @cached_property
     def suite_of(self) -> dict[str, str]:
-        """The suite that measured each metric."""
-        return dict(zip(self.metrics["metric"], self.metrics["suite"], strict=True))
+        """The suite that a metric is of, by name; of several, one that sections are made for."""
+        pairs = set(zip(self.metrics["suite"], self.metrics["metric"], strict=True))
+        return {
+            metric: suite for suite, metric in sorted(pairs, key=lambda p: (p[0] in BUILT_IN, p))
+        }
 
     @property
     def compute(self) -> dict[str, Any]:
@@ -236,7 +240,7 @@ class StudyData:
     @cached_property
     def _finals(
         self,
-    ) -> dict[tuple[str, Entry, int | None], list[tuple[dict[str, Any], int, float]]]:
+    ) -> dict[tuple[str | None, str, Entry, int | None], list[tuple[dict[str, Any], int, float]]]:
         """`where`, seed and value of what was measured at the end of training."""
         rows = self.metrics
         rows = rows[rows["step"].isna() & rows["seed"].notna() & rows["value"].notna()]
@@ -244,10 +248,13 @@ class StudyData:
         found = defaultdict(list)
         for row in rows.itertuples():
             layer = None if pd.isna(row.layer) else int(row.layer)
-            place = (row.metric, Entry(row.router, row.condition), layer)
+            place = (row.suite, row.metric, Entry(row.router, row.condition), layer)
             found[place].append((row.where, int(row.seed), float(row.value)))
         return found
 
     @cached_property
     def _by_metric(self) -> dict[str, pd.DataFrame]:
-        return {str(name): rows for name, rows in self.metrics.groupby("metric")}
+        """The rows of each metric, by the suite that it is of."""
+        owners = self.metrics["metric"].map(self.suite_of)
+        own = self.metrics[owners == self.metrics["suite"]]
+        return {str(name): rows for name, rows in own.groupby("metric")}

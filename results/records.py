@@ -79,7 +79,8 @@ class Component:
     hyper: Sequence[Mapping[str, Any]] = ()
     """Hyper-parameters: name, type, default, meaning."""
     metrics: Sequence[Mapping[str, Any]] = ()
-    """A suite's metric definitions: name, unit, better (`higher`, `lower` or null), meaning."""
+    """A suite's metric definitions: name, unit, better (`higher`, `lower` or null), meaning; of the
+    main metric also `where`, if the name has several numbers."""
     main_metric: str | None = None
 
     def __post_init__(self) -> None:

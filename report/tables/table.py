@@ -17,6 +17,8 @@ CONSTANT = "‡"
 OLDER = "§"
 DISTURBED = "¶"
 SEVERAL = "several"
+ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+"""After the heading of a column, by the better direction."""
 NOTES = {
     OUTSIDE: "{}: at least one run missed its budget by more than the tolerance.",
     CONSTANT: "{}: constant by construction, so it says nothing about the router.",
