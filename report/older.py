@@ -56,7 +56,7 @@ def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
     def marked(column: Column, cell: Cell, row: Row) -> Cell:
         if column.key not in ("router", "reference") or row.entry is None:
             return cell
-        entry = _entry(study, part, column, cell, row)
+        entry = _entry(study, column, cell, row)
         if not changed(study, entry, suites):
             return cell
         older.append(entry)
@@ -72,13 +72,12 @@ def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
     return replace(part, rows=tuple(rows), caption=caption)
 
 
-def _entry(study: StudyData, table: Table, column: Column, cell: Cell, row: Row) -> Entry:
+def _entry(study: StudyData, column: Column, cell: Cell, row: Row) -> Entry:
     """The entry that a cell names: a reference may lack settings of the row's condition."""
     assert row.entry is not None
     if column.key != "reference":
         return Entry(cell.words, row.entry.condition)
-    shown = dict(zip((column.key for column in table.columns), row.cells, strict=True))
-    condition = shown["condition"].words if "condition" in shown else ""
+    (condition,) = row.under
     return study.entry(cell.words, condition) or Entry(cell.words, condition)
 
 

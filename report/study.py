@@ -17,7 +17,7 @@ from report.entries import Entry, closest, fullest
 from report.systems import DENSE, of_twin, router_of
 from report.topics import BUILT_IN
 from results import ArrayRecord, StudyRecord
-from results.conditions import is_twin
+from results.conditions import Condition, is_twin
 from results.statistics import ALPHA
 
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
@@ -90,7 +90,7 @@ class StudyData:
         return {entry: found[entry] for entry in self.entries if entry in found}
 
     @cached_property
-    def conditions(self) -> list[str]:
+    def conditions(self) -> list[Condition]:
         """The conditions to show apart.
 
         A router without a swept setting was trained under a part of the others' conditions; it
@@ -107,11 +107,11 @@ class StudyData:
             found[suite][Entry(router, condition)] = set(told) - {None}
         return found
 
-    def entry(self, router: str, condition: str) -> Entry | None:
+    def entry(self, router: str, condition: Condition) -> Entry | None:
         """The entry of a router that belongs to a condition."""
         return closest(self.entries, router, condition)
 
-    def under(self, condition: str) -> list[Entry]:
+    def under(self, condition: Condition) -> list[Entry]:
         """The entry of each router that belongs to a condition, in order."""
         found = (self.entry(router, condition) for router in self.routers)
         return [entry for entry in found if entry is not None]

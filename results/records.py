@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from results.conditions import Condition
+
 AttemptStatus = Literal[
     "running",
     "done",
@@ -235,7 +237,7 @@ class ArrayRecord:
     study: str | None
     suite: str
     router: str
-    condition: str
+    condition: Condition
     seed: int | None
     name: str
     layer: int | None

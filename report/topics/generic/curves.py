@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from report.entries import Entry
+from report.entries import ANY, Entry
 from report.figures.canvas import PAGE, Drawing, folded, panels, router_legend, style
 from report.parts import Absent, file_name, title, told_runs
 from report.study import StudyData
@@ -44,7 +44,7 @@ class Curves:
     def draw(self, study: StudyData) -> Iterator[Drawing | Absent]:
         """One figure for each condition."""
         ordered = self.numbers.ordered(set(self.numbers.snapshots["place"]))
-        for condition in study.conditions or [""]:
+        for condition in study.conditions or [ANY]:
             name, heading = file_name(self.NAME, condition), title(self.TITLE, condition)
             drawn = {place: self._lines(study.under(condition), place) for place in ordered}
             shown = {place: lines for place, lines in drawn.items() if lines}

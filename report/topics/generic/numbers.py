@@ -25,7 +25,7 @@ from report.tables.table import (
 )
 from report.timings import machine_names
 from report.topics.generic.cards import Card, Place, place_of
-from results.conditions import is_twin
+from results.conditions import Condition, is_twin
 
 NO_PLACE = ("constant", "flops", "seconds")
 """Keys of `where` that tell how a number came to be, and set it apart from no other."""
@@ -100,7 +100,7 @@ class Numbers:
         return any(spot.who.machine for spot in self.final)
 
     @property
-    def under(self) -> dict[Who, tuple[str, ...]]:
+    def under(self) -> dict[Who, tuple[Condition, ...]]:
         """What was measured, or should have been, in order; with whom it compares."""
         if not self.measures_layers:
             compared = stands_under(self.study)
@@ -168,9 +168,9 @@ def _place(row: Any) -> Place:
     return place_of(row.metric, split | where)
 
 
-def _beside(who: Who, listed: list[Who]) -> Iterable[str]:
+def _beside(who: Who, listed: list[Who]) -> Iterable[Condition]:
     """The conditions that a bare layer stands beside on its machine."""
     entries = [other.entry for other in listed if other.machine == who.machine]
     for condition in fullest(entries):
         if closest(entries, who.entry.router, condition) == who.entry:
-            yield f"machine={who.machine} {condition}".strip()
+            yield Condition((("machine", who.machine),)) + condition

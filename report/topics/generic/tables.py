@@ -131,7 +131,7 @@ def _every(numbers: Numbers) -> Table:
 def _row(numbers: Numbers, who: Who, told: Sequence[str], cells: Sequence[Cell]) -> Row:
     n = max((cell.n or 0 for cell in cells), default=0)
     if numbers.measures_layers:
-        head = [words(text) for text in (who.entry.router, who.entry.condition, who.machine)]
+        head = [words(text) for text in (who.entry.router, who.entry.condition.label, who.machine)]
     else:
         head = lead(numbers.study, who.entry, n)
     return Row((*head, *map(words, told), *cells), n, who.entry, numbers.under[who])
