@@ -198,8 +198,8 @@ def labels(specs: Sequence[TrialSpec]) -> list[str]:
 def _labels(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     routers = [router_of(description) for description in descriptions]
     baselines = [e.name for e in ROUTERS.entries() if issubclass(e.target, Baseline)]
-    texts = conditions(descriptions, baselines)
-    return [f"{name} {text}".strip() for name, text in zip(routers, texts, strict=True)]
+    made = conditions(descriptions, baselines)
+    return [f"{name} {told}".strip() for name, told in zip(routers, made, strict=True)]
 
 
 def _suites(request: Request, fingerprints: Fingerprints, on: str) -> tuple[PlannedSuite, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,9 +66,16 @@ def component_of(part: Part) -> Component:
         source=card.source,
         bibtex=card.bibtex,
         hyper=[asdict(info) for info in card.hyper],
-        metrics=[asdict(definition) for definition in getattr(entry.target, "metrics", ())],
+        metrics=list(_definitions(entry.target)),
         main_metric=getattr(entry.target, "main_metric", None),
     )
+
+
+def _definitions(target: Any) -> Iterator[dict[str, Any]]:
+    """A suite's metric definitions; the main metric's says `where` it ranks routers, if it does."""
+    for definition in getattr(target, "metrics", ()):
+        where = target.main_where if definition.name == target.main_metric else {}
+        yield asdict(definition) | ({"where": where} if where else {})
 
 
 def _kept(study: str, store: Store) -> dict[str, Any]:

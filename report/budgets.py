@@ -15,6 +15,7 @@ import pandas as pd
 
 from report.entries import Entry
 from report.study import StudyData
+from results.conditions import Condition
 from results.statistics.fronts import fronts
 
 BUDGETS = ("FLOPs", "seconds", "parameters")
@@ -40,7 +41,7 @@ class Standing:
     ranks: Mapping[Entry, int]
 
 
-def standings(study: StudyData, condition: str) -> list[Standing]:
+def standings(study: StudyData, condition: Condition) -> list[Standing]:
     """The standing by each budget of all that were trained under a condition."""
     entries = study.under(condition)
     machine = _machine_of_most(study, entries)

@@ -12,6 +12,7 @@ import pandas as pd
 from report.entries import Entry
 from report.study import StudyData
 from report.systems import router_of
+from results.conditions import Condition
 from results.statistics import ALPHA, Compared, PairedDifference, declared, family
 from results.statistics.declared import NULLS
 from results.statistics.effects import effect_size, superiority
@@ -34,7 +35,7 @@ class Comparison:
             were fixed.
     """
 
-    condition: str
+    condition: Condition
     entry: Entry
     reference: Entry
     ours: pd.Series
@@ -128,14 +129,14 @@ def against_best(study: StudyData) -> list[Comparison]:
     return [c for c in turned if c.reference == winners[c.condition]]
 
 
-def best(study: StudyData, condition: str) -> Entry | None:
+def best(study: StudyData, condition: Condition) -> Entry | None:
     """The router, nulls apart, of the highest mean accuracy; among all if there are no others."""
     means = _means(study, condition)
     routers = {e: values for e, values in means.items() if not study.is_baseline(e.router)}
     return _highest(routers or means)
 
 
-def leader(study: StudyData, condition: str) -> Entry | None:
+def leader(study: StudyData, condition: Condition) -> Entry | None:
     """The best router, or the baseline or null that surpasses it from as many seeds."""
     winner, means = best(study, condition), _means(study, condition)
     if winner is None:
@@ -151,13 +152,13 @@ def leader(study: StudyData, condition: str) -> Entry | None:
     return max(ahead, key=lambda entry: ahead[entry], default=winner)
 
 
-def higher_of_fewer(study: StudyData, condition: str) -> list[Entry]:
+def higher_of_fewer(study: StudyData, condition: Condition) -> list[Entry]:
     """Those with a higher mean than the leader, but from fewer seeds."""
     first, means = leader(study, condition), _means(study, condition)
     return [e for e, values in means.items() if first and values.mean() > means[first].mean()]
 
 
-def _means(study: StudyData, condition: str) -> dict[Entry, pd.Series]:
+def _means(study: StudyData, condition: Condition) -> dict[Entry, pd.Series]:
     """The accuracies by seed of those that have any."""
     values = {entry: study.final(METRIC, entry) for entry in study.under(condition)}
     return {entry: found for entry, found in values.items() if len(found)}
@@ -185,7 +186,7 @@ def missing_nulls(study: StudyData) -> list[str]:
     return [name for name in NULLS if name not in map(router_of, study.routers)]
 
 
-def _under(study: StudyData, condition: str) -> list[Comparison]:
+def _under(study: StudyData, condition: Condition) -> list[Comparison]:
     entries = {entry.router: entry for entry in study.under(condition)}
     values = {name: study.final(METRIC, entry) for name, entry in entries.items()}
     references = [name for name in nulls(study) if name in entries]

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-NUMBER = "experts.num_experts="
+from results.conditions import Condition
+from results.settings import PARENT
+
+NUMBER = "experts.num_experts"
 """The setting that figures against the number of experts draw along an axis, or by panel."""
+ANY = Condition()
+"""The condition where nothing differs but router and seed."""
 
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """A router under a condition ("" where nothing differs but router and seed)."""
+    """A router under a condition."""
 
     router: str
-    condition: str
+    condition: Condition = ANY
 
     @property
-    def settings(self) -> frozenset[str]:
-        """The condition as a set of `path=value`."""
-        return frozenset(settings(self.condition))
+    def settings(self) -> frozenset[tuple[str, str]]:
+        """The condition as a set of paths with their values."""
+        return frozenset(self.condition.settings)
 
     def stands_beside(self, other: Entry) -> bool:
         """Whether the two compare: one belongs to the condition of the other."""
@@ -32,26 +36,20 @@ class Entry:
     @property
     def order(self) -> list[tuple[float, str]]:
         """Sorts conditions by path, and then by value: numbers as numbers."""
-        pairs = map(_pair, settings(self.condition))
-        return [_numeric(part) for pair in pairs for part in pair]
+        return [_numeric(part) for pair in self.condition.settings for part in pair]
 
 
-def settings(condition: str) -> list[str]:
-    """The `path=value` of a condition; a value may hold spaces."""
-    return re.split(r" (?=[\w.]+=)", condition) if condition else []
-
-
-def without_options(condition: str, suite: str) -> str:
+def without_options(condition: Condition, suite: str) -> Condition:
     """The condition of a trial or layer, without what differs in the options of a suite."""
-    return " ".join(part for part in settings(condition) if not part.startswith(f"{suite}."))
+    return condition.where(lambda path: not path.startswith(f"{suite}."))
 
 
-def without_number(condition: str) -> str:
+def without_number(condition: Condition) -> Condition:
     """The condition, but for the number of experts."""
-    return " ".join(part for part in settings(condition) if not part.startswith(NUMBER))
+    return condition.where(lambda path: path != NUMBER)
 
 
-def fullest(entries: Iterable[Entry]) -> list[str]:
+def fullest(entries: Iterable[Entry]) -> list[Condition]:
     """The conditions to show apart, each once, in order.
 
     Those left out are just a part of others, and each of their entries stands beside those.
@@ -62,23 +60,23 @@ def fullest(entries: Iterable[Entry]) -> list[str]:
     return [condition for condition in conditions if condition in apart]
 
 
-def _stands_beside(entry: Entry, entries: list[Entry], conditions: Iterable[str]) -> bool:
+def _stands_beside(entry: Entry, entries: list[Entry], conditions: Iterable[Condition]) -> bool:
     own = [other for other in entries if other.router == entry.router]
     return any(
-        entry.settings < frozenset(settings(condition))
+        entry.settings < frozenset(condition.settings)
         and closest(own, entry.router, condition) == entry
         for condition in conditions
     )
 
 
-def closest(entries: Iterable[Entry], router: str, condition: str) -> Entry | None:
+def closest(entries: Iterable[Entry], router: str, condition: Condition) -> Entry | None:
     """The entry of a router that belongs to a condition: the fullest that is a part of it.
 
     A router that lacks a swept setting was trained under a part of the others' conditions only. To
     a derived trial belong those that were derived alike, and those that were trained as its parent
     was.
     """
-    told = frozenset(settings(condition))
+    told = frozenset(condition.settings)
     as_parent = _of_parent(condition)
     own = [entry for entry in entries if entry.router == router]
     agreeing = [e for e in own if e.settings <= (told if _derivation(e.condition) else as_parent)]
@@ -87,28 +85,28 @@ def closest(entries: Iterable[Entry], router: str, condition: str) -> Entry | No
 
 def closest_layer(layers: Iterable[Entry], entry: Entry) -> Entry | None:
     """The bare layer of an entry: it lacks the settings of training, and where they started."""
-    derivation = _derivation(entry.condition)
-    own = " ".join(part for part in settings(entry.condition) if part not in derivation)
-    return closest(layers, entry.router, own)
+    return closest(layers, entry.router, entry.condition.where(lambda path: not _derives(path)))
 
 
-def _derivation(condition: str) -> list[str]:
+def _derives(path: str) -> bool:
+    """Whether a setting tells where a derived trial started."""
+    return path == "transform" or path.startswith("parent")
+
+
+def _derivation(condition: Condition) -> Condition:
     """What a condition tells of where a derived trial started."""
-    return [part for part in settings(condition) if part.startswith(("transform=", "parent"))]
+    return condition.where(_derives)
 
 
-def _of_parent(condition: str) -> frozenset[str]:
+def _of_parent(condition: Condition) -> frozenset[tuple[str, str]]:
     """The settings that a derived trial's parent has: its own where they are told."""
-    derivation = _derivation(condition)
-    own = [part for part in settings(condition) if part not in derivation]
-    inherited = [part.removeprefix("parent.") for part in derivation if part.startswith("parent.")]
-    last = dict(map(_pair, (*own, *inherited)))
-    return frozenset(f"{path}={value}" for path, value in last.items())
-
-
-def _pair(setting: str) -> tuple[str, str]:
-    path, _, value = setting.partition("=")
-    return path, value
+    own = {path: value for path, value in condition.settings if not _derives(path)}
+    inherited = {
+        path.removeprefix(PARENT): value
+        for path, value in condition.settings
+        if path.startswith(PARENT)
+    }
+    return frozenset((own | inherited).items())
 
 
 def _numeric(part: str) -> tuple[float, str]:

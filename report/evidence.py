@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 from typing import Any
@@ -13,13 +13,12 @@ import numpy as np
 import pandas as pd
 
 from report.claims import Claim, Side
-from report.entries import Entry, settings
+from report.entries import NUMBER, Entry
 from report.study import StudyData
 from report.systems import router_of
+from results.conditions import Condition
 from results.errors import nearest
 from results.settings import UNSET
-
-NUMBER = "experts.num_experts"
 
 
 class Unfit(Exception):
@@ -37,7 +36,7 @@ class Evidence:
     """
 
     by_seed: pd.Series
-    by_condition: dict[str, float]
+    by_condition: dict[Hashable, float]
     systems: tuple[str, ...]
     trials: tuple[str, ...]
 
@@ -57,7 +56,7 @@ def difference(study: StudyData, claim: Claim, left: Side, right: Side) -> Evide
         Unfit: no condition has both, or no seed.
     """
     paths = {*left.settings, *right.settings}
-    found: dict[tuple[Entry, ...], tuple[str, Sample]] = {}
+    found: dict[tuple[Entry, ...], tuple[Condition, Sample]] = {}
     for block in _blocks(study, paths):
         one, other = (_side(study, claim, side, block) for side in (left, right))
         if one and other:
@@ -75,13 +74,15 @@ def slope(study: StudyData, claim: Claim, side: Side, over: str) -> Evidence:
     Raises:
         Unfit: the setting has no two values.
     """
-    lines: dict[str, dict[float, list[Sample]]] = defaultdict(lambda: defaultdict(list))
+    lines: dict[Hashable, dict[float, list[Sample]]] = defaultdict(lambda: defaultdict(list))
     for entry in _entries(study, side):
         place = _number_of(study, entry, over)
         values = _values(study, claim, side, entry)
         if place is not None and not values.empty:
-            kind = " ".join([router_of(entry.router), *_without(entry.condition, {over})])
-            lines[f"{kind} {_experts(study, entry)}"][place].append(Sample(values, (entry,)))
+            left = entry.condition.where(lambda path: path != over)
+            lines[router_of(entry.router), left, _experts(study, entry)][place].append(
+                Sample(values, (entry,))
+            )
     found = {kind: _slope(points) for kind, points in lines.items() if len(points) > 1}
     if not found:
         values = {place for points in lines.values() for place in points}
@@ -100,7 +101,7 @@ def _slope(points: Mapping[float, list[Sample]]) -> Sample:
     return Sample(pd.Series(slopes, table.index), entries)
 
 
-def _gathered(study: StudyData, found: Mapping[str, Sample]) -> Evidence:
+def _gathered(study: StudyData, found: Mapping[Hashable, Sample]) -> Evidence:
     """The mean over the conditions, of the seeds that all of them have."""
     table = pd.concat([sample.values for sample in found.values()], axis=1, join="inner").dropna()
     if table.empty:
@@ -115,7 +116,7 @@ def _gathered(study: StudyData, found: Mapping[str, Sample]) -> Evidence:
     )
 
 
-def _side(study: StudyData, claim: Claim, side: Side, block: str) -> Sample | None:
+def _side(study: StudyData, claim: Claim, side: Side, block: Condition) -> Sample | None:
     """The mean of a side under a condition; None where no run of it belongs there."""
     found = []
     for system in dict.fromkeys(entry.router for entry in _entries(study, side)):
@@ -136,33 +137,28 @@ def _values(study: StudyData, claim: Claim, side: Side, entry: Entry) -> pd.Seri
     return study.final(claim.metric, entry, **(claim.where | side.where))
 
 
-def _entry(study: StudyData, system: str, side: Side, block: str) -> Entry | None:
+def _entry(study: StudyData, system: str, side: Side, block: Condition) -> Entry | None:
     """The entry of a system under a condition, with what sets the side apart."""
     given = {path: _text(value) for path, value in side.settings.items() if value is not None}
-    left_out = [f"{path}={UNSET}" for path in side.settings.keys() - given.keys()]
-    apart = [f"{path}={value}" for path, value in given.items()]
-    entry = study.entry(system, " ".join([*settings(block), *apart, *left_out]))
-    return entry if entry is not None and set(apart) <= entry.settings else None
+    left_out = dict.fromkeys(side.settings.keys() - given.keys(), UNSET)
+    entry = study.entry(system, block + Condition.of(given | left_out))
+    return entry if entry is not None and given.items() <= entry.settings else None
 
 
 def _entries(study: StudyData, side: Side) -> Iterator[Entry]:
     """All entries of a side's routers and experts; what is derived from others is no such run."""
     for entry in study.entries:
-        if router_of(entry.router) not in side.routers or "transform=" in entry.condition:
+        if router_of(entry.router) not in side.routers or "transform" in entry.condition.mapping:
             continue
         if not side.experts or _experts(study, entry) in side.experts:
             yield entry
 
 
-def _blocks(study: StudyData, paths: Iterable[str]) -> list[str]:
+def _blocks(study: StudyData, paths: Iterable[str]) -> list[Condition]:
     """The conditions, without what sets the sides apart and without those of derived trials."""
     apart = set(paths)
-    trained = [condition for condition in study.conditions if "transform=" not in condition]
-    return list(dict.fromkeys(" ".join(_without(condition, apart)) for condition in trained))
-
-
-def _without(condition: str, paths: set[str]) -> list[str]:
-    return [part for part in settings(condition) if part.partition("=")[0] not in paths]
+    trained = [each for each in study.conditions if "transform" not in each.mapping]
+    return list(dict.fromkeys(each.where(lambda path: path not in apart) for each in trained))
 
 
 def _experts(study: StudyData, entry: Entry) -> str:
@@ -173,9 +169,8 @@ def _number_of(study: StudyData, entry: Entry, path: str) -> float | None:
     """The value of a setting that an entry was trained with; None where it cannot be doubled."""
     if path == NUMBER:
         return float(study.trials_of(entry)["num_experts"].iloc[0])
-    told = dict(part.split("=", 1) for part in settings(entry.condition))
     try:
-        number = float(told[path])
+        number = float(entry.condition.mapping[path])
     except (KeyError, ValueError):
         return None
     return number if 0 < number < inf else None

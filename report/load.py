@@ -14,6 +14,7 @@ from report.state import state_of
 from report.study import StudyData
 from report.systems import Systems
 from results import ArrayRecord, Store
+from results.conditions import Condition
 from results.frames import (
     arrays_of,
     components_frame,
@@ -30,8 +31,8 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
         StoreError: there is no such study, or none at all; the message names the nearest.
     """
     record = store.find_study(name)
-    trials = trials_frame(store, record.name)
-    measurements = measurements_frame(store, record.name)
+    trials = _with_conditions(trials_frame(store, record.name))
+    measurements = _with_conditions(measurements_frame(store, record.name))
     # Each once, in their order: of experts that are as usual as others, the first are the usual.
     entries = dict.fromkeys(Entry(row.router, row.condition) for row in trials.itertuples())
     systems = Systems.of(entries)
@@ -39,13 +40,20 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
         record=record,
         trials=_told(trials, systems),
         measurements=_told(_of_subject(measurements), systems),
-        metrics=_told(_metrics(metrics_frame(store, record.name)), systems),
+        metrics=_told(_metrics(_with_conditions(metrics_frame(store, record.name))), systems),
         arrays=[_record_told(each, systems) for each in _arrays(arrays_of(store, record.name))],
         components=components_frame(store),
         state=state_of(record.request, trials, measurements),
         usual_experts=systems.usual,
         claims=claims,
     )
+
+
+def _with_conditions(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows with their conditions as mappings, in the place of what readers are shown."""
+    made = {text: Condition.of(json.loads(text)) for text in frame["settings"].unique()}
+    conditions = [made[text] for text in frame["settings"]]
+    return frame.assign(condition=pd.Series(conditions, frame.index, object))
 
 
 def _told(frame: pd.DataFrame, systems: Systems) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from report.figures.canvas import Drawing
 from report.parts import Absent
 from report.study import StudyData
 from report.tables.table import OLDER, Cell, Column, Row, Table
+from report.topics import generic
 from results.older import sentence
 
 SUITES = {
@@ -42,7 +43,7 @@ def aged_figure(part: Drawing | Absent, study: StudyData) -> Drawing | Absent:
     """The figure with whose numbers are of older code in its caption, where any are."""
     if isinstance(part, Absent):
         return part
-    older = older_sentence(study, part.entries, _suites(part))
+    older = older_sentence(study, part.entries, _suites(part, study))
     return replace(part, caption=f"{part.caption} {older}") if older else part
 
 
@@ -50,12 +51,12 @@ def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
     """The same of a table, with a mark at each router, also one compared with, that is meant."""
     if isinstance(part, Absent):
         return part
-    suites, older = _suites(part), list[Entry]()
+    suites, older = _suites(part, study), list[Entry]()
 
     def marked(column: Column, cell: Cell, row: Row) -> Cell:
         if column.key not in ("router", "reference") or row.entry is None:
             return cell
-        entry = _entry(study, part, column, cell, row)
+        entry = _entry(study, column, cell, row)
         if not changed(study, entry, suites):
             return cell
         older.append(entry)
@@ -71,13 +72,12 @@ def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
     return replace(part, rows=tuple(rows), caption=caption)
 
 
-def _entry(study: StudyData, table: Table, column: Column, cell: Cell, row: Row) -> Entry:
+def _entry(study: StudyData, column: Column, cell: Cell, row: Row) -> Entry:
     """The entry that a cell names: a reference may lack settings of the row's condition."""
     assert row.entry is not None
     if column.key != "reference":
         return Entry(cell.words, row.entry.condition)
-    shown = dict(zip((column.key for column in table.columns), row.cells, strict=True))
-    condition = shown["condition"].words if "condition" in shown else ""
+    (condition,) = row.under
     return study.entry(cell.words, condition) or Entry(cell.words, condition)
 
 
@@ -101,6 +101,6 @@ def _changed(found: dict[Entry, set[str]], entry: Entry, suite: str) -> set[str]
     return found.get(entry, set())
 
 
-def _suites(part: Table | Drawing) -> Sequence[str]:
-    name = part.name.partition("--")[0]
-    return SUITES.get(name, (name,))
+def _suites(part: Table | Drawing, study: StudyData) -> Sequence[str]:
+    name, others = part.name.partition("--")[0], generic.measured_by(study)
+    return (*SUITES.get(name, ()), *others.get(name, ())) or (name,)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,11 +17,12 @@ from report.links import Links
 from report.logs import Logs, readable
 from report.parts import Absent, said_once
 from report.remarks import remarks
-from report.render import ARROWS, cell_parts
+from report.render import cell_parts
 from report.study import StudyData
 from report.summary import compared, findings
 from report.svg import inline
-from report.tables.table import Cell, Column, Row, Table
+from report.tables.table import ARROWS, Cell, Column, Row, Table
+from report.topics import FAILURES, SECTIONS, Section, generic
 from report.undone import undone
 
 Part = Table | Drawing | Absent
@@ -31,51 +31,6 @@ PROSE = (
     *("supported if", "contradicted if", "not tested, since"),
 )
 """Columns whose words are broken into lines."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the page: its names of tables and figures, in order, and those folded away."""
-
-    anchor: str
-    title: str
-    shown: tuple[str, ...]
-    folded: tuple[str, ...] = ()
-
-
-SECTIONS = (
-    Section(
-        "accuracy",
-        "Accuracy",
-        ("table:main", "figure:accuracy", "figure:training", "table:rankings", "figure:budgets"),
-    ),
-    Section(
-        "differences",
-        "Differences",
-        (
-            *("table:differences_nulls", "table:differences_best", "table:seeds"),
-            *("table:ranks", "figure:critical_difference", "table:control"),
-        ),
-    ),
-    Section("tuning", "Tuning", ("table:tuning", "figure:tuning")),
-    Section("claims", "Claims", ("table:claims",), ("table:claim_tests",)),
-    Section(
-        "cost", "What routing costs", ("table:spent", "figure:overhead"), ("table:throughput",)
-    ),
-    Section(
-        "routing",
-        "How they routed",
-        ("table:balance", "figure:load", "table:entropy", "figure:entropy", "figure:class_expert"),
-        ("table:balance_by_layer", "table:best_and_mean"),
-    ),
-    Section(
-        "experts",
-        "What the experts are for",
-        ("table:specialization", "figure:class_change", "figure:expert_images"),
-    ),
-    Section("fairness", "Fairness", ("table:editing", "figure:editing")),
-    Section("failures", "Failures", ("table:failures",), ("table:trials", "table:layers")),
-)
 
 
 def make_page(
@@ -87,6 +42,7 @@ def make_page(
     """The page as HTML."""
     parts = [("table", part) for part in tables] + [("figure", part) for part in figures]
     cards = provenance.router_cards(study)
+    sections = [*SECTIONS, *map(generic.section, generic.cards(study)), FAILURES]
     return (
         _environment()
         .get_template("page.html.jinja")
@@ -96,7 +52,7 @@ def make_page(
             findings=findings(study),
             remarks=remarks(study),
             missing=said_once(p for _, p in parts if isinstance(p, Absent) and not p.fine),
-            sections=[(section, *_chosen(section, parts)) for section in SECTIONS],
+            sections=[(section, *_chosen(section, parts)) for section in sections],
             cards=cards,
             bibtex=provenance.bibtex(cards),
             machines=provenance.machines(study),

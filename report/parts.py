@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from results.conditions import Condition
+
 LONGEST = 100
 """Letters of a condition in the name of a file."""
 
@@ -33,11 +35,12 @@ def said_once(parts: Iterable[Absent]) -> list[Absent]:
     ]
 
 
-def file_name(name: str, condition: str) -> str:
+def file_name(name: str, condition: Condition | str) -> str:
     """The name of a part that is made once for each condition: letters, digits, `-`, `_`."""
-    told = re.sub(r"[^A-Za-z0-9.]+", "-", condition).strip("-")
+    label = str(condition)
+    told = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
     if len(told) > LONGEST:  # a file system takes 255 bytes
-        told = f"{told[:LONGEST]}-{hashlib.sha256(condition.encode()).hexdigest()[:8]}"
+        told = f"{told[:LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
     return f"{name}--{told}" if told else name
 
 
@@ -48,6 +51,6 @@ def told_runs(runs: Mapping[str, int]) -> str:
     return "; ".join([f"n = {usual}", *unusual])
 
 
-def title(text: str, condition: str) -> str:
+def title(text: str, condition: Condition | str) -> str:
     """A title that names its condition, where there is one."""
     return f"{text}, {condition}" if condition else text

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from math import isclose
 
-from report.tables.table import Cell, Column, Row, Table
+from report.tables.table import ARROWS, Cell, Column, Row, Table
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -37,7 +37,6 @@ _LATEX = {
 }
 _SYMBOL = re.compile(r"(H_[su]|I\(E;[YŶ]\))")
 _HAT = r"\hat{Y}"
-ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 
 
 def latex_text(text: str) -> str:

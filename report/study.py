@@ -15,8 +15,9 @@ from report.claims import Claim
 from report.colours import KNOWN, Look, looks
 from report.entries import Entry, closest, fullest
 from report.systems import DENSE, of_twin, router_of
+from report.topics import BUILT_IN
 from results import ArrayRecord, StudyRecord
-from results.conditions import is_twin
+from results.conditions import Condition, is_twin
 from results.statistics import ALPHA
 
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
@@ -89,7 +90,7 @@ class StudyData:
         return {entry: found[entry] for entry in self.entries if entry in found}
 
     @cached_property
-    def conditions(self) -> list[str]:
+    def conditions(self) -> list[Condition]:
         """The conditions to show apart.
 
         A router without a swept setting was trained under a part of the others' conditions; it
@@ -106,11 +107,11 @@ class StudyData:
             found[suite][Entry(router, condition)] = set(told) - {None}
         return found
 
-    def entry(self, router: str, condition: str) -> Entry | None:
+    def entry(self, router: str, condition: Condition) -> Entry | None:
         """The entry of a router that belongs to a condition."""
         return closest(self.entries, router, condition)
 
-    def under(self, condition: str) -> list[Entry]:
+    def under(self, condition: Condition) -> list[Entry]:
         """The entry of each router that belongs to a condition, in order."""
         found = (self.entry(router, condition) for router in self.routers)
         return [entry for entry in found if entry is not None]
@@ -138,7 +139,7 @@ class StudyData:
         """
         found: dict[int, float] = {}
         if entry is not None:
-            for place, seed, value in self._finals[metric, entry, layer]:
+            for place, seed, value in self._finals[self.suite_of.get(metric), metric, entry, layer]:
                 if where.items() <= place.items():
                     found[seed] = value
         return pd.Series(found, dtype=float).sort_index()
@@ -195,8 +196,11 @@ class StudyData:
 
     @cached_property
     def suite_of(self) -> dict[str, str]:
-        """The suite that measured each metric."""
-        return dict(zip(self.metrics["metric"], self.metrics["suite"], strict=True))
+        """The suite that a metric is of, by name; of several, one that sections are made for."""
+        pairs = set(zip(self.metrics["suite"], self.metrics["metric"], strict=True))
+        return {
+            metric: suite for suite, metric in sorted(pairs, key=lambda p: (p[0] in BUILT_IN, p))
+        }
 
     @property
     def compute(self) -> dict[str, Any]:
@@ -236,7 +240,7 @@ class StudyData:
     @cached_property
     def _finals(
         self,
-    ) -> dict[tuple[str, Entry, int | None], list[tuple[dict[str, Any], int, float]]]:
+    ) -> dict[tuple[str | None, str, Entry, int | None], list[tuple[dict[str, Any], int, float]]]:
         """`where`, seed and value of what was measured at the end of training."""
         rows = self.metrics
         rows = rows[rows["step"].isna() & rows["seed"].notna() & rows["value"].notna()]
@@ -244,10 +248,13 @@ class StudyData:
         found = defaultdict(list)
         for row in rows.itertuples():
             layer = None if pd.isna(row.layer) else int(row.layer)
-            place = (row.metric, Entry(row.router, row.condition), layer)
+            place = (row.suite, row.metric, Entry(row.router, row.condition), layer)
             found[place].append((row.where, int(row.seed), float(row.value)))
         return found
 
     @cached_property
     def _by_metric(self) -> dict[str, pd.DataFrame]:
-        return {str(name): rows for name, rows in self.metrics.groupby("metric")}
+        """The rows of each metric, by the suite that it is of."""
+        owners = self.metrics["metric"].map(self.suite_of)
+        own = self.metrics[owners == self.metrics["suite"]]
+        return {str(name): rows for name, rows in own.groupby("metric")}

@@ -21,6 +21,7 @@ from report.study import StudyData
 from report.tables.differences import sentence_on_n
 from report.tables.seeds import MANY
 from report.tables.table import Cell, Column, summary
+from results.conditions import Condition
 from results.statistics import seeds_needed
 from results.text import counted
 
@@ -38,7 +39,7 @@ class Finding:
         trials: fingerprints of those behind its accuracy.
     """
 
-    condition: str
+    condition: Condition
     router: str
     accuracy: str
     sentences: tuple[str, ...]
@@ -86,7 +87,7 @@ def findings(study: StudyData) -> list[Finding]:
 
 def _finding(
     study: StudyData,
-    condition: str,
+    condition: Condition,
     winner: Entry,
     to_best: list[Comparison],
     to_nulls: list[Comparison],

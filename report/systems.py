@@ -10,12 +10,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from report.entries import Entry, settings
+from report.entries import NUMBER, Entry
 from results.conditions import TWIN, is_twin
 
 DENSE = "dense"
 SEPARATOR = " + "
-NAME, NUMBER = "experts.name", "experts.num_experts"
+NAME = "experts.name"
 
 
 def router_of(system: str) -> str:
@@ -42,34 +42,31 @@ class Systems:
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Systems:
-        """Those of rows as they are in the database, with `experts.name=…` in their conditions."""
+        """Those of rows as they are in the database, with `experts.name` in their conditions."""
         rows = [e for e in entries if e.router != DENSE and not is_twin(e.router)]
-        names = Counter(_values(entry).get(NAME) for entry in rows)
+        names = Counter(entry.condition.mapping.get(NAME) for entry in rows)
         if len(names) < 2 or None in names:
             return cls()
         holders: dict[str | None, set[tuple[str, str | None]]] = defaultdict(set)
         for entry in rows:
-            holders[_values(entry).get(NUMBER)].add((entry.router, _values(entry)[NAME]))
+            holders[entry.condition.mapping.get(NUMBER)].add(
+                (entry.router, entry.condition.mapping[NAME])
+            )
         # A number that a single system has is part of it; one that several have is swept over.
         numbered = any(len(systems) == 1 for systems in holders.values())
-        told = Counter(_experts(_values(entry), numbered) for entry in rows)
+        told = Counter(_experts(entry.condition.mapping, numbered) for entry in rows)
         return cls(told.most_common(1)[0][0], numbered)
 
     def told(self, entry: Entry) -> Entry:
         """The row's system, under the condition that is left."""
-        values = _values(entry)
+        values = entry.condition.mapping
         if self.usual is None or NAME not in values:
             return entry
         experts = _experts(values, self.numbered)
         unsaid = entry.router == DENSE or experts == self.usual
         gone = {NAME, NUMBER} if self.numbered else {NAME}
-        left = " ".join(f"{path}={value}" for path, value in values.items() if path not in gone)
+        left = entry.condition.where(lambda path: path not in gone)
         return Entry(entry.router if unsaid else f"{entry.router}{SEPARATOR}{experts}", left)
-
-
-def _values(entry: Entry) -> dict[str, str]:
-    pairs = (setting.partition("=") for setting in settings(entry.condition))
-    return {path: value for path, _, value in pairs}
 
 
 def _experts(values: dict[str, str], numbered: bool) -> str:

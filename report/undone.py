@@ -47,7 +47,7 @@ class Undone:
     def told(self) -> str:
         """Which of its router's it is."""
         seed = f"seed {self.seed}" if self.seed else ""
-        return ", ".join(filter(None, (self.entry.condition, seed, self.what)))
+        return ", ".join(filter(None, (self.entry.condition.label, seed, self.what)))
 
 
 def undone(study: StudyData) -> list[Undone]:

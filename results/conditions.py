@@ -1,9 +1,10 @@
-"""What differs between the trials of a study, as a short text that names each one's condition."""
+"""What differs between the trials of a study: the settings that are each one's condition."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,52 @@ TWIN = " (twin)"
 """After a router's name: the same router once more, as its own control."""
 
 
+@dataclass(frozen=True, order=True)
+class Condition:
+    """Settings that set a trial or layer apart: pairs of a path, as `--set` takes it, and a value.
+
+    Empty where nothing differs but router and seed. A value is a text or JSON.
+    """
+
+    settings: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, settings: Mapping[str, str]) -> Condition:
+        """Make the condition of a mapping, in its order."""
+        return cls(tuple(settings.items()))
+
+    @property
+    def mapping(self) -> dict[str, str]:
+        """The values by path."""
+        return dict(self.settings)
+
+    @property
+    def label(self) -> str:
+        """The settings for readers: `experts.num_experts=32 router.capacity_factor=2.0`."""
+        return " ".join(f"{path}={value}" for path, value in self.settings)
+
+    def __str__(self) -> str:
+        return self.label
+
+    def __bool__(self) -> bool:
+        return bool(self.settings)
+
+    def __add__(self, other: Condition) -> Condition:
+        return Condition(self.settings + other.settings)
+
+    def where(self, keep: Callable[[str], bool]) -> Condition:
+        """The settings whose paths are to be kept."""
+        return Condition(tuple(pair for pair in self.settings if keep(pair[0])))
+
+
 def conditions(
     descriptions: Sequence[Mapping[str, Any]],
     baselines: Collection[str] = (),
     trained: Sequence[Mapping[str, Any]] = (),
-) -> list[str]:
+) -> list[Condition]:
     """The condition of each description: settings that differ, besides router and seed.
 
-    As `experts.num_experts=32 router.capacity_factor=2.0`, by the paths that `--set` takes; empty
-    where nothing differs. Once the trials of any router differ in a setting, every trial tells its
+    Once the trials of any router differ in a setting, every trial tells its
     own value, a default as well, and `unset` where it could have one and has none. What differs
     only between routers, each of which has one value, is not told. Where many settings differ, what
     others of them tell already is left out. Of a derived trial also `transform=distill
@@ -59,8 +97,8 @@ def conditions(
         told = [_of_layers(routers, own, set().union(*of_trials))] * len(own)
     else:
         told = _told(routers, own)
-    texts = dict(zip(distinct, map(_text, own, told), strict=True))
-    return [texts[kind] for kind in kinds]
+    made = dict(zip(distinct, map(_condition, own, told), strict=True))
+    return [made[kind] for kind in kinds]
 
 
 def router_of(description: Mapping[str, Any]) -> str:
@@ -74,16 +112,16 @@ def is_twin(name: str) -> bool:
     return TWIN in name
 
 
-def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list[str]:
-    """The same for pairs of a suite and the options it was given, as `balance.batch_size=64`."""
+def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list[Condition]:
+    """The conditions of pairs of a suite and its options, by paths as `balance.batch_size`."""
     kinds = [(suite, to_json(options)) for suite, options in measured]
     distinct = dict(zip(kinds, measured, strict=True))
     flat = [dict(leaves(options, suite)) for suite, options in distinct.values()]
     suites = [suite for suite, _ in distinct]
     differing = {name: _differing(own) for name, own in _grouped(suites, flat).items()}
-    texts = [_text(settings, differing[name]) for settings, name in zip(flat, suites, strict=True)]
-    told = dict(zip(distinct, texts, strict=True))
-    return [told[kind] for kind in kinds]
+    told = [_condition(own, differing[name]) for own, name in zip(flat, suites, strict=True)]
+    made = dict(zip(distinct, told, strict=True))
+    return [made[kind] for kind in kinds]
 
 
 def _told(routers: Sequence[str], settings: Sequence[Settings]) -> list[set[str]]:
@@ -203,6 +241,6 @@ def _grouped(names: Sequence[str], settings: Sequence[Settings]) -> dict[str, li
     return by_name
 
 
-def _text(settings: Settings, paths: set[str]) -> str:
+def _condition(settings: Settings, paths: set[str]) -> Condition:
     told = sorted(paths & settings.keys(), key=lambda path: (path.startswith("parent"), path))
-    return " ".join(f"{path}={settings[path]}" for path in told)
+    return Condition(tuple((path, settings[path]) for path in told))

@@ -6,6 +6,7 @@ word is None, a missing whole number `pandas.NA`.
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from typing import Any
@@ -15,13 +16,16 @@ from sqlalchemy import Text, cast, select
 from sqlalchemy.orm import Session
 
 from results import selection
-from results.conditions import option_conditions
+from results.conditions import Condition, option_conditions
 from results.models import ArrayRow, ComponentRow, MetricRow
 from results.records import ArrayRecord, MeasurementStatus
 from results.store import Store
 from results.text import readable
 
-SUBJECT = ["router", "condition", "options", "experts", "num_experts", "model", "data", "seed"]
+SUBJECT = [
+    *("router", "condition", "settings", "options", "experts", "num_experts", "model", "data"),
+    "seed",
+]
 ENVIRONMENT = [
     *("machine", "machine_name", "processor", "gpu", "driver", "threads"),
     *("code", "python", "libraries", "current", "older", "changed"),
@@ -57,7 +61,8 @@ TYPES: dict[str, Any] = {
 def trials_frame(store: Store, study: str | None = None, *, history: bool = False) -> pd.DataFrame:
     """One row a trial, with the attempt that stands for it; `waiting` where there is none.
 
-    `parent` is the fingerprint of the trial that it is derived from.
+    `parent` is the fingerprint of the trial that it is derived from; `settings` its condition as a
+    JSON mapping of paths to values, and `condition` the same for readers.
 
     Args:
         study: None for the trials of all studies, and of none.
@@ -69,7 +74,7 @@ def trials_frame(store: Store, study: str | None = None, *, history: bool = Fals
     _check_study(store, study)
     with store.reading() as session:
         rows = selection.trials(session, study)
-        return _frame([row for row in rows if row["current"] or history], TRIAL_COLUMNS)
+        return _frame([_told(row) for row in rows if row["current"] or history], TRIAL_COLUMNS)
 
 
 def measurements_frame(
@@ -78,7 +83,7 @@ def measurements_frame(
     """One row a measurement, failed and skipped ones too. Arguments as of `trials_frame`."""
     _check_study(store, study)
     with store.reading() as session:
-        return _frame(_measurements(session, study, history), MEASUREMENT_COLUMNS)
+        return _frame(map(_told, _measurements(session, study, history)), MEASUREMENT_COLUMNS)
 
 
 def metrics_frame(
@@ -98,7 +103,7 @@ def metrics_frame(
     """
     _check_study(store, study)
     with store.reading() as session:
-        measured = _frame(_done(session, study, history), MEASUREMENT_COLUMNS)
+        measured = _frame(map(_told, _done(session, study, history)), MEASUREMENT_COLUMNS)
         metrics = _metrics(session, study, names).merge(measured, on="measurement")
         definitions = _definitions(session)
     keys = ["suite", "source_hash", "metric"]
@@ -153,8 +158,18 @@ def _measurements(session: Session, study: str | None, history: bool) -> list[di
     for shown in by_study.values():
         given = option_conditions([(row["suite"], row["options_given"]) for row in shown])
         for row, differing in zip(shown, given, strict=True):
-            row["condition"] = " ".join(filter(None, (row["condition"], differing)))
+            row["condition"] += differing
     return rows
+
+
+def _told(row: dict[str, Any]) -> dict[str, Any]:
+    """A row with its condition as frames have it."""
+    condition = _readable(row["condition"])
+    return row | {"condition": condition.label, "settings": json.dumps(condition.mapping)}
+
+
+def _readable(condition: Condition) -> Condition:
+    return Condition(tuple((path, readable(value)) for path, value in condition.settings))
 
 
 def _done(session: Session, study: str | None, history: bool) -> list[dict[str, Any]]:
@@ -199,7 +214,7 @@ def _array_record(row: ArrayRow, fields: dict[str, Any]) -> ArrayRecord:
         study=fields["study"],
         suite=fields["suite"],
         router=fields["router"],
-        condition=readable(fields["condition"]),
+        condition=_readable(fields["condition"]),
         seed=fields["seed"],
         name=row.name,
         layer=row.layer,
@@ -212,7 +227,8 @@ def _array_record(row: ArrayRow, fields: dict[str, Any]) -> ArrayRecord:
 
 def _frame(rows: Iterable[Any] | pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """The columns in this order, each of its type, whatever the rows hold and if there are none."""
-    frame = pd.DataFrame(rows, columns=columns, dtype=object)
+    given = rows if isinstance(rows, pd.DataFrame) else list(rows)
+    frame = pd.DataFrame(given, columns=columns, dtype=object)
     return pd.DataFrame({name: _typed(frame[name], TYPES.get(name)) for name in columns})
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from results.conditions import Condition
+
 
 class AttemptStatus(StrEnum):
     """How an attempt at a trial stands, as its row says."""
@@ -89,7 +91,8 @@ class Component:
     hyper: Sequence[Mapping[str, Any]] = ()
     """Hyper-parameters: name, type, default, meaning."""
     metrics: Sequence[Mapping[str, Any]] = ()
-    """A suite's metric definitions: name, unit, better (`higher`, `lower` or null), meaning."""
+    """A suite's metric definitions: name, unit, better (`higher`, `lower` or null), meaning; of the
+    main metric also `where`, if the name has several numbers."""
     main_metric: str | None = None
 
     def __post_init__(self) -> None:
@@ -244,7 +247,7 @@ class ArrayRecord:
     study: str | None
     suite: str
     router: str
-    condition: str
+    condition: Condition
     seed: int | None
     name: str
     layer: int | None

@@ -11,7 +11,9 @@ from rich.console import Console
 from bench.cli.columns import Column, main_columns
 from bench.cli.summary import print_standings, side_by_side, standings
 from bench.cli.words import count, duration, flops, size
+from results.conditions import Condition
 
+ANY = Condition()
 LONGEST = "sparsity_constrained_expert_choice"
 
 
@@ -21,29 +23,39 @@ def text_of(columns: list[Column]) -> str:
     return out.getvalue()
 
 
-def column(values: dict[tuple[str, str], list[float]], unit: str = "share") -> Column:
+def column(values: dict[tuple[str, Condition], list[float]], unit: str = "share") -> Column:
     return Column("accuracy", "top1", unit, "higher", values)
 
 
 def test_a_cell_is_the_mean_with_half_of_its_interval() -> None:
-    made = column({("a", ""): [0.70, 0.72], ("b", ""): [0.7], ("c", ""): [-0.00001]})
+    made = column({("a", ANY): [0.70, 0.72], ("b", ANY): [0.7], ("c", ANY): [-0.00001]})
     # 2 values 0.02 apart: 12.706 standard errors of 0.01.
-    assert made.cell(("a", "")) == "71.0±12.7"
-    assert made.cell(("b", "")) == "70.0"
-    assert made.cell(("c", "")) == "0.0"
-    assert made.cell(("d", "")) == "–"
-    assert column({("a", ""): [1.234]}, unit="").cell(("a", "")) == "1.23"
+    assert made.cell(("a", ANY)) == "71.0±12.7"
+    assert made.cell(("b", ANY)) == "70.0"
+    assert made.cell(("c", ANY)) == "0.0"
+    assert made.cell(("d", ANY)) == "–"
+    assert column({("a", ANY): [1.234]}, unit="").cell(("a", ANY)) == "1.23"
     assert made.meaning == "accuracy: top1 in % ↑"
 
 
 def test_what_goes_with_every_condition_stands_under_the_heading_of_none() -> None:
-    made = text_of([column({("a", "x=1"): [0.1], ("dense", ""): [0.2], ("b", "x=2"): [0.3]})])
+    made = text_of(
+        [
+            column(
+                {
+                    ("a", Condition((("x", "1"),))): [0.1],
+                    ("dense", ANY): [0.2],
+                    ("b", Condition((("x", "2"),))): [0.3],
+                }
+            )
+        ]
+    )
     lines = [line.rstrip() for line in made.splitlines()[3:]]
     assert [line.split()[0] for line in lines] == ["dense", "x=1", "a", "x=2", "b"]
 
 
 def test_each_suite_counts_its_own_seeds() -> None:
-    rows = {("a", ""): [0.1, 0.2], ("b", ""): [0.1, 0.2]}
+    rows = {("a", ANY): [0.1, 0.2], ("b", ANY): [0.1, 0.2]}
     fewer = Column("balance", "load_cv", "", "lower", {row: [0.5] for row in rows})
     lines = text_of([column(rows), fewer]).splitlines()
     assert [line.split() for line in lines[:2]] == [
@@ -54,8 +66,8 @@ def test_each_suite_counts_its_own_seeds() -> None:
 
 
 def test_each_cell_counts_its_seeds_where_they_differ() -> None:
-    unlike = column({("a", ""): [0.1, 0.2], ("b", "x=1"): [0.1]})
-    alike = Column("balance", "load_cv", "", "lower", {("a", ""): [0.5]})
+    unlike = column({("a", ANY): [0.1, 0.2], ("b", Condition((("x", "1"),))): [0.1]})
+    alike = Column("balance", "load_cv", "", "lower", {("a", ANY): [0.5]})
     lines = text_of([unlike, alike]).splitlines()
     assert lines[1].split() == ["router", "(n)", "n=1"]
     assert lines[3].split() == ["a", "15.0±63.5", "(2)", "0.50"]
@@ -75,7 +87,7 @@ def standings_frame(suites: dict[str, int]) -> pd.DataFrame:
             "step": None,
             "where": [where.get(suite, "{}") for suite, _ in rows],
             "router": "a",
-            "condition": "",
+            "settings": "{}",
             "unit": "",
             "better": "lower",
             "machine": "node1",
@@ -139,7 +151,7 @@ def test_timings_of_two_machines_are_not_averaged() -> None:
             "step": None,
             "where": '{"scope": "layer", "shape": "B"}',
             "router": "a",
-            "condition": "",
+            "settings": "{}",
             "unit": "",
             "better": "lower",
             "machine": [machine for machine, _, _ in rows],
@@ -148,7 +160,7 @@ def test_timings_of_two_machines_are_not_averaged() -> None:
         }
     )
     (made,) = main_columns(frame)
-    assert made.cell(("a", "")) == "3.00"
+    assert made.cell(("a", ANY)) == "3.00"
 
 
 def test_a_single_timing_has_the_interval_of_its_own_repeats() -> None:
@@ -161,7 +173,7 @@ def test_a_single_timing_has_the_interval_of_its_own_repeats() -> None:
             "step": None,
             "where": '{"scope": "layer", "shape": "B"}',
             "router": "a",
-            "condition": "",
+            "settings": "{}",
             "unit": "",
             "better": ["lower", None, None],
             "machine": "node1",
@@ -170,9 +182,9 @@ def test_a_single_timing_has_the_interval_of_its_own_repeats() -> None:
         }
     )
     (made,) = main_columns(frame)
-    interval = made.interval(("a", ""))
+    interval = made.interval(("a", ANY))
     assert (interval.mean, interval.low, interval.high) == (1.5, 1.25, 1.875)
-    assert made.cell(("a", "")) == "1.50"
+    assert made.cell(("a", ANY)) == "1.50"
 
 
 def test_what_is_constant_by_construction_is_known_as_such() -> None:
@@ -184,12 +196,12 @@ def test_what_is_constant_by_construction_is_known_as_such() -> None:
             "step": None,
             "where": ['{"constant": true}', "{}"],
             "router": ["soft_moe", "random"],
-            "condition": "",
+            "settings": "{}",
             "unit": "",
             "better": "lower",
             "value": [0.0, 0.2],
         }
     )
     (made,) = main_columns(frame)
-    assert made.constant == {("soft_moe", "")}
-    assert [made.cell((router, "")) for router in ("soft_moe", "random")] == ["0.00", "0.20"]
+    assert made.constant == {("soft_moe", ANY)}
+    assert [made.cell((router, ANY)) for router in ("soft_moe", "random")] == ["0.00", "0.20"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from results import Store
+from results.conditions import Condition
 from results.frames import metrics_frame
 from results.statistics import Interval, mean_interval
 from suites import SUITES
@@ -17,7 +18,7 @@ DISTURBED = "¶"
 """After a timing that other processes disturbed, here as in the report."""
 ARROWS = {"higher": " ↑", "lower": " ↓"}
 
-Row = tuple[str, str]
+Row = tuple[str, Condition]
 """Router and condition."""
 
 
@@ -126,6 +127,6 @@ def _column(suite: str, frame: pd.DataFrame) -> Column:
 
 def _by_row(frame: pd.DataFrame) -> dict[Row, list[float]]:
     return {
-        (str(router), str(condition)): group["value"].tolist()
-        for (router, condition), group in frame.groupby(["router", "condition"], sort=False)
+        (str(router), Condition.of(json.loads(settings))): group["value"].tolist()
+        for (router, settings), group in frame.groupby(["router", "settings"], sort=False)
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -127,7 +127,7 @@ def _best(frame: pd.DataFrame, begun: datetime | None) -> Iterator[str]:
 def _until(frame: pd.DataFrame, begun: datetime) -> pd.DataFrame:
     """What was known then: of each number the last one."""
     earlier = frame[frame["at"] < begun].sort_values("at", kind="stable")
-    place = ["suite", "router", "condition", "seed", "metric", "layer", "step", "where", "machine"]
+    place = ["suite", "router", "settings", "seed", "metric", "layer", "step", "where", "machine"]
     return earlier.drop_duplicates(place, keep="last")
 
 
@@ -195,8 +195,8 @@ def _told(column: Column, row: Row, interval: Interval) -> str:
     return f"{mean} ({ends}, n = {interval.n})" if interval.n > 1 else f"{mean} ({ends})"
 
 
-def _label(row: Row) -> str:
-    return " ".join(filter(None, row))
+def _label(row: Iterable[object]) -> str:
+    return " ".join(filter(None, map(str, row)))
 
 
 def _name(row: Any) -> str:

@@ -55,7 +55,8 @@ def standings(columns: list[Column]) -> Table:
     headings = (f"{c.suite}\nn={c.seeds}" if c.seeds else f"{c.suite}\n(n)" for c in columns)
     made = table("router", *headings)
     rows: dict[Row, None] = dict.fromkeys(row for column in columns for row in column.values)
-    add_grouped(made, ((*row, [_cell(column, row) for column in columns]) for row in rows))
+    cells = {row: [_cell(column, row) for column in columns] for row in rows}
+    add_grouped(made, ((row[0], str(row[1]), cells[row]) for row in rows))
     return made
 
 

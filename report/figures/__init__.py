@@ -25,13 +25,17 @@ from report.figures import (
 from report.figures.canvas import Drawing
 from report.parts import Absent
 from report.study import StudyData
+from report.topics import generic
 
 
 class Figure(Protocol):
-    """A module that draws one figure, or one for each condition."""
+    """What draws one figure, or one for each condition."""
 
-    NAME: str
-    TITLE: str
+    @property
+    def NAME(self) -> str: ...
+
+    @property
+    def TITLE(self) -> str: ...
 
     def draw(self, study: StudyData) -> Iterator[Drawing | Absent]: ...
 
@@ -59,7 +63,7 @@ def draw_figures(study: StudyData) -> Iterator[Drawing | Absent]:
     One warning names the characters that no installed font has.
     """
     lacking: set[str] = set()
-    for figure in FIGURES:
+    for figure in (*FIGURES, *generic.curves(study)):
         parts = list(figure.draw(study))
         absent = [part for part in parts if isinstance(part, Absent)]
         if len(absent) == len(parts) and len({(part.why, part.fine) for part in absent}) == 1:

@@ -15,6 +15,7 @@ from report.parts import Absent
 from report.study import StudyData
 from report.systems import DENSE
 from report.tables.cells import sentence_on_looks, why_without
+from results.conditions import Condition
 from results.statistics import mean_interval
 from results.statistics.intervals import Interval
 
@@ -47,7 +48,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         intervals = [mean_interval(found, study.confidence) for found in near.values()]
         ends = limits([v for found in near.values() for v in found], intervals, (0, 100))
         for condition, place in zip(conditions, axes, strict=True):
-            place.set_title(fill(condition, 44, break_long_words=False))
+            place.set_title(fill(condition.label, 44, break_long_words=False))
             _panel(place, study, routers, condition, far, ends)
         for lowest in axes[-COLUMNS:]:
             lowest.set_xlabel("top-1 accuracy (%)")
@@ -62,7 +63,7 @@ def _panel(
     axes: Axes,
     study: StudyData,
     routers: list[str],
-    condition: str,
+    condition: Condition,
     far: Mapping[Entry, bool],
     ends: tuple[float, float],
 ) -> None:

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from report.budgets import Standing, curves, standings, why_not
-from report.entries import Entry
+from report.entries import ANY, Entry
 from report.figures.canvas import FAINT, PAGE, PAPER, Drawing, panels, router_legend, style
 from report.figures.focus import far_nulls, name_far
 from report.parts import Absent, file_name, title, told_runs
@@ -30,7 +30,7 @@ POINTS = 100
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     """One figure for each condition."""
-    for condition in study.conditions or [""]:
+    for condition in study.conditions or [ANY]:
         name, heading = file_name(NAME, condition), title(TITLE, condition)
         _, by_seconds, by_parameters = standings(study, condition)
         if why := why_not([by_seconds, by_parameters]):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.colors import Normalize
 
+from report.entries import ANY
 from report.figures.canvas import Drawing
 from report.figures.class_maps import (
     by_top_class,
@@ -32,7 +33,7 @@ MAP = "PuOr"
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     """One figure for each condition, a panel for each router."""
-    for condition in study.conditions or [""]:
+    for condition in study.conditions or [ANY]:
         found = {e: last_layer(study, "accuracy_change", e) for e in study.under(condition)}
         records = {entry: record for entry, record in found.items() if record is not None}
         name, heading = file_name(NAME, condition), title(TITLE, condition)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.colors import Normalize
 
+from report.entries import ANY
 from report.figures.canvas import Drawing
 from report.figures.class_maps import (
     by_top_class,
@@ -31,7 +32,7 @@ MAP = "YlGnBu"
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     """One figure for each condition, a panel for each router."""
-    for condition in study.conditions or [""]:
+    for condition in study.conditions or [ANY]:
         found = {
             entry: last_layer(study, "class_expert", entry, of="combine", kind="soft")
             for entry in study.under(condition)

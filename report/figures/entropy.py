@@ -7,7 +7,7 @@ from math import log2
 
 from matplotlib.axes import Axes
 
-from report.entries import Entry
+from report.entries import ANY, Entry
 from report.figures.canvas import FAINT, GRID, PAGE, PAPER, Drawing, panels, router_legend, style
 from report.figures.intervals import CUT, halves, mark_cut
 from report.parts import Absent, file_name, title, told_runs
@@ -27,7 +27,7 @@ OF = {"gates": "gates: what the router wanted", "combine": "combine weights: wha
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     """One figure for each condition, a panel for the gates and one for the combine weights."""
-    for condition in study.conditions or [""]:
+    for condition in study.conditions or [ANY]:
         entries = [e for e in study.under(condition) if len(study.final("H_s", e, of="gates"))]
         name, heading = file_name(NAME, condition), title(TITLE, condition)
         if not entries:

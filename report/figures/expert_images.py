@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from matplotlib.figure import Figure
 
-from report.entries import Entry
+from report.entries import ANY, Entry
 from report.figures.canvas import PAGE, Drawing, folded, panels, style
 from report.figures.class_maps import last_layer, seeds_of
 from report.parts import Absent, file_name, title
@@ -29,7 +29,7 @@ GAP = 0.1
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     """Figures of a few routers each, a panel for each router, for each condition."""
-    for condition in study.conditions or [""]:
+    for condition in study.conditions or [ANY]:
         found = {entry: last_layer(study, "top_images", entry) for entry in study.under(condition)}
         records = {entry: record for entry, record in found.items() if record is not None}
         heading = title(TITLE, condition)
@@ -40,7 +40,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             several = f" {start // ROUTERS + 1}" if start else ""
             chosen = dict(list(records.items())[start : start + ROUTERS])
             caption = CAPTION.format(rows=ROWS, seeds=seeds_of(chosen))
-            name = file_name(NAME, condition + several)
+            name = file_name(NAME, f"{condition}{several}")
             figure = _figure(study, chosen)
             yield Drawing(name, heading + several, caption, figure, tuple(chosen))
 

@@ -10,7 +10,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
-from report.entries import Entry
+from report.entries import ANY, Entry
 from report.figures.canvas import PAGE, Drawing, colour_bar, folded, panels, style
 from report.parts import Absent, file_name, title
 from report.study import StudyData
@@ -29,7 +29,7 @@ MAP = "PuOr_r"
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     """One figure for each condition, a panel for each router."""
-    for condition in study.conditions or [""]:
+    for condition in study.conditions or [ANY]:
         found = {entry: ranked_loads(study, entry) for entry in study.under(condition)}
         loads = {entry: ranked for entry, ranked in found.items() if ranked is not None}
         name, heading = file_name(NAME, condition), title(TITLE, condition)

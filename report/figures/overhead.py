@@ -15,6 +15,7 @@ from report.parts import Absent, file_name, title
 from report.study import StudyData
 from report.tables.table import DISTURBED, NOTES
 from report.timings import PASSES, Timing, of_entry, timings
+from results.conditions import Condition
 
 NAME, TITLE = "overhead", "Overhead by router"
 ALPHAS = (1.0, 0.45)
@@ -37,11 +38,11 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     machines = list(dict.fromkeys(timing.setting.machine for timing in found))
     for machine in machines:
         here = [timing for timing in found if timing.setting.machine == machine]
-        conditions: dict[str, list[str]] = defaultdict(list)
+        conditions: dict[Condition, list[Condition]] = defaultdict(list)
         for condition in fullest(timing.entry for timing in here):
             conditions[without_number(condition)].append(condition)
         for shared, alike in conditions.items():
-            told = " ".join(filter(None, (machine if len(machines) > 1 else "", shared)))
+            told = " ".join(filter(None, (machine if len(machines) > 1 else "", shared.label)))
             drawn = _under(study, here, alike)
             yield Drawing(
                 file_name(NAME, told),
@@ -52,7 +53,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             )
 
 
-def _under(study: StudyData, found: list[Timing], conditions: list[str]) -> list[Timing]:
+def _under(study: StudyData, found: list[Timing], conditions: list[Condition]) -> list[Timing]:
     """The timings that belong to any of the conditions, each once."""
     settings = list(dict.fromkeys(timing.setting for timing in found))
     asked = {

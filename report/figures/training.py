@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from report.entries import Entry
+from report.entries import ANY, Entry
 from report.figures.canvas import PAGE, Drawing, panels, router_legend, style
 from report.figures.focus import far_nulls, name_far
 from report.parts import Absent, file_name, title, told_runs
@@ -27,7 +27,7 @@ RIGHT = "; right: the second half of training, enlarged"
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     """One figure for each condition."""
-    for condition in study.conditions or [""]:
+    for condition in study.conditions or [ANY]:
         curves = {entry: curve(study, entry) for entry in study.under(condition)}
         curves = {entry: points for entry, points in curves.items() if not points.empty}
         name, heading = file_name(NAME, condition), title(TITLE, condition)

@@ -24,6 +24,7 @@ from report.tables import (
     tuning,
 )
 from report.tables.table import Table
+from report.topics import generic
 
 TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
     main.table,
@@ -44,6 +45,8 @@ TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
     editing.table,
     claims.table,
     claims.tests,
+)
+RUNS: tuple[Callable[[StudyData], Table | Absent], ...] = (
     trials.failures,
     trials.trials,
     trials.layers,
@@ -52,4 +55,5 @@ TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
 
 def make_tables(study: StudyData) -> list[Table | Absent]:
     """Every table, or what it lacks."""
-    return [make(study) for make in TABLES]
+    made, runs = ([make(study) for make in each] for each in (TABLES, RUNS))
+    return [*made, *generic.tables(study), *runs]

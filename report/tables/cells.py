@@ -16,6 +16,7 @@ from report.tables.table import (
     summary,
     words,
 )
+from results.conditions import Condition
 
 BEST = (
     "Bold: best mean under a condition, among its rows and those without its settings, whether or "
@@ -43,7 +44,7 @@ def metric_cell(study: StudyData, metric: str, entry: Entry, **where: Any) -> Ce
     return summary(list(values), *marks, trials=behind, confidence=study.confidence)
 
 
-def stands_under(study: StudyData) -> dict[Entry, tuple[str, ...]]:
+def stands_under(study: StudyData) -> dict[Entry, tuple[Condition, ...]]:
     """The conditions that each entry stands beside, most often its own alone."""
     entries = {condition: study.under(condition) for condition in study.conditions}
     return {
@@ -70,7 +71,7 @@ def lead(study: StudyData, entry: Entry, n: int) -> list[Cell]:
     asked = study.trials_of(entry)
     count = str(n) if n == len(asked) else f"{n} of {len(asked)}"
     counted = words(count, trials=asked["trial"])
-    return [words(entry.router, *marks), words(entry.condition), counted]
+    return [words(entry.router, *marks), words(entry.condition.label), counted]
 
 
 def outside_tolerance(study: StudyData, entry: Entry) -> bool:

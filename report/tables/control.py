@@ -83,7 +83,7 @@ def sentences(study: StudyData) -> list[str]:
 def _row(control: Control, timed: Retimed | None) -> Row:
     entry, difference = control.entry, control.compared.difference
     n = len(control.differences)
-    head = (words(entry.router), words(entry.condition), words(str(n), trials=control.trials))
+    head = (words(entry.router), words(entry.condition.label), words(str(n), trials=control.trials))
     if difference is None:
         return Row((*head, *[words(MISSING)] * 4, *_ratios(timed)), n, entry)
     made = partial(Cell, n=n, trials=control.trials)
@@ -116,7 +116,7 @@ def _row_of_all(found: Sequence[Control]) -> Row:
 
 def _timed_row(timed: Retimed) -> Row:
     entry = timed.router.entry
-    head = (words(entry.router), words(entry.condition), words("0"))
+    head = (words(entry.router), words(entry.condition.label), words("0"))
     return Row((*head, *[words("")] * 4, *_ratios(timed)), 0, entry)
 
 

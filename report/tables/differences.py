@@ -75,7 +75,7 @@ def _table(
 def _row(study: StudyData, comparison: Comparison) -> Row:
     difference, trials = comparison.difference, comparison.trials(study)
     n = difference.n if difference else 0
-    names = comparison.entry.router, comparison.condition, comparison.reference.router, str(n)
+    names = comparison.entry.router, comparison.condition.label, comparison.reference.router, str(n)
     if difference is None:
         numbers = [words(MISSING)] * 6
     else:
@@ -91,7 +91,7 @@ def _row(study: StudyData, comparison: Comparison) -> Row:
             )
         ]
     told = (*map(words, names), *numbers, words(comparison.verdict))
-    return Row(told, n, comparison.entry)
+    return Row(told, n, comparison.entry, (comparison.condition,))
 
 
 def _small(study: StudyData) -> str:

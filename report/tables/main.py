@@ -22,6 +22,7 @@ from report.tables.spent import what_is_matched
 from report.tables.table import Column, Row, Table, assemble
 from report.tables.throughput import number
 from report.timings import of_entry, representative, timings
+from report.topics import generic
 
 NAME, TITLE = "main", "Routers at equal budgets"
 ACCURACY = {
@@ -55,6 +56,7 @@ def table(study: StudyData) -> Table | Absent:
     found = timings(study)
     setting = representative(found)
     compared, under = against_nulls(study), stands_under(study)
+    others = generic.headlines(study)
     rows = []
     for entry in study.entries:
         n = study.finished(entry)
@@ -66,12 +68,15 @@ def table(study: StudyData) -> Table | Absent:
         cells.append(replace(number(timing, "forward_overhead"), low=None, high=None))
         cells += [metric_cell(study, metric, entry) for metric in BALANCE]
         cells += [metric_cell(study, metric, entry, **where) for metric, where, _ in ENTROPY]
+        cells += [other.cell(entry) for other in others]
         rows.append(Row(tuple(cells), n, entry, under[entry]))
     columns = [*LEAD, *ACCURACY.values(), *over_nulls.columns(study), *COST.values()]
     columns += [Column("forward_overhead", "overhead", "×", "lower", n=1)]
     columns += [*BALANCE.values(), *(column for _, _, column in ENTROPY)]
+    columns += [other.column for other in others]
     where = f"{setting.title} ({setting.sizes}) on {setting.machine}" if setting else ""
-    return assemble(NAME, TITLE, caption(study, where), columns, rows)
+    told = " ".join([caption(study, where), *(other.sentence for other in others)])
+    return assemble(NAME, TITLE, told, columns, rows)
 
 
 def caption(study: StudyData, timed: str) -> str:

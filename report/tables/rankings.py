@@ -9,6 +9,7 @@ from report.study import StudyData
 from report.tables.cells import BEST, INTERVALS, LEAD, lead, metric_cell
 from report.tables.table import MISSING, Cell, Column, Row, Table, assemble, summary, words
 from report.timings import machine_names
+from results.conditions import Condition
 from results.statistics.fronts import ALIKE
 from results.text import counted
 
@@ -33,7 +34,7 @@ def table(study: StudyData) -> Table | Absent:
     for condition, of_condition in found.items():
         for entry in study.under(condition):
             cells = lead(study, entry, study.finished(entry))
-            cells[1] = words(condition)
+            cells[1] = words(condition.label)
             cells += [c for standing in of_condition for c in _cells(study, standing, entry)]
             cells.append(metric_cell(study, "params_total", entry))
             rows.append(Row(tuple(cells), study.finished(entry), entry, (condition,)))
@@ -50,7 +51,7 @@ def _cells(study: StudyData, standing: Standing, entry: Entry) -> tuple[Cell, Ce
     return Cell(standing.ranks[entry], n=accuracy.n, trials=trials), accuracy
 
 
-def _caption(study: StudyData, found: dict[str, list[Standing]]) -> str:
+def _caption(study: StudyData, found: dict[Condition, list[Standing]]) -> str:
     return " ".join(
         [
             "The same runs, cut. By FLOPs and by seconds: the mean validation accuracy where every "
@@ -66,7 +67,7 @@ def _caption(study: StudyData, found: dict[str, list[Standing]]) -> str:
     )
 
 
-def _where(study: StudyData, condition: str, found: list[Standing]) -> str:
+def _where(study: StudyData, condition: Condition, found: list[Standing]) -> str:
     """The budgets of a condition: where its curves are cut."""
     by_flops, by_seconds, _ = found
     if by_flops.cut is None or by_seconds.cut is None:
@@ -76,7 +77,7 @@ def _where(study: StudyData, condition: str, found: list[Standing]) -> str:
     return f"{condition}: {told}" if condition else told
 
 
-def _sentence(condition: str, found: list[Standing]) -> str:
+def _sentence(condition: Condition, found: list[Standing]) -> str:
     """Which pairs change their order between budgets."""
     under = f"Under {condition}, b" if condition else "B"
     turned = flips(found)

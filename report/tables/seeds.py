@@ -10,6 +10,7 @@ from report.comparisons import METRIC, Comparison, comparisons
 from report.parts import Absent
 from report.study import StudyData
 from report.tables.table import MISSING, Cell, Column, Row, Table, assemble, words
+from results.conditions import Condition
 from results.statistics import ALPHA, seeds_needed
 
 NAME, TITLE = "seeds", "Seeds that would resolve a gap"
@@ -47,7 +48,7 @@ def table(study: StudyData) -> Table | Absent:
     )
 
 
-def neighbours(study: StudyData, condition: str) -> list[Comparison]:
+def neighbours(study: StudyData, condition: Condition) -> list[Comparison]:
     """Each router less the next below it by mean accuracy, nulls apart; the best first."""
     found = {(c.entry, c.reference): c for c in comparisons(study) if c.condition == condition}
     entries = [e for e in study.under(condition) if not study.is_baseline(e.router)]
@@ -61,7 +62,7 @@ def neighbours(study: StudyData, condition: str) -> list[Comparison]:
 def _row(study: StudyData, comparison: Comparison) -> Row:
     difference, trials = comparison.difference, comparison.trials(study)
     n = difference.n if difference else 0
-    names = comparison.entry.router, comparison.condition, comparison.reference.router, str(n)
+    names = comparison.entry.router, comparison.condition.label, comparison.reference.router, str(n)
     deviation = float(np.std(comparison.differences, ddof=1)) if n > 1 else None
     numbers = [
         words(MISSING) if value is None else Cell(value, n=n, trials=trials)
@@ -70,7 +71,7 @@ def _row(study: StudyData, comparison: Comparison) -> Row:
     corrected = max(comparison.family, 1) * study.planned_looks
     counts = [words(_told(comparison, ALPHA / tests), trials=trials) for tests in (1, corrected)]
     told = (*map(words, names), *numbers, *counts, words(comparison.verdict))
-    return Row(told, n, comparison.entry)
+    return Row(told, n, comparison.entry, (comparison.condition,))
 
 
 def _told(comparison: Comparison, alpha: float) -> str:

@@ -65,7 +65,7 @@ def _caption(study: StudyData) -> str:
 def what_is_matched(study: StudyData) -> str:
     """What was made equal between the routers, in a sentence; "" where a study matched several."""
     match = study.compute.get("match", "total_flops")
-    if any("compute.match=" in entry.condition for entry in study.entries):
+    if any("compute.match" in entry.condition.mapping for entry in study.entries):
         return ""
     return f"Equal between the routers: {MATCHED[match]}."
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from math import isfinite, log10
 from typing import Literal
 
-from report.entries import Entry
+from report.entries import ANY, Entry
+from results.conditions import Condition
 from results.statistics import mean_interval
 
 MISSING = "–"
@@ -17,6 +18,8 @@ CONSTANT = "‡"
 OLDER = "§"
 DISTURBED = "¶"
 SEVERAL = "several"
+ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+"""After the heading of a column, by the better direction."""
 NOTES = {
     OUTSIDE: "{}: at least one run missed its budget by more than the tolerance.",
     CONSTANT: "{}: constant by construction, so it says nothing about the router.",
@@ -100,7 +103,7 @@ class Row:
     cells: tuple[Cell, ...]
     n: int | None = None
     entry: Entry | None = None
-    under: tuple[str, ...] = ("",)
+    under: tuple[Condition, ...] = (ANY,)
 
     @property
     def router(self) -> str:
@@ -193,7 +196,7 @@ def _with_prefix(column: Column, cells: Sequence[Cell]) -> Column:
 
 
 def _with_best(
-    column: Column, cells: Sequence[Cell], under: Sequence[tuple[str, ...]]
+    column: Column, cells: Sequence[Cell], under: Sequence[tuple[Condition, ...]]
 ) -> list[Cell]:
     """Marks the best mean under each condition, ties as shown included."""
     if not column.ranked:

@@ -60,7 +60,7 @@ def sentence(study: StudyData) -> str:
 
 def _row(timing: Timing) -> Row:
     setting, entry = timing.setting, timing.entry
-    told = [entry.router, entry.condition, setting.machine, setting.title, setting.sizes]
+    told = [entry.router, entry.condition.label, setting.machine, setting.title, setting.sizes]
     cells = [words(text) for text in (*told, str(setting.threads))]
     cells += [number(timing, column.key) for column in NUMBERS]
     return Row(tuple(cells), 1, entry)

@@ -88,7 +88,7 @@ def layers(study: StudyData) -> Table | Absent:
 
 def _failure(found: Undone) -> Row:
     cells = (
-        *(found.entry.router, found.entry.condition, found.seed, found.what, found.status),
+        *(found.entry.router, found.entry.condition.label, found.seed, found.what, found.status),
         *(found.reason, found.note, found.machine, found.trial[:SHORT], found.log),
     )
     return Row(tuple(map(words, cells)), 1, found.entry)

@@ -161,7 +161,7 @@ def test_routers_of_other_widths_stand_in_one_condition(tiny_spec):
     names = ("dense", "dense_params", "soft_moe", "softmax_token_choice")
     specs = solved(*(tiny_spec(n, match="step_flops", experts={"num_experts": 2}) for n in names))
     assert len({spec.experts.options.get("hidden") for spec in specs}) > 2
-    assert set(conditions([spec.model_dump(mode="json") for spec in specs])) == {""}
+    assert not any(conditions([spec.model_dump(mode="json") for spec in specs]))
 
 
 def test_other_matches_solve_for_nothing(tiny_spec):

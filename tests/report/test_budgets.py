@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from report.budgets import flips, standings
-from report.entries import Entry
+from report.entries import ANY, Entry
 from report.figures import budgets
 from report.figures.budgets import mean_curve
 from report.load import load_study
@@ -44,9 +44,9 @@ def study(lab, store):
 
 
 def test_curves_are_cut_where_all_have_come(study):
-    by_flops, by_seconds, by_parameters = standings(study, "")
+    by_flops, by_seconds, by_parameters = standings(study, ANY)
     assert (by_flops.cut, by_seconds.cut, by_parameters.cut) == (4e12, 50.0, None)
-    soft, dense, random = (Entry(name, "") for name in ("soft_moe", "dense", "random"))
+    soft, dense, random = (Entry(name) for name in ("soft_moe", "dense", "random"))
     # A training of 5e12 FLOPs is cut at 0.8 of its way, one of 600 s at a twelfth.
     assert by_flops.accuracy[soft].to_dict() == pytest.approx({0: at(0.9, 0.8), 1: at(0.88, 0.8)})
     assert by_seconds.accuracy[soft].to_dict() == pytest.approx(
@@ -62,7 +62,7 @@ def test_curves_are_cut_where_all_have_come(study):
 
 
 def test_each_pair_that_turns_round_is_named(study):
-    assert flips(standings(study, "")) == [
+    assert flips(standings(study, ANY)) == [
         "dense before soft_moe by seconds, after it by FLOPs",
         "random before soft_moe by seconds, after it by FLOPs",
     ]
@@ -91,7 +91,7 @@ def test_the_table_has_what_each_rank_is_by(study):
 
 def test_alike_accuracies_share_a_rank(lab, store):
     lab(suites=("accuracy",)).study_of({"dense": [0.8], "random": [0.8], "soft_moe": [0.7]})
-    by_flops, *_ = standings(load_study(store), "")
+    by_flops, *_ = standings(load_study(store), ANY)
     assert sorted(by_flops.ranks.values()) == [1, 1, 3]
 
 
@@ -102,8 +102,8 @@ def test_a_run_that_was_evaluated_too_late_has_no_accuracy_there(lab, store):
     rows = study.metrics
     first = (rows["metric"] == "val_top1") & (rows["step"] == 0)
     later = replace(study, metrics=rows[~first])
-    _, by_seconds, _ = standings(later, "")
-    assert Entry("soft_moe", "") not in by_seconds.ranks
+    _, by_seconds, _ = standings(later, ANY)
+    assert Entry("soft_moe") not in by_seconds.ranks
     row = row_of(rankings.table(later), "soft_moe")
     assert (row["rank_seconds"].words, row["rank_flops"].value) == ("–", 1)
 
@@ -112,9 +112,9 @@ def test_seconds_are_those_of_one_machine(lab, store):
     lab(suites=("accuracy",), machines=("fast",)).study_of({"dense": [0.8, 0.8]})
     lab(suites=("accuracy",), machines=("slow",)).study_of({"soft_moe": [0.9]})
     study = load_study(store)
-    by_flops, by_seconds, _ = standings(study, "")
-    assert set(by_flops.ranks) == {Entry("dense", ""), Entry("soft_moe", "")}
-    assert set(by_seconds.ranks) == {Entry("dense", "")}
+    by_flops, by_seconds, _ = standings(study, ANY)
+    assert set(by_flops.ranks) == {Entry("dense"), Entry("soft_moe")}
+    assert set(by_seconds.ranks) == {Entry("dense")}
     assert "s on fast" in rankings.table(study).caption
 
 
@@ -174,7 +174,7 @@ def test_a_mean_curve_is_drawn_where_all_seeds_have_come(lab, store):
     lab(suites=("accuracy",)).study_of({"dense": [0.8, 0.6]})
     study = load_study(store)
     machine = study.trials["machine"].iloc[0]
-    curve = mean_curve(study, Entry("dense", ""), machine)
+    curve = mean_curve(study, Entry("dense"), machine)
     assert (curve.index[0], curve.index[-1]) == (0, 60)
     for seconds in (0, len(curve) // 2, len(curve) - 1):
         done = curve.index[seconds] / 60

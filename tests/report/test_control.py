@@ -39,8 +39,7 @@ def test_a_twin_stands_beside_its_router_and_nowhere_else(study):
     assert study.routers == list(dict.fromkeys(["dense", "softmax_token_choice", "soft_moe"]))
     assert {entry.router for entry in study.entries} == set(study.routers)
     assert study.twins == {
-        Entry(name, ""): Entry(f"{name} (twin)", "")
-        for name in ("softmax_token_choice", "soft_moe")
+        Entry(name): Entry(f"{name} (twin)") for name in ("softmax_token_choice", "soft_moe")
     }
     compared = {name for c in comparisons(study) for name in (c.entry.router, c.reference.router)}
     assert compared == set(study.routers)
@@ -100,7 +99,7 @@ def test_twins_are_controls_under_each_condition(lab, store):
     lab().study_of(ROUTERS, SWEPT)
     lab(twin=1).study_of(TWINS, SWEPT)
     study = load_study(store, "tiny")
-    assert [entry.condition for entry in study.twins] == [
+    assert [entry.condition.label for entry in study.twins] == [
         *["router.capacity_factor=1.0"] * 2,
         *["router.capacity_factor=2.0"] * 2,
     ]

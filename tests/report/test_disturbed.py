@@ -16,6 +16,7 @@ from report.remarks import remarks
 from report.render import to_latex
 from report.tables import control, main, throughput
 from results import Component, Metric
+from results.conditions import Condition
 
 MARK = "¶"
 WHERE = {
@@ -144,7 +145,7 @@ def test_the_terminal_and_the_digest_mark_it_as_well(study_of, store, tmp_path):
     metric = {"name": "forward_overhead", "unit": "", "better": "lower", "meaning": "Time."}
     store.component(Component("suite", "throughput", "", "throughput", metrics=[metric]))
     (column,) = [c for c in main_columns(main_metrics(store, "tiny")) if c.suite == "throughput"]
-    assert column.cell(("random", "")) == "1.10¶"
-    assert column.cell(("soft_moe", "")) == "1.50"
+    assert column.cell(("random", Condition())) == "1.10¶"
+    assert column.cell(("soft_moe", Condition())) == "1.50"
     assert column.meaning.endswith("↓ (¶ others kept the machine busy)")
     assert "random: 1.10¶" in digest(store, "tiny", tmp_path)

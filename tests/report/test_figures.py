@@ -120,7 +120,7 @@ def test_each_figure_says_how_many_runs_it_shows(drawings):
 
 
 def test_a_curve_is_the_mean_over_seeds_at_each_step(written):
-    points = curve(written.study, Entry("dense", ""))
+    points = curve(written.study, Entry("dense"))
     assert list(points["n"]) == [3] * 11
     assert list(points["flops"]) == pytest.approx([4e11 * tenth for tenth in range(11)])
     last = [100 * (0.1 + (top1 - 0.1) * (1 - 2 ** (-10 / 1.5))) for top1 in (0.8, 0.81, 0.82)]
@@ -139,7 +139,7 @@ def test_the_end_of_training_is_enlarged_where_there_is_something_to_see(
 
 
 def test_loads_are_ranked_within_a_run_before_they_are_averaged(written):
-    table, n = ranked_loads(written.study, Entry("random", ""))
+    table, n = ranked_loads(written.study, Entry("random"))
     assert n == 3
     assert table.shape == (2, 8)
     assert table.mean(1) == pytest.approx([1, 1])
@@ -226,11 +226,11 @@ def test_many_routers_have_several_figures_of_images(lab, store, monkeypatch):
 
 
 def test_subgroups_are_drawn_before_and_after_their_experts_were_edited(written, drawings):
-    found = accuracies(written.study, Entry("random", ""))
+    found = accuracies(written.study, Entry("random"))
     assert found["before"] == pytest.approx(np.array([[95, 10 + s, 20, 90] for s in range(3)]))
     assert found["after"] == pytest.approx(np.full((3, 4), 70))
-    assert set(accuracies(written.study, Entry("dense", ""))) == {"before"}
-    assert accuracies(written.study, Entry("my_gate", "")) == {}
+    assert set(accuracies(written.study, Entry("dense"))) == {"before"}
+    assert accuracies(written.study, Entry("my_gate")) == {}
     axes = drawings["editing"].figure.axes
     panels = {place.get_title("left").split(" (")[0]: place for place in axes}
     assert "my_gate" not in panels

@@ -30,7 +30,7 @@ def study(lab, store):
 )
 def test_a_null_is_far_that_no_run_brings_near(study, values, far):
     entries = {e: [100 * x for x in NEAR[e.router]] for e in study().entries}
-    null = Entry("dense_params", "")
+    null = Entry("dense_params")
     assert far_nulls(study(), entries | {null: values}) == ({} if far is None else {null: far})
 
 

@@ -118,5 +118,5 @@ def test_a_suite_of_newer_code_makes_the_others_older(lab, store):
         attempt_id=attempt.id,
     )  # fmt: skip
     found = load_study(store)
-    assert changed(found, Entry("random", ""), ["balance"]) == {"suite 'balance'"}
-    assert changed(found, Entry("random", ""), ["accuracy"]) == set()
+    assert changed(found, Entry("random"), ["balance"]) == {"suite 'balance'"}
+    assert changed(found, Entry("random"), ["accuracy"]) == set()

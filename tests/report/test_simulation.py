@@ -44,7 +44,9 @@ def drawn(truth, seeds, rng):
 def again(study, truth, rng):
     """The study with other accuracies of the same truth, and nothing but them: it is quicker."""
     metrics = study.metrics[study.metrics["metric"] == "top1"]
-    seeds = metrics["condition"] + metrics["seed"].astype(str)  # each condition's are its own
+    seeds = metrics["condition"].map(str) + metrics["seed"].astype(
+        str
+    )  # each condition's are its own
     shared = {seed: SEED * rng.normal() for seed in seeds.unique()}
     noise = NOISE * rng.normal(size=len(metrics))
     value = metrics["router"].map(truth) + seeds.map(shared) + noise

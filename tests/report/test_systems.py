@@ -2,18 +2,23 @@
 
 import pytest
 
-from report.entries import Entry
+from report.entries import ANY, Entry
 from report.load import load_study
 from report.systems import Systems, router_of
 from report.tables import differences, main
+from results.conditions import Condition
 
 MLP, CP = "experts.name=mlp experts.num_experts=8", "experts.name=cp experts.num_experts=8"
 MANY = "experts.name=cp experts.num_experts=64"
 
 
-def told(*entries):
-    systems = Systems.of([Entry(*entry) for entry in entries])
-    return [(row.router, row.condition) for row in (systems.told(Entry(*e)) for e in entries)]
+def told(*rows):
+    entries = [
+        Entry(router, Condition.of(dict(each.split("=", 1) for each in settings.split())))
+        for router, settings in rows
+    ]
+    found = map(Systems.of(entries).told, entries)
+    return [(entry.router, entry.condition.label) for entry in found]
 
 
 def test_a_number_that_one_system_has_is_part_of_its_name():
@@ -56,11 +61,11 @@ def test_systems_stand_beside_each_other_in_a_report(lab, store):
     made.experts = {"name": "cp", "num_experts": 32}
     made.study_of({"my_gate": [0.75, 0.76, 0.78]})
     study = load_study(store)
-    assert study.entries == [Entry(n, "") for n in ("dense", "my_gate + 32 cp", "soft_moe")]
+    assert study.entries == [Entry(n) for n in ("dense", "my_gate + 32 cp", "soft_moe")]
     assert study.families["my_gate + 32 cp"] == "token_choice"
-    assert study.conditions == [""]
+    assert study.conditions == [ANY]
     assert study.usual_experts == "8 mlp"
     rows = {row.router: row for row in differences.to_nulls(study).rows}
     assert rows.keys() == {"soft_moe", "my_gate + 32 cp"}
     assert "with their experts, but for the usual ones (8 mlp)" in main.table(study).caption
-    assert len(study.array("class_expert", Entry("my_gate + 32 cp", ""), of="gates")) == 6
+    assert len(study.array("class_expert", Entry("my_gate + 32 cp"), of="gates")) == 6

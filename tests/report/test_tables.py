@@ -106,14 +106,14 @@ def test_the_best_run_is_that_of_the_highest_validation_accuracy(lab, store):
     assert row["error_best"].value == pytest.approx(0.1)
     assert row["error_best"].n == 1
     assert row["error_mean"].value == pytest.approx(0.2)
-    assert row["H_s_best"].value == study.final("H_s", Entry("soft_moe", ""), of="gates")[1]
+    assert row["H_s_best"].value == study.final("H_s", Entry("soft_moe"), of="gates")[1]
     assert row_of(table, "random")["error_best"].value == pytest.approx(0.4)
     assert "dense" not in {row.router for row in table.rows}
     # Neither the test split nor an earlier evaluation decides.
     frame = study.metrics.copy()
     last = (frame["metric"] == "val_top1") & (frame["step"] == frame["step"].max())
     frame.loc[last & (frame["seed"] == 2), "value"] = 0.99
-    assert best.best_seed(replace(study, metrics=frame), Entry("soft_moe", "")) == 2
+    assert best.best_seed(replace(study, metrics=frame), Entry("soft_moe")) == 2
 
 
 def test_one_seed_has_no_best(lab, store):

@@ -9,8 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from report.entries import Entry
-from results.conditions import conditions, router_of
+from results.conditions import conditions as found_in
+from results.conditions import router_of
 from results.settings import comparable
+
+
+def conditions(*given: Any, **more: Any) -> list[str]:
+    """The labels of the conditions of some descriptions."""
+    return [condition.label for condition in found_in(*given, **more)]
 
 
 def trial(router: str, parent: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
@@ -263,7 +269,7 @@ def described(router: str, values: Values) -> dict[str, Any]:
 
 @given(st.lists(values(), min_size=2, max_size=8))
 def test_only_runs_of_equal_value_stand_beside_each_other(runs):
-    told = conditions([described(*run) for run in runs])
+    told = found_in([described(*run) for run in runs])
     entries = [Entry(router, condition) for (router, _), condition in zip(runs, told, strict=True)]
 
     def differ(one: Values, other: Values) -> set[str]:

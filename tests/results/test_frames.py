@@ -100,6 +100,7 @@ def test_one_row_a_metric_with_all_that_is_known_of_it(filler, description: Desc
         "suite": "accuracy",
         "router": "soft_moe",
         "condition": "",
+        "settings": "{}",
         "options": '{"capacity_factor":1.0}',
         "experts": "mlp",
         "num_experts": 8,
