@@ -52,7 +52,7 @@ def component_of(part: Part) -> Component:
     """The part as a row: with its card, where it is registered by name."""
     registry = next((registry for registry in RECORDED if registry.kind == part.kind), None)
     if registry is None:
-        listing = "\n".join(f"{module} {digest}" for module, digest in part.modules.items())
+        listing = "\n".join(f"{name} {digest}" for name, digest in part.sources.items())
         return Component(part.kind, part.name, listing, part.digest)
     entry = registry.get(part.name)
     card = entry.card()
