@@ -232,18 +232,19 @@ class _Writer:
             self._read_annotation(node.annotation, scope)
             self._write_fields(ast.Assign([node.target], node.value), scope)
         elif isinstance(node, ast.Raise):
-            self._write_fields(node, scope, without=("cause",))
+            raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            self._write_fields(ast.Raise(raised), scope)  # without its message
         elif isinstance(node, ast.Call):
             self._write_call(node, scope)
         else:
             self._write_fields(node, scope)
 
-    def _write_fields(self, node: ast.AST, scope: Scope, without: Iterable[str] = ()) -> None:
+    def _write_fields(self, node: ast.AST, scope: Scope) -> None:
         self.parts.append(f"({type(node).__name__}")
         for key, value in ast.iter_fields(node):
             value = self._effective(value, scope)
             # What is empty is left out, as other versions of Python may not know it.
-            if key not in ("ctx", "kind", "type_comment", *without) and value not in (None, []):
+            if key not in ("ctx", "kind", "type_comment") and value not in (None, []):
                 self.parts.append(f" {key}=")
                 self._write_value(value, scope)
         self.parts.append(")")
