@@ -151,8 +151,9 @@ class Fingerprints:
         own, files = set[Definition](), set[Path]()
         for target in targets:
             inner = inspect.unwrap(target)
-            if inner.__module__.partition(".")[0] in PACKAGES:
-                own |= self._definitions.of(inner.__module__, inner.__qualname__.partition(".")[0])
+            module, outer = getattr(inner, "__module__", ""), getattr(inner, "__qualname__", "")
+            if module.partition(".")[0] in PACKAGES:
+                own |= self._definitions.of(module, outer.partition(".")[0])
             files.update(file for file in defining_files(target) if not is_own(file))
         users = user_sources(files).values()
         for source in users:
