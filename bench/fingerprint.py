@@ -44,14 +44,14 @@ class Part:
         kind: "router", "experts", "loss", "affinity", "model", "protocol", "data", "weights"; of a
             derived trial also "transform" and "parent", whose digest is the parent's fingerprint.
         digest: SHA-256 (hex).
-        sources: where the part is code, SHA-256 by name of each definition, and of each user's
+        definitions: where the part is code, SHA-256 by name of each definition, and of each user's
             module; version by name of each installed distribution.
     """
 
     kind: str
     name: str
     digest: str
-    sources: dict[str, str] = field(default_factory=dict, compare=False)
+    definitions: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def label(self) -> str:

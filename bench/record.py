@@ -52,8 +52,8 @@ def component_of(part: Part) -> Component:
     """The part as a row: with its card, where it is registered by name."""
     registry = next((registry for registry in RECORDED if registry.kind == part.kind), None)
     if registry is None:
-        listing = "\n".join(f"{name} {digest}" for name, digest in part.sources.items())
-        return Component(part.kind, part.name, listing, part.digest)
+        listing = "\n".join(f"{name} {digest}" for name, digest in part.definitions.items())
+        return Component(part.kind, part.name, listing, part.digest, definitions=part.definitions)
     entry = registry.get(part.name)
     card = entry.card()
     return Component(
@@ -69,6 +69,7 @@ def component_of(part: Part) -> Component:
         hyper=[asdict(info) for info in card.hyper],
         metrics=[asdict(definition) for definition in getattr(entry.target, "metrics", ())],
         main_metric=getattr(entry.target, "main_metric", None),
+        definitions=part.definitions,
     )
 
 

@@ -18,8 +18,10 @@ from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-from bench.definitions import HOME, imported_module, parsed
+from bench.definitions import HOME
+from bench.file_names import imported_module, parsed
 from bench.installed import is_installed, search_folders
+from bench.normal_form import references
 from moe_router_bench import PACKAGES
 
 SUFFIXES = (".py", *EXTENSION_SUFFIXES)
@@ -165,7 +167,7 @@ def _parse(file: Path, module: str) -> Source:
 def _analyse(text: str, module: str, stem: str) -> Source:
     try:
         tree = ast.parse(text)
-        references = parsed(text, module, stem).references()
+        named = references(parsed(text, module, stem))
     except (SyntaxError, ValueError):  # it may be imported by code that never runs here
         return Source(module, _sha256(text))
     package = module if stem == "__init__" else module.rpartition(".")[0]
@@ -177,7 +179,7 @@ def _analyse(text: str, module: str, stem: str) -> Source:
     )
     imports = tuple(dict.fromkeys(_imports(tree, package)))
     code = ast.unparse(_Undocumented().visit(tree))
-    return Source(module, _sha256(code), imports, exports, frozenset(references))
+    return Source(module, _sha256(code), imports, exports, named)
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[Import]:

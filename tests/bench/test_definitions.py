@@ -136,6 +136,20 @@ def test_statements_that_define_nothing_count_with_what_stands_beside_them(tree:
     assert tree({"routers/one.py": table}) == before
     assert tree({"routers/one.py": f"{table}TABLE['x'] = 1\n"}) != before
     assert tree({"routers/one.py": f"{table}register(One)\n"}) == before
+    loop = "for name in ('x', 'y'):\n    TABLE[name] = 1\n"
+    assert tree({"routers/one.py": table + loop}) != before
+
+
+def test_a_buffer_that_is_registered_counts(tree: Tree) -> None:
+    text = "class One:\n    def __init__(self):\n        self.register_buffer('x', {})\n"
+    before = tree(FILES | {"routers/one.py": text.format(1)})
+    assert tree({"routers/one.py": text.format(2)}) != before
+
+
+def test_an_annotation_of_a_function_does_not_count(tree: Tree) -> None:
+    text = "from routers.base import Base\nclass One(Base):\n    def f(self, x{}): return x\n"
+    before = tree(FILES | {"routers/one.py": text.format("")})
+    assert tree({"routers/one.py": text.format(": Base")}) == before
 
 
 def test_which_of_two_definitions_of_one_name_is_meant_counts(tree: Tree) -> None:

@@ -22,7 +22,7 @@ def spec_of(router: str) -> TrialSpec:
 
 def sources_of(spec: TrialSpec, kind: str) -> set[str]:
     parts = Fingerprints().trial(spec, lambda _: "data").parts
-    return {name for part in parts if part.kind == kind for name in part.sources}
+    return {name for part in parts if part.kind == kind for name in part.definitions}
 
 
 def test_a_router_does_not_depend_on_other_routers_nor_on_commands() -> None:

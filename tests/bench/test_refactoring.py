@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.definitions import HOME, NO_NUMBERS, SHOWN, Definition, Definitions
+from bench.definitions import HOME, NO_NUMBERS, Definition, Definitions
 from bench.derive import TRANSFORMS
 from bench.fingerprint import MEASURED, TRAINING, UNTRAINED, Fingerprints
+from bench.normal_form import SHOWN
 from bench.registries import REGISTRIES
 from moe_router_bench import PACKAGES
 from routers import ROUTERS, Router
