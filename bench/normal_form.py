@@ -83,7 +83,7 @@ class _Writer:
             self._write_fields(node, Scope(scope.imports, hidden))
         elif isinstance(node, ast.ClassDef):
             self._write_fields(node, Scope(scope.imports, scope.hidden, fields=True))
-        elif isinstance(node, ast.AnnAssign) and not scope.fields:
+        elif isinstance(node, ast.AnnAssign) and node.value and not scope.fields:
             self._read_annotation(node.annotation, scope)
             self._write_fields(ast.Assign([node.target], node.value), scope)
         elif isinstance(node, ast.Raise):

@@ -14,7 +14,7 @@ import linecache
 import sys
 import tokenize
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
@@ -167,13 +167,14 @@ def _imported(file: Path) -> set[str]:
 def _load(what: str, module: str, load: Callable[[], Any]) -> ModuleType:
     """Run `load`, which imports `module`, and undo what it did if it fails."""
     modules, entries, path = set(sys.modules), _entries(), list(sys.path)
+    failure: BaseException | None = None
     try:
         load()
-        failure = None
     except (Exception, SystemExit) as error:
         failure = error
     code = _Code.of(module)
-    new = {name for name in set(sys.modules) - modules if code.holds(vars(sys.modules[name]), name)}
+    came = {name: sys.modules[name] for name in set(sys.modules) - modules}
+    new = {name for name, it in came.items() if code.holds(name, getattr(it, "__file__", None))}
     registered = _entries() != entries or any(not new.isdisjoint(names()) for names in ELSEWHERE)
     if failure is None and (module in modules or registered):
         return sys.modules[module]
@@ -204,13 +205,13 @@ class _Code:
         top = module.partition(".")[0]
         return cls(top, tuple(map(Path, getattr(sys.modules.get(top), "__path__", ()))))
 
-    def holds(self, variables: Mapping[str, Any], name: str) -> bool:
-        """Whether the module of that name, which has these variables, is the plugin's."""
-        top, file = name.partition(".")[0], variables.get("__file__")
+    def holds(self, name: str, file: object) -> bool:
+        """Whether the module of that name and file is the plugin's."""
+        top = name.partition(".")[0]
         return top == self.package or any(
             Path(file).relative_to(folder).parts[0].removesuffix(".py") == top
             for folder in self.folders
-            if file and Path(file).is_relative_to(folder)
+            if isinstance(file, str) and Path(file).is_relative_to(folder)
         )
 
 
@@ -240,7 +241,7 @@ def _own_line(error: BaseException, code: _Code) -> str:
     own = [
         (frame.f_code.co_filename, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
-        if code.holds(frame.f_globals, str(frame.f_globals.get("__name__")))
+        if code.holds(str(frame.f_globals.get("__name__")), frame.f_globals.get("__file__"))
     ]
     where = ""
     if own:
