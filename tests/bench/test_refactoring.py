@@ -25,25 +25,24 @@ ENTRIES = [entry for kind in (*REGISTRIES, TRANSFORMS, SUITES) for entry in kind
 ROOTS = {"training": TRAINING, "untrained": UNTRAINED, "measured": MEASURED}
 
 RENAMED = {
-    "routers.token_choice": "routers.picking",
-    "routers.routing.selection": "routers.routing.choosing",
-    "bench.trainer": "bench.stepping",
-    "bench.model.moe": "bench.model.layer",
-    "bench.model.experts.mlp": "bench.model.experts.networks",
-    "bench.data.draws": "bench.data.rng",
-    "suites.accuracy": "suites.correctness",
+    module: f"{module}_renamed"
+    for module in (
+        *("routers.token_choice", "routers.routing.selection", "bench.trainer", "bench.model.moe"),
+        *("bench.model.experts.mlp", "bench.data.draws", "suites.accuracy"),
+    )
 }
 
 MUTATED = (
-    *("routers/token_choice.py", "routers/expert_choice.py", "routers/soft.py"),
-    *("routers/mixture.py", "routers/nulls.py", "routers/transport", "routers/routing"),
-    *("routers/losses.py", "routers/affinity", "bench/model/experts", "bench/model/moe.py"),
-    *("bench/model/build.py", "bench/model/backbone.py", "bench/model/passes.py"),
-    *("bench/trainer.py", "bench/objective.py", "bench/optim.py", "bench/agenda.py"),
-    *("bench/course.py", "bench/batches.py", "bench/compute/budget.py", "bench/compute/costs.py"),
-    *("bench/data/augment.py", "bench/data/order.py", "bench/data/draws.py"),
-    *("bench/data/training_images.py", "bench/data/dataset.py", "bench/data/pictures.py"),
+    *("routers.token_choice", "routers.expert_choice", "routers.soft", "routers.mixture"),
+    *("routers.nulls", "routers.transport", "routers.routing", "routers.losses"),
+    *("routers.affinity", "bench.model.experts", "bench.model.moe", "bench.model.build"),
+    *("bench.model.backbone", "bench.model.passes", "bench.trainer", "bench.objective"),
+    *("bench.optim", "bench.agenda", "bench.course", "bench.batches", "bench.compute.budget"),
+    *("bench.compute.costs", "bench.data.augment", "bench.data.order", "bench.data.draws"),
+    *("bench.data.training_images", "bench.data.dataset", "bench.data.pictures"),
+    *("suites.accuracy", "suites.balance", "suites.entropy", "suites.throughput"),
 )
+"""Modules and packages of which everything can change a number."""
 MUTATIONS = 50
 
 
@@ -93,23 +92,23 @@ def test_a_module_that_is_renamed_makes_nothing_stale(copy: Path, original) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "source", "target", "imports"),
+    ("name", "old", "new"),
     [
-        ("learning_rate", "bench/optim.py", "bench/agenda.py", "import math\n"),
-        ("step_stats", "routers/router.py", "routers/site.py", "import torch\n"),
-        ("calibration_error", "suites/accuracy.py", "suites/information.py", ""),
+        ("learning_rate", "bench.optim", "bench.agenda"),
+        ("step_stats", "routers.router", "routers.site"),
+        ("calibration_error", "suites.accuracy", "suites.information"),
     ],
 )
 def test_a_function_that_is_moved_makes_nothing_stale(
-    copy: Path, original, name: str, source: str, target: str, imports: str
+    copy: Path, original, name: str, old: str, new: str
 ) -> None:
-    text = (copy / source).read_text("utf-8")
+    (source,), (target,) = files_of(copy, old), files_of(copy, new)
+    text = source.read_text("utf-8")
     node = next(n for n in ast.parse(text).body if getattr(n, "name", "") == name)
     lines = text.split("\n")
     moved = "\n".join(lines[node.lineno - 1 : node.end_lineno])
-    old, new = (path.removesuffix(".py").replace("/", ".") for path in (source, target))
     rest = "\n".join(lines[: node.lineno - 1] + lines[node.end_lineno :])
-    (copy / source).write_text(f"{rest}\nfrom {new} import {name}\n", "utf-8")
+    source.write_text(f"{rest}\nfrom {new} import {name}\n", "utf-8")
     used = [
         imported
         for imported in ast.parse(text).body
@@ -118,8 +117,8 @@ def test_a_function_that_is_moved_makes_nothing_stale(
     ]
     constants = re.findall(r"\b[A-Z][A-Z_]+\b", moved)
     used += [ast.parse(f"from {old} import {each}") for each in constants if each in rest]
-    with (copy / target).open("a", encoding="utf-8") as file:
-        file.write("\n" + imports + "\n".join(map(ast.unparse, used)) + f"\n\n{moved}\n")
+    with target.open("a", encoding="utf-8") as file:
+        file.write("\n" + "\n".join(map(ast.unparse, used)) + f"\n\n{moved}\n")
     for each in copy.rglob("*.py"):
         changed = re.sub(
             rf"from {re.escape(old)} import ([^(\n]*)\b{name}\b",
@@ -202,6 +201,12 @@ def mutate(node: ast.AST) -> Callable[[], None]:
     return lambda: setattr(node, key, old)
 
 
+def files_of(copy: Path, module: str) -> list[Path]:
+    """The file of a module, or all files of a package."""
+    path = copy.joinpath(*module.split("."))
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+
+
 def router_around(tree: ast.Module, node: ast.AST, file: Path) -> type | None:
     """The router class that a place lies in."""
     module = sys.modules[".".join(file.with_suffix("").parts)]
@@ -213,10 +218,7 @@ def router_around(tree: ast.Module, node: ast.AST, file: Path) -> type | None:
 def test_whatever_changes_a_number_makes_stale_what_uses_it(copy: Path, original) -> None:
     draw = random.Random(0)
     files = [
-        file
-        for name in MUTATED
-        for file in sorted((copy / name).rglob("*.py") if "." not in name else [copy / name])
-        if file.name != "__init__.py"
+        file for name in MUTATED for file in files_of(copy, name) if file.name != "__init__.py"
     ]
     trees = {file: ast.parse(file.read_text("utf-8")) for file in files}
     found = {file: list(places(tree)) for file, tree in trees.items()}

@@ -18,7 +18,7 @@ from bench.presets import load_preset
 from bench.source_tree import user_sources
 from bench.specs import trial_specs
 from results.identities import ComponentRef, TrialRecord
-from routers import load_plugin
+from routers import ROUTERS, load_plugin
 from routers.registry import Registry
 
 MODEL = """
@@ -114,6 +114,24 @@ def test_the_reason_names_the_model(tmp_path: Path) -> None:
     assert changes(then, spec_of(name)) == [f"changed source: model '{name}'"]
 
 
+def test_a_plugins_router_depends_on_what_it_uses_of_this_repository(tmp_path: Path) -> None:
+    text = """
+import routers
+from routers import TokenChoiceRouting as Choice
+from helper import scale
+
+@routers.register_router("outside_router", family="token_choice")
+class Mine(routers.Router):
+    def allocate(self, logits):
+        return Choice.top_k(scale(logits).softmax(-1), k=1, capacity=self.capacity(logits))
+"""
+    write(tmp_path / "helper.py", "def scale(logits): return logits\n")
+    load_plugin(write(tmp_path / "mine.py", text))
+    part = Fingerprints().component(ROUTERS.get("outside_router"))
+    assert {"mine", "helper", "Router", "TokenChoiceRouting"} <= part.definitions.keys()
+    assert not {"SoftMoE", "SoftRouting", "SoftmaxTokenChoice"} & part.definitions.keys()
+
+
 def test_of_an_installed_model_the_version_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of("vit_tiny_patch16_224")
     then = record_of(spec)
@@ -177,6 +195,13 @@ def test_modules_of_one_name_in_two_folders_both_count(tmp_path: Path, path: Pat
         seen.append({source.digest for source in found.values()})
         write(file, f"x = {number}")
     assert seen[0] != seen[1] != seen[2]
+
+
+def test_neither_the_name_nor_the_place_of_a_file_counts(tmp_path: Path) -> None:
+    text = "from routers import Router\nx = 1\n"
+    files = [write(tmp_path / name, text) for name in ("a/mine.py", "b/deeper/other.py")]
+    first, second = (user_sources([file])[file] for file in files)
+    assert first.digest == second.digest
 
 
 @pytest.mark.parametrize("statement", ["from .helper import x", "from . import helper"])
