@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
+import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bench.config import DataConfig, TrialSpec
+from bench.data.pictures import LazyImages
+from bench.data.survey import channel_histogram, channel_moments
+from bench.definitions import Definition, Definitions
 from bench.derive import TRANSFORMS
 from bench.installed import defining_files
-from bench.model import EXPERTS
+from bench.model import EXPERTS, build_model
+from bench.model.classifier import image_classifier
 from bench.model.origin import Origin, model_origin
 from bench.model.weights import pretrained_hash
-from bench.source_tree import combined, source_hashes
+from bench.source_tree import combined, is_own, user_sources
+from bench.subject import LayerOfTrial, TrainedTrial
+from bench.train import train_trial
+from moe_router_bench import PACKAGES
 from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
 
-TRAINING = ("bench.train", "bench.model.build")
-"""Where the source of the training protocol begins."""
-UNTRAINED = ("bench.model.build", "bench.subject")
-MEASURED = ("bench.subject",)
-"""Where the source of what suites are handed begins: models, layers and facts."""
+# Images in memory are known by their content; what is decoded while it is trained on, and what
+# pixels are normalised by, is made by code.
+TRAINING = (train_trial, image_classifier, LazyImages, channel_histogram, channel_moments)
+"""Where the code of the training protocol begins."""
+UNTRAINED = (build_model, image_classifier, LayerOfTrial, TrainedTrial)
+MEASURED = (LayerOfTrial, TrainedTrial)
+"""Where the code of what suites are handed begins: models, layers and facts."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +44,14 @@ class Part:
         kind: "router", "experts", "loss", "affinity", "model", "protocol", "data", "weights"; of a
             derived trial also "transform" and "parent", whose digest is the parent's fingerprint.
         digest: SHA-256 (hex).
-        modules: hash by name of each source module, where the part is source; version by name of
-            each installed distribution.
+        definitions: where the part is code, SHA-256 by name of each definition, and of each user's
+            module; version by name of each installed distribution.
     """
 
     kind: str
     name: str
     digest: str
-    modules: dict[str, str] = field(default_factory=dict, compare=False)
+    definitions: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def label(self) -> str:
@@ -76,15 +85,20 @@ class Fingerprint:
 
 
 class Fingerprints:
-    """Takes fingerprints, and reads each component's source once."""
+    """Takes fingerprints, and reads each component's code once.
 
-    def __init__(self) -> None:
+    Args:
+        definitions: those of this repository.
+    """
+
+    def __init__(self, definitions: Definitions | None = None) -> None:
+        self._definitions = definitions or Definitions()
         self._parts: dict[tuple[str, str], Part] = {}
 
     def trial(self, spec: TrialSpec, hash_of: Callable[[DataConfig], str]) -> Fingerprint:
         """Of a trial on data sets with these content hashes."""
         data = Part("data", spec.data.name, hash_of(spec.data))
-        parts = (*self._components(spec), self._modules("training", TRAINING), data)
+        parts = (*self._components(spec), self._protocol("training", TRAINING), data)
         parts += self._model(spec)
         if spec.parent is not None and spec.transform is not None:
             parent = Part("parent", spec.parent.router.name, self.trial(spec.parent, hash_of).value)
@@ -94,17 +108,17 @@ class Fingerprints:
     def layer(self, spec: TrialSpec) -> Fingerprint:
         """Of a trial's layers and model as they are before training, on no data."""
         made_of = [part for part in self._components(spec) if part.kind != "loss"]
-        parts = (*made_of, self._modules("model", UNTRAINED), *self._model(spec))
+        parts = (*made_of, self._protocol("model", UNTRAINED), *self._model(spec))
         return Fingerprint(layer_description(spec), parts)
 
     def component(self, entry: Entry) -> Part:
-        """Of a registered component: its module, and all that this imports."""
-        return self._source(entry.kind, entry.name, lambda: ({}, defining_files(entry.target)))
+        """Of a registered component: its definition, and all that this depends on."""
+        return self._source(entry.kind, entry.name, lambda: ({}, [entry.target]))
 
     def suite(self, entry: Entry) -> str:
-        """SHA-256 (hex) of a suite's source, and of the source of what it is handed."""
-        subject = self._modules("subject", MEASURED)
-        return combined({**self.component(entry).modules, **subject.modules})
+        """SHA-256 (hex) of a suite's code, and of the code of what it is handed."""
+        subject = self._protocol("subject", MEASURED)
+        return combined([self.component(entry).digest, subject.digest])
 
     def _components(self, spec: TrialSpec) -> list[Part]:
         return [self.component(entry) for entry in components_of(spec)]
@@ -120,28 +134,53 @@ class Fingerprints:
             self._parts[key] = Part("weights", name, pretrained_hash(file))
         return (model, self._parts[key])
 
-    def _modules(self, name: str, modules: tuple[str, ...]) -> Part:
-        def origin() -> Origin:
-            files = (importlib.import_module(module).__file__ for module in modules)
-            return {}, [Path(file) for file in files if file]
-
-        return self._source("protocol", name, origin)
+    def _protocol(self, name: str, roots: Iterable[Any]) -> Part:
+        return self._source("protocol", name, lambda: ({}, roots))
 
     def _source(self, kind: str, name: str, origin: Callable[[], Origin]) -> Part:
-        """The part that is made of distributions, and of files with all that they import."""
+        """The part that is made of distributions, and of objects with all that defines them."""
         key = (kind, name)
         if key not in self._parts:
-            versions, files = origin()
-            hashes = {**versions, **source_hashes(files)}
-            self._parts[key] = Part(kind, name, combined(hashes), hashes)
+            versions, targets = origin()
+            self._parts[key] = self._part_of(kind, name, versions, targets)
         return self._parts[key]
+
+    def _part_of(
+        self, kind: str, name: str, versions: Mapping[str, str], targets: Iterable[Any]
+    ) -> Part:
+        own, files = set[Definition](), set[Path]()
+        for target in targets:
+            inner = inspect.unwrap(target)
+            module, outer = getattr(inner, "__module__", ""), getattr(inner, "__qualname__", "")
+            if module.partition(".")[0] in PACKAGES:
+                own |= self._definitions.of(module, outer.partition(".")[0])
+            files.update(file for file in defining_files(target) if not is_own(file))
+        users = user_sources(files).values()
+        for source in users:
+            own = own.union(*map(self._definitions.meant_by, source.references))
+        code = self._definitions.code(own)
+        digests = [*code.digests, *((source.module, source.digest) for source in users)]
+        installed = [" ".join(each) for each in versions.items()]
+        digest = combined([*installed, *(source.digest for source in users), *code.lines])
+        return Part(kind, name, digest, {**versions, **_by_name(digests)})
+
+
+def _by_name(digests: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Each name's digest; one for all that share a name."""
+    found: dict[str, list[str]] = {}
+    for name, digest in sorted(digests):
+        found.setdefault(name, []).append(digest)
+    return {name: each[0] if len(each) == 1 else combined(each) for name, each in found.items()}
 
 
 def components_of(spec: TrialSpec) -> list[Entry]:
-    """The registered components that a trial is made of; a baseline has no other."""
+    """The registered components that a trial is made of.
+
+    A baseline has no other, but for the experts whose parameters a wide one has.
+    """
     router = ROUTERS.get(spec.router.name)
     if issubclass(router.target, Baseline):
-        return [router]
+        return [router, EXPERTS.get(spec.experts.name)] if router.target.widen else [router]
     losses = [LOSSES.get(name) for name in sorted(spec.train.losses)]
     # An affinity may be made of another one, which its options name.
     options = spec.router.options

@@ -51,8 +51,8 @@ def component_of(part: Part) -> Component:
     """The part as a row: with its card, where it is registered by name."""
     registry = next((registry for registry in RECORDED if registry.kind == part.kind), None)
     if registry is None:
-        listing = "\n".join(f"{module} {digest}" for module, digest in part.modules.items())
-        return Component(part.kind, part.name, listing, part.digest)
+        listing = "\n".join(f"{name} {digest}" for name, digest in part.definitions.items())
+        return Component(part.kind, part.name, listing, part.digest, definitions=part.definitions)
     entry = registry.get(part.name)
     card = entry.card()
     return Component(
@@ -68,6 +68,7 @@ def component_of(part: Part) -> Component:
         hyper=[asdict(info) for info in card.hyper],
         metrics=list(_definitions(entry.target)),
         main_metric=getattr(entry.target, "main_metric", None),
+        definitions=part.definitions,
     )
 
 

@@ -1,12 +1,9 @@
-"""Which source a component depends on, and a hash of each module of it.
+"""Which of a user's files a component depends on, and a digest of each.
 
-A module's hash is of its syntax tree without comments and docstrings. Its dependencies are the
-modules that it imports, transitively: from this repository, from beside a plugin, and from
-wherever else Python finds them, but for the standard library and installed distributions.
-
-A name imported from a package is followed through the package's `__init__` to the module that
-defines it: a router depends on `routers/router.py`, not on the other routers that `routers`
-imports. Of a user's package each `__init__` on the way counts too, since it runs.
+They are the files that it imports, transitively: from beside a plugin, and from wherever else
+Python finds them, but for the standard library, installed distributions and this repository. Of a
+package each `__init__` on the way counts too, since it runs. A digest is of the syntax tree without
+comments and docstrings, and knows neither the file's name nor its place.
 """
 
 from __future__ import annotations
@@ -21,11 +18,12 @@ from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
+from bench.definitions import HOME
+from bench.file_names import imported_module, parsed
 from bench.installed import is_installed, search_folders
+from bench.normal_form import references
 from moe_router_bench import PACKAGES
-from routers.beside import package_of
 
-HOME = Path(__file__).resolve().parent.parent
 SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 
 
@@ -45,18 +43,22 @@ class Import:
 
 @dataclass(frozen=True)
 class Source:
-    """One parsed file.
+    """One file.
 
     Attributes:
+        module: the dotted name that it is imported by.
         digest: SHA-256 of the code without comments and docstrings; of the bytes of what is no
             Python source.
         imports: all that it imports, also inside functions.
         exports: local name -> the import that binds it, at the top level.
+        references: what the code names, as `bench.definitions` resolves it.
     """
 
+    module: str
     digest: str
-    imports: tuple[Import, ...]
-    exports: dict[str, Import]
+    imports: tuple[Import, ...] = ()
+    exports: tuple[tuple[str, Import], ...] = ()
+    references: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -87,61 +89,37 @@ class Root:
         return [file for folder in folders if (file := folder / "__init__.py").is_file()]
 
 
-REPOSITORY = Root(HOME, PACKAGES)
 Found = list[tuple[Path, Root]]
 
 
-def source_hashes(files: Iterable[Path], *, own: bool = False) -> dict[str, str]:
-    """The hash of each of these files and of each module that they depend on, by module name.
-
-    Args:
-        own: leave out what they depend on in this repository.
-    """
-    digests: dict[str, list[str]] = {}
-    for module, digest in _dependencies(files, own).values():
-        digests.setdefault(module, []).append(digest)
-    # Modules of two folders may have one name.
-    return {
-        module: each[0] if len(each) == 1 else _sha256(" ".join(sorted(each)))
-        for module, each in sorted(digests.items())
-    }
-
-
-def source_files(files: Iterable[Path]) -> set[Path]:
-    """These files and those of each module that they depend on outside this repository."""
-    return set(_dependencies(files, own=True))
-
-
-def _dependencies(files: Iterable[Path], own: bool) -> dict[Path, tuple[str, str]]:
-    """Module name and digest of each file, transitively."""
-    found: dict[Path, tuple[str, str]] = {}
+def user_sources(files: Iterable[Path]) -> dict[Path, Source]:
+    """These files and those that they depend on; files of this repository are left out."""
+    found: dict[Path, Source] = {}
     waiting = [(file.resolve(), _root_of(file.resolve())) for file in files]
     while waiting:
         file, root = waiting.pop()
-        if file in found or (own and root == REPOSITORY):
-            continue
-        module = root.module_of(file)
-        source = _parse(file, module)
-        found[file] = (module, source.digest)
-        for wanted in source.imports:
-            waiting += _resolve(wanted, root)
+        if file not in found and not is_own(file):
+            found[file] = source = _parse(file, root.module_of(file))
+            for wanted in source.imports:
+                waiting += _resolve(wanted, root)
     return found
 
 
-def combined(hashes: dict[str, str]) -> str:
-    """One SHA-256 (hex) for all of these."""
-    return _sha256("\n".join(f"{name} {digest}" for name, digest in sorted(hashes.items())))
+def is_own(file: Path) -> bool:
+    """Tell whether a file belongs to one of this repository's packages."""
+    return any(file.is_relative_to(HOME / package) for package in PACKAGES)
+
+
+def combined(lines: Iterable[str]) -> str:
+    """One SHA-256 (hex) for all of these, whatever their order."""
+    return _sha256("\n".join(sorted(lines)))
 
 
 def _root_of(file: Path) -> Root:
-    """Where the imports of this file are looked for beside the repository."""
-    if REPOSITORY.folder in file.parents:
-        top = file.relative_to(REPOSITORY.folder).parts[0]
-        if top in PACKAGES:
-            return REPOSITORY
+    """Where the imports of this file are looked for where Python finds them nowhere."""
     folder = file.parent
-    # A user's file finds what lies beside it, even where that folder is a package too.
-    while (folder / "__init__.py").is_file() and package_of(folder) not in sys.modules:
+    # Where a file lies in a package, its imports name the package's folder too.
+    while (folder / "__init__.py").is_file():
         folder = folder.parent
     # Beside an installed plugin lie all other installed packages; only its own counts.
     top = file.relative_to(folder).parts[0].removesuffix(".py")
@@ -149,21 +127,14 @@ def _root_of(file: Path) -> Root:
 
 
 def _root_for(wanted: Import, root: Root) -> Root | None:
-    """Where an import in a file under `root` finds its module; None where it is installed.
-
-    A plugin's modules are looked for beside it first, as `routers.beside` does.
-    """
+    """Where an import in a file under `root` finds its module; None where it is no user's file."""
     top = wanted.module.partition(".")[0]
     if wanted.relative:
         places = [root]
-    elif root == REPOSITORY or top in PACKAGES:
-        places = [REPOSITORY]
-    elif top in sys.stdlib_module_names:
+    elif top in PACKAGES or top in sys.stdlib_module_names:
         places = []
     else:
-        outside = [Root(folder, (top,)) for folder in search_folders(top)]
-        private = package_of(root.folder) in sys.modules
-        places = [root, *outside] if private else [*outside, root]
+        places = [*(Root(folder, (top,)) for folder in search_folders(top)), root]
     return next((place for place in places if place.find(wanted.module)), None)
 
 
@@ -173,10 +144,10 @@ def _resolve(wanted: Import, root: Root, seen: frozenset[Import] = frozenset()) 
     file = home.find(wanted.module) if home else None
     if home is None or file is None:
         return []
-    before = [] if home == REPOSITORY else [(each, home) for each in home.packages(wanted.module)]
+    before = [(each, home) for each in home.packages(wanted.module)]
     if wanted.name is None or file.name != "__init__.py":
         return [*before, (file, home)]
-    exports = _parse(file, wanted.module).exports
+    exports = dict(_parse(file, wanted.module).exports)
     if wanted.name in exports:
         through = exports[wanted.name]
         if through != wanted and (found := _resolve(through, home, seen | {wanted})):
@@ -187,27 +158,28 @@ def _resolve(wanted: Import, root: Root, seen: frozenset[Import] = frozenset()) 
 
 def _parse(file: Path, module: str) -> Source:
     if file.suffix != ".py":
-        return Source(hashlib.sha256(file.read_bytes()).hexdigest(), (), {})
-    package = module if file.name == "__init__.py" else module.rpartition(".")[0]
+        return Source(module, hashlib.sha256(file.read_bytes()).hexdigest())
     with tokenize.open(file) as source:  # heeds a byte-order mark and a coding line
-        return _analyse(source.read(), package)
+        return _analyse(source.read(), module, file.stem)
 
 
 @cache
-def _analyse(text: str, package: str) -> Source:
+def _analyse(text: str, module: str, stem: str) -> Source:
     try:
         tree = ast.parse(text)
+        named = references(parsed(text, module, stem))
     except (SyntaxError, ValueError):  # it may be imported by code that never runs here
-        return Source(_sha256(text), (), {})
-    exports = {
-        alias.asname or alias.name: _import_from(node, alias.name, package)
+        return Source(module, _sha256(text))
+    package = module if stem == "__init__" else module.rpartition(".")[0]
+    exports = tuple(
+        (alias.asname or alias.name, _import_from(node, alias.name, package))
         for node in tree.body
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
-    }
+    )
     imports = tuple(dict.fromkeys(_imports(tree, package)))
     code = ast.unparse(_Undocumented().visit(tree))
-    return Source(_sha256(code), imports, exports)
+    return Source(module, _sha256(code), imports, exports, named)
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[Import]:
@@ -222,9 +194,7 @@ def _imports(tree: ast.AST, package: str) -> Iterator[Import]:
 
 def _import_from(node: ast.ImportFrom, name: str, package: str) -> Import:
     """One name of `from … import`, where the file's package is `package`."""
-    parts = package.split(".") if package and node.level else []
-    above = parts[: len(parts) - node.level + 1] if node.level else []
-    module = ".".join([*above, *([node.module] if node.module else [])])
+    module = imported_module(node, package)
     if not module:  # `from . import name` in a file of no package
         return Import(name, None, relative=True)
     return Import(module, None if name == "*" else name, relative=node.level > 0)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pydantic
 
 from bench.config import TrialSpec
 from bench.datasets import Datasets
 from bench.differences import differences
-from bench.fingerprint import Fingerprint, Fingerprints
+from bench.fingerprint import Fingerprint, Fingerprints, Part
 from bench.reuse import tried_again
 from results import Store
-from results.identities import TrialRecord
+from results.identities import TrialRecord, definitions_of
 from results.liveness import alive
 from routers.errors import BenchError
+
+MOST_NAMES = 8
+"""Definitions that are named of a part that changed."""
 
 
 def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
@@ -32,13 +35,24 @@ def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
         yield f"{spec.transform} from {spec.parent.router.name}, trial {now.parent}"
     changed = differences(now, trial)
     before = {(part.kind, part.name, part.source_hash) for part in trial.components}
+    stored = definitions_of(store, trial)
     for part in now.parts:
         same = (part.kind, part.name, part.digest) in before
-        yield f"  {'same   ' if same else 'CHANGED'}  {part.label}"
+        which = "" if same else _changed_definitions(part, stored.get((part.kind, part.name)))
+        yield f"  {'same   ' if same else 'CHANGED'}  {part.label}{which}"
     if changed:
         yield f"not reused: {'; '.join(changed)}"
     else:
         yield from _unchanged(trial, store)
+
+
+def _changed_definitions(now: Part, before: Mapping[str, str] | None) -> str:
+    """The names of the definitions that changed, came or went; "" where they are not known."""
+    if not before:
+        return ""
+    names = sorted(dict(now.definitions.items() ^ before.items()))
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f": {', '.join(names[:MOST_NAMES])}{more}" if names else ""
 
 
 def _require_model(now: Fingerprint, spec: TrialSpec, trial: TrialRecord) -> None:

@@ -58,6 +58,18 @@ def find_trial(store: Database, prefix: str) -> TrialRecord:
     raise StoreError(f"{len(found)} trials' fingerprints begin with {prefix!r}: {longer}, …")
 
 
+def definitions_of(store: Database, trial: TrialRecord) -> dict[tuple[str, str], dict[str, str]]:
+    """The definitions of each component of a trial, by its kind and name.
+
+    Those of components are left out that an older version of this tool wrote.
+    """
+    columns = (ComponentRow.kind, ComponentRow.name, ComponentRow.definitions)
+    query = select(*columns).join(trial_components).where(trial_components.c.trial_id == trial.id)
+    with store.reading() as session:
+        rows = session.execute(query)
+        return {(kind, name): definitions for kind, name, definitions in rows if definitions}
+
+
 def machine_row(store: Database, machine: Machine) -> int | None:
     """The row of this machine; None where nothing ran on it yet."""
     with store.reading() as session:

@@ -62,6 +62,7 @@ class ComponentRow(Row):
     main_metric: Mapped[str | None]
     source_hash: Mapped[str]
     source_text: Mapped[str]
+    definitions: Mapped[dict[str, Any] | None]
 
 
 class StudyRow(Row):

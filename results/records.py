@@ -94,6 +94,8 @@ class Component:
     """A suite's metric definitions: name, unit, better (`higher`, `lower` or null), meaning; of the
     main metric also `where`, if the name has several numbers."""
     main_metric: str | None = None
+    definitions: Mapping[str, str] | None = None
+    """Digest by name of each definition that it depends on; version of each distribution."""
 
     def __post_init__(self) -> None:
         if not self.source_hash:

@@ -1,22 +1,29 @@
 """Components from outside this repository: a user's file, or an installed package's entry point.
 
+A file is imported under a name of its own. What lies beside it can be imported as in a script: its
+folder is the last of `sys.path`, so that it shadows no library; or relatively, by `from . import`.
 A plugin registers all or nothing: one that fails half-way leaves no component and no module
 behind, so it disturbs no other and may be loaded again once it is mended.
 """
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import linecache
 import sys
+import tokenize
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from routers.beside import import_file, module_name, package_of
+from moe_router_bench import PACKAGES
 from routers.errors import BenchError, RequestError, nearest
 from routers.registry import Registry
 
@@ -36,19 +43,18 @@ class PluginFailure:
 def load_plugin(path: str | Path) -> ModuleType:
     """Import a user's file from anywhere on disk; what it registers is then known by name.
 
-    Modules beside the file can be imported by their plain names, and are its own: another plugin's
-    module of the same name is another module. Loading a file again returns the same module; a
-    file that has changed since needs a new process.
+    Loading a file again returns the same module; a file that has changed since needs a new process.
 
     Raises:
         RequestError: there is no such file, it cannot be imported (the message has its own line),
-            or it registers nothing.
+            it registers nothing, or the name of a module beside it means another module here.
     """
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise RequestError(_no_file(path, file))
-    what = f"plugin {path}"
-    return _load(what, module_name(file), package_of(file.parent), lambda: import_file(file))
+    if _means(file.stem, file) and file.stem in sys.modules:  # another plugin's helper
+        sys.modules.setdefault(module_name(file), sys.modules[file.stem])
+    return _load(f"plugin {path}", module_name(file), lambda: _import(file))
 
 
 def load_entry_points() -> list[PluginFailure]:
@@ -60,50 +66,174 @@ def load_entry_points() -> list[PluginFailure]:
     for point in entry_points(group=GROUP):
         what = f"entry point {point.name} = {point.value}"
         try:
-            _load(what, point.module, point.module.partition(".")[0], point.load)
+            _load(what, point.module, point.load)
         except RequestError as error:
             failures.append(PluginFailure(point.name, str(error)))
     return failures
 
 
-def _load(what: str, module: str, package: str, load: Callable[[], Any]) -> ModuleType:
-    """Run `load`, which imports `module` of `package`, and undo what it did if it fails."""
-    modules, entries = set(sys.modules), _entries()
+def module_name(file: Path) -> str:
+    """The name that a file is imported under: of its own, and the same in every process."""
+    return f"{_package_of(file.parent)}.{file.stem if file.stem.isidentifier() else _digest(file)}"
+
+
+def _package_of(folder: Path) -> str:
+    """The package that relative imports in a folder's plugins belong to."""
+    return f"plugins_{_digest(folder)}"
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(str(path).encode()).hexdigest()[:12]
+
+
+def _import(file: Path) -> None:
+    """Import a file, once."""
+    name, folder = module_name(file), str(file.parent)
+    if name in sys.modules:
+        return
+    package = sys.modules.setdefault(_package_of(file.parent), ModuleType(_package_of(file.parent)))
+    package.__path__ = [folder]
+    if folder not in sys.path:
+        sys.path.append(folder)
+    _refuse_other_helpers(file)
+    spec = spec_from_file_location(name, file, loader=SourceFileLoader(name, str(file)))
+    assert spec is not None  # a loader was given
+    assert spec.loader is not None
+    sys.modules[name] = module = module_from_spec(spec)
+    if _means(file.stem, file):  # it may be another plugin's helper
+        sys.modules[file.stem] = module
+    # Bytecode of a file that is mended within a second may be that of before.
+    writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = writes
+
+
+def _means(name: str, file: Path) -> bool:
+    """Whether `import name` would find this file."""
+    return name.isidentifier() and _file_of(name) == file
+
+
+def _file_of(name: str) -> Path | None:
+    """The file that a top-level name means now."""
+    try:
+        spec = find_spec(name)
+    except ValueError:  # a module without a specification, such as `__main__`
+        return None
+    return Path(spec.origin).resolve() if spec and spec.origin else None
+
+
+def _refuse_other_helpers(plugin: Path) -> None:
+    """Refuse a plugin whose `import helper` would not find the helper beside it.
+
+    Raises:
+        RequestError: another module of that name is imported already, or is found before it.
+    """
+    for name, helper in _helpers(plugin):
+        if (other := _file_of(name)) != helper:
+            raise RequestError(
+                f"its `import {name}` means {helper}, and would find {other}: rename one of the "
+                f"two, or use relative imports, as in `from . import {name}`"
+            )
+
+
+def _helpers(plugin: Path) -> Iterator[tuple[str, Path]]:
+    """Name and file of each module beside a plugin that it imports by a plain name, or they do."""
+    waiting, seen = [plugin], {plugin}
+    while waiting:
+        for name in _imported(waiting.pop()) - sys.stdlib_module_names - {*PACKAGES}:
+            helper = plugin.parent / name / "__init__.py"
+            if not helper.is_file():
+                helper = plugin.parent / f"{name}.py"
+            if helper.is_file() and helper not in seen:
+                yield name, helper
+                seen.add(helper)
+                waiting += helper.parent.rglob("*.py") if helper.stem == "__init__" else [helper]
+
+
+def _imported(file: Path) -> set[str]:
+    """The top-level names that a file imports; none where it is no Python."""
+    try:
+        with tokenize.open(file) as source:  # heeds a byte-order mark and a coding line
+            nodes = list(ast.walk(ast.parse(source.read())))
+    except (SyntaxError, ValueError):
+        return set()
+    imports = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return {name.partition(".")[0] for name in [*imports, *(str(each.module) for each in froms)]}
+
+
+def _load(what: str, module: str, load: Callable[[], Any]) -> ModuleType:
+    """Run `load`, which imports `module`, and undo what it did if it fails."""
+    modules, entries, path = set(sys.modules), _entries(), list(sys.path)
+    failure: BaseException | None = None
     try:
         load()
     except (Exception, SystemExit) as error:
-        _undo(package, modules, entries)
-        raise RequestError(f"{what} cannot be imported: {_own_line(error, package)}") from error
-    new = {name for name in set(sys.modules) - modules if name.partition(".")[0] == package}
+        failure = error
+    code = _Code.of(module)
+    came = {name: sys.modules[name] for name in set(sys.modules) - modules}
+    new = {name for name, it in came.items() if code.holds(name, getattr(it, "__file__", None))}
     registered = _entries() != entries or any(not new.isdisjoint(names()) for names in ELSEWHERE)
-    if module not in modules and not registered:
-        _undo(package, modules, entries)
-        raise RequestError(
-            f'{what} registers nothing; decorate a class with @register_router("name", family="…")'
+    if failure is None and (module in modules or registered):
+        return sys.modules[module]
+    _undo(new, modules, entries)
+    sys.path[:] = path
+    if failure is not None:
+        own_line = _own_line(failure, code)
+        raise RequestError(f"{what} cannot be imported: {own_line}") from failure
+    raise RequestError(
+        f'{what} registers nothing; decorate a class with @register_router("name", family="…")'
+    )
+
+
+@dataclass(frozen=True)
+class _Code:
+    """Which modules are a plugin's own.
+
+    Attributes:
+        package: the top-level package of the plugin.
+        folders: where its modules lie; beside a user's file they are top-level modules too.
+    """
+
+    package: str
+    folders: tuple[Path, ...]
+
+    @classmethod
+    def of(cls, module: str) -> _Code:
+        top = module.partition(".")[0]
+        return cls(top, tuple(map(Path, getattr(sys.modules.get(top), "__path__", ()))))
+
+    def holds(self, name: str, file: object) -> bool:
+        """Whether the module of that name and file is the plugin's."""
+        top = name.partition(".")[0]
+        return top == self.package or any(
+            Path(file).relative_to(folder).parts[0].removesuffix(".py") == top
+            for folder in self.folders
+            if isinstance(file, str) and Path(file).is_relative_to(folder)
         )
-    return sys.modules[module]
 
 
 def _entries() -> set[tuple[Registry, str]]:
     return {(registry, name) for registry in Registry.instances for name in registry.names()}
 
 
-def _undo(package: str, modules: set[str], entries: set[tuple[Registry, str]]) -> None:
-    """Forget the package's new modules, and what the plugin registered since.
+def _undo(own: set[str], modules: set[str], entries: set[tuple[Registry, str]]) -> None:
+    """Forget the plugin's new modules, and what the plugin registered since.
 
-    What a module outside the package registered while the plugin imported it for the first time
+    What a module outside the plugin registered while the plugin imported it for the first time
     stays: that module stays imported, and would not register again.
     """
-    new = set(sys.modules) - modules
-    own = {name for name in new if name.partition(".")[0] == package}
+    others = set(sys.modules) - modules - own
+    for registry, name in _entries() - entries:
+        if registry.get(name).target.__module__ not in others:
+            registry.discard(name)
     for name in own:
         del sys.modules[name]
-    for registry, name in _entries() - entries:
-        if registry.get(name).target.__module__ not in new - own:
-            registry.discard(name)
 
 
-def _own_line(error: BaseException, package: str) -> str:
+def _own_line(error: BaseException, code: _Code) -> str:
     """Where the plugin's own code failed, and how: `file:line: source — error`."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         where = f"{error.filename}:{error.lineno}: {(error.text or '').strip()} — "
@@ -111,7 +241,7 @@ def _own_line(error: BaseException, package: str) -> str:
     own = [
         (frame.f_code.co_filename, line)
         for frame, line in traceback.walk_tb(error.__traceback__)
-        if str(frame.f_globals.get("__name__")).partition(".")[0] == package
+        if code.holds(str(frame.f_globals.get("__name__")), frame.f_globals.get("__file__"))
     ]
     where = ""
     if own:

@@ -6,6 +6,9 @@ background ignores Ctrl-C, and so would every process that a test starts.
 
 import os
 import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -25,3 +28,16 @@ hypothesis.settings.load_profile("bench")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_imported_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A plugin of one test, and what lies beside it, is not found by the next."""
+    modules, path = set(sys.modules), list(sys.path)
+    yield
+    sys.path[:] = path
+    base = tmp_path_factory.getbasetemp()
+    for name in set(sys.modules) - modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        if name.startswith("plugins_") or (file and Path(file).is_relative_to(base)):
+            del sys.modules[name]

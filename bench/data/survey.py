@@ -94,9 +94,9 @@ def _read_all(splits: dict[str, Split]) -> Survey:
             digest.update(images.contiguous().numpy().data)
             digest.update(labels.numpy().data)
             if name == "train":
-                histogram += _histogram(images)
+                histogram += channel_histogram(images)
         _add_attribute(digest, split)
-    mean, std = _moments(histogram)
+    mean, std = channel_moments(histogram)
     return Survey(digest.hexdigest(), mean, std)
 
 
@@ -105,13 +105,14 @@ def _add_attribute(digest: hashlib._Hash, split: Split) -> None:
         digest.update(split.attribute.numpy().data)
 
 
-def _histogram(images: Tensor) -> Tensor:
+def channel_histogram(images: Tensor) -> Tensor:
     """How often each byte occurs, (c, 256), from (n, c, h, w): exact, unlike a sum of floats."""
     channels = images.transpose(0, 1).flatten(1)
     return torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
 
 
-def _moments(histogram: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def channel_moments(histogram: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel, in units of 255; 1 for a deviation of 0."""
     shares = histogram.double() / histogram.sum(1, keepdim=True)
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = shares @ values

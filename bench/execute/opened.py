@@ -14,8 +14,7 @@ from types import FrameType
 from typing import Any, Literal
 
 from bench.installed import is_installed
-from bench.source_tree import HOME, source_files
-from moe_router_bench import PACKAGES
+from bench.source_tree import is_own, user_sources
 
 SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
 
@@ -50,7 +49,7 @@ class OpenedFiles:
             plugins: the user's files; the modules that they import are covered.
             home: the folder of everything that runs make.
         """
-        covered = source_files(plugins)
+        covered = user_sources(plugins)
         beside = [plugin.resolve().parent for plugin in plugins]
         temporary = Path(tempfile.gettempdir()).resolve()
         made = [home.resolve(), *map(Path, SYSTEM_FOLDERS)]
@@ -105,7 +104,7 @@ def _by_plugin(frame: FrameType | None) -> bool:
 def _kind(name: str) -> Literal["bench", "plugin", "library"]:
     """Whose code a file holds."""
     file = Path(name)
-    if any(file.is_relative_to(HOME / package) for package in PACKAGES):
+    if is_own(file):
         return "bench"
     return "library" if not file.is_absolute() or is_installed(file) else "plugin"
 

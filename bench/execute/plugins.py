@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bench.execute.opened import OPENED
-from bench.source_tree import combined, source_hashes
+from bench.source_tree import combined, user_sources
 from routers import load_entry_points, load_plugin
 from routers.errors import BenchError
 
@@ -17,7 +17,10 @@ class PluginChangedError(BenchError):
 
 def hashes_of(plugins: Iterable[Path]) -> dict[Path, str]:
     """A hash of the source of each plugin, with the modules of the user that it imports."""
-    return {plugin: combined(source_hashes([plugin], own=True)) for plugin in plugins}
+    return {
+        plugin: combined(source.digest for source in user_sources([plugin]).values())
+        for plugin in plugins
+    }
 
 
 def load_unchanged(planned: Mapping[Path, str]) -> None:

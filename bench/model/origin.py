@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from typing import Any
 
 from bench.installed import defining_files, is_installed, search_folders, versions_of
 from moe_router_bench import PACKAGES
 
-Origin = tuple[dict[str, str], list[Path]]
-"""The versions of installed distributions, and the files of any other source."""
+Origin = tuple[dict[str, str], Iterable[Any]]
+"""The versions of installed distributions, and functions and classes of any other source."""
 
 
 def model_origin(name: str) -> Origin:
@@ -21,7 +22,7 @@ def model_origin(name: str) -> Origin:
 
     Returns:
         The version of each installed distribution that it comes from, timm always among them; and
-        the files that define it where they are not installed. This repository's own model counts
+        the function that builds it where it is not installed. This repository's own model counts
         as part of the training protocol, not here.
     """
     versions = _timm_version()
@@ -34,11 +35,11 @@ def model_origin(name: str) -> Origin:
     if module in PACKAGES:
         return versions, []
     files = defining_files(function) if function else []
-    edited = [file for file in files if not is_installed(file.resolve())]
-    if edited or module == "timm":
-        return versions, edited
-    others = versions_of(module)
-    return versions | others, [] if others else files
+    if module == "timm" and all(is_installed(file.resolve()) for file in files):
+        return versions, []
+    others = {} if module == "timm" else versions_of(module)
+    edited = any(not is_installed(file.resolve()) for file in files)
+    return versions | others, [] if others and not edited else [function]
 
 
 def registering_modules() -> set[str]:

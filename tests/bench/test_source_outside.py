@@ -15,10 +15,10 @@ from bench.fingerprint import Fingerprints
 from bench.installed import defining_files
 from bench.model import origin
 from bench.presets import load_preset
-from bench.source_tree import source_hashes
+from bench.source_tree import user_sources
 from bench.specs import trial_specs
 from results.identities import ComponentRef, TrialRecord
-from routers import load_plugin
+from routers import ROUTERS, load_plugin
 from routers.registry import Registry
 
 MODEL = """
@@ -40,14 +40,10 @@ NET = "from timm.models.vision_transformer import VisionTransformer as Net\nDEPT
 @pytest.fixture(autouse=True)
 def _nothing_stays() -> Iterator[None]:
     before = {registry: registry.names() for registry in Registry.instances}
-    modules = set(sys.modules)
     yield
     for registry in Registry.instances:
         for name in set(registry.names()) - set(before.get(registry, registry.names())):
             registry.discard(name)
-    for name in set(sys.modules) - modules:
-        if name.startswith(("plugins_", "outside_")):
-            del sys.modules[name]
 
 
 @pytest.fixture
@@ -57,6 +53,11 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.syspath_prepend(folder)
     return folder
+
+
+def source_hashes(files: list[Path]) -> dict[str, str]:
+    """Digest by name of each of the user's modules."""
+    return {source.module: source.digest for source in user_sources(files).values()}
 
 
 def write(file: Path, text: str = "") -> Path:
@@ -113,6 +114,24 @@ def test_the_reason_names_the_model(tmp_path: Path) -> None:
     assert changes(then, spec_of(name)) == [f"changed source: model '{name}'"]
 
 
+def test_a_plugins_router_depends_on_what_it_uses_of_this_repository(tmp_path: Path) -> None:
+    text = """
+import routers
+from routers import TokenChoiceRouting as Choice
+from helper import scale
+
+@routers.register_router("outside_router", family="token_choice")
+class Mine(routers.Router):
+    def allocate(self, logits):
+        return Choice.top_k(scale(logits).softmax(-1), k=1, capacity=self.capacity(logits))
+"""
+    write(tmp_path / "helper.py", "def scale(logits): return logits\n")
+    load_plugin(write(tmp_path / "mine.py", text))
+    part = Fingerprints().component(ROUTERS.get("outside_router"))
+    assert {"mine", "helper", "Router", "TokenChoiceRouting"} <= part.definitions.keys()
+    assert not {"SoftMoE", "SoftRouting", "SoftmaxTokenChoice"} & part.definitions.keys()
+
+
 def test_of_an_installed_model_the_version_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = spec_of("vit_tiny_patch16_224")
     then = record_of(spec)
@@ -163,30 +182,26 @@ def test_what_lies_among_installed_distributions_does_not_count(
     assert set(source_hashes([plugin])) == {"mine"}
 
 
-def test_a_loaded_plugins_own_module_goes_before_the_path(tmp_path: Path, path: Path) -> None:
-    text = 'from routers import register_loss\n@register_loss("{0}")\ndef loss(routing): ...\n'
-    plugin = write(tmp_path / "mine" / "mine.py", "import helper\n" + text.format("outside_first"))
-    own = write(tmp_path / "mine" / "helper.py", "")
-    other = write(path / "helper.py", "")
-    load_plugin(plugin)
-    before = source_hashes([plugin])
-    write(other, "x = 1")
-    assert source_hashes([plugin]) == before
-    write(own, "x = 1")
-    assert source_hashes([plugin]) != before
-
-
 def test_modules_of_one_name_in_two_folders_both_count(tmp_path: Path, path: Path) -> None:
     plugin = write(tmp_path / "mine" / "mine.py", "from . import helper\nimport outside_user\n")
     both = [write(tmp_path / "mine" / "helper.py"), write(path / "helper.py")]
     write(path / "outside_user.py", "import helper\n")
     seen = []
-    for file in both:
-        seen.append(source_hashes([plugin]))
-        write(file, "x = 1")
-    seen.append(source_hashes([plugin]))
-    assert all(set(each) == {"mine", "helper", "outside_user"} for each in seen)
-    assert len({each["helper"] for each in seen}) == 3
+    for number, file in enumerate((*both, plugin)):
+        found = user_sources([plugin])
+        assert sorted(source.module for source in found.values()) == [
+            *("helper", "helper", "mine", "outside_user")
+        ]
+        seen.append({source.digest for source in found.values()})
+        write(file, f"x = {number}")
+    assert seen[0] != seen[1] != seen[2]
+
+
+def test_neither_the_name_nor_the_place_of_a_file_counts(tmp_path: Path) -> None:
+    text = "from routers import Router\nx = 1\n"
+    files = [write(tmp_path / name, text) for name in ("a/mine.py", "b/deeper/other.py")]
+    first, second = (user_sources([file])[file] for file in files)
+    assert first.digest == second.digest
 
 
 @pytest.mark.parametrize("statement", ["from .helper import x", "from . import helper"])

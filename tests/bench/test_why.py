@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from bench import fingerprint
 from bench.datasets import Datasets
+from bench.definitions import Code, Definition, Definitions
 from bench.plan import make_plan, make_request
 from bench.presets import load_preset
 from bench.record import record_plan
+from bench.reuse import Reuse
 from bench.why import explain
-from results import CodeVersion, Machine, Run, Store, open_store
+from results import CodeVersion, Machine, Run, Store, migrate, open_store
 from results.identities import all_trials
 from results.liveness import this_process
 from results.records import AttemptStatus
+
+DATABASES = Path(__file__).parent.parent / "results" / "databases"
 
 
 def stored(folder: Path, status: AttemptStatus) -> Store:
@@ -55,11 +63,44 @@ def test_a_trial_that_nothing_changed_is_reused(store: Store) -> None:
 
 
 def test_the_part_that_changed_is_named(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprint, "TRAINING", ("bench.model.build",))
+    monkeypatch.setattr(fingerprint, "TRAINING", (*fingerprint.TRAINING, explain))
     said = lines(store)
-    assert "  CHANGED  protocol 'training'" in said
+    changed = next(line for line in said if line.startswith("  CHANGED  protocol 'training': "))
+    assert changed.endswith(" more")
     assert "  same     router 'dense'" in said
     assert said[-1] == "not reused: changed source: protocol 'training'"
+
+
+def test_the_definition_that_changed_is_named(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = Definitions.code
+
+    def changed(definitions: Definitions, roots: Iterable[Definition]) -> Code:
+        found = code(definitions, roots)
+        others = {(name, "0" if name == "learning_rate" else it) for name, it in found.digests}
+        return replace(found, digests=frozenset(others))
+
+    monkeypatch.setattr(Definitions, "code", changed)
+    assert "  CHANGED  protocol 'training': learning_rate" in lines(store)
+
+
+@pytest.mark.parametrize("dump", sorted(DATABASES.glob("*.sql")), ids=lambda file: file.stem)
+def test_what_older_code_left_is_explained_and_not_reused(dump: Path, tmp_path: Path) -> None:
+    """Whatever wrote the database: its trial keeps its fingerprint, which no trial has now."""
+    file = tmp_path / "bench.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript(dump.read_text())
+    migrate.upgrade(file)
+    with open_store(file) as store:
+        trial = all_trials(store)[0]
+        assert trial.fingerprint == "f1"
+        whole = make_plan(make_request(load_preset("smoke"), routers=["soft_moe"]), Datasets())
+        described = replace(trial, description=whole.trials[0].fingerprint.description)
+        said = list(explain(described, store))
+        assert said[-1].startswith("not reused: changed source: router 'soft_moe'")
+        (decision,) = Reuse(store, tmp_path, None).trials(whole.trials)
+        assert decision.train
 
 
 def test_a_trial_whose_router_is_gone_cannot_be_described(store: Store) -> None:

@@ -376,7 +376,7 @@ def test_a_database_describes_itself(filler, description: Describe) -> None:
     store.finish_run(runs[0])
     told = describe(store)
     assert (told.rows["runs"], told.rows["claims"], told.working) == (3, 0, 2)
-    assert (told.url, told.schema) == (store.url, "0002")
+    assert (told.url, told.schema) == (store.url, "0003")
     assert told.size_bytes > 50_000
     assert told.attempts == {"failed": 1, "done": 1}
     assert told.rows["trials"] == 1

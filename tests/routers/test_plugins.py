@@ -30,14 +30,10 @@ class Mine(Router):
 def _nothing_stays():
     """Whatever a test loads is forgotten after it."""
     before = {registry: registry.names() for registry in Registry.instances}
-    modules = set(sys.modules)
     yield
     for registry in Registry.instances:
         for name in set(registry.names()) - set(before.get(registry, registry.names())):
             registry.discard(name)
-    for name in set(sys.modules) - modules:
-        if name.startswith("plugins_") or "entry_point_" in name:
-            del sys.modules[name]
 
 
 def write(folder: Path, text: str, name: str = "my_router.py") -> Path:
@@ -74,28 +70,70 @@ def test_a_name_that_is_no_identifier_works(tmp_path):
     assert {"mine", "other"} <= set(list_routers())
 
 
-def test_helpers_of_the_same_name_are_not_mixed_up(tmp_path):
-    """Also when one is imported late, within a function, and when helpers import helpers."""
+def test_what_lies_beside_a_plugin_is_imported_as_in_a_script(tmp_path):
+    """Also late, within a function, and by a helper."""
     text = (
-        "import helper\nimport package.inner\n"
-        + PLUGIN
-        + "\nVALUE = helper.VALUE\nINNER = package.inner.VALUE\n"
-        + "def late():\n    from later import NAME\n    return NAME\n"
+        "import helper\nimport package.inner\nfrom . import helper as relative\n"
+        + PLUGIN.format(name="mine")
+        + "\ndef late():\n    from later import NAME\n    return NAME\n"
     )
+    write(tmp_path, "from deeper import VALUE", "helper.py")
+    write(tmp_path, "VALUE = 1", "deeper.py")
+    write(tmp_path, "NAME = 'late'", "later.py")
+    write(tmp_path / "package", "", "__init__.py")
+    write(tmp_path / "package", "from helper import VALUE", "inner.py")
+    module = load_plugin(write(tmp_path, text))
+    assert (module.helper.VALUE, module.package.inner.VALUE) == (1, 1)
+    assert module.relative.VALUE == 1
+    assert module.late() == "late"
+
+
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("import helper", "helper"),
+        ("def late():\n    from helper import VALUE", "helper"),
+        ("import through", "deeper"),
+        ("from package.inner import VALUE", "package"),
+    ],
+)
+def test_helpers_of_the_same_name_are_refused(tmp_path, statement, name):
+    """In each of two folders; the message names both files, and a way out."""
+    files = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        write(folder, f"VALUE = {folder.name!r}", "helper.py")
+        write(folder, f"VALUE = {folder.name!r}", "deeper.py")
+        write(folder, "from deeper import VALUE", f"through{folder.name}.py")
+        write(folder / "package", "", "__init__.py")
+        write(folder / "package", "VALUE = 1", "inner.py")
+        own = statement.replace("through", f"through{folder.name}")
+        text = PLUGIN.format(name=f"router_{folder.name}")
+        files.append(write(folder, f"{own}\n{text}"))
+    load_plugin(files[0])
+    before = list_routers(), list(sys.path), set(sys.modules)
+    message = failure(files[1])
+    ends = "package/__init__.py" if name == "package" else f"{name}.py"
+    assert f"`import {name}` means {tmp_path / 'b' / ends}" in message
+    assert f"would find {tmp_path / 'a' / ends}: rename one" in message
+    assert (list_routers(), list(sys.path), set(sys.modules)) == before
+    (tmp_path / "b" / ends).rename(tmp_path / "b" / "other.py")
+    files[1].write_text(f"import other\n{PLUGIN.format(name='router_b')}")
+    assert load_plugin(files[1]).other.__file__ == str(tmp_path / "b" / "other.py")
+
+
+def test_relative_imports_tell_helpers_of_the_same_name_apart(tmp_path):
     modules = []
     for name in ("a", "b"):
-        folder = tmp_path / name
-        write(folder, "from deeper import VALUE", "helper.py")
-        write(folder, f"VALUE = {name!r}", "deeper.py")
-        write(folder, f"NAME = 'late {name}'", "later.py")
-        write(folder / "package", "", "__init__.py")
-        write(folder / "package", "from helper import VALUE", "inner.py")
-        modules.append(load_plugin(write(folder, text.format(name=f"router_{name}"))))
+        write(tmp_path / name, f"VALUE = {name!r}", "helper.py")
+        text = f"from .helper import VALUE\n{PLUGIN.format(name=f'router_{name}')}"
+        modules.append(load_plugin(write(tmp_path / name, text)))
     assert [module.VALUE for module in modules] == ["a", "b"]
-    assert [module.INNER for module in modules] == ["a", "b"]
-    assert [module.late() for module in modules] == ["late a", "late b"]
-    assert not {"helper", "deeper", "later", "package"} & set(sys.modules)
-    assert not [path for path in sys.path if path.startswith(str(tmp_path))]
+
+
+def test_a_helper_that_a_library_hides_is_refused(tmp_path):
+    write(tmp_path, "VALUE = 1", "entmax.py")
+    message = failure(write(tmp_path, "import entmax\n" + PLUGIN.format(name="mine")))
+    assert f"`import entmax` means {tmp_path / 'entmax.py'}, and would find " in message
 
 
 def test_helpers_are_shared_within_a_folder(tmp_path):
@@ -115,8 +153,10 @@ def test_a_plugin_may_be_a_helper_of_another(tmp_path):
     write(tmp_path, PLUGIN.format(name="base"), "base_router.py")
     text = "from base_router import Mine as Base\n" + PLUGIN.format(name="derived")
     load_plugin(write(tmp_path, text, "derived.py"))
-    load_plugin(tmp_path / "base_router.py")
+    base = load_plugin(tmp_path / "base_router.py")
     assert {"base", "derived"} <= set(list_routers())
+    again = "from base_router import Mine as Base\n" + PLUGIN.format(name="again")
+    assert load_plugin(write(tmp_path, again, "again.py")).Base is base.Mine
 
 
 def test_neither_the_standard_library_nor_a_file_of_the_same_name_is_shadowed(tmp_path):

@@ -31,7 +31,9 @@ def fill(file: Path) -> None:
         machine = store.machine(Machine("node1", "Linux", "EPYC", 2, 1, 2**33))
         code = store.code_version(CodeVersion("0123abcd", False, "3.11.7", {"torch": "2.6.0"}))
         definitions = [{"name": "top1", "unit": "%", "better": "higher", "meaning": "accuracy"}]
-        router = store.component(Component("router", "soft_moe", "class SoftMoE: ..."))
+        router = store.component(
+            Component("router", "soft_moe", "class SoftMoE: ...", definitions={"SoftMoE": "d1"})
+        )
         store.component(Component("suite", "accuracy", "…", "h1", metrics=definitions))
         study = store.study("tiny", {"preset": "tiny"})
         trial = store.trial("f1", DESCRIPTION, components=[router])
