@@ -14,14 +14,14 @@ from bench import resume
 from bench.agenda import Agenda, ByClock, ByStep, Stretch
 from bench.batches import TrainingBatches
 from bench.checkpoint import save_weights
-from bench.compute.budget import Spent, resolve_budget
+from bench.compute.budget import Spent
 from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
 from bench.data import Dataset
 from bench.evaluate import evaluate
 from bench.journal import Journal
 from bench.outcome import Outcome
-from bench.trainer import Trainer
+from bench.trainer import Trainer, resolve_budget
 from routers.errors import NonFiniteError
 
 REHEARSED = 3

@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.config import DataConfig
 from bench.data import Dataset, load_dataset
 from bench.data.handed import HandedDataset, hand
-from bench.fingerprint import canonical
+from results.plain import to_json
 
 
 class Datasets:
@@ -47,4 +47,4 @@ class Datasets:
 
 
 def _key(config: DataConfig) -> str:
-    return canonical(config.model_dump(mode="json", exclude={"augment"}))
+    return to_json(config.model_dump(mode="json", exclude={"augment"}))

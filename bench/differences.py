@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from bench.fingerprint import Fingerprint, canonical, identity
+from bench.fingerprint import Fingerprint, identity
 from results.identities import TrialRecord
+from results.plain import to_json
 
 NO_SOURCE = ("data", "parent", "weights")
 """Kinds of parts that are no code."""
@@ -42,4 +43,4 @@ def _flat(value: object, path: str = "") -> dict[str, str]:
     if isinstance(value, dict):
         parts = (_flat(inner, f"{path}.{key}" if path else key) for key, inner in value.items())
         return {name: text for part in parts for name, text in part.items()}
-    return {path: canonical(value)}
+    return {path: to_json(value)}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from bench.config import DataConfig
 from bench.data import Dataset
+from bench.data.dataset import ExpectedData
 from bench.datasets import Datasets
-from bench.trial_model import ExpectedData
 from routers.errors import BenchError
 
 KNOWN = {

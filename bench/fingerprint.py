@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -25,6 +24,7 @@ from bench.source_tree import combined, is_own, user_sources
 from bench.subject import LayerOfTrial, TrainedTrial
 from bench.train import train_trial
 from moe_router_bench import PACKAGES
+from results.plain import to_json
 from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
 
 # Images in memory are known by their content; what is decoded while it is trained on, and what
@@ -75,7 +75,7 @@ class Fingerprint:
     def value(self) -> str:
         """SHA-256 (hex) of it all."""
         digests = sorted((part.kind, part.name, part.digest) for part in self.parts)
-        text = canonical([identity(self.description), digests])
+        text = to_json([identity(self.description), digests])
         return hashlib.sha256(text.encode()).hexdigest()
 
     @property
@@ -206,8 +206,3 @@ def identity(description: dict[str, Any]) -> dict[str, Any]:
     model = {name: value for name, value in description["model"].items() if name != "weights"}
     same = {**description, "data": data, "model": model}
     return same | {"parent": identity(same["parent"])} if "parent" in same else same
-
-
-def canonical(value: Any) -> str:
-    """JSON that is the same for equal values."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"))

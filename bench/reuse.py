@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from bench.differences import differences
-from bench.fingerprint import Fingerprint, canonical, identity
+from bench.fingerprint import Fingerprint, identity
 from bench.outcome import read_outcome
 from bench.plan import Planned, PlannedSuite
 from results import AttemptRecord, Store
@@ -218,7 +218,7 @@ def tried_again(last: AttemptRecord, retry: Retry = None) -> tuple[bool, str]:
 
 
 def _key(description: dict[str, object]) -> str:
-    return canonical(identity(description))
+    return to_json(identity(description))
 
 
 def _done(tried: Sequence[AttemptRecord]) -> AttemptRecord | None:

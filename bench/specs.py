@@ -17,11 +17,11 @@ from bench.config import (
 )
 from bench.data.sources import has_size
 from bench.derive import TRANSFORMS
-from bench.fingerprint import canonical
 from bench.model import EXPERTS
 from bench.overrides import check_path, override
 from bench.parts import presets_of
 from bench.presets import ParentConfig, Preset, nearest_path
+from results.plain import to_json
 from routers import LOSSES, ROUTERS, Baseline, Entry
 from routers.errors import RequestError, nearest
 
@@ -44,7 +44,7 @@ def trial_specs(preset: Preset) -> list[TrialSpec]:
 
 def condition_of(spec: TrialSpec) -> str:
     """The same for trials that differ in the seed alone."""
-    return canonical(spec.condition())
+    return to_json(spec.condition())
 
 
 def conditions(preset: Preset) -> list[Preset]:

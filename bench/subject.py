@@ -14,6 +14,7 @@ from bench.checkpoint import load_weights
 from bench.compute.flops import count_flops
 from bench.config import DENSE, Options, RouterConfig, TrialSpec
 from bench.data import Dataset
+from bench.data.dataset import DataShape
 from bench.evaluate import observe
 from bench.facts import model_facts
 from bench.model import EXPERTS, MoELayer, ReplacedMLP, build_experts, forward_pass, moe_layers
@@ -23,7 +24,7 @@ from bench.model.experts import Replaced
 from bench.model.moe import reweighted
 from bench.objective import autocast
 from bench.outcome import Outcome, SavedSnapshot
-from bench.trial_model import DataShape, trial_model
+from bench.trial_model import trial_model
 from routers import ROUTERS, Baseline, BenchError, build_router
 from suites.subject import HistoryPoint, Observed
 

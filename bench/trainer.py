@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.batches import TrainingBatches
+from bench.compute.budget import Budget, Cost, match_compute, parameters_of
 from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
 from bench.data import Dataset
@@ -165,3 +166,31 @@ class Trainer:
 
     def _drawn(self, purpose: Purpose, *counters: int) -> int:
         return int(random_bits(purpose, self._spec.seed, *counters)[0])
+
+
+def resolve_budget(
+    spec: TrialSpec,
+    dataset: Dataset,
+    batches: TrainingBatches,
+    device: torch.device,
+    parent: nn.Module | None = None,
+) -> Budget:
+    """The budget of a trial, from the FLOPs that its first step takes where it will train.
+
+    Micro-batches change no FLOPs.
+
+    Args:
+        spec: the trial.
+        dataset: what it trains on.
+        batches: of its training split, on `device`.
+        device: where it trains.
+        parent: see `starting_model`; a step of what is frozen in part takes fewer FLOPs.
+    """
+
+    def cost_of(of: TrialSpec) -> Cost:
+        counter = FlopCounter()
+        trainer = Trainer(of, dataset, batches, device, 1, parent)
+        trainer.step(0, counter)
+        return Cost(counter.report().total - trainer.overhead, parameters_of(trainer.model))
+
+    return match_compute(spec, len(dataset.splits["train"]), cost_of)

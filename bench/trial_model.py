@@ -2,38 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
-
 from torch import nn
 
 from bench.config import RouterConfig, TrialSpec
+from bench.data.dataset import DataShape
 from bench.model import build_model
-
-
-class DataShape(Protocol):
-    """What a model must know of a data set; a `Dataset` tells it."""
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]: ...
-
-    @property
-    def num_classes(self) -> int: ...
-
-
-@dataclass(frozen=True)
-class ExpectedData:
-    """A data set that need not be there.
-
-    Attributes:
-        image_shape: (channels, height, width).
-        num_classes: labels.
-        num_samples: images of the training split.
-    """
-
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    num_samples: int
 
 
 def trial_model(

@@ -19,14 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
-from bench.batches import TrainingBatches
-from bench.compute.flops import FlopCounter
 from bench.config import Match, TrialSpec
-from bench.data import Dataset
-from bench.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -128,34 +123,6 @@ def match_compute(
         steps = None
     tolerance = spec.compute.tolerance
     return Budget(match, amounts[match], tolerance, flops, dense_steps, dense, steps, own)
-
-
-def resolve_budget(
-    spec: TrialSpec,
-    dataset: Dataset,
-    batches: TrainingBatches,
-    device: torch.device,
-    parent: nn.Module | None = None,
-) -> Budget:
-    """The budget of a trial, from the FLOPs that its first step takes where it will train.
-
-    Micro-batches change no FLOPs.
-
-    Args:
-        spec: the trial.
-        dataset: what it trains on.
-        batches: of its training split, on `device`.
-        device: where it trains.
-        parent: see `starting_model`; a step of what is frozen in part takes fewer FLOPs.
-    """
-
-    def cost_of(of: TrialSpec) -> Cost:
-        counter = FlopCounter()
-        trainer = Trainer(of, dataset, batches, device, 1, parent)
-        trainer.step(0, counter)
-        return Cost(counter.report().total - trainer.overhead, parameters_of(trainer.model))
-
-    return match_compute(spec, len(dataset.splits["train"]), cost_of)
 
 
 def parameters_of(model: nn.Module) -> int:

@@ -19,10 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from bench.compute.budget import Budget, Cost, match_compute, parameters_of
 from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
+from bench.data.dataset import ExpectedData
 from bench.derive import starting_model
 from bench.facts import expert_facts
 from bench.objective import Objective
-from bench.trial_model import ExpectedData, trial_model
+from bench.trial_model import trial_model
 from suites.memory import kept_for_backward
 
 SAMPLE = (1, 2)

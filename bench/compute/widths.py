@@ -8,9 +8,9 @@ from functools import cache
 from bench.compute.budget import Cost
 from bench.compute.estimate import cost_of
 from bench.config import DataConfig, TrialSpec
+from bench.data.dataset import ExpectedData
 from bench.model import EXPERTS
 from bench.specs import condition_of
-from bench.trial_model import ExpectedData
 from routers import ROUTERS, Baseline
 from routers.errors import RequestError
 

@@ -18,6 +18,31 @@ class Images(Protocol):
     def __getitem__(self, indices: Tensor, /) -> Tensor: ...
 
 
+class DataShape(Protocol):
+    """What a model must know of a data set; a `Dataset` tells it."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def num_classes(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class ExpectedData:
+    """A data set that need not be there.
+
+    Attributes:
+        image_shape: (channels, height, width).
+        num_classes: labels.
+        num_samples: images of the training split.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    num_samples: int
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """Images and their classes.

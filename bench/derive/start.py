@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 from bench.config import TrialSpec
-from bench.trial_model import DataShape, trial_model
+from bench.data.dataset import DataShape
+from bench.trial_model import trial_model
 from routers.errors import BenchError
 from routers.registry import Registry
 

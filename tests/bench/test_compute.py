@@ -10,12 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.batches import TrainingBatches
 from bench.compute import FlopCounter, count_flops
-from bench.compute.budget import Cost, Spent, match_compute, resolve_budget
+from bench.compute.budget import Cost, Spent, match_compute
 from bench.compute.estimate import estimate
+from bench.data.dataset import ExpectedData
 from bench.model import MoELayer, ReplacedMLP, build_experts
 from bench.objective import Objective
-from bench.trainer import Trainer
-from bench.trial_model import ExpectedData, trial_model
+from bench.trainer import Trainer, resolve_budget
+from bench.trial_model import trial_model
 from routers import ROUTERS, build_router
 
 CPU = torch.device("cpu")

@@ -10,13 +10,14 @@ from torch import nn
 
 from bench.batches import TrainingBatches
 from bench.checkpoint import read_tensors
-from bench.compute.budget import resolve_budget
 from bench.compute.estimate import estimate
+from bench.data.dataset import ExpectedData
 from bench.derive import TRANSFORMS, register_transform, starting_model
 from bench.execute.preflight import rehearse
 from bench.fingerprint import Fingerprints
 from bench.train import train_trial
-from bench.trial_model import ExpectedData, trial_model
+from bench.trainer import resolve_budget
+from bench.trial_model import trial_model
 from routers.errors import BenchError, RequestError
 
 CPU = torch.device("cpu")

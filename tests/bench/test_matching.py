@@ -10,17 +10,19 @@ from hypothesis import strategies as st
 from bench import course, resume
 from bench.agenda import LOOK_EVERY, ByClock, ByStep
 from bench.batches import TrainingBatches
-from bench.compute.budget import Cost, Spent, match_compute, parameters_of, resolve_budget
+from bench.compute.budget import Cost, Spent, match_compute, parameters_of
 from bench.compute.estimate import cost_of, estimate
 from bench.compute.widths import nearest_width, with_widths
 from bench.config import ComputeConfig, TrainConfig
+from bench.data.dataset import ExpectedData
 from bench.evaluate import observe
 from bench.facts import model_facts
 from bench.journal import Journal
 from bench.model import moe_layers
 from bench.presets import load_preset, validated_preset
 from bench.train import TrainingInterrupted, train_trial
-from bench.trial_model import ExpectedData, trial_model
+from bench.trainer import resolve_budget
+from bench.trial_model import trial_model
 from results.conditions import conditions
 from routers import RequestError
 

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from bench.batches import TrainingBatches
-from bench.compute.budget import resolve_budget
 from bench.compute.estimate import estimate
 from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
+from bench.data.dataset import ExpectedData
 from bench.micro_batches import why_not_cut
 from bench.model import moe_layers
 from bench.train import TrainingInterrupted, train_trial
-from bench.trainer import Trainer
-from bench.trial_model import ExpectedData, trial_model
+from bench.trainer import Trainer, resolve_budget
+from bench.trial_model import trial_model
 from routers import ROUTERS, Router, SoftRouting, register_router
 from routers.errors import RequestError
 

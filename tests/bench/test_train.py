@@ -10,7 +10,7 @@ import torch
 from bench.agenda import spaced
 from bench.batches import TrainingBatches
 from bench.checkpoint import read_tensors
-from bench.compute.budget import Spent, resolve_budget
+from bench.compute.budget import Spent
 from bench.config import AugmentConfig, TrainConfig
 from bench.evaluate import Score, evaluate
 from bench.model import (
@@ -25,7 +25,7 @@ from bench.objective import Objective
 from bench.optim import build_optimizer, learning_rate
 from bench.outcome import read_outcome
 from bench.train import train_trial
-from bench.trainer import Trainer
+from bench.trainer import Trainer, resolve_budget
 from bench.trial_model import trial_model
 from routers import LOSSES, Batch, RequestError, Router
 from routers.soft import SoftMoE

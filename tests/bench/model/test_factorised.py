@@ -14,6 +14,7 @@ from torch import nn
 from bench.cli import main
 from bench.compute import count_flops
 from bench.compute.estimate import estimate
+from bench.data.dataset import ExpectedData
 from bench.facts import model_facts
 from bench.model import (
     MoELayer,
@@ -27,7 +28,7 @@ from bench.model import (
 from bench.model.backbone import site_of
 from bench.model.experts.rank import Size
 from bench.model.moe import reweighted
-from bench.trial_model import ExpectedData, trial_model
+from bench.trial_model import trial_model
 from routers import MixtureRouting, RequestError, RouterContext, build_router
 from suites import Observed
 
