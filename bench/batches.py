@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from bench.config import TrialSpec
-from bench.data import Dataset, TrainingImages, normalise
+from bench.data.dataset import Dataset, normalise
+from bench.data.training_images import TrainingImages
 
 Batch = tuple[Tensor, Tensor]
 """Images (n, c, h, w) float32, normalised, and labels (n,) long, on the training's device."""

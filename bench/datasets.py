@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bench.config import DataConfig
-from bench.data import Dataset, load_dataset
+from bench.data.dataset import Dataset
+from bench.data.sources import load_dataset
 from bench.data.handed import HandedDataset, hand
 from results.plain import to_json
 

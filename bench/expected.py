@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bench.config import DataConfig
-from bench.data import Dataset
+from bench.data.dataset import Dataset
 from bench.data.dataset import ExpectedData
 from bench.datasets import Datasets
 from routers.errors import BenchError

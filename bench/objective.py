@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.config import TrainConfig
-from bench.model import forward_pass, moe_layers
+from bench.model.passes import forward_pass
+from bench.model.places import moe_layers
 from routers import LOSSES, Batch, NonFiniteError, Routing
 
 

@@ -6,7 +6,7 @@ from torch import nn
 
 from bench.config import RouterConfig, TrialSpec
 from bench.data.dataset import DataShape
-from bench.model import build_model
+from bench.model.build import build_model
 
 
 def trial_model(

@@ -64,3 +64,12 @@ def unknown(name: str, options: Iterable[str]) -> str:
     end = nearest(name, options)
     stop = "" if end.endswith("?") else "."
     return f"{end}{stop} If it is your own, give its file: --plugin FILE"
+
+
+def describe(error: BaseException) -> str:
+    """One line: the kind of error, where that says something, and its message."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by Ctrl-C"
+    text = " ".join(str(error).split())
+    kind = type(error).__name__
+    return text if hasattr(error, "exit_status") and text else f"{kind}: {text}".rstrip(": ")

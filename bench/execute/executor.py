@@ -7,21 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Protocol
+from functools import cache, partial
+from typing import Any, Protocol
 
 import torch
 
 from bench.config import TrialSpec
 from bench.datasets import Datasets
 from bench.execute.devices import CPU, own_device
-from bench.execute.events import OnEvent, Waiting
-from bench.execute.jobs import Assignment, Result, TrialJob
+from bench.execute.events import Measured, Measuring, OnEvent, Waiting
+from bench.execute.jobs import Assignment, Job, Result, TrialJob
 from bench.execute.locks import StoppedWaiting, timing, training
-from bench.execute.measuring import measure
 from bench.execute.preflight import Check, rehearse
 from bench.execute.training import train
 from bench.execute.workplace import JobContext, RunContext
+from bench.measure.run_suite import run_suite
 from bench.outcome import read_outcome
 from bench.subject import LayerOfTrial, TrainedTrial
 from results import AttemptRecord, Store
@@ -154,7 +154,7 @@ def do_job(assignment: Assignment, context: JobContext) -> Result:
     with timing(context.device, waiting, context.stop):
         spec = job.planned.spec
         subject = partial(LayerOfTrial, spec, context.datasets.get(spec.data), context.device)
-        measure(job.due, subject, context, job.task, layer_id=assignment.row)
+        _measure(job, subject, context, layer_id=assignment.row)
     return Result()
 
 
@@ -166,8 +166,42 @@ def _do_trial(assignment: Assignment, job: TrialJob, context: JobContext) -> Res
         done = context.store.last_attempt(planned.fingerprint.value)
     if done is not None and done.status == AttemptStatus.DONE:
         subject = partial(_trained, planned.spec, done, context)
-        measure(decision.due, subject, context, job.task, attempt_id=done.id)
+        _measure(job, subject, context, attempt_id=done.id)
     return result
+
+
+def _measure(
+    job: Job,
+    subject: Callable[[], Any],
+    context: JobContext,
+    *,
+    attempt_id: int | None = None,
+    layer_id: int | None = None,
+) -> None:
+    """Put a subject through the suites that are due, a row for each.
+
+    Where the job is asked to stop, the suites that are left are not begun.
+
+    Args:
+        subject: makes what they measure, when the first of them asks.
+    """
+    subject = cache(subject)
+    for suite in job.due:
+        if context.stop():
+            return
+        context.emit(Measuring(job.task, suite.name))
+        result = run_suite(suite.name, suite.options, subject)
+        context.store.record_measurement(
+            suite.name,
+            suite.options,
+            suite.source_hash,
+            context.run.machine_id,
+            context.run.code_id,
+            attempt_id=attempt_id,
+            layer_id=layer_id,
+            **vars(result),
+        )
+        context.emit(Measured(job.task, suite.name, result.status, result.seconds, result.error))
 
 
 def _trained(spec: TrialSpec, done: AttemptRecord, context: JobContext) -> TrainedTrial:

@@ -24,11 +24,12 @@ from bench.execute.jobs import Assignment, Result
 from bench.execute.locks import StoppedWaiting
 from bench.execute.plugins import PluginChangedError
 from bench.execute.preflight import Check
-from bench.execute.training import DISK_FULL, describe, is_disk_full
+from bench.execute.training import DISK_FULL, is_disk_full
 from bench.execute.worker import rehearse_in_worker, work
 from bench.execute.workplace import RunContext
 from results import StoreError
 from results.records import AttemptStatus
+from routers.errors import describe
 
 OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 """Exit statuses of a worker that was stopped by somebody else, and not by a fault of its own."""

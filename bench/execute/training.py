@@ -23,7 +23,7 @@ from bench.train import TrainingInterrupted, train_trial
 from bench.trial_model import trial_model
 from results import StoreError
 from results.records import AttemptStatus
-from routers.errors import BenchError, NonFiniteError
+from routers.errors import BenchError, NonFiniteError, describe
 
 DISK_FULL = "the disk is full; free some space and give the command again"
 
@@ -68,15 +68,6 @@ def train(assignment: Assignment, planned: Planned, reason: str, context: JobCon
     discard(context.folder(planned.fingerprint.value))
     context.emit(Ended(task, outcome.status, outcome.seconds, outcome.error))
     return Result(outcome.status)
-
-
-def describe(error: BaseException) -> str:
-    """One line: the kind of error, where that says something, and its message."""
-    if isinstance(error, KeyboardInterrupt):
-        return "stopped by Ctrl-C"
-    text = " ".join(str(error).split())
-    kind = type(error).__name__
-    return text if hasattr(error, "exit_status") and text else f"{kind}: {text}".rstrip(": ")
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -1,0 +1,1 @@
+"""Measuring: what suites are handed, and one suite at work on it."""
