@@ -8,11 +8,11 @@ from functools import partial
 from itertools import takewhile, zip_longest
 from pathlib import Path
 
+from report.contents import make_tables
 from report.load import load_study
 from report.numbers import Number, Printed, from_json, numbers, row_names, shown
-from report.tables import make_tables
-from report.tables.table import Cell, Row, Table
-from report.texts import changed, texts
+from report.render import changed, texts
+from report.table import Cell, Row, Table
 from report.write import RENDERERS, digests
 from results import Store
 

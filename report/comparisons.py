@@ -9,15 +9,13 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from report.entries import Entry
+from report.conditions import Entry
 from report.study import StudyData
 from report.systems import router_of
 from results.conditions import Condition
 from results.statistics import ALPHA, Compared, PairedDifference, declared, family
-from results.statistics.declared import NULLS
-from results.statistics.effects import effect_size, superiority
-from results.statistics.paired import paired
-from results.statistics.sequential import is_decided
+from results.statistics.declared import NULLS, is_decided
+from results.statistics.paired import effect_size, paired, superiority
 from results.text import counted
 
 METRIC, SUITE = "top1", "accuracy"

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from report.claims import Claim
-from report.entries import Entry, without_options
+from report.claims.claims import Claim
+from report.conditions import Entry, without_options
 from report.state import state_of
 from report.study import StudyData
 from report.systems import Systems

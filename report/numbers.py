@@ -9,11 +9,15 @@ from pathlib import Path
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from report.claims import Claim
+from report.claims.claims import Claim
+from report.contents import make_tables
 from report.render import cell_parts
-from report.tables.table import Cell, Column, Row, Table
-from results import StoreError
+from report.study import StudyData
+from report.table import Cell, Column, Row, Table
+from report.topics.trials import in_words, text_of
+from results import Store, StoreError
 from results.errors import nearest
+from results.frames import trials_frame
 
 FILE = "numbers.json"
 NAMELESS = ("n", "status", "claim", "verdict")
@@ -148,3 +152,76 @@ def _row(table: str, asked: str, rows: Iterable[str]) -> str:
         raise StoreError(f"no row {asked!r} in table {table}{nearest(asked, names)}")
     listed = "; ".join(having[:MOST]) + (" …" if len(having) > MOST else "")
     raise StoreError(f"{len(having)} rows of table {table} have {asked!r}: {listed}")
+
+
+COLUMNS = {
+    "router": "router",
+    "condition": "condition",
+    "seed": "seed",
+    "machine": "machine_name",
+    "code": "code",
+    "log": "log",
+    "checkpoint": "checkpoint",
+}
+"""Of each field of a source, the column of a frame that it is in."""
+GONE = "not in this database"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A trial, or a bare layer that was timed. `value`: what it gave; "" where it is one of many.
+
+    `log` and `checkpoint` are named from the home folder; what is not known is "".
+    """
+
+    trial: str
+    router: str
+    condition: str
+    seed: str
+    status: str
+    value: str
+    machine: str
+    code: str
+    log: str
+    checkpoint: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A printed number and all that it comes from."""
+
+    number: Number
+    sources: tuple[Source, ...]
+
+
+def trace(store: Store, study: StudyData, table: str, row: str, column: str) -> Trace:
+    """Trace a number of a study's report.
+
+    Args:
+        store: where the study is from; what found its settings was trained outside of it.
+        table: its name, as that of its files.
+        row: words that only its row has, such as the router and the condition.
+        column: its key or its heading.
+
+    Raises:
+        StoreError: there is no such number, or there are several.
+    """
+    tables = [each for each in make_tables(study) if isinstance(each, Table)]
+    number = find(tables, table, row, column)
+    return Trace(number, tuple(_sources(store, study, number)))
+
+
+def _sources(store: Store, study: StudyData, number: Number) -> Iterator[Source]:
+    cell = number.cell
+    layers = study.measurements[study.measurements["attempt"].isna()]
+    frames = [layers, study.trials]
+    if not set(cell.trials) <= {trial for frame in frames for trial in frame["trial"]}:
+        frames.insert(0, trials_frame(store, history=True))
+    rows = {row.trial: row for frame in frames for row in frame.itertuples()}
+    known = len(cell.values) == len(cell.trials)
+    for place, trial in enumerate(cell.trials):
+        row = rows.get(trial)
+        told = {name: text_of(getattr(row, column, None)) for name, column in COLUMNS.items()}
+        value = number.column.number(cell.values[place]) if known else ""
+        status = GONE if row is None else in_words(str(row.status))
+        yield Source(trial, status=status, value=value, **told)

@@ -11,19 +11,63 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from report import provenance
-from report.figures.canvas import COLUMN, Drawing
-from report.links import Links
-from report.logs import Logs, readable
 from report.parts import Absent, said_once
-from report.remarks import remarks
 from report.render import cell_parts
 from report.study import StudyData
-from report.summary import compared, findings
-from report.svg import inline
-from report.tables.table import ARROWS, Cell, Column, Row, Table
-from report.topics import FAILURES, SECTIONS, Section, generic
-from report.undone import undone
+from report.style import COLUMN, FAINT, GRID, INK, PAPER, Drawing
+from report.summary import compared, findings, remarks
+from report.table import ARROWS, Cell, Column, Row, Table
+from report.topics import FAILURES, SECTIONS, Section, generic, provenance
+from report.topics.trials import Logs, readable, undone
+
+LISTS = ("trial", "layer")
+"""Columns that hold what a row is the trial or the layer of; its table has a row for each."""
+
+
+class Links:
+    """Where on the page each trial and each bare layer stands."""
+
+    def __init__(self, parts: Iterable[Table | Absent]) -> None:
+        self._places: dict[str, list[str]] = {}
+        for table in parts:
+            if isinstance(table, Table):
+                for number, row in enumerate(table.rows):
+                    if listed := self._listed(table, row):
+                        self._places.setdefault(listed, []).append(f"{table.name}-{number}")
+
+    def anchor(self, table: Table, number: int) -> str:
+        """The id of a row that lists a trial or a layer; "" of any other."""
+        return f"{table.name}-{number}" if self._listed(table, table.rows[number]) else ""
+
+    def behind(self, trials: Iterable[str]) -> list[str]:
+        """The ids of the rows of these trials."""
+        return [place for trial in trials for place in self._places.get(trial, [])]
+
+    def _listed(self, table: Table, row: Row) -> str | None:
+        keys = [column.key for column in table.columns]
+        cells = [row.cells[keys.index(key)] for key in LISTS if key in keys]
+        return next((cell.trials[0] for cell in cells if cell.trials), None)
+
+
+THEME = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--rule)", PAPER: "var(--paper)"}
+
+
+def inline(drawing: Drawing) -> Markup:
+    """The figure as an `<svg>` element without prolog, namespaces or fixed size."""
+    text = drawing.saved("svg").decode()
+    text = text[text.index("<svg") :]
+    for colour, variable in THEME.items():
+        text = text.replace(colour, variable)
+    # Glyphs and clip paths have names, and a page holds many figures; nothing else needs one.
+    used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
+    text = re.sub(r' id="([^"]*)"', lambda found: found[0] * (found[1] in used), text)
+    text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{drawing.name}-", text)
+    text = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"', "", text)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    label = f'<svg role="img" aria-label="{escape(drawing.title)}"'
+    return Markup(text.replace("<svg", label, 1))
+
 
 Part = Table | Drawing | Absent
 PROSE = (

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from report.claims import Claim
-from report.colours import KNOWN, Look, looks
-from report.entries import Entry, closest, fullest
+from report.claims.claims import Claim
+from report.conditions import Entry, closest, fullest
+from report.style import KNOWN, Look, looks
 from report.systems import DENSE, of_twin, router_of
 from report.topics import BUILT_IN
 from results import ArrayRecord, StudyRecord

@@ -15,12 +15,13 @@ from report.comparisons import (
     higher_of_fewer,
     leader,
 )
-from report.entries import Entry
-from report.older import older_sentence
+from report.conditions import Entry
 from report.study import StudyData
-from report.tables.differences import sentence_on_n
-from report.tables.seeds import MANY
-from report.tables.table import Cell, Column, summary
+from report.table import Cell, Column, summary
+from report.topics import claims, control, cost
+from report.topics.differences import MANY, sentence_on_n
+from report.topics.provenance import older_sentence
+from report.topics.tuning import unequal
 from results.conditions import Condition
 from results.statistics import seeds_needed
 from results.text import counted
@@ -184,3 +185,27 @@ def _outcomes(study: StudyData) -> str:
     statuses = Counter(study.trials["status"].str.replace("_", " "))
     told = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
     return f"{counted(len(study.trials), 'trial')}: {told}"
+
+
+def remarks(study: StudyData) -> list[str]:
+    """The sentences, in the order in which they are read."""
+    warned = filter(None, [unequal(study), cost.sentence(study)])
+    return [*warned, *_stopped(study), *control.sentences(study), *claims.sentences(study)]
+
+
+def _stopped(study: StudyData) -> list[str]:
+    """How far a study came whose seeds were added until its differences were decided."""
+    asked = study.record.request.get("sequential")
+    if not asked:
+        return []
+    looks = ", ".join(map(str, asked["seeds"]))
+    if not asked["taken"]:
+        return [f"Seeds are being added, with looks planned at {looks}; the first is not over."]
+    every = asked["decided"] == asked["compared"]
+    number = "all" if every else f"{asked['decided']} of the"
+    differences = counted(asked["compared"], "difference")
+    return [
+        f"Seeds were added, the same to every router, with looks planned at {looks}: it stopped at "
+        f"{counted(asked['taken'], 'seed')} with {number} {differences} decided, that is "
+        f"resolved, or smaller than {counted(asked['resolve'], 'point')}."
+    ]

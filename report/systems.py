@@ -1,8 +1,4 @@
-"""Systems: where a study has several kinds of experts, a router is told together with its own.
-
-A row is then `mumoe + 64 cp` under the condition that is left, so that it stands beside the rows of
-other experts. The usual experts of the study go without saying.
-"""
+"""Systems: where a study has several kinds of experts, a router is told together with its own."""
 
 from __future__ import annotations
 
@@ -10,11 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from report.entries import NUMBER, Entry
+from report.conditions import NUMBER, Entry
 from results.conditions import TWIN, is_twin
 
 DENSE = "dense"
+
+
 SEPARATOR = " + "
+
+
 NAME = "experts.name"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from report.entries import Entry, closest_layer
+from report.conditions import Entry, closest_layer
 from report.study import StudyData
 from report.systems import of_twin
 from results.conditions import is_twin

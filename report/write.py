@@ -7,25 +7,22 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from report import provenance
-from report.claims import Claim
-from report.figures import draw_figures
-from report.figures.canvas import Drawing
+from report.claims.claims import Claim
+from report.contents import draw_figures, make_tables
 from report.load import load_study
-from report.logs import Logs
 from report.numbers import FILE as NUMBERS
 from report.numbers import Printed, to_json
-from report.older import aged_figure, aged_table
 from report.page import make_page
 from report.parts import Absent
-from report.remarks import remarks
-from report.render import to_csv, to_latex, to_markdown
+from report.render import texts, to_csv, to_latex, to_markdown
 from report.state import FILE as STATE
 from report.study import StudyData
-from report.summary import compared, findings
-from report.tables import make_tables
-from report.tables.table import Table
-from report.texts import texts
+from report.style import Drawing
+from report.summary import compared, findings, remarks
+from report.table import Table
+from report.topics import provenance
+from report.topics.provenance import aged_figure, aged_table
+from report.topics.trials import Logs
 from results import Store
 
 RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}

@@ -1,12 +1,12 @@
 """The results database: typed records go in, frames and statistics come out.
 
 `load_study` reads a study as pandas frames, and `open_store` opens the database. `results.frames`,
-`results.export` and `results.statistics` load pandas or scipy, so they are imported by name where
+`results.frames` and `results.statistics` load pandas or scipy, so they are imported by name where
 they are needed.
 """
 
 from results.errors import StoreError
-from results.records import (
+from results.store.records import (
     Array,
     ArrayRecord,
     AttemptRecord,
@@ -20,7 +20,7 @@ from results.records import (
     StudyRecord,
     Subject,
 )
-from results.store import Store, open_store
+from results.store.store import Store, open_store
 from results.studies import StudyFrames, load_study
 
 __all__ = [

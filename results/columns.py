@@ -1,4 +1,4 @@
-"""Column types that SQLite and PostgreSQL keep alike."""
+"""What all tables share: names of constraints, types of columns, a number for each row."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import DateTime, Dialect, Double, LargeBinary, Text, TypeDecorator
+from sqlalchemy import JSON, DateTime, Dialect, Double, LargeBinary, MetaData, Text, TypeDecorator
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from results.errors import StoreError
 from results.text import readable
@@ -75,3 +76,31 @@ def _readable(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind != "U":
         return array
     return np.array([readable(text) for text in array.flat], np.str_).reshape(array.shape)
+
+
+class Base(DeclarativeBase):
+    # Named constraints can be altered by later migrations, in SQLite too.
+    metadata = MetaData(
+        naming_convention={
+            "pk": "pk_%(table_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_name)s",
+            "ix": "ix_%(table_name)s_%(column_0_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012
+        dict[str, Any]: JSON,
+        list[dict[str, Any]]: JSON,
+        str: Readable,
+        float: Double,
+        bytes: LargeBinary,
+        datetime: Moment,
+        np.ndarray: Npy,
+    }
+
+
+class Row(Base):
+    __abstract__ = True
+
+    id: Mapped[int] = mapped_column(primary_key=True, sort_order=-1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from results.plain import to_json
+from results.canonical import to_json
 from results.settings import PARENT, Settings, comparable, flattened, leaves, without_losses
 
 OWN = ("router.", "train.losses.", "train.loss_options.")

@@ -1,25 +1,28 @@
 """The database as pandas frames: all that a report reads.
 
-Unless `history` is asked for, a frame holds what counts now (see `results.selection`). A missing
-word is None, a missing whole number `pandas.NA`.
+Unless `history` is asked for, a frame holds what counts now (see `results.store.selection`).
+A missing word is None, a missing whole number `pandas.NA`.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from sqlalchemy import Text, cast, select
 from sqlalchemy.orm import Session
 
-from results import selection
 from results.conditions import Condition, option_conditions
+from results.errors import StoreError
 from results.models import ArrayRow, ComponentRow, MetricRow
-from results.records import ArrayRecord, MeasurementStatus
-from results.store import Store
+from results.store import selection
+from results.store.records import ArrayRecord, MeasurementStatus
+from results.store.store import Store
 from results.text import readable
 
 SUBJECT = [
@@ -238,3 +241,36 @@ def _typed(column: pd.Series, dtype: Any) -> pd.Series:
         told = pd.Series(words, column.index, object)
         return told.where(told.notna(), None)
     return column.astype(dtype)
+
+
+WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {
+    ".csv": lambda frame, file: frame.to_csv(file, index=False),
+    ".parquet": lambda frame, file: frame.to_parquet(file, engine="pyarrow", index=False),
+}
+
+
+def export(store: Store, path: str | Path, study: str | None = None) -> Path:
+    """Write all metrics to a file, those of older code too (`current` tells them apart).
+
+    Args:
+        path: its ending says the format: `.csv` or `.parquet`.
+        study: None for all studies.
+
+    Raises:
+        StoreError: another ending, no such study, or a place that cannot be written.
+    """
+    file = Path(path)
+    if file.suffix not in WRITERS:
+        raise StoreError(f"cannot export to {file.name!r}: the name ends in {' or '.join(WRITERS)}")
+    frame = metrics_frame(store, study, history=True)
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            WRITERS[file.suffix](frame, unfinished)
+            unfinished.replace(file)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot write {file}: {error}") from error
+    return file

@@ -9,12 +9,12 @@ from pathlib import Path
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
-from results.base import Base
-from results.liveness import alive
+from results.columns import Base
 from results.migrate import revision
 from results.models import AttemptRow, MeasurementRow, RunRow, StudyRow
-from results.records import StudyRecord
-from results.store import Store
+from results.store.leases import alive
+from results.store.records import StudyRecord
+from results.store.store import Store
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import numpy as np
 from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, String, Table
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from results.base import Base, Row
-from results.columns import Real
+from results.columns import Base, Real, Row
 
 Hash = String(64)
 

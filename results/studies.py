@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from results.store import open_store
+from results.store.store import open_store
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,3 +23,18 @@ def counted(number: float, noun: str, plural: str = "") -> str:
 def _escape(found: re.Match[str]) -> str:
     code = ord(found[0])
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
+
+
+LONGEST = 100
+RULE = (
+    f"a name is at most {LONGEST} letters, digits, '.', '-' and '_', and begins with none of "
+    "'.' and '-'"
+)
+
+
+def fault_of(name: str) -> str:
+    """Say why a text cannot name a study, with the nearest name that can; "" where it can."""
+    if len(name) <= LONGEST and re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9._-]*", name):
+        return ""
+    near = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-")[:LONGEST].rstrip(".-")
+    return f"{RULE}{f'; {near!r} would do' if near else ''}"

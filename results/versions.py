@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from sqlalchemy import Table, select
 from sqlalchemy.orm import Session
 
+from results.canonical import to_json
 from results.models import ComponentRow, LayerRow, TrialRow, layer_components, trial_components
-from results.plain import to_json
 
 Versions = Mapping[tuple[str, ...], str]
 """The hash of everything that a trial or layer is made of."""
@@ -63,3 +64,32 @@ def _parts(session: Session, links: Table) -> dict[int, list[tuple[str, str, str
 
 def _meant(description: Mapping[str, Any], kind: str) -> str:
     return to_json(description.get(SECTIONS[kind])) if kind in SECTIONS else ""
+
+
+def older_sentence(frame: pd.DataFrame) -> str:
+    """Whose numbers in a frame are of older code, and what changed since; "" where none are.
+
+    Args:
+        frame: rows of `trials_frame`, `measurements_frame` or `metrics_frame`.
+    """
+    rows = frame.loc[frame["older"], ["router", "changed"]].drop_duplicates()
+    changed: dict[str, list[str]] = {}
+    for router, told in rows.itertuples(index=False):
+        changed.setdefault(router, []).append(told)
+    return sentence(changed)
+
+
+def sentence(changed: Mapping[str, Iterable[str]]) -> str:
+    """The same.
+
+    Args:
+        changed: of each router, what changed since, as the frames tell it.
+    """
+    if not changed:
+        return ""
+    each = {part for told in changed.values() for parts in told for part in parts.split(", ")}
+    *others, last = sorted(each)
+    return (
+        f"Of older code than the newest results here: {', '.join(changed)}; since then "
+        f"{' and '.join(filter(None, (', '.join(others), last)))} changed."
+    )

@@ -5,6 +5,7 @@ from routers.baselines import Baseline
 from routers.context import RouterContext
 from routers.errors import BenchError, NonFiniteError, RequestError
 from routers.hyper import Choice, Configurable, Range, hyper
+from routers.layer_info import Site, two_levels
 from routers.losses import LOSSES, Batch, register_loss
 from routers.plugins import load_entry_points, load_plugin
 from routers.registry import Card, Entry, Registry
@@ -24,7 +25,6 @@ from routers.routing import (
     SoftRouting,
     TokenChoiceRouting,
 )
-from routers.site import Site, two_levels
 
 # Importing a family registers its routers, in the order in which tables show them.
 from routers import token_choice, expert_choice, soft, mixture, nulls  # isort: skip  # noqa: F401

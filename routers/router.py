@@ -20,9 +20,9 @@ from routers.context import RouterContext
 from routers.errors import RequestError
 from routers.finite import refusing_non_finite
 from routers.hyper import Configurable, Range, hyper
+from routers.layer_info import Site
 from routers.registry import Registry
 from routers.routing import Routing
-from routers.site import Site
 
 ROUTERS = Registry("router")
 register_router = ROUTERS.register

@@ -3,16 +3,8 @@
 import importlib
 import pkgutil
 
-from suites.base import (
-    SUITES,
-    Array,
-    Metric,
-    MetricDef,
-    Suite,
-    build_suite,
-    register_suite,
-)
-from suites.subject import HistoryPoint, LayerSubject, Observed, Snapshot, TrialSubject
+from suites.support.base import SUITES, Array, Metric, MetricDef, Suite, build_suite, register_suite
+from suites.support.subject import HistoryPoint, LayerSubject, Observed, Snapshot, TrialSubject
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

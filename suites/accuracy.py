@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from suites.base import Array, Metric, MetricDef, Suite, register_suite
-from suites.subject import TrialSubject
+from suites.support.base import Array, Metric, MetricDef, Suite, register_suite
+from suites.support.subject import TrialSubject
 
 CALIBRATION_BINS = 15
 """Of equal width, over the confidence from 0 to 1."""

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from routers.hyper import hyper
 from routers.routing import Routing
 from routers.routing.base import SeenByAll
-from suites.base import Array, Metric, MetricDef, Suite, layers_and_mean, register_suite
-from suites.subject import TrialSubject, why_not_routed
+from suites.support.base import Array, Metric, MetricDef, Suite, layers_and_mean, register_suite
+from suites.support.subject import TrialSubject, why_not_routed
 
 DEAD_BELOW = 0.01
 """An expert is dead below this share of the mean."""

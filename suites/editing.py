@@ -30,9 +30,9 @@ import torch
 from torch import Tensor
 
 from routers.hyper import hyper
-from suites.base import Array, Metric, MetricDef, Suite, register_suite
-from suites.subgroups import Factors, Subgroups, subgroups_of
-from suites.subject import TrialSubject, why_not_routed
+from suites.support.base import Array, Metric, MetricDef, Suite, register_suite
+from suites.support.subgroups import Factors, Subgroups, subgroups_of
+from suites.support.subject import TrialSubject, why_not_routed
 
 GAIN = 1e-3
 """In nats: what less is gained by is noise."""

@@ -26,7 +26,7 @@ from torch.nn.functional import one_hot
 
 from routers.errors import BenchError
 from routers.hyper import hyper
-from suites.base import (
+from suites.support.base import (
     CLASS_NAMES,
     Array,
     Metric,
@@ -36,8 +36,8 @@ from suites.base import (
     named_classes,
     register_suite,
 )
-from suites.information import entropy_bits, mutual_information_bits
-from suites.subject import TrialSubject, by_image, why_not_routed
+from suites.support.information import entropy_bits, mutual_information_bits
+from suites.support.subject import TrialSubject, by_image, why_not_routed
 
 OF = ("gates", "combine")
 KINDS = ("soft", "hard")

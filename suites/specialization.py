@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from routers.hyper import hyper
-from suites.base import (
+from suites.support.base import (
     CLASS_NAMES,
     Array,
     Metric,
@@ -36,8 +36,8 @@ from suites.base import (
     named_classes,
     register_suite,
 )
-from suites.subject import Observed, TrialSubject, by_image, why_not_routed
-from suites.top_images import TOP_IMAGES, TopImages
+from suites.support.subject import Observed, TrialSubject, by_image, why_not_routed
+from suites.support.top_images import TOP_IMAGES, TopImages
 
 CLOSE = 1e-2
 """Logits that agree to this share, or difference, are the same but for rounding."""

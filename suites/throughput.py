@@ -22,12 +22,20 @@ import torch
 from torch import Tensor, nn
 
 from routers.hyper import hyper
-from suites.base import Array, Metric, MetricDef, Suite, register_suite
-from suites.memory import kept_for_backward
-from suites.passes import PASSES, Pass, one_pass, router_calls
-from suites.quiet import QuietTimer
-from suites.subject import LayerSubject
-from suites.timing import interleaved, peak_memory, quiet, ratio_interval
+from suites.support.base import Array, Metric, MetricDef, Suite, register_suite
+from suites.support.subject import LayerSubject
+from suites.support.system_load import QuietTimer
+from suites.support.timing import (
+    PASSES,
+    Pass,
+    interleaved,
+    kept_for_backward,
+    one_pass,
+    peak_memory,
+    quiet,
+    ratio_interval,
+    router_calls,
+)
 
 ShapeName = Literal["A", "B"]
 

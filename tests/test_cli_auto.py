@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from bench.cli import main
-from bench.presets import load_preset
+from bench.config.presets import load_preset
 from report.load import load_study
 from results import open_store
 

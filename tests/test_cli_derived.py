@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bench.cli import main
-from bench.presets import load_preset
+from bench.config.presets import load_preset
 
 PARENT = "softmax_token_choice"
 

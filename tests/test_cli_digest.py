@@ -8,7 +8,7 @@ import pytest
 
 from bench.cli.digest import digest
 from results import CodeVersion, Component, Machine, Metric, Run, Store, open_store
-from results.liveness import this_process
+from results.store.leases import this_process
 
 MACHINE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)
 CODE = CodeVersion("0123456789abcdef", dirty=False, python="3.11.7", libraries={"torch": "2.6.0"})

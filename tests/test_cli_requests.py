@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
-from bench.cli.asking import asked_for
-from bench.cli.place import Place
+from bench.cli.context import Place
+from bench.cli.request import asked_for
 
 SMOKE = "run --preset smoke"
 

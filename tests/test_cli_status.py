@@ -16,9 +16,9 @@ import pytest
 from rich.console import Console
 
 from bench.cli import main
-from bench.cli.watch import follow
+from bench.cli.standing import follow
 from results import CodeVersion, Machine, Run, Store, open_store
-from results.liveness import this_process
+from results.store.leases import this_process
 
 ROOT = Path(__file__).parent.parent
 MACHINE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)

@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bench.cli.columns import Column, main_columns
-from bench.cli.summary import print_standings, side_by_side, standings
-from bench.cli.words import count, duration, flops, size
+from bench.cli.display import count, duration, flops, size
+from bench.cli.summary import Column, main_columns, print_standings, side_by_side, standings
 from results.conditions import Condition
 
 ANY = Condition()

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
-from bench.cli.words import clock
-from bench.execute.logs import log
+from bench.cli.display import clock
+from bench.execute.context import log
 from results import Run, open_store
-from results.liveness import this_process
+from results.store.leases import this_process
 
 NOW = datetime(2026, 5, 6, 22, 30, tzinfo=UTC)  # in Tokyo it is Thursday
 

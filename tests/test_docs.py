@@ -14,10 +14,10 @@ import pytest
 import typer
 
 from bench.cli import app
+from bench.config.presets import load_preset, preset_names
 from bench.data import DATASETS
 from bench.model import EXPERTS
-from bench.presets import load_preset, preset_names
-from bench.specs import trial_specs
+from bench.plan.expand import trial_specs
 from results import load_study
 from routers import AFFINITIES, LOSSES, ROUTERS
 from suites import SUITES

@@ -11,8 +11,7 @@ import pytest
 from rich.console import Console
 
 from bench.cli.board import Board, Worker, show_board, worker_lines
-from bench.cli.live import PLAIN_SECONDS, Display
-from bench.cli.tracker import Tracker
+from bench.cli.live import PLAIN_SECONDS, Display, Tracker
 from bench.execute.events import (
     Begun,
     Ended,
@@ -26,7 +25,7 @@ from bench.execute.events import (
     Task,
     Waiting,
 )
-from bench.forecast import Kind, Seen, Work
+from bench.plan.forecasts import Kind, Seen, Work
 
 NOW = datetime(2026, 5, 4, 22, 10)
 LONGEST = "sparsity_constrained_expert_choice"

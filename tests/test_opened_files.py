@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.execute.opened import OpenedFiles
+from bench.execute.plugins import OpenedFiles
 
 ROOT = Path(__file__).parent.parent
 PLUGIN = """

@@ -6,13 +6,20 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
-from bench.check.compare import require, require_returned
 from bench.check.outcome import Failed
-from bench.data import Dataset, RawData, Split
-from bench.data.assemble import assemble
-from bench.data.pictures import Pictures
-from bench.data.sources import read_source
-from bench.data.validation import class_fault, image_fault, label_fault, structure_fault
+from bench.check.reference import require, require_returned
+from bench.data import (
+    Dataset,
+    Pictures,
+    RawData,
+    Split,
+    assemble,
+    class_fault,
+    image_fault,
+    label_fault,
+    read_source,
+    structure_fault,
+)
 from results.text import counted
 from routers import Entry, RequestError
 

@@ -6,7 +6,7 @@ Axes: g groups, t tokens, d width, E experts, s slots of an expert.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,11 +14,11 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from bench.check import oracle
-from bench.check.compare import require, require_equal, require_finite, require_returned
+from bench.check import reference
+from bench.check.cases import in_words, is_accepted, other_settings
 from bench.check.outcome import Failed, NotApplicable
-from bench.check.settings import in_words, is_accepted, other_settings
-from bench.model.experts import (
+from bench.check.reference import require, require_equal, require_finite, require_returned
+from bench.model import (
     Experts,
     Replaced,
     ReplacedLinear,
@@ -133,14 +133,14 @@ def definition(subject: Subject) -> str:
     if type(experts).apply is not Experts.apply:
         raise NotApplicable("they process a routing in a way of their own (apply)")
     for name, routing in subject.routings.items():
-        expected = oracle.moe_output(
+        expected = reference.moe_output(
             routing.dispatch_tensor(), routing.combine_tensor(), x, one_by_one(experts)
         )
         require_equal(experts.apply(routing, x), expected, f"{name}: y", "gtd", "the loop")
     return ""
 
 
-def one_by_one(experts: Experts) -> list[oracle.Expert]:
+def one_by_one(experts: Experts) -> list[reference.Expert]:
     """Each expert as a function of one token; the other experts see zeros meanwhile."""
 
     def alone(e: int, token: Tensor) -> Tensor:
@@ -247,3 +247,22 @@ def _takes(experts: Experts, routing: Routing, x: Tensor) -> bool:
     except RequestError:
         return False
     return True
+
+
+WIDTHS = (1, 2, 3, 8)
+
+
+def grows(subject: Subject) -> str:
+    """Their `width`, by which compute is matched, gives experts more parameters unit by unit."""
+    name = subject.entry.target.width
+    if name is None:
+        raise NotApplicable("they name no width")
+    known = subject.entry.hyper_model.model_fields
+    require(name in known, f"width = {name!r} is none of their hyper-parameters")
+    sizes = []
+    for width in WIDTHS:
+        wide = replace(subject, options={**subject.options, name: width})
+        sizes.append(sum(parameter.numel() for parameter in wide.build().parameters()))
+    told = ", ".join(f"{size:,}" for size in sizes)
+    require(sizes == sorted(set(sizes)), f"parameters at {name} = 1, 2, 3, 8: {told}")
+    return f"{name} = 1 to 8: {sizes[0]:,} to {sizes[-1]:,} parameters"

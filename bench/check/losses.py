@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.check.compare import require, require_equal, require_finite, require_returned
+from bench.check.cases import in_words, other_settings
 from bench.check.outcome import Failed
-from bench.check.settings import in_words, other_settings
+from bench.check.reference import require, require_equal, require_finite, require_returned
 from routers import (
     Batch,
     Entry,

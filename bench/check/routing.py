@@ -8,10 +8,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bench.check import oracle
-from bench.check.compare import require, require_all, require_equal, require_finite
+from bench.check import reference
+from bench.check.cases import Subject
 from bench.check.outcome import Failed, NotApplicable
-from bench.check.subject import Subject
+from bench.check.reference import require, require_all, require_equal, require_finite
 from routers import (
     ExpertChoiceRouting,
     MixtureRouting,
@@ -124,7 +124,7 @@ def capacity(subject: Subject) -> str:
         limits = _own_limits(routing)
         asked = f"{factor} · {subject.tokens} tokens · {choices} / {subject.num_experts} experts"
         if limits is None:
-            limit = oracle.capacity(factor, subject.tokens, subject.num_experts, choices)
+            limit = reference.capacity(factor, subject.tokens, subject.num_experts, choices)
             limits = torch.tensor(limit).expand(subject.num_experts)
         elif factor is not None:
             note = "by the router's own capacities, and what they add up to"
@@ -180,7 +180,7 @@ def _no_expert(wrong: Tensor, load: Tensor, limits: Tensor, where: str, how: str
 def _soft_slots(router: Router, factor: float | None, routing: Routing) -> None:
     slots = getattr(router, "num_slots", None)
     if slots is None and factor is not None:
-        slots = oracle.soft_slots(factor, routing.num_tokens, routing.num_experts)
+        slots = reference.soft_slots(factor, routing.num_tokens, routing.num_experts)
     require(
         slots is None or routing.num_slots == slots,
         f"num_slots = {routing.num_slots} for each expert, not {slots}, as was asked for",

@@ -15,9 +15,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from bench.check.compare import require_equal
+from bench.check.cases import Subject
 from bench.check.outcome import Failed
-from bench.check.subject import Subject
+from bench.check.reference import require_equal
 from bench.model import MoELayer, forward_pass
 from routers import Router, step_stats
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from bench.cli import components, database, progress, report, runs, tune
+from bench.cli import components, database, report, run, status, tune
 from bench.cli.faults import classified
 
 EPILOG = """\b
@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (runs, tune, report, progress, components, database):
+for group in (run, tune, report, status, components, database):
     group.add_to(app)
 
 

@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from bench.cli.words import clock, duration
+from bench.cli.display import clock, duration
 from results.text import counted
 
 UNDER_WAY = ("running", "elsewhere", "interrupted", "waiting")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.place import Place, command
+from bench.cli.context import Place, command
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A router.")]
 Component = Annotated[
@@ -49,7 +49,7 @@ def list_components(place: Place, kind: MaybeKind = None) -> None:
     """
     place.load()
     from bench.cli.cards import print_components
-    from bench.registries import REGISTRIES, find_registry
+    from bench.plan import REGISTRIES, find_registry
 
     print_components(REGISTRIES.values() if kind is None else [find_registry(kind)])
 
@@ -65,7 +65,7 @@ def show(place: Place, name: Component) -> None:
     """
     place.load()
     from bench.cli.cards import print_card
-    from bench.registries import find_component
+    from bench.plan import find_component
 
     print_card(find_component(name))
 
@@ -81,6 +81,7 @@ def routers(place: Place, name: MaybeRouter = None) -> None:
       python bench.py routers soft_moe
     """
     place.load()
+
     from bench.cli.cards import print_card, print_components
     from routers import ROUTERS
 
@@ -101,7 +102,8 @@ def new(place: Place, name: Name) -> None:
       python bench.py check my_router --plugin my_router.py
     """
     place.load()
-    from bench.new import write_router
+
+    from bench.cli.cards import write_router
 
     for file in write_router(name, Path.cwd()):
         print(f"wrote {file}")
@@ -123,10 +125,10 @@ def check(place: Place, name: Component) -> None:
     """
     place.load()
     from bench.check import check_component, render
-    from bench.cli.words import show as print_fitting
-    from bench.registries import find_component
+    from bench.cli.display import print_table
+    from bench.plan import find_component
 
     report = check_component(find_component(name), name)
-    print_fitting(render(report))
+    print_table(render(report))
     if not report.passed:
         raise typer.Exit(1)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.cli.place import Place, command
+from bench.cli.context import Place, command
 
 Export = Annotated[Path, typer.Argument(metavar="FILE", help="To write; ends in .csv or .parquet.")]
 Study = Annotated[
@@ -36,7 +36,7 @@ def info(place: Place) -> None:
     Example:
       python bench.py db info
     """
-    from bench.cli.words import clock, show, size, table
+    from bench.cli.display import clock, print_table, size, table
     from results.info import describe
 
     with place.store() as store:
@@ -51,14 +51,14 @@ def info(place: Place) -> None:
     rows = table("table", "rows", right="rows")
     for name, number in about.rows.items():
         rows.add_row(name, str(number))
-    show(rows)
+    print_table(rows)
     if about.studies:
         print()
         studies = table("study", "trials", "layers", "last asked for", right="trials layers")
         for study in about.studies:
             asked = clock(study.requested_at, now)
             studies.add_row(study.name, str(study.trials), str(study.layers), asked)
-        show(studies)
+        print_table(studies)
 
 
 def upgrade(place: Place) -> None:
@@ -84,7 +84,7 @@ def export(place: Place, path: Export, study: Study = None) -> None:
       python bench.py db export results.csv
       python bench.py db export results.parquet --study tiny
     """
-    from results.export import export as write
+    from results.frames import export as write
 
     with place.store() as store:
         print(f"wrote {write(store, path, study)}")
@@ -99,10 +99,10 @@ def doctor(place: Place) -> None:
     Example:
       python bench.py doctor
     """
-    from bench.cli.words import show
-    from bench.doctor import diagnose, healthy, render
+    from bench.cli.display import print_table
+    from bench.cli.doctor import diagnose, healthy, render
 
     findings = diagnose(place.home, place.database, place.plugins)
-    show(render(findings))
+    print_table(render(findings))
     if not healthy(findings):
         raise typer.Exit(1)

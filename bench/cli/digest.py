@@ -12,14 +12,14 @@ from typing import Any
 
 import pandas as pd
 
-from bench.cli.columns import Column, Row, main_columns, main_metrics
+from bench.cli.display import first_line
 from bench.cli.standing import Standing, board_of, head_lines, read_standing
-from bench.cli.words import first_line
-from bench.reuse import ENDED
+from bench.cli.summary import Column, Row, main_columns, main_metrics
+from bench.plan import ENDED
 from results import Store
 from results.conditions import is_twin
-from results.older import older_sentence
 from results.statistics import Interval
+from results.versions import older_sentence
 
 WIDTH = 80
 MOST = 20
@@ -158,7 +158,7 @@ def _lead(column: Column, best: Interval, others: list[tuple[Row, Interval]]) ->
 
 def _beside(best: Row, others: list[tuple[Row, Interval]]) -> list[tuple[Row, Interval]]:
     """The rows that compare with the best, as in a report: kinds of experts are of the systems."""
-    from report.entries import Entry
+    from report.conditions import Entry
     from report.systems import Systems
 
     systems = Systems.of([Entry(*best), *(Entry(*row) for row, _ in others)])

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.place import Place, command
-from bench.cli.progress import Study
+from bench.cli.context import Place, command
+from bench.cli.status import Study
 
 if TYPE_CHECKING:
-    from report.claims import Claim
-    from report.trace import Source, Trace
+    from report.claims.claims import Claim
+    from report.numbers import Source, Trace
     from results import Store
 
 Out = Annotated[
@@ -110,7 +110,7 @@ def _write(store: Store, study: str, folder: Path, home: Path, claims: Path | No
 
 
 def _own(claims: Path | None) -> tuple[Claim, ...]:
-    from report.claims import own_claims
+    from report.claims.claims import own_claims
 
     return () if claims is None else own_claims(claims)
 
@@ -137,7 +137,7 @@ def _trace(
     store: Store, study: str | None, claims: Path | None, place: tuple[str, str, str]
 ) -> None:
     from report.load import load_study
-    from report.trace import trace
+    from report.numbers import trace
 
     found = trace(store, load_study(store, study, _own(claims)), *place)
     for line in _lines(found):

@@ -1,18 +1,142 @@
-"""How the routers stand: a table of each suite's main metric."""
+"""Each suite's main metric, by router and condition."""
 
 from __future__ import annotations
 
+import json
 import textwrap
 from collections.abc import Collection
+from dataclasses import dataclass, field
 
 import pandas as pd
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from bench.cli.columns import Column, Row, main_columns
-from bench.cli.words import add_grouped, show, table
-from results.older import older_sentence
+from bench.cli.display import add_grouped, print_table, table
+from results import Store
+from results.conditions import Condition
+from results.frames import metrics_frame
+from results.statistics import Interval, mean_interval
+from results.versions import older_sentence
+from suites import SUITES
+
+DISTURBED = "¶"
+"""After a timing that other processes disturbed, here as in the report."""
+ARROWS = {"higher": " ↑", "lower": " ↓"}
+
+Row = tuple[str, Condition]
+"""Router and condition."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """The main metric of one suite.
+
+    Attributes:
+        values: by router and condition, one a seed.
+        ends: interval of a value that has its own, as a timing's over its repeats.
+        constant: rows whose values are so by construction, and say nothing of the router.
+        disturbed: rows that were timed while other processes kept the machine busy.
+    """
+
+    suite: str
+    metric: str
+    unit: str
+    better: str | None
+    values: dict[Row, list[float]]
+    ends: dict[Row, tuple[float, float]] = field(default_factory=dict)
+    constant: Collection[Row] = ()
+    disturbed: Collection[Row] = ()
+
+    @property
+    def meaning(self) -> str:
+        """What the column shows, for the line under the table."""
+        unit = " in %" if self.unit == "share" else f" in {self.unit}" if self.unit else ""
+        mark = f" ({DISTURBED} others kept the machine busy)" if self.disturbed else ""
+        return f"{self.suite}: {self.metric}{unit}{ARROWS.get(self.better or '', '')}{mark}"
+
+    @property
+    def seeds(self) -> int | None:
+        """Of every row; None where they differ."""
+        counts = {len(values) for values in self.values.values()}
+        return counts.pop() if len(counts) == 1 else None
+
+    def interval(self, row: Row) -> Interval:
+        """In the unit that is shown: mean and interval over seeds, or the value and its own."""
+        scale = 100 if self.unit == "share" else 1
+        found = mean_interval([scale * value for value in self.values[row]])
+        if found.n == 1 and row in self.ends:
+            low, high = (scale * end for end in self.ends[row])
+            return Interval(1, found.mean, low, high, "of the value's own repeats")
+        return found
+
+    def number(self, value: float) -> str:
+        """A value in the unit that is shown."""
+        text = f"{value:.{1 if self.unit == 'share' else 2}f}"
+        return text.removeprefix("-") if float(text) == 0 else text
+
+    def marked(self, row: Row, value: float) -> str:
+        """A value of a row in the unit that is shown, with its mark."""
+        return self.number(value) + DISTURBED * (row in self.disturbed)
+
+    def cell(self, row: Row) -> str:
+        """Mean and half of the interval over seeds."""
+        if row not in self.values:
+            return "–"
+        found = self.interval(row)
+        if found.low is None or found.n == 1:
+            return self.marked(row, found.mean)
+        return f"{self.number(found.mean)}±{self.number(found.mean - found.low)}"
+
+
+def main_metrics(store: Store, study: str, *, history: bool = False) -> pd.DataFrame:
+    """The metrics that the columns are made of, see `metrics_frame`."""
+    names = [SUITES.get(name).target.main_metric for name in SUITES.names()]
+    ends = [f"{name}_{end}" for name in names for end in ("low", "high")]
+    return metrics_frame(store, study, history=history, names={*names, *ends, "disturbed"})
+
+
+def main_columns(frame: pd.DataFrame) -> list[Column]:
+    """The columns of a frame of main metrics."""
+    return [_column(name, frame) for name in SUITES.names() if name in set(frame["suite"])]
+
+
+def _column(suite: str, frame: pd.DataFrame) -> Column:
+    target = SUITES.get(suite).target
+    of_suite = frame[frame["suite"] == suite]
+    whole = of_suite[of_suite["layer"].isna() & of_suite["step"].isna()]
+    wheres = [json.loads(where) for where in whole["where"]]
+    wanted = target.main_where.items()
+    chosen = whole.assign(constant=[bool(where.get("constant")) for where in wheres])[
+        [wanted <= where.items() for where in wheres]
+    ]
+    if target.on == "layer" and len(chosen):
+        # Timings of two machines are never averaged: the newest machine's are shown.
+        chosen = chosen[chosen["machine"] == chosen.loc[chosen["at"].idxmax(), "machine"]]
+    mean = chosen[chosen["metric"] == target.main_metric]
+    low, high = (
+        _by_row(chosen[chosen["metric"] == f"{target.main_metric}_{end}"])
+        for end in ("low", "high")
+    )
+    values = _by_row(mean)
+    ends = {
+        row: (low[row][0], high[row][0])
+        for row in values
+        if len(low.get(row, ())) == len(high.get(row, ())) == 1
+    }
+    constant = set(_by_row(mean[mean["constant"]]))
+    told = _by_row(chosen[chosen["metric"] == "disturbed"])
+    disturbed = {row for row, values in told.items() if any(values)}
+    unit, better = mean[["unit", "better"]].iloc[0] if len(mean) else ("", None)
+    return Column(suite, target.main_metric, unit or "", better, values, ends, constant, disturbed)
+
+
+def _by_row(frame: pd.DataFrame) -> dict[Row, list[float]]:
+    return {
+        (str(router), Condition.of(json.loads(settings))): group["value"].tolist()
+        for (router, settings), group in frame.groupby(["router", "settings"], sort=False)
+    }
+
 
 WIDTH = 80
 ROOMY = Console(width=1000)
@@ -32,7 +156,7 @@ def print_standings(study: str, frame: pd.DataFrame, suites: Collection[str]) ->
         return
     print(f"\nStudy {study}: {_what(columns)}\n")
     for part in side_by_side(columns):
-        show(standings(part))
+        print_table(standings(part))
         print()
     print("\n".join(column.meaning for column in columns))
     if older := older_sentence(shown):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bench.cli.given import names
+from bench.cli.context import Place, command
 from bench.cli.options import (
     DataDir,
     Devices,
@@ -16,9 +16,9 @@ from bench.cli.options import (
     SaveEvery,
     Set,
     Timeout,
+    names,
 )
-from bench.cli.place import Place, command
-from bench.cli.working import leave, run_options, warn_of_files
+from bench.cli.run_options import leave, run_options, warn_of_files
 
 if TYPE_CHECKING:
     from results import Store
@@ -80,12 +80,11 @@ def tune(
     """
     place.load()
     from bench.cli.live import Display
-    from bench.datasets import Datasets
-    from bench.overrides import settings_of
+    from bench.config import load_preset, settings_of
+    from bench.data import Datasets
     from bench.plan import checked_name, make_request
-    from bench.presets import load_preset
-    from bench.tune.tuning import Tuning
-    from bench.tune.tuning import tune as do
+    from bench.tune import Tuning
+    from bench.tune import tune as do
 
     settings = settings_of(set_ or (), data_dir)
     loaded = load_preset(preset)
@@ -116,9 +115,9 @@ def tuning_of(preset: str) -> str:
 
 def print_found(store: Store, study: str) -> None:
     """Each router's trials, and the best of them."""
-    from bench.cli.words import show, table
-    from bench.tune.found import found
-    from report.tuning import told
+    from bench.cli.display import print_table, table
+    from bench.tune import found
+    from report.topics.tuning import told
 
     made = table("router", "trials", "pruned", "failed", "best top-1 %", "with", right="trials")
     for router, each in found(store, study).items():
@@ -126,4 +125,4 @@ def print_found(store: Store, study: str) -> None:
         best = "" if each.best is None else f"{100 * each.best:.2f}"
         made.add_row(router, *counts, best, told(each.settings))
     print(f"\nTuning {study}: the best accuracy on the validation split\n")
-    show(made)
+    print_table(made)

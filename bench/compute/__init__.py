@@ -1,5 +1,19 @@
 """Counting FLOPs, and giving every router the same of them."""
 
-from bench.compute.flops import FlopCounter, FlopReport, count_flops
+from bench.compute.budget import Budget, Cost, Spent, match_compute, parameters_of
+from bench.compute.estimates import Estimate, cost_of, estimate
+from bench.compute.flops import FlopCounter, count_flops, model_facts
 
-__all__ = ["FlopCounter", "FlopReport", "count_flops"]
+__all__ = [
+    "Budget",
+    "Cost",
+    "Estimate",
+    "FlopCounter",
+    "Spent",
+    "cost_of",
+    "count_flops",
+    "estimate",
+    "match_compute",
+    "model_facts",
+    "parameters_of",
+]

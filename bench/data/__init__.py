@@ -1,23 +1,78 @@
 """Data sets by name, the order in which training sees them, and their augmentation."""
 
 from bench.data.augment import Augment
-from bench.data.dataset import Dataset, Split, normalise
-from bench.data.order import training_indices
-from bench.data.raw import RawData, RawSplit
-from bench.data.registry import DATASETS, register_dataset
-from bench.data.sources import load_dataset
-from bench.data.training_images import TrainingImages
+from bench.data.batches import TrainingBatches, TrainingImages
+from bench.data.content_statistics import channel_histogram, channel_moments
+from bench.data.dataset import Dataset, DataShape, ExpectedData, Split, normalise
+from bench.data.order import Purpose, random_bits, training_indices
+from bench.data.pictures import LazyImages, Pictures
+from bench.data.raw import RawData, RawSplit, class_fault, image_fault, label_fault, structure_fault
+from bench.data.registry import (
+    DATASETS,
+    find_dataset,
+    has_size,
+    load_dataset,
+    read_source,
+    register_dataset,
+)
+from bench.data.shared_dataset import Datasets, HandedDataset, load_or_expect
+from bench.data.splits import assemble
+from bench.data.tensor_files import (
+    file_sha256,
+    load_weights,
+    replacing,
+    save_weights,
+    sweep,
+    write_tensors,
+)
+
+# Importing a source registers it.
+from bench.data import (  # isort: skip  # noqa: F401
+    celeba,
+    digits,
+    embedded,
+    fashion_marked,
+    imagefolder,
+    timm_sets,
+    torchvision_sets,
+)
 
 __all__ = [
     "DATASETS",
     "Augment",
+    "DataShape",
     "Dataset",
+    "Datasets",
+    "ExpectedData",
+    "HandedDataset",
+    "LazyImages",
+    "Pictures",
+    "Purpose",
     "RawData",
     "RawSplit",
     "Split",
+    "TrainingBatches",
     "TrainingImages",
+    "assemble",
+    "channel_histogram",
+    "channel_moments",
+    "class_fault",
+    "file_sha256",
+    "find_dataset",
+    "has_size",
+    "image_fault",
+    "label_fault",
     "load_dataset",
+    "load_or_expect",
+    "load_weights",
     "normalise",
+    "random_bits",
+    "read_source",
     "register_dataset",
+    "replacing",
+    "save_weights",
+    "structure_fault",
+    "sweep",
     "training_indices",
+    "write_tensors",
 ]

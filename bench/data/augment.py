@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from bench.config import AugmentConfig
-from bench.data.draws import Purpose, random_below, random_bits
+from bench.data.order import Purpose, random_below, random_bits
 from routers.errors import RequestError
 
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.data.downloads import check_md5, downloading
-from bench.data.folders import data_folder
+from bench.data.files import check_md5, data_folder, downloading
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
 from bench.data.registry import register_dataset

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data.draws import Purpose, random_order
 from bench.data.embedded import CLASSES, read_fashion_mnist_mini
+from bench.data.order import Purpose, random_order
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
 from bench.data.registry import register_dataset

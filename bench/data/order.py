@@ -7,14 +7,56 @@ each of them takes, and a run that resumes needs to know only its step.
 
 from __future__ import annotations
 
+from enum import IntEnum
 from functools import lru_cache
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from bench.data.draws import Purpose, random_order
+
+class Purpose(IntEnum):
+    """The first counter, so that streams for different ends are independent."""
+
+    ORDER = 1
+    HOLD_OUT = 2
+    CROP_ROW = 3
+    CROP_COLUMN = 4
+    FLIP = 5
+    RANDAUGMENT = 6
+    ROUTER_NOISE = 8
+    DROPOUT = 9
+    MARK = 10
+    MOE_WEIGHTS = 11
+
+
+def random_bits(purpose: Purpose, *counters: ArrayLike) -> NDArray[np.uint64]:
+    """64 random bits for every combination of counters, which broadcast against each other.
+
+    For fixed earlier counters, distinct values of the last one give distinct bits.
+    """
+    state = np.full(1, int(purpose), np.uint64)
+    for counter in counters:
+        state = _mix(state + np.uint64(0x9E3779B97F4A7C15)) ^ np.asarray(counter).astype(np.uint64)
+    return _mix(state + np.uint64(0x9E3779B97F4A7C15))
+
+
+def random_below(limit: int, purpose: Purpose, *counters: ArrayLike) -> NDArray[np.int64]:
+    """Integers in [0, limit), limit at most 2³¹; the bias is below limit / 2³²."""
+    high = random_bits(purpose, *counters) >> np.uint64(32)
+    return ((high * np.uint64(limit)) >> np.uint64(32)).astype(np.int64)
+
+
+def random_order(count: int, purpose: Purpose, *counters: int) -> NDArray[np.int64]:
+    """A permutation of range(count): the order of the bits drawn for each position."""
+    return np.argsort(random_bits(purpose, *counters, np.arange(count)), kind="stable")
+
+
+def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
 
 
 def training_indices(

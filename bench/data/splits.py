@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+import math
 
-from bench.data.draws import Purpose, random_order
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.data.content_statistics import survey
+from bench.data.dataset import Dataset, Images, Split, common_shape
+from bench.data.order import Purpose, random_order
+from bench.data.pictures import LazyImages, Pictures, UnreadableError
+from bench.data.raw import RawData, RawSplit
+from results.text import readable
 from routers.errors import RequestError
 
 SEED = 0
@@ -39,3 +48,96 @@ def hold_out(
         held.append(members[random_order(len(members), Purpose.HOLD_OUT, SEED, label)[:count]])
     chosen = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(len(labels)), chosen), chosen
+
+
+# Of the training images for each split that is missing: 10 %, but no more than 10,000 images.
+HELD_OUT_SHARE = 0.1
+HELD_OUT_IMAGES = 10_000
+
+# Bytes of pixels of all splits; what is larger is decoded batch by batch.
+MEMORY_LIMIT = 2 * 2**30
+
+
+def assemble(
+    name: str, raw: RawData, image_size: int | None = None, channels: int | None = None
+) -> Dataset:
+    """The data set that a source's content makes.
+
+    Args:
+        name: by which it was asked for.
+        raw: its content.
+        image_size: height and width to scale images to; None keeps them.
+        channels: 1 or 3; None keeps them, and takes 3 where only some images are in colour.
+
+    Raises:
+        RequestError: an empty class, one too small to split, or images of unequal size.
+        UnreadableError: images cannot be read; all of them are counted.
+    """
+    raw_splits = _complete(raw)
+    for split_name, split in raw_splits.items():
+        _refuse_empty_class(name, split_name, raw.stratum(split), raw.strata)
+    try:
+        splits = _of_one_shape(raw_splits, image_size, channels)
+        found = survey(splits)
+    except UnreadableError:
+        pictures = (split.pictures() for split in raw_splits.values())
+        raise UnreadableError([fault for some in pictures for fault in some.faults()]) from None
+    return Dataset(
+        name,
+        tuple(map(readable, raw.classes)),
+        splits,
+        torch.tensor(found.mean),
+        torch.tensor(found.std),
+        found.content_hash,
+        raw.licence,
+        raw.attributes,
+    )
+
+
+def _complete(raw: RawData) -> dict[str, RawSplit]:
+    splits = dict(raw.splits)
+    usual = min(HELD_OUT_SHARE, HELD_OUT_IMAGES / len(splits["train"].labels))
+    for name, share in (("test", usual), ("val", raw.val_share or usual)):
+        if name not in splits:
+            train = splits["train"]
+            kept, held = hold_out(raw.stratum(train), share, raw.strata)
+            splits["train"], splits[name] = train.select(kept), train.select(held)
+    return {name: splits[name] for name in ("train", "val", "test")}
+
+
+def _refuse_empty_class(
+    name: str, split: str, labels: NDArray[np.int64], classes: tuple[str, ...]
+) -> None:
+    counts = np.bincount(labels, minlength=len(classes))
+    empty = [classes[label] for label in np.flatnonzero(counts == 0)]
+    if empty:
+        raise RequestError(f"{name}: no image in {split} of class {', '.join(map(repr, empty))}")
+
+
+def _of_one_shape(
+    raw_splits: dict[str, RawSplit], image_size: int | None, channels: int | None
+) -> dict[str, Split]:
+    shape = common_shape(list(raw_splits.values()), image_size, channels)
+    total = sum(len(split.labels) for split in raw_splits.values()) * math.prod(shape)
+    return {
+        name: Split(
+            _images(split, shape, total <= MEMORY_LIMIT),
+            _whole_numbers(split.labels),
+            None if split.attribute is None else _whole_numbers(split.attribute),
+        )
+        for name, split in raw_splits.items()
+    }
+
+
+def _whole_numbers(values: NDArray[np.int64]) -> Tensor:
+    """Return labels of any integer type as a long tensor."""
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def _images(raw: RawSplit, shape: tuple[int, int, int], in_memory: bool) -> Images:
+    if not isinstance(raw.images, Pictures):
+        pixels = raw.images[:, None] if raw.images.ndim == 3 else raw.images.transpose(0, 3, 1, 2)
+        if pixels.shape[1:] == shape:
+            return torch.from_numpy(np.ascontiguousarray(pixels))
+    lazy = LazyImages(raw.pictures(), shape)
+    return lazy[torch.arange(len(raw.labels))] if in_memory else lazy

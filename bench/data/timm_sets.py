@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset
 
-from bench.data.folders import data_folder
-from bench.data.imagefolder import split_folders
-from bench.data.links import find_images
+from bench.data.files import data_folder
+from bench.data.imagefolder import find_images, split_folders
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
 from bench.data.registry import register_dataset

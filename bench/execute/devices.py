@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Sequence
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
+import psutil
 import torch
 
 from bench.environment import cores, run_threads
-from routers.errors import RequestError, nearest
+from routers.errors import BenchError, RequestError, nearest
 
 CPU = "cpu"
 
@@ -69,3 +75,126 @@ def show_only(name: str) -> torch.device:
     """Let this process, which has touched no GPU yet, see one device alone; returns it."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "" if name == CPU else name
     return torch.device(CPU if name == CPU else "cuda")
+
+
+Waiting = Callable[[str], None]
+Stop = Callable[[], bool]
+
+
+ASK_AGAIN = 0.2
+"""Seconds between two looks at a lock that somebody else has."""
+
+
+class StoppedWaiting(Exception):
+    """A lock was not waited for any longer."""
+
+
+@contextmanager
+def training(device: torch.device, waiting: Waiting, stop: Stop) -> Iterator[None]:
+    """Have a device together with other trainings.
+
+    Args:
+        waiting: called once with who else has it, where this process must wait.
+        stop: whether it is to wait no longer.
+
+    Raises:
+        StoppedWaiting: `stop` said so.
+        BenchError: the lock's file cannot be opened.
+    """
+    with ExitStack() as held:
+        for name in lock_names(device):
+            held.enter_context(_locked(name, fcntl.LOCK_SH, waiting, stop))
+        yield
+
+
+@contextmanager
+def timing(device: torch.device, waiting: Waiting, stop: Stop) -> Iterator[None]:
+    """Have a device alone. Arguments and errors as of `training`."""
+    *shared, own = lock_names(device)
+    with ExitStack() as held:
+        for name in shared:
+            held.enter_context(_locked(name, fcntl.LOCK_SH, waiting, stop))
+        held.enter_context(_locked(own, fcntl.LOCK_EX, waiting, stop))
+        yield
+
+
+def lock_names(device: torch.device) -> list[str]:
+    """The locks of a device, in the order in which they are taken; its own is the last."""
+    if device.type == "cpu":
+        return [CPU]
+    if device.type == "cuda":
+        return [CPU, f"gpu-{torch.cuda.get_device_properties(device).uuid}"]
+    return [CPU, device.type]
+
+
+def lock_file(name: str) -> Path:
+    """Where a lock lies."""
+    return Path(tempfile.gettempdir(), "moe-router-bench", f"{name}.lock")
+
+
+@contextmanager
+def _locked(name: str, how: int, waiting: Waiting, stop: Stop) -> Iterator[None]:
+    descriptor = _opened(lock_file(name))
+    try:
+        if not _taken(descriptor, how):
+            waiting(holders(descriptor))
+            while not _taken(descriptor, how):
+                if stop():
+                    raise StoppedWaiting("it was asked to leave while it waited for the machine")
+                time.sleep(ASK_AGAIN)
+        # What nobody touched for days, the system clears away from there.
+        os.utime(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int, how: int) -> bool:
+    try:
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _opened(path: Path) -> int:
+    """The lock's file, made where there is none, for every user of this machine."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with suppress(PermissionError):  # it is somebody else's, who has done so
+            path.parent.chmod(0o1777)
+        with suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL))
+            path.chmod(0o666)
+        # Not with O_CREAT: Linux refuses that for a file of somebody else in such a folder.
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise BenchError(f"cannot use the lock {path}: {error.strerror}") from error
+
+
+def holders(descriptor: int) -> str:
+    """Name who holds the lock of an open file, as far as the system knows: commands, by process."""
+    inode = os.fstat(descriptor).st_ino
+    try:
+        lines = Path("/proc/locks").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    pids = {
+        int(fields[4])
+        for fields in map(str.split, lines)
+        if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == str(inode)
+    }
+    return ", ".join(sorted(set(filter(None, map(_command, pids))))) or "another process"
+
+
+def _command(pid: int) -> str:
+    """The command that a process belongs to: a worker, and its fork server, to that of the run."""
+    try:
+        process = psutil.Process(pid)
+        for each in (process, *process.parents()):
+            words = each.cmdline()
+            if not any("multiprocessing" in word for word in words):
+                return f"process {each.pid} ({' '.join(' '.join(words).split())})"
+    except psutil.Error:
+        pass  # it ended meanwhile, or is of another container
+    return ""

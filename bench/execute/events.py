@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from bench.forecast import Seen, Work
-from results.records import AttemptStatus, MeasurementStatus
+from bench.plan import Seen, Work
+from results.store.records import AttemptStatus, MeasurementStatus
 
 
 @dataclass(frozen=True)

@@ -13,19 +13,17 @@ from typing import Any, Protocol
 import torch
 
 from bench.config import TrialSpec
-from bench.datasets import Datasets
-from bench.execute.devices import CPU, own_device
+from bench.data import Datasets
+from bench.execute.context import JobContext, RunContext
+from bench.execute.devices import CPU, StoppedWaiting, own_device, timing, training
 from bench.execute.events import Measured, Measuring, OnEvent, Waiting
 from bench.execute.jobs import Assignment, Job, Result, TrialJob
-from bench.execute.locks import StoppedWaiting, timing, training
 from bench.execute.preflight import Check, rehearse
 from bench.execute.training import train
-from bench.execute.workplace import JobContext, RunContext
-from bench.measure.run_suite import run_suite
-from bench.outcome import read_outcome
-from bench.subject import LayerOfTrial, TrainedTrial
+from bench.measure import LayerOfTrial, TrainedTrial, run_suite
+from bench.train import read_outcome
 from results import AttemptRecord, Store
-from results.records import AttemptStatus
+from results.store.records import AttemptStatus
 from routers.errors import BenchError
 
 

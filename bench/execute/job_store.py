@@ -6,17 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.execute.context import RunContext, tail, trial_folder
 from bench.execute.executor import WorkerFailure
 from bench.execute.jobs import Assignment, Job, LayerJob, TrialJob
-from bench.execute.logs import tail
-from bench.execute.workplace import RunContext, trial_folder
-from bench.plan import Planned, PlannedSuite
-from bench.record import Rows
-from bench.resume import discard
-from bench.reuse import Reuse
+from bench.plan import Planned, PlannedSuite, Reuse, Rows
+from bench.train import discard_state
 from results import Store
-from results.outcomes import UNFINISHED
-from results.records import AttemptStatus, MeasurementStatus
+from results.store.outcomes import UNFINISHED
+from results.store.records import AttemptStatus, MeasurementStatus
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,7 @@ class JobStore:
         self.store.finish_attempt(
             assignment.attempt, AttemptStatus.PRUNED, error=reason, seconds=seconds
         )
-        discard(trial_folder(self.context.home, assignment.job.planned.fingerprint.value))
+        discard_state(trial_folder(self.context.home, assignment.job.planned.fingerprint.value))
 
     def fail_measurement(
         self, assignment: Assignment, suite: PlannedSuite, failure: WorkerFailure

@@ -25,13 +25,11 @@ from bench.execute.events import (
 from bench.execute.executor import Executor, WorkerFailure
 from bench.execute.interrupts import Interrupts
 from bench.execute.job_store import JobStore, Lease
-from bench.execute.jobs import Assignment, Job, Result, TrialJob
-from bench.execute.queue import Item, Queue
-from bench.plan import Planned, PlannedSuite
-from bench.record import Rows
+from bench.execute.jobs import Assignment, Item, Job, Queue, Result, TrialJob
+from bench.plan import Planned, PlannedSuite, Rows
 from results import StoreError
-from results.liveness import STALE_SECONDS
-from results.records import AttemptStatus
+from results.store.leases import STALE_SECONDS
+from results.store.records import AttemptStatus
 
 ASK_AGAIN = 2.0
 """Seconds until a job that another run holds is asked for again."""

@@ -2,13 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import os
+import sys
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from importlib.util import source_from_cache
 from pathlib import Path
+from types import FrameType
+from typing import Any, Literal
 
-from bench.execute.opened import OPENED
-from bench.source_tree import combined, user_sources
+from bench.model import is_installed
+from bench.plan import combined, is_own, user_sources
 from routers import load_entry_points, load_plugin
 from routers.errors import BenchError
+
+SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
+
+
+class OpenedFiles:
+    """Collects what plugins open in this process, and what workers have opened."""
+
+    def __init__(self) -> None:
+        self._watching = False
+        self._opened: set[str] = set()
+        self._returned: set[Path] = set()
+
+    def watch(self) -> None:
+        """Begin to collect, before plugins are imported; it cannot be ended."""
+        if not self._watching:
+            self._watching = True
+            sys.addaudithook(self._on_audit_event)
+
+    def add(self, files: Iterable[str]) -> None:
+        """Add the files that a worker opened."""
+        self._opened.update(files)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All files so far, in absolute paths."""
+        return tuple(sorted(self._opened))
+
+    def unknown(self, plugins: Sequence[Path], home: Path) -> list[Path]:
+        """Return the files that no fingerprint covers; each is returned once.
+
+        Args:
+            plugins: the user's files; the modules that they import are covered.
+            home: the folder of everything that runs make.
+        """
+        covered = user_sources(plugins)
+        beside = [plugin.resolve().parent for plugin in plugins]
+        temporary = Path(tempfile.gettempdir()).resolve()
+        made = [home.resolve(), *map(Path, SYSTEM_FOLDERS)]
+        found = []
+        for file in sorted({_source(Path(name)).resolve() for name in self._opened}):
+            known = file in covered or file in self._returned or is_installed(file)
+            passing = any(file.is_relative_to(folder) for folder in made) or (
+                file.is_relative_to(temporary)
+                and not any(file.is_relative_to(each) for each in beside if each != temporary)
+            )
+            if not known and not passing and _kind(str(file)) != "bench" and file.is_file():
+                found.append(file)
+        self._returned.update(found)
+        return found
+
+    def _on_audit_event(self, event: str, arguments: tuple[Any, ...]) -> None:
+        """Note a file that a plugin opens for reading. Python calls this at each audit event."""
+        if event != "open":
+            return
+        path, _, flags = arguments
+        if not isinstance(path, (str, bytes)) or not isinstance(flags, int):
+            return  # a file that is open already
+        writes = flags & (os.O_WRONLY | os.O_TRUNC | os.O_EXCL)
+        if not writes and _by_plugin(sys._getframe(1)):
+            self._opened.add(os.path.abspath(os.fsdecode(path)))
+
+
+OPENED = OpenedFiles()
+"""Of this process: an audit hook belongs to it, and cannot be removed."""
+
+
+def _by_plugin(frame: FrameType | None) -> bool:
+    """Tell whether a plugin's code, called by the bench, is what opens a file.
+
+    What a library reads while it is imported, and what the bench reads for a plugin, does not
+    count.
+    """
+    plugin = False
+    while frame is not None:
+        kind = _kind(frame.f_code.co_filename)
+        if kind == "bench":
+            return plugin
+        if kind == "plugin":
+            plugin = True
+        elif not plugin and frame.f_code.co_name == "<module>":
+            return False
+        frame = frame.f_back
+    return False
+
+
+@cache
+def _kind(name: str) -> Literal["bench", "plugin", "library"]:
+    """Whose code a file holds."""
+    file = Path(name)
+    if is_own(file):
+        return "bench"
+    return "library" if not file.is_absolute() or is_installed(file) else "plugin"
+
+
+def _source(file: Path) -> Path:
+    """The source of a compiled file of Python's; of any other the file itself."""
+    with suppress(ValueError):  # its name is not as Python makes them
+        return Path(source_from_cache(file)) if file.suffix == ".pyc" else file
+    return file
 
 
 class PluginChangedError(BenchError):

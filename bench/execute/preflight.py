@@ -9,15 +9,11 @@ import torch
 from torch import nn
 
 from bench.config import RouterConfig, TrialSpec
-from bench.data import Dataset
-from bench.datasets import Datasets
-from bench.derive import starting_model
+from bench.data import Dataset, Datasets
 from bench.execute.jobs import Job, TrialJob
-from bench.micro_batches import refuse_other_optimisation
-from bench.model import moe_layers
-from bench.objective import Objective
-from bench.specs import condition_of
-from bench.trial_model import trial_model
+from bench.model import Objective, moe_layers, starting_model, trial_model
+from bench.plan import condition_of
+from bench.train import refuse_other_optimisation
 from routers.errors import RequestError
 
 Check = Callable[[], None]

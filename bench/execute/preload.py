@@ -1,8 +1,8 @@
 """What the fork server imports, so that no worker has to: timm and torchvision take seconds."""
 
 # ruff: noqa: F401
-import bench.derive
 import bench.execute.worker
+import bench.model.derive
 import bench.model.timm_models
 import results.migrate
 import suites

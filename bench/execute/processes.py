@@ -16,19 +16,19 @@ from multiprocessing.connection import Connection
 from pebble import ProcessExpired, ProcessFuture
 
 from bench.config import TrialSpec
-from bench.data.handed import HandedDataset
+from bench.data import HandedDataset
+from bench.execute.context import RunContext
+from bench.execute.devices import StoppedWaiting
 from bench.execute.events import OnEvent, Waiting
 from bench.execute.executor import WorkerFailure
 from bench.execute.fork_server import fork_server, forked
 from bench.execute.jobs import Assignment, Result
-from bench.execute.locks import StoppedWaiting
 from bench.execute.plugins import PluginChangedError
 from bench.execute.preflight import Check
 from bench.execute.training import DISK_FULL, is_disk_full
 from bench.execute.worker import rehearse_in_worker, work
-from bench.execute.workplace import RunContext
 from results import StoreError
-from results.records import AttemptStatus
+from results.store.records import AttemptStatus
 from routers.errors import describe
 
 OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)

@@ -9,20 +9,16 @@ from contextlib import suppress
 import torch
 from torch import nn
 
-from bench.checkpoint import load_weights
+from bench.data import load_weights
+from bench.execute.context import JobContext, tail
 from bench.execute.events import Ended, Progress, Started, Task
 from bench.execute.jobs import Assignment, Result
-from bench.execute.logs import tail
-from bench.execute.workplace import JobContext
-from bench.micro_batches import why_not_cut
-from bench.outcome import Outcome
+from bench.model import trial_model
 from bench.plan import Planned
-from bench.resume import discard
+from bench.train import Outcome, TrainingInterrupted, discard_state, train_trial, why_not_cut
 from bench.train import Progress as Watcher
-from bench.train import TrainingInterrupted, train_trial
-from bench.trial_model import trial_model
 from results import StoreError
-from results.records import AttemptStatus
+from results.store.records import AttemptStatus
 from routers.errors import BenchError, NonFiniteError, describe
 
 DISK_FULL = "the disk is full; free some space and give the command again"
@@ -65,7 +61,7 @@ def train(assignment: Assignment, planned: Planned, reason: str, context: JobCon
         return Result(status, DISK_FULL if is_disk_full(error) else None)
     _finish(assignment.attempt, outcome, context)
     # Not before the row is written: until then a checkpoint is all that there is.
-    discard(context.folder(planned.fingerprint.value))
+    discard_state(context.folder(planned.fingerprint.value))
     context.emit(Ended(task, outcome.status, outcome.seconds, outcome.error))
     return Result(outcome.status)
 

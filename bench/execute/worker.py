@@ -11,17 +11,14 @@ from types import FrameType
 
 import suites  # noqa: F401
 from bench.config import TrialSpec
-from bench.data.handed import HandedDataset
-from bench.datasets import Datasets
+from bench.data import Datasets, HandedDataset
+from bench.execute.context import JobContext, RunContext, begin_process, log
 from bench.execute.devices import CPU
 from bench.execute.events import Ended, Event, Measured, Measuring, Opened, Progress, Started
 from bench.execute.executor import do_job
 from bench.execute.jobs import Assignment, Result
-from bench.execute.logs import log
-from bench.execute.opened import OPENED
+from bench.execute.plugins import OPENED
 from bench.execute.preflight import rehearse
-from bench.execute.process import begin_process
-from bench.execute.workplace import JobContext, RunContext
 from results import open_store
 
 

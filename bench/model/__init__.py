@@ -1,20 +1,33 @@
 """Models: the MoE layer, the experts behind its slots, and timm models made of them."""
 
-from bench.model.backbone import moefy
-from bench.model.build import build_model
+from bench.model.backbone import moefy, site_of, widen
+from bench.model.build import build_model, moe_seed, trial_model
+from bench.model.classifier import image_classifier
+from bench.model.derive import TRANSFORMS, starting_model
 from bench.model.experts import (
     EXPERTS,
     Experts,
+    Replaced,
     ReplacedLinear,
     ReplacedMLP,
     ReplacedNetwork,
     build_experts,
     register_experts,
 )
-from bench.model.moe import MoELayer
-from bench.model.origin import registering_modules
-from bench.model.passes import forward_pass
-from bench.model.places import moe_layers
+from bench.model.experts.mlp import MLPExperts
+from bench.model.layers import moe_layers
+from bench.model.moe import Activations, MoELayer, reweighted
+from bench.model.objective import Objective, autocast, naming_layer
+from bench.model.origin import (
+    Origin,
+    defining_files,
+    is_installed,
+    model_origin,
+    registering_modules,
+    search_folders,
+)
+from bench.model.state import forward_pass
+from bench.model.weights import pretrained_hash
 from routers.plugins import ELSEWHERE
 
 # A plugin may bring a model alone.
@@ -22,15 +35,35 @@ ELSEWHERE.append(registering_modules)
 
 __all__ = [
     "EXPERTS",
+    "TRANSFORMS",
+    "Activations",
     "Experts",
+    "MLPExperts",
     "MoELayer",
+    "Objective",
+    "Origin",
+    "Replaced",
     "ReplacedLinear",
     "ReplacedMLP",
     "ReplacedNetwork",
+    "autocast",
     "build_experts",
     "build_model",
+    "defining_files",
     "forward_pass",
+    "image_classifier",
+    "is_installed",
+    "model_origin",
     "moe_layers",
+    "moe_seed",
     "moefy",
+    "naming_layer",
+    "pretrained_hash",
     "register_experts",
+    "reweighted",
+    "search_folders",
+    "site_of",
+    "starting_model",
+    "trial_model",
+    "widen",
 ]

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from bench.model.experts import Experts, ReplacedMLP, build_experts, replaced_by
+from bench.model.layers import places_of, tokens_of
 from bench.model.moe import Groups, MoELayer
-from bench.model.passes import ModelPasses
-from bench.model.places import places_of, tokens_of
+from bench.model.state import ModelPasses
 from bench.model.weights import read_pretrained, require_all
 from routers import RequestError, Router, Site, build_router
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import nn
 
-from bench.config import ExpertsConfig, ModelConfig, RouterConfig
-from bench.data.draws import Purpose, random_bits
+from bench.config import ExpertsConfig, ModelConfig, RouterConfig, TrialSpec
+from bench.data import DataShape, Purpose, random_bits
 from bench.model.backbone import dense_model, moefy, widen
-from bench.model.places import tokens_of
+from bench.model.layers import tokens_of
 from routers import ROUTERS, Baseline
 
 
@@ -82,4 +82,27 @@ def build_model(
         experts_options=dict(experts.options),
         input_size=image,
         seed=moe_seed(seed, twin),
+    )
+
+
+def trial_model(
+    spec: TrialSpec, data: DataShape, *, router: RouterConfig | None = None
+) -> nn.Module:
+    """The model with its initial weights, on torch's default device.
+
+    Args:
+        spec: the trial.
+        data: what it is trained on.
+        router: one in place of the trial's own.
+    """
+    channels, *size = data.image_shape
+    return build_model(
+        spec.model,
+        router or spec.router,
+        spec.experts,
+        in_chans=channels,
+        num_classes=data.num_classes,
+        seed=spec.seed,
+        twin=spec.twin,
+        input_size=(size[0], size[1]),
     )

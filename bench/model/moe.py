@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.model.experts import Experts
-from bench.model.passes import ModelPasses
+from bench.model.state import ModelPasses
 from routers import MixtureRouting, RequestError, Router, RouterContext, Routing
 
 Groups = Literal["image", "batch"] | int

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from bench.checkpoint import file_sha256
+from bench.data import file_sha256
 from routers import RequestError
 
 

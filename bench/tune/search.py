@@ -7,20 +7,26 @@ this router before it went: other routers change none of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import SQLAlchemyError
 
-from bench.tune.config import Pruner
-from bench.tune.contender import Contender
-from bench.tune.space import Space
-from results.records import AttemptStatus
+from bench.config import Pruner
+from bench.tune.space import Contender, Space
+from results import StoreError
+from results.connect import BUSY_SECONDS
+from results.store.records import AttemptStatus
 
 UNDER_WAY = TrialState.RUNNING
 STATUS, STOPPED, TRAINING, ASKED = "status", "stopped", "training", "asked"
@@ -170,3 +176,50 @@ def _pruner(name: Pruner, evaluations: int) -> BasePruner:
     if name == "hyperband":
         return HyperbandPruner(min_resource=1, max_resource=evaluations)
     return NopPruner()
+
+
+FILE, SCHEMA = "tuning.db", "tuning"
+
+
+@contextmanager
+def open_tuning(engine: Engine) -> Iterator[RDBStorage]:
+    """The tuning that belongs to a results database; made where there is none.
+
+    Raises:
+        StoreError: it cannot be reached, read or written.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        storage = _opened(engine)
+        try:
+            yield storage
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+    except (StorageInternalError, SQLAlchemyError) as error:
+        cause = error.__cause__ or error
+        raise StoreError(f"cannot use the tuning beside {_told(engine)}: {cause}") from error
+
+
+def has_tuning(engine: Engine) -> bool:
+    """Whether there may be a tuning to read; so that a look does not make one."""
+    return engine.dialect.name != "sqlite" or _file(engine).exists()
+
+
+def _file(engine: Engine) -> Path:
+    return Path(str(engine.url.database)).parent / FILE
+
+
+def _opened(engine: Engine) -> RDBStorage:
+    if engine.dialect.name == "sqlite":
+        wait = {"connect_args": {"timeout": BUSY_SECONDS}}
+        return RDBStorage(f"sqlite:///{_file(engine)}", engine_kwargs=wait)
+    with engine.begin() as connection:
+        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
+    options = [str(engine.url.query.get("options", "")), f"-csearch_path={SCHEMA}"]
+    url = engine.url.update_query_dict({"options": " ".join(options).strip()})
+    return RDBStorage(url.render_as_string(hide_password=False))
+
+
+def _told(engine: Engine) -> str:
+    return engine.url.render_as_string(hide_password=True)

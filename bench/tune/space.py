@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from optuna.distributions import (
     BaseDistribution,
@@ -12,13 +14,27 @@ from optuna.distributions import (
 )
 from pydantic import BaseModel
 
-from bench.config import TrainConfig
+from bench.config import (
+    Preset,
+    SearchOptions,
+    SearchRange,
+    TrainConfig,
+    check_path,
+    override,
+    presets_of,
+)
+from bench.data import Datasets
 from bench.model import EXPERTS
-from bench.overrides import check_path
-from bench.parts import presets_of
-from bench.presets import Preset
-from bench.specs import conditions, refuse_unknown, selected_routers
-from bench.tune.config import SearchOptions, SearchRange
+from bench.plan import (
+    Fingerprints,
+    Planned,
+    Request,
+    conditions,
+    make_plan,
+    refuse_unknown,
+    selected_routers,
+    trial_specs,
+)
 from routers import Choice, Entry, Range
 from routers.errors import RequestError
 from routers.hyper import hyper_infos
@@ -128,3 +144,73 @@ def _is_whole(path: str, preset: Preset, router: Entry) -> bool:
     section = next(name for name in models if path.startswith(name))
     field = models[section].model_fields.get(path.removeprefix(section))
     return field is not None and field.annotation in (int, int | None)
+
+
+SEED = 1_000_000
+"""The trainings of a tuning have one seed, that no other has: those of a study count from 0."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A router, and what its trials have in common.
+
+    Attributes:
+        preset: with this router alone.
+        seed: of the tuning.
+    """
+
+    router: str
+    preset: Preset
+    space: Space
+    seed: int
+
+    @property
+    def training_seed(self) -> int:
+        """Of each of its trainings."""
+        return SEED + self.seed
+
+    def planned(
+        self, settings: Mapping[str, Any], datasets: Datasets, fingerprints: Fingerprints
+    ) -> Planned:
+        """The training with these settings; nothing measures it and no weights but its last stay.
+
+        Raises:
+            BenchError: the settings do not fit, or the data is not there.
+        """
+        preset = override(self.preset, settings, f"tuning {self.router}")
+        (planned,) = make_plan(Request("", preset, {}), datasets).trials
+        train = planned.spec.train.model_copy(update={"snapshots": 0})
+        spec = planned.spec.model_copy(update={"train": train}).with_seed(self.training_seed)
+        fingerprint = fingerprints.trial(spec, datasets.hash_of)
+        return Planned(self.router, spec, fingerprint, ())
+
+
+def contenders(preset: Preset, seed: int, fixed: Collection[str] = ()) -> list[Contender]:
+    """One for each router of a preset.
+
+    Args:
+        fixed: paths that are not searched.
+
+    Raises:
+        RequestError: one cannot be tuned, or a range holds values that do not fit its setting.
+    """
+    preset = preset.model_copy(update={"tuned": {}, "twins": False})
+    found = [
+        Contender(router.name, preset_of(preset, router), space_of(preset, router, fixed), seed)
+        for router in selected_routers(preset)
+    ]
+    for contender in found:
+        _refuse_unfit(contender)
+    return found
+
+
+def _refuse_unfit(contender: Contender) -> None:
+    """Try the ends of each range, so that no draw is found out to be no setting."""
+    for path, where in contender.space.items():
+        categorical = isinstance(where, CategoricalDistribution)
+        ends = where.choices if categorical else (where.low, where.high)  # type: ignore[attr-defined]
+        for value in ends:
+            try:
+                trial_specs(override(contender.preset, {path: value}, "tune.ranges"))
+            except RequestError as error:
+                raise RequestError(f"tuning {contender.router}: {error}") from None

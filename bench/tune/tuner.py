@@ -1,4 +1,4 @@
-"""The trials of a tuning, one after the other for each router, routers side by side."""
+"""A router that is tuned: where it searches, and the trial that its settings make."""
 
 from __future__ import annotations
 
@@ -7,22 +7,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.datasets import Datasets
-from bench.execute.events import Begun, Ended, OnEvent, Progress, Task
-from bench.execute.jobs import Job, TrialJob
-from bench.execute.workplace import trial_folder
-from bench.fingerprint import Fingerprints
-from bench.outcome import read_outcome
-from bench.plan import Planned
-from bench.record import Rows, add_to_study
-from bench.resume import discard
-from bench.reuse import Decision, Reuse
-from bench.tune.contender import Contender
+from bench.data import Datasets
+from bench.execute import Begun, Ended, Job, OnEvent, Progress, Task, TrialJob, trial_folder
+from bench.plan import (
+    Decision,
+    Fingerprints,
+    Planned,
+    Reuse,
+    Rows,
+    add_to_study,
+)
+from bench.train import discard_state, read_outcome
 from bench.tune.search import Draw, Search
+from bench.tune.space import Contender
 from results import AttemptRecord, Store
-from results.liveness import alive
-from results.outcomes import UNFINISHED
-from results.records import AttemptStatus
+from results.store.leases import alive
+from results.store.outcomes import UNFINISHED
+from results.store.records import AttemptStatus
 from routers.errors import BenchError, RequestError
 
 
@@ -152,7 +153,7 @@ class Tuner:
         attempt = self.store.last_attempt(planned.fingerprint.value)
         if draw.stopped is not None and attempt is not None and attempt.status in UNFINISHED:
             self.store.finish_attempt(attempt.id, AttemptStatus.PRUNED, error=draw.stopped)
-            discard(trial_folder(self.home, planned.fingerprint.value))
+            discard_state(trial_folder(self.home, planned.fingerprint.value))
 
     def _end(self, job: Job, trial: _Trial) -> bool:
         """Write down how a trial ended; False where it did not."""

@@ -7,20 +7,56 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import distribution_to_json
 from optuna.storages import RDBStorage
 
-from bench.datasets import Datasets
-from bench.execute.events import OnEvent, RunSummary
-from bench.fingerprint import Fingerprints
-from bench.plan import Planned
-from bench.presets import Preset
-from bench.run import Runner, RunOptions
-from bench.tune.asked import refuse_other, request_of
-from bench.tune.contender import Contender, contenders
-from bench.tune.search import Search
-from bench.tune.storage import open_tuning
+from bench.config import Preset, Pruner
+from bench.data import Datasets
+from bench.execute import OnEvent, Runner, RunOptions, RunSummary
+from bench.plan import Fingerprint, Fingerprints, Planned, differences
+from bench.tune.search import Search, open_tuning
+from bench.tune.space import Contender, Space, contenders
 from bench.tune.tuner import Tuner, refuse_second
 from results import Store
+from results.store.registration import ComponentRef, TrialRecord
+from routers.errors import RequestError
+
+
+def request_of(fingerprint: Fingerprint, space: Space, pruner: Pruner) -> dict[str, Any]:
+    """As plain data.
+
+    Args:
+        fingerprint: of the router's trial with nothing tuned; the seed is in it.
+    """
+    return {
+        "pruner": pruner,
+        **{f"range of {path}": distribution_to_json(where) for path, where in space.items()},
+        "description": fingerprint.description,
+        "parts": [[part.kind, part.name, part.digest] for part in fingerprint.parts],
+    }
+
+
+def refuse_other(
+    study: str, router: str, fingerprint: Fingerprint, now: dict[str, Any], then: dict[str, Any]
+) -> None:
+    """Refuse to go on with a search that was asked for otherwise.
+
+    Raises:
+        RequestError: it says what differs.
+    """
+    if now == then:
+        return
+    changes = [
+        f"{name} is {now.get(name, 'unset')}, was {then.get(name, 'unset')}"
+        for name in {**then, **now}
+        if name not in ("description", "parts") and now.get(name) != then.get(name)
+    ]
+    parts = tuple(ComponentRef(*part) for part in then["parts"])
+    changes += differences(fingerprint, TrialRecord(0, "", then["description"], parts))
+    raise RequestError(
+        f"tuning {study!r} of {router} was begun otherwise: {'; '.join(changes)}; give --study "
+        "another name"
+    )
 
 
 @dataclass(frozen=True)
@@ -57,7 +93,7 @@ def tune(
     Raises:
         RequestError: something cannot be tuned or trained as asked for.
         BenchError: another process works on this tuning.
-        KeyboardInterrupt, StoreError: as of `bench.run.run`.
+        KeyboardInterrupt, StoreError: as of `bench.execute.runner.run_plan`.
     """
     runner, fingerprints = Runner(store, home, datasets, on_event, options), Fingerprints()
     asked = contenders(tuning.preset, tuning.seed, tuning.fixed)

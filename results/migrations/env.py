@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from results.base import Base
+from results.columns import Base
 
 context.configure(
     connection=context.config.attributes["connection"],

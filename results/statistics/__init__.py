@@ -4,11 +4,9 @@ scipy and scikit-posthocs hold the tests. What needs the slow `scipy.stats` stan
 `control`, `effects` and `ranks`, which are imported by their names.
 """
 
-from results.statistics.correction import ALPHA, holm
 from results.statistics.declared import Compared, declared, family
 from results.statistics.intervals import Interval, mean_interval
-from results.statistics.paired import PairedDifference, paired_difference
-from results.statistics.power import seeds_needed
+from results.statistics.paired import ALPHA, PairedDifference, holm, paired_difference, seeds_needed
 
 __all__ = [
     "ALPHA",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
-from results.statistics.correction import ALPHA
+from results.statistics.paired import ALPHA
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from results.statistics.correction import ALPHA, holm
-from results.statistics.paired import PairedDifference, paired_difference
+from results.statistics.paired import ALPHA, PairedDifference, holm, paired_difference
 
 NULLS = ("dense", "dense_params", "random", "frozen")
 """What every router is held against: no experts, as many parameters, no choice, none learnt."""
@@ -83,3 +82,37 @@ def _compare(values: Mapping[str, BySeed], system: str, reference: str, looks: i
     if difference.p_value is not None:
         difference = replace(difference, p_value=min(1.0, looks * difference.p_value))
     return Compared(system, reference, difference)
+
+
+FEWEST = 3
+"""Seeds at the first look: below it a t-test finds next to nothing."""
+
+
+def looks(first: int, most: int) -> tuple[int, ...]:
+    """The numbers of seeds to look at: `first`, twice as many each time, and `most` at last.
+
+    Raises:
+        ValueError: `most` is below `first`.
+    """
+    if not 1 <= first <= most:
+        raise ValueError(f"no looks from {first} to {most} seeds")
+    planned = [first]
+    while planned[-1] * 2 < most:
+        planned.append(planned[-1] * 2)
+    return tuple(dict.fromkeys([*planned, most]))
+
+
+def is_decided(difference: PairedDifference, adjusted: float | None, resolve: float) -> bool:
+    """Whether more seeds would tell nothing that was asked for.
+
+    Either the two differ, or they differ by less than anybody asked to see.
+
+    Args:
+        difference: its interval at a confidence of 1 - 0.05 / looks.
+        adjusted: the p-value over the family and the looks; None where there is no test.
+        resolve: the smallest difference of interest, in the metric's unit.
+    """
+    if adjusted is not None and adjusted < ALPHA:
+        return True
+    low, high = difference.low, difference.high
+    return low is not None and high is not None and -resolve <= low and high <= resolve

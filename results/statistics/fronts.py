@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
+from math import comb
 from typing import TypeVar
+
+import numpy as np
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -35,3 +38,20 @@ def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
     better_at_no_more = value > its_value and cost <= its_cost * (1 + ALIKE)
     as_good_at_less = value >= its_value and cost < its_cost * (1 - ALIKE)
     return better_at_no_more or as_good_at_less
+
+
+def expected_best(values: Sequence[float]) -> np.ndarray:
+    """The mean of the best of k of these n values, drawn without replacement, for k = 1 … n: (n,).
+
+    As in arXiv 1909.03004 (Dodge et al.), but without replacement: the estimate has no bias, and
+    the last one is the best that was found. The i-th smallest value is the best of k in
+    C(i − 1, k − 1) of the C(n, k) ways to draw them.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    n = len(ordered)
+    return np.array(
+        [
+            sum(comb(i - 1, k - 1) / comb(n, k) * ordered[i - 1] for i in range(k, n + 1))
+            for k in range(1, n + 1)
+        ]
+    )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special
+from scipy import special, stats
 
 from results.statistics.intervals import mean_interval, standard_error
 
@@ -79,3 +79,84 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     if len(a) < 3 or not np.isfinite([a, b]).all() or np.ptp(a) == 0 or np.ptp(b) == 0:
         return None
     return float(np.corrcoef(a, b)[0, 1])
+
+
+ALPHA = 0.05
+"""The error rate of every family of tests; intervals have a confidence of one less this."""
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment: below alpha, all of a family are rejected at error rate alpha.
+
+    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+    """
+    raw = np.asarray(p_values, dtype=float)
+    order = np.argsort(raw, kind="stable")
+    stepped = raw[order] * np.arange(len(raw), 0, -1)
+    adjusted = np.empty_like(raw)
+    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
+    return adjusted.tolist()
+
+
+def effect_size(differences: Sequence[float]) -> float | None:
+    """Cohen's d_z of paired differences with Hedges' exact correction for few pairs.
+
+    Mean over standard deviation, times Γ(m/2) / (√(m/2) Γ((m-1)/2)) at m = n - 1 degrees of
+    freedom. None below three pairs, and where the differences are all alike.
+
+    Source: Hedges, "Distribution theory for Glass's estimator of effect size", 1981.
+    """
+    sample = np.asarray(differences, dtype=float)
+    if len(sample) < 3 or not np.isfinite(sample).all() or np.ptp(sample) == 0:
+        return None
+    half = (len(sample) - 1) / 2
+    log_correction = special.gammaln(half) - special.gammaln(half - 0.5) - np.log(half) / 2
+    return float(sample.mean() / sample.std(ddof=1) * np.exp(log_correction))
+
+
+def superiority(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """The probability that a run of `a` beats a run of `b`, ties half; None without runs.
+
+    Over all pairs of runs, whatever their seeds: Mann and Whitney's U over their number.
+    """
+    if not len(a) or not len(b):
+        return None
+    return float(stats.mannwhitneyu(a, b, method="asymptotic").statistic / (len(a) * len(b)))
+
+
+def seeds_needed(
+    differences: Sequence[float], power: float = 0.8, alpha: float = ALPHA
+) -> int | None:
+    """The fewest pairs at which a two-sided paired t-test finds a gap such as this one.
+
+    Mean and standard deviation of the observed paired differences are taken for the true ones.
+    None where nothing can be said: fewer than two differences, all alike, or a mean of zero.
+    """
+    sample = np.asarray(differences, dtype=float)
+    if len(sample) < 2 or not np.isfinite(sample).all():
+        return None
+    if np.ptp(sample) == 0 or sample.mean() == 0:
+        return None
+    effect = abs(sample.mean()) / sample.std(ddof=1)
+    low, high = 1, 2
+    while power_of(effect, high, alpha) < power:
+        low, high = high, 2 * high
+    while high - low > 1:  # enough at `high`, not at `low`
+        middle = (low + high) // 2
+        if power_of(effect, middle, alpha) < power:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def power_of(effect: float, n: int, alpha: float = ALPHA) -> float:
+    """The probability that a two-sided paired t-test of `n` pairs finds a standardised effect.
+
+    The square of a noncentral t is a noncentral F, which counts both sides at once.
+
+    Args:
+        effect: the mean of the differences over their standard deviation (Cohen's d_z), above 0.
+    """
+    critical = float(special.stdtrit(n - 1, 1 - alpha / 2)) ** 2
+    return float(1 - special.ncfdtr(1, n - 1, n * effect**2, critical))

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from results.statistics.correction import ALPHA
+from results.statistics.paired import ALPHA
 
 FEWEST_BLOCKS, FEWEST_SYSTEMS = 5, 3
 """Below these, Friedman's test has no approximation worth the name."""

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from routers.hyper import Configurable
+from routers.layer_info import Site
 from routers.registry import Registry
-from routers.site import Site
 
 AFFINITIES = Registry("affinity")
 register_affinity = AFFINITIES.register

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.config import (
+from bench.config.schema import (
     ComputeConfig,
     DataConfig,
     ExpertsConfig,

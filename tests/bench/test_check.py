@@ -13,9 +13,9 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from bench.check import check_router, oracle, render
+from bench.check import check_router, outcome, reference
+from bench.check.cases import subjects
 from bench.check.outcome import CheckReport
-from bench.check.subject import subjects
 from routers import (
     ROUTERS,
     Baseline,
@@ -56,7 +56,7 @@ def failed(target: type[Router]) -> tuple[dict[str, str], set[str]]:
 
 def text(report: CheckReport) -> str:
     console = Console(file=io.StringIO(), width=80)
-    console.print(render(report))
+    console.print(outcome(report))
     return console.file.getvalue()
 
 
@@ -711,7 +711,7 @@ def test_the_loop_on_a_hand_worked_case():
     d = torch.tensor([[[[1.0], [0.0]], [[0.5], [1.0]]]])
     c = torch.tensor([[[[0.25], [0.0]], [[0.0], [2.0]]]])
     x = torch.tensor([[[4.0], [8.0]]])
-    y = oracle.moe_output(d, c, x, [lambda v: 2 * v, lambda v: -v])
+    y = reference.moe_output(d, c, x, [lambda v: 2 * v, lambda v: -v])
     # Expert 0 reads 4 + 0.5 · 8 = 8 and gives 16; expert 1 reads 8 and gives -8.
     assert y.tolist() == [[[4.0], [-16.0]]]
 
@@ -731,4 +731,4 @@ def test_the_loop_on_a_hand_worked_case():
 def test_capacity_by_hand(factor, tokens, experts, choices, slots):
     """0.3 · 10 / 3 is a rounding error above 1 in floating point, and 1 slot all the same."""
     assert math.ceil(0.1 * 3 * 10) == 4  # such errors are real
-    assert oracle.capacity(factor, tokens, experts, choices) == slots
+    assert reference.capacity(factor, tokens, experts, choices) == slots

@@ -9,10 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from bench.checkpoint import load_weights, read_tensors, replacing, save_weights, write_tensors
-from bench.outcome import Outcome, SavedSnapshot, read_outcome, write_outcome
+from bench.data.tensor_files import (
+    load_weights,
+    read_tensors,
+    replacing,
+    save_weights,
+    write_tensors,
+)
+from bench.train.outcome import Outcome, SavedSnapshot, read_outcome, write_outcome
 from routers import BenchError
-from suites.subject import HistoryPoint
+from suites.support.subject import HistoryPoint
 
 
 def model(width=3):

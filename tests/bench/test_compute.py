@@ -8,15 +8,15 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench.batches import TrainingBatches
 from bench.compute import FlopCounter, count_flops
 from bench.compute.budget import Cost, Spent, match_compute
-from bench.compute.estimate import estimate
+from bench.compute.estimates import estimate
+from bench.data.batches import TrainingBatches
 from bench.data.dataset import ExpectedData
 from bench.model import MoELayer, ReplacedMLP, build_experts
-from bench.objective import Objective
-from bench.trainer import Trainer, resolve_budget
-from bench.trial_model import trial_model
+from bench.model.build import trial_model
+from bench.model.objective import Objective
+from bench.train.step import Trainer, resolve_budget
 from routers import ROUTERS, build_router
 
 CPU = torch.device("cpu")

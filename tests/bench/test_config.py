@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import TrialSpec
-from bench.overrides import override, parse_set, parse_sweep
-from bench.plan import make_request
-from bench.presets import Preset, load_preset, preset_names
-from bench.specs import trial_specs
+from bench.config.overrides import override, parse_set, parse_sweep
+from bench.config.presets import Preset, load_preset, preset_names
+from bench.config.schema import TrialSpec
+from bench.plan.expand import trial_specs
+from bench.plan.plan import make_request
 from routers import ROUTERS, Baseline
 from routers.errors import RequestError
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.definitions import NO_NUMBERS, Code, Definitions
-from bench.derive import TRANSFORMS
-from bench.registries import REGISTRIES
+from bench.model.derive import TRANSFORMS
+from bench.plan.components import REGISTRIES
+from bench.plan.definitions import NO_NUMBERS, Code, Definitions
 from suites import SUITES
 
 Tree = Callable[[dict[str, str]], Code]

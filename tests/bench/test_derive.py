@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from bench.batches import TrainingBatches
-from bench.checkpoint import read_tensors
-from bench.compute.estimate import estimate
+from bench.compute.estimates import estimate
+from bench.data.batches import TrainingBatches
 from bench.data.dataset import ExpectedData
-from bench.derive import TRANSFORMS, register_transform, starting_model
+from bench.data.tensor_files import read_tensors
 from bench.execute.preflight import rehearse
-from bench.fingerprint import Fingerprints
-from bench.train import train_trial
-from bench.trainer import resolve_budget
-from bench.trial_model import trial_model
+from bench.model.build import trial_model
+from bench.model.derive import TRANSFORMS, register_transform, starting_model
+from bench.plan.fingerprint import Fingerprints
+from bench.train.step import resolve_budget
+from bench.train.trial import train_trial
 from routers.errors import BenchError, RequestError
 
 CPU = torch.device("cpu")

@@ -10,22 +10,22 @@ import pytest
 import torch
 from sqlalchemy import select
 
-import bench.run as running
-from bench import fingerprint
-from bench.checkpoint import read_tensors
-from bench.datasets import Datasets
+import bench.execute.runner as running
+from bench.config.presets import Preset, load_preset
+from bench.data.shared_dataset import Datasets
+from bench.data.tensor_files import read_tensors
 from bench.execute import training
 from bench.execute.events import RunSummary
-from bench.plan import Plan, make_plan, make_request
-from bench.presets import Preset, load_preset
-from bench.record import record_plan
-from bench.reuse import Retry, Reuse
-from bench.run import RunOptions
-from bench.why import explain
+from bench.execute.runner import RunOptions
+from bench.plan import fingerprint
+from bench.plan.plan import Plan, make_plan, make_request
+from bench.plan.registration import record_plan
+from bench.plan.reuse import Retry, Reuse
+from bench.plan.why import explain
 from results import Store, open_store
 from results.frames import trials_frame
-from results.identities import all_trials
 from results.models import AttemptRow, TrialRow
+from results.store.registration import all_trials
 from routers.errors import RequestError
 
 PARENT = "softmax_token_choice"

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from bench.evaluate import observe
 from bench.execute.training import _status
 from bench.model import moe_layers
-from bench.train import train_trial
-from bench.trainer import Trainer
-from bench.trial_model import trial_model
+from bench.model.build import trial_model
+from bench.train.evaluation import observe
+from bench.train.step import Trainer
+from bench.train.trial import train_trial
 from routers import ROUTERS, Baseline, NonFiniteError, Router, list_routers, register_router
 from routers.routing import MixtureRouting
 

@@ -17,7 +17,7 @@ from rich.console import Console
 
 import suites.balance
 from bench import environment
-from bench.doctor import Finding, diagnose, healthy, render
+from bench.cli.doctor import Finding, diagnose, healthy, render
 from results import open_store
 from routers.plugins import PluginFailure
 

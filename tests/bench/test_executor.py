@@ -14,16 +14,16 @@ from threading import Event as Flag
 import pytest
 import torch
 
-from bench.config import TrialSpec
-from bench.datasets import Datasets
+from bench.config.presets import load_preset
+from bench.config.schema import TrialSpec
+from bench.data.shared_dataset import Datasets
+from bench.execute.context import JobContext, RunContext
 from bench.execute.events import Event, OnEvent, Progress, RunSummary
 from bench.execute.executor import Executor, WorkerFailure, do_job
 from bench.execute.jobs import Assignment, Result
 from bench.execute.preflight import Check, rehearse
-from bench.execute.workplace import JobContext, RunContext
-from bench.plan import Plan, make_plan, make_request
-from bench.presets import load_preset
-from bench.run import Runner, RunOptions, run
+from bench.execute.runner import Runner, RunOptions, run_plan
+from bench.plan.plan import Plan, make_plan, make_request
 from results import Store, open_store
 from results.frames import trials_frame
 
@@ -91,7 +91,7 @@ def test_an_executor_of_ones_own_does_a_run_leaves_when_asked_and_goes_on(
             os.kill(os.getpid(), signal.SIGINT)
 
     def do() -> RunSummary:
-        return run(plan, store, tmp_path, Datasets(), interrupt, RunOptions())
+        return run_plan(plan, store, tmp_path, Datasets(), interrupt, RunOptions())
 
     with open_store(tmp_path / "bench.db") as store:
         assert do().left == "Ctrl-C"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import RouterConfig, TrialSpec
-from bench.definitions import Code, Definition, Definitions
-from bench.fingerprint import Fingerprints, components_of, layer_description
-from bench.presets import load_preset
-from bench.specs import trial_specs
+from bench.config.presets import load_preset
+from bench.config.schema import RouterConfig, TrialSpec
+from bench.plan.definitions import Code, Definition, Definitions
+from bench.plan.expand import trial_specs
+from bench.plan.fingerprint import Fingerprints, components_of, layer_description
 from suites import SUITES
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.forecast import Forecast, Kind, Load, Pace, Seen, Work, forecast, makespan, seen_on
+from bench.plan.forecasts import Forecast, Kind, Load, Pace, Seen, Work, forecast, makespan, seen_on
 from results import CodeVersion, Machine, Store, open_store
 
 HERE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from bench import resume
-from bench.checkpoint import sweep
-from bench.outcome import Outcome, read_outcome
+from bench.data.tensor_files import sweep
+from bench.train import checkpoint
+from bench.train.outcome import Outcome, read_outcome
 
 TRAINING = """
 import sys
@@ -92,7 +92,7 @@ def kill_after_a_save(spec_file: Path, folder: Path, pause: float) -> None:
     def stamp() -> int:
         return file.stat().st_mtime_ns if file.exists() else 0
 
-    file = folder / resume.FILE
+    file = folder / checkpoint.FILE
     before = stamp()
     with training(spec_file, folder) as process:
         wait_for(lambda: stamp() != before, process)
@@ -112,9 +112,9 @@ def test_a_training_killed_at_any_moment_gives_the_same_bits(spec_file, whole, t
 
 
 def test_a_training_killed_while_it_saves_goes_on_from_the_save_before(spec_file, whole, tmp_path):
-    file = tmp_path / resume.FILE
+    file = tmp_path / checkpoint.FILE
     with training(spec_file, tmp_path) as process:
-        part = tmp_path / f"{resume.FILE}.{process.pid}.part"
+        part = tmp_path / f"{checkpoint.FILE}.{process.pid}.part"
         wait_for(file.exists, process)
         while True:
             wait_for(part.exists, process)

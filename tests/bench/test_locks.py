@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.execute.locks import StoppedWaiting, lock_file, lock_names, timing, training
+from bench.execute.devices import StoppedWaiting, lock_file, lock_names, timing, training
 from routers import BenchError
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)

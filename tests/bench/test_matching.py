@@ -7,22 +7,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import course, resume
-from bench.agenda import LOOK_EVERY, ByClock, ByStep
-from bench.batches import TrainingBatches
 from bench.compute.budget import Cost, Spent, match_compute, parameters_of
-from bench.compute.estimate import cost_of, estimate
-from bench.compute.widths import nearest_width, with_widths
-from bench.config import ComputeConfig, TrainConfig
+from bench.compute.estimates import cost_of, estimate
+from bench.compute.flops import model_facts
+from bench.config.presets import load_preset, validated_preset
+from bench.config.schema import ComputeConfig, TrainConfig
+from bench.data.batches import TrainingBatches
 from bench.data.dataset import ExpectedData
-from bench.evaluate import observe
-from bench.facts import model_facts
-from bench.journal import Journal
 from bench.model import moe_layers
-from bench.presets import load_preset, validated_preset
-from bench.train import TrainingInterrupted, train_trial
-from bench.trainer import resolve_budget
-from bench.trial_model import trial_model
+from bench.model.build import trial_model
+from bench.plan.widths import nearest_width, with_widths
+from bench.train import checkpoint, loop
+from bench.train.evaluation import observe
+from bench.train.schedule import LOOK_EVERY, ByClock, ByStep, Journal
+from bench.train.step import resolve_budget
+from bench.train.trial import TrainingInterrupted, train_trial
 from results.conditions import conditions
 from routers import RequestError
 
@@ -297,7 +296,7 @@ def test_a_stretch_by_the_clock_takes_what_the_clock_says(
     tiny_spec, tiny_dataset, tmp_path, monkeypatch
 ):
     """Each stretch takes one second of this clock, whatever its steps: so ten seconds are ten."""
-    monkeypatch.setattr(course, "time", Ticking(1.0))
+    monkeypatch.setattr(loop, "time", Ticking(1.0))
     spec = by_clock(tiny_spec("dense", evaluations=1, snapshots=1), 10.0)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
     assert outcome.within_tolerance
@@ -307,7 +306,7 @@ def test_a_stretch_by_the_clock_takes_what_the_clock_says(
 def test_an_interrupted_training_by_the_clock_spends_what_is_left(
     tiny_spec, tiny_dataset, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(course, "time", Ticking(1.0))
+    monkeypatch.setattr(loop, "time", Ticking(1.0))
     spec = by_clock(tiny_spec("dense", evaluations=2, snapshots=1), 12.0)
     told = []
     with pytest.raises(TrainingInterrupted):
@@ -326,9 +325,9 @@ def test_an_interrupted_training_by_the_clock_spends_what_is_left(
 
 def test_seconds_of_another_machine_are_not_gone_on_with(tiny_spec, tiny_dataset, monkeypatch):
     timed, counted = by_clock(tiny_spec("dense"), 5.0), tiny_spec("dense")
-    here = [resume.training_of(spec, tiny_dataset) for spec in (timed, counted)]
-    monkeypatch.setattr(resume.platform, "node", lambda: "another")
-    there = [resume.training_of(spec, tiny_dataset) for spec in (timed, counted)]
+    here = [checkpoint.training_of(spec, tiny_dataset) for spec in (timed, counted)]
+    monkeypatch.setattr(checkpoint.platform, "node", lambda: "another")
+    there = [checkpoint.training_of(spec, tiny_dataset) for spec in (timed, counted)]
     assert here[0] != there[0]
     assert here[1] == there[1]
 

@@ -9,16 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.batches import TrainingBatches
-from bench.compute.estimate import estimate
+from bench.compute.estimates import estimate
 from bench.compute.flops import FlopCounter
-from bench.config import TrialSpec
+from bench.config.schema import TrialSpec
+from bench.data.batches import TrainingBatches
 from bench.data.dataset import ExpectedData
-from bench.micro_batches import why_not_cut
 from bench.model import moe_layers
-from bench.train import TrainingInterrupted, train_trial
-from bench.trainer import Trainer, resolve_budget
-from bench.trial_model import trial_model
+from bench.model.build import trial_model
+from bench.train.micro_batches import why_not_cut
+from bench.train.step import Trainer, resolve_budget
+from bench.train.trial import TrainingInterrupted, train_trial
 from routers import ROUTERS, Router, SoftRouting, register_router
 from routers.errors import RequestError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.check import check_router
-from bench.new import write_router
+from bench.cli.cards import write_router
 from routers import ROUTERS, RequestError, load_plugin
 
 ROOT = Path(__file__).resolve().parents[2]

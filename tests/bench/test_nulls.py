@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.presets import load_preset
+from bench.config.presets import load_preset
 from results.statistics.declared import NULLS
 
 

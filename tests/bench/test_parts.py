@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bench.config import TrialSpec
-from bench.plan import labels, make_request
-from bench.presets import Preset, load_preset
-from bench.specs import trial_specs
+from bench.config.presets import Preset, load_preset
+from bench.config.schema import TrialSpec
+from bench.plan.expand import trial_specs
+from bench.plan.plan import labels, make_request
 from routers.errors import RequestError
 
 ATTENTIVE = "softmax_token_choice"

@@ -8,19 +8,17 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from bench import fingerprint
-from bench.config import DataConfig
-from bench.datasets import Datasets
-from bench.differences import differences
-from bench.expected import KNOWN, load_or_expect
-from bench.fingerprint import Fingerprint, Part
-from bench.outcome import Outcome, SavedSnapshot, write_outcome
-from bench.plan import Plan, Request, labels, make_plan, make_request
-from bench.presets import load_preset
-from bench.record import record_plan
-from bench.reuse import Reuse
+from bench.config.presets import load_preset
+from bench.config.schema import DataConfig
+from bench.data.shared_dataset import KNOWN, Datasets, load_or_expect
+from bench.plan import fingerprint
+from bench.plan.fingerprint import Fingerprint, Part, differences
+from bench.plan.plan import Plan, Request, labels, make_plan, make_request
+from bench.plan.registration import record_plan
+from bench.plan.reuse import Reuse
+from bench.train.outcome import Outcome, SavedSnapshot, write_outcome
 from results import CodeVersion, Machine, Store, open_store
-from results.identities import all_trials
+from results.store.registration import all_trials
 from routers.errors import RequestError
 
 ROUTERS = ("softmax_token_choice", "dense")

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.definitions import HOME, NO_NUMBERS, Definition, Definitions
-from bench.derive import TRANSFORMS
-from bench.fingerprint import MEASURED, TRAINING, UNTRAINED, Fingerprints
-from bench.normal_form import SHOWN
-from bench.registries import REGISTRIES
+from bench.model.derive import TRANSFORMS
+from bench.plan.components import REGISTRIES
+from bench.plan.definitions import HOME, NO_NUMBERS, Definition, Definitions
+from bench.plan.fingerprint import MEASURED, TRAINING, UNTRAINED, Fingerprints
+from bench.plan.normal_form import SHOWN
 from moe_router_bench import PACKAGES
 from routers import ROUTERS, Router
 from suites import SUITES
@@ -27,8 +27,13 @@ ROOTS = {"training": TRAINING, "untrained": UNTRAINED, "measured": MEASURED}
 RENAMED = {
     module: f"{module}_renamed"
     for module in (
-        *("routers.token_choice", "routers.routing.selection", "bench.trainer", "bench.model.moe"),
-        *("bench.model.experts.mlp", "bench.data.draws", "suites.accuracy"),
+        *(
+            "routers.token_choice",
+            "routers.routing.selection",
+            "bench.train.step",
+            "bench.model.moe",
+        ),
+        *("bench.model.experts.mlp", "bench.data.order", "suites.accuracy"),
     )
 }
 
@@ -36,10 +41,16 @@ MUTATED = (
     *("routers.token_choice", "routers.expert_choice", "routers.soft", "routers.mixture"),
     *("routers.nulls", "routers.transport", "routers.routing", "routers.losses"),
     *("routers.affinity", "bench.model.experts", "bench.model.moe", "bench.model.build"),
-    *("bench.model.backbone", "bench.model.passes", "bench.trainer", "bench.objective"),
-    *("bench.optim", "bench.agenda", "bench.course", "bench.batches", "bench.compute.budget"),
-    *("bench.compute.costs", "bench.data.augment", "bench.data.order", "bench.data.draws"),
-    *("bench.data.training_images", "bench.data.dataset", "bench.data.pictures"),
+    *("bench.model.backbone", "bench.model.state", "bench.train.step", "bench.model.objective"),
+    *(
+        "bench.train.step",
+        "bench.train.schedule",
+        "bench.train.loop",
+        "bench.data.batches",
+        "bench.compute.budget",
+    ),
+    *("bench.compute.costs", "bench.data.augment", "bench.data.order", "bench.data.order"),
+    *("bench.data.batches", "bench.data.dataset", "bench.data.pictures"),
     *("suites.accuracy", "suites.balance", "suites.entropy", "suites.throughput"),
 )
 """Modules and packages of which everything can change a number."""
@@ -94,9 +105,9 @@ def test_a_module_that_is_renamed_makes_nothing_stale(copy: Path, original) -> N
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("learning_rate", "bench.optim", "bench.agenda"),
-        ("step_stats", "routers.router", "routers.site"),
-        ("calibration_error", "suites.accuracy", "suites.information"),
+        ("learning_rate", "bench.train.step", "bench.train.schedule"),
+        ("step_stats", "routers.router", "routers.layer_info"),
+        ("calibration_error", "suites.accuracy", "suites.support.information"),
     ],
 )
 def test_a_function_that_is_moved_makes_nothing_stale(

@@ -15,13 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bench import resume
-from bench.config import AugmentConfig, TrialSpec
-from bench.journal import Journal
-from bench.outcome import Outcome, read_outcome
-from bench.train import TrainingInterrupted, train_trial
-from bench.trainer import Trainer
-from bench.trial_model import trial_model
+from bench.config.schema import AugmentConfig, TrialSpec
+from bench.model.build import trial_model
+from bench.train import checkpoint
+from bench.train.outcome import Outcome, read_outcome
+from bench.train.schedule import Journal
+from bench.train.step import Trainer
+from bench.train.trial import TrainingInterrupted, train_trial
 from routers import ROUTERS, Router, TokenChoiceRouting, register_router
 
 CPU = torch.device("cpu")
@@ -114,7 +114,7 @@ def stopped_at(step: int, folder: Path, trial: dict[str, Any]) -> list[int]:
             stop=lambda: looks[-1] == step,
         )
     assert looks[-1] == step
-    assert (folder / resume.FILE).exists()
+    assert (folder / checkpoint.FILE).exists()
     assert not (folder / "outcome.json").exists()
     torch.rand(7)  # what else happens in between plays no part
     return looks
@@ -141,7 +141,7 @@ def test_an_interrupted_training_gives_the_same_bits(trial, tmp_path, capsys):
     assert facts(parts) == facts(whole)
     assert facts(read_outcome(tmp_path / "parts")) == facts(whole)
     # The state is of no use any more once the attempt's end is written, and not before.
-    resume.discard(tmp_path / "parts")
+    checkpoint.discard_state(tmp_path / "parts")
     names = [{file.name for file in (tmp_path / of).iterdir()} for of in ("parts", "whole")]
     assert names[0] == names[1]
     told = capsys.readouterr()
@@ -182,7 +182,7 @@ def test_seconds_and_accuracy_go_on_from_what_they_were(plain, tmp_path):
 
 def test_the_state_is_saved_as_often_as_was_asked(plain, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(resume, "save", lambda *_: kept.append(1))
+    monkeypatch.setattr(checkpoint, "save", lambda *_: kept.append(1))
     train_trial(**plain, folder=tmp_path)
     assert not kept  # it takes no minute
     train_trial(**plain, folder=tmp_path, save_every=0)
@@ -218,7 +218,9 @@ def edit(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None]
         metadata = file.metadata()
     journal, tensors = json.loads(metadata["journal"]), load_file(path)
     change(journal, tensors)
-    resume.save(path.parent, metadata["training"], Journal.model_validate(journal), tensors)
+    checkpoint.save_state(
+        path.parent, metadata["training"], Journal.model_validate(journal), tensors
+    )
 
 
 def shortened(journal: dict[str, Any], tensors: dict[str, Tensor]) -> None:
@@ -248,7 +250,7 @@ def test_what_is_of_no_use_is_told_and_the_training_starts_again(damage, plain, 
     whole = train_trial(**plain, folder=tmp_path / "whole")
     stopped_at(14, tmp_path / "parts", plain)
     spoil, why = DAMAGES[damage]
-    spoil(tmp_path / "parts" / resume.FILE)
+    spoil(tmp_path / "parts" / checkpoint.FILE)
     looks: list[int] = []
     parts = train_trial(
         **plain, folder=tmp_path / "parts", on_progress=lambda done, *_: looks.append(done)
@@ -256,7 +258,9 @@ def test_what_is_of_no_use_is_told_and_the_training_starts_again(damage, plain, 
     assert facts(parts) == facts(whole)
     assert looks == LOOKS
     (line,) = capsys.readouterr().err.splitlines()
-    start = f"warning: the training starts again, {tmp_path / 'parts' / resume.FILE} is of no use: "
+    start = (
+        f"warning: the training starts again, {tmp_path / 'parts' / checkpoint.FILE} is of no use: "
+    )
     assert line.startswith(start)
     assert re.search(why, line.removeprefix(start))
 

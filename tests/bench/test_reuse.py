@@ -9,14 +9,14 @@ from typing import Literal
 import pytest
 from sqlalchemy import event
 
-from bench.datasets import Datasets
-from bench.outcome import Outcome, write_outcome
-from bench.plan import Plan, make_plan, make_request
-from bench.presets import load_preset
-from bench.record import record_plan
-from bench.reuse import Decision, Retry, Reuse
+from bench.config.presets import load_preset
+from bench.data.shared_dataset import Datasets
+from bench.plan.plan import Plan, make_plan, make_request
+from bench.plan.registration import record_plan
+from bench.plan.reuse import Decision, Retry, Reuse
+from bench.train.outcome import Outcome, write_outcome
 from results import CodeVersion, Machine, Metric, Store, open_store
-from results.identities import all_trials
+from results.store.registration import all_trials
 
 MACHINE = Machine("host", "system", "processor", 2, 1, 10**9)
 CODE = CodeVersion(None, False, "3.11", {})

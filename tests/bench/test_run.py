@@ -11,9 +11,10 @@ import pytest
 import torch
 from sqlalchemy import select
 
-import bench.run as running
-from bench.config import DataConfig
-from bench.datasets import Datasets
+import bench.execute.runner as running
+from bench.config.presets import load_preset
+from bench.config.schema import DataConfig
+from bench.data.shared_dataset import Datasets
 from bench.execute import executor, training
 from bench.execute.events import (
     Begun,
@@ -27,11 +28,10 @@ from bench.execute.events import (
     Started,
     Waiting,
 )
-from bench.outcome import read_outcome, write_outcome
-from bench.plan import Plan, make_plan, make_request
-from bench.presets import load_preset
-from bench.reuse import Retry
-from bench.run import RunOptions
+from bench.execute.runner import RunOptions
+from bench.plan.plan import Plan, make_plan, make_request
+from bench.plan.reuse import Retry
+from bench.train.outcome import read_outcome, write_outcome
 from results import Store, open_store
 from results.models import AttemptRow, MeasurementRow
 from routers.errors import BenchError, RequestError

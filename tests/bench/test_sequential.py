@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.plan import make_request
-from bench.presets import load_preset
-from bench.sequential import Sequential, add_seeds, planned, refuse_other_looks
+from bench.config.presets import load_preset
+from bench.plan.plan import make_request
+from bench.plan.sequential import Sequential, add_seeds, planned, refuse_other_looks
 from results.statistics import Compared, declared, family, paired_difference
-from results.statistics.sequential import looks
+from results.statistics.declared import looks
 from routers.errors import RequestError
 
 SYSTEMS, NULLS = ["a", "b", "c"], ["dense", "random"]

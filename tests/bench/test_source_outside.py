@@ -9,15 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import TrialSpec
-from bench.differences import differences
-from bench.fingerprint import Fingerprints
-from bench.installed import defining_files
+from bench.config.presets import load_preset
+from bench.config.schema import TrialSpec
 from bench.model import origin
-from bench.presets import load_preset
-from bench.source_tree import user_sources
-from bench.specs import trial_specs
-from results.identities import ComponentRef, TrialRecord
+from bench.model.origin import defining_files
+from bench.plan.expand import trial_specs
+from bench.plan.fingerprint import Fingerprints, differences
+from bench.plan.user_code import user_sources
+from results.store.registration import ComponentRef, TrialRecord
 from routers import ROUTERS, load_plugin
 from routers.registry import Registry
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from bench.measure.subjects import TrainedTrial
 from bench.model import moe_layers
-from bench.outcome import read_outcome
-from bench.subject import TrainedTrial
-from bench.train import train_trial
+from bench.train.outcome import read_outcome
+from bench.train.trial import train_trial
 from suites import build_suite
 
 CPU = torch.device("cpu")

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from bench.facts import model_facts
+from bench.compute.flops import model_facts
+from bench.measure.subjects import LayerOfTrial, TrainedTrial
 from bench.model import MoELayer, moe_layers
-from bench.outcome import read_outcome
-from bench.subject import LayerOfTrial, TrainedTrial
-from bench.train import train_trial
-from bench.trial_model import trial_model
+from bench.model.build import trial_model
+from bench.train.outcome import read_outcome
+from bench.train.trial import train_trial
 from routers import ROUTERS, BenchError, MixtureRouting, Router
 
 CPU = torch.device("cpu")

@@ -7,12 +7,10 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from bench.agenda import spaced
-from bench.batches import TrainingBatches
-from bench.checkpoint import read_tensors
 from bench.compute.budget import Spent
-from bench.config import AugmentConfig, TrainConfig
-from bench.evaluate import Score, evaluate
+from bench.config.schema import AugmentConfig, TrainConfig
+from bench.data.batches import TrainingBatches
+from bench.data.tensor_files import read_tensors
 from bench.model import (
     EXPERTS,
     ReplacedLinear,
@@ -21,12 +19,13 @@ from bench.model import (
     build_experts,
     moe_layers,
 )
-from bench.objective import Objective
-from bench.optim import build_optimizer, learning_rate
-from bench.outcome import read_outcome
-from bench.train import train_trial
-from bench.trainer import Trainer, resolve_budget
-from bench.trial_model import trial_model
+from bench.model.build import trial_model
+from bench.model.objective import Objective
+from bench.train.evaluation import Score, evaluate
+from bench.train.outcome import read_outcome
+from bench.train.schedule import spaced
+from bench.train.step import Trainer, build_optimizer, learning_rate, resolve_budget
+from bench.train.trial import train_trial
 from routers import LOSSES, Batch, RequestError, Router
 from routers.soft import SoftMoE
 from routers.token_choice import SoftmaxTokenChoice
@@ -286,8 +285,8 @@ def test_no_process_that_makes_images_outlives_a_training(
             raise ValueError("broken")
         return Score(0.5, 1.0)
 
-    monkeypatch.setattr("bench.train.TrainingBatches", keeping)
-    monkeypatch.setattr("bench.course.evaluate", evaluating)
+    monkeypatch.setattr("bench.train.trial.TrainingBatches", keeping)
+    monkeypatch.setattr("bench.train.loop.evaluate", evaluating)
     with pytest.raises(ValueError, match="broken") if breaks else nullcontext():
         train_trial(spec.model_copy(update={"data": augmented}), tiny_dataset, CPU, tmp_path)
     assert at_work

@@ -19,21 +19,20 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from bench.cli import main
-from bench.datasets import Datasets
+from bench.config.presets import Preset, load_preset, validated_preset
+from bench.data.shared_dataset import Datasets
 from bench.execute.events import Ended, Event, Progress, Started
-from bench.outcome import read_outcome
-from bench.plan import make_plan, make_request
-from bench.presets import Preset, load_preset, validated_preset
-from bench.run import RunOptions
-from bench.specs import trial_specs
-from bench.tune.contender import SEED, Contender, contenders
-from bench.tune.found import Found, found, with_tuned
-from bench.tune.search import Search, draw
-from bench.tune.storage import FILE
+from bench.execute.runner import RunOptions
+from bench.plan.expand import trial_specs
+from bench.plan.plan import make_plan, make_request
+from bench.train.outcome import read_outcome
+from bench.tune.best_settings import Found, found, with_tuned
+from bench.tune.search import FILE, Search, draw
+from bench.tune.space import SEED, Contender, contenders
 from bench.tune.tuning import Tuning, tune
 from results import Run, Store, open_store
 from results.frames import measurements_frame, trials_frame
-from results.liveness import this_process
+from results.store.leases import this_process
 from routers import ROUTERS, Range, Router, register_router
 from routers.errors import BenchError, RequestError
 from routers.hyper import hyper

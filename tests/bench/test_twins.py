@@ -5,18 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bench.batches import TrainingBatches
-from bench.config import TrialSpec
-from bench.fingerprint import Fingerprints
+from bench.config.presets import ParentConfig, PresetPart, load_preset
+from bench.config.schema import TrialSpec
+from bench.data.batches import TrainingBatches
+from bench.measure.subjects import LayerOfTrial
 from bench.model import moe_layers
-from bench.model.build import moe_seed
-from bench.plan import labels, make_request
-from bench.presets import ParentConfig, PresetPart, load_preset
-from bench.specs import trial_specs
-from bench.subject import LayerOfTrial
-from bench.train import train_trial
-from bench.trainer import Trainer
-from bench.trial_model import trial_model
+from bench.model.build import moe_seed, trial_model
+from bench.plan.expand import trial_specs
+from bench.plan.fingerprint import Fingerprints
+from bench.plan.plan import labels, make_request
+from bench.train.step import Trainer
+from bench.train.trial import train_trial
 from routers.errors import RequestError
 
 CPU = torch.device("cpu")

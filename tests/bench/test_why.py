@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from bench import fingerprint
-from bench.datasets import Datasets
-from bench.definitions import Code, Definition, Definitions
-from bench.plan import make_plan, make_request
-from bench.presets import load_preset
-from bench.record import record_plan
-from bench.reuse import Reuse
-from bench.why import explain
+from bench.config.presets import load_preset
+from bench.data.shared_dataset import Datasets
+from bench.plan import fingerprint
+from bench.plan.definitions import Code, Definition, Definitions
+from bench.plan.plan import make_plan, make_request
+from bench.plan.registration import record_plan
+from bench.plan.reuse import Reuse
+from bench.plan.why import explain
 from results import CodeVersion, Machine, Run, Store, migrate, open_store
-from results.identities import all_trials
-from results.liveness import this_process
-from results.records import AttemptStatus
+from results.store.leases import this_process
+from results.store.records import AttemptStatus
+from results.store.registration import all_trials
 
 DATABASES = Path(__file__).parent.parent / "results" / "databases"
 

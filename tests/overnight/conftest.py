@@ -20,10 +20,10 @@ import pytest
 import yaml
 
 from bench.cli import main
-from bench.presets import load_preset
+from bench.config.presets import load_preset
 from results import open_store
 from results.frames import metrics_frame, trials_frame
-from results.liveness import alive
+from results.store.leases import alive
 
 ROOT = Path(__file__).parents[2]
 TROUBLES = [

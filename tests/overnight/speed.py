@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bench.execute.events import Event
-    from bench.plan import Request
+    from bench.plan.plan import Request
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -59,9 +59,9 @@ def of_reused() -> None:
 
 def of_trial() -> None:
     """What a trial takes beside training and measuring, one worker after the other."""
+    from bench.config.presets import load_preset
     from bench.execute.events import Begun, Ended, Measured, Measuring, Started
-    from bench.plan import make_request
-    from bench.presets import load_preset
+    from bench.plan.plan import make_request
 
     request = make_request(
         load_preset("tiny"), routers=["soft_moe", "dense"], seeds=4, suites=["accuracy", "balance"]
@@ -77,9 +77,9 @@ def of_trial() -> None:
 
 def of_workers() -> None:
     """The training part of the preset tiny, with one worker and with two."""
+    from bench.config.presets import load_preset
     from bench.execute.events import Begun, Ended
-    from bench.plan import Request
-    from bench.presets import load_preset
+    from bench.plan.plan import Request
 
     request = Request("tiny", load_preset("tiny"), {})
     took = {}
@@ -93,16 +93,16 @@ def of_workers() -> None:
 
 def told_in(request: Request, jobs: int) -> list[tuple[float, Event]]:
     """The events of a run in a new home, with their times."""
-    from bench.datasets import Datasets
-    from bench.plan import make_plan
-    from bench.run import RunOptions, run
+    from bench.data.shared_dataset import Datasets
+    from bench.execute.runner import RunOptions, run_plan
+    from bench.plan.plan import make_plan
     from results import open_store
 
     told: list[tuple[float, Event]] = []
     datasets = Datasets()
     with tempfile.TemporaryDirectory() as folder, open_store(Path(folder) / "bench.db") as store:
         plan = make_plan(request, datasets)
-        run(
+        run_plan(
             *(plan, store, Path(folder), datasets),
             lambda event: told.append((time.perf_counter(), event)),
             RunOptions(jobs=jobs),
@@ -112,13 +112,13 @@ def told_in(request: Request, jobs: int) -> list[tuple[float, Event]]:
 
 def pretend_done(home: Path) -> None:
     """Rows and files as the trials would leave them, with numbers made up."""
-    from bench.datasets import Datasets
+    from bench.config.presets import load_preset
+    from bench.data.shared_dataset import Datasets
     from bench.environment import code_version
-    from bench.execute.workplace import prepared_machine
-    from bench.outcome import Outcome, SavedSnapshot, write_outcome
-    from bench.plan import make_plan, make_request
-    from bench.presets import load_preset
-    from bench.record import record_plan
+    from bench.execute.context import prepared_machine
+    from bench.plan.plan import make_plan, make_request
+    from bench.plan.registration import record_plan
+    from bench.train.outcome import Outcome, SavedSnapshot, write_outcome
     from results import Metric, open_store
     from suites import SUITES
 

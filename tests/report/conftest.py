@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from report import ReportPaths, write_report
+from report.contents import make_tables
 from report.load import load_study
 from report.study import StudyData
-from report.tables import make_tables
-from report.tables.table import Table
+from report.table import Table
 from results import Array, CodeVersion, Component, Machine, Metric, Run, Store, open_store
-from results.liveness import this_process
+from results.store.leases import this_process
 
 EXPERTS, CLASSES, LAYERS = 8, 10, 2
 CLASS_NAMES = [f"class {index}" for index in range(CLASSES - 1)] + ["a class of a long name"]

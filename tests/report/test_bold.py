@@ -7,13 +7,17 @@ import re
 import pytest
 
 from report.load import load_study
-from report.logs import Logs
 from report.page import make_page
 from report.render import to_latex, to_markdown
-from report.tables import main, rankings, specialization
+from report.topics import accuracy, compute, specialization
+from report.topics.trials import Logs
 
 CONDITIONS = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
-COLUMNS = {main.table: "top1", rankings.table: "top1_end", specialization.table: "polysemanticity"}
+COLUMNS = {
+    accuracy.table: "top1",
+    compute.rankings_table: "top1_end",
+    specialization.table: "polysemanticity",
+}
 
 
 @pytest.fixture

@@ -6,14 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from report.budgets import flips, standings
-from report.entries import ANY, Entry
-from report.figures import budgets
-from report.figures.budgets import mean_curve
+from report.conditions import ANY, Entry
 from report.load import load_study
 from report.parts import Absent
-from report.tables import rankings, spent
-from report.tables.table import OUTSIDE
+from report.table import OUTSIDE
+from report.topics import budgets, compute
+from report.topics.budgets import flips, mean_curve, standings
 
 from .test_tables import row_of
 
@@ -66,14 +64,14 @@ def test_each_pair_that_turns_round_is_named(study):
         "dense before soft_moe by seconds, after it by FLOPs",
         "random before soft_moe by seconds, after it by FLOPs",
     ]
-    caption = rankings.table(study).caption
+    caption = compute.rankings_table(study).caption
     assert "the order of 2 pairs changes" in caption
     assert "(4e+12 FLOPs, 50 s on node-1)" in caption
 
 
 def test_where_no_pair_turns_round_it_is_said(lab, store):
     lab(suites=("accuracy",)).study_of(ACCURACIES)
-    table = rankings.table(load_study(store))
+    table = compute.rankings_table(load_study(store))
     assert "Between these budgets no pair changes its order." in table.caption
     # All have the same parameters: then the more accurate dominates.
     ranks = [row_of(table, name)["front_parameters"].value for name in ACCURACIES]
@@ -81,7 +79,7 @@ def test_where_no_pair_turns_round_it_is_said(lab, store):
 
 
 def test_the_table_has_what_each_rank_is_by(study):
-    row = row_of(rankings.table(study), "soft_moe")
+    row = row_of(compute.rankings_table(study), "soft_moe")
     assert (row["rank_flops"].value, row["rank_seconds"].value) == (1, 3)
     assert row["top1_flops"].value == pytest.approx((at(0.9, 0.8) + at(0.88, 0.8)) / 2)
     assert row["top1_flops"].n == 2
@@ -104,7 +102,7 @@ def test_a_run_that_was_evaluated_too_late_has_no_accuracy_there(lab, store):
     later = replace(study, metrics=rows[~first])
     _, by_seconds, _ = standings(later, ANY)
     assert Entry("soft_moe") not in by_seconds.ranks
-    row = row_of(rankings.table(later), "soft_moe")
+    row = row_of(compute.rankings_table(later), "soft_moe")
     assert (row["rank_seconds"].words, row["rank_flops"].value) == ("–", 1)
 
 
@@ -115,20 +113,20 @@ def test_seconds_are_those_of_one_machine(lab, store):
     by_flops, by_seconds, _ = standings(study, ANY)
     assert set(by_flops.ranks) == {Entry("dense"), Entry("soft_moe")}
     assert set(by_seconds.ranks) == {Entry("dense")}
-    assert "s on fast" in rankings.table(study).caption
+    assert "s on fast" in compute.rankings_table(study).caption
 
 
 def test_without_curves_there_is_no_ranking(lab, store):
     lab(suites=("balance",)).study_of({"random": [0.7]})
     study = load_study(store)
-    assert isinstance(rankings.table(study), Absent)
-    assert isinstance(spent.table(study), Absent)
+    assert isinstance(compute.rankings_table(study), Absent)
+    assert isinstance(compute.table(study), Absent)
 
 
 def test_each_condition_is_ranked_by_itself(lab, store):
     settings = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
     lab(suites=("accuracy",)).study_of(ACCURACIES, settings)
-    table = rankings.table(load_study(store))
+    table = compute.rankings_table(load_study(store))
     assert len(table.rows) == 2 * 3  # dense stands beside both
     for factor in ("1.0", "2.0"):
         under = [row for row in table.rows if factor in row.cells[1].words]
@@ -136,7 +134,7 @@ def test_each_condition_is_ranked_by_itself(lab, store):
 
 
 def test_what_was_spent(study):
-    table = spent.table(study)
+    table = compute.table(study)
     row = row_of(table, "soft_moe")
     assert row["train_flops"].value == 5e12
     assert row["step_flops"].value == 5e12 / 400
@@ -151,7 +149,7 @@ def test_what_was_spent(study):
 
 def test_the_capacity_that_was_asked_for_stands_beside_the_real_one(lab, store):
     lab(suites=("accuracy",)).study_of({"random": [0.7]}, [{"capacity_factor": 1.5}])
-    assert row_of(spent.table(load_study(store)), "random")["capacity_factor"].value == 1.5
+    assert row_of(compute.table(load_study(store)), "random")["capacity_factor"].value == 1.5
 
 
 def test_seconds_of_several_machines_are_not_pooled(lab, store):
@@ -159,7 +157,7 @@ def test_seconds_of_several_machines_are_not_pooled(lab, store):
     fast.study_of({"dense": [0.8]})
     slow = lab(suites=("accuracy",), machines=("slow",))
     slow.trial("dense", 1, 0.8, {})
-    row = row_of(spent.table(load_study(store)), "dense")
+    row = row_of(compute.table(load_study(store)), "dense")
     assert row["machine"].words == "fast, slow"
     assert row["train_flops"].n == 2
 
@@ -201,6 +199,6 @@ def test_without_curves_there_is_no_figure(lab, store):
 def test_one_router_has_none_to_be_ranked_against(lab, store):
     lab(suites=("accuracy",)).study_of({"random": [0.7]})
     study = load_study(store)
-    for part in (rankings.table(study), next(budgets.draw(study))):
+    for part in (compute.rankings_table(study), next(budgets.draw(study))):
         assert isinstance(part, Absent)
         assert part.fine

@@ -15,9 +15,9 @@ import pytest
 from scipy.stats import binom
 
 from report import write_report
-from report.claims import Claim
+from report.claims.claims import Claim
+from report.claims.verdicts import Judged, judged
 from report.load import load_study
-from report.verdicts import Judged, judged
 
 SEED, NOISE, SEEDS, TIMES = 0.01, 0.004, 5, 150
 CAPACITIES = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from report.colours import KNOWN, looks
+from report.style import KNOWN, looks
 
 OKABE_ITO = {"#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"}
 STUDY = [

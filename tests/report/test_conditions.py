@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from report.claims import Claim
+from report.claims.claims import Claim
+from report.claims.verdicts import Judged, judged
 from report.comparisons import comparisons
-from report.entries import ANY, Entry
+from report.conditions import ANY, Entry
 from report.load import load_study
-from report.tables import main
+from report.numbers import trace
 from report.timings import of_entry, representative, timings
-from report.trace import trace
-from report.verdicts import Judged, judged
+from report.topics import accuracy
 from results.conditions import Condition
 
 ONE, TWO = ({"capacity_factor": factor} for factor in (1.0, 2.0))
@@ -39,7 +39,7 @@ def test_each_router_stands_under_the_value_that_it_was_trained_at_alone(study):
         AT_ONE: {"dense", "softmax_token_choice", "soft_moe"},
         AT_TWO: {"dense", "softmax_token_choice", "softmax_expert_choice"},
     }
-    rows = {(row.entry.router, row.entry.condition) for row in main.table(study).rows}
+    rows = {(row.entry.router, row.entry.condition) for row in accuracy.table(study).rows}
     assert ("softmax_expert_choice", AT_TWO) in rows
     assert {condition for router, condition in rows if router == "dense"} == {ANY}
 

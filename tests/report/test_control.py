@@ -6,14 +6,15 @@ import pytest
 
 from report import write_report
 from report.comparisons import comparisons
-from report.control import controls, retimed
-from report.entries import Entry
+from report.conditions import Entry
+from report.contents import make_tables
 from report.load import load_study
 from report.parts import Absent
-from report.remarks import remarks
-from report.tables import control, make_tables, trials
-from report.tables.table import Table
+from report.summary import remarks
+from report.table import Table
 from report.timings import timings
+from report.topics import control, trials
+from report.topics.control import controls, retimed
 
 ROUTERS = {
     "dense": [0.80, 0.81, 0.82, 0.80],

@@ -7,14 +7,13 @@ import io
 
 import pytest
 
-from bench.cli.columns import main_columns, main_metrics
 from bench.cli.digest import digest
+from bench.cli.summary import main_columns, main_metrics
 from report import write_report
-from report.figures import overhead, scaling_experts
 from report.load import load_study
-from report.remarks import remarks
 from report.render import to_latex
-from report.tables import control, main, throughput
+from report.summary import remarks
+from report.topics import accuracy, control, cost, scaling_experts
 from results import Component, Metric
 from results.conditions import Condition
 
@@ -67,23 +66,23 @@ def marked(table) -> set[tuple[str, str]]:
 def test_the_times_of_the_disturbed_pass_are_marked_and_nothing_else(study_of):
     study = study_of(random={"disturbed": 1, "train_disturbed": 0}, soft_moe={"disturbed": 0})
     forward = ("forward_ms", "forward_overhead", "images_per_s")
-    assert marked(throughput.table(study)) == {("random", key) for key in forward}
-    assert marked(main.table(study)) == {("random", "forward_overhead")}
+    assert marked(cost.table(study)) == {("random", key) for key in forward}
+    assert marked(accuracy.table(study)) == {("random", "forward_overhead")}
     told = " ".join(remarks(study))
     assert "Of 6 timings 1 were taken while other processes kept the machine busy (¶)" in told
 
 
 def test_a_pass_forward_and_backward_has_a_mark_of_its_own(study_of):
     study = study_of(random={"disturbed": 0, "train_disturbed": 1})
-    assert marked(throughput.table(study)) == {
+    assert marked(cost.table(study)) == {
         ("random", "train_ms"),
         ("random", "train_overhead"),
     }
-    assert marked(main.table(study)) == set()
+    assert marked(accuracy.table(study)) == set()
 
 
 def test_figures_mark_the_numbers_and_say_what_the_mark_is(study_of):
-    (drawing,) = overhead.draw(study_of(random={"disturbed": 1}))
+    (drawing,) = cost.draw(study_of(random={"disturbed": 1}))
     (axes,) = drawing.figure.axes
     assert sorted(text.get_text() for text in axes.texts) == ["1.40"] * 3 + ["1.50"] * 2 + ["1.50¶"]
     assert "¶: timed while other processes kept the machine busy" in drawing.caption
@@ -113,9 +112,9 @@ def test_costs_by_number_of_experts_are_marked_point_by_point(lab, store):
 
 def test_without_a_disturbance_nothing_is_said_of_one(study_of):
     study = study_of(random={"disturbed": 0, "train_disturbed": 0})
-    assert marked(throughput.table(study)) == marked(main.table(study)) == set()
+    assert marked(cost.table(study)) == marked(accuracy.table(study)) == set()
     assert not [told for told in remarks(study) if MARK in told]
-    (drawing,) = overhead.draw(study)
+    (drawing,) = cost.draw(study)
     assert MARK not in drawing.caption
 
 
@@ -133,7 +132,7 @@ def test_every_file_of_the_report_shows_the_mark(study_of, store, tmp_path):
     paths = write_report(store, "tiny", tmp_path / "report")
     assert "1.50¶" in paths.markdown.read_text(encoding="utf-8")
     assert "<sup>¶</sup>" in paths.index_html.read_text(encoding="utf-8")
-    assert r"1.50\textsuperscript{\P}" in to_latex(main.table(study))
+    assert r"1.50\textsuperscript{\P}" in to_latex(accuracy.table(study))
     text = (paths.folder / "tables" / "main.csv").read_text(encoding="utf-8")
     rows = {row["router"]: row for row in csv.DictReader(io.StringIO(text))}
     assert rows["random"]["forward_overhead_marks"] == MARK

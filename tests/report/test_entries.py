@@ -1,6 +1,6 @@
 """Which conditions are shown apart."""
 
-from report.entries import ANY, Entry, closest, closest_layer, fullest
+from report.conditions import ANY, Entry, closest, closest_layer, fullest
 from results.conditions import Condition
 
 

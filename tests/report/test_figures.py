@@ -10,16 +10,16 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from report.entries import Entry
-from report.figures import accuracy, class_change, draw_figures, expert_images, training
-from report.figures.canvas import COLUMN, PAGE, Drawing, folded
-from report.figures.class_change import points
-from report.figures.class_expert import shares
-from report.figures.editing import accuracies
-from report.figures.expert_images import mosaic
-from report.figures.load import ranked_loads
-from report.figures.training import curve
+from report.conditions import Entry
+from report.contents import draw_figures
 from report.load import load_study
+from report.style import COLUMN, PAGE, Drawing, folded
+from report.topics import accuracy, expert_images, specialization, training
+from report.topics.balance import ranked_loads
+from report.topics.editing import accuracies
+from report.topics.expert_images import mosaic
+from report.topics.specialization import points, shares
+from report.topics.training import curve
 from results import Array
 
 NAMES = {
@@ -171,7 +171,7 @@ def test_many_classes_are_numbered(lab, store, classes, named):
             Array("accuracy_change", np.ones((3, classes)), 0, split="test"),
         ],
     )  # fmt: skip
-    drawing = next(class_change.draw(load_study(store)))
+    drawing = next(specialization.draw_change(load_study(store)))
     told = {text.get_text() for text in _drawn_texts(drawing.figure)}
     assert ("c19" in told) is named
     assert ("class" in told) is not named
@@ -255,7 +255,7 @@ def test_a_figure_that_no_condition_has_is_missed_once(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]}, conditions)
     parts = list(draw_figures(load_study(store)))
     absent = [(part.name, part.title) for part in parts if not isinstance(part, Drawing)]
-    assert ("class_change", class_change.TITLE) in absent
+    assert ("class_change", specialization.CHANGE_TITLE) in absent
     assert not [name for name, _ in absent if "--" in name]
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from report.entries import Entry
-from report.figures import accuracy, budgets, training
-from report.figures.focus import far_nulls
+from report.axes import far_nulls
+from report.conditions import Entry
 from report.load import load_study
+from report.topics import accuracy, budgets, training
 
 NEAR = {"soft_moe": [0.80, 0.82], "softmax_token_choice": [0.81, 0.83], "dense": [0.78, 0.80]}
 

@@ -8,11 +8,11 @@ import pytest
 
 from report import write_report
 from report.check import check
+from report.contents import make_tables
 from report.load import load_study
-from report.tables import make_tables
-from report.tables.table import CONSTANT, Table
+from report.numbers import trace
+from report.table import CONSTANT, Table
 from report.topics import BUILT_IN, generic
-from report.trace import trace
 from results import Component, Metric
 from suites import SUITES
 

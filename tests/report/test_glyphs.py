@@ -12,10 +12,10 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 
-from report import figures
-from report.figures import accuracy, class_change, class_expert, entropy, glyphs
-from report.figures.canvas import Drawing, blank, style
+from report import axes, contents
 from report.load import load_study
+from report.style import Drawing, blank, style
+from report.topics import accuracy, entropy, specialization
 from results import Array
 
 DOG, CAT = "犬", "猫"
@@ -24,9 +24,9 @@ DOG, CAT = "犬", "猫"
 @pytest.fixture
 def fresh():
     """Fonts are looked for anew, before and after."""
-    glyphs._fonts.cache_clear()
+    axes._fonts.cache_clear()
     yield
-    glyphs._fonts.cache_clear()
+    axes._fonts.cache_clear()
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_font_that_has_the_glyphs_is_used(font, kind):
     assert f"my {DOG}" in shown(drawing)
     named = [t for t in drawing.figure.findobj(Text) if DOG in t.get_text()]
     assert len(named) >= 2
-    assert all(text.get_fontfamily() == [glyphs.FAMILY, font] for text in named)
+    assert all(text.get_fontfamily() == [axes.FAMILY, font] for text in named)
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
@@ -89,18 +89,18 @@ def test_what_no_font_has_is_written_as_codes(font, kind):
 
 def test_a_whole_report_warns_once(lab, store, fresh, monkeypatch):
     texts = (DOG, CAT, f"{DOG}{CAT}")
-    figure = SimpleNamespace(NAME="demo", TITLE="Demo", draw=lambda _: map(drawn, texts))
-    monkeypatch.setattr(figures, "FIGURES", [figure, figure])
+    figure = SimpleNamespace(name="demo", title="Demo", draw=lambda _: map(drawn, texts))
+    monkeypatch.setattr(contents, "FIGURES", [figure, figure])
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]})
     with pytest.warns(UserWarning, match="no installed font") as caught:
-        list(figures.draw_figures(load_study(store)))
+        list(contents.draw_figures(load_study(store)))
     assert [str(each.message).partition(":")[0] for each in caught] == [
         f"no installed font has {DOG} {CAT}"
     ]
 
 
-@pytest.mark.parametrize("figure", [class_expert, class_change])
-def test_classes_without_glyphs_are_numbered_and_named_in_the_caption(lab, store, fresh, figure):
+@pytest.mark.parametrize("draw", [specialization.draw_change, specialization.draw_served])
+def test_classes_without_glyphs_are_numbered_and_named_in_the_caption(lab, store, fresh, draw):
     made = lab(suites=("accuracy",))
     made.study_of({"soft_moe": [0.8]})
     where = {"of": "combine", "kind": "soft"}
@@ -113,7 +113,7 @@ def test_classes_without_glyphs_are_numbered_and_named_in_the_caption(lab, store
             attempt_id=store.done_attempt("tiny-soft_moe-0-{}").id,
             arrays=[Array("class_names", np.array(["кошка", DOG, "pay $5 or $x^{6"])), array],
         )  # fmt: skip
-    drawing = next(figure.draw(load_study(store)))
+    drawing = next(draw(load_study(store)))
     assert drawing.saved("png")
     assert {"кошка", "class 1", "pay $5 or $…"} <= shown(drawing)
     assert drawing.caption.endswith(f"No installed font has the names of some classes: 1 is {DOG}.")

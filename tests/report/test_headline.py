@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from report.entries import ANY
+from report.conditions import ANY
 from report.load import load_study
 from report.summary import findings
-from report.tables import main
+from report.topics import accuracy
 
 
 def bold(study, condition=ANY):
     """The routers whose test accuracy is bold in the main table."""
-    places = [column.key for column in main.table(study).columns]
-    rows = main.table(study).rows
+    places = [column.key for column in accuracy.table(study).columns]
+    rows = accuracy.table(study).rows
     return {
         row.router
         for row in rows

@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from report.figures import accuracy
-from report.figures.canvas import panels, style
-from report.figures.focus import LEAST
-from report.figures.intervals import CUT, halves, is_cut, limits
+from report.axes import CUT, LEAST, halves, is_cut, limits
 from report.load import load_study
+from report.style import panels, style
+from report.topics import accuracy
 from results.statistics import mean_interval
 
 SEEDS = st.lists(st.floats(0, 100), min_size=1, max_size=5)

@@ -11,11 +11,10 @@ from bench.cli import main
 from report import write_report
 from report.check import check
 from report.load import load_study
-from report.numbers import FILE, from_json, numbers, row_names
+from report.numbers import FILE, from_json, numbers, row_names, trace
+from report.render import changed
 from report.state import FILE as STATE
-from report.tables.table import Cell, Column, Row, Table
-from report.texts import changed
-from report.trace import trace
+from report.table import Cell, Column, Row, Table
 from results import StoreError, open_store
 
 TOP1 = {"soft_moe": [0.8, 0.9], "dense": [0.7, 0.75]}

@@ -7,12 +7,13 @@ from dataclasses import replace
 import pytest
 
 from report import write_report
-from report.claims import Claim
-from report.entries import Entry
+from report.claims.claims import Claim
+from report.conditions import Entry
+from report.contents import make_tables
 from report.load import load_study
-from report.older import aged_table, changed
-from report.tables import claims, differences, main, make_tables, rankings, spent, trials
-from report.tables.table import OLDER, Table
+from report.table import OLDER, Table
+from report.topics import accuracy, claims, compute, differences, trials
+from report.topics.provenance import aged_table, changed
 
 SENTENCE = (
     "Of older code than the newest results here: dense, random; since then protocol 'training' "
@@ -44,7 +45,7 @@ def test_nothing_is_said_of_a_study_of_one_code(written):
 
 
 def test_rows_of_older_code_are_marked_and_the_caption_names_them(study):
-    table = aged_table(main.table(study), study)
+    table = aged_table(accuracy.table(study), study)
     assert marked(table) == {"dense", "random"}
     assert f"{OLDER} {SENTENCE}" in table.caption
     found = trials.trials(study)
@@ -74,7 +75,7 @@ def test_a_reference_that_lacks_a_setting_of_its_row_is_marked_too(lab, store):
 
 
 def test_what_was_spent_and_rankings_are_marked_too(study):
-    for table in (spent.table(study), rankings.table(study)):
+    for table in (compute.table(study), compute.rankings_table(study)):
         assert marked(aged_table(table, study)) == {"dense", "random"}
 
 

@@ -10,12 +10,11 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from report import write_report
-from report.figures import critical_difference
-from report.figures.canvas import PAGE, Drawing
 from report.load import load_study
-from report.standings import standings
+from report.style import PAGE, Drawing
 from report.summary import findings
-from report.tables import ranks, seeds
+from report.topics import differences, ranks
+from report.topics.ranks import standings
 
 MEANS = {"random": 0.70, "softmax_token_choice": 0.80, "soft_moe": 0.84, "my_gate": 0.78}
 TOO_FEW = (
@@ -64,7 +63,7 @@ def test_a_router_that_failed_under_a_condition_is_not_ranked(lab, store):
     assert "want of runs of their own under each: sinkhorn_token_choice" in table.caption
 
 
-@pytest.mark.parametrize("part", [ranks.table, lambda study: next(critical_difference.draw(study))])
+@pytest.mark.parametrize("part", [ranks.table, lambda study: next(ranks.draw(study))])
 def test_too_few_conditions_are_said_to_be(lab, store, part):
     absent = part(study_of(lab, store, 4))
     assert absent.why == TOO_FEW.format(4, 4)
@@ -78,7 +77,7 @@ def test_the_plain_sentence_stands_in_the_report(written):
 
 
 def test_the_diagram_is_drawn(lab, store):
-    (drawing,) = critical_difference.draw(study_of(lab, store, 6))
+    (drawing,) = ranks.draw(study_of(lab, store, 6))
     assert isinstance(drawing, Drawing)
     figure = drawing.figure
     assert figure.get_figwidth() == PAGE
@@ -129,5 +128,5 @@ def test_gaps_that_take_too_many_seeds_are_not_counted_out(lab, store):
         {"soft_moe": [0.84, 0.86, 0.85], "my_gate": [0.86, 0.84, 0.8499]}
     )
     study = load_study(store)
-    assert seeds.table(study).cell(0, "alone").words == "> 1,000"
+    assert differences.seeds_table(study).cell(0, "alone").words == "> 1,000"
     assert any("more than 1,000 seeds" in told for told in findings(study)[0].sentences)

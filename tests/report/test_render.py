@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from report.render import latex_heading, latex_text, to_csv, to_latex, to_markdown
-from report.tables.table import MISSING, OUTSIDE, Cell, Column, Row, assemble, words
+from report.table import MISSING, OUTSIDE, Cell, Column, Row, assemble, words
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
-from report.figures import overhead, scaling_experts
 from report.load import load_study
 from report.parts import Absent
+from report.topics import cost, scaling_experts
 from results import Metric
 
 WHERE = {"scope": "layer", "batch": 8, "tokens": 196, "dim": 384, "hidden": 1536, "threads": 1}
@@ -106,7 +106,7 @@ def test_overheads_of_one_figure_differ_in_the_number_of_experts_by_panel(timed,
     for number in (4, 16):
         timed("cp", number, [number])
         timed("mlp", number, [number])
-    drawings = {drawing.name: drawing for drawing in overhead.draw(load_study(store))}
+    drawings = {drawing.name: drawing for drawing in cost.draw(load_study(store))}
     assert set(drawings) == {"overhead--experts.name-cp", "overhead--experts.name-mlp"}
     for drawing in drawings.values():
         titles = [axes.get_title(loc="left") for axes in drawing.figure.axes]

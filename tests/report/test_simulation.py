@@ -15,10 +15,10 @@ import pytest
 from scipy.stats import binom
 
 from report import write_report
+from report.cells import metric_cell
 from report.comparisons import comparisons
 from report.load import load_study
-from report.tables import differences, ranks
-from report.tables.cells import metric_cell
+from report.topics import differences, ranks
 
 SEED, NOISE = 0.01, 0.005
 """Standard deviations of what a seed does to all routers, and of what it does to one."""

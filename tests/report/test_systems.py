@@ -2,10 +2,10 @@
 
 import pytest
 
-from report.entries import ANY, Entry
+from report.conditions import ANY, Entry
 from report.load import load_study
 from report.systems import Systems, router_of
-from report.tables import differences, main
+from report.topics import accuracy, differences
 from results.conditions import Condition
 
 MLP, CP = "experts.name=mlp experts.num_experts=8", "experts.name=cp experts.num_experts=8"
@@ -67,5 +67,5 @@ def test_systems_stand_beside_each_other_in_a_report(lab, store):
     assert study.usual_experts == "8 mlp"
     rows = {row.router: row for row in differences.to_nulls(study).rows}
     assert rows.keys() == {"soft_moe", "my_gate + 32 cp"}
-    assert "with their experts, but for the usual ones (8 mlp)" in main.table(study).caption
+    assert "with their experts, but for the usual ones (8 mlp)" in accuracy.table(study).caption
     assert len(study.array("class_expert", Entry("my_gate + 32 cp"), of="gates")) == 6

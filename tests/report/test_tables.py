@@ -8,13 +8,13 @@ from math import pi, sqrt
 import pytest
 from scipy.stats import t
 
-from report.entries import Entry
-from report.figures import accuracy
+from report import cells
+from report.conditions import Entry
 from report.load import load_study
 from report.summary import findings
-from report.tables import best, differences, main, seeds, throughput, trials
-from report.tables.table import CONSTANT, OUTSIDE, Cell, Column, Row, Table, assemble, summary
+from report.table import CONSTANT, OUTSIDE, Cell, Column, Row, Table, assemble, summary
 from report.timings import timings
+from report.topics import accuracy, cost, differences, trials
 
 T_2 = 4.302652729911275
 """The 97.5th percentile of Student's t with two degrees of freedom."""
@@ -51,11 +51,11 @@ def test_a_router_that_never_finished_has_a_row_without_numbers(written):
 
 def test_the_best_means_are_marked_whatever_the_direction(written):
     table = written.tables["main"]
-    best = {
+    cells = {
         key: [r.router for r in table.rows if row_of(table, r.router)[key].best]
         for key in ("top1", "nll", "load_cv")
     }
-    assert best == {"top1": ["soft_moe"], "nll": ["soft_moe"], "load_cv": []}
+    assert cells == {"top1": ["soft_moe"], "nll": ["soft_moe"], "load_cv": []}
 
 
 def test_the_best_of_each_condition_is_marked_and_a_row_may_stand_under_several():
@@ -101,7 +101,7 @@ def test_the_best_run_is_that_of_the_highest_validation_accuracy(lab, store):
     made = lab(suites=("accuracy", "entropy"))
     made.study_of({"soft_moe": [0.8, 0.9, 0.7], "random": [0.6, 0.5, 0.55], "dense": [0.7] * 3})
     study = load_study(store)
-    table = best.table(study)
+    table = cells.table(study)
     row = row_of(table, "soft_moe")
     assert row["error_best"].value == pytest.approx(0.1)
     assert row["error_best"].n == 1
@@ -113,12 +113,12 @@ def test_the_best_run_is_that_of_the_highest_validation_accuracy(lab, store):
     frame = study.metrics.copy()
     last = (frame["metric"] == "val_top1") & (frame["step"] == frame["step"].max())
     frame.loc[last & (frame["seed"] == 2), "value"] = 0.99
-    assert best.best_seed(replace(study, metrics=frame), Entry("soft_moe")) == 2
+    assert cells.best_seed(replace(study, metrics=frame), Entry("soft_moe")) == 2
 
 
 def test_one_seed_has_no_best(lab, store):
     lab(suites=("accuracy", "entropy")).study_of({"soft_moe": [0.8]})
-    assert "--seeds 2" in best.table(load_study(store)).why
+    assert "--seeds 2" in cells.table(load_study(store)).why
 
 
 def test_fairness_is_told_before_and_after(written):
@@ -146,7 +146,7 @@ def test_what_a_suite_did_not_find_is_told_from_what_it_did_not_look_at(lab, sto
         "balance", {}, "balance", study.machine_ids[0], study.code,
         attempt_id=store.done_attempt("tiny-random-0-{}").id,
     )  # fmt: skip
-    table = main.table(load_study(store))
+    table = accuracy.table(load_study(store))
     found = {row.router: row_of(table, row.router)["load_cv"].words for row in table.rows}
     assert found == {"soft_moe": "", "random": "n/a", "my_gate": "–"}
 
@@ -159,7 +159,7 @@ def test_runs_outside_the_tolerance_are_marked(written):
 @pytest.mark.parametrize(("steps", "marked"), [(400, True), (40, False)])
 def test_one_step_is_within_the_tolerance(lab, store, steps, marked):
     lab(flops_error={"soft_moe": 0.02}, steps=steps).study_of({"soft_moe": [0.8, 0.9]})
-    table = main.table(load_study(store))
+    table = accuracy.table(load_study(store))
     assert (OUTSIDE in table.rows[0].cells[0].marks) is marked
 
 
@@ -226,19 +226,17 @@ def test_the_effect_of_a_difference_worked_out_by_hand(written):
 
 
 def test_a_verdict_follows_the_corrected_p_value(written):
-    for cells in rows_of(written.tables["differences_nulls"]):
-        adjusted = cells["p_holm"].value
+    for row in rows_of(written.tables["differences_nulls"]):
+        adjusted = row["p_holm"].value
         if adjusted is None:
-            assert cells["verdict"].words in (
+            assert row["verdict"].words in (
                 "no seed in common",
                 "no test: all differences are alike",
             )
         elif adjusted >= 0.05:
-            assert cells["verdict"].words == "not resolved"
+            assert row["verdict"].words == "not resolved"
         else:
-            assert cells["verdict"].words == (
-                "higher" if cells["difference"].value > 0 else "lower"
-            )
+            assert row["verdict"].words == ("higher" if row["difference"].value > 0 else "lower")
 
 
 def test_each_row_of_the_main_table_says_by_how_much_it_beats_each_null(written):
@@ -261,7 +259,7 @@ def test_a_router_without_a_null_s_setting_is_told_to_stand_beside_several_of_it
     swept = {"dense": [0.7, 0.72], "random": [0.6, 0.61], "my_gate": [0.7, 0.73]}
     made.study_of(swept, capacities)
     made.study_of({"soft_moe": [0.8, 0.82]})
-    table = main.table(load_study(store))
+    table = accuracy.table(load_study(store))
     row = row_of(table, "soft_moe")
     assert row["over_dense"].value == pytest.approx(0.1), "the same dense runs under both"
     assert row["over_random"].words == "several"
@@ -280,19 +278,21 @@ def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
     found = row_of(table, "softmax_token_choice")["difference"]
     wide = t.ppf(1 - 0.05 / 3 / 2, 2) * (0.01 / sqrt(3)) / sqrt(3)
     assert found.high - found.low == pytest.approx(2 * wide)
-    mean = row_of(main.table(study), "sinkhorn_token_choice")["top1"]
+    mean = row_of(accuracy.table(study), "sinkhorn_token_choice")["top1"]
     assert mean.high - mean.low == pytest.approx(2 * t.ppf(1 - 0.05 / 6, 2) * 0.01 / sqrt(3))
     assert "3 looks planned" in table.caption
     (first,) = findings(study)
-    mean = row_of(main.table(study), first.router)["top1"]
+    mean = row_of(accuracy.table(study), first.router)["top1"]
     assert first.accuracy == f"87.3 ± {50 * (mean.high - mean.low):.1f} % (n = 3)"
-    corrected = zip(*(rows_of(seeds.table(each)) for each in (written.study, study)), strict=True)
+    corrected = zip(
+        *(rows_of(differences.seeds_table(each)) for each in (written.study, study)), strict=True
+    )
     told = [(ours["family"].words, theirs["family"].words) for ours, theirs in corrected]
     counted = [(int(a), int(b)) for a, b in told if a.isdecimal() and b.isdecimal()]
     assert counted
     assert all(alone < with_looks for alone, with_looks in counted)
-    assert "and 3 looks" in seeds.table(study).caption
-    assert "3 looks planned" in main.table(study).caption
+    assert "and 3 looks" in differences.seeds_table(study).caption
+    assert "3 looks planned" in accuracy.table(study).caption
     assert "3 looks planned" in next(accuracy.draw(study)).caption
 
 
@@ -342,7 +342,7 @@ def test_a_router_is_compared_with_dense_under_each_condition(lab, store):
 
 def test_timings_are_never_pooled_over_machines(lab, store):
     lab(machines=("node-1", "node-2")).study_of({"soft_moe": [0.8]})
-    table = throughput.table(load_study(store))
+    table = cost.table(load_study(store))
     keys = [column.key for column in table.columns]
     rows = [dict(zip(keys, row.cells, strict=True)) for row in table.rows]
     found = {(r["machine"].words, r["what"].words): r["forward_ms"].value for r in rows}

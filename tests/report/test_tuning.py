@@ -7,15 +7,14 @@ from typing import Any
 
 import pytest
 
-from report.figures import draw_figures
-from report.figures.canvas import Drawing
+from report.contents import draw_figures, make_tables
 from report.load import load_study
 from report.parts import Absent
-from report.remarks import remarks
 from report.study import StudyData
-from report.tables import make_tables
-from report.tables.table import Table
-from report.tuning import unequal
+from report.style import Drawing
+from report.summary import remarks
+from report.table import Table
+from report.topics.tuning import unequal
 
 TOP1: dict[str, list[float | None]] = {"soft_moe": [0.8, 0.82], "dense": [0.7, 0.71]}
 WARNING = "Tuning was not equal: 4 for soft_moe; 2 for dense (trials)."

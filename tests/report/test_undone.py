@@ -9,9 +9,8 @@ import pytest
 
 from report import write_report
 from report.load import load_study
-from report.logs import Logs, readable
-from report.tables import trials
-from report.undone import undone
+from report.topics import trials
+from report.topics.trials import Logs, readable, undone
 
 TRACEBACK = "Traceback (most recent call last):\n  <module>\nValueError: 3 < 4 & more"
 NOTE = "micro-batches of 32: the batch did not fit"

@@ -16,8 +16,8 @@ from sqlalchemy import update
 
 from results import Run, Store, StoreError, open_store
 from results.frames import trials_frame
-from results.liveness import STALE_SECONDS, alive, this_host, this_process
 from results.models import RunRow
+from results.store.leases import STALE_SECONDS, alive, this_host, this_process
 
 HERE = Run(*this_process(), command="run --preset tiny", jobs=2)
 ELSEWHERE = replace(HERE, host="node2 of another cluster")

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from report.entries import Entry
+from report.conditions import Entry
 from results.conditions import conditions as found_in
 from results.conditions import router_of
 from results.settings import comparable

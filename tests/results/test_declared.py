@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from results.statistics import declared, family, holm
-from results.statistics.effects import effect_size, superiority
+from results.statistics.paired import effect_size, superiority
 
 # Student's sleep data (Biometrika 1908), as in test_statistics.
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]

@@ -8,17 +8,17 @@ import pandas as pd
 import pytest
 
 from results import Array, Component, Machine, Metric, Run, StoreError
-from results.export import export
 from results.frames import (
     METRIC_COLUMNS,
     arrays_of,
     components_frame,
+    export,
     measurements_frame,
     metrics_frame,
     trials_frame,
 )
 from results.info import describe
-from results.liveness import this_process
+from results.store.leases import this_process
 
 Describe = Callable[..., dict[str, object]]
 

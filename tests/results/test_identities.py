@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from results import Component, Machine, StoreError
-from results.identities import ComponentRef, all_trials, find_trial, machine_row
+from results.store.registration import ComponentRef, all_trials, find_trial, machine_row
 
 
 def test_trials_come_back_with_their_components(filler) -> None:

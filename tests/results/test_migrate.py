@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, select, text
 
 from results import Store, StoreError, migrate, open_store
-from results.base import Base
+from results.columns import Base
 from results.connect import connect, resolve
 from results.frames import arrays_of, metrics_frame
 from results.info import describe

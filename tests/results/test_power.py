@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from results.statistics import seeds_needed
-from results.statistics.power import power_of
+from results.statistics.paired import power_of
 
 
 def differences(effect: float) -> list[float]:

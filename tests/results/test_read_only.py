@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from results import StoreError, connect, open_store, read_only
+from results import StoreError, connect, open_store
 from results.info import describe
 
 UNSHARE = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
@@ -126,7 +126,7 @@ def test_a_write_is_refused_and_a_copy_goes_with_the_store(
 ) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    monkeypatch.setattr(read_only.tempfile, "tempdir", str(scratch))
+    monkeypatch.setattr(connect.tempfile, "tempdir", str(scratch))
     with open_store(tmp_path / "live.db") as live:
         live.study("now", {})
         for ending in ("", "-wal"):

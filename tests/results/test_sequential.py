@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from results.statistics import paired_difference
-from results.statistics.sequential import is_decided, looks
+from results.statistics.declared import is_decided, looks
 
 
 @pytest.mark.parametrize(

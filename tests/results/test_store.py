@@ -24,10 +24,10 @@ from results import (
     StoreError,
     Subject,
     open_store,
-    rows,
 )
+from results.canonical import to_json
 from results.models import ArrayRow, AttemptRow, ComponentRow, MeasurementRow, MetricRow, TrialRow
-from results.plain import to_json
+from results.store import outcomes
 
 MACHINE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)
 CODE = CodeVersion("0123456789abcdef", dirty=False, python="3.11.7", libraries={"torch": "2.6.0"})
@@ -152,7 +152,7 @@ def test_what_has_been_measured_of_attempts_and_layers(filler) -> None:
 
 
 def test_attempts_at_more_trials_than_one_query_takes(filler, monkeypatch) -> None:
-    monkeypatch.setattr(rows, "CHUNK", 2)
+    monkeypatch.setattr(outcomes, "CHUNK", 2)
     store = filler.store
     names = [f"f{number}" for number in range(5)]
     trials = store.trials([Subject(name, {"seed": 0}) for name in names])

@@ -8,12 +8,12 @@ import optuna
 import pytest
 from sqlalchemy import inspect, make_url, text
 
-from bench.datasets import Datasets
-from bench.plan import make_request
-from bench.presets import load_preset
-from bench.run import RunOptions
-from bench.tune.found import found
-from bench.tune.storage import FILE, SCHEMA, open_tuning
+from bench.config.presets import load_preset
+from bench.data.shared_dataset import Datasets
+from bench.execute.runner import RunOptions
+from bench.plan.plan import make_request
+from bench.tune.best_settings import found
+from bench.tune.search import FILE, SCHEMA, open_tuning
 from bench.tune.tuning import Tuning, tune
 from results import Store, StoreError, open_store
 

@@ -9,7 +9,7 @@ import pytest
 
 from results import Component
 from results.frames import measurements_frame, metrics_frame, trials_frame
-from results.records import Metric
+from results.store.records import Metric
 from results.versions import replaced
 
 

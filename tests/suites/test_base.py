@@ -12,7 +12,7 @@ import pytest
 import suites
 from routers import RequestError, load_plugin
 from suites import SUITES, Metric, build_suite
-from suites.base import layers_and_mean
+from suites.support.base import layers_and_mean
 from suites.throughput import SHAPES
 
 NEW_SUITE = '''

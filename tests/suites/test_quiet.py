@@ -14,8 +14,17 @@ import psutil
 import pytest
 import torch
 
-from suites import build_suite, quiet
-from suites.quiet import Clocks, Load, QuietTimer, Timed, allowed_cores, excess, gpu_use
+from suites import build_suite
+from suites.support import system_load
+from suites.support.system_load import (
+    Clocks,
+    Load,
+    QuietTimer,
+    Timed,
+    allowed_cores,
+    excess,
+    gpu_use,
+)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -51,8 +60,8 @@ class FakeMachine:
 @pytest.fixture
 def fake(monkeypatch) -> FakeMachine:
     machine = FakeMachine()
-    monkeypatch.setattr(quiet, "time", machine)
-    monkeypatch.setattr(quiet, "busy_seconds", lambda: machine.system)
+    monkeypatch.setattr(system_load, "time", machine)
+    monkeypatch.setattr(system_load, "busy_seconds", lambda: machine.system)
     return machine
 
 
@@ -92,7 +101,7 @@ def test_waiting_for_a_disk_is_no_work_and_a_guest_is_counted_once(monkeypatch):
             return told
 
     monkeypatch.setattr(psutil, "cpu_times", Times)
-    assert quiet.busy_seconds() == 17.0
+    assert system_load.busy_seconds() == 17.0
 
 
 def test_a_quiet_timing_is_made_once(fake):
@@ -123,7 +132,7 @@ def test_a_disturbed_timing_is_made_again_and_the_undisturbed_one_counts(fake):
 
 def test_of_timings_that_are_all_disturbed_the_least_disturbed_one_counts(fake):
     made = QuietTimer(CPU, 0.25).time(under_loads(fake, 2.0, 1.3, 0.6, 1.9))
-    assert fake.timings == quiet.TRIES
+    assert fake.timings == system_load.TRIES
     assert made.result == 3
     assert made.load.cores == pytest.approx(0.6)
     assert made.disturbed
@@ -136,7 +145,7 @@ def test_a_machine_that_stays_busy_is_waited_for_once_until_it_is_quiet(fake):
         before = fake.timings
         timer.time(timing)
         tries.append(fake.timings - before)
-    assert tries == [quiet.TRIES, 1, 1, quiet.TRIES]
+    assert tries == [system_load.TRIES, 1, 1, system_load.TRIES]
 
 
 def test_without_a_limit_any_load_is_taken(fake):
@@ -218,7 +227,7 @@ def test_the_work_of_other_threads_is_our_own():
 
 
 def test_the_suite_takes_a_disturbed_timing_with_its_load_and_says_so(layers, process, monkeypatch):
-    monkeypatch.setattr(quiet, "TRIES", 1)
+    monkeypatch.setattr(system_load, "TRIES", 1)
     process("busybee", "while :; do :; done")
 
     def values(**options):

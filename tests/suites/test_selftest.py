@@ -9,8 +9,7 @@ import suites.balance
 import suites.entropy
 import suites.specialization
 from routers import BenchError, TokenChoiceRouting
-from suites.known import EXPERTS, KNOWN, KnownSubject
-from suites.selftest import self_test
+from suites.support.known_answers import EXPERTS, KNOWN, KnownSubject, self_test
 
 
 def test_the_suites_know_the_known_answers():

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from suites import build_suite
-from suites.memory import kept_for_backward
-from suites.passes import one_pass, router_calls
+from suites.support.timing import kept_for_backward, one_pass, router_calls
 from suites.throughput import SHAPES, timed
 
 QUICK = {"seconds": 0.0, "min_repeats": 2, "max_load": None}

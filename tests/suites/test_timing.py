@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from suites.timing import WARM_UP, interleaved, quiet, ratio_interval
+from suites.support.timing import WARM_UP, interleaved, quiet, ratio_interval
 
 CPU = torch.device("cpu")
 

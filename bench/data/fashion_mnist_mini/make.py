@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.data.fashion_mnist_mini import FILE
-from bench.data.idx import read_idx
+from bench.data.files import read_idx
 
 
 def first_of_each_class(

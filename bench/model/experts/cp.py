@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.model.experts.base import register_experts
-from bench.model.experts.factorised import FactorisedExperts, FactorisedLayer, spreads
-from bench.model.experts.rank import Size
+from bench.model.experts.factorised import FactorisedExperts, FactorisedLayer, Size, spreads
 
 
 @register_experts("cp", family="factorised", source="arXiv 2402.12550")

@@ -8,6 +8,7 @@ Axes: t tokens, E experts (E_l of an expert mode, or level), i inputs, o outputs
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal, cast
 
@@ -16,9 +17,27 @@ from torch import Tensor, nn
 
 from bench.model.experts.base import Experts
 from bench.model.experts.classifier import uniform
-from bench.model.experts.rank import Size
 from bench.model.experts.replaced import Replaced, ReplacedLinear, ReplacedMLP
 from routers import MixtureRouting, RequestError, Routing, hyper, two_levels
+
+
+@dataclass(frozen=True)
+class Size:
+    """Parameters that grow with a rank: `fixed` + rank · `per_rank`."""
+
+    fixed: int = 0
+    per_rank: int = 0
+
+    def __add__(self, other: Size) -> Size:
+        return Size(self.fixed + other.fixed, self.per_rank + other.per_rank)
+
+    def at(self, rank: int) -> int:
+        """Parameters at a rank."""
+        return self.fixed + rank * self.per_rank
+
+    def nearest_rank(self, parameters: int) -> int:
+        """The rank whose parameters come nearest to these; 0 where none from 1 on would."""
+        return max(0, round((parameters - self.fixed) / self.per_rank))
 
 
 class FactorisedLayer(nn.Module):

@@ -9,8 +9,14 @@ from torch import nn
 from routers import RequestError
 
 _LINEAR = frozenset({"torch.nn.modules.linear.Linear", "timm.layers.linear.Linear"})
+
+
 _NOTHING = "torch.nn.modules.linear.Identity"
+
+
 _DROPOUT = frozenset({"torch.nn.modules.dropout.Dropout", _NOTHING})
+
+
 _ACTIVATIONS = frozenset(
     f"{module}.{name}"
     for module, names in {
@@ -24,6 +30,7 @@ _ACTIVATIONS = frozenset(
     for name in names.split()
 )
 """Those that act on each number by itself and have no parameters, so that a copy is exact."""
+
 
 _PARTS = {
     "fc1": _LINEAR,

@@ -10,11 +10,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from report.entries import ANY, Entry
-from report.figures.canvas import PAGE, Drawing, folded, panels, router_legend, style
+from report.conditions import ANY, Entry
 from report.parts import Absent, file_name, title, told_runs
 from report.study import StudyData
-from report.tables.table import ARROWS
+from report.style import PAGE, Drawing, folded, panels, router_legend, style
+from report.table import ARROWS
 from report.topics.generic.cards import SHOWN, Place, cards
 from report.topics.generic.numbers import Numbers
 
@@ -34,18 +34,18 @@ class Curves:
     numbers: Numbers
 
     @property
-    def NAME(self) -> str:
+    def name(self) -> str:
         return f"{SHOWN}{self.numbers.card.slug}"
 
     @property
-    def TITLE(self) -> str:
+    def title(self) -> str:
         return f"{self.numbers.card.title} along training"
 
     def draw(self, study: StudyData) -> Iterator[Drawing | Absent]:
         """One figure for each condition."""
         ordered = self.numbers.ordered(set(self.numbers.snapshots["place"]))
         for condition in study.conditions or [ANY]:
-            name, heading = file_name(self.NAME, condition), title(self.TITLE, condition)
+            name, heading = file_name(self.name, condition), title(self.title, condition)
             drawn = {place: self._lines(study.under(condition), place) for place in ordered}
             shown = {place: lines for place, lines in drawn.items() if lines}
             if not shown:

@@ -11,18 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from report.entries import Entry, closest, fullest
+from report.cells import measured, stands_under
+from report.conditions import Entry, closest, fullest
 from report.study import StudyData
-from report.tables.cells import measured, stands_under
-from report.tables.table import (
-    CONSTANT,
-    MISSING,
-    NOT_APPLICABLE,
-    Cell,
-    Column,
-    summary,
-    words,
-)
+from report.table import CONSTANT, MISSING, NOT_APPLICABLE, Cell, Column, summary, words
 from report.timings import machine_names
 from report.topics.generic.cards import Card, Place, place_of
 from results.conditions import Condition, is_twin

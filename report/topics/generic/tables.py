@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from report.entries import Entry, closest_layer
+from report.cells import BEST, INTERVALS, LEAD, lead, sentence_on_looks, why_unmeasured
+from report.conditions import Entry, closest_layer
 from report.parts import Absent
 from report.study import StudyData
-from report.tables.cells import BEST, INTERVALS, LEAD, lead, sentence_on_looks, why_unmeasured
-from report.tables.table import MISSING, Cell, Column, Row, Table, assemble, words
+from report.table import MISSING, Cell, Column, Row, Table, assemble, words
 from report.topics.generic.cards import EVERY, SHOWN, Card, Place, cards
 from report.topics.generic.numbers import Numbers, Spot, Who
 

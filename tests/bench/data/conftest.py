@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.config import DataConfig
+from bench.config.schema import DataConfig
 from bench.data import Dataset, load_dataset
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.config import AugmentConfig
+from bench.config.schema import AugmentConfig
 from bench.data import Augment
 from routers.errors import RequestError
 

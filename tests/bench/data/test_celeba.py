@@ -7,11 +7,10 @@ import torch
 from PIL import Image
 from torchvision.datasets import CelebA
 
-from bench.config import DataConfig
-from bench.datasets import Datasets
-from bench.expected import load_or_expect
-from bench.plan import make_plan, make_request
-from bench.presets import load_preset
+from bench.config.presets import load_preset
+from bench.config.schema import DataConfig
+from bench.data.shared_dataset import Datasets, load_or_expect
+from bench.plan.plan import make_plan, make_request
 from routers.errors import BenchError, RequestError
 
 # The 40 attributes in their order; what counts here is that ours are found among them by name.
@@ -61,7 +60,7 @@ def celeba(tmp_path, monkeypatch):
 def test_images_labels_attribute_and_splits_are_those_of_the_files(
     celeba, load, tmp_path, monkeypatch, place
 ):
-    monkeypatch.setattr("bench.data.assemble.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("bench.data.splits.MEMORY_LIMIT", 0)
     if place == "above":
         celeba = celeba.rename(tmp_path / "celeba")
     root = celeba if place == "named" else tmp_path

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare
 
-from bench.data.draws import Purpose, random_below, random_bits, random_order
+from bench.data.order import Purpose, random_below, random_bits, random_order
 
 
 def test_bits_are_those_of_a_computation_with_python_integers():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench.config import DataConfig
+from bench.config.schema import DataConfig
 from bench.data import load_dataset, normalise
 from bench.data.fashion_mnist_mini import FILE
 from bench.data.fashion_mnist_mini.make import select, write

@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
 
-from bench.config import DataConfig
+from bench.config.schema import DataConfig
 from bench.data import Dataset, load_dataset
 from bench.data.embedded import read_fashion_mnist_mini
 from bench.data.fashion_marked import read_fashion_marked

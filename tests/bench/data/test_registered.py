@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.config import DataConfig
+from bench.config.schema import DataConfig
 from bench.data import DATASETS, RawData, RawSplit, load_dataset, register_dataset
 from routers import RequestError
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.config import AugmentConfig
+from bench.config.schema import AugmentConfig
 from bench.data import Augment, TrainingImages, training_indices
 from routers.errors import BenchError
 
@@ -33,7 +33,7 @@ def expected(dataset, augment, step):
 def test_a_step_is_what_the_order_and_the_augmentation_make_of_it(
     pictures, load, monkeypatch, augment, limit
 ):
-    monkeypatch.setattr("bench.data.assemble.MEMORY_LIMIT", limit)
+    monkeypatch.setattr("bench.data.splits.MEMORY_LIMIT", limit)
     dataset = load(f"imagefolder:{pictures}")
     images = TrainingImages(dataset, augment, seed=3, batch_size=7)
     for step in (0, 1, 2, 3, 9, 10):
@@ -46,13 +46,13 @@ def test_a_step_is_what_the_order_and_the_augmentation_make_of_it(
 
 
 def test_images_in_memory_need_no_process(pictures, load, monkeypatch):
-    monkeypatch.setattr("bench.data.training_images.DataLoader", None)
+    monkeypatch.setattr("bench.data.batches.DataLoader", None)
     images = TrainingImages(load(f"imagefolder:{pictures}"), PLAIN, seed=0, batch_size=4)
     assert images(0)[0].shape == (4, 3, 9, 9)
 
 
 def test_a_file_that_disappears_is_one_message(pictures, load, monkeypatch):
-    monkeypatch.setattr("bench.data.assemble.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("bench.data.splits.MEMORY_LIMIT", 0)
     dataset = load(f"imagefolder:{pictures}")
     train = dataset.splits["train"]
     (first,) = training_indices(len(train), 0, 0, 1)[0].tolist()
@@ -67,7 +67,7 @@ def test_a_file_that_disappears_is_one_message(pictures, load, monkeypatch):
 
 @pytest.mark.parametrize("source", ["files", "memory"])
 def test_a_lazy_split_can_be_sent_to_another_process(pictures, load, monkeypatch, source):
-    monkeypatch.setattr("bench.data.assemble.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("bench.data.splits.MEMORY_LIMIT", 0)
     name = f"imagefolder:{pictures}" if source == "files" else "digits"
     train = load(name, image_size=12).splits["train"]
     copy, indices = pickle.loads(pickle.dumps(train)), torch.arange(20)

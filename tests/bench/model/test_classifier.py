@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from bench.config import ExpertsConfig, ModelConfig, RouterConfig
+from bench.config.schema import ExpertsConfig, ModelConfig, RouterConfig
 from bench.model import build_model, forward_pass, moe_layers
 from bench.model.classifier import ImageNetwork
 from routers import RequestError

@@ -13,9 +13,9 @@ from torch import nn
 
 from bench.cli import main
 from bench.compute import count_flops
-from bench.compute.estimate import estimate
+from bench.compute.estimates import estimate
+from bench.compute.flops import model_facts
 from bench.data.dataset import ExpectedData
-from bench.facts import model_facts
 from bench.model import (
     MoELayer,
     ReplacedLinear,
@@ -26,9 +26,9 @@ from bench.model import (
     moefy,
 )
 from bench.model.backbone import site_of
-from bench.model.experts.rank import Size
+from bench.model.build import trial_model
+from bench.model.experts.factorised import Size
 from bench.model.moe import reweighted
-from bench.trial_model import trial_model
 from routers import MixtureRouting, RequestError, RouterContext, build_router
 from suites import Observed
 

@@ -9,7 +9,7 @@ import torch
 from timm.layers import Mlp
 from timm.models.mlp_mixer import MlpMixer
 
-from bench.config import ExpertsConfig, ModelConfig, RouterConfig
+from bench.config.schema import ExpertsConfig, ModelConfig, RouterConfig
 from bench.model import (
     MoELayer,
     ReplacedMLP,
@@ -20,7 +20,7 @@ from bench.model import (
     moefy,
 )
 from bench.model.backbone import site_of
-from bench.model.places import blocks_of, chosen_layers
+from bench.model.layers import blocks_of, chosen_layers
 from routers import ROUTERS, Baseline, RequestError, build_router, list_routers
 
 ROUTED = [name for name in list_routers() if not issubclass(ROUTERS.get(name).target, Baseline)]

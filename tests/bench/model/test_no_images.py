@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 
-from bench.config import TrainConfig
+from bench.config.schema import TrainConfig
 from bench.model import (
     EXPERTS,
     MoELayer,
@@ -16,7 +16,7 @@ from bench.model import (
     moefy,
 )
 from bench.model.backbone import site_of
-from bench.objective import Objective
+from bench.model.objective import Objective
 from routers import LOSSES, ROUTERS, Baseline, Batch, RequestError, build_router, list_routers
 
 ROUTED = [name for name in list_routers() if not issubclass(ROUTERS.get(name).target, Baseline)]

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from bench.config import TrainConfig
+from bench.config.schema import TrainConfig
 from bench.model import forward_pass, moe_layers, moefy
+from bench.model.objective import Objective
 from bench.model.recomputation import _TAPES
-from bench.objective import Objective
 from routers import RequestError
 from routers.token_choice import SoftmaxTokenChoice
 

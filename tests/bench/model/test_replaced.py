@@ -20,7 +20,7 @@ from timm.layers import (
 from torch import nn
 
 from bench.model import MoELayer, ReplacedMLP, moefy
-from bench.model.places import blocks_of
+from bench.model.layers import blocks_of
 from routers import RequestError
 
 WIDTH, HIDDEN = 8, 12

@@ -5,7 +5,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from bench.config import ExpertsConfig, ModelConfig, RouterConfig
+from bench.config.schema import ExpertsConfig, ModelConfig, RouterConfig
 from bench.model import build_model, forward_pass, moe_layers
 from routers import RequestError
 

@@ -1,0 +1,235 @@
+"""What is checked: a router in each of its settings, in a small MoE layer.
+
+Axes: g groups, t tokens, d width, E experts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.model import Activations, MLPExperts, MoELayer, ReplacedMLP, forward_pass, site_of
+from routers import (
+    AFFINITIES,
+    ROUTERS,
+    Choice,
+    Entry,
+    Range,
+    RequestError,
+    Router,
+    RouterContext,
+    Routing,
+    SoftRouting,
+    build_router,
+)
+from routers.hyper import HyperInfo, hyper_infos
+
+CROWDED = {"top_k": 2, "capacity_factor": 0.7}
+ALTERNATIVES: dict[str, Callable[[], list[Any]]] = {
+    "affinity": AFFINITIES.names,
+    "top_k": lambda: [2],
+    "capacity_factor": lambda: [0.7, None],
+    "eval_capacity_factor": lambda: [0.7],
+    "noise_std": lambda: [1.0],
+}
+
+
+def other_settings(entry: Entry) -> Iterator[dict[str, Any]]:
+    """Options that differ from the defaults, one at a time; in a crowd also with full experts."""
+    model = entry.hyper_model
+    infos = {info.name: info for info in hyper_infos(model)}
+    # Second choices meet full experts only where both are set.
+    crowded = {name: CROWDED[name] for name in CROWDED if name in infos}
+    if crowded:
+        yield crowded
+    for name, info in infos.items():
+        for value in _alternatives(info, model.model_fields[name].annotation):
+            yield {name: value}
+            if isinstance(value, bool) and crowded:
+                yield crowded | {name: value}
+
+
+def in_words(options: dict[str, Any]) -> str:
+    """The options as a label."""
+    return ", ".join(f"{name}={value}" for name, value in options.items()) or "defaults"
+
+
+def is_accepted(build: Callable[[], object]) -> bool:
+    """Whether a setting is taken, tried by building it; a crash is for the checks to report."""
+    try:
+        build()
+    except RequestError:
+        return False
+    except Exception:
+        return True
+    return True
+
+
+def _alternatives(info: HyperInfo, annotation: Any) -> list[Any]:
+    """Values that a hyper-parameter might have instead of its default."""
+    if info.name in ALTERNATIVES:
+        return [value for value in ALTERNATIVES[info.name]() if value != info.default]
+    if isinstance(info.default, bool):
+        return [not info.default]
+    if isinstance(info.tune, Range):
+        return [info.tune.low, info.tune.high]
+    options = info.tune.options if isinstance(info.tune, Choice) else typing.get_args(annotation)
+    if isinstance(info.tune, Choice) or typing.get_origin(annotation) is typing.Literal:
+        return [value for value in options if value != info.default]
+    return []
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One router in one setting.
+
+    Attributes:
+        options: the hyper-parameters that differ from the defaults.
+    """
+
+    name: str
+    options: dict[str, Any]
+    dim: int = 8
+    num_experts: int = 4
+    tokens: int = 16
+    groups: int = 3
+
+    @property
+    def entry(self) -> Entry:
+        """What is registered under the name."""
+        return ROUTERS.get(self.name)
+
+    @property
+    def label(self) -> str:
+        """The setting in words."""
+        return in_words(self.options)
+
+    def layer(self, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> MoELayer:
+        """The router in an MoE layer of MLP experts; `seed` fixes all its weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            experts = MLPExperts(self.num_experts, ReplacedMLP(self.dim, 2 * self.dim))
+            router = build_router(
+                self.name,
+                dim=self.dim,
+                num_experts=self.num_experts,
+                tokens=self.tokens,
+                site=site_of(experts),
+                **self.options,
+            )
+            for parameter in experts.parameters():
+                # An expert's output is of the size of its input.
+                torch.nn.init.normal_(parameter, std=0.5)
+            for parameter in router.parameters():
+                # What starts at 0 hides what lies behind it.
+                if not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.5)
+        return MoELayer(router, experts).to(dtype)
+
+    def resized(self, **sizes: Any) -> Subject:
+        """The same setting with another number of tokens, experts, …"""
+        return dataclasses.replace(self, **sizes)
+
+    def tokens_of(self, kind: str = "random", *, seed: int = 1) -> Tensor:
+        """Inputs (g, t, d), float64: "random", "constant", "zero" or "huge" (deviation 1e4)."""
+        shape = (self.groups, self.tokens, self.dim)
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if kind == "constant":
+            return x[:1, :1].expand(shape).contiguous()
+        return x * {"random": 1.0, "zero": 0.0, "huge": 1e4}[kind]
+
+    def routed(self, kind: str, *, training: bool) -> tuple[Router, Routing]:
+        """The routing of one kind of input by a fresh layer, and the router that it comes from."""
+        layer = self.layer().train(training)
+        _, routing = run(layer, self.tokens_of(kind))
+        return layer.router, routing
+
+    @cached_property
+    def routings(self) -> list[tuple[str, Router, Routing]]:
+        """Routings of every kind of input in training and in eval mode, after which it was.
+
+        Those that crash or are not finite are left out: the check `finite` reports them.
+        """
+        found = []
+        for training, kind in CASES:
+            try:
+                router, routing = self.routed(kind, training=training)
+            except Exception:
+                continue
+            if routing.gates.isfinite().all() and routing.combine_weights().isfinite().all():
+                found.append((in_case(training, kind), router, routing))
+        return found
+
+
+KINDS = ("random", "constant", "zero", "huge")
+CASES = [(training, kind) for training in (True, False) for kind in KINDS]
+
+
+def in_case(training: bool, kind: str) -> str:
+    """The mode and the kind of input in words."""
+    return f"{kind} input, {'training' if training else 'eval'} mode"
+
+
+def run(layer: MoELayer, x: Tensor, *, seed: int = 2) -> tuple[Tensor, Routing]:
+    """The layer's output (g, t, d) and the routing behind it; `seed` fixes the router's noise."""
+    generator = torch.Generator().manual_seed(seed)
+    with forward_pass(layer, generator=generator) as routings:
+        y = layer(x)
+    return y, routings[0]
+
+
+def subjects(name: str, given: dict[str, Any], sizes: dict[str, int]) -> list[Subject]:
+    """A router in its default setting, and with each hyper-parameter moved from its default.
+
+    Args:
+        given: hyper-parameters that stay as they are.
+        sizes: fields of `Subject`.
+
+    Raises:
+        RequestError: what is given does not fit the router.
+    """
+    entry = ROUTERS.get(name)
+    entry.validate(given)
+    first = Subject(name, given, **sizes)
+    others = (
+        dataclasses.replace(first, options=given | setting)
+        for setting in other_settings(entry)
+        if not setting.keys() & given.keys()
+    )
+    return [first, *(subject for subject in others if is_accepted(subject.layer))]
+
+
+def context_of(layer: MoELayer, x: Tensor) -> RouterContext:
+    """What a layer tells its router, with the experts' activations in the experts' own precision.
+
+    In a model the input has that precision too; here the router alone is fed with another.
+    """
+    weight = next(layer.experts.parameters())
+    generator = torch.Generator().manual_seed(2)
+    return RouterContext(generator, expert_hidden=Activations(layer.experts, x.to(weight.dtype)))
+
+
+def facts(y: Tensor, routing: Routing) -> dict[str, Tensor]:
+    """What must agree for two passes to be the same."""
+    return {"y": y, **tensors(routing)}
+
+
+def tensors(routing: Routing) -> dict[str, Tensor]:
+    """The parts of a routing that a pass depends on, by name."""
+    found = {"gates": routing.gates}
+    if isinstance(routing, SoftRouting):
+        found |= {"dispatch": routing.dispatch_tensor(), "combine": routing.combine_tensor()}
+    else:
+        # The order of slots means nothing, and where nothing is dropped the fullest expert of the
+        # whole batch sets their number.
+        found["dispatch"] = routing.dispatch_tensor().sum(-1)
+        found["combine"] = routing.combine_weights()
+    return found if routing.logits is None else {**found, "logits": routing.logits}

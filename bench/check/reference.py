@@ -1,0 +1,124 @@
+"""The definition, written a second time and as plainly as can be: what fast paths must equal.
+
+Axes: g groups, t tokens, d width, E experts, s slots of an expert. Nothing here calls a method of
+a router or of experts; only tensors come in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from bench.check.outcome import Failed, NotFinite, WrongReturn
+
+Expert = Callable[[Tensor], Tensor]
+
+
+def moe_output(d: Tensor, c: Tensor, x: Tensor, experts: list[Expert]) -> Tensor:
+    """y[g,t] = Σ_e,s C[g,t,e,s] · expert_e(Σ_t D[g,t,e,s] · x[g,t]), one slot after the other.
+
+    Args:
+        d: (g, t, E, s), the dispatch tensor.
+        c: (g, t, E, s), the combine tensor.
+        x: (g, t, …).
+        experts: E functions of a token's shape.
+    """
+    groups, tokens, _, slots = d.shape
+    outputs = []
+    for g in range(groups):
+        y = [torch.zeros((), dtype=x.dtype)] * tokens
+        for e, expert in enumerate(experts):
+            for s in range(slots):
+                slot = torch.zeros_like(x[g, 0])
+                for t in range(tokens):
+                    slot = slot + d[g, t, e, s] * x[g, t]
+                out = expert(slot)
+                for t in range(tokens):
+                    y[t] = y[t] + c[g, t, e, s] * out
+        outputs.append(torch.stack(y))
+    return torch.stack(outputs)
+
+
+def mlp(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: Expert) -> Expert:
+    """One expert: a two-layer MLP on one vector, (d,) -> (d,)."""
+    return lambda x: activation(x @ w1 + b1) @ w2 + b2
+
+
+def capacity(factor: float | None, tokens: int, experts: int, choices: int) -> int:
+    """The most tokens of a group that one expert may take.
+
+    ceil(factor · t · k / E), at most t; k = 1 where experts choose; t where the factor is None.
+    """
+    if factor is None:
+        return tokens
+    return min(tokens, math.ceil(factor * tokens * choices / experts - 1e-9))
+
+
+def soft_slots(factor: float, tokens: int, experts: int) -> int:
+    """Slots of each expert in soft routing: round(factor · t / E), at least 1."""
+    return max(1, round(factor * tokens / experts))
+
+
+def require(holds: bool, message: str) -> None:
+    """Fail the check unless this holds."""
+    if not holds:
+        raise Failed(message)
+
+
+def require_all(holds: Tensor, values: Tensor, what: str, axes: str, wanted: str) -> None:
+    """Fail with the first value of `values` for which `holds`, of the same shape, is false."""
+    if not holds.all():
+        index = tuple((~holds).nonzero()[0].tolist())
+        wrong = int((~holds).sum())
+        raise Failed(
+            f"{what}[{_named(axes, index)}] is {values[index].item():.6g}, not {wanted}; "
+            f"wrong in {wrong} of {holds.numel()}"
+        )
+
+
+def require_equal(
+    actual: Tensor, expected: Tensor, what: str, axes: str, source: str, tolerance: float = 1e-9
+) -> None:
+    """Fail where two tensors differ by more than `tolerance` times the largest entry expected.
+
+    Args:
+        what: what `actual` is.
+        axes: a name for each axis, as "gte".
+        source: what `expected` is.
+    """
+    require(
+        actual.shape == expected.shape,
+        f"{what} has shape {tuple(actual.shape)}, {source} {tuple(expected.shape)}",
+    )
+    actual, expected = actual.detach().double(), expected.detach().double()
+    # Also false for NaN.
+    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    close = (actual - expected).abs() <= tolerance * max(scale, 1.0)
+    if not close.all():
+        difference = torch.nan_to_num((actual - expected).abs(), nan=torch.inf)
+        index = tuple(torch.unravel_index(difference.argmax(), actual.shape))
+        place = _named(axes, tuple(int(i) for i in index))
+        raise Failed(
+            f"{what}[{place}] is {actual[index].item():.6g}, {source} gives "
+            f"{expected[index].item():.6g}; different in {int((~close).sum())} of {close.numel()}"
+        )
+
+
+def require_finite(value: Tensor, what: str) -> None:
+    """Fail where a tensor has NaN or infinite entries."""
+    wrong = int((~value.isfinite()).sum())
+    if wrong:
+        raise NotFinite(f"{what} has {wrong} of {value.numel()} entries that are not finite")
+
+
+def require_returned(holds: bool, message: str) -> None:
+    """Fail the check unless what the component returned is as it should be."""
+    if not holds:
+        raise WrongReturn(message)
+
+
+def _named(axes: str, index: tuple[int, ...]) -> str:
+    return ", ".join(f"{axis}={i}" for axis, i in zip(axes, index, strict=False))

@@ -1,0 +1,158 @@
+"""What every command is told: where results lie, and whose plugins to load."""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.cli.faults import classified
+
+if TYPE_CHECKING:
+    from results import Store
+
+Home = Annotated[
+    Path,
+    typer.Option(
+        "--home",
+        envvar="BENCH_HOME",
+        metavar="FOLDER",
+        help="Where everything lies that runs make.",
+    ),
+]
+Db = Annotated[
+    str | None,
+    typer.Option(
+        "--db",
+        metavar="DATABASE",
+        help="A SQLite file or any SQLAlchemy URL.",
+        show_default="bench.db in the home folder",
+    ),
+]
+Plugin = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin", metavar="FILE", help="Python file that registers components; repeatable."
+    ),
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a command works.
+
+    Attributes:
+        home: folder of everything that runs make, absolute.
+        database: path or URL.
+        plugins: files to load before the command does its work.
+    """
+
+    home: Path
+    database: str
+    plugins: tuple[Path, ...]
+
+    def store(self, *, create: bool = False) -> Store:
+        """The database.
+
+        Raises:
+            StoreError: there is none and `create` is False, or it cannot be used.
+        """
+        from results import open_store
+
+        return open_store(self.database, create=create)
+
+    def has_store(self) -> bool:
+        """Whether there is a database to read."""
+        return "://" in self.database or Path(self.database).exists()
+
+    def load(self) -> None:
+        """Register everything: built-in components, installed plugins, the user's own files.
+
+        Raises:
+            RequestError: a file of the user's cannot be imported.
+        """
+        import bench.data
+        import bench.model  # noqa: F401
+        import suites  # noqa: F401
+        from bench.execute import OPENED
+        from routers import load_entry_points, load_plugin
+
+        OPENED.watch()
+        for failure in load_entry_points():
+            print(f"warning: {failure.message}; it is left out", file=sys.stderr)
+        for plugin in self.plugins:
+            load_plugin(plugin)
+
+
+def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
+    """Register a function as a command: its first parameter is the `Place`, made of the options
+    that every command takes; the others are arguments and options of its own."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        def run(home: Path, db: str | None, plugin: list[Path] | None, **own: Any) -> None:
+            del own["debug"]  # `main` looks for it, since errors may come before any command
+            home = _expanded(home).absolute()
+            database = str(home / "bench.db") if db is None else _database(db)
+            plugins = tuple(map(_expanded, plugin or ()))
+            try:
+                function(Place(home, database, plugins), **own)
+            except KeyboardInterrupt:
+                # What Python clears up at its end takes a moment; an impatient third Ctrl-C would
+                # print a traceback of it.
+                atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
+                print("\ninterrupted; the same command takes it up again", file=sys.stderr)
+                raise typer.Exit(130) from None
+            except Exception as error:
+                told = classified(error, home)
+                if told is error:
+                    raise
+                raise told from error
+
+        signature = inspect.signature(function, eval_str=True)
+        own = list(signature.parameters.values())[1:]
+        run.__signature__ = signature.replace(parameters=[*own, *_COMMON])  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in (*own, *_COMMON)}
+        run.__doc__ = function.__doc__
+        app.command(name or function.__name__)(run)
+        return function
+
+    return register
+
+
+def _database(text: str) -> str:
+    """The path or URL of `--db`; a path may begin with `~`."""
+    file = text.partition("://")[2].removeprefix("/") if text.startswith("sqlite") else text
+    if file in ("", ":memory:"):
+        raise typer.BadParameter(
+            f"--db {text} is in memory and would be gone at the end: name a file, as --db my.db"
+        )
+    return text if "://" in text else str(_expanded(Path(text)))
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError as error:  # no such user, or HOME is unset and the user is nobody's
+        raise typer.BadParameter(f"{path}: {error} Write the path in full.") from None
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
+    )
+
+
+_COMMON: Sequence[inspect.Parameter] = (
+    _parameter("home", Home, Path("runs")),
+    _parameter("db", Db, None),
+    _parameter("plugin", Plugin, None),
+    _parameter("debug", Debug, False),
+)

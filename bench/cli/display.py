@@ -1,0 +1,96 @@
+"""Numbers as people read them, and tables that fit a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def clock(moment: datetime, now: datetime) -> str:
+    """`07:42 CET` of the day of `now`, `Tue 07:42 CET` in its week, else `2026-05-03 07:42 CEST`.
+
+    In the time zone of this machine; so is what has none.
+    """
+    moment, now = moment.astimezone(), now.astimezone()
+    days = abs((moment.date() - now.date()).days)
+    day = "" if not days else "%a " if days < 7 else "%Y-%m-%d "
+    return moment.strftime(f"{day}%H:%M %Z")
+
+
+def first_line(text: str | None) -> str:
+    """The first line that says something, without a terminal's control characters."""
+    lines = (re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", line) for line in (text or "").splitlines())
+    plain = (re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", line).strip() for line in lines)
+    return next(filter(None, plain), "")
+
+
+def size(amount: float) -> str:
+    """Bytes as `312 B`, `5.1 MB`, `2.4 GB`."""
+    return _scaled(amount, (" B", " kB", " MB", " GB", " TB"))
+
+
+def count(amount: float) -> str:
+    """`912`, `31.2k`, `5.38M`, `1.2G`; for parameters and steps."""
+    return _scaled(amount, ("", "k", "M", "G", "T"))
+
+
+def _scaled(amount: float, units: tuple[str, ...]) -> str:
+    """Three digits and the first unit, each 1000 of the one before, that needs no more."""
+    for unit in units[:-1]:
+        if amount < 999.5:
+            return f"{amount:.3g}{unit}"
+        amount /= 1000
+    return f"{amount:.3g}{units[-1]}"
+
+
+def flops(amount: float) -> str:
+    """`7.1e11`: FLOPs span too many orders for words."""
+    mantissa, exponent = f"{amount:.1e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def table(*columns: str, right: str = "") -> Table:
+    """A plain table; columns named in `right` (space-separated) are right-aligned."""
+    made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for name in columns:
+        made.add_column(name, justify="right" if name in right.split() else "left")
+    return made
+
+
+def add_grouped(made: Table, rows: Iterable[tuple[str, str, Sequence[str]]]) -> None:
+    """Rows of router, condition and cells, by condition; those without one first, unheaded."""
+    groups: dict[str, list[tuple[str, Sequence[str]]]] = {}
+    for router, condition, cells in rows:
+        groups.setdefault(condition, []).append((router, cells))
+    for condition, members in sorted(groups.items(), key=lambda group: group[0] != ""):
+        for setting in condition.split():
+            made.add_row(Text(setting, "italic"))
+        for router, cells in members:
+            made.add_row(f"  {router}" if condition else router, *cells)
+
+
+def print_table(renderable: Any) -> None:
+    """Print on standard output; in a pipe 100 columns wide."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=100)
+    console.print(renderable)

@@ -1,0 +1,264 @@
+"""Is this machine fit? One finding for each thing that a run needs, and how to mend it.
+
+Nothing is imported at the top that could itself be what is broken.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+Status = Literal["ok", "warn", "fail"]
+STYLES: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+GIGABYTE = 10**9
+ENOUGH_DISK = 5 * GIGABYTE
+ENOUGH_MEMORY = 2 * GIGABYTE
+SHARED_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "lustre", "afs", "fuse.sshfs")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at.
+
+    Attributes:
+        status: "fail" where a run would not work, "warn" where it would work badly.
+        mend: what to do; empty where nothing is to be done.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    mend: str = ""
+
+
+def diagnose(home: Path, database: str, plugins: Sequence[Path] = ()) -> list[Finding]:
+    """Look at everything that a run needs; nothing is left behind.
+
+    Args:
+        home: the folder where runs lie; it need not exist.
+        database: path or URL.
+        plugins: files that are to be loaded.
+    """
+    checks: list[tuple[str, Callable[[], Finding]]] = [
+        ("python", _python),
+        ("torch", _torch),
+        ("device", _device),
+        ("threads", _threads),
+        ("load", _load),
+        ("memory", _memory),
+        ("data", _data),
+        ("suites", _suites),
+        ("home", partial(_home, home)),
+        ("database", partial(_database, database)),
+        ("plugins", _entry_points),
+        *[(f"plugin {plugin.name}", partial(_plugin, plugin)) for plugin in plugins],
+    ]
+    return [_guarded(name, check) for name, check in checks]
+
+
+def healthy(findings: Sequence[Finding]) -> bool:
+    """Whether nothing fails."""
+    return all(finding.status != "fail" for finding in findings)
+
+
+def render(findings: Sequence[Finding]) -> RenderableType:
+    """A table; what is to be done stands under what was found."""
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("")
+    table.add_column("status")
+    table.add_column("what was found", overflow="fold")
+    for finding in findings:
+        found = Text(finding.detail)
+        if finding.mend:
+            found.append(f"\n→ {finding.mend}", "bold")
+        table.add_row(finding.name, Text(finding.status, STYLES[finding.status]), found)
+    return table
+
+
+def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except Exception as error:
+        return Finding(name, "fail", f"{type(error).__name__}: {error}")
+
+
+def _python() -> Finding:
+    return Finding("python", "ok", f"{platform.python_version()} in {sys.prefix}")
+
+
+def _torch() -> Finding:
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Finding("torch", "fail", str(error), "pip install -e . in the repository's folder")
+    identity = torch.eye(3)
+    if not torch.equal(identity @ identity, identity):
+        return Finding("torch", "fail", f"{torch.__version__} multiplies wrongly", "reinstall it")
+    return Finding("torch", "ok", torch.__version__)
+
+
+def _device() -> Finding:
+    import torch
+
+    if not torch.cuda.is_available():
+        if shutil.which("nvidia-smi") is None:
+            return Finding("device", "ok", "no GPU; runs use the CPU")
+        detail = f"there is an NVIDIA driver, which torch {torch.__version__} cannot use"
+        return Finding("device", "warn", detail, "install a torch that is built for its CUDA")
+    named = []
+    for index in range(torch.cuda.device_count()):
+        identity = torch.eye(3, device=f"cuda:{index}")
+        if not torch.equal(identity @ identity, identity):
+            return Finding("device", "fail", f"GPU {index} multiplies wrongly", "do not use it")
+        free, total = torch.cuda.mem_get_info(index)
+        name = torch.cuda.get_device_name(index)
+        named.append(f"{name}, {free / GIGABYTE:.0f} of {total / GIGABYTE:.0f} GB free")
+    return Finding("device", "ok", "; ".join(named))
+
+
+def _threads() -> Finding:
+    from bench.environment import cores, run_threads
+    from results.text import counted
+
+    threads, there = run_threads(), cores()
+    detail = f"a run computes with {threads} of {counted(there, 'core')}"
+    if threads > there:
+        return Finding("threads", "warn", detail, f"set OMP_NUM_THREADS={there}")
+    return Finding("threads", "ok", detail)
+
+
+def _load() -> Finding:
+    import psutil
+
+    from bench.environment import cores
+    from results.text import counted
+
+    load, there = psutil.getloadavg()[0], cores()
+    detail = f"{load:.1f} processes wanted to run in the last minute, on {counted(there, 'core')}"
+    if load > there / 2:
+        return Finding("load", "warn", detail, "timings will be noisy: let other work end first")
+    return Finding("load", "ok", detail)
+
+
+def _memory() -> Finding:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    detail = f"{memory.available / GIGABYTE:.1f} of {memory.total / GIGABYTE:.1f} GB free"
+    if memory.available < ENOUGH_MEMORY:
+        return Finding("memory", "warn", detail, "end other programs; large presets need more")
+    return Finding("memory", "ok", detail)
+
+
+def _data() -> Finding:
+    from bench.config import DataConfig
+    from bench.data import load_dataset
+    from bench.data.fashion_mnist_mini import CONTENT_HASH, FILE
+
+    dataset = load_dataset(DataConfig.model_validate({"name": "fashion_mnist_mini"}))
+    if dataset.content_hash != CONTENT_HASH:
+        detail = f"the embedded images have the hash {dataset.content_hash}, not {CONTENT_HASH}"
+        return Finding("data", "fail", detail, f"git checkout -- {FILE}")
+    images = sum(len(split) for split in dataset.splits.values())
+    return Finding("data", "ok", f"{dataset.name}: {images:,} images, as they should be")
+
+
+def _suites() -> Finding:
+    from results.text import counted
+    from routers.errors import BenchError
+    from suites.support.known_answers import self_test
+
+    try:
+        answers = self_test()
+    except BenchError as error:
+        mend = "mend the suite; what it has measured cannot be trusted"
+        return Finding("suites", "fail", str(error), mend)
+    return Finding("suites", "ok", f"{counted(answers, 'known answer')}, all measured right")
+
+
+def _home(home: Path) -> Finding:
+    there = next(place for place in _upwards(home) if place.exists())
+    if not there.is_dir():
+        return Finding("home", "fail", f"{there} is a file", "choose another folder with --home")
+    try:
+        with tempfile.NamedTemporaryFile(dir=there) as file:
+            file.write(b"0" * 4096)
+            file.flush()
+    except OSError as error:
+        mend = "choose another with --home or BENCH_HOME"
+        return Finding("home", "fail", f"cannot write into {there}: {error.strerror}", mend)
+    free = shutil.disk_usage(there).free
+    detail = f"{home}: {free / GIGABYTE:.0f} GB free"
+    if free < ENOUGH_DISK:
+        return Finding("home", "warn", detail, "make room: checkpoints of large presets need more")
+    return Finding("home", "ok", detail)
+
+
+def _database(database: str) -> Finding:
+    from results import StoreError, open_store
+
+    if "://" not in database:
+        file = Path(database)
+        system = _file_system(file.parent)
+        if system.startswith(SHARED_FILE_SYSTEMS):
+            detail = f"{file} lies on a shared file system ({system}), where SQLite may lock up"
+            mend = "keep it on a local disk, or use PostgreSQL with --db"
+            return Finding("database", "warn", detail, mend)
+        if not file.exists():
+            return Finding("database", "ok", f"{file}: none yet; the first run makes it")
+    try:
+        with open_store(database, create=False) as store:
+            from results.info import describe
+            from results.text import counted
+
+            about = describe(store)
+    except StoreError as error:
+        return Finding("database", "fail", str(error))
+    studies = counted(len(about.studies), "study", "studies")
+    return Finding("database", "ok", f"{about.url}: schema {about.schema}, {studies}")
+
+
+def _entry_points() -> Finding:
+    from routers import list_routers, load_entry_points
+
+    failures = load_entry_points()
+    if failures:
+        detail = "; ".join(failure.message for failure in failures)
+        return Finding("plugins", "warn", detail, "mend or uninstall it; all others work")
+    return Finding("plugins", "ok", f"{len(list_routers())} routers are registered")
+
+
+def _plugin(file: Path) -> Finding:
+    from routers import RequestError, load_plugin
+
+    try:
+        load_plugin(file)
+    except RequestError as error:
+        return Finding(f"plugin {file.name}", "fail", str(error))
+    return Finding(f"plugin {file.name}", "ok", str(file))
+
+
+def _upwards(folder: Path) -> Iterator[Path]:
+    """The folder, and each one above it."""
+    absolute = folder.absolute()
+    yield absolute
+    yield from absolute.parents
+
+
+def _file_system(folder: Path) -> str:
+    """The type of the file system that a folder lies on; empty where unknown."""
+    import psutil
+
+    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
+    return next((mounts[place] for place in _upwards(folder.resolve()) if place in mounts), "")

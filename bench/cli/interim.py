@@ -1,0 +1,83 @@
+"""A plan done to its end: at once, or in interim analyses where seeds are added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.cli.live import Display
+from bench.data import Datasets
+from bench.execute import RunOptions, RunSummary, run_plan
+from bench.plan import Plan, Request, Sequential, add_seeds, refuse_other_looks
+from results import Store
+
+if TYPE_CHECKING:
+    from report.comparisons import Comparison
+    from results import Store
+
+
+def do(plan: Plan, store: Store, home: Path, datasets: Datasets, options: RunOptions) -> RunSummary:
+    """Do a plan and show how it goes; with `--seeds auto` until all is decided, or to its limit.
+
+    Returns:
+        What the last look did, and found done.
+
+    Raises: see `bench.execute.runner.run_plan` and `bench.plan.sequential.refuse_other_looks`.
+    """
+    asked = plan.request.sequential
+    if asked is None:
+        return _once(plan, store, home, datasets, options)
+    name = plan.request.study
+    before = next((study.request for study in store.studies() if study.name == name), {})
+    refuse_other_looks(name, asked, before)
+    summaries: list[RunSummary] = []
+
+    def look(stood: Sequential, seeds: int) -> Sequence[Comparison] | None:
+        part = _of_seeds(plan, stood, seeds)
+        summaries.append(_once(part, store, home, datasets, options))
+        return None if summaries[-1].left else _declared(part, store)
+
+    left = add_seeds(asked, look, _say)
+    store.study(name, _at(plan.request, left, left.taken).record())
+    return summaries[-1]
+
+
+def _say(text: str) -> None:
+    """Print a line; where that fails, as into a closed pipe, the run goes on."""
+    with suppress(OSError):
+        print(text)
+
+
+def _once(
+    plan: Plan, store: Store, home: Path, datasets: Datasets, options: RunOptions
+) -> RunSummary:
+    with Display() as display:
+        return run_plan(plan, store, home, datasets, display, options)
+
+
+def _of_seeds(plan: Plan, stood: Sequential, seeds: int) -> Plan:
+    """The part of a plan that a look with so many seeds is at."""
+    trials = tuple(planned for planned in plan.trials if planned.spec.seed < seeds)
+    return replace(plan, request=_at(plan.request, stood, seeds), trials=trials)
+
+
+def _at(request: Request, sequential: Sequential, seeds: int) -> Request:
+    preset = request.preset.model_copy(update={"seeds": seeds})
+    return replace(request, preset=preset, sequential=sequential)
+
+
+def _declared(plan: Plan, store: Store) -> Sequence[Comparison]:
+    """The comparisons of a plan's trials, just as the report tests them."""
+    from report.comparisons import comparisons
+    from report.load import load_study
+
+    study = load_study(store, plan.request.study)
+    asked = {planned.fingerprint.value for planned in plan.trials}
+    own = {
+        name: frame[frame["trial"].isin(asked)]
+        for name, frame in (("trials", study.trials), ("metrics", study.metrics))
+    }
+    return comparisons(replace(study, **own))

@@ -1,0 +1,276 @@
+"""What `plan` prints: what each training takes, what is reused and why, and when all is done."""
+
+from __future__ import annotations
+
+import textwrap
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from math import inf
+from typing import Any
+
+from rich.console import Console
+
+from bench.cli.context import Place
+from bench.cli.display import add_grouped, clock, count, duration, flops, print_table, size, table
+from bench.compute import Budget, Estimate, Spent, estimate
+from bench.config import ModelConfig, TrialSpec
+from bench.data import Datasets, load_or_expect
+from bench.execute import Job, LayerJob, TrialJob, jobs_of, prepared_machine, slots
+from bench.plan import (
+    Decision,
+    Pace,
+    Plan,
+    Request,
+    Reuse,
+    Seen,
+    Work,
+    condition_of,
+    forecast,
+    labels,
+    make_plan,
+    seen_on,
+    solved_specs,
+    trial_specs,
+)
+from results.conditions import router_of
+from results.settings import place_of
+from results.store.registration import machine_row
+from results.text import counted
+
+
+@dataclass(frozen=True)
+class Row:
+    """The trials that differ in the seed alone; `condition` as `condition_of` tells it.
+
+    `label` begins with the router, or its twin; `found` are the settings that were found for them
+    alone, by path.
+    """
+
+    router: str
+    label: str
+    condition: str
+    found: dict[str, Any]
+    takes: Estimate
+    disk_bytes: int
+
+    @property
+    def flops(self) -> float | None:
+        """Of one training; None where seconds decide its steps."""
+        budget = self.takes.budget
+        return None if budget.steps is None else budget.steps * budget.own.flops
+
+    @property
+    def settings(self) -> str:
+        """What sets them apart from the router's others."""
+        return self.label.removeprefix(self.router).strip()
+
+
+def rows_of(
+    specs: Sequence[TrialSpec], datasets: Datasets, tell: Callable[[str], None]
+) -> list[Row]:
+    """One for each condition; `tell` is told which is being counted."""
+    once = {
+        condition_of(spec): (label, spec) for label, spec in zip(labels(specs), specs, strict=True)
+    }
+    rows = []
+    for condition, (label, spec) in once.items():
+        tell(f"counting {label}")
+        takes = _takes(spec, datasets)
+        files = max(spec.train.snapshots, 1)
+        router, disk = router_of(spec.model_dump()), takes.checkpoint_bytes * files
+        rows.append(Row(router, label, condition, _found(spec), takes, disk))
+    return rows
+
+
+def _takes(spec: TrialSpec, datasets: Datasets) -> Estimate:
+    own, *others = [load_or_expect(of.data, datasets)[0] for of in (spec, spec.parent) if of]
+    return estimate(spec, own, *others)
+
+
+def _model(model: ModelConfig) -> str:
+    """A model by its name, with the options that make another model of it."""
+    options = ", ".join(f"{name}={value}" for name, value in model.options.items())
+    return f"{model.name} ({options})" if options else model.name
+
+
+def print_trainings(
+    request: Request, rows: Sequence[Row], trials: int, seconds: Mapping[str, float | None]
+) -> None:
+    """Print one row a condition, and the sums.
+
+    Args:
+        trials: their number.
+        seconds: of one training by condition, where they are known.
+    """
+    seeds = request.preset.seeds
+    asked = f"{counted(trials, 'trial')}, {counted(seeds, 'seed')}"
+    print(f"Study {request.study}, preset {request.preset.name}: {asked}")
+    print(textwrap.fill(f"Model: {_model(request.preset.model)}", 80) + "\n")
+    right = "steps params FLOPs memory disk time"
+    made = table("router", *right.split(), right=right)
+    made.padding = (0, 0)  # seven columns in 80
+    add_grouped(
+        made,
+        ((row.router, row.settings, _cells(row, seconds.get(row.condition))) for row in rows),
+    )
+    print_table(made)
+    spent = [row.flops for row in rows]
+    told = flops(sum(filter(None, spent)) * seeds) if None not in spent else "unknown"
+    print(
+        f"\nOf one training each. All {trials}: {told} FLOPs and "
+        f"{size(sum(row.disk_bytes for row in rows) * seeds)} of disk;\nthe largest needs "
+        f"{size(max(row.takes.training_bytes for row in rows))} of memory.\n"
+    )
+    for row in rows:
+        numbers = {**row.found, **row.takes.expert_facts}
+        parts = [f"{name} {value:.4g}" for name, value in numbers.items()]
+        parts += _missed(row.takes.budget)
+        if parts:
+            print(f"{row.label}: {', '.join(parts)}")
+
+
+def _cells(row: Row, seconds: float | None) -> list[str]:
+    budget = row.takes.budget
+    return [
+        f"{budget.amount:g} s" if budget.steps is None else f"{budget.steps:,}",
+        count(row.takes.parameters),
+        "–" if row.flops is None else flops(row.flops),
+        size(row.takes.training_bytes),
+        size(row.disk_bytes),
+        "–" if seconds is None else _short(seconds),
+    ]
+
+
+def _found(spec: TrialSpec) -> dict[str, Any]:
+    """Settings that were found for a trial alone, by tuning or by matching compute: numbers."""
+    found = {}
+    for path in spec.found:
+        value: Any = spec.model_dump(mode="json")
+        for name in place_of(path):
+            value = value.get(name, {})
+        if isinstance(value, float | int):
+            found[path] = value
+    return found
+
+
+def _missed(budget: Budget) -> list[str]:
+    """That the trial will miss its budget, and by how much, where it will."""
+    if budget.steps is None:
+        return []
+    spent = Spent(budget.steps * budget.own.flops, budget.steps, 0.0)
+    return [] if budget.met_by(spent) else [f"misses its budget by {budget.error(spent):+.1%}"]
+
+
+def _short(seconds: float) -> str:
+    """`8.3 s`, `83 s`, `8.3 min`, `83 h`: three columns and a unit, of a table of 80."""
+    units = ((100, 1, "s"), (6000, 60, "min"), (inf, 3600, "h"))
+    scale, unit = next((scale, unit) for limit, scale, unit in units if seconds < limit)
+    amount = seconds / scale
+    return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"
+
+
+def print_plan(
+    request: Request, place: Place, workers: int | None = None, wanted: Sequence[str] = ()
+) -> None:
+    """Print the plan of a request; nothing is written.
+
+    Args:
+        workers, wanted: their number and devices, as `slots` takes them.
+    """
+    datasets = Datasets()
+    asked = trial_specs(request.preset)
+    if any(load_or_expect(spec.data, datasets)[1] is None for spec in asked):
+        _print_without_data(request, datasets)
+        return
+    plan = make_plan(request, datasets)
+    jobs, seen = _jobs(plan, place)
+    places = slots(workers, wanted)
+    with Console(stderr=True).status("") as status:
+        rows = rows_of([planned.spec for planned in plan.trials], datasets, status.update)
+    pace, works = Pace(Seen(), seen), _works(jobs, rows)
+    seconds = {condition: pace.training(work) for condition, work in works if not work.trained}
+    if rows:
+        print_trainings(request, rows, len(plan.trials), seconds)
+    _print_decisions(jobs)
+    _print_finishing([work for _, work in works], pace, places)
+    if request.sequential is not None:
+        told = ", ".join(map(str, request.sequential.seeds))
+        print(f"All this at most: with --seeds auto it may be over at each look, at {told} seeds.")
+
+
+def _print_without_data(request: Request, datasets: Datasets) -> None:
+    specs = solved_specs(request.preset, datasets)
+    with Console(stderr=True).status("") as status:
+        rows = rows_of(specs, datasets, status.update)
+    print_trainings(request, rows, len(specs), {})
+    names = ", ".join(sorted({spec.data.name for spec in specs}))
+    print(f"The data ({names}) is not here: what could be reused is not known,")
+    print("nor the finishing time.")
+
+
+def _jobs(plan: Plan, place: Place) -> tuple[list[Job], Seen]:
+    """What is left to do of a plan, and what this machine has trained and measured."""
+    if not place.has_store():
+        new = [Decision(True, "new", planned.suites) for planned in plan.trials]
+        return list(jobs_of(plan, new, [planned.suites for planned in plan.layers])), Seen()
+    with place.store() as store:
+        machine = prepared_machine()
+        reuse = Reuse(store, place.home, machine_row(store, machine))
+        jobs = jobs_of(plan, reuse.trials(plan.trials), reuse.layers(plan.layers))
+        return list(jobs), seen_on(store, machine)
+
+
+def _works(jobs: Sequence[Job], rows: Sequence[Row]) -> list[tuple[str, Work]]:
+    """What is left of each job, with its condition and the FLOPs that were counted for it."""
+    flops = {row.condition: row.flops for row in rows}
+    conditions = [condition_of(job.planned.spec) for job in jobs]
+    return [
+        (condition, replace(job.work, flops=flops.get(condition)))
+        for condition, job in zip(conditions, jobs, strict=True)
+        if not job.idle
+    ]
+
+
+def _print_finishing(works: Sequence[Work], pace: Pace, places: Sequence[str]) -> None:
+    """Print when all is done if it is begun now, and what that is made of.
+
+    Args:
+        places: the device of each worker.
+    """
+    if not works:
+        print("finishing time: nothing is left to do")
+        return
+    ends = forecast(works, pace, len(places), len(set(places)))
+    if ends is None:
+        print(
+            "finishing time: not known, no trial has run on this machine yet;\n"
+            "`run` shows it after its first trials"
+        )
+        return
+    now = datetime.now()
+    print(
+        f"finishing time: about {duration(ends.whole)} with {counted(len(places), 'worker')} "
+        f"({clock(now + timedelta(seconds=ends.whole), now)}), of which\n"
+        f"training {duration(ends.training)}, measuring {duration(ends.measuring)}, "
+        f"timings {duration(ends.timings)}"
+    )
+    suites = [(work, suite) for work in works for suite in work.suites]
+    unknown = dict.fromkeys(suite for work, suite in suites if pace.measuring(work, suite) is None)
+    if unknown:
+        print(f"without {', '.join(unknown)}: not measured on this machine yet")
+
+
+def _print_decisions(jobs: Sequence[Job]) -> None:
+    """Counts by reason: what is trained, what is reused, what is measured."""
+    trials = [job.decision for job in jobs if isinstance(job, TrialJob)]
+    for train, verb in ((True, "to train"), (False, "reused")):
+        reasons = Counter(decision.reason for decision in trials if decision.train is train)
+        for reason, number in reasons.most_common():
+            print(f"{number:>5} {verb}: {reason}")
+    due = Counter(suite.name for decision in trials for suite in decision.due)
+    due.update(suite.name for job in jobs if isinstance(job, LayerJob) for suite in job.due)
+    measurements = ", ".join(f"{suite} {number}" for suite, number in due.items())
+    told = f"{due.total():>5} to measure{': ' * bool(due)}{measurements}"
+    print(textwrap.fill(told, 80, subsequent_indent=" " * 6))

@@ -1,0 +1,114 @@
+"""`status` and `why`: how a study stands, and why a trial is reused or not."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli.context import Place, command
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from bench.cli.standing import Standing
+
+Study = Annotated[
+    str | None,
+    typer.Option(
+        "--study", metavar="NAME", help="Which study.", show_default="the one asked for last"
+    ),
+]
+Watch = Annotated[
+    bool, typer.Option("--watch", help="Follow what goes on, until it ends or Ctrl-C.")
+]
+Digest = Annotated[
+    bool, typer.Option("--digest", help="What a run tells at its end: news, failures, the best.")
+]
+Trial = Annotated[
+    str,
+    typer.Argument(metavar="TRIAL", help="The beginning of its fingerprint, as `status` shows."),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register these commands."""
+    command(app)(status)
+    command(app)(why)
+
+
+def status(place: Place, study: Study = None, watch: Watch = False, digest: Digest = False) -> None:
+    """Show how a study stands: a run that goes on in another terminal, that ended, or that died.
+
+    \b
+    Examples:
+      python bench.py status
+      python bench.py status --study tiny --watch
+      python bench.py status --digest
+    """
+    if watch and digest:
+        raise typer.BadParameter("--watch and --digest do not go together")
+    with place.store() as store:
+        name = store.find_study(study).name
+        if digest:
+            place.load()
+            from bench.cli.digest import digest as text
+
+            print(text(store, name, place.home))
+            return
+        from bench.cli.standing import read_standing
+
+        if watch:
+            from bench.cli.standing import follow
+
+            try:
+                follow(store, name)
+            except KeyboardInterrupt:
+                return
+        print_standing(read_standing(store, name), place.home)
+
+
+def print_standing(standing: Standing, home: Path) -> None:
+    """The run and its workers, each trial, and what there is to say of some."""
+    from bench.cli.display import duration, first_line, print_table, table
+    from bench.cli.standing import text_of
+    from results.versions import older_sentence
+
+    print(text_of(standing))
+    made = table("trial", "router", "seed", "status", "time", right="seed time")
+    for row in standing.trials.itertuples():
+        time = "" if row.seconds != row.seconds else duration(row.seconds)
+        started = row.parent and f"started from {row.parent[:10]}"
+        label = "\n  ".join(filter(None, (row.router, row.condition, started)))
+        state = f"{row.status.replace('_', ' ')}{' §' * row.older}"
+        made.add_row(row.trial[:10], label, str(row.seed), state, time)
+    print()
+    print_table(made)
+    if older := older_sentence(standing.trials):
+        print(f"\n§ {older}")
+    for row in standing.trials.itertuples():
+        if row.error:
+            print(f"\n{row.trial[:10]} {row.status.replace('_', ' ')}: {first_line(row.error)}")
+        if row.note:
+            print(f"{row.trial[:10]} note: {row.note}")
+        if row.error and row.log:
+            print(f"  log: {home / row.log}")
+    failed = standing.measurements[standing.measurements["status"] == "failed"]
+    for row in failed.itertuples():
+        print(f"\n{row.trial[:10]} {row.suite} failed: {first_line(row.error)}")
+
+
+def why(place: Place, trial: Trial) -> None:
+    """Say why a stored trial would be reused now, or not.
+
+    \b
+    Example:
+      python bench.py why 3f9a2c
+    """
+    place.load()
+    from bench.plan import explain
+    from results.store.registration import find_trial
+
+    with place.store() as store:
+        for line in explain(find_trial(store, trial), store):
+            print(line)

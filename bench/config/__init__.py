@@ -1,0 +1,58 @@
+"""A request as validated plain data: a trial's settings, presets, and changes to them."""
+
+from bench.config.overrides import (
+    check_path,
+    override,
+    parse_set,
+    presets_of,
+    refuse_both,
+    settings_of,
+    sweep_of,
+    with_routers,
+    with_settings,
+)
+from bench.config.presets import ParentConfig, Preset, load_preset, nearest_path
+from bench.config.schema import (
+    DENSE,
+    AugmentConfig,
+    DataConfig,
+    ExpertsConfig,
+    Match,
+    ModelConfig,
+    Options,
+    Pruner,
+    RouterConfig,
+    SearchOptions,
+    SearchRange,
+    TrainConfig,
+    TrialSpec,
+)
+
+__all__ = [
+    "DENSE",
+    "AugmentConfig",
+    "DataConfig",
+    "ExpertsConfig",
+    "Match",
+    "ModelConfig",
+    "Options",
+    "ParentConfig",
+    "Preset",
+    "Pruner",
+    "RouterConfig",
+    "SearchOptions",
+    "SearchRange",
+    "TrainConfig",
+    "TrialSpec",
+    "check_path",
+    "load_preset",
+    "nearest_path",
+    "override",
+    "parse_set",
+    "presets_of",
+    "refuse_both",
+    "settings_of",
+    "sweep_of",
+    "with_routers",
+    "with_settings",
+]

@@ -1,0 +1,224 @@
+"""Presets: YAML files that name a study's starting point, in `suites/presets` or a user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+import yaml
+from pydantic import BeforeValidator, Field, model_validator
+
+from bench.config.schema import (
+    ComputeConfig,
+    Config,
+    DataConfig,
+    ExpertsConfig,
+    ModelConfig,
+    Options,
+    TrainConfig,
+    TuneConfig,
+)
+from results.yamls import read_yaml
+from routers.errors import RequestError, nearest
+
+
+def parse(text: str, where: str) -> Any:
+    """The value of a YAML text.
+
+    Args:
+        where: names the text in the message.
+
+    Raises:
+        RequestError: it is not YAML, or a mapping has a key twice.
+    """
+    try:
+        return read_yaml(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise RequestError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def parse_file(file: Path, where: str) -> Any:
+    """The value of a YAML file. Arguments and errors as of `parse`.
+
+    Raises:
+        RequestError: the file cannot be read, or is not text.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise RequestError(f"cannot read {where}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{where} is not a text file in UTF-8: {error}") from None
+    return parse(text, where)
+
+
+FOLDER = Path(__file__).parent.parent.parent / "suites" / "presets"
+
+
+class ParentConfig(Config):
+    """What the trials of a part start from."""
+
+    router: str = Field(
+        description="Whose trial of the last part before that has it, of the same seed."
+    )
+    transform: str = Field(description="A registered way to start from it.")
+
+
+def _listed(names: Any) -> Any:
+    """Refuse a router's name where a list of them is meant."""
+    if isinstance(names, str) and names != "all":
+        raise ValueError(f"routers = {names!r} is no list; write [{names}]")
+    return names
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+
+
+class PresetPart(Config):
+    """A slice of a study with settings of its own."""
+
+    routers: Names | None = Field(default=None, description="None: the preset's.")
+    set: Options = Field(default={}, description="Path -> value, over the preset's and its sweep.")
+    sweep: dict[str, tuple[Any, ...]] = Field(
+        default={}, description="Path -> values of this part, all combined."
+    )
+    parent: ParentConfig | None = None
+
+    @model_validator(mode="after")
+    def _set_or_swept(self) -> Self:
+        if both := [path for path in self.sweep if path in self.set]:
+            raise ValueError(f"{both[0]} stands in set and in sweep: leave out one of the two")
+        return self
+
+
+class Preset(Config):
+    """A named starting point of a study; `router` goes to the routers that have such fields."""
+
+    name: str
+    description: str
+    routers: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_listed)] = Field(
+        default=(), description="By name, or all there are."
+    )
+    seeds: int = Field(default=3, ge=1)
+    twins: bool = Field(
+        default=False,
+        description="Whether each router but a baseline trains a second time, as its own control.",
+    )
+    router: Options = Field(
+        default={}, description="Hyper-parameters, for the routers that have them."
+    )
+    experts: ExpertsConfig = ExpertsConfig()
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    compute: ComputeConfig = ComputeConfig()
+    suites: dict[str, Options] = Field(
+        default={}, description="Options of each suite that measures."
+    )
+    sweep: dict[str, tuple[Any, ...]] = Field(
+        default={}, description="Path -> values, all combined."
+    )
+    parts: tuple[PresetPart, ...] = Field(default=(), description="None: the study is one part.")
+    tune: TuneConfig = TuneConfig()
+    tuned: dict[str, Options] = Field(
+        default={},
+        description="Router -> path -> value, over all other settings: found for it alone.",
+    )
+
+    def every_router(self) -> Literal["all"] | tuple[str, ...]:
+        """The routers of all parts, each once, in order."""
+        named = [self.routers if part.routers is None else part.routers for part in self.parts]
+        chosen = named or [self.routers]
+        if "all" in chosen:
+            return "all"
+        return tuple(dict.fromkeys(name for names in chosen for name in names))
+
+
+def preset_names() -> list[str]:
+    """The presets that come with the bench."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def load_preset(name: str) -> Preset:
+    """The preset of this name, or of this YAML file.
+
+    Raises:
+        RequestError: there is none, or the file is not a preset.
+    """
+    if name.endswith((".yaml", ".yml")):
+        file = Path(name)
+    else:
+        file = FOLDER / f"{name}.yaml"
+        if name not in preset_names():
+            raise RequestError(f"no preset is named {name!r}{nearest(name, preset_names())}")
+    fields = parse_file(file, f"the preset {file}")
+    if not isinstance(fields, dict):
+        raise RequestError(f"the preset {file} is not a mapping of fields")
+    return validated_preset({"name": file.stem, **fields}, f"the preset {file}")
+
+
+def validated_preset(fields: dict[str, Any], where: str) -> Preset:
+    """A preset from plain data.
+
+    Raises:
+        RequestError: naming the first field that does not fit, by its full path.
+    """
+    try:
+        return Preset.model_validate(fields)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        path = _path(first["loc"])
+        if first["type"] == "extra_forbidden":
+            hint = nearest_path(path, _paths_near(path))
+            raise RequestError(f"{where}: there is no setting {path!r}{hint}") from None
+        if first["type"] == "missing":
+            raise RequestError(f"{where}: {path!r} is missing") from None
+        if first["type"] == "value_error":  # of several settings together, which it names
+            inside = "" if path in Preset.model_fields else f"{path}: "
+            raise RequestError(f"{where}: {inside}{first['ctx']['error']}") from None
+        raise RequestError(f"{where}: {path} = {first['input']!r}: {first['msg']}") from None
+
+
+def setting_paths(model: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
+    """Every path to a field of a configuration, as `train.lr`."""
+    paths = []
+    for name, field in model.model_fields.items():
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, pydantic.BaseModel):
+            paths += setting_paths(inner, f"{prefix}{name}.")
+        else:
+            paths.append(f"{prefix}{name}")
+    return paths
+
+
+def nearest_path(path: str, options: list[str]) -> str:
+    """As `nearest`, for paths: the same last part counts most, `lr` is near to `train.lr`."""
+    last = path.rpartition(".")[2]
+    namesakes = [option for option in options if option.rpartition(".")[2] == last]
+    if namesakes:
+        return f"; did you mean {' or '.join(repr(name) for name in namesakes[:3])}?"
+    section = path.partition(".")[0]
+    inside = [option for option in options if option.partition(".")[0] == section]
+    return nearest(path, inside or options)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """pydantic ends the location in a union with the member's type, which is no setting."""
+    whole = ".".join(str(part) for part in location)
+    known = _paths_near(whole)
+    for length in range(1, len(location)):
+        path = ".".join(str(part) for part in location[:length])
+        if path in known:
+            return path
+    return whole
+
+
+def _paths_near(path: str) -> list[str]:
+    """Every path of a preset; or of the part, or of its parent, that this one leads into."""
+    place = path.split(".")
+    if place[0] != "parts" or len(place) < 3:
+        return setting_paths(Preset)
+    if place[2] == "parent" and len(place) > 3:
+        return setting_paths(ParentConfig, ".".join(place[:3]) + ".")
+    return setting_paths(PresetPart, ".".join(place[:2]) + ".")

@@ -1,0 +1,297 @@
+"""A trial as validated plain data: its parts, and the whole."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+Options = dict[str, Any]
+Match = Literal["total_flops", "step_flops", "params", "wall_clock", "steps"]
+
+
+class Config(BaseModel):
+    """Frozen, and refuses what it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `seeds: yes`, which pydantic would read as 1."""
+        name = str(info.field_name)
+        values = value.values() if isinstance(value, dict) else [value]
+        if any(isinstance(each, bool) for each in values) and not _takes_bool(
+            cls.model_fields[name].annotation
+        ):
+            raise ValueError(f"{name} = {value} is yes or no, where something else is meant")
+        return value
+
+
+def _takes_bool(annotation: Any) -> bool:
+    """Whether a bool is a value of a field, or may stand inside of it."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return True  # its own fields say
+    return annotation in (bool, Any) or any(map(_takes_bool, get_args(annotation)))
+
+
+class AugmentConfig(Config):
+    """What happens to training images, seeded by epoch and image."""
+
+    crop_padding: int = Field(
+        default=0, ge=0, description="Pixels of padding before a random crop."
+    )
+    flip: bool = Field(default=False, description="Flip left and right at random.")
+    randaugment: str | None = Field(
+        default=None, description="timm's policy, as `rand-m9-mstd0.5`."
+    )
+
+
+class DataConfig(Config):
+    """A data set by name, and the shape that its images are brought to."""
+
+    name: str = Field(
+        default="fashion_mnist_mini", description="`digits`, `cifar100`, `timm:NAME`, …"
+    )
+    data_dir: str | None = Field(default=None, description="Where its files lie already.")
+    image_size: int | None = Field(
+        default=None,
+        ge=1,
+        description="Pixels a side; none keeps squares as they are, others take the model's.",
+    )
+    channels: int | None = Field(default=None, ge=1, description="1 or 3; none keeps them.")
+    augment: AugmentConfig = AugmentConfig()
+
+
+class ModelConfig(Config):
+    """A timm model, and which of its blocks get an MoE layer."""
+
+    name: str = "vit_tiny_patch16_224"
+    options: Options = Field(default={}, description="Passed to `timm.create_model`.")
+    weights: str | None = Field(
+        default=None, description="A file of pretrained weights of this timm model."
+    )
+    layers: Literal["last2", "every2", "all", "head"] | tuple[int, ...] = Field(
+        default="last2",
+        description="Blocks whose MLP becomes an MoE layer; head is the last layer.",
+    )
+    groups: Literal["image", "batch"] | Annotated[int, Field(ge=1)] = Field(
+        default="image",
+        description="Tokens that are routed together: of an image, the batch, or a number.",
+    )
+
+
+class ExpertsConfig(Config):
+    """The functions behind the slots of every MoE layer."""
+
+    name: str = "mlp"
+    num_experts: int = Field(default=8, ge=1)
+    options: Options = {}
+
+
+class RouterConfig(Config):
+    """A router with every hyper-parameter resolved."""
+
+    name: str
+    options: Options = {}
+
+
+DENSE = RouterConfig(name="dense")
+
+
+class TrainConfig(Config):
+    """The recipe of one training."""
+
+    epochs: float = Field(
+        default=10, gt=0, description="Of the dense model; its FLOPs are the budget."
+    )
+    batch_size: int = Field(default=128, ge=1)
+    micro_batches: int = Field(
+        default=1,
+        ge=1,
+        exclude_if=lambda parts: parts == 1,
+        description="Parts of each batch, trained on one after the other, to need less memory.",
+    )
+    lr: float = Field(default=1e-3, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of the steps; cosine after it."
+    )
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    clip_norm: float | None = Field(
+        default=1.0, gt=0, description="Of the gradient; none does not clip."
+    )
+    ema: float | None = Field(default=None, gt=0, lt=1, description="Decay of averaged weights.")
+    losses: dict[str, float] = Field(default={}, description="Weight of each auxiliary loss.")
+    loss_options: dict[str, Options] = Field(
+        default={}, description="Options of each auxiliary loss."
+    )
+    snapshots: int = Field(
+        default=5, ge=0, description="Equally spaced in FLOPs, the first weights too."
+    )
+    evaluations: int = Field(
+        default=10, ge=1, description="On the validation split, along the way."
+    )
+    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="Of autocast.")
+
+
+class ComputeConfig(Config):
+    """What is made equal between routers; see `bench.compute.budget`."""
+
+    match: Match = Field(
+        default="total_flops",
+        description="By the number of steps: total_flops, wall_clock, steps; by the width of "
+        "experts: step_flops, params.",
+    )
+    seconds: float | None = Field(
+        default=None,
+        gt=0,
+        exclude_if=lambda seconds: seconds is None,
+        description="Of training, evaluations left out: the budget of wall_clock.",
+    )
+    tolerance: float = Field(
+        default=0.01,
+        gt=0,
+        description="Relative; one step of total_flops and one look of wall_clock are allowed in "
+        "any case.",
+    )
+
+    @model_validator(mode="after")
+    def _seconds_of_wall_clock(self) -> Self:
+        if self.match == "wall_clock" and self.seconds is None:
+            raise ValueError(
+                "compute.match = wall_clock needs a budget: set compute.seconds, as in "
+                "compute.seconds=600"
+            )
+        if self.match != "wall_clock" and self.seconds is not None:
+            raise ValueError(
+                f"compute.seconds = {self.seconds:g} is the budget of compute.match = wall_clock, "
+                f"and it is {self.match}: leave out one of the two"
+            )
+        return self
+
+
+class TrialSpec(Config):
+    """One training run, as plain data. `model_dump(mode="json")` is its description.
+
+    A trial may be derived: it starts from its parent's trained weights, by a registered transform.
+    """
+
+    router: RouterConfig
+    experts: ExpertsConfig
+    model: ModelConfig
+    data: DataConfig
+    train: TrainConfig
+    compute: ComputeConfig
+    seed: int = 0
+    parent: TrialSpec | None = Field(default=None, exclude_if=lambda parent: parent is None)
+    transform: str | None = Field(default=None, exclude_if=lambda name: name is None)
+    found: tuple[str, ...] = Field(
+        default=(),
+        exclude_if=lambda paths: not paths,
+        description="Settings that were found for this router alone, by tuning or by matching "
+        "compute; they set no condition apart.",
+    )
+    twin: int = Field(
+        default=0,
+        ge=0,
+        exclude_if=lambda number: not number,
+        description="Of several trials alike in all but this, each draws its MoE layers and its "
+        "routers' noise from a stream of its own: what they differ by is chance alone.",
+    )
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> Self:
+        if (self.parent is None) != (self.transform is None):
+            raise ValueError("a derived trial has a parent and a transform")
+        return self
+
+    def condition(self) -> dict[str, Any]:
+        """The description of all trials that differ in the seed alone."""
+        return self.with_seed(0).model_dump(mode="json", exclude={"seed"})
+
+    def with_seed(self, seed: int) -> TrialSpec:
+        """The same trial with another seed; a parent has its child's."""
+        parent = None if self.parent is None else self.parent.with_seed(seed)
+        return self.model_copy(update={"seed": seed, "parent": parent})
+
+    def derived(self, parent: TrialSpec, transform: str) -> TrialSpec:
+        """The same trial, started from what another one learnt."""
+        return self.model_copy(update={"parent": parent, "transform": transform})
+
+    def dense(self) -> TrialSpec:
+        """The same trial without MoE layers, from scratch: its FLOPs are the budget."""
+        alone = {"router": DENSE, "experts": ExpertsConfig(), "twin": 0, "found": ()}
+        return self.model_copy(update=alone | {"parent": None, "transform": None})
+
+
+Pruner = Literal["median", "hyperband", "none"]
+AS = "write it as {low: 1e-4, high: 1e-2, log: true} or {options: [a, b]}"
+
+
+class SearchRange(Config):
+    """Numbers from `low` to `high`, both included; of whole numbers where the setting is one."""
+
+    low: float
+    high: float
+    log: bool = Field(default=False, description="Whether their logarithm is drawn evenly.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.low > self.high or (self.log and self.low <= 0):
+            raise ValueError("the low end comes first, and is above 0 where log is true")
+        return self
+
+
+class SearchOptions(Config):
+    """One of several values."""
+
+    options: tuple[bool | int | float | str | None, ...] = Field(min_length=1)
+
+
+SHARED: dict[str, SearchRange | SearchOptions] = {
+    "train.lr": SearchRange(low=3e-4, high=1e-2, log=True),
+    "train.weight_decay": SearchRange(low=1e-3, high=0.3, log=True),
+}
+"""Around what vision transformers are trained with by AdamW."""
+
+
+class TuneConfig(Config):
+    """The same for every router."""
+
+    trials: int = Field(default=20, ge=1, description="Of each router.")
+    pruner: Pruner = Field(
+        default="median", description="Which trials end early, by their validation accuracy."
+    )
+    ranges: dict[str, SearchRange | SearchOptions] = Field(
+        default=SHARED, description="Path -> where to search; those of all routers."
+    )
+
+    @field_validator("ranges", mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {path: _where(path, asked) for path, asked in given.items()}
+
+
+def _where(path: str, asked: Any) -> SearchRange | SearchOptions:
+    """One range; a message that names its path where it is none."""
+    if isinstance(asked, SearchRange | SearchOptions):
+        return asked
+    options = isinstance(asked, dict) and "options" in asked
+    try:
+        return (SearchOptions if options else SearchRange).model_validate(asked)
+    except ValidationError as error:
+        first = error.errors()[0]
+        message = first["msg"].removeprefix("Value error, ")
+        fault = f"{'.'.join(map(str, first['loc'][:1]))} {message}".strip()
+        raise ValueError(f"{path}: {asked!r} is no range: {fault}; {AS}") from None

@@ -1,0 +1,156 @@
+"""What jobs need from their run, and processes that are set up to compute."""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from multiprocessing import connection
+from pathlib import Path
+
+import torch
+
+from bench.data import Datasets
+from bench.environment import keep_freed_memory, machine, run_threads
+from bench.execute.devices import show_only
+from bench.execute.events import OnEvent
+from bench.execute.plugins import load_unchanged
+from results import Machine, Store
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What all jobs of a run share, as plain data.
+
+    Attributes:
+        database: URL, with its password.
+        home: folder of everything that runs make.
+        plugins: the user's files to load, and the hash of their source when the run began.
+        machine_id: row of this machine.
+        code_id: row of the code that runs.
+        save_every: seconds between two checkpoints of a training.
+    """
+
+    database: str
+    home: Path
+    plugins: Mapping[Path, str]
+    machine_id: int
+    code_id: int
+    save_every: float
+
+
+@dataclass(frozen=True)
+class JobContext:
+    """What one job needs in the process that does it.
+
+    Attributes:
+        device: where trials train and suites measure.
+        emit: called with each event.
+        stop: whether a training is to save what it has, and to end.
+    """
+
+    run: RunContext
+    store: Store
+    datasets: Datasets
+    device: torch.device
+    emit: OnEvent
+    stop: Callable[[], bool]
+
+    def folder(self, fingerprint: str) -> Path:
+        """Where a trial's files lie."""
+        return trial_folder(self.run.home, fingerprint)
+
+
+def trial_folder(home: Path, fingerprint: str) -> Path:
+    """Where a trial's files lie in the folder of everything that runs make."""
+    return home / "trials" / fingerprint[:16]
+
+
+def prepare_process() -> dict[str, str]:
+    """Set this process up to compute; returns the allocator's settings.
+
+    The allocator keeps what is freed. One thread computes, unless `OMP_NUM_THREADS` says
+    otherwise: the bits of a training depend on the number of threads and should not depend on the
+    machine's cores, and threads that wait for each other crawl where anything else runs.
+    """
+    torch.set_num_threads(run_threads())
+    return keep_freed_memory()
+
+
+def prepared_machine() -> Machine:
+    """This machine, after this process was set up for it; timings depend on both."""
+    allocator = prepare_process()
+    found = machine()
+    return replace(found, settings={**found.settings, **allocator})
+
+
+TAIL_LINES, TAIL_BYTES = 40, 8_000
+
+
+def log_to(path: Path) -> None:
+    """From now on all output of this process, also of libraries, goes to the end of a file.
+
+    So does the traceback of a crash in native code. The file is in UTF-8 whatever the locale says.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(  # type: ignore[union-attr]
+            encoding="utf-8", errors="backslashreplace", line_buffering=True
+        )
+    faulthandler.enable(file=2)
+
+
+def log(text: str) -> None:
+    """A line of the log, with the time."""
+    print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}  {text}", flush=True)
+
+
+def tail(path: Path) -> str | None:
+    """The last lines of a log; None where there is none."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
+            text = file.read().decode("utf-8", errors="replace")
+    except OSError:
+        return None
+    return "\n".join(text.splitlines()[-TAIL_LINES:]) or None
+
+
+def begin_process(log: Path, device: str, plugins: Mapping[Path, str]) -> torch.device:
+    """Set this process up; it ends with the one that asked for it.
+
+    Args:
+        log: where its output goes.
+        device: the one that it may see.
+        plugins: as `load_unchanged` takes them.
+
+    Returns:
+        The device, as this process sees it.
+
+    Raises:
+        PluginChangedError: see `load_unchanged`.
+    """
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    log_to(log)
+    own = show_only(device)
+    prepare_process()
+    load_unchanged(plugins)
+    return own
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    connection.wait([parent.sentinel])
+    os._exit(1)

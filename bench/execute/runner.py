@@ -1,0 +1,229 @@
+"""One run, of a plan or a tuning: rehearsed, written down, done by an executor, summed up."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from bench.data import Datasets
+from bench.environment import code_version
+from bench.execute.context import RunContext, prepared_machine
+from bench.execute.devices import slots
+from bench.execute.events import Begun, Event, OnEvent, Opened, Progress, RunSummary
+from bench.execute.executor import Executor, LocalExecutor
+from bench.execute.fork_server import fork_server
+from bench.execute.interrupts import Interrupts
+from bench.execute.job_store import JobStore
+from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
+from bench.execute.loop import JobLoop, JobSource
+from bench.execute.plugins import OPENED, hashes_of
+from bench.execute.preflight import refuse_untrainable
+from bench.plan import Plan, Planned, Retry, Reuse, Rows, Seen, record_plan, seen_on
+from bench.train import SAVE_EVERY
+from results import Machine, Run, Store, StoreError
+from results.store.leases import this_process
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is done; nothing here changes a result.
+
+    Attributes:
+        jobs: workers; None takes one a device, on a CPU one a core. 0 works in this process.
+        devices: those to work on; none takes all.
+        timeout: seconds for one job; None lets it take what it takes.
+        save_every: seconds between two checkpoints of a training.
+        retry: which trials that gave no result are tried again.
+        plugins: the user's files that were loaded.
+        command: as it was given.
+    """
+
+    jobs: int | None = None
+    devices: tuple[str, ...] = ()
+    timeout: float | None = None
+    save_every: float = SAVE_EVERY
+    retry: Retry = None
+    plugins: tuple[Path, ...] = ()
+    command: str = ""
+
+
+class Runner:
+    """What one run needs from its beginning to its end.
+
+    Args:
+        store: database of the results.
+        home: folder of everything that runs make.
+        datasets: of the run.
+        on_event: called with each event; if it fails, the run goes on without it.
+        options: how the run is done.
+
+    Raises:
+        RequestError: a device that is not there.
+
+    Attributes:
+        slots: the device of each worker.
+        machine: this one, after it was set up.
+        context: what all its jobs share.
+        reuse: decides what is left to do of a job.
+        summary: of what was done until now.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        home: Path,
+        datasets: Datasets,
+        on_event: OnEvent,
+        options: RunOptions,
+    ) -> None:
+        self.slots = slots(options.jobs, options.devices)
+        self.machine = prepared_machine()
+        self.context = RunContext(
+            store.engine.url.render_as_string(hide_password=False),
+            home,
+            hashes_of(options.plugins),
+            store.machine(self.machine),
+            store.code_version(code_version()),
+            options.save_every,
+        )
+        self.reuse = Reuse(store, home, self.context.machine_id, options.retry)
+        self.summary = RunSummary()
+        self._store, self._datasets, self._options = store, datasets, options
+        self._on_event: OnEvent | None = on_event
+
+    def run(self, source: JobSource) -> RunSummary:
+        """Do all jobs of a source.
+
+        Raises:
+            RequestError: a trial cannot be trained as asked for; nothing has been trained then.
+            KeyboardInterrupt: at the second Ctrl-C.
+            StoreError: the database cannot be written any more.
+        """
+        interrupts, executor = Interrupts(), None
+        if pending := source.pending():
+            executor = self._executor(interrupts.asked)
+            refuse_untrainable(pending, executor.preflight)
+        rows = source.record()
+        with interrupts, self._row(source.study) as run_id:
+            jobs = source.begin(run_id, len(self.slots))
+            if executor is not None:
+                job_store = JobStore(
+                    self._store, self.context, run_id, self.reuse, rows, source.children
+                )
+                loop = JobLoop(jobs, source, job_store, executor, self.emit, interrupts)
+                self.summary.left = loop.run()
+        return self.summary
+
+    def emit(self, event: Event) -> None:
+        """Count an event and show it; a display that fails ends no run, and is left alone."""
+        self.summary.add(event)
+        if isinstance(event, Opened):
+            OPENED.add(event.files)
+        if self._on_event is None:
+            return
+        try:
+            self._on_event(event)
+        except (Exception, SystemExit) as error:  # a closed terminal or pipe, a full disk
+            self._on_event = None
+            with suppress(OSError):
+                print(f"warning: nothing more is shown here: {error!r}", file=sys.stderr)
+
+    def _executor(self, stop: Callable[[], bool]) -> Executor:
+        if self._options.jobs == 0:
+            return LocalExecutor(self.slots[0], self.context, self._store, self._datasets, stop)
+        fork_server()  # it loads while this process goes on
+        from bench.execute.processes import ProcessExecutor  # with all that a worker needs
+
+        datasets = self._datasets.hand(self.context.home / "data")
+        return ProcessExecutor(self.slots, self.context, datasets, self._options.timeout)
+
+    @contextmanager
+    def _row(self, study: str) -> Iterator[int]:
+        """Keep the run's row until it ends."""
+        process = Run(*this_process(), command=self._options.command, jobs=len(self.slots))
+        run_id = self._store.start_run(self._store.find_study(study).id, process)
+        try:
+            yield run_id
+        finally:
+            with suppress(StoreError):  # what is held is free again when this process ends
+                self._store.finish_run(run_id)
+
+
+def run_plan(
+    plan: Plan,
+    store: Store,
+    home: Path,
+    datasets: Datasets,
+    on_event: OnEvent,
+    options: RunOptions | None = None,
+) -> RunSummary:
+    """Do a plan; what is done already is reused, and every result is written when it is known.
+
+    Raises:
+        RequestError: a device that is not there, or a trial that cannot be trained as asked for;
+            nothing has been trained then.
+        KeyboardInterrupt: at the second Ctrl-C.
+        StoreError: the database cannot be written any more.
+    """
+    runner = Runner(store, home, datasets, on_event, options or RunOptions())
+    reuse = runner.reuse
+    jobs = tuple(jobs_of(plan, reuse.trials(plan.trials), reuse.layers(plan.layers)))
+    return runner.run(PlannedJobs(plan, jobs, store, runner.machine, runner.emit))
+
+
+@dataclass(frozen=True)
+class PlannedJobs:
+    """The `JobSource` of a plan: all jobs are known when the run begins, and none is pruned.
+
+    Attributes:
+        jobs: idle ones too.
+        emit: called with each event.
+    """
+
+    plan: Plan
+    jobs: tuple[Job, ...]
+    store: Store
+    machine: Machine
+    emit: OnEvent
+
+    @property
+    def study(self) -> str:
+        return self.plan.request.study
+
+    @cached_property
+    def children(self) -> dict[str, list[Planned]]:
+        children: dict[str, list[Planned]] = defaultdict(list)
+        for planned in self.plan.trials:
+            if planned.fingerprint.parent is not None:
+                children[planned.fingerprint.parent].append(planned)
+        return children
+
+    def pending(self) -> list[Job]:
+        return [job for job in self.jobs if not job.idle]
+
+    def record(self) -> Rows:
+        return record_plan(self.plan, self.store)
+
+    def begin(self, run_id: int, workers: int) -> list[Job]:
+        pending = self.pending()
+        trials = tuple(job.task for job in pending if isinstance(job, TrialJob))
+        idle = [job for job in self.jobs if isinstance(job, TrialJob) and job.idle]
+        layers = sum(isinstance(job, LayerJob) for job in pending)
+        works = {job.task: job.work for job in pending}
+        earlier = seen_on(self.store, self.machine) if pending else Seen()
+        self.emit(Begun(trials, len(idle), layers, workers, works, earlier))
+        for job in idle:
+            if job.reused is not None:
+                self.emit(job.reused)
+        return pending
+
+    def why_prune(self, job: Job, progress: Progress) -> None:
+        return None
+
+    def following(self, job: Job) -> Iterable[Job]:
+        return ()

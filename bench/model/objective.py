@@ -1,0 +1,101 @@
+"""What training minimises: the task's loss, and auxiliary losses by weight."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.config import TrainConfig
+from bench.model.layers import moe_layers
+from bench.model.state import forward_pass
+from routers import LOSSES, Batch, NonFiniteError, Routing
+
+
+@dataclass(frozen=True, eq=False)
+class Losses:
+    """Of one batch.
+
+    Attributes:
+        total: scalar, to differentiate.
+        task: scalar, cross-entropy with the recipe's label smoothing, detached.
+        routings: one for each MoE layer, in network order.
+    """
+
+    total: Tensor
+    task: Tensor
+    routings: list[Routing]
+
+
+class Objective:
+    """Label-smoothed cross-entropy + Σ weight · (mean over the MoE layers of an auxiliary loss).
+
+    Args:
+        train: the recipe.
+
+    Raises:
+        RequestError: an auxiliary loss, or an option of one, that does not exist.
+    """
+
+    def __init__(self, train: TrainConfig) -> None:
+        self._train = train
+        self._auxiliary = [
+            (weight, entry.target, entry.validate(train.loss_options.get(name, {})))
+            for name, weight in train.losses.items()
+            for entry in [LOSSES.get(name)]
+        ]
+
+    def __call__(
+        self,
+        model: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        step: int,
+        generator: torch.Generator | None = None,
+    ) -> Losses:
+        """The losses of one batch, differentiable.
+
+        Args:
+            model: in training mode.
+            images: (n, c, h, w) float, normalised.
+            labels: (n,) long.
+            step: of training, from 0.
+            generator: source of the routers' noise, on the model's device.
+        """
+        batch = Batch(images, labels)
+        with (
+            naming_layer(model),
+            forward_pass(model, labels=labels, step=step, generator=generator) as routings,
+            autocast(self._train.precision, images.device),
+        ):
+            logits = model(images)
+        smoothing = self._train.label_smoothing
+        task = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        total = task
+        if routings:
+            for weight, loss, options in self._auxiliary:
+                layers = torch.stack([loss(routing, batch, **options) for routing in routings])
+                total = total + weight * layers.mean()
+        return Losses(total, task.detach(), routings)
+
+
+@contextmanager
+def naming_layer(model: nn.Module) -> Iterator[None]:
+    """Add to the error of a router that refuses its logits the name of its layer in the model."""
+    try:
+        yield
+    except NonFiniteError as error:
+        for name, layer in moe_layers(model).items():
+            if layer.router is error.router:
+                raise NonFiniteError(f"layer {name}: {error}") from error
+        raise
+
+
+def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
+    """Autocast to "bfloat16", or nothing for "float32"."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")

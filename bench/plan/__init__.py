@@ -1,0 +1,72 @@
+"""From a request to what there is to do: trials, their identity, reuse, and when it ends."""
+
+from bench.plan.components import REGISTRIES, find_component, find_registry
+from bench.plan.expand import (
+    condition_of,
+    conditions,
+    refuse_unknown,
+    selected_routers,
+    trial_specs,
+)
+from bench.plan.fingerprint import Fingerprint, Fingerprints, differences
+from bench.plan.forecasts import Kind, Pace, Seen, Work, forecast, seen_on
+from bench.plan.plan import (
+    Plan,
+    Planned,
+    PlannedSuite,
+    Request,
+    checked_name,
+    labels,
+    make_plan,
+    make_request,
+    solved_specs,
+)
+from bench.plan.registration import Rows, add_to_study, record_plan
+from bench.plan.reuse import ENDED, Decision, Retry, Reuse
+from bench.plan.sequential import Sequential, add_seeds, planned, refuse_other_looks
+from bench.plan.user_code import combined, is_own, user_sources
+from bench.plan.why import explain
+
+__all__ = [
+    "ENDED",
+    "REGISTRIES",
+    "Decision",
+    "Fingerprint",
+    "Fingerprints",
+    "Kind",
+    "Pace",
+    "Plan",
+    "Planned",
+    "PlannedSuite",
+    "Request",
+    "Retry",
+    "Reuse",
+    "Rows",
+    "Seen",
+    "Sequential",
+    "Work",
+    "add_seeds",
+    "add_to_study",
+    "checked_name",
+    "combined",
+    "condition_of",
+    "conditions",
+    "differences",
+    "explain",
+    "find_component",
+    "find_registry",
+    "forecast",
+    "is_own",
+    "labels",
+    "make_plan",
+    "make_request",
+    "planned",
+    "record_plan",
+    "refuse_other_looks",
+    "refuse_unknown",
+    "seen_on",
+    "selected_routers",
+    "solved_specs",
+    "trial_specs",
+    "user_sources",
+]

@@ -1,0 +1,252 @@
+"""The identity of a trial: its description, its data, and the source that it depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bench.config import DataConfig, TrialSpec
+from bench.data import LazyImages, channel_histogram, channel_moments
+from bench.measure import LayerOfTrial, TrainedTrial
+from bench.model import (
+    EXPERTS,
+    TRANSFORMS,
+    Origin,
+    build_model,
+    defining_files,
+    image_classifier,
+    model_origin,
+    pretrained_hash,
+)
+from bench.plan.definitions import Definition, Definitions
+from bench.plan.user_code import combined, is_own, user_sources
+from bench.train import train_trial
+from moe_router_bench import PACKAGES
+from results.canonical import to_json
+from results.store.registration import TrialRecord
+from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
+
+# Images in memory are known by their content; what is decoded while it is trained on, and what
+# pixels are normalised by, is made by code.
+TRAINING = (train_trial, image_classifier, LazyImages, channel_histogram, channel_moments)
+"""Where the code of the training protocol begins."""
+UNTRAINED = (build_model, image_classifier, LayerOfTrial, TrainedTrial)
+MEASURED = (LayerOfTrial, TrainedTrial)
+"""Where the code of what suites are handed begins: models, layers and facts."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that a fingerprint covers.
+
+    Attributes:
+        kind: "router", "experts", "loss", "affinity", "model", "protocol", "data", "weights"; of a
+            derived trial also "transform" and "parent", whose digest is the parent's fingerprint.
+        digest: SHA-256 (hex).
+        definitions: where the part is code, SHA-256 by name of each definition, and of each user's
+            module; version by name of each installed distribution.
+    """
+
+    kind: str
+    name: str
+    digest: str
+    definitions: dict[str, str] = field(default_factory=dict, compare=False)
+
+    @property
+    def label(self) -> str:
+        """As a reader would call it."""
+        return f"{self.kind} {self.name!r}"
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """A description and the parts that stand behind its names.
+
+    Attributes:
+        description: plain data.
+        parts: everything else that the outcome depends on.
+    """
+
+    description: dict[str, Any]
+    parts: tuple[Part, ...]
+
+    @cached_property
+    def value(self) -> str:
+        """SHA-256 (hex) of it all."""
+        digests = sorted((part.kind, part.name, part.digest) for part in self.parts)
+        text = to_json([identity(self.description), digests])
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def parent(self) -> str | None:
+        """The fingerprint of the trial that a derived one starts from."""
+        return next((part.digest for part in self.parts if part.kind == "parent"), None)
+
+
+class Fingerprints:
+    """Takes fingerprints, and reads each component's code once.
+
+    Args:
+        definitions: those of this repository.
+    """
+
+    def __init__(self, definitions: Definitions | None = None) -> None:
+        self._definitions = definitions or Definitions()
+        self._parts: dict[tuple[str, str], Part] = {}
+
+    def trial(self, spec: TrialSpec, hash_of: Callable[[DataConfig], str]) -> Fingerprint:
+        """Of a trial on data sets with these content hashes."""
+        data = Part("data", spec.data.name, hash_of(spec.data))
+        parts = (*self._components(spec), self._protocol("training", TRAINING), data)
+        parts += self._model(spec)
+        if spec.parent is not None and spec.transform is not None:
+            parent = Part("parent", spec.parent.router.name, self.trial(spec.parent, hash_of).value)
+            parts += (self.component(TRANSFORMS.get(spec.transform)), parent)
+        return Fingerprint(spec.model_dump(mode="json"), parts)
+
+    def layer(self, spec: TrialSpec) -> Fingerprint:
+        """Of a trial's layers and model as they are before training, on no data."""
+        made_of = [part for part in self._components(spec) if part.kind != "loss"]
+        parts = (*made_of, self._protocol("model", UNTRAINED), *self._model(spec))
+        return Fingerprint(layer_description(spec), parts)
+
+    def component(self, entry: Entry) -> Part:
+        """Of a registered component: its definition, and all that this depends on."""
+        return self._source(entry.kind, entry.name, lambda: ({}, [entry.target]))
+
+    def suite(self, entry: Entry) -> str:
+        """SHA-256 (hex) of a suite's code, and of the code of what it is handed."""
+        subject = self._protocol("subject", MEASURED)
+        return combined([self.component(entry).digest, subject.digest])
+
+    def _components(self, spec: TrialSpec) -> list[Part]:
+        return [self.component(entry) for entry in components_of(spec)]
+
+    def _model(self, spec: TrialSpec) -> tuple[Part, ...]:
+        """A model's source or version, and the content of the file that it starts from."""
+        name, file = spec.model.name, spec.model.weights
+        model = self._source("model", name, lambda: model_origin(name))
+        if file is None:
+            return (model,)
+        key = ("weights", file)
+        if key not in self._parts:
+            self._parts[key] = Part("weights", name, pretrained_hash(file))
+        return (model, self._parts[key])
+
+    def _protocol(self, name: str, roots: Iterable[Any]) -> Part:
+        return self._source("protocol", name, lambda: ({}, roots))
+
+    def _source(self, kind: str, name: str, origin: Callable[[], Origin]) -> Part:
+        """The part that is made of distributions, and of objects with all that defines them."""
+        key = (kind, name)
+        if key not in self._parts:
+            versions, targets = origin()
+            self._parts[key] = self._part_of(kind, name, versions, targets)
+        return self._parts[key]
+
+    def _part_of(
+        self, kind: str, name: str, versions: Mapping[str, str], targets: Iterable[Any]
+    ) -> Part:
+        own, files = set[Definition](), set[Path]()
+        for target in targets:
+            inner = inspect.unwrap(target)
+            module, outer = getattr(inner, "__module__", ""), getattr(inner, "__qualname__", "")
+            if module.partition(".")[0] in PACKAGES:
+                own |= self._definitions.of(module, outer.partition(".")[0])
+            files.update(file for file in defining_files(target) if not is_own(file))
+        users = user_sources(files).values()
+        for source in users:
+            own = own.union(*map(self._definitions.meant_by, source.references))
+        code = self._definitions.code(own)
+        digests = [*code.digests, *((source.module, source.digest) for source in users)]
+        installed = [" ".join(each) for each in versions.items()]
+        digest = combined([*installed, *(source.digest for source in users), *code.lines])
+        return Part(kind, name, digest, {**versions, **_by_name(digests)})
+
+
+def _by_name(digests: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Each name's digest; one for all that share a name."""
+    found: dict[str, list[str]] = {}
+    for name, digest in sorted(digests):
+        found.setdefault(name, []).append(digest)
+    return {name: each[0] if len(each) == 1 else combined(each) for name, each in found.items()}
+
+
+def components_of(spec: TrialSpec) -> list[Entry]:
+    """The registered components that a trial is made of.
+
+    A baseline has no other, but for the experts whose parameters a wide one has.
+    """
+    router = ROUTERS.get(spec.router.name)
+    if issubclass(router.target, Baseline):
+        return [router, EXPERTS.get(spec.experts.name)] if router.target.widen else [router]
+    losses = [LOSSES.get(name) for name in sorted(spec.train.losses)]
+    # An affinity may be made of another one, which its options name.
+    options = spec.router.options
+    named = [options.get("affinity"), *options.get("affinity_options", {}).values()]
+    affinities = [entry for entry in AFFINITIES.entries() if entry.name in named]
+    return [router, *affinities, EXPERTS.get(spec.experts.name), *losses]
+
+
+def layer_description(spec: TrialSpec) -> dict[str, Any]:
+    """What is known of a trial before training: no recipe, no seed."""
+    return spec.model_dump(
+        mode="json",
+        exclude={
+            **dict.fromkeys(("train", "compute", "seed", "parent", "transform"), True),
+            "data": {"augment"},
+        },
+    )
+
+
+def identity(description: dict[str, Any]) -> dict[str, Any]:
+    """The description without what changes nothing: where the data's and the weights' files lie."""
+    data = {name: value for name, value in description["data"].items() if name != "data_dir"}
+    model = {name: value for name, value in description["model"].items() if name != "weights"}
+    same = {**description, "data": data, "model": model}
+    return same | {"parent": identity(same["parent"])} if "parent" in same else same
+
+
+NO_SOURCE = ("data", "parent", "weights")
+"""Kinds of parts that are no code."""
+
+
+def differences(now: Fingerprint, then: TrialRecord) -> list[str]:
+    """What sets a fingerprint apart from a trial's of before, in words; none where nothing does."""
+    before = {(part.kind, part.name): part.source_hash for part in then.components}
+    current = {(part.kind, part.name): part for part in now.parts}
+    shared = [part for key, part in current.items() if key in before]
+    changed = [part for part in shared if before[part.kind, part.name] != part.digest]
+    kinds = {
+        "changed data": [repr(part.name) for part in changed if part.kind == "data"],
+        "changed parent": [repr(part.name) for part in changed if part.kind == "parent"],
+        "changed content of the weights file": [
+            repr(now.description["model"]["weights"]) for part in changed if part.kind == "weights"
+        ],
+        "changed source": [part.label for part in changed if part.kind not in NO_SOURCE],
+        "new": [part.label for key, part in current.items() if key not in before],
+        "gone": [f"{kind} {name!r}" for kind, name in before.keys() - current.keys()],
+    }
+    found = [f"{kind}: {', '.join(labels)}" for kind, labels in kinds.items() if labels]
+    return [*_description_differences(now, then), *found]
+
+
+def _description_differences(now: Fingerprint, then: TrialRecord) -> list[str]:
+    before, current = _flat(identity(then.description)), _flat(identity(now.description))
+    return [
+        f"{path} is {current.get(path, 'unset')}, was {before.get(path, 'unset')}"
+        for path in sorted(before.keys() | current.keys())
+        if before.get(path) != current.get(path)
+    ]
+
+
+def _flat(value: object, path: str = "") -> dict[str, str]:
+    if isinstance(value, dict):
+        parts = (_flat(inner, f"{path}.{key}" if path else key) for key, inner in value.items())
+        return {name: text for part in parts for name, text in part.items()}
+    return {path: to_json(value)}

@@ -1,0 +1,212 @@
+"""From a request to what it means: trials, bare layers, and the suites that measure them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.config import Options, Preset, TrialSpec, with_routers, with_settings
+from bench.data import Datasets, load_or_expect
+from bench.plan.expand import refuse_unknown, selected_routers, trial_specs
+from bench.plan.fingerprint import Fingerprint, Fingerprints
+from bench.plan.sequential import Sequential
+from bench.plan.widths import with_widths
+from results.conditions import conditions, router_of
+from results.text import fault_of
+from routers import ROUTERS, Baseline
+from routers.errors import RequestError
+from suites import SUITES
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asked for.
+
+    Attributes:
+        study: the name under which the results are kept together.
+        preset: with all overrides applied.
+        suites: those that measure, with their options as given.
+        tuned: by router, how its settings were found, see `bench.tune.best_settings`; empty
+            where they were not.
+        sequential: when seeds stop being added; None where their number is fixed.
+    """
+
+    study: str
+    preset: Preset
+    suites: Mapping[str, Options]
+    tuned: Mapping[str, Any] = field(default_factory=dict)
+    sequential: Sequential | None = None
+
+    def record(self) -> dict[str, Any]:
+        """As plain data, for the study's row."""
+        asked = {"preset": self.preset.model_dump(mode="json"), "suites": dict(self.suites)}
+        if self.tuned:
+            asked["tuned"] = dict(self.tuned)
+        if self.sequential is not None:
+            asked["sequential"] = self.sequential.record()
+        return asked
+
+
+@dataclass(frozen=True)
+class PlannedSuite:
+    """A suite with its options resolved, and the hash of its source."""
+
+    name: str
+    options: Options
+    source_hash: str
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A trial or a bare layer, with what measures it.
+
+    Attributes:
+        label: the router, and what sets this one apart from the router's others.
+    """
+
+    label: str
+    spec: TrialSpec
+    fingerprint: Fingerprint
+    suites: tuple[PlannedSuite, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a request asks for, in the order in which it is done.
+
+    Attributes:
+        trials: to train, then measure; one seed of every router before the next seed, parents
+            before what is derived from them.
+        layers: to measure without training; one of each router and condition.
+    """
+
+    request: Request
+    trials: tuple[Planned, ...]
+    layers: tuple[Planned, ...]
+
+
+def make_request(
+    preset: Preset,
+    *,
+    study: str | None = None,
+    suites: Sequence[str] = (),
+    routers: Sequence[str] = (),
+    seeds: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    sweep: Mapping[str, tuple[Any, ...]] | None = None,
+    twins: bool = False,
+) -> Request:
+    """A preset with a user's changes.
+
+    Args:
+        study: None takes the preset's name.
+        suites: none takes the preset's.
+        routers: none takes the preset's; `("all",)` takes every one, or all that its parts name.
+        seeds: None takes the preset's.
+        settings: value by path, see `override`.
+        sweep: values by path, added to the preset's.
+        twins: see `Preset`; False takes the preset's.
+
+    Raises:
+        RequestError: a name or a value that does not exist or fit.
+    """
+    changed: dict[str, Any] = {"sweep": {**preset.sweep, **(sweep or {})}}
+    if twins:
+        changed["twins"] = True
+    if seeds is not None:
+        changed["seeds"] = seeds
+    if _names_another_model(preset, settings or {}, sweep or {}):
+        changed["model"] = preset.model.model_copy(update={"options": {}})
+    if routers:
+        preset = with_routers(preset, routers)
+    preset = with_settings(preset.model_copy(update=changed), settings or {}, sweep or ())
+    paths = [*(settings or {}), *(sweep or {})]
+    hyper = [path.split(".")[1] for path in paths if path.startswith("router.")]
+    # A preset's own settings are for whichever of its routers are chosen.
+    refuse_unknown(hyper, selected_routers(preset))
+    if twins and all(issubclass(router.target, Baseline) for router in selected_routers(preset)):
+        raise RequestError("--aa trains each router but a baseline again, and no other is chosen")
+    names = suites or list(preset.suites)
+    chosen = {SUITES.get(name).name: preset.suites.get(name, {}) for name in names}
+    return Request(checked_name(study or preset.name), preset, chosen)
+
+
+def checked_name(name: str) -> str:
+    """The name of a study or a tuning.
+
+    Raises:
+        RequestError: nothing can be called so; the message has the nearest name that can.
+    """
+    if fault := fault_of(name):
+        raise RequestError(f"a study cannot be named {name!r}: {fault}; --study gives another name")
+    return name
+
+
+def _names_another_model(
+    preset: Preset, settings: Mapping[str, Any], sweep: Mapping[str, tuple[Any, ...]]
+) -> bool:
+    """Whether a command changes the model, which then has those options alone that it gives.
+
+    The options of a preset that sweeps over models are meant for all of them.
+    """
+    named = [*sweep.get("model.name", ()), settings.get("model.name", preset.model.name)]
+    return "model.name" not in preset.sweep and any(name != preset.model.name for name in named)
+
+
+def make_plan(request: Request, datasets: Datasets) -> Plan:
+    """Resolve a request; loads its data, since the data's content is part of a trial's identity.
+
+    Raises:
+        BenchError: something that does not exist or fit, or data that is not there.
+    """
+    fingerprints = Fingerprints()
+    specs = solved_specs(request.preset, datasets)
+    on_trials = _suites(request, fingerprints, "trial")
+    on_layers = _suites(request, fingerprints, "layer")
+    trained = specs if on_trials or not on_layers else []
+    trials = [
+        Planned(label, spec, fingerprints.trial(spec, datasets.hash_of), on_trials)
+        for label, spec in zip(labels(trained), trained, strict=True)
+    ]
+    identities = [(fingerprints.layer(spec), spec) for spec in (specs if on_layers else [])]
+    bare = {fingerprint.value: (spec, fingerprint) for fingerprint, spec in identities}
+    told = _labels([fingerprint.description for _, fingerprint in bare.values()])
+    layers = [
+        Planned(label, *each, on_layers) for label, each in zip(told, bare.values(), strict=True)
+    ]
+    return Plan(request, tuple(trials), tuple(layers))
+
+
+def solved_specs(preset: Preset, datasets: Datasets) -> list[TrialSpec]:
+    """Every trial of a preset, with the width of its experts where compute is matched by it.
+
+    Raises:
+        BenchError: something that does not exist or fit.
+    """
+    return with_widths(trial_specs(preset), lambda data: load_or_expect(data, datasets)[0])
+
+
+def labels(specs: Sequence[TrialSpec]) -> list[str]:
+    """Each trial's router, with what sets it apart from the router's others but the seed."""
+    return _labels([spec.model_dump(mode="json") for spec in specs])
+
+
+def _labels(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
+    routers = [router_of(description) for description in descriptions]
+    baselines = [e.name for e in ROUTERS.entries() if issubclass(e.target, Baseline)]
+    made = conditions(descriptions, baselines)
+    return [f"{name} {told}".strip() for name, told in zip(routers, made, strict=True)]
+
+
+def _suites(request: Request, fingerprints: Fingerprints, on: str) -> tuple[PlannedSuite, ...]:
+    entries = [SUITES.get(name) for name in request.suites]
+    return tuple(
+        PlannedSuite(
+            entry.name,
+            entry.validate(request.suites[entry.name]),
+            fingerprints.suite(entry),
+        )
+        for entry in entries
+        if entry.target.on == on
+    )

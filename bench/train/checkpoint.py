@@ -1,0 +1,149 @@
+"""The file that an interrupted training goes on from.
+
+It is one safetensors file: tensors, and JSON in its metadata. Nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from bench.config import TrialSpec
+from bench.data import Dataset, file_sha256, write_tensors
+from bench.train.schedule import Journal
+
+FILE = "resume.safetensors"
+
+
+class UnusableError(Exception):
+    """A training cannot go on from what was saved."""
+
+
+def save_state(
+    folder: Path, training: str, journal: Journal, tensors: Mapping[str, Tensor]
+) -> None:
+    """Write the file, atomically.
+
+    Args:
+        folder: the trial's.
+        training: see `training_of`.
+        journal: of the training until now.
+        tensors: of the trainer.
+    """
+    text = {"training": training, "journal": journal.model_dump_json()}
+    metadata = {**text, "sha256": _digest(text, tensors)}
+    write_tensors(tensors, folder / FILE, metadata)
+
+
+def saved_state(folder: Path, training: str) -> tuple[Journal, dict[str, Tensor]] | None:
+    """What was saved of a training, its tensors on the CPU; None where nothing was.
+
+    Raises:
+        UnusableError: it is damaged or of another training, or a snapshot of it is.
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        digest = metadata.pop("sha256", None)
+        if digest != _digest(metadata, tensors):
+            raise UnusableError("its content is not what was written")
+        if metadata["training"] != training:
+            raise UnusableError("it is of another training")
+        journal = Journal.model_validate(json.loads(metadata["journal"]))
+        for snapshot in journal.snapshots:
+            if file_sha256(folder / snapshot.file) != snapshot.sha256:
+                raise UnusableError(f"the snapshot {snapshot.file} is damaged or was replaced")
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise UnusableError(" ".join(str(error).split())) from None
+    return journal, tensors
+
+
+def discard_state(folder: Path) -> None:
+    """The training is over: nothing goes on from it."""
+    (folder / FILE).unlink(missing_ok=True)
+
+
+def training_of(spec: TrialSpec, dataset: Dataset) -> str:
+    """What tells one training from another: the trial and its data, as JSON.
+
+    And where it is given seconds, the machine whose seconds they are.
+    """
+    told = {"trial": spec.model_dump(mode="json"), "data": dataset.content_hash}
+    if spec.compute.match == "wall_clock":
+        told["machine"] = platform.node()
+    return json.dumps(told, sort_keys=True)
+
+
+def _digest(text: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 in hexadecimal; safetensors keeps none."""
+    found = hashlib.sha256(json.dumps(dict(text), sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        found.update(flat.view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def module_state(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, also the buffers that `state_dict` leaves out."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+@torch.no_grad()
+def restore_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Put the tensors of `module_state` into a module of the same making, on its device.
+
+    Raises:
+        ValueError: they are not those of such a module.
+    """
+    parameters = dict(module.named_parameters())
+    device = next(iter(parameters.values())).device
+    if lacking := parameters.keys() - state.keys():
+        raise ValueError(f"{min(lacking)} is missing")
+    for name, tensor in state.items():
+        if name in parameters:
+            if parameters[name].shape != tensor.shape:
+                raise ValueError(f"{name} has the shape {tuple(tensor.shape)}")
+            parameters[name].copy_(tensor)
+        else:
+            _set_buffer(module, name, tensor.to(device))
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """`NUMBER.NAME` -> what the optimiser keeps of that parameter."""
+    kept = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": kept[number][name] for number in kept for name in kept[number]}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
+    """Put the tensors of `optimizer_state` into an optimiser of the same parameters."""
+    kept: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in state.items():
+        number, _, name = key.partition(".")
+        kept.setdefault(int(number), {})[name] = tensor
+    groups = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({"state": kept, "param_groups": groups})
+
+
+def _set_buffer(module: nn.Module, name: str, tensor: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    try:
+        owner = module.get_submodule(path)
+        old = owner._buffers[leaf]
+    except (AttributeError, KeyError):
+        raise ValueError(f"{name} is unknown") from None
+    if old is not None and old.shape == tensor.shape:
+        old.copy_(tensor)  # it may be shared
+    else:  # it was made, or has grown, along the way
+        owner._buffers[leaf] = tensor

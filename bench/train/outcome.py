@@ -1,0 +1,110 @@
+"""What a training leaves behind, as plain data beside its snapshots."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from bench.data import replacing
+from routers.errors import BenchError
+from suites.support.subject import HistoryPoint
+
+FILE = "outcome.json"
+
+
+class SavedSnapshot(BaseModel):
+    """Weights at one step of a training.
+
+    Attributes:
+        step: optimiser steps done.
+        flops: FLOPs spent until then.
+        seconds: of training until then, evaluations left out.
+        file: its name in the trial's folder.
+        sha256: of the file, in hexadecimal.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    flops: float
+    seconds: float
+    file: str
+    sha256: str
+
+
+class Outcome(BaseModel):
+    """How a training ended.
+
+    Attributes:
+        status: "done", or "diverged" where a loss or a router's logits were not finite.
+        error: what went wrong; None where nothing did.
+        steps: optimiser steps done.
+        planned_steps: those that the budget gave.
+        flops: spent on training: forward and backward.
+        flops_budget: those that the dense model spends in the recipe's epochs.
+        budget: of what is matched between routers (see `bench.compute.budget`).
+        budget_error: by how much it was missed, relative.
+        within_tolerance: whether it was met as the recipe asks.
+        uncounted: operations on floats that ran and that the table of FLOPs does not know.
+        seconds: of training, evaluations left out.
+        history: losses and accuracies along the way.
+        snapshots: weights along the way, the initial ones first.
+        folder: where the snapshots lie; not stored, since folders move.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
+
+    status: Literal["done", "diverged"]
+    error: str | None
+    steps: int
+    planned_steps: int
+    flops: float
+    flops_budget: float
+    budget: float
+    budget_error: float
+    within_tolerance: bool
+    uncounted: list[str]
+    seconds: float
+    history: list[HistoryPoint]
+    snapshots: list[SavedSnapshot]
+    folder: Path = Field(exclude=True)
+
+    @property
+    def final(self) -> SavedSnapshot | None:
+        """The weights at the end of a training that reached it."""
+        return self.snapshots[-1] if self.status == "done" else None
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The file of the final weights."""
+        return self.folder / self.final.file if self.final else None
+
+    @property
+    def sha256(self) -> str | None:
+        """Of the final weights."""
+        return self.final.sha256 if self.final else None
+
+
+def write_outcome(outcome: Outcome) -> None:
+    """Put it in its folder, atomically."""
+    with replacing(outcome.folder / FILE) as part:
+        part.write_text(outcome.model_dump_json(indent=1), encoding="utf-8")
+
+
+def read_outcome(folder: Path) -> Outcome:
+    """What a training left in its folder.
+
+    Raises:
+        BenchError: nothing, or nothing that can be read.
+    """
+    file = folder / FILE
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+        return Outcome.model_validate({**stored, "folder": folder})
+    except FileNotFoundError:
+        raise BenchError(f"{folder} holds no finished training: there is no {FILE}") from None
+    except (ValueError, TypeError) as error:  # of JSON, of text, of pydantic
+        raise BenchError(f"{file} cannot be read: {error}") from None

@@ -1,0 +1,234 @@
+"""One optimiser step, and all that it changes.
+
+What a step draws at random depends on the seed and the step's number alone, so a training that is
+continued from its parameters, its optimiser's state and its step goes on as if never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from bench.compute import Budget, Cost, FlopCounter, match_compute, parameters_of
+from bench.config import TrainConfig, TrialSpec
+from bench.data import Dataset, Purpose, TrainingBatches, random_bits
+from bench.model import Objective, moe_layers, starting_model
+from bench.train.checkpoint import module_state, optimizer_state, restore_module, restore_optimizer
+from bench.train.micro_batches import refuse_other_optimisation
+from routers import Router, Routing, step_stats
+
+
+def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
+    """AdamW (1711.05101) on everything that learns.
+
+    Biases, norms, single scales and what timm's models name in `no_weight_decay` do not decay.
+    """
+    spared: set[str] = getattr(model, "no_weight_decay", set)()
+    decaying: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            keep = name in spared or parameter.ndim < 2 or _is_bias(name)
+            (free if keep else decaying).append(parameter)
+    groups = [
+        {"params": decaying, "weight_decay": train.weight_decay},
+        {"params": free, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=train.lr, fused=True)
+
+
+def _is_bias(name: str) -> bool:
+    """Experts stack their biases: `bias1`, (E, 1, h), is no matrix; nor is one of a list."""
+    return any(part.startswith("bias") for part in name.split("."))
+
+
+def learning_rate(step: int, steps: int, train: TrainConfig) -> float:
+    """Linear warm-up over a share of the steps, then half a cosine down to 0 (1608.03983).
+
+    Args:
+        step: from 0; the first has a positive rate.
+        steps: of the whole training.
+    """
+    warmup = round(train.warmup * steps)
+    if step < warmup:
+        return train.lr * (step + 1) / warmup
+    return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the model that follows it as an exponential moving average, buffers too."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+
+class Trainer:
+    """The state of one training: model, optimiser, averaged weights.
+
+    Each batch goes through the model in `train.micro_batches` parts, one after the other, whose
+    gradients are added up.
+
+    Args:
+        spec: the trial.
+        dataset: what it trains on.
+        batches: of its training split.
+        device: where they are.
+        steps: of the whole training, for the learning rate's schedule.
+        parent: see `starting_model`.
+
+    Raises:
+        RequestError: in so many micro-batches it would be another optimisation.
+
+    Attributes:
+        steps: of the whole training; may be set where they are estimated again.
+        overhead: FLOPs that a step takes for its being in micro-batches, whatever the images.
+    """
+
+    def __init__(
+        self,
+        spec: TrialSpec,
+        dataset: Dataset,
+        batches: TrainingBatches,
+        device: torch.device,
+        steps: int,
+        parent: nn.Module | None = None,
+    ) -> None:
+        self._spec, self._batches, self.steps = spec, batches, steps
+        self._model = starting_model(spec, dataset, parent).to(device)
+        self._optimizer = build_optimizer(self._model, spec.train)
+        ema = spec.train.ema
+        self._average = None if ema is None else averaged(self._model, ema)
+        self._objective = Objective(spec.train)
+        self._noise = torch.Generator(device)
+        self._moe_layers = list(moe_layers(self._model).values())
+        self._micro_batches = spec.train.micro_batches
+        refuse_other_optimisation(spec, self._model)
+        self.overhead = self._overhead(*batches.first) if self._micro_batches > 1 else 0
+
+    @property
+    def model(self) -> nn.Module:
+        """What is evaluated and kept: the averaged weights where the recipe averages."""
+        return self._model if self._average is None else self._average.module
+
+    def step(self, step: int, counter: FlopCounter | None = None) -> Tensor:
+        """Take one step.
+
+        Args:
+            step: its number, from 0.
+            counter: counts the FLOPs of the forward and backward pass.
+
+        Returns:
+            The task's loss before the step, a scalar on the device.
+        """
+        images, labels = self._batches(step)
+        torch.manual_seed(self._drawn(Purpose.DROPOUT, step))
+        self._noise.manual_seed(self._drawn(Purpose.ROUTER_NOISE, self._spec.twin, step))
+        parts = self._micro_batches
+        loss, routings = self._differentiate(images, labels, step, parts, counter)
+        self._update(step)
+        if parts == 1:  # else no router listens
+            self._inform_routers(routings)
+        return loss
+
+    def state(self) -> dict[str, Tensor]:
+        """All that the steps to come depend on, beside their numbers; it is not copied."""
+        parts = {name: module_state(module) for name, module in self._modules().items()}
+        parts["optimizer"] = optimizer_state(self._optimizer)
+        return {f"{part}.{name}": parts[part][name] for part in parts for name in parts[part]}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go on from the `state` of a trainer like this one.
+
+        Raises:
+            ValueError: it is of another kind; this trainer is of no use any more.
+        """
+        parts: dict[str, dict[str, Tensor]] = {"optimizer": {}}
+        for key, tensor in state.items():
+            part, _, name = key.partition(".")
+            parts.setdefault(part, {})[name] = tensor
+        for part, module in self._modules().items():
+            restore_module(module, parts.get(part, {}))
+        restore_optimizer(self._optimizer, parts["optimizer"])
+
+    def _modules(self) -> dict[str, nn.Module]:
+        average = {} if self._average is None else {"average": self._average}
+        return {"model": self._model, **average}
+
+    def _differentiate(
+        self, images: Tensor, labels: Tensor, step: int, parts: int, counter: FlopCounter | None
+    ) -> tuple[Tensor, list[Routing]]:
+        """Leave the gradient in the model; returns the task's loss and the last part's routings."""
+        pieces = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
+        shares = images.new_tensor([len(half) / len(labels) for _, half in pieces])
+        self._model.train()
+        self._optimizer.zero_grad()
+        tasks = []
+        for piece, share in zip(pieces, shares, strict=True):
+            with counter or nullcontext():
+                losses = self._objective(self._model, *piece, step=step, generator=self._noise)
+                losses.total.backward(share.to(losses.total.dtype))
+            tasks.append(losses.task)
+        return (torch.stack(tasks) * shares).sum(), losses.routings
+
+    def _overhead(self, images: Tensor, labels: Tensor) -> int:
+        """What each part takes that does not grow with its images, and adding the gradients."""
+
+        def flops(parts: int) -> int:
+            counter = FlopCounter()
+            # Two images each: what is shared by the images of a part is not added up where it
+            # has but one.
+            some = 2 * self._micro_batches
+            self._differentiate(images[:some], labels[:some], 0, parts, counter)
+            return counter.report().total
+
+        return flops(self._micro_batches) - flops(1)
+
+    def _update(self, step: int) -> None:
+        rate = learning_rate(step, self.steps, self._spec.train)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        if self._spec.train.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._model.parameters(), self._spec.train.clip_norm)
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self._model)
+
+    def _inform_routers(self, routings: list[Routing]) -> None:
+        for layer, routing in zip(self._moe_layers, routings, strict=True):
+            # Few routers listen, and counting loads costs time.
+            if type(layer.router).after_step is not Router.after_step:
+                layer.router.after_step(step_stats(routing))
+
+    def _drawn(self, purpose: Purpose, *counters: int) -> int:
+        return int(random_bits(purpose, self._spec.seed, *counters)[0])
+
+
+def resolve_budget(
+    spec: TrialSpec,
+    dataset: Dataset,
+    batches: TrainingBatches,
+    device: torch.device,
+    parent: nn.Module | None = None,
+) -> Budget:
+    """The budget of a trial, from the FLOPs that its first step takes where it will train.
+
+    Micro-batches change no FLOPs.
+
+    Args:
+        spec: the trial.
+        dataset: what it trains on.
+        batches: of its training split, on `device`.
+        device: where it trains.
+        parent: see `starting_model`; a step of what is frozen in part takes fewer FLOPs.
+    """
+
+    def cost_of(of: TrialSpec) -> Cost:
+        counter = FlopCounter()
+        trainer = Trainer(of, dataset, batches, device, 1, parent)
+        trainer.step(0, counter)
+        return Cost(counter.report().total - trainer.overhead, parameters_of(trainer.model))
+
+    return match_compute(spec, len(dataset.splits["train"]), cost_of)

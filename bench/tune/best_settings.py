@@ -1,0 +1,111 @@
+"""What a tuning found, as plain data; and a request that uses it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from bench.plan import Request, selected_routers
+from bench.tune.search import STATUS, TRAINING, UNDER_WAY, has_tuning, open_tuning, optuna_study
+from results import Store
+from routers.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Found:
+    """Of one router.
+
+    Attributes:
+        trials: those that are over; each is done, pruned or failed.
+        values: of each trial in order, the share of the validation split that was right when it
+            ended; None where it left no model.
+        best: the highest of those that are done; None where none is.
+        settings: with which it was, by path.
+        training: its fingerprint.
+        trainings: of each trial in order; None where it drew settings that cannot be trained.
+    """
+
+    trials: int
+    done: int
+    pruned: int
+    failed: int
+    values: tuple[float | None, ...]
+    best: float | None
+    settings: dict[str, Any]
+    training: str | None
+    trainings: tuple[str | None, ...]
+
+
+def found(store: Store, study: str) -> dict[str, Found]:
+    """What a tuning has found until now, by router; nothing where there is no such tuning."""
+    if not has_tuning(store.engine):
+        return {}
+    prefix = optuna_study(study, "")
+    with open_tuning(store.engine) as storage:
+        return {
+            name.removeprefix(prefix): _found(optuna.load_study(study_name=name, storage=storage))
+            for name in optuna.get_all_study_names(storage)
+            if name.startswith(prefix)
+        }
+
+
+def with_tuned(request: Request, store: Store, study: str, given: Iterable[str] = ()) -> Request:
+    """The request with the best settings of each of its routers.
+
+    Args:
+        study: the tuning that found them.
+        given: paths that a user has set.
+
+    Raises:
+        RequestError: a router was not tuned, or the request gives a setting that was.
+    """
+    there = found(store, study)
+    routers = [router.name for router in selected_routers(request.preset)]
+    missing = [name for name in routers if name not in there or there[name].best is None]
+    if missing:
+        raise RequestError(
+            f"tuning {study!r} has no result of {', '.join(missing)}; `python bench.py tune "
+            f"--study {study} --routers {','.join(missing)}` makes them, with the same --preset"
+        )
+    tuned = {name: there[name] for name in routers}
+    _refuse_given(request, tuned, set(given))
+    settings = {name: each.settings for name, each in tuned.items()}
+    return replace(
+        request,
+        preset=request.preset.model_copy(update={"tuned": settings}),
+        tuned={name: asdict(each) for name, each in tuned.items()},
+    )
+
+
+def _refuse_given(request: Request, tuned: Mapping[str, Found], given: set[str]) -> None:
+    """What is given, or sets conditions apart, cannot be what was found for a router alone."""
+    parts = request.preset.parts
+    swept = {*request.preset.sweep, *(path for part in parts for path in part.sweep)}
+    for name, each in tuned.items():
+        for path in (swept | given) & each.settings.keys():
+            raise RequestError(f"{path} is given, and was tuned for {name}; leave one out")
+
+
+def _found(study: optuna.Study) -> Found:
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != UNDER_WAY]
+    done, pruned = _of(trials, "done"), _of(trials, "pruned")
+    best = max(done, key=lambda trial: trial.value or 0.0, default=None)
+    return Found(
+        trials=len(trials),
+        done=len(done),
+        pruned=len(pruned),
+        failed=len(trials) - len(done) - len(pruned),
+        values=tuple(t.value if t in done or t in pruned else None for t in trials),
+        best=None if best is None else best.value,
+        settings={} if best is None else dict(best.params),
+        training=None if best is None else best.user_attrs[TRAINING],
+        trainings=tuple(trial.user_attrs.get(TRAINING) for trial in trials),
+    )
+
+
+def _of(trials: Sequence[FrozenTrial], status: str) -> list[FrozenTrial]:
+    return [trial for trial in trials if trial.user_attrs[STATUS] == status]

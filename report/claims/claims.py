@@ -1,0 +1,145 @@
+"""Claims about routers as data: what is said, by whom, and which runs would decide it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from results import StoreError
+from results.yamls import read_yaml
+
+FILE = Path(__file__).parent / "claims.yaml"
+NEEDS: dict[str, tuple[str, ...]] = {
+    "higher": ("right",),
+    "lower": ("right",),
+    "equal": ("right", "margin"),
+    "outweighs": ("right", "other_left", "other_right"),
+    "rises": ("over",),
+    "falls": ("over",),
+}
+"""The tests, and what each needs beside its left side."""
+
+
+class Side(BaseModel):
+    """Runs whose mean is one side of a comparison."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    routers: tuple[str, ...] = Field(min_length=1, description="By name; their mean is taken.")
+    experts: tuple[str, ...] = Field(default=(), description="With these experts alone.")
+    settings: dict[str, Any] = Field(
+        default={}, description="Path -> value that sets the side apart; null: without it."
+    )
+    where: dict[str, Any] = Field(default={}, description="Over the claim's own.")
+
+
+class Claim(BaseModel):
+    """A claim and its test.
+
+    The test is of the mean of `left` less that of `right`, paired by seed, over all conditions
+    that have both: `higher` or `lower` than 0, or `equal` to it within `margin`. `rises` and
+    `falls` are of the slope of `left` as the setting `over` doubles. `outweighs` asks whether
+    `left` less `right` and `other_left` less `other_right` have the same sign.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(pattern=r"^[\w-]+$", description="A short name for it.")
+    claim: str = Field(description="A sentence.")
+    source: str = Field(description="Who says so, and where.")
+    scale: str = Field(default="", description="At what scale the source found it.")
+    note: str = Field(default="", description="How the test reads the claim.")
+    matched: tuple[str, ...] = Field(
+        default=(), description="What of compute must be equal, one of; none: whatever is."
+    )
+    metric: str
+    where: dict[str, Any] = Field(default={}, description="Which of a metric's numbers.")
+    test: Literal["higher", "lower", "equal", "outweighs", "rises", "falls"]
+    left: Side
+    right: Side | None = None
+    other_left: Side | None = None
+    other_right: Side | None = None
+    margin: float | None = Field(default=None, gt=0, description="In the metric's unit.")
+    over: str | None = Field(default=None, description="Path of a setting that is a number.")
+    supported_if: str = Field(description="What would support it.")
+    contradicted_if: str = Field(description="What would contradict it.")
+
+    @model_validator(mode="after")
+    def _has_what_its_test_needs(self) -> Claim:
+        needed = set(NEEDS[self.test])
+        given = {n for names in NEEDS.values() for n in names if getattr(self, n) is not None}
+        if missing := sorted(needed - given):
+            raise ValueError(f"the test {self.test!r} needs {', '.join(missing)}")
+        if useless := sorted(given - needed):
+            raise ValueError(f"the test {self.test!r} takes no {', '.join(useless)}")
+        return self
+
+
+@cache
+def published() -> tuple[Claim, ...]:
+    """The claims of the papers that the routers come from."""
+    return read_claims(FILE)
+
+
+def read_claims(file: Path) -> tuple[Claim, ...]:
+    """The claims of a YAML file: a list of mappings, see `Claim`.
+
+    Raises:
+        StoreError: it cannot be read; the message names the claim, the field and the value.
+    """
+    try:
+        given = read_yaml(file.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise StoreError(f"cannot read the claims of {file}: {error.strerror}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise StoreError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
+    return checked_claims(given, str(file))
+
+
+def own_claims(file: Path) -> tuple[Claim, ...]:
+    """Claims of a user's own, beside the published ones.
+
+    Raises:
+        StoreError: as of `read_claims`, and where an id is that of a published claim.
+    """
+    claims = read_claims(file)
+    known = {claim.id for claim in published()}
+    if taken := [claim.id for claim in claims if claim.id in known]:
+        raise StoreError(f"{file}: {taken[0]!r} is the id of a published claim; choose another")
+    return claims
+
+
+def checked_claims(given: Any, name: str) -> tuple[Claim, ...]:
+    """The claims of what a YAML file holds.
+
+    Raises:
+        StoreError: they are not right, or two have one id; the message names the first.
+    """
+    try:
+        claims = TypeAdapter(tuple[Claim, ...]).validate_python(given)
+    except ValidationError as error:
+        raise StoreError(f"{name}: {_first(error, given)}") from error
+    twice = [id for id, times in Counter(claim.id for claim in claims).items() if times > 1]
+    if twice:
+        raise StoreError(f"{name}: two claims have the id {twice[0]!r}")
+    return claims
+
+
+def _first(error: ValidationError, given: Any) -> str:
+    """The first mistake, with the claim and the field that it is in."""
+    wrong = error.errors()[0]
+    if not wrong["loc"]:
+        return "claims are a list of mappings; see report/claims/claims.yaml for what each holds"
+    number, *path = wrong["loc"]
+    one = given[number]
+    name = one.get("id", f"number {int(number) + 1}") if isinstance(one, dict) else repr(one)
+    value = wrong["input"]
+    told = f" (given {json.dumps(value)})" if isinstance(value, str | int | float) else ""
+    field = f"{'.'.join(map(str, path))}: " if path else ""
+    return f"claim {name}: {field}{wrong['msg'].removeprefix('Value error, ')}{told}"

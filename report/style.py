@@ -1,0 +1,242 @@
+"""The paper that every figure is drawn on: its size, type, ink and grid.
+
+Figures are drawn at the size at which they are printed: a point of type is a point on paper.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import matplotlib
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.lines import Line2D
+
+from report.conditions import Entry
+from report.glyphs import FAMILY, fit, lacking
+
+Dashes = tuple[float, tuple[float, ...]]
+
+SOLID: Dashes = (0.0, ())
+DASHED: Dashes = (0.0, (4.0, 1.6))
+DOTTED: Dashes = (0.0, (1.0, 1.4))
+DASHDOT: Dashes = (0.0, (4.0, 1.4, 1.0, 1.4))
+
+BLUE, SKY, GREEN = "#0072b2", "#56b4e9", "#009e73"
+ORANGE, VERMILION, PURPLE = "#e69f00", "#d55e00", "#cc79a7"
+GREY = "#7f7f7f"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a router is drawn. `dashes` is matplotlib's (offset, on-off points)."""
+
+    colour: str
+    marker: str
+    hatch: str
+    dashes: Dashes
+
+
+KNOWN: dict[str, Look] = {
+    "softmax_token_choice": Look(BLUE, "o", "", SOLID),
+    "sinkhorn_token_choice": Look(SKY, "s", "////", DASHED),
+    "softmax_expert_choice": Look(VERMILION, "^", "", SOLID),
+    "sinkhorn_expert_choice": Look(ORANGE, "v", "////", DASHED),
+    "sparsity_constrained_expert_choice": Look(PURPLE, "D", "||||", DASHDOT),
+    "soft_moe": Look(GREEN, "P", "", SOLID),
+    "dense": Look(GREY, "X", "", SOLID),
+    "dense_params": Look(GREY, "p", "////", DASHED),
+    "random": Look(GREY, "<", "\\\\\\\\", DOTTED),
+    "hash": Look(GREY, ">", "xxxx", DASHDOT),
+    "frozen": Look(GREY, "h", "----", (0.0, (6.0, 1.4, 1.0, 1.4, 1.0, 1.4))),
+}
+
+_STROKES = [("d", "++", DOTTED), ("*", "xx", (0.0, (2.0, 1.0))), ("H", "---", (0.0, (8.0, 2.0)))]
+_SPARE = [
+    Look(colour, marker, hatch, dashes)
+    for (marker, hatch, dashes), colour in product(
+        _STROKES, [PURPLE, GREEN, BLUE, VERMILION, ORANGE, SKY]
+    )
+]
+
+
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """A look for each name; two unlisted names of one study never share one (up to 18 of them)."""
+    chosen = {name: KNOWN[name] for name in names if name in KNOWN}
+    unlisted = sorted(set(names) - set(chosen))
+    for name in unlisted:
+        start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        turns = [_SPARE[(start + turn) % len(_SPARE)] for turn in range(len(_SPARE))]
+        free = [look for look in turns if look not in chosen.values()]
+        chosen[name] = (free or turns)[0]
+    return chosen
+
+
+COLUMN = 3.3
+PAGE = 6.8
+"""Widths in inches: one column of a two-column paper, and both."""
+
+INK = "#1b1f24"
+FAINT = "#737a84"
+GRID = "#d9dde2"
+PAPER = "#ffffff"
+
+_STYLE: Any = {
+    "font.family": FAMILY,
+    "font.size": 7.5,
+    "axes.titlesize": 7.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "xtick.color": FAINT,
+    "ytick.color": FAINT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.5,
+    "hatch.linewidth": 0.5,
+    "text.parse_math": False,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    "figure.facecolor": PAPER,
+    "savefig.facecolor": PAPER,
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "report",
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure of these entries.
+
+    Attributes:
+        caption: says what every line, bar and band is.
+        lacking: characters of its texts that no installed font has; codes stand for them.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure
+    entries: tuple[Entry, ...]
+    lacking: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        # Laid out once here, and not again for each file that it is saved as.
+        with style():
+            object.__setattr__(self, "lacking", fit(self.figure) | lacking(self.caption))
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine("none")
+
+    def saved(self, kind: str) -> bytes:
+        """The figure as a `png` (300 dpi), `pdf` or `svg` file; the same bits each time."""
+        undated: dict[str, dict[str, Any]] = {
+            "png": {"Software": None},
+            "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+            "svg": {"Date": None, "Creator": None, "Format": None, "Type": None},
+        }
+        out = io.BytesIO()
+        with style():
+            self.figure.savefig(out, format=kind, dpi=300, metadata=undated[kind])
+        return out.getvalue()
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """The type, ink and grid above for what is drawn inside, without a user's `matplotlibrc`."""
+    with matplotlib.style.context("default"), matplotlib.rc_context(_STYLE):
+        yield
+
+
+def blank(width: float, height: float) -> Figure:
+    """An empty figure, in inches, that lays itself out."""
+    layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.04, hspace=0.04)
+    figure = Figure(figsize=(width, height), layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def folded(name: str, width: int = 22) -> str:
+    """`name` on as many lines as it needs, broken after underscores and spaces only."""
+    lines = [""]
+    for part in name.replace("_", "_\0").replace(" ", " \0").split("\0"):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def router_legend(figure: Figure, looks: dict[str, Look], columns: int, **line: Any) -> None:
+    """One key for the entire figure, below it, with each router's line and marker."""
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=look.colour,
+            marker=look.marker,
+            linestyle=line.get("linestyle", look.dashes),
+            label=name,
+        )
+        for name, look in looks.items()
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
+
+
+def panels(
+    count: int, columns: int, width: float, height: float, **shared: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` axes in rows of at most `columns`, each row `height` inches."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = blank(width, rows * height)
+    grid = figure.subplots(rows, columns, squeeze=False, **shared)
+    axes: list[Axes] = list(grid.flat)
+    for unused in axes[count:]:
+        unused.remove()
+    for lowest in axes[max(count - columns, 0) : count]:
+        lowest.tick_params(labelbottom=True)  # a shared axis is labelled in the last row alone
+    return figure, axes[:count]
+
+
+def colour_bar(
+    figure: Figure, axes: Sequence[Axes], norm: Normalize, colours: str, label: str
+) -> None:
+    """One scale for all axes, right of them."""
+    mappable = ScalarMappable(norm, colours)
+    bar = figure.colorbar(mappable, ax=list(axes), shrink=0.9, aspect=30, pad=0.02)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+
+
+def label_routers(axes: Axes, names: Sequence[str]) -> None:
+    """Router names down the y axis, the first on top."""
+    axes.set_yticks(range(len(names)), [folded(name) for name in names])
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")

@@ -1,0 +1,221 @@
+"""What a table is: rows of cells that know their interval and their number of seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import isfinite, log10
+from typing import Literal
+
+from report.conditions import ANY, Entry
+from results.conditions import Condition
+from results.statistics import mean_interval
+
+MISSING = "–"
+NOT_APPLICABLE = "n/a"
+OUTSIDE = "†"
+CONSTANT = "‡"
+OLDER = "§"
+DISTURBED = "¶"
+SEVERAL = "several"
+ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
+"""After the heading of a column, by the better direction."""
+NOTES = {
+    OUTSIDE: "{}: at least one run missed its budget by more than the tolerance.",
+    CONSTANT: "{}: constant by construction, so it says nothing about the router.",
+    DISTURBED: "{}: timed while other processes kept the machine busy; their load stands in the "
+    "table of timings. To time it again: the same command with another "
+    "suites.throughput.seconds, and a --study of its own.",
+    NOT_APPLICABLE: "{}: the suite has nothing to measure there.",
+    SEVERAL: "{}: it stands beside several conditions; see the paired differences to the nulls.",
+    MISSING: "{}: not measured.",
+}
+
+_PREFIXES = ["", "k", "M", "G", "T", "P", "E", "Z"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column. A value is shown as `value * scale` with `digits` decimals, in `unit`.
+
+    `n` is the number of runs of its cells where that is not the row's. The best means of a `ranked`
+    column are marked. A `p_value` too small for its decimals is shown as less than the last one.
+    """
+
+    key: str
+    label: str
+    unit: str = ""
+    better: Literal["higher", "lower"] | None = None
+    scale: float = 1.0
+    digits: int = 2
+    si: bool = False
+    words: bool = False
+    n: int | None = None
+    ranked: bool = False
+    p_value: bool = False
+
+    @property
+    def scope(self) -> str:
+        """The unit and the number of runs, where they are to be said."""
+        return ", ".join(filter(None, (self.unit, f"n={self.n}" if self.n else "")))
+
+    @property
+    def heading(self) -> str:
+        """The label with what it is counted in."""
+        return f"{self.label} ({self.scope})" if self.scope else self.label
+
+    def number(self, value: float) -> str:
+        shown = f"{value * self.scale:.{self.digits}f}"
+        if self.p_value and float(shown) == 0:
+            return f"<{10.0**-self.digits:.{self.digits}f}"
+        return shown.removeprefix("-") if float(shown) == 0 else shown.replace("-", "−")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number with its interval, its number of runs `n` and its marks; or words.
+
+    `bracketed` shows the interval by its two ends, since it does not lie evenly around the value.
+    `trials` are the fingerprints of the trials, or of the bare layer, that a number comes from;
+    `values` what each of them gave, where it is made of one value each.
+    """
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    n: int | None = None
+    words: str = ""
+    marks: tuple[str, ...] = ()
+    best: bool = False
+    bracketed: bool = False
+    trials: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Row:
+    """The cells of one row, and what they are about.
+
+    `n` is the number of runs of a cell that does not say other. `under` are the conditions within
+    which its means are compared.
+    """
+
+    cells: tuple[Cell, ...]
+    n: int | None = None
+    entry: Entry | None = None
+    under: tuple[Condition, ...] = (ANY,)
+
+    @property
+    def router(self) -> str:
+        return self.entry.router if self.entry else ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, ready to be rendered. `caption` says what the numbers are."""
+
+    name: str
+    title: str
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def notes(self) -> list[str]:
+        """What the marks in its cells mean."""
+        shown = {
+            mark for row in self.rows for cell in row.cells for mark in (*cell.marks, cell.words)
+        }
+        return [note.format(mark) for mark, note in NOTES.items() if mark in shown]
+
+    def cell(self, row: int, key: str) -> Cell:
+        """The cell of column `key` in row number `row`."""
+        keys = [column.key for column in self.columns]
+        return self.rows[row].cells[keys.index(key)]
+
+
+def words(text: str, *marks: str, trials: Sequence[str] = ()) -> Cell:
+    return Cell(words=text, marks=marks, trials=tuple(trials))
+
+
+def summary(
+    values: Sequence[float],
+    *marks: str,
+    otherwise: str = MISSING,
+    trials: Sequence[str] = (),
+    confidence: float = 0.95,
+) -> Cell:
+    """The mean of `values` with its 95 % interval; `otherwise` where there are none.
+
+    Args:
+        trials: the fingerprints of the trials that gave the values, in their order.
+    """
+    finite = [float(value) for value in values if isfinite(value)]
+    if not finite:
+        return words(otherwise)
+    interval = mean_interval(finite, confidence)
+    return Cell(
+        interval.mean,
+        interval.low,
+        interval.high,
+        interval.n,
+        marks=marks,
+        trials=tuple(trials),
+        values=tuple(map(float, values)),
+    )
+
+
+def assemble(
+    name: str,
+    title: str,
+    caption: str,
+    columns: Iterable[Column],
+    rows: Iterable[Row],
+) -> Table:
+    """A table whose empty columns are gone, whose SI columns have one prefix, best means marked."""
+    kept_columns, kept_cells = [], []
+    listed = list(rows)
+    for index, column in enumerate(columns):
+        cells = [row.cells[index] for row in listed]
+        if all(cell.value is None and (not column.words or not cell.words) for cell in cells):
+            continue
+        fitted = _with_prefix(column, cells) if column.si else column
+        kept_columns.append(fitted)
+        kept_cells.append(_with_best(fitted, cells, [row.under for row in listed]))
+    finished = tuple(
+        replace(row, cells=tuple(cells))
+        for row, cells in zip(listed, zip(*kept_cells, strict=True), strict=True)
+    )
+    return Table(name, title, caption, tuple(kept_columns), finished)
+
+
+def _with_prefix(column: Column, cells: Sequence[Cell]) -> Column:
+    largest = max(abs(cell.value) for cell in cells if cell.value is not None)
+    power = 0 if largest < 1 else min(int(log10(largest) + 1e-12) // 3, len(_PREFIXES) - 1)
+    return replace(column, scale=10.0 ** (-3 * power), unit=_PREFIXES[power] + column.unit)
+
+
+def _with_best(
+    column: Column, cells: Sequence[Cell], under: Sequence[tuple[Condition, ...]]
+) -> list[Cell]:
+    """Marks the best mean under each condition, ties as shown included."""
+    if not column.ranked:
+        return list(cells)
+    best: set[int] = set()
+    for condition in {condition for each in under for condition in each}:
+        among = [number for number, each in enumerate(under) if condition in each]
+        best |= _best(column, {number: cells[number] for number in among})
+    return [replace(cell, best=number in best) for number, cell in enumerate(cells)]
+
+
+def _best(column: Column, cells: Mapping[int, Cell]) -> set[int]:
+    """The numbers of the best cells; none where there is nothing to compare."""
+    shown = {
+        number: float(f"{cell.value * column.scale:.{column.digits}f}")
+        for number, cell in cells.items()
+        if cell.value is not None and CONSTANT not in cell.marks
+    }
+    if len(set(shown.values())) < 2:
+        return set()
+    top = max(shown.values()) if column.better == "higher" else min(shown.values())
+    return {number for number, value in shown.items() if value == top}

@@ -1,0 +1,173 @@
+"""What papers claim of routers, and what these runs say to it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+
+from report.cells import sentence_on_looks
+from report.claims.claims import Claim, Side
+from report.claims.verdicts import Judged, Untested, judged
+from report.parts import Absent
+from report.study import StudyData
+from report.table import MISSING, OLDER, Cell, Column, Row, Table, assemble, words
+from results.text import counted
+from results.versions import older_sentence
+
+NAME, TITLE = "claims", "Claims, by these runs"
+COLUMNS = (
+    Column("id", "id", words=True),
+    Column("claim", "claim", words=True),
+    Column("verdict", "verdict", words=True),
+    Column("difference", "difference", digits=3),
+    Column("unit", "in", words=True),
+    Column("seeds", "seeds", words=True),
+    Column("p", "p", digits=3, p_value=True),
+    Column("p_holm", "p (Holm)", digits=3, p_value=True),
+    Column("agreeing", "conditions that agree", words=True),
+    Column("systems", "of", words=True),
+    Column("scale", "at this scale", words=True),
+)
+TESTS = (
+    *("id", "source", "scale of the source", "test", "supported if", "contradicted if"),
+    *("note", "not tested, since"),
+)
+SIGNS = {"higher": "> 0", "lower": "< 0", "rises": "> 0", "falls": "< 0"}
+POINTS = {"share": (100.0, "points")}
+"""The scale and the unit of differences in metrics of a unit; of others, 1 and their own."""
+
+
+def table(study: StudyData) -> Table | Absent:
+    """A row for each claim that the runs can test."""
+    found = judged(study)
+    tested = [each for each in found if isinstance(each, Judged)]
+    if not tested:
+        return Absent(NAME, TITLE, f"none of {len(found)} claims is about these runs", fine=True)
+    rows = [_row(study, each) for each in tested]
+    behind = {trial for each in tested for trial in each.evidence.trials}
+    older = older_sentence(study.trials[study.trials["trial"].isin(behind)])
+    caption = _caption(study, len(tested), len(found), older)
+    return assemble(NAME, TITLE, caption, COLUMNS, rows)
+
+
+def tests(study: StudyData) -> Table | Absent:
+    """A row for each claim, tested or not: whose it is, and what would decide it."""
+    name, title = "claim_tests", "How each claim is tested"
+    if study.trials.empty:
+        return Absent(name, title, "the study has no trials", fine=True)
+    rows = []
+    for each in judged(study):
+        claim = each.claim
+        why = each.why if isinstance(each, Untested) else ""
+        told = (claim.id, claim.source, claim.scale, _test(claim))
+        more = (claim.supported_if, claim.contradicted_if, claim.note, why)
+        rows.append(Row(tuple(map(words, (*told, *more)))))
+    columns = [Column(head, head, words=True) for head in TESTS]
+    caption = (
+        "Each claim as its test reads it: a difference of two sides, each the mean over its "
+        "systems, or the slope of a metric as a setting doubles."
+    )
+    return assemble(name, title, caption, columns, rows)
+
+
+def sentences(study: StudyData) -> list[str]:
+    """How the claims came out; nothing where none is about these runs."""
+    verdicts = Counter(each.verdict for each in judged(study) if isinstance(each, Judged))
+    if not verdicts:
+        return []
+    kinds = ("supported", "contradicted", "undecided")
+    told = ", ".join(f"{verdicts[kind]} {kind}" for kind in kinds)
+    return [f"Of {counted(verdicts.total(), 'claim')} that these runs can test: {told}."]
+
+
+def _row(study: StudyData, tested: Judged) -> Row:
+    difference, evidence, claim = tested.difference, tested.evidence, tested.claim
+    scale, unit = _unit(study, claim)
+    trials, n = evidence.trials, difference.n
+    low, high = (None if x is None else scale * x for x in (difference.low, difference.high))
+    p_values = [
+        words(MISSING) if p is None else Cell(p, n=n, trials=trials)
+        for p in (tested.p, tested.adjusted)
+    ]
+    older = set(study.trials.loc[study.trials["older"], "trial"])
+    agreeing = f"{tested.agreeing} of {len(evidence.by_condition)}"
+    cells = (
+        words(claim.id, *([OLDER] if older.intersection(trials) else [])),
+        words(claim.claim),
+        words(tested.verdict),
+        Cell(scale * difference.mean, low, high, n=n, trials=trials),
+        words(unit),
+        words(str(n), trials=trials),
+        *p_values,
+        words(agreeing, trials=trials),
+        words(", ".join(evidence.systems)),
+        words(_scale(study, evidence.trials), trials=trials),
+    )
+    return Row(cells, n)
+
+
+def _unit(study: StudyData, claim: Claim) -> tuple[float, str]:
+    """By what differences are multiplied to be shown, and what they are counted in."""
+    units = study.metrics.loc[study.metrics["metric"] == claim.metric, "unit"].dropna()
+    unit = str(units.iloc[-1]) if len(units) else ""
+    scale, shown = POINTS.get(unit, (1.0, unit))
+    return scale, f"{shown} a doubling".strip() if claim.over else shown
+
+
+def _scale(study: StudyData, behind: Sequence[str]) -> str:
+    """At what scale trials were run: `mnist; vit_tiny; 8, 32 experts; 4.0e12 FLOPs a run`."""
+    trials = study.trials[study.trials["trial"].isin(behind)]
+    with_experts = trials[[not study.is_baseline(name) for name in trials["router"]]]
+    numbers = sorted(with_experts["num_experts"].dropna().unique())
+    noun = "expert" if numbers == [1] else "experts"
+    flops = pd.to_numeric(trials["flops"]).median()
+    parts = [
+        ", ".join(sorted(trials["data"].unique())),
+        ", ".join(sorted(trials["model"].unique())),
+        f"{', '.join(map(str, numbers))} {noun}" if numbers else "",
+        "" if pd.isna(flops) else f"{flops:.1e} FLOPs a run".replace("e+", "e"),
+    ]
+    return "; ".join(filter(None, parts))
+
+
+def _test(claim: Claim) -> str:
+    """`top1: soft_moe − mean(a, b) > 0`."""
+    place = "".join(f" {value}" for value in claim.where.values())
+    metric = f"{claim.metric}{place}"
+    left = _side(claim.left)
+    if claim.over:
+        return f"{metric}: slope of {left} over log2 {claim.over} {SIGNS[claim.test]}"
+    first = f"{left} − {_side(claim.right)}"
+    if claim.test == "outweighs":
+        second = f"{_side(claim.other_left)} − {_side(claim.other_right)}"
+        return f"{metric}: {first} and {second} have one sign"
+    if claim.margin:
+        return f"{metric}: |{first}| < {claim.margin:g}"
+    return f"{metric}: {first} {SIGNS[claim.test]}"
+
+
+def _side(side: Side | None) -> str:
+    assert side is not None
+    named = side.routers[0] if len(side.routers) == 1 else f"mean({', '.join(side.routers)})"
+    experts = f" + {' or '.join(side.experts)}" if side.experts else ""
+    apart = {path: "none" if v is None else v for path, v in side.settings.items()} | side.where
+    told = ", ".join(f"{path}={value}" for path, value in apart.items())
+    return f"{named}{experts} ({told})" if told else f"{named}{experts}"
+
+
+def _caption(study: StudyData, tested: int, claims: int, older: str) -> str:
+    parts = (
+        f"About these runs: {tested} of {counted(claims, 'claim')}. Difference: as the claim's "
+        "test has it (table: how each claim is tested), the mean over the conditions that have "
+        "both sides, paired by seed, ± half of its 95 % Student t interval over the seeds that all "
+        "of them have. p: two-sided paired t test (against the nearer end of a margin; where two "
+        "differences decide, the larger p); Holm's correction over the claims tested. "
+        "Supported or contradicted: adjusted p < 0.05, by where the difference lies; undecided "
+        "otherwise, whatever was expected. It holds at the scale of these runs, which is not that "
+        "of the papers.",
+        sentence_on_looks(study),
+        f"{OLDER} {older}" if older else "",
+    )
+    return " ".join(filter(None, parts))

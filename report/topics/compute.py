@@ -1,0 +1,171 @@
+"""What each router really spent, whatever was matched."""
+
+from __future__ import annotations
+
+import json
+from statistics import fmean
+
+from report.cells import BEST, INTERVALS, LEAD, lead, metric_cell
+from report.conditions import Entry
+from report.parts import Absent
+from report.study import StudyData
+from report.table import MISSING, Cell, Column, Row, Table, assemble, summary, words
+from report.timings import machine_names
+from report.topics.budgets import Standing, flips, standings, why_not
+from results.conditions import Condition
+from results.statistics.fronts import ALIKE
+from results.text import counted
+
+NAME, TITLE = "spent", "What each router really spent"
+MATCHED = {
+    "total_flops": "the FLOPs of a training; the number of steps follows",
+    "step_flops": "the FLOPs of a training step, by the width of the experts",
+    "params": "the parameters of the model, by the width of the experts",
+    "wall_clock": "the seconds of a training",
+    "steps": "the number of steps alone",
+}
+METRICS = {
+    "budget_error": Column("budget_error", "off budget", "%", scale=100, digits=2),
+    "train_flops": Column("train_flops", "training", "FLOP", si=True),
+    "step_flops": Column("step_flops", "a step", "FLOP", si=True),
+    "steps": Column("steps", "steps", digits=0),
+    "params_total": Column("params_total", "params", si=True),
+    "params_active": Column("params_active", "active", si=True),
+    "slots_per_choice": Column("slots_per_choice", "real capacity"),
+}
+ASKED = Column("capacity_factor", "capacity asked for")
+SECONDS = Column("train_seconds", "training", "s", digits=1)
+MACHINE = Column("machine", "on", words=True)
+
+
+def table(study: StudyData) -> Table | Absent:
+    """A row for each router under each condition."""
+    entries = [entry for entry in study.entries if not study.final("train_flops", entry).empty]
+    if not entries:
+        return Absent(NAME, TITLE, "no finished trial was measured by accuracy")
+    rows = []
+    for entry in entries:
+        n = study.finished(entry)
+        cells = lead(study, entry, n)
+        cells += [metric_cell(study, metric, entry) for metric in METRICS]
+        cells += [_asked(study, entry), *_seconds(study, entry)]
+        rows.append(Row(tuple(cells), n, entry))
+    columns = (*LEAD, *METRICS.values(), ASKED, SECONDS, MACHINE)
+    return assemble(NAME, TITLE, _caption(study), columns, rows)
+
+
+def _caption(study: StudyData) -> str:
+    return (
+        f"{what_is_matched(study)} Off budget: what was spent of what is matched, over the budget, "
+        "less 1. Training and steps: forward and backward passes, as counted from what ran. "
+        "Active: parameters that act on a token, on average. Real capacity: slots that the experts "
+        "run for each choice of a token (for each token where tokens do not choose), used or not, "
+        "mean over the MoE layers, outside training; asked for: the capacity factor. Seconds: of "
+        "training, evaluations left out, with whatever else the machine did meanwhile; those of "
+        f"several machines are not pooled. {INTERVALS}"
+    )
+
+
+def what_is_matched(study: StudyData) -> str:
+    """What was made equal between the routers, in a sentence; "" where a study matched several."""
+    match = study.compute.get("match", "total_flops")
+    if any("compute.match" in entry.condition.mapping for entry in study.entries):
+        return ""
+    return f"Equal between the routers: {MATCHED[match]}."
+
+
+def _asked(study: StudyData, entry: Entry) -> Cell:
+    """The capacity factor; "" of a router that has no such setting."""
+    trials = study.trials_of(entry)
+    factors = [json.loads(options).get("capacity_factor", "") for options in trials["options"]]
+    if not all(isinstance(factor, float | int) for factor in factors):
+        return words("none" if None in factors else "")
+    return Cell(fmean(factors), trials=tuple(trials["trial"]))
+
+
+def _seconds(study: StudyData, entry: Entry) -> tuple[Cell, Cell]:
+    """Seconds of training, and whose they are."""
+    trials = study.trials_of(entry)
+    names = machine_names(study)
+    machines = [names[machine] for machine in trials["machine"].dropna().unique()]
+    if len(machines) != 1:
+        return words(MISSING), words(", ".join(machines))
+    return metric_cell(study, "train_seconds", entry), words(machines[0])
+
+
+RANKINGS, RANKINGS_TITLE = "rankings", "Rankings under three budgets"
+COLUMNS = (
+    Column("rank_flops", "rank by FLOPs", better="lower", digits=0),
+    Column("top1_flops", "validation top-1 at equal FLOPs", "%", "higher", 100, 1, ranked=True),
+    Column("rank_seconds", "rank by seconds", better="lower", digits=0),
+    Column("top1_seconds", "at equal seconds", "%", "higher", 100, 1, ranked=True),
+    Column("front_parameters", "front by parameters", better="lower", digits=0),
+    Column("top1_end", "at the end", "%", "higher", 100, 1, ranked=True),
+    Column("params_total", "params", si=True),
+)
+
+
+def rankings_table(study: StudyData) -> Table | Absent:
+    """Under each condition a row for each of its routers."""
+    found = {condition: standings(study, condition) for condition in study.conditions}
+    if why := why_not([standing for each in found.values() for standing in each]):
+        return Absent(RANKINGS, RANKINGS_TITLE, *why)
+    rows = []
+    for condition, of_condition in found.items():
+        for entry in study.under(condition):
+            cells = lead(study, entry, study.finished(entry))
+            cells[1] = words(condition.label)
+            cells += [c for standing in of_condition for c in _cells(study, standing, entry)]
+            cells.append(metric_cell(study, "params_total", entry))
+            rows.append(Row(tuple(cells), study.finished(entry), entry, (condition,)))
+    return assemble(
+        RANKINGS, RANKINGS_TITLE, _rankings_caption(study, found), (*LEAD, *COLUMNS), rows
+    )
+
+
+def _cells(study: StudyData, standing: Standing, entry: Entry) -> tuple[Cell, Cell]:
+    """The rank and the accuracy that it is by."""
+    if entry not in standing.ranks:
+        return words(MISSING), words(MISSING)
+    values = standing.accuracy[entry].dropna()
+    trials = study.behind(entry, values.index)
+    accuracy = summary(list(values), trials=trials, confidence=study.confidence)
+    return Cell(standing.ranks[entry], n=accuracy.n, trials=trials), accuracy
+
+
+def _rankings_caption(study: StudyData, found: dict[Condition, list[Standing]]) -> str:
+    return " ".join(
+        [
+            "The same runs, cut. By FLOPs and by seconds: the mean validation accuracy where every "
+            "run of the condition has come, read off each seed's curve, linearly between two "
+            f"evaluations ({'; '.join(_where(study, c, f) for c, f in found.items())}). What was "
+            "cut was not trained for that budget: its learning rate had not fallen to its end. "
+            "Seconds are of training alone, with whatever else ran beside it. By parameters no "
+            "run can be cut: a front holds those of which none is more accurate at the end with "
+            f"no more parameters, or as accurate with fewer (by more than {100 * ALIKE:g} %). "
+            f"{INTERVALS} {BEST}",
+            *(_sentence(condition, standing) for condition, standing in found.items()),
+        ]
+    )
+
+
+def _where(study: StudyData, condition: Condition, found: list[Standing]) -> str:
+    """The budgets of a condition: where its curves are cut."""
+    by_flops, by_seconds, _ = found
+    if by_flops.cut is None or by_seconds.cut is None:
+        return f"{condition or 'here'}: no curve"
+    machine = machine_names(study)[by_seconds.machine]
+    told = f"{by_flops.cut:.3g} FLOPs, {by_seconds.cut:.3g} s on {machine}"
+    return f"{condition}: {told}" if condition else told
+
+
+def _sentence(condition: Condition, found: list[Standing]) -> str:
+    """Which pairs change their order between budgets."""
+    under = f"Under {condition}, b" if condition else "B"
+    turned = flips(found)
+    if not turned:
+        return f"{under}etween these budgets no pair changes its order."
+    return (
+        f"{under}etween these budgets the order of {counted(len(turned), 'pair')} changes, by "
+        f"their means, resolved or not: {'; '.join(turned)}."
+    )

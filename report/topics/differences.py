@@ -1,0 +1,194 @@
+"""Paired differences in test accuracy: to each null, and to the best router."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import median
+
+import numpy as np
+
+from report.cells import sentence_on_looks
+from report.comparisons import METRIC, Comparison, against_best, against_nulls, comparisons
+from report.null_columns import missing
+from report.parts import Absent
+from report.study import StudyData
+from report.table import MISSING, Cell, Column, Row, Table, assemble, words
+from results.conditions import Condition
+from results.statistics import ALPHA, seeds_needed
+from results.text import counted
+
+COLUMNS = (
+    Column("router", "router", words=True),
+    Column("condition", "condition", words=True),
+    Column("reference", "reference", words=True),
+    Column("n", "pairs", words=True),
+    Column("difference", "difference in top-1", "points", scale=100),
+    Column("p", "p", digits=3, p_value=True),
+    Column("p_holm", "p (Holm)", digits=3, p_value=True),
+    Column("effect_size", "d_z"),
+    Column("superiority", "superiority"),
+    Column("correlation", "correlation"),
+    Column("verdict", "verdict", words=True),
+)
+
+
+def to_nulls(study: StudyData) -> Table | Absent:
+    """By how much each router beats what it has to beat."""
+    name, title = "differences_nulls", "Paired differences to the nulls"
+    found = against_nulls(study)
+    if not found:
+        return Absent(name, title, "the study has no router and null to compare")
+    return _table(name, title, study, found, missing(study))
+
+
+def to_best(study: StudyData) -> Table | Absent:
+    """How far behind the best router."""
+    name, title = "differences_best", "Paired differences to the best router"
+    found = against_best(study)
+    if not found:
+        return Absent(name, title, "there is no second router to compare")
+    note = (
+        "The reference was chosen after seeing the results, which flatters it: the correction over "
+        "all pairs of routers keeps the error rate of the tests, but the differences and intervals "
+        "still lean towards it."
+    )
+    return _table(name, title, study, found, note)
+
+
+def sentence_on_n(found: Sequence[Comparison]) -> str:
+    """What a reader may expect of tests with so few seeds."""
+    differences = [c.difference for c in found if c.difference]
+    halves = [(d.high - d.low) / 2 for d in differences if d.low is not None and d.high is not None]
+    pairs = sorted({difference.n for difference in differences})
+    if not halves:
+        return "With one seed there is no interval and no test: nothing here is resolved."
+    told = f"n = {pairs[0]}" if len(pairs) == 1 else f"n from {pairs[0]} to {pairs[-1]}"
+    few = ": too few seeds to resolve small differences" if pairs[-1] < 5 else ""
+    return f"With {told}, these intervals are ± {100 * median(halves):.2f} points (median){few}."
+
+
+def _table(
+    name: str, title: str, study: StudyData, found: Sequence[Comparison], note: str
+) -> Table:
+    said = (_caption(study, found), sentence_on_looks(study), note, sentence_on_n(found))
+    caption = " ".join(filter(None, said))
+    return assemble(name, title, caption, COLUMNS, [_row(study, c) for c in found])
+
+
+def _row(study: StudyData, comparison: Comparison) -> Row:
+    difference, trials = comparison.difference, comparison.trials(study)
+    n = difference.n if difference else 0
+    names = comparison.entry.router, comparison.condition.label, comparison.reference.router, str(n)
+    if difference is None:
+        numbers = [words(MISSING)] * 6
+    else:
+        numbers = [Cell(difference.mean, difference.low, difference.high, n, trials=trials)]
+        numbers += [
+            words(MISSING) if value is None else Cell(value, n=n, trials=trials)
+            for value in (
+                difference.p_value,
+                comparison.adjusted,
+                comparison.effect_size,
+                comparison.superiority,
+                difference.correlation,
+            )
+        ]
+    told = (*map(words, names), *numbers, words(comparison.verdict))
+    return Row(told, n, comparison.entry, (comparison.condition,))
+
+
+def _small(study: StudyData) -> str:
+    """What the verdict "smaller than" means, where seeds were added until differences were it."""
+    if study.smallest_of_interest is None:
+        return ""
+    points = counted(100 * study.smallest_of_interest, "point")
+    return f"Not resolved, but smaller than {points}: its interval lies within ± {points}. "
+
+
+def _caption(study: StudyData, found: Sequence[Comparison]) -> str:
+    sizes = sorted({c.family for c in found})
+    tests = counted(sizes[0], "test") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
+    each = " of each condition" if len(study.conditions) > 1 else ""
+    return (
+        "Mean over the seeds that both have of router less reference, in percentage points of "
+        "top-1, ± half the width of its 95 % Student t interval (of this difference alone); "
+        "two-sided paired t test; Holm's correction over the tests declared beforehand, every "
+        f"router against each null and all pairs of routers, {tests}{each}; resolved: "
+        f"adjusted p < {ALPHA}. {_small(study)}"
+        "d_z: the mean over the standard deviation of the differences, with "
+        "Hedges' correction. Superiority: the probability that a run of the router beats one of "
+        "the reference, ties half. Correlation: of the pairs."
+    )
+
+
+SEEDS, SEEDS_TITLE = "seeds", "Seeds that would resolve a gap"
+MANY = 1000
+"""More seeds than anybody trains are not counted out."""
+
+SEED_COLUMNS = (
+    Column("router", "router", words=True),
+    Column("condition", "condition", words=True),
+    Column("reference", "the next below", words=True),
+    Column("n", "pairs", words=True),
+    Column("gap", "gap in top-1", "points", scale=100),
+    Column("deviation", "SD of differences", "points", scale=100),
+    Column("alone", "seeds, one test", words=True),
+    Column("family", "seeds, corrected", words=True),
+    Column("verdict", "verdict", words=True),
+)
+SEEDS_CAPTION = (
+    "Routers by mean top-1, each with the next below it. The number of seeds at which a two-sided "
+    "paired t test finds a gap of this size with a probability of 80 %, were the observed mean and "
+    f"standard deviation of the paired differences the true ones: of one test at {ALPHA}, and at "
+    f"{ALPHA} over the number of tests of the family{{looks}}, with which Holm's correction "
+    "begins. Of few pairs the deviation is itself uncertain, and so is the number."
+)
+
+
+def seeds_table(study: StudyData) -> Table | Absent:
+    """A row for each two neighbours under each condition."""
+    found = [c for condition in study.conditions for c in neighbours(study, condition)]
+    if not any(len(c.seeds) > 1 for c in found):
+        return Absent(SEEDS, SEEDS_TITLE, "no two routers have two seeds in common")
+    looks = "" if study.planned_looks == 1 else f" and {study.planned_looks} looks"
+    return assemble(
+        SEEDS,
+        SEEDS_TITLE,
+        SEEDS_CAPTION.format(looks=looks),
+        SEED_COLUMNS,
+        [_seed_row(study, c) for c in found],
+    )
+
+
+def neighbours(study: StudyData, condition: Condition) -> list[Comparison]:
+    """Each router less the next below it by mean accuracy, nulls apart; the best first."""
+    found = {(c.entry, c.reference): c for c in comparisons(study) if c.condition == condition}
+    entries = [e for e in study.under(condition) if not study.is_baseline(e.router)]
+    measured = [entry for entry in entries if len(study.final(METRIC, entry))]
+    ordered = sorted(measured, key=lambda e: study.final(METRIC, e).mean(), reverse=True)
+    return [
+        found[pair] if pair in found else found[pair[::-1]].turned() for pair in pairwise(ordered)
+    ]
+
+
+def _seed_row(study: StudyData, comparison: Comparison) -> Row:
+    difference, trials = comparison.difference, comparison.trials(study)
+    n = difference.n if difference else 0
+    names = comparison.entry.router, comparison.condition.label, comparison.reference.router, str(n)
+    deviation = float(np.std(comparison.differences, ddof=1)) if n > 1 else None
+    numbers = [
+        words(MISSING) if value is None else Cell(value, n=n, trials=trials)
+        for value in (difference.mean if difference else None, deviation)
+    ]
+    corrected = max(comparison.family, 1) * study.planned_looks
+    counts = [words(_told(comparison, ALPHA / tests), trials=trials) for tests in (1, corrected)]
+    told = (*map(words, names), *numbers, *counts, words(comparison.verdict))
+    return Row(told, n, comparison.entry, (comparison.condition,))
+
+
+def _told(comparison: Comparison, alpha: float) -> str:
+    needed = seeds_needed(comparison.differences, alpha=alpha)
+    if needed is None:
+        return MISSING
+    return str(needed) if needed <= MANY else f"> {MANY:,}"

@@ -1,0 +1,239 @@
+"""How a study was made: by which code, on which machines, of which components."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
+from typing import Any
+
+import pandas as pd
+
+from report.conditions import Entry, closest_layer
+from report.parts import Absent
+from report.study import StudyData
+from report.style import Drawing
+from report.systems import router_of
+from report.table import OLDER, Cell, Column, Row, Table
+from report.timings import machine_names
+from report.topics import generic
+from results.versions import sentence
+
+NO_CARD = "The database has no card of this router."
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """A hyper-parameter of a router: what it is, and the values that the study gave it."""
+
+    name: str
+    meaning: str
+    default: str
+    used: str
+
+
+@dataclass(frozen=True)
+class RouterCard:
+    """What a reader should know of a router."""
+
+    name: str
+    family: str
+    summary: str
+    text: str
+    source: str
+    bibtex: str
+    hyper: tuple[Hyper, ...]
+
+
+@dataclass(frozen=True)
+class MachineCard:
+    """A machine, and how many trials and measurements it made."""
+
+    name: str
+    hardware: str
+    threads: str
+    trials: int
+    measurements: int
+
+
+@dataclass(frozen=True)
+class CodeCard:
+    """A version of the code; `changed` where it was not just the commit."""
+
+    commit: str
+    changed: bool
+    python: str
+    libraries: dict[str, str]
+
+
+def router_cards(study: StudyData) -> list[RouterCard]:
+    """A card for each router of the study, in its order."""
+    cards = study.components[study.components["kind"] == "router"].set_index("name")
+    names = dict.fromkeys(map(router_of, study.routers))
+    return [_router_card(study, name, cards) for name in names]
+
+
+def machines(study: StudyData) -> list[MachineCard]:
+    """Every machine that made a number of this study."""
+    names = machine_names(study)
+    both = pd.concat([study.trials, study.measurements]).dropna(subset=["machine"])
+    return [
+        MachineCard(
+            name=names[row.machine],
+            hardware=", ".join(filter(None, (row.processor, row.gpu, row.driver))),
+            threads=str(row.threads),
+            trials=int((study.trials["machine"] == row.machine).sum()),
+            measurements=int((study.measurements["machine"] == row.machine).sum()),
+        )
+        for row in both.drop_duplicates("machine").itertuples()
+    ]
+
+
+def codes(study: StudyData) -> list[CodeCard]:
+    """Every version of the code that made a number of this study."""
+    both = pd.concat([study.trials, study.measurements]).dropna(subset=["code"])
+    return [
+        CodeCard(
+            commit=str(row.code).partition("+")[0],
+            changed="+" in str(row.code),
+            python=str(row.python),
+            libraries=json.loads(str(row.libraries)),
+        )
+        for row in both.drop_duplicates("code").itertuples()
+    ]
+
+
+def bibtex(cards: list[RouterCard]) -> str:
+    """The entries of all cards, each once."""
+    return "\n\n".join(dict.fromkeys(card.bibtex.strip() for card in cards if card.bibtex))
+
+
+def _router_card(study: StudyData, name: str, cards: pd.DataFrame) -> RouterCard:
+    if name not in cards.index:
+        return RouterCard(name, "", NO_CARD, "", "", "", ())
+    row: Any = cards.loc[name]
+    used = _values_used(study, name)
+    return RouterCard(
+        name=name,
+        family=row["family"] or "",
+        summary=row["summary"],
+        text=row["text"],
+        source=row["source"] or "",
+        bibtex=row["bibtex"] or "",
+        hyper=tuple(_hyper(told, used) for told in row["hyper"]),
+    )
+
+
+def _hyper(told: dict[str, Any], used: dict[str, list[str]]) -> Hyper:
+    return Hyper(
+        name=told["name"],
+        meaning=told.get("meaning", ""),
+        default=json.dumps(told.get("default")),
+        used=", ".join(used.get(told["name"], [])),
+    )
+
+
+def _values_used(study: StudyData, router: str) -> dict[str, list[str]]:
+    """The values of each hyper-parameter of a router in this study."""
+    frames = [study.trials[["router", "options"]], study.measurements[["router", "options"]]]
+    both = pd.concat(frames).drop_duplicates()
+    used: dict[str, list[str]] = {}
+    for text in both[both["router"].map(router_of) == router]["options"]:
+        for name, value in json.loads(text).items():
+            values = used.setdefault(name, [])
+            if json.dumps(value) not in values:
+                values.append(json.dumps(value))
+    return used
+
+
+SUITES = {
+    "main": ("accuracy", "throughput", "balance", "entropy"),
+    "differences_nulls": ("accuracy",),
+    "differences_best": ("accuracy",),
+    "seeds": ("accuracy",),
+    "ranks": ("accuracy",),
+    "rankings": ("accuracy",),
+    "spent": ("accuracy",),
+    "control": ("accuracy", "throughput"),
+    "budgets": ("accuracy",),
+    "critical_difference": ("accuracy",),
+    "best_and_mean": ("accuracy", "entropy"),
+    "balance_by_layer": ("balance",),
+    "training": ("accuracy",),
+    "overhead": ("throughput",),
+    "scaling_experts": ("throughput",),
+    "load": ("balance",),
+    "class_expert": ("entropy",),
+    "class_change": ("specialization",),
+    "expert_images": ("specialization",),
+}
+"""Whose numbers a table or figure shows, by its name; others are named as their suite is."""
+
+
+def aged_figure(part: Drawing | Absent, study: StudyData) -> Drawing | Absent:
+    """The figure with whose numbers are of older code in its caption, where any are."""
+    if isinstance(part, Absent):
+        return part
+    older = older_sentence(study, part.entries, _suites(part, study))
+    return replace(part, caption=f"{part.caption} {older}") if older else part
+
+
+def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
+    """The same of a table, with a mark at each router, also one compared with, that is meant."""
+    if isinstance(part, Absent):
+        return part
+    suites, older = _suites(part, study), list[Entry]()
+
+    def marked(column: Column, cell: Cell, row: Row) -> Cell:
+        if column.key not in ("router", "reference") or row.entry is None:
+            return cell
+        entry = _entry(study, column, cell, row)
+        if not changed(study, entry, suites):
+            return cell
+        older.append(entry)
+        return replace(cell, marks=(*cell.marks, OLDER))
+
+    rows = [
+        replace(row, cells=tuple(map(marked, part.columns, row.cells, repeat(row))))
+        for row in part.rows
+    ]
+    if not older:
+        return part
+    caption = f"{part.caption} {OLDER} {older_sentence(study, older, suites)}"
+    return replace(part, rows=tuple(rows), caption=caption)
+
+
+def _entry(study: StudyData, column: Column, cell: Cell, row: Row) -> Entry:
+    """The entry that a cell names: a reference may lack settings of the row's condition."""
+    assert row.entry is not None
+    if column.key != "reference":
+        return Entry(cell.words, row.entry.condition)
+    (condition,) = row.under
+    return study.entry(cell.words, condition) or Entry(cell.words, condition)
+
+
+def older_sentence(study: StudyData, entries: Iterable[Entry], suites: Sequence[str]) -> str:
+    """Whose numbers by these suites are of older code; "" where none are."""
+    since: dict[str, set[str]] = defaultdict(set)
+    for entry in entries:
+        if told := changed(study, entry, suites):
+            since[entry.router] |= told
+    return sentence(since)
+
+
+def changed(study: StudyData, entry: Entry, suites: Iterable[str]) -> set[str]:
+    """What changed since these suites measured an entry; nothing where it is of newest code."""
+    return set[str]().union(*(_changed(study.changed.get(s, {}), entry, s) for s in suites))
+
+
+def _changed(found: dict[Entry, set[str]], entry: Entry, suite: str) -> set[str]:
+    if suite == "throughput":
+        entry = closest_layer(found, entry) or entry
+    return found.get(entry, set())
+
+
+def _suites(part: Table | Drawing, study: StudyData) -> Sequence[str]:
+    name, others = part.name.partition("--")[0], generic.measured_by(study)
+    return (*SUITES.get(name, ()), *others.get(name, ())) or (name,)

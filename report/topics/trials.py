@@ -1,0 +1,218 @@
+"""What was run: every trial, and what failed of trials and measurements."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pandas as pd
+
+from report.conditions import Entry
+from report.parts import Absent
+from report.study import StudyData
+from report.table import OLDER, Cell, Column, Row, Table, assemble, summary, words
+from results.versions import older_sentence
+
+NOT_DONE = {
+    "waiting": "not run yet",
+    "running": "worked on when this report was made",
+    "interrupted": "stopped from outside; the next run goes on with it",
+}
+"""Statuses of trials that have not ended, in words."""
+
+
+@dataclass(frozen=True)
+class Undone:
+    """A trial or a measurement without result.
+
+    Attributes:
+        what: `training`, or the suite.
+        status: how it ended, in words; `not done` where it has not.
+        reason: the first line of it.
+        trial: fingerprint.
+        log: file, named from the home folder; "" where there is none.
+        traceback, log_tail: as they were written down; "" where they were not.
+    """
+
+    entry: Entry
+    seed: str
+    what: str
+    status: str
+    reason: str
+    machine: str
+    trial: str
+    log: str
+    note: str
+    traceback: str
+    log_tail: str
+
+    @property
+    def told(self) -> str:
+        """Which of its router's it is."""
+        seed = f"seed {self.seed}" if self.seed else ""
+        return ", ".join(filter(None, (self.entry.condition.label, seed, self.what)))
+
+
+def undone(study: StudyData) -> list[Undone]:
+    """Trials first, then measurements, each in the order of the database."""
+    trials = study.trials[study.trials["status"] != "done"]
+    failed = study.measurements[study.measurements["status"] == "failed"]
+    logs = study.trials.dropna(subset="attempt").set_index("attempt")["log"]
+    return [
+        *(_undone("training", row, row.log) for row in trials.itertuples()),
+        *(_undone(f"suite {row.suite}", row, logs.get(row.attempt)) for row in failed.itertuples()),
+    ]
+
+
+def in_words(status: str) -> str:
+    """A status for readers: `out of memory`."""
+    return status.replace("_", " ")
+
+
+def text_of(value: Any) -> str:
+    """A cell of a frame; "" where there is nothing in it."""
+    return "" if pd.isna(value) else str(value)
+
+
+def _undone(what: str, row: Any, log: Any) -> Undone:
+    lines = text_of(row.error).strip().splitlines()
+    words = NOT_DONE.get(row.status)
+    return Undone(
+        entry=Entry(row.router, row.condition),
+        seed=text_of(row.seed),
+        what=what,
+        status="not done" if words else in_words(row.status),
+        reason=words or (lines[0] if lines else "no reason was recorded"),
+        machine=text_of(row.machine_name),
+        trial=row.trial,
+        log=text_of(log),
+        note=text_of(getattr(row, "note", None)),
+        traceback=text_of(row.traceback),
+        log_tail=text_of(getattr(row, "log_tail", None)),
+    )
+
+
+SHORT = 12
+"""Characters of a fingerprint that tell trials apart."""
+
+
+def failures(study: StudyData) -> Table | Absent:
+    """A row for each trial that is not done and each measurement that failed."""
+    name, title = "failures", "What failed, or is not done"
+    found = undone(study)
+    if not found:
+        return Absent(name, title, "every trial and every measurement is done", fine=True)
+    heads = ("router", "condition", "seed", "what", "status", "reason", "note", "machine", "trial")
+    columns = [Column(head, head, words=True) for head in (*heads, "log")]
+    caption = (
+        "Trials that are not done and measurements that failed, each with the first line of its "
+        "reason. Their numbers are in no mean; the other tables say how many seeds are left."
+    )
+    return assemble(name, title, caption, columns, map(_failure, found))
+
+
+def trials(study: StudyData) -> Table | Absent:
+    """A row for each trial, whatever became of it."""
+    name, title = "trials", "Every trial"
+    if study.trials.empty:
+        return Absent(name, title, "the study has no trials")
+    numbers = (
+        Column("top1", "top-1", "%", scale=100, n=1),
+        Column("flops", "FLOPs", "FLOP", si=True, n=1),
+        Column("steps", "steps", digits=0, n=1),
+        Column("seconds", "time", "s", digits=1, n=1),
+    )
+    heads = ("router", "condition", "seed", "status")
+    tails = ("note", "machine", "code", "trial", "log")
+    columns = [Column(head, head, words=True) for head in heads]
+    columns += [*numbers, *(Column(tail, tail, words=True) for tail in tails)]
+    top1 = _top1(study)
+    rows = []
+    for row in study.trials.itertuples():
+        values = (top1.get(row.trial), row.flops, row.steps, row.seconds)
+        told = (row.note, row.machine_name, row.code)
+        cells = [
+            words(row.router, *([OLDER] if row.older else [])),
+            *(words(text_of(value)) for value in (row.condition, row.seed)),
+            words(in_words(row.status)),
+            *(_number(value, row.trial) for value in values),
+            *(words(text_of(value)) for value in told),
+            words(row.trial[:SHORT], trials=[row.trial]),
+            words(text_of(row.log)),
+        ]
+        rows.append(Row(tuple(cells), 1, Entry(row.router, row.condition)))
+    older = older_sentence(study.trials)
+    caption = "One row a trial, n = 1 each." + (f" {OLDER} {older}" if older else "")
+    return assemble(name, title, caption, columns, rows)
+
+
+def layers(study: StudyData) -> Table | Absent:
+    """A row for each bare layer on each machine that timed it."""
+    name, title = "layers", "Every bare layer"
+    timed = study.measurements[study.measurements["attempt"].isna()]
+    if timed.empty:
+        return Absent(name, title, "no bare layer was asked for", fine=True)
+    heads = ("router", "condition", "suite", "status", "machine", "code")
+    columns = [Column(head, head, words=True) for head in heads]
+    columns += [Column("seconds", "time", "s", digits=1, n=1), Column("layer", "layer", words=True)]
+    rows = []
+    for row in timed.itertuples():
+        told = (row.router, row.condition, row.suite, in_words(row.status))
+        cells = [words(text_of(value)) for value in (*told, row.machine_name, row.code)]
+        cells += [_number(row.seconds, row.trial), words(row.trial[:SHORT], trials=[row.trial])]
+        rows.append(Row(tuple(cells), 1, Entry(row.router, row.condition)))
+    caption = "Layers that no training made: one row a measurement, n = 1 each."
+    return assemble(name, title, caption, columns, rows)
+
+
+def _failure(found: Undone) -> Row:
+    cells = (
+        *(found.entry.router, found.entry.condition.label, found.seed, found.what, found.status),
+        *(found.reason, found.note, found.machine, found.trial[:SHORT], found.log),
+    )
+    return Row(tuple(map(words, cells)), 1, found.entry)
+
+
+def _number(value: Any, trial: str) -> Cell:
+    text = text_of(value)
+    return summary([float(text)] if text else [], trials=[trial])
+
+
+def _top1(study: StudyData) -> pd.Series:
+    """Accuracy on the test split at the end, by trial."""
+    of = study.metrics
+    end = of["layer"].isna() & of["step"].isna()
+    found = of[(of["suite"] == "accuracy") & (of["metric"] == "top1") & end]
+    return found.drop_duplicates("trial", keep="last").set_index("trial")["value"]
+
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[^\S\n\t ]|[\x00-\x08\x0e-\x1f\x7f]")
+"""Colours and other commands to a terminal."""
+
+
+class Logs:
+    """Log files by the name that the database has for them.
+
+    Args:
+        home: the folder that they are named from; None where it is not known.
+        page: the folder of the page.
+    """
+
+    def __init__(self, home: Path | str | None, page: Path | str) -> None:
+        self._home = None if home is None else Path(home).absolute()
+        self._page = Path(page).absolute()
+
+    def link(self, log: str) -> str | None:
+        """Its address from the page; None where it does not lie under the home."""
+        if not log or self._home is None or not (self._home / log).is_file():
+            return None
+        return quote(Path(os.path.relpath(self._home / log, self._page)).as_posix())
+
+
+def readable(text: str) -> str:
+    """A log without what only a terminal understands."""
+    return _CONTROL.sub("", text)

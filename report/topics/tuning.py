@@ -1,0 +1,194 @@
+"""How the settings of each router were found, as the study's request says."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from report.parts import Absent
+from report.study import StudyData
+from report.style import PAGE, Drawing, Look, panels, router_legend, style
+from report.systems import router_of
+from report.table import Cell, Column, Row, Table, assemble, words
+from results.statistics.fronts import expected_best
+from results.text import counted
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """Of one router.
+
+    Attributes:
+        trials: those that are over; of them `done`, `pruned` and `failed`.
+        values: of each trial in order, the share of the validation split that was right when it
+            ended; None where it left no model.
+        best: the highest of those that are done.
+        settings: with which it was, by path.
+        training: its fingerprint.
+        trainings: those of each trial in order, where they are known.
+    """
+
+    trials: int
+    done: int
+    pruned: int
+    failed: int
+    values: tuple[float | None, ...]
+    best: float
+    settings: dict[str, Any]
+    training: str
+    trainings: tuple[str | None, ...] = ()
+
+    @property
+    def scores(self) -> list[float]:
+        """Of each trial in order; one that left no model got nothing right."""
+        return [value or 0.0 for value in self.values]
+
+
+def tuned(study: StudyData) -> dict[str, Tuned]:
+    """Each system of the study whose router's settings were found, in order."""
+    asked: dict[str, dict[str, Any]] = study.record.request.get("tuned", {})
+    found = {name: Tuned(**(fields | _tuples(fields))) for name, fields in asked.items()}
+    return {s: found[router_of(s)] for s in study.routers if router_of(s) in found}
+
+
+def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What a request keeps as lists."""
+    return {name: tuple(fields.get(name, ())) for name in ("values", "trainings")}
+
+
+def unequal(study: StudyData) -> str:
+    """The warning that some routers had more trials than others; "" where all had as many."""
+    found = tuned(study)
+    if not found:
+        return ""
+    routers: dict[int, list[str]] = defaultdict(list)
+    for name in study.routers:
+        routers[found[name].trials if name in found else 0].append(name)
+    if len(routers) < 2:
+        return ""
+    told = "; ".join(f"{n} for {', '.join(routers[n])}" for n in sorted(routers, reverse=True))
+    return f"Tuning was not equal: {told} (trials). What had more has an advantage."
+
+
+def sentence(study: StudyData) -> str:
+    """With how many trials each router was tuned; "" where none was."""
+    found = tuned(study)
+    counts = {each.trials for each in found.values()}
+    if not found:
+        return ""
+    equal = f"Each router was tuned with {counted(min(counts), 'trial')}, on the validation split."
+    return unequal(study) or equal
+
+
+def told(settings: Mapping[str, Any]) -> str:
+    """`router.affinity=cosine train.lr=0.00123`."""
+    return " ".join(
+        f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}"
+        for path, value in sorted(settings.items())
+    )
+
+
+NAME, TITLE = "tuning", "Tuning"
+COLUMNS = (
+    Column("router", "router", words=True),
+    Column("trials", "trials", digits=0),
+    Column("pruned", "pruned", digits=0),
+    Column("failed", "failed", digits=0),
+    Column("best", "best validation top-1", "%", "higher", 100, 2),
+    Column("training", "its trial", words=True),
+    Column("settings", "its settings", words=True),
+)
+CAPTION = (
+    "The best settings of each router, by the accuracy on the validation split at the end of one "
+    "training each; the test split was not read. The score is the best of all trials, so it is "
+    "higher than what the settings are worth. Pruned: stopped early, since not promising; failed: "
+    "left no model. Both count as trials."
+)
+
+
+def table(study: StudyData) -> Table | Absent:
+    """A row for each router whose settings were found."""
+    found = tuned(study)
+    if not found:
+        return Absent(NAME, TITLE, "no settings were tuned (tune, then run --tuned)", fine=True)
+    rows = [_row(study, router, each) for router, each in found.items()]
+    caption = " ".join(filter(None, (CAPTION, _where(study), unequal(study))))
+    return assemble(NAME, TITLE, caption, COLUMNS, rows)
+
+
+def _row(study: StudyData, router: str, each: Tuned) -> Row:
+    counts = (each.trials, each.pruned, each.failed)
+    trials = tuple(filter(None, each.trainings))
+    cells = (
+        words(router),
+        *(Cell(float(count), trials=trials) for count in counts),
+        Cell(each.best, n=1, trials=(each.training,), values=(each.best,)),
+        words(each.training[:10]),
+        words(told(each.settings)),
+    )
+    return Row(cells, None, next((e for e in study.entries if e.router == router), None))
+
+
+def _where(study: StudyData) -> str:
+    """The condition of the tuning, where the study has several."""
+    sweep = study.record.request["preset"].get("sweep", {})
+    at = ", ".join(f"{path}={values[0]}" for path, values in sweep.items())
+    return f"Tuned at {at} alone, and used under every condition." if at else ""
+
+
+FIGURE, FIGURE_TITLE = "tuning", "Tuning curve"
+FIGURE_CAPTION = (
+    "Best top-1 accuracy on the validation split against the number of trials. Left: as they were "
+    "drawn. Right: expected of as many trials, drawn without replacement from those that were made "
+    "(as arXiv 1909.03004). A pruned trial counts with its accuracy when it was stopped, a failed "
+    "one with none. A curve that still rises at its end says that more trials would find better "
+    "settings."
+)
+
+
+def draw(study: StudyData) -> Iterator[Drawing | Absent]:
+    """One figure of all routers."""
+    found = tuned(study)
+    if not found:
+        yield Absent(
+            FIGURE, FIGURE_TITLE, "no settings were tuned (tune, then run --tuned)", fine=True
+        )
+        return
+    entries = tuple(entry for entry in study.entries if entry.router in found)
+    yield Drawing(FIGURE, FIGURE_TITLE, FIGURE_CAPTION, _figure(study, found), entries)
+
+
+def _figure(study: StudyData, found: dict[str, Tuned]) -> Figure:
+    looks = {name: study.looks[name] for name in found}
+    with style():
+        figure, (drawn, expected) = panels(2, 2, PAGE, 2.1 + 0.05 * len(found), sharey=True)
+        for name, each in found.items():
+            _line(drawn, np.maximum.accumulate(each.scores), looks[name], drawstyle="steps-post")
+            _line(expected, expected_best(each.scores), looks[name])
+        for axes, heading in ((drawn, "as drawn"), (expected, "expected")):
+            axes.set_title(heading)
+            axes.set_xlabel("trials")
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.grid()
+        drawn.set_ylabel("best validation top-1 (%)")
+        router_legend(figure, looks, 3)
+    return figure
+
+
+def _line(axes: Axes, best: np.ndarray, look: Look, drawstyle: str = "default") -> None:
+    axes.plot(
+        np.arange(1, len(best) + 1),
+        100 * best,
+        color=look.colour,
+        linestyle=look.dashes,
+        marker=look.marker,
+        markersize=3,
+        drawstyle=drawstyle,
+    )

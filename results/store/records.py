@@ -1,0 +1,259 @@
+"""What goes into the database and what comes out of it, as plain frozen data without SQL.
+
+Fields that hold a dict or a list hold plain JSON data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from results.conditions import Condition
+
+
+class AttemptStatus(StrEnum):
+    """How an attempt at a trial stands, as its row says."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    DIVERGED = "diverged"
+    OUT_OF_MEMORY = "out_of_memory"
+    INTERRUPTED = "interrupted"
+    PRUNED = "pruned"
+
+
+class MeasurementStatus(StrEnum):
+    """How a measurement ended, as its row says."""
+
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a timing depends on. Two records that differ anywhere are two machines."""
+
+    name: str
+    """Host name."""
+    system: str
+    """Operating system and its release."""
+    processor: str
+    cores: int
+    threads: int
+    """Threads that torch computes with."""
+    memory_bytes: int
+    gpu: str | None = None
+    gpu_count: int = 0
+    gpu_memory_bytes: int | None = None
+    driver: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Allocator settings, and whatever else is set that changes speed."""
+
+
+@dataclass(frozen=True)
+class CodeVersion:
+    """Which code ran: this repository's commit and the libraries beneath it."""
+
+    commit: str | None
+    dirty: bool
+    python: str
+    libraries: Mapping[str, str]
+    """Version by name of distribution."""
+    diff: str = ""
+    """`git diff` against the commit, where the tree was dirty."""
+
+
+@dataclass(frozen=True)
+class Component:
+    """A router, experts, a loss or a suite as it was when it made a number."""
+
+    kind: str
+    """`router`, `experts`, `loss` or `suite`."""
+    name: str
+    source_text: str
+    source_hash: str = ""
+    """As `measurements.source_hash` gives it; left empty, the SHA-256 of the source text."""
+    family: str | None = None
+    summary: str = ""
+    text: str = ""
+    source: str | None = None
+    """Where it was published (arXiv id)."""
+    bibtex: str | None = None
+    hyper: Sequence[Mapping[str, Any]] = ()
+    """Hyper-parameters: name, type, default, meaning."""
+    metrics: Sequence[Mapping[str, Any]] = ()
+    """A suite's metric definitions: name, unit, better (`higher`, `lower` or null), meaning; of the
+    main metric also `where`, if the name has several numbers."""
+    main_metric: str | None = None
+    definitions: Mapping[str, str] | None = None
+    """Digest by name of each definition that it depends on; version of each distribution."""
+
+    def __post_init__(self) -> None:
+        if not self.source_hash:
+            digest = hashlib.sha256(self.source_text.encode()).hexdigest()
+            object.__setattr__(self, "source_hash", digest)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A trial or a bare layer, as identity."""
+
+    fingerprint: str
+    description: Mapping[str, Any]
+    """All of it, as plain data."""
+    components: Sequence[int] = ()
+    """Rows of the router, experts and losses that it is made of."""
+    parent: str | None = None
+    """Fingerprint of the trial that this one is derived from."""
+    transform: str | None = None
+    """How (`distill`, `prune`, …)."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a measurement, and where it applies. NaN and infinity are values too."""
+
+    name: str
+    value: float
+    layer: int | None = None
+    step: int | None = None
+    split: str | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Array:
+    """One small array of a measurement, kept whole. Any numpy type but `object`."""
+
+    name: str
+    values: np.ndarray
+    layer: int | None = None
+    step: int | None = None
+    split: str | None = None
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AttemptRecord:
+    """One try at a trial, as it stands."""
+
+    id: int
+    trial_id: int
+    fingerprint: str
+    status: AttemptStatus
+    machine_id: int
+    code_id: int
+    started_at: datetime
+    finished_at: datetime | None
+    error: str | None
+    traceback: str | None
+    flops: float | None
+    steps: int | None
+    seconds: float | None
+    checkpoint: str | None
+    checkpoint_sha256: str | None
+    log: str | None
+    """The file that it writes to."""
+    note: str | None
+    """What a reader of its result must know, as that it trained with halved batches."""
+    log_tail: str | None
+    """The end of its log, where it failed."""
+
+
+class Made(NamedTuple):
+    """What a measurement is of its subject: another one is due where any of this differs."""
+
+    suite: str
+    options: str
+    """In full, as `results.canonical.to_json` writes them."""
+    source_hash: str
+    """Of the code that the suite depends on."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A `run` command, and the process that it is."""
+
+    host: str
+    """What `pid` is a number on: see `results.store.leases`."""
+    pid: int
+    process_started: float
+    """Epoch seconds: two processes of one pid differ in it."""
+    command: str
+    """As it was given."""
+    jobs: int
+    """How many trials it works on at once."""
+
+    @property
+    def node(self) -> str:
+        """The name of its host, without what tells its restarts and containers apart."""
+        return self.host.split()[0]
+
+
+@dataclass(frozen=True)
+class RunRecord(Run):
+    """A run as it stands."""
+
+    id: int
+    study: str
+    started_at: datetime
+    heartbeat_at: datetime
+    """When it last said that it lives."""
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True)
+class ClaimRecord:
+    """What a run works on."""
+
+    id: int
+    fingerprint: str
+    router: str
+    seed: int | None
+    trial: bool
+    """Whether it is a trial; else a bare layer."""
+    run: RunRecord
+    claimed_at: datetime
+    progress: dict[str, Any]
+    """As of the run's last heartbeat: what it does (`doing`), and how far it is."""
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """A named set of trials and layers: what one report shows."""
+
+    id: int
+    name: str
+    created_at: datetime
+    requested_at: datetime
+    """When it was last asked for."""
+    request: dict[str, Any]
+    """The resolved request, as it was last asked."""
+    trials: int
+    layers: int
+
+
+@dataclass(frozen=True)
+class ArrayRecord:
+    """An array with the condition that it was measured under."""
+
+    study: str | None
+    suite: str
+    router: str
+    condition: Condition
+    seed: int | None
+    name: str
+    layer: int | None
+    step: int | None
+    split: str | None
+    where: dict[str, Any]
+    values: np.ndarray

@@ -1,0 +1,220 @@
+"""What counts in a study: of all trials, attempts and measurements ever made, the current ones.
+
+A result of older code stays in the database and no longer counts once newer code has replaced it:
+of trials alike but for their code, and for what was found for their router, the one that the study
+asked for last counts; of a trial's attempts, the last that is done; of a suite's measurements of
+it, those of the suite's newest code.
+
+What counts may still be of older code than what stands beside it: a study that was asked for with
+two routers, and after a change of the code with one of them, shows both. `older` says so, and
+`changed` what has changed since. A trial or layer is older where anything that it is made of (a
+component, the protocol; data or weights that are described alike), or that its parents are made of,
+has another version in the study's trial or layer that was asked for last of all those that hold it.
+A measurement is older where its subject is, or where the study's last measurement by its suite is
+of other code. Taken back code that is asked for again is the newest again. Nothing is older outside
+a study.
+
+What is given is one dict a row of a frame to be. `current` in it says whether the row counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Select, Text, cast, or_, select
+from sqlalchemy.orm import Session, aliased
+
+from results.canonical import to_json
+from results.conditions import conditions
+from results.models import (
+    AttemptRow,
+    LayerRow,
+    MeasurementRow,
+    StudyLayerRow,
+    StudyRow,
+    StudyTrialRow,
+    TrialRow,
+)
+from results.settings import comparable
+from results.store.facts import Environments, Fields, of_attempt, of_subject
+from results.store.leases import worked_on
+from results.store.records import AttemptStatus, MeasurementStatus
+from results.versions import Parts, Versions, replaced
+
+SUBJECTS: tuple[tuple[Any, Any], ...] = ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow))
+
+
+def trials(session: Session, study: str | None) -> Iterator[Fields]:
+    """Every attempt at the trials of a study (None: of all); `waiting` where there is none yet."""
+    tried, environments = _attempts(session, study), Environments(session)
+    parents, working = _parents(session), worked_on(session)
+    for trial, fields in _subjects(session, study):
+        if isinstance(trial, LayerRow):
+            continue
+        fields["parent"] = parents.get(trial.id)
+        attempts = tried[trial.id]
+        for attempt in attempts:
+            counts = fields["current"] and attempt is attempts[-1]
+            told = of_attempt(attempt) | environments.of(attempt.machine_id, attempt.code_id)
+            if attempt.status == AttemptStatus.RUNNING and trial.id not in working:
+                told["status"] = AttemptStatus.INTERRUPTED.value
+            yield fields | told | {"current": counts}
+        if not attempts:
+            yield fields | {"status": "waiting"}
+
+
+def measurements(session: Session, study: str | None) -> Iterator[Fields]:
+    """Every measurement of the trials and layers of a study (None: of all)."""
+    tried, made = _attempts(session, study), _measurements(session, study)
+    by_study: dict[str | None, list[Fields]] = defaultdict(list)
+    for row, fields in _subjects(session, study):
+        told = by_study[fields["study"]]
+        if isinstance(row, LayerRow):
+            told += _measured(made["layer", row.id], fields)
+            continue
+        for attempt in tried[row.id]:
+            stands = fields["current"] and attempt is tried[row.id][-1]
+            told += _measured(made["attempt", attempt.id], fields | {"current": stands})
+    for name, told in by_study.items():
+        yield from told if name is None else _with_older_suites(told)
+
+
+def in_study(study: str | None) -> Select[Any]:
+    """The ids of all measurements of a study (None: of all), as a query."""
+    query = select(MeasurementRow.id)
+    if study is None:
+        return query
+    attempts = (
+        select(AttemptRow.id)
+        .join(StudyTrialRow, StudyTrialRow.trial_id == AttemptRow.trial_id)
+        .join(StudyRow)
+        .where(StudyRow.name == study)
+    )
+    layers = select(StudyLayerRow.layer_id).join(StudyRow).where(StudyRow.name == study)
+    return query.where(
+        or_(MeasurementRow.attempt_id.in_(attempts), MeasurementRow.layer_id.in_(layers))
+    )
+
+
+def _subjects(session: Session, study: str | None) -> Iterator[tuple[TrialRow | LayerRow, Fields]]:
+    """The trials and then the layers of each study, by when they were asked for."""
+    by_study: dict[str | None, list[list[Any]]] = defaultdict(lambda: [[], []])
+    for number, (row_type, link) in enumerate(SUBJECTS):
+        query = select(StudyRow.name, link.requested_at, row_type).select_from(row_type)
+        query = query.outerjoin(link).outerjoin(StudyRow).order_by(link.requested_at, row_type.id)
+        if study is not None:
+            query = query.where(StudyRow.name == study)
+        for name, requested_at, row in session.execute(query):
+            by_study[name][number].append((requested_at, row))
+    parts = Parts(session)
+    for name, kinds in by_study.items():
+        changed = {} if name is None else _changed([*kinds[0], *kinds[1]], parts)
+        baselines = {
+            row.description["router"]["name"]
+            for _, row in (*kinds[0], *kinds[1])
+            if parts.is_baseline(row)
+        }
+        trained: list[Fields] = []
+        for asked in kinds:
+            rows = [row for _, row in asked]
+            described = [to_json(comparable(row.description)) for row in rows]
+            last = dict(zip(described, rows, strict=True))
+            told = conditions([row.description for row in rows], baselines, trained)
+            trained = [row.description for row in rows]
+            for row, description, condition in zip(rows, described, told, strict=True):
+                current = last[description] is row
+                fields = {"study": name, "condition": condition, "current": current}
+                since = changed.get(row)
+                yield row, fields | {"older": bool(since), "changed": since} | of_subject(row)
+
+
+def _changed(asked: Sequence[Any], parts: Parts) -> dict[TrialRow | LayerRow, str | None]:
+    """Of pairs of a time and a trial or layer: what each holds an older version of."""
+    rows = [row for _, row in sorted(asked, key=lambda pair: pair[0])]
+    trials = {row.id: row for row in rows if isinstance(row, TrialRow)}
+
+    @cache
+    def versions(row: TrialRow | LayerRow) -> Versions:
+        parent = trials.get(row.parent_id or 0) if isinstance(row, TrialRow) else None
+        return {**(versions(parent) if parent else {}), **parts.versions(row)}
+
+    changed = replaced([versions(row) for row in rows])
+    told = [", ".join(f"{kind} {name!r}" for kind, name, _ in parts) or None for parts in changed]
+    return dict(zip(rows, told, strict=True))
+
+
+def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
+    """The measurements of one attempt or layer: one counts for each options and each machine."""
+    newest_code = {row["suite"]: row["source_hash"] for row in made}
+    counting = {
+        (row["suite"], row["suite_options"], row["machine"]): row["measurement"]
+        for row in sorted(
+            made, key=lambda row: (row["status"] == MeasurementStatus.DONE, row["measurement"])
+        )
+        if row["source_hash"] == newest_code[row["suite"]]
+    }
+    for row in made:
+        counts = fields["current"] and row["measurement"] in counting.values()
+        yield fields | row | {"current": counts}
+
+
+def _with_older_suites(made: Sequence[Fields]) -> Iterator[Fields]:
+    """A study's measurements; what another suite's code made than its last one is older too."""
+    in_order = sorted(made, key=lambda row: row["measurement"])
+    newest_code = {row["suite"]: row["source_hash"] for row in in_order}
+    for row in made:
+        suite = row["suite"]
+        since = None if row["source_hash"] == newest_code[suite] else f"suite {suite!r}"
+        changed = ", ".join(filter(None, (row["changed"], since))) or None
+        yield row | {"older": changed is not None, "changed": changed}
+
+
+def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]]:
+    """The attempts by trial. The last of each list stands for the trial."""
+    query = select(AttemptRow)
+    if study is not None:
+        shown = select(StudyTrialRow.trial_id).join(StudyRow).where(StudyRow.name == study)
+        query = query.where(AttemptRow.trial_id.in_(shown))
+    by_trial: dict[int, list[AttemptRow]] = defaultdict(list)
+    for row in sorted(
+        session.scalars(query), key=lambda row: (row.status == AttemptStatus.DONE, row.id)
+    ):
+        by_trial[row.trial_id].append(row)
+    return by_trial
+
+
+def _parents(session: Session) -> dict[int, str]:
+    """The fingerprint of what each derived trial started from."""
+    parent = aliased(TrialRow)
+    query = select(TrialRow.id, parent.fingerprint).join(parent, TrialRow.parent_id == parent.id)
+    return {row.id: row.fingerprint for row in session.execute(query)}
+
+
+def _measurements(session: Session, study: str | None) -> dict[tuple[str, int], list[Fields]]:
+    """All measurements by what they were made on, the newest last."""
+    columns = {
+        "suite": MeasurementRow.suite,
+        "suite_options": cast(MeasurementRow.options, Text),
+        "source_hash": MeasurementRow.source_hash,
+        "attempt": MeasurementRow.attempt_id,
+        "measurement": MeasurementRow.id,
+        "status": MeasurementRow.status,
+        "error": MeasurementRow.error,
+        "seconds": MeasurementRow.seconds,
+        "at": MeasurementRow.measured_at,
+        "traceback": MeasurementRow.traceback,
+    }
+    others = (MeasurementRow.layer_id, MeasurementRow.machine_id, MeasurementRow.code_id)
+    query = select(*others, *columns.values()).where(MeasurementRow.id.in_(in_study(study)))
+    environments, options_of = Environments(session), cache(json.loads)
+    by_subject: dict[tuple[str, int], list[Fields]] = defaultdict(list)
+    for layer_id, machine_id, code_id, *told in session.execute(query.order_by(MeasurementRow.id)):
+        fields = dict(zip(columns, told, strict=True)) | environments.of(machine_id, code_id)
+        fields["options_given"] = options_of(fields["suite_options"])
+        subject = ("attempt", fields["attempt"]) if layer_id is None else ("layer", layer_id)
+        by_subject[subject].append(fields)
+    return by_subject
