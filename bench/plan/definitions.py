@@ -24,7 +24,6 @@ NO_NUMBERS = frozenset(
         "bench.data.tensor_files",
         "bench.train.outcome",
         "bench.train.checkpoint",
-        "bench.train.checkpoint",
         "routers.errors",
         "routers.registry",
     )

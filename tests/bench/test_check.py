@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from bench.check import check_router, outcome, reference
+from bench.check import check_router, reference, render
 from bench.check.cases import subjects
 from bench.check.outcome import CheckReport
 from routers import (
@@ -56,7 +56,7 @@ def failed(target: type[Router]) -> tuple[dict[str, str], set[str]]:
 
 def text(report: CheckReport) -> str:
     console = Console(file=io.StringIO(), width=80)
-    console.print(outcome(report))
+    console.print(render(report))
     return console.file.getvalue()
 
 

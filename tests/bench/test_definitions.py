@@ -11,7 +11,6 @@ import pytest
 from bench.model.derive import TRANSFORMS
 from bench.plan.components import REGISTRIES
 from bench.plan.definitions import NO_NUMBERS, Code, Definitions
-from suites import SUITES
 
 Tree = Callable[[dict[str, str]], Code]
 
@@ -173,7 +172,7 @@ def test_what_changes_no_number_is_named_and_not_followed(tree: Tree) -> None:
 
 
 def test_modules_that_are_not_followed_exist_and_hold_no_component() -> None:
-    kinds = (*REGISTRIES, TRANSFORMS, SUITES)
+    kinds = (*REGISTRIES.values(), TRANSFORMS)
     homes = {entry.target.__module__ for registry in kinds for entry in registry.entries()}
     for module in NO_NUMBERS:
         assert find_spec(module), module

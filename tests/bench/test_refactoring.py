@@ -19,21 +19,15 @@ from bench.plan.fingerprint import MEASURED, TRAINING, UNTRAINED, Fingerprints
 from bench.plan.normal_form import SHOWN
 from moe_router_bench import PACKAGES
 from routers import ROUTERS, Router
-from suites import SUITES
 
-ENTRIES = [entry for kind in (*REGISTRIES, TRANSFORMS, SUITES) for entry in kind.entries()]
+ENTRIES = [entry for kind in (*REGISTRIES.values(), TRANSFORMS) for entry in kind.entries()]
 ROOTS = {"training": TRAINING, "untrained": UNTRAINED, "measured": MEASURED}
 
 RENAMED = {
     module: f"{module}_renamed"
     for module in (
-        *(
-            "routers.token_choice",
-            "routers.routing.selection",
-            "bench.train.step",
-            "bench.model.moe",
-        ),
-        *("bench.model.experts.mlp", "bench.data.order", "suites.accuracy"),
+        *("routers.token_choice", "routers.routing.selection", "bench.train.step"),
+        *("bench.model.moe", "bench.model.experts.mlp", "bench.data.order", "suites.accuracy"),
     )
 }
 
@@ -42,15 +36,9 @@ MUTATED = (
     *("routers.nulls", "routers.transport", "routers.routing", "routers.losses"),
     *("routers.affinity", "bench.model.experts", "bench.model.moe", "bench.model.build"),
     *("bench.model.backbone", "bench.model.state", "bench.train.step", "bench.model.objective"),
-    *(
-        "bench.train.step",
-        "bench.train.schedule",
-        "bench.train.loop",
-        "bench.data.batches",
-        "bench.compute.budget",
-    ),
-    *("bench.compute.costs", "bench.data.augment", "bench.data.order", "bench.data.order"),
-    *("bench.data.batches", "bench.data.dataset", "bench.data.pictures"),
+    *("bench.train.schedule", "bench.train.loop", "bench.data.batches", "bench.compute.budget"),
+    *("bench.compute.costs", "bench.data.augment", "bench.data.order", "bench.data.dataset"),
+    "bench.data.pictures",
     *("suites.accuracy", "suites.balance", "suites.entropy", "suites.throughput"),
 )
 """Modules and packages of which everything can change a number."""

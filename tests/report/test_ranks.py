@@ -15,6 +15,7 @@ from report.style import PAGE, Drawing
 from report.summary import findings
 from report.topics import differences, ranks
 from report.topics.ranks import standings
+from results.conditions import Condition
 
 MEANS = {"random": 0.70, "softmax_token_choice": 0.80, "soft_moe": 0.84, "my_gate": 0.78}
 TOO_FEW = (
@@ -33,7 +34,7 @@ def study_of(lab, store, conditions, **more):
 def test_ranks_are_those_of_the_means(lab, store):
     study = study_of(lab, store, 6, dense=[0.9, 0.9])
     values = standings(study)
-    assert list(values.loc["router.capacity_factor=3.0"]) == pytest.approx(
+    assert list(values.loc[Condition.of({"router.capacity_factor": "3.0"})]) == pytest.approx(
         [MEANS[name] + 0.005 + 0.02 for name in values]
     )
     table = ranks.table(study)
