@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: setup demo test lint
+.PHONY: setup demo test test-slow campaign lint
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -17,8 +17,19 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/python bench.py run --preset tiny
 
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Under 5 minutes on two cores.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(PYTEST) -m "not slow and not campaign"
+
+# The rest that guards a change: whole runs, kills, every component.
+test-slow: setup
+	$(PYTEST) -m "slow and not campaign"
+
+# Longer work, by hand; docs/campaigns.md has its results.
+campaign: setup
+	$(PYTEST) -m campaign
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,12 +1,17 @@
 """What every test shares, so that results depend on neither the machine nor the shell.
 
-One thread, however many cores there are; and the usual signals: what a shell starts in the
-background ignores Ctrl-C, and so would every process that a test starts.
+One thread, however many cores there are; the usual signals, since what a shell starts in the
+background ignores Ctrl-C, and so would every process that a test starts; and a temporary folder of
+each test process's own, in which the locks of devices lie, so that tests wait neither for each
+other nor for a run of the user's.
 """
 
+import atexit
 import os
+import shutil
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +22,9 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where `tmp_path` stays
+tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="bench-tests-")
+atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 

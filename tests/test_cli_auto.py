@@ -13,6 +13,8 @@ from bench.config.presets import load_preset
 from report.load import load_study
 from results import open_store
 
+pytestmark = pytest.mark.slow
+
 ROUTERS = ("soft_moe", "dense")
 
 

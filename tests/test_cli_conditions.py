@@ -9,6 +9,8 @@ import pytest
 
 from bench.cli import main
 
+pytestmark = pytest.mark.slow
+
 QUICK = (
     *("run", "accuracy", "--preset", "smoke", "--set", "train.epochs=0.1", "--jobs", "1"),
     *("--study", "mixed", "--no-report"),

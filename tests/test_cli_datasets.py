@@ -12,6 +12,8 @@ import pytest
 from results import open_store
 from results.frames import metrics_frame
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PLUGIN = '''
 """Bars."""

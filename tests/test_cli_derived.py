@@ -12,6 +12,8 @@ import yaml
 from bench.cli import main
 from bench.config.presets import load_preset
 
+pytestmark = pytest.mark.slow
+
 PARENT = "softmax_token_choice"
 
 

@@ -11,6 +11,8 @@ from bench.cli import main
 from results import open_store
 from results.frames import metrics_frame, trials_frame
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--preset", "smoke", "--routers", "dense,soft_moe", "--seeds", "1", "accuracy"]
 
 

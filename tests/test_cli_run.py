@@ -17,6 +17,8 @@ from bench.cli import main
 from results import open_store
 from results.frames import metrics_frame
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 QUICK = [
     *("--preset", "smoke", "--set", "train.epochs=0.2"),

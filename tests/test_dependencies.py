@@ -1,7 +1,11 @@
-"""Dependencies between the folders point one way."""
+"""Dependencies between the folders point one way, and so do those between the chapters of bench."""
+
+from __future__ import annotations
 
 import ast
 import tomllib
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -15,14 +19,41 @@ MAY_IMPORT = {
     "bench": {"routers", "suites", "results"},
 }
 FOLDERS = set(MAY_IMPORT)
+CHAPTERS = (
+    "environment",
+    "config",
+    "data",
+    "model",
+    "compute",
+    "check",
+    "train",
+    "measure",
+    "plan",
+    "execute",
+    "tune",
+    "cli",
+)
+"""The chapters of bench, from the ground up: each imports only from those before it."""
+MODULES = {
+    ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): file
+    for folder in FOLDERS
+    for file in (ROOT / folder).rglob("*.py")
+}
 
 
-def imported_folders(file):
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+def imports(file: Path, *, at_import: bool = False) -> Iterator[str]:
+    """The modules that a file imports; with `at_import`, those alone that it does not import late.
+
+    What is imported from a package is the module of that name, or else the package.
+    """
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in tree.body if at_import else ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield (node.module or "").partition(".")[0]
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in MODULES else node.module
 
 
 @pytest.mark.parametrize("folder", sorted(FOLDERS))
@@ -31,10 +62,43 @@ def test_a_folder_imports_only_what_it_may(folder):
     assert files
     for file in files:
         # The commands alone know the report.
-        commands = file.is_relative_to(ROOT / "bench" / "cli") or file == ROOT / "bench" / "cli.py"
+        commands = file.is_relative_to(ROOT / "bench" / "cli")
         allowed = MAY_IMPORT[folder] | {folder} | ({"report"} if commands else set())
-        wrong = set(imported_folders(file)) & FOLDERS - allowed
+        tops = {module.partition(".")[0] for module in imports(file)}
+        wrong = tops & FOLDERS - allowed
         assert not wrong, f"{file.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+def test_every_module_of_bench_lies_in_a_chapter():
+    lying = {path.relative_to(ROOT / "bench").parts[0] for path in (ROOT / "bench").rglob("*.py")}
+    assert lying == {"__init__.py", "environment.py", *CHAPTERS[1:]}
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_a_chapter_imports_only_from_those_before_it(chapter):
+    own = {name: file for name, file in MODULES.items() if chapter_of(name) == chapter}
+    assert own
+    below = CHAPTERS[: CHAPTERS.index(chapter)]
+    for name, file in own.items():
+        for imported in imports(file):
+            other = chapter_of(imported)
+            assert other in (None, chapter, *below), f"{name} imports {imported}"
+
+
+@pytest.mark.parametrize("folder", sorted(FOLDERS))
+def test_modules_do_not_import_each_other_in_a_circle(folder):
+    graph = {
+        name: {each for each in imports(file, at_import=True) if each in MODULES and each != name}
+        for name, file in MODULES.items()
+        if name.partition(".")[0] == folder
+    }
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def chapter_of(module: str) -> str | None:
+    """The chapter of bench that a module belongs to."""
+    top, _, rest = module.partition(".")
+    return rest.partition(".")[0] or None if top == "bench" else None
 
 
 def test_what_make_setup_installs_has_the_driver_that_tests_reach_postgresql_by():

@@ -156,10 +156,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_the_router_example_works_when_pasted(folder: Path):
     assert "temperature_top1" in (folder / "runs/reports/smoke/index.html").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
 def test_the_frames_example_works_when_pasted(folder: Path, page: str):
     (example,) = blocks(page, "python", "load_study")
@@ -168,6 +170,7 @@ def test_the_frames_example_works_when_pasted(folder: Path, page: str):
     assert "dense" in printed
 
 
+@pytest.mark.slow
 def test_the_suite_example_works_when_pasted(folder: Path):
     (suite,) = blocks("docs/suites.md", "python", "register_suite")
     (folder / "confidence.py").write_text(suite)
@@ -181,6 +184,7 @@ def test_the_suite_example_works_when_pasted(folder: Path):
     assert measured.value.between(0, 1).all()
 
 
+@pytest.mark.slow
 def test_the_data_set_example_works_when_pasted(tmp_path: Path):
     (example,) = blocks("docs/suites.md", "python", "register_dataset")
     (tmp_path / "data_bars.py").write_text(example)
@@ -190,6 +194,7 @@ def test_the_data_set_example_works_when_pasted(tmp_path: Path):
     assert set(load_study("bars", home=tmp_path / "runs").trials.data) == {"bars"}
 
 
+@pytest.mark.slow
 def test_the_examples_of_other_components_work_when_pasted(tmp_path: Path):
     (example,) = blocks("docs/routers.md", "python", "register_affinity")
     (tmp_path / "mine.py").write_text(example)
@@ -201,6 +206,7 @@ def test_the_examples_of_other_components_work_when_pasted(tmp_path: Path):
     bench_py(tmp_path, "run", "accuracy", *small, *sets, "--plugin", "mine.py")
 
 
+@pytest.mark.slow
 def test_the_layer_example_works_when_pasted():
     (example,) = blocks("docs/routers.md", "python", "moefy")
     assert python(ROOT, "-c", example).startswith("tensor([[")

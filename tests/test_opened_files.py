@@ -13,6 +13,8 @@ import torch
 
 from bench.execute.plugins import OpenedFiles
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PLUGIN = """
 import importlib

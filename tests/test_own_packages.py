@@ -12,6 +12,8 @@ import pytest
 
 from moe_router_bench import PACKAGES
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 FOUND = (
     "[__import__('importlib.util').util.find_spec(name).origin for name in {names}], "

@@ -60,6 +60,7 @@ def text(report: CheckReport) -> str:
     return console.file.getvalue()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_routers_pass(name):
     report = check_router(name)

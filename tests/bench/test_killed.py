@@ -18,6 +18,8 @@ from bench.data.tensor_files import sweep
 from bench.train import checkpoint
 from bench.train.outcome import Outcome, read_outcome
 
+pytestmark = pytest.mark.slow
+
 TRAINING = """
 import sys
 from pathlib import Path

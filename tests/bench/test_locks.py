@@ -16,6 +16,8 @@ import torch
 from bench.execute.devices import StoppedWaiting, lock_file, lock_names, timing, training
 from routers import BenchError
 
+pytestmark = pytest.mark.slow
+
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 HOLDER = """
 import sys, torch

@@ -13,6 +13,8 @@ from bench.check import check_router
 from bench.cli.cards import write_router
 from routers import ROUTERS, RequestError, load_plugin
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 
 

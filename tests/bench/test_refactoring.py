@@ -42,7 +42,6 @@ MUTATED = (
     *("suites.accuracy", "suites.balance", "suites.entropy", "suites.throughput"),
 )
 """Modules and packages of which everything can change a number."""
-MUTATIONS = 50
 
 
 @pytest.fixture
@@ -214,7 +213,10 @@ def router_around(tree: ast.Module, node: ast.AST, file: Path) -> type | None:
     return found if isinstance(found, type) and issubclass(found, Router) else None
 
 
-def test_whatever_changes_a_number_makes_stale_what_uses_it(copy: Path, original) -> None:
+@pytest.mark.parametrize("mutations", [50, pytest.param(500, marks=pytest.mark.campaign)])
+def test_whatever_changes_a_number_makes_stale_what_uses_it(
+    copy: Path, original, mutations: int
+) -> None:
     draw = random.Random(0)
     files = [
         file for name in MUTATED for file in files_of(copy, name) if file.name != "__init__.py"
@@ -224,8 +226,7 @@ def test_whatever_changes_a_number_makes_stale_what_uses_it(copy: Path, original
     # Each file in turn, so that a long one is not drawn from again and again.
     turns = [file for file in files if found[file]]
     draw.shuffle(turns)
-    chosen = [(file, draw.choice(found[file])) for file in (turns * 2)[:MUTATIONS]]
-    assert len(chosen) == MUTATIONS
+    chosen = [(file, draw.choice(found[file])) for file in (turns * mutations)[:mutations]]
     survived = []
     for file, node in chosen:
         before = file.read_text("utf-8")

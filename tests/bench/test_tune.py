@@ -37,6 +37,8 @@ from routers import ROUTERS, Range, Router, register_router
 from routers.errors import BenchError, RequestError
 from routers.hyper import hyper
 
+pytestmark = pytest.mark.slow
+
 QUICK = {"train.epochs": 0.2, "train.evaluations": 4}
 ROOT = Path(__file__).parents[2]
 

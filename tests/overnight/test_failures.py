@@ -7,6 +7,10 @@ import shutil
 import signal
 from dataclasses import replace
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 TOLD = {
     "raises": ("failed", "ValueError: a mistake of the router's", "training failed after"),
     "exits": ("failed", "SystemExit: 0", "training failed after"),

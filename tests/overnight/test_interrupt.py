@@ -10,6 +10,8 @@ import pytest
 
 from bench.execute.interrupts import SIGNALS, Interrupts
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_once_saves_and_leaves_and_the_next_run_goes_on(new_night, undisturbed, number) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import time
 
 import psutil
 import pytest
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.mark.parametrize("moment", ["checkpoint", "measuring", "between"])
@@ -29,12 +32,15 @@ def test_a_run_whose_parent_is_killed_goes_on(new_night, undisturbed, moment: st
     assert night.rows() == undisturbed
 
 
-def test_a_run_that_is_killed_with_its_workers_again_and_again(new_night, undisturbed) -> None:
-    night = new_night()
-    for _ in range(2):
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.campaign)])
+def test_a_run_that_is_killed_with_its_workers_again_and_again(
+    new_night, undisturbed, kills: int
+) -> None:
+    night, moments = new_night(), random.Random(kills)
+    for _ in range(kills):
         process = night.start("--save-every", "0")
         night.wait_for(night.workers)
-        time.sleep(0.7)
+        time.sleep(moments.uniform(0.3, 1.5))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     night.run()

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 
 def test_runs_share_the_work(new_night) -> None:
     """Also different ones: what several ask for is done once."""

@@ -19,6 +19,8 @@ from report.claims.claims import Claim
 from report.claims.verdicts import Judged, judged
 from report.load import load_study
 
+pytestmark = pytest.mark.slow
+
 SEED, NOISE, SEEDS, TIMES = 0.01, 0.004, 5, 150
 CAPACITIES = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
 ROUTERS = (

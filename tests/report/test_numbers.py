@@ -187,6 +187,7 @@ def test_an_edited_file_is_named_with_the_line(
     assert f"1 of its {found.files} files are not as they were written." in told
 
 
+@pytest.mark.slow
 def test_every_file_of_a_report_is_checked(small, store):
     """A deleted file and a changed one are named, whichever it is."""
     _, folder = small

@@ -20,6 +20,8 @@ from report.comparisons import comparisons
 from report.load import load_study
 from report.topics import differences, ranks
 
+pytestmark = pytest.mark.slow
+
 SEED, NOISE = 0.01, 0.005
 """Standard deviations of what a seed does to all routers, and of what it does to one."""
 TRUTH = {

@@ -14,6 +14,8 @@ import pytest
 from results import StoreError, connect, open_store
 from results.info import describe
 
+pytestmark = pytest.mark.slow
+
 UNSHARE = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
 ROOT = Path(__file__).parents[2]
 STUDIES = """
