@@ -85,6 +85,16 @@ def test_a_chapter_imports_only_from_those_before_it(chapter):
             assert other in (None, chapter, *below), f"{name} imports {imported}"
 
 
+def test_a_chapter_is_imported_as_a_whole():
+    late = {"bench.model.timm_models"}  # imports timm, which takes seconds
+    late |= {"bench.data.fashion_mnist_mini"}  # a package of data
+    for name, file in MODULES.items():
+        for imported in set(imports(file)) - late:
+            other = chapter_of(imported)
+            inside = other == chapter_of(name) or other in (None, "environment")
+            assert inside or imported == f"bench.{other}", f"{name} imports {imported}"
+
+
 @pytest.mark.parametrize("folder", sorted(FOLDERS))
 def test_modules_do_not_import_each_other_in_a_circle(folder):
     graph = {

@@ -2,7 +2,6 @@
 
 # ruff: noqa: F401
 import bench.execute.worker
-import bench.model.derive
 import bench.model.timm_models
 import results.migrate
 import suites
