@@ -12,7 +12,7 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 
-from report import axes, contents
+from report import contents, glyphs
 from report.load import load_study
 from report.style import Drawing, blank, style
 from report.topics import accuracy, entropy, specialization
@@ -24,9 +24,9 @@ DOG, CAT = "犬", "猫"
 @pytest.fixture
 def fresh():
     """Fonts are looked for anew, before and after."""
-    axes._fonts.cache_clear()
+    glyphs._fonts.cache_clear()
     yield
-    axes._fonts.cache_clear()
+    glyphs._fonts.cache_clear()
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_a_font_that_has_the_glyphs_is_used(font, kind):
     assert f"my {DOG}" in shown(drawing)
     named = [t for t in drawing.figure.findobj(Text) if DOG in t.get_text()]
     assert len(named) >= 2
-    assert all(text.get_fontfamily() == [axes.FAMILY, font] for text in named)
+    assert all(text.get_fontfamily() == [glyphs.FAMILY, font] for text in named)
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
