@@ -3,7 +3,16 @@
 import importlib
 import pkgutil
 
-from suites.support.base import SUITES, Array, Metric, MetricDef, Suite, build_suite, register_suite
+from suites.support.base import (
+    SUITES,
+    Array,
+    Metric,
+    MetricDef,
+    Suite,
+    build_suite,
+    layers_and_mean,
+    register_suite,
+)
 from suites.support.subject import HistoryPoint, LayerSubject, Observed, Snapshot, TrialSubject
 
 for _module in pkgutil.iter_modules(__path__):
@@ -21,5 +30,6 @@ __all__ = [
     "Suite",
     "TrialSubject",
     "build_suite",
+    "layers_and_mean",
     "register_suite",
 ]

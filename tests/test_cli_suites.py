@@ -15,8 +15,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 PLUGIN = '''
 """Two suites of mine."""
-from suites import LayerSubject, Metric, MetricDef, Suite, TrialSubject, register_suite
-from suites.base import layers_and_mean
+from suites import LayerSubject, Metric, MetricDef, Suite, TrialSubject
+from suites import layers_and_mean, register_suite
 
 
 @register_suite("decided", family="routing")

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 import torch
 from bench.config import TrialSpec
-from bench.datasets import Datasets
+from bench.data import Datasets
 from bench.train import train_trial
 
 torch.set_num_threads(1)
