@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bench.cli.context import Place
 from bench.cli.display import add_grouped, clock, count, duration, flops, print_table, size, table
-from bench.compute import Budget, Estimate, Spent, estimate
+from bench.compute import Budget, ComputeSpent, Estimate, estimate
 from bench.config import ModelConfig, TrialSpec
 from bench.data import Datasets, load_or_expect
 from bench.execute import Job, LayerJob, TrialJob, jobs_of, prepared_machine, slots
@@ -159,7 +159,7 @@ def _missed(budget: Budget) -> list[str]:
     """That the trial will miss its budget, and by how much, where it will."""
     if budget.steps is None:
         return []
-    spent = Spent(budget.steps * budget.own.flops, budget.steps, 0.0)
+    spent = ComputeSpent(budget.steps * budget.own.flops, budget.steps, 0.0)
     return [] if budget.met_by(spent) else [f"misses its budget by {budget.error(spent):+.1%}"]
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.compute import FlopCounter, count_flops
-from bench.compute.budget import Cost, Spent, match_compute
+from bench.compute.budget import ComputeSpent, Cost, match_compute
 from bench.compute.estimates import estimate
 from bench.data.batches import TrainingBatches
 from bench.data.dataset import ExpectedData
@@ -257,14 +257,14 @@ def test_every_operation_of_every_router_has_its_price(name, tiny_spec, tiny_dat
 def test_the_budget_is_what_the_dense_model_spends(tiny_spec, tiny_dataset):
     dense = budget_of(tiny_spec("dense"), tiny_dataset)
     assert dense.steps == dense.dense_steps == 2 * 96 // 16
-    assert dense.error(Spent(dense.flops_budget, dense.steps, 1.0)) == 0
+    assert dense.error(ComputeSpent(dense.flops_budget, dense.steps, 1.0)) == 0
     assert dense.flops_budget == dense.steps * dense.own.flops
     for name in ROUTERS.names():
         budget = budget_of(tiny_spec(name), tiny_dataset)
         assert budget.flops_budget == dense.flops_budget
         spent = budget.steps * budget.own.flops
         assert abs(spent - budget.flops_budget) <= budget.own.flops / 2
-        assert budget.met_by(Spent(spent, budget.steps, 1.0))
+        assert budget.met_by(ComputeSpent(spent, budget.steps, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,9 @@ def test_a_router_gets_the_steps_that_spend_the_budget(own, steps, tiny_spec):
     )
     assert budget.flops_budget == 6000
     assert budget.steps == steps
-    assert budget.error(Spent(own * steps, steps, 1.0)) == pytest.approx(own * steps / 6000 - 1)
+    assert budget.error(ComputeSpent(own * steps, steps, 1.0)) == pytest.approx(
+        own * steps / 6000 - 1
+    )
 
 
 def test_matching_by_steps_gives_all_the_same_steps(tiny_spec):
@@ -285,8 +287,8 @@ def test_matching_by_steps_gives_all_the_same_steps(tiny_spec):
     spec = tiny_spec("soft_moe", match="steps", epochs=10)
     budget = match_compute(spec, 96, lambda of: Cost(cost[of.router.name], 1))
     assert budget.steps == 60
-    assert budget.met_by(Spent(60 * 250, 60, 1.0))
-    assert budget.error(Spent(60 * 250, 66, 1.0)) == pytest.approx(0.1)
+    assert budget.met_by(ComputeSpent(60 * 250, 60, 1.0))
+    assert budget.error(ComputeSpent(60 * 250, 66, 1.0)) == pytest.approx(0.1)
 
 
 # Estimates
