@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.check import reference
-from bench.check.cases import CASES, KINDS, Subject, context_of, facts, in_case, run, tensors
+from bench.check.cases import CASES, KINDS, Subject, context_of, in_case, outputs_of, run, tensors
 from bench.check.outcome import Failed, NotApplicable
 from bench.check.reference import require, require_equal, require_finite, require_returned
 from bench.model import MLPExperts, MoELayer
@@ -24,9 +24,9 @@ def repeatable(subject: Subject) -> str:
     """In eval mode the same input gives the same bits, whatever any generator's state."""
     layer, x = subject.layer().eval(), subject.tokens_of()
     torch.default_generator.manual_seed(10)
-    first = facts(*run(layer, x, seed=1))
+    first = outputs_of(*run(layer, x, seed=1))
     torch.default_generator.manual_seed(11)
-    for name, value in facts(*run(layer, x, seed=2)).items():
+    for name, value in outputs_of(*run(layer, x, seed=2)).items():
         require_equal(value, first[name], f"second pass: {name}", "gted", "the first", 0.0)
     return ""
 
@@ -35,9 +35,9 @@ def seeded(subject: Subject) -> str:
     """In training all randomness comes from the generator in the router's context."""
     layer, x = subject.layer().train(), subject.tokens_of()
     torch.default_generator.manual_seed(10)
-    first = facts(*run(layer, x, seed=1))
+    first = outputs_of(*run(layer, x, seed=1))
     torch.default_generator.manual_seed(11)
-    for name, value in facts(*run(layer, x, seed=1)).items():
+    for name, value in outputs_of(*run(layer, x, seed=1)).items():
         source = "the first with a generator of the same seed"
         require_equal(value, first[name], f"second pass: {name}", "gted", source, 0.0)
     return ""
@@ -79,8 +79,8 @@ def saved(subject: Subject) -> str:
     run(layer.train(), x)  # what training writes into buffers has to be saved too
     fresh = subject.layer(seed=7)
     fresh.load_state_dict(safetensors.torch.load(safetensors.torch.save(layer.state_dict())))
-    expected = facts(*run(layer.eval(), x))
-    for name, value in facts(*run(fresh.eval(), x)).items():
+    expected = outputs_of(*run(layer.eval(), x))
+    for name, value in outputs_of(*run(fresh.eval(), x)).items():
         require_equal(value, expected[name], f"after loading: {name}", "gted", "before saving")
     return ""
 
@@ -223,7 +223,7 @@ def _finite(subject: Subject, kind: str, dtype: torch.dtype, training: bool) -> 
     routing = layer.router(x, context_of(layer, x))
     # Without experts between them, so that only the router can be at fault.
     y = routing.combine(routing.dispatch(x))
-    for name, value in facts(y, routing).items():
+    for name, value in outputs_of(y, routing).items():
         require_finite(value, name)
     weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(3))
     # A mean, for gradients that 16 bits can hold.

@@ -217,13 +217,13 @@ def context_of(layer: MoELayer, x: Tensor) -> RouterContext:
     return RouterContext(generator, expert_hidden=Activations(layer.experts, x.to(weight.dtype)))
 
 
-def facts(y: Tensor, routing: Routing) -> dict[str, Tensor]:
-    """What must agree for two passes to be the same."""
+def outputs_of(y: Tensor, routing: Routing) -> dict[str, Tensor]:
+    """Collect the tensors by which two passes are compared: the output and the routing."""
     return {"y": y, **tensors(routing)}
 
 
 def tensors(routing: Routing) -> dict[str, Tensor]:
-    """The parts of a routing that a pass depends on, by name."""
+    """Collect the parts of a routing that a pass depends on, by name."""
     found = {"gates": routing.gates}
     if isinstance(routing, SoftRouting):
         found |= {"dispatch": routing.dispatch_tensor(), "combine": routing.combine_tensor()}

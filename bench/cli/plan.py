@@ -124,7 +124,7 @@ def print_trainings(
         f"{size(max(row.takes.training_bytes for row in rows))} of memory.\n"
     )
     for row in rows:
-        numbers = {**row.found, **row.takes.expert_facts}
+        numbers = {**row.found, **row.takes.expert_stats}
         parts = [f"{name} {value:.4g}" for name, value in numbers.items()]
         parts += _missed(row.takes.budget)
         if parts:

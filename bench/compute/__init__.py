@@ -2,7 +2,7 @@
 
 from bench.compute.budget import Budget, ComputeSpent, Cost, match_compute, parameters_of
 from bench.compute.estimates import Estimate, cost_of, estimate
-from bench.compute.flops import FlopCounter, count_flops, model_facts
+from bench.compute.flops import FlopCounter, count_flops, model_stats
 
 __all__ = [
     "Budget",
@@ -14,6 +14,6 @@ __all__ = [
     "count_flops",
     "estimate",
     "match_compute",
-    "model_facts",
+    "model_stats",
     "parameters_of",
 ]

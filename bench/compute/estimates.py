@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.compute.budget import Budget, Cost, match_compute, parameters_of
-from bench.compute.flops import FlopCounter, expert_facts
+from bench.compute.flops import FlopCounter, expert_stats
 from bench.config import TrialSpec
 from bench.data import ExpectedData
 from bench.model import Objective, starting_model, trial_model
@@ -39,7 +39,7 @@ class Estimate:
         training_bytes: weights, gradients, AdamW's two moments, and what a step keeps for its
             backward pass. The peak is somewhat above.
         checkpoint_bytes: of one snapshot.
-        expert_facts: see there.
+        expert_stats: see there.
     """
 
     budget: Budget
@@ -47,7 +47,7 @@ class Estimate:
     parameters: int
     training_bytes: int
     checkpoint_bytes: int
-    expert_facts: dict[str, float]
+    expert_stats: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def estimate(
         parameters=parameters_of(model),
         training_bytes=sum(w.nbytes for w in weights) + 3 * trained + round(largest * kept),
         checkpoint_bytes=sum(tensor.nbytes for tensor in model.state_dict().values()),
-        expert_facts=expert_facts(model),
+        expert_stats=expert_stats(model),
     )
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from bench.compute import count_flops, model_facts
+from bench.compute import count_flops, model_stats
 from bench.config import DENSE, Options, RouterConfig, TrialSpec
 from bench.data import Dataset, DataShape, load_weights
 from bench.model import (
@@ -105,8 +105,8 @@ class TrainedTrial:
         return logits.float()
 
     @cached_property
-    def facts(self) -> dict[str, float]:
-        """Single numbers: what the training spent, and the model's (see `model_facts`)."""
+    def stats(self) -> dict[str, float]:
+        """Single numbers: what the training spent, and the model's (see `model_stats`)."""
         outcome = self._outcome
         return {
             "steps": float(outcome.steps),
@@ -117,7 +117,7 @@ class TrainedTrial:
             "budget_error": outcome.budget_error,
             "within_tolerance": float(outcome.within_tolerance),
             "train_seconds": outcome.seconds,
-            **model_facts(self.model, next(self.run(self.model, "val"))),
+            **model_stats(self.model, next(self.run(self.model, "val"))),
         }
 
 

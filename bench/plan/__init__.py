@@ -23,7 +23,7 @@ from bench.plan.plan import (
 )
 from bench.plan.registration import Rows, add_to_study, record_plan
 from bench.plan.reuse import ENDED, Decision, Retry, Reuse
-from bench.plan.sequential import Sequential, add_seeds, planned, refuse_other_looks
+from bench.plan.sequential import Sequential, add_seeds, plan_analyses, refuse_other_analyses
 from bench.plan.user_code import combined, is_own, user_sources
 from bench.plan.why import explain
 
@@ -60,9 +60,9 @@ __all__ = [
     "labels",
     "make_plan",
     "make_request",
-    "planned",
+    "plan_analyses",
     "record_plan",
-    "refuse_other_looks",
+    "refuse_other_analyses",
     "refuse_unknown",
     "seen_on",
     "selected_routers",

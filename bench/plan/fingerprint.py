@@ -37,7 +37,7 @@ TRAINING = (train_trial, image_classifier, LazyImages, channel_histogram, channe
 """Where the code of the training protocol begins."""
 UNTRAINED = (build_model, image_classifier, LayerOfTrial, TrainedTrial)
 MEASURED = (LayerOfTrial, TrainedTrial)
-"""Where the code of what suites are handed begins: models, layers and facts."""
+"""Where the code of what suites are handed begins: models, layers and model stats."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Known-answer routings: what suites about routing must say of them is plain by hand.
 
 Each routes IMAGES images of TOKENS tokens to EXPERTS experts, two images to a group and half of
-the images to a batch, so that groups, batches and images are all told apart.
+the images to a batch, so that groups, batches and images are all expert_stats apart.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class KnownSubject:
     def __init__(self, known: Known) -> None:
         self.known = known
         self.model: nn.Module = nn.Identity()
-        self.facts: dict[str, float] = {}
+        self.stats: dict[str, float] = {}
         self.num_classes = int(known.labels.max()) + 1
         self.class_names = [str(index) for index in range(self.num_classes)]
 

@@ -77,7 +77,7 @@ class TrialSubject(Protocol):
         attribute_names: of the protected attribute's values; empty where the data has none.
         snapshots: of the training, in order, the initial weights first.
         history: losses and accuracies along the training.
-        facts: single numbers of the training: `steps`, `train_flops`, `flops_budget`, `budget`,
+        stats: single numbers of the training: `steps`, `train_flops`, `flops_budget`, `budget`,
             `train_seconds`, `params_total`, `params_active`, `flops_per_image`, …
     """
 
@@ -106,7 +106,7 @@ class TrialSubject(Protocol):
     def history(self) -> Sequence[HistoryPoint]: ...
 
     @property
-    def facts(self) -> Mapping[str, float]: ...
+    def stats(self) -> Mapping[str, float]: ...
 
     def run(
         self, model: nn.Module, split: str, batch_size: int | None = None

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bench.compute.budget import ComputeSpent, Cost, match_compute, parameters_of
 from bench.compute.estimates import cost_of, estimate
-from bench.compute.flops import model_facts
+from bench.compute.flops import model_stats
 from bench.config.presets import load_preset, validated_preset
 from bench.config.schema import ComputeConfig, TrainConfig
 from bench.data.batches import TrainingBatches
@@ -350,7 +350,7 @@ def test_the_capacity_that_a_run_really_had(name, router, real, tiny_spec, tiny_
     spec = tiny_spec(name, router=router)
     model = trial_model(spec, tiny_dataset)
     seen = next(observe(model, tiny_dataset, "val", batch_size=16, device=CPU))
-    assert model_facts(model, seen).get("slots_per_choice") == real
+    assert model_stats(model, seen).get("slots_per_choice") == real
 
 
 @pytest.mark.parametrize("match", ["step_flops", "params", "steps"])

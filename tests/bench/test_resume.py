@@ -182,7 +182,7 @@ def test_seconds_and_accuracy_go_on_from_what_they_were(plain, tmp_path):
 
 def test_the_state_is_saved_as_often_as_was_asked(plain, tmp_path, monkeypatch):
     kept = []
-    monkeypatch.setattr(checkpoint, "save", lambda *_: kept.append(1))
+    monkeypatch.setattr(checkpoint, "save_state", lambda *_: kept.append(1))
     train_trial(**plain, folder=tmp_path)
     assert not kept  # it takes no minute
     train_trial(**plain, folder=tmp_path, save_every=0)

@@ -72,7 +72,7 @@ class Experts(nn.Module, Configurable):
         tokens = routing.gates.shape[:2].numel()
         return min(1.0, routing.slot_count / (tokens * routing.num_experts))
 
-    def facts(self) -> dict[str, float]:
+    def stats(self) -> dict[str, float]:
         """Single numbers that a reader should know of them."""
         return {}
 

@@ -147,9 +147,9 @@ class FactorisedExperts(Experts):
         tokens = routing.gates.shape[:2].numel()
         if self.rank is None:
             return tokens
-        return max(1, round(tokens * (1 + self.facts()["parameter_error"])))
+        return max(1, round(tokens * (1 + self.stats()["parameter_error"])))
 
-    def facts(self) -> dict[str, float]:
+    def stats(self) -> dict[str, float]:
         """`expert_rank`, and `parameter_error`, relative, with a linear gate."""
         parameters = self._size(self.modes).at(self.solved_rank)
         error = parameters / self.replaced.parameters - 1
