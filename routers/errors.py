@@ -36,12 +36,12 @@ class NonFiniteError(BenchError):
 
 
 def with_article(noun: str) -> str:
-    """`a SoftRouting`, `an ExpertChoiceRouting`."""
+    """Return `a SoftRouting`, `an ExpertChoiceRouting`."""
     return f"an {noun}" if noun[:1] in "AEIOUaeiou" else f"a {noun}"
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """The end of an error message: the nearest valid names, or all of them where none is near.
+    """Return the end of an error message: the nearest valid names, or all where none is near.
 
     Args:
         name: what was asked for.
@@ -55,7 +55,7 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def unknown(name: str, options: Iterable[str]) -> str:
-    """The end of a message on a component that is not registered: as `nearest`, and how it may be.
+    """Return the end of a message on an unknown component: as `nearest`, and how to register it.
 
     Args:
         name: what was asked for.
@@ -67,7 +67,7 @@ def unknown(name: str, options: Iterable[str]) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """One line: the kind of error, where that says something, and its message."""
+    """Return one line: the kind of error, where that says something, and its message."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C"
     text = " ".join(str(error).split())

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from routers.context import RouterContext
 from routers.hyper import hyper
+from routers.layer_info import RouterContext
 from routers.router import register_router
 from routers.routing import Routing, TokenChoiceRouting
 from routers.routing.selection import highest
@@ -85,7 +85,7 @@ class FrozenRouter(SoftmaxTokenChoice):
 
 
 def drawn_from_bits(tokens: Tensor, outputs: int, seed: int) -> Tensor:
-    """Pseudo-random numbers in [-1, 1] that depend on a token's float32 bits and the seed alone.
+    """Hash a token's float32 bits and a seed to pseudo-random numbers in [-1, 1].
 
     Args:
         tokens: (g, t, d).

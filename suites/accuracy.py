@@ -113,7 +113,7 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = CALIBRATION_BINS) -> float:
-    """ECE = Σ_b (n_b / n) · |accuracy_b − confidence_b| (1706.04599).
+    """Compute ECE = Σ_b (n_b / n) · |accuracy_b − confidence_b| (1706.04599).
 
     Args:
         logits: (n, classes).

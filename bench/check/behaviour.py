@@ -99,7 +99,7 @@ def _groups_apart(layer: MoELayer, subject: Subject, mode: str) -> None:
 
 
 def _differs_in_training(layer: MoELayer, subject: Subject) -> str:
-    """Why a group's result must depend on the batch in training mode; empty where it need not."""
+    """Say why a group's result depends on the batch in training mode; empty where it need not."""
     before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
     passes = [run(layer, subject.tokens_of(), seed=seed)[0] for seed in (1, 2)]
     for name, buffer in layer.named_buffers():
@@ -131,7 +131,7 @@ def definition(subject: Subject) -> str:
 
 
 def plain_experts(layer: MoELayer) -> list[reference.Expert]:
-    """The layer's MLPs, each as a function of one vector."""
+    """Return the layer's MLPs, each as a function of one vector."""
     experts = layer.experts
     assert isinstance(experts, MLPExperts)  # as `Subject.layer` builds them
     own = dict(experts.named_parameters())
@@ -235,7 +235,7 @@ def _finite(subject: Subject, kind: str, dtype: torch.dtype, training: bool) -> 
 
 
 def _refused_with_one_expert(subject: Subject) -> str:
-    """How many experts the router asks for where it refuses to have one; empty where it has."""
+    """Return the number of experts that a router asks for, if it refuses one; empty otherwise."""
     for number in range(1, subject.num_experts + 1):
         try:
             subject.resized(num_experts=number).routed("random", training=True)

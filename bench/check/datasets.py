@@ -123,13 +123,13 @@ def apart(subject: Subject) -> str:
 
 def _digests(split: Split) -> dict[bytes, int]:
     """Return the first index of each image that occurs, by the hash of its pixels."""
-    found: dict[bytes, int] = {}
+    first: dict[bytes, int] = {}
     index = 0
     for batch, _ in split.batches(BATCH):
         for image in batch.contiguous().numpy():
-            found.setdefault(hashlib.sha256(image.tobytes()).digest(), index)
+            first.setdefault(hashlib.sha256(image.tobytes()).digest(), index)
             index += 1
-    return found
+    return first
 
 
 def _without(fault: str | None) -> str:

@@ -65,7 +65,7 @@ class Check(Generic[Tried]):
 def run_checks(
     entry: Entry, runs: Check[Tried], checks: Sequence[Check[Tried]], settings: Sequence[Tried]
 ) -> CheckReport:
-    """Every check in every setting.
+    """Run every check in every setting.
 
     Args:
         runs: the check without which the others have nothing to say.
@@ -86,7 +86,7 @@ def run_checks(
 
 
 def _result(check: Check[Tried], settings: Sequence[Tried]) -> CheckResult:
-    """The first failure over all settings; else the first thing that is worth saying."""
+    """Return the first failure over all settings; else the first thing that is worth saying."""
     said, skipped = [], []
     for setting in settings:
         try:
@@ -107,12 +107,12 @@ def _result(check: Check[Tried], settings: Sequence[Tried]) -> CheckResult:
 
 
 def _again(check: Check[Tried], setting: Tried) -> Callable[[], object]:
-    """The same check of a copy, which has nothing computed yet."""
+    """Repeat a check on a copy, which has nothing computed yet."""
     return partial(check.run, replace(setting))
 
 
 def _worth_saying(said: list[tuple[str, str]]) -> str:
-    """What the first setting says; else what another does, with its label."""
+    """Return the note of the first setting; else that of another, with its label."""
     if said[0][1]:
         return said[0][1]
     return next((f"{label}: {text}" for label, text in said if text), "")

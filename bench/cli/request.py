@@ -52,7 +52,7 @@ def asked_for(
         seeds=seeds_of(seeds),
         settings=changed,
         sweep=swept,
-        twins=aa,
+        aa_replicates=aa,
     )
     if tuned or tuning:
         request = _with_tuned(place, request, study, tuning, settings)

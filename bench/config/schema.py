@@ -37,7 +37,7 @@ class Config(BaseModel):
 
 
 def _takes_bool(annotation: Any) -> bool:
-    """Whether a bool is a value of a field, or may stand inside of it."""
+    """Tell whether a bool is a value of a field, or may stand inside of it."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return True  # its own fields say
     return annotation in (bool, Any) or any(map(_takes_bool, get_args(annotation)))
@@ -215,20 +215,20 @@ class TrialSpec(Config):
         return self
 
     def condition(self) -> dict[str, Any]:
-        """The description of all trials that differ in the seed alone."""
+        """Return the description of all trials that differ in the seed alone."""
         return self.with_seed(0).model_dump(mode="json", exclude={"seed"})
 
     def with_seed(self, seed: int) -> TrialSpec:
-        """The same trial with another seed; a parent has its child's."""
+        """Return the trial with another seed, which its parent gets too."""
         parent = None if self.parent is None else self.parent.with_seed(seed)
         return self.model_copy(update={"seed": seed, "parent": parent})
 
     def derived(self, parent: TrialSpec, transform: str) -> TrialSpec:
-        """The same trial, started from what another one learnt."""
+        """Return the trial started from the weights of another one."""
         return self.model_copy(update={"parent": parent, "transform": transform})
 
     def dense(self) -> TrialSpec:
-        """The same trial without MoE layers, from scratch: its FLOPs are the budget."""
+        """Return the trial without MoE layers, from scratch: its FLOPs are the budget."""
         alone = {"router": DENSE, "experts": ExpertsConfig(), "twin": 0, "found": ()}
         return self.model_copy(update=alone | {"parent": None, "transform": None})
 
@@ -284,7 +284,7 @@ class TuneConfig(Config):
 
 
 def _where(path: str, asked: Any) -> SearchRange | SearchOptions:
-    """One range; a message that names its path where it is none."""
+    """Return one range; a message that names its path where it is none."""
     if isinstance(asked, SearchRange | SearchOptions):
         return asked
     options = isinstance(asked, dict) and "options" in asked

@@ -29,21 +29,21 @@ class RawSplit:
     attribute: NDArray[np.int64] | None = None
 
     def select(self, indices: NDArray[np.int64]) -> RawSplit:
-        """The images at `indices`, in that order."""
+        """Return the images at `indices`, in that order."""
         images = self.images
         chosen = images.select(indices) if isinstance(images, Pictures) else images[indices]
         attribute = None if self.attribute is None else self.attribute[indices]
         return RawSplit(chosen, self.labels[indices], attribute)
 
     def headers(self) -> dict[Header, Key]:
-        """The sizes and kinds of images that occur, each with an example's key."""
+        """Return the sizes and kinds of images that occur, each with an example's key."""
         images = self.images
         if isinstance(images, Pictures):
             return images.headers()
         return {(images.shape[2], images.shape[1], images.shape[3:] != (3,)): 0}
 
     def pictures(self) -> Pictures:
-        """The images as pictures."""
+        """Return the images as pictures."""
         images = self.images
         if isinstance(images, Pictures):
             return images
@@ -122,7 +122,7 @@ class RawData:
         return tuple(f"{label}, {value}" for label in self.classes for value in self.attributes)
 
     def stratum(self, split: RawSplit) -> NDArray[np.int64]:
-        """The group of each image, (n,), by its number in `strata`."""
+        """Return the group of each image, (n,), by its number in `strata`."""
         if split.attribute is None:
             return split.labels
         return split.labels * len(self.attributes) + split.attribute
@@ -162,7 +162,7 @@ def refuse_invalid(name: str, raw: object) -> RawData:
     if fault is None:
         assert isinstance(raw, RawData)
         faults = (find(raw) for find in FAULTS)
-        fault = next((found for found in faults if found), None)
+        fault = next((each for each in faults if each), None)
         if fault is None:
             return raw
     raise RequestError(f"data set {name!r}: {fault}")

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data.content_statistics import survey
+from bench.data.content_statistics import compute_statistics
 from bench.data.dataset import Dataset, Images, Split, common_shape
 from bench.data.order import Purpose, random_order
 from bench.data.pictures import LazyImages, Pictures, UnreadableError
@@ -61,24 +61,24 @@ MEMORY_LIMIT = 2 * 2**30
 def assemble(
     name: str, raw: RawData, image_size: int | None = None, channels: int | None = None
 ) -> Dataset:
-    """The data set that a source's content makes.
+    """Assemble a data set from the content of a source: complete splits, images of one shape.
 
     Args:
-        name: by which it was asked for.
-        raw: its content.
+        name: the requested name.
+        raw: the content of the source.
         image_size: height and width to scale images to; None keeps them.
         channels: 1 or 3; None keeps them, and takes 3 where only some images are in colour.
 
     Raises:
         RequestError: an empty class, one too small to split, or images of unequal size.
-        UnreadableError: images cannot be read; all of them are counted.
+        UnreadableError: images cannot be read; the message counts them.
     """
     raw_splits = _complete(raw)
     for split_name, split in raw_splits.items():
         _refuse_empty_class(name, split_name, raw.stratum(split), raw.strata)
     try:
         splits = _of_one_shape(raw_splits, image_size, channels)
-        found = survey(splits)
+        statistics = compute_statistics(splits)
     except UnreadableError:
         pictures = (split.pictures() for split in raw_splits.values())
         raise UnreadableError([fault for some in pictures for fault in some.faults()]) from None
@@ -86,9 +86,9 @@ def assemble(
         name,
         tuple(map(readable, raw.classes)),
         splits,
-        torch.tensor(found.mean),
-        torch.tensor(found.std),
-        found.content_hash,
+        torch.tensor(statistics.mean),
+        torch.tensor(statistics.std),
+        statistics.content_hash,
         raw.licence,
         raw.attributes,
     )

@@ -18,7 +18,7 @@ SMALLEST = 1e-30
 
 
 def feature_sizes(image_shape: Sequence[int], channels: int, widths: Sequence[int]) -> list[int]:
-    """Widths along the fully connected layers, the first being what they read of the image."""
+    """Return the widths along the fully connected layers, from that of the image's features."""
     image_channels, height, width = image_shape
     if not channels:
         return [image_channels * height * width, *widths]
@@ -85,7 +85,7 @@ def image_classifier(
     hidden: Sequence[int] = (5, 32),
     **timm_options: Any,
 ) -> ImageClassifier:
-    """A small network on whole images.
+    """Build a small network on whole images.
 
     Args:
         pretrained: there are no weights to be had.

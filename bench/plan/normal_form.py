@@ -47,7 +47,7 @@ class Written:
 
 @cache
 def normal_form(module: Module, name: str) -> Written:
-    """The code of a definition of a module, or of its effects where the name is empty."""
+    """Return the code of a definition of a module, or of its effects where the name is empty."""
     writer = _Writer(module)
     for statement in module.bound[name] if name else module.effects:
         writer.write(statement, Scope())
@@ -55,7 +55,7 @@ def normal_form(module: Module, name: str) -> Written:
 
 
 def references(module: Module) -> frozenset[str]:
-    """All paths that a file names."""
+    """Return all paths that a file names."""
     each = [normal_form(module, name) for name in ["", *module.bound]]
     named = {part.path for code in each for part in code.parts if isinstance(part, Reference)}
     return frozenset(named).union(module.stars, *(code.annotated for code in each))
@@ -107,7 +107,7 @@ class _Writer:
         self.parts.append(")")
 
     def _effective(self, value: object, scope: Scope) -> object:
-        """A field of a node, statements of no effect left out of a list of them."""
+        """Return a field of a node, statements of no effect left out of a list of them."""
         if not isinstance(value, list):
             return value
         return [each for each in value if not self._is_silent(each, scope)]
@@ -164,7 +164,7 @@ class _Writer:
         self._write_fields(ast.Call(node.func, given, keywords), scope)
 
     def _is_silent(self, node: object, scope: Scope) -> bool:
-        """Whether a node is of no effect: an import, a docstring, a message."""
+        """Tell whether a node is of no effect: an import, a docstring, a message."""
         if isinstance(node, (ast.Import, ast.ImportFrom, ast.Pass)):
             return True
         if isinstance(node, ast.AnnAssign):
@@ -177,7 +177,7 @@ class _Writer:
 
 
 def _name_of(function: ast.expr) -> str:
-    """The last name of what is called."""
+    """Return the last name of what is called."""
     if isinstance(function, ast.Attribute):
         return function.attr
     return function.id if isinstance(function, ast.Name) else ""

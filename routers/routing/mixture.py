@@ -30,7 +30,7 @@ class MixtureRouting(SeenByAll):
 
     @classmethod
     def from_levels(cls, levels: tuple[Tensor, ...]) -> Self:
-        """Gates that are the outer product of those of each expert mode, the first one slowest.
+        """Make gates as the outer product of those of each expert mode, the first one slowest.
 
         Args:
             levels: (g, t, E_l) each; E is their product.

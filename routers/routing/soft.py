@@ -26,7 +26,7 @@ class SoftRouting(SeenByAll):
 
     @classmethod
     def from_logits(cls, logits: Tensor) -> Self:
-        """Softmax over the tokens to dispatch, over all slots to combine.
+        """Dispatch by a softmax over the tokens, combine by one over all slots.
 
         A pair at −∞ has weight 0 in both; a slot that has no other reads nothing. Whether there is
         such a slot is asked once, for which the caller waits for a GPU.

@@ -8,7 +8,7 @@ from torch import nn
 
 from bench.check import check_component, check_experts, check_loss
 from bench.model import EXPERTS, Experts
-from bench.plan.components import find_component
+from bench.plan.registration import find_component
 from routers import LOSSES, RequestError
 
 

@@ -12,7 +12,7 @@ from bench.compute import FlopCounter, count_flops
 from bench.compute.budget import ComputeSpent, Cost, match_compute
 from bench.compute.estimates import estimate
 from bench.data.batches import TrainingBatches
-from bench.data.dataset import ExpectedData
+from bench.data.dataset import DataShape
 from bench.model import MoELayer, ReplacedMLP, build_experts
 from bench.model.build import trial_model
 from bench.model.objective import Objective
@@ -297,7 +297,7 @@ def test_matching_by_steps_gives_all_the_same_steps(tiny_spec):
 @pytest.mark.parametrize("name", ["dense", "dense_params", "softmax_token_choice", "soft_moe"])
 def test_an_estimate_needs_no_data_and_is_exact(name, tiny_spec, tiny_dataset):
     spec = tiny_spec(name)
-    expected = ExpectedData(tiny_dataset.image_shape, tiny_dataset.num_classes, 96)
+    expected = DataShape(tiny_dataset.image_shape, tiny_dataset.num_classes, 96)
     found = estimate(spec, expected)
     assert found.exact
     assert found.budget == budget_of(spec, tiny_dataset)
@@ -313,11 +313,11 @@ def test_an_estimate_needs_no_data_and_is_exact(name, tiny_spec, tiny_dataset):
 )
 def test_where_work_depends_on_the_data_the_estimate_says_so(name, router, tiny_spec, tiny_dataset):
     spec = tiny_spec(name, router=router)
-    found = estimate(spec, ExpectedData(tiny_dataset.image_shape, 4, 96))
+    found = estimate(spec, DataShape(tiny_dataset.image_shape, 4, 96))
     assert not found.exact
     counted = budget_of(spec, tiny_dataset)
     assert found.budget.own.flops == pytest.approx(counted.own.flops, rel=0.2)
-    exact = estimate(tiny_spec("softmax_expert_choice"), ExpectedData((1, 8, 8), 4, 96))
+    exact = estimate(tiny_spec("softmax_expert_choice"), DataShape((1, 8, 8), 4, 96))
     assert found.training_bytes == pytest.approx(exact.training_bytes, rel=0.3)
 
 
@@ -329,7 +329,7 @@ def test_the_study_is_estimated_without_its_memory(tiny_spec):
         batch_size=1024,
         epochs=90,
     )
-    found = estimate(spec, ExpectedData((3, 224, 224), 1000, 1_281_167))
+    found = estimate(spec, DataShape((3, 224, 224), 1000, 1_281_167))
     # ViT-S/16 is known as 4.6 billion multiply-adds an image; backward twice as much.
     forward = found.budget.dense.flops / 1024 / 3
     assert forward == pytest.approx(2 * 4.6e9, rel=0.05)

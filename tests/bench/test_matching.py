@@ -13,7 +13,7 @@ from bench.compute.flops import model_stats
 from bench.config.presets import load_preset, validated_preset
 from bench.config.schema import ComputeConfig, TrainConfig
 from bench.data.batches import TrainingBatches
-from bench.data.dataset import ExpectedData
+from bench.data.dataset import DataShape
 from bench.model import moe_layers
 from bench.model.build import trial_model
 from bench.plan.widths import nearest_width, with_widths
@@ -26,7 +26,7 @@ from results.conditions import conditions
 from routers import RequestError
 
 CPU = torch.device("cpu")
-SHAPE = ExpectedData((1, 8, 8), 4, 96)
+SHAPE = DataShape((1, 8, 8), 4, 96)
 
 
 def solved(*specs):

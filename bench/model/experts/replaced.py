@@ -164,7 +164,7 @@ Replaced = ReplacedMLP | ReplacedLinear | ReplacedNetwork
 
 
 def replaced_by(module: nn.Module) -> Replaced:
-    """What experts have to stand in for, where they take a module's place.
+    """Describe the module that experts replace.
 
     Raises:
         RequestError: the module is of no kind that experts can replace.

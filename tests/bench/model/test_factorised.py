@@ -15,7 +15,7 @@ from bench.cli import main
 from bench.compute import count_flops
 from bench.compute.estimates import estimate
 from bench.compute.flops import model_stats
-from bench.data.dataset import ExpectedData
+from bench.data.dataset import DataShape
 from bench.model import (
     MoELayer,
     ReplacedLinear,
@@ -393,7 +393,7 @@ def test_every_operation_is_counted_and_those_of_the_experts_are_as_told(
 @pytest.mark.parametrize("name", NAMES)
 def test_a_plan_and_a_models_stats_tell_rank_and_error(name, tiny_spec, tiny_dataset):
     spec = tiny_spec("mumoe", experts={"name": name})
-    takes = estimate(spec, ExpectedData(tiny_dataset.image_shape, 4, 96))
+    takes = estimate(spec, DataShape(tiny_dataset.image_shape, 4, 96))
     model = trial_model(spec, tiny_dataset).eval()
     (layer,) = moe_layers(model).values()
     expert_stats = layer.experts.stats()
