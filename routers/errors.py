@@ -7,19 +7,19 @@ from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """Something failed; the message says what. Commands end with `exit_status`."""
+    """A failure, described by its message. Commands end with its `exit_status`."""
 
     exit_status = 1
 
 
 class RequestError(BenchError):
-    """The request was wrong; the message says how to mend it."""
+    """A wrong request of the user; the message says how to correct it."""
 
     exit_status = 2
 
 
 class NonFiniteError(BenchError):
-    """Logits that no router can route: NaN, +∞, or a token that has nothing but −∞.
+    """Logits that cannot be routed: NaN, +∞, or a token with nothing but −∞.
 
     A training that meets them has diverged.
 

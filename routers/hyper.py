@@ -41,7 +41,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class HyperInfo:
-    """What is known of one hyper-parameter."""
+    """The description of one hyper-parameter."""
 
     name: str
     type: str

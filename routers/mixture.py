@@ -20,7 +20,7 @@ from routers.routing.selection import expert_softmax, highest
 
 
 class Mixture(Router):
-    """What they share: no slots, so no capacity."""
+    """The base of mixtures, which have no slots, so no capacity."""
 
     capacity_factor: ClassVar[None] = None  # type: ignore[misc]
     eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]

@@ -16,7 +16,7 @@ from routers.token_choice import SoftmaxTokenChoice, TokenChoice
 
 
 class EvenTopK(TokenChoice):
-    """Takes the k experts of the highest logits, with weight and gate 1/k each; fewer if masked."""
+    """The base of nulls: the k experts of the highest logits, each with weight and gate 1/k."""
 
     affinity: ClassVar[str] = "none"  # type: ignore[misc]
     affinity_options: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]

@@ -63,7 +63,7 @@ class Entry:
 
     @property
     def hyper_model(self) -> type[HyperModel]:
-        """What validates its options."""
+        """The model that validates the component's options."""
         if isinstance(self.target, type) and issubclass(self.target, Configurable):
             return self.target.hyper_model
         return function_hyper_model(self.target)
@@ -91,7 +91,7 @@ class Entry:
 
 
 class Registry:
-    """Components of one kind, by name.
+    """The components of one kind, by name.
 
     Args:
         kind: what the components are called in messages.

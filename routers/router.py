@@ -28,7 +28,7 @@ register_router = ROUTERS.register
 
 
 class Router(nn.Module, Configurable):
-    """Base of all routers: subclasses write `allocate`, and seldom anything else.
+    """The base of all routers: subclasses write `allocate`, and seldom anything else.
 
     A logit of −∞ masks a pair of a token and an expert. Logits that are NaN or +∞, and tokens
     without a finite one, are refused before `allocate` sees them: see `routers.finite`.

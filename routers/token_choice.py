@@ -29,7 +29,7 @@ class TokenChoice(Router):
 
 
 class SoftmaxGates(TokenChoice):
-    """Token choice weighted by the softmax of the logits."""
+    """The base of token choice weighted by the softmax of the logits."""
 
     renormalize: bool = hyper(False, "Divide the combine weights by the chosen gates' sum.")
 
@@ -75,7 +75,7 @@ class SoftmaxTokenChoice(SoftmaxGates):
 
 
 class BySinkhornPlan(Router):
-    """The plan of the noisy logits chooses; the softmax gates of the clean ones weigh."""
+    """The base of routers by an entropic transport plan of the noisy logits; clean gates weigh."""
 
     iterations: int = hyper(20, "Sinkhorn iterations.", ge=1)
     epsilon: float = hyper(

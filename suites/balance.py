@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from routers.hyper import hyper
 from routers.routing import Routing
-from routers.routing.base import SeenByAll
+from routers.routing.dense import SeenByAll
 from suites.support.base import Array, Metric, MetricDef, Suite, layers_and_mean, register_suite
 from suites.support.subject import TrialSubject, why_not_routed
 
@@ -162,7 +162,7 @@ class LayerCounts:
 
     @property
     def where(self) -> dict[str, bool]:
-        """Marks demand and load that are constant by construction."""
+        """The marks of demand and load that are constant by construction."""
         return marked(self.constant)
 
 

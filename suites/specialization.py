@@ -47,7 +47,7 @@ CLOSE = 1e-2
 class Specialization(Suite[TrialSubject]):
     """What each expert is for: the accuracy of each class that is lost when it is switched off.
 
-    Experts are switched off one by one, in each MoE layer; nothing is routed anew. Known limits:
+    Experts are switched off one by one, in each MoE layer; nothing is rerouted. Known limits:
     what two experts do alike does not show, since one of them remains; and with few images of a
     class, those whose answer changes by chance make every expert look polysemantic.
     """

@@ -22,23 +22,21 @@ from routers import RequestError, Routing, described
 
 def repeatable(subject: Subject) -> str:
     """In eval mode the same input gives the same bits, whatever any generator's state."""
-    layer, x = subject.layer().eval(), subject.tokens_of()
-    torch.default_generator.manual_seed(10)
-    first = outputs_of(*run(layer, x, seed=1))
-    torch.default_generator.manual_seed(11)
-    for name, value in outputs_of(*run(layer, x, seed=2)).items():
-        require_equal(value, first[name], f"second pass: {name}", "gted", "the first", 0.0)
-    return ""
+    return _twice(subject.layer().eval(), subject.tokens_of(), 2, "the first")
 
 
 def seeded(subject: Subject) -> str:
     """In training all randomness comes from the generator in the router's context."""
-    layer, x = subject.layer().train(), subject.tokens_of()
+    source = "the first with a generator of the same seed"
+    return _twice(subject.layer().train(), subject.tokens_of(), 1, source)
+
+
+def _twice(layer: MoELayer, x: Tensor, seed: int, source: str) -> str:
+    """Run a layer with seed 1, and with another seed and global generator; compare the bits."""
     torch.default_generator.manual_seed(10)
     first = outputs_of(*run(layer, x, seed=1))
     torch.default_generator.manual_seed(11)
-    for name, value in outputs_of(*run(layer, x, seed=1)).items():
-        source = "the first with a generator of the same seed"
+    for name, value in outputs_of(*run(layer, x, seed=seed)).items():
         require_equal(value, first[name], f"second pass: {name}", "gted", source, 0.0)
     return ""
 
@@ -248,7 +246,7 @@ def _refused_with_one_expert(subject: Subject) -> str:
 
 
 def _in(where: str, call: Callable[[], object]) -> None:
-    """Make a call; what goes wrong is told with where it was."""
+    """Make a call; an error becomes a failure that says where it was raised."""
     try:
         call()
     except Failed as failure:

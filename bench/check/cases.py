@@ -111,7 +111,7 @@ class Subject:
 
     @property
     def entry(self) -> Entry:
-        """What is registered under the name."""
+        """The registered router."""
         return ROUTERS.get(self.name)
 
     @property
@@ -161,7 +161,7 @@ class Subject:
 
     @cached_property
     def routings(self) -> list[tuple[str, Router, Routing]]:
-        """Routings of every kind of input in training and in eval mode, after which it was.
+        """The routings of every kind of input, in training and eval mode, each with its label.
 
         Those that crash or are not finite are left out: the check `finite` reports them.
         """
@@ -193,23 +193,23 @@ def run(layer: MoELayer, x: Tensor, *, seed: int = 2) -> tuple[Tensor, Routing]:
     return y, routings[0]
 
 
-def subjects(name: str, given: dict[str, Any], sizes: dict[str, int]) -> list[Subject]:
+def subjects(name: str, fixed: dict[str, Any], sizes: dict[str, int]) -> list[Subject]:
     """Return a router in its default setting, and with each hyper-parameter moved from its default.
 
     Args:
-        given: hyper-parameters that stay as they are.
+        fixed: hyper-parameters that stay as they are.
         sizes: fields of `Subject`.
 
     Raises:
-        RequestError: what is given does not fit the router.
+        RequestError: the hyper-parameters do not fit the router.
     """
     entry = ROUTERS.get(name)
-    entry.validate(given)
-    first = Subject(name, given, **sizes)
+    entry.validate(fixed)
+    first = Subject(name, fixed, **sizes)
     others = (
-        dataclasses.replace(first, options=given | setting)
+        dataclasses.replace(first, options=fixed | setting)
         for setting in other_settings(entry)
-        if not setting.keys() & given.keys()
+        if not setting.keys() & fixed.keys()
     )
     return [first, *(subject for subject in others if is_accepted(subject.layer))]
 

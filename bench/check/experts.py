@@ -78,7 +78,7 @@ class Subject:
 
     @cached_property
     def routings(self) -> dict[str, Routing]:
-        """Those that the experts take, by kind; the others they refuse with the reason."""
+        """The routings that the experts accept, by kind; they refuse the others with a reason."""
         experts, x = self.build(), self.tokens()
         return {name: r for name, r in example_routings().items() if _takes(experts, r, x)}
 

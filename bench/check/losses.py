@@ -56,7 +56,7 @@ class Subject:
 
     @cached_property
     def taken(self) -> dict[str, Routing]:
-        """The routings, by router, that the loss has a meaning for; it refuses the others."""
+        """The routings that the loss accepts, by router; it refuses the others."""
         accepted = {}
         for name in ROUTERS:
             routing = routed(name)

@@ -24,19 +24,19 @@ Status = Literal["passed", "failed", "not run", "not applicable"]
 
 
 class Failed(Exception):
-    """A check does not hold; the message has the numbers."""
+    """A failed check, with the numbers in its message."""
 
 
 class NotFinite(Failed):
-    """A value has NaN or infinite entries."""
+    """A check that failed on NaN or infinite entries."""
 
 
 class WrongReturn(Failed):
-    """The component returns something else than it should, or of another shape."""
+    """A check that failed on a result of the wrong type or shape."""
 
 
 class NotApplicable(Exception):
-    """There is nothing to check here; the message says why."""
+    """A check that does not apply, with the reason in its message."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def not_finite_at(call: Callable[[], object], file: str) -> str:
 
 
 class _FirstNotFinite(TorchFunctionMode):
-    """A watch on a file's operations for NaN and +infinity; -infinity is usual in masks."""
+    """A mode that finds where a file's operations make NaN or +infinity; masks have -infinity."""
 
     def __init__(self, file: str) -> None:
         super().__init__()

@@ -44,7 +44,7 @@ class Call:
 
     @property
     def name(self) -> str:
-        """`add` for aten.add.Tensor and for aten.add_.Scalar alike."""
+        """The operation's base name: `add` for aten.add.Tensor and for aten.add_.Scalar."""
         return str(self.func.overloadpacket.__name__).rstrip("_")
 
 

@@ -61,10 +61,10 @@ def settings_of(texts: Iterable[str], data_dir: str | None = None) -> dict[str, 
     Raises:
         RequestError: as `parse_set`; or two values for one setting.
     """
-    given = [parse_set(text) for text in texts]
+    pairs = [parse_set(text) for text in texts]
     if data_dir is not None:
-        given.append(("data.data_dir", data_dir))
-    return _each_once(given, "--set")
+        pairs.append(("data.data_dir", data_dir))
+    return _each_once(pairs, "--set")
 
 
 def sweep_of(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:

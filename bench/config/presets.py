@@ -57,7 +57,7 @@ FOLDER = Path(__file__).parent.parent.parent / "suites" / "presets"
 
 
 class ParentConfig(Config):
-    """What the trials of a part start from."""
+    """The trained trial that the trials of a part start from."""
 
     router: str = Field(
         description="Whose trial of the last part before that has it, of the same seed."

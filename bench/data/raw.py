@@ -1,4 +1,4 @@
-"""What a source of images hands over, before splits are completed and images made of one shape."""
+"""The content of a source of images, before splits are completed and images get one shape."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from routers.errors import RequestError, nearest
 
 @dataclass(frozen=True, eq=False)
 class RawSplit:
-    """Images as they come.
+    """The images of a split as a source returns them.
 
     Attributes:
         images: uint8 (n, h, w), (n, h, w, 1) or (n, h, w, 3) in memory, or pictures in files.
@@ -52,7 +52,7 @@ class RawSplit:
 
 @dataclass(frozen=True, eq=False)
 class RawData:
-    """A source's whole content.
+    """The whole content of a source.
 
     Attributes:
         classes: names, by label.
@@ -101,10 +101,10 @@ class RawData:
                 f"images have the shape {pixels.shape} and labels {numbers.shape}; "
                 "give one label for each image"
             )
-        given = {"train": train, "val": val, "test": test}
+        by_split = {"train": train, "val": val, "test": test}
         chosen = {
             name: np.asarray(indices, np.int64)
-            for name, indices in given.items()
+            for name, indices in by_split.items()
             if indices is not None
         }
         _refuse_overlap(chosen, len(numbers))

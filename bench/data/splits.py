@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,9 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data.content_statistics import compute_statistics
-from bench.data.dataset import Dataset, Images, Split, common_shape
+from bench.data.dataset import Dataset, Images, Split
 from bench.data.order import Purpose, random_order
-from bench.data.pictures import LazyImages, Pictures, UnreadableError
+from bench.data.pictures import Header, Key, LazyImages, Pictures, UnreadableError
 from bench.data.raw import RawData, RawSplit
 from results.text import readable
 from routers.errors import RequestError
@@ -127,6 +128,39 @@ def _of_one_shape(
         )
         for name, split in raw_splits.items()
     }
+
+
+def common_shape(
+    splits: Sequence[RawSplit], image_size: int | None, channels: int | None
+) -> tuple[int, int, int]:
+    """Choose the shape (channels, height, width) of all images.
+
+    What is None is taken from the images: one channel where all of them are grey, else three.
+
+    Raises:
+        RequestError: no `image_size`, and the images are not squares of one size; or `channels` is
+            neither 1 nor 3.
+    """
+    if channels not in (None, 1, 3):
+        raise RequestError(f"data.channels is {channels}; images have 1 (grey) or 3 (colour)")
+    if image_size is None or channels is None:
+        headers: dict[Header, Key] = {}
+        for split in splits:
+            headers = split.headers() | headers
+        image_size = image_size or _only_size(headers)
+        channels = channels or (1 if all(grey for _, _, grey in headers) else 3)
+    return channels, image_size, image_size
+
+
+def _only_size(headers: dict[Header, Key]) -> int:
+    sizes = {(width, height): key for (width, height, _), key in headers.items()}
+    examples = ", ".join(f"{w} × {h} ({key})" for (w, h), key in list(sizes.items())[:3])
+    if len(sizes) > 1:
+        raise RequestError(f"images are of unequal size: {examples}; set data.image_size")
+    ((width, height),) = sizes
+    if width != height:
+        raise RequestError(f"images are not square: {examples}; set data.image_size")
+    return width
 
 
 def _whole_numbers(values: NDArray[np.int64]) -> Tensor:

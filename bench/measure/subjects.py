@@ -34,7 +34,7 @@ from suites.support.subject import HistoryPoint, Observed
 
 
 class TrainedTrial:
-    """A finished training, as `suites.support.subject.TrialSubject` wants it.
+    """A finished training as a `suites.support.subject.TrialSubject`.
 
     Args:
         spec: the trial.
@@ -123,7 +123,7 @@ class TrainedTrial:
 
 @dataclass(frozen=True)
 class StoredSnapshot:
-    """A snapshot on disk, as `suites.support.subject.Snapshot` wants it."""
+    """A snapshot on disk as a `suites.support.subject.Snapshot`."""
 
     trial: TrainedTrial
     saved: SavedSnapshot

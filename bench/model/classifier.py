@@ -26,7 +26,7 @@ def feature_sizes(image_shape: Sequence[int], channels: int, widths: Sequence[in
 
 
 class ImageNetwork(nn.Module):
-    """Images to class probabilities: (n, c, h, w) -> (n, classes).
+    """A network from images to class probabilities: (n, c, h, w) -> (n, classes).
 
     A 3 × 3 convolution without padding, ReLU, 2 × 2 maximum; then fully connected layers with
     ReLU; then a softmax. The defaults are an expert of 2302.14703 for MNIST.
@@ -60,7 +60,7 @@ class ImageNetwork(nn.Module):
 
 
 class ImageClassifier(nn.Module):
-    """Logarithms of the class probabilities of a network, or of a mixture of networks.
+    """A classifier whose logits are the log-probabilities of a network or a mixture of networks.
 
     Experts mix probabilities, not logits: the likelihood of a mixture is the mixture of the
     likelihoods (Jacobs et al. 1991).

@@ -18,7 +18,7 @@ Groups = Literal["image", "batch"] | int
 
 
 class MoELayer(nn.Module):
-    """Routes tokens to experts and joins what they return.
+    """A layer that routes tokens to experts and combines their outputs.
 
     Args:
         router: decides who processes what.
@@ -58,7 +58,7 @@ class MoELayer(nn.Module):
 
     @property
     def token_shape(self) -> tuple[int, ...]:
-        """Of a token: (d,), or what the replaced module took."""
+        """The shape of a token: (d,), or the input shape of the replaced module."""
         return self.experts.replaced.token_shape
 
     def _process(self, routing: Routing, grouped: Tensor, seen: Activations) -> Tensor:
@@ -106,7 +106,7 @@ def reweighted(layers: Sequence[MoELayer], factors: Mapping[int, Tensor]) -> Ite
 
 
 class Activations:
-    """The experts' hidden activations on every token, made when they are first asked for.
+    """The experts' hidden activations on every token, computed on first use.
 
     Args:
         experts: those with such activations.

@@ -18,7 +18,7 @@ from routers import LOSSES, Batch, NonFiniteError, Routing
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """Of one batch.
+    """The losses of one batch.
 
     Attributes:
         total: scalar, to differentiate.
@@ -32,7 +32,7 @@ class Losses:
 
 
 class Objective:
-    """Label-smoothed cross-entropy + Σ weight · (mean over the MoE layers of an auxiliary loss).
+    """The loss: smoothed cross-entropy + Σ weight · (mean auxiliary loss over the MoE layers).
 
     Args:
         train: the recipe.

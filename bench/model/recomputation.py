@@ -27,7 +27,7 @@ def backward_task() -> int:
 
 @dataclass(frozen=True, eq=False)
 class FirstCall:
-    """What a router was told when its layer first ran, without the graph that this came from."""
+    """The context of a router when its layer first ran, without its graph."""
 
     context: RouterContext
     noise: Tensor | None

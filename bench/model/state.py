@@ -1,4 +1,4 @@
-"""What one forward pass tells the routers of a model, and learns from them."""
+"""The state of a forward pass: its context for routers, and its routings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from routers import RequestError, RouterContext, Routing
 
 @dataclass(eq=False)
 class Pass:
-    """One pass of a model, or all that happens inside one `forward_pass`.
+    """A pass of a model, or all calls inside one `forward_pass`.
 
     Attributes:
         models: those whose layers belong to it.
-        context: what every router is told.
+        context: the context of every router.
         routings: those that are recorded; None where nobody asked for them.
         called: whether it is one call of the model.
         with_grad: whether gradients were recorded when it began.
@@ -69,7 +69,7 @@ class LayerCall:
     """One call of an MoE layer.
 
     Attributes:
-        context: what its router is told.
+        context: the context of its router.
         run: the pass that it belongs to; None where it is repeated, or runs by itself.
     """
 
@@ -167,9 +167,9 @@ def forward_pass(
         with forward_pass(model) as routings:
             logits = model(images)
 
-    What it says holds in its thread, until another one inside it. Where activation checkpointing
-    runs a layer again in a backward pass, the layer is told what it was told at first, noise
-    included, and is not recorded again. Checkpoints with use_reentrant=True run without gradients
+    It applies to its thread, until a nested one begins. Where activation checkpointing runs a layer
+    again in a backward pass, the layer gets its first context, noise included, and is not recorded
+    again. Checkpoints with use_reentrant=True run without gradients
     at first: to differentiate a routing of theirs is an error.
 
     Args:

@@ -41,7 +41,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class Code:
-    """Definitions, as what a fingerprint takes from them.
+    """The code of definitions, as a fingerprint takes it.
 
     Attributes:
         digests: (name, SHA-256) of each.
@@ -53,7 +53,7 @@ class Code:
 
     @property
     def lines(self) -> list[str]:
-        """All of it as text."""
+        """All digests and uses as text."""
         return [*(digest for _, digest in self.digests), *map(" ".join, self.uses)]
 
 

@@ -13,7 +13,7 @@ Names = dict[str, str]
 
 @dataclass(frozen=True)
 class Scope:
-    """What names mean inside a definition.
+    """The meanings of names inside a definition.
 
     Attributes:
         imports: those that functions around import.
@@ -27,7 +27,7 @@ class Scope:
 
 
 class Module:
-    """One parsed file.
+    """A parsed file.
 
     Args:
         tree: its syntax tree.

@@ -59,7 +59,7 @@ class Part:
 
     @property
     def label(self) -> str:
-        """As a reader would call it."""
+        """The kind and name for a reader."""
         return f"{self.kind} {self.name!r}"
 
 
@@ -77,7 +77,7 @@ class Fingerprint:
 
     @cached_property
     def value(self) -> str:
-        """SHA-256 (hex) of it all."""
+        """The SHA-256 (hex) of the description and all parts."""
         digests = sorted((part.kind, part.name, part.digest) for part in self.parts)
         text = to_json([identity(self.description), digests])
         return hashlib.sha256(text.encode()).hexdigest()

@@ -26,7 +26,7 @@ TRUSTED = 0.05
 
 @dataclass(frozen=True)
 class Kind:
-    """What decides how fast a trial or layer runs.
+    """The properties that decide how fast a trial or layer runs.
 
     Attributes:
         router: its name.
@@ -57,7 +57,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do of a trial or a bare layer.
+    """The work left to do on a trial or a bare layer.
 
     Attributes:
         name: unique among the works.
@@ -82,7 +82,7 @@ class Work:
 
     @property
     def projected(self) -> float | None:
-        """Seconds of its whole training at its own pace; None where that says little yet."""
+        """The seconds of its whole training at its own pace; None while that says little."""
         trusted = TRUSTED <= self.trained < 1 and self.training > 0
         return self.training / self.trained if trusted else None
 
@@ -92,7 +92,7 @@ Place = tuple[str, ...]
 
 
 class Seen:
-    """Seconds of trainings and measurements, by what they were of."""
+    """The seconds of earlier trainings and measurements, by their kind."""
 
     def __init__(self) -> None:
         self.trainings: dict[tuple[str, Place], list[float]] = defaultdict(list)
@@ -141,7 +141,7 @@ def _places(kind: Kind) -> tuple[Place, ...]:
 
 
 class Pace:
-    """How long works take, by what has been seen.
+    """Forecasts of the seconds of single works, from earlier ones.
 
     Args:
         own: what the run that goes on has done.
@@ -208,7 +208,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Forecast:
-    """When a plan, or what is left of a run, would be done, in seconds.
+    """The seconds until a plan, or the rest of a run, is done.
 
     Attributes:
         training: in which trials are trained.
@@ -222,7 +222,7 @@ class Forecast:
 
     @property
     def whole(self) -> float:
-        """Until everything is done."""
+        """The seconds until everything is done."""
         return self.training + self.measuring + self.timings
 
 
@@ -252,7 +252,7 @@ def forecast(works: Sequence[Work], pace: Pace, workers: int, devices: int = 1) 
 
 
 class Load(NamedTuple):
-    """A job with a unique name; `after` names one that must have ended, if there is one."""
+    """A job to schedule, with a unique name; `after` names a job that must end before it."""
 
     name: str
     seconds: float

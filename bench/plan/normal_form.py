@@ -62,7 +62,7 @@ def references(module: Module) -> frozenset[str]:
 
 
 class _Writer:
-    """Writes the code of a definition in a form in which only what has an effect differs."""
+    """A writer of a definition's code in a form in which only differences of effect remain."""
 
     def __init__(self, module: Module) -> None:
         self._module = module
@@ -128,8 +128,8 @@ class _Writer:
         self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, scope: Scope
     ) -> None:
         body = node.body if isinstance(node.body, list) else [node.body]
-        given = node.args
-        arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+        args = node.args
+        arguments = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
         own = {argument.arg for argument in arguments if argument} | stored(body)
         for each in (getattr(node, "returns", None), *(one.annotation for one in arguments if one)):
             self._read_annotation(each, scope)
@@ -138,9 +138,9 @@ class _Writer:
         self._write_value(decorators, scope)
         for argument in arguments:
             self.parts.append(f" {argument.arg if argument else None}")
-        self._write_value([*given.defaults, *given.kw_defaults], scope)
+        self._write_value([*args.defaults, *args.kw_defaults], scope)
         # The options of a component that is a function are validated by their annotations.
-        options = [each.annotation for each in given.kwonlyargs if decorators and each.annotation]
+        options = [each.annotation for each in args.kwonlyargs if decorators and each.annotation]
         self._write_value(options, scope)
         imports = {**scope.imports, **self._module.imports_of(node)}
         hidden = scope.hidden | own
@@ -159,9 +159,9 @@ class _Writer:
             self.write(node.func, scope)  # its arguments are its message
             return
         place, names = SHOWN.get(name, (None, ()))
-        given = [each for number, each in enumerate(node.args) if number != place]
+        positional = [each for number, each in enumerate(node.args) if number != place]
         keywords = [each for each in node.keywords if each.arg not in names]
-        self._write_fields(ast.Call(node.func, given, keywords), scope)
+        self._write_fields(ast.Call(node.func, positional, keywords), scope)
 
     def _is_silent(self, node: object, scope: Scope) -> bool:
         """Tell whether a node is of no effect: an import, a docstring, a message."""

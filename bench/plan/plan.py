@@ -21,7 +21,7 @@ from suites import SUITES
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked for.
+    """The request of a user.
 
     Attributes:
         study: the name under which the results are kept together.
@@ -59,7 +59,7 @@ class PlannedSuite:
 
 @dataclass(frozen=True)
 class Planned:
-    """A trial or a bare layer, with what measures it.
+    """A trial or a bare layer, with the suites that measure it.
 
     Attributes:
         label: the router, and what sets this one apart from the router's others.
@@ -73,7 +73,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a request asks for, in the order in which it is done.
+    """The trials and bare layers of a request, in the order in which they are done.
 
     Attributes:
         trials: to train, then measure; one seed of every router before the next seed, parents

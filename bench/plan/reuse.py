@@ -19,7 +19,7 @@ from results.store.registration import TrialRecord, all_trials
 from routers.errors import BenchError
 
 Retry = Literal["failed", "timed_out", "all", "noisy"] | None
-"""Which trials are tried again that ended without a result; or the timings beside other load."""
+"""Which trials without a result are tried again; or timings that other load disturbed."""
 ENDED: Mapping[AttemptStatus, tuple[Retry, str]] = {
     AttemptStatus.FAILED: ("failed", "failed"),
     AttemptStatus.OUT_OF_MEMORY: ("failed", "ran out of memory"),
@@ -32,7 +32,7 @@ ENDED: Mapping[AttemptStatus, tuple[Retry, str]] = {
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do about a trial.
+    """The decision whether to train a trial, and which suites measure it.
 
     Attributes:
         train: whether it has to be trained.
@@ -48,13 +48,13 @@ class Decision:
 
 
 class Reuse:
-    """Decides by what the database and the home folder hold at this moment.
+    """The decisions on reuse, by the current content of the database and the home folder.
 
     Args:
         home: the folder that checkpoints are named from.
         machine_id: row of this machine, to which timings belong; None where it has none yet.
         retry: which trials are tried again that ended without a result; of "noisy" none, but the
-            timings that were taken beside other load.
+            timings that other load disturbed.
     """
 
     def __init__(

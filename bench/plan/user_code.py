@@ -43,7 +43,7 @@ class Import:
 
 @dataclass(frozen=True)
 class Source:
-    """One file.
+    """A file of the user's code.
 
     Attributes:
         module: the dotted name that it is imported by.
@@ -205,7 +205,7 @@ def _sha256(text: str) -> str:
 
 
 class _Undocumented(ast.NodeTransformer):
-    """Removes docstrings, and every other string that stands alone as a statement."""
+    """A transformer that removes docstrings and other strings that are statements."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

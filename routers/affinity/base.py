@@ -21,7 +21,7 @@ register_affinity = AFFINITIES.register
 
 
 class Affinity(nn.Module, Configurable):
-    """Base of the affinities: a subclass makes its parameters in `build` and writes `forward`.
+    """The base of all affinities: a subclass makes its parameters in `build` and writes `forward`.
 
     Args:
         dim: width d of the tokens.

@@ -13,7 +13,7 @@ from routers.hyper import hyper
 
 
 class Deep(Affinity):
-    """What they share: a subclass makes the body.
+    """The base of affinities with a deep body, which a subclass makes.
 
     Attributes:
         body: (g, t, d) -> (g, t, h), the hidden vector that logits are linear in.

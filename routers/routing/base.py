@@ -47,7 +47,7 @@ class Routing(ABC):
 
     @property
     def choices(self) -> int | None:
-        """Experts that each token chooses, at most; None where tokens do not choose."""
+        """The experts that each token chooses, at most; None where tokens do not choose."""
         return None
 
     @property
@@ -61,11 +61,11 @@ class Routing(ABC):
     @property
     @abstractmethod
     def num_slots(self) -> int:
-        """Slots of each expert in each group, used or not."""
+        """The slots of each expert in each group, used or not."""
 
     @property
     def slot_count(self) -> int:
-        """Slots that the experts run in all, used or not: g · E · s."""
+        """The slots that the experts run in all, used or not: g · E · s."""
         return self.gates.shape[0] * self.num_experts * self.num_slots
 
     @abstractmethod
@@ -119,17 +119,3 @@ class Routing(ABC):
         """Return the share of the tokens' choices that were lost to capacity, a scalar."""
         demand = self.demand().sum()
         return (demand - self.expert_load().sum()) / demand.clamp(min=1)
-
-
-class SeenByAll(Routing):
-    """Routings in which every expert sees every token of its group."""
-
-    constant_load: ClassVar[bool] = True
-
-    def expert_load(self) -> Tensor:
-        groups, tokens, experts = self.gates.shape
-        return torch.full((groups, experts), tokens, device=self.gates.device)
-
-    def token_coverage(self) -> Tensor:
-        groups, tokens, experts = self.gates.shape
-        return torch.full((groups, tokens), experts, device=self.gates.device)

@@ -73,7 +73,7 @@ class TokenChoiceRouting(Routing):
                 f"a token cannot choose {k} of {gates.shape[-1]} experts; "
                 f"k is from 1 to {gates.shape[-1]}"
             )
-        by = next((given for given in (scores, logits) if given is not None), gates)
+        by = next((each for each in (scores, logits) if each is not None), gates)
         values, experts = highest(by, k)
         weights, chosen = gates.gather(-1, experts), None
         if by is not gates:

@@ -95,7 +95,7 @@ def named_classes(names: Sequence[str]) -> Array:
 
 
 class Suite(Configurable, ABC, Generic[Subject]):
-    """Base of all suites. Its annotated attributes are its options.
+    """The base of all suites; annotated attributes are a suite's options.
 
     Attributes:
         on: "trial" measures what a training left, a `TrialSubject`; "layer" needs no training

@@ -73,7 +73,7 @@ class TrialSubject(Protocol):
 
     Attributes:
         model: with its final weights, in eval mode, on `device`.
-        num_experts: of each MoE layer; for a dense model, of the MoE that it stands beside.
+        num_experts: of each MoE layer; for a dense model, those of the MoE that it is compared to.
         attribute_names: of the protected attribute's values; empty where the data has none.
         snapshots: of the training, in order, the initial weights first.
         history: losses and accuracies along the training.

@@ -1,4 +1,4 @@
-"""Which images an expert weighs most: how much each is used, and thumbnails to look at."""
+"""The images that an expert weighs most: the use of each expert, and thumbnails."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ register_experts = EXPERTS.register
 
 
 class Experts(nn.Module, Configurable):
-    """Base of all experts.
+    """The base of all experts.
 
     Subclasses write `forward`; or `activations` and `outputs`, so that gates can read what lies
     between; or `apply` where dispatching and combining are not enough.

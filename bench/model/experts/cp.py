@@ -32,7 +32,7 @@ class CPExperts(FactorisedExperts):
 
 
 class CPLayer(FactorisedLayer):
-    """See `CPExperts`; expert modes are (E_l, R)."""
+    """A layer of `CPExperts`, with expert modes (E_l, R)."""
 
     def __init__(
         self, modes: tuple[int, ...], inputs: int, outputs: int, bias: bool, rank: int

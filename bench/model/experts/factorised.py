@@ -23,7 +23,7 @@ from routers import MixtureRouting, RequestError, Routing, hyper, two_levels
 
 @dataclass(frozen=True)
 class Size:
-    """Parameters that grow with a rank: `fixed` + rank · `per_rank`."""
+    """A number of parameters that grows with a rank: `fixed` + rank · `per_rank`."""
 
     fixed: int = 0
     per_rank: int = 0
@@ -41,7 +41,7 @@ class Size:
 
 
 class FactorisedLayer(nn.Module):
-    """One weight tensor. Subclasses add the expert modes, and join them to the others.
+    """The base of layers with one weight tensor; subclasses add expert modes and join them.
 
     Input and output mode start as linear layers do, uniform in ±1 / √(what they sum over). The
     bias is the last row of the input mode.
@@ -87,7 +87,7 @@ FURTHER_SPREAD = 0.1
 
 
 class FactorisedExperts(Experts):
-    """What `cp` and `tr` share: their layers, the rank of these, how a routing is applied.
+    """The base of `cp` and `tr`: their layers, the rank, and how a routing is applied.
 
     Two layers stand in for an MLP, with its activation between them, and weigh the experts alike;
     one layer stands in for a linear one. Subclasses write `build_layer` and `layer_size`.

@@ -38,7 +38,7 @@ class TRExperts(FactorisedExperts):
 
 
 class TRLayer(FactorisedLayer):
-    """See `TRExperts`; expert modes are stored as (E_l, q, q), the others with q and R as one."""
+    """A layer of `TRExperts`; expert modes are (E_l, q, q), the others have q and R as one axis."""
 
     def __init__(
         self, modes: tuple[int, ...], inputs: int, outputs: int, bias: bool, ring: int, rank: int
