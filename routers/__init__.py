@@ -2,10 +2,9 @@
 
 from routers.affinity import AFFINITIES, build_affinity, register_affinity
 from routers.baselines import Baseline
-from routers.context import RouterContext
 from routers.errors import BenchError, NonFiniteError, RequestError
 from routers.hyper import Choice, Configurable, Range, hyper
-from routers.layer_info import Site, two_levels
+from routers.layer_info import RouterContext, Site, two_levels
 from routers.losses import LOSSES, Batch, register_loss
 from routers.plugins import load_entry_points, load_plugin
 from routers.registry import Card, Entry, Registry

@@ -9,7 +9,7 @@ from routers.router import register_router
 
 
 class Baseline(Configurable):
-    """Stands where a router would, and leaves the model dense.
+    """The base of baselines, which take a router's place and leave the model dense.
 
     Attributes:
         widen: whether the MLPs that would become MoE layers are widened to their parameters.

@@ -7,19 +7,19 @@ from collections.abc import Iterable
 
 
 class BenchError(Exception):
-    """Something failed; the message says what. Commands end with `exit_status`."""
+    """A failure, described by its message. Commands end with its `exit_status`."""
 
     exit_status = 1
 
 
 class RequestError(BenchError):
-    """The request was wrong; the message says how to mend it."""
+    """A wrong request of the user; the message says how to correct it."""
 
     exit_status = 2
 
 
 class NonFiniteError(BenchError):
-    """Logits that no router can route: NaN, +∞, or a token that has nothing but −∞.
+    """Logits that cannot be routed: NaN, +∞, or a token with nothing but −∞.
 
     A training that meets them has diverged.
 
@@ -36,12 +36,12 @@ class NonFiniteError(BenchError):
 
 
 def with_article(noun: str) -> str:
-    """`a SoftRouting`, `an ExpertChoiceRouting`."""
+    """Return `a SoftRouting`, `an ExpertChoiceRouting`."""
     return f"an {noun}" if noun[:1] in "AEIOUaeiou" else f"a {noun}"
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """The end of an error message: the nearest valid names, or all of them where none is near.
+    """Return the end of an error message: the nearest valid names, or all where none is near.
 
     Args:
         name: what was asked for.
@@ -55,7 +55,7 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def unknown(name: str, options: Iterable[str]) -> str:
-    """The end of a message on a component that is not registered: as `nearest`, and how it may be.
+    """Return the end of a message on an unknown component: as `nearest`, and how to register it.
 
     Args:
         name: what was asked for.
@@ -67,7 +67,7 @@ def unknown(name: str, options: Iterable[str]) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """One line: the kind of error, where that says something, and its message."""
+    """Return one line: the kind of error, where that says something, and its message."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C"
     text = " ".join(str(error).split())

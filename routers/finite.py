@@ -25,7 +25,7 @@ def require_finite(modes: Sequence[Tensor], router: object = None, what: str = "
     """Refuse logits that hold NaN or +∞, and tokens without a finite logit.
 
     A logit of −∞ masks a pair and is allowed. It costs one maximum over each token's logits, and
-    one look at a single truth value: on a GPU the caller waits until the logits are computed, once
+    one read of a single truth value: on a GPU the caller waits until the logits are computed, once
     a routing; `torch.compile` breaks its graph there.
 
     Args:

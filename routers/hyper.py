@@ -41,7 +41,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class HyperInfo:
-    """What is known of one hyper-parameter."""
+    """The description of one hyper-parameter."""
 
     name: str
     type: str
@@ -82,7 +82,7 @@ class HyperModel(pydantic.BaseModel):
 
 
 def hyper_infos(model: type[HyperModel]) -> list[HyperInfo]:
-    """The hyper-parameters of a model, in the order of their declaration."""
+    """Return the hyper-parameters of a model, in the order of their declaration."""
     return [
         HyperInfo(
             name=name,
@@ -96,7 +96,7 @@ def hyper_infos(model: type[HyperModel]) -> list[HyperInfo]:
 
 
 def validated(model: type[HyperModel], owner: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` with every default filled in.
+    """Return `options` with every default filled in.
 
     Raises:
         RequestError: an unknown name (the nearest is given) or a value that does not fit.
@@ -169,7 +169,7 @@ class Configurable:
 
     @classmethod
     def hyper_info(cls) -> list[HyperInfo]:
-        """This class's hyper-parameters, inherited ones first."""
+        """Return this class's hyper-parameters, inherited ones first."""
         return hyper_infos(cls.hyper_model)
 
     @classmethod
@@ -183,12 +183,12 @@ class Configurable:
             setattr(self, name, value)
 
     def hyper_values(self) -> dict[str, Any]:
-        """The values that this instance runs with."""
+        """Return the values that this instance runs with."""
         return {name: getattr(self, name) for name in self.hyper_model.model_fields}
 
 
 def function_hyper_model(function: Callable[..., Any]) -> type[HyperModel]:
-    """The hyper-parameters of a function: its keyword-only arguments with defaults."""
+    """Return the hyper-parameters of a function: its keyword-only arguments with defaults."""
     hints = typing.get_type_hints(function)
     fields: dict[str, Any] = {
         name: (hints.get(name, Any), parameter.default)

@@ -1,16 +1,40 @@
-"""What a router may need to know of the layer that it stands in."""
+"""What a router may know besides the tokens: of a forward pass, and of the layer it stands in."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+
+import torch
+from torch import Tensor
 
 from routers.errors import RequestError
 
 
 @dataclass(frozen=True)
+class RouterContext:
+    """The inputs of a forward pass besides the tokens, which few routers read.
+
+    Attributes:
+        generator: source of the router's noise, on the tokens' device; None for torch's own.
+        step: training step, from 0; None outside training.
+        labels: (batch,) long, class of each image.
+        previous_logits: the logits of the MoE layer before, (g, t, E).
+        expert_hidden: gives the experts' hidden activations on every token, (E, g, t, h). All
+            experts run when it is called, once in a pass; None outside an MoE layer.
+    """
+
+    generator: torch.Generator | None = None
+    step: int | None = None
+    labels: Tensor | None = None
+    previous_logits: Tensor | None = None
+    expert_hidden: Callable[[], Tensor] | None = None
+
+
+@dataclass(frozen=True)
 class Site:
-    """Facts that few routers read; the defaults are those of a layer of MLPs on patches.
+    """Properties of a layer that few routers read; the defaults describe MLPs on patches.
 
     Attributes:
         token_shape: of a token that is no vector, as (c, h, w); routers see it flattened.
@@ -24,7 +48,7 @@ class Site:
 
 
 def two_levels(num_experts: int) -> tuple[int, int]:
-    """The sizes of two expert modes, as equal as they can be, ascending: 1024 -> (32, 32).
+    """Split E into two expert modes, as equal as they can be, ascending: 1024 -> (32, 32).
 
     Raises:
         RequestError: E has no divisors but 1 and itself.

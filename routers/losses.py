@@ -25,7 +25,7 @@ register_loss = LOSSES.register
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """What a loss may see beside the routing.
+    """The inputs of a loss besides the routing.
 
     Attributes:
         inputs: (batch, …) float, as the model was given them.
@@ -133,12 +133,12 @@ def sample_similarity(
 
 
 def _squared_variation(values: Tensor) -> Tensor:
-    """Variance over squared mean of (E,) values."""
+    """Compute the variance over the squared mean of (E,) values."""
     return values.var(correction=0) / values.mean().square()
 
 
 def _choices(loss: str, routing: Routing) -> int:
-    """k; a `RequestError` where the tokens choose no experts."""
+    """Return k; a `RequestError` where the tokens choose no experts."""
     if routing.choices is None:
         raise RequestError(
             f"loss {loss!r} has no meaning for {_kind(routing)}, whose tokens choose no experts: "

@@ -11,17 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from routers.affinity import Affinity
-from routers.context import RouterContext
 from routers.errors import RequestError
 from routers.hyper import hyper
-from routers.layout import expert_softmax
+from routers.layer_info import RouterContext
 from routers.router import Router, register_router
 from routers.routing import MixtureRouting, Routing, TokenChoiceRouting
-from routers.routing.selection import highest
+from routers.routing.selection import expert_softmax, highest
 
 
 class Mixture(Router):
-    """What they share: no slots, so no capacity."""
+    """The base of mixtures, which have no slots, so no capacity."""
 
     capacity_factor: ClassVar[None] = None  # type: ignore[misc]
     eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
@@ -47,7 +46,7 @@ class WeighedMixture(Mixture):
         return self.weigh(logits)
 
     def weigh(self, logits: Tensor) -> Routing:
-        """Every expert on every token, or the weights of the best experts alone."""
+        """Mix every expert on every token, or the best experts alone."""
         gates = expert_softmax(logits)
         if self.weighed_top_k is None:
             return MixtureRouting(gates)
@@ -152,7 +151,7 @@ class MuMoE(Mixture):
 
 
 def sparse_softmax(logits: Tensor) -> Tensor:
-    """Entmax-1.5 over the last axis; 0 at −∞, where the library's gives NaN."""
+    """Compute entmax-1.5 over the last axis; 0 at −∞, where the library's gives NaN."""
     # 2 below the highest logit the weight is 0, whatever the others are.
     weights: Tensor = entmax15(logits.maximum(logits.detach().amax(-1, keepdim=True) - 4))
     return weights

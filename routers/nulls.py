@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from routers.context import RouterContext
 from routers.hyper import hyper
+from routers.layer_info import RouterContext
 from routers.router import register_router
 from routers.routing import Routing, TokenChoiceRouting
 from routers.routing.selection import highest
@@ -16,7 +16,7 @@ from routers.token_choice import SoftmaxTokenChoice, TokenChoice
 
 
 class EvenTopK(TokenChoice):
-    """Takes the k experts of the highest logits, with weight and gate 1/k each; fewer if masked."""
+    """The base of nulls: the k experts of the highest logits, each with weight and gate 1/k."""
 
     affinity: ClassVar[str] = "none"  # type: ignore[misc]
     affinity_options: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
@@ -85,7 +85,7 @@ class FrozenRouter(SoftmaxTokenChoice):
 
 
 def drawn_from_bits(tokens: Tensor, outputs: int, seed: int) -> Tensor:
-    """Pseudo-random numbers in [-1, 1] that depend on a token's float32 bits and the seed alone.
+    """Hash a token's float32 bits and a seed to pseudo-random numbers in [-1, 1].
 
     Args:
         tokens: (g, t, d).

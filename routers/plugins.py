@@ -73,12 +73,12 @@ def load_entry_points() -> list[PluginFailure]:
 
 
 def module_name(file: Path) -> str:
-    """The name that a file is imported under: of its own, and the same in every process."""
+    """Return the name that a file is imported under: of its own, and the same in every process."""
     return f"{_package_of(file.parent)}.{file.stem if file.stem.isidentifier() else _digest(file)}"
 
 
 def _package_of(folder: Path) -> str:
-    """The package that relative imports in a folder's plugins belong to."""
+    """Return the package that relative imports in a folder's plugins belong to."""
     return f"plugins_{_digest(folder)}"
 
 
@@ -111,12 +111,12 @@ def _import(file: Path) -> None:
 
 
 def _means(name: str, file: Path) -> bool:
-    """Whether `import name` would find this file."""
+    """Tell whether `import name` would find this file."""
     return name.isidentifier() and _file_of(name) == file
 
 
 def _file_of(name: str) -> Path | None:
-    """The file that a top-level name means now."""
+    """Return the file that a top-level name means now."""
     try:
         spec = find_spec(name)
     except ValueError:  # a module without a specification, such as `__main__`
@@ -153,7 +153,7 @@ def _helpers(plugin: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _imported(file: Path) -> set[str]:
-    """The top-level names that a file imports; none where it is no Python."""
+    """Return the top-level names that a file imports; none where it is no Python."""
     try:
         with tokenize.open(file) as source:  # heeds a byte-order mark and a coding line
             nodes = list(ast.walk(ast.parse(source.read())))
@@ -206,7 +206,7 @@ class _Code:
         return cls(top, tuple(map(Path, getattr(sys.modules.get(top), "__path__", ()))))
 
     def holds(self, name: str, file: object) -> bool:
-        """Whether the module of that name and file is the plugin's."""
+        """Tell whether the module of that name and file is the plugin's."""
         top = name.partition(".")[0]
         return top == self.package or any(
             Path(file).relative_to(folder).parts[0].removesuffix(".py") == top
@@ -234,7 +234,7 @@ def _undo(own: set[str], modules: set[str], entries: set[tuple[Registry, str]]) 
 
 
 def _own_line(error: BaseException, code: _Code) -> str:
-    """Where the plugin's own code failed, and how: `file:line: source — error`."""
+    """Say where the plugin's own code failed, and how: `file:line: source — error`."""
     if isinstance(error, SyntaxError) and error.filename and error.lineno:
         where = f"{error.filename}:{error.lineno}: {(error.text or '').strip()} — "
         return f"{where}{type(error).__name__}: {error.msg}"

@@ -63,17 +63,17 @@ class Entry:
 
     @property
     def hyper_model(self) -> type[HyperModel]:
-        """What validates its options."""
+        """The model that validates the component's options."""
         if isinstance(self.target, type) and issubclass(self.target, Configurable):
             return self.target.hyper_model
         return function_hyper_model(self.target)
 
     def validate(self, options: dict[str, Any]) -> dict[str, Any]:
-        """`options` with the defaults filled in; `RequestError` where one does not fit."""
+        """Return `options` with the defaults filled in; `RequestError` where one does not fit."""
         return validated(self.hyper_model, f"{self.kind} {self.name!r}", options)
 
     def card(self) -> Card:
-        """The component's card."""
+        """Return the component's card."""
         summary, _, text = (inspect.getdoc(self.target) or "").partition("\n")
         file = inspect.getsourcefile(self.target) or ""
         return Card(
@@ -91,7 +91,7 @@ class Entry:
 
 
 class Registry:
-    """Components of one kind, by name.
+    """The components of one kind, by name.
 
     Args:
         kind: what the components are called in messages.
@@ -113,7 +113,7 @@ class Registry:
         source: str | None = None,
         bibtex: str | None = None,
     ) -> Callable[[Target], Target]:
-        """A decorator that registers a class or function under `name`.
+        """Return a decorator that registers a class or function under `name`.
 
         Raises:
             RequestError: the name is taken by a component of another file, or a hyper-parameter
@@ -137,7 +137,7 @@ class Registry:
         return decorate
 
     def get(self, name: str) -> Entry:
-        """The component of that name; `RequestError` with the nearest names where there is none."""
+        """Return the component of that name; `RequestError` with the nearest names otherwise."""
         if name not in self._entries:
             raise RequestError(
                 f"no {self.kind} {self._is} named {name!r}{unknown(name, self._entries)}"
@@ -145,11 +145,11 @@ class Registry:
         return self._entries[name]
 
     def names(self) -> list[str]:
-        """Every name, in the order of registration."""
+        """Return every name, in the order of registration."""
         return list(self._entries)
 
     def entries(self) -> list[Entry]:
-        """Every component, in the order of registration."""
+        """Return every component, in the order of registration."""
         return list(self._entries.values())
 
     def discard(self, name: str) -> None:

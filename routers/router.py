@@ -16,11 +16,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from routers.affinity import AFFINITIES, build_affinity
-from routers.context import RouterContext
 from routers.errors import RequestError
 from routers.finite import refusing_non_finite
 from routers.hyper import Configurable, Range, hyper
-from routers.layer_info import Site
+from routers.layer_info import RouterContext, Site
 from routers.registry import Registry
 from routers.routing import Routing
 
@@ -29,7 +28,7 @@ register_router = ROUTERS.register
 
 
 class Router(nn.Module, Configurable):
-    """Base of all routers: subclasses write `allocate`, and seldom anything else.
+    """The base of all routers: subclasses write `allocate`, and seldom anything else.
 
     A logit of −∞ masks a pair of a token and an expert. Logits that are NaN or +∞, and tokens
     without a finite one, are refused before `allocate` sees them: see `routers.finite`.
@@ -81,11 +80,11 @@ class Router(nn.Module, Configurable):
             setattr(cls, name, refusing_non_finite(vars(cls)[name]))
 
     def build_gate(self) -> nn.Module:
-        """The affinity, a module from (g, t, d) and the context to logits."""
+        """Build the affinity, a module from (g, t, d) and the context to logits."""
         return self.build_affinity(self.num_experts)
 
     def build_affinity(self, outputs: int) -> nn.Module:
-        """The affinity that the hyper-parameters name, with this many logits a token."""
+        """Return the affinity that the hyper-parameters name, with this many logits a token."""
         target = AFFINITIES.get(self.affinity).target
         if outputs != self.num_experts and getattr(target, "per_expert", False):
             raise RequestError(
@@ -128,16 +127,16 @@ class Router(nn.Module, Configurable):
         return dataclasses.replace(routing, logits=logits, noisy_logits=noisy, noise_std=std)
 
     def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
-        """Logits without noise: (g, t, d) -> (g, t, E), or (g, t, E, s) for soft routers."""
+        """Compute clean logits: (g, t, d) -> (g, t, E), or (g, t, E, s) for soft routers."""
         logits: Tensor = self.gate(tokens, context)
         return logits
 
     def modes(self, logits: Tensor) -> tuple[Tensor, ...]:
-        """The logits of each expert mode, in all of which a token needs one that is finite."""
+        """Return the logits of each expert mode, in each of which a token needs a finite one."""
         return (logits,)
 
     def allocate(self, logits: Tensor) -> Routing:
-        """Who processes what: (g, t, E) logits -> a routing."""
+        """Assign tokens to experts: (g, t, E) logits -> a routing."""
         raise TypeError(f"router {type(self).__name__!r} defines no allocate(self, logits)")
 
     def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
@@ -146,15 +145,15 @@ class Router(nn.Module, Configurable):
         return dataclasses.replace(routing, gates=self.clean_gates(logits))
 
     def clean_gates(self, logits: Tensor) -> Tensor:
-        """(g, t, E): the gates of logits without noise."""
+        """Return (g, t, E): the gates of logits without noise."""
         return self.allocate(logits).gates
 
     def logit_noise(self) -> float:
-        """Standard deviation of the noise on the logits: `noise_std` / E (2106.05974)."""
+        """Return the deviation of the noise on the logits: `noise_std` / E (2106.05974)."""
         return self.noise_std / self.num_experts
 
     def capacity(self, logits: Tensor, k: int = 1) -> int | None:
-        """Slots of each expert for (g, t, E) logits and k choices per token; None for no limit.
+        """Return each expert's slots for (g, t, E) logits and k choices a token; None for no limit.
 
         ceil(capacity_factor · t · k / E), never more than t.
         """
@@ -167,7 +166,7 @@ class Router(nn.Module, Configurable):
         return min(tokens, math.ceil(factor * tokens * k / experts - 1e-9))
 
     def after_step(self, stats: dict[str, Tensor]) -> None:
-        """Called after each optimiser step, for gates that are updated without a gradient.
+        """Update the gate after an optimiser step, for gates that are updated without a gradient.
 
         What is kept from step to step belongs in buffers or parameters: a training that was
         interrupted goes on from those. Gradients are recorded here: a parameter is changed
@@ -187,7 +186,7 @@ class Router(nn.Module, Configurable):
 
 
 def step_stats(routing: Routing) -> dict[str, Tensor]:
-    """What `Router.after_step` is given of a step's routing."""
+    """Collect the statistics of a step's routing for `Router.after_step`."""
     counts = {"load": routing.expert_load(), "demand": routing.demand()}
     return {name: count.sum(0) for name, count in counts.items()}
 
@@ -201,7 +200,7 @@ def build_router(
     site: Site | None = None,
     **hyper: Any,
 ) -> Router:
-    """A registered router by name.
+    """Build a registered router by name.
 
     Args:
         name: see `list_routers()`.
@@ -230,11 +229,11 @@ def _routing(allocated: Any, router: Router) -> Routing:
 
 
 def described(value: Any) -> str:
-    """What a value is, for a message: its type, and a tensor's shape."""
+    """Describe a value for a message: its type, and a tensor's shape."""
     shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
     return "None" if value is None else f"a {type(value).__name__}{shape}"
 
 
 def list_routers() -> list[str]:
-    """The names of all registered routers."""
+    """Return the names of all registered routers."""
     return ROUTERS.names()

@@ -6,9 +6,9 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from routers.context import RouterContext
 from routers.errors import RequestError
 from routers.hyper import Range, hyper
+from routers.layer_info import RouterContext
 from routers.router import Router, register_router
 from routers.routing import Routing, SoftRouting
 

@@ -8,16 +8,15 @@ from typing import Any
 from torch import Tensor
 
 from routers.errors import RequestError
-from routers.hyper import Choice, hyper
-from routers.layout import expert_softmax
+from routers.hyper import Choice, Range, hyper
 from routers.router import Router, register_router
 from routers.routing import Routing, TokenChoiceRouting
-from routers.sinkhorn import BySinkhornPlan
-from routers.transport import Plan
+from routers.routing.selection import expert_softmax
+from routers.transport import Plan, sinkhorn_plan
 
 
 class TokenChoice(Router):
-    """What the token-choice routers share."""
+    """The base of the token-choice routers."""
 
     top_k: int = hyper(1, "Experts that each token chooses.", ge=1)
 
@@ -30,7 +29,7 @@ class TokenChoice(Router):
 
 
 class SoftmaxGates(TokenChoice):
-    """Token choice weighted by the softmax of the logits."""
+    """The base of token choice weighted by the softmax of the logits."""
 
     renormalize: bool = hyper(False, "Divide the combine weights by the chosen gates' sum.")
 
@@ -73,6 +72,31 @@ class SoftmaxTokenChoice(SoftmaxGates):
             batch_priority=self.batch_priority,
             renormalize=self.renormalize,
         )
+
+
+class BySinkhornPlan(Router):
+    """The base of routers by an entropic transport plan of the noisy logits; clean gates weigh."""
+
+    iterations: int = hyper(20, "Sinkhorn iterations.", ge=1)
+    epsilon: float = hyper(
+        1.0, "Weight ε of the plan's entropy.", gt=0, tune=Range(0.1, 10.0, log=True)
+    )
+
+    def allocate(self, logits: Tensor) -> Routing:
+        return self._by_plan(logits, logits)
+
+    def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
+        return self._by_plan(logits, noisy)
+
+    def _by_plan(self, logits: Tensor, noisy: Tensor) -> Routing:
+        plan = sinkhorn_plan(noisy, iterations=self.iterations, epsilon=self.epsilon)
+        routing = self.choose(logits, plan)
+        routing.diagnostics["marginal_error"] = plan.marginal_error
+        return routing
+
+    def choose(self, logits: Tensor, plan: Plan) -> Routing:
+        """Assign tokens by the plan: (g, t, E) clean logits -> a routing."""
+        raise TypeError(f"router {type(self).__name__!r} defines no choose(self, logits, plan)")
 
 
 @register_router("sinkhorn_token_choice", family="token_choice", source="arXiv 2401.15969")

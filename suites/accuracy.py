@@ -22,7 +22,7 @@ CURVES = (
     MetricDef("val_loss", "nat", "lower", "Cross-entropy on the validation split, by step."),
     MetricDef("train_loss", "nat", "lower", "Training loss with what the recipe adds, by step."),
 )
-FACTS = (
+STATS = (
     MetricDef("steps", "steps", None, "Optimiser steps taken."),
     MetricDef("train_flops", "FLOP", None, "Spent on training, as counted from what ran."),
     MetricDef("step_flops", "FLOP", None, "A training step, forward and backward, on average."),
@@ -78,7 +78,7 @@ class Accuracy(Suite[TrialSubject]):
             "equal width, weighted by their images.",
         ),
         *CURVES,
-        *FACTS,
+        *STATS,
         MetricDef("flops_error", "share", None, "train_flops over flops_budget, less 1."),
     )
 
@@ -98,12 +98,12 @@ class Accuracy(Suite[TrialSubject]):
             if point.name in curves:
                 where = {"flops": point.flops, "seconds": point.seconds}
                 yield Metric(point.name, point.value, None, point.step, point.split, where)
-        facts = subject.facts
-        for fact in FACTS:
-            if fact.name in facts:
-                yield Metric(fact.name, float(facts[fact.name]))
-        if "flops_budget" in facts:
-            yield Metric("flops_error", facts["train_flops"] / facts["flops_budget"] - 1)
+        stats = subject.stats
+        for definition in STATS:
+            if definition.name in stats:
+                yield Metric(definition.name, float(stats[definition.name]))
+        if "flops_budget" in stats:
+            yield Metric("flops_error", stats["train_flops"] / stats["flops_budget"] - 1)
 
 
 def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
@@ -113,7 +113,7 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = CALIBRATION_BINS) -> float:
-    """ECE = Σ_b (n_b / n) · |accuracy_b − confidence_b| (1706.04599).
+    """Compute ECE = Σ_b (n_b / n) · |accuracy_b − confidence_b| (1706.04599).
 
     Args:
         logits: (n, classes).

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from routers.hyper import hyper
 from routers.routing import Routing
-from routers.routing.base import SeenByAll
+from routers.routing.dense import SeenByAll
 from suites.support.base import Array, Metric, MetricDef, Suite, layers_and_mean, register_suite
 from suites.support.subject import TrialSubject, why_not_routed
 
@@ -24,7 +24,7 @@ DEAD_BELOW = 0.01
 
 
 def _definitions(name: str, what: str) -> tuple[MetricDef, ...]:
-    """What is measured of demand and of load alike."""
+    """Define the metrics of demand and load."""
     return (
         MetricDef(name, "tokens", None, f"For each expert, (E,): {what}."),
         MetricDef(f"{name}_cv", "", "lower", f"Population std over mean of {what}."),
@@ -86,7 +86,7 @@ class Balance(Suite[TrialSubject]):
     def of_model(
         self, subject: TrialSubject, model: nn.Module, split: str, images: int | None = None
     ) -> Iterator[Metric | Array]:
-        """Everything of one model, over the first batches of a split with `images` at least."""
+        """Measure one model on the first batches of a split, with at least `images` images."""
         layers: list[LayerCounts] = []
         seen = 0
         for batch in subject.run(model, split):
@@ -105,7 +105,7 @@ class Balance(Suite[TrialSubject]):
 
 
 class LayerCounts:
-    """What one layer did, summed over the groups that were added.
+    """The counts of one layer, summed over the groups that were added.
 
     Attributes:
         demand, load: (E,) long.
@@ -141,7 +141,7 @@ class LayerCounts:
         self.seen_by_all = isinstance(routing, SeenByAll)
 
     def metrics(self) -> Iterator[Metric]:
-        """All numbers in `Balance.metrics`."""
+        """Return all numbers in `Balance.metrics`."""
         for name, counts in (("demand", self.demand), ("load", self.load)):
             for statistic, value in spread(counts).items():
                 yield Metric(f"{name}_{statistic}", value, where=self.where)
@@ -162,12 +162,12 @@ class LayerCounts:
 
     @property
     def where(self) -> dict[str, bool]:
-        """Marks demand and load that are constant by construction."""
+        """The marks of demand and load that are constant by construction."""
         return marked(self.constant)
 
 
 def marked(constant: bool) -> dict[str, bool]:
-    """The `where` of a metric, which says whether it is constant by construction."""
+    """Return the `where` of a metric, which says whether it is constant by construction."""
     return {"constant": True} if constant else {}
 
 
@@ -177,7 +177,7 @@ def _host(values: Tensor) -> np.ndarray:
 
 
 def spread(counts: np.ndarray) -> dict[str, float]:
-    """How unevenly (E,) counts are spread over the experts, by the name of the statistic.
+    """Measure how unevenly (E,) counts are spread over the experts, by statistic.
 
     Where there are no counts every expert is dead, and nothing else is defined.
     """
@@ -193,19 +193,19 @@ def spread(counts: np.ndarray) -> dict[str, float]:
 
 
 def variation(counts: np.ndarray) -> float:
-    """Standard deviation of the population over the mean."""
+    """Compute the standard deviation of the population over the mean."""
     return float(counts.std() / counts.mean())
 
 
 def gini(counts: np.ndarray) -> float:
-    """Gini coefficient, Σ_i Σ_j |x_i − x_j| / (2 E Σ_i x_i): 0 is even, (E − 1)/E all in one."""
+    """Compute Gini's Σ_i Σ_j |x_i − x_j| / (2 E Σ_i x_i): 0 is even, (E − 1)/E all in one."""
     rank = np.arange(1, len(counts) + 1)
     weighted = ((2 * rank - len(counts) - 1) * np.sort(counts)).sum()
     return float(weighted / (len(counts) * counts.sum()))
 
 
 def evenness(counts: np.ndarray) -> float:
-    """Entropy of the counts' shares over that of even ones, log2 E; 1 for a single expert."""
+    """Compute the entropy of the counts' shares over log2 E; 1 for a single expert."""
     if len(counts) == 1:
         return 1.0
     return float(special.entr(counts / counts.sum()).sum() / np.log(len(counts)))

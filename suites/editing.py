@@ -107,7 +107,7 @@ class Editing(Suite[TrialSubject]):
 
 
 def fairness(subgroups: Subgroups, edit: str) -> Iterator[Metric | Array]:
-    """What is measured before and after alike, of the test split."""
+    """Measure fairness on the test split, before or after editing."""
     accuracy, where = subgroups.accuracy, {"edit": edit}
     for name, value in (
         ("subgroup_accuracy_min", float(accuracy.min())),
@@ -132,7 +132,7 @@ class Search:
         self.passes = 0
 
     def factors(self) -> Factors:
-        """(E,) for each layer: what the experts' combine weights are to be multiplied by."""
+        """Return (E,) for each layer: what the experts' combine weights are to be multiplied by."""
         usage = self._usage()
         kept: Factors = tuple(torch.ones(len(layer)) for layer in usage)
         experts = [
@@ -159,7 +159,7 @@ class Search:
         return kept
 
     def _usage(self) -> list[Tensor]:
-        """(E,) for each layer: the combine weight that its experts have in all."""
+        """Return (E,) for each layer: the combine weight that its experts have in all."""
         usage: list[Tensor] = []
         for batch in self.subject.run(self.subject.model, "val"):
             weights = [r.combine_weights().abs().double().sum((0, 1)).cpu() for r in batch.routings]

@@ -17,6 +17,7 @@ processed has no p and is left out. All entropies are in bits.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -36,7 +37,6 @@ from suites.support.base import (
     named_classes,
     register_suite,
 )
-from suites.support.information import entropy_bits, mutual_information_bits
 from suites.support.subject import TrialSubject, by_image, why_not_routed
 
 OF = ("gates", "combine")
@@ -44,7 +44,7 @@ KINDS = ("soft", "hard")
 
 
 def _information(name: str, what: str) -> tuple[MetricDef, ...]:
-    """What is measured of labels and of predictions alike."""
+    """Define the metrics of information on labels and predictions."""
     return (
         MetricDef(name, "bit", None, f"I(E;Y): mutual information of a token's expert and {what}."),
         MetricDef(
@@ -112,7 +112,7 @@ class Entropy(Suite[TrialSubject]):
     def of_layer(
         self, layer: dict[str, ImageMasses], label: Tensor, predicted: Tensor
     ) -> Iterator[Metric]:
-        """All numbers in `metrics` for one layer; label and predicted: (images,) long."""
+        """Return all numbers in `metrics` for one layer; label and predicted: (images,) long."""
         for of, masses in layer.items():
             yield Metric("left_out", masses.left_out, where={"of": of})
             if masses.left_out == 1:
@@ -127,7 +127,7 @@ class Entropy(Suite[TrialSubject]):
                         yield Metric(f"{name}{ending}", value, where=where)
 
     def information(self, masses: Tensor, classes: Tensor) -> dict[str, float]:
-        """Plain, corrected and normalised I(E;Y), by the ending of the metric's name.
+        """Compute plain, corrected and normalised I(E;Y), by the ending of the metric's name.
 
         The tokens of an image share its class, so classes are permuted over images.
 
@@ -183,7 +183,7 @@ class ImageMasses:
         self._counted += int(counted.sum())
 
     def of_kind(self, kind: str) -> Tensor:
-        """(images, E) double: each image's distributions, summed over its tokens."""
+        """Return (images, E) double: each image's distributions, summed over its tokens."""
         return torch.cat(self._sums[kind])
 
     @property
@@ -198,6 +198,26 @@ class ImageMasses:
 
 
 def class_table(masses: Tensor, classes: Tensor, num_classes: int) -> Tensor:
-    """T: (images, E) masses summed over the images of each class, (num_classes, E)."""
+    """Sum (images, E) masses over the images of each class: (num_classes, E)."""
     table = masses.new_zeros(num_classes, masses.shape[-1])
     return table.index_add_(0, classes, masses)
+
+
+def entropy_bits(masses: Tensor) -> Tensor:
+    """Compute H = −Σ q log2 q of each distribution q along the last axis: (…, n) -> (…).
+
+    Args:
+        masses: (…, n), not negative; each distribution is divided by its sum, which is positive.
+    """
+    shares = masses / masses.sum(-1, keepdim=True)
+    return torch.special.entr(shares).sum(-1) / math.log(2)
+
+
+def mutual_information_bits(tables: Tensor) -> Tensor:
+    """Compute I(row; column) = H(row) + H(column) − H(row, column) of each joint table.
+
+    Args:
+        tables: (…, rows, columns), not negative, each with a positive sum.
+    """
+    rows, columns = entropy_bits(tables.sum(-1)), entropy_bits(tables.sum(-2))
+    return rows + columns - entropy_bits(tables.flatten(-2))

@@ -47,7 +47,7 @@ CLOSE = 1e-2
 class Specialization(Suite[TrialSubject]):
     """What each expert is for: the accuracy of each class that is lost when it is switched off.
 
-    Experts are switched off one by one, in each MoE layer; nothing is routed anew. Known limits:
+    Experts are switched off one by one, in each MoE layer; nothing is rerouted. Known limits:
     what two experts do alike does not show, since one of them remains; and with few images of a
     class, those whose answer changes by chance make every expert look polysemantic.
     """
@@ -105,7 +105,7 @@ class Specialization(Suite[TrialSubject]):
         return why_not_routed(subject.model)
 
     def measure(self, subject: TrialSubject) -> Iterator[Metric | Array]:
-        shown = self.survey(subject)
+        shown = self.top_images(subject)
         layers = [
             LayerChanges(index, top.most_used(self.max_experts), top.num_experts, subject)
             for index, top in enumerate(shown)
@@ -125,8 +125,8 @@ class Specialization(Suite[TrialSubject]):
                 yield replace(array, layer=index, split="test")
         yield named_classes(subject.class_names)
 
-    def survey(self, subject: TrialSubject) -> list[TopImages]:
-        """How much each layer's experts are used, and by which images most."""
+    def top_images(self, subject: TrialSubject) -> list[TopImages]:
+        """Find how much each layer's experts are used, and by which images most."""
         layers: list[TopImages] = []
         seen = 0
         for batch in subject.run(subject.model, "test"):
@@ -138,13 +138,13 @@ class Specialization(Suite[TrialSubject]):
 
 
 def image_weights(batch: Observed, layer: int) -> Tensor:
-    """(n, E) double: the combine weight that each image's tokens give each expert of a layer."""
+    """Sum the combine weights of each image's tokens for each expert of a layer, (n, E) double."""
     weights = batch.routings[layer].combine_weights().abs().double()
     return by_image(weights, len(batch.labels)).sum(1).cpu()
 
 
 def runs_apart(subject: TrialSubject, batch: Observed) -> bool:
-    """Whether an image is answered alike without the rest of its batch.
+    """Tell whether an image is answered alike without the rest of its batch.
 
     No group may hold tokens of two images. Even so a batch of another size rounds otherwise, and
     a router that reads single bits (`random`) then routes otherwise: so one image is tried.
@@ -156,7 +156,7 @@ def runs_apart(subject: TrialSubject, batch: Observed) -> bool:
 
 
 class LayerChanges:
-    """What becomes of the answers when the experts of one layer are switched off, one by one.
+    """The changes of answers when the experts of one layer are switched off, one by one.
 
     Args:
         layer: its index in network order.
@@ -214,7 +214,7 @@ class LayerChanges:
         return np.where(known, self.lost / np.maximum(self.images, 1), np.nan)
 
     def metrics(self) -> Iterator[Metric]:
-        """All numbers in `Specialization.metrics`."""
+        """Return all numbers in `Specialization.metrics`."""
         changes = self.changes[self.switched]
         effective = changes[(self.lost[self.switched] != 0).any(1)]
         if len(effective):
@@ -228,7 +228,7 @@ class LayerChanges:
         yield Metric("passes", self.again / (self.seen * len(self.switched)))
 
     def arrays(self) -> Iterator[Array]:
-        """The vectors d and their polysemanticities."""
+        """Return the vectors d and their polysemanticities."""
         changes = self.changes
         yield Array("accuracy_change", changes.astype(np.float32))
         values = np.array([polysemanticity(change) for change in changes], dtype=np.float32)
@@ -236,7 +236,7 @@ class LayerChanges:
 
 
 def polysemanticity(change: np.ndarray) -> float:
-    """Distance between d / ‖d‖ and the one-hot vector of d's largest entry; NaN without effect.
+    """Compute the distance of d / ‖d‖ to the one-hot vector of d's maximum; NaN without effect.
 
     Args:
         change: d, (classes,); NaN for classes without images.

@@ -28,11 +28,11 @@ from suites.support.system_load import QuietTimer
 from suites.support.timing import (
     PASSES,
     Pass,
+    fixed_conditions,
     interleaved,
     kept_for_backward,
     one_pass,
     peak_memory,
-    quiet,
     ratio_interval,
     router_calls,
 )
@@ -42,7 +42,7 @@ ShapeName = Literal["A", "B"]
 
 @dataclass(frozen=True)
 class Shape:
-    """What is timed: (batch, tokens, dim) inputs, and the experts that they meet."""
+    """The shape to time: (batch, tokens, dim) inputs, and the experts."""
 
     shape: str
     batch: int
@@ -63,12 +63,12 @@ MANY_REPEATS = 1000
 
 
 def _rate(name: Pass) -> str:
-    """Rates and memory of the forward pass have plain names."""
+    """Define the rates and memory, with plain names for the forward pass."""
     return "" if name == "forward" else f"{name}_"
 
 
 def _definitions(name: Pass, what: str) -> tuple[MetricDef, ...]:
-    """What is measured of both passes alike."""
+    """Define the metrics of both passes."""
     rate = _rate(name)
     return (
         MetricDef(f"{name}_ms", "ms", "lower", f"Time of {what}; quantile 0.5 is the median."),
@@ -169,7 +169,7 @@ class Throughput(Suite[LayerSubject]):
             yield from self.of_model(subject, timer)
 
     def points(self, num_experts: int) -> list[Shape]:
-        """The shapes, and around each the points of the sweeps; none of them twice."""
+        """Return the shapes, and around each the points of the sweeps; none of them twice."""
         sweeps = (
             ("num_experts", self.sweep_experts),
             ("tokens", self.sweep_tokens),
@@ -188,7 +188,7 @@ class Throughput(Suite[LayerSubject]):
         return points
 
     def of_layer(self, subject: LayerSubject, shape: Shape, timer: QuietTimer) -> Iterator[Metric]:
-        """A bare layer at one shape."""
+        """Measure a bare layer at one shape."""
         sizes = (shape.batch, shape.tokens, shape.dim, shape.hidden, shape.num_experts)
         layer = subject.layer(*sizes).to(subject.device)
         mlp = subject.mlp(shape.dim, shape.hidden).to(subject.device)
@@ -202,7 +202,7 @@ class Throughput(Suite[LayerSubject]):
             yield from self.compare(name, (layer, x), (mlp, dense_x), where, timer)
 
     def of_model(self, subject: LayerSubject, timer: QuietTimer) -> Iterator[Metric]:
-        """The whole model."""
+        """Measure the whole model."""
         sizes = (subject.tokens, subject.dim, subject.hidden, subject.num_experts)
         shape = Shape("model", self.model_batch, *sizes)
         model = subject.model().to(subject.device)
@@ -220,7 +220,7 @@ class Throughput(Suite[LayerSubject]):
         where: dict[str, Any],
         timer: QuietTimer,
     ) -> Iterator[Metric]:
-        """One pass of ours and of the dense counterpart, in turn; each a module and its input."""
+        """Time our pass and the dense counterpart's in turn; each is a module and its input."""
         run = one_pass(name, *ours)
         runs = {"ours": run, "dense": one_pass(name, *dense)}
         calls = router_calls(*ours) if name == "forward" else []
@@ -249,8 +249,8 @@ class Throughput(Suite[LayerSubject]):
     def times(
         self, runs: dict[str, Callable[[], object]], device: torch.device
     ) -> dict[str, np.ndarray]:
-        """Milliseconds of each repeat of each run, as `interleaved` gives them."""
-        with quiet(self.threads):
+        """Return the milliseconds of each repeat of each run, as `interleaved` gives them."""
+        with fixed_conditions(self.threads):
             return interleaved(
                 runs,
                 device=device,
@@ -261,7 +261,7 @@ class Throughput(Suite[LayerSubject]):
 
 
 def timed(name: Pass, times: dict[str, np.ndarray], where: dict[str, Any]) -> Iterator[Metric]:
-    """What the repeats of one comparison tell.
+    """Summarise the repeats of one comparison.
 
     Args:
         times: milliseconds of each repeat for "ours", "dense", and "router" where there is one.
@@ -286,5 +286,5 @@ def timed(name: Pass, times: dict[str, np.ndarray], where: dict[str, Any]) -> It
 
 
 def noise(device: torch.device, *shape: int) -> Tensor:
-    """Standard normal float32 input, the same for every router."""
+    """Draw standard normal float32 input, the same for every router."""
     return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)

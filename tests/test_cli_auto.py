@@ -74,7 +74,7 @@ def test_seeds_are_added_up_to_the_limit_and_the_report_says_so(asked, tmp_path,
     ]
 
     here("run", *asked, "--seeds", "auto", "--max-seeds", "12", status=2)
-    assert "has its looks planned at 3, 6 seeds" in capsys.readouterr().err
+    assert "has its interim analyses planned at 3, 6 seeds" in capsys.readouterr().err
 
     here("run", "balance", *asked, "--seeds", "3", "--no-report")
     with open_store(tmp_path / "runs" / "bench.db") as store:
@@ -114,7 +114,7 @@ def test_a_router_trains_again_as_its_own_control(asked, tmp_path, capsys) -> No
         ("--seeds 0", "--seeds 0: give a number from 1 on, or auto"),
         ("--seeds 3 --resolve 1", "--resolve and --max-seeds belong to --seeds auto"),
         ("--max-seeds 9", "--resolve and --max-seeds belong to --seeds auto"),
-        ("--seeds auto --max-seeds 2", "--max-seeds 2 is below the first look"),
+        ("--seeds auto --max-seeds 2", "--max-seeds 2 is below the first interim analysis"),
         ("balance --seeds auto", "the suite 'accuracy' is not asked for"),
         ("--seeds auto --routers dense", "'dense' is the only one"),
     ],

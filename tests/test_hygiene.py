@@ -1,24 +1,39 @@
-"""What is tracked is small, and the citation says what the package says."""
+"""What is tracked is small, names are the field's own, and the citation fits the package."""
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).parent.parent
 MEGABYTE = 10**6
 LARGE = {Path("bench/data/fashion_mnist_mini/images.npz")}
 """Data that the bench is delivered with."""
+METAPHORS = {
+    *("anew", "crew", "desk", "dismiss", "errand", "errands"),
+    *("halving", "handed", "hands", "hear", "survey", "tell"),
+}
+"""Words that the code once used for what has a name in the field: no identifier has one of them."""
+SENTENCES = "test_"
+"""How the names of tests begin, which are sentences and so may have any word."""
 
 
-def test_no_tracked_file_is_over_a_megabyte():
+def tracked() -> list[Path]:
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
     )
-    files = [Path(name) for name in listed.stdout.split("\0") if name]
+    return [Path(name) for name in listed.stdout.split("\0") if name]
+
+
+def test_no_tracked_file_is_over_a_megabyte():
+    files = tracked()
     large = {file for file in files if (ROOT / file).is_file() and size(file) > MEGABYTE}
     assert len(files) > 100
     assert large == LARGE
@@ -35,3 +50,55 @@ def test_the_citation_is_complete_and_of_this_version():
     assert citation["authors"] == [{"name": "The MoE router bench developers"}]
     assert citation["version"] == project["version"]
     assert citation["license"] == project["license"]["text"]
+
+
+def test_no_identifier_is_a_private_metaphor():
+    sources = [file for file in tracked() if file.suffix == ".py" and (ROOT / file).is_file()]
+    private = {
+        f"{file}: {name}"
+        for file in sources
+        for name in (file.stem, *defined_in(ast.parse((ROOT / file).read_text(encoding="utf-8"))))
+        if not name.startswith(SENTENCES) and METAPHORS & words_of(name)
+    }
+    assert len(sources) > 200
+    assert not private
+    assert not [file for file in sources if file.stem == "beside"]
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def tell(text): ...",
+        "class CrewOfWorkers: ...",
+        "def run(errands): ...",
+        "self._desk = 1",
+        "for hands in (): ...",
+        "import queue as desk",
+    ],
+)
+def test_a_private_metaphor_is_found_wherever_it_is_defined(source):
+    assert any(METAPHORS & words_of(name) for name in defined_in(ast.parse(source)))
+
+
+def test_names_of_other_packages_may_have_any_word():
+    assert not list(defined_in(ast.parse("study.tell(number, value)")))
+
+
+def defined_in(tree: ast.Module) -> Iterator[str]:
+    """Yield the names that a module defines: those it merely uses may be of other packages."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.alias) and node.asname:
+            yield node.asname
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+            yield node.attr
+
+
+def words_of(name: str) -> set[str]:
+    """Split `snake_case` and `CamelCase` into lower-case words."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+", name)}

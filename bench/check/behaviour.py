@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bench.check import reference
-from bench.check.cases import CASES, KINDS, Subject, context_of, facts, in_case, run, tensors
+from bench.check.cases import CASES, KINDS, Subject, context_of, in_case, outputs_of, run, tensors
 from bench.check.outcome import Failed, NotApplicable
 from bench.check.reference import require, require_equal, require_finite, require_returned
 from bench.model import MLPExperts, MoELayer
@@ -22,23 +22,21 @@ from routers import RequestError, Routing, described
 
 def repeatable(subject: Subject) -> str:
     """In eval mode the same input gives the same bits, whatever any generator's state."""
-    layer, x = subject.layer().eval(), subject.tokens_of()
-    torch.default_generator.manual_seed(10)
-    first = facts(*run(layer, x, seed=1))
-    torch.default_generator.manual_seed(11)
-    for name, value in facts(*run(layer, x, seed=2)).items():
-        require_equal(value, first[name], f"second pass: {name}", "gted", "the first", 0.0)
-    return ""
+    return _twice(subject.layer().eval(), subject.tokens_of(), 2, "the first")
 
 
 def seeded(subject: Subject) -> str:
     """In training all randomness comes from the generator in the router's context."""
-    layer, x = subject.layer().train(), subject.tokens_of()
+    source = "the first with a generator of the same seed"
+    return _twice(subject.layer().train(), subject.tokens_of(), 1, source)
+
+
+def _twice(layer: MoELayer, x: Tensor, seed: int, source: str) -> str:
+    """Run a layer with seed 1, and with another seed and global generator; compare the bits."""
     torch.default_generator.manual_seed(10)
-    first = facts(*run(layer, x, seed=1))
+    first = outputs_of(*run(layer, x, seed=1))
     torch.default_generator.manual_seed(11)
-    for name, value in facts(*run(layer, x, seed=1)).items():
-        source = "the first with a generator of the same seed"
+    for name, value in outputs_of(*run(layer, x, seed=seed)).items():
         require_equal(value, first[name], f"second pass: {name}", "gted", source, 0.0)
     return ""
 
@@ -79,8 +77,8 @@ def saved(subject: Subject) -> str:
     run(layer.train(), x)  # what training writes into buffers has to be saved too
     fresh = subject.layer(seed=7)
     fresh.load_state_dict(safetensors.torch.load(safetensors.torch.save(layer.state_dict())))
-    expected = facts(*run(layer.eval(), x))
-    for name, value in facts(*run(fresh.eval(), x)).items():
+    expected = outputs_of(*run(layer.eval(), x))
+    for name, value in outputs_of(*run(fresh.eval(), x)).items():
         require_equal(value, expected[name], f"after loading: {name}", "gted", "before saving")
     return ""
 
@@ -99,7 +97,7 @@ def _groups_apart(layer: MoELayer, subject: Subject, mode: str) -> None:
 
 
 def _differs_in_training(layer: MoELayer, subject: Subject) -> str:
-    """Why a group's result must depend on the batch in training mode; empty where it need not."""
+    """Say why a group's result depends on the batch in training mode; empty where it need not."""
     before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
     passes = [run(layer, subject.tokens_of(), seed=seed)[0] for seed in (1, 2)]
     for name, buffer in layer.named_buffers():
@@ -131,7 +129,7 @@ def definition(subject: Subject) -> str:
 
 
 def plain_experts(layer: MoELayer) -> list[reference.Expert]:
-    """The layer's MLPs, each as a function of one vector."""
+    """Return the layer's MLPs, each as a function of one vector."""
     experts = layer.experts
     assert isinstance(experts, MLPExperts)  # as `Subject.layer` builds them
     own = dict(experts.named_parameters())
@@ -223,7 +221,7 @@ def _finite(subject: Subject, kind: str, dtype: torch.dtype, training: bool) -> 
     routing = layer.router(x, context_of(layer, x))
     # Without experts between them, so that only the router can be at fault.
     y = routing.combine(routing.dispatch(x))
-    for name, value in facts(y, routing).items():
+    for name, value in outputs_of(y, routing).items():
         require_finite(value, name)
     weight = torch.randn(y.shape, generator=torch.Generator().manual_seed(3))
     # A mean, for gradients that 16 bits can hold.
@@ -235,7 +233,7 @@ def _finite(subject: Subject, kind: str, dtype: torch.dtype, training: bool) -> 
 
 
 def _refused_with_one_expert(subject: Subject) -> str:
-    """How many experts the router asks for where it refuses to have one; empty where it has."""
+    """Return the number of experts that a router asks for, if it refuses one; empty otherwise."""
     for number in range(1, subject.num_experts + 1):
         try:
             subject.resized(num_experts=number).routed("random", training=True)
@@ -248,7 +246,7 @@ def _refused_with_one_expert(subject: Subject) -> str:
 
 
 def _in(where: str, call: Callable[[], object]) -> None:
-    """Make a call; what goes wrong is told with where it was."""
+    """Make a call; an error becomes a failure that says where it was raised."""
     try:
         call()
     except Failed as failure:

@@ -15,7 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.model import Activations, MLPExperts, MoELayer, ReplacedMLP, forward_pass, site_of
+from bench.model import (
+    Activations,
+    MLPExperts,
+    MoELayer,
+    ReplacedMLP,
+    forward_pass,
+    seeded,
+    site_of,
+)
 from routers import (
     AFFINITIES,
     ROUTERS,
@@ -42,7 +50,7 @@ ALTERNATIVES: dict[str, Callable[[], list[Any]]] = {
 
 
 def other_settings(entry: Entry) -> Iterator[dict[str, Any]]:
-    """Options that differ from the defaults, one at a time; in a crowd also with full experts."""
+    """List options that differ from the defaults, one at a time, also with full experts."""
     model = entry.hyper_model
     infos = {info.name: info for info in hyper_infos(model)}
     # Second choices meet full experts only where both are set.
@@ -57,12 +65,12 @@ def other_settings(entry: Entry) -> Iterator[dict[str, Any]]:
 
 
 def in_words(options: dict[str, Any]) -> str:
-    """The options as a label."""
+    """Return the options as a label."""
     return ", ".join(f"{name}={value}" for name, value in options.items()) or "defaults"
 
 
 def is_accepted(build: Callable[[], object]) -> bool:
-    """Whether a setting is taken, tried by building it; a crash is for the checks to report."""
+    """Tell whether a setting is accepted, by building it; a crash is left to the checks."""
     try:
         build()
     except RequestError:
@@ -73,7 +81,7 @@ def is_accepted(build: Callable[[], object]) -> bool:
 
 
 def _alternatives(info: HyperInfo, annotation: Any) -> list[Any]:
-    """Values that a hyper-parameter might have instead of its default."""
+    """List values that a hyper-parameter might have instead of its default."""
     if info.name in ALTERNATIVES:
         return [value for value in ALTERNATIVES[info.name]() if value != info.default]
     if isinstance(info.default, bool):
@@ -103,7 +111,7 @@ class Subject:
 
     @property
     def entry(self) -> Entry:
-        """What is registered under the name."""
+        """The registered router."""
         return ROUTERS.get(self.name)
 
     @property
@@ -112,9 +120,8 @@ class Subject:
         return in_words(self.options)
 
     def layer(self, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> MoELayer:
-        """The router in an MoE layer of MLP experts; `seed` fixes all its weights."""
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        """Return the router in an MoE layer of MLP experts; `seed` fixes all its weights."""
+        with seeded(seed):
             experts = MLPExperts(self.num_experts, ReplacedMLP(self.dim, 2 * self.dim))
             router = build_router(
                 self.name,
@@ -134,11 +141,11 @@ class Subject:
         return MoELayer(router, experts).to(dtype)
 
     def resized(self, **sizes: Any) -> Subject:
-        """The same setting with another number of tokens, experts, …"""
+        """Return the setting with another number of tokens, experts, …"""
         return dataclasses.replace(self, **sizes)
 
     def tokens_of(self, kind: str = "random", *, seed: int = 1) -> Tensor:
-        """Inputs (g, t, d), float64: "random", "constant", "zero" or "huge" (deviation 1e4)."""
+        """Make inputs (g, t, d), float64: "random", "constant", "zero" or "huge" (1e4)."""
         shape = (self.groups, self.tokens, self.dim)
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -147,26 +154,26 @@ class Subject:
         return x * {"random": 1.0, "zero": 0.0, "huge": 1e4}[kind]
 
     def routed(self, kind: str, *, training: bool) -> tuple[Router, Routing]:
-        """The routing of one kind of input by a fresh layer, and the router that it comes from."""
+        """Route one kind of input by a fresh layer; returns its router and the routing."""
         layer = self.layer().train(training)
         _, routing = run(layer, self.tokens_of(kind))
         return layer.router, routing
 
     @cached_property
     def routings(self) -> list[tuple[str, Router, Routing]]:
-        """Routings of every kind of input in training and in eval mode, after which it was.
+        """The routings of every kind of input, in training and eval mode, each with its label.
 
         Those that crash or are not finite are left out: the check `finite` reports them.
         """
-        found = []
+        usable = []
         for training, kind in CASES:
             try:
                 router, routing = self.routed(kind, training=training)
             except Exception:
                 continue
             if routing.gates.isfinite().all() and routing.combine_weights().isfinite().all():
-                found.append((in_case(training, kind), router, routing))
-        return found
+                usable.append((in_case(training, kind), router, routing))
+        return usable
 
 
 KINDS = ("random", "constant", "zero", "huge")
@@ -174,41 +181,41 @@ CASES = [(training, kind) for training in (True, False) for kind in KINDS]
 
 
 def in_case(training: bool, kind: str) -> str:
-    """The mode and the kind of input in words."""
+    """Return the mode and the kind of input in words."""
     return f"{kind} input, {'training' if training else 'eval'} mode"
 
 
 def run(layer: MoELayer, x: Tensor, *, seed: int = 2) -> tuple[Tensor, Routing]:
-    """The layer's output (g, t, d) and the routing behind it; `seed` fixes the router's noise."""
+    """Run a layer, its noise fixed by `seed`; returns its output (g, t, d) and its routing."""
     generator = torch.Generator().manual_seed(seed)
     with forward_pass(layer, generator=generator) as routings:
         y = layer(x)
     return y, routings[0]
 
 
-def subjects(name: str, given: dict[str, Any], sizes: dict[str, int]) -> list[Subject]:
-    """A router in its default setting, and with each hyper-parameter moved from its default.
+def subjects(name: str, fixed: dict[str, Any], sizes: dict[str, int]) -> list[Subject]:
+    """Return a router in its default setting, and with each hyper-parameter moved from its default.
 
     Args:
-        given: hyper-parameters that stay as they are.
+        fixed: hyper-parameters that stay as they are.
         sizes: fields of `Subject`.
 
     Raises:
-        RequestError: what is given does not fit the router.
+        RequestError: the hyper-parameters do not fit the router.
     """
     entry = ROUTERS.get(name)
-    entry.validate(given)
-    first = Subject(name, given, **sizes)
+    entry.validate(fixed)
+    first = Subject(name, fixed, **sizes)
     others = (
-        dataclasses.replace(first, options=given | setting)
+        dataclasses.replace(first, options=fixed | setting)
         for setting in other_settings(entry)
-        if not setting.keys() & given.keys()
+        if not setting.keys() & fixed.keys()
     )
     return [first, *(subject for subject in others if is_accepted(subject.layer))]
 
 
 def context_of(layer: MoELayer, x: Tensor) -> RouterContext:
-    """What a layer tells its router, with the experts' activations in the experts' own precision.
+    """Build the context of a layer's router, with activations in the experts' own precision.
 
     In a model the input has that precision too; here the router alone is fed with another.
     """
@@ -217,19 +224,19 @@ def context_of(layer: MoELayer, x: Tensor) -> RouterContext:
     return RouterContext(generator, expert_hidden=Activations(layer.experts, x.to(weight.dtype)))
 
 
-def facts(y: Tensor, routing: Routing) -> dict[str, Tensor]:
-    """What must agree for two passes to be the same."""
+def outputs_of(y: Tensor, routing: Routing) -> dict[str, Tensor]:
+    """Collect the tensors by which two passes are compared: the output and the routing."""
     return {"y": y, **tensors(routing)}
 
 
 def tensors(routing: Routing) -> dict[str, Tensor]:
-    """The parts of a routing that a pass depends on, by name."""
-    found = {"gates": routing.gates}
+    """Collect the parts of a routing that a pass depends on, by name."""
+    parts = {"gates": routing.gates}
     if isinstance(routing, SoftRouting):
-        found |= {"dispatch": routing.dispatch_tensor(), "combine": routing.combine_tensor()}
+        parts |= {"dispatch": routing.dispatch_tensor(), "combine": routing.combine_tensor()}
     else:
         # The order of slots means nothing, and where nothing is dropped the fullest expert of the
         # whole batch sets their number.
-        found["dispatch"] = routing.dispatch_tensor().sum(-1)
-        found["combine"] = routing.combine_weights()
-    return found if routing.logits is None else {**found, "logits": routing.logits}
+        parts["dispatch"] = routing.dispatch_tensor().sum(-1)
+        parts["combine"] = routing.combine_weights()
+    return parts if routing.logits is None else {**parts, "logits": routing.logits}

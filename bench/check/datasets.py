@@ -36,17 +36,17 @@ class Subject:
 
     @property
     def label(self) -> str:
-        """The name, under which a failure is told."""
+        """The name under which a failure is reported."""
         return self.name
 
     @cached_property
     def raw(self) -> RawData:
-        """What its function returns."""
+        """The result of the data set's function."""
         return read_source(self.name)
 
     @cached_property
     def made(self) -> Dataset:
-        """Its splits, with images as they are where they are squares of one size."""
+        """The assembled data set, with images as they are where they are squares of one size."""
         return self.assembled(self.raw)
 
     def assembled(self, raw: RawData) -> Dataset:
@@ -61,8 +61,8 @@ def runs(subject: Subject) -> str:
     """Its function returns classes and splits, of which one is `train`."""
     fault = structure_fault(subject.raw)
     require_returned(fault is None, fault or "")
-    given = ", ".join(f"{name} {len(split.labels):,}" for name, split in subject.raw.splits.items())
-    return f"{len(subject.raw.classes)} classes; images: {given}"
+    sizes = ", ".join(f"{name} {len(split.labels):,}" for name, split in subject.raw.splits.items())
+    return f"{len(subject.raw.classes)} classes; images: {sizes}"
 
 
 def names(subject: Subject) -> str:
@@ -123,13 +123,13 @@ def apart(subject: Subject) -> str:
 
 def _digests(split: Split) -> dict[bytes, int]:
     """Return the first index of each image that occurs, by the hash of its pixels."""
-    found: dict[bytes, int] = {}
+    first: dict[bytes, int] = {}
     index = 0
     for batch, _ in split.batches(BATCH):
         for image in batch.contiguous().numpy():
-            found.setdefault(hashlib.sha256(image.tobytes()).digest(), index)
+            first.setdefault(hashlib.sha256(image.tobytes()).digest(), index)
             index += 1
-    return found
+    return first
 
 
 def _without(fault: str | None) -> str:

@@ -59,7 +59,7 @@ class Subject:
         return f"for {self.replaced.what}, {in_words(self.options)}"
 
     def build(self, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Experts:
-        """In eval mode, so that no dropout disturbs; `seed` fixes the weights."""
+        """Build experts in eval mode, so that no dropout disturbs; `seed` fixes the weights."""
         torch.default_generator.manual_seed(seed)
         experts = build_experts(
             self.entry.name, num_experts=EXPERTS, replaced=self.replaced, **self.options
@@ -71,20 +71,20 @@ class Subject:
         return experts.to(dtype).eval()
 
     def tokens(self, *, seed: int = 1) -> Tensor:
-        """(g, t, …) float64, standard normal."""
+        """Return (g, t, …) float64, standard normal."""
         shape = (GROUPS, TOKENS, *self.replaced.token_shape)
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     @cached_property
     def routings(self) -> dict[str, Routing]:
-        """Those that the experts take, by kind; the others they refuse with the reason."""
+        """The routings that the experts accept, by kind; they refuse the others with a reason."""
         experts, x = self.build(), self.tokens()
         return {name: r for name, r in example_routings().items() if _takes(experts, r, x)}
 
 
 def settings(entry: Entry) -> list[Subject]:
-    """Every place that the experts can take, with their defaults and each option moved."""
+    """Return every place that the experts can take, with their defaults and each option moved."""
     places = [place for place in PLACES if isinstance(place, entry.target.replaces)]
     options = [{}, *other_settings(entry)]
     subjects = [Subject(entry, place, own) for place in places for own in options]
@@ -92,7 +92,7 @@ def settings(entry: Entry) -> list[Subject]:
 
 
 def example_routings(seed: int = 2) -> dict[str, Routing]:
-    """One routing of each form, (g, t) tokens to E experts, with random gates."""
+    """Return one routing of each form, (g, t) tokens to E experts, with random gates."""
     generator = torch.Generator().manual_seed(seed)
     shape = (GROUPS, TOKENS, EXPERTS, 2)
     logits = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -141,7 +141,7 @@ def definition(subject: Subject) -> str:
 
 
 def one_by_one(experts: Experts) -> list[reference.Expert]:
-    """Each expert as a function of one token; the other experts see zeros meanwhile."""
+    """Return each expert as a function of one token; the other experts see zeros meanwhile."""
 
     def alone(e: int, token: Tensor) -> Tensor:
         slots = token.new_zeros(experts.num_experts, 1, 1, *token.shape)
@@ -263,6 +263,6 @@ def grows(subject: Subject) -> str:
     for width in WIDTHS:
         wide = replace(subject, options={**subject.options, name: width})
         sizes.append(sum(parameter.numel() for parameter in wide.build().parameters()))
-    told = ", ".join(f"{size:,}" for size in sizes)
-    require(sizes == sorted(set(sizes)), f"parameters at {name} = 1, 2, 3, 8: {told}")
+    shown = ", ".join(f"{size:,}" for size in sizes)
+    require(sizes == sorted(set(sizes)), f"parameters at {name} = 1, 2, 3, 8: {shown}")
     return f"{name} = 1 to 8: {sizes[0]:,} to {sizes[-1]:,} parameters"

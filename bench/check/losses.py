@@ -50,31 +50,31 @@ class Subject:
         return in_words(self.options)
 
     def of(self, routing: Routing, batch: Batch) -> Tensor:
-        """The loss."""
+        """Return the loss."""
         value: Tensor = self.entry.target(routing, batch, **self.options)
         return value
 
     @cached_property
     def taken(self) -> dict[str, Routing]:
-        """The routings, by router, that the loss has a meaning for; it refuses the others."""
-        found = {}
+        """The routings that the loss accepts, by router; it refuses the others."""
+        accepted = {}
         for name in ROUTERS:
             routing = routed(name)
             try:
                 self.of(routing, batch())
             except RequestError:
                 continue
-            found[name] = routing
-        return found
+            accepted[name] = routing
+        return accepted
 
 
 def settings(entry: Entry) -> list[Subject]:
-    """The loss with its defaults, and with each option moved from its default."""
+    """Return the loss with its defaults, and with each option moved from its default."""
     return [Subject(entry, options) for options in ({}, *other_settings(entry))]
 
 
 def routed(name: str, scale: float = 1.0, order: Tensor | None = None) -> Routing:
-    """Images of random tokens, routed in training mode; in another order where one is given."""
+    """Route images of random tokens in training mode, in another order where one is given."""
     torch.default_generator.manual_seed(0)
     router: Router = build_router(
         name, dim=DIM, num_experts=EXPERTS, tokens=TOKENS, **ROUTERS[name]
@@ -85,7 +85,7 @@ def routed(name: str, scale: float = 1.0, order: Tensor | None = None) -> Routin
 
 
 def batch(scale: float = 1.0, order: Tensor | None = None) -> Batch:
-    """The images behind the tokens, and their classes."""
+    """Return the images behind the tokens, and their classes."""
     generator = torch.Generator().manual_seed(5)
     inputs = scale * torch.randn(IMAGES, 1, 4, 4, generator=generator, dtype=torch.float64)
     labels = torch.arange(IMAGES) % 3
@@ -165,7 +165,7 @@ def pure(subject: Subject) -> str:
 
 
 def _reordered(router: Router, routing: Routing, order: Tensor) -> Routing:
-    """The routing of the images in another order: from the same logits, clean and noisy."""
+    """Return the routing of the images in another order: from the same logits, clean and noisy."""
     logits, noisy = routing.logits, routing.noisy_logits
     assert logits is not None  # set by the router
     assert noisy is not None

@@ -24,19 +24,19 @@ Status = Literal["passed", "failed", "not run", "not applicable"]
 
 
 class Failed(Exception):
-    """A check does not hold; the message has the numbers."""
+    """A failed check, with the numbers in its message."""
 
 
 class NotFinite(Failed):
-    """A value has NaN or infinite entries."""
+    """A check that failed on NaN or infinite entries."""
 
 
 class WrongReturn(Failed):
-    """The component returns something else than it should, or of another shape."""
+    """A check that failed on a result of the wrong type or shape."""
 
 
 class NotApplicable(Exception):
-    """There is nothing to check here; the message says why."""
+    """A check that does not apply, with the reason in its message."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +94,12 @@ class CheckReport:
 
 
 def own_file(entry: Entry) -> str:
-    """The file that defines a component."""
+    """Return the file that defines a component."""
     return inspect.getsourcefile(entry.target) or ""
 
 
 def crash(error: Exception, file: str, call: Callable[[], object]) -> str:
-    """What a call raised, and at which line of the file; else which line returned before that."""
+    """Say what a call raised, and at which line of the file; else which line returned before."""
     notes = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
     kind = "" if isinstance(error, BenchError) else f"{type(error).__name__}: "
     where = raised_at(error, file) or not_finite_at(call, file) or returned_at(call, file)
@@ -107,7 +107,7 @@ def crash(error: Exception, file: str, call: Callable[[], object]) -> str:
 
 
 def with_line(failure: Failed, file: str, call: Callable[[], object]) -> str:
-    """A call's failure, with the line of the file that the wrong value came from."""
+    """Return a call's failure, with the line of the file that the wrong value came from."""
     line = not_finite_at(call, file) if isinstance(failure, NotFinite) else ""
     if not line and isinstance(failure, NotFinite | WrongReturn):
         line = returned_at(call, file)
@@ -115,13 +115,13 @@ def with_line(failure: Failed, file: str, call: Callable[[], object]) -> str:
 
 
 def raised_at(error: BaseException, file: str) -> str:
-    """`, at FILE:LINE: SOURCE` where the error passed through the file last; else empty."""
+    """Return `, at FILE:LINE: SOURCE` where the error passed through the file last; else empty."""
     frames = traceback.extract_tb(error.__traceback__)
     return _line(file, [frame.lineno or 0 for frame in frames if frame.filename == file][-1:])
 
 
 def returned_at(call: Callable[[], object], file: str) -> str:
-    """Where the file first returns a routing in this call; else where it last returns a value."""
+    """Find where the file first returns a routing in a call; else where it last returns a value."""
     routings: list[int] = []
     values: list[int] = []
 
@@ -138,7 +138,7 @@ def returned_at(call: Callable[[], object], file: str) -> str:
 
 
 def not_finite_at(call: Callable[[], object], file: str) -> str:
-    """Where the file first makes a NaN or +infinity in this call; else empty."""
+    """Find where the file first makes a NaN or +infinity in a call; else empty."""
     watch = _FirstNotFinite(file)
     with suppress(Exception), watch:
         call()
@@ -146,7 +146,7 @@ def not_finite_at(call: Callable[[], object], file: str) -> str:
 
 
 class _FirstNotFinite(TorchFunctionMode):
-    """A watch on a file's operations for NaN and +infinity; -infinity is usual in masks."""
+    """A mode that finds where a file's operations make NaN or +infinity; masks have -infinity."""
 
     def __init__(self, file: str) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ STYLES = {"passed": "green", "failed": "bold red", "not run": "yellow", "not app
 
 
 def render(report: CheckReport) -> RenderableType:
-    """The checks, what each means, and under the table what failed and with which numbers."""
+    """Print the checks, what each means, and below the table what failed, with its numbers."""
     if report.note:
         return Text(f"{report.name}: {report.note}")
     table = Table(title=f"Checks of {report.kind} {report.name}", title_justify="left")
@@ -198,7 +198,7 @@ def render(report: CheckReport) -> RenderableType:
 
 
 def _consequences(report: CheckReport) -> list[Text]:
-    """The failures that follow from each cause, by name alone."""
+    """Return the failures that follow from each cause, by name alone."""
     following: dict[str, list[str]] = {}
     for result in report.failures:
         if result.follows:

@@ -18,7 +18,7 @@ Expert = Callable[[Tensor], Tensor]
 
 
 def moe_output(d: Tensor, c: Tensor, x: Tensor, experts: list[Expert]) -> Tensor:
-    """y[g,t] = Σ_e,s C[g,t,e,s] · expert_e(Σ_t D[g,t,e,s] · x[g,t]), one slot after the other.
+    """Compute y[g,t] = Σ_e,s C[g,t,e,s] · expert_e(Σ_t D[g,t,e,s] · x[g,t]), slot by slot.
 
     Args:
         d: (g, t, E, s), the dispatch tensor.
@@ -43,12 +43,12 @@ def moe_output(d: Tensor, c: Tensor, x: Tensor, experts: list[Expert]) -> Tensor
 
 
 def mlp(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: Expert) -> Expert:
-    """One expert: a two-layer MLP on one vector, (d,) -> (d,)."""
+    """Return one expert: a two-layer MLP on one vector, (d,) -> (d,)."""
     return lambda x: activation(x @ w1 + b1) @ w2 + b2
 
 
 def capacity(factor: float | None, tokens: int, experts: int, choices: int) -> int:
-    """The most tokens of a group that one expert may take.
+    """Return the most tokens of a group that one expert may take.
 
     ceil(factor · t · k / E), at most t; k = 1 where experts choose; t where the factor is None.
     """
@@ -58,7 +58,7 @@ def capacity(factor: float | None, tokens: int, experts: int, choices: int) -> i
 
 
 def soft_slots(factor: float, tokens: int, experts: int) -> int:
-    """Slots of each expert in soft routing: round(factor · t / E), at least 1."""
+    """Return the slots of each expert in soft routing: round(factor · t / E), at least 1."""
     return max(1, round(factor * tokens / experts))
 
 

@@ -143,7 +143,7 @@ def _factor(router: Router) -> float | None:
 
 
 def _own_limits(routing: Routing) -> Tensor | None:
-    """(…, E): capacities where experts differ, or tokens choose different numbers of them."""
+    """Return (…, E) capacities where experts differ, or tokens choose different numbers of them."""
     if isinstance(routing, ExpertChoiceRouting) and routing.filled is not None:
         return routing.filled.sum(-1)
     if isinstance(routing, TokenChoiceRouting):
@@ -192,5 +192,5 @@ def _distributions(sums: Tensor, what: str, axes: str) -> None:
 
 
 def _is_hard(routing: Routing) -> bool:
-    """Whether the form promises that a slot holds a single token."""
+    """Tell whether the form promises that a slot holds a single token."""
     return isinstance(routing, TokenChoiceRouting | ExpertChoiceRouting | MixtureRouting)

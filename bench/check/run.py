@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import Field, dataclass, replace
 from functools import partial
+from types import ModuleType
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
@@ -23,8 +24,7 @@ from bench.check.outcome import (
     with_line,
 )
 from bench.data import find_dataset
-from bench.model import EXPERTS
-from routers import LOSSES, ROUTERS, Baseline, Entry, RequestError
+from routers import ROUTERS, Baseline, Entry, RequestError
 
 
 class Setting(Protocol):
@@ -58,21 +58,21 @@ class Check(Generic[Tried]):
 
     @property
     def meaning(self) -> str:
-        """One sentence: what holds where it passes."""
+        """One sentence that holds where the check passes."""
         return (inspect.getdoc(self.run) or "").partition("\n")[0]
 
 
 def run_checks(
     entry: Entry, runs: Check[Tried], checks: Sequence[Check[Tried]], settings: Sequence[Tried]
 ) -> CheckReport:
-    """Every check in every setting.
+    """Run every check in every setting.
 
     Args:
         runs: the check without which the others have nothing to say.
     """
     begin = time.perf_counter()
     results = {runs.name: _result(runs, settings)}
-    # A setting that crashes is told once, and the other checks have the rest to say.
+    # A setting that crashes is reported once; the other checks run on the remaining settings.
     running = [setting for setting in settings if _result(runs, [setting]).status == "passed"]
     for check in checks:
         result = _result(check, running)
@@ -86,7 +86,7 @@ def run_checks(
 
 
 def _result(check: Check[Tried], settings: Sequence[Tried]) -> CheckResult:
-    """The first failure over all settings; else the first thing that is worth saying."""
+    """Return the first failure over all settings; else the first thing that is worth saying."""
     said, skipped = [], []
     for setting in settings:
         try:
@@ -107,12 +107,12 @@ def _result(check: Check[Tried], settings: Sequence[Tried]) -> CheckResult:
 
 
 def _again(check: Check[Tried], setting: Tried) -> Callable[[], object]:
-    """The same check of a copy, which has nothing computed yet."""
+    """Repeat a check on a copy, which has nothing computed yet."""
     return partial(check.run, replace(setting))
 
 
 def _worth_saying(said: list[tuple[str, str]]) -> str:
-    """What the first setting says; else what another does, with its label."""
+    """Return the note of the first setting; else that of another, with its label."""
     if said[0][1]:
         return said[0][1]
     return next((f"{label}: {text}" for label, text in said if text), "")
@@ -189,28 +189,6 @@ def check_router(
         return run_checks(entry, Check("runs", behaviour.runs), OF_ROUTERS, settings)
 
 
-def check_experts(name: str) -> CheckReport:
-    """Prove experts correct, in the place of everything that they can stand in for.
-
-    Raises:
-        RequestError: no such experts.
-    """
-    entry = EXPERTS.get(name)
-    with torch.random.fork_rng(devices=[]):
-        return run_checks(entry, Check("runs", experts.runs), OF_EXPERTS, experts.settings(entry))
-
-
-def check_loss(name: str) -> CheckReport:
-    """Prove an auxiliary loss sound, on the routings of every kind.
-
-    Raises:
-        RequestError: no such loss.
-    """
-    entry = LOSSES.get(name)
-    with torch.random.fork_rng(devices=[]):
-        return run_checks(entry, Check("runs", losses.runs), OF_LOSSES, losses.settings(entry))
-
-
 def check_dataset(name: str) -> CheckReport:
     """Prove a data set sound: what its function returns, and the splits that are made of it.
 
@@ -229,11 +207,11 @@ def check_dataset(name: str) -> CheckReport:
     return replace(report, name=name)
 
 
-CHECKERS: dict[str, Callable[[str], CheckReport]] = {
-    "router": check_router,
-    "experts": check_experts,
-    "loss": check_loss,
+IN_SETTINGS: dict[str, tuple[ModuleType, Sequence[Check[Any]]]] = {
+    "experts": (experts, OF_EXPERTS),
+    "loss": (losses, OF_LOSSES),
 }
+"""By kind of components that are checked in settings of their own: where these are made."""
 UNCHECKED = {
     "affinity": "every router is checked with every affinity",
     "suite": "it is tried by `run SUITE --preset smoke`",
@@ -252,8 +230,12 @@ def check_component(entry: Entry, name: str | None = None) -> CheckReport:
     """
     if entry.kind == "dataset":
         return check_dataset((name or entry.name).removeprefix("dataset:"))
-    if entry.kind not in CHECKERS:
+    if entry.kind == "router":
+        return check_router(entry.name)
+    if entry.kind not in IN_SETTINGS:
         raise RequestError(
             f"there are no checks for the {entry.kind} {entry.name!r}: {UNCHECKED[entry.kind]}"
         )
-    return CHECKERS[entry.kind](entry.name)
+    module, checks = IN_SETTINGS[entry.kind]
+    with torch.random.fork_rng(devices=[]):
+        return run_checks(entry, Check("runs", module.runs), checks, module.settings(entry))

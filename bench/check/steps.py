@@ -55,7 +55,7 @@ def resumed(subject: Subject) -> str:
 
 
 def _step(layer: MoELayer, subject: Subject, step: int) -> Tensor:
-    """One step of plain gradient descent, as a training takes it; returns the output."""
+    """Take one step of plain gradient descent, as a training takes it; returns the output."""
     generator = torch.Generator().manual_seed(step)
     x = subject.tokens_of(seed=step)
     labels = torch.arange(len(x)) % 3
@@ -77,7 +77,7 @@ def _step(layer: MoELayer, subject: Subject, step: int) -> Tensor:
 
 
 def _differing_attributes(one: Router, other: Router) -> Iterator[str]:
-    """Attributes, by path, that are neither parameters, buffers nor modules, and differ."""
+    """List the attributes that differ, by path, without parameters, buffers and modules."""
     others = dict(other.named_modules())
     for path, module in one.named_modules():
         theirs = vars(others[path]) if path in others else {}
@@ -87,7 +87,7 @@ def _differing_attributes(one: Router, other: Router) -> Iterator[str]:
 
 
 def _same(a: Any, b: Any, seen: set[int]) -> bool:
-    """Whether two values hold the same; objects of unknown types, if their attributes do."""
+    """Tell whether two values hold the same; objects of unknown types, if their attributes do."""
     if type(a) is not type(b):
         return False
     if isinstance(a, ATOMS):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from bench.cli.live import Display
 from bench.data import Datasets
 from bench.execute import RunOptions, RunSummary, run_plan
-from bench.plan import Plan, Request, Sequential, add_seeds, refuse_other_looks
+from bench.plan import Plan, Request, Sequential, add_seeds, refuse_other_analyses
 from results import Store
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ def do(plan: Plan, store: Store, home: Path, datasets: Datasets, options: RunOpt
     Returns:
         What the last look did, and found done.
 
-    Raises: see `bench.execute.runner.run_plan` and `bench.plan.sequential.refuse_other_looks`.
+    Raises: see `bench.execute.runner.run_plan` and `bench.plan.sequential.refuse_other_analyses`.
     """
     asked = plan.request.sequential
     if asked is None:
         return _once(plan, store, home, datasets, options)
     name = plan.request.study
     before = next((study.request for study in store.studies() if study.name == name), {})
-    refuse_other_looks(name, asked, before)
+    refuse_other_analyses(name, asked, before)
     summaries: list[RunSummary] = []
 
     def look(stood: Sequential, seeds: int) -> Sequence[Comparison] | None:

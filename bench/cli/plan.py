@@ -14,9 +14,9 @@ from rich.console import Console
 
 from bench.cli.context import Place
 from bench.cli.display import add_grouped, clock, count, duration, flops, print_table, size, table
-from bench.compute import Budget, Estimate, Spent, estimate
+from bench.compute import Budget, ComputeSpent, Estimate, estimate
 from bench.config import ModelConfig, TrialSpec
-from bench.data import Datasets, load_or_expect
+from bench.data import Datasets, load_with_shape
 from bench.execute import Job, LayerJob, TrialJob, jobs_of, prepared_machine, slots
 from bench.plan import (
     Decision,
@@ -68,15 +68,15 @@ class Row:
 
 
 def rows_of(
-    specs: Sequence[TrialSpec], datasets: Datasets, tell: Callable[[str], None]
+    specs: Sequence[TrialSpec], datasets: Datasets, emit: Callable[[str], None]
 ) -> list[Row]:
-    """One for each condition; `tell` is told which is being counted."""
+    """Estimate one row for each condition; `emit` gets what is being counted."""
     once = {
         condition_of(spec): (label, spec) for label, spec in zip(labels(specs), specs, strict=True)
     }
     rows = []
     for condition, (label, spec) in once.items():
-        tell(f"counting {label}")
+        emit(f"counting {label}")
         takes = _takes(spec, datasets)
         files = max(spec.train.snapshots, 1)
         router, disk = router_of(spec.model_dump()), takes.checkpoint_bytes * files
@@ -85,7 +85,7 @@ def rows_of(
 
 
 def _takes(spec: TrialSpec, datasets: Datasets) -> Estimate:
-    own, *others = [load_or_expect(of.data, datasets)[0] for of in (spec, spec.parent) if of]
+    own, *others = [load_with_shape(of.data, datasets)[0] for of in (spec, spec.parent) if of]
     return estimate(spec, own, *others)
 
 
@@ -124,7 +124,7 @@ def print_trainings(
         f"{size(max(row.takes.training_bytes for row in rows))} of memory.\n"
     )
     for row in rows:
-        numbers = {**row.found, **row.takes.expert_facts}
+        numbers = {**row.found, **row.takes.expert_stats}
         parts = [f"{name} {value:.4g}" for name, value in numbers.items()]
         parts += _missed(row.takes.budget)
         if parts:
@@ -159,7 +159,7 @@ def _missed(budget: Budget) -> list[str]:
     """That the trial will miss its budget, and by how much, where it will."""
     if budget.steps is None:
         return []
-    spent = Spent(budget.steps * budget.own.flops, budget.steps, 0.0)
+    spent = ComputeSpent(budget.steps * budget.own.flops, budget.steps, 0.0)
     return [] if budget.met_by(spent) else [f"misses its budget by {budget.error(spent):+.1%}"]
 
 
@@ -181,7 +181,7 @@ def print_plan(
     """
     datasets = Datasets()
     asked = trial_specs(request.preset)
-    if any(load_or_expect(spec.data, datasets)[1] is None for spec in asked):
+    if any(load_with_shape(spec.data, datasets)[1] is None for spec in asked):
         _print_without_data(request, datasets)
         return
     plan = make_plan(request, datasets)

@@ -11,7 +11,7 @@ from bench.cli.context import Place
 from bench.cli.options import AUTO, names, seeds_of
 from bench.cli.tune import tuning_of
 from bench.config import load_preset, parse_set, refuse_both, settings_of, sweep_of
-from bench.plan import Request, make_request, planned
+from bench.plan import Request, make_request, plan_analyses
 from bench.tune import with_tuned
 from routers.errors import RequestError
 
@@ -52,7 +52,7 @@ def asked_for(
         seeds=seeds_of(seeds),
         settings=changed,
         sweep=swept,
-        twins=aa,
+        aa_replicates=aa,
     )
     if tuned or tuning:
         request = _with_tuned(place, request, study, tuning, settings)
@@ -84,6 +84,6 @@ def _adding_seeds(
             raise typer.BadParameter("--resolve and --max-seeds belong to --seeds auto")
         return request
     points = 0.5 if resolve is None else resolve
-    sequential = planned(request.preset, request.suites, points, 20 if most is None else most)
+    sequential = plan_analyses(request.preset, request.suites, points, 20 if most is None else most)
     preset = request.preset.model_copy(update={"seeds": sequential.seeds[-1]})
     return replace(request, preset=preset, sequential=sequential)

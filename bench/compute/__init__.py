@@ -1,19 +1,19 @@
 """Counting FLOPs, and giving every router the same of them."""
 
-from bench.compute.budget import Budget, Cost, Spent, match_compute, parameters_of
+from bench.compute.budget import Budget, ComputeSpent, Cost, match_compute, parameters_of
 from bench.compute.estimates import Estimate, cost_of, estimate
-from bench.compute.flops import FlopCounter, count_flops, model_facts
+from bench.compute.flops import FlopCounter, count_flops, model_stats
 
 __all__ = [
     "Budget",
+    "ComputeSpent",
     "Cost",
     "Estimate",
     "FlopCounter",
-    "Spent",
     "cost_of",
     "count_flops",
     "estimate",
     "match_compute",
-    "model_facts",
+    "model_stats",
     "parameters_of",
 ]

@@ -26,43 +26,43 @@ from bench.config import Match, TrialSpec
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a model: the FLOPs of a training step, and its parameters."""
+    """The FLOPs of a training step of a model, and its number of parameters."""
 
     flops: float
     parameters: int
 
 
 @dataclass(frozen=True)
-class Spent:
-    """By a training, until now.
+class ComputeSpent:
+    """The compute that a training has spent so far.
 
     Attributes:
-        flops: on its steps.
-        steps: its optimiser's.
-        seconds: of them.
-        look: seconds of one look at the losses, by which a clock may be missed.
+        flops: FLOPs of its steps.
+        steps: optimiser steps.
+        seconds: time of its steps.
+        segment_seconds: time of its last segment, by which a budget of seconds may be missed.
     """
 
     flops: float
     steps: int
     seconds: float
-    look: float = 0.0
+    segment_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Of one trial.
+    """The compute budget of one trial.
 
     Attributes:
-        match: what is matched.
-        amount: of that: FLOPs, FLOPs of a step, parameters, seconds or steps.
+        match: the quantity that is matched between routers.
+        amount: the budget of that quantity.
         tolerance: relative, see `ComputeConfig`.
         flops_budget: FLOPs that the dense model spends in the recipe's epochs.
-        dense_steps: its steps.
-        dense: what it takes.
-        steps: those of the trial; None where seconds decide.
-        own: what the trial's model takes: FLOPs of its first step; of every step, unless the work
-            depends on the data.
+        dense_steps: steps of the dense model.
+        dense: cost of the dense model.
+        steps: steps of the trial; None where seconds decide.
+        own: cost of the trial's model, with the FLOPs of its first step; they are those of every
+            step, unless the work depends on the data.
     """
 
     match: Match
@@ -74,17 +74,19 @@ class Budget:
     steps: int | None
     own: Cost
 
-    def error(self, spent: Spent) -> float:
-        """By how much a training missed the budget, relative."""
+    def error(self, spent: ComputeSpent) -> float:
+        """Return by how much a training missed the budget, as a share of it."""
         return self._matched(spent) / self.amount - 1
 
-    def met_by(self, spent: Spent) -> bool:
-        """Whether a training kept to the budget: to its tolerance, or to what cannot be divided."""
-        granted = {"total_flops": self.own.flops, "wall_clock": spent.look}.get(self.match, 0.0)
+    def met_by(self, spent: ComputeSpent) -> bool:
+        """Tell whether a training met the budget, to its tolerance or to one step or segment."""
+        granted = {"total_flops": self.own.flops, "wall_clock": spent.segment_seconds}.get(
+            self.match, 0.0
+        )
         missed = abs(self._matched(spent) - self.amount)
         return missed <= max(self.tolerance * self.amount, granted)
 
-    def _matched(self, spent: Spent) -> float:
+    def _matched(self, spent: ComputeSpent) -> float:
         return {
             "total_flops": spent.flops,
             "step_flops": spent.flops / max(1, spent.steps),
@@ -97,14 +99,16 @@ class Budget:
 def match_compute(
     spec: TrialSpec, num_samples: int, cost_of: Callable[[TrialSpec], Cost]
 ) -> Budget:
-    """The budget of a trial.
+    """Compute the budget of a trial.
 
-    By "total_flops" its steps are those whose FLOPs come nearest to the budget, at least one.
+    For "total_flops", the trial gets the number of steps whose FLOPs are nearest to the budget, at
+    least one.
 
     Args:
         spec: the trial.
         num_samples: images of the training split.
-        cost_of: what a model takes, the trial's and that of its dense counterpart.
+        cost_of: measures the cost of a trial's model; called for the trial and for its dense
+            counterpart.
     """
     dense_steps = max(1, round(spec.train.epochs * num_samples / spec.train.batch_size))
     dense, own = cost_of(spec.dense()), cost_of(spec)
@@ -126,5 +130,5 @@ def match_compute(
 
 
 def parameters_of(model: nn.Module) -> int:
-    """All of them, trained or not."""
+    """Count all parameters, trained or not."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -44,7 +44,7 @@ class Call:
 
     @property
     def name(self) -> str:
-        """`add` for aten.add.Tensor and for aten.add_.Scalar alike."""
+        """The operation's base name: `add` for aten.add.Tensor and for aten.add_.Scalar."""
         return str(self.func.overloadpacket.__name__).rstrip("_")
 
 
@@ -59,7 +59,7 @@ Rule = Callable[[Call], float]
 
 
 def cost(call: Call) -> Cost | None:
-    """What a call costs; None for an operation on floats that the table does not know."""
+    """Price a call; None for an operation on floats that the table does not know."""
     if call.name in RULES:
         kind, rule = RULES[call.name]
         counts = kind == "random" or any(t.is_floating_point() for t in _tensors(call.args))
@@ -74,7 +74,7 @@ def cost(call: Call) -> Cost | None:
 
 
 def _size(value: Any) -> int:
-    """Elements of a tensor, or of the first tensor of several."""
+    """Count the elements of a tensor, or of the first tensor of several."""
     return next((tensor.numel() for tensor in _tensors([value])), 0)
 
 
@@ -143,7 +143,7 @@ def _convolution_backward(call: Call) -> float:
 
 
 def _scores(query: Tensor, key: Tensor) -> int:
-    """Attention scores: batch · heads · queries · keys."""
+    """Count attention scores: batch · heads · queries · keys."""
     return math.prod(query.shape[:-1]) * key.shape[-2]
 
 
@@ -163,7 +163,7 @@ def _attention_backward(call: Call) -> float:
 
 
 def _accumulated(call: Call) -> float:
-    """index_put adds where it accumulates, and moves data where it does not."""
+    """Price index_put, which adds where it accumulates and otherwise moves data."""
     accumulate = call.kwargs.get("accumulate", call.args[3] if len(call.args) > 3 else False)
     return _size(call.args[2]) if accumulate else 0
 

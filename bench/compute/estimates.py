@@ -1,7 +1,7 @@
-"""What a training would take, from shapes alone: no data, no weights, no device.
+"""The cost of a training, estimated from shapes alone: no data, no weights, no device.
 
-Everything runs on torch's fake tensors, which know their shape and hold nothing. They go the way
-that a CPU goes, so the FLOPs are those of a training there.
+Everything runs on torch's fake tensors, which have a shape and no values. They run the operations
+of a CPU, so the FLOPs are those of a training there.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.compute.budget import Budget, Cost, match_compute, parameters_of
-from bench.compute.flops import FlopCounter, expert_facts
+from bench.compute.flops import FlopCounter, expert_stats
 from bench.config import TrialSpec
-from bench.data import ExpectedData
-from bench.model import Objective, starting_model, trial_model
+from bench.data import DataShape
+from bench.model import Objective, seeded, starting_model, trial_model
 from suites.support.timing import kept_for_backward
 
 SAMPLE = (1, 2)
-"""Images in the batches that a whole one is extrapolated from, where the data decides."""
+"""Images in the two batches that a whole batch is extrapolated from, where FLOPs depend on data."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Of one trial.
+    """The estimated cost of one trial.
 
     Attributes:
         budget: its steps and FLOPs.
-        exact: whether every step takes these FLOPs. Else what the router does depends on the
-            data: it was told "no" where it asks, or ran on a few images of noise.
-        parameters: of the model.
+        exact: whether every step takes these FLOPs. Otherwise the router's work depends on the
+            data: its conditions were taken as false, or it ran on a few images of noise.
+        parameters: number of parameters of the model.
         training_bytes: weights, gradients, AdamW's two moments, and what a step keeps for its
             backward pass. The peak is somewhat above.
-        checkpoint_bytes: of one snapshot.
-        expert_facts: see there.
+        checkpoint_bytes: size of one snapshot.
+        expert_stats: see `expert_stats`.
     """
 
     budget: Budget
@@ -47,7 +47,7 @@ class Estimate:
     parameters: int
     training_bytes: int
     checkpoint_bytes: int
-    expert_facts: dict[str, float]
+    expert_stats: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -59,22 +59,20 @@ class _Step:
     exact: bool
 
 
-def estimate(
-    spec: TrialSpec, data: ExpectedData, parent_data: ExpectedData | None = None
-) -> Estimate:
-    """What a trial takes.
+def estimate(spec: TrialSpec, data: DataShape, parent_data: DataShape | None = None) -> Estimate:
+    """Estimate the cost of a trial.
 
     Args:
         spec: the trial.
-        data: what it is trained on; it need not be there.
-        parent_data: what its parent is trained on; None where it has none.
+        data: the shape of its data, which need not be on this machine.
+        parent_data: the shape of its parent's data; None where it has no parent.
 
     Raises:
         RequestError: the model, the router or the recipe does not exist or fit.
     """
     budget = match_compute(spec, data.num_samples, lambda of: cost_of(of, data, parent_data))
-    told = _told(spec, data, parent_data)
-    own, model = _step(*told), _shapes(*told)
+    arguments = _cached_arguments(spec, data, parent_data)
+    own, model = _step(*arguments), _shapes(*arguments)
     largest = -(-spec.train.batch_size // spec.train.micro_batches)  # of the parts of a batch
     kept = own.kept_bytes / spec.train.batch_size
     weights = list(model.parameters())
@@ -85,43 +83,43 @@ def estimate(
         parameters=parameters_of(model),
         training_bytes=sum(w.nbytes for w in weights) + 3 * trained + round(largest * kept),
         checkpoint_bytes=sum(tensor.nbytes for tensor in model.state_dict().values()),
-        expert_facts=expert_facts(model),
+        expert_stats=expert_stats(model),
     )
 
 
-def cost_of(spec: TrialSpec, data: ExpectedData, parent_data: ExpectedData | None = None) -> Cost:
-    """What the trial's model takes; arguments as those of `estimate`."""
-    told = _told(spec, data, parent_data)
-    return Cost(_step(*told).flops, parameters_of(_shapes(*told)))
+def cost_of(spec: TrialSpec, data: DataShape, parent_data: DataShape | None = None) -> Cost:
+    """Estimate the cost of a trial's model; arguments as those of `estimate`."""
+    arguments = _cached_arguments(spec, data, parent_data)
+    return Cost(_step(*arguments).flops, parameters_of(_shapes(*arguments)))
 
 
-def _told(
-    spec: TrialSpec, data: ExpectedData, parent_data: ExpectedData | None
-) -> tuple[str, ExpectedData, ExpectedData | None]:
+def _cached_arguments(
+    spec: TrialSpec, data: DataShape, parent_data: DataShape | None
+) -> tuple[str, DataShape, DataShape | None]:
     return spec.with_seed(0).model_dump_json(), data, parent_data if spec.parent else None
 
 
 @lru_cache(maxsize=1)
-def _shapes(description: str, data: ExpectedData, parent_data: ExpectedData | None) -> nn.Module:
-    """The model without memory for its weights; a deep one takes as long as half of its step."""
+def _shapes(description: str, data: DataShape, parent_data: DataShape | None) -> nn.Module:
+    """Build the model without memory for its weights, which takes as long as half of its step."""
     with torch.device("meta"):
         return _start(TrialSpec.model_validate_json(description), data, parent_data)
 
 
-def _start(spec: TrialSpec, data: ExpectedData, parent_data: ExpectedData | None) -> nn.Module:
-    """The model that is trained, of a parent that was not."""
+def _start(spec: TrialSpec, data: DataShape, parent_data: DataShape | None) -> nn.Module:
+    """Build the model to train; its parent, if it has one, has its initial weights."""
     if spec.parent is None or parent_data is None:
         return starting_model(spec, data, None)
     return starting_model(spec, data, trial_model(spec.parent, parent_data))
 
 
 @lru_cache(maxsize=64)
-def _step(description: str, data: ExpectedData, parent_data: ExpectedData | None) -> _Step:
-    """Of the trial with this description, as JSON; trials share the dense model's."""
+def _step(description: str, data: DataShape, parent_data: DataShape | None) -> _Step:
+    """Count one step of the trial with this description, as JSON; the dense model's is shared."""
     spec = TrialSpec.model_validate_json(description)
     model = deepcopy(_shapes(description, data, parent_data))
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), _AnswerNo() as answers:
+        with FakeTensorMode(allow_non_fake_inputs=True), _AnswerFalse() as answers:
             fake = model.to_empty(device="cpu")
             whole = _count(spec, data, fake, spec.train.batch_size)
             return replace(whole, exact=not answers.asked)
@@ -136,15 +134,14 @@ def _step(description: str, data: ExpectedData, parent_data: ExpectedData | None
         )
 
 
-def _sampled(spec: TrialSpec, data: ExpectedData, model: nn.Module, images: int) -> _Step:
-    """On noise that is always the same: widths are solved for by it, and trials known by widths."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
+def _sampled(spec: TrialSpec, data: DataShape, model: nn.Module, images: int) -> _Step:
+    """Count a step on fixed noise, since the widths that identify trials are solved for by it."""
+    with seeded(0):
         return _count(spec, data, model, images)
 
 
-class _AnswerNo(TorchDispatchMode):
-    """Fake tensors hold no values: whoever asks whether one is true is told no."""
+class _AnswerFalse(TorchDispatchMode):
+    """A mode in which every condition on a fake tensor, which has no value, is false."""
 
     asked = False
 
@@ -157,7 +154,7 @@ class _AnswerNo(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _count(spec: TrialSpec, data: ExpectedData, model: nn.Module, images: int) -> _Step:
+def _count(spec: TrialSpec, data: DataShape, model: nn.Module, images: int) -> _Step:
     batch = torch.randn(images, *data.image_shape)
     labels = torch.zeros(images, dtype=torch.long)
     model.zero_grad()

@@ -1,4 +1,4 @@
-"""Counting FLOPs from what runs: each operation that torch executes is priced by one table."""
+"""FLOPs counted from the operations that torch executes, each priced by one table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from suites.support.subject import Observed
 
 @dataclass(frozen=True)
 class FlopReport:
-    """FLOPs of what ran.
+    """The FLOPs of what ran under a counter.
 
     Attributes:
         total: all of them.
@@ -35,7 +35,7 @@ class FlopReport:
 
 
 class FlopCounter(TorchDispatchMode):
-    """Counts while it is entered; everything runs as usual.
+    """A context that counts the FLOPs of everything that runs in it.
 
     It sees operations below autograd, so the backward pass, custom autograd functions and the
     iterations of a transport plan are counted as the operations that they run. Works on any
@@ -67,7 +67,7 @@ class FlopCounter(TorchDispatchMode):
         return out
 
     def report(self) -> FlopReport:
-        """What was counted until now."""
+        """Return what was counted so far."""
         total = sum(self._by_kind.values())
         return FlopReport(total, dict(self._by_kind), dict(self._uncounted))
 
@@ -89,8 +89,8 @@ def count_flops(
     return counter.report()
 
 
-def model_facts(model: nn.Module, seen: Observed) -> dict[str, float]:
-    """Single numbers of a model in eval mode.
+def model_stats(model: nn.Module, seen: Observed) -> dict[str, float]:
+    """Compute single numbers that describe a model in eval mode.
 
     Args:
         model: dense, or with MoE layers.
@@ -101,7 +101,7 @@ def model_facts(model: nn.Module, seen: Observed) -> dict[str, float]:
         count by the slots that it runs for each token (1/E of the experts' for top-1 at capacity
         1, twice as much at capacity 2); `flops_per_image`: of the forward pass, on that batch;
         `slots_per_choice`: those that the experts run for each choice of a token, or for each
-        token where tokens do not choose, used or not, mean over MoE layers; and `expert_facts`.
+        token where tokens do not choose, used or not, mean over MoE layers; and `expert_stats`.
     """
     per_choice = []
     total = active = float(sum(parameter.numel() for parameter in model.parameters()))
@@ -117,14 +117,14 @@ def model_facts(model: nn.Module, seen: Observed) -> dict[str, float]:
         "params_active": active,
         "flops_per_image": flops / len(seen.images),
         **({"slots_per_choice": fmean(per_choice)} if per_choice else {}),
-        **expert_facts(model),
+        **expert_stats(model),
     }
 
 
-def expert_facts(model: nn.Module) -> dict[str, float]:
-    """What the experts tell of themselves (see `Experts.facts`), as means over MoE layers."""
-    told: dict[str, list[float]] = defaultdict(list)
+def expert_stats(model: nn.Module) -> dict[str, float]:
+    """Average the statistics of the experts (see `Experts.stats`) over MoE layers."""
+    by_name: dict[str, list[float]] = defaultdict(list)
     for layer in moe_layers(model).values():
-        for name, value in layer.experts.facts().items():
-            told[name].append(value)
-    return {name: fmean(values) for name, values in told.items()}
+        for name, value in layer.experts.stats().items():
+            by_name[name].append(value)
+    return {name: fmean(values) for name, values in by_name.items()}

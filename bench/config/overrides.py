@@ -30,7 +30,7 @@ OPEN = (
 
 
 def parse_set(text: str) -> tuple[str, Any]:
-    """`train.lr=1e-3` -> ("train.lr", 0.001); the value is read as YAML.
+    """Parse `train.lr=1e-3` -> ("train.lr", 0.001); the value is read as YAML.
 
     Raises:
         RequestError: there is no `=`, or the value is not YAML.
@@ -40,7 +40,7 @@ def parse_set(text: str) -> tuple[str, Any]:
 
 
 def parse_sweep(text: str) -> tuple[str, tuple[Any, ...]]:
-    """`router.top_k=1,2` -> ("router.top_k", (1, 2)); each value is read as YAML.
+    """Parse `router.top_k=1,2` -> ("router.top_k", (1, 2)); each value is read as YAML.
 
     Raises:
         RequestError: there is no `=` or no value, or a value is not YAML.
@@ -61,10 +61,10 @@ def settings_of(texts: Iterable[str], data_dir: str | None = None) -> dict[str, 
     Raises:
         RequestError: as `parse_set`; or two values for one setting.
     """
-    given = [parse_set(text) for text in texts]
+    pairs = [parse_set(text) for text in texts]
     if data_dir is not None:
-        given.append(("data.data_dir", data_dir))
-    return _each_once(given, "--set")
+        pairs.append(("data.data_dir", data_dir))
+    return _each_once(pairs, "--set")
 
 
 def sweep_of(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:
@@ -96,19 +96,19 @@ def refuse_both(settings: Iterable[str], swept: Iterable[str]) -> None:
                 )
 
 
-def _each_once(given: Iterable[tuple[str, Any]], option: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for path, value in given:
-        if path in found and found[path] != value:
+def _each_once(pairs: Iterable[tuple[str, Any]], option: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for path, value in pairs:
+        if path in values and values[path] != value:
             raise RequestError(
-                f"{option} gives {path} twice: {found[path]!r} and {value!r}; give one of them"
+                f"{option} gives {path} twice: {values[path]!r} and {value!r}; give one of them"
             )
-        found[path] = value
-    return found
+        values[path] = value
+    return values
 
 
 def override(preset: Preset, values: Mapping[str, Any], where: str = "--set") -> Preset:
-    """The preset with the settings at these paths replaced.
+    """Return the preset with the settings at these paths replaced.
 
     Args:
         where: names the values in the message.
@@ -158,7 +158,7 @@ def _split(text: str, option: str) -> tuple[str, str]:
 
 
 def presets_of(preset: Preset) -> Iterator[list[Preset]]:
-    """Each part as a preset of its own, in order; one that sweeps as several of them.
+    """Return each part as a preset of its own, in order; one that sweeps as several of them.
 
     Raises:
         RequestError: a part's path leads to no setting, or its value does not fit.
@@ -178,7 +178,7 @@ def presets_of(preset: Preset) -> Iterator[list[Preset]]:
 
 
 def with_settings(preset: Preset, settings: Mapping[str, Any], sweep: Iterable[str]) -> Preset:
-    """The preset with a command's settings, which win over those of a part.
+    """Return the preset with a command's settings, which win over those of a part.
 
     Args:
         settings: value by path.
@@ -209,7 +209,7 @@ def with_settings(preset: Preset, settings: Mapping[str, Any], sweep: Iterable[s
 
 
 def with_routers(preset: Preset, chosen: Sequence[str]) -> Preset:
-    """The preset with these routers alone, and those that they are derived from.
+    """Return the preset with these routers alone, and those that they are derived from.
 
     Each part keeps those that it names; a part that names none takes those of the preset, and
     those that are new to it.
@@ -238,7 +238,7 @@ def with_routers(preset: Preset, chosen: Sequence[str]) -> Preset:
 
 
 def _with_parents(parts: Sequence[PresetPart], names: Sequence[str]) -> list[str]:
-    """The names, and those of the routers that their trials are derived from."""
+    """Return the names, and those of the routers that their trials are derived from."""
     wanted = list(names)
     for name in wanted:  # grows
         wanted += [
@@ -251,5 +251,5 @@ def _with_parents(parts: Sequence[PresetPart], names: Sequence[str]) -> list[str
 
 
 def _meets(path: str, others: Iterable[str]) -> bool:
-    """Whether one of the others is this path, inside it or around it."""
+    """Tell whether one of the others is this path, inside it or around it."""
     return any(f"{path}.".startswith(f"{o}.") or f"{o}.".startswith(f"{path}.") for o in others)

@@ -24,7 +24,7 @@ from routers.errors import RequestError, nearest
 
 
 def parse(text: str, where: str) -> Any:
-    """The value of a YAML text.
+    """Parse a YAML text.
 
     Args:
         where: names the text in the message.
@@ -39,7 +39,7 @@ def parse(text: str, where: str) -> Any:
 
 
 def parse_file(file: Path, where: str) -> Any:
-    """The value of a YAML file. Arguments and errors as of `parse`.
+    """Parse a YAML file. Arguments and errors as of `parse`.
 
     Raises:
         RequestError: the file cannot be read, or is not text.
@@ -57,7 +57,7 @@ FOLDER = Path(__file__).parent.parent.parent / "suites" / "presets"
 
 
 class ParentConfig(Config):
-    """What the trials of a part start from."""
+    """The trained trial that the trials of a part start from."""
 
     router: str = Field(
         description="Whose trial of the last part before that has it, of the same seed."
@@ -127,7 +127,7 @@ class Preset(Config):
     )
 
     def every_router(self) -> Literal["all"] | tuple[str, ...]:
-        """The routers of all parts, each once, in order."""
+        """Return the routers of all parts, each once, in order."""
         named = [self.routers if part.routers is None else part.routers for part in self.parts]
         chosen = named or [self.routers]
         if "all" in chosen:
@@ -136,12 +136,12 @@ class Preset(Config):
 
 
 def preset_names() -> list[str]:
-    """The presets that come with the bench."""
+    """Return the presets that come with the bench."""
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
 def load_preset(name: str) -> Preset:
-    """The preset of this name, or of this YAML file.
+    """Load the preset of this name, or of this YAML file.
 
     Raises:
         RequestError: there is none, or the file is not a preset.
@@ -159,7 +159,7 @@ def load_preset(name: str) -> Preset:
 
 
 def validated_preset(fields: dict[str, Any], where: str) -> Preset:
-    """A preset from plain data.
+    """Validate plain data as a preset.
 
     Raises:
         RequestError: naming the first field that does not fit, by its full path.
@@ -181,7 +181,7 @@ def validated_preset(fields: dict[str, Any], where: str) -> Preset:
 
 
 def setting_paths(model: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
-    """Every path to a field of a configuration, as `train.lr`."""
+    """Return every path to a field of a configuration, as `train.lr`."""
     paths = []
     for name, field in model.model_fields.items():
         inner = field.annotation
@@ -193,7 +193,7 @@ def setting_paths(model: type[pydantic.BaseModel], prefix: str = "") -> list[str
 
 
 def nearest_path(path: str, options: list[str]) -> str:
-    """As `nearest`, for paths: the same last part counts most, `lr` is near to `train.lr`."""
+    """Name the nearest paths; the last part counts most, so that `lr` is near `train.lr`."""
     last = path.rpartition(".")[2]
     namesakes = [option for option in options if option.rpartition(".")[2] == last]
     if namesakes:
@@ -204,7 +204,7 @@ def nearest_path(path: str, options: list[str]) -> str:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    """pydantic ends the location in a union with the member's type, which is no setting."""
+    """Format a pydantic location without the type that ends a location in a union."""
     whole = ".".join(str(part) for part in location)
     known = _paths_near(whole)
     for length in range(1, len(location)):
@@ -215,7 +215,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _paths_near(path: str) -> list[str]:
-    """Every path of a preset; or of the part, or of its parent, that this one leads into."""
+    """Return every path of a preset; or of the part, or of its parent, that this one leads into."""
     place = path.split(".")
     if place[0] != "parts" or len(place) < 3:
         return setting_paths(Preset)

@@ -19,7 +19,7 @@ Match = Literal["total_flops", "step_flops", "params", "wall_clock", "steps"]
 
 
 class Config(BaseModel):
-    """Frozen, and refuses what it does not know."""
+    """The base of all settings: frozen, without unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -37,14 +37,14 @@ class Config(BaseModel):
 
 
 def _takes_bool(annotation: Any) -> bool:
-    """Whether a bool is a value of a field, or may stand inside of it."""
+    """Tell whether a bool is a value of a field, or may stand inside of it."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return True  # its own fields say
     return annotation in (bool, Any) or any(map(_takes_bool, get_args(annotation)))
 
 
 class AugmentConfig(Config):
-    """What happens to training images, seeded by epoch and image."""
+    """The augmentation of training images, seeded by epoch and image."""
 
     crop_padding: int = Field(
         default=0, ge=0, description="Pixels of padding before a random crop."
@@ -144,7 +144,7 @@ class TrainConfig(Config):
 
 
 class ComputeConfig(Config):
-    """What is made equal between routers; see `bench.compute.budget`."""
+    """The quantity that is made equal between routers; see `bench.compute.budget`."""
 
     match: Match = Field(
         default="total_flops",
@@ -160,7 +160,7 @@ class ComputeConfig(Config):
     tolerance: float = Field(
         default=0.01,
         gt=0,
-        description="Relative; one step of total_flops and one look of wall_clock are allowed in "
+        description="Relative; one step of total_flops, one segment of wall_clock are allowed in "
         "any case.",
     )
 
@@ -215,20 +215,20 @@ class TrialSpec(Config):
         return self
 
     def condition(self) -> dict[str, Any]:
-        """The description of all trials that differ in the seed alone."""
+        """Return the description of all trials that differ in the seed alone."""
         return self.with_seed(0).model_dump(mode="json", exclude={"seed"})
 
     def with_seed(self, seed: int) -> TrialSpec:
-        """The same trial with another seed; a parent has its child's."""
+        """Return the trial with another seed, which its parent gets too."""
         parent = None if self.parent is None else self.parent.with_seed(seed)
         return self.model_copy(update={"seed": seed, "parent": parent})
 
     def derived(self, parent: TrialSpec, transform: str) -> TrialSpec:
-        """The same trial, started from what another one learnt."""
+        """Return the trial started from the weights of another one."""
         return self.model_copy(update={"parent": parent, "transform": transform})
 
     def dense(self) -> TrialSpec:
-        """The same trial without MoE layers, from scratch: its FLOPs are the budget."""
+        """Return the trial without MoE layers, from scratch: its FLOPs are the budget."""
         alone = {"router": DENSE, "experts": ExpertsConfig(), "twin": 0, "found": ()}
         return self.model_copy(update=alone | {"parent": None, "transform": None})
 
@@ -238,7 +238,7 @@ AS = "write it as {low: 1e-4, high: 1e-2, log: true} or {options: [a, b]}"
 
 
 class SearchRange(Config):
-    """Numbers from `low` to `high`, both included; of whole numbers where the setting is one."""
+    """A range of numbers to search, both ends included; whole numbers where the setting is one."""
 
     low: float
     high: float
@@ -252,7 +252,7 @@ class SearchRange(Config):
 
 
 class SearchOptions(Config):
-    """One of several values."""
+    """A list of values to search."""
 
     options: tuple[bool | int | float | str | None, ...] = Field(min_length=1)
 
@@ -265,7 +265,7 @@ SHARED: dict[str, SearchRange | SearchOptions] = {
 
 
 class TuneConfig(Config):
-    """The same for every router."""
+    """The settings of a tuning, which are the same for every router."""
 
     trials: int = Field(default=20, ge=1, description="Of each router.")
     pruner: Pruner = Field(
@@ -277,14 +277,14 @@ class TuneConfig(Config):
 
     @field_validator("ranges", mode="before")
     @classmethod
-    def _read(cls, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {path: _where(path, asked) for path, asked in given.items()}
+    def _read(cls, ranges: Any) -> Any:
+        if not isinstance(ranges, dict):
+            return ranges
+        return {path: _where(path, asked) for path, asked in ranges.items()}
 
 
 def _where(path: str, asked: Any) -> SearchRange | SearchOptions:
-    """One range; a message that names its path where it is none."""
+    """Return one range; a message that names its path where it is none."""
     if isinstance(asked, SearchRange | SearchOptions):
         return asked
     options = isinstance(asked, dict) and "options" in asked

@@ -3,7 +3,7 @@
 from bench.data.augment import Augment
 from bench.data.batches import TrainingBatches, TrainingImages
 from bench.data.content_statistics import channel_histogram, channel_moments
-from bench.data.dataset import Dataset, DataShape, ExpectedData, Split, normalise
+from bench.data.dataset import Dataset, DataShape, ShapedData, Split, normalise
 from bench.data.order import Purpose, random_bits, training_indices
 from bench.data.pictures import LazyImages, Pictures
 from bench.data.raw import RawData, RawSplit, class_fault, image_fault, label_fault, structure_fault
@@ -15,7 +15,7 @@ from bench.data.registry import (
     read_source,
     register_dataset,
 )
-from bench.data.shared_dataset import Datasets, HandedDataset, load_or_expect
+from bench.data.shared_dataset import Datasets, SharedDataset, load_with_shape
 from bench.data.splits import assemble
 from bench.data.tensor_files import (
     file_sha256,
@@ -30,8 +30,8 @@ from bench.data.tensor_files import (
 from bench.data import (  # isort: skip  # noqa: F401
     celeba,
     digits,
-    embedded,
     fashion_marked,
+    fashion_mnist_mini,
     imagefolder,
     timm_sets,
     torchvision_sets,
@@ -43,13 +43,13 @@ __all__ = [
     "DataShape",
     "Dataset",
     "Datasets",
-    "ExpectedData",
-    "HandedDataset",
     "LazyImages",
     "Pictures",
     "Purpose",
     "RawData",
     "RawSplit",
+    "ShapedData",
+    "SharedDataset",
     "Split",
     "TrainingBatches",
     "TrainingImages",
@@ -63,8 +63,8 @@ __all__ = [
     "image_fault",
     "label_fault",
     "load_dataset",
-    "load_or_expect",
     "load_weights",
+    "load_with_shape",
     "normalise",
     "random_bits",
     "read_source",

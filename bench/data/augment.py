@@ -39,7 +39,7 @@ class Augment:
         self._randaugment = _randaugment(options.randaugment) if options.randaugment else None
 
     def __call__(self, images: Tensor, seed: int, epochs: Tensor | int, indices: Tensor) -> Tensor:
-        """Changed images.
+        """Augment a batch of images.
 
         Args:
             images: uint8 (n, c, h, w), on any device.
@@ -87,7 +87,7 @@ def _randaugment(text: str) -> Callable[[Image.Image], Image.Image]:
 def _each(
     change: Callable[[Image.Image], Image.Image], images: Tensor, seeds: NDArray[np.uint64]
 ) -> Tensor:
-    """`change` each image (PIL's colour mode, which all of timm's operations take) by its seed."""
+    """Apply `change` to each image by its seed, in PIL's colour mode, as timm needs it."""
     channels, *size = images.shape[1:]
     shape = (3, *size)
     changed = []
@@ -103,7 +103,7 @@ def _each(
 
 @contextmanager
 def _global_generators_kept() -> Iterator[None]:
-    """timm's operations draw from the global generators: put them back afterwards."""
+    """Restore the global random generators, which timm's operations use."""
     states = random.getstate(), np.random.get_state()
     try:
         yield

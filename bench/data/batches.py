@@ -23,7 +23,7 @@ ImageBatch = tuple[Tensor, Tensor]
 
 
 class TrainingImages:
-    """`images(step)` are the augmented images and the labels of a step: a function of it alone.
+    """The augmented images and labels of each step, as a function of the step alone.
 
     Images in memory with simple augmentation are made at once. Decoding files and RandAugment take
     longer than many a training step: there, worker processes make the following steps meanwhile.
@@ -45,7 +45,7 @@ class TrainingImages:
         self._ahead: Iterator[ImageBatch | str] = iter(())
 
     def __call__(self, step: int) -> ImageBatch:
-        """Images uint8 (n, c, h, w) and labels (n,) long, on the CPU.
+        """Return images uint8 (n, c, h, w) and labels (n,) long, on the CPU.
 
         Raises:
             BenchError: a file cannot be read any more.
@@ -76,7 +76,7 @@ class TrainingImages:
 
 
 class _Steps(TorchDataset[ImageBatch | str]):
-    """Steps as torch's loader asks for them."""
+    """The steps as a data set for torch's loader."""
 
     def __init__(self, split: Split, augment: Augment, seed: int, batch_size: int) -> None:
         self._split, self._augment = split, augment
@@ -99,7 +99,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class TrainingBatches:
-    """`batches(step)` is the batch of a step, from 0.
+    """The batches of a training, by the number of the step, from 0.
 
     Args:
         spec: the trial; its seed decides the order and the augmentation.
@@ -115,7 +115,7 @@ class TrainingBatches:
 
     @property
     def first(self) -> Batch:
-        """That of step 0, which is counted before it is trained on."""
+        """The batch of step 0, kept since its FLOPs are counted before it is trained on."""
         if self._first is None:
             self._first = self._ready(0)
         return self._first

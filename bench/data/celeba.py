@@ -50,7 +50,7 @@ def read_celeba(folder: Path | None) -> RawData:
 
 
 def _folder(root: Path) -> Path:
-    """Where the files lie: in the folder itself, or where torchvision puts them."""
+    """Find the folder of the files: the given one, or the one that torchvision makes in it."""
     from torchvision.datasets import CelebA
 
     needed = (ATTRIBUTES, PARTITION, IMAGES)

@@ -22,8 +22,8 @@ HASHED_BYTES = 2**30  # of files whose content is hashed, to see whether they ar
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What a pass over the splits finds.
+class ContentStatistics:
+    """The hash and channel statistics of a data set.
 
     Attributes:
         content_hash: SHA-256 in hexadecimal over names, shapes, pixels and labels of the splits,
@@ -37,8 +37,8 @@ class Survey:
     std: tuple[float, ...]
 
 
-def survey(splits: dict[str, Split]) -> Survey:
-    """Read every image once, in order; what was found of unchanged files on disk is remembered.
+def compute_statistics(splits: dict[str, Split]) -> ContentStatistics:
+    """Read every image once, in order; the result for unchanged files on disk is cached.
 
     Raises:
         BenchError: an image cannot be read.
@@ -46,21 +46,21 @@ def survey(splits: dict[str, Split]) -> Survey:
     key = _files_key(splits)
     if key is None:
         return _read_all(splits)
-    remembered = cache_folder() / "surveys" / f"{key}.json"
-    if not remembered.exists():
-        found = _read_all(splits)
-        remembered.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = remembered.with_suffix(f".{os.getpid()}")
-        unfinished.write_text(json.dumps(asdict(found)), encoding="utf-8")
-        unfinished.replace(remembered)
-    return Survey(**json.loads(remembered.read_text(encoding="utf-8")))
+    cached = cache_folder() / "surveys" / f"{key}.json"
+    if not cached.exists():
+        statistics = _read_all(splits)
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = cached.with_suffix(f".{os.getpid()}")
+        unfinished.write_text(json.dumps(asdict(statistics)), encoding="utf-8")
+        unfinished.replace(cached)
+    return ContentStatistics(**json.loads(cached.read_text(encoding="utf-8")))
 
 
 def _files_key(splits: dict[str, Split]) -> str | None:
-    """Changes with any file's place, size or times, and with its content where that is cheap.
+    """Return a key that changes with any file's path, size or times.
 
-    Pillow's version enters, since decoders do not agree to the last bit. None where images are not
-    in files of their own, or a file is missing.
+    The content of files enters where hashing it is cheap, and Pillow's version, since decoders do
+    not agree to the last bit. None where images are not in files of their own, or one is missing.
     """
     digest = hashlib.sha256(PIL.__version__.encode())
     real_folder = cache(os.path.realpath)  # of a link that was turned elsewhere, another
@@ -85,7 +85,7 @@ def _files_key(splits: dict[str, Split]) -> str | None:
     return digest.hexdigest()
 
 
-def _read_all(splits: dict[str, Split]) -> Survey:
+def _read_all(splits: dict[str, Split]) -> ContentStatistics:
     digest = hashlib.sha256()
     histogram = torch.zeros(splits["train"].images.shape[1], 256, dtype=torch.long)
     for name, split in sorted(splits.items()):
@@ -97,7 +97,7 @@ def _read_all(splits: dict[str, Split]) -> Survey:
                 histogram += channel_histogram(images)
         _add_attribute(digest, split)
     mean, std = channel_moments(histogram)
-    return Survey(digest.hexdigest(), mean, std)
+    return ContentStatistics(digest.hexdigest(), mean, std)
 
 
 def _add_attribute(digest: hashlib._Hash, split: Split) -> None:
@@ -106,13 +106,13 @@ def _add_attribute(digest: hashlib._Hash, split: Split) -> None:
 
 
 def channel_histogram(images: Tensor) -> Tensor:
-    """How often each byte occurs, (c, 256), from (n, c, h, w): exact, unlike a sum of floats."""
+    """Count each byte per channel, (n, c, h, w) -> (c, 256): exact, unlike a sum of floats."""
     channels = images.transpose(0, 1).flatten(1)
     return torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
 
 
 def channel_moments(histogram: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel, in units of 255; 1 for a deviation of 0."""
+    """Compute mean and deviation of each channel, in units of 255; 1 for a deviation of 0."""
     shares = histogram.double() / histogram.sum(1, keepdim=True)
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = shares @ values

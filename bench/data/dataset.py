@@ -1,17 +1,13 @@
-"""A data set as the trainer and the suites see it: splits of bytes, and what to know of them."""
+"""A data set as the trainer and the suites see it: splits of uint8 images, with metadata."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
-
-from bench.data.pictures import Header, Key
-from bench.data.raw import RawSplit
-from routers.errors import RequestError
 
 
 class Images(Protocol):
@@ -22,8 +18,8 @@ class Images(Protocol):
     def __getitem__(self, indices: Tensor, /) -> Tensor: ...
 
 
-class DataShape(Protocol):
-    """What a model must know of a data set; a `Dataset` tells it."""
+class ShapedData(Protocol):
+    """Anything with the shape of a data set that a model needs: a `Dataset` or a `DataShape`."""
 
     @property
     def image_shape(self) -> tuple[int, int, int]: ...
@@ -33,12 +29,12 @@ class DataShape(Protocol):
 
 
 @dataclass(frozen=True)
-class ExpectedData:
-    """A data set that need not be there.
+class DataShape:
+    """The shape of a data set, which need not be on this machine.
 
     Attributes:
         image_shape: (channels, height, width).
-        num_classes: labels.
+        num_classes: number of labels.
         num_samples: images of the training split.
     """
 
@@ -49,7 +45,7 @@ class ExpectedData:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images and their classes.
+    """The images of a split and their classes.
 
     Attributes:
         images: uint8 (n, c, h, w); a tensor in memory, or lazily decoded from files.
@@ -65,7 +61,7 @@ class Split:
         return len(self.labels)
 
     def fetch(self, indices: Tensor) -> Tensor:
-        """The images at `indices` (k,), uint8 (k, c, h, w), on the CPU.
+        """Return the images at `indices` (k,), uint8 (k, c, h, w), on the CPU.
 
         Raises:
             BenchError: a file cannot be read any more.
@@ -73,7 +69,7 @@ class Split:
         return self.images[indices]
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """All images in order: pairs of images, uint8 (b, c, h, w), and labels (b,)."""
+        """Yield all images in order: pairs of images, uint8 (b, c, h, w), and labels (b,)."""
         for indices in torch.arange(len(self)).split(batch_size):
             yield self.fetch(indices), self.labels[indices]
 
@@ -108,7 +104,7 @@ class Dataset:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
+        """The shape (channels, height, width) of each image."""
         _, channels, height, width = self.splits["train"].images.shape
         return channels, height, width
 
@@ -118,47 +114,14 @@ class Dataset:
 
     @property
     def image_size(self) -> int:
-        """Height and width: images are square."""
+        """The height and width of the square images."""
         return self.image_shape[1]
 
 
 def normalise(images: Tensor, dataset: Dataset) -> Tensor:
-    """Bytes (n, c, h, w) to float32 with the training split's channel mean 0 and deviation 1.
+    """Normalise uint8 images (n, c, h, w) by the channel mean and deviation of the training split.
 
-    Works on the device of `images`.
+    Returns float32 on the device of `images`.
     """
     mean, std = (value.to(images.device)[:, None, None] for value in (dataset.mean, dataset.std))
     return (images.to(torch.float32) / 255 - mean) / std
-
-
-def common_shape(
-    splits: Sequence[RawSplit], image_size: int | None, channels: int | None
-) -> tuple[int, int, int]:
-    """(channels, height, width) that all images are to be brought to.
-
-    What is None is taken from the images: one channel where all of them are grey, else three.
-
-    Raises:
-        RequestError: no `image_size`, and the images are not squares of one size; or `channels` is
-            neither 1 nor 3.
-    """
-    if channels not in (None, 1, 3):
-        raise RequestError(f"data.channels is {channels}; images have 1 (grey) or 3 (colour)")
-    if image_size is None or channels is None:
-        found: dict[Header, Key] = {}
-        for split in splits:
-            found = split.headers() | found
-        image_size = image_size or _only_size(found)
-        channels = channels or (1 if all(grey for _, _, grey in found) else 3)
-    return channels, image_size, image_size
-
-
-def _only_size(found: dict[Header, Key]) -> int:
-    sizes = {(width, height): key for (width, height, _), key in found.items()}
-    examples = ", ".join(f"{w} × {h} ({key})" for (w, h), key in list(sizes.items())[:3])
-    if len(sizes) > 1:
-        raise RequestError(f"images are of unequal size: {examples}; set data.image_size")
-    ((width, height),) = sizes
-    if width != height:
-        raise RequestError(f"images are not square: {examples}; set data.image_size")
-    return width

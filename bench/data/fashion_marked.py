@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data.embedded import CLASSES, read_fashion_mnist_mini
+from bench.data.fashion_mnist_mini import CLASSES, read_fashion_mnist_mini
 from bench.data.order import Purpose, random_order
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
@@ -49,7 +49,7 @@ def read_fashion_marked(_folder: Path | None = None) -> RawData:
 
 
 def _marked(split: RawSplit, share: float, number: int) -> RawSplit:
-    """The garments, `share` of each with the mark as its class has it; `number` is the split's."""
+    """Mark garments, a `share` of them as their class is; `number` is that of the split."""
     chosen = split.select(np.flatnonzero(np.isin(split.labels, UNMARKED + MARKED)))
     labels = np.isin(chosen.labels, MARKED).astype(np.int64)
     attribute = 1 - labels

@@ -27,17 +27,17 @@ def check_md5(file: Path, accepted: set[str]) -> None:
     if not file.exists():
         raise RequestError(f"{file.name} is missing in {file.parent}, where its sister files are")
     with file.open("rb") as opened:
-        found = hashlib.file_digest(opened, "md5").hexdigest()
-    if found not in accepted:
+        digest = hashlib.file_digest(opened, "md5").hexdigest()
+    if digest not in accepted:
         raise RequestError(
-            f"{file} is damaged or another file: its MD5 is {found}, not "
+            f"{file} is damaged or another file: its MD5 is {digest}, not "
             f"{' or '.join(sorted(accepted))}; delete it, or put the right one there"
         )
 
 
 @contextmanager
 def downloading(title: str, files: Sequence[str], folder: Path) -> Iterator[None]:
-    """Give up soon where there is no network, and say what to put where.
+    """Time downloads out soon where there is no network, and say which file to put where.
 
     Raises:
         RequestError: whatever went wrong within; it says which file goes where.
@@ -57,7 +57,7 @@ def downloading(title: str, files: Sequence[str], folder: Path) -> Iterator[None
 
 
 def data_folder(folder: Path | None) -> Path:
-    """The given folder; or the environment's BENCH_DATA; or a folder in the user's cache."""
+    """Return the given folder; or the environment's BENCH_DATA; or a folder in the user's cache."""
     if folder is not None:
         return folder
     usual = os.environ.get("BENCH_DATA")
@@ -65,12 +65,12 @@ def data_folder(folder: Path | None) -> Path:
 
 
 def cache_folder() -> Path:
-    """For what can be made again."""
+    """Return the folder for files that can be made again."""
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "moe-router-bench"
 
 
 def expanded(path: str) -> Path:
-    """The path with the user's home folder in the place of `~`.
+    """Return the path with the user's home folder in the place of `~`.
 
     Raises:
         RequestError: there is no such user, or HOME is unset and the system knows no other.
@@ -85,7 +85,7 @@ UNSIGNED_BYTES = 0x08
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """The uint8 array in a gzipped IDX file.
+    """Read the uint8 array in a gzipped IDX file.
 
     Raises:
         RequestError: the file is not a whole gzipped IDX file of unsigned bytes.

@@ -55,7 +55,7 @@ class FoundImages:
                 print(f"warning: {message}", file=sys.stderr)
 
     def examples(self, links: list[str]) -> str:
-        """The first links, each with where it leads, and how many more there are."""
+        """Return the first links, each with where it leads, and how many more there are."""
         shown = ", ".join(f"{link} → {os.path.realpath(link)}" for link in links[:EXAMPLES])
         more = len(links) - EXAMPLES
         return f"{shown} and {more} more" if more > 0 else shown
@@ -170,30 +170,30 @@ def read_imagefolder(folder: Path | None, path: str) -> RawData:
             f"{folders['train']} has too few class folders, {len(classes)}; 2 are needed"
         )
     every = [folder for of_split in by_split.values() for folder in of_split]
-    found = find_images(root, every, _is_readable)
-    found.warn(name)
+    images = find_images(root, every, _is_readable)
+    images.warn(name)
     splits = {
-        split: _split({folder: found.files[folder] for folder in of_split}, classes)
+        split: _split({folder: images.files[folder] for folder in of_split}, classes)
         for split, of_split in by_split.items()
     }
     return RawData(classes, splits, "your own images")
 
 
 def split_folders(name: str, root: Path, names: Mapping[str, tuple[str, ...]]) -> dict[str, Path]:
-    """The folder of each split that has one, by the names that it may have.
+    """Return the folder of each split that has one, by the names that it may have.
 
     Raises:
         RequestError: a split has two.
     """
-    found = {}
+    folders = {}
     for split, possible in names.items():
         there = [root / each for each in possible if (root / each).is_dir()]
         if len(there) > 1:
             both = " and ".join(folder.name for folder in there)
             raise RequestError(f"{name}: {root} has {both}, and each would be {split}; keep one")
         if there:
-            found[split] = there[0]
-    return found
+            folders[split] = there[0]
+    return folders
 
 
 def _warn_of_unread(name: str, root: Path, folders: Mapping[str, Path]) -> None:
@@ -222,7 +222,7 @@ def _is_readable(name: str) -> bool:
 
 @cache
 def _readable() -> set[str]:
-    """The suffixes of the files that Pillow reads."""
+    """Return the suffixes of the files that Pillow reads."""
     return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class Purpose(IntEnum):
-    """The first counter, so that streams for different ends are independent."""
+    """The purpose of random numbers: a first counter that makes their streams independent."""
 
     ORDER = 1
     HOLD_OUT = 2
@@ -32,7 +32,7 @@ class Purpose(IntEnum):
 
 
 def random_bits(purpose: Purpose, *counters: ArrayLike) -> NDArray[np.uint64]:
-    """64 random bits for every combination of counters, which broadcast against each other.
+    """Draw 64 random bits for each combination of counters, which broadcast against each other.
 
     For fixed earlier counters, distinct values of the last one give distinct bits.
     """
@@ -43,13 +43,13 @@ def random_bits(purpose: Purpose, *counters: ArrayLike) -> NDArray[np.uint64]:
 
 
 def random_below(limit: int, purpose: Purpose, *counters: ArrayLike) -> NDArray[np.int64]:
-    """Integers in [0, limit), limit at most 2³¹; the bias is below limit / 2³²."""
+    """Draw integers in [0, limit), limit at most 2³¹; the bias is below limit / 2³²."""
     high = random_bits(purpose, *counters) >> np.uint64(32)
     return ((high * np.uint64(limit)) >> np.uint64(32)).astype(np.int64)
 
 
 def random_order(count: int, purpose: Purpose, *counters: int) -> NDArray[np.int64]:
-    """A permutation of range(count): the order of the bits drawn for each position."""
+    """Draw a permutation of range(count), by the order of the bits drawn for each position."""
     return np.argsort(random_bits(purpose, *counters, np.arange(count)), kind="stable")
 
 
@@ -62,7 +62,7 @@ def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def training_indices(
     num_samples: int, seed: int, step: int, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """The images of one training step.
+    """Return the images of one training step.
 
     Args:
         num_samples: size N of the training split.

@@ -43,7 +43,7 @@ class UnreadableError(RequestError):
 
 
 def open_file(path: Key) -> Image.Image:
-    """The picture in a file; its pixels are read when they are needed."""
+    """Open the picture in a file; its pixels are read when they are needed."""
     return Image.open(str(path))
 
 
@@ -70,11 +70,11 @@ class Pictures:
         return all(isinstance(key, str) for key in self.keys)
 
     def select(self, indices: NDArray[np.int64]) -> Pictures:
-        """The pictures at `indices`, in that order."""
+        """Return the pictures at `indices`, in that order."""
         return Pictures([self.keys[index] for index in indices.tolist()], self.open, self.place)
 
     def map(self, function: Callable[[Image.Image], Result]) -> list[Result]:
-        """`function` of every picture, in order.
+        """Apply `function` to every picture, in order.
 
         Files are read in threads, since decoders let go of the interpreter. What `open` knows by
         number is not: it may lie in one shared file.
@@ -106,16 +106,16 @@ class Pictures:
                 yield from outcomes
 
     def faults(self) -> list[str]:
-        """What is wrong with each picture whose pixels cannot be read."""
+        """Say what is wrong with each picture whose pixels cannot be read."""
         return [fault for _, fault in self._results(_decode) if fault]
 
     def headers(self) -> dict[Header, Key]:
-        """The sizes and kinds that occur, each with the first picture that has it."""
-        found: dict[Header, Key] = {}
+        """Return the sizes and kinds that occur, each with the first picture that has it."""
+        examples: dict[Header, Key] = {}
         headers = self.map(lambda picture: (*picture.size, picture.mode in GREY_MODES))
         for key, header in zip(self.keys, headers, strict=True):
-            found.setdefault(header, key)
-        return found
+            examples.setdefault(header, key)
+        return examples
 
     def _read(self, key: Key, function: Callable[[Image.Image], Result]) -> Outcome[Result]:
         try:
@@ -128,7 +128,7 @@ class Pictures:
 
 @dataclass(frozen=True, eq=False)
 class LazyImages:
-    """Pictures that look like a uint8 tensor (n, c, h, w), of which a batch is decoded at a time.
+    """Pictures with the interface of a uint8 tensor (n, c, h, w), decoded batch by batch.
 
     A picture is scaled (bicubic, antialiased) until its shorter side fits, and the middle is kept.
     """
@@ -154,7 +154,7 @@ class LazyImages:
 
 
 def _decode(picture: Image.Image) -> Image.Image:
-    """The pixels, upright as the picture's EXIF data say, of 8 bits a channel.
+    """Decode a picture to 8 bits a channel, rotated upright by its EXIF data.
 
     Grey pictures of 16 bits keep their upper 8; PIL's own conversion would clip them.
     """

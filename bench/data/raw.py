@@ -1,4 +1,4 @@
-"""What a source of images hands over, before splits are completed and images made of one shape."""
+"""The content of a source of images, before splits are completed and images get one shape."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from routers.errors import RequestError, nearest
 
 @dataclass(frozen=True, eq=False)
 class RawSplit:
-    """Images as they come.
+    """The images of a split as a source returns them.
 
     Attributes:
         images: uint8 (n, h, w), (n, h, w, 1) or (n, h, w, 3) in memory, or pictures in files.
@@ -29,21 +29,21 @@ class RawSplit:
     attribute: NDArray[np.int64] | None = None
 
     def select(self, indices: NDArray[np.int64]) -> RawSplit:
-        """The images at `indices`, in that order."""
+        """Return the images at `indices`, in that order."""
         images = self.images
         chosen = images.select(indices) if isinstance(images, Pictures) else images[indices]
         attribute = None if self.attribute is None else self.attribute[indices]
         return RawSplit(chosen, self.labels[indices], attribute)
 
     def headers(self) -> dict[Header, Key]:
-        """The sizes and kinds of images that occur, each with an example's key."""
+        """Return the sizes and kinds of images that occur, each with an example's key."""
         images = self.images
         if isinstance(images, Pictures):
             return images.headers()
         return {(images.shape[2], images.shape[1], images.shape[3:] != (3,)): 0}
 
     def pictures(self) -> Pictures:
-        """The images as pictures."""
+        """Return the images as pictures."""
         images = self.images
         if isinstance(images, Pictures):
             return images
@@ -52,7 +52,7 @@ class RawSplit:
 
 @dataclass(frozen=True, eq=False)
 class RawData:
-    """A source's whole content.
+    """The whole content of a source.
 
     Attributes:
         classes: names, by label.
@@ -101,10 +101,10 @@ class RawData:
                 f"images have the shape {pixels.shape} and labels {numbers.shape}; "
                 "give one label for each image"
             )
-        given = {"train": train, "val": val, "test": test}
+        by_split = {"train": train, "val": val, "test": test}
         chosen = {
             name: np.asarray(indices, np.int64)
-            for name, indices in given.items()
+            for name, indices in by_split.items()
             if indices is not None
         }
         _refuse_overlap(chosen, len(numbers))
@@ -122,7 +122,7 @@ class RawData:
         return tuple(f"{label}, {value}" for label in self.classes for value in self.attributes)
 
     def stratum(self, split: RawSplit) -> NDArray[np.int64]:
-        """The group of each image, (n,), by its number in `strata`."""
+        """Return the group of each image, (n,), by its number in `strata`."""
         if split.attribute is None:
             return split.labels
         return split.labels * len(self.attributes) + split.attribute
@@ -162,7 +162,7 @@ def refuse_invalid(name: str, raw: object) -> RawData:
     if fault is None:
         assert isinstance(raw, RawData)
         faults = (find(raw) for find in FAULTS)
-        fault = next((found for found in faults if found), None)
+        fault = next((each for each in faults if each), None)
         if fault is None:
             return raw
     raise RequestError(f"data set {name!r}: {fault}")

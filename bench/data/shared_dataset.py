@@ -1,6 +1,6 @@
-"""A data set handed to other processes: loaded and surveyed once, its pixels in a file they map.
+"""Data sets shared between processes: loaded once, their pixels in memory-mapped files.
 
-A worker so starts at once, whatever the size of the data, and all of them share its memory.
+So a worker starts at once, whatever the size of the data, and all workers share its memory.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.config import DataConfig
-from bench.data.dataset import Dataset, ExpectedData
+from bench.data.dataset import Dataset, DataShape
 from bench.data.registry import load_dataset
 from bench.data.tensor_files import write_tensors
 from results.canonical import to_json
@@ -22,20 +22,20 @@ from routers.errors import BenchError
 
 
 @dataclass(frozen=True)
-class HandedDataset:
+class SharedDataset:
     """A data set without its pixels in memory, small enough to be pickled.
 
     Attributes:
-        dataset: with an empty tensor in the place of each that lies in the file; images that are
-            decoded when they are asked for stay as they are.
-        file: the others' pixels, by split.
+        dataset: the data set, with an empty tensor in place of each one in the file; images that
+            are decoded on demand stay as they are.
+        file: the pixels of the other images, by split.
     """
 
     dataset: Dataset
     file: Path
 
     def load(self) -> Dataset:
-        """The whole data set; its pixels are read when they are touched."""
+        """Return the whole data set; its pixels are read on first access."""
         pixels = load_file(self.file)
         splits = {
             name: replace(split, images=pixels[name]) if name in pixels else split
@@ -44,11 +44,11 @@ class HandedDataset:
         return replace(self.dataset, splits=splits)
 
 
-def hand(dataset: Dataset, file: Path) -> HandedDataset:
-    """Write the pixels that are in memory into a file; one that is there holds the same.
+def share(dataset: Dataset, file: Path) -> SharedDataset:
+    """Write the pixels that are in memory into a file, unless it exists.
 
     Args:
-        file: named by the content.
+        file: named by the content, so that an existing one holds the same pixels.
     """
     splits = dataset.splits
     pixels = {
@@ -60,40 +60,40 @@ def hand(dataset: Dataset, file: Path) -> HandedDataset:
         name: replace(split, images=torch.empty(0)) if name in pixels else split
         for name, split in splits.items()
     }
-    return HandedDataset(replace(dataset, splits=empty), file)
+    return SharedDataset(replace(dataset, splits=empty), file)
 
 
 class Datasets:
-    """Loads on the first call, and hands out the same object from then on.
+    """A cache of data sets, each of which is loaded once.
 
     Args:
-        handed: those that another process has loaded already.
+        shared: the data sets that another process has loaded already.
     """
 
-    def __init__(self, handed: Mapping[str, HandedDataset] | None = None) -> None:
-        self._handed = handed or {}
+    def __init__(self, shared: Mapping[str, SharedDataset] | None = None) -> None:
+        self._shared = shared or {}
         self._loaded: dict[str, Dataset] = {}
 
     def get(self, config: DataConfig) -> Dataset:
-        """The data set that a configuration asks for.
+        """Return the data set of a configuration.
 
         Raises:
-            BenchError: it is not there, or not what it should be.
+            BenchError: the data set is missing or invalid.
         """
         key = _key(config)
         if key not in self._loaded:
-            handed = self._handed.get(key)
-            self._loaded[key] = load_dataset(config) if handed is None else handed.load()
+            shared = self._shared.get(key)
+            self._loaded[key] = load_dataset(config) if shared is None else shared.load()
         return self._loaded[key]
 
     def hash_of(self, config: DataConfig) -> str:
-        """The hash of its content; loads it. Errors as of `get`."""
+        """Return the content hash of a data set, which is loaded. Errors as of `get`."""
         return self.get(config).content_hash
 
-    def hand(self, folder: Path) -> dict[str, HandedDataset]:
-        """All that are loaded, for `Datasets` of other processes; their pixels lie in a folder."""
+    def share(self, folder: Path) -> dict[str, SharedDataset]:
+        """Share all loaded data sets with other processes, through files in a folder."""
         return {
-            key: hand(loaded, folder / f"{loaded.content_hash}.safetensors")
+            key: share(loaded, folder / f"{loaded.content_hash}.safetensors")
             for key, loaded in self._loaded.items()
         }
 
@@ -102,38 +102,38 @@ def _key(config: DataConfig) -> str:
     return to_json(config.model_dump(mode="json", exclude={"augment"}))
 
 
-KNOWN = {
-    "celeba": ExpectedData((3, 64, 64), 2, 162_770),
-    "cifar10": ExpectedData((3, 32, 32), 10, 45_000),
-    "cifar100": ExpectedData((3, 32, 32), 100, 45_000),
-    "fashion_mnist": ExpectedData((1, 28, 28), 10, 54_000),
-    "mnist": ExpectedData((1, 28, 28), 10, 54_000),
-    "timm:torch/imagenet": ExpectedData((3, 224, 224), 1000, 1_271_167),
+KNOWN_SHAPES = {
+    "celeba": DataShape((3, 64, 64), 2, 162_770),
+    "cifar10": DataShape((3, 32, 32), 10, 45_000),
+    "cifar100": DataShape((3, 32, 32), 100, 45_000),
+    "fashion_mnist": DataShape((1, 28, 28), 10, 54_000),
+    "mnist": DataShape((1, 28, 28), 10, 54_000),
+    "timm:torch/imagenet": DataShape((3, 224, 224), 1000, 1_271_167),
 }
-"""Data sets that may have to be fetched first. Training images are those left for training.
+"""Shapes of data sets that may have to be downloaded first, with the images left for training.
 
-CelebA and ImageNet have no size of their own: they stand with one that is usual for them.
+CelebA and ImageNet have images of any size; the usual one is given.
 """
 
 
-def load_or_expect(config: DataConfig, datasets: Datasets) -> tuple[ExpectedData, Dataset | None]:
-    """The data set and its shape; the shape alone where a known data set is not here.
+def load_with_shape(config: DataConfig, datasets: Datasets) -> tuple[DataShape, Dataset | None]:
+    """Load a data set; returns its shape alone where a well-known data set is missing.
 
     Raises:
-        BenchError: it is not here, and nothing is known of it.
+        BenchError: the data set is missing, and its shape is not known.
     """
     try:
         dataset = datasets.get(config)
     except BenchError:
-        if config.name not in KNOWN:
+        if config.name not in KNOWN_SHAPES:
             raise
-        return _brought_to(KNOWN[config.name], config), None
+        return _brought_to(KNOWN_SHAPES[config.name], config), None
     shape, classes = dataset.image_shape, dataset.num_classes
-    return ExpectedData(shape, classes, len(dataset.splits["train"])), dataset
+    return DataShape(shape, classes, len(dataset.splits["train"])), dataset
 
 
-def _brought_to(known: ExpectedData, config: DataConfig) -> ExpectedData:
+def _brought_to(known: DataShape, config: DataConfig) -> DataShape:
     channels, height, width = known.image_shape
     size = config.image_size
     shape = (config.channels or channels, size or height, size or width)
-    return ExpectedData(shape, known.num_classes, known.num_samples)
+    return DataShape(shape, known.num_classes, known.num_samples)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data.content_statistics import survey
-from bench.data.dataset import Dataset, Images, Split, common_shape
+from bench.data.content_statistics import compute_statistics
+from bench.data.dataset import Dataset, Images, Split
 from bench.data.order import Purpose, random_order
-from bench.data.pictures import LazyImages, Pictures, UnreadableError
+from bench.data.pictures import Header, Key, LazyImages, Pictures, UnreadableError
 from bench.data.raw import RawData, RawSplit
 from results.text import readable
 from routers.errors import RequestError
@@ -61,24 +62,24 @@ MEMORY_LIMIT = 2 * 2**30
 def assemble(
     name: str, raw: RawData, image_size: int | None = None, channels: int | None = None
 ) -> Dataset:
-    """The data set that a source's content makes.
+    """Assemble a data set from the content of a source: complete splits, images of one shape.
 
     Args:
-        name: by which it was asked for.
-        raw: its content.
+        name: the requested name.
+        raw: the content of the source.
         image_size: height and width to scale images to; None keeps them.
         channels: 1 or 3; None keeps them, and takes 3 where only some images are in colour.
 
     Raises:
         RequestError: an empty class, one too small to split, or images of unequal size.
-        UnreadableError: images cannot be read; all of them are counted.
+        UnreadableError: images cannot be read; the message counts them.
     """
     raw_splits = _complete(raw)
     for split_name, split in raw_splits.items():
         _refuse_empty_class(name, split_name, raw.stratum(split), raw.strata)
     try:
         splits = _of_one_shape(raw_splits, image_size, channels)
-        found = survey(splits)
+        statistics = compute_statistics(splits)
     except UnreadableError:
         pictures = (split.pictures() for split in raw_splits.values())
         raise UnreadableError([fault for some in pictures for fault in some.faults()]) from None
@@ -86,9 +87,9 @@ def assemble(
         name,
         tuple(map(readable, raw.classes)),
         splits,
-        torch.tensor(found.mean),
-        torch.tensor(found.std),
-        found.content_hash,
+        torch.tensor(statistics.mean),
+        torch.tensor(statistics.std),
+        statistics.content_hash,
         raw.licence,
         raw.attributes,
     )
@@ -127,6 +128,39 @@ def _of_one_shape(
         )
         for name, split in raw_splits.items()
     }
+
+
+def common_shape(
+    splits: Sequence[RawSplit], image_size: int | None, channels: int | None
+) -> tuple[int, int, int]:
+    """Choose the shape (channels, height, width) of all images.
+
+    What is None is taken from the images: one channel where all of them are grey, else three.
+
+    Raises:
+        RequestError: no `image_size`, and the images are not squares of one size; or `channels` is
+            neither 1 nor 3.
+    """
+    if channels not in (None, 1, 3):
+        raise RequestError(f"data.channels is {channels}; images have 1 (grey) or 3 (colour)")
+    if image_size is None or channels is None:
+        headers: dict[Header, Key] = {}
+        for split in splits:
+            headers = split.headers() | headers
+        image_size = image_size or _only_size(headers)
+        channels = channels or (1 if all(grey for _, _, grey in headers) else 3)
+    return channels, image_size, image_size
+
+
+def _only_size(headers: dict[Header, Key]) -> int:
+    sizes = {(width, height): key for (width, height, _), key in headers.items()}
+    examples = ", ".join(f"{w} × {h} ({key})" for (w, h), key in list(sizes.items())[:3])
+    if len(sizes) > 1:
+        raise RequestError(f"images are of unequal size: {examples}; set data.image_size")
+    ((width, height),) = sizes
+    if width != height:
+        raise RequestError(f"images are not square: {examples}; set data.image_size")
+    return width
 
 
 def _whole_numbers(values: NDArray[np.int64]) -> Tensor:

@@ -22,7 +22,7 @@ def save_weights(model: nn.Module, path: Path) -> str:
 
 
 def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
-    """Put saved weights into a model of the same shape.
+    """Load saved weights into a model of the same shape.
 
     Raises:
         BenchError: the file is missing, is not the one that was hashed, or is of another model.
@@ -54,17 +54,17 @@ def write_tensors(
 
 
 def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Named tensors of a file, on the CPU.
+    """Read the named tensors of a file, on the CPU.
 
     Raises:
         BenchError: the file is missing, or its SHA-256 is another.
     """
     if not path.is_file():
         raise BenchError(f"checkpoint {path} is missing; train the trial again")
-    found = file_sha256(path)
-    if found != sha256:
+    digest = file_sha256(path)
+    if digest != sha256:
         raise BenchError(
-            f"checkpoint {path} is damaged or was replaced: its SHA-256 is {found}, and it was "
+            f"checkpoint {path} is damaged or was replaced: its SHA-256 is {digest}, and it was "
             f"written as {sha256}; delete it and train the trial again"
         )
     try:
@@ -74,14 +74,14 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's content in hexadecimal."""
+    """Hash a file's content (SHA-256 in hexadecimal)."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A path to write to; when the block ends well, that file is durably put in `path`'s place.
+    """Yield a path to write to; when the block succeeds, that file durably replaces `path`.
 
     Whoever reads `path` finds the old content or the new one, whenever the machine stops.
     """

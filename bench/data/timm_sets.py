@@ -43,18 +43,18 @@ def read_timm(folder: Path | None, name: str) -> RawData:
     """
     prefix, separator, _ = name.lower().partition("/")
     if not separator:
-        found = _folders(name, folder)
+        datasets = _folders(name, folder)
     elif prefix == "torch":
         root, download = data_folder(folder), name.lower() in TRAIN_AND_TEST
         second = {"test": "test"} if download else {"val": "validation"}
-        found = {
+        datasets = {
             split: _create(name, root, split=theirs, download=download)
             for split, theirs in ({"train": "train"} | second).items()
         }
     else:
-        found = _prefixed(name, folder)
-    names = {split: _class_names(dataset) for split, dataset in found.items()}
-    raw = {split: _read(f"timm:{name}", dataset) for split, dataset in found.items()}
+        datasets = _prefixed(name, folder)
+    names = {split: _class_names(dataset) for split, dataset in datasets.items()}
+    raw = {split: _read(f"timm:{name}", dataset) for split, dataset in datasets.items()}
     count = int(raw["train"].labels.max()) + 1
     classes = tuple(names["train"].get(label, str(label)) for label in range(count))
     splits = {split: _renumber(part, names[split], classes) for split, part in raw.items()}
@@ -62,7 +62,7 @@ def read_timm(folder: Path | None, name: str) -> RawData:
 
 
 def _folders(name: str, root: Path | None) -> dict[str, Any]:
-    """timm takes the whole root for a split that has no folder; here such a split is not there."""
+    """Open each split that has a folder; timm would take the whole root for one that has none."""
     from timm.data.readers.img_extensions import is_img_extension
 
     if root is None or not root.exists():
@@ -83,24 +83,24 @@ def _folders(name: str, root: Path | None) -> dict[str, Any]:
             "remove them, or use imagefolder:PATH, which does not follow them"
         )
     images.warn(f"timm:{name}")
-    found = {split: _create(name, folder, search_split=False) for split, folder in parts.items()}
+    datasets = {split: _create(name, folder, search_split=False) for split, folder in parts.items()}
     for split, folder in parts.items():
         once = set(images.files[folder])
-        reader = found[split].reader
+        reader = datasets[split].reader
         reader.samples = [sample for sample in reader.samples if sample[0] in once]
-    return found
+    return datasets
 
 
 def _prefixed(name: str, root: Path | None) -> dict[str, Any]:
-    found = {"train": _create(name, root, split="train")}
+    datasets = {"train": _create(name, root, split="train")}
     for split, theirs in (("val", "validation"), ("test", "test")):
         try:
-            found[split] = _create(name, root, split=theirs)
+            datasets[split] = _create(name, root, split=theirs)
         except RequestError as error:
             # The libraries that timm asks have no type for a split that is not there.
             if theirs not in str(error):
                 raise
-    return found
+    return datasets
 
 
 def _create(name: str, root: Path | None, **options: Any) -> Any:
@@ -153,19 +153,19 @@ def _open(reader: Any, index: int) -> Image.Image:
 
 
 def _picture(image: Any) -> Image.Image:
-    """What a reader gave: a picture, or a file that holds one."""
+    """Open what a reader returned: a picture, or a file that holds one."""
     return image if isinstance(image, Image.Image) else Image.open(image)
 
 
 def _labels(name: str, labels: Iterable[Any]) -> np.ndarray:
-    found = np.array(list(labels))
-    if found.ndim != 1 or found.dtype.kind not in "iu" or (len(found) and found.min() < 0):
+    numbers = np.array(list(labels))
+    if numbers.ndim != 1 or numbers.dtype.kind not in "iu" or (len(numbers) and numbers.min() < 0):
         raise RequestError(f"{name} does not label every image with one class number")
-    return found.astype(np.int64)
+    return numbers.astype(np.int64)
 
 
 def _renumber(split: RawSplit, names: dict[int, str], classes: tuple[str, ...]) -> RawSplit:
-    """Splits that were read apart may number their classes apart: the names decide."""
+    """Renumber labels by class name, since each split may have numbers of its own."""
     numbers = {name: label for label, name in enumerate(classes)}
     labels = [names.get(label, str(label)) for label in split.labels.tolist()]
     unknown = sorted(set(labels) - set(numbers))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10, MNIST
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-# Debian has compressed the same files anew.
+# Debian compresses the same files again.
 DEBIAN_MD5 = {
     "train-images-idx3-ubyte.gz": "cf8536b0aa1a6ac5fa3f23001093305c",
     "train-labels-idx1-ubyte.gz": "10bea18fdb374794d4bb42e356e600c9",
@@ -57,11 +57,11 @@ def read_cifar100(folder: Path | None) -> RawData:
     return _read_cifar(CIFAR100, folder)
 
 
-def _read_mnist_like(source: type[MNIST], given: Path | None, licence: str) -> RawData:
-    root = data_folder(given)
+def _read_mnist_like(source: type[MNIST], data_dir: Path | None, licence: str) -> RawData:
+    root = data_folder(data_dir)
     downloaded = root / source.__name__ / "raw"
     candidates = [root, root / "raw", downloaded]
-    if source.__name__ == "FashionMNIST" and given is None:
+    if source.__name__ == "FashionMNIST" and data_dir is None:
         candidates.append(DEBIAN_FASHION_MNIST)
     names = [name for name, _ in source.resources]
     begun = (c for c in candidates if any((c / name).exists() for name in names))
@@ -83,8 +83,8 @@ def _read_mnist_like(source: type[MNIST], given: Path | None, licence: str) -> R
     return RawData(tuple(source.classes), splits, licence)
 
 
-def _read_cifar(source: type[CIFAR10], given: Path | None) -> RawData:
-    root = data_folder(given)
+def _read_cifar(source: type[CIFAR10], data_dir: Path | None) -> RawData:
+    root = data_folder(data_dir)
     if root.name == source.base_folder:
         root = root.parent
     folder = root / source.base_folder

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from pebble import ProcessExpired, ProcessFuture
 
 from bench.config import TrialSpec
-from bench.data import HandedDataset
+from bench.data import SharedDataset
 from bench.execute.context import RunContext
 from bench.execute.devices import StoppedWaiting
 from bench.execute.events import OnEvent, Waiting
@@ -98,7 +98,7 @@ class ProcessExecutor:
         self,
         slots: tuple[str, ...],
         context: RunContext,
-        datasets: Mapping[str, HandedDataset],
+        datasets: Mapping[str, SharedDataset],
         timeout: float | None,
     ) -> None:
         self.slots = slots

@@ -139,7 +139,7 @@ class Runner:
         fork_server()  # it loads while this process goes on
         from bench.execute.processes import ProcessExecutor  # with all that a worker needs
 
-        datasets = self._datasets.hand(self.context.home / "data")
+        datasets = self._datasets.share(self.context.home / "data")
         return ProcessExecutor(self.slots, self.context, datasets, self._options.timeout)
 
     @contextmanager

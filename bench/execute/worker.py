@@ -11,7 +11,7 @@ from types import FrameType
 
 import suites  # noqa: F401
 from bench.config import TrialSpec
-from bench.data import Datasets, HandedDataset
+from bench.data import Datasets, SharedDataset
 from bench.execute.context import JobContext, RunContext, begin_process, log
 from bench.execute.devices import CPU
 from bench.execute.events import Ended, Event, Measured, Measuring, Opened, Progress, Started
@@ -25,7 +25,7 @@ from results import open_store
 def work(
     assignment: Assignment,
     run: RunContext,
-    datasets: Mapping[str, HandedDataset],
+    datasets: Mapping[str, SharedDataset],
     events: Connection,
 ) -> Result:
     """Do one job; send this process's number through `events`, then what happens.
@@ -60,7 +60,7 @@ def work(
 
 
 def rehearse_in_worker(
-    spec: TrialSpec, run: RunContext, datasets: Mapping[str, HandedDataset]
+    spec: TrialSpec, run: RunContext, datasets: Mapping[str, SharedDataset]
 ) -> None:
     """Rehearse a training, see `rehearse`, on the CPU of a process of its own."""
     device = begin_process(Path(run.home, "logs", "rehearsals.log"), CPU, run.plugins)

@@ -1,4 +1,4 @@
-"""Measuring: what suites are handed, and one suite at work on it."""
+"""Measuring: the subjects of suites, and a suite's run on one of them."""
 
 from bench.measure.run_suites import run_suite
 from bench.measure.subjects import LayerOfTrial, TrainedTrial

@@ -16,7 +16,7 @@ from suites import Array, Metric, build_suite
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """What a suite found, or why it found nothing.
+    """The results of a suite, or the reason why it has none.
 
     Attributes:
         error: why it was skipped or failed, in one line.
@@ -33,7 +33,7 @@ class SuiteResult:
 
 
 def run_suite(name: str, options: Mapping[str, Any], subject: Callable[[], Any]) -> SuiteResult:
-    """Put a subject through a suite; an error of either becomes its result.
+    """Measure a subject by a suite; an error of either becomes its result.
 
     Args:
         subject: makes what the suite measures.
@@ -43,15 +43,17 @@ def run_suite(name: str, options: Mapping[str, Any], subject: Callable[[], Any])
         suite, measured = build_suite(name, **options), subject()
         if reason := suite.applies_to(measured):
             return SuiteResult(MeasurementStatus.SKIPPED, time.perf_counter() - start, reason)
-        found = list(suite.measure(measured))
+        measured_values = list(suite.measure(measured))
     except (Exception, SystemExit) as error:
         seconds, trace = time.perf_counter() - start, traceback.format_exc()
         return SuiteResult(MeasurementStatus.FAILED, seconds, describe(error), trace)
     return SuiteResult(
         MeasurementStatus.DONE,
         time.perf_counter() - start,
-        metrics=tuple(results.Metric(**asdict(each)) for each in found if isinstance(each, Metric)),
-        arrays=tuple(_array(each) for each in found if isinstance(each, Array)),
+        metrics=tuple(
+            results.Metric(**asdict(each)) for each in measured_values if isinstance(each, Metric)
+        ),
+        arrays=tuple(_array(each) for each in measured_values if isinstance(each, Array)),
     )
 
 

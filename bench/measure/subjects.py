@@ -1,18 +1,17 @@
-"""What suites are handed: a training's outcome, or ways to build a bare layer."""
+"""The subjects that suites measure: a trained trial, or ways to build a bare layer."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
-from bench.compute import count_flops, model_facts
+from bench.compute import count_flops, model_stats
 from bench.config import DENSE, Options, RouterConfig, TrialSpec
-from bench.data import Dataset, DataShape, load_weights
+from bench.data import Dataset, ShapedData, load_weights
 from bench.model import (
     EXPERTS,
     MoELayer,
@@ -24,6 +23,7 @@ from bench.model import (
     moe_layers,
     moe_seed,
     reweighted,
+    seeded,
     site_of,
     trial_model,
     widen,
@@ -34,7 +34,7 @@ from suites.support.subject import HistoryPoint, Observed
 
 
 class TrainedTrial:
-    """A finished training, as `suites.support.subject.TrialSubject` wants it.
+    """A finished training as a `suites.support.subject.TrialSubject`.
 
     Args:
         spec: the trial.
@@ -57,7 +57,7 @@ class TrainedTrial:
 
     @cached_property
     def model(self) -> nn.Module:
-        """With its final weights.
+        """The model with its final weights, in eval mode.
 
         Raises:
             BenchError: the training did not end, or its checkpoint is not as it was written.
@@ -68,7 +68,7 @@ class TrainedTrial:
         return self.load(final)
 
     def load(self, saved: SavedSnapshot) -> nn.Module:
-        """The model with the weights of a snapshot, in eval mode, on `device`."""
+        """Load the model with the weights of a snapshot, in eval mode, on `device`."""
         model = trial_model(self._spec, self._dataset)
         load_weights(model, self._outcome.folder / saved.file, saved.sha256)
         return model.to(self.device).eval()
@@ -76,7 +76,7 @@ class TrainedTrial:
     def run(
         self, model: nn.Module, split: str, batch_size: int | None = None
     ) -> Iterator[Observed]:
-        """The model on every image of a split, in batches as in training where not said."""
+        """Run the model on every image of a split, by default in batches of the training's size."""
         return observe(
             model,
             self._dataset,
@@ -87,11 +87,11 @@ class TrainedTrial:
         )
 
     def attribute(self, split: str) -> Tensor | None:
-        """(n,) long: the protected attribute's value of each image of a split, in order."""
+        """Return (n,) long: the protected attribute's value of each image of a split, in order."""
         return self._dataset.splits[split].attribute
 
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
-        """Logits of normalised images, with experts reweighted by the MoE layer's index."""
+        """Compute logits of normalised images, with experts reweighted by the MoE layer's index."""
         layers = list(moe_layers(model).values())
         on_device = {index: values.to(self.device) for index, values in factors.items()}
         precision = self._spec.train.precision
@@ -105,8 +105,8 @@ class TrainedTrial:
         return logits.float()
 
     @cached_property
-    def facts(self) -> dict[str, float]:
-        """Single numbers: what the training spent, and the model's (see `model_facts`)."""
+    def stats(self) -> dict[str, float]:
+        """Single numbers on the compute of the training, and the model's (see `model_stats`)."""
         outcome = self._outcome
         return {
             "steps": float(outcome.steps),
@@ -117,13 +117,13 @@ class TrainedTrial:
             "budget_error": outcome.budget_error,
             "within_tolerance": float(outcome.within_tolerance),
             "train_seconds": outcome.seconds,
-            **model_facts(self.model, next(self.run(self.model, "val"))),
+            **model_stats(self.model, next(self.run(self.model, "val"))),
         }
 
 
 @dataclass(frozen=True)
 class StoredSnapshot:
-    """A snapshot on disk, as `suites.support.subject.Snapshot` wants it."""
+    """A snapshot on disk as a `suites.support.subject.Snapshot`."""
 
     trial: TrainedTrial
     saved: SavedSnapshot
@@ -141,7 +141,7 @@ class StoredSnapshot:
         return self.saved.seconds
 
     def load(self) -> nn.Module:
-        """The model with these weights, in eval mode, on the subject's device."""
+        """Load the model with these weights, in eval mode, on the subject's device."""
         return self.trial.load(self.saved)
 
 
@@ -154,7 +154,7 @@ class LayerOfTrial:
         device: where everything is built.
     """
 
-    def __init__(self, spec: TrialSpec, data: DataShape, device: torch.device) -> None:
+    def __init__(self, spec: TrialSpec, data: ShapedData, device: torch.device) -> None:
         self._spec, self._data = spec, data
         self.device = device
         self.router_name = spec.router.name
@@ -166,9 +166,9 @@ class LayerOfTrial:
         self.replaces_mlps = isinstance(replaced, ReplacedMLP)
 
     def layer(self, batch: int, tokens: int, dim: int, hidden: int, num_experts: int) -> nn.Module:
-        """The router's MoE layer, or the baseline's MLP: (batch, tokens, dim) to the same."""
+        """Build the router's MoE layer, or the baseline's MLP: (batch, tokens, dim) to the same."""
         seed = moe_seed(self._spec.seed, self._spec.twin)
-        with _seeded(seed):
+        with seeded(seed):
             router = self._spec.router
             target = ROUTERS.get(router.name).target
             if issubclass(target, Baseline):
@@ -203,13 +203,13 @@ class LayerOfTrial:
             return MoELayer(gate, experts, groups).to(self.device)
 
     def mlp(self, dim: int, hidden: int) -> nn.Module:
-        """A dense MLP of the same kind as one expert: (…, dim) to the same."""
+        """Build a dense MLP of the same kind as one expert: (…, dim) to the same."""
         from timm.layers.mlp import Mlp
 
         return Mlp(dim, hidden).to(self.device)
 
     def dense_rows(self, layer: nn.Module, mlp: nn.Module, x: Tensor) -> int:
-        """Rows on which `mlp` runs the FLOPs of a layer's experts; of a baseline, all its FLOPs."""
+        """Return the rows on which `mlp` runs the FLOPs of a layer's experts, or a baseline's."""
         if isinstance(layer, MoELayer):
             with torch.no_grad(), forward_pass(layer) as routings:
                 layer(x)
@@ -218,24 +218,26 @@ class LayerOfTrial:
         return round(ratio * x.shape[:-1].numel())
 
     def model(self) -> nn.Module:
-        """The whole model, untrained: (n, c, h, w) to (n, classes)."""
+        """Build the whole model, untrained: (n, c, h, w) to (n, classes)."""
         return trial_model(self._spec, self._data).to(self.device)
 
     def dense_model(self) -> nn.Module:
-        """The same model without MoE layers, untrained."""
+        """Build the model without MoE layers, untrained."""
         return trial_model(self._spec, self._data, router=DENSE).to(self.device)
 
     def _options_without_width(self) -> Options:
-        """A width that was found is that of the model's layers, which may be of another shape."""
+        """Return the experts' options without a width solved for the model's own layers."""
         experts = self._spec.experts
         width = EXPERTS.get(experts.name).target.width
-        found = {width} if f"experts.options.{width}" in self._spec.found else set()
+        solved = {width} if f"experts.options.{width}" in self._spec.found else set()
         return {
-            name: value for name, value in experts.options.items() if name not in {"hidden", *found}
+            name: value
+            for name, value in experts.options.items()
+            if name not in {"hidden", *solved}
         }
 
     def _replaced(self) -> tuple[Replaced, int]:
-        """What the model's first MoE layer stands in for, and tokens of an image there.
+        """Return what the model's first MoE layer replaces, and the tokens of an image there.
 
         Read off a model with a router that takes any shape, since baselines have no such layer.
         """
@@ -245,11 +247,3 @@ class LayerOfTrial:
         layer = next(iter(moe_layers(built).values()))
         assert layer.router.tokens is not None  # groups are images
         return layer.experts.replaced, layer.router.tokens
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """Initial weights from `seed`; torch's own generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        yield

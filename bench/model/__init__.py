@@ -1,6 +1,6 @@
 """Models: the MoE layer, the experts behind its slots, and timm models made of them."""
 
-from bench.model.backbone import moefy, site_of, widen
+from bench.model.backbone import moefy, seeded, site_of, widen
 from bench.model.build import build_model, moe_seed, trial_model
 from bench.model.classifier import image_classifier
 from bench.model.derive import TRANSFORMS, starting_model
@@ -62,6 +62,7 @@ __all__ = [
     "register_experts",
     "reweighted",
     "search_folders",
+    "seeded",
     "site_of",
     "starting_model",
     "trial_model",

@@ -55,7 +55,7 @@ def moefy(
     make_router = router if callable(router) else _by_name(router)
     passes = ModelPasses()
     replaced = {name: replaced_by(module) for name, module in places.items()}
-    with _seeded(seed):
+    with seeded(seed):
         # All experts before all routers: so they start alike whatever the router.
         behind = {
             name: build_experts(
@@ -92,7 +92,7 @@ def widen(
 
     Args: see `moefy`.
     """
-    with _seeded(seed):
+    with seeded(seed):
         for mlp in places_of(model, layers).values():
             old = replaced_by(mlp)
             if not isinstance(old, ReplacedMLP):
@@ -122,7 +122,7 @@ def _widen(mlp: nn.Module, old: ReplacedMLP, parameters: int) -> None:
 
 
 def site_of(experts: Experts) -> Site:
-    """What a router is told of the layer that it will stand in."""
+    """Describe the layer to the router that will stand in it."""
     shape = experts.replaced.token_shape
     return Site(shape if len(shape) > 1 else None, experts.level_sizes, experts.hidden_width)
 
@@ -136,7 +136,7 @@ def dense_model(
     options: dict[str, Any],
     weights: str | None = None,
 ) -> nn.Module:
-    """A timm model by name, with random weights drawn from `seed`, or with those of a file.
+    """Build a timm model by name, with random weights drawn from `seed`, or with those of a file.
 
     Raises:
         RequestError: timm has no such model, the model takes no such option, or the file does not
@@ -147,17 +147,17 @@ def dense_model(
     require_model(name)
     wanted = {"in_chans": in_chans, "num_classes": num_classes, **options}
     if weights:
-        with _seeded(seed):
+        with seeded(seed):
             return _loaded(name, wanted, weights)
     try:
-        with _seeded(seed):
+        with seeded(seed):
             return timm.create_model(name, **wanted)
     except (TypeError, AssertionError, ValueError) as error:
         raise RequestError(f"timm's {name!r} refuses model.options = {options}: {error}") from error
 
 
 def _loaded(name: str, wanted: dict[str, Any], file: str) -> nn.Module:
-    """The model with the weights of a file, adapted to the channels and classes that are wanted."""
+    """Build the model with the weights of a file, adapted to its channels and classes."""
     from bench.model.timm_models import timm
 
     tensors = read_pretrained(file)
@@ -179,15 +179,15 @@ def _by_name(name: str) -> Callable[..., Router]:
 
 
 def _group_tokens(groups: Groups, per_image: int) -> int | None:
-    """Tokens in a group where that is known before the batch is."""
+    """Return the tokens in a group; None where they depend on the batch."""
     if groups == "image":
         return per_image
     return None if groups == "batch" else int(groups)
 
 
 @contextmanager
-def _seeded(seed: int | None) -> Iterator[None]:
-    """Draw from `seed` inside, and leave torch's generator as it was; None does nothing."""
+def seeded(seed: int | None) -> Iterator[None]:
+    """Draw random numbers from `seed`, then restore torch's generator; None does nothing."""
     if seed is None:
         yield
         return

@@ -1,23 +1,23 @@
-"""The model of a trial, from its description."""
+"""The model of a trial, built from its description."""
 
 from __future__ import annotations
 
 from torch import nn
 
 from bench.config import ExpertsConfig, ModelConfig, RouterConfig, TrialSpec
-from bench.data import DataShape, Purpose, random_bits
+from bench.data import Purpose, ShapedData, random_bits
 from bench.model.backbone import dense_model, moefy, widen
 from bench.model.layers import tokens_of
 from routers import ROUTERS, Baseline
 
 
-def moe_seed(seed: int, twin: int = 0) -> int:
-    """What the weights of a trial's MoE layers are drawn from; all else is drawn from its seed.
+def moe_seed(seed: int, aa_replicate: int = 0) -> int:
+    """Return the seed of the weights of a trial's MoE layers, apart from the seed of all others.
 
-    So the rest of the model starts alike whatever the router, and alike in twins.
+    So the rest of the model has the same initial weights whatever the router, also in an A/A pair.
     """
-    # A hash, since torch's generators of a CPU look at the lowest 32 bits alone.
-    return int(random_bits(Purpose.MOE_WEIGHTS, seed, twin)[0])
+    # A hash, since torch's CPU generator uses the lowest 32 bits of a seed alone.
+    return int(random_bits(Purpose.MOE_WEIGHTS, seed, aa_replicate)[0])
 
 
 def build_model(
@@ -28,10 +28,10 @@ def build_model(
     in_chans: int,
     num_classes: int,
     seed: int,
-    twin: int = 0,
+    aa_replicate: int = 0,
     input_size: tuple[int, int] | None = None,
 ) -> nn.Module:
-    """A timm model with MoE layers, or a dense one where the router is a baseline.
+    """Build a timm model with MoE layers, or a dense one where the router is a baseline.
 
     Args:
         model: the timm model, and which of its blocks become MoE layers.
@@ -40,7 +40,7 @@ def build_model(
         in_chans: channels of an image.
         num_classes: outputs.
         seed: of the weights; those of the MoE layers come from a stream of their own.
-        twin: see `TrialSpec`.
+        aa_replicate: see `TrialSpec`.
         input_size: height and width of an image; the model's own where None.
 
     Returns:
@@ -68,7 +68,7 @@ def build_model(
                 experts=experts.name,
                 num_experts=experts.num_experts,
                 experts_options=dict(experts.options),
-                seed=moe_seed(seed, twin),
+                seed=moe_seed(seed, aa_replicate),
             )
         return net
     return moefy(
@@ -81,19 +81,19 @@ def build_model(
         router_options=dict(router.options),
         experts_options=dict(experts.options),
         input_size=image,
-        seed=moe_seed(seed, twin),
+        seed=moe_seed(seed, aa_replicate),
     )
 
 
 def trial_model(
-    spec: TrialSpec, data: DataShape, *, router: RouterConfig | None = None
+    spec: TrialSpec, data: ShapedData, *, router: RouterConfig | None = None
 ) -> nn.Module:
-    """The model with its initial weights, on torch's default device.
+    """Build a trial's model with its initial weights, on torch's default device.
 
     Args:
         spec: the trial.
-        data: what it is trained on.
-        router: one in place of the trial's own.
+        data: the shape of its data.
+        router: a router in place of the trial's own.
     """
     channels, *size = data.image_shape
     return build_model(
@@ -103,6 +103,6 @@ def trial_model(
         in_chans=channels,
         num_classes=data.num_classes,
         seed=spec.seed,
-        twin=spec.twin,
+        aa_replicate=spec.twin,
         input_size=(size[0], size[1]),
     )

@@ -18,7 +18,7 @@ SMALLEST = 1e-30
 
 
 def feature_sizes(image_shape: Sequence[int], channels: int, widths: Sequence[int]) -> list[int]:
-    """Widths along the fully connected layers, the first being what they read of the image."""
+    """Return the widths along the fully connected layers, from that of the image's features."""
     image_channels, height, width = image_shape
     if not channels:
         return [image_channels * height * width, *widths]
@@ -26,7 +26,7 @@ def feature_sizes(image_shape: Sequence[int], channels: int, widths: Sequence[in
 
 
 class ImageNetwork(nn.Module):
-    """Images to class probabilities: (n, c, h, w) -> (n, classes).
+    """A network from images to class probabilities: (n, c, h, w) -> (n, classes).
 
     A 3 × 3 convolution without padding, ReLU, 2 × 2 maximum; then fully connected layers with
     ReLU; then a softmax. The defaults are an expert of 2302.14703 for MNIST.
@@ -60,7 +60,7 @@ class ImageNetwork(nn.Module):
 
 
 class ImageClassifier(nn.Module):
-    """Logarithms of the class probabilities of a network, or of a mixture of networks.
+    """A classifier whose logits are the log-probabilities of a network or a mixture of networks.
 
     Experts mix probabilities, not logits: the likelihood of a mixture is the mixture of the
     likelihoods (Jacobs et al. 1991).
@@ -85,7 +85,7 @@ def image_classifier(
     hidden: Sequence[int] = (5, 32),
     **timm_options: Any,
 ) -> ImageClassifier:
-    """A small network on whole images.
+    """Build a small network on whole images.
 
     Args:
         pretrained: there are no weights to be had.

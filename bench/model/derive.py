@@ -1,4 +1,4 @@
-"""The model that a training starts from, and the registry of ways to make it of a trained one."""
+"""The model that a training starts from, and the transforms that make it from a trained one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from bench.config import TrialSpec
-from bench.data import DataShape
+from bench.data import ShapedData
 from bench.model.build import trial_model
 from routers import Router
 from routers.errors import BenchError, RequestError
@@ -21,12 +21,12 @@ and freeze (`requires_grad_(False)`) what is not to be trained."""
 register_transform = TRANSFORMS.register
 
 
-def starting_model(spec: TrialSpec, data: DataShape, parent: nn.Module | None) -> nn.Module:
-    """The model before the first step of its training, on torch's default device.
+def starting_model(spec: TrialSpec, data: ShapedData, parent: nn.Module | None) -> nn.Module:
+    """Build the model before the first step of its training, on torch's default device.
 
     Args:
         spec: the trial.
-        data: what it is trained on.
+        data: the shape of its data.
         parent: the model of `spec.parent`, trained; None where the trial is not derived.
 
     Raises:
@@ -43,16 +43,15 @@ def starting_model(spec: TrialSpec, data: DataShape, parent: nn.Module | None) -
 
 @register_transform("distill", source="arXiv 2302.14703")
 def distill(parent: nn.Module, child: nn.Module) -> None:
-    """Take over what the parent has; then only the gates learn.
+    """Copy the parent's weights; then train the gates alone.
 
-    A gate that is expensive, or that reads what must run first, so leaves its experts to a plain
-    one, which starts from the other's body where both have the same.
+    So an expensive gate can leave its trained experts to a plain gate.
 
     Raises:
         RequestError: something but the gates has no counterpart by name and shape, or no gate of
             the child learns.
     """
-    taken, routers = _hand_over(parent, child), _routers(child)
+    taken, routers = _copy_shared(parent, child), _routers(child)
     learning = [p for router in routers for p in router.parameters() if p.requires_grad]
     child.requires_grad_(False)
     if not learning:
@@ -67,15 +66,15 @@ def distill(parent: nn.Module, child: nn.Module) -> None:
 
 @register_transform("fine_tune")
 def fine_tune(parent: nn.Module, child: nn.Module) -> None:
-    """Take over what the parent has; train everything.
+    """Copy the parent's weights; then train everything.
 
-    The gates and the last layer may be new: other routers and other classes are what one tunes to.
+    The gates and the last layer may be new, for another router or other classes.
 
     Raises:
         RequestError: something else has no counterpart by name and shape.
     """
     last = getattr(child, "get_classifier", nn.Identity)()
-    _require(parent, child, _hand_over(parent, child), [*_routers(child), last])
+    _require(parent, child, _copy_shared(parent, child), [*_routers(child), last])
 
 
 def _routers(model: nn.Module) -> list[nn.Module]:
@@ -85,32 +84,27 @@ def _routers(model: nn.Module) -> list[nn.Module]:
 def _require(
     parent: nn.Module, child: nn.Module, taken: set[str], spared: Sequence[nn.Module]
 ) -> None:
-    """Refuse a child of which more is new than what is spared."""
+    """Refuse a child with new parameters outside the modules that may be new."""
     new = {id(parameter) for module in spared for parameter in module.parameters()}
     lacking = [n for n, p in child.named_parameters() if n not in taken and id(p) not in new]
     if lacking:
         raise RequestError(
-            f"parameters beside the gates have no counterpart in the parent ({len(lacking)} of "
+            f"parameters besides the gates have no counterpart in the parent ({len(lacking)} of "
             f"{type(parent).__name__}, the first is {lacking[0]!r}): give the child the model, "
             "data and experts of its parent"
         )
 
 
 @torch.no_grad()
-def _hand_over(parent: nn.Module, child: nn.Module) -> set[str]:
+def _copy_shared(parent: nn.Module, child: nn.Module) -> set[str]:
     """Copy each parameter and buffer that both have in one shape; returns their names."""
-    given, taken = parent.state_dict(), child.state_dict()
-    names = {name for name in taken if name in given and given[name].shape == taken[name].shape}
+    source, target = parent.state_dict(), child.state_dict()
+    names = {n for n in target if n in source and source[n].shape == target[n].shape}
     if not names:
         raise RequestError(
-            f"none of the child's {len(taken)} parameters and buffers has the name and shape of "
-            f"one of its parent's {len(given)}"
+            f"none of the child's {len(target)} parameters and buffers has the name and shape of "
+            f"one of its parent's {len(source)}"
         )
     for name in names:
-        taken[name].copy_(given[name])
+        target[name].copy_(source[name])
     return names
-
-
-# Importing them registers the built-in transforms.
-
-__all__ = ["TRANSFORMS", "register_transform", "starting_model"]

@@ -18,12 +18,12 @@ MLP_NAMES = ("mlp", "mlp_channels")
 
 
 def moe_layers(model: nn.Module) -> dict[str, MoELayer]:
-    """The MoE layers of a model by module name, in network order; none in a dense model."""
+    """Return the MoE layers of a model by module name, in network order; none in a dense model."""
     return {name: module for name, module in model.named_modules() if isinstance(module, MoELayer)}
 
 
 def places_of(model: nn.Module, layers: str | Sequence[int]) -> dict[str, nn.Module]:
-    """The modules to replace by module name, in network order.
+    """Return the modules to replace by module name, in network order.
 
     Args:
         model: a timm model whose blocks have `.mlp` (ViT, DeiT, Swin, …) or, as MLP-Mixer,
@@ -49,7 +49,7 @@ def places_of(model: nn.Module, layers: str | Sequence[int]) -> dict[str, nn.Mod
 
 
 def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
-    """The MLPs of a model's blocks, or its one network, by module name, in network order."""
+    """Return the MLPs of a model's blocks, or its one network, by module name, in network order."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -58,7 +58,7 @@ def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def chosen_layers(layers: str | Sequence[int], depth: int) -> list[int]:
-    """Indices of the blocks to replace, ascending.
+    """Return the indices of the blocks to replace, ascending.
 
     Args:
         layers: "every2" (each second block), "last2" (the last two of those, 2106.05974), "all",
@@ -88,7 +88,7 @@ def chosen_layers(layers: str | Sequence[int], depth: int) -> list[int]:
 def tokens_of(
     model: nn.Module, places: list[nn.Module], input_size: tuple[int, int, int] | None
 ) -> dict[nn.Module, int]:
-    """Tokens of one image at each place, seen in a forward pass of one blank image.
+    """Count the tokens of one image at each module, in a forward pass of one blank image.
 
     Raises:
         RequestError: the model does not take images of this size.

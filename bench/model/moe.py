@@ -18,7 +18,7 @@ Groups = Literal["image", "batch"] | int
 
 
 class MoELayer(nn.Module):
-    """Routes tokens to experts and joins what they return.
+    """A layer that routes tokens to experts and combines their outputs.
 
     Args:
         router: decides who processes what.
@@ -38,7 +38,7 @@ class MoELayer(nn.Module):
         self.factors: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, …, *token) -> (batch, …, *output); the axes between are tokens."""
+        """Map (batch, …, *token) -> (batch, …, *output); the axes between are tokens."""
         grouped = self._grouped(x)
         seen = Activations(self.experts, grouped)
         call = self.passes.call(self, x)
@@ -51,14 +51,14 @@ class MoELayer(nn.Module):
     def route(
         self, grouped: Tensor, context: RouterContext, seen: Activations | None = None
     ) -> Routing:
-        """The routing of grouped tokens, (g, t, …)."""
+        """Route grouped tokens, (g, t, …)."""
         seen = seen or Activations(self.experts, grouped)
         routing: Routing = self.router(grouped, replace(context, expert_hidden=seen))
         return routing
 
     @property
     def token_shape(self) -> tuple[int, ...]:
-        """Of a token: (d,), or what the replaced module took."""
+        """The shape of a token: (d,), or the input shape of the replaced module."""
         return self.experts.replaced.token_shape
 
     def _process(self, routing: Routing, grouped: Tensor, seen: Activations) -> Tensor:
@@ -72,7 +72,7 @@ class MoELayer(nn.Module):
         return self.experts.apply(routing, grouped)
 
     def _grouped(self, x: Tensor) -> Tensor:
-        """(batch, …, *token) -> (g, t, *token); g is 0 where there are no tokens."""
+        """Group tokens: (batch, …, *token) -> (g, t, *token); g is 0 where there are no tokens."""
         shape = self.token_shape
         tokens = x.shape[: -len(shape)].numel()
         named = {"image": x.shape[1 : -len(shape)].numel(), "batch": tokens}
@@ -90,7 +90,7 @@ class MoELayer(nn.Module):
 
 @contextmanager
 def reweighted(layers: Sequence[MoELayer], factors: Mapping[int, Tensor]) -> Iterator[None]:
-    """Inside, the combine weights of layers' experts are multiplied; routings are recorded as are.
+    """Multiply the combine weights of layers' experts; recorded routings do not change.
 
     Args:
         layers: of a model, in network order.
@@ -106,7 +106,7 @@ def reweighted(layers: Sequence[MoELayer], factors: Mapping[int, Tensor]) -> Ite
 
 
 class Activations:
-    """The experts' hidden activations on every token, made when they are first asked for.
+    """The experts' hidden activations on every token, computed on first use.
 
     Args:
         experts: those with such activations.

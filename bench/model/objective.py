@@ -18,7 +18,7 @@ from routers import LOSSES, Batch, NonFiniteError, Routing
 
 @dataclass(frozen=True, eq=False)
 class Losses:
-    """Of one batch.
+    """The losses of one batch.
 
     Attributes:
         total: scalar, to differentiate.
@@ -32,7 +32,7 @@ class Losses:
 
 
 class Objective:
-    """Label-smoothed cross-entropy + Σ weight · (mean over the MoE layers of an auxiliary loss).
+    """The loss: smoothed cross-entropy + Σ weight · (mean auxiliary loss over the MoE layers).
 
     Args:
         train: the recipe.
@@ -58,7 +58,7 @@ class Objective:
         step: int,
         generator: torch.Generator | None = None,
     ) -> Losses:
-        """The losses of one batch, differentiable.
+        """Compute the losses of one batch, differentiable.
 
         Args:
             model: in training mode.
@@ -97,5 +97,5 @@ def naming_layer(model: nn.Module) -> Iterator[None]:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[object]:
-    """Autocast to "bfloat16", or nothing for "float32"."""
+    """Return a context that autocasts to "bfloat16", or does nothing for "float32"."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")

@@ -21,13 +21,13 @@ from routers import RequestError, RouterContext, Routing
 
 
 def backward_task() -> int:
-    """The number of the backward pass that runs in this thread; -1 where none does."""
+    """Return the number of the backward pass that runs in this thread; -1 where none does."""
     return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
 
 @dataclass(frozen=True, eq=False)
 class FirstCall:
-    """What a router was told when its layer first ran, without the graph that this came from."""
+    """The context of a router when its layer first ran, without its graph."""
 
     context: RouterContext
     noise: Tensor | None
@@ -41,7 +41,7 @@ class FirstCall:
         return cls(context, context.generator.get_state() if context.generator else None)
 
     def again(self) -> RouterContext:
-        """The context for a repetition; its generator draws what was drawn at first."""
+        """Return the context for a repetition; its generator draws what was drawn at first."""
         if self.noise is None:
             return self.context
         assert self.context.generator is not None  # whose state the noise is
@@ -74,7 +74,7 @@ class Tape:
         self.calls[layer] = None if layer in self.calls else FirstCall.of(context)
 
     def finish(self) -> None:
-        """No more nodes belong to the pass."""
+        """Mark the end of the pass: later nodes do not belong to it."""
         self.end = _next_node()
 
     def keep_with(self, outputs: Any) -> None:
@@ -85,7 +85,7 @@ class Tape:
                 output.grad_fn.metadata[id(self)] = self  # type: ignore[index]
 
     def covers(self, node: int) -> bool:
-        """Whether a node was made in the pass."""
+        """Tell whether a node was made in the pass."""
         return self.first <= node and (self.end is None or node < self.end)
 
 
@@ -94,7 +94,7 @@ _LOCK = threading.Lock()
 
 
 def first_call(layer: nn.Module, may_be_new: bool) -> FirstCall | None:
-    """What a layer that runs in a backward pass repeats; None where it is no repetition.
+    """Find the call that a layer repeats in a backward pass; None where it is no repetition.
 
     Args:
         may_be_new: whether the layer belongs to a pass that began in the backward pass.
@@ -110,25 +110,25 @@ def first_call(layer: nn.Module, may_be_new: bool) -> FirstCall | None:
     if not tapes or (may_be_new and not covering):
         return None
     innermost = max(covering, key=lambda tape: tape.first, default=None)
-    found = None if innermost is None else innermost.calls[layer]
-    if found is None or len({tape.thread for tape in covering}) > 1:
+    call = None if innermost is None else innermost.calls[layer]
+    if call is None or len({tape.thread for tape in covering}) > 1:
         raise RequestError(
             "activation checkpointing runs an MoE layer again, and it cannot be told which call of "
             "it: run it once in each forward_pass, in one thread at a time, with no checkpoint "
             "inside another"
         )
-    return found
+    return call
 
 
 def without_gradient(tensor: Tensor) -> Tensor:
-    """A copy outside the graph, through which it is an error to differentiate."""
+    """Return a copy outside the graph, through which it is an error to differentiate."""
     leaf = tensor.detach().requires_grad_()
     leaf.register_hook(_refuse)
     return leaf
 
 
 def outside_the_graph(routing: Routing) -> Routing:
-    """A routing that was made without a graph, in a pass that has one."""
+    """Return a routing that was made without a graph, in a pass that has one."""
     bare = copy(routing)
     for name, value in vars(routing).items():
         if isinstance(value, Tensor) and value.is_floating_point():

@@ -1,4 +1,4 @@
-"""What one forward pass tells the routers of a model, and learns from them."""
+"""The state of a forward pass: its context for routers, and its routings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from routers import RequestError, RouterContext, Routing
 
 @dataclass(eq=False)
 class Pass:
-    """One pass of a model, or all that happens inside one `forward_pass`.
+    """A pass of a model, or all calls inside one `forward_pass`.
 
     Attributes:
         models: those whose layers belong to it.
-        context: what every router is told.
+        context: the context of every router.
         routings: those that are recorded; None where nobody asked for them.
         called: whether it is one call of the model.
         with_grad: whether gradients were recorded when it began.
@@ -58,7 +58,7 @@ class Pass:
             )
 
     def finish(self, output: Any = None) -> None:
-        """No more layers belong to it."""
+        """Mark the end of the pass: later layers do not belong to it."""
         if (tape := self.writable_tape) is not None:
             tape.finish()
             tape.keep_with(output)
@@ -69,7 +69,7 @@ class LayerCall:
     """One call of an MoE layer.
 
     Attributes:
-        context: what its router is told.
+        context: the context of its router.
         run: the pass that it belongs to; None where it is repeated, or runs by itself.
     """
 
@@ -101,7 +101,7 @@ class ModelPasses:
         model.register_forward_hook(self._end, always_call=True)
 
     def call(self, layer: nn.Module, x: Tensor) -> LayerCall:
-        """A call of one of the model's layers."""
+        """Begin a call of one of the model's layers."""
         task = backward_task()
         run = self._running(task)
         if task >= 0 and (first := first_call(layer, may_be_new=run is not None)):
@@ -132,12 +132,12 @@ class ModelPasses:
             run.finish(output)
 
     def _called(self) -> Pass | None:
-        """The call of the model that began last in this thread, and runs."""
+        """Return the call of the model that began last in this thread, and runs."""
         last = _RUNNING.passes[-1] if _RUNNING.passes else None
         return last if last and last.called and last.models == (self,) else None
 
     def _running(self, task: int) -> Pass | None:
-        """The innermost pass of the model in this thread."""
+        """Return the innermost pass of the model in this thread."""
         for run in reversed(_RUNNING.passes):
             if run.task == task and any(model is self for model in run.models):
                 return run
@@ -167,9 +167,9 @@ def forward_pass(
         with forward_pass(model) as routings:
             logits = model(images)
 
-    What it says holds in its thread, until another one inside it. Where activation checkpointing
-    runs a layer again in a backward pass, the layer is told what it was told at first, noise
-    included, and is not recorded again. Checkpoints with use_reentrant=True run without gradients
+    It applies to its thread, until a nested one begins. Where activation checkpointing runs a layer
+    again in a backward pass, the layer gets its first context, noise included, and is not recorded
+    again. Checkpoints with use_reentrant=True run without gradients
     at first: to differentiate a routing of theirs is an error.
 
     Args:
@@ -181,8 +181,8 @@ def forward_pass(
     Yields:
         A list that fills with one `Routing` for each MoE layer, in network order.
     """
-    found = (getattr(module, "passes", None) for module in model.modules())
-    models = {id(passes): passes for passes in found if isinstance(passes, ModelPasses)}
+    candidates = (getattr(module, "passes", None) for module in model.modules())
+    models = {id(passes): passes for passes in candidates if isinstance(passes, ModelPasses)}
     context = RouterContext(generator=generator, step=step, labels=labels)
     routings: list[Routing] = []
     around = len(_RUNNING.passes)

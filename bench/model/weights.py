@@ -11,7 +11,7 @@ from routers import RequestError
 
 
 def pretrained_hash(file: str) -> str:
-    """SHA-256 (hex) of the file.
+    """Hash the file (SHA-256, hex).
 
     Raises:
         RequestError: there is no such file.
@@ -20,7 +20,7 @@ def pretrained_hash(file: str) -> str:
 
 
 def read_pretrained(file: str) -> dict[str, Tensor]:
-    """The tensors of a checkpoint, safetensors or torch's own, which is read as data alone.
+    """Read the tensors of a checkpoint, safetensors or torch's own, which is read as data alone.
 
     Raises:
         RequestError: there is no such file, or it is no checkpoint.

@@ -1,6 +1,5 @@
-"""From a request to what there is to do: trials, their identity, reuse, and when it ends."""
+"""Plans: the trials of a request, their identity, their reuse and their forecast."""
 
-from bench.plan.components import REGISTRIES, find_component, find_registry
 from bench.plan.expand import (
     condition_of,
     conditions,
@@ -21,9 +20,16 @@ from bench.plan.plan import (
     make_request,
     solved_specs,
 )
-from bench.plan.registration import Rows, add_to_study, record_plan
+from bench.plan.registration import (
+    REGISTRIES,
+    Rows,
+    add_to_study,
+    find_component,
+    find_registry,
+    record_plan,
+)
 from bench.plan.reuse import ENDED, Decision, Retry, Reuse
-from bench.plan.sequential import Sequential, add_seeds, planned, refuse_other_looks
+from bench.plan.sequential import Sequential, add_seeds, plan_analyses, refuse_other_analyses
 from bench.plan.user_code import combined, is_own, user_sources
 from bench.plan.why import explain
 
@@ -60,9 +66,9 @@ __all__ = [
     "labels",
     "make_plan",
     "make_request",
-    "planned",
+    "plan_analyses",
     "record_plan",
-    "refuse_other_looks",
+    "refuse_other_analyses",
     "refuse_unknown",
     "seen_on",
     "selected_routers",

@@ -41,7 +41,7 @@ class Definition:
 
 @dataclass(frozen=True)
 class Code:
-    """Definitions, as what a fingerprint takes from them.
+    """The code of definitions, as a fingerprint takes it.
 
     Attributes:
         digests: (name, SHA-256) of each.
@@ -53,7 +53,7 @@ class Code:
 
     @property
     def lines(self) -> list[str]:
-        """All of it as text."""
+        """All digests and uses as text."""
         return [*(digest for _, digest in self.digests), *map(" ".join, self.uses)]
 
 
@@ -80,7 +80,7 @@ class Definitions:
         self._known: dict[Definition, _Read] = {}
 
     def code(self, roots: Iterable[Definition]) -> Code:
-        """These definitions, and all that they depend on."""
+        """Collect these definitions and all that they depend on."""
         reached: dict[Definition, _Read] = {}
         waiting = list(roots)
         while waiting:
@@ -98,18 +98,18 @@ class Definitions:
         )
 
     def of(self, module: str, name: str) -> frozenset[Definition]:
-        """The definition of that name in a module; all of the module where it has no such.
+        """Return the definition of that name in a module; all of the module where it has no such.
 
         Raises:
             LookupError: there is no such module, or nothing in it is followed.
         """
-        found = self.meant_by(f"{module}:{name}") or self.meant_by(f"{module}:")
-        if not found:
+        definitions = self.meant_by(f"{module}:{name}") or self.meant_by(f"{module}:")
+        if not definitions:
             raise LookupError(f"{name} of {module} cannot be followed")
-        return found
+        return definitions
 
     def meant_by(self, path: str) -> frozenset[Definition]:
-        """The definitions that a path leads to; none where it leads out of here."""
+        """Return the definitions that a path leads to; none where it leads out of here."""
         return self._resolve(path)[0]
 
     def _read(self, definition: Definition) -> _Read:
@@ -119,9 +119,9 @@ class Definitions:
             code, text, named = normal_form(module, definition.name), [], set[Definition]()
             for part in code.parts:
                 if isinstance(part, Reference):
-                    found, name = self._resolve(part.path)
+                    meant, name = self._resolve(part.path)
                     text.append(f"<{name}>")
-                    named |= found
+                    named |= meant
                 else:
                     text.append(part)
             if definition.name and module.effects and module.name not in self._without:
@@ -132,7 +132,7 @@ class Definitions:
         return self._known[definition]
 
     def _resolve(self, path: str) -> tuple[frozenset[Definition], str]:
-        """What a path leads to, and how it is written without the name of a module here."""
+        """Resolve a path, and write it without the name of a module of this repository."""
         name, _, rest = path.partition(":")
         names, seen = rest.split(".") if rest else [], set[str]()
         while (module := self._module(name)) is not None:
@@ -154,7 +154,7 @@ class Definitions:
         return frozenset(), ".".join([name, *names])
 
     def _whole(self, module: Module) -> frozenset[Definition]:
-        """Everything that a module offers."""
+        """Return everything that a module offers."""
         if module.name in self._without:
             return frozenset()
         offered = (self._resolve(path)[0] for path in module.imports.values())

@@ -1,4 +1,4 @@
-"""From a preset to the trials that it asks for, each fully resolved and validated."""
+"""The expansion of a preset into trials, each fully resolved and validated."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from routers.errors import RequestError, nearest
 
 
 def trial_specs(preset: Preset) -> list[TrialSpec]:
-    """Every trial of a preset, one seed of all routers before the next seed.
+    """List every trial of a preset, one seed of all routers before the next seed.
 
-    A run that is cut short so leaves a balanced comparison. Routers that a sweep does not concern
+    So an interrupted run leaves a balanced comparison. Routers that a sweep does not concern
     appear once.
 
     Raises:
@@ -39,18 +39,20 @@ def trial_specs(preset: Preset) -> list[TrialSpec]:
     """
     by_condition = [spec for condition in conditions(preset) for spec in _of_parts(condition)]
     if preset.twins:
-        by_condition += [_twin(spec) for spec in by_condition if not _is_baseline(spec.router.name)]
+        by_condition += [
+            _aa_replicate(spec) for spec in by_condition if not _is_baseline(spec.router.name)
+        ]
     once = {condition_of(spec): spec for spec in by_condition}
     return [spec.with_seed(seed) for seed in range(preset.seeds) for spec in once.values()]
 
 
 def condition_of(spec: TrialSpec) -> str:
-    """The same for trials that differ in the seed alone."""
+    """Return a key that trials share which differ in the seed alone."""
     return to_json(spec.condition())
 
 
 def conditions(preset: Preset) -> list[Preset]:
-    """The preset at each combination of the values that it sweeps over.
+    """List the preset at each combination of the values that it sweeps over.
 
     Raises:
         RequestError: a path that leads to no setting, or a value that does not fit.
@@ -65,7 +67,7 @@ def conditions(preset: Preset) -> list[Preset]:
 
 
 def selected_routers(preset: Preset) -> list[Entry]:
-    """The routers that the preset and its parts name, in their order.
+    """List the routers that the preset and its parts name, in their order.
 
     Raises:
         RequestError: there is no router of a name, or none is named.
@@ -94,14 +96,14 @@ def refuse_unknown(names: Iterable[str], routers: Iterable[Entry]) -> None:
         raise RequestError(f"none of the chosen routers has 'router.{name}'{hint}")
 
 
-def _twin(spec: TrialSpec) -> TrialSpec:
-    """The same trial under a second name; a derived one starts from its parent's twin.
+def _aa_replicate(spec: TrialSpec) -> TrialSpec:
+    """Return the trial's A/A replicate; that of a derived trial starts from its parent's replicate.
 
-    A baseline draws no MoE layer, so it has no twin: a parent that is one stays as it is.
+    A baseline has no MoE layer to draw again, so a parent that is a baseline has no replicate.
     """
     parent = spec.parent
     if parent is not None and not _is_baseline(parent.router.name):
-        parent = _twin(parent)
+        parent = _aa_replicate(parent)
     return spec.model_copy(update={"twin": 1, "parent": parent})
 
 
@@ -110,7 +112,7 @@ def _is_baseline(name: str) -> bool:
 
 
 def _of_parts(preset: Preset) -> list[TrialSpec]:
-    """The trials of all parts in order, with seed 0; whatever is derived comes after its parent."""
+    """List the trials of all parts in order, with seed 0; derived trials follow their parents."""
     latest: dict[str, TrialSpec] = {}
     trials: list[TrialSpec] = []
     for whole, part in zip(preset.parts or (None,), presets_of(preset), strict=True):
@@ -131,9 +133,9 @@ def _of_parts(preset: Preset) -> list[TrialSpec]:
 def _derived(
     specs: dict[str, TrialSpec], there: dict[str, TrialSpec], asked: ParentConfig
 ) -> dict[str, TrialSpec]:
-    """The trials of a part, derived from the one that is there of the router asked for.
+    """Derive the trials of a part from the earlier trial of the parent's router.
 
-    Where that is one of the part itself, it stays as it is.
+    A parent that is a trial of the part itself stays as it is.
     """
     transform = TRANSFORMS.get(asked.transform).name
     if asked.router not in there:
@@ -150,16 +152,16 @@ def _derived(
 
 
 def _specs_of(preset: Preset, routers: Iterable[Entry]) -> list[TrialSpec]:
-    """One trial of each router, with seed 0."""
+    """List one trial of each router, with seed 0."""
     refuse_unknown(preset.router, ROUTERS.entries())
     return [_spec_of(preset, router) for router in routers]
 
 
 def _spec_of(preset: Preset, router: Entry) -> TrialSpec:
-    """The trial of a router, with what was found for it alone."""
-    found = preset.tuned.get(router.name, {})
+    """Return the trial of a router, with what was found for it alone."""
+    tuned = preset.tuned.get(router.name, {})
     preset = override(
-        preset.model_copy(update={"tuned": {}}), found, f"what was found for {router.name}"
+        preset.model_copy(update={"tuned": {}}), tuned, f"what was found for {router.name}"
     )
     experts = preset.experts.model_copy(
         update={"options": EXPERTS.get(preset.experts.name).validate(preset.experts.options)}
@@ -173,12 +175,12 @@ def _spec_of(preset: Preset, router: Entry) -> TrialSpec:
         data=_sized(preset.data, preset.model),
         train=without_losses if _is_baseline(router.name) else train,
         compute=preset.compute,
-        found=tuple(sorted(found)),
+        found=tuple(sorted(tuned)),
     )
 
 
 def _options_of(router: Entry, shared: Options) -> Options:
-    """The shared hyper-parameters that this router has, and its defaults."""
+    """Return the shared hyper-parameters that this router has, and its defaults."""
     known = router.hyper_model.model_fields
     options: dict[str, Any] = router.validate(
         {name: value for name, value in shared.items() if name in known}
@@ -187,7 +189,7 @@ def _options_of(router: Entry, shared: Options) -> Options:
 
 
 def _sized(data: DataConfig, model: ModelConfig) -> DataConfig:
-    """Images without a size of their own are brought to the model's, where that is known."""
+    """Set the model's image size, where it is known, for images without a size of their own."""
     if data.image_size is not None or has_size(data.name):
         return data
     size = model.options.get("img_size")
@@ -200,7 +202,7 @@ def _sized(data: DataConfig, model: ModelConfig) -> DataConfig:
 
 
 def _with_losses(train: TrainConfig) -> TrainConfig:
-    """The recipe with every option of its auxiliary losses filled in."""
+    """Return the recipe with every option of its auxiliary losses filled in."""
     for name in train.loss_options:
         if name not in train.losses:
             raise RequestError(

@@ -13,7 +13,7 @@ Names = dict[str, str]
 
 @dataclass(frozen=True)
 class Scope:
-    """What names mean inside a definition.
+    """The meanings of names inside a definition.
 
     Attributes:
         imports: those that functions around import.
@@ -27,7 +27,7 @@ class Scope:
 
 
 class Module:
-    """One parsed file.
+    """A parsed file.
 
     Args:
         tree: its syntax tree.
@@ -64,7 +64,7 @@ class Module:
             self.effects.append(statement)
 
     def meaning(self, node: ast.AST, scope: Scope) -> str | None:
-        """The path that `a.b.c` stands for; None where `a` is no name of the module's."""
+        """Return the path that `a.b.c` stands for; None where `a` is no name of the module's."""
         attributes: list[str] = []
         while isinstance(node, ast.Attribute):
             attributes.append(node.attr)
@@ -85,13 +85,13 @@ class Module:
         return start + glue + ".".join(reversed(attributes))
 
     def imports_of(self, function: ast.AST) -> Names:
-        """What names mean that a function imports."""
+        """Map each name that a function imports to the path that it means."""
         return imports_in(function, self._package, inside=True)
 
 
 @cache
 def parsed(text: str, name: str, stem: str) -> Module:
-    """A file's module.
+    """Return a file's module.
 
     Args:
         text: of the file.
@@ -106,7 +106,7 @@ def parsed(text: str, name: str, stem: str) -> Module:
 
 
 def imports_in(tree: ast.AST, package: str, *, inside: bool) -> Names:
-    """What each name means that is imported here.
+    """Map each imported name to the path that it means.
 
     Args:
         inside: also in functions and classes.
@@ -124,20 +124,20 @@ def imports_in(tree: ast.AST, package: str, *, inside: bool) -> Names:
 
 
 def stars_in(tree: ast.AST, package: str) -> list[str]:
-    """Modules of which everything is imported."""
+    """List the modules of which everything is imported."""
     froms = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     return [f"{imported_module(node, package)}:" for node in froms if node.names[0].name == "*"]
 
 
 def imported_module(node: ast.ImportFrom, package: str) -> str:
-    """The absolute name of the module that a file of a package imports from."""
+    """Return the absolute name of the module that a file of a package imports from."""
     parts = package.split(".") if package and node.level else []
     above = parts[: len(parts) - node.level + 1] if node.level else []
     return ".".join([*above, *([node.module] if node.module else [])])
 
 
 def _walk(tree: ast.AST, inside: bool) -> Iterator[ast.AST]:
-    """A node and those below it, without those of functions and classes unless `inside`."""
+    """Return a node and those below it, without those of functions and classes unless `inside`."""
     yield tree
     defines = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
     if inside or not isinstance(tree, defines):
@@ -146,7 +146,7 @@ def _walk(tree: ast.AST, inside: bool) -> Iterator[ast.AST]:
 
 
 def stored(statements: Iterable[ast.AST]) -> set[str]:
-    """The names that statements bind where they stand, imports left out."""
+    """Return the names that statements bind where they stand, imports left out."""
     names: set[str] = set()
     waiting = list(statements)
     while waiting:
@@ -164,13 +164,13 @@ def stored(statements: Iterable[ast.AST]) -> set[str]:
 
 
 def _is_for_others(test: ast.expr) -> bool:
-    """Whether a branch is the type checker's, or a script's."""
+    """Tell whether a branch is the type checker's, or a script's."""
     text = ast.unparse(test)
     return "TYPE_CHECKING" in text or "__name__" in text
 
 
 def _is_registration(statement: ast.stmt) -> bool:
-    """Whether a statement of a module is a call of `register…`, or a text."""
+    """Tell whether a statement of a module is a call of `register…`, or a text."""
     if not isinstance(statement, ast.Expr):
         return False
     value = statement.value

@@ -37,7 +37,7 @@ TRAINING = (train_trial, image_classifier, LazyImages, channel_histogram, channe
 """Where the code of the training protocol begins."""
 UNTRAINED = (build_model, image_classifier, LayerOfTrial, TrainedTrial)
 MEASURED = (LayerOfTrial, TrainedTrial)
-"""Where the code of what suites are handed begins: models, layers and facts."""
+"""Where the code of the subjects of suites begins: models, layers and model stats."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Part:
 
     @property
     def label(self) -> str:
-        """As a reader would call it."""
+        """The kind and name for a reader."""
         return f"{self.kind} {self.name!r}"
 
 
@@ -77,7 +77,7 @@ class Fingerprint:
 
     @cached_property
     def value(self) -> str:
-        """SHA-256 (hex) of it all."""
+        """The SHA-256 (hex) of the description and all parts."""
         digests = sorted((part.kind, part.name, part.digest) for part in self.parts)
         text = to_json([identity(self.description), digests])
         return hashlib.sha256(text.encode()).hexdigest()
@@ -89,7 +89,7 @@ class Fingerprint:
 
 
 class Fingerprints:
-    """Takes fingerprints, and reads each component's code once.
+    """The fingerprints of trials, layers and components; each component's code is read once.
 
     Args:
         definitions: those of this repository.
@@ -100,7 +100,7 @@ class Fingerprints:
         self._parts: dict[tuple[str, str], Part] = {}
 
     def trial(self, spec: TrialSpec, hash_of: Callable[[DataConfig], str]) -> Fingerprint:
-        """Of a trial on data sets with these content hashes."""
+        """Take the fingerprint of a trial on data sets with these content hashes."""
         data = Part("data", spec.data.name, hash_of(spec.data))
         parts = (*self._components(spec), self._protocol("training", TRAINING), data)
         parts += self._model(spec)
@@ -110,17 +110,17 @@ class Fingerprints:
         return Fingerprint(spec.model_dump(mode="json"), parts)
 
     def layer(self, spec: TrialSpec) -> Fingerprint:
-        """Of a trial's layers and model as they are before training, on no data."""
+        """Take the fingerprint of a trial's layers and model before training, without data."""
         made_of = [part for part in self._components(spec) if part.kind != "loss"]
         parts = (*made_of, self._protocol("model", UNTRAINED), *self._model(spec))
         return Fingerprint(layer_description(spec), parts)
 
     def component(self, entry: Entry) -> Part:
-        """Of a registered component: its definition, and all that this depends on."""
+        """Hash a registered component: its definition, and all that this depends on."""
         return self._source(entry.kind, entry.name, lambda: ({}, [entry.target]))
 
     def suite(self, entry: Entry) -> str:
-        """SHA-256 (hex) of a suite's code, and of the code of what it is handed."""
+        """Hash the code of a suite and of its subjects (SHA-256, hex)."""
         subject = self._protocol("subject", MEASURED)
         return combined([self.component(entry).digest, subject.digest])
 
@@ -128,7 +128,7 @@ class Fingerprints:
         return [self.component(entry) for entry in components_of(spec)]
 
     def _model(self, spec: TrialSpec) -> tuple[Part, ...]:
-        """A model's source or version, and the content of the file that it starts from."""
+        """Return a model's source or version, and the content of the file that it starts from."""
         name, file = spec.model.name, spec.model.weights
         model = self._source("model", name, lambda: model_origin(name))
         if file is None:
@@ -142,7 +142,7 @@ class Fingerprints:
         return self._source("protocol", name, lambda: ({}, roots))
 
     def _source(self, kind: str, name: str, origin: Callable[[], Origin]) -> Part:
-        """The part that is made of distributions, and of objects with all that defines them."""
+        """Return the part made of distributions and of objects with all that defines them."""
         key = (kind, name)
         if key not in self._parts:
             versions, targets = origin()
@@ -170,15 +170,15 @@ class Fingerprints:
 
 
 def _by_name(digests: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Each name's digest; one for all that share a name."""
-    found: dict[str, list[str]] = {}
+    """Return each name's digest; one for all that share a name."""
+    by_name: dict[str, list[str]] = {}
     for name, digest in sorted(digests):
-        found.setdefault(name, []).append(digest)
-    return {name: each[0] if len(each) == 1 else combined(each) for name, each in found.items()}
+        by_name.setdefault(name, []).append(digest)
+    return {name: each[0] if len(each) == 1 else combined(each) for name, each in by_name.items()}
 
 
 def components_of(spec: TrialSpec) -> list[Entry]:
-    """The registered components that a trial is made of.
+    """Return the registered components that a trial is made of.
 
     A baseline has no other, but for the experts whose parameters a wide one has.
     """
@@ -194,7 +194,7 @@ def components_of(spec: TrialSpec) -> list[Entry]:
 
 
 def layer_description(spec: TrialSpec) -> dict[str, Any]:
-    """What is known of a trial before training: no recipe, no seed."""
+    """Describe a trial before training: no recipe, no seed."""
     return spec.model_dump(
         mode="json",
         exclude={
@@ -205,7 +205,7 @@ def layer_description(spec: TrialSpec) -> dict[str, Any]:
 
 
 def identity(description: dict[str, Any]) -> dict[str, Any]:
-    """The description without what changes nothing: where the data's and the weights' files lie."""
+    """Return the description without the paths of data and weights, which change no result."""
     data = {name: value for name, value in description["data"].items() if name != "data_dir"}
     model = {name: value for name, value in description["model"].items() if name != "weights"}
     same = {**description, "data": data, "model": model}
@@ -217,7 +217,7 @@ NO_SOURCE = ("data", "parent", "weights")
 
 
 def differences(now: Fingerprint, then: TrialRecord) -> list[str]:
-    """What sets a fingerprint apart from a trial's of before, in words; none where nothing does."""
+    """List the differences between a fingerprint and a stored trial, in words."""
     before = {(part.kind, part.name): part.source_hash for part in then.components}
     current = {(part.kind, part.name): part for part in now.parts}
     shared = [part for key, part in current.items() if key in before]
@@ -232,8 +232,8 @@ def differences(now: Fingerprint, then: TrialRecord) -> list[str]:
         "new": [part.label for key, part in current.items() if key not in before],
         "gone": [f"{kind} {name!r}" for kind, name in before.keys() - current.keys()],
     }
-    found = [f"{kind}: {', '.join(labels)}" for kind, labels in kinds.items() if labels]
-    return [*_description_differences(now, then), *found]
+    parts = [f"{kind}: {', '.join(labels)}" for kind, labels in kinds.items() if labels]
+    return [*_description_differences(now, then), *parts]
 
 
 def _description_differences(now: Fingerprint, then: TrialRecord) -> list[str]:

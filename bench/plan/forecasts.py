@@ -26,7 +26,7 @@ TRUSTED = 0.05
 
 @dataclass(frozen=True)
 class Kind:
-    """What decides how fast a trial or layer runs.
+    """The properties that decide how fast a trial or layer runs.
 
     Attributes:
         router: its name.
@@ -42,7 +42,7 @@ class Kind:
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> Kind:
-        """The kind of a trial or bare layer, from its description."""
+        """Return the kind of a trial or bare layer, from its description."""
         data = {name: each for name, each in description["data"].items() if name != "data_dir"}
         recipe = description.get("train", {})
         compute = description.get("compute", {})
@@ -57,7 +57,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Work:
-    """What is left to do of a trial or a bare layer.
+    """The work left to do on a trial or a bare layer.
 
     Attributes:
         name: unique among the works.
@@ -82,9 +82,9 @@ class Work:
 
     @property
     def projected(self) -> float | None:
-        """Seconds of its whole training at its own pace; None where that says little yet."""
-        told = TRUSTED <= self.trained < 1 and self.training > 0
-        return self.training / self.trained if told else None
+        """The seconds of its whole training at its own pace; None while that says little."""
+        trusted = TRUSTED <= self.trained < 1 and self.training > 0
+        return self.training / self.trained if trusted else None
 
 
 Place = tuple[str, ...]
@@ -92,7 +92,7 @@ Place = tuple[str, ...]
 
 
 class Seen:
-    """Seconds of trainings and measurements, by what they were of."""
+    """The seconds of earlier trainings and measurements, by their kind."""
 
     def __init__(self) -> None:
         self.trainings: dict[tuple[str, Place], list[float]] = defaultdict(list)
@@ -119,7 +119,7 @@ class Seen:
 
     @classmethod
     def of(cls, all_: Iterable[Duration]) -> Seen:
-        """What the database has."""
+        """Collect the durations that the database has."""
         seen = cls()
         for each in all_:
             kind = Kind.of(each.description)
@@ -131,17 +131,17 @@ class Seen:
 
 
 def seen_on(store: Store, machine: Machine) -> Seen:
-    """All that a machine has trained and measured."""
+    """Return all that a machine has trained and measured."""
     return Seen.of(durations(store, machine))
 
 
 def _places(kind: Kind) -> tuple[Place, ...]:
-    """What other works have to be like, the most alike first."""
+    """List the kinds of works to learn from, the most alike first."""
     return (kind.router, kind.model), (kind.router,), ()
 
 
 class Pace:
-    """How long works take, by what has been seen.
+    """Forecasts of the seconds of single works, from earlier ones.
 
     Args:
         own: what the run that goes on has done.
@@ -158,11 +158,11 @@ class Pace:
         self._known: dict[Work, tuple[float | None, float]] = {}
 
     def training(self, work: Work) -> float | None:
-        """Seconds of a whole training; None where nothing tells."""
+        """Forecast the seconds of a whole training; None where nothing is known."""
         return work.projected or work.kind.granted or self._like(work) or self._of_this_run()
 
     def measuring(self, work: Work, suite: str) -> float | None:
-        """Seconds of a measurement by a suite; None where it has never measured here."""
+        """Forecast the seconds of a suite's measurement; None where it has never measured here."""
         for place in _places(work.kind):
             for seen in self._tiers:
                 if (seconds := seen.measurements.get((suite, work.layer, place))) is not None:
@@ -170,12 +170,12 @@ class Pace:
         return None
 
     def left(self, work: Work) -> float | None:
-        """Seconds until a work is done; None where nothing tells how long its training takes."""
+        """Forecast the seconds until a work is done; None where its training's are not known."""
         training, measuring = self.parts(work)
         return None if training is None else training + measuring
 
     def parts(self, work: Work) -> tuple[float | None, float]:
-        """Seconds of training that are left, and of measuring.
+        """Forecast the seconds of training that are left, and of measuring.
 
         A suite that has never measured here is taken to cost nothing.
         """
@@ -188,7 +188,7 @@ class Pace:
         return self._known[same]
 
     def _like(self, work: Work) -> float | None:
-        """Of trainings alike: the seconds where they take the same FLOPs, else by the FLOP rate."""
+        """Forecast from similar trainings: by their seconds if of the same FLOPs, else by rate."""
         for place in _places(work.kind):
             for seen in self._tiers:
                 if (whole := seen.trainings.get((work.kind.budget, place))) is not None:
@@ -198,7 +198,7 @@ class Pace:
         return None
 
     def _of_this_run(self) -> float | None:
-        """Where FLOPs are not known, trainings of one run are taken to be like each other."""
+        """Forecast from the other trainings of the run, where FLOPs are not known."""
         for seen in self._tiers[:-1]:
             by_budget = [seconds for (_, place), seconds in seen.trainings.items() if not place]
             if by_budget:
@@ -208,7 +208,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Forecast:
-    """When a plan, or what is left of a run, would be done, in seconds.
+    """The seconds until a plan, or the rest of a run, is done.
 
     Attributes:
         training: in which trials are trained.
@@ -222,7 +222,7 @@ class Forecast:
 
     @property
     def whole(self) -> float:
-        """Until everything is done."""
+        """The seconds until everything is done."""
         return self.training + self.measuring + self.timings
 
 
@@ -252,7 +252,7 @@ def forecast(works: Sequence[Work], pace: Pace, workers: int, devices: int = 1) 
 
 
 class Load(NamedTuple):
-    """A job with a unique name; `after` names one that must have ended, if there is one."""
+    """A job to schedule, with a unique name; `after` names a job that must end before it."""
 
     name: str
     seconds: float
@@ -260,7 +260,7 @@ class Load(NamedTuple):
 
 
 def makespan(loads: Sequence[Load], workers: int) -> float:
-    """Seconds until the last job has ended (list scheduling).
+    """Compute the seconds until the last job has ended (list scheduling).
 
     A worker that is free takes the first job that waits for no other.
 

@@ -47,7 +47,7 @@ class Written:
 
 @cache
 def normal_form(module: Module, name: str) -> Written:
-    """The code of a definition of a module, or of its effects where the name is empty."""
+    """Return the code of a definition of a module, or of its effects where the name is empty."""
     writer = _Writer(module)
     for statement in module.bound[name] if name else module.effects:
         writer.write(statement, Scope())
@@ -55,14 +55,14 @@ def normal_form(module: Module, name: str) -> Written:
 
 
 def references(module: Module) -> frozenset[str]:
-    """All paths that a file names."""
+    """Return all paths that a file names."""
     each = [normal_form(module, name) for name in ["", *module.bound]]
     named = {part.path for code in each for part in code.parts if isinstance(part, Reference)}
     return frozenset(named).union(module.stars, *(code.annotated for code in each))
 
 
 class _Writer:
-    """Writes the code of a definition in a form in which only what has an effect differs."""
+    """A writer of a definition's code in a form in which only differences of effect remain."""
 
     def __init__(self, module: Module) -> None:
         self._module = module
@@ -107,7 +107,7 @@ class _Writer:
         self.parts.append(")")
 
     def _effective(self, value: object, scope: Scope) -> object:
-        """A field of a node, statements of no effect left out of a list of them."""
+        """Return a field of a node, statements of no effect left out of a list of them."""
         if not isinstance(value, list):
             return value
         return [each for each in value if not self._is_silent(each, scope)]
@@ -128,8 +128,8 @@ class _Writer:
         self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda, scope: Scope
     ) -> None:
         body = node.body if isinstance(node.body, list) else [node.body]
-        given = node.args
-        arguments = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+        args = node.args
+        arguments = [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
         own = {argument.arg for argument in arguments if argument} | stored(body)
         for each in (getattr(node, "returns", None), *(one.annotation for one in arguments if one)):
             self._read_annotation(each, scope)
@@ -138,9 +138,9 @@ class _Writer:
         self._write_value(decorators, scope)
         for argument in arguments:
             self.parts.append(f" {argument.arg if argument else None}")
-        self._write_value([*given.defaults, *given.kw_defaults], scope)
+        self._write_value([*args.defaults, *args.kw_defaults], scope)
         # The options of a component that is a function are validated by their annotations.
-        options = [each.annotation for each in given.kwonlyargs if decorators and each.annotation]
+        options = [each.annotation for each in args.kwonlyargs if decorators and each.annotation]
         self._write_value(options, scope)
         imports = {**scope.imports, **self._module.imports_of(node)}
         hidden = scope.hidden | own
@@ -159,12 +159,12 @@ class _Writer:
             self.write(node.func, scope)  # its arguments are its message
             return
         place, names = SHOWN.get(name, (None, ()))
-        given = [each for number, each in enumerate(node.args) if number != place]
+        positional = [each for number, each in enumerate(node.args) if number != place]
         keywords = [each for each in node.keywords if each.arg not in names]
-        self._write_fields(ast.Call(node.func, given, keywords), scope)
+        self._write_fields(ast.Call(node.func, positional, keywords), scope)
 
     def _is_silent(self, node: object, scope: Scope) -> bool:
-        """Whether a node is of no effect: an import, a docstring, a message."""
+        """Tell whether a node is of no effect: an import, a docstring, a message."""
         if isinstance(node, (ast.Import, ast.ImportFrom, ast.Pass)):
             return True
         if isinstance(node, ast.AnnAssign):
@@ -177,7 +177,7 @@ class _Writer:
 
 
 def _name_of(function: ast.expr) -> str:
-    """The last name of what is called."""
+    """Return the last name of what is called."""
     if isinstance(function, ast.Attribute):
         return function.attr
     return function.id if isinstance(function, ast.Name) else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.config import Options, Preset, TrialSpec, with_routers, with_settings
-from bench.data import Datasets, load_or_expect
+from bench.data import Datasets, load_with_shape
 from bench.plan.expand import refuse_unknown, selected_routers, trial_specs
 from bench.plan.fingerprint import Fingerprint, Fingerprints
 from bench.plan.sequential import Sequential
@@ -21,7 +21,7 @@ from suites import SUITES
 
 @dataclass(frozen=True)
 class Request:
-    """What a user asked for.
+    """The request of a user.
 
     Attributes:
         study: the name under which the results are kept together.
@@ -39,7 +39,7 @@ class Request:
     sequential: Sequential | None = None
 
     def record(self) -> dict[str, Any]:
-        """As plain data, for the study's row."""
+        """Return the request as plain data, for the study's row."""
         asked = {"preset": self.preset.model_dump(mode="json"), "suites": dict(self.suites)}
         if self.tuned:
             asked["tuned"] = dict(self.tuned)
@@ -59,7 +59,7 @@ class PlannedSuite:
 
 @dataclass(frozen=True)
 class Planned:
-    """A trial or a bare layer, with what measures it.
+    """A trial or a bare layer, with the suites that measure it.
 
     Attributes:
         label: the router, and what sets this one apart from the router's others.
@@ -73,7 +73,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that a request asks for, in the order in which it is done.
+    """The trials and bare layers of a request, in the order in which they are done.
 
     Attributes:
         trials: to train, then measure; one seed of every router before the next seed, parents
@@ -95,9 +95,9 @@ def make_request(
     seeds: int | None = None,
     settings: Mapping[str, Any] | None = None,
     sweep: Mapping[str, tuple[Any, ...]] | None = None,
-    twins: bool = False,
+    aa_replicates: bool = False,
 ) -> Request:
-    """A preset with a user's changes.
+    """Return a preset with a user's changes.
 
     Args:
         study: None takes the preset's name.
@@ -106,13 +106,13 @@ def make_request(
         seeds: None takes the preset's.
         settings: value by path, see `override`.
         sweep: values by path, added to the preset's.
-        twins: see `Preset`; False takes the preset's.
+        aa_replicates: see `Preset`; False takes the preset's.
 
     Raises:
         RequestError: a name or a value that does not exist or fit.
     """
     changed: dict[str, Any] = {"sweep": {**preset.sweep, **(sweep or {})}}
-    if twins:
+    if aa_replicates:
         changed["twins"] = True
     if seeds is not None:
         changed["seeds"] = seeds
@@ -125,7 +125,9 @@ def make_request(
     hyper = [path.split(".")[1] for path in paths if path.startswith("router.")]
     # A preset's own settings are for whichever of its routers are chosen.
     refuse_unknown(hyper, selected_routers(preset))
-    if twins and all(issubclass(router.target, Baseline) for router in selected_routers(preset)):
+    if aa_replicates and all(
+        issubclass(router.target, Baseline) for router in selected_routers(preset)
+    ):
         raise RequestError("--aa trains each router but a baseline again, and no other is chosen")
     names = suites or list(preset.suites)
     chosen = {SUITES.get(name).name: preset.suites.get(name, {}) for name in names}
@@ -133,7 +135,7 @@ def make_request(
 
 
 def checked_name(name: str) -> str:
-    """The name of a study or a tuning.
+    """Return the name of a study or a tuning.
 
     Raises:
         RequestError: nothing can be called so; the message has the nearest name that can.
@@ -146,7 +148,7 @@ def checked_name(name: str) -> str:
 def _names_another_model(
     preset: Preset, settings: Mapping[str, Any], sweep: Mapping[str, tuple[Any, ...]]
 ) -> bool:
-    """Whether a command changes the model, which then has those options alone that it gives.
+    """Tell whether a command changes the model, which then has those options alone that it gives.
 
     The options of a preset that sweeps over models are meant for all of them.
     """
@@ -171,24 +173,25 @@ def make_plan(request: Request, datasets: Datasets) -> Plan:
     ]
     identities = [(fingerprints.layer(spec), spec) for spec in (specs if on_layers else [])]
     bare = {fingerprint.value: (spec, fingerprint) for fingerprint, spec in identities}
-    told = _labels([fingerprint.description for _, fingerprint in bare.values()])
+    layer_labels = _labels([fingerprint.description for _, fingerprint in bare.values()])
     layers = [
-        Planned(label, *each, on_layers) for label, each in zip(told, bare.values(), strict=True)
+        Planned(label, *each, on_layers)
+        for label, each in zip(layer_labels, bare.values(), strict=True)
     ]
     return Plan(request, tuple(trials), tuple(layers))
 
 
 def solved_specs(preset: Preset, datasets: Datasets) -> list[TrialSpec]:
-    """Every trial of a preset, with the width of its experts where compute is matched by it.
+    """Return every trial of a preset, with the width of its experts where compute is matched by it.
 
     Raises:
         BenchError: something that does not exist or fit.
     """
-    return with_widths(trial_specs(preset), lambda data: load_or_expect(data, datasets)[0])
+    return with_widths(trial_specs(preset), lambda data: load_with_shape(data, datasets)[0])
 
 
 def labels(specs: Sequence[TrialSpec]) -> list[str]:
-    """Each trial's router, with what sets it apart from the router's others but the seed."""
+    """Return each trial's router, with what sets it apart from the router's others but the seed."""
     return _labels([spec.model_dump(mode="json") for spec in specs])
 
 
@@ -196,7 +199,7 @@ def _labels(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     routers = [router_of(description) for description in descriptions]
     baselines = [e.name for e in ROUTERS.entries() if issubclass(e.target, Baseline)]
     made = conditions(descriptions, baselines)
-    return [f"{name} {told}".strip() for name, told in zip(routers, made, strict=True)]
+    return [f"{name} {condition}".strip() for name, condition in zip(routers, made, strict=True)]
 
 
 def _suites(request: Request, fingerprints: Fingerprints, on: str) -> tuple[PlannedSuite, ...]:

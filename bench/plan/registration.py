@@ -1,4 +1,4 @@
-"""What a plan is made of, written down before anything runs: the study, its trials, components."""
+"""Components by name, and the rows that a plan writes before anything runs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bench.model import TRANSFORMS
-from bench.plan.components import REGISTRIES
+from bench.data import DATASETS, find_dataset
+from bench.model import EXPERTS, TRANSFORMS
 from bench.plan.fingerprint import Part
 from bench.plan.plan import Plan, Planned
 from results import Component, Store, Subject
-from routers import Registry
+from routers import AFFINITIES, LOSSES, ROUTERS, Entry, Registry, RequestError
+from routers.errors import nearest, unknown
+from suites import SUITES
+
+REGISTRIES: dict[str, Registry] = {
+    "routers": ROUTERS,
+    "experts": EXPERTS,
+    "affinities": AFFINITIES,
+    "losses": LOSSES,
+    "suites": SUITES,
+    "datasets": DATASETS,
+}
+"""By kind, in the order in which a name is looked up and lists show it."""
 
 RECORDED: tuple[Registry, ...] = (*REGISTRIES.values(), TRANSFORMS)
 
@@ -25,7 +37,7 @@ class Rows:
 
 
 def record_plan(plan: Plan, store: Store) -> Rows:
-    """Write the study with all that it shows; what is there already stays."""
+    """Write a plan's study with its trials and layers; existing rows stay."""
     name = plan.request.study
     study = store.study(name, {**_kept(name, store), **plan.request.record()})
     return add_to_study(study, plan.trials, plan.layers, store)
@@ -34,7 +46,7 @@ def record_plan(plan: Plan, store: Store) -> Rows:
 def add_to_study(
     study: int, planned_trials: Sequence[Planned], planned_layers: Sequence[Planned], store: Store
 ) -> Rows:
-    """Write down what a study shows more; what is there already stays."""
+    """Add trials and layers to a study; existing rows stay."""
     components = _components([*planned_trials, *planned_layers], store)
     trials = [_subject(planned, components) for planned in planned_trials]
     layers = [_subject(planned, components) for planned in planned_layers]
@@ -47,8 +59,45 @@ def add_to_study(
     return rows
 
 
+def find_component(name: str) -> Entry:
+    """Return a component by its name, or by `kind:name`; of several kinds with one name a router.
+
+    A data set whose name takes an argument is found by a name that has one.
+
+    Raises:
+        RequestError: there is none of that name, or several that are no routers.
+    """
+    kind, colon, own = name.partition(":")
+    families = [each.partition(":")[0] for each in DATASETS.names() if ":" in each]
+    if colon and kind not in families:
+        registry = find_registry(kind)
+        return find_dataset(own)[0] if registry is DATASETS else registry.get(own)
+    if colon:
+        return find_dataset(name)[0]
+    registries = [registry for registry in REGISTRIES.values() if name in registry.names()]
+    if not registries:
+        known = [own for registry in REGISTRIES.values() for own in registry.names()]
+        raise RequestError(f"no component is named {name!r}{unknown(name, known)}")
+    if len(registries) > 1 and registries[0] is not ROUTERS:
+        choices = " or ".join(f"{registry.kind}:{name}" for registry in registries)
+        raise RequestError(f"several components are named {name!r}; say {choices}")
+    return registries[0].get(name)
+
+
+def find_registry(kind: str) -> Registry:
+    """Return the registry of a kind, in the plural or as its components are called.
+
+    Raises:
+        RequestError: there is no such kind.
+    """
+    kinds = REGISTRIES | {registry.kind: registry for registry in REGISTRIES.values()}
+    if kind not in kinds:
+        raise RequestError(f"there is no kind {kind!r} of components{nearest(kind, REGISTRIES)}")
+    return kinds[kind]
+
+
 def component_of(part: Part) -> Component:
-    """The part as a row: with its card, where it is registered by name."""
+    """Return a part as a row, with its card where it is registered by name."""
     registry = next((registry for registry in RECORDED if registry.kind == part.kind), None)
     if registry is None:
         listing = "\n".join(f"{name} {digest}" for name, digest in part.definitions.items())
@@ -73,14 +122,14 @@ def component_of(part: Part) -> Component:
 
 
 def _definitions(target: Any) -> Iterator[dict[str, Any]]:
-    """A suite's metric definitions; the main metric's says `where` it ranks routers, if it does."""
+    """Yield a suite's metric definitions; the main metric's has its `where`, if there is one."""
     for definition in getattr(target, "metrics", ()):
         where = target.main_where if definition.name == target.main_metric else {}
         yield asdict(definition) | ({"where": where} if where else {})
 
 
 def _kept(study: str, store: Store) -> dict[str, Any]:
-    """What no later request undoes: a study that was looked at before has its tests held to it."""
+    """Return what no later request undoes: the interim analyses that a study was planned with."""
     before = next((each.request for each in store.studies() if each.name == study), {})
     return {"sequential": before["sequential"]} if "sequential" in before else {}
 
@@ -97,7 +146,7 @@ def _subject(planned: Planned, components: Mapping[Part, int]) -> Subject:
 
 
 def _components(planned: Sequence[Planned], store: Store) -> dict[Part, int]:
-    """The row of each part and each suite; one that several trials share is written once."""
+    """Return the row of each part and each suite; one that several trials share is written once."""
     suites = {(suite.name, suite.source_hash) for each in planned for suite in each.suites}
     parts = dict.fromkeys(part for each in planned for part in each.fingerprint.parts)
     parts |= dict.fromkeys(Part("suite", *suite) for suite in sorted(suites))

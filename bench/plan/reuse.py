@@ -19,7 +19,7 @@ from results.store.registration import TrialRecord, all_trials
 from routers.errors import BenchError
 
 Retry = Literal["failed", "timed_out", "all", "noisy"] | None
-"""Which trials are tried again that ended without a result; or the timings beside other load."""
+"""Which trials without a result are tried again; or timings that other load disturbed."""
 ENDED: Mapping[AttemptStatus, tuple[Retry, str]] = {
     AttemptStatus.FAILED: ("failed", "failed"),
     AttemptStatus.OUT_OF_MEMORY: ("failed", "ran out of memory"),
@@ -32,7 +32,7 @@ ENDED: Mapping[AttemptStatus, tuple[Retry, str]] = {
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do about a trial.
+    """The decision whether to train a trial, and which suites measure it.
 
     Attributes:
         train: whether it has to be trained.
@@ -48,13 +48,13 @@ class Decision:
 
 
 class Reuse:
-    """Decides by what the database and the home folder hold at this moment.
+    """The decisions on reuse, by the current content of the database and the home folder.
 
     Args:
         home: the folder that checkpoints are named from.
         machine_id: row of this machine, to which timings belong; None where it has none yet.
         retry: which trials are tried again that ended without a result; of "noisy" none, but the
-            timings that were taken beside other load.
+            timings that other load disturbed.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Reuse:
         self._newest_timing = store.newest_measurement() if retry == "noisy" else 0
 
     def trials(self, planned: Sequence[Planned]) -> list[Decision]:
-        """What to do about each trial, where parents come before their children."""
+        """Decide on each trial; parents come before their children."""
         tried = self._store.attempts(each.fingerprint.value for each in planned)
         done = self._results(planned, tried)
         made = self._store.measured(attempt.id for attempt in done.values())
@@ -95,7 +95,7 @@ class Reuse:
         decisions: list[Decision],
         tried: Mapping[str, Sequence[AttemptRecord]],
     ) -> list[Decision]:
-        """Children that failed for their parent are tried again where that gives a result now."""
+        """Retry children that failed because of their parent, where it has a result now."""
         train = {p.fingerprint.value for p, d in zip(planned, decisions, strict=True) if d.train}
         for number, (each, decision) in enumerate(zip(planned, decisions, strict=True)):
             parent, last = each.fingerprint.parent, decision.attempt
@@ -109,7 +109,7 @@ class Reuse:
         return decisions
 
     def layers(self, planned: Sequence[Planned]) -> list[tuple[PlannedSuite, ...]]:
-        """The suites that have not measured each layer on this machine yet, or are to again."""
+        """List for each layer the suites that still have to measure it on this machine."""
         if self._machine_id is None:
             return [each.suites for each in planned]
         names = [each.fingerprint.value for each in planned]
@@ -130,7 +130,7 @@ class Reuse:
         *,
         is_parent: bool,
     ) -> Decision:
-        """What to do about a trial that has a result.
+        """Decide on a trial that has a result.
 
         Args:
             is_parent: whether another that has to be trained starts from its weights.
@@ -146,18 +146,18 @@ class Reuse:
     def _results(
         self, planned: Sequence[Planned], tried: Mapping[str, Sequence[AttemptRecord]]
     ) -> dict[str, AttemptRecord]:
-        """The last attempt that is done at each trial; by the clock rather one of this machine."""
-        found = {}
+        """Find the last done attempt at each trial, by the clock rather one of this machine."""
+        last_done = {}
         for each in planned:
             attempts = tried.get(each.fingerprint.value, ())
             here = [attempt for attempt in attempts if not self._is_of_other_clock(each, attempt)]
             last = _done(here) or _done(attempts)
             if last is not None:
-                found[each.fingerprint.value] = last
-        return found
+                last_done[each.fingerprint.value] = last
+        return last_done
 
     def _is_of_other_clock(self, planned: Planned, attempt: AttemptRecord) -> bool:
-        """Whether a training was given seconds, which make other steps on another machine."""
+        """Tell whether a training was given seconds, which make other steps on another machine."""
         matched = planned.spec.compute.match
         return matched == "wall_clock" and attempt.machine_id != self._machine_id
 
@@ -181,7 +181,7 @@ class Reuse:
         return alike
 
     def _lost(self, done: AttemptRecord) -> str | None:
-        """Why what a training left can be measured no more; None where all of it is there."""
+        """Say why a training can no longer be measured; None where all its files are there."""
         if not self._has_weights(done):
             return "its checkpoint is gone, and a suite needs it"
         folder = (self._home / str(done.checkpoint)).parent
@@ -197,7 +197,7 @@ class Reuse:
 
 
 def _is_orphan(last: AttemptRecord, parent: Sequence[AttemptRecord]) -> bool:
-    """Whether a derived trial failed while its parent, by these attempts, had no result."""
+    """Tell whether a derived trial failed while its parent, by these attempts, had no result."""
     done = (each.finished_at for each in parent if each.status == AttemptStatus.DONE)
     return last.status == AttemptStatus.FAILED and not any(
         ended is not None and ended <= last.started_at for ended in done
@@ -205,15 +205,15 @@ def _is_orphan(last: AttemptRecord, parent: Sequence[AttemptRecord]) -> bool:
 
 
 def tried_again(last: AttemptRecord, retry: Retry = None) -> tuple[bool, str]:
-    """Whether a trial is tried again whose last attempt gave no result, and why or why not."""
+    """Tell whether a trial is tried again whose last attempt gave no result, and why or why not."""
     if last.status not in ENDED:
         return True, "continues an interrupted attempt"
     asked, happened = ENDED[last.status]
     first_line = "".join((last.error or "").strip().splitlines()[:1])
-    told = f"it {happened}: {first_line}" if first_line else f"it {happened}"
+    outcome = f"it {happened}: {first_line}" if first_line else f"it {happened}"
     if retry in (asked, "all"):
-        return True, f"tried again; last time {told}"
-    return False, f"{told}; --retry {asked} tries again"
+        return True, f"tried again; last time {outcome}"
+    return False, f"{outcome}; --retry {asked} tries again"
 
 
 def _key(description: dict[str, object]) -> str:
@@ -221,14 +221,14 @@ def _key(description: dict[str, object]) -> str:
 
 
 def _done(tried: Sequence[AttemptRecord]) -> AttemptRecord | None:
-    """The last that is done."""
+    """Return the last attempt that is done; None where none is."""
     return next(
         (attempt for attempt in reversed(tried) if attempt.status == AttemptStatus.DONE), None
     )
 
 
 def _missing(suites: Sequence[PlannedSuite], made: set[Made]) -> tuple[PlannedSuite, ...]:
-    """The suites that have not measured."""
+    """Return the suites that have not measured yet."""
     return tuple(
         suite
         for suite in suites

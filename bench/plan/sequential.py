@@ -1,4 +1,4 @@
-"""`--seeds auto`: seeds are added, the same for every router, until the differences are decided."""
+"""`--seeds auto`: the same seeds are added for every router until all differences are decided."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUITE = "accuracy"
 
 
 class Tested(Protocol):
-    """A comparison that was declared beforehand, with its p-value over the family and the looks."""
+    """A comparison declared beforehand, its p-value adjusted for family and interim analyses."""
 
     @property
     def difference(self) -> PairedDifference | None: ...
@@ -27,13 +27,13 @@ class Tested(Protocol):
 
 @dataclass(frozen=True)
 class Sequential:
-    """When seeds stop being added, and how far that is.
+    """The rule by which seeds are added, and its progress.
 
     Attributes:
         resolve: the smallest difference of interest, in points of top-1.
-        seeds: at each look that was planned beforehand.
-        taken: seeds of the last look so far; 0 before the first.
-        compared, decided: comparisons at that look, and how many of them were decided.
+        seeds: the number of seeds of each interim analysis, planned beforehand.
+        taken: seeds of the last interim analysis so far; 0 before the first.
+        compared, decided: comparisons at that analysis, and how many of them were decided.
     """
 
     resolve: float
@@ -44,11 +44,11 @@ class Sequential:
 
     @property
     def over(self) -> bool:
-        """Whether no seed is to be added any more."""
+        """Whether no more seeds are added."""
         return self.taken == self.seeds[-1] or (self.taken > 0 and self.decided == self.compared)
 
     def record(self) -> dict[str, Any]:
-        """As plain data, for the study's row."""
+        """Return the rule as plain data, for the study's row."""
         return {
             "resolve": self.resolve,
             "looks": len(self.seeds),
@@ -58,35 +58,34 @@ class Sequential:
             "decided": self.decided,
         }
 
-    def after(self, taken: int, found: Iterable[Tested]) -> Sequential:
-        """How far it is after a look.
+    def after(self, taken: int, comparisons: Iterable[Tested]) -> Sequential:
+        """Return the rule with its progress after an interim analysis.
 
-        What cannot be compared, since a router has no result, is not waited for.
+        A comparison without a difference, since a router has no result, is left out.
 
         Args:
-            taken: seeds of that look.
-            found: the comparisons, of accuracies as shares.
+            taken: seeds of that analysis.
+            comparisons: of accuracies, as shares.
         """
-        there = [(each.difference, each.adjusted) for each in found]
         decided = [
-            is_decided(difference, adjusted, self.resolve / 100)
-            for difference, adjusted in there
-            if difference is not None
+            is_decided(each.difference, each.adjusted, self.resolve / 100)
+            for each in comparisons
+            if each.difference is not None
         ]
         return replace(self, taken=taken, compared=len(decided), decided=sum(decided))
 
 
-def planned(preset: Preset, suites: Iterable[str], resolve: float, most: int) -> Sequential:
-    """Looks from the preset's number of seeds on, three at least, up to a limit.
+def plan_analyses(preset: Preset, suites: Iterable[str], resolve: float, most: int) -> Sequential:
+    """Plan interim analyses from the preset's number of seeds, at least three, up to a limit.
 
     Raises:
-        RequestError: the limit is below the first look, or there is nothing to compare.
+        RequestError: the limit is below the first analysis, or there is nothing to compare.
     """
     first = max(FEWEST, preset.seeds)
     if most < first:
         raise RequestError(
-            f"--max-seeds {most} is below the first look of --seeds auto, at {first} seeds; give "
-            f"--max-seeds {2 * first} or more"
+            f"--max-seeds {most} is below the first interim analysis of --seeds auto, at {first} "
+            f"seeds; give --max-seeds {2 * first} or more"
         )
     if SUITE not in suites:
         raise RequestError(
@@ -108,53 +107,56 @@ def planned(preset: Preset, suites: Iterable[str], resolve: float, most: int) ->
     return Sequential(resolve, looks(first, most))
 
 
-def refuse_other_looks(study: str, asked: Sequential, before: Mapping[str, Any]) -> None:
-    """Refuse to plan looks anew once results may have been seen: the error rate is of one plan.
+def refuse_other_analyses(study: str, asked: Sequential, before: Mapping[str, Any]) -> None:
+    """Refuse to change the planned interim analyses once results may have been seen.
+
+    The error rate holds for one plan alone.
 
     Args:
         before: the study's last request; empty where there was none.
 
     Raises:
-        RequestError: the looks are others than those that were planned first.
+        RequestError: other analyses were planned first.
     """
     first = before.get("sequential", {}).get("seeds", list(asked.seeds))
     if list(asked.seeds) == first:
         return
     then, now = (", ".join(map(str, seeds)) for seeds in (first, asked.seeds))
     raise RequestError(
-        f"study {study!r} has its looks planned at {then} seeds; to look at {now} instead, now "
-        f"that results are there, would break the error rate: give --max-seeds {first[-1]} and a "
-        f"preset of {first[0]} seeds again, or --study another name"
+        f"study {study!r} has its interim analyses planned at {then} seeds; to analyse at {now} "
+        f"instead, now that results are there, would break the error rate: give --max-seeds "
+        f"{first[-1]} and a preset of {first[0]} seeds again, or --study another name"
     )
 
 
 def add_seeds(
     asked: Sequential,
-    look: Callable[[Sequential, int], Iterable[Tested] | None],
-    tell: Callable[[str], None],
+    analyse: Callable[[Sequential, int], Iterable[Tested] | None],
+    emit: Callable[[str], None],
 ) -> Sequential:
-    """Look until all is decided, or the limit is reached.
+    """Run one interim analysis after the other, until all is decided or the limit is reached.
 
     Args:
-        look: is told how it stood after the look before; trains every router with seeds 0 to n - 1
-            and returns the comparisons declared beforehand; None where it had to leave early.
-        tell: is told in a sentence how it stands after each look.
+        analyse: gets the rule after the analysis before and a number n of seeds, trains every
+            router with seeds 0 to n - 1 and returns the comparisons declared beforehand; None
+            where it was interrupted.
+        emit: gets a sentence on the progress after each analysis.
     """
     for number in asked.seeds:
-        found = look(asked, number)
-        if found is None:
+        comparisons = analyse(asked, number)
+        if comparisons is None:
             break
-        asked = asked.after(number, found)
-        tell(sentence(asked))
+        asked = asked.after(number, comparisons)
+        emit(sentence(asked))
         if asked.over:
             break
     return asked
 
 
 def sentence(asked: Sequential) -> str:
-    """How it stands after a look."""
-    told = f"{asked.taken} seeds: {asked.decided} of {asked.compared} differences decided"
+    """Describe the progress after an interim analysis."""
+    progress = f"{asked.taken} seeds: {asked.decided} of {asked.compared} differences decided"
     if not asked.over:
-        return f"{told}; on to {min(n for n in asked.seeds if n > asked.taken)} seeds"
+        return f"{progress}; on to {min(n for n in asked.seeds if n > asked.taken)} seeds"
     end = "that is all" if asked.decided == asked.compared else "this is the limit"
-    return f"{told}; {end}"
+    return f"{progress}; {end}"

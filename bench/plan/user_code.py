@@ -43,7 +43,7 @@ class Import:
 
 @dataclass(frozen=True)
 class Source:
-    """One file.
+    """A file of the user's code.
 
     Attributes:
         module: the dotted name that it is imported by.
@@ -69,12 +69,12 @@ class Root:
     only: tuple[str, ...] | None = None
 
     def module_of(self, file: Path) -> str:
-        """The dotted name of a file under this folder."""
+        """Return the dotted name of a file under this folder."""
         parts = file.relative_to(self.folder).with_suffix("").parts
         return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
     def find(self, module: str) -> Path | None:
-        """The file of a module, if it lies here."""
+        """Return the file of a module, if it lies here."""
         top = module.partition(".")[0]
         if not top or (self.only is not None and top not in self.only):
             return None
@@ -83,7 +83,7 @@ class Root:
         return next((file for file in files if file.is_file()), None)
 
     def packages(self, module: str) -> list[Path]:
-        """The `__init__` files that run before a module is imported, and its own if it has one."""
+        """List the `__init__` files that run before a module is imported, with its own."""
         parts = module.split(".")
         folders = [self.folder.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
         return [file for folder in folders if (file := folder / "__init__.py").is_file()]
@@ -93,16 +93,16 @@ Found = list[tuple[Path, Root]]
 
 
 def user_sources(files: Iterable[Path]) -> dict[Path, Source]:
-    """These files and those that they depend on; files of this repository are left out."""
-    found: dict[Path, Source] = {}
+    """Collect files and those that they depend on, without files of this repository."""
+    sources: dict[Path, Source] = {}
     waiting = [(file.resolve(), _root_of(file.resolve())) for file in files]
     while waiting:
         file, root = waiting.pop()
-        if file not in found and not is_own(file):
-            found[file] = source = _parse(file, root.module_of(file))
+        if file not in sources and not is_own(file):
+            sources[file] = source = _parse(file, root.module_of(file))
             for wanted in source.imports:
                 waiting += _resolve(wanted, root)
-    return found
+    return sources
 
 
 def is_own(file: Path) -> bool:
@@ -111,12 +111,12 @@ def is_own(file: Path) -> bool:
 
 
 def combined(lines: Iterable[str]) -> str:
-    """One SHA-256 (hex) for all of these, whatever their order."""
+    """Return one SHA-256 (hex) for all of these, whatever their order."""
     return _sha256("\n".join(sorted(lines)))
 
 
 def _root_of(file: Path) -> Root:
-    """Where the imports of this file are looked for where Python finds them nowhere."""
+    """Return the root in which a file's imports are found where Python finds them nowhere."""
     folder = file.parent
     # Where a file lies in a package, its imports name the package's folder too.
     while (folder / "__init__.py").is_file():
@@ -127,7 +127,7 @@ def _root_of(file: Path) -> Root:
 
 
 def _root_for(wanted: Import, root: Root) -> Root | None:
-    """Where an import in a file under `root` finds its module; None where it is no user's file."""
+    """Return the root where an import in a file finds its module; None if it is no user's file."""
     top = wanted.module.partition(".")[0]
     if wanted.relative:
         places = [root]
@@ -139,7 +139,7 @@ def _root_for(wanted: Import, root: Root) -> Root | None:
 
 
 def _resolve(wanted: Import, root: Root, seen: frozenset[Import] = frozenset()) -> Found:
-    """The files that an import reads what it needs from; none where they are installed."""
+    """Return the files that an import reads what it needs from; none where they are installed."""
     home = None if wanted in seen else _root_for(wanted, root)
     file = home.find(wanted.module) if home else None
     if home is None or file is None:
@@ -150,8 +150,8 @@ def _resolve(wanted: Import, root: Root, seen: frozenset[Import] = frozenset()) 
     exports = dict(_parse(file, wanted.module).exports)
     if wanted.name in exports:
         through = exports[wanted.name]
-        if through != wanted and (found := _resolve(through, home, seen | {wanted})):
-            return [*before, *found]
+        if through != wanted and (resolved := _resolve(through, home, seen | {wanted})):
+            return [*before, *resolved]
     submodule = home.find(f"{wanted.module}.{wanted.name}")
     return [*before, (submodule or file, home)]
 
@@ -193,7 +193,7 @@ def _imports(tree: ast.AST, package: str) -> Iterator[Import]:
 
 
 def _import_from(node: ast.ImportFrom, name: str, package: str) -> Import:
-    """One name of `from … import`, where the file's package is `package`."""
+    """Resolve one name of `from … import`, where the file's package is `package`."""
     module = imported_module(node, package)
     if not module:  # `from . import name` in a file of no package
         return Import(name, None, relative=True)
@@ -205,7 +205,7 @@ def _sha256(text: str) -> str:
 
 
 class _Undocumented(ast.NodeTransformer):
-    """Removes docstrings, and every other string that stands alone as a statement."""
+    """A transformer that removes docstrings and other strings that are statements."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)

@@ -1,4 +1,4 @@
-"""Why a stored trial would be reused now, or not."""
+"""The reasons why a stored trial would be reused now, or not."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_NAMES = 8
 
 
 def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
-    """Lines that compare a stored trial with what its description would be now."""
+    """Yield lines that compare a stored trial with what its description would be now."""
     yield f"trial {trial.fingerprint}"
     try:
         spec = TrialSpec.model_validate(trial.description)
@@ -46,7 +46,7 @@ def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
 
 
 def _changed_definitions(now: Part, before: Mapping[str, str] | None) -> str:
-    """The names of the definitions that changed, came or went; "" where they are not known."""
+    """Name the definitions that changed, came or went; "" where they are not known."""
     if not before:
         return ""
     names = sorted(dict(now.definitions.items() ^ before.items()))
@@ -64,7 +64,7 @@ def _require_model(now: Fingerprint, spec: TrialSpec, trial: TrialRecord) -> Non
 
 
 def _unchanged(trial: TrialRecord, store: Store) -> Iterator[str]:
-    """What the next run does about a trial that nothing changed."""
+    """Say what the next run does about an unchanged trial."""
     if store.done_attempt(trial.fingerprint) is not None:
         yield "reused: same description, data and source; its last attempt is done"
         return

@@ -7,7 +7,7 @@ from functools import cache
 
 from bench.compute import Cost, cost_of
 from bench.config import DataConfig, TrialSpec
-from bench.data import ExpectedData
+from bench.data import DataShape
 from bench.model import EXPERTS
 from bench.plan.expand import condition_of
 from routers import ROUTERS, Baseline
@@ -19,9 +19,9 @@ FIRST_GUESS = 256
 
 
 def with_widths(
-    specs: Iterable[TrialSpec], shape_of: Callable[[DataConfig], ExpectedData]
+    specs: Iterable[TrialSpec], shape_of: Callable[[DataConfig], DataShape]
 ) -> list[TrialSpec]:
-    """The trials, those that match by it with the width that was solved for, as `found`.
+    """Solve for the width of experts in the trials that match compute by it; see `found`.
 
     A whole width may not meet the tolerance: then it is the nearest. A dense model keeps its MLPs;
     the baseline with an MoE's parameters is widened by experts of a width that is solved for too.
@@ -46,7 +46,7 @@ def with_widths(
     return [with_width(spec) if spec.compute.match in SOLVED else spec for spec in specs]
 
 
-def _with_width(spec: TrialSpec, shape_of: Callable[[DataConfig], ExpectedData]) -> TrialSpec:
+def _with_width(spec: TrialSpec, shape_of: Callable[[DataConfig], DataShape]) -> TrialSpec:
     matched = f"compute.match = {spec.compute.match}"
     router, experts = ROUTERS.get(spec.router.name).target, EXPERTS.get(spec.experts.name).target
     is_dense = issubclass(router, Baseline) and not router.widen
@@ -98,7 +98,7 @@ def _matched(spec: TrialSpec, cost: Cost) -> float:
 
 
 def nearest_width(cost: Callable[[int], float], target: float) -> int:
-    """The whole number, at least 1, at which a cost that grows with it comes nearest to a target.
+    """Find the whole number, at least 1, at which a growing cost is nearest to a target.
 
     By false position: where the cost is affine, as that of an MLP in its hidden units, the second
     interpolation ends it.

@@ -1,4 +1,4 @@
-"""The file that an interrupted training goes on from.
+"""The checkpoint file that an interrupted training resumes from.
 
 It is one safetensors file: tensors, and JSON in its metadata. Nothing is unpickled.
 """
@@ -17,36 +17,36 @@ from torch import Tensor, nn
 
 from bench.config import TrialSpec
 from bench.data import Dataset, file_sha256, write_tensors
-from bench.train.schedule import Journal
+from bench.train.schedule import TrainingState
 
 FILE = "resume.safetensors"
 
 
 class UnusableError(Exception):
-    """A training cannot go on from what was saved."""
+    """A saved state that a training cannot resume from."""
 
 
 def save_state(
-    folder: Path, training: str, journal: Journal, tensors: Mapping[str, Tensor]
+    folder: Path, training: str, state: TrainingState, tensors: Mapping[str, Tensor]
 ) -> None:
     """Write the file, atomically.
 
     Args:
-        folder: the trial's.
-        training: see `training_of`.
-        journal: of the training until now.
-        tensors: of the trainer.
+        folder: the trial's folder.
+        training: the training's identity, see `training_of`.
+        state: the training state.
+        tensors: the trainer's state.
     """
-    text = {"training": training, "journal": journal.model_dump_json()}
+    text = {"training": training, "state": state.model_dump_json()}
     metadata = {**text, "sha256": _digest(text, tensors)}
     write_tensors(tensors, folder / FILE, metadata)
 
 
-def saved_state(folder: Path, training: str) -> tuple[Journal, dict[str, Tensor]] | None:
-    """What was saved of a training, its tensors on the CPU; None where nothing was.
+def saved_state(folder: Path, training: str) -> tuple[TrainingState, dict[str, Tensor]] | None:
+    """Read the saved state of a training, its tensors on the CPU; None where nothing was saved.
 
     Raises:
-        UnusableError: it is damaged or of another training, or a snapshot of it is.
+        UnusableError: the file is damaged or of another training, or a snapshot is damaged.
     """
     path = folder / FILE
     if not path.exists():
@@ -60,52 +60,52 @@ def saved_state(folder: Path, training: str) -> tuple[Journal, dict[str, Tensor]
             raise UnusableError("its content is not what was written")
         if metadata["training"] != training:
             raise UnusableError("it is of another training")
-        journal = Journal.model_validate(json.loads(metadata["journal"]))
-        for snapshot in journal.snapshots:
+        state = TrainingState.model_validate(json.loads(metadata["state"]))
+        for snapshot in state.snapshots:
             if file_sha256(folder / snapshot.file) != snapshot.sha256:
                 raise UnusableError(f"the snapshot {snapshot.file} is damaged or was replaced")
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise UnusableError(" ".join(str(error).split())) from None
-    return journal, tensors
+    return state, tensors
 
 
 def discard_state(folder: Path) -> None:
-    """The training is over: nothing goes on from it."""
+    """Delete the saved state, since the training is over."""
     (folder / FILE).unlink(missing_ok=True)
 
 
 def training_of(spec: TrialSpec, dataset: Dataset) -> str:
-    """What tells one training from another: the trial and its data, as JSON.
+    """Identify a training by its trial and its data, as JSON.
 
-    And where it is given seconds, the machine whose seconds they are.
+    A training with a budget of seconds is identified by its machine too.
     """
-    told = {"trial": spec.model_dump(mode="json"), "data": dataset.content_hash}
+    identity = {"trial": spec.model_dump(mode="json"), "data": dataset.content_hash}
     if spec.compute.match == "wall_clock":
-        told["machine"] = platform.node()
-    return json.dumps(told, sort_keys=True)
+        identity["machine"] = platform.node()
+    return json.dumps(identity, sort_keys=True)
 
 
 def _digest(text: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 in hexadecimal; safetensors keeps none."""
-    found = hashlib.sha256(json.dumps(dict(text), sort_keys=True).encode())
+    """Hash metadata and tensors (SHA-256 in hexadecimal), since safetensors keeps no checksum."""
+    digest = hashlib.sha256(json.dumps(dict(text), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
-        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        found.update(flat.view(torch.uint8).numpy().data)
-    return found.hexdigest()
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def module_state(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, also the buffers that `state_dict` leaves out."""
+    """Collect parameters and buffers by name, also the buffers that `state_dict` leaves out."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
 @torch.no_grad()
 def restore_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Put the tensors of `module_state` into a module of the same making, on its device.
+    """Copy the tensors of `module_state` into a module of the same structure, on its device.
 
     Raises:
-        ValueError: they are not those of such a module.
+        ValueError: a tensor is missing, unknown or of another shape.
     """
     parameters = dict(module.named_parameters())
     device = next(iter(parameters.values())).device
@@ -121,13 +121,13 @@ def restore_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """`NUMBER.NAME` -> what the optimiser keeps of that parameter."""
+    """Map `NUMBER.NAME` to what the optimiser keeps of that parameter."""
     kept = optimizer.state_dict()["state"]
     return {f"{number}.{name}": kept[number][name] for number in kept for name in kept[number]}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Put the tensors of `optimizer_state` into an optimiser of the same parameters."""
+    """Load the tensors of `optimizer_state` into an optimiser of the same parameters."""
     kept: dict[int, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         number, _, name = key.partition(".")

@@ -1,4 +1,4 @@
-"""A model on a split, in eval mode and without gradients."""
+"""Evaluation of a model on a split, in eval mode and without gradients."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from suites.support.subject import Observed
 
 @dataclass(frozen=True)
 class Score:
-    """Means over the images of a split.
+    """The mean accuracy and loss over the images of a split.
 
     Attributes:
-        top1: share of the images whose class is right.
+        top1: share of the images that are classified correctly.
         loss: cross-entropy in nats, without label smoothing.
     """
 
@@ -36,7 +36,7 @@ def observe(
     device: torch.device,
     precision: str = "float32",
 ) -> Iterator[Observed]:
-    """Every image of a split in a fixed order, batch by batch; the model is set to eval mode.
+    """Run the model in eval mode on every image of a split, batch by batch, in a fixed order.
 
     Raises:
         NonFiniteError: a router's logits are not finite; it names layer and token.
@@ -63,7 +63,7 @@ def evaluate(
     device: torch.device,
     precision: str = "float32",
 ) -> Score:
-    """Accuracy and loss on a split; the model is left in the mode that it was in."""
+    """Measure accuracy and loss on a split; the model is left in the mode that it was in."""
     was_training = model.training
     right = torch.zeros((), dtype=torch.long, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)

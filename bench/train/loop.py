@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench.compute import FlopCounter, Spent
+from bench.compute import ComputeSpent, FlopCounter
 from bench.config import TrialSpec
 from bench.data import Dataset, TrainingBatches, save_weights
 from bench.train import checkpoint
 from bench.train.evaluation import evaluate
 from bench.train.outcome import Outcome
-from bench.train.schedule import Agenda, ByClock, ByStep, Journal, Stretch
+from bench.train.schedule import ByClock, ByStep, EvaluationSchedule, Segment, TrainingState
 from bench.train.step import Trainer, resolve_budget
 from routers.errors import NonFiniteError
 
@@ -28,7 +28,7 @@ class DivergedError(Exception):
     """A loss is not finite, or a router's logits are not."""
 
 
-class Course:
+class TrainingLoop:
     """What a training does, and what is known of it.
 
     Args:
@@ -58,13 +58,13 @@ class Course:
         def trainer(steps: int) -> Trainer:
             return Trainer(spec, dataset, batches, device, steps, parent)
 
-        self._agenda: Agenda
+        self._agenda: EvaluationSchedule
         if self._budget.steps is None:
             pace = self._pace(trainer(2 * REHEARSED))
             self._agenda = ByClock(self._budget.amount, spec.train, pace)
         else:
             self._agenda = ByStep(self._budget.steps, spec.train)
-        self.journal = Journal(flops_per_step=self._budget.own.flops)
+        self.journal = TrainingState(flops_per_step=self._budget.own.flops)
         self._trainer = trainer(self.steps)
         self._training = checkpoint.training_of(spec, dataset)
 
@@ -108,7 +108,7 @@ class Course:
             self.journal.over = stretch.end == stretch.steps
             yield loss
 
-    def _train(self, stretch: Stretch) -> float:
+    def _train(self, stretch: Segment) -> float:
         """The steps of a stretch; returns the last loss.
 
         Steps are taken to cost what the last counted one did.
@@ -127,7 +127,7 @@ class Course:
             journal.uncounted |= counted.uncounted.keys()
             journal.flops += journal.flops_per_step
             seconds = self._uncounted(seconds, plain, self._now() - began)
-        journal.steps, journal.look = end, seconds
+        journal.steps, journal.segment_seconds = end, seconds
         journal.seconds += seconds
         return self._look(start, losses)
 
@@ -212,7 +212,7 @@ class Course:
     def outcome(self, error: str | None) -> Outcome:
         """Everything that is known of the training."""
         journal = self.journal
-        spent = Spent(journal.flops, journal.steps, journal.seconds, journal.look)
+        spent = ComputeSpent(journal.flops, journal.steps, journal.seconds, journal.segment_seconds)
         return Outcome(
             status="done" if error is None else "diverged",
             error=error,

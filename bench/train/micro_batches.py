@@ -1,4 +1,4 @@
-"""Where training on a batch in parts, whose gradients are added up, is the same optimisation."""
+"""Where training in micro-batches, whose gradients are summed, is the same optimisation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def refuse_other_optimisation(spec: TrialSpec, model: nn.Module) -> None:
         model: its model.
 
     Raises:
-        RequestError: it would; says why.
+        RequestError: cutting the batch would change the result; the message says why.
     """
     parts = spec.train.micro_batches
     if reason := why_not_cut(spec, model, parts):
@@ -29,12 +29,12 @@ def refuse_other_optimisation(spec: TrialSpec, model: nn.Module) -> None:
 
 
 def why_not_cut(spec: TrialSpec, model: nn.Module, parts: int) -> str | None:
-    """Say why batches in parts are another optimisation.
+    """Say why training in micro-batches would be another optimisation.
 
     Args:
         spec: the trial.
         model: its model.
-        parts: into which each batch is cut.
+        parts: the number of micro-batches of each batch.
 
     Returns:
         The reason; None where it is the same optimisation, but for rounding and for which random

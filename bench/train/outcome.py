@@ -1,4 +1,4 @@
-"""What a training leaves behind, as plain data beside its snapshots."""
+"""The outcome of a training, stored as JSON next to its snapshots."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = "outcome.json"
 
 
 class SavedSnapshot(BaseModel):
-    """Weights at one step of a training.
+    """The weights at one step of a training, saved in a file.
 
     Attributes:
         step: optimiser steps done.
@@ -36,7 +36,7 @@ class SavedSnapshot(BaseModel):
 
 
 class Outcome(BaseModel):
-    """How a training ended.
+    """The end of a training, with its history and snapshots.
 
     Attributes:
         status: "done", or "diverged" where a loss or a router's logits were not finite.
@@ -74,31 +74,31 @@ class Outcome(BaseModel):
 
     @property
     def final(self) -> SavedSnapshot | None:
-        """The weights at the end of a training that reached it."""
+        """The snapshot of the final weights; None unless the training is done."""
         return self.snapshots[-1] if self.status == "done" else None
 
     @property
     def checkpoint(self) -> Path | None:
-        """The file of the final weights."""
+        """The file of the final weights; None unless the training is done."""
         return self.folder / self.final.file if self.final else None
 
     @property
     def sha256(self) -> str | None:
-        """Of the final weights."""
+        """The SHA-256 of the final weights; None unless the training is done."""
         return self.final.sha256 if self.final else None
 
 
 def write_outcome(outcome: Outcome) -> None:
-    """Put it in its folder, atomically."""
+    """Write the outcome into its folder, atomically."""
     with replacing(outcome.folder / FILE) as part:
         part.write_text(outcome.model_dump_json(indent=1), encoding="utf-8")
 
 
 def read_outcome(folder: Path) -> Outcome:
-    """What a training left in its folder.
+    """Read the outcome of the training in a folder.
 
     Raises:
-        BenchError: nothing, or nothing that can be read.
+        BenchError: the file is missing or cannot be read.
     """
     file = folder / FILE
     try:

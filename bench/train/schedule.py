@@ -1,6 +1,6 @@
-"""When a training looks at its losses, evaluates, keeps its weights and ends.
+"""When a training reads its losses, evaluates, saves its weights and ends.
 
-An agenda knows nothing but the journal, so a training that is continued goes on by it.
+A schedule depends on the training state alone, so a resumed training follows the same one.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from bench.train.outcome import SavedSnapshot
 from suites.support.subject import HistoryPoint
 
 
-class Journal(BaseModel):
-    """It grows with the training. All numbers are finite.
+class TrainingState(BaseModel):
+    """The progress of one training, which grows with it. All numbers are finite.
 
     Attributes:
         steps: optimiser steps done.
-        flops: FLOPs spent on them.
-        seconds: of them.
-        look: seconds of those since the look before the last.
+        flops: FLOPs spent on these steps.
+        seconds: time spent on these steps.
+        segment_seconds: time spent on the last segment.
         over: whether the training has reached its end.
-        flops_per_step: FLOPs of the step that was counted last.
-        uncounted: operations without a price that were met.
-        losses: the task's, of each step since the last evaluation.
+        flops_per_step: FLOPs of the last step that was counted.
+        uncounted: operations that ran and have no known FLOPs.
+        losses: the task loss of each step since the last evaluation.
         history: losses and accuracies at the evaluations.
-        snapshots: weights that were kept.
+        snapshots: the saved weights.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -37,7 +37,7 @@ class Journal(BaseModel):
     steps: int = 0
     flops: float = 0.0
     seconds: float = 0.0
-    look: float = 0.0
+    segment_seconds: float = 0.0
     over: bool = False
     flops_per_step: float
     uncounted: set[str] = set()
@@ -47,16 +47,16 @@ class Journal(BaseModel):
 
     @property
     def accuracy(self) -> float | None:
-        """Share of the validation split that was right at the last evaluation."""
+        """The validation accuracy at the last evaluation, as a share; None before the first."""
         return next((p.value for p in reversed(self.history) if p.name == "val_top1"), None)
 
     @property
     def evaluations(self) -> int:
-        """How many there were."""
+        """The number of evaluations so far."""
         return sum(point.name == "val_top1" for point in self.history)
 
     def record(self, split: str, name: str, value: float) -> None:
-        """Add to the history what was found after the last step."""
+        """Add a value measured after the last step to the history."""
         self.history.append(HistoryPoint(self.steps, self.flops, self.seconds, split, name, value))
 
     def keep(self, file: str, sha256: str) -> None:
@@ -68,19 +68,19 @@ class Journal(BaseModel):
         )
 
 
-LOOK_EVERY = 10
-"""Steps between two looks at the losses: each look waits for the device."""
+READ_LOSSES_EVERY = 10
+"""Steps between two reads of the losses, each of which waits for the device."""
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Steps that are taken without a look.
+class Segment:
+    """Consecutive steps whose losses are read together, after the last of them.
 
     Attributes:
-        end: the step before which the next look is.
-        evaluate: whether the model is evaluated there.
-        keep: whether its weights are kept.
-        steps: of the whole training, as far as is known.
+        end: the number of steps done when the segment ends.
+        evaluate: whether the model is evaluated at the end.
+        keep: whether the weights are saved at the end.
+        steps: the steps of the whole training, as currently estimated.
     """
 
     end: int
@@ -89,82 +89,81 @@ class Stretch:
     steps: int
 
 
-class Agenda(Protocol):
-    """Of one training."""
+class EvaluationSchedule(Protocol):
+    """The segments of one training, each planned from the state before it."""
 
-    def steps(self, journal: Journal) -> int:
-        """Of the whole training, as far as is known."""
+    def steps(self, state: TrainingState) -> int:
+        """Return the steps of the whole training, as currently estimated."""
 
-    def next(self, journal: Journal) -> Stretch:
-        """The next stretch of a training that is not over."""
+    def next(self, state: TrainingState) -> Segment:
+        """Return the next segment of a training that is not over."""
 
 
 class ByStep:
-    """A training of so many steps; evaluations and snapshots at the ends of equal parts of it."""
+    """A training of a fixed number of steps, evaluated and saved at the ends of equal parts."""
 
     def __init__(self, steps: int, train: TrainConfig) -> None:
         self._steps = steps
         self._evaluations = spaced(steps, train.evaluations)
         self._snapshots = spaced(steps, parts_kept(train))
-        looks = range(LOOK_EVERY, steps, LOOK_EVERY)
-        self._looks = sorted({*looks, *self._evaluations, *self._snapshots})
+        regular = range(READ_LOSSES_EVERY, steps, READ_LOSSES_EVERY)
+        self._ends = sorted({*regular, *self._evaluations, *self._snapshots})
 
-    def steps(self, journal: Journal) -> int:
+    def steps(self, state: TrainingState) -> int:
         return self._steps
 
-    def next(self, journal: Journal) -> Stretch:
-        end = next(look for look in self._looks if look > journal.steps)
-        return Stretch(end, end in self._evaluations, end in self._snapshots, self._steps)
+    def next(self, state: TrainingState) -> Segment:
+        end = next(end for end in self._ends if end > state.steps)
+        return Segment(end, end in self._evaluations, end in self._snapshots, self._steps)
 
 
 class ByClock:
-    """A training of so many seconds; what it has left to do is estimated anew at each look.
+    """A training of a fixed number of seconds; the steps left are estimated after each segment.
 
-    Once it has reached the steps that were planned at its last look it is over, so the learning
-    rate falls to its end: the seconds are missed by what that stretch took more or less than it was
-    to take.
+    The training ends after the steps estimated before its last segment, so that the learning rate
+    reaches 0: the seconds are missed by the error of the estimate for that segment.
 
     Args:
-        seconds: of training, evaluations left out.
+        seconds: training time, without evaluations.
         train: the recipe.
-        pace: seconds of a step, until one was taken.
+        pace: seconds per step, used until the first step was timed.
     """
 
     def __init__(self, seconds: float, train: TrainConfig, pace: float) -> None:
         self._seconds, self._train, self._pace = seconds, train, pace
 
-    def steps(self, journal: Journal) -> int:
-        if journal.over:
-            return journal.steps
-        left = self._seconds - journal.seconds
-        return journal.steps + max(1, round(left / self._pace_of(journal)))
+    def steps(self, state: TrainingState) -> int:
+        if state.over:
+            return state.steps
+        left = self._seconds - state.seconds
+        return state.steps + max(1, round(left / self._pace_of(state)))
 
-    def next(self, journal: Journal) -> Stretch:
-        steps = self.steps(journal)
-        kept = len(journal.snapshots) - (self._train.snapshots > 1)
-        evaluation = self._due(self._train.evaluations, journal.evaluations, journal, steps)
-        snapshot = self._due(parts_kept(self._train), kept, journal, steps)
-        end = min(journal.steps + LOOK_EVERY, evaluation, snapshot)
-        return Stretch(end, end == evaluation, end == snapshot, steps)
+    def next(self, state: TrainingState) -> Segment:
+        steps = self.steps(state)
+        kept = len(state.snapshots) - (self._train.snapshots > 1)
+        evaluation = self._due(self._train.evaluations, state.evaluations, state, steps)
+        snapshot = self._due(parts_kept(self._train), kept, state, steps)
+        end = min(state.steps + READ_LOSSES_EVERY, evaluation, snapshot)
+        return Segment(end, end == evaluation, end == snapshot, steps)
 
-    def _due(self, parts: int, done: int, journal: Journal, steps: int) -> int:
-        """The step at the end of the next of equal parts of the seconds."""
-        past = floor(parts * journal.seconds / self._seconds)
+    def _due(self, parts: int, done: int, state: TrainingState, steps: int) -> int:
+        """Return the step at which the next of `parts` equal parts of the seconds ends."""
+        past = floor(parts * state.seconds / self._seconds)
         number = max(done, past) + 1
         if number >= parts:
             return steps
-        left = self._seconds * number / parts - journal.seconds
-        return min(steps, journal.steps + max(1, round(left / self._pace_of(journal))))
+        left = self._seconds * number / parts - state.seconds
+        return min(steps, state.steps + max(1, round(left / self._pace_of(state))))
 
-    def _pace_of(self, journal: Journal) -> float:
-        return journal.seconds / journal.steps if journal.steps else self._pace
+    def _pace_of(self, state: TrainingState) -> float:
+        return state.seconds / state.steps if state.steps else self._pace
 
 
 def parts_kept(train: TrainConfig) -> int:
-    """Snapshots beside that of the first weights."""
+    """Return the number of snapshots besides that of the initial weights."""
     return max(train.snapshots - 1, 1)
 
 
 def spaced(steps: int, parts: int) -> list[int]:
-    """Steps at the ends of equal parts of a training, ascending; the last is `steps`."""
+    """Return the steps at the ends of equal parts of a training, ascending; the last is `steps`."""
     return sorted({round(steps * part / parts) for part in range(1, parts + 1)} - {0})

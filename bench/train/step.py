@@ -1,7 +1,7 @@
-"""One optimiser step, and all that it changes.
+"""One optimiser step, and the state that it changes.
 
-What a step draws at random depends on the seed and the step's number alone, so a training that is
-continued from its parameters, its optimiser's state and its step goes on as if never interrupted.
+The random numbers of a step depend on the seed and the step's number alone, so a training resumed
+from its parameters, optimiser state and step number goes on as if never interrupted.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from routers import Router, Routing, step_stats
 
 
 def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """AdamW (1711.05101) on everything that learns.
+    """Build AdamW (1711.05101) for all trainable parameters.
 
-    Biases, norms, single scales and what timm's models name in `no_weight_decay` do not decay.
+    Biases, norms, scalars and the parameters in a timm model's `no_weight_decay` do not decay.
     """
     spared: set[str] = getattr(model, "no_weight_decay", set)()
     decaying: list[nn.Parameter] = []
@@ -43,12 +43,12 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
 
 
 def _is_bias(name: str) -> bool:
-    """Experts stack their biases: `bias1`, (E, 1, h), is no matrix; nor is one of a list."""
+    """Tell whether a parameter is a bias, also one that is stacked over experts, as (E, 1, h)."""
     return any(part.startswith("bias") for part in name.split("."))
 
 
 def learning_rate(step: int, steps: int, train: TrainConfig) -> float:
-    """Linear warm-up over a share of the steps, then half a cosine down to 0 (1608.03983).
+    """Return the rate of a step: linear warm-up, then half a cosine down to 0 (1608.03983).
 
     Args:
         step: from 0; the first has a positive rate.
@@ -61,7 +61,7 @@ def learning_rate(step: int, steps: int, train: TrainConfig) -> float:
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of the model that follows it as an exponential moving average, buffers too."""
+    """Return a copy that follows the model as an exponential moving average, buffers too."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
 
 
@@ -69,22 +69,22 @@ class Trainer:
     """The state of one training: model, optimiser, averaged weights.
 
     Each batch goes through the model in `train.micro_batches` parts, one after the other, whose
-    gradients are added up.
+    gradients are summed.
 
     Args:
         spec: the trial.
-        dataset: what it trains on.
-        batches: of its training split.
-        device: where they are.
+        dataset: the data to train on.
+        batches: the batches of its training split.
+        device: where to train.
         steps: of the whole training, for the learning rate's schedule.
         parent: see `starting_model`.
 
     Raises:
-        RequestError: in so many micro-batches it would be another optimisation.
+        RequestError: micro-batches would change the optimisation.
 
     Attributes:
-        steps: of the whole training; may be set where they are estimated again.
-        overhead: FLOPs that a step takes for its being in micro-batches, whatever the images.
+        steps: of the whole training; may be set to a new estimate.
+        overhead: FLOPs that micro-batches add to each step.
     """
 
     def __init__(
@@ -110,11 +110,11 @@ class Trainer:
 
     @property
     def model(self) -> nn.Module:
-        """What is evaluated and kept: the averaged weights where the recipe averages."""
+        """The model to evaluate and save: the averaged weights where the recipe averages."""
         return self._model if self._average is None else self._average.module
 
     def step(self, step: int, counter: FlopCounter | None = None) -> Tensor:
-        """Take one step.
+        """Take one optimiser step.
 
         Args:
             step: its number, from 0.
@@ -134,16 +134,16 @@ class Trainer:
         return loss
 
     def state(self) -> dict[str, Tensor]:
-        """All that the steps to come depend on, beside their numbers; it is not copied."""
+        """Collect the tensors that the next steps depend on, without copying them."""
         parts = {name: module_state(module) for name, module in self._modules().items()}
         parts["optimizer"] = optimizer_state(self._optimizer)
         return {f"{part}.{name}": parts[part][name] for part in parts for name in parts[part]}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from the `state` of a trainer like this one.
+        """Load the `state` of a trainer of the same trial.
 
         Raises:
-            ValueError: it is of another kind; this trainer is of no use any more.
+            ValueError: the state does not fit; this trainer must not be used any more.
         """
         parts: dict[str, dict[str, Tensor]] = {"optimizer": {}}
         for key, tensor in state.items():
@@ -160,9 +160,9 @@ class Trainer:
     def _differentiate(
         self, images: Tensor, labels: Tensor, step: int, parts: int, counter: FlopCounter | None
     ) -> tuple[Tensor, list[Routing]]:
-        """Leave the gradient in the model; returns the task's loss and the last part's routings."""
+        """Compute the gradients; returns the task loss and the last micro-batch's routings."""
         pieces = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
-        shares = images.new_tensor([len(half) / len(labels) for _, half in pieces])
+        shares = images.new_tensor([len(part) / len(labels) for _, part in pieces])
         self._model.train()
         self._optimizer.zero_grad()
         tasks = []
@@ -174,12 +174,11 @@ class Trainer:
         return (torch.stack(tasks) * shares).sum(), losses.routings
 
     def _overhead(self, images: Tensor, labels: Tensor) -> int:
-        """What each part takes that does not grow with its images, and adding the gradients."""
+        """Count the FLOPs that do not grow with a part's images, and those of summing gradients."""
 
         def flops(parts: int) -> int:
             counter = FlopCounter()
-            # Two images each: what is shared by the images of a part is not added up where it
-            # has but one.
+            # Two images each: with one image, the sum over the images of a part would be skipped.
             some = 2 * self._micro_batches
             self._differentiate(images[:some], labels[:some], 0, parts, counter)
             return counter.report().total
@@ -213,16 +212,16 @@ def resolve_budget(
     device: torch.device,
     parent: nn.Module | None = None,
 ) -> Budget:
-    """The budget of a trial, from the FLOPs that its first step takes where it will train.
+    """Resolve the budget of a trial from the FLOPs of its first step on the device it trains on.
 
-    Micro-batches change no FLOPs.
+    The overhead of micro-batches is not counted.
 
     Args:
         spec: the trial.
-        dataset: what it trains on.
-        batches: of its training split, on `device`.
-        device: where it trains.
-        parent: see `starting_model`; a step of what is frozen in part takes fewer FLOPs.
+        dataset: the data to train on.
+        batches: the batches of its training split, on `device`.
+        device: where to train.
+        parent: see `starting_model`; a step of a partly frozen model takes fewer FLOPs.
     """
 
     def cost_of(of: TrialSpec) -> Cost:

@@ -18,7 +18,7 @@ from torch import nn
 from bench.config import TrialSpec
 from bench.data import Dataset, TrainingBatches, sweep
 from bench.train import checkpoint
-from bench.train.loop import Course, DivergedError
+from bench.train.loop import DivergedError, TrainingLoop
 from bench.train.outcome import Outcome, write_outcome
 
 Progress = Callable[[int, int, float, float | None, int, float], None]
@@ -73,8 +73,8 @@ def train_trial(
     batches = TrainingBatches(spec, dataset, device)
     with torch.random.fork_rng(cuda), closing(batches):
 
-        def begin() -> Course:
-            return Course(spec, dataset, batches, device, folder, parent)
+        def begin() -> TrainingLoop:
+            return TrainingLoop(spec, dataset, batches, device, folder, parent)
 
         course = _resumed(begin, folder)
         try:
@@ -87,7 +87,7 @@ def train_trial(
     return outcome
 
 
-def _resumed(begin: Callable[[], Course], folder: Path) -> Course:
+def _resumed(begin: Callable[[], TrainingLoop], folder: Path) -> TrainingLoop:
     """A course that goes on from what was saved, or starts."""
     course = begin()
     try:
@@ -102,7 +102,7 @@ def _resumed(begin: Callable[[], Course], folder: Path) -> Course:
 
 
 def _follow(
-    course: Course, on_progress: Progress, save_every: float, stop: Callable[[], bool]
+    course: TrainingLoop, on_progress: Progress, save_every: float, stop: Callable[[], bool]
 ) -> None:
     """Train to the end, report progress, and save the state now and then."""
     saved = time.monotonic()

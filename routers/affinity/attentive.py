@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from routers.affinity.base import Affinity, build_affinity, lecun_normal, register_affinity
 from routers.affinity.deep import Deep
-from routers.context import RouterContext
 from routers.errors import RequestError
 from routers.hyper import hyper
+from routers.layer_info import RouterContext
 
 
 @register_affinity("attentive", family="affinity", source="arXiv 2302.14703")

@@ -21,7 +21,7 @@ register_affinity = AFFINITIES.register
 
 
 class Affinity(nn.Module, Configurable):
-    """Base of the affinities: a subclass makes its parameters in `build` and writes `forward`.
+    """The base of all affinities: a subclass makes its parameters in `build` and writes `forward`.
 
     Args:
         dim: width d of the tokens.
@@ -49,7 +49,7 @@ class Affinity(nn.Module, Configurable):
         raise TypeError(f"affinity {type(self).__name__!r} defines no build(self)")
 
     def output(self) -> nn.Parameter | None:
-        """(n, h): the weights that the logits are linear in; None where there are none."""
+        """Return (n, h): the weights that the logits are linear in; None where there are none."""
         return None
 
     def extra_repr(self) -> str:
@@ -60,7 +60,7 @@ class Affinity(nn.Module, Configurable):
 def build_affinity(
     name: str, dim: int, outputs: int, site: Site | None = None, **hyper: Any
 ) -> nn.Module:
-    """A registered affinity by name.
+    """Build a registered affinity by name.
 
     Args:
         name: linear, cosine, mlp, soft, conv, attentive, or a user's own.
@@ -78,7 +78,7 @@ def build_affinity(
 
 
 def lecun_normal(rows: int, columns: int) -> nn.Parameter:
-    """(rows, columns), truncated normal at two deviations, variance 1 / columns after the cut."""
+    """Draw (rows, columns) from a normal cut at two deviations, with variance 1 / columns."""
     # 0.8796… is the deviation of a unit normal that was cut at ±2.
     std = columns**-0.5 / 0.87962566103423978
     weight = torch.empty(rows, columns)

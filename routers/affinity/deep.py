@@ -13,7 +13,7 @@ from routers.hyper import hyper
 
 
 class Deep(Affinity):
-    """What they share: a subclass makes the body.
+    """The base of affinities with a deep body, which a subclass makes.
 
     Attributes:
         body: (g, t, d) -> (g, t, h), the hidden vector that logits are linear in.
@@ -28,7 +28,7 @@ class Deep(Affinity):
         self.outer = lecun_normal(self.outputs, self.width)
 
     def build_body(self) -> tuple[nn.Module, int]:
-        """The body and its width."""
+        """Return the body and its width."""
         raise TypeError(f"affinity {type(self).__name__!r} defines no build_body(self)")
 
     def forward(self, tokens: Tensor, context: object = None) -> Tensor:
@@ -103,7 +103,7 @@ class ConvBody(nn.Module):
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
-    """With weights of variance 1 over the inputs, and a bias of 0."""
+    """Build a linear layer with weights of variance 1 / inputs and a bias of 0."""
     linear = nn.Linear(inputs, outputs)
     linear.weight = lecun_normal(outputs, inputs)
     nn.init.zeros_(linear.bias)

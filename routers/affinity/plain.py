@@ -77,12 +77,12 @@ class Soft(Affinity):
 
 
 def _cosine(x: Tensor, vectors: Tensor, scale: Tensor) -> Tensor:
-    """Scaled cosines of (…, d) with (n, d): (…, n)."""
+    """Compute scaled cosines of (…, d) with (n, d): (…, n)."""
     # The token's length divides the logits, which are fewer than its entries.
     weight = vectors * (scale * _inverse_length(vectors))
     return F.linear(x, weight) * _inverse_length(x)
 
 
 def _inverse_length(x: Tensor) -> Tensor:
-    """(…, d) -> (…, 1). The small addend keeps it, and its gradient, finite at 0."""
+    """Return (…, d) -> (…, 1). The small addend keeps it, and its gradient, finite at 0."""
     return (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() + 1e-6).rsqrt()

@@ -25,7 +25,7 @@ from routers.errors import RequestError
 
 @dataclass(frozen=True, eq=False)
 class Routing(ABC):
-    """What a router returns.
+    """The result of a router: which tokens go to which experts, with which weights.
 
     Attributes:
         gates: (g, t, E) float, each token's distribution over the experts, without noise.
@@ -47,7 +47,7 @@ class Routing(ABC):
 
     @property
     def choices(self) -> int | None:
-        """Experts that each token chooses, at most; None where tokens do not choose."""
+        """The experts that each token chooses, at most; None where tokens do not choose."""
         return None
 
     @property
@@ -61,34 +61,34 @@ class Routing(ABC):
     @property
     @abstractmethod
     def num_slots(self) -> int:
-        """Slots of each expert in each group, used or not."""
+        """The slots of each expert in each group, used or not."""
 
     @property
     def slot_count(self) -> int:
-        """Slots that the experts run in all, used or not: g · E · s."""
+        """The slots that the experts run in all, used or not: g · E · s."""
         return self.gates.shape[0] * self.num_experts * self.num_slots
 
     @abstractmethod
     def dispatch_tensor(self) -> Tensor:
-        """`D`, (g, t, E, s)."""
+        """Return `D`, (g, t, E, s)."""
 
     @abstractmethod
     def combine_tensor(self) -> Tensor:
-        """`C`, (g, t, E, s), differentiable."""
+        """Return `C`, (g, t, E, s), differentiable."""
 
     def dispatch(self, x: Tensor) -> Tensor:
-        """Slot inputs, expert first: (g, t, …) -> (E, g, s, …); unused slots hold zeros."""
+        """Gather slot inputs, expert first: (g, t, …) -> (E, g, s, …); unused slots hold zeros."""
         d = self.dispatch_tensor().to(x.dtype)
         return torch.einsum("gtes,gtd->egsd", d, x.flatten(2)).unflatten(3, x.shape[2:])
 
     def combine(self, slot_outputs: Tensor) -> Tensor:
-        """Tokens' outputs: (E, g, s, …) -> (g, t, …)."""
+        """Combine slot outputs to token outputs: (E, g, s, …) -> (g, t, …)."""
         c = self.combine_tensor().to(slot_outputs.dtype)
         y = torch.einsum("gtes,egsd->gtd", c, slot_outputs.flatten(3))
         return y.unflatten(2, slot_outputs.shape[3:])
 
     def reweighted(self, factors: Tensor) -> Self:
-        """The same routing with each expert's combine weights times a factor; nothing is rerouted.
+        """Multiply each expert's combine weights by a factor; nothing is rerouted.
 
         Args:
             factors: (E,) float; 0 switches an expert off.
@@ -96,40 +96,26 @@ class Routing(ABC):
         raise RequestError(f"{type(self).__name__} cannot be reweighted: it defines no way to")
 
     def combine_weights(self) -> Tensor:
-        """(g, t, E): combine weights summed over an expert's slots."""
+        """Return (g, t, E): combine weights summed over an expert's slots."""
         return self.combine_tensor().sum(-1)
 
     def expert_load(self) -> Tensor:
-        """(g, E) long: tokens that each expert processes, after dropping."""
+        """Return (g, E) long: tokens that each expert processes, after dropping."""
         return (self.dispatch_tensor() != 0).any(-1).sum(1)
 
     def token_coverage(self) -> Tensor:
-        """(g, t) long: experts that process each token, after dropping."""
+        """Return (g, t) long: experts that process each token, after dropping."""
         return (self.dispatch_tensor() != 0).any(-1).sum(2)
 
     def demand(self) -> Tensor:
-        """(g, E) long: the load before dropping."""
+        """Return (g, E) long: the load before dropping."""
         return self.expert_load()
 
     def first_choice(self) -> Tensor:
-        """(g, t) long: the expert that each token prefers, the lowest of equal ones."""
+        """Return (g, t) long: the expert that each token prefers, the lowest of equal ones."""
         return self.gates.argmax(-1)
 
     def dropped_share(self) -> Tensor:
-        """Scalar: the share of the tokens' choices that were lost to capacity."""
+        """Return the share of the tokens' choices that were lost to capacity, a scalar."""
         demand = self.demand().sum()
         return (demand - self.expert_load().sum()) / demand.clamp(min=1)
-
-
-class SeenByAll(Routing):
-    """Routings in which every expert sees every token of its group."""
-
-    constant_load: ClassVar[bool] = True
-
-    def expert_load(self) -> Tensor:
-        groups, tokens, experts = self.gates.shape
-        return torch.full((groups, experts), tokens, device=self.gates.device)
-
-    def token_coverage(self) -> Tensor:
-        groups, tokens, experts = self.gates.shape
-        return torch.full((groups, tokens), experts, device=self.gates.device)

@@ -34,7 +34,7 @@ class ExpertChoiceRouting(Routing):
     def top_tokens(
         cls, gates: Tensor, capacity: int | None, *, scores: Tensor | None = None
     ) -> Self:
-        """Each expert takes the `capacity` tokens of its highest scores, weighted by their gates.
+        """Give each expert the `capacity` tokens of its highest scores, weighted by their gates.
 
         Of equal scores the earliest token is first. A score of −∞ is never chosen: an expert with
         fewer others leaves slots empty. Whether one does is asked once where there are scores, for
@@ -64,7 +64,7 @@ class ExpertChoiceRouting(Routing):
         return self.tokens.shape[-1]
 
     def _rows(self) -> Tensor:
-        """(E·g·s,) long: row of each slot's token in the flattened (g, t)."""
+        """Return (E·g·s,) long: row of each slot's token in the flattened (g, t)."""
         groups = self.tokens.shape[0]
         first = torch.arange(groups, device=self.tokens.device).view(-1, 1, 1) * self.num_tokens
         return (self.tokens + first).transpose(0, 1).reshape(-1)
@@ -99,7 +99,7 @@ class ExpertChoiceRouting(Routing):
         return self._scattered(self._used(self.weights))
 
     def _scattered(self, values: Tensor) -> Tensor:
-        """(g, E, s) values, each at its token: (g, t, E, s)."""
+        """Return (g, E, s) values, each at its token: (g, t, E, s)."""
         groups, experts, slots = values.shape
         dense = values.new_zeros(groups, self.num_tokens, experts, slots)
         return dense.scatter(1, self.tokens.unsqueeze(1), values.unsqueeze(1))

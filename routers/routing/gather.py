@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 
 def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """`rows[index]`, with zeros where the index is one past the last row.
+    """Return `rows[index]`, with zeros where the index is one past the last row.
 
     Args:
         rows: (R, d).
@@ -29,7 +29,7 @@ def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def inverse_rows(index: Tensor, rows: int, none: int) -> Tensor:
-    """(rows,): which entry's first axis names each row; `none` where no entry does.
+    """Return (rows,): which entry's first axis names each row; `none` where no entry does.
 
     Args:
         index: (N, K) long, below `rows`, each at most once, or `rows` for none.
@@ -91,6 +91,6 @@ def _weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
 
 
 def _weights_of_slots(weights: Tensor, slot_of_choice: Tensor, slots: int) -> Tensor:
-    """(M,): the combine weight of the choice that fills each slot; 0 where unused."""
+    """Return (M,): the combine weight of the choice that fills each slot; 0 where unused."""
     by_slot = weights.new_zeros(slots + 1)
     return by_slot.index_copy_(0, slot_of_choice.reshape(-1), weights.reshape(-1))[:slots]

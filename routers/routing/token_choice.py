@@ -48,7 +48,7 @@ class TokenChoiceRouting(Routing):
         batch_priority: bool = False,
         renormalize: bool = False,
     ) -> Self:
-        """Each token takes the k experts of its highest scores, weighted by its gates.
+        """Give each token the k experts of its highest scores, weighted by its gates.
 
         Of equal scores the lowest expert is first, of equal priorities the earliest token. A score
         or logit of −∞ is never chosen: a token with fewer than k others takes fewer experts.
@@ -73,7 +73,7 @@ class TokenChoiceRouting(Routing):
                 f"a token cannot choose {k} of {gates.shape[-1]} experts; "
                 f"k is from 1 to {gates.shape[-1]}"
             )
-        by = next((given for given in (scores, logits) if given is not None), gates)
+        by = next((each for each in (scores, logits) if each is not None), gates)
         values, experts = highest(by, k)
         weights, chosen = gates.gather(-1, experts), None
         if by is not gates:
@@ -171,7 +171,7 @@ class TokenChoiceRouting(Routing):
         return self._scattered(self.weights)
 
     def _scattered(self, values: Tensor) -> Tensor:
-        """(g, t, K) values of the kept choices, each at its (expert, slot): (g, t, E, s)."""
+        """Return (g, t, K) values of the kept choices, each at its (expert, slot): (g, t, E, s)."""
         groups, tokens, _ = values.shape
         flat = values.new_zeros(groups, tokens, self.num_experts * self.capacity)
         index = self.experts * self.capacity + self.position.clamp(0, self.capacity - 1)
@@ -202,7 +202,7 @@ class TokenChoiceRouting(Routing):
 def queue_positions(
     experts: Tensor, num_experts: int, priority: Tensor | None, chosen: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Where each choice stands in its expert's queue: all first choices, then all second ones.
+    """Find each choice's place in its expert's queue: all first choices, then all second ones.
 
     Args:
         experts: (g, t, K) long.

@@ -18,7 +18,7 @@ from routers.routing.selection import without_underflow
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """How much of each token goes to each expert.
+    """A transport plan: the mass of each token that goes to each expert.
 
     Attributes:
         plan: (g, t, E), without gradient.
@@ -35,7 +35,7 @@ class Plan:
 
 @torch.no_grad()
 def sinkhorn_plan(logits: Tensor, iterations: int = 20, epsilon: float = 1.0) -> Plan:
-    """The plan P that maximises ⟨P, L⟩ + ε·H(P) with row sums 1 and column sums t/E.
+    """Compute the plan P that maximises ⟨P, L⟩ + ε·H(P) with row sums 1 and column sums t/E.
 
     A fixed number of iterations, each of which scales the columns, then the rows: the rows are
     exact, the columns approximate. It starts from the potentials 0, and does the same for a group
@@ -83,7 +83,7 @@ def _balance(kernel_log: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
 
 
 def _scale(kernel_log: Tensor, iterations: int) -> Tensor:
-    """Sinkhorn's iteration on exp(L/ε), the fast form: (g, E, t) -> (g, E, t)."""
+    """Run Sinkhorn's iteration on exp(L/ε), the fast form: (g, E, t) -> (g, E, t)."""
     kernel = kernel_log.exp()
     mass = kernel.shape[2] / kernel.shape[1]
     rows = torch.ones_like(kernel[:, 0])
@@ -94,7 +94,7 @@ def _scale(kernel_log: Tensor, iterations: int) -> Tensor:
 
 
 def _scale_logarithms(kernel_log: Tensor, iterations: int) -> Tensor:
-    """Sinkhorn's iteration on L/ε itself, whatever its size: (g, E, t) -> the plan's logarithms."""
+    """Run Sinkhorn's iteration on L/ε, of any size: (g, E, t) -> the plan's logarithms."""
     mass_log = math.log(kernel_log.shape[2] / kernel_log.shape[1])
     rows = torch.zeros_like(kernel_log[:, 0])
     for _ in range(iterations):

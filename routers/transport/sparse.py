@@ -37,7 +37,7 @@ class SparsePlan(Plan):
 
 @torch.no_grad()
 def sparse_plan(gates: Tensor, slots: int, gamma: float = 1.0, iterations: int = 50) -> SparsePlan:
-    """The plan T of max ⟨T, G⟩ − (γ/2)‖T‖² with at most s non-zeros a column.
+    """Compute the plan T of max ⟨T, G⟩ − (γ/2)‖T‖² with at most s non-zeros a column.
 
     It is read off potentials that maximise the semi-dual. Columns sum to t/E and have at most s
     non-zeros, exactly; rows sum to 1 as nearly as the solver and the duality gap let them. It does
@@ -126,5 +126,5 @@ def _shares(top: Tensor, gamma: float, mass: float) -> tuple[Tensor, Tensor]:
 
 
 def _mass(columns: Tensor) -> float:
-    """b = t/E, the sum of each column of the plan."""
+    """Return b = t/E, the sum of each column of the plan."""
     return columns.shape[2] / columns.shape[1]

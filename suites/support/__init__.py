@@ -1,1 +1,1 @@
-"""What suites share: their base, what they are handed, and how they measure."""
+"""The base of suites, the subjects that they measure, and shared ways to measure."""

@@ -38,7 +38,7 @@ Subject = TypeVar("Subject")
 
 @dataclass(frozen=True)
 class MetricDef:
-    """What a name of a metric or array means.
+    """The definition of a metric or array.
 
     Attributes:
         name: as in `Metric.name` or `Array.name`.
@@ -55,7 +55,7 @@ class MetricDef:
 
 @dataclass(frozen=True)
 class Metric:
-    """One number, and where it applies.
+    """A measured number, and where it applies.
 
     Attributes:
         name: one of the suite's `metrics`.
@@ -90,12 +90,12 @@ CLASS_NAMES = MetricDef("class_names", "", None, "Names of the classes, by label
 
 
 def named_classes(names: Sequence[str]) -> Array:
-    """The array of that name, (classes,), for suites whose arrays have an axis of classes."""
+    """Return class names as an array, (classes,), for suites whose arrays have such an axis."""
     return Array(CLASS_NAMES.name, np.array(names, dtype=np.str_))
 
 
 class Suite(Configurable, ABC, Generic[Subject]):
-    """Base of all suites. Its annotated attributes are its options.
+    """The base of all suites; annotated attributes are a suite's options.
 
     Attributes:
         on: "trial" measures what a training left, a `TrialSubject`; "layer" needs no training
@@ -115,7 +115,7 @@ class Suite(Configurable, ABC, Generic[Subject]):
         self.set_hyper(options)
 
     def applies_to(self, subject: Subject) -> str | None:
-        """None where the suite can measure the subject, else why not, in a few words."""
+        """Say in a few words why the suite cannot measure a subject; None where it can."""
         return None
 
     @abstractmethod
@@ -124,7 +124,7 @@ class Suite(Configurable, ABC, Generic[Subject]):
 
 
 def build_suite(name: str, **options: Any) -> Suite[Any]:
-    """A registered suite by name.
+    """Build a registered suite by name.
 
     Raises:
         RequestError: no such suite, or an option that it does not have or refuses.
@@ -134,7 +134,7 @@ def build_suite(name: str, **options: Any) -> Suite[Any]:
 
 
 def layers_and_mean(layers: Sequence[Sequence[Metric]]) -> Iterator[Metric]:
-    """Each layer's metrics with the layer's number, then each one's mean over the layers.
+    """Return each layer's metrics with the layer's number, then each one's mean over the layers.
 
     Args:
         layers: the metrics of each MoE layer, in network order.

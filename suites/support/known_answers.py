@@ -1,7 +1,7 @@
-"""Known-answer routings: what suites about routing must say of them is plain by hand.
+"""KnownRouting-answer routings: what suites must measure of them follows by hand.
 
 Each routes IMAGES images of TOKENS tokens to EXPERTS experts, two images to a group and half of
-the images to a batch, so that groups, batches and images are all told apart.
+the images to a batch, so that groups, batches and images differ in size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ GROUP = 2 * TOKENS
 
 
 def choose(gates: Tensor, experts: Tensor, capacity: int | None) -> Routing:
-    """Each token goes to one expert, in groups of two images.
+    """Route each token to one expert, in groups of two images.
 
     Args:
         gates: (images, TOKENS, EXPERTS).
@@ -36,27 +36,27 @@ def choose(gates: Tensor, experts: Tensor, capacity: int | None) -> Routing:
 
 
 def uniform(labels: Tensor) -> Routing:
-    """Undecided gates; the tokens of each image go to all experts in turn."""
+    """Route the tokens of each image to all experts in turn, with undecided gates."""
     gates = torch.full((len(labels), TOKENS, EXPERTS), 1 / EXPERTS)
     experts = (torch.arange(TOKENS) % EXPERTS).expand(len(labels), TOKENS)
     return choose(gates, experts, capacity=GROUP // EXPERTS)
 
 
 def collapsed(labels: Tensor) -> Routing:
-    """Every token wants expert 0, which has its even share of slots."""
+    """Route every token to expert 0, which has its even share of slots."""
     experts = torch.zeros(len(labels), TOKENS, dtype=torch.long)
     return choose(one_hot(experts, EXPERTS).float(), experts, capacity=GROUP // EXPERTS)
 
 
 def oracle(labels: Tensor) -> Routing:
-    """Every token goes to expert `label mod E`."""
+    """Route every token to expert `label mod E`."""
     experts = (labels % EXPERTS).unsqueeze(1).expand(-1, TOKENS)
     return choose(one_hot(experts, EXPERTS).float(), experts, capacity=None)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a suite must measure, at every layer and as their mean."""
+    """The value that a suite must measure, at every layer and as their mean."""
 
     suite: str
     metric: str
@@ -78,8 +78,8 @@ def _specialization(**answers: float) -> tuple[Answer, ...]:
 
 
 @dataclass(frozen=True, eq=False)
-class Known:
-    """A routing and its answers.
+class KnownRouting:
+    """A routing whose metrics are known.
 
     Attributes:
         labels: (IMAGES,) long.
@@ -103,8 +103,8 @@ ONE_EXPERT = {
 LOST = 1 - 1 / EXPERTS
 BITS = math.log2(EXPERTS)
 
-KNOWN = (
-    Known(
+ROUTINGS = (
+    KnownRouting(
         "uniform",
         torch.arange(IMAGES) % CLASSES,
         uniform,
@@ -119,7 +119,7 @@ KNOWN = (
             *_specialization(largest_drop=1, accuracy_drop=0, passes=1),
         ),
     ),
-    Known(
+    KnownRouting(
         "collapsed",
         torch.arange(IMAGES) % CLASSES,
         collapsed,
@@ -135,7 +135,7 @@ KNOWN = (
             *_specialization(accuracy_drop=1 / CLASSES / EXPERTS, passes=1 / EXPERTS),
         ),
     ),
-    Known(
+    KnownRouting(
         "oracle",
         torch.arange(IMAGES) % CLASSES,
         oracle,
@@ -150,7 +150,7 @@ KNOWN = (
     ),
     # With a class of its own for each image a permutation changes nothing: all that the plain
     # mutual information shows is bias.
-    Known(
+    KnownRouting(
         "oracle of single images",
         torch.arange(IMAGES),
         oracle,
@@ -163,9 +163,9 @@ KNOWN = (
 
 
 class KnownSubject:
-    """A trial whose model has two MoE layers that both route as known.
+    """A trial whose model has two MoE layers, both with the known routing.
 
-    It always answers 0; but 1 where an expert that some token of the image has is switched off.
+    It answers 0; but 1 where an expert that processes a token of the image is switched off.
     """
 
     device = torch.device("cpu")
@@ -174,11 +174,11 @@ class KnownSubject:
     history: tuple[HistoryPoint, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
 
-    def __init__(self, known: Known) -> None:
-        self.known = known
+    def __init__(self, case: KnownRouting) -> None:
+        self.case = case
         self.model: nn.Module = nn.Identity()
-        self.facts: dict[str, float] = {}
-        self.num_classes = int(known.labels.max()) + 1
+        self.stats: dict[str, float] = {}
+        self.num_classes = int(case.labels.max()) + 1
         self.class_names = [str(index) for index in range(self.num_classes)]
 
     def run(
@@ -187,19 +187,19 @@ class KnownSubject:
         split: str,
         batch_size: int | None = None,
     ) -> Iterator[Observed]:
-        """Both halves of the images, whatever the split."""
-        for labels in self.known.labels.split(IMAGES // 2):
-            routing = self.known.route(labels)
+        """Yield both halves of the images, whatever the split."""
+        for labels in self.case.labels.split(IMAGES // 2):
+            routing = self.case.route(labels)
             images = labels.view(-1, 1, 1, 1).float()
             logits = self.answers(model, images, {})
             yield Observed(images, labels, logits, [routing, routing])
 
     def attribute(self, split: str) -> None:
-        """None of the known data sets has a protected attribute."""
+        """Return None, since the images have no protected attribute."""
 
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
-        """The routing knows an image by its label, which is its only pixel."""
-        weights = self.known.route(images.flatten().long()).combine_weights()
+        """Answer images, each of which has its label as its only pixel."""
+        weights = self.case.route(images.flatten().long()).combine_weights()
         of_image = by_image(weights, len(images)).sum(1)
         off = sum((of_image @ (factor == 0).float() for factor in factors.values()), torch.zeros(1))
         return one_hot((off > 0).long().expand(len(images)), self.num_classes).float()
@@ -209,34 +209,34 @@ TOLERANCE = 1e-6
 
 
 def self_test() -> int:
-    """Put the known-answer routings through the suites, by the code that serves runs.
+    """Measure the known routings with the suites, and compare.
 
     Returns:
         The number of answers that were checked.
 
     Raises:
-        BenchError: a suite gives another answer; names the metric, what was expected and got.
+        BenchError: a suite measures another value; the message names the metric and both values.
     """
-    return sum(_check(known) for known in KNOWN)
+    return sum(_check(case) for case in ROUTINGS)
 
 
-def _check(known: Known) -> int:
-    subject = KnownSubject(known)
+def _check(case: KnownRouting) -> int:
+    subject = KnownSubject(case)
     checked = 0
-    for suite in sorted({answer.suite for answer in known.answers}):
+    for suite in sorted({answer.suite for answer in case.answers}):
         results = list(build_suite(suite).measure(subject))
         metrics = [result for result in results if isinstance(result, Metric)]
-        for answer in known.answers:
+        for answer in case.answers:
             if answer.suite == suite:
-                _compare(known, answer, metrics)
+                _compare(case, answer, metrics)
                 checked += 1
     return checked
 
 
-def _compare(known: Known, answer: Answer, metrics: list[Metric]) -> None:
+def _compare(case: KnownRouting, answer: Answer, metrics: list[Metric]) -> None:
     same = [m for m in metrics if (m.name, m.where) == (answer.metric, answer.where)]
     where = "".join(f", {key} {value}" for key, value in answer.where.items())
-    about = f"self-test: of the {known.name} routing, suite {answer.suite!r}"
+    about = f"self-test: of the {case.name} routing, suite {answer.suite!r}"
     if {metric.layer for metric in same} != {0, 1, None}:
         raise BenchError(
             f"{about} does not measure {answer.metric}{where} at both layers and as their mean; "

@@ -67,7 +67,7 @@ class Subgroups:
 
 
 def subgroups_of(subject: TrialSubject, split: str, edits: Sequence[Factors]) -> list[Subgroups]:
-    """The subgroups of a split under each edit, in one pass over its images.
+    """Return the subgroups of a split under each edit, in one pass over its images.
 
     Raises:
         BenchError: the data has no protected attribute.

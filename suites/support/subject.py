@@ -1,4 +1,4 @@
-"""What a suite is handed: a subject, which the engine provides. Suites import no engine."""
+"""The subjects of suites, which the engine provides. Suites import no engine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class HistoryPoint:
-    """One value of a training's course.
+    """A value measured along a training.
 
     Attributes:
         step: optimiser steps done.
@@ -65,19 +65,19 @@ class Snapshot(Protocol):
     def seconds(self) -> float: ...
 
     def load(self) -> nn.Module:
-        """The model with the weights of that step, in eval mode, on the subject's device."""
+        """Load the model with the weights of that step, in eval mode, on the subject's device."""
 
 
 class TrialSubject(Protocol):
-    """What a training left.
+    """A trained trial, as suites measure it.
 
     Attributes:
         model: with its final weights, in eval mode, on `device`.
-        num_experts: of each MoE layer; for a dense model, of the MoE that it stands beside.
+        num_experts: of each MoE layer; for a dense model, those of the MoE that it is compared to.
         attribute_names: of the protected attribute's values; empty where the data has none.
         snapshots: of the training, in order, the initial weights first.
         history: losses and accuracies along the training.
-        facts: single numbers of the training: `steps`, `train_flops`, `flops_budget`, `budget`,
+        stats: single numbers of the training: `steps`, `train_flops`, `flops_budget`, `budget`,
             `train_seconds`, `params_total`, `params_active`, `flops_per_image`, …
     """
 
@@ -106,22 +106,22 @@ class TrialSubject(Protocol):
     def history(self) -> Sequence[HistoryPoint]: ...
 
     @property
-    def facts(self) -> Mapping[str, float]: ...
+    def stats(self) -> Mapping[str, float]: ...
 
     def run(
         self, model: nn.Module, split: str, batch_size: int | None = None
     ) -> Iterator[Observed]:
-        """The model on every image of a split, in a fixed order, batch by batch."""
+        """Run the model on every image of a split, in a fixed order, batch by batch."""
 
     def attribute(self, split: str) -> Tensor | None:
-        """The protected attribute's value of each image of a split, in the order of `run`.
+        """Return the protected attribute's value of each image of a split, in the order of `run`.
 
         Returns:
             (n,) long, on the CPU; None where the data has no such attribute.
         """
 
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
-        """The model's logits with the combine weights of some experts multiplied.
+        """Compute the model's logits with the combine weights of some experts multiplied.
 
         Args:
             model: in eval mode.
@@ -171,13 +171,13 @@ class LayerSubject(Protocol):
     def num_experts(self) -> int: ...
 
     def layer(self, batch: int, tokens: int, dim: int, hidden: int, num_experts: int) -> nn.Module:
-        """The router's MoE layer, or the baseline's MLP: (batch, tokens, dim) to the same."""
+        """Build the router's MoE layer, or the baseline's MLP: (batch, tokens, dim) to the same."""
 
     def mlp(self, dim: int, hidden: int) -> nn.Module:
-        """A dense MLP of the same kind as one expert: (…, dim) to the same."""
+        """Build a dense MLP of the same kind as one expert: (…, dim) to the same."""
 
     def dense_rows(self, layer: nn.Module, mlp: nn.Module, x: Tensor) -> int:
-        """Rows on which a dense MLP runs the FLOPs of a layer's experts.
+        """Return the rows on which a dense MLP runs the FLOPs of a layer's experts.
 
         Args:
             layer: in the mode that is timed, since capacity may depend on it.
@@ -186,24 +186,24 @@ class LayerSubject(Protocol):
         """
 
     def model(self) -> nn.Module:
-        """The whole model, untrained: (n, c, h, w) to (n, classes)."""
+        """Build the whole model, untrained: (n, c, h, w) to (n, classes)."""
 
     def dense_model(self) -> nn.Module:
-        """The same model without MoE layers, untrained."""
+        """Build the model without MoE layers, untrained."""
 
 
 def routers_of(module: nn.Module) -> list[Router]:
-    """The routers inside a layer or model, in network order; none where it is dense."""
+    """Return the routers inside a layer or model, in network order; none where it is dense."""
     return [part for part in module.modules() if isinstance(part, Router)]
 
 
 def why_not_routed(model: nn.Module) -> str | None:
-    """Why suites about routing have nothing to measure; None where they have."""
+    """Say why suites about routing have nothing to measure; None where they have."""
     return None if routers_of(model) else "the model has no MoE layer"
 
 
 def by_image(weights: Tensor, images: int) -> Tensor:
-    """Tokens' weights by the image that they are of: (g, t, E) -> (images, its tokens, E).
+    """Group the weights of tokens by image: (g, t, E) -> (images, tokens of an image, E).
 
     Raises:
         BenchError: the tokens do not divide over the images.

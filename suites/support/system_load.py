@@ -1,4 +1,4 @@
-"""Whether the machine was quiet while something was timed: what other processes did meanwhile.
+"""System load: the work of other processes while something is timed.
 
 Cores that others kept busy = (CPU time of the whole system - this process's own, with all of its
 threads) / time that went by. Time that a hypervisor took away counts as theirs, waiting for a disk
@@ -38,7 +38,7 @@ GPU_LIMIT = 0.05
 
 @dataclass(frozen=True)
 class Load:
-    """What other processes did; None where it is unknown.
+    """The load of other processes; None where it is unknown.
 
     Attributes:
         cores: that they kept busy, on average.
@@ -51,7 +51,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Clocks:
-    """Seconds that went by, that all processors worked, and that this process worked."""
+    """The seconds that went by, that all processors worked, and that this process worked."""
 
     wall: float
     system: float
@@ -62,14 +62,14 @@ class Clocks:
         return cls(time.perf_counter(), busy_seconds(), time.process_time())
 
     def others_since(self, start: Clocks) -> float:
-        """Cores that other processes kept busy."""
+        """Return the cores that other processes kept busy."""
         theirs = (self.system - start.system) - (self.own - start.own)
         return max(0.0, theirs / (self.wall - start.wall))
 
 
 @dataclass(frozen=True)
 class Timed(Generic[Result]):
-    """What a timing gave, and the load of others meanwhile.
+    """The result of a timing, and the load of others meanwhile.
 
     Attributes:
         excess: that load over what is allowed of it; 0 where any is.
@@ -86,7 +86,7 @@ class Timed(Generic[Result]):
 
 
 class QuietTimer:
-    """Times one thing after another, each while the machine is quiet if it can be.
+    """A timer that repeats disturbed timings, until the machine is quiet or it gives up.
 
     After a timing that was disturbed at every try, the next ones get a single try, until one is not
     disturbed: a machine that stays busy is not waited for again and again.
@@ -106,7 +106,7 @@ class QuietTimer:
         return self._limit is not None
 
     def time(self, timing: Callable[[], Result]) -> Timed[Result]:
-        """The first undisturbed one of a few timings, else the least disturbed of them."""
+        """Return the first undisturbed of a few timings, else the least disturbed."""
         best = self._once(timing)
         for _ in range(self._tries - 1):
             if not best.disturbed:
@@ -124,19 +124,19 @@ class QuietTimer:
 
 
 def allowed_cores(max_load: float | None, device: torch.device) -> float | None:
-    """Cores that others may keep busy; None for any number."""
+    """Return the cores that other processes may keep busy; None for any number."""
     if max_load is None:
         return None
     return max(max_load, (psutil.cpu_count() or 1) / (20 if device.type == "cpu" else 2))
 
 
 def excess(load: Load, limit: float) -> float:
-    """What others did over what they may do, on the CPU or the GPU, whichever is more."""
+    """Return the load of others over what is allowed, on the CPU or GPU, whichever is more."""
     return max((load.cores or 0.0) / limit, (load.gpu or 0.0) / GPU_LIMIT)
 
 
 def busy_seconds() -> float:
-    """CPU time of everything since the system started, whatever psutil calls it there."""
+    """Return the CPU time of all processes since the system started."""
     times = psutil.cpu_times()._asdict()
     # The time of a virtual machine's guests is part of `user`.
     idle = ("idle", "iowait", "guest", "guest_nice")
@@ -157,12 +157,12 @@ def gpu_use(uuid: str) -> float | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    told = done.stdout.strip()
-    return int(told) / 100 if told.isdecimal() else None
+    output = done.stdout.strip()
+    return int(output) / 100 if output.isdecimal() else None
 
 
 def _load_since(start: Clocks, device: torch.device, patient: bool) -> Load:
-    """The load until now; `patient` watches on where too little time went by to tell."""
+    """Return the load until now; `patient` watches on where too little time went by to tell."""
     if patient:
         time.sleep(max(0.0, SHORTEST - (time.perf_counter() - start.wall)))
     end = Clocks.now()

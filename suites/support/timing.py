@@ -23,8 +23,8 @@ WARM_UP = 3
 
 
 @contextmanager
-def quiet(threads: int) -> Iterator[None]:
-    """A fixed number of threads and no garbage collection inside; as it was afterwards."""
+def fixed_conditions(threads: int) -> Iterator[None]:
+    """Fix the number of threads and switch off garbage collection; restore both afterwards."""
     threads_before, collected_before = torch.get_num_threads(), gc.isenabled()
     torch.set_num_threads(threads)
     gc.disable()
@@ -77,7 +77,7 @@ def interleaved(
 def ratio_interval(
     numerator: np.ndarray, denominator: np.ndarray, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of median(numerator) / median(denominator).
+    """Compute a 95 % bootstrap interval of median(numerator) / median(denominator).
 
     Whole turns are resampled, since what disturbs one run of a turn tends to disturb the other.
 
@@ -91,7 +91,7 @@ def ratio_interval(
 
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int:
-    """Bytes that a run allocates on a CUDA device at its highest, above what was there before."""
+    """Measure the peak bytes that a run allocates on a CUDA device, above those before it."""
     _wait(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
@@ -110,7 +110,7 @@ PASSES: tuple[Pass, ...] = ("forward", "train")
 
 
 def one_pass(name: Pass, module: nn.Module, x: Tensor) -> Callable[[], object]:
-    """What runs one pass, each time anew.
+    """Return a function that runs one pass each time that it is called.
 
     Args:
         name: "forward" is in eval mode without gradients; "train" is forward and backward in
@@ -140,14 +140,14 @@ class RouterCall:
     routing: Routing
 
     def again(self) -> Routing:
-        """The router alone, in the mode that it is in."""
+        """Run the router alone, in its current mode."""
         routing: Routing = self.router(*self.arguments)
         return routing
 
 
 @torch.no_grad()
 def router_calls(module: nn.Module, x: Tensor) -> list[RouterCall]:
-    """The calls of routers in one forward pass, in order; none where the module is dense."""
+    """Return the calls of routers in one forward pass, in order; none where the module is dense."""
     calls: list[RouterCall] = []
 
     def record(router: nn.Module, arguments: tuple[Any, ...], routing: Routing) -> None:
@@ -164,7 +164,7 @@ def router_calls(module: nn.Module, x: Tensor) -> list[RouterCall]:
 
 
 class Kept:
-    """Storages that autograd holds on to.
+    """The storages that autograd keeps.
 
     Args:
         module: whose weights do not count: they are there anyway.
@@ -176,7 +176,7 @@ class Kept:
 
     @property
     def bytes(self) -> int:
-        """Of all that was kept, each storage once."""
+        """The bytes of all kept storages, each counted once."""
         return sum(self._sizes.values())
 
     def keep(self, tensor: Tensor) -> Tensor:
@@ -189,7 +189,7 @@ class Kept:
 
 @contextmanager
 def kept_for_backward(module: nn.Module) -> Iterator[Kept]:
-    """Counts what the forward passes inside keep, inputs too; the module's weights are left out."""
+    """Count what forward passes keep for the backward pass, without the module's weights."""
     kept = Kept(module)
     with saved_tensors_hooks(kept.keep, lambda tensor: tensor):
         yield kept

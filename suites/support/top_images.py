@@ -1,4 +1,4 @@
-"""Which images an expert weighs most: how much each is used, and thumbnails to look at."""
+"""The images that an expert weighs most: the use of each expert, and thumbnails."""
 
 from __future__ import annotations
 
@@ -76,9 +76,9 @@ class TopImages:
         self.index = torch.cat([self.index, places], 1).gather(1, order)
 
     def most_used(self, count: int | None) -> list[int]:
-        """Up to `count` experts, the most used first."""
-        found: list[int] = self.usage.argsort(descending=True, stable=True)[:count].tolist()
-        return found
+        """Return up to `count` experts, the most used first."""
+        experts: list[int] = self.usage.argsort(descending=True, stable=True)[:count].tolist()
+        return experts
 
     @property
     def shown(self) -> list[int]:
@@ -99,7 +99,7 @@ class TopImages:
             self._kept[place] = adaptive_avg_pool2d(image, size).cpu(), int(labels[place - first])
 
     def arrays(self) -> Iterator[Array]:
-        """The use of each expert, and what is shown; nothing of the latter where none is used."""
+        """Return the use of each expert, and its images; no images where no expert is used."""
         total = self.usage.sum().clamp(min=torch.finfo(torch.double).tiny)
         yield Array("expert_usage", (self.usage / total).numpy())
         if not self._kept:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench.check import check_component, check_experts, check_loss
+from bench.check import check_component
 from bench.model import EXPERTS, Experts
-from bench.plan.components import find_component
+from bench.plan.registration import find_component
 from routers import LOSSES, RequestError
 
 
@@ -23,14 +23,14 @@ def registered(registry, target, **options):
 
 @pytest.mark.parametrize("name", EXPERTS.names())
 def test_built_in_experts_pass(name):
-    report = check_experts(name)
+    report = check_component(EXPERTS.get(name))
     assert report.passed, report.failures
     assert len(report.results) == 10
 
 
 @pytest.mark.parametrize("name", LOSSES.names())
 def test_built_in_losses_pass(name):
-    report = check_loss(name)
+    report = check_component(LOSSES.get(name))
     assert report.passed, report.failures
     assert len(report.results) == 6
 
@@ -112,7 +112,9 @@ class Rigid(Scaled):
 )
 def test_a_fault_of_experts_is_found(experts, check, words):
     with registered(EXPERTS, experts) as name:
-        failures = {failure.name: failure.detail for failure in check_experts(name).failures}
+        failures = {
+            failure.name: failure.detail for failure in check_component(EXPERTS.get(name)).failures
+        }
     assert words in failures[check]
     assert "for an MLP, defaults" in failures[check]
 
@@ -136,7 +138,7 @@ class Squeezed(Scaled):
 )
 def test_the_first_cause_in_experts_is_told_once(experts, words, line):
     with registered(EXPERTS, experts) as name:
-        report = check_experts(name)
+        report = check_component(EXPERTS.get(name))
     (cause,) = report.causes
     assert words in cause.detail
     assert line in cause.detail
@@ -179,13 +181,15 @@ def overflowing(routing, batch):
 )
 def test_a_fault_of_a_loss_is_found(loss, check, words):
     with registered(LOSSES, loss) as name:
-        failures = {failure.name: failure.detail for failure in check_loss(name).failures}
+        failures = {
+            failure.name: failure.detail for failure in check_component(LOSSES.get(name)).failures
+        }
     assert words in failures[check]
 
 
 def test_a_loss_that_is_no_tensor_is_told_once():
     with registered(LOSSES, lambda routing, batch: 1.0) as name:
-        report = check_loss(name)
+        report = check_component(LOSSES.get(name))
     (failure,) = report.failures
     assert (failure.name, "a float is returned, not a Tensor" in failure.detail) == ("runs", True)
     assert {result.status for result in report.results[1:]} == {"not run"}

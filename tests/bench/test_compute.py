@@ -9,10 +9,10 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.compute import FlopCounter, count_flops
-from bench.compute.budget import Cost, Spent, match_compute
+from bench.compute.budget import ComputeSpent, Cost, match_compute
 from bench.compute.estimates import estimate
 from bench.data.batches import TrainingBatches
-from bench.data.dataset import ExpectedData
+from bench.data.dataset import DataShape
 from bench.model import MoELayer, ReplacedMLP, build_experts
 from bench.model.build import trial_model
 from bench.model.objective import Objective
@@ -257,14 +257,14 @@ def test_every_operation_of_every_router_has_its_price(name, tiny_spec, tiny_dat
 def test_the_budget_is_what_the_dense_model_spends(tiny_spec, tiny_dataset):
     dense = budget_of(tiny_spec("dense"), tiny_dataset)
     assert dense.steps == dense.dense_steps == 2 * 96 // 16
-    assert dense.error(Spent(dense.flops_budget, dense.steps, 1.0)) == 0
+    assert dense.error(ComputeSpent(dense.flops_budget, dense.steps, 1.0)) == 0
     assert dense.flops_budget == dense.steps * dense.own.flops
     for name in ROUTERS.names():
         budget = budget_of(tiny_spec(name), tiny_dataset)
         assert budget.flops_budget == dense.flops_budget
         spent = budget.steps * budget.own.flops
         assert abs(spent - budget.flops_budget) <= budget.own.flops / 2
-        assert budget.met_by(Spent(spent, budget.steps, 1.0))
+        assert budget.met_by(ComputeSpent(spent, budget.steps, 1.0))
 
 
 @pytest.mark.parametrize(
@@ -277,7 +277,9 @@ def test_a_router_gets_the_steps_that_spend_the_budget(own, steps, tiny_spec):
     )
     assert budget.flops_budget == 6000
     assert budget.steps == steps
-    assert budget.error(Spent(own * steps, steps, 1.0)) == pytest.approx(own * steps / 6000 - 1)
+    assert budget.error(ComputeSpent(own * steps, steps, 1.0)) == pytest.approx(
+        own * steps / 6000 - 1
+    )
 
 
 def test_matching_by_steps_gives_all_the_same_steps(tiny_spec):
@@ -285,8 +287,8 @@ def test_matching_by_steps_gives_all_the_same_steps(tiny_spec):
     spec = tiny_spec("soft_moe", match="steps", epochs=10)
     budget = match_compute(spec, 96, lambda of: Cost(cost[of.router.name], 1))
     assert budget.steps == 60
-    assert budget.met_by(Spent(60 * 250, 60, 1.0))
-    assert budget.error(Spent(60 * 250, 66, 1.0)) == pytest.approx(0.1)
+    assert budget.met_by(ComputeSpent(60 * 250, 60, 1.0))
+    assert budget.error(ComputeSpent(60 * 250, 66, 1.0)) == pytest.approx(0.1)
 
 
 # Estimates
@@ -295,7 +297,7 @@ def test_matching_by_steps_gives_all_the_same_steps(tiny_spec):
 @pytest.mark.parametrize("name", ["dense", "dense_params", "softmax_token_choice", "soft_moe"])
 def test_an_estimate_needs_no_data_and_is_exact(name, tiny_spec, tiny_dataset):
     spec = tiny_spec(name)
-    expected = ExpectedData(tiny_dataset.image_shape, tiny_dataset.num_classes, 96)
+    expected = DataShape(tiny_dataset.image_shape, tiny_dataset.num_classes, 96)
     found = estimate(spec, expected)
     assert found.exact
     assert found.budget == budget_of(spec, tiny_dataset)
@@ -311,11 +313,11 @@ def test_an_estimate_needs_no_data_and_is_exact(name, tiny_spec, tiny_dataset):
 )
 def test_where_work_depends_on_the_data_the_estimate_says_so(name, router, tiny_spec, tiny_dataset):
     spec = tiny_spec(name, router=router)
-    found = estimate(spec, ExpectedData(tiny_dataset.image_shape, 4, 96))
+    found = estimate(spec, DataShape(tiny_dataset.image_shape, 4, 96))
     assert not found.exact
     counted = budget_of(spec, tiny_dataset)
     assert found.budget.own.flops == pytest.approx(counted.own.flops, rel=0.2)
-    exact = estimate(tiny_spec("softmax_expert_choice"), ExpectedData((1, 8, 8), 4, 96))
+    exact = estimate(tiny_spec("softmax_expert_choice"), DataShape((1, 8, 8), 4, 96))
     assert found.training_bytes == pytest.approx(exact.training_bytes, rel=0.3)
 
 
@@ -327,7 +329,7 @@ def test_the_study_is_estimated_without_its_memory(tiny_spec):
         batch_size=1024,
         epochs=90,
     )
-    found = estimate(spec, ExpectedData((3, 224, 224), 1000, 1_281_167))
+    found = estimate(spec, DataShape((3, 224, 224), 1000, 1_281_167))
     # ViT-S/16 is known as 4.6 billion multiply-adds an image; backward twice as much.
     forward = found.budget.dense.flops / 1024 / 3
     assert forward == pytest.approx(2 * 4.6e9, rel=0.05)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.model.derive import TRANSFORMS
-from bench.plan.components import REGISTRIES
 from bench.plan.definitions import NO_NUMBERS, Code, Definitions
+from bench.plan.registration import REGISTRIES
 
 Tree = Callable[[dict[str, str]], Code]
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.compute.estimates import estimate
 from bench.data.batches import TrainingBatches
-from bench.data.dataset import ExpectedData
+from bench.data.dataset import DataShape
 from bench.data.tensor_files import read_tensors
 from bench.execute.preflight import rehearse
 from bench.model.build import trial_model
@@ -21,7 +21,7 @@ from bench.train.trial import train_trial
 from routers.errors import BenchError, RequestError
 
 CPU = torch.device("cpu")
-SHAPE = ExpectedData((1, 8, 8), 4, 96)
+SHAPE = DataShape((1, 8, 8), 4, 96)
 
 
 @pytest.fixture
@@ -154,9 +154,9 @@ def test_what_a_derived_trial_takes_is_estimated_with_what_is_frozen(child, trai
 def test_a_parent_of_other_classes_has_not_all_that_is_needed(tiny_spec):
     parent = tiny_spec("soft_moe")
     spec = tiny_spec("soft_moe").derived(parent, "distill")
-    with pytest.raises(RequestError, match=r"parameters beside the gates.*2 of .*'head\.weight'"):
+    with pytest.raises(RequestError, match=r"parameters besides the gates.*2 of .*'head\.weight'"):
         starting_model(spec, SHAPE, trial_model(parent, replace(SHAPE, num_classes=7)))
-    with pytest.raises(RequestError, match=r"parameters beside the gates have no counterpart"):
+    with pytest.raises(RequestError, match=r"parameters besides the gates have no counterpart"):
         estimate(spec, SHAPE, replace(SHAPE, num_classes=7))
 
 

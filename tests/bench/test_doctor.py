@@ -119,7 +119,7 @@ def test_damaged_images_fail(look, monkeypatch):
 
 
 def test_images_that_cannot_be_read_fail(look, monkeypatch, tmp_path):
-    monkeypatch.setattr("bench.data.embedded.FILE", tmp_path / "missing.npz")
+    monkeypatch.setattr("bench.data.fashion_mnist_mini.FILE", tmp_path / "missing.npz")
     found = look()["data"]
     assert found.status == "fail"
     assert "missing.npz" in found.detail

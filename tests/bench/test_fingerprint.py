@@ -91,7 +91,7 @@ def test_a_layer_knows_no_recipe_no_seed_and_no_loss() -> None:
     assert "loss" not in {part.kind for part in layer.parts}
 
 
-@pytest.mark.parametrize("name", ["TrainedTrial", "model_facts", "trial_model"])
+@pytest.mark.parametrize("name", ["TrainedTrial", "model_stats", "trial_model"])
 def test_what_is_measured_depends_on_what_suites_are_handed(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

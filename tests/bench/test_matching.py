@@ -7,26 +7,26 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.compute.budget import Cost, Spent, match_compute, parameters_of
+from bench.compute.budget import ComputeSpent, Cost, match_compute, parameters_of
 from bench.compute.estimates import cost_of, estimate
-from bench.compute.flops import model_facts
+from bench.compute.flops import model_stats
 from bench.config.presets import load_preset, validated_preset
 from bench.config.schema import ComputeConfig, TrainConfig
 from bench.data.batches import TrainingBatches
-from bench.data.dataset import ExpectedData
+from bench.data.dataset import DataShape
 from bench.model import moe_layers
 from bench.model.build import trial_model
 from bench.plan.widths import nearest_width, with_widths
 from bench.train import checkpoint, loop
 from bench.train.evaluation import observe
-from bench.train.schedule import LOOK_EVERY, ByClock, ByStep, Journal
+from bench.train.schedule import READ_LOSSES_EVERY, ByClock, ByStep, TrainingState
 from bench.train.step import resolve_budget
 from bench.train.trial import TrainingInterrupted, train_trial
 from results.conditions import conditions
 from routers import RequestError
 
 CPU = torch.device("cpu")
-SHAPE = ExpectedData((1, 8, 8), 4, 96)
+SHAPE = DataShape((1, 8, 8), 4, 96)
 
 
 def solved(*specs):
@@ -128,7 +128,7 @@ def test_what_is_solved_for_at_planning_is_what_training_counts(
     assert trained.steps == trained.dense_steps
     amounts = {"step_flops": trained.dense.flops, "params": trained.dense.parameters}
     assert trained.amount == amounts[match]
-    error = trained.error(Spent(trained.steps * trained.own.flops, trained.steps, 1.0))
+    error = trained.error(ComputeSpent(trained.steps * trained.own.flops, trained.steps, 1.0))
     assert abs(error) < 0.03  # of so small a model a unit more is that much
 
 
@@ -190,16 +190,16 @@ def test_what_cannot_be_solved_for_says_why(experts, message, tiny_spec):
 @pytest.mark.parametrize(
     ("match", "amount", "steps", "spent", "error", "met"),
     [
-        ("total_flops", 6000, 24, Spent(6030.0, 24, 9.0), 0.005, True),
-        ("total_flops", 6000, 24, Spent(6260.0, 24, 9.0), 13 / 300, False),
-        ("step_flops", 100, 60, Spent(6030.0, 60, 9.0), 0.005, True),
-        ("step_flops", 100, 60, Spent(6120.0, 60, 9.0), 0.02, False),
-        ("params", 1000, 60, Spent(1.0, 60, 9.0), 0.2, False),
-        ("wall_clock", 10, None, Spent(1.0, 7, 10.05), 0.005, True),
-        ("wall_clock", 10, None, Spent(1.0, 7, 10.5, look=0.6), 0.05, True),
-        ("wall_clock", 10, None, Spent(1.0, 7, 10.5, look=0.4), 0.05, False),
-        ("steps", 60, 60, Spent(1.0, 60, 9.0), 0.0, True),
-        ("steps", 60, 60, Spent(1.0, 50, 9.0), -1 / 6, False),
+        ("total_flops", 6000, 24, ComputeSpent(6030.0, 24, 9.0), 0.005, True),
+        ("total_flops", 6000, 24, ComputeSpent(6260.0, 24, 9.0), 13 / 300, False),
+        ("step_flops", 100, 60, ComputeSpent(6030.0, 60, 9.0), 0.005, True),
+        ("step_flops", 100, 60, ComputeSpent(6120.0, 60, 9.0), 0.02, False),
+        ("params", 1000, 60, ComputeSpent(1.0, 60, 9.0), 0.2, False),
+        ("wall_clock", 10, None, ComputeSpent(1.0, 7, 10.05), 0.005, True),
+        ("wall_clock", 10, None, ComputeSpent(1.0, 7, 10.5, segment_seconds=0.6), 0.05, True),
+        ("wall_clock", 10, None, ComputeSpent(1.0, 7, 10.5, segment_seconds=0.4), 0.05, False),
+        ("steps", 60, 60, ComputeSpent(1.0, 60, 9.0), 0.0, True),
+        ("steps", 60, 60, ComputeSpent(1.0, 50, 9.0), -1 / 6, False),
     ],
 )
 def test_the_budget_of_each_match(match, amount, steps, spent, error, met, tiny_spec):
@@ -218,56 +218,56 @@ def test_the_budget_of_each_match(match, amount, steps, spent, error, met, tiny_
 # The clock
 
 
-def walked(agenda, pace_at, journal=None, looks=()):
-    """Where an agenda leads whose steps take `pace_at(step)` seconds each."""
-    journal = journal or Journal(flops_per_step=1.0)
-    found = []
-    while not journal.over:
-        stretch = agenda.next(journal)
-        journal.seconds += sum(pace_at(step) for step in range(journal.steps, stretch.end))
-        journal.steps = stretch.end
-        if stretch.evaluate:
-            journal.record("val", "val_top1", 0.5)
-        if stretch.keep:
-            journal.keep(f"step-{stretch.end}", "")
-        journal.over = stretch.end == stretch.steps
-        found.append(stretch)
-    return journal, found
+def walked(schedule, pace_at, state=None):
+    """Follow a schedule to its end, where each step takes `pace_at(step)` seconds."""
+    state = state or TrainingState(flops_per_step=1.0)
+    segments = []
+    while not state.over:
+        segment = schedule.next(state)
+        state.seconds += sum(pace_at(step) for step in range(state.steps, segment.end))
+        state.steps = segment.end
+        if segment.evaluate:
+            state.record("val", "val_top1", 0.5)
+        if segment.keep:
+            state.keep(f"step-{segment.end}", "")
+        state.over = segment.end == segment.steps
+        segments.append(segment)
+    return state, segments
 
 
 TRAIN = TrainConfig(epochs=1, evaluations=5, snapshots=1)
 
 
 def test_at_an_even_pace_the_clock_leads_as_steps_do():
-    clock, stretches = walked(ByClock(20.0, TRAIN, 0.2), lambda _: 0.2)
+    clock, segments = walked(ByClock(20.0, TRAIN, 0.2), lambda _: 0.2)
     steps, same = walked(ByStep(100, TRAIN), lambda _: 0.2)
-    assert stretches == same
+    assert segments == same
     assert (clock.steps, [point.step for point in clock.history]) == (100, [20, 40, 60, 80, 100])
     assert [saved.step for saved in steps.snapshots] == [100]
 
 
 @given(st.lists(st.floats(0.01, 1.0), min_size=20, max_size=20), st.floats(0.01, 1.0))
-def test_whatever_the_pace_the_clock_is_missed_by_its_last_looks_at_most(paces, guess):
+def test_whatever_the_pace_the_clock_is_missed_by_its_last_segments_at_most(paces, guess):
     """And each part is evaluated at most once, the last one at the end."""
     budget, train = 60.0, TrainConfig(evaluations=5, snapshots=3)
-    journal, stretches = walked(ByClock(budget, train, guess), lambda step: paces[step // 7 % 20])
-    longest = max(paces) * LOOK_EVERY
-    assert abs(journal.seconds - budget) <= 2 * longest
-    assert 1 <= len(journal.history) <= 5 + 1
-    assert journal.history[-1].step == journal.snapshots[-1].step == journal.steps
-    assert stretches[-1].evaluate
-    assert stretches[-1].keep
-    assert all(stretch.end <= stretch.steps for stretch in stretches)
+    state, segments = walked(ByClock(budget, train, guess), lambda step: paces[step // 7 % 20])
+    longest = max(paces) * READ_LOSSES_EVERY
+    assert abs(state.seconds - budget) <= 2 * longest
+    assert 1 <= len(state.history) <= 5 + 1
+    assert state.history[-1].step == state.snapshots[-1].step == state.steps
+    assert segments[-1].evaluate
+    assert segments[-1].keep
+    assert all(segment.end <= segment.steps for segment in segments)
 
 
-def test_a_training_by_the_clock_goes_on_from_its_journal():
+def test_a_training_by_the_clock_goes_on_from_its_state():
     """A pace that was misjudged is corrected by what was measured."""
-    first = Journal(flops_per_step=1.0, steps=50, seconds=10.0)
+    first = TrainingState(flops_per_step=1.0, steps=50, seconds=10.0)
     clock = ByClock(20.0, TRAIN, 99.0)
     assert clock.steps(first) == 100
-    journal, _ = walked(clock, lambda _: 0.1, first)
-    assert journal.steps > 125
-    assert journal.seconds == pytest.approx(20.0, abs=1.0)
+    state, _ = walked(clock, lambda _: 0.1, first)
+    assert state.steps > 125
+    assert state.seconds == pytest.approx(20.0, abs=1.0)
 
 
 class Ticking:
@@ -295,7 +295,7 @@ def test_a_training_stops_when_its_seconds_are_spent(tiny_spec, tiny_dataset, tm
 def test_a_stretch_by_the_clock_takes_what_the_clock_says(
     tiny_spec, tiny_dataset, tmp_path, monkeypatch
 ):
-    """Each stretch takes one second of this clock, whatever its steps: so ten seconds are ten."""
+    """Each segment takes one second of this clock, whatever its steps: so ten seconds are ten."""
     monkeypatch.setattr(loop, "time", Ticking(1.0))
     spec = by_clock(tiny_spec("dense", evaluations=1, snapshots=1), 10.0)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
@@ -350,7 +350,7 @@ def test_the_capacity_that_a_run_really_had(name, router, real, tiny_spec, tiny_
     spec = tiny_spec(name, router=router)
     model = trial_model(spec, tiny_dataset)
     seen = next(observe(model, tiny_dataset, "val", batch_size=16, device=CPU))
-    assert model_facts(model, seen).get("slots_per_choice") == real
+    assert model_stats(model, seen).get("slots_per_choice") == real
 
 
 @pytest.mark.parametrize("match", ["step_flops", "params", "steps"])

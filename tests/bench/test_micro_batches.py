@@ -13,7 +13,7 @@ from bench.compute.estimates import estimate
 from bench.compute.flops import FlopCounter
 from bench.config.schema import TrialSpec
 from bench.data.batches import TrainingBatches
-from bench.data.dataset import ExpectedData
+from bench.data.dataset import DataShape
 from bench.model import moe_layers
 from bench.model.build import trial_model
 from bench.train.micro_batches import why_not_cut
@@ -240,7 +240,7 @@ def test_whole_batches_are_described_as_before_there_were_parts(tiny_spec):
 
 
 def test_parts_of_a_batch_need_less_memory(tiny_spec):
-    data = ExpectedData((1, 8, 8), 4, 96)
+    data = DataShape((1, 8, 8), 4, 96)
     whole, halves = (estimate(each, data) for each in (tiny_spec(), cut(tiny_spec())))
     assert halves.training_bytes < whole.training_bytes
     assert halves.budget == whole.budget

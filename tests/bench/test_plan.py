@@ -10,7 +10,7 @@ from PIL import Image
 
 from bench.config.presets import load_preset
 from bench.config.schema import DataConfig
-from bench.data.shared_dataset import KNOWN, Datasets, load_or_expect
+from bench.data.shared_dataset import KNOWN_SHAPES, Datasets, load_with_shape
 from bench.plan import fingerprint
 from bench.plan.fingerprint import Fingerprint, Part, differences
 from bench.plan.plan import Plan, Request, labels, make_plan, make_request
@@ -242,14 +242,14 @@ def test_differences_name_each_part_and_setting(store: Store, plan) -> None:
 
 
 def test_the_shape_of_known_data_is_known_without_it(tmp_path: Path) -> None:
-    here, dataset = load_or_expect(DataConfig(name="digits"), Datasets())
+    here, dataset = load_with_shape(DataConfig(name="digits"), Datasets())
     assert (here.image_shape, here.num_classes) == ((1, 8, 8), 10)
     assert dataset is not None
     assert here.num_samples == len(dataset.splits["train"])
     absent = DataConfig(name="timm:torch/imagenet", data_dir=str(tmp_path), image_size=256)
-    expected, nothing = load_or_expect(absent, Datasets())
+    expected, nothing = load_with_shape(absent, Datasets())
     assert (expected.image_shape, expected.num_classes) == ((3, 256, 256), 1000)
     assert nothing is None
     with pytest.raises(RequestError, match="digit"):
-        load_or_expect(DataConfig(name="digit"), Datasets())
-    assert "fashion_mnist" in KNOWN
+        load_with_shape(DataConfig(name="digit"), Datasets())
+    assert "fashion_mnist" in KNOWN_SHAPES

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from bench.model.derive import TRANSFORMS
-from bench.plan.components import REGISTRIES
 from bench.plan.definitions import HOME, NO_NUMBERS, Definition, Definitions
 from bench.plan.fingerprint import MEASURED, TRAINING, UNTRAINED, Fingerprints
 from bench.plan.normal_form import SHOWN
+from bench.plan.registration import REGISTRIES
 from moe_router_bench import PACKAGES
 from routers import ROUTERS, Router
 
@@ -94,7 +94,7 @@ def test_a_module_that_is_renamed_makes_nothing_stale(copy: Path, original) -> N
     [
         ("learning_rate", "bench.train.step", "bench.train.schedule"),
         ("step_stats", "routers.router", "routers.layer_info"),
-        ("calibration_error", "suites.accuracy", "suites.support.information"),
+        ("calibration_error", "suites.accuracy", "suites.support.subgroups"),
     ],
 )
 def test_a_function_that_is_moved_makes_nothing_stale(

@@ -19,7 +19,7 @@ from bench.config.schema import AugmentConfig, TrialSpec
 from bench.model.build import trial_model
 from bench.train import checkpoint
 from bench.train.outcome import Outcome, read_outcome
-from bench.train.schedule import Journal
+from bench.train.schedule import TrainingState
 from bench.train.step import Trainer
 from bench.train.trial import TrainingInterrupted, train_trial
 from routers import ROUTERS, Router, TokenChoiceRouting, register_router
@@ -79,16 +79,16 @@ RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
 def trial(request, tiny_spec, tiny_dataset, biased) -> dict[str, Any]:
     """What `train_trial` is told of one of many recipes."""
     name, own = RECIPES[request.param]
-    course = {"epochs": 4, "evaluations": 5, "snapshots": 4, "match": "steps", "lr": 5e-3}
-    spec = tiny_spec(name, **{**course, **own})
+    recipe = {"epochs": 4, "evaluations": 5, "snapshots": 4, "match": "steps", "lr": 5e-3}
+    spec = tiny_spec(name, **{**recipe, **own})
     parent = None
     if request.param == "noise":
-        spec = tiny_spec(name, **{**course, **own}, model=dropping(spec))
+        spec = tiny_spec(name, **{**recipe, **own}, model=dropping(spec))
     if request.param == "randaugment":
         data = spec.data.model_copy(update={"augment": AugmentConfig(randaugment="rand-m9-n2")})
         spec = spec.model_copy(update={"data": data})
     if request.param == "distilled":
-        before = tiny_spec(name, **course)
+        before = tiny_spec(name, **recipe)
         spec, parent = spec.derived(before, "distill"), trial_model(before, tiny_dataset)
     return {"spec": spec, "dataset": tiny_dataset, "device": CPU, "parent": parent}
 
@@ -213,21 +213,21 @@ def flip(path: Path, where: float) -> None:
 
 
 def edit(path: Path, change: Callable[[dict[str, Any], dict[str, Tensor]], None]) -> None:
-    """Change the journal and the tensors of a saved training, and keep it whole."""
+    """Change the state and the tensors of a saved training, and keep it whole."""
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
-    journal, tensors = json.loads(metadata["journal"]), load_file(path)
-    change(journal, tensors)
+    state, tensors = json.loads(metadata["state"]), load_file(path)
+    change(state, tensors)
     checkpoint.save_state(
-        path.parent, metadata["training"], Journal.model_validate(journal), tensors
+        path.parent, metadata["training"], TrainingState.model_validate(state), tensors
     )
 
 
-def shortened(journal: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def shortened(state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     tensors["model.head.weight"] = tensors["model.head.weight"][:, :3]
 
 
-def renamed(journal: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+def renamed(state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     tensors["model.tail.weight"] = tensors.pop("model.head.weight")
 
 

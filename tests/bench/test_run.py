@@ -60,17 +60,19 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., RunSummary]:
-    """Runs the preset smoke, shortened: `run(["dense"], suites=[…], tell=…)`."""
+    """Runs the preset smoke, shortened: `run(["dense"], suites=[…], on_event=…)`."""
 
     def go(
         routers: list[str],
         *,
-        tell: Callable[[Event], None] = lambda event: None,
+        on_event: Callable[[Event], None] = lambda event: None,
         retry: Retry = None,
         **asked: Any,
     ) -> RunSummary:
         plan = plan_of(datasets, routers, **asked)
-        return running.run(plan, store, tmp_path, datasets, tell, RunOptions(jobs=0, retry=retry))
+        return running.run(
+            plan, store, tmp_path, datasets, on_event, RunOptions(jobs=0, retry=retry)
+        )
 
     return go
 
@@ -326,7 +328,7 @@ def test_nothing_starts_where_groups_do_not_fit_a_batch(run, store, datasets) ->
 
 def test_what_happens_is_told_in_order(run) -> None:
     events: list[Event] = []
-    run(["softmax_token_choice"], suites=["balance", "throughput"], tell=events.append)
+    run(["softmax_token_choice"], suites=["balance", "throughput"], on_event=events.append)
     # Others may train on this machine meanwhile, and the timing waits for them.
     kinds = [type(event) for event in events if not isinstance(event, (Progress, Waiting))]
     assert kinds == [Begun, Started, Ended, Measuring, Measured, Measuring, Measured]
@@ -336,7 +338,7 @@ def test_what_happens_is_told_in_order(run) -> None:
     assert events[1].task.seed == 0
     assert events[-1].task.seed is None
     events.clear()
-    run(["softmax_token_choice"], suites=["balance", "throughput"], tell=events.append)
+    run(["softmax_token_choice"], suites=["balance", "throughput"], on_event=events.append)
     assert [type(event) for event in events] == [Begun, Reused]
 
 
@@ -356,7 +358,7 @@ def test_a_display_that_fails_ends_no_run(run, capsys) -> None:
         told.append(event)
         raise SystemExit("the pipe is closed")
 
-    tally = run(["dense"], tell=fail)
+    tally = run(["dense"], on_event=fail)
     assert (tally.trained, tally.failures) == (1, [])
     assert len(told) == 1
     assert "nothing more is shown here" in capsys.readouterr().err

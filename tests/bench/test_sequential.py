@@ -10,7 +10,7 @@ from scipy import stats
 
 from bench.config.presets import load_preset
 from bench.plan.plan import make_request
-from bench.plan.sequential import Sequential, add_seeds, planned, refuse_other_looks
+from bench.plan.sequential import Sequential, add_seeds, plan_analyses, refuse_other_analyses
 from results.statistics import Compared, declared, family, paired_difference
 from results.statistics.declared import looks
 from routers.errors import RequestError
@@ -153,13 +153,18 @@ def test_at_the_limit_what_is_left_is_told():
 )
 def test_it_begins_with_the_presets_seeds_but_three_at_least(seeds, most, planned_seeds):
     preset = load_preset("smoke").model_copy(update={"seeds": seeds})
-    assert planned(preset, ["accuracy"], 0.5, most).seeds == planned_seeds
+    assert plan_analyses(preset, ["accuracy"], 0.5, most).seeds == planned_seeds
 
 
 @pytest.mark.parametrize(
     ("routers", "suites", "most", "words"),
     [
-        (("dense", "soft_moe"), ("accuracy",), 2, "--max-seeds 2 is below the first look"),
+        (
+            ("dense", "soft_moe"),
+            ("accuracy",),
+            2,
+            "--max-seeds 2 is below the first interim analysis",
+        ),
         (("dense", "soft_moe"), ("balance",), 20, "the suite 'accuracy' is not asked for"),
         (
             ("soft_moe",),
@@ -174,13 +179,13 @@ def test_it_begins_with_the_presets_seeds_but_three_at_least(seeds, most, planne
 def test_what_cannot_be_decided_is_refused(routers, suites, most, words):
     preset = make_request(load_preset("smoke"), routers=routers, seeds=3).preset
     with pytest.raises(RequestError, match=words):
-        planned(preset, suites, 0.5, most)
+        plan_analyses(preset, suites, 0.5, most)
 
 
 def test_looks_are_planned_once():
     first = Sequential(0.5, (3, 6))
-    refuse_other_looks("s", first, {})
-    refuse_other_looks("s", first, {"preset": {}})
-    refuse_other_looks("s", Sequential(2.0, (3, 6)), {"sequential": first.record()})
-    with pytest.raises(RequestError, match=r"looks planned at 3, 6 seeds; to look at 3, 6, 12 "):
-        refuse_other_looks("s", Sequential(0.5, (3, 6, 12)), {"sequential": first.record()})
+    refuse_other_analyses("s", first, {})
+    refuse_other_analyses("s", first, {"preset": {}})
+    refuse_other_analyses("s", Sequential(2.0, (3, 6)), {"sequential": first.record()})
+    with pytest.raises(RequestError, match=r"planned at 3, 6 seeds; to analyse at 3, 6, 12 "):
+        refuse_other_analyses("s", Sequential(0.5, (3, 6, 12)), {"sequential": first.record()})

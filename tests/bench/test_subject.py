@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.compute.flops import model_facts
+from bench.compute.flops import model_stats
 from bench.measure.subjects import LayerOfTrial, TrainedTrial
 from bench.model import MoELayer, moe_layers
 from bench.model.build import trial_model
@@ -53,8 +53,8 @@ def test_snapshots_load_the_weights_of_their_step(trained, tiny_spec, tiny_datas
     first, *_, last = subject.snapshots
     assert first.step == 0
     assert first.flops == 0
-    assert last.flops == subject.facts["train_flops"]
-    assert last.seconds == subject.facts["train_seconds"]
+    assert last.flops == subject.stats["train_flops"]
+    assert last.seconds == subject.stats["train_seconds"]
     initial = trial_model(tiny_spec(), tiny_dataset).state_dict()
     loaded = first.load()
     assert not loaded.training
@@ -63,18 +63,18 @@ def test_snapshots_load_the_weights_of_their_step(trained, tiny_spec, tiny_datas
     assert all(torch.equal(final[k], v) for k, v in last.load().state_dict().items())
 
 
-def test_history_and_facts_are_those_of_the_training(trained):
+def test_history_and_stats_are_those_of_the_training(trained):
     subject = trained()
     names = {point.name for point in subject.history}
     assert names == {"train_loss", "val_loss", "val_top1"}
-    facts = subject.facts
-    assert facts["steps"] == subject.history[-1].step
-    assert abs(facts["train_flops"] / facts["flops_budget"] - 1) < 0.1
-    assert facts["within_tolerance"] == 1
-    assert facts["params_total"] > facts["params_active"] > 0
+    stats = subject.stats
+    assert stats["steps"] == subject.history[-1].step
+    assert abs(stats["train_flops"] / stats["flops_budget"] - 1) < 0.1
+    assert stats["within_tolerance"] == 1
+    assert stats["params_total"] > stats["params_active"] > 0
     # Forward and backward of one image in a step cost about three times the forward pass.
-    per_step = facts["train_flops"] / facts["steps"] / 16
-    assert 2.5 < per_step / facts["flops_per_image"] < 3.5
+    per_step = stats["train_flops"] / stats["steps"] / 16
+    assert 2.5 < per_step / stats["flops_per_image"] < 3.5
 
 
 @pytest.mark.parametrize(("factor", "share"), [(1.0, 1 / 4), (2.0, 2 / 4), (9.0, 1.0)])
@@ -82,16 +82,16 @@ def test_active_parameters_count_experts_by_the_slots_that_they_run(factor, shar
     subject = trained("softmax_expert_choice", router={"capacity_factor": factor})
     (layer,) = moe_layers(subject.model).values()
     experts = sum(parameter.numel() for parameter in layer.experts.parameters())
-    facts = subject.facts
-    assert facts["params_active"] == facts["params_total"] - experts * (1 - share)
+    stats = subject.stats
+    assert stats["params_active"] == stats["params_total"] - experts * (1 - share)
 
 
 def test_all_parameters_of_a_dense_model_are_active(trained):
     subject = trained("dense")
-    assert subject.facts["params_active"] == subject.facts["params_total"]
+    assert subject.stats["params_active"] == subject.stats["params_total"]
     seen = next(subject.run(subject.model, "val"))
     assert seen.routings == []
-    assert model_facts(subject.model, seen).items() <= subject.facts.items()
+    assert model_stats(subject.model, seen).items() <= subject.stats.items()
 
 
 def test_a_training_that_diverged_has_no_model(tiny_spec, tiny_dataset, tmp_path):

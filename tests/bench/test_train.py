@@ -1,4 +1,4 @@
-"""One trial: its steps, its course, its bits."""
+"""One trial: its steps, its evaluations, its bits."""
 
 import math
 import multiprocessing
@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from bench.compute.budget import Spent
+from bench.compute.budget import ComputeSpent
 from bench.config.schema import AugmentConfig, TrainConfig
 from bench.data.batches import TrainingBatches
 from bench.data.tensor_files import read_tensors
@@ -47,7 +47,7 @@ def same(first, second):
     )
 
 
-# The course of a training
+# A training from its first step to its last
 
 
 @pytest.mark.parametrize("name", ["dense", "soft_moe", "softmax_expert_choice"])
@@ -136,7 +136,7 @@ def test_where_the_work_depends_on_the_data_it_is_counted_along_the_way(
     assert outcome.flops != budget.steps * budget.own.flops
     assert outcome.flops == pytest.approx(budget.steps * budget.own.flops, rel=0.5)
     assert outcome.within_tolerance == budget.met_by(
-        Spent(outcome.flops, outcome.steps, outcome.seconds)
+        ComputeSpent(outcome.flops, outcome.steps, outcome.seconds)
     )
 
 

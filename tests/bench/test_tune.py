@@ -61,17 +61,17 @@ def tuned(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., dic
         routers: list[str],
         trials: int = 3,
         *,
-        tell: Callable[[Event], None] = lambda event: None,
+        on_event: Callable[[Event], None] = lambda event: None,
         home: Path | None = None,
         seed: int = 0,
         **changes: Any,
     ) -> dict[str, Found]:
         asked = Tuning("t", preset_of(routers, trials, **changes), seed)
         if home is None:
-            tune(asked, store, tmp_path, datasets, tell, RunOptions(jobs=0))
+            tune(asked, store, tmp_path, datasets, on_event, RunOptions(jobs=0))
             return found(store, "t")
         with open_store(home / "bench.db") as other:
-            tune(asked, other, home, datasets, tell, RunOptions(jobs=0))
+            tune(asked, other, home, datasets, on_event, RunOptions(jobs=0))
             return found(other, "t")
 
     return go
@@ -333,7 +333,7 @@ def test_a_router_is_tuned_the_same_whoever_else_is(tuned, tmp_path) -> None:
 def test_a_tuning_that_is_over_does_nothing_more_and_more_trials_add_to_it(tuned) -> None:
     first = tuned(["dense"], 2)["dense"]
     events: list[Event] = []
-    assert tuned(["dense"], 2, tell=events.append)["dense"] == first
+    assert tuned(["dense"], 2, on_event=events.append)["dense"] == first
     assert not [event for event in events if isinstance(event, Started)]
     more = tuned(["dense"], 4)["dense"]
     assert (more.trials, more.values[:2]) == (4, first.values)
@@ -345,7 +345,7 @@ def test_pruning_ends_a_training_early(tuned, store) -> None:
     settings = {"train.epochs": 2.0, "train.evaluations": 4}
     events: list[Event] = []
     result = tuned(
-        ["dense"], 9, ranges=ranges, pruner="median", settings=settings, tell=events.append
+        ["dense"], 9, ranges=ranges, pruner="median", settings=settings, on_event=events.append
     )["dense"]
     assert result.pruned > 0
     assert (result.trials, result.done + result.pruned, result.failed) == (9, 9, 0)
@@ -387,11 +387,11 @@ def test_a_worker_is_asked_to_stop_a_training(store, datasets, tmp_path) -> None
 def test_a_trial_that_fails_counts_as_one(tuned, exploding, store) -> None:
     ranges = {"train.lr": {"low": 1e-3, "high": 1e-2}}
 
-    def tell(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if isinstance(event, Started):
             exploding.error = ValueError("boom") if event.task.number == 2 else None
 
-    result = tuned(["exploding"], 3, ranges=ranges, tell=tell)["exploding"]
+    result = tuned(["exploding"], 3, ranges=ranges, on_event=on_event)["exploding"]
     assert (result.trials, result.done, result.failed) == (3, 2, 1)
     assert result.values[1] is None
     assert list(trials_frame(store, "t")["status"]) == ["done", "failed", "done"]
@@ -402,7 +402,7 @@ def test_settings_that_do_not_fit_each_other_cost_their_trial(tuned, store) -> N
     ranges = {"router.capacity_factor": {"options": [1.0, 512.0]}}
     events: list[Event] = []
     settings = {"compute.match": "step_flops"}
-    result = tuned(["soft_moe"], 4, ranges=ranges, settings=settings, tell=events.append)
+    result = tuned(["soft_moe"], 4, ranges=ranges, settings=settings, on_event=events.append)
     each = result["soft_moe"]
     assert (each.trials, each.done + each.failed) == (4, 4)
     assert each.failed >= 1
@@ -416,11 +416,11 @@ def test_settings_that_do_not_fit_each_other_cost_their_trial(tuned, store) -> N
 def test_what_was_interrupted_goes_on(tuned, tmp_path) -> None:
     whole = tuned(["dense"], 3, home=tmp_path / "whole")
 
-    def tell(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if isinstance(event, Progress) and event.task.number == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    assert tuned(["dense"], 3, tell=tell)["dense"].trials == 1
+    assert tuned(["dense"], 3, on_event=on_event)["dense"].trials == 1
     assert tuned(["dense"], 3) == whole
 
 
@@ -443,7 +443,7 @@ def test_what_was_to_stop_when_it_was_killed_stays_stopped(tuned, store, monkeyp
         with pytest.raises(Killed):
             tuned(["dense"], 9, pruner="median", **asked)
     events: list[Event] = []
-    result = tuned(["dense"], 9, pruner="median", tell=events.append, **asked)["dense"]
+    result = tuned(["dense"], 9, pruner="median", on_event=events.append, **asked)["dense"]
     first = min(event.task.number for event in events if isinstance(event, Started))
     row = trials_frame(store, "t").iloc[first - 2]
     assert row["status"] == "pruned"

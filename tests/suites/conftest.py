@@ -90,7 +90,7 @@ class FakeTrial:
     batch_size: int = 16
     snapshots: list[FakeSnapshot] = field(default_factory=list)
     history: list[HistoryPoint] = field(default_factory=list)
-    facts: dict[str, float] = field(default_factory=dict)
+    stats: dict[str, float] = field(default_factory=dict)
     device: torch.device = CPU
     num_classes: int = CLASSES
     num_experts: int = EXPERTS

@@ -21,8 +21,8 @@ class Answers:
         HistoryPoint(10, 1e9, 2.5, "train", "learning_rate", 1e-3),
     )
 
-    def __init__(self, logits, labels, facts=None):
-        self.logits, self.labels, self.facts = logits, labels, facts or {}
+    def __init__(self, logits, labels, stats=None):
+        self.logits, self.labels, self.stats = logits, labels, stats or {}
         self.num_classes = logits.shape[1]
 
     def run(self, model, split, batch_size=None):
@@ -95,7 +95,7 @@ def test_curves_carry_what_was_spent(answers):
     assert "learning_rate" not in got
 
 
-def test_facts_and_the_error_against_the_budget(answers):
+def test_stats_and_the_error_against_the_budget(answers):
     got = measured(answers)
     assert got["steps"] == Metric("steps", 30.0)
     assert got["flops_error"].value == pytest.approx(0.02)

@@ -9,15 +9,15 @@ import suites.balance
 import suites.entropy
 import suites.specialization
 from routers import BenchError, TokenChoiceRouting
-from suites.support.known_answers import EXPERTS, KNOWN, KnownSubject, self_test
+from suites.support.known_answers import EXPERTS, ROUTINGS, KnownSubject, self_test
 
 
 def test_the_suites_know_the_known_answers():
-    assert self_test() == sum(len(known.answers) for known in KNOWN)
+    assert self_test() == sum(len(case.answers) for case in ROUTINGS)
 
 
 def test_each_kind_of_routing_is_asked_of_every_suite_about_routing():
-    asked = {(known.name, answer.suite) for known in KNOWN for answer in known.answers}
+    asked = {(case.name, answer.suite) for case in ROUTINGS for answer in case.answers}
     about = ("balance", "entropy", "specialization")
     assert set(product(("uniform", "collapsed", "oracle"), about)) <= asked
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from suites.support.timing import WARM_UP, interleaved, quiet, ratio_interval
+from suites.support.timing import WARM_UP, fixed_conditions, interleaved, ratio_interval
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ def test_threads_and_garbage_collection_are_as_before():
     inside = []
 
     def failing():
-        with quiet(threads=before + 1):
+        with fixed_conditions(threads=before + 1):
             inside.append((torch.get_num_threads(), gc.isenabled()))
             raise KeyError
 

@@ -20,13 +20,13 @@ from bench.data.files import read_idx
 def first_of_each_class(
     images: np.ndarray, labels: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` images (n, h, w) of every class, sorted by class, and their labels (n,)."""
+    """Select the first `count` images (n, h, w) of each class, by class, and their labels (n,)."""
     chosen = np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)])
     return images[chosen], labels[chosen]
 
 
 def select(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of the embedded file, from the original's."""
+    """Select the arrays of the embedded file from the original files."""
     arrays = {}
     for split, stem, count in (("train", "train", 600), ("test", "t10k", 200)):
         arrays[f"{split}_images"], arrays[f"{split}_labels"] = first_of_each_class(
@@ -38,7 +38,7 @@ def select(folder: Path) -> dict[str, np.ndarray]:
 
 
 def write(arrays: dict[str, np.ndarray], output: Path) -> None:
-    """An npz whose members are LZMA-compressed, an eighth smaller than numpy's own, undated."""
+    """Write an npz with LZMA-compressed, undated members, an eighth smaller than numpy's own."""
     with zipfile.ZipFile(output, "w") as archive:
         for name, array in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy")

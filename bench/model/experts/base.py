@@ -18,7 +18,7 @@ register_experts = EXPERTS.register
 
 
 class Experts(nn.Module, Configurable):
-    """Base of all experts.
+    """The base of all experts.
 
     Subclasses write `forward`; or `activations` and `outputs`, so that gates can read what lies
     between; or `apply` where dispatching and combining are not enough.
@@ -48,15 +48,15 @@ class Experts(nn.Module, Configurable):
         self.level_sizes: tuple[int, ...] = ()
 
     def forward(self, slot_inputs: Tensor) -> Tensor:
-        """Every expert on its own slots: (E, g, s, …) -> (E, g, s, …)."""
+        """Apply every expert to its own slots: (E, g, s, …) -> (E, g, s, …)."""
         return self.outputs(self.activations(slot_inputs))
 
     def activations(self, slot_inputs: Tensor) -> Tensor:
-        """Activations of each expert's last hidden layer: (E, g, s, …) -> (E, g, s, h)."""
+        """Compute each expert's last hidden layer: (E, g, s, …) -> (E, g, s, h)."""
         raise TypeError(f"experts {self.name!r} define neither forward nor activations")
 
     def outputs(self, activations: Tensor) -> Tensor:
-        """What the experts make of their activations: (E, g, s, h) -> (E, g, s, …)."""
+        """Compute the outputs from the hidden activations: (E, g, s, h) -> (E, g, s, …)."""
         raise TypeError(f"experts {self.name!r} define no outputs(activations)")
 
     def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -64,7 +64,7 @@ class Experts(nn.Module, Configurable):
         return routing.combine(self(routing.dispatch(x)))
 
     def rows(self, routing: Routing) -> int:
-        """Rows on which the module that they stand in for runs the same FLOPs."""
+        """Return the rows on which the replaced module runs the same FLOPs."""
         return routing.slot_count
 
     def active_share(self, routing: Routing) -> float:
@@ -72,13 +72,13 @@ class Experts(nn.Module, Configurable):
         tokens = routing.gates.shape[:2].numel()
         return min(1.0, routing.slot_count / (tokens * routing.num_experts))
 
-    def facts(self) -> dict[str, float]:
-        """Single numbers that a reader should know of them."""
+    def stats(self) -> dict[str, float]:
+        """Return single numbers that describe the experts, by name."""
         return {}
 
 
 def build_experts(name: str, *, num_experts: int, replaced: Replaced, **hyper: Any) -> Experts:
-    """Registered experts by name.
+    """Build registered experts by name.
 
     Raises:
         RequestError: there are none of that name, they have no such hyper-parameter, or cannot

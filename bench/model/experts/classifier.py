@@ -51,7 +51,7 @@ class ClassifierExperts(Experts):
         return affine(activations, self.weights[-1], self.biases[-1]).softmax(-1)
 
     def _features(self, slot_inputs: Tensor) -> Tensor:
-        """(E, g, s, c, h, w) -> (E, g, s, features), by the convolution where there is one."""
+        """Map (E, g, s, c, h, w) -> (E, g, s, features), by the convolution where there is one."""
         if self.kernel is None:
             return slot_inputs.flatten(3)
         experts, groups, slots = slot_inputs.shape[:3]
@@ -63,5 +63,5 @@ class ClassifierExperts(Experts):
 
 
 def uniform(shape: tuple[int, ...], inputs: int) -> nn.Parameter:
-    """Uniform in ±1 / √inputs."""
+    """Initialise uniformly in ±1 / √inputs."""
     return nn.Parameter(torch.empty(shape).uniform_(-(inputs**-0.5), inputs**-0.5))

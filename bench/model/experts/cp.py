@@ -32,7 +32,7 @@ class CPExperts(FactorisedExperts):
 
 
 class CPLayer(FactorisedLayer):
-    """See `CPExperts`; expert modes are (E_l, R)."""
+    """A layer of `CPExperts`, with expert modes (E_l, R)."""
 
     def __init__(
         self, modes: tuple[int, ...], inputs: int, outputs: int, bias: bool, rank: int
@@ -55,5 +55,5 @@ class CPLayer(FactorisedLayer):
         return torch.einsum("er,ri,ro->eio", self.joint_mode(), self.input_mode(), self.output)
 
     def joint_mode(self) -> Tensor:
-        """All expert modes as one: (E, R)."""
+        """Return all expert modes as one: (E, R)."""
         return reduce(lambda a, b: (a.unsqueeze(1) * b).flatten(0, 1), self.modes)

@@ -23,7 +23,7 @@ from routers import MixtureRouting, RequestError, Routing, hyper, two_levels
 
 @dataclass(frozen=True)
 class Size:
-    """Parameters that grow with a rank: `fixed` + rank · `per_rank`."""
+    """A number of parameters that grows with a rank: `fixed` + rank · `per_rank`."""
 
     fixed: int = 0
     per_rank: int = 0
@@ -32,16 +32,16 @@ class Size:
         return Size(self.fixed + other.fixed, self.per_rank + other.per_rank)
 
     def at(self, rank: int) -> int:
-        """Parameters at a rank."""
+        """Count the parameters at a rank."""
         return self.fixed + rank * self.per_rank
 
     def nearest_rank(self, parameters: int) -> int:
-        """The rank whose parameters come nearest to these; 0 where none from 1 on would."""
+        """Return the rank whose parameters come nearest to these; 0 where none from 1 on would."""
         return max(0, round((parameters - self.fixed) / self.per_rank))
 
 
 class FactorisedLayer(nn.Module):
-    """One weight tensor. Subclasses add the expert modes, and join them to the others.
+    """The base of layers with one weight tensor; subclasses add expert modes and join them.
 
     Input and output mode start as linear layers do, uniform in ±1 / √(what they sum over). The
     bias is the last row of the input mode.
@@ -61,7 +61,7 @@ class FactorisedLayer(nn.Module):
         self.output = uniform((summed, outputs), summed)
 
     def forward(self, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
-        """Σ_n a_n W_n x: (t, i) -> (t, o).
+        """Compute Σ_n a_n W_n x: (t, i) -> (t, o).
 
         Args:
             gates: (E_l, t) of each expert mode, or one (E, t) of all experts.
@@ -69,17 +69,17 @@ class FactorisedLayer(nn.Module):
         raise TypeError(f"{type(self).__name__} defines no forward(x, gates)")
 
     def materialised(self) -> Tensor:
-        """W, formed: (E, i, o), with a bias (E, i + 1, o)."""
+        """Form the weights W: (E, i, o), with a bias (E, i + 1, o)."""
         raise TypeError(f"{type(self).__name__} defines no materialised()")
 
     def by_input(self, x: Tensor) -> Tensor:
-        """The input mode's product with the tokens, stored with the tokens last: (joined, t)."""
+        """Multiply the input mode with the tokens, stored with the tokens last: (joined, t)."""
         if self.bias is None:
             return self.input @ x.t()
         return torch.addmm(self.bias, self.input, x.t())
 
     def input_mode(self) -> Tensor:
-        """(joined, i), with a bias (joined, i + 1)."""
+        """Return (joined, i), with a bias (joined, i + 1)."""
         return self.input if self.bias is None else torch.cat([self.input, self.bias], 1)
 
 
@@ -87,7 +87,7 @@ FURTHER_SPREAD = 0.1
 
 
 class FactorisedExperts(Experts):
-    """What `cp` and `tr` share: their layers, the rank of these, how a routing is applied.
+    """The base of `cp` and `tr`: their layers, the rank, and how a routing is applied.
 
     Two layers stand in for an MLP, with its activation between them, and weigh the experts alike;
     one layer stands in for a linear one. Subclasses write `build_layer` and `layer_size`.
@@ -118,15 +118,15 @@ class FactorisedExperts(Experts):
         self.drop1, self.drop2 = (nn.Dropout(p) for p in (mlp.dropout if mlp else (0.0, 0.0)))
 
     def build_layer(self, inputs: int, outputs: int) -> FactorisedLayer:
-        """One layer, of `modes` and `solved_rank`: (…, inputs) -> (…, outputs)."""
+        """Return one layer, of `modes` and `solved_rank`: (…, inputs) -> (…, outputs)."""
         raise TypeError(f"experts {self.name!r} define no build_layer(inputs, outputs)")
 
     def layer_size(self, modes: tuple[int, ...], inputs: int, outputs: int) -> Size:
-        """Parameters of such a layer, with expert modes of these sizes."""
+        """Describe the parameters of a layer with expert modes of these sizes."""
         raise TypeError(f"experts {self.name!r} define no layer_size(modes, inputs, outputs)")
 
     def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
-        """The experts' mixture of each token: (g, t, i) -> (g, t, o)."""
+        """Compute the experts' mixture of each token: (g, t, i) -> (g, t, o)."""
         if not isinstance(routing, MixtureRouting):
             raise RequestError(
                 f"experts {self.name!r} share one product, in which a token's choice of few of "
@@ -143,30 +143,30 @@ class FactorisedExperts(Experts):
         return dropped.unflatten(0, x.shape[:2])
 
     def rows(self, routing: Routing) -> int:
-        """The tokens, which at the rank that is solved for run the FLOPs of what is replaced."""
+        """Return the rows with the same FLOPs; at the rank solved for, the tokens themselves."""
         tokens = routing.gates.shape[:2].numel()
         if self.rank is None:
             return tokens
-        return max(1, round(tokens * (1 + self.facts()["parameter_error"])))
+        return max(1, round(tokens * (1 + self.stats()["parameter_error"])))
 
-    def facts(self) -> dict[str, float]:
-        """`expert_rank`, and `parameter_error`, relative, with a linear gate."""
+    def stats(self) -> dict[str, float]:
+        """Return `expert_rank`, and `parameter_error`, relative, with a linear gate."""
         parameters = self._size(self.modes).at(self.solved_rank)
         error = parameters / self.replaced.parameters - 1
         return {"expert_rank": self.solved_rank, "parameter_error": error}
 
     def materialised(self) -> list[Tensor]:
-        """The weight tensor of each layer: (E, i, o), with a bias (E, i + 1, o)."""
+        """Return the weight tensor of each layer: (E, i, o), with a bias (E, i + 1, o)."""
         return [cast(FactorisedLayer, layer).materialised() for layer in self.blocks]
 
     def _gates(self, routing: MixtureRouting) -> tuple[Tensor, ...]:
-        """Of each expert mode; of all experts where the weights are no product of those."""
+        """Return the gates of each expert mode, or of all experts where they do not split."""
         levels = routing.levels or ()
         alike = tuple(level.shape[-1] for level in levels) == self.modes
         return levels if alike else (routing.weights,)
 
     def _layer_shapes(self) -> list[tuple[int, int]]:
-        """Inputs and outputs of each layer."""
+        """Return the inputs and outputs of each layer."""
         replaced = self.replaced
         if isinstance(replaced, ReplacedLinear):
             if self.layers == 2:
@@ -179,12 +179,12 @@ class FactorisedExperts(Experts):
         return list(pairwise([replaced.dim, *hidden, replaced.dim]))
 
     def _size(self, modes: tuple[int, ...]) -> Size:
-        """Parameters with a linear gate, were the expert modes of these sizes."""
+        """Describe the parameters, with a linear gate, for expert modes of these sizes."""
         layers = (self.layer_size(modes, *shape) for shape in self._layer_shapes())
         return sum(layers, start=Size(self.replaced.dim * sum(modes)))
 
     def _rank_for(self, modes: tuple[int, ...]) -> int:
-        """The rank that matches the parameters of what is replaced; 0 where none does."""
+        """Return the rank that matches the parameters of what is replaced; 0 where none does."""
         return self._size(modes).nearest_rank(self.replaced.parameters)
 
     def _matched_rank(self) -> int:
@@ -210,7 +210,7 @@ class FactorisedExperts(Experts):
 
 
 def spreads(modes: tuple[int, ...]) -> list[float]:
-    """Deviations of the initial entries of each expert mode around 1.
+    """Return the deviations of the initial entries of each expert mode around 1.
 
     The authors' are 1, 0, 0, …: with gates that start at 0 nothing then tells the experts of a
     further mode apart, in value or in gradient, and training never does (64 experts of two levels

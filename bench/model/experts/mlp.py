@@ -51,7 +51,7 @@ class MLPExperts(Experts):
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Every expert's own affine map: (E, g, s, i) by (E, i, o) and (E, 1, o) to (E, g, s, o)."""
+    """Apply each expert's affine map: (E, g, s, i) by (E, i, o) and (E, 1, o) to (E, g, s, o)."""
     rows = x.flatten(1, 2)
     y = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias, rows, weight)
     return y.unflatten(1, x.shape[1:3])

@@ -44,7 +44,7 @@ _PARTS = {
 
 
 def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module is a linear map and nothing besides: no subclass, no hooks."""
+    """Tell whether a module is a linear map and nothing besides: no subclass, no hooks."""
     return _name(module) in _LINEAR and not _hooked(module)
 
 
@@ -67,10 +67,10 @@ def require_plain_mlp(mlp: nn.Module) -> None:
 
 
 def _name(module: nn.Module) -> str:
-    """Where its class is defined: subclasses have another name."""
+    """Return the qualified name of a module's class, which no subclass shares."""
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _hooked(module: nn.Module) -> bool:
-    """Whether hooks change or watch what it computes, as those of `weight_norm` do."""
+    """Tell whether hooks change or watch what it computes, as those of `weight_norm` do."""
     return bool(module._forward_pre_hooks or module._forward_hooks)

@@ -17,7 +17,7 @@ from routers import RequestError
 
 @dataclass(frozen=True)
 class ReplacedMLP:
-    """A two-layer MLP, as in the blocks of a ViT.
+    """The shape of a two-layer MLP, as in the blocks of a ViT.
 
     Attributes:
         dim: input and output width d.
@@ -68,13 +68,13 @@ class ReplacedMLP:
 
     @property
     def parameters(self) -> int:
-        """Of what is replaced."""
+        """The number of parameters of the replaced module."""
         return 2 * self.dim * self.hidden + self.bias * (self.hidden + self.dim)
 
 
 @dataclass(frozen=True)
 class ReplacedLinear:
-    """A linear layer, as the last one of a classifier.
+    """The shape of a linear layer, as the last one of a classifier.
 
     Attributes:
         dim: input width d.
@@ -102,7 +102,7 @@ class ReplacedLinear:
 
     @property
     def hidden(self) -> int:
-        """The width that stands where a hidden one would: that of the outputs."""
+        """The width of the outputs, in place of a hidden width."""
         return self.outputs
 
     @property
@@ -111,7 +111,7 @@ class ReplacedLinear:
 
     @property
     def parameters(self) -> int:
-        """Of what is replaced."""
+        """The number of parameters of the replaced module."""
         return self.outputs * (self.dim + self.bias)
 
 
@@ -140,13 +140,13 @@ class ReplacedNetwork:
 
     @property
     def dim(self) -> int:
-        """Numbers of an image."""
+        """The number of values of an image."""
         channels, height, width = self.image_shape
         return channels * height * width
 
     @property
     def hidden(self) -> int:
-        """Width of the last hidden layer."""
+        """The width of the last hidden layer."""
         return self.widths[-1]
 
     @property
@@ -155,7 +155,7 @@ class ReplacedNetwork:
 
     @property
     def parameters(self) -> int:
-        """Of what is replaced."""
+        """The number of parameters of the replaced module."""
         network = ImageNetwork(self.image_shape, self.channels, self.widths, self.classes)
         return sum(parameter.numel() for parameter in network.parameters())
 
@@ -164,7 +164,7 @@ Replaced = ReplacedMLP | ReplacedLinear | ReplacedNetwork
 
 
 def replaced_by(module: nn.Module) -> Replaced:
-    """What experts have to stand in for, where they take a module's place.
+    """Describe the module that experts replace.
 
     Raises:
         RequestError: the module is of no kind that experts can replace.

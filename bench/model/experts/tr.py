@@ -38,7 +38,7 @@ class TRExperts(FactorisedExperts):
 
 
 class TRLayer(FactorisedLayer):
-    """See `TRExperts`; expert modes are stored as (E_l, q, q), the others with q and R as one."""
+    """A layer of `TRExperts`; expert modes are (E_l, q, q), the others have q and R as one axis."""
 
     def __init__(
         self, modes: tuple[int, ...], inputs: int, outputs: int, bias: bool, ring: int, rank: int
@@ -63,9 +63,9 @@ class TRLayer(FactorisedLayer):
         return torch.einsum("eab,bri,aro->eio", self.joint_mode(), inputs, outputs)
 
     def joint_mode(self) -> Tensor:
-        """All expert modes as one: (E, q, q)."""
+        """Return all expert modes as one: (E, q, q)."""
         return reduce(lambda a, b: (a.unsqueeze(1) @ b).flatten(0, 1), self.modes)
 
     def _cored(self, matrix: Tensor, axis: int) -> Tensor:
-        """With q and R apart."""
+        """Reshape a core so that q and R are separate axes."""
         return matrix.unflatten(axis, (self.ring, self.rank))

@@ -9,7 +9,7 @@ from torchvision.datasets import CelebA
 
 from bench.config.presets import load_preset
 from bench.config.schema import DataConfig
-from bench.data.shared_dataset import Datasets, load_or_expect
+from bench.data.shared_dataset import Datasets, load_with_shape
 from bench.plan.plan import make_plan, make_request
 from routers.errors import BenchError, RequestError
 
@@ -106,7 +106,7 @@ def test_in_a_trial_the_images_are_brought_to_the_size_of_the_model(celeba):
 
 def test_a_plan_can_be_made_without_it(tmp_path):
     request = DataConfig(name="celeba", data_dir=str(tmp_path), image_size=32)
-    expected, nothing = load_or_expect(request, Datasets())
+    expected, nothing = load_with_shape(request, Datasets())
     assert (expected.image_shape, expected.num_classes) == ((3, 32, 32), 2)
     assert expected.num_samples == 162_770
     assert nothing is None

@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from bench.config.schema import DataConfig
 from bench.data import Dataset, load_dataset
-from bench.data.embedded import read_fashion_mnist_mini
 from bench.data.fashion_marked import read_fashion_marked
+from bench.data.fashion_mnist_mini import read_fashion_mnist_mini
 
 GARMENTS = {"T-shirt/top": 0, "Pullover": 0, "Coat": 1, "Shirt": 1}
 

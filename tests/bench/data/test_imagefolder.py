@@ -117,7 +117,7 @@ def test_the_content_hash_does_not_depend_on_where_the_folder_lies(draw_images, 
 
 
 class SameTimes:
-    """What `survey` asks of `os`, on a disk on which all files have one size and one time."""
+    """The part of `os` that the statistics use, where all files have one size and one time."""
 
     path, fsencode, getpid = os.path, os.fsencode, os.getpid
 

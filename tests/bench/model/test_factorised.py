@@ -14,8 +14,8 @@ from torch import nn
 from bench.cli import main
 from bench.compute import count_flops
 from bench.compute.estimates import estimate
-from bench.compute.flops import model_facts
-from bench.data.dataset import ExpectedData
+from bench.compute.flops import model_stats
+from bench.data.dataset import DataShape
 from bench.model import (
     MoELayer,
     ReplacedLinear,
@@ -214,7 +214,7 @@ def test_gates_of_zeros_make_the_start_the_mean_of_the_experts():
 )
 def test_ranks_solved_by_hand(name, options, rank):
     experts = build_experts(name, num_experts=8, replaced=ReplacedMLP(384, 1536), **options)
-    assert experts.facts()["expert_rank"] == rank
+    assert experts.stats()["expert_rank"] == rank
 
 
 @given(
@@ -245,15 +245,15 @@ def test_no_other_rank_has_a_nearer_number_of_parameters(
             )
 
     try:
-        facts = build().facts()
+        stats = build().stats()
     except RequestError:
         # Then rank 1 is further away than no rank at all would be.
         without = parameters(1) - (parameters(2) - parameters(1))
         assert parameters(1) - replaced.parameters >= replaced.parameters - without
         return
-    rank = int(facts["expert_rank"])
+    rank = int(stats["expert_rank"])
     error = parameters(rank) / replaced.parameters - 1
-    assert facts["parameter_error"] == pytest.approx(error)
+    assert stats["parameter_error"] == pytest.approx(error)
     others = [parameters(other) for other in (rank - 1, rank + 1) if other]
     assert all(abs(error) <= abs(other / replaced.parameters - 1) + 1e-12 for other in others)
 
@@ -284,7 +284,7 @@ def test_what_cannot_be_is_refused_with_the_nearest_that_can(options, message):
 
 def test_the_largest_number_of_experts_named_is_the_largest():
     replaced = ReplacedMLP(96, 192)
-    assert build_experts("cp", num_experts=380, replaced=replaced).facts()["expert_rank"] == 1
+    assert build_experts("cp", num_experts=380, replaced=replaced).stats()["expert_rank"] == 1
     with pytest.raises(RequestError):
         build_experts("cp", num_experts=381, replaced=replaced)
     assert build_experts("cp", num_experts=400, replaced=replaced, levels=2).modes == (20, 20)
@@ -303,7 +303,7 @@ def test_all_parameters_act_on_every_token_and_the_dense_counterpart_runs_each(n
     routing = layer.route(torch.randn(G, T, D, dtype=torch.float64), RouterContext())
     assert layer.experts.active_share(routing) == 1
     # Of a rank that was given, the counterpart has as many FLOPs more or less as parameters.
-    error = layer.experts.facts()["parameter_error"]
+    error = layer.experts.stats()["parameter_error"]
     assert layer.experts.rows(routing) == round(G * T * (1 + error))
     solved = build_experts(name, num_experts=4, replaced=ReplacedMLP(24, 48))
     assert solved.rows(routing) == G * T
@@ -386,34 +386,36 @@ def test_every_operation_is_counted_and_those_of_the_experts_are_as_told(
     dense = count_flops(Mlp(32, 64), x, backward=True)
     # As many parameters, each in one multiply-add a token; a ring multiplies its cores beside.
     more = 0 if name == "cp" else 3 * 2 * 2 * 64 * 4**2 * experts.solved_rank
-    products = dense.by_kind["matmul"] * (1 + experts.facts()["parameter_error"]) + more
+    products = dense.by_kind["matmul"] * (1 + experts.stats()["parameter_error"]) + more
     assert report.by_kind["matmul"] == pytest.approx(products, rel=0.02)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_plan_and_a_models_facts_tell_rank_and_error(name, tiny_spec, tiny_dataset):
+def test_a_plan_and_a_models_stats_tell_rank_and_error(name, tiny_spec, tiny_dataset):
     spec = tiny_spec("mumoe", experts={"name": name})
-    takes = estimate(spec, ExpectedData(tiny_dataset.image_shape, 4, 96))
+    takes = estimate(spec, DataShape(tiny_dataset.image_shape, 4, 96))
     model = trial_model(spec, tiny_dataset).eval()
     (layer,) = moe_layers(model).values()
-    told = layer.experts.facts()
-    assert told.keys() == {"expert_rank", "parameter_error"}
+    expert_stats = layer.experts.stats()
+    assert expert_stats.keys() == {"expert_rank", "parameter_error"}
     assert takes.exact
-    assert takes.expert_facts == told
+    assert takes.expert_stats == expert_stats
     images = torch.randn(2, 1, 8, 8)
     with forward_pass(model) as routings:
         logits = model(images)
-    facts = model_facts(model, Observed(images, torch.zeros(2).long(), logits, routings))
-    assert told.items() <= facts.items()
-    assert facts["params_active"] == facts["params_total"]
+    stats = model_stats(model, Observed(images, torch.zeros(2).long(), logits, routings))
+    assert expert_stats.items() <= stats.items()
+    assert stats["params_active"] == stats["params_total"]
 
 
 def test_a_plan_prints_them(capsys, tmp_path):
     asked = ["--preset", "smoke", "--routers", "mumoe", "--set", "experts.name=cp"]
     with pytest.raises(SystemExit, match=r"^0$"):
         main(["plan", "accuracy", *asked, "--home", str(tmp_path), "--jobs", "0"])
-    told = re.findall(r"mumoe.*: expert_rank (\d+), parameter_error (\S+)", capsys.readouterr().out)
-    assert ("20", "-0.005725") in told
+    printed = re.findall(
+        r"mumoe.*: expert_rank (\d+), parameter_error (\S+)", capsys.readouterr().out
+    )
+    assert ("20", "-0.005725") in printed
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -134,7 +134,7 @@ def test_each_router_but_a_baseline_has_a_twin_in_each_condition_and_seed():
     routers = ("softmax_token_choice", "random", "dense")
     asked = {"routers": routers, "seeds": 2, "sweep": {"router.capacity_factor": (1.0, 2.0)}}
     plain = trial_specs(make_request(load_preset("smoke"), **asked).preset)
-    both = trial_specs(make_request(load_preset("smoke"), **asked, twins=True).preset)
+    both = trial_specs(make_request(load_preset("smoke"), **asked, aa_replicates=True).preset)
     assert [spec for spec in both if not spec.twin] == plain
     twins = [spec for spec in both if spec.twin]
     assert [spec.model_copy(update={"twin": 0}) for spec in twins] == [
@@ -165,4 +165,4 @@ def test_a_derived_twin_starts_from_its_parents_twin_where_that_has_one(parent, 
 
 def test_baselines_alone_have_no_twin_to_ask_for() -> None:
     with pytest.raises(RequestError, match="--aa trains each router but a baseline"):
-        make_request(load_preset("tiny"), routers=["dense", "dense_params"], twins=True)
+        make_request(load_preset("tiny"), routers=["dense", "dense_params"], aa_replicates=True)
