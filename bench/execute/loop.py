@@ -22,7 +22,8 @@ from bench.execute.events import (
     Started,
     Waiting,
 )
-from bench.execute.executor import Executor, WorkerFailure
+from bench.execute.executor import Executor
+from bench.execute.failures import WorkerFailure
 from bench.execute.interrupts import Interrupts
 from bench.execute.job_store import JobStore, Lease
 from bench.execute.jobs import Assignment, Item, Job, Queue, Result, TrialJob

@@ -20,12 +20,11 @@ from bench.data import HandedDataset
 from bench.execute.context import RunContext
 from bench.execute.devices import StoppedWaiting
 from bench.execute.events import OnEvent, Waiting
-from bench.execute.executor import WorkerFailure
+from bench.execute.failures import DISK_FULL, WorkerFailure, is_disk_full
 from bench.execute.fork_server import fork_server, forked
 from bench.execute.jobs import Assignment, Result
 from bench.execute.plugins import PluginChangedError
 from bench.execute.preflight import Check
-from bench.execute.training import DISK_FULL, is_disk_full
 from bench.execute.worker import rehearse_in_worker, work
 from results import StoreError
 from results.store.records import AttemptStatus

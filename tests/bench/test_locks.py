@@ -19,12 +19,12 @@ from routers import BenchError
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 HOLDER = """
 import sys, torch
-from bench.execute import locks
+from bench.execute import devices
 
 def waiting(who):
     print("waiting", who, flush=True)
 
-with getattr(locks, sys.argv[1])(torch.device("cpu"), waiting, bool):
+with getattr(devices, sys.argv[1])(torch.device("cpu"), waiting, bool):
     print("holds", flush=True)
     sys.stdin.read()
 print("released", flush=True)
