@@ -1,8 +1,9 @@
-"""What `run` and `plan` are asked: arguments and options, with what help says of them."""
+"""Arguments and options of `run`, `plan` and `tune`: what help says of them, and their groups."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import typer
@@ -129,6 +130,41 @@ Retry = Annotated[
     ),
 ]
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report at the end.")]
+
+
+@dataclass(frozen=True)
+class RequestOptions:
+    """What to train and measure, as the command line says it; see the help of each option."""
+
+    suites: Suites = None
+    preset: PresetName = "tiny"
+    routers: Routers = None
+    seeds: Seeds = None
+    resolve: Resolve = None
+    max_seeds: MaxSeeds = None
+    aa: AA = False
+    tuned: Tuned = False
+    tuning: Tuning = None
+    set_: Set = None
+    sweep: Sweep = None
+    data_dir: DataDir = None
+    study: Study = None
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """The number of workers and their devices."""
+
+    jobs: Jobs = None
+    devices: Devices = None
+
+
+@dataclass(frozen=True)
+class WorkOptions(WorkerOptions):
+    """How workers do their jobs."""
+
+    timeout: Timeout = None
+    save_every: SaveEvery = 60
 
 
 AUTO = "auto"

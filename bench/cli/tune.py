@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bench.cli.context import Place, command
-from bench.cli.options import (
-    DataDir,
-    Devices,
-    Jobs,
-    PresetName,
-    Routers,
-    SaveEvery,
-    Set,
-    Timeout,
-    names,
-)
+from bench.cli.options import DataDir, PresetName, Routers, Set, WorkOptions, names
 from bench.cli.run_options import leave, run_options, warn_of_files
 
 if TYPE_CHECKING:
@@ -60,10 +50,8 @@ def tune(
     set_: Set = None,
     data_dir: DataDir = None,
     study: Study = None,
-    jobs: Jobs = None,
-    devices: Devices = None,
-    timeout: Timeout = None,
-    save_every: SaveEvery = 60,
+    *,
+    work: WorkOptions,
 ) -> None:
     """Find the best settings of each router, with as many trials for each.
 
@@ -99,7 +87,7 @@ def tune(
         seed,
         frozenset(settings),
     )
-    options = run_options(place, jobs, devices, timeout, save_every)
+    options = run_options(place, work)
     with place.store(create=True) as store, Display() as display:
         summary = do(tuning, store, place.home, Datasets(), display, options)
         display.close()

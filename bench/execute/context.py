@@ -20,7 +20,32 @@ from bench.environment import keep_freed_memory, machine, run_threads
 from bench.execute.devices import show_only
 from bench.execute.events import OnEvent
 from bench.execute.plugins import load_unchanged
+from bench.plan import Retry
+from bench.train import SAVE_EVERY
 from results import Machine, Store
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is done; nothing here changes a result.
+
+    Attributes:
+        jobs: workers; None takes one a device, on a CPU one a core. 0 works in this process.
+        devices: those to work on; none takes all.
+        timeout: seconds for one job; None lets it take what it takes.
+        save_every: seconds between two checkpoints of a training.
+        retry: which trials that gave no result are tried again.
+        plugins: the user's files that were loaded.
+        command: the command line that began it.
+    """
+
+    jobs: int | None = None
+    devices: tuple[str, ...] = ()
+    timeout: float | None = None
+    save_every: float = SAVE_EVERY
+    retry: Retry = None
+    plugins: tuple[Path, ...] = ()
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,18 +55,18 @@ class RunContext:
     Attributes:
         database: URL, with its password.
         home: folder of everything that runs make.
-        plugins: the user's files to load, and the hash of their source when the run began.
+        options: how the run is done.
+        plugin_hashes: of the source of each of the user's files, when the run began.
         machine_id: row of this machine.
         code_id: row of the code that runs.
-        save_every: seconds between two checkpoints of a training.
     """
 
     database: str
     home: Path
-    plugins: Mapping[Path, str]
+    options: RunOptions
+    plugin_hashes: Mapping[Path, str]
     machine_id: int
     code_id: int
-    save_every: float
 
 
 @dataclass(frozen=True)

@@ -85,12 +85,12 @@ class _Busy:
 class ProcessExecutor:
     """A process for each job, forked from a server that has everything loaded and no device.
 
+    The time that a job waits for the machine does not count towards its timeout.
+
     Args:
         slots: the device of each worker.
         context: of the run.
         datasets: its data sets.
-        timeout: seconds for one job, waiting for the machine left out; None lets it take what it
-            takes.
     """
 
     def __init__(
@@ -98,10 +98,9 @@ class ProcessExecutor:
         slots: tuple[str, ...],
         context: RunContext,
         datasets: Mapping[str, HandedDataset],
-        timeout: float | None,
     ) -> None:
         self.slots = slots
-        self._run, self._datasets, self._timeout = context, datasets, timeout
+        self._run, self._datasets, self._timeout = context, datasets, context.options.timeout
         self._server = fork_server()
         self._begin = forked(work, timeout=None)
         self._busy: dict[int, _Busy] = {}

@@ -65,7 +65,7 @@ def work(
     signal.signal(signal.SIGTERM, on_signal)
     os.setpgid(0, 0)  # so that what it starts can be ended with it
     events.send(os.getpid())
-    device = begin_process(assignment.log, assignment.device, run.plugins)
+    device = begin_process(assignment.log, assignment.device, run.plugin_hashes)
 
     def emit(event: Event) -> None:
         log(_line(event))
@@ -88,7 +88,7 @@ def rehearse_in_worker(
     spec: TrialSpec, run: RunContext, datasets: Mapping[str, HandedDataset]
 ) -> None:
     """Rehearse a training, see `rehearse`, on the CPU of a process of its own."""
-    device = begin_process(Path(run.home, "logs", "rehearsals.log"), CPU, run.plugins)
+    device = begin_process(Path(run.home, "logs", "rehearsals.log"), CPU, run.plugin_hashes)
     rehearse(spec, Datasets(datasets), device)
 
 
@@ -196,7 +196,7 @@ def _train(planned: Planned, context: JobContext, task: Task) -> Outcome:
         context.folder(planned.fingerprint.value),
         lambda *progress: context.emit(Progress(task, *progress)),
         _parent(planned, context),
-        save_every=context.run.save_every,
+        save_every=context.run.options.save_every,
         stop=context.stop,
     )
 

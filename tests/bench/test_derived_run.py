@@ -15,8 +15,8 @@ from bench.config.presets import Preset, load_preset
 from bench.data.shared_dataset import Datasets
 from bench.data.tensor_files import read_tensors
 from bench.execute import worker
+from bench.execute.context import RunOptions
 from bench.execute.events import RunSummary
-from bench.execute.runner import RunOptions
 from bench.plan import fingerprint
 from bench.plan.plan import Plan, make_plan, make_request
 from bench.plan.registration import record_plan

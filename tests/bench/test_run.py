@@ -16,6 +16,7 @@ from bench.config.presets import load_preset
 from bench.config.schema import DataConfig
 from bench.data.shared_dataset import Datasets
 from bench.execute import worker
+from bench.execute.context import RunOptions
 from bench.execute.events import (
     Begun,
     Ended,
@@ -28,7 +29,6 @@ from bench.execute.events import (
     Started,
     Waiting,
 )
-from bench.execute.runner import RunOptions
 from bench.plan.plan import Plan, make_plan, make_request
 from bench.plan.reuse import Retry
 from bench.train.outcome import read_outcome, write_outcome

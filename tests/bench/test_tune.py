@@ -21,8 +21,8 @@ from optuna.trial import TrialState
 from bench.cli import main
 from bench.config.presets import Preset, load_preset, validated_preset
 from bench.data.shared_dataset import Datasets
+from bench.execute.context import RunOptions
 from bench.execute.events import Ended, Event, Progress, Started
-from bench.execute.runner import RunOptions
 from bench.plan.expand import trial_specs
 from bench.plan.plan import make_plan, make_request
 from bench.train.outcome import read_outcome
