@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from rich.console import Group, RenderableType
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.cli.display import clock, duration
+from bench.plan import Pace, Seen, Work, forecast
 from results.text import counted
 
 UNDER_WAY = ("running", "elsewhere", "interrupted", "waiting")
@@ -102,6 +103,53 @@ class Board:
     def line(self, now: datetime) -> str:
         """All but the workers, as one line of text."""
         return "; ".join(filter(None, (self.told(), self.pace(now))))
+
+
+def make_board(
+    counts: Mapping[str, int],
+    layers: tuple[int, int],
+    under_way: Sequence[tuple[Worker, Work]],
+    waiting: Sequence[Work],
+    own: Seen,
+    earlier: Seen,
+    *,
+    jobs: int,
+    ended: int,
+    fresh: int,
+    seconds: float | None,
+) -> Board:
+    """Return the board of a run: its pace, and when it ends, follow from what is seen of it.
+
+    Args:
+        counts: trials by status.
+        layers: bare layers that were measured, and that are to be in all.
+        under_way: what each worker does, and what is left of its trial or bare layer.
+        waiting: what is left of those that nobody works on.
+        own: what the run has trained and measured.
+        earlier: what was trained and measured before on its machine.
+        jobs: workers; 0 where no run goes on, which then has no end to forecast.
+        ended: trials that have ended.
+        fresh: trials that have ended since the run began.
+        seconds: since it began; None where none ever did.
+    """
+    running = [work for _, work in under_way if not work.layer]
+    pace = Pace(own, earlier, running)
+    # A trial that is measured has ended already.
+    shares = sum(work.trained for worker, work in under_way if worker.doing == "training")
+    works = [*(work for _, work in under_way), *waiting]
+    ends = forecast(works, pace, max(jobs, len(running))) if jobs else None
+    through = fresh + shares
+    return Board(
+        counts,
+        ended + shares,
+        layers,
+        3600 * through / seconds if through and seconds and seconds > 0 else None,
+        None if ends is None else ends.whole,
+        tuple(
+            worker if work.layer else replace(worker, left=pace.left(work) or None)
+            for worker, work in under_way
+        ),
+    )
 
 
 def show_board(board: Board, now: datetime, width: int, room: int) -> RenderableType:

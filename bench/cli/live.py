@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from bench.cli.board import AROUND_WORKERS, UNDER_WAY, Board, Worker, show_board
+from bench.cli.board import AROUND_WORKERS, UNDER_WAY, Board, Worker, make_board, show_board
 from bench.cli.display import duration, first_line
 from bench.execute import (
     Begun,
@@ -29,7 +29,7 @@ from bench.execute import (
     Task,
     Waiting,
 )
-from bench.plan import Kind, Pace, Seen, Work, forecast
+from bench.plan import Kind, Seen, Work
 
 
 @dataclass(frozen=True)
@@ -97,28 +97,28 @@ class Tracker:
                     self._measured.setdefault(task, set()).add(suite)
 
     def board(self) -> Board:
-        """How the run stands now."""
-        running = [self._now_left(task) for task in self._active if task.seed is not None]
-        pace = Pace(self._seen, self._earlier, running)
+        """Return how the run stands now."""
         counts = self._settled + Counter(
             "running" if task in self._active else status for task, status in self._statuses.items()
         )
         waiting = [
-            self._work_of(task)
-            for task, status in self._statuses.items()
-            if status == "waiting" and task not in self._active
+            task
+            for task in (*self._statuses, *(task for task in self._works if task.seed is None))
+            if task not in self._active and self._statuses.get(task, "waiting") == "waiting"
         ]
-        layers = [self._now_left(task) for task in self._works if task.seed is None]
         measured = sum(task.seed is None and task not in self._active for task in self._measured)
-        ends = forecast([*running, *waiting, *layers], pace, max(self._jobs, len(running)))
-        fresh = self._fresh()
-        return Board(
+        fresh = sum(status not in UNDER_WAY for status in self._statuses.values())
+        return make_board(
             counts,
-            self._settled.total() + fresh,
             (measured, self._layers),
-            self._rate(fresh),
-            None if ends is None else ends.whole,
-            self._workers(pace),
+            [(active.worker, self._now_left(task)) for task, active in self._active.items()],
+            list(map(self._now_left, waiting)),
+            self._seen,
+            self._earlier,
+            jobs=self._jobs,
+            ended=self._settled.total() + fresh,
+            fresh=fresh,
+            seconds=self._clock() - self._begun,
         )
 
     def _now_does(self, task: Task, worker: Worker, training: float = 0.0) -> None:
@@ -140,29 +140,6 @@ class Tracker:
             done = worker.step / max(worker.steps, 1)
             return replace(work, trained=done, training=active.training)
         return replace(work, trained=1.0, measuring=self._clock() - active.since)
-
-    def _fresh(self) -> float:
-        """Trials that this run brought through, and of those under way the share trained."""
-        through = sum(
-            status not in UNDER_WAY and task not in self._active
-            for task, status in self._statuses.items()
-        )
-        return through + sum(
-            self._now_left(task).trained for task in self._active if task.seed is not None
-        )
-
-    def _rate(self, fresh: float) -> float | None:
-        """Trials an hour."""
-        elapsed = self._clock() - self._begun
-        return 3600 * fresh / elapsed if fresh and elapsed > 0 else None
-
-    def _workers(self, pace: Pace) -> tuple[Worker, ...]:
-        return tuple(
-            active.worker
-            if task.seed is None
-            else replace(active.worker, left=pace.left(self._now_left(task)) or None)
-            for task, active in self._active.items()
-        )
 
 
 COLOURS = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -13,9 +13,17 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from bench.cli.board import AROUND_WORKERS, UNDER_WAY, Board, Worker, show_board, worker_lines
+from bench.cli.board import (
+    AROUND_WORKERS,
+    UNDER_WAY,
+    Board,
+    Worker,
+    make_board,
+    show_board,
+    worker_lines,
+)
 from bench.cli.display import clock, duration
-from bench.plan import Kind, Pace, Seen, Work, forecast
+from bench.plan import Kind, Seen, Work
 from results import Store
 from results.frames import measurements_frame, trials_frame
 from results.store.durations import descriptions, durations, machine_of
@@ -131,32 +139,28 @@ def text_of(standing: Standing) -> str:
 
 
 def board_of(standing: Standing) -> Board:
-    """The same board as the run itself shows."""
-    names, works = _names(standing.trials), standing.works
-    under_way = [(claim, _now_left(claim, works)) for claim in standing.claims]
-    running = [work for claim, work in under_way if claim.trial]
-    pace = Pace(standing.own, standing.earlier, running)
+    """Return the same board as the run itself shows."""
+    names, works, trials = _names(standing.trials), standing.works, standing.trials
     done = set(standing.measurements[standing.measurements["seed"].isna()]["trial"])
-    measured = min(len(done), standing.layers)
-    left = None
+    waiting: list[Work] = []
     if standing.living:
         claimed = {claim.fingerprint for claim in standing.claims}
         waiting = [works[trial] for trial in standing.open["trial"] if trial not in claimed]
-        layers = [work for work in works.values() if work.layer and work.name not in done]
-        jobs = max(sum(run.jobs for run in standing.living), len(running))
-        ends = forecast([*running, *waiting, *layers], pace, jobs)
-        left = None if ends is None else ends.whole
-    counts = standing.trials["status"].value_counts()
-    ended = standing.trials[~standing.trials["status"].isin(UNDER_WAY)]
-    # A trial that is measured is done already.
-    shares = sum(work.trained for work in running if work.trained < 1)
-    return Board(
-        {str(status): int(number) for status, number in counts.items()},
-        len(ended) + shares,
-        (measured, standing.layers),
-        _rate(standing, ended, shares),
-        left,
-        tuple(_worker(claim, work, pace, names) for claim, work in under_way),
+        waiting += [
+            each for each in works.values() if each.layer and each.name not in done | claimed
+        ]
+    begun, ended = _begun(standing.runs), trials[~trials["status"].isin(UNDER_WAY)]
+    return make_board(
+        {str(status): int(number) for status, number in trials["status"].value_counts().items()},
+        (min(len(done), standing.layers), standing.layers),
+        [(_worker(claim, names), _now_left(claim, works)) for claim in standing.claims],
+        waiting,
+        standing.own,
+        standing.earlier,
+        jobs=sum(run.jobs for run in standing.living),
+        ended=len(ended),
+        fresh=0 if begun is None else int((ended["finished_at"] >= begun).sum()),
+        seconds=None if begun is None else (_end(standing) - begun).total_seconds(),
     )
 
 
@@ -205,38 +209,31 @@ def _works(
 
 
 def _now_left(claim: ClaimRecord, works: Mapping[str, Work]) -> Work:
-    work = works.get(claim.fingerprint) or Work(claim.fingerprint, Kind(claim.router))
-    told = claim.progress
-    if told.get("doing", "training") != "training":
+    fingerprint, progress = claim.fingerprint, claim.progress
+    work = works.get(fingerprint) or Work(fingerprint, Kind(claim.router), layer=not claim.trial)
+    if progress.get("doing", "training") != "training":
         return replace(work, trained=1.0)
-    done = told.get("step", 0) / max(told.get("steps", 0), 1)
-    return replace(work, trained=done, training=told.get("seconds", 0.0))
+    done = progress.get("step", 0) / max(progress.get("steps", 0), 1)
+    return replace(work, trained=done, training=progress.get("seconds", 0.0))
 
 
-def _worker(claim: ClaimRecord, work: Work, pace: Pace, names: dict[str, str]) -> Worker:
-    told = claim.progress
+def _worker(claim: ClaimRecord, names: Mapping[str, str]) -> Worker:
+    progress = claim.progress
     return Worker(
         names.get(claim.fingerprint, claim.router),
         claim.seed,
-        told.get("doing", "starting"),
-        told.get("step", 0),
-        told.get("steps", 0),
-        told.get("loss"),
-        told.get("accuracy"),
-        (pace.left(work) or None) if claim.trial else None,
+        progress.get("doing", "starting"),
+        progress.get("step", 0),
+        progress.get("steps", 0),
+        progress.get("loss"),
+        progress.get("accuracy"),
     )
 
 
-def _rate(standing: Standing, ended: pd.DataFrame, shares: float) -> float | None:
-    """Trials an hour since the run began, counting of those under way what is done."""
-    begun = _begun(standing.runs)
-    if begun is None:
-        return None
+def _end(standing: Standing) -> datetime:
+    """When the study was read, where a run goes on; else when its last run ended or died."""
     last = standing.runs[-1]
-    end = standing.now if standing.living else last.finished_at or last.heartbeat_at
-    done = (ended["finished_at"] >= begun).sum() + shares
-    hours = (end - begun) / timedelta(hours=1)
-    return float(done / hours) if done and hours > 0 else None
+    return standing.now if standing.living else last.finished_at or last.heartbeat_at
 
 
 def _living_claims(store: Store, study: str) -> tuple[ClaimRecord, ...]:
