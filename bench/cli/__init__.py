@@ -74,7 +74,7 @@ def _refuse_empty(given: Sequence[str]) -> None:
 
 
 def _report(error: Exception) -> int:
-    """One message on stderr; returns the exit status."""
+    """Print one message on stderr; return the exit status."""
     # Releases of typer differ in the module that has this type.
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error)

@@ -1,4 +1,4 @@
-"""What every command is told: where results lie, and whose plugins to load."""
+"""What every command needs: where results lie, and whose plugins to load."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 @dataclass(frozen=True)
 class Place:
-    """Where a command works.
+    """The folder, database and plugins that a command works with.
 
     Attributes:
         home: folder of everything that runs make, absolute.
@@ -60,7 +60,7 @@ class Place:
     plugins: tuple[Path, ...]
 
     def store(self, *, create: bool = False) -> Store:
-        """The database.
+        """Return the database.
 
         Raises:
             StoreError: there is none and `create` is False, or it cannot be used.
@@ -70,7 +70,7 @@ class Place:
         return open_store(self.database, create=create)
 
     def has_store(self) -> bool:
-        """Whether there is a database to read."""
+        """Return whether there is a database to read."""
         return "://" in self.database or Path(self.database).exists()
 
     def load(self) -> None:
@@ -114,10 +114,10 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
                 print("\ninterrupted; the same command takes it up again", file=sys.stderr)
                 raise typer.Exit(130) from None
             except Exception as error:
-                told = classified(error, home)
-                if told is error:
+                classified_error = classified(error, home)
+                if classified_error is error:
                     raise
-                raise told from error
+                raise classified_error from error
 
         signature = inspect.signature(function, eval_str=True)
         parameters = list(signature.parameters.values())[1:]
@@ -156,7 +156,7 @@ def _collected(parameters: Sequence[inspect.Parameter], own: dict[str, Any]) -> 
 
 
 def _database(text: str) -> str:
-    """The path or URL of `--db`; a path may begin with `~`."""
+    """Return the path or URL of `--db`; a path may begin with `~`."""
     file = text.partition("://")[2].removeprefix("/") if text.startswith("sqlite") else text
     if file in ("", ":memory:"):
         raise typer.BadParameter(

@@ -22,7 +22,7 @@ def adding_seeds(plan: Plan, store: Store, do: Callable[[Plan], RunSummary]) -> 
         do: does one part of the plan.
 
     Returns:
-        What the last look did, and found done.
+        The summary of the last look.
 
     Raises: see `bench.plan.sequential.refuse_other_looks`, and what `do` raises.
     """
@@ -32,8 +32,8 @@ def adding_seeds(plan: Plan, store: Store, do: Callable[[Plan], RunSummary]) -> 
     refuse_other_looks(name, asked, before)
     summaries: list[RunSummary] = []
 
-    def look(stood: Sequential, seeds: int) -> Sequence[Comparison] | None:
-        part = _of_seeds(plan, stood, seeds)
+    def look(state: Sequential, seeds: int) -> Sequence[Comparison] | None:
+        part = _of_seeds(plan, state, seeds)
         summaries.append(do(part))
         return None if summaries[-1].left else _declared(part, store)
 
@@ -48,10 +48,10 @@ def _say(text: str) -> None:
         print(text)
 
 
-def _of_seeds(plan: Plan, stood: Sequential, seeds: int) -> Plan:
-    """The part of a plan that a look with so many seeds is at."""
+def _of_seeds(plan: Plan, state: Sequential, seeds: int) -> Plan:
+    """Return the part of a plan that one look covers: its trials with the first seeds."""
     trials = tuple(planned for planned in plan.trials if planned.spec.seed < seeds)
-    return replace(plan, request=_at(plan.request, stood, seeds), trials=trials)
+    return replace(plan, request=_at(plan.request, state, seeds), trials=trials)
 
 
 def _at(request: Request, sequential: Sequential, seeds: int) -> Request:
@@ -60,7 +60,7 @@ def _at(request: Request, sequential: Sequential, seeds: int) -> Request:
 
 
 def _declared(plan: Plan, store: Store) -> Sequence[Comparison]:
-    """The comparisons of a plan's trials, just as the report tests them."""
+    """Return the comparisons of a plan's trials, just as the report tests them."""
     from report.comparisons import comparisons
     from report.load import load_study
 

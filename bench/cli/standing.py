@@ -70,7 +70,7 @@ class Standing:
 
 
 def read_standing(store: Store, study: str) -> Standing:
-    """All that is shown of a study."""
+    """Read all that is shown of a study."""
     record, runs = store.find_study(study), tuple(store.runs(study))
     trials, measurements = trials_frame(store, study), measurements_frame(store, study)
     own, earlier, works, begun = Seen(), Seen(), {}, _begun(runs)
@@ -93,7 +93,7 @@ def read_standing(store: Store, study: str) -> Standing:
 
 
 def with_progress(standing: Standing, store: Store) -> Standing:
-    """The same with what its runs do now: cheap, where reading all of a large study is not."""
+    """Read again what its runs do now: cheap, where reading all of a large study is not."""
     return replace(
         standing,
         runs=tuple(store.runs(standing.study)),
@@ -103,7 +103,7 @@ def with_progress(standing: Standing, store: Store) -> Standing:
 
 
 def run_lines(standing: Standing) -> list[str]:
-    """Whether a run goes on, ended or died, and what takes it up again."""
+    """Say whether a run goes on, ended or died, and which command takes it up again."""
     now = standing.now
     if standing.living:
         return [
@@ -126,13 +126,13 @@ def run_lines(standing: Standing) -> list[str]:
 
 
 def head_lines(standing: Standing, board: Board) -> list[str]:
-    """The study, its runs, counts and pace as lines of text."""
-    told = (board.told(), board.pace(standing.now))
-    return [f"Study {standing.study}", *run_lines(standing), *filter(None, told)]
+    """Return the study, its runs, counts and pace as lines of text."""
+    summary = (board.status(), board.pace(standing.now))
+    return [f"Study {standing.study}", *run_lines(standing), *filter(None, summary)]
 
 
 def text_of(standing: Standing) -> str:
-    """The same with a line for each worker, 80 columns wide."""
+    """Return the head lines and a line for each worker, 80 columns wide."""
     board = board_of(standing)
     workers = worker_lines(board.workers, 80)
     return "\n".join([*head_lines(standing, board), *([""] if workers else []), *workers])
@@ -165,7 +165,7 @@ def board_of(standing: Standing) -> Board:
 
 
 def _names(trials: pd.DataFrame) -> dict[str, str]:
-    """Router and condition by fingerprint."""
+    """Return the router and condition of each trial, by fingerprint."""
     columns = trials[["trial", "router", "condition"]]
     return {
         trial: f"{router} {condition}".strip()
@@ -174,13 +174,13 @@ def _names(trials: pd.DataFrame) -> dict[str, str]:
 
 
 def _begun(runs: Sequence[RunRecord]) -> datetime | None:
-    """When what goes on began; where nothing does, when the last run did."""
+    """Return when the runs that go on began; where none does, when the last run did."""
     counting = [run for run in runs if alive(run)] or runs[-1:]
     return min((run.started_at for run in counting), default=None)
 
 
 def _seen(store: Store, study: str, begun: datetime) -> tuple[Seen, Seen]:
-    """What the machine of a study has trained and measured since then, and before."""
+    """Return what the machine of a study has trained and measured since then, and before."""
     machine = machine_of(store, study)
     known = [] if machine is None else durations(store, machine)
     own = Seen.of(each for each in known if each.ended >= begun)
@@ -193,7 +193,7 @@ def _works(
     trials: pd.DataFrame,
     measurements: pd.DataFrame,
 ) -> dict[str, Work]:
-    """What is left of trials and layers by fingerprint, as if nobody was at work on them."""
+    """Return what is left of trials and layers by fingerprint, as if nobody was at work on them."""
     parents = dict(trials[["trial", "parent"]].itertuples(index=False))
     measured = set(measurements[["trial", "suite"]].itertuples(index=False, name=None))
     return {
@@ -231,7 +231,7 @@ def _worker(claim: ClaimRecord, names: Mapping[str, str]) -> Worker:
 
 
 def _end(standing: Standing) -> datetime:
-    """When the study was read, where a run goes on; else when its last run ended or died."""
+    """Return when the study was read, where a run goes on; else when its last run ended or died."""
     last = standing.runs[-1]
     return standing.now if standing.living else last.finished_at or last.heartbeat_at
 
@@ -241,10 +241,10 @@ def _living_claims(store: Store, study: str) -> tuple[ClaimRecord, ...]:
 
 
 SECONDS = 2
-"""Between two looks at the database."""
+"""Seconds between two readings of the database."""
 
 PAUSE = 20
-"""Of the time that reading a whole study takes, until it is read again: timings may run beside."""
+"""Times as long as a study took to read pass until it is read again: timings may run meanwhile."""
 
 
 def follow(store: Store, study: str, console: Console | None = None) -> None:
@@ -265,7 +265,7 @@ def follow(store: Store, study: str, console: Console | None = None) -> None:
 
 
 def _read(store: Store, study: str) -> tuple[Standing, float]:
-    """How the study stands, and when to read all of it again."""
+    """Read how the study stands; return also when to read all of it again."""
     begun = time.monotonic()
     standing, now = read_standing(store, study), time.monotonic()
     return standing, now + PAUSE * (now - begun)

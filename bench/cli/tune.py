@@ -1,4 +1,4 @@
-"""`tune`: settings for each router, found with the same number of trials."""
+"""`tune`: search settings for each router with the same number of trials."""
 
 from __future__ import annotations
 
@@ -77,9 +77,9 @@ def tune(
     settings = settings_of(set_ or (), data_dir)
     loaded = load_preset(preset)
     request = make_request(loaded, routers=names(routers), settings=settings)
-    given = {"trials": trials, "pruner": pruner}
+    changed = {"trials": trials, "pruner": pruner}
     tuned = request.preset.tune.model_copy(
-        update={name: value for name, value in given.items() if value is not None}
+        update={name: value for name, value in changed.items() if value is not None}
     )
     tuning = Tuning(
         checked_name(study or tuning_of(loaded.name)),
@@ -97,12 +97,12 @@ def tune(
 
 
 def tuning_of(preset: str) -> str:
-    """The name of a preset's tuning, where none is given."""
+    """Return the name of a preset's tuning, unless it is named otherwise."""
     return f"{preset}-tuning"
 
 
 def print_found(store: Store, study: str) -> None:
-    """Each router's trials, and the best of them."""
+    """Print each router's number of trials, and the best of them."""
     from bench.cli.display import print_table, table
     from bench.tune import found
     from report.topics.tuning import told

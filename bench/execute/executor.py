@@ -25,7 +25,7 @@ from results.store.records import AttemptStatus
 
 
 class Executor(Protocol):
-    """Does jobs, one at a time in each slot.
+    """The interface of what does jobs, one at a time in each slot.
 
     Attributes:
         slots: the device of each.

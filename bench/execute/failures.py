@@ -34,7 +34,7 @@ class WorkerFailure:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or one that it came from, is that of a disk without room."""
+    """Return whether an error, or one that it came from, is that of a disk without room."""
     words = ("no space left on device", "disk is full", "disk quota exceeded")
     while error is not None:
         if any(each in str(error).lower() for each in words):
@@ -44,7 +44,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def status_of(error: BaseException) -> AttemptStatus:
-    """What was stopped from outside is interrupted, and goes on in the next run."""
+    """Return the status of an attempt that ended with an error; interrupted if from outside."""
     if isinstance(error, (KeyboardInterrupt, TrainingInterrupted)) or is_disk_full(error):
         return AttemptStatus.INTERRUPTED
     if isinstance(error, NonFiniteError):

@@ -37,7 +37,7 @@ ASK_AGAIN = 2.0
 HEARTBEAT = 5.0
 """Seconds between two heartbeats."""
 POLL = 0.5
-"""Seconds between two looks at the executor, at most."""
+"""Seconds between two questions to the executor, at most."""
 PATIENCE = 30.0
 """Seconds that workers have to save what they have where the database is out of reach."""
 
@@ -84,7 +84,7 @@ class _Active:
 
     @property
     def shown(self) -> dict[str, Any]:
-        """What `status` shows of it."""
+        """The progress that `status` shows."""
         return {**self.progress, "device": self.assignment.device}
 
 

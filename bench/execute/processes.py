@@ -41,7 +41,7 @@ FIRST_MESSAGE = 5.0
 """Seconds in which a worker that was just started sends its process id, if all is well."""
 
 LONGEST_REHEARSAL = 300
-"""Seconds for one rehearsal; what takes longer is found out by its training."""
+"""Seconds for one rehearsal; what takes longer is left to its training."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class _Busy:
     open: bool = True
 
     def signal(self, number: signal.Signals) -> None:
-        """To the worker alone; SIGKILL also to the processes that it has started."""
+        """Send a signal to the worker; SIGKILL also to the processes that it has started."""
         if self.pid is not None:
             send = os.killpg if number == signal.SIGKILL else os.kill
             with suppress(ProcessLookupError):

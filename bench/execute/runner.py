@@ -29,7 +29,7 @@ from results.store.leases import this_process
 
 
 class Runner:
-    """What one run needs from its beginning to its end.
+    """One run, from its beginning to its end.
 
     Args:
         store: database of the results.

@@ -1,4 +1,4 @@
-"""What a worker does: one job, from its assignment to rows in the database, in any process.
+"""The work of a worker: one job, from its assignment to rows in the database, in any process.
 
 `work` is what a worker process runs; an executor that has a process already calls `do_job`.
 """
@@ -202,7 +202,7 @@ def _train(planned: Planned, context: JobContext, task: Task) -> Outcome:
 
 
 def _parent(planned: Planned, context: JobContext) -> nn.Module | None:
-    """The trained model that a derived trial starts from, on the CPU.
+    """Return the trained model that a derived trial starts from, on the CPU.
 
     Raises:
         BenchError: its training gave none.

@@ -17,7 +17,7 @@ from routers.errors import RequestError
 
 @dataclass(frozen=True)
 class Found:
-    """Of one router.
+    """The outcome of a search for one router.
 
     Attributes:
         trials: those that are over; each is done, pruned or failed.
@@ -41,7 +41,7 @@ class Found:
 
 
 def found(store: Store, study: str) -> dict[str, Found]:
-    """What a tuning has found until now, by router; nothing where there is no such tuning."""
+    """Return what a tuning has found so far, by router; nothing where there is no such tuning."""
     if not has_tuning(store.engine):
         return {}
     prefix = optuna_study(study, "")
@@ -53,12 +53,12 @@ def found(store: Store, study: str) -> dict[str, Found]:
         }
 
 
-def with_tuned(request: Request, store: Store, study: str, given: Iterable[str] = ()) -> Request:
-    """The request with the best settings of each of its routers.
+def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] = ()) -> Request:
+    """Return the request with the best settings of each of its routers.
 
     Args:
         study: the tuning that found them.
-        given: paths that a user has set.
+        fixed: paths that a user has set.
 
     Raises:
         RequestError: a router was not tuned, or the request gives a setting that was.
@@ -72,7 +72,7 @@ def with_tuned(request: Request, store: Store, study: str, given: Iterable[str] 
             f"--study {study} --routers {','.join(missing)}` makes them, with the same --preset"
         )
     tuned = {name: there[name] for name in routers}
-    _refuse_given(request, tuned, set(given))
+    _refuse_fixed(request, tuned, set(fixed))
     settings = {name: each.settings for name, each in tuned.items()}
     return replace(
         request,
@@ -81,12 +81,12 @@ def with_tuned(request: Request, store: Store, study: str, given: Iterable[str] 
     )
 
 
-def _refuse_given(request: Request, tuned: Mapping[str, Found], given: set[str]) -> None:
-    """What is given, or sets conditions apart, cannot be what was found for a router alone."""
+def _refuse_fixed(request: Request, tuned: Mapping[str, Found], fixed: set[str]) -> None:
+    """Refuse a setting that the user made or sweeps, and that was found for a router alone."""
     parts = request.preset.parts
     swept = {*request.preset.sweep, *(path for part in parts for path in part.sweep)}
     for name, each in tuned.items():
-        for path in (swept | given) & each.settings.keys():
+        for path in (swept | fixed) & each.settings.keys():
             raise RequestError(f"{path} is given, and was tuned for {name}; leave one out")
 
 
