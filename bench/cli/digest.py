@@ -139,11 +139,11 @@ def _leader(column: Column, before: Column | None) -> Iterator[str]:
         yield "constant by construction for all" if column.values else "nothing was measured"
     else:
         (best, interval), *others = ranked
-        yield f"{_label(best)}: {_told(column, best, interval)}"
+        yield f"{_label(best)}: {_value_text(column, best, interval)}"
         yield from _lead(column, interval, _comparable(best, others))
         was = _ranked(before)[:1] if before else []
         if was and was[0][0] != best:
-            yield f"before the latest run: {_label(was[0][0])}: {_told(column, *was[0])}"
+            yield f"before the latest run: {_label(was[0][0])}: {_value_text(column, *was[0])}"
 
 
 def _lead(column: Column, best: Interval, others: list[tuple[Row, Interval]]) -> Iterator[str]:
@@ -153,7 +153,7 @@ def _lead(column: Column, best: Interval, others: list[tuple[Row, Interval]]) ->
         yield f"{len(alike)} more with the same value: {', '.join(map(_label, alike))}"
     elif others:
         row, second = others[0]
-        yield f"then {_label(row)}: {_told(column, row, second)}{_unresolved(best, second)}"
+        yield f"then {_label(row)}: {_value_text(column, row, second)}{_unresolved(best, second)}"
 
 
 def _comparable(best: Row, others: list[tuple[Row, Interval]]) -> list[tuple[Row, Interval]]:
@@ -187,7 +187,7 @@ def _ranked(column: Column) -> list[tuple[Row, Interval]]:
     return sorted(finite, key=lambda each: each[1].mean, reverse=column.better == "higher")
 
 
-def _told(column: Column, row: Row, interval: Interval) -> str:
+def _value_text(column: Column, row: Row, interval: Interval) -> str:
     mean = column.marked(row, interval.mean)
     if interval.low is None or interval.high is None:
         return f"{mean} (n = {interval.n})"

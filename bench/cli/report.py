@@ -151,13 +151,13 @@ def _lines(traced: Trace) -> Iterator[str]:
     yield f"from {len(traced.sources)} trial{'s' if several else ''}"
     for source in traced.sources:
         yield ""
-        yield "  ".join(filter(None, (source.trial, _told(source))))
+        yield "  ".join(filter(None, (source.trial, _source_text(source))))
         parts = ("machine", "code", "log", "checkpoint")
         known = [f"{part} {getattr(source, part)}" for part in parts if getattr(source, part)]
         yield "    " + ", ".join(known)
 
 
-def _told(source: Source) -> str:
+def _source_text(source: Source) -> str:
     """Return which trial it is, and what it gave: `soft_moe, seed 0, done: 86.0`."""
     seed = f"seed {source.seed}" if source.seed else ""
     trial = ", ".join(filter(None, (source.router, source.condition, seed, source.status)))

@@ -91,7 +91,7 @@ def tune(
     with place.store(create=True) as store, Display() as display:
         summary = do(tuning, store, place.home, Datasets(), display, options)
         display.close()
-        print_found(store, tuning.study)
+        print_best(store, tuning.study)
     warn_of_files(place)
     leave(summary)
 
@@ -101,14 +101,14 @@ def tuning_of(preset: str) -> str:
     return f"{preset}-tuning"
 
 
-def print_found(store: Store, study: str) -> None:
+def print_best(store: Store, study: str) -> None:
     """Print each router's number of trials, and the best of them."""
     from bench.cli.display import print_table, table
-    from bench.tune import found
+    from bench.tune import search_results
     from report.topics.tuning import told
 
     made = table("router", "trials", "pruned", "failed", "best top-1 %", "with", right="trials")
-    for router, each in found(store, study).items():
+    for router, each in search_results(store, study).items():
         counts = (str(count) for count in (each.trials, each.pruned, each.failed))
         best = "" if each.best is None else f"{100 * each.best:.2f}"
         made.add_row(router, *counts, best, told(each.settings))

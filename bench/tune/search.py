@@ -198,7 +198,7 @@ def open_tuning(engine: Engine) -> Iterator[RDBStorage]:
             storage.engine.dispose()
     except (StorageInternalError, SQLAlchemyError) as error:
         cause = error.__cause__ or error
-        raise StoreError(f"cannot use the tuning beside {_told(engine)}: {cause}") from error
+        raise StoreError(f"cannot use the tuning beside {_shown(engine)}: {cause}") from error
 
 
 def has_tuning(engine: Engine) -> bool:
@@ -221,5 +221,5 @@ def _opened(engine: Engine) -> RDBStorage:
     return RDBStorage(url.render_as_string(hide_password=False))
 
 
-def _told(engine: Engine) -> str:
+def _shown(engine: Engine) -> str:
     return engine.url.render_as_string(hide_password=True)
