@@ -9,6 +9,7 @@ import pytest
 
 from bench.cli import main
 from bench.cli.context import Place
+from bench.cli.options import RequestOptions
 from bench.cli.request import asked_for
 
 SMOKE = "run --preset smoke"
@@ -141,17 +142,8 @@ def test_a_preset_is_named_as_a_study_can_be(
 
 def options_of(settings: list[str], sweep: list[str] | None = None) -> dict[str, object]:
     """The model's options after these settings over those of preset smoke."""
-    nothing = dict.fromkeys(
-        ("suites", "routers", "seeds", "resolve", "max_seeds", "tuning", "data_dir", "study")
-    )
     request = asked_for(
-        Place(Path("none"), "none", ()),
-        **nothing,  # type: ignore[arg-type]
-        preset="smoke",
-        aa=False,
-        tuned=False,
-        settings=settings,
-        sweep=sweep,
+        Place(Path("none"), "none", ()), RequestOptions(preset="smoke", set_=settings, sweep=sweep)
     )
     return request.preset.model.options
 

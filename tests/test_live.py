@@ -69,15 +69,15 @@ def drawn(board: Board, room: int = 20) -> list[str]:
 def test_trials_are_counted_by_how_they_stand(clock: Clock) -> None:
     tracker = Tracker(clock)
     board = listen(tracker, Begun((A, B, C), reused=1, layers=0, jobs=2))
-    assert board.told() == "1 of 4 trials done, 3 waiting"
+    assert board.status() == "1 of 4 trials done, 3 waiting"
     board = listen(tracker, Started(A, "new"), Started(B, "new"))
-    assert board.told() == "1 of 4 trials done, 2 running, 1 waiting"
+    assert board.status() == "1 of 4 trials done, 2 running, 1 waiting"
     board = listen(tracker, Ended(A, "done", 5), Ended(B, "out_of_memory", 1, "too large"))
-    assert board.told() == "2 of 4 trials done, 1 out of memory, 1 waiting"
+    assert board.status() == "2 of 4 trials done, 1 out of memory, 1 waiting"
     board = listen(tracker, Measuring(A, "accuracy"), Waiting(C, "process 7 on node1"))
-    assert board.told() == "1 of 4 trials done, 1 running, 1 out of memory, 1 in another run"
+    assert board.status() == "1 of 4 trials done, 1 running, 1 out of memory, 1 in another run"
     board = listen(tracker, Measured(A, "accuracy", "done", 1), Reused(C, "done", "same"))
-    assert board.told() == "3 of 4 trials done, 1 out of memory"
+    assert board.status() == "3 of 4 trials done, 1 out of memory"
     assert board.left == 0
 
 
@@ -87,7 +87,7 @@ def test_a_trial_that_failed_long_ago_is_no_success(clock: Clock) -> None:
         Begun((A,), reused=2, layers=0, jobs=1),
         Reused(B, "diverged", "it diverged"),
     )
-    assert board.told() == "1 of 3 trials done, 1 diverged, 1 waiting"
+    assert board.status() == "1 of 3 trials done, 1 diverged, 1 waiting"
 
 
 def test_the_end_is_learnt_as_it_goes(clock: Clock) -> None:
@@ -138,7 +138,7 @@ def test_a_worker_says_what_it_does(clock: Clock) -> None:
     assert board.worth == 1  # what is measured is trained
     board = listen(tracker, Measured(A, "entropy", "done", 2), Ended(B, "interrupted", 3))
     assert board.workers == ()
-    assert board.told() == "1 of 3 trials done, 1 interrupted, 1 waiting"
+    assert board.status() == "1 of 3 trials done, 1 interrupted, 1 waiting"
 
 
 def test_a_board_fits_a_terminal_with_any_number_of_workers() -> None:

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
 FOUND = (
     "[__import__('importlib.util').util.find_spec(name).origin for name in {names}], "
-    "'bench.execute.worker' in __import__('sys').modules"
+    "'timm' in __import__('sys').modules"
 )
 SCRIPT = """
 from moe_router_bench import main

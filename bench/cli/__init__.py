@@ -41,12 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     traceback is kept.
     """
     _substitute_what_cannot_be_shown()
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    command_line = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _refuse_empty(given)
-        status = app(given, prog_name="bench.py", standalone_mode=False)
+        _refuse_empty(command_line)
+        status = app(command_line, prog_name="bench.py", standalone_mode=False)
     except Exception as error:
-        if "--debug" in given:
+        if "--debug" in command_line:
             traceback.print_exc()
         sys.exit(_report(classified(error, home=None)))
     sys.exit(status if isinstance(status, int) else 0)
@@ -59,12 +59,12 @@ def _substitute_what_cannot_be_shown() -> None:
             stream.reconfigure(errors="replace")
 
 
-def _refuse_empty(given: Sequence[str]) -> None:
+def _refuse_empty(command_line: Sequence[str]) -> None:
     """Refuse an argument that says nothing, as `--study ""` does: a default is not what it asks."""
-    for place, text in enumerate(given):
+    for place, text in enumerate(command_line):
         option, equals, value = text.partition("=")
         if not text.strip():
-            before = given[place - 1] if place else ""
+            before = command_line[place - 1] if place else ""
             what = before if before.startswith("--") else "an argument"
         elif option.startswith("--") and equals and not value.strip():
             what = option
@@ -74,7 +74,7 @@ def _refuse_empty(given: Sequence[str]) -> None:
 
 
 def _report(error: Exception) -> int:
-    """One message on stderr; returns the exit status."""
+    """Print one message on stderr; return the exit status."""
     # Releases of typer differ in the module that has this type.
     if type(error).__name__ == "NoArgsIsHelpError":
         print(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from rich.console import Group, RenderableType
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.cli.display import clock, duration
+from bench.plan import Pace, Seen, Work, forecast
 from results.text import counted
 
 UNDER_WAY = ("running", "elsewhere", "interrupted", "waiting")
@@ -31,15 +32,15 @@ GAP = 2
 
 @dataclass(frozen=True)
 class Worker:
-    """What one worker does.
+    """The work of one worker at one moment.
 
     Attributes:
         name: the router, and what sets the trial apart from its others.
         seed: None for a bare layer.
         doing: "training", or the suite that measures.
-        loss: of the training steps, or None before the first is told.
+        loss: of the training steps, or None before the first is known.
         accuracy: top-1 on the validation split, from 0 to 1.
-        left: seconds until its trial is done; None where nothing tells.
+        left: seconds until its trial is done; None where it is not known.
     """
 
     name: str
@@ -73,11 +74,11 @@ class Board:
 
     @property
     def total(self) -> int:
-        """All trials."""
+        """The number of all trials."""
         return sum(self.counts.values())
 
-    def told(self) -> str:
-        """`12 of 24 trials done, 2 running, 1 failed, 9 waiting`."""
+    def status(self) -> str:
+        """Return the counts as text: `12 of 24 trials done, 2 running, 1 failed, 9 waiting`."""
         done, all_ = self.counts.get("done", 0), counted(self.total, "trial")
         parts = [f"{done} of {all_} done"] if self.total else []
         failed = [status for status in self.counts if status not in ("done", *UNDER_WAY)]
@@ -91,7 +92,7 @@ class Board:
         return ", ".join(parts)
 
     def pace(self, now: datetime) -> str:
-        """`38 trials/h, ends 07:42 CET (in 5 h 03 min)`, as far as it is known."""
+        """Return `38 trials/h, ends 07:42 CET (in 5 h 03 min)`, as far as it is known."""
         rate = None if self.rate is None else f"{self.rate:.{0 if self.rate >= 9.95 else 1}f}"
         parts = [f"{rate} trials/h"] if rate else []
         if self.left:
@@ -100,12 +101,59 @@ class Board:
         return ", ".join(parts)
 
     def line(self, now: datetime) -> str:
-        """All but the workers, as one line of text."""
-        return "; ".join(filter(None, (self.told(), self.pace(now))))
+        """Return all but the workers, as one line of text."""
+        return "; ".join(filter(None, (self.status(), self.pace(now))))
+
+
+def make_board(
+    counts: Mapping[str, int],
+    layers: tuple[int, int],
+    under_way: Sequence[tuple[Worker, Work]],
+    waiting: Sequence[Work],
+    own: Seen,
+    earlier: Seen,
+    *,
+    jobs: int,
+    ended: int,
+    fresh: int,
+    seconds: float | None,
+) -> Board:
+    """Return the board of a run, with the pace and the end that follow from what it has done.
+
+    Args:
+        counts: trials by status.
+        layers: bare layers that were measured, and that are to be in all.
+        under_way: what each worker does, and what is left of its trial or bare layer.
+        waiting: what is left of those that nobody works on.
+        own: what the run has trained and measured.
+        earlier: what was trained and measured before on its machine.
+        jobs: workers; 0 where no run goes on, which then has no end to forecast.
+        ended: trials that have ended.
+        fresh: trials that have ended since the run began.
+        seconds: since it began; None where none ever did.
+    """
+    running = [work for _, work in under_way if not work.layer]
+    pace = Pace(own, earlier, running)
+    # A trial that is measured has ended already.
+    shares = sum(work.trained for worker, work in under_way if worker.doing == "training")
+    works = [*(work for _, work in under_way), *waiting]
+    ends = forecast(works, pace, max(jobs, len(running))) if jobs else None
+    through = fresh + shares
+    return Board(
+        counts,
+        ended + shares,
+        layers,
+        3600 * through / seconds if through and seconds and seconds > 0 else None,
+        None if ends is None else ends.whole,
+        tuple(
+            worker if work.layer else replace(worker, left=pace.left(work) or None)
+            for worker, work in under_way
+        ),
+    )
 
 
 def show_board(board: Board, now: datetime, width: int, room: int) -> RenderableType:
-    """A board on a terminal: counts, bar and pace, then a line for each worker.
+    """Return a board for a terminal: counts, bar and pace, then a line for each worker.
 
     Args:
         width: columns of the terminal.
@@ -114,12 +162,12 @@ def show_board(board: Board, now: datetime, width: int, room: int) -> Renderable
     workers = worker_lines(board.workers[:room], width)
     if len(board.workers) > room:
         workers.append(f"and {len(board.workers) - room} more")
-    counts = Text(board.told(), "bold")
+    counts = Text(board.status(), "bold")
     return Group(counts, _bar(board, now), Text("\n".join(workers), no_wrap=True))
 
 
 def worker_lines(workers: Sequence[Worker], width: int) -> list[str]:
-    """A line for each worker under a line of headings; the name has what the others leave."""
+    """Return a heading and a line for each worker; the name takes the columns that are left."""
     if not workers:
         return []
     rows = [HEADINGS, *map(_cells, workers)]

@@ -16,7 +16,7 @@ from routers import ROUTERS, Card, Choice, Entry, Range, Registry, RequestError
 
 
 def print_components(registries: Iterable[Registry]) -> None:
-    """Name and summary of each component, by kind and family."""
+    """Print the name and summary of each component, by kind and family."""
     for registry in registries:
         families: dict[str, list[Card]] = {}
         for entry in registry.entries():
@@ -64,7 +64,7 @@ def _indented(text: str) -> Text:
 
 
 def _flowing(text: str) -> str:
-    """Lines of a docstring joined to paragraphs; indented ones stay as they are."""
+    """Return the lines of a docstring joined to paragraphs; indented ones stay as they are."""
     paragraphs = text.split("\n\n")
     return "\n\n".join(p if p.startswith(" ") else " ".join(p.split()) for p in paragraphs)
 
@@ -132,7 +132,7 @@ def _refuse_taken(name: str) -> None:
 
 
 def _valid(name: str) -> str:
-    """The nearest name that a router can have."""
+    """Return the nearest name that a router can have."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name.removesuffix(".py"))
     words = re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
     if not words or not words[0].isalpha() or keyword.iskeyword(words):

@@ -1,4 +1,4 @@
-"""What every command is told: where results lie, and whose plugins to load."""
+"""What every command needs: where results lie, and whose plugins to load."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import inspect
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
@@ -47,7 +47,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 
 @dataclass(frozen=True)
 class Place:
-    """Where a command works.
+    """The folder, database and plugins that a command works with.
 
     Attributes:
         home: folder of everything that runs make, absolute.
@@ -60,7 +60,7 @@ class Place:
     plugins: tuple[Path, ...]
 
     def store(self, *, create: bool = False) -> Store:
-        """The database.
+        """Return the database.
 
         Raises:
             StoreError: there is none and `create` is False, or it cannot be used.
@@ -70,7 +70,7 @@ class Place:
         return open_store(self.database, create=create)
 
     def has_store(self) -> bool:
-        """Whether there is a database to read."""
+        """Return whether there is a database to read."""
         return "://" in self.database or Path(self.database).exists()
 
     def load(self) -> None:
@@ -93,8 +93,11 @@ class Place:
 
 
 def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
-    """Register a function as a command: its first parameter is the `Place`, made of the options
-    that every command takes; the others are arguments and options of its own."""
+    """Register a function as a command.
+
+    Its first parameter is the `Place`, made of the options that every command takes. The others are
+    its own arguments and options; one that is a dataclass stands for an option a field.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         def run(home: Path, db: str | None, plugin: list[Path] | None, **own: Any) -> None:
@@ -103,7 +106,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
             database = str(home / "bench.db") if db is None else _database(db)
             plugins = tuple(map(_expanded, plugin or ()))
             try:
-                function(Place(home, database, plugins), **own)
+                function(Place(home, database, plugins), **_collected(parameters, own))
             except KeyboardInterrupt:
                 # What Python clears up at its end takes a moment; an impatient third Ctrl-C would
                 # print a traceback of it.
@@ -111,13 +114,14 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
                 print("\ninterrupted; the same command takes it up again", file=sys.stderr)
                 raise typer.Exit(130) from None
             except Exception as error:
-                told = classified(error, home)
-                if told is error:
+                classified_error = classified(error, home)
+                if classified_error is error:
                     raise
-                raise told from error
+                raise classified_error from error
 
         signature = inspect.signature(function, eval_str=True)
-        own = list(signature.parameters.values())[1:]
+        parameters = list(signature.parameters.values())[1:]
+        own = [each for parameter in parameters for each in _options_of(parameter)]
         run.__signature__ = signature.replace(parameters=[*own, *_COMMON])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in (*own, *_COMMON)}
         run.__doc__ = function.__doc__
@@ -127,8 +131,32 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
     return register
 
 
+def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
+    """Return the options that a command's parameter stands for: itself, or a dataclass's fields."""
+    if not is_dataclass(parameter.annotation):
+        return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
+    types = get_type_hints(parameter.annotation, include_extras=True)
+    return [
+        _parameter(field.name, types[field.name], field.default)
+        for field in fields(parameter.annotation)
+    ]
+
+
+def _collected(parameters: Sequence[inspect.Parameter], own: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a command's parameters, with its dataclasses made of their options."""
+    values = {}
+    for parameter in parameters:
+        group = parameter.annotation
+        if isinstance(group, type) and is_dataclass(group):
+            names = [field.name for field in fields(group)]
+            values[parameter.name] = group(**{name: own[name] for name in names})
+        else:
+            values[parameter.name] = own[parameter.name]
+    return values
+
+
 def _database(text: str) -> str:
-    """The path or URL of `--db`; a path may begin with `~`."""
+    """Return the path or URL of `--db`; a path may begin with `~`."""
     file = text.partition("://")[2].removeprefix("/") if text.startswith("sqlite") else text
     if file in ("", ":memory:"):
         raise typer.BadParameter(

@@ -37,7 +37,7 @@ class Failure:
 
 
 def digest(store: Store, study: str, home: Path) -> str:
-    """What finished, what failed and why, what is new, and who is best: 80 columns of text.
+    """Return what finished, what failed and why, what is new, and who is best: 80 columns of text.
 
     Args:
         home: folder of everything that runs make.
@@ -49,7 +49,7 @@ def digest(store: Store, study: str, home: Path) -> str:
 
 
 def digest_of(standing: Standing, metrics: pd.DataFrame, home: Path) -> str:
-    """The same of what was read already.
+    """Return the digest of a study that was read already.
 
     Args:
         metrics: main metrics with their history.
@@ -67,7 +67,7 @@ def digest_of(standing: Standing, metrics: pd.DataFrame, home: Path) -> str:
 
 
 def _news(standing: Standing, begun: datetime | None) -> Iterator[str]:
-    """What the latest run trained and measured, and what it found done."""
+    """Yield what the latest run trained and measured, and what was done already."""
     if begun is None:
         return
     trials, measurements = standing.trials, standing.measurements
@@ -82,8 +82,8 @@ def _news(standing: Standing, begun: datetime | None) -> Iterator[str]:
         "skipped": made.get("skipped", 0),
         "failed": failed,
     }
-    told = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
-    yield f"The latest run: {told or 'nothing yet'}"
+    done = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
+    yield f"The latest run: {done or 'nothing yet'}"
 
 
 def _failed(standing: Standing, begun: datetime | None, home: Path) -> Iterator[str]:
@@ -111,7 +111,7 @@ def _failures(standing: Standing, begun: datetime | None, home: Path) -> Iterato
 
 
 def _best(frame: pd.DataFrame, begun: datetime | None) -> Iterator[str]:
-    """The best row of each suite now, and the one before the latest run where it was another."""
+    """Return each suite's best row, and the one before the latest run where it was another."""
     now = frame[frame["current"]]
     columns = main_columns(now)
     before = {} if begun is None else {c.suite: c for c in main_columns(_until(frame, begun))}
@@ -125,7 +125,7 @@ def _best(frame: pd.DataFrame, begun: datetime | None) -> Iterator[str]:
 
 
 def _until(frame: pd.DataFrame, begun: datetime) -> pd.DataFrame:
-    """What was known then: of each number the last one."""
+    """Return what was known at a time: the last value of each number."""
     earlier = frame[frame["at"] < begun].sort_values("at", kind="stable")
     place = ["suite", "router", "settings", "seed", "metric", "layer", "step", "where", "machine"]
     return earlier.drop_duplicates(place, keep="last")
@@ -139,25 +139,25 @@ def _leader(column: Column, before: Column | None) -> Iterator[str]:
         yield "constant by construction for all" if column.values else "nothing was measured"
     else:
         (best, interval), *others = ranked
-        yield f"{_label(best)}: {_told(column, best, interval)}"
-        yield from _lead(column, interval, _beside(best, others))
+        yield f"{_label(best)}: {_value_text(column, best, interval)}"
+        yield from _lead(column, interval, _comparable(best, others))
         was = _ranked(before)[:1] if before else []
         if was and was[0][0] != best:
-            yield f"before the latest run: {_label(was[0][0])}: {_told(column, *was[0])}"
+            yield f"before the latest run: {_label(was[0][0])}: {_value_text(column, *was[0])}"
 
 
 def _lead(column: Column, best: Interval, others: list[tuple[Row, Interval]]) -> Iterator[str]:
-    """What is second of those that compare, and whether the intervals tell the two apart."""
+    """Return the second of the rows that compare, and whether the intervals separate the two."""
     alike = [row for row, interval in others if interval.mean == best.mean]
     if alike:
         yield f"{len(alike)} more with the same value: {', '.join(map(_label, alike))}"
     elif others:
         row, second = others[0]
-        yield f"then {_label(row)}: {_told(column, row, second)}{_unresolved(best, second)}"
+        yield f"then {_label(row)}: {_value_text(column, row, second)}{_unresolved(best, second)}"
 
 
-def _beside(best: Row, others: list[tuple[Row, Interval]]) -> list[tuple[Row, Interval]]:
-    """The rows that compare with the best, as in a report: kinds of experts are of the systems."""
+def _comparable(best: Row, others: list[tuple[Row, Interval]]) -> list[tuple[Row, Interval]]:
+    """Return the rows that compare with the best, by the same rules as a report."""
     from report.conditions import Entry
     from report.systems import Systems
 
@@ -175,19 +175,19 @@ def _unresolved(a: Interval, b: Interval) -> str:
 
 
 def _ranked(column: Column) -> list[tuple[Row, Interval]]:
-    """The best row first; without those that are not finite, or constant by construction, or twins.
+    """Rank rows, the best first; leave out twins and what is constant or not finite.
 
     A twin competes with nobody.
     """
     if column.better is None:
         return []
     rows = [row for row in column.values if row not in column.constant and not is_twin(row[0])]
-    found = [(row, column.interval(row)) for row in rows]
-    finite = [(row, interval) for row, interval in found if math.isfinite(interval.mean)]
+    intervals = [(row, column.interval(row)) for row in rows]
+    finite = [(row, interval) for row, interval in intervals if math.isfinite(interval.mean)]
     return sorted(finite, key=lambda each: each[1].mean, reverse=column.better == "higher")
 
 
-def _told(column: Column, row: Row, interval: Interval) -> str:
+def _value_text(column: Column, row: Row, interval: Interval) -> str:
     mean = column.marked(row, interval.mean)
     if interval.low is None or interval.high is None:
         return f"{mean} (n = {interval.n})"
@@ -205,7 +205,7 @@ def _name(row: Any) -> str:
 
 
 def _wrapped(line: str) -> list[str]:
-    """At most `WIDTH` columns, but for words that are longer."""
+    """Wrap text at `WIDTH` columns, but for words that are longer."""
     indent = " " * (len(line) - len(line.lstrip()))
     return textwrap.wrap(
         line,

@@ -14,7 +14,7 @@ from rich.text import Text
 
 
 def duration(seconds: float) -> str:
-    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
+    """Return seconds as `0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
     if seconds < 9.95:
         return f"{seconds:.1f} s"
     whole = round(seconds)
@@ -26,9 +26,9 @@ def duration(seconds: float) -> str:
 
 
 def clock(moment: datetime, now: datetime) -> str:
-    """`07:42 CET` of the day of `now`, `Tue 07:42 CET` in its week, else `2026-05-03 07:42 CEST`.
+    """Return `07:42 CET` on the day of `now`, `Tue 07:42 CET` in its week, else with the date.
 
-    In the time zone of this machine; so is what has none.
+    Times are shown in this machine's time zone; a moment without a zone is taken to be in it.
     """
     moment, now = moment.astimezone(), now.astimezone()
     days = abs((moment.date() - now.date()).days)
@@ -37,24 +37,24 @@ def clock(moment: datetime, now: datetime) -> str:
 
 
 def first_line(text: str | None) -> str:
-    """The first line that says something, without a terminal's control characters."""
+    """Return the first line that says something, without a terminal's control characters."""
     lines = (re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", line) for line in (text or "").splitlines())
     plain = (re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", line).strip() for line in lines)
     return next(filter(None, plain), "")
 
 
 def size(amount: float) -> str:
-    """Bytes as `312 B`, `5.1 MB`, `2.4 GB`."""
+    """Return bytes as `312 B`, `5.1 MB`, `2.4 GB`."""
     return _scaled(amount, (" B", " kB", " MB", " GB", " TB"))
 
 
 def count(amount: float) -> str:
-    """`912`, `31.2k`, `5.38M`, `1.2G`; for parameters and steps."""
+    """Return a number as `912`, `31.2k`, `5.38M`, `1.2G`; for parameters and steps."""
     return _scaled(amount, ("", "k", "M", "G", "T"))
 
 
 def _scaled(amount: float, units: tuple[str, ...]) -> str:
-    """Three digits and the first unit, each 1000 of the one before, that needs no more."""
+    """Return three digits and the first unit that needs no more; units grow by 1000."""
     for unit in units[:-1]:
         if amount < 999.5:
             return f"{amount:.3g}{unit}"
@@ -63,13 +63,13 @@ def _scaled(amount: float, units: tuple[str, ...]) -> str:
 
 
 def flops(amount: float) -> str:
-    """`7.1e11`: FLOPs span too many orders for words."""
+    """Return FLOPs as `7.1e11`: they span too many orders of magnitude for units."""
     mantissa, exponent = f"{amount:.1e}".split("e")
     return f"{mantissa}e{int(exponent)}"
 
 
 def table(*columns: str, right: str = "") -> Table:
-    """A plain table; columns named in `right` (space-separated) are right-aligned."""
+    """Return a plain table; columns named in `right` (space-separated) are right-aligned."""
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in columns:
         made.add_column(name, justify="right" if name in right.split() else "left")
@@ -77,7 +77,7 @@ def table(*columns: str, right: str = "") -> Table:
 
 
 def add_grouped(made: Table, rows: Iterable[tuple[str, str, Sequence[str]]]) -> None:
-    """Rows of router, condition and cells, by condition; those without one first, unheaded."""
+    """Add rows of router, condition and cells, by condition; those without one come first."""
     groups: dict[str, list[tuple[str, Sequence[str]]]] = {}
     for router, condition, cells in rows:
         groups.setdefault(condition, []).append((router, cells))

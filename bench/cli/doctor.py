@@ -29,7 +29,7 @@ SHARED_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "lustre", "afs", "fuse.sshfs"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One thing that was examined.
 
     Attributes:
         status: "fail" where a run would not work, "warn" where it would work badly.
@@ -68,21 +68,21 @@ def diagnose(home: Path, database: str, plugins: Sequence[Path] = ()) -> list[Fi
 
 
 def healthy(findings: Sequence[Finding]) -> bool:
-    """Whether nothing fails."""
+    """Return whether nothing fails."""
     return all(finding.status != "fail" for finding in findings)
 
 
 def render(findings: Sequence[Finding]) -> RenderableType:
-    """A table; what is to be done stands under what was found."""
+    """Return a table; what is to be done is under each finding."""
     table = Table(show_edge=False, pad_edge=False)
     table.add_column("")
     table.add_column("status")
     table.add_column("what was found", overflow="fold")
     for finding in findings:
-        found = Text(finding.detail)
+        detail = Text(finding.detail)
         if finding.mend:
-            found.append(f"\n→ {finding.mend}", "bold")
-        table.add_row(finding.name, Text(finding.status, STYLES[finding.status]), found)
+            detail.append(f"\n→ {finding.mend}", "bold")
+        table.add_row(finding.name, Text(finding.status, STYLES[finding.status]), detail)
     return table
 
 
@@ -250,14 +250,14 @@ def _plugin(file: Path) -> Finding:
 
 
 def _upwards(folder: Path) -> Iterator[Path]:
-    """The folder, and each one above it."""
+    """Return the folder, and each one above it."""
     absolute = folder.absolute()
     yield absolute
     yield from absolute.parents
 
 
 def _file_system(folder: Path) -> str:
-    """The type of the file system that a folder lies on; empty where unknown."""
+    """Return the type of the file system that a folder lies on; empty where unknown."""
     import psutil
 
     mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}

@@ -20,7 +20,7 @@ REFUSED = {
 
 
 class MachineError(Exception):
-    """The operating system refuses what a command needs, as room on a disk."""
+    """A refusal by the operating system of what a command needs, as room on a disk."""
 
     exit_status = 1
 
@@ -39,7 +39,7 @@ def is_foreseen(error: Exception) -> bool:
 
 
 def classified(error: Exception, home: Path | None) -> Exception:
-    """Return an error that has one message for the user: the given one where it was foreseen.
+    """Return an error that has one message for the user: the error itself where it was foreseen.
 
     Args:
         home: the folder of everything that runs make, in whose `logs` a traceback is kept; None,

@@ -1,43 +1,40 @@
-"""A plan done to its end: at once, or in interim analyses where seeds are added."""
+"""Interim analyses: a plan with `--seeds auto`, done with more seeds until all is decided."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.cli.live import Display
-from bench.data import Datasets
-from bench.execute import RunOptions, RunSummary, run_plan
+from bench.execute import RunSummary
 from bench.plan import Plan, Request, Sequential, add_seeds, refuse_other_analyses
 from results import Store
 
 if TYPE_CHECKING:
     from report.comparisons import Comparison
-    from results import Store
 
 
-def do(plan: Plan, store: Store, home: Path, datasets: Datasets, options: RunOptions) -> RunSummary:
-    """Do a plan and show how it goes; with `--seeds auto` until all is decided, or to its limit.
+def adding_seeds(plan: Plan, store: Store, do: Callable[[Plan], RunSummary]) -> RunSummary:
+    """Do a plan with `--seeds auto`, look by look, until all is decided or its limit is reached.
+
+    Args:
+        do: does one part of the plan.
 
     Returns:
-        What the last look did, and found done.
+        The summary of the last look.
 
-    Raises: see `bench.execute.runner.run_plan` and `bench.plan.sequential.refuse_other_analyses`.
+    Raises: see `bench.plan.sequential.refuse_other_analyses`, and what `do` raises.
     """
-    asked = plan.request.sequential
-    if asked is None:
-        return _once(plan, store, home, datasets, options)
-    name = plan.request.study
+    asked, name = plan.request.sequential, plan.request.study
+    assert asked is not None
     before = next((study.request for study in store.studies() if study.name == name), {})
     refuse_other_analyses(name, asked, before)
     summaries: list[RunSummary] = []
 
-    def look(stood: Sequential, seeds: int) -> Sequence[Comparison] | None:
-        part = _of_seeds(plan, stood, seeds)
-        summaries.append(_once(part, store, home, datasets, options))
+    def look(state: Sequential, seeds: int) -> Sequence[Comparison] | None:
+        part = _of_seeds(plan, state, seeds)
+        summaries.append(do(part))
         return None if summaries[-1].left else _declared(part, store)
 
     left = add_seeds(asked, look, _say)
@@ -51,17 +48,10 @@ def _say(text: str) -> None:
         print(text)
 
 
-def _once(
-    plan: Plan, store: Store, home: Path, datasets: Datasets, options: RunOptions
-) -> RunSummary:
-    with Display() as display:
-        return run_plan(plan, store, home, datasets, display, options)
-
-
-def _of_seeds(plan: Plan, stood: Sequential, seeds: int) -> Plan:
-    """The part of a plan that a look with so many seeds is at."""
+def _of_seeds(plan: Plan, state: Sequential, seeds: int) -> Plan:
+    """Return the part of a plan that one look covers: its trials with the first seeds."""
     trials = tuple(planned for planned in plan.trials if planned.spec.seed < seeds)
-    return replace(plan, request=_at(plan.request, stood, seeds), trials=trials)
+    return replace(plan, request=_at(plan.request, state, seeds), trials=trials)
 
 
 def _at(request: Request, sequential: Sequential, seeds: int) -> Request:
@@ -70,7 +60,7 @@ def _at(request: Request, sequential: Sequential, seeds: int) -> Request:
 
 
 def _declared(plan: Plan, store: Store) -> Sequence[Comparison]:
-    """The comparisons of a plan's trials, just as the report tests them."""
+    """Return the comparisons of a plan's trials, just as the report tests them."""
     from report.comparisons import comparisons
     from report.load import load_study
 

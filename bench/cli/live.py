@@ -14,7 +14,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from bench.cli.board import AROUND_WORKERS, UNDER_WAY, Board, Worker, show_board
+from bench.cli.board import AROUND_WORKERS, UNDER_WAY, Board, Worker, make_board, show_board
 from bench.cli.display import duration, first_line
 from bench.execute import (
     Begun,
@@ -29,7 +29,7 @@ from bench.execute import (
     Task,
     Waiting,
 )
-from bench.plan import Kind, Pace, Seen, Work, forecast
+from bench.plan import Kind, Seen, Work
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Active:
 
 
 class Tracker:
-    """Listens to a run, and makes a board of it at any time.
+    """A listener to a run's events that can make a board of it at any time.
 
     Args:
         clock: seconds that only grow.
@@ -79,8 +79,8 @@ class Tracker:
             case Started(task):
                 self._now_does(task, Worker(task.name, task.seed, "training"))
             case Progress(task, step, steps, loss, accuracy, _, seconds):
-                told = Worker(task.name, task.seed, "training", step, steps, loss, accuracy)
-                self._now_does(task, told, seconds)
+                worker = Worker(task.name, task.seed, "training", step, steps, loss, accuracy)
+                self._now_does(task, worker, seconds)
             case Ended(task, status, seconds):
                 self._active.pop(task, None)
                 self._statuses[task] = status
@@ -97,39 +97,39 @@ class Tracker:
                     self._measured.setdefault(task, set()).add(suite)
 
     def board(self) -> Board:
-        """How the run stands now."""
-        running = [self._now_left(task) for task in self._active if task.seed is not None]
-        pace = Pace(self._seen, self._earlier, running)
+        """Return how the run stands now."""
         counts = self._settled + Counter(
             "running" if task in self._active else status for task, status in self._statuses.items()
         )
         waiting = [
-            self._work_of(task)
-            for task, status in self._statuses.items()
-            if status == "waiting" and task not in self._active
+            task
+            for task in (*self._statuses, *(task for task in self._works if task.seed is None))
+            if task not in self._active and self._statuses.get(task, "waiting") == "waiting"
         ]
-        layers = [self._now_left(task) for task in self._works if task.seed is None]
         measured = sum(task.seed is None and task not in self._active for task in self._measured)
-        ends = forecast([*running, *waiting, *layers], pace, max(self._jobs, len(running)))
-        fresh = self._fresh()
-        return Board(
+        fresh = sum(status not in UNDER_WAY for status in self._statuses.values())
+        return make_board(
             counts,
-            self._settled.total() + fresh,
             (measured, self._layers),
-            self._rate(fresh),
-            None if ends is None else ends.whole,
-            self._workers(pace),
+            [(active.worker, self._now_left(task)) for task, active in self._active.items()],
+            list(map(self._now_left, waiting)),
+            self._seen,
+            self._earlier,
+            jobs=self._jobs,
+            ended=self._settled.total() + fresh,
+            fresh=fresh,
+            seconds=self._clock() - self._begun,
         )
 
     def _now_does(self, task: Task, worker: Worker, training: float = 0.0) -> None:
         self._active[task] = Active(worker, training, self._clock())
 
     def _work_of(self, task: Task) -> Work:
-        """What there was to do when the run began."""
+        """Return what there was to do of a task when the run began."""
         return self._works.get(task) or Work(str(task), Kind(task.name), layer=task.seed is None)
 
     def _now_left(self, task: Task) -> Work:
-        """What is left to do of it."""
+        """Return what is left to do of a task."""
         work, active = self._work_of(task), self._active.get(task)
         measured = self._measured.get(task, ())
         work = replace(work, suites=tuple(suite for suite in work.suites if suite not in measured))
@@ -141,29 +141,6 @@ class Tracker:
             return replace(work, trained=done, training=active.training)
         return replace(work, trained=1.0, measuring=self._clock() - active.since)
 
-    def _fresh(self) -> float:
-        """Trials that this run brought through, and of those under way the share trained."""
-        through = sum(
-            status not in UNDER_WAY and task not in self._active
-            for task, status in self._statuses.items()
-        )
-        return through + sum(
-            self._now_left(task).trained for task in self._active if task.seed is not None
-        )
-
-    def _rate(self, fresh: float) -> float | None:
-        """Trials an hour."""
-        elapsed = self._clock() - self._begun
-        return 3600 * fresh / elapsed if fresh and elapsed > 0 else None
-
-    def _workers(self, pace: Pace) -> tuple[Worker, ...]:
-        return tuple(
-            active.worker
-            if task.seed is None
-            else replace(active.worker, left=pace.left(self._now_left(task)) or None)
-            for task, active in self._active.items()
-        )
-
 
 COLOURS = {
     "done": "green",
@@ -174,14 +151,14 @@ COLOURS = {
 }
 
 REFRESH_SECONDS = 0.25
-"""Between two looks at whether anything changed: timings run beside this display."""
+"""Seconds between two redraws: timings may run at the same time."""
 
 PLAIN_SECONDS = 300
-"""Between two lines of how the run stands, where there is no terminal."""
+"""Seconds between two lines of how the run stands, where there is no terminal."""
 
 
 class Display:
-    """Listens to a run; in a pipe or a file it prints plain lines alone.
+    """A listener to a run's events that shows them; in a pipe or a file, as plain lines alone.
 
     Args:
         console: where to; standard output where None.
@@ -197,7 +174,7 @@ class Display:
         self._lock = threading.Lock()
         self._changed = threading.Event()
         self._closed = threading.Event()
-        self._told = clock()
+        self._last_line = clock()
         self._live = Live(
             console=self._console, auto_refresh=False, transient=True, get_renderable=self._board
         )
@@ -213,7 +190,7 @@ class Display:
         self.close()
 
     def close(self) -> None:
-        """Nothing goes on any more."""
+        """End the display."""
         self._closed.set()
         self._changed.set()
         if self._painter.is_alive():
@@ -234,8 +211,8 @@ class Display:
             case Started(task, reason) if not self._console.is_terminal:
                 self._print(task, "training", reason)
             case Leaving(reason):
-                told = f"leaving: {reason}; what goes on saves what it has"
-                self._console.print(Text(told, "yellow"), soft_wrap=True)
+                line = f"leaving: {reason}; what goes on saves what it has"
+                self._console.print(Text(line, "yellow"), soft_wrap=True)
             case Waiting(task, holder, machine):
                 why = "for the machine, which is in use" if machine else "another run works on it"
                 self._print(task, "waiting", f"{why}: {holder}")
@@ -258,10 +235,10 @@ class Display:
         self._console.print(line, soft_wrap=not self._console.is_terminal)
 
     def _overall(self, event: Event) -> None:
-        """Every few minutes, and at the beginning, how the whole run stands."""
-        due = self._clock() - self._told >= PLAIN_SECONDS
+        """Print how the whole run stands, at its beginning and every few minutes."""
+        due = self._clock() - self._last_line >= PLAIN_SECONDS
         if due or (isinstance(event, Begun) and (event.trials or event.layers)):
-            self._told = self._clock()
+            self._last_line = self._clock()
             line = self._tracker.board().line(datetime.now())
             self._console.print(Text(line), soft_wrap=True)
 

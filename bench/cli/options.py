@@ -1,8 +1,9 @@
-"""What `run` and `plan` are asked: arguments and options, with what help says of them."""
+"""Arguments and options of `run`, `plan` and `tune`: what help says of them, and their groups."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import typer
@@ -131,29 +132,64 @@ Retry = Annotated[
 NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report at the end.")]
 
 
+@dataclass(frozen=True)
+class RequestOptions:
+    """The options that say what to train and measure."""
+
+    suites: Suites = None
+    preset: PresetName = "tiny"
+    routers: Routers = None
+    seeds: Seeds = None
+    resolve: Resolve = None
+    max_seeds: MaxSeeds = None
+    aa: AA = False
+    tuned: Tuned = False
+    tuning: Tuning = None
+    set_: Set = None
+    sweep: Sweep = None
+    data_dir: DataDir = None
+    study: Study = None
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """The options for the number of workers and their devices."""
+
+    jobs: Jobs = None
+    devices: Devices = None
+
+
+@dataclass(frozen=True)
+class WorkOptions(WorkerOptions):
+    """The options for how workers do their jobs."""
+
+    timeout: Timeout = None
+    save_every: SaveEvery = 60
+
+
 AUTO = "auto"
 UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def names(text: str | None) -> list[str]:
-    """The names in `a,b, c`; none where nothing is given.
+    """Return the names in `a,b, c`; none where there is no text.
 
     Raises:
-        typer.BadParameter: a name is empty, or is given twice.
+        typer.BadParameter: a name is empty, or appears twice.
     """
     if text is None:
         return []
-    found = [name.strip() for name in text.split(",")]
-    for name in found:
+    listed = [name.strip() for name in text.split(",")]
+    for name in listed:
         if not name:
             raise typer.BadParameter(f"{text!r} has an empty name; write names as a,b,c")
-        if found.count(name) > 1:
+        if listed.count(name) > 1:
             raise typer.BadParameter(f"{text!r} has {name!r} twice")
-    return found
+    return listed
 
 
 def seeds_of(text: str | None) -> int | None:
-    """A number of seeds; None where `auto` or nothing is given.
+    """Return a number of seeds; None for `auto` and where there is no text.
 
     Raises:
         typer.BadParameter: it is none of them.
@@ -166,12 +202,12 @@ def seeds_of(text: str | None) -> int | None:
 
 
 def seconds_of(text: str) -> float:
-    """Seconds in a time as `90`, `90s`, `30m`, `2.5h` or `1d`.
+    """Return the seconds in a time as `90`, `90s`, `30m`, `2.5h` or `1d`.
 
     Raises:
         typer.BadParameter: it is none, or not positive.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower())
-    if found is None or found[2] not in UNITS or float(found[1]) <= 0:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in UNITS or float(match[1]) <= 0:
         raise typer.BadParameter(f"{text!r} is no time; write it as 90s, 30m, 2.5h or 1d")
-    return float(found[1]) * UNITS[found[2]]
+    return float(match[1]) * UNITS[match[2]]

@@ -42,45 +42,45 @@ from results.text import counted
 
 @dataclass(frozen=True)
 class Row:
-    """The trials that differ in the seed alone; `condition` as `condition_of` tells it.
+    """The trials that differ in the seed alone; `condition` is that of `condition_of`.
 
-    `label` begins with the router, or its twin; `found` are the settings that were found for them
+    `label` begins with the router, or its twin; `own` are the settings that were found for them
     alone, by path.
     """
 
     router: str
     label: str
     condition: str
-    found: dict[str, Any]
+    own: dict[str, Any]
     takes: Estimate
     disk_bytes: int
 
     @property
     def flops(self) -> float | None:
-        """Of one training; None where seconds decide its steps."""
+        """FLOPs of one training; None where seconds decide its steps."""
         budget = self.takes.budget
         return None if budget.steps is None else budget.steps * budget.own.flops
 
     @property
     def settings(self) -> str:
-        """What sets them apart from the router's others."""
+        """The settings that distinguish them from the router's other trials."""
         return self.label.removeprefix(self.router).strip()
 
 
 def rows_of(
-    specs: Sequence[TrialSpec], datasets: Datasets, emit: Callable[[str], None]
+    specs: Sequence[TrialSpec], datasets: Datasets, report: Callable[[str], None]
 ) -> list[Row]:
-    """Estimate one row for each condition; `emit` gets what is being counted."""
+    """Return a row for each condition; `report` is called with which is being counted."""
     once = {
         condition_of(spec): (label, spec) for label, spec in zip(labels(specs), specs, strict=True)
     }
     rows = []
     for condition, (label, spec) in once.items():
-        emit(f"counting {label}")
+        report(f"counting {label}")
         takes = _takes(spec, datasets)
         files = max(spec.train.snapshots, 1)
         router, disk = router_of(spec.model_dump()), takes.checkpoint_bytes * files
-        rows.append(Row(router, label, condition, _found(spec), takes, disk))
+        rows.append(Row(router, label, condition, _own_settings(spec), takes, disk))
     return rows
 
 
@@ -90,7 +90,7 @@ def _takes(spec: TrialSpec, datasets: Datasets) -> Estimate:
 
 
 def _model(model: ModelConfig) -> str:
-    """A model by its name, with the options that make another model of it."""
+    """Return a model by its name, with the options that make another model of it."""
     options = ", ".join(f"{name}={value}" for name, value in model.options.items())
     return f"{model.name} ({options})" if options else model.name
 
@@ -117,14 +117,14 @@ def print_trainings(
     )
     print_table(made)
     spent = [row.flops for row in rows]
-    told = flops(sum(filter(None, spent)) * seeds) if None not in spent else "unknown"
+    total = flops(sum(filter(None, spent)) * seeds) if None not in spent else "unknown"
     print(
-        f"\nOf one training each. All {trials}: {told} FLOPs and "
+        f"\nOf one training each. All {trials}: {total} FLOPs and "
         f"{size(sum(row.disk_bytes for row in rows) * seeds)} of disk;\nthe largest needs "
         f"{size(max(row.takes.training_bytes for row in rows))} of memory.\n"
     )
     for row in rows:
-        numbers = {**row.found, **row.takes.expert_stats}
+        numbers = {**row.own, **row.takes.expert_stats}
         parts = [f"{name} {value:.4g}" for name, value in numbers.items()]
         parts += _missed(row.takes.budget)
         if parts:
@@ -143,20 +143,20 @@ def _cells(row: Row, seconds: float | None) -> list[str]:
     ]
 
 
-def _found(spec: TrialSpec) -> dict[str, Any]:
-    """Settings that were found for a trial alone, by tuning or by matching compute: numbers."""
-    found = {}
+def _own_settings(spec: TrialSpec) -> dict[str, Any]:
+    """Return the numbers that tuning, or matching compute, has set for a trial alone."""
+    own = {}
     for path in spec.found:
         value: Any = spec.model_dump(mode="json")
         for name in place_of(path):
             value = value.get(name, {})
         if isinstance(value, float | int):
-            found[path] = value
-    return found
+            own[path] = value
+    return own
 
 
 def _missed(budget: Budget) -> list[str]:
-    """That the trial will miss its budget, and by how much, where it will."""
+    """Say by how much the trial will miss its budget, where it will."""
     if budget.steps is None:
         return []
     spent = ComputeSpent(budget.steps * budget.own.flops, budget.steps, 0.0)
@@ -164,7 +164,7 @@ def _missed(budget: Budget) -> list[str]:
 
 
 def _short(seconds: float) -> str:
-    """`8.3 s`, `83 s`, `8.3 min`, `83 h`: three columns and a unit, of a table of 80."""
+    """Return seconds in at most three digits and a unit: `8.3 s`, `83 s`, `8.3 min`, `83 h`."""
     units = ((100, 1, "s"), (6000, 60, "min"), (inf, 3600, "h"))
     scale, unit = next((scale, unit) for limit, scale, unit in units if seconds < limit)
     amount = seconds / scale
@@ -196,8 +196,8 @@ def print_plan(
     _print_decisions(jobs)
     _print_finishing([work for _, work in works], pace, places)
     if request.sequential is not None:
-        told = ", ".join(map(str, request.sequential.seeds))
-        print(f"All this at most: with --seeds auto it may be over at each look, at {told} seeds.")
+        looks = ", ".join(map(str, request.sequential.seeds))
+        print(f"All this at most: with --seeds auto it may be over at each look, at {looks} seeds.")
 
 
 def _print_without_data(request: Request, datasets: Datasets) -> None:
@@ -211,7 +211,7 @@ def _print_without_data(request: Request, datasets: Datasets) -> None:
 
 
 def _jobs(plan: Plan, place: Place) -> tuple[list[Job], Seen]:
-    """What is left to do of a plan, and what this machine has trained and measured."""
+    """Return what is left to do of a plan, and what this machine has trained and measured."""
     if not place.has_store():
         new = [Decision(True, "new", planned.suites) for planned in plan.trials]
         return list(jobs_of(plan, new, [planned.suites for planned in plan.layers])), Seen()
@@ -223,7 +223,7 @@ def _jobs(plan: Plan, place: Place) -> tuple[list[Job], Seen]:
 
 
 def _works(jobs: Sequence[Job], rows: Sequence[Row]) -> list[tuple[str, Work]]:
-    """What is left of each job, with its condition and the FLOPs that were counted for it."""
+    """Return each job's condition, and what is left of it with the FLOPs counted for it."""
     flops = {row.condition: row.flops for row in rows}
     conditions = [condition_of(job.planned.spec) for job in jobs]
     return [
@@ -263,7 +263,7 @@ def _print_finishing(works: Sequence[Work], pace: Pace, places: Sequence[str]) -
 
 
 def _print_decisions(jobs: Sequence[Job]) -> None:
-    """Counts by reason: what is trained, what is reused, what is measured."""
+    """Print how many are trained, reused and measured, by reason."""
     trials = [job.decision for job in jobs if isinstance(job, TrialJob)]
     for train, verb in ((True, "to train"), (False, "reused")):
         reasons = Counter(decision.reason for decision in trials if decision.train is train)
@@ -272,5 +272,5 @@ def _print_decisions(jobs: Sequence[Job]) -> None:
     due = Counter(suite.name for decision in trials for suite in decision.due)
     due.update(suite.name for job in jobs if isinstance(job, LayerJob) for suite in job.due)
     measurements = ", ".join(f"{suite} {number}" for suite, number in due.items())
-    told = f"{due.total():>5} to measure{': ' * bool(due)}{measurements}"
-    print(textwrap.fill(told, 80, subsequent_indent=" " * 6))
+    line = f"{due.total():>5} to measure{': ' * bool(due)}{measurements}"
+    print(textwrap.fill(line, 80, subsequent_indent=" " * 6))

@@ -86,12 +86,12 @@ def report(
             _write(store, name, out or place.home / "reports" / name, place.home, claims)
 
 
-def _refuse_contradictions(**given: object) -> None:
+def _refuse_contradictions(**options: object) -> None:
     """Refuse options of which one would be ignored."""
     without = {"check": ("trace", "out", "claims", "study"), "trace": ("out",)}
     for option, others in without.items():
         for other in others:
-            if given[option] is not None and given[other] is not None:
+            if options[option] is not None and options[other] is not None:
                 raise typer.BadParameter(f"--{option} and --{other} do not go together")
 
 
@@ -116,21 +116,21 @@ def _own(claims: Path | None) -> tuple[Claim, ...]:
 
 
 def _check(store: Store, folder: Path) -> None:
-    """Exit status 1 where a number no longer holds, or a file is not as it was written."""
+    """Exit with 1 where a number no longer holds, or a file is not as it was written."""
     from report.check import check
 
-    found = check(store, folder)
-    for line in (*found.wrong, *found.edited):
+    checked = check(store, folder)
+    for line in (*checked.wrong, *checked.edited):
         print(line)
-    told = f"{found.numbers} numbers of {folder} (study {found.study})"
-    if found.wrong:
-        print(f"\n{len(found.wrong)} of the {told} no longer hold.")
-    if found.edited:
-        print(f"\n{len(found.edited)} of its {found.files} files are not as they were written.")
-    if found.wrong or found.edited:
+    numbers = f"{checked.numbers} numbers of {folder} (study {checked.study})"
+    if checked.wrong:
+        print(f"\n{len(checked.wrong)} of the {numbers} no longer hold.")
+    if checked.edited:
+        print(f"\n{len(checked.edited)} of its {checked.files} files are not as they were written.")
+    if checked.wrong or checked.edited:
         raise typer.Exit(1)
-    print(f"The database supports each of the {told}.")
-    print(f"Its {found.files} files are as they were written.")
+    print(f"The database supports each of the {numbers}.")
+    print(f"Its {checked.files} files are as they were written.")
 
 
 def _trace(
@@ -139,26 +139,26 @@ def _trace(
     from report.load import load_study
     from report.numbers import trace
 
-    found = trace(store, load_study(store, study, _own(claims)), *place)
-    for line in _lines(found):
+    traced = trace(store, load_study(store, study, _own(claims)), *place)
+    for line in _lines(traced):
         print(line)
 
 
-def _lines(found: Trace) -> Iterator[str]:
-    """The number, then two lines for each of its trials."""
-    number, several = found.number, len(found.sources) != 1
+def _lines(traced: Trace) -> Iterator[str]:
+    """Yield the number, then two lines for each of its trials."""
+    number, several = traced.number, len(traced.sources) != 1
     yield f"{number.told}: {number.shown}"
-    yield f"from {len(found.sources)} trial{'s' if several else ''}"
-    for source in found.sources:
+    yield f"from {len(traced.sources)} trial{'s' if several else ''}"
+    for source in traced.sources:
         yield ""
-        yield "  ".join(filter(None, (source.trial, _told(source))))
+        yield "  ".join(filter(None, (source.trial, _source_text(source))))
         parts = ("machine", "code", "log", "checkpoint")
         known = [f"{part} {getattr(source, part)}" for part in parts if getattr(source, part)]
         yield "    " + ", ".join(known)
 
 
-def _told(source: Source) -> str:
-    """Which trial it is, and what it gave: `soft_moe, seed 0, done: 86.0`."""
+def _source_text(source: Source) -> str:
+    """Return which trial it is, and what it gave: `soft_moe, seed 0, done: 86.0`."""
     seed = f"seed {source.seed}" if source.seed else ""
-    told = ", ".join(filter(None, (source.router, source.condition, seed, source.status)))
-    return f"{told}: {source.value}" if source.value else told
+    trial = ", ".join(filter(None, (source.router, source.condition, seed, source.status)))
+    return f"{trial}: {source.value}" if source.value else trial

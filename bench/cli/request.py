@@ -1,85 +1,63 @@
-"""What `run` and `plan` are asked for: a preset, and what the options change in it."""
+"""The request of `run` and `plan`: a preset, and what the options change in it."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import typer
 
 from bench.cli.context import Place
-from bench.cli.options import AUTO, names, seeds_of
+from bench.cli.options import AUTO, RequestOptions, names, seeds_of
 from bench.cli.tune import tuning_of
 from bench.config import load_preset, parse_set, refuse_both, settings_of, sweep_of
 from bench.plan import Request, make_request, plan_analyses
 from bench.tune import with_tuned
 from routers.errors import RequestError
 
-if TYPE_CHECKING:
-    pass
 
-
-def asked_for(
-    place: Place,
-    *,
-    suites: list[str] | None,
-    preset: str,
-    routers: str | None,
-    seeds: str | None,
-    resolve: float | None,
-    max_seeds: int | None,
-    aa: bool,
-    tuned: bool,
-    tuning: str | None,
-    settings: list[str] | None,
-    sweep: list[str] | None,
-    data_dir: str | None,
-    study: str | None,
-) -> Request:
-    """The request that options of these names make; loads the plugins that it may name.
+def asked_for(place: Place, options: RequestOptions) -> Request:
+    """Return the request that options make; load the plugins that it may name.
 
     Raises:
         BenchError, typer.BadParameter: they name what is not there, or contradict each other.
     """
     place.load()
-    changed, swept = settings_of(settings or (), data_dir), sweep_of(sweep or ())
+    changed = settings_of(options.set_ or (), options.data_dir)
+    swept = sweep_of(options.sweep or ())
     refuse_both(changed, swept)
     request = make_request(
-        load_preset(preset),
-        study=study,
-        suites=suites or (),
-        routers=names(routers),
-        seeds=seeds_of(seeds),
+        load_preset(options.preset),
+        study=options.study,
+        suites=options.suites or (),
+        routers=names(options.routers),
+        seeds=seeds_of(options.seeds),
         settings=changed,
         sweep=swept,
-        aa_replicates=aa,
+        aa_replicates=options.aa,
     )
-    if tuned or tuning:
-        request = _with_tuned(place, request, study, tuning, settings)
-    return _adding_seeds(request, seeds, resolve, max_seeds)
+    if options.tuned or options.tuning:
+        request = _with_tuned(place, request, options)
+    return _adding_seeds(request, options)
 
 
-def _with_tuned(
-    place: Place, request: Request, study: str | None, tuning: str | None, given: list[str] | None
-) -> Request:
-    """The request with the settings that a tuning found, under a name of its own."""
+def _with_tuned(place: Place, request: Request, options: RequestOptions) -> Request:
+    """Return the request with the settings that a tuning found, under a name of its own."""
     name = request.preset.name
     if not place.has_store():
         raise RequestError(
             f"nothing was tuned yet, since there is no database {place.database}; `python bench.py "
             "tune` makes it, with the same --preset and --routers"
         )
-    named = replace(request, study=study or f"{name}-tuned")
-    paths = [parse_set(text)[0] for text in given or ()]
+    named = replace(request, study=options.study or f"{name}-tuned")
+    paths = [parse_set(text)[0] for text in options.set_ or ()]
     with place.store() as store:
-        return with_tuned(named, store, tuning or tuning_of(name), paths)
+        return with_tuned(named, store, options.tuning or tuning_of(name), paths)
 
 
-def _adding_seeds(
-    request: Request, seeds: str | None, resolve: float | None, most: int | None
-) -> Request:
-    """The request with its looks, and the most seeds, where they are added."""
-    if seeds != AUTO:
+def _adding_seeds(request: Request, options: RequestOptions) -> Request:
+    """Return the request with its looks, and the most seeds, where they are added."""
+    resolve, most = options.resolve, options.max_seeds
+    if options.seeds != AUTO:
         if resolve is not None or most is not None:
             raise typer.BadParameter("--resolve and --max-seeds belong to --seeds auto")
         return request

@@ -1,4 +1,4 @@
-"""`run` and `plan`: the same request, done or told."""
+"""`run` and `plan`: the same request, done or shown."""
 
 from __future__ import annotations
 
@@ -9,28 +9,7 @@ import typer
 
 from bench.cli.context import Place, command
 from bench.cli.faults import classified
-from bench.cli.options import (
-    AA,
-    DataDir,
-    Devices,
-    Jobs,
-    MaxSeeds,
-    NoReport,
-    PresetName,
-    Resolve,
-    Retry,
-    Routers,
-    SaveEvery,
-    Seeds,
-    Set,
-    Study,
-    Suites,
-    Sweep,
-    Timeout,
-    Tuned,
-    Tuning,
-    names,
-)
+from bench.cli.options import NoReport, RequestOptions, Retry, WorkerOptions, WorkOptions, names
 from bench.cli.run_options import leave, run_options, warn_of_files
 
 if TYPE_CHECKING:
@@ -46,23 +25,8 @@ def add_to(app: typer.Typer) -> None:
 
 def run(
     place: Place,
-    suites: Suites = None,
-    preset: PresetName = "tiny",
-    routers: Routers = None,
-    seeds: Seeds = None,
-    resolve: Resolve = None,
-    max_seeds: MaxSeeds = None,
-    aa: AA = False,
-    tuned: Tuned = False,
-    tuning: Tuning = None,
-    set_: Set = None,
-    sweep: Sweep = None,
-    data_dir: DataDir = None,
-    study: Study = None,
-    jobs: Jobs = None,
-    devices: Devices = None,
-    timeout: Timeout = None,
-    save_every: SaveEvery = 60,
+    request: RequestOptions,
+    work: WorkOptions,
     retry: Retry = None,
     no_report: NoReport = False,
 ) -> None:
@@ -91,68 +55,42 @@ def run(
       python bench.py run --preset study --devices 0,1 --timeout 9h --retry failed
     """
     from bench.cli.digest import digest_of
-    from bench.cli.interim import do
+    from bench.cli.interim import adding_seeds
+    from bench.cli.live import Display
     from bench.cli.request import asked_for
     from bench.cli.standing import read_standing
     from bench.cli.summary import main_metrics, print_standings
     from bench.data import Datasets
-    from bench.plan import make_plan
+    from bench.execute import RunSummary, run_plan
+    from bench.plan import Plan, make_plan
     from results import StoreError
     from routers.errors import BenchError
 
-    request = asked_for(
-        place,
-        suites=suites,
-        preset=preset,
-        routers=routers,
-        seeds=seeds,
-        resolve=resolve,
-        max_seeds=max_seeds,
-        aa=aa,
-        tuned=tuned,
-        tuning=tuning,
-        settings=set_,
-        sweep=sweep,
-        data_dir=data_dir,
-        study=study,
-    )
-    options = run_options(place, jobs, devices, timeout, save_every, retry)
-    datasets = Datasets()
-    planned = make_plan(request, datasets)
+    asked = asked_for(place, request)
+    options, datasets = run_options(place, work, retry), Datasets()
+    planned = make_plan(asked, datasets)
     with place.store(create=True) as store:
+
+        def do(part: Plan) -> RunSummary:
+            with Display() as display:
+                return run_plan(part, store, place.home, datasets, display, options)
+
         try:
-            summary = do(planned, store, place.home, datasets, options)
+            summary = do(planned) if asked.sequential is None else adding_seeds(planned, store, do)
         except StoreError as error:  # no mistake in the request
             raise BenchError(f"{error}; the same command goes on") from error
-        standing = read_standing(store, request.study)
-        metrics = main_metrics(store, request.study, history=True)
+        standing = read_standing(store, asked.study)
+        metrics = main_metrics(store, asked.study, history=True)
         # What is written comes before what is shown, which may fail, as into a closed pipe.
         wrong = None if no_report or summary.left else _report(store, standing, place.home)
-        told = digest_of(standing, metrics, place.home)
-    print_standings(request.study, metrics[metrics["current"]], request.suites)
-    print(f"\n{told}")
+        digest = digest_of(standing, metrics, place.home)
+    print_standings(asked.study, metrics[metrics["current"]], asked.suites)
+    print(f"\n{digest}")
     warn_of_files(place)
     leave(summary, [f"the report could not be written: {wrong}"] if wrong else [])
 
 
-def plan(
-    place: Place,
-    suites: Suites = None,
-    preset: PresetName = "tiny",
-    routers: Routers = None,
-    seeds: Seeds = None,
-    resolve: Resolve = None,
-    max_seeds: MaxSeeds = None,
-    aa: AA = False,
-    tuned: Tuned = False,
-    tuning: Tuning = None,
-    set_: Set = None,
-    sweep: Sweep = None,
-    data_dir: DataDir = None,
-    study: Study = None,
-    jobs: Jobs = None,
-    devices: Devices = None,
-) -> None:
+def plan(place: Place, request: RequestOptions, workers: WorkerOptions) -> None:
     """Show what `run` would do, what it would take and when it would be done.
 
     Trials, parameters, FLOPs, memory and disk; what is reused, and why not. Nothing is trained or
@@ -168,29 +106,13 @@ def plan(
     from bench.cli.plan import print_plan
     from bench.cli.request import asked_for
 
-    request = asked_for(
-        place,
-        suites=suites,
-        preset=preset,
-        routers=routers,
-        seeds=seeds,
-        resolve=resolve,
-        max_seeds=max_seeds,
-        aa=aa,
-        tuned=tuned,
-        tuning=tuning,
-        settings=set_,
-        sweep=sweep,
-        data_dir=data_dir,
-        study=study,
-    )
-    print_plan(request, place, jobs, names(devices))
+    print_plan(asked_for(place, request), place, workers.jobs, names(workers.devices))
 
 
 def _report(store: Store, standing: Standing, home: Path) -> str | None:
-    """Write the report, unless it shows just this; returns what went wrong.
+    """Write the report, unless it shows just this; return what went wrong.
 
-    Whatever it is, the night's results are told all the same.
+    Nothing is raised: the results are printed all the same.
     """
     from report.state import is_written, state_of
 

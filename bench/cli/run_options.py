@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from bench.cli.context import Place
-from bench.cli.options import names, seconds_of
+from bench.cli.options import WorkOptions, names, seconds_of
 
 if TYPE_CHECKING:
     from bench.execute import RunOptions, RunSummary
@@ -22,22 +22,15 @@ MOST_FILES = 10
 """Files that one message names."""
 
 
-def run_options(
-    place: Place,
-    jobs: int | None,
-    devices: str | None,
-    timeout: str | None,
-    save_every: float,
-    retry: Retry = None,
-) -> RunOptions:
-    """Collect the options of the same names."""
+def run_options(place: Place, work: WorkOptions, retry: Retry = None) -> RunOptions:
+    """Return how a run is done, from the command's options."""
     from bench.execute import RunOptions
 
     return RunOptions(
-        jobs=jobs,
-        devices=tuple(names(devices)),
-        timeout=None if timeout is None else seconds_of(timeout),
-        save_every=save_every,
+        jobs=work.jobs,
+        devices=tuple(names(work.devices)),
+        timeout=None if work.timeout is None else seconds_of(work.timeout),
+        save_every=work.save_every,
         retry=retry,
         plugins=place.plugins,
         command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -13,9 +13,17 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from bench.cli.board import AROUND_WORKERS, UNDER_WAY, Board, Worker, show_board, worker_lines
+from bench.cli.board import (
+    AROUND_WORKERS,
+    UNDER_WAY,
+    Board,
+    Worker,
+    make_board,
+    show_board,
+    worker_lines,
+)
 from bench.cli.display import clock, duration
-from bench.plan import Kind, Pace, Seen, Work, forecast
+from bench.plan import Kind, Seen, Work
 from results import Store
 from results.frames import measurements_frame, trials_frame
 from results.store.durations import descriptions, durations, machine_of
@@ -62,7 +70,7 @@ class Standing:
 
 
 def read_standing(store: Store, study: str) -> Standing:
-    """All that is shown of a study."""
+    """Read all that is shown of a study."""
     record, runs = store.find_study(study), tuple(store.runs(study))
     trials, measurements = trials_frame(store, study), measurements_frame(store, study)
     own, earlier, works, begun = Seen(), Seen(), {}, _begun(runs)
@@ -85,7 +93,7 @@ def read_standing(store: Store, study: str) -> Standing:
 
 
 def with_progress(standing: Standing, store: Store) -> Standing:
-    """The same with what its runs do now: cheap, where reading all of a large study is not."""
+    """Read again what its runs do now: cheap, where reading all of a large study is not."""
     return replace(
         standing,
         runs=tuple(store.runs(standing.study)),
@@ -95,7 +103,7 @@ def with_progress(standing: Standing, store: Store) -> Standing:
 
 
 def run_lines(standing: Standing) -> list[str]:
-    """Whether a run goes on, ended or died, and what takes it up again."""
+    """Say whether a run goes on, ended or died, and which command takes it up again."""
     now = standing.now
     if standing.living:
         return [
@@ -118,50 +126,46 @@ def run_lines(standing: Standing) -> list[str]:
 
 
 def head_lines(standing: Standing, board: Board) -> list[str]:
-    """The study, its runs, counts and pace as lines of text."""
-    told = (board.told(), board.pace(standing.now))
-    return [f"Study {standing.study}", *run_lines(standing), *filter(None, told)]
+    """Return the study, its runs, counts and pace as lines of text."""
+    summary = (board.status(), board.pace(standing.now))
+    return [f"Study {standing.study}", *run_lines(standing), *filter(None, summary)]
 
 
 def text_of(standing: Standing) -> str:
-    """The same with a line for each worker, 80 columns wide."""
+    """Return the head lines and a line for each worker, 80 columns wide."""
     board = board_of(standing)
     workers = worker_lines(board.workers, 80)
     return "\n".join([*head_lines(standing, board), *([""] if workers else []), *workers])
 
 
 def board_of(standing: Standing) -> Board:
-    """The same board as the run itself shows."""
-    names, works = _names(standing.trials), standing.works
-    under_way = [(claim, _now_left(claim, works)) for claim in standing.claims]
-    running = [work for claim, work in under_way if claim.trial]
-    pace = Pace(standing.own, standing.earlier, running)
+    """Return the same board as the run itself shows."""
+    names, works, trials = _names(standing.trials), standing.works, standing.trials
     done = set(standing.measurements[standing.measurements["seed"].isna()]["trial"])
-    measured = min(len(done), standing.layers)
-    left = None
+    waiting: list[Work] = []
     if standing.living:
         claimed = {claim.fingerprint for claim in standing.claims}
         waiting = [works[trial] for trial in standing.open["trial"] if trial not in claimed]
-        layers = [work for work in works.values() if work.layer and work.name not in done]
-        jobs = max(sum(run.jobs for run in standing.living), len(running))
-        ends = forecast([*running, *waiting, *layers], pace, jobs)
-        left = None if ends is None else ends.whole
-    counts = standing.trials["status"].value_counts()
-    ended = standing.trials[~standing.trials["status"].isin(UNDER_WAY)]
-    # A trial that is measured is done already.
-    shares = sum(work.trained for work in running if work.trained < 1)
-    return Board(
-        {str(status): int(number) for status, number in counts.items()},
-        len(ended) + shares,
-        (measured, standing.layers),
-        _rate(standing, ended, shares),
-        left,
-        tuple(_worker(claim, work, pace, names) for claim, work in under_way),
+        waiting += [
+            each for each in works.values() if each.layer and each.name not in done | claimed
+        ]
+    begun, ended = _begun(standing.runs), trials[~trials["status"].isin(UNDER_WAY)]
+    return make_board(
+        {str(status): int(number) for status, number in trials["status"].value_counts().items()},
+        (min(len(done), standing.layers), standing.layers),
+        [(_worker(claim, names), _now_left(claim, works)) for claim in standing.claims],
+        waiting,
+        standing.own,
+        standing.earlier,
+        jobs=sum(run.jobs for run in standing.living),
+        ended=len(ended),
+        fresh=0 if begun is None else int((ended["finished_at"] >= begun).sum()),
+        seconds=None if begun is None else (_end(standing) - begun).total_seconds(),
     )
 
 
 def _names(trials: pd.DataFrame) -> dict[str, str]:
-    """Router and condition by fingerprint."""
+    """Return the router and condition of each trial, by fingerprint."""
     columns = trials[["trial", "router", "condition"]]
     return {
         trial: f"{router} {condition}".strip()
@@ -170,13 +174,13 @@ def _names(trials: pd.DataFrame) -> dict[str, str]:
 
 
 def _begun(runs: Sequence[RunRecord]) -> datetime | None:
-    """When what goes on began; where nothing does, when the last run did."""
+    """Return when the runs that go on began; where none does, when the last run did."""
     counting = [run for run in runs if alive(run)] or runs[-1:]
     return min((run.started_at for run in counting), default=None)
 
 
 def _seen(store: Store, study: str, begun: datetime) -> tuple[Seen, Seen]:
-    """What the machine of a study has trained and measured since then, and before."""
+    """Return what the machine of a study has trained and measured since then, and before."""
     machine = machine_of(store, study)
     known = [] if machine is None else durations(store, machine)
     own = Seen.of(each for each in known if each.ended >= begun)
@@ -189,7 +193,7 @@ def _works(
     trials: pd.DataFrame,
     measurements: pd.DataFrame,
 ) -> dict[str, Work]:
-    """What is left of trials and layers by fingerprint, as if nobody was at work on them."""
+    """Return what is left of trials and layers by fingerprint, as if nobody was at work on them."""
     parents = dict(trials[["trial", "parent"]].itertuples(index=False))
     measured = set(measurements[["trial", "suite"]].itertuples(index=False, name=None))
     return {
@@ -205,38 +209,31 @@ def _works(
 
 
 def _now_left(claim: ClaimRecord, works: Mapping[str, Work]) -> Work:
-    work = works.get(claim.fingerprint) or Work(claim.fingerprint, Kind(claim.router))
-    told = claim.progress
-    if told.get("doing", "training") != "training":
+    fingerprint, progress = claim.fingerprint, claim.progress
+    work = works.get(fingerprint) or Work(fingerprint, Kind(claim.router), layer=not claim.trial)
+    if progress.get("doing", "training") != "training":
         return replace(work, trained=1.0)
-    done = told.get("step", 0) / max(told.get("steps", 0), 1)
-    return replace(work, trained=done, training=told.get("seconds", 0.0))
+    done = progress.get("step", 0) / max(progress.get("steps", 0), 1)
+    return replace(work, trained=done, training=progress.get("seconds", 0.0))
 
 
-def _worker(claim: ClaimRecord, work: Work, pace: Pace, names: dict[str, str]) -> Worker:
-    told = claim.progress
+def _worker(claim: ClaimRecord, names: Mapping[str, str]) -> Worker:
+    progress = claim.progress
     return Worker(
         names.get(claim.fingerprint, claim.router),
         claim.seed,
-        told.get("doing", "starting"),
-        told.get("step", 0),
-        told.get("steps", 0),
-        told.get("loss"),
-        told.get("accuracy"),
-        (pace.left(work) or None) if claim.trial else None,
+        progress.get("doing", "starting"),
+        progress.get("step", 0),
+        progress.get("steps", 0),
+        progress.get("loss"),
+        progress.get("accuracy"),
     )
 
 
-def _rate(standing: Standing, ended: pd.DataFrame, shares: float) -> float | None:
-    """Trials an hour since the run began, counting of those under way what is done."""
-    begun = _begun(standing.runs)
-    if begun is None:
-        return None
+def _end(standing: Standing) -> datetime:
+    """Return when the study was read, where a run goes on; else when its last run ended or died."""
     last = standing.runs[-1]
-    end = standing.now if standing.living else last.finished_at or last.heartbeat_at
-    done = (ended["finished_at"] >= begun).sum() + shares
-    hours = (end - begun) / timedelta(hours=1)
-    return float(done / hours) if done and hours > 0 else None
+    return standing.now if standing.living else last.finished_at or last.heartbeat_at
 
 
 def _living_claims(store: Store, study: str) -> tuple[ClaimRecord, ...]:
@@ -244,10 +241,10 @@ def _living_claims(store: Store, study: str) -> tuple[ClaimRecord, ...]:
 
 
 SECONDS = 2
-"""Between two looks at the database."""
+"""Seconds between two readings of the database."""
 
 PAUSE = 20
-"""Of the time that reading a whole study takes, until it is read again: timings may run beside."""
+"""Times as long as a study took to read pass until it is read again: timings may run meanwhile."""
 
 
 def follow(store: Store, study: str, console: Console | None = None) -> None:
@@ -268,7 +265,7 @@ def follow(store: Store, study: str, console: Console | None = None) -> None:
 
 
 def _read(store: Store, study: str) -> tuple[Standing, float]:
-    """How the study stands, and when to read all of it again."""
+    """Read how the study stands; return also when to read all of it again."""
     begun = time.monotonic()
     standing, now = read_standing(store, study), time.monotonic()
     return standing, now + PAUSE * (now - begun)

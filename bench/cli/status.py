@@ -69,7 +69,7 @@ def status(place: Place, study: Study = None, watch: Watch = False, digest: Dige
 
 
 def print_standing(standing: Standing, home: Path) -> None:
-    """The run and its workers, each trial, and what there is to say of some."""
+    """Print the run and its workers, each trial, and notes on some."""
     from bench.cli.display import duration, first_line, print_table, table
     from bench.cli.standing import text_of
     from results.versions import older_sentence

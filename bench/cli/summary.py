@@ -57,47 +57,47 @@ class Column:
 
     @property
     def seeds(self) -> int | None:
-        """Of every row; None where they differ."""
+        """The number of seeds of every row; None where they differ."""
         counts = {len(values) for values in self.values.values()}
         return counts.pop() if len(counts) == 1 else None
 
     def interval(self, row: Row) -> Interval:
-        """In the unit that is shown: mean and interval over seeds, or the value and its own."""
+        """Return mean and interval over seeds, or of one value, in the unit that is shown."""
         scale = 100 if self.unit == "share" else 1
-        found = mean_interval([scale * value for value in self.values[row]])
-        if found.n == 1 and row in self.ends:
+        interval = mean_interval([scale * value for value in self.values[row]])
+        if interval.n == 1 and row in self.ends:
             low, high = (scale * end for end in self.ends[row])
-            return Interval(1, found.mean, low, high, "of the value's own repeats")
-        return found
+            return Interval(1, interval.mean, low, high, "of the value's own repeats")
+        return interval
 
     def number(self, value: float) -> str:
-        """A value in the unit that is shown."""
+        """Return a value in the unit that is shown."""
         text = f"{value:.{1 if self.unit == 'share' else 2}f}"
         return text.removeprefix("-") if float(text) == 0 else text
 
     def marked(self, row: Row, value: float) -> str:
-        """A value of a row in the unit that is shown, with its mark."""
+        """Return a value of a row in the unit that is shown, with its mark."""
         return self.number(value) + DISTURBED * (row in self.disturbed)
 
     def cell(self, row: Row) -> str:
-        """Mean and half of the interval over seeds."""
+        """Return the mean and half of the interval over seeds."""
         if row not in self.values:
             return "–"
-        found = self.interval(row)
-        if found.low is None or found.n == 1:
-            return self.marked(row, found.mean)
-        return f"{self.number(found.mean)}±{self.number(found.mean - found.low)}"
+        interval = self.interval(row)
+        if interval.low is None or interval.n == 1:
+            return self.marked(row, interval.mean)
+        return f"{self.number(interval.mean)}±{self.number(interval.mean - interval.low)}"
 
 
 def main_metrics(store: Store, study: str, *, history: bool = False) -> pd.DataFrame:
-    """The metrics that the columns are made of, see `metrics_frame`."""
+    """Return the metrics that the columns are made of, see `metrics_frame`."""
     names = [SUITES.get(name).target.main_metric for name in SUITES.names()]
     ends = [f"{name}_{end}" for name in names for end in ("low", "high")]
     return metrics_frame(store, study, history=history, names={*names, *ends, "disturbed"})
 
 
 def main_columns(frame: pd.DataFrame) -> list[Column]:
-    """The columns of a frame of main metrics."""
+    """Return the columns of a frame of main metrics."""
     return [_column(name, frame) for name in SUITES.names() if name in set(frame["suite"])]
 
 
@@ -125,8 +125,8 @@ def _column(suite: str, frame: pd.DataFrame) -> Column:
         if len(low.get(row, ())) == len(high.get(row, ())) == 1
     }
     constant = set(_by_row(mean[mean["constant"]]))
-    told = _by_row(chosen[chosen["metric"] == "disturbed"])
-    disturbed = {row for row, values in told.items() if any(values)}
+    marks = _by_row(chosen[chosen["metric"] == "disturbed"])
+    disturbed = {row for row, values in marks.items() if any(values)}
     unit, better = mean[["unit", "better"]].iloc[0] if len(mean) else ("", None)
     return Column(suite, target.main_metric, unit or "", better, values, ends, constant, disturbed)
 
@@ -144,7 +144,7 @@ ROOMY = Console(width=1000)
 
 
 def print_standings(study: str, frame: pd.DataFrame, suites: Collection[str]) -> None:
-    """Each router's main metrics side by side, where there are any.
+    """Print each router's main metrics side by side, where there are any.
 
     Args:
         frame: main metrics that count.
@@ -164,7 +164,7 @@ def print_standings(study: str, frame: pd.DataFrame, suites: Collection[str]) ->
 
 
 def side_by_side(columns: list[Column]) -> list[list[Column]]:
-    """The columns in groups that fit a terminal, each to be a table of its own."""
+    """Return the columns in groups that fit a terminal, each to be a table of its own."""
     groups: list[list[Column]] = [[]]
     for column in columns:
         wide = Measurement.get(ROOMY, ROOMY.options, standings([*groups[-1], column])).maximum
@@ -175,7 +175,7 @@ def side_by_side(columns: list[Column]) -> list[list[Column]]:
 
 
 def standings(columns: list[Column]) -> Table:
-    """One row a router and condition. A suite's heading has its number of seeds, or each cell."""
+    """Return a table, one row a router and condition; each suite's heading has its seeds."""
     headings = (f"{c.suite}\nn={c.seeds}" if c.seeds else f"{c.suite}\n(n)" for c in columns)
     made = table("router", *headings)
     rows: dict[Row, None] = dict.fromkeys(row for column in columns for row in column.values)
@@ -185,13 +185,13 @@ def standings(columns: list[Column]) -> Table:
 
 
 def _cell(column: Column, row: Row) -> str:
-    """What the column shows of a row, with its number of seeds where they differ."""
+    """Return what the column shows of a row, with its number of seeds where they differ."""
     counted = row in column.values and not column.seeds
     return f"{column.cell(row)} ({len(column.values[row])})" if counted else column.cell(row)
 
 
 def _what(columns: list[Column]) -> str:
-    """What the cells show."""
+    """Return what the cells show."""
     if all(column.seeds == 1 for column in columns):
         return "one seed"
     return "mean of n seeds, ± half of its 95 % interval"

@@ -1,4 +1,4 @@
-"""`tune`: settings for each router, found with the same number of trials."""
+"""`tune`: search settings for each router with the same number of trials."""
 
 from __future__ import annotations
 
@@ -7,17 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from bench.cli.context import Place, command
-from bench.cli.options import (
-    DataDir,
-    Devices,
-    Jobs,
-    PresetName,
-    Routers,
-    SaveEvery,
-    Set,
-    Timeout,
-    names,
-)
+from bench.cli.options import DataDir, PresetName, Routers, Set, WorkOptions, names
 from bench.cli.run_options import leave, run_options, warn_of_files
 
 if TYPE_CHECKING:
@@ -60,10 +50,8 @@ def tune(
     set_: Set = None,
     data_dir: DataDir = None,
     study: Study = None,
-    jobs: Jobs = None,
-    devices: Devices = None,
-    timeout: Timeout = None,
-    save_every: SaveEvery = 60,
+    *,
+    work: WorkOptions,
 ) -> None:
     """Find the best settings of each router, with as many trials for each.
 
@@ -89,9 +77,9 @@ def tune(
     settings = settings_of(set_ or (), data_dir)
     loaded = load_preset(preset)
     request = make_request(loaded, routers=names(routers), settings=settings)
-    given = {"trials": trials, "pruner": pruner}
+    changed = {"trials": trials, "pruner": pruner}
     tuned = request.preset.tune.model_copy(
-        update={name: value for name, value in given.items() if value is not None}
+        update={name: value for name, value in changed.items() if value is not None}
     )
     tuning = Tuning(
         checked_name(study or tuning_of(loaded.name)),
@@ -99,28 +87,28 @@ def tune(
         seed,
         frozenset(settings),
     )
-    options = run_options(place, jobs, devices, timeout, save_every)
+    options = run_options(place, work)
     with place.store(create=True) as store, Display() as display:
         summary = do(tuning, store, place.home, Datasets(), display, options)
         display.close()
-        print_found(store, tuning.study)
+        print_best(store, tuning.study)
     warn_of_files(place)
     leave(summary)
 
 
 def tuning_of(preset: str) -> str:
-    """The name of a preset's tuning, where none is given."""
+    """Return the name of a preset's tuning, unless it is named otherwise."""
     return f"{preset}-tuning"
 
 
-def print_found(store: Store, study: str) -> None:
-    """Each router's trials, and the best of them."""
+def print_best(store: Store, study: str) -> None:
+    """Print each router's number of trials, and the best of them."""
     from bench.cli.display import print_table, table
-    from bench.tune import found
+    from bench.tune import search_results
     from report.topics.tuning import told
 
     made = table("router", "trials", "pruned", "failed", "best top-1 %", "with", right="trials")
-    for router, each in found(store, study).items():
+    for router, each in search_results(store, study).items():
         counts = (str(count) for count in (each.trials, each.pruned, each.failed))
         best = "" if each.best is None else f"{100 * each.best:.2f}"
         made.add_row(router, *counts, best, told(each.settings))

@@ -1,6 +1,6 @@
 """Doing a plan: the job loop, its executors, and what each worker writes down."""
 
-from bench.execute.context import prepared_machine, trial_folder
+from bench.execute.context import RunOptions, prepared_machine, trial_folder
 from bench.execute.devices import slots
 from bench.execute.events import (
     Begun,
@@ -20,7 +20,7 @@ from bench.execute.events import (
 from bench.execute.interrupts import SIGNALS
 from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
 from bench.execute.plugins import OPENED
-from bench.execute.runner import Runner, RunOptions, run_plan
+from bench.execute.runner import Runner, run_plan
 
 __all__ = [
     "OPENED",

@@ -20,33 +20,58 @@ from bench.environment import keep_freed_memory, machine, run_threads
 from bench.execute.devices import show_only
 from bench.execute.events import OnEvent
 from bench.execute.plugins import load_unchanged
+from bench.plan import Retry
+from bench.train import SAVE_EVERY
 from results import Machine, Store
 
 
 @dataclass(frozen=True)
+class RunOptions:
+    """The options of how a run is done; none changes a result.
+
+    Attributes:
+        jobs: workers; None takes one a device, on a CPU one a core. 0 works in this process.
+        devices: those to work on; none takes all.
+        timeout: seconds for one job; None lets it take what it takes.
+        save_every: seconds between two checkpoints of a training.
+        retry: which trials that gave no result are tried again.
+        plugins: the user's files that were loaded.
+        command: the command line that began it.
+    """
+
+    jobs: int | None = None
+    devices: tuple[str, ...] = ()
+    timeout: float | None = None
+    save_every: float = SAVE_EVERY
+    retry: Retry = None
+    plugins: tuple[Path, ...] = ()
+    command: str = ""
+
+
+@dataclass(frozen=True)
 class RunContext:
-    """What all jobs of a run share, as plain data.
+    """The facts that all jobs of a run share, as plain data.
 
     Attributes:
         database: URL, with its password.
         home: folder of everything that runs make.
-        plugins: the user's files to load, and the hash of their source when the run began.
+        options: how the run is done.
+        plugin_hashes: of the source of each of the user's files, when the run began.
         machine_id: row of this machine.
         code_id: row of the code that runs.
-        save_every: seconds between two checkpoints of a training.
     """
 
     database: str
     home: Path
-    plugins: Mapping[Path, str]
+    options: RunOptions
+    plugin_hashes: Mapping[Path, str]
     machine_id: int
     code_id: int
-    save_every: float
 
 
 @dataclass(frozen=True)
 class JobContext:
-    """What one job needs in the process that does it.
+    """The resources of one job in the process that does it.
 
     Attributes:
         device: where trials train and suites measure.
@@ -62,17 +87,17 @@ class JobContext:
     stop: Callable[[], bool]
 
     def folder(self, fingerprint: str) -> Path:
-        """Where a trial's files lie."""
+        """Return the folder of a trial's files."""
         return trial_folder(self.run.home, fingerprint)
 
 
 def trial_folder(home: Path, fingerprint: str) -> Path:
-    """Where a trial's files lie in the folder of everything that runs make."""
+    """Return where a trial's files lie in the folder of everything that runs make."""
     return home / "trials" / fingerprint[:16]
 
 
 def prepare_process() -> dict[str, str]:
-    """Set this process up to compute; returns the allocator's settings.
+    """Set this process up to compute; return the allocator's settings.
 
     The allocator keeps what is freed. One thread computes, unless `OMP_NUM_THREADS` says
     otherwise: the bits of a training depend on the number of threads and should not depend on the
@@ -83,19 +108,20 @@ def prepare_process() -> dict[str, str]:
 
 
 def prepared_machine() -> Machine:
-    """This machine, after this process was set up for it; timings depend on both."""
+    """Set this process up to compute; return this machine. Timings depend on both."""
     allocator = prepare_process()
-    found = machine()
-    return replace(found, settings={**found.settings, **allocator})
+    here = machine()
+    return replace(here, settings={**here.settings, **allocator})
 
 
 TAIL_LINES, TAIL_BYTES = 40, 8_000
 
 
 def log_to(path: Path) -> None:
-    """From now on all output of this process, also of libraries, goes to the end of a file.
+    """Append all output of this process from now on, also of libraries, to a file.
 
-    So does the traceback of a crash in native code. The file is in UTF-8 whatever the locale says.
+    This includes the traceback of a crash in native code. The file is in UTF-8 whatever the locale
+    says.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
@@ -112,12 +138,12 @@ def log_to(path: Path) -> None:
 
 
 def log(text: str) -> None:
-    """A line of the log, with the time."""
+    """Print a line of the log, with the time."""
     print(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S %Z}  {text}", flush=True)
 
 
 def tail(path: Path) -> str | None:
-    """The last lines of a log; None where there is none."""
+    """Return the last lines of a log; None where there is none."""
     try:
         with path.open("rb") as file:
             file.seek(max(path.stat().st_size - TAIL_BYTES, 0))

@@ -20,7 +20,7 @@ CPU = "cpu"
 
 
 def devices(wanted: Sequence[str] = ()) -> tuple[str, ...]:
-    """The devices to work on: GPUs as `CUDA_VISIBLE_DEVICES` calls them, or the CPU alone.
+    """Return the devices to work on: GPUs as `CUDA_VISIBLE_DEVICES` calls them, or the CPU alone.
 
     Args:
         wanted: some of them; none takes every GPU, and the CPU where there is no GPU.
@@ -41,25 +41,25 @@ def devices(wanted: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def slots(jobs: int | None, wanted: Sequence[str] = ()) -> tuple[str, ...]:
-    """The device of each worker.
+    """Return the device of each worker.
 
     Args:
         jobs: workers, spread evenly; None takes one a GPU, or one a core of the CPU where each
             computes with one thread; 0 is this process, on the first device.
         wanted: see `devices`.
     """
-    found = devices(wanted)
-    count = default_jobs(found) if jobs is None else jobs
-    return tuple(found[number % len(found)] for number in range(max(count, 1)))
+    names = devices(wanted)
+    count = default_jobs(names) if jobs is None else jobs
+    return tuple(names[number % len(names)] for number in range(max(count, 1)))
 
 
-def default_jobs(found: Sequence[str]) -> int:
-    """One worker a GPU; on the CPU as many as have cores for their threads."""
-    return max(1, cores() // run_threads()) if CPU in found else len(found)
+def default_jobs(names: Sequence[str]) -> int:
+    """Return the number of workers: one a GPU; on the CPU as many as have cores to themselves."""
+    return max(1, cores() // run_threads()) if CPU in names else len(names)
 
 
 def gpus() -> tuple[str, ...]:
-    """The GPUs that this process may use; asking touches none of them."""
+    """Return the GPUs that this process may use; asking touches none of them."""
     count = torch.cuda.device_count()
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else map(str, range(count))
@@ -67,7 +67,7 @@ def gpus() -> tuple[str, ...]:
 
 
 def own_device(name: str) -> torch.device:
-    """A device by name, as a process sees it that was shown all of them."""
+    """Return a device by name, as a process sees it that was shown all of them."""
     return torch.device(CPU) if name == CPU else torch.device("cuda", gpus().index(name))
 
 
@@ -82,11 +82,11 @@ Stop = Callable[[], bool]
 
 
 ASK_AGAIN = 0.2
-"""Seconds between two looks at a lock that somebody else has."""
+"""Seconds between two attempts at a lock that somebody else has."""
 
 
 class StoppedWaiting(Exception):
-    """A lock was not waited for any longer."""
+    """An end of waiting for a lock, before it was free."""
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def timing(device: torch.device, waiting: Waiting, stop: Stop) -> Iterator[None]
 
 
 def lock_names(device: torch.device) -> list[str]:
-    """The locks of a device, in the order in which they are taken; its own is the last."""
+    """Return the locks of a device, in the order in which they are taken; its own is the last."""
     if device.type == "cpu":
         return [CPU]
     if device.type == "cuda":
@@ -128,7 +128,7 @@ def lock_names(device: torch.device) -> list[str]:
 
 
 def lock_file(name: str) -> Path:
-    """Where a lock lies."""
+    """Return the file of a lock."""
     return Path(tempfile.gettempdir(), "moe-router-bench", f"{name}.lock")
 
 
@@ -158,7 +158,7 @@ def _taken(descriptor: int, how: int) -> bool:
 
 
 def _opened(path: Path) -> int:
-    """The lock's file, made where there is none, for every user of this machine."""
+    """Open the lock's file, made where there is none, for every user of this machine."""
     try:
         path.parent.mkdir(exist_ok=True)
         with suppress(PermissionError):  # it is somebody else's, who has done so
@@ -188,7 +188,7 @@ def holders(descriptor: int) -> str:
 
 
 def _command(pid: int) -> str:
-    """The command that a process belongs to: a worker, and its fork server, to that of the run."""
+    """Return the command that a process belongs to; a worker's is that of its run."""
     try:
         process = psutil.Process(pid)
         for each in (process, *process.parents()):

@@ -11,7 +11,7 @@ from results.store.records import AttemptStatus, MeasurementStatus
 
 @dataclass(frozen=True)
 class Task:
-    """What an event is about.
+    """The trial or bare layer that an event is about.
 
     Attributes:
         name: the router, and what sets this trial apart from its others.
@@ -28,7 +28,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Begun:
-    """A run begins, after it was decided what there is to do.
+    """The beginning of a run, after it was decided what there is to do.
 
     Attributes:
         trials: those that are to be trained or measured.
@@ -49,7 +49,7 @@ class Begun:
 
 @dataclass(frozen=True)
 class Waiting:
-    """It waits for `holder`: another run that works on it, or somebody who has the machine."""
+    """A wait for `holder`: another run that works on the task, or who has the machine."""
 
     task: Task
     holder: str
@@ -67,7 +67,7 @@ class Reused:
 
 @dataclass(frozen=True)
 class Started:
-    """A training begins."""
+    """The beginning of a training."""
 
     task: Task
     reason: str
@@ -75,7 +75,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """A training goes on.
+    """The state of a training that goes on.
 
     Attributes:
         step: steps done.
@@ -97,7 +97,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Ended:
-    """A training is over; `error` is the first line of why where the status is not `done`."""
+    """The end of a training; `error` is the first line of why where the status is not `done`."""
 
     task: Task
     status: str
@@ -107,7 +107,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Measuring:
-    """A suite begins to measure."""
+    """The beginning of a measurement by a suite."""
 
     task: Task
     suite: str
@@ -115,7 +115,7 @@ class Measuring:
 
 @dataclass(frozen=True)
 class Measured:
-    """A suite is through; `error` says why where the status is not `done`."""
+    """The end of a measurement; `error` says why where the status is not `done`."""
 
     task: Task
     suite: str
@@ -126,14 +126,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Leaving:
-    """Nothing new is begun; what goes on saves what it has."""
+    """The early end of a run: nothing new is begun; what goes on saves what it has."""
 
     reason: str
 
 
 @dataclass(frozen=True)
 class Opened:
-    """A worker has done its job; its plugins opened these files, in absolute paths."""
+    """The files that the plugins of a worker opened in its job, in absolute paths."""
 
     files: tuple[str, ...]
 
@@ -157,7 +157,7 @@ class Failure:
 
 @dataclass
 class RunSummary:
-    """What a run has done, counted as it happens.
+    """The counts of what a run has done, as it happens.
 
     Attributes:
         left: why the run left before everything was done; None where it did not.

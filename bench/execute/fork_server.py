@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def fork_server() -> ForkServerContext:
-    """The context whose processes are forked with everything loaded.
+    """Start the server, and return the context whose processes are forked with everything loaded.
 
     What a terminal sends, as at Ctrl-C or when it is closed, does not reach them.
     """
@@ -46,7 +46,7 @@ def fork_server() -> ForkServerContext:
 def forked(
     function: Callable[Parameters, Value], timeout: float | None
 ) -> Callable[Parameters, ProcessFuture[Value]]:
-    """The same function, of a module, that works in a new process each time it is called.
+    """Return the same function, of a module, that works in a new process each time it is called.
 
     Args:
         timeout: seconds until that process is ended; None lets it take what it takes.

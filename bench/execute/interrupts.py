@@ -16,7 +16,7 @@ SIGNALS = {
 
 
 class Interrupts:
-    """Listens inside a `with`, in the main thread. `reason` says who asked, if anybody did.
+    """A listener for signals inside a `with`, in the main thread; `reason` says who asked to leave.
 
     The second signal raises KeyboardInterrupt; while that ends the run, more of them do nothing.
     What is ignored, as SIGHUP under nohup, stays so.
@@ -39,11 +39,11 @@ class Interrupts:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def asked(self) -> bool:
-        """Whether somebody asked to leave."""
+        """Return whether somebody asked to leave."""
         return self.reason is not None
 
     def sleep(self, seconds: float) -> None:
-        """Until somebody asks to leave, or so many seconds."""
+        """Wait so many seconds, or until somebody asks to leave."""
         end = time.monotonic() + seconds
         while self.reason is None and time.monotonic() < end:
             time.sleep(0.05)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.execute.context import RunContext, tail, trial_folder
-from bench.execute.executor import WorkerFailure
+from bench.execute.failures import WorkerFailure
 from bench.execute.jobs import Assignment, Job, LayerJob, TrialJob
 from bench.plan import Planned, PlannedSuite, Reuse, Rows
 from bench.train import discard_state

@@ -13,7 +13,7 @@ from bench.plan import Decision, Kind, Plan, Planned, PlannedSuite, Work
 
 @dataclass(frozen=True)
 class TrialJob:
-    """Train a trial, or reuse it, then measure what is due."""
+    """The training of a trial, unless it is reused, then the measurements that are due."""
 
     planned: Planned
     decision: Decision
@@ -37,18 +37,18 @@ class TrialJob:
 
     @property
     def reused(self) -> Reused | None:
-        """That its last attempt stands, where one does."""
+        """The event that its last attempt is reused, where there is one."""
         done = self.decision.attempt
         return None if done is None else Reused(self.task, done.status, self.decision.reason)
 
     def without(self, suites: Collection[str]) -> TrialJob:
-        """The same, not measured by these suites."""
+        """Return the same job without these suites."""
         return replace(self, decision=replace(self.decision, due=_others(self.due, suites)))
 
 
 @dataclass(frozen=True)
 class LayerJob:
-    """Measure a bare layer."""
+    """The measurements of a bare layer."""
 
     planned: Planned
     due: tuple[PlannedSuite, ...]
@@ -65,7 +65,7 @@ class LayerJob:
         return replace(_work_of(self.planned, self.due), layer=True)
 
     def without(self, suites: Collection[str]) -> LayerJob:
-        """The same, not measured by these suites."""
+        """Return the same job without these suites."""
         return replace(self, due=_others(self.due, suites))
 
 
@@ -92,7 +92,7 @@ class Assignment:
 
 @dataclass(frozen=True)
 class Result:
-    """How a worker finished its job.
+    """The end of a job that its worker finished.
 
     Attributes:
         status: of the training; None where there was none.
@@ -106,7 +106,7 @@ class Result:
 def jobs_of(
     plan: Plan, decisions: Sequence[Decision], due: Sequence[tuple[PlannedSuite, ...]]
 ) -> Iterator[Job]:
-    """In the order of the plan: trials first, then layers.
+    """Yield jobs in the order of the plan: trials first, then layers.
 
     Args:
         decisions: of each trial.
@@ -167,7 +167,7 @@ class Queue:
         return item in self._items
 
     def next(self, working: Sequence[Item], here: Sequence[Item]) -> Item | None:
-        """The first that may begin now on a device; it stays in the queue.
+        """Return the first that may begin now on a device; it stays in the queue.
 
         Args:
             working: what is at work anywhere.
@@ -184,19 +184,19 @@ class Queue:
         return None
 
     def add(self, jobs: Iterable[Job]) -> None:
-        """Jobs that were not known before."""
+        """Add jobs that were not known before."""
         self._items += map(Item, jobs)
 
     def put_first(self, item: Item) -> None:
-        """An item of which a part is left."""
+        """Put back an item of which a part is left."""
         self._items.insert(0, item)
 
     def remove(self, item: Item) -> None:
-        """An item that begins, or has no need to."""
+        """Remove an item that begins, or has no need to."""
         self._items.remove(item)
 
     def drop_children(self, fingerprint: str) -> None:
-        """What is derived from an interrupted trial waits for the next run, which continues it."""
+        """Remove what is derived from an interrupted trial: the next run continues it."""
         for item in [item for item in self._items if item.parent == fingerprint]:
             self._items.remove(item)
             self.drop_children(item.fingerprint)

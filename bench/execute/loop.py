@@ -22,7 +22,8 @@ from bench.execute.events import (
     Started,
     Waiting,
 )
-from bench.execute.executor import Executor, WorkerFailure
+from bench.execute.executor import Executor
+from bench.execute.failures import WorkerFailure
 from bench.execute.interrupts import Interrupts
 from bench.execute.job_store import JobStore, Lease
 from bench.execute.jobs import Assignment, Item, Job, Queue, Result, TrialJob
@@ -36,7 +37,7 @@ ASK_AGAIN = 2.0
 HEARTBEAT = 5.0
 """Seconds between two heartbeats."""
 POLL = 0.5
-"""Seconds between two looks at the executor, at most."""
+"""Seconds between two questions to the executor, at most."""
 PATIENCE = 30.0
 """Seconds that workers have to save what they have where the database is out of reach."""
 
@@ -83,7 +84,7 @@ class _Active:
 
     @property
     def shown(self) -> dict[str, Any]:
-        """What `status` shows of it."""
+        """The progress that `status` shows."""
         return {**self.progress, "device": self.assignment.device}
 
 

@@ -22,7 +22,7 @@ SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
 
 
 class OpenedFiles:
-    """Collects what plugins open in this process, and what workers have opened."""
+    """The files that plugins opened in this process and in workers."""
 
     def __init__(self) -> None:
         self._watching = False
@@ -52,20 +52,20 @@ class OpenedFiles:
             home: the folder of everything that runs make.
         """
         covered = user_sources(plugins)
-        beside = [plugin.resolve().parent for plugin in plugins]
+        folders = [plugin.resolve().parent for plugin in plugins]
         temporary = Path(tempfile.gettempdir()).resolve()
         made = [home.resolve(), *map(Path, SYSTEM_FOLDERS)]
-        found = []
+        unknown = []
         for file in sorted({_source(Path(name)).resolve() for name in self._opened}):
             known = file in covered or file in self._returned or is_installed(file)
             passing = any(file.is_relative_to(folder) for folder in made) or (
                 file.is_relative_to(temporary)
-                and not any(file.is_relative_to(each) for each in beside if each != temporary)
+                and not any(file.is_relative_to(each) for each in folders if each != temporary)
             )
             if not known and not passing and _kind(str(file)) != "bench" and file.is_file():
-                found.append(file)
-        self._returned.update(found)
-        return found
+                unknown.append(file)
+        self._returned.update(unknown)
+        return unknown
 
     def _on_audit_event(self, event: str, arguments: tuple[Any, ...]) -> None:
         """Note a file that a plugin opens for reading. Python calls this at each audit event."""
@@ -104,7 +104,7 @@ def _by_plugin(frame: FrameType | None) -> bool:
 
 @cache
 def _kind(name: str) -> Literal["bench", "plugin", "library"]:
-    """Whose code a file holds."""
+    """Say whose code a file holds."""
     file = Path(name)
     if is_own(file):
         return "bench"
@@ -112,18 +112,18 @@ def _kind(name: str) -> Literal["bench", "plugin", "library"]:
 
 
 def _source(file: Path) -> Path:
-    """The source of a compiled file of Python's; of any other the file itself."""
+    """Return the source of a compiled file of Python's; of any other the file itself."""
     with suppress(ValueError):  # its name is not as Python makes them
         return Path(source_from_cache(file)) if file.suffix == ".pyc" else file
     return file
 
 
 class PluginChangedError(BenchError):
-    """A plugin is not what was planned any more."""
+    """A plugin that is not what was planned any more."""
 
 
 def hashes_of(plugins: Iterable[Path]) -> dict[Path, str]:
-    """A hash of the source of each plugin, with the modules of the user that it imports."""
+    """Return a hash of the source of each plugin, with the modules of the user that it imports."""
     return {
         plugin: combined(source.digest for source in user_sources([plugin]).values())
         for plugin in plugins

@@ -1,4 +1,4 @@
-"""What would stop a training, found before any training starts."""
+"""Rehearsals: what would stop a training is detected before any training starts."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _untrained_parent(spec: TrialSpec, datasets: Datasets) -> nn.Module | None:
 
 
 def _tokens_of_image(spec: TrialSpec, dataset: Dataset) -> list[int]:
-    """Tokens of one image at each MoE layer, read off a model that takes any number of them."""
+    """Return the tokens of one image at each MoE layer, in a model that takes any number."""
     by_image = spec.model.model_copy(update={"groups": "image"})
     with torch.device("meta"):
         model = trial_model(
@@ -87,7 +87,7 @@ def _tokens_of_image(spec: TrialSpec, dataset: Dataset) -> list[int]:
 
 
 def _batches(spec: TrialSpec, dataset: Dataset) -> dict[str, int]:
-    """Images in the batches of a trial: all of training are alike, elsewhere the last differs."""
+    """Return the images of each kind of batch: outside training the last batch is smaller."""
     size = spec.train.batch_size
     last = {name: len(dataset.splits[name]) % size or size for name in ("val", "test")}
     return {"a training batch": size} | {

@@ -20,12 +20,11 @@ from bench.data import SharedDataset
 from bench.execute.context import RunContext
 from bench.execute.devices import StoppedWaiting
 from bench.execute.events import OnEvent, Waiting
-from bench.execute.executor import WorkerFailure
+from bench.execute.failures import DISK_FULL, WorkerFailure, is_disk_full
 from bench.execute.fork_server import fork_server, forked
 from bench.execute.jobs import Assignment, Result
 from bench.execute.plugins import PluginChangedError
 from bench.execute.preflight import Check
-from bench.execute.training import DISK_FULL, is_disk_full
 from bench.execute.worker import rehearse_in_worker, work
 from results import StoreError
 from results.store.records import AttemptStatus
@@ -42,7 +41,7 @@ FIRST_MESSAGE = 5.0
 """Seconds in which a worker that was just started sends its process id, if all is well."""
 
 LONGEST_REHEARSAL = 300
-"""Seconds for one rehearsal; what takes longer is found out by its training."""
+"""Seconds for one rehearsal; what takes longer is left to its training."""
 
 
 @dataclass
@@ -67,7 +66,7 @@ class _Busy:
     open: bool = True
 
     def signal(self, number: signal.Signals) -> None:
-        """To the worker alone; SIGKILL also to the processes that it has started."""
+        """Send a signal to the worker; SIGKILL also to the processes that it has started."""
         if self.pid is not None:
             send = os.killpg if number == signal.SIGKILL else os.kill
             with suppress(ProcessLookupError):
@@ -86,12 +85,12 @@ class _Busy:
 class ProcessExecutor:
     """A process for each job, forked from a server that has everything loaded and no device.
 
+    The time that a job waits for the machine does not count towards its timeout.
+
     Args:
         slots: the device of each worker.
         context: of the run.
         datasets: its data sets.
-        timeout: seconds for one job, waiting for the machine left out; None lets it take what it
-            takes.
     """
 
     def __init__(
@@ -99,10 +98,9 @@ class ProcessExecutor:
         slots: tuple[str, ...],
         context: RunContext,
         datasets: Mapping[str, SharedDataset],
-        timeout: float | None,
     ) -> None:
         self.slots = slots
-        self._run, self._datasets, self._timeout = context, datasets, timeout
+        self._run, self._datasets, self._timeout = context, datasets, context.options.timeout
         self._server = fork_server()
         self._begin = forked(work, timeout=None)
         self._busy: dict[int, _Busy] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bench.data import Datasets
 from bench.environment import code_version
-from bench.execute.context import RunContext, prepared_machine
+from bench.execute.context import RunContext, RunOptions, prepared_machine
 from bench.execute.devices import slots
 from bench.execute.events import Begun, Event, OnEvent, Opened, Progress, RunSummary
 from bench.execute.executor import Executor, LocalExecutor
@@ -23,37 +23,13 @@ from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
 from bench.execute.loop import JobLoop, JobSource
 from bench.execute.plugins import OPENED, hashes_of
 from bench.execute.preflight import refuse_untrainable
-from bench.plan import Plan, Planned, Retry, Reuse, Rows, Seen, record_plan, seen_on
-from bench.train import SAVE_EVERY
+from bench.plan import Plan, Planned, Reuse, Rows, Seen, record_plan, seen_on
 from results import Machine, Run, Store, StoreError
 from results.store.leases import this_process
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """How a run is done; nothing here changes a result.
-
-    Attributes:
-        jobs: workers; None takes one a device, on a CPU one a core. 0 works in this process.
-        devices: those to work on; none takes all.
-        timeout: seconds for one job; None lets it take what it takes.
-        save_every: seconds between two checkpoints of a training.
-        retry: which trials that gave no result are tried again.
-        plugins: the user's files that were loaded.
-        command: as it was given.
-    """
-
-    jobs: int | None = None
-    devices: tuple[str, ...] = ()
-    timeout: float | None = None
-    save_every: float = SAVE_EVERY
-    retry: Retry = None
-    plugins: tuple[Path, ...] = ()
-    command: str = ""
-
-
 class Runner:
-    """What one run needs from its beginning to its end.
+    """One run, from its beginning to its end.
 
     Args:
         store: database of the results.
@@ -86,14 +62,14 @@ class Runner:
         self.context = RunContext(
             store.engine.url.render_as_string(hide_password=False),
             home,
+            options,
             hashes_of(options.plugins),
             store.machine(self.machine),
             store.code_version(code_version()),
-            options.save_every,
         )
         self.reuse = Reuse(store, home, self.context.machine_id, options.retry)
         self.summary = RunSummary()
-        self._store, self._datasets, self._options = store, datasets, options
+        self._store, self._datasets = store, datasets
         self._on_event: OnEvent | None = on_event
 
     def run(self, source: JobSource) -> RunSummary:
@@ -134,18 +110,18 @@ class Runner:
                 print(f"warning: nothing more is shown here: {error!r}", file=sys.stderr)
 
     def _executor(self, stop: Callable[[], bool]) -> Executor:
-        if self._options.jobs == 0:
+        if self.context.options.jobs == 0:
             return LocalExecutor(self.slots[0], self.context, self._store, self._datasets, stop)
         fork_server()  # it loads while this process goes on
         from bench.execute.processes import ProcessExecutor  # with all that a worker needs
 
         datasets = self._datasets.share(self.context.home / "data")
-        return ProcessExecutor(self.slots, self.context, datasets, self._options.timeout)
+        return ProcessExecutor(self.slots, self.context, datasets)
 
     @contextmanager
     def _row(self, study: str) -> Iterator[int]:
         """Keep the run's row until it ends."""
-        process = Run(*this_process(), command=self._options.command, jobs=len(self.slots))
+        process = Run(*this_process(), command=self.context.options.command, jobs=len(self.slots))
         run_id = self._store.start_run(self._store.find_study(study).id, process)
         try:
             yield run_id

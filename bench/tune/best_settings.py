@@ -1,4 +1,4 @@
-"""What a tuning found, as plain data; and a request that uses it."""
+"""The results of a tuning, as plain data, and a request that uses its best settings."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from routers.errors import RequestError
 
 
 @dataclass(frozen=True)
-class Found:
-    """Of one router.
+class SearchResult:
+    """The outcome of a search for one router.
 
     Attributes:
         trials: those that are over; each is done, pruned or failed.
@@ -40,39 +40,39 @@ class Found:
     trainings: tuple[str | None, ...]
 
 
-def found(store: Store, study: str) -> dict[str, Found]:
-    """What a tuning has found until now, by router; nothing where there is no such tuning."""
+def search_results(store: Store, study: str) -> dict[str, SearchResult]:
+    """Return the results of a tuning so far, by router; nothing where there is no such tuning."""
     if not has_tuning(store.engine):
         return {}
     prefix = optuna_study(study, "")
     with open_tuning(store.engine) as storage:
         return {
-            name.removeprefix(prefix): _found(optuna.load_study(study_name=name, storage=storage))
+            name.removeprefix(prefix): _result(optuna.load_study(study_name=name, storage=storage))
             for name in optuna.get_all_study_names(storage)
             if name.startswith(prefix)
         }
 
 
-def with_tuned(request: Request, store: Store, study: str, given: Iterable[str] = ()) -> Request:
-    """The request with the best settings of each of its routers.
+def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] = ()) -> Request:
+    """Return the request with the best settings of each of its routers.
 
     Args:
         study: the tuning that found them.
-        given: paths that a user has set.
+        fixed: paths that a user has set.
 
     Raises:
         RequestError: a router was not tuned, or the request gives a setting that was.
     """
-    there = found(store, study)
+    results = search_results(store, study)
     routers = [router.name for router in selected_routers(request.preset)]
-    missing = [name for name in routers if name not in there or there[name].best is None]
+    missing = [name for name in routers if name not in results or results[name].best is None]
     if missing:
         raise RequestError(
             f"tuning {study!r} has no result of {', '.join(missing)}; `python bench.py tune "
             f"--study {study} --routers {','.join(missing)}` makes them, with the same --preset"
         )
-    tuned = {name: there[name] for name in routers}
-    _refuse_given(request, tuned, set(given))
+    tuned = {name: results[name] for name in routers}
+    _refuse_fixed(request, tuned, set(fixed))
     settings = {name: each.settings for name, each in tuned.items()}
     return replace(
         request,
@@ -81,20 +81,20 @@ def with_tuned(request: Request, store: Store, study: str, given: Iterable[str] 
     )
 
 
-def _refuse_given(request: Request, tuned: Mapping[str, Found], given: set[str]) -> None:
-    """What is given, or sets conditions apart, cannot be what was found for a router alone."""
+def _refuse_fixed(request: Request, tuned: Mapping[str, SearchResult], fixed: set[str]) -> None:
+    """Refuse a setting that the user made or sweeps, and that was found for a router alone."""
     parts = request.preset.parts
     swept = {*request.preset.sweep, *(path for part in parts for path in part.sweep)}
     for name, each in tuned.items():
-        for path in (swept | given) & each.settings.keys():
+        for path in (swept | fixed) & each.settings.keys():
             raise RequestError(f"{path} is given, and was tuned for {name}; leave one out")
 
 
-def _found(study: optuna.Study) -> Found:
+def _result(study: optuna.Study) -> SearchResult:
     trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != UNDER_WAY]
     done, pruned = _of(trials, "done"), _of(trials, "pruned")
     best = max(done, key=lambda trial: trial.value or 0.0, default=None)
-    return Found(
+    return SearchResult(
         trials=len(trials),
         done=len(done),
         pruned=len(pruned),

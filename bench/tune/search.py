@@ -35,7 +35,7 @@ STATUS, STOPPED, TRAINING, ASKED = "status", "stopped", "training", "asked"
 
 @dataclass(frozen=True)
 class Draw:
-    """A trial.
+    """One draw of settings, a trial of the search.
 
     Attributes:
         number: from 0.
@@ -49,12 +49,12 @@ class Draw:
 
 
 def optuna_study(study: str, router: str) -> str:
-    """The name that Optuna knows a router's search by."""
+    """Return the name that Optuna knows a router's search by."""
     return f"{study}/{router}"
 
 
 class Search:
-    """The trials of one router.
+    """The search of one router: its trials, kept by Optuna.
 
     Args:
         storage: of Optuna; it holds what is known.
@@ -83,7 +83,7 @@ class Search:
         return self._study.get_trials(deepcopy=False)
 
     def asked(self, now: dict[str, Any]) -> dict[str, Any]:
-        """What this search was asked for when it began, which is now where it is new."""
+        """Return what this search was asked for when it began, which is now where it is new."""
         if ASKED not in self._study.user_attrs:
             self._study.set_user_attr(ASKED, now)
         return self._study.user_attrs[ASKED]
@@ -94,7 +94,7 @@ class Search:
         return sum(trial.state != UNDER_WAY for trial in self.trials)
 
     def next(self, limit: int) -> Draw | None:
-        """The trial that is under way, or one more; None where there are `limit` already."""
+        """Return the trial that is under way, or one more; None where there are `limit` already."""
         for trial in self.trials:
             if trial.state == UNDER_WAY:
                 return Draw(trial.number, trial.params, trial.user_attrs.get(STOPPED))
@@ -124,11 +124,11 @@ class Search:
         return self._pruner.prune(self._study, self.trials[number])
 
     def stop(self, number: int, reason: str) -> None:
-        """A trial is not gone on with, whatever happens to its process."""
+        """Mark a trial as stopped, whatever happens to its process."""
         self._storage.set_trial_user_attr(self._id(number), STOPPED, reason)
 
     def end(self, number: int, status: str, accuracy: float) -> None:
-        """A trial is over.
+        """Write down that a trial is over.
 
         Args:
             status: of its attempt. What was stopped is pruned, also where its process came to its
@@ -155,7 +155,7 @@ class Search:
 def draw(
     before: Sequence[FrozenTrial], space: Space, seed: int, pruner: BasePruner, study: str
 ) -> dict[str, Any]:
-    """The settings that Optuna's TPE tries after these trials: of nothing but the arguments.
+    """Return the settings that Optuna's TPE tries after these trials: of nothing but the arguments.
 
     In a study in memory, so that a trial is written down with all its settings or not at all.
     """
@@ -183,7 +183,7 @@ FILE, SCHEMA = "tuning.db", "tuning"
 
 @contextmanager
 def open_tuning(engine: Engine) -> Iterator[RDBStorage]:
-    """The tuning that belongs to a results database; made where there is none.
+    """Return the tuning that belongs to a results database; made where there is none.
 
     Raises:
         StoreError: it cannot be reached, read or written.
@@ -198,11 +198,11 @@ def open_tuning(engine: Engine) -> Iterator[RDBStorage]:
             storage.engine.dispose()
     except (StorageInternalError, SQLAlchemyError) as error:
         cause = error.__cause__ or error
-        raise StoreError(f"cannot use the tuning beside {_told(engine)}: {cause}") from error
+        raise StoreError(f"cannot use the tuning beside {_shown(engine)}: {cause}") from error
 
 
 def has_tuning(engine: Engine) -> bool:
-    """Whether there may be a tuning to read; so that a look does not make one."""
+    """Return whether there may be a tuning to read, without making one."""
     return engine.dialect.name != "sqlite" or _file(engine).exists()
 
 
@@ -221,5 +221,5 @@ def _opened(engine: Engine) -> RDBStorage:
     return RDBStorage(url.render_as_string(hide_password=False))
 
 
-def _told(engine: Engine) -> str:
+def _shown(engine: Engine) -> str:
     return engine.url.render_as_string(hide_password=True)

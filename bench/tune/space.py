@@ -47,10 +47,10 @@ GIVEN = ("train.epochs", "train.evaluations", "train.snapshots")
 
 
 def preset_of(preset: Preset, router: Entry) -> Preset:
-    """The preset with this router alone, at the first value of each sweep.
+    """Return the preset with this router alone, at the first value of each sweep.
 
     Raises:
-        RequestError: the router stands in several parts, or is derived from another's training.
+        RequestError: the router is in several parts, or is derived from another's training.
     """
     whole = conditions(preset)[0]
     named = [
@@ -73,7 +73,7 @@ def preset_of(preset: Preset, router: Entry) -> Preset:
 
 
 def space_of(preset: Preset, router: Entry, fixed: Collection[str] = ()) -> Space:
-    """Where a router is searched: by what the whole preset leaves open.
+    """Return where a router is searched: by what the whole preset leaves open.
 
     What is swept sets conditions apart, and a hyper-parameter that the preset gives is given.
 
@@ -135,7 +135,7 @@ def _distribution(
 
 
 def _is_whole(path: str, preset: Preset, router: Entry) -> bool:
-    """Whether a setting is declared to be a whole number, whatever the preset says of it."""
+    """Return whether a setting is declared to be a whole number, whatever the preset says of it."""
     models: dict[str, type[BaseModel]] = {
         "router.": router.hyper_model,
         "experts.options.": EXPERTS.get(preset.experts.name).hyper_model,
@@ -172,7 +172,7 @@ class Contender:
     def planned(
         self, settings: Mapping[str, Any], datasets: Datasets, fingerprints: Fingerprints
     ) -> Planned:
-        """The training with these settings; nothing measures it and no weights but its last stay.
+        """Plan the training with these settings; no suite measures it, and it keeps no snapshots.
 
         Raises:
             BenchError: the settings do not fit, or the data is not there.
@@ -186,7 +186,7 @@ class Contender:
 
 
 def contenders(preset: Preset, seed: int, fixed: Collection[str] = ()) -> list[Contender]:
-    """One for each router of a preset.
+    """Return a contender for each router of a preset.
 
     Args:
         fixed: paths that are not searched.
@@ -195,17 +195,17 @@ def contenders(preset: Preset, seed: int, fixed: Collection[str] = ()) -> list[C
         RequestError: one cannot be tuned, or a range holds values that do not fit its setting.
     """
     preset = preset.model_copy(update={"tuned": {}, "twins": False})
-    found = [
+    asked = [
         Contender(router.name, preset_of(preset, router), space_of(preset, router, fixed), seed)
         for router in selected_routers(preset)
     ]
-    for contender in found:
+    for contender in asked:
         _refuse_unfit(contender)
-    return found
+    return asked
 
 
 def _refuse_unfit(contender: Contender) -> None:
-    """Try the ends of each range, so that no draw is found out to be no setting."""
+    """Try the ends of each range, so that every draw is a valid setting."""
     for path, where in contender.space.items():
         categorical = isinstance(where, CategoricalDistribution)
         ends = where.choices if categorical else (where.low, where.high)  # type: ignore[attr-defined]

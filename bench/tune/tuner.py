@@ -29,7 +29,7 @@ from routers.errors import BenchError, RequestError
 
 @dataclass
 class _Trial:
-    """One that is under way, and how many of its evaluations were seen."""
+    """A trial under way, and how many of its evaluations were seen."""
 
     contender: Contender
     draw: Draw
@@ -126,7 +126,7 @@ class Tuner:
         return self._next(trial.contender) if self._end(job, trial) else ()
 
     def _next(self, contender: Contender) -> Iterator[Job]:
-        """The next trial that is not done yet; what another run did meanwhile is written down."""
+        """Yield the next trial that is not done; write down what another run did meanwhile."""
         search = self.searches[contender.router]
         while (draw := search.next(self.limit)) is not None:
             task = self._task(contender, draw.number)
@@ -149,7 +149,7 @@ class Tuner:
             self._end(job, trial)
 
     def _give_up_stopped(self, planned: Planned, draw: Draw) -> None:
-        """What was to stop when its process was killed is over."""
+        """End a trial that was to stop when its process was killed."""
         attempt = self.store.last_attempt(planned.fingerprint.value)
         if draw.stopped is not None and attempt is not None and attempt.status in UNFINISHED:
             self.store.finish_attempt(attempt.id, AttemptStatus.PRUNED, error=draw.stopped)
@@ -165,7 +165,7 @@ class Tuner:
         return True
 
     def _result(self, attempt: AttemptRecord) -> tuple[AttemptStatus, float]:
-        """How it ended, and the share of the validation split that was right at the end."""
+        """Return how it ended, and the share of the validation split that was right at the end."""
         if attempt.status != AttemptStatus.DONE:
             return attempt.status, 0.0
         try:
@@ -182,7 +182,7 @@ class Tuner:
 
 
 def refuse_second(study: str, store: Store, run_id: int | None = None) -> None:
-    """Of two processes that tune at once, let the one that was written down first go on.
+    """Let, of two processes that tune at once, the one that was written down first go on.
 
     Args:
         run_id: this one's; None before it is written down.

@@ -23,7 +23,7 @@ from routers.errors import RequestError
 
 
 def request_of(fingerprint: Fingerprint, space: Space, pruner: Pruner) -> dict[str, Any]:
-    """As plain data.
+    """Return what a search was asked for, as plain data.
 
     Args:
         fingerprint: of the router's trial with nothing tuned; the seed is in it.
@@ -61,7 +61,7 @@ def refuse_other(
 
 @dataclass(frozen=True)
 class Tuning:
-    """What a user asked for.
+    """A tuning as a user asked for it.
 
     Attributes:
         study: the name of the tuning.
@@ -76,7 +76,7 @@ class Tuning:
     fixed: frozenset[str] = frozenset()
 
     def record(self) -> dict[str, Any]:
-        """As plain data, for the study's row."""
+        """Return the request as plain data, for the study's row."""
         return {"tuning": {"seed": self.seed}, "preset": self.preset.model_dump(mode="json")}
 
 
@@ -123,7 +123,7 @@ def _searches(
     untuned: Sequence[Planned],
     storage: RDBStorage,
 ) -> dict[str, Search]:
-    """The search of each router.
+    """Return the search of each router.
 
     Raises:
         RequestError: one was begun otherwise.

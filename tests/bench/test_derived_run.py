@@ -14,9 +14,9 @@ import bench.execute.runner as running
 from bench.config.presets import Preset, load_preset
 from bench.data.shared_dataset import Datasets
 from bench.data.tensor_files import read_tensors
-from bench.execute import training
+from bench.execute import worker
+from bench.execute.context import RunOptions
 from bench.execute.events import RunSummary
-from bench.execute.runner import RunOptions
 from bench.plan import fingerprint
 from bench.plan.plan import Plan, make_plan, make_request
 from bench.plan.registration import record_plan
@@ -68,7 +68,7 @@ def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., RunSu
 
     def do(plan: Plan, retry: Retry = None) -> RunSummary:
         how = RunOptions(jobs=0, retry=retry)
-        return running.run(plan, store, tmp_path, datasets, lambda event: None, how)
+        return running.run_plan(plan, store, tmp_path, datasets, lambda event: None, how)
 
     return do
 
@@ -174,7 +174,7 @@ def test_nothing_starts_where_a_transform_does_not_fit(plan, run, store, monkeyp
     def never(*_: object) -> None:
         raise AssertionError("nothing is trained")
 
-    monkeypatch.setattr(training, "train_trial", never)
+    monkeypatch.setattr(worker, "train_trial", never)
     without_gate = {"routers": ["hash"], "parent": DISTILLED["parent"]}
     with pytest.raises(RequestError, match=r"transform=distill.*has none that learns"):
         run(plan({"routers": [PARENT]}, without_gate))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bench.execute.training import _status
+from bench.execute.failures import status_of
 from bench.model import moe_layers
 from bench.model.build import trial_model
 from bench.train.evaluation import observe
@@ -97,4 +97,4 @@ def test_a_router_that_is_never_finite_diverges_before_its_budget_is_known(
             train_trial(tiny_spec("never_finite"), tiny_dataset, CPU, tmp_path)
     finally:
         ROUTERS.discard("never_finite")
-    assert _status(refused.value) == "diverged"
+    assert status_of(refused.value) == "diverged"

@@ -17,12 +17,14 @@ import torch
 from bench.config.presets import load_preset
 from bench.config.schema import TrialSpec
 from bench.data.shared_dataset import Datasets
-from bench.execute.context import JobContext, RunContext
+from bench.execute.context import JobContext, RunContext, RunOptions
 from bench.execute.events import Event, OnEvent, Progress, RunSummary
-from bench.execute.executor import Executor, WorkerFailure, do_job
+from bench.execute.executor import Executor
+from bench.execute.failures import WorkerFailure
 from bench.execute.jobs import Assignment, Result
 from bench.execute.preflight import Check, rehearse
-from bench.execute.runner import Runner, RunOptions, run_plan
+from bench.execute.runner import Runner, run_plan
+from bench.execute.worker import do_job
 from bench.plan.plan import Plan, make_plan, make_request
 from results import Store, open_store
 from results.frames import trials_frame

@@ -21,12 +21,12 @@ pytestmark = pytest.mark.slow
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 HOLDER = """
 import sys, torch
-from bench.execute import locks
+from bench.execute import devices
 
 def waiting(who):
     print("waiting", who, flush=True)
 
-with getattr(locks, sys.argv[1])(torch.device("cpu"), waiting, bool):
+with getattr(devices, sys.argv[1])(torch.device("cpu"), waiting, bool):
     print("holds", flush=True)
     sys.stdin.read()
 print("released", flush=True)

@@ -15,7 +15,8 @@ import bench.execute.runner as running
 from bench.config.presets import load_preset
 from bench.config.schema import DataConfig
 from bench.data.shared_dataset import Datasets
-from bench.execute import executor, training
+from bench.execute import worker
+from bench.execute.context import RunOptions
 from bench.execute.events import (
     Begun,
     Ended,
@@ -28,7 +29,6 @@ from bench.execute.events import (
     Started,
     Waiting,
 )
-from bench.execute.runner import RunOptions
 from bench.plan.plan import Plan, make_plan, make_request
 from bench.plan.reuse import Retry
 from bench.train.outcome import read_outcome, write_outcome
@@ -70,7 +70,7 @@ def run(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., RunSu
         **asked: Any,
     ) -> RunSummary:
         plan = plan_of(datasets, routers, **asked)
-        return running.run(
+        return running.run_plan(
             plan, store, tmp_path, datasets, on_event, RunOptions(jobs=0, retry=retry)
         )
 
@@ -128,9 +128,9 @@ def test_a_run_trains_and_measures_and_the_second_does_nothing(run, store, monke
     def never(*_: object) -> None:
         raise AssertionError("there is nothing to do")
 
-    monkeypatch.setattr(training, "train_trial", never)
-    monkeypatch.setattr(executor, "LayerOfTrial", never)
-    monkeypatch.setattr(executor, "TrainedTrial", never)
+    monkeypatch.setattr(worker, "train_trial", never)
+    monkeypatch.setattr(worker, "LayerOfTrial", never)
+    monkeypatch.setattr(worker, "TrainedTrial", never)
     suites = ["accuracy", "balance", "throughput"]
     second = run(["softmax_token_choice", "dense"], suites=suites)
     assert second == RunSummary(reused=2)
@@ -346,7 +346,9 @@ def test_the_same_seed_gives_the_same_bits(run, store, tmp_path, datasets) -> No
     run(["soft_moe"])
     other = open_store(tmp_path / "other" / "bench.db")
     plan = plan_of(datasets, ["soft_moe"])
-    running.run(plan, other, tmp_path / "other", datasets, lambda event: None, RunOptions(jobs=0))
+    running.run_plan(
+        plan, other, tmp_path / "other", datasets, lambda event: None, RunOptions(jobs=0)
+    )
     (one,), (two,) = attempts(store), attempts(other)
     assert one.checkpoint_sha256 == two.checkpoint_sha256
 

@@ -21,12 +21,12 @@ from optuna.trial import TrialState
 from bench.cli import main
 from bench.config.presets import Preset, load_preset, validated_preset
 from bench.data.shared_dataset import Datasets
+from bench.execute.context import RunOptions
 from bench.execute.events import Ended, Event, Progress, Started
-from bench.execute.runner import RunOptions
 from bench.plan.expand import trial_specs
 from bench.plan.plan import make_plan, make_request
 from bench.train.outcome import read_outcome
-from bench.tune.best_settings import Found, found, with_tuned
+from bench.tune.best_settings import SearchResult, search_results, with_tuned
 from bench.tune.search import FILE, Search, draw
 from bench.tune.space import SEED, Contender, contenders
 from bench.tune.tuning import Tuning, tune
@@ -54,8 +54,10 @@ def store(tmp_path: Path) -> Store:
 
 
 @pytest.fixture
-def tuned(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., dict[str, Found]]:
-    """Tunes on the digits, in this process, and tells what was found."""
+def tuned(
+    tmp_path: Path, store: Store, datasets: Datasets
+) -> Callable[..., dict[str, SearchResult]]:
+    """Tunes on the digits, in this process, and returns the results."""
 
     def go(
         routers: list[str],
@@ -65,14 +67,14 @@ def tuned(tmp_path: Path, store: Store, datasets: Datasets) -> Callable[..., dic
         home: Path | None = None,
         seed: int = 0,
         **changes: Any,
-    ) -> dict[str, Found]:
+    ) -> dict[str, SearchResult]:
         asked = Tuning("t", preset_of(routers, trials, **changes), seed)
         if home is None:
             tune(asked, store, tmp_path, datasets, on_event, RunOptions(jobs=0))
-            return found(store, "t")
+            return search_results(store, "t")
         with open_store(home / "bench.db") as other:
             tune(asked, other, home, datasets, on_event, RunOptions(jobs=0))
-            return found(other, "t")
+            return search_results(other, "t")
 
     return go
 
@@ -369,7 +371,7 @@ def test_a_worker_is_asked_to_stop_a_training(store, datasets, tmp_path) -> None
     how = RunOptions(jobs=1, save_every=0)
     tally = tune(Tuning("t", preset), store, tmp_path, datasets, lambda event: None, how)
     assert (tally.failures, tally.left) == ([], None)
-    result = found(store, "t")["dense"]
+    result = search_results(store, "t")["dense"]
     assert result.pruned > 0
     rows = trials_frame(store, "t")
     pruned = rows[rows["status"] == "pruned"]
@@ -381,7 +383,7 @@ def test_a_worker_is_asked_to_stop_a_training(store, datasets, tmp_path) -> None
     home = tmp_path / "here"
     with open_store(home / "bench.db") as other:
         tune(Tuning("t", preset), other, home, datasets, lambda event: None, RunOptions(jobs=0))
-        assert found(other, "t")["dense"] == result
+        assert search_results(other, "t")["dense"] == result
 
 
 def test_a_trial_that_fails_counts_as_one(tuned, exploding, store) -> None:
@@ -597,4 +599,4 @@ def test_a_tuning_that_is_killed_ends_as_one_that_is_not(tmp_path) -> None:
     out, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (0, ""), out
     with open_store(whole / "bench.db") as first, open_store(killed / "bench.db") as second:
-        assert found(first, "own-tuning") == found(second, "own-tuning")
+        assert search_results(first, "own-tuning") == search_results(second, "own-tuning")

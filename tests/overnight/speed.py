@@ -94,7 +94,7 @@ def of_workers() -> None:
 def told_in(request: Request, jobs: int) -> list[tuple[float, Event]]:
     """The events of a run in a new home, with their times."""
     from bench.data.shared_dataset import Datasets
-    from bench.execute.runner import RunOptions, run_plan
+    from bench.execute import RunOptions, run_plan
     from bench.plan.plan import make_plan
     from results import open_store
 

@@ -10,7 +10,7 @@ from sqlalchemy import inspect, make_url, text
 
 from bench.config.presets import load_preset
 from bench.data.shared_dataset import Datasets
-from bench.execute.runner import RunOptions
+from bench.execute.context import RunOptions
 from bench.plan.plan import make_request
 from bench.tune.best_settings import found
 from bench.tune.search import FILE, SCHEMA, open_tuning
