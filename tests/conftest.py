@@ -6,13 +6,13 @@ each test process's own, in which the locks of devices lie, so that tests wait n
 other nor for a run of the user's.
 """
 
-import atexit
 import os
 import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Iterator
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,7 +24,8 @@ import torch
 torch.set_num_threads(1)
 os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", tempfile.gettempdir())  # where `tmp_path` stays
 tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="bench-tests-")
-atexit.register(shutil.rmtree, tempfile.tempdir, ignore_errors=True)
+# After multiprocessing has removed what it keeps there, at the priority -100.
+Finalize(None, shutil.rmtree, (tempfile.tempdir,), {"ignore_errors": True}, exitpriority=-200)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
