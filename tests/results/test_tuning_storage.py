@@ -12,7 +12,7 @@ from bench.config.presets import load_preset
 from bench.data.shared_dataset import Datasets
 from bench.execute.context import RunOptions
 from bench.plan.plan import make_request
-from bench.tune.best_settings import found
+from bench.tune.best_settings import search_results
 from bench.tune.search import FILE, SCHEMA, open_tuning
 from bench.tune.tuning import Tuning, tune
 from results import Store, StoreError, open_store
@@ -37,7 +37,7 @@ def test_trials_are_kept_in_tables_of_their_own(store: Store, tmp_path: Path) ->
 
 
 def test_a_look_at_what_was_tuned_makes_nothing(sqlite_store: Store, tmp_path: Path) -> None:
-    assert found(sqlite_store, "t") == {}
+    assert search_results(sqlite_store, "t") == {}
     assert not (tmp_path / FILE).exists()
 
 
@@ -64,7 +64,7 @@ def test_a_tuning_goes_on_in_each_kind_of_database(store: Store, tmp_path: Path)
         tuning = Tuning("t", asked.model_copy(update={"tune": config}))
         tally = tune(tuning, store, tmp_path, Datasets(), lambda event: None, RunOptions(jobs=0))
         assert (tally.trained, tally.failures) == (1, [])
-        best.append(found(store, "t")["dense"])
+        best.append(search_results(store, "t")["dense"])
     assert [each.trials for each in best] == [1, 2]
     assert best[1].values[:1] == best[0].values
 
