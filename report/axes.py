@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from report.conditions import Entry
+from report.conditions import DENSE, Entry
 from report.study import StudyData
 from report.style import FAINT, PAPER
-from report.systems import DENSE
 from results.statistics.intervals import Interval
 
 LEAST = 5.0

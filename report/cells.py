@@ -7,13 +7,13 @@ from typing import Any
 import pandas as pd
 
 from report.conditions import Entry
-from report.parts import Absent
 from report.study import StudyData
 from report.table import (
     CONSTANT,
     MISSING,
     NOT_APPLICABLE,
     OUTSIDE,
+    Absent,
     Cell,
     Column,
     Row,
@@ -43,11 +43,16 @@ def metric_cell(study: StudyData, metric: str, entry: Entry, **where: Any) -> Ce
     """The mean of a metric over the seeds; `n/a` where its suite looked and there was none."""
     values = study.final(metric, entry, **where)
     if values.empty:
-        looked = study.was_looked_at(study.suite_of.get(metric), entry)
+        looked = study.was_measured(study.suite_of.get(metric), entry)
         return words(NOT_APPLICABLE if looked else MISSING)
     marks = [CONSTANT] if study.is_constant(metric, entry) else []
-    behind = study.behind(entry, values.index)
-    return summary(list(values), *marks, trials=behind, confidence=study.confidence)
+    return mean_cell(study, entry, values, *marks)
+
+
+def mean_cell(study: StudyData, entry: Entry, values: pd.Series, *marks: str) -> Cell:
+    """The mean of an entry's values by seed, with its interval and the trials behind it."""
+    trials = study.behind(entry, values.index)
+    return summary(list(values), *marks, trials=trials, confidence=study.confidence)
 
 
 def stands_under(study: StudyData) -> dict[Entry, tuple[Condition, ...]]:
@@ -59,15 +64,15 @@ def stands_under(study: StudyData) -> dict[Entry, tuple[Condition, ...]]:
     }
 
 
-def sentence_on_looks(study: StudyData) -> str:
+def sentence_on_analyses(study: StudyData) -> str:
     """What a stopping rule does to intervals and p-values; "" where the seeds were fixed."""
-    looks = study.planned_looks
-    if looks == 1:
+    analyses = study.planned_analyses
+    if analyses == 1:
         return ""
     return (
-        f"Seeds were added until the differences were resolved, with {looks} looks planned: "
-        f"p-values are times {looks} and intervals as wide as {100 * study.confidence:.4g} % ones, "
-        "so that the error rate and the 95 % hold whichever look was the last."
+        f"Seeds were added until the differences were resolved, with {analyses} looks planned: "
+        f"p-values are times {analyses} and intervals as wide as {100 * study.confidence:.4g} % "
+        "ones, so that the error rate and the 95 % hold whichever look was the last."
     )
 
 
@@ -134,15 +139,10 @@ def table(study: StudyData) -> Table | Absent:
         values = {
             column.key: _values(study, metric, entry, where) for metric, where, column in SHOWN
         }
-        n = max(len(found) for found in values.values())
+        n = max(map(len, values.values()))
         cells = lead(study, entry, n)
-        cells += [_of_seed(study, entry, found, chosen) for found in values.values()]
-        cells += [
-            summary(
-                list(found), trials=study.behind(entry, found.index), confidence=study.confidence
-            )
-            for found in values.values()
-        ]
+        cells += [_of_seed(study, entry, by_seed, chosen) for by_seed in values.values()]
+        cells += [mean_cell(study, entry, by_seed) for by_seed in values.values()]
         rows.append(Row(tuple(cells), n, entry))
     if all((row.n or 0) < 2 for row in rows):
         return Absent(NAME, TITLE, "one seed is its own best: ask for --seeds 2 or more")

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from report.conditions import Entry
+from report.conditions import Entry, router_of
 from report.study import StudyData
-from report.systems import router_of
 from results.conditions import Condition
 from results.statistics import ALPHA, Compared, PairedDifference, declared, family
 from results.statistics.declared import NULLS, is_decided
@@ -204,7 +203,7 @@ def _under(study: StudyData, condition: Condition) -> list[Comparison]:
             interest=study.smallest_of_interest,
         )
 
-    return list(map(told, family(by_seed, declared(routers, references), study.planned_looks)))
+    return list(map(told, family(by_seed, declared(routers, references), study.planned_analyses)))
 
 
 def _minus(value: float | None) -> float | None:

@@ -16,6 +16,7 @@ from report.study import StudyData
 from report.table import Cell, Column, Row, Table
 from report.topics.trials import in_words, text_of
 from results import Store, StoreError
+from results.conditions import router_label
 from results.errors import nearest
 from results.frames import trials_frame
 
@@ -155,7 +156,6 @@ def _row(table: str, asked: str, rows: Iterable[str]) -> str:
 
 
 COLUMNS = {
-    "router": "router",
     "condition": "condition",
     "seed": "seed",
     "machine": "machine_name",
@@ -222,6 +222,7 @@ def _sources(store: Store, study: StudyData, number: Number) -> Iterator[Source]
     for place, trial in enumerate(cell.trials):
         row = rows.get(trial)
         told = {name: text_of(getattr(row, column, None)) for name, column in COLUMNS.items()}
+        router = "" if row is None else router_label(row.router, row.aa_replicate)
         value = number.column.number(cell.values[place]) if known else ""
         status = GONE if row is None else in_words(str(row.status))
-        yield Source(trial, status=status, value=value, **told)
+        yield Source(trial, router, status=status, value=value, **told)

@@ -11,14 +11,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from report.parts import Absent, said_once
 from report.render import cell_parts
 from report.study import StudyData
 from report.style import COLUMN, FAINT, GRID, INK, PAPER, Drawing
 from report.summary import compared, findings, remarks
-from report.table import ARROWS, Cell, Column, Row, Table
+from report.table import ARROWS, Absent, Cell, Column, Row, Table, said_once
 from report.topics import FAILURES, SECTIONS, Section, generic, provenance
-from report.topics.trials import Logs, readable, undone
+from report.topics.trials import Logs, incomplete, readable
 
 LISTS = ("trial", "layer")
 """Columns that hold what a row is the trial or the layer of; its table has a row for each."""
@@ -102,7 +101,7 @@ def make_page(
             machines=provenance.machines(study),
             codes=provenance.codes(study),
             request=json.dumps(study.record.request, indent=2),
-            undone=undone(study),
+            incomplete=incomplete(study),
             logs=logs,
             links=Links(tables),
             made=datetime.now(UTC),

@@ -39,8 +39,8 @@ GREY = "#7f7f7f"
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a router is drawn. `dashes` is matplotlib's (offset, on-off points)."""
+class RouterStyle:
+    """The style that a router is drawn in. `dashes` is matplotlib's (offset, on-off points)."""
 
     colour: str
     marker: str
@@ -48,37 +48,37 @@ class Look:
     dashes: Dashes
 
 
-KNOWN: dict[str, Look] = {
-    "softmax_token_choice": Look(BLUE, "o", "", SOLID),
-    "sinkhorn_token_choice": Look(SKY, "s", "////", DASHED),
-    "softmax_expert_choice": Look(VERMILION, "^", "", SOLID),
-    "sinkhorn_expert_choice": Look(ORANGE, "v", "////", DASHED),
-    "sparsity_constrained_expert_choice": Look(PURPLE, "D", "||||", DASHDOT),
-    "soft_moe": Look(GREEN, "P", "", SOLID),
-    "dense": Look(GREY, "X", "", SOLID),
-    "dense_params": Look(GREY, "p", "////", DASHED),
-    "random": Look(GREY, "<", "\\\\\\\\", DOTTED),
-    "hash": Look(GREY, ">", "xxxx", DASHDOT),
-    "frozen": Look(GREY, "h", "----", (0.0, (6.0, 1.4, 1.0, 1.4, 1.0, 1.4))),
+KNOWN: dict[str, RouterStyle] = {
+    "softmax_token_choice": RouterStyle(BLUE, "o", "", SOLID),
+    "sinkhorn_token_choice": RouterStyle(SKY, "s", "////", DASHED),
+    "softmax_expert_choice": RouterStyle(VERMILION, "^", "", SOLID),
+    "sinkhorn_expert_choice": RouterStyle(ORANGE, "v", "////", DASHED),
+    "sparsity_constrained_expert_choice": RouterStyle(PURPLE, "D", "||||", DASHDOT),
+    "soft_moe": RouterStyle(GREEN, "P", "", SOLID),
+    "dense": RouterStyle(GREY, "X", "", SOLID),
+    "dense_params": RouterStyle(GREY, "p", "////", DASHED),
+    "random": RouterStyle(GREY, "<", "\\\\\\\\", DOTTED),
+    "hash": RouterStyle(GREY, ">", "xxxx", DASHDOT),
+    "frozen": RouterStyle(GREY, "h", "----", (0.0, (6.0, 1.4, 1.0, 1.4, 1.0, 1.4))),
 }
 
 _STROKES = [("d", "++", DOTTED), ("*", "xx", (0.0, (2.0, 1.0))), ("H", "---", (0.0, (8.0, 2.0)))]
 _SPARE = [
-    Look(colour, marker, hatch, dashes)
+    RouterStyle(colour, marker, hatch, dashes)
     for (marker, hatch, dashes), colour in product(
         _STROKES, [PURPLE, GREEN, BLUE, VERMILION, ORANGE, SKY]
     )
 ]
 
 
-def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each name; two unlisted names of one study never share one (up to 18 of them)."""
+def router_styles(names: Iterable[str]) -> dict[str, RouterStyle]:
+    """Choose a style for each name; two unlisted names never share one (up to 18 of them)."""
     chosen = {name: KNOWN[name] for name in names if name in KNOWN}
     unlisted = sorted(set(names) - set(chosen))
     for name in unlisted:
         start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
         turns = [_SPARE[(start + turn) % len(_SPARE)] for turn in range(len(_SPARE))]
-        free = [look for look in turns if look not in chosen.values()]
+        free = [style for style in turns if style not in chosen.values()]
         chosen[name] = (free or turns)[0]
     return chosen
 
@@ -192,18 +192,20 @@ def folded(name: str, width: int = 22) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def router_legend(figure: Figure, looks: dict[str, Look], columns: int, **line: Any) -> None:
+def router_legend(
+    figure: Figure, styles: dict[str, RouterStyle], columns: int, **line: Any
+) -> None:
     """One key for the entire figure, below it, with each router's line and marker."""
     handles = [
         Line2D(
             [],
             [],
-            color=look.colour,
-            marker=look.marker,
-            linestyle=line.get("linestyle", look.dashes),
+            color=style.colour,
+            marker=style.marker,
+            linestyle=line.get("linestyle", style.dashes),
             label=name,
         )
-        for name, look in looks.items()
+        for name, style in styles.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
 

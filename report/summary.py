@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from report.cells import mean_cell
 from report.comparisons import (
     METRIC,
     SUITE,
@@ -17,7 +18,7 @@ from report.comparisons import (
 )
 from report.conditions import Entry
 from report.study import StudyData
-from report.table import Cell, Column, summary
+from report.table import Cell, Column
 from report.topics import claims, control, cost
 from report.topics.differences import MANY, sentence_on_n
 from report.topics.provenance import older_sentence
@@ -57,7 +58,7 @@ def compared(study: StudyData) -> str:
     what = counted(len(routers), "router") + (beside if baselines else "")
     if trials.empty:
         return f"{what}, as bare layers: nothing was trained."
-    seeds = trials.groupby(["router", "condition"])["seed"].nunique()
+    seeds = trials.groupby("entry")["seed"].nunique()
     least, most = int(seeds.min()), int(seeds.max())
     told = counted(most, "seed") if least == most else f"{least} to {most} seeds"
     data = ", ".join(sorted(trials["data"].unique()))
@@ -132,9 +133,7 @@ def _fewer(study: StudyData, entry: Entry) -> str:
 
 def _cell(study: StudyData, entry: Entry) -> Cell:
     """The accuracy of an entry."""
-    values = study.final(METRIC, entry)
-    trials = study.behind(entry, values.index)
-    return summary(list(values), trials=trials, confidence=study.confidence)
+    return mean_cell(study, entry, study.final(METRIC, entry))
 
 
 def _lead(behind: list[Comparison]) -> str:
@@ -198,14 +197,14 @@ def _stopped(study: StudyData) -> list[str]:
     asked = study.record.request.get("sequential")
     if not asked:
         return []
-    looks = ", ".join(map(str, asked["seeds"]))
+    planned = ", ".join(map(str, asked["seeds"]))
     if not asked["taken"]:
-        return [f"Seeds are being added, with looks planned at {looks}; the first is not over."]
+        return [f"Seeds are being added, with looks planned at {planned}; the first is not over."]
     every = asked["decided"] == asked["compared"]
     number = "all" if every else f"{asked['decided']} of the"
     differences = counted(asked["compared"], "difference")
     return [
-        f"Seeds were added, the same to every router, with looks planned at {looks}: it stopped at "
-        f"{counted(asked['taken'], 'seed')} with {number} {differences} decided, that is "
+        f"Seeds were added, the same to every router, with looks planned at {planned}: it stopped "
+        f"at {counted(asked['taken'], 'seed')} with {number} {differences} decided, that is "
         f"resolved, or smaller than {counted(asked['resolve'], 'point')}."
     ]

@@ -1,7 +1,13 @@
-"""What a table is: rows of cells that know their interval and their number of seeds."""
+"""What a table is: rows of cells that know their interval and their number of seeds.
+
+And what stands in the place of a table or figure that a study has no data for.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, log10
@@ -31,6 +37,8 @@ NOTES = {
     MISSING: "{}: not measured.",
 }
 
+LONGEST = 100
+"""Letters of a condition in the name of a file."""
 _PREFIXES = ["", "k", "M", "G", "T", "P", "E", "Z"]
 
 
@@ -219,3 +227,45 @@ def _best(column: Column, cells: Mapping[int, Cell]) -> set[int]:
         return set()
     top = max(shown.values()) if column.better == "higher" else min(shown.values())
     return {number for number, value in shown.items() if value == top}
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A table or figure that the study has no data for. `fine`: there is nothing that it lacks."""
+
+    name: str
+    title: str
+    why: str
+    fine: bool = False
+
+
+def said_once(parts: Iterable[Absent]) -> list[Absent]:
+    """Join the parts that are missing for one reason to one, which names them all."""
+    by_reason: dict[tuple[str, bool], list[Absent]] = {}
+    for part in parts:
+        by_reason.setdefault((part.why, part.fine), []).append(part)
+    return [
+        replace(alike[0], title="; ".join(dict.fromkeys(part.title for part in alike)))
+        for alike in by_reason.values()
+    ]
+
+
+def file_name(name: str, condition: Condition | str) -> str:
+    """Name a part that is made once for each condition: letters, digits, `-`, `_`."""
+    label = str(condition)
+    ending = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
+    if len(ending) > LONGEST:  # a file system takes 255 bytes
+        ending = f"{ending[:LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    return f"{name}--{ending}" if ending else name
+
+
+def title(text: str, condition: Condition | str) -> str:
+    """Add the condition to a title, where there is one."""
+    return f"{text}, {condition}" if condition else text
+
+
+def number_of_runs(runs: Mapping[str, int]) -> str:
+    """Say how many runs each router has: `n = 3; soft_moe n = 2`."""
+    usual = Counter(runs.values()).most_common(1)[0][0]
+    unusual = [f"{name} n = {n}" for name, n in runs.items() if n != usual]
+    return "; ".join([f"n = {usual}", *unusual])

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from report.conditions import Entry, closest_layer
 from report.study import StudyData
-from report.systems import of_twin
-from results.conditions import is_twin
 from results.text import counted
 
 PASSES = {"forward": "forward", "train": "forward + backward"}
@@ -63,21 +61,23 @@ class Timing:
         return key.endswith(TIMES) and self.values.get(f"{of_pass}disturbed") == 1
 
 
-def timings(study: StudyData, twins: bool = False) -> list[Timing]:
+def timings(study: StudyData, aa_replicate: int = 0) -> list[Timing]:
     """Every timing of a study: by machine, then by setting, then in the order of its entries.
 
     Args:
-        twins: those of the routers' twins alone, under the routers' names; False leaves them out.
+        aa_replicate: 1 for those of second runs in the A/A control alone, under the entries that
+            they are the controls of; 0 leaves them out.
     """
-    rows = study.metrics[study.metrics["suite"] == "throughput"]
+    rows = study.metrics
+    rows = rows[(rows["suite"] == "throughput") & (rows["aa_replicate"] == aa_replicate)]
     found: dict[tuple[Setting, Entry], dict[str, float]] = defaultdict(dict)
     layers: dict[tuple[Setting, Entry], str] = {}
     names = machine_names(study)
     for row in rows.itertuples():
-        if not row.where.keys() >= set(SETTING) or is_twin(row.router) != twins:
+        if not row.where.keys() >= set(SETTING):
             continue  # a count of rows or the like was not timed
         setting = Setting(names[row.machine], *(row.where[key] for key in SETTING))
-        place = setting, Entry(of_twin(row.router), row.condition)
+        place = setting, replace(row.entry, aa_replicate=0)
         found[place][_name(row)], layers[place] = row.value, row.trial
     ordered = sorted(
         found,

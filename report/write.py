@@ -13,13 +13,12 @@ from report.load import load_study
 from report.numbers import FILE as NUMBERS
 from report.numbers import Printed, to_json
 from report.page import make_page
-from report.parts import Absent
 from report.render import texts, to_csv, to_latex, to_markdown
 from report.state import FILE as STATE
 from report.study import StudyData
 from report.style import Drawing
 from report.summary import compared, findings, remarks
-from report.table import Table
+from report.table import Absent, Table
 from report.topics import provenance
 from report.topics.provenance import aged_figure, aged_table
 from report.topics.trials import Logs

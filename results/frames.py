@@ -26,8 +26,8 @@ from results.store.store import Store
 from results.text import readable
 
 SUBJECT = [
-    *("router", "condition", "settings", "options", "experts", "num_experts", "model", "data"),
-    "seed",
+    *("router", "aa_replicate", "condition", "settings", "options", "experts", "num_experts"),
+    *("model", "data", "seed"),
 ]
 ENVIRONMENT = [
     *("machine", "machine_name", "processor", "gpu", "driver", "threads"),
@@ -55,6 +55,7 @@ COMPONENT_COLUMNS = [
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("num_experts", "seed", "layer", "step", "steps", "threads"), "Int64"),
     **dict.fromkeys(("attempt", "measurement"), "Int64"),
+    "aa_replicate": "int64",
     **dict.fromkeys(("value", "flops", "seconds"), "float64"),
     **dict.fromkeys(("at", "started_at", "finished_at", "first_seen"), "datetime64[us, UTC]"),
     **dict.fromkeys(("current", "older"), "bool"),
@@ -65,7 +66,8 @@ def trials_frame(store: Store, study: str | None = None, *, history: bool = Fals
     """One row a trial, with the attempt that stands for it; `waiting` where there is none.
 
     `parent` is the fingerprint of the trial that it is derived from; `settings` its condition as a
-    JSON mapping of paths to values, and `condition` the same for readers.
+    JSON mapping of paths to values, and `condition` the same for readers. `aa_replicate` is 1 of a
+    router's second run in the A/A control, and 0 of any other.
 
     Args:
         study: None for the trials of all studies, and of none.
@@ -217,6 +219,7 @@ def _array_record(row: ArrayRow, fields: dict[str, Any]) -> ArrayRecord:
         study=fields["study"],
         suite=fields["suite"],
         router=fields["router"],
+        aa_replicate=fields["aa_replicate"],
         condition=_readable(fields["condition"]),
         seed=fields["seed"],
         name=row.name,

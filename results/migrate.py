@@ -11,7 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, text
 
-from results.connect import connect, resolve, told_plainly
+from results.connect import connect, resolve, store_errors
 from results.errors import StoreError
 from results.models import MeasurementRow
 
@@ -47,7 +47,7 @@ def upgrade(target: str | Path) -> tuple[str | None, str]:
     url = resolve(target)
     engine = connect(url)
     try:
-        with told_plainly(url, "upgrade"):
+        with store_errors(url, "upgrade"):
             return _upgrade(engine)
     finally:
         engine.dispose()

@@ -140,6 +140,6 @@ def _first(error: ValidationError, given: Any) -> str:
     one = given[number]
     name = one.get("id", f"number {int(number) + 1}") if isinstance(one, dict) else repr(one)
     value = wrong["input"]
-    told = f" (given {json.dumps(value)})" if isinstance(value, str | int | float) else ""
+    given = f" (given {json.dumps(value)})" if isinstance(value, str | int | float) else ""
     field = f"{'.'.join(map(str, path))}: " if path else ""
-    return f"claim {name}: {field}{wrong['msg'].removeprefix('Value error, ')}{told}"
+    return f"claim {name}: {field}{wrong['msg'].removeprefix('Value error, ')}{given}"

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from report.claims.claims import Claim, Side
-from report.conditions import NUMBER, Entry
+from report.conditions import NUMBER, Entry, router_of
 from report.study import StudyData
-from report.systems import router_of
 from results.conditions import Condition
 from results.errors import nearest
 from results.settings import UNSET
@@ -56,16 +55,16 @@ def difference(study: StudyData, claim: Claim, left: Side, right: Side) -> Evide
         Unfit: no condition has both, or no seed.
     """
     paths = {*left.settings, *right.settings}
-    found: dict[tuple[Entry, ...], tuple[Condition, Sample]] = {}
+    samples: dict[tuple[Entry, ...], tuple[Condition, Sample]] = {}
     for block in _blocks(study, paths):
         one, other = (_side(study, claim, side, block) for side in (left, right))
         if one and other:
             entries = (*one.entries, *other.entries)
             # What lacks a swept setting stands beside several conditions, and counts once.
-            found.setdefault(entries, (block, Sample(one.values - other.values, entries)))
-    if not found:
+            samples.setdefault(entries, (block, Sample(one.values - other.values, entries)))
+    if not samples:
         raise Unfit(_missing(study, claim, (left, right)))
-    return _gathered(study, dict(found.values()))
+    return _gathered(study, dict(samples.values()))
 
 
 def slope(study: StudyData, claim: Claim, side: Side, over: str) -> Evidence:
@@ -83,12 +82,12 @@ def slope(study: StudyData, claim: Claim, side: Side, over: str) -> Evidence:
             lines[router_of(entry.router), left, _experts(study, entry)][place].append(
                 Sample(values, (entry,))
             )
-    found = {kind: _slope(points) for kind, points in lines.items() if len(points) > 1}
-    if not found:
+    slopes = {kind: _slope(points) for kind, points in lines.items() if len(points) > 1}
+    if not slopes:
         values = {place for points in lines.values() for place in points}
-        told = f"{over} has the one value {values.pop():g} above 0" if len(values) == 1 else ""
-        raise Unfit(told or _missing(study, claim, (side,)))
-    return _gathered(study, found)
+        why = f"{over} has the one value {values.pop():g} above 0" if len(values) == 1 else ""
+        raise Unfit(why or _missing(study, claim, (side,)))
+    return _gathered(study, slopes)
 
 
 def _slope(points: Mapping[float, list[Sample]]) -> Sample:
@@ -101,16 +100,16 @@ def _slope(points: Mapping[float, list[Sample]]) -> Sample:
     return Sample(pd.Series(slopes, table.index), entries)
 
 
-def _gathered(study: StudyData, found: Mapping[Hashable, Sample]) -> Evidence:
+def _gathered(study: StudyData, samples: Mapping[Hashable, Sample]) -> Evidence:
     """The mean over the conditions, of the seeds that all of them have."""
-    table = pd.concat([sample.values for sample in found.values()], axis=1, join="inner").dropna()
+    table = pd.concat([sample.values for sample in samples.values()], axis=1, join="inner").dropna()
     if table.empty:
         raise Unfit("the runs that it needs have no seed in common")
-    entries = dict.fromkeys(entry for sample in found.values() for entry in sample.entries)
+    entries = dict.fromkeys(entry for sample in samples.values() for entry in sample.entries)
     means = table.mean(axis=0).tolist()
     return Evidence(
         by_seed=table.mean(axis=1),
-        by_condition=dict(zip(found, means, strict=True)),
+        by_condition=dict(zip(samples, means, strict=True)),
         systems=tuple(dict.fromkeys(entry.router for entry in entries)),
         trials=tuple(t for entry in entries for t in study.behind(entry, table.index)),
     )
@@ -118,14 +117,14 @@ def _gathered(study: StudyData, found: Mapping[Hashable, Sample]) -> Evidence:
 
 def _side(study: StudyData, claim: Claim, side: Side, block: Condition) -> Sample | None:
     """The mean of a side under a condition; None where no run of it belongs there."""
-    found = []
+    samples = []
     for system in dict.fromkeys(entry.router for entry in _entries(study, side)):
         entry = _entry(study, system, side, block)
         if entry is not None:
             values = _values(study, claim, side, entry)
             if not values.empty:
-                found.append(Sample(values, (entry,)))
-    return _mean(found) if found else None
+                samples.append(Sample(values, (entry,)))
+    return _mean(samples) if samples else None
 
 
 def _mean(samples: list[Sample]) -> Sample:
@@ -192,8 +191,8 @@ def _missing(study: StudyData, claim: Claim, sides: Iterable[Side]) -> str:
 
 def _hint(study: StudyData, claim: Claim, name: str, known: Iterable[str]) -> str:
     """The nearest of what there is, where a user may have meant it."""
-    told = nearest(name, known) if claim in study.claims else ""
-    return told if "did you mean" in told else ""
+    hint = nearest(name, known) if claim in study.claims else ""
+    return hint if "did you mean" in hint else ""
 
 
 def _text(value: Any) -> str:

@@ -8,7 +8,6 @@ from textwrap import fill
 
 from matplotlib.axes import Axes
 
-from report import null_columns
 from report.axes import CUT, far_nulls, halves, is_cut, limits, mark_cut
 from report.cells import (
     BEST,
@@ -16,21 +15,20 @@ from report.cells import (
     LEAD,
     lead,
     metric_cell,
-    sentence_on_looks,
+    sentence_on_analyses,
     stands_under,
     why_without,
 )
 from report.comparisons import against_nulls
-from report.conditions import Entry
-from report.parts import Absent
+from report.conditions import DENSE, Entry
 from report.study import StudyData
 from report.style import COLUMN, FAINT, PAGE, PAPER, Drawing, label_routers, panels, style
-from report.systems import DENSE
-from report.table import Column, Row, Table, assemble
+from report.table import Absent, Column, Row, Table, assemble
 from report.timings import of_entry, representative, timings
 from report.topics import generic, tuning
 from report.topics.compute import what_is_matched
 from report.topics.cost import number
+from report.topics.differences import null_caption, null_cells, null_columns
 from results.conditions import Condition
 from results.statistics import mean_interval
 from results.statistics.intervals import Interval
@@ -73,7 +71,7 @@ def table(study: StudyData) -> Table | Absent:
         n = study.finished(entry)
         cells = lead(study, entry, n)
         cells += [metric_cell(study, metric, entry) for metric in ACCURACY]
-        cells += null_columns.cells(study, compared, entry)
+        cells += null_cells(study, compared, entry)
         cells += [metric_cell(study, metric, entry) for metric in COST]
         timing = of_entry(found, setting, entry)
         cells.append(replace(number(timing, "forward_overhead"), low=None, high=None))
@@ -81,7 +79,7 @@ def table(study: StudyData) -> Table | Absent:
         cells += [metric_cell(study, metric, entry, **where) for metric, where, _ in ENTROPY]
         cells += [other.cell(entry) for other in others]
         rows.append(Row(tuple(cells), n, entry, under[entry]))
-    columns = [*LEAD, *ACCURACY.values(), *null_columns.columns(study), *COST.values()]
+    columns = [*LEAD, *ACCURACY.values(), *null_columns(study), *COST.values()]
     columns += [Column("forward_overhead", "overhead", "×", "lower", n=1)]
     columns += [*BALANCE.values(), *(column for _, _, column in ENTROPY)]
     columns += [other.column for other in others]
@@ -96,9 +94,9 @@ def caption(study: StudyData, timed: str) -> str:
         what_is_matched(study),
         "Accuracy on the test split.",
         INTERVALS,
-        sentence_on_looks(study),
+        sentence_on_analyses(study),
         BEST,
-        null_columns.caption(study),
+        null_caption(study),
         tuning.sentence(study),
         "Training: FLOPs spent. Load CV, dropped, uncovered, H_s and H_u (of the gates), I(E;Y) "
         "(of the combine weights and the class, bias-corrected): means over the MoE layers. "
@@ -149,7 +147,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             lowest.set_xlabel("top-1 accuracy (%)")
         axes[0].set_xlim(*ends)
     cut = CUT if any(is_cut(interval, ends) for interval in intervals) else ""
-    told = (FIGURE_CAPTION, cut, ARROW if far else "", sentence_on_looks(study))
+    told = (FIGURE_CAPTION, cut, ARROW if far else "", sentence_on_analyses(study))
     caption = " ".join(filter(None, told))
     yield Drawing(FIGURE, FIGURE_TITLE, caption, figure, tuple(study.entries))
 
@@ -178,7 +176,7 @@ def _panel(
                 fontsize=7,
             )
             continue
-        look, interval = study.looks[router], mean_interval(list(values), study.confidence)
+        style, interval = study.styles[router], mean_interval(list(values), study.confidence)
         axes.annotate(
             f"n={interval.n}", (1.02, place), xycoords=beside, va="center", fontsize=7, color=FAINT
         )
@@ -189,20 +187,20 @@ def _panel(
             axes.axvline(interval.mean, color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
         if interval.n > 1:
             level = [place + 0.27] * len(values)
-            axes.scatter(values, level, s=5, color=look.colour, lw=0, clip_on=False)
+            axes.scatter(values, level, s=5, color=style.colour, lw=0, clip_on=False)
         axes.errorbar(
             [interval.mean],
             [place],
             xerr=halves(interval, ends),
-            color=look.colour,
-            marker=look.marker,
+            color=style.colour,
+            marker=style.marker,
             markersize=5.5,
             mec=PAPER,
             mew=0.5,
             elinewidth=1.3,
             clip_on=False,
         )
-        mark_cut(axes, interval, ends, place, look.colour)
+        mark_cut(axes, interval, ends, place, style.colour)
     label_routers(axes, routers)
 
 

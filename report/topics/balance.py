@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from report.cells import INTERVALS, LEAD, lead, measured, metric_cell, why_unmeasured, why_without
-from report.conditions import ANY, Entry
-from report.parts import Absent, file_name, title
+from report.conditions import Entry
 from report.study import StudyData
 from report.style import PAGE, Drawing, colour_bar, folded, panels, style
-from report.table import CONSTANT, Column, Row, Table, assemble, words
+from report.table import CONSTANT, Absent, Column, Row, Table, assemble, words
 
 BALANCE = (
     Column("demand_cv", "demand CV", "", "lower"),
@@ -124,10 +123,9 @@ MAP = "PuOr_r"
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     """One figure for each condition, a panel for each router."""
-    for condition in study.conditions or [ANY]:
+    for name, heading, condition in study.by_condition(FIGURE, FIGURE_TITLE):
         found = {entry: ranked_loads(study, entry) for entry in study.under(condition)}
         loads = {entry: ranked for entry, ranked in found.items() if ranked is not None}
-        name, heading = file_name(FIGURE, condition), title(FIGURE_TITLE, condition)
         if not loads:
             yield Absent(name, heading, why_without(study, "balance", "loads"))
             continue

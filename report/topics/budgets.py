@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from report.axes import far_nulls, name_far
-from report.conditions import ANY, Entry
-from report.parts import Absent, file_name, title, told_runs
+from report.conditions import Entry
 from report.study import StudyData
 from report.style import FAINT, PAGE, PAPER, Drawing, panels, router_legend, style
+from report.table import Absent, number_of_runs
 from results.conditions import Condition
 from results.statistics.fronts import fronts
 
@@ -164,8 +164,7 @@ POINTS = 100
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
     """One figure for each condition."""
-    for condition in study.conditions or [ANY]:
-        name, heading = file_name(FIGURE, condition), title(FIGURE_TITLE, condition)
+    for name, heading, condition in study.by_condition(FIGURE, FIGURE_TITLE):
         _, by_seconds, by_parameters = standings(study, condition)
         if why := why_not([by_seconds, by_parameters]):
             yield Absent(name, heading, *why)
@@ -182,8 +181,8 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             _draw_parameters(right, study, by_parameters, near)
             name_far(left, far, ends)
             left.set_ylabel("validation top-1 (%)")
-            router_legend(figure, {e.router: study.looks[e.router] for e in near}, 3)
-        counts = told_runs({e.router: len(v) for e, v in by_seconds.accuracy.items()})
+            router_legend(figure, {e.router: study.styles[e.router] for e in near}, 3)
+        counts = number_of_runs({e.router: len(v) for e, v in by_seconds.accuracy.items()})
         yield Drawing(name, heading, FIGURE_CAPTION.format(counts=counts), figure, entries)
 
 
@@ -208,13 +207,13 @@ def _draw_seconds(
     axes: Axes, study: StudyData, cut: float | None, lines: Mapping[Entry, pd.Series]
 ) -> None:
     for entry, curve in lines.items():
-        look = study.looks[entry.router]
+        style = study.styles[entry.router]
         axes.plot(
             curve.index,
             curve.to_numpy(),
-            color=look.colour,
-            linestyle=look.dashes,
-            marker=look.marker,
+            color=style.colour,
+            linestyle=style.dashes,
+            marker=style.marker,
             markersize=3,
             markevery=POINTS // 6,
         )
@@ -235,8 +234,8 @@ def _draw_parameters(
     front = sorted(place for entry, place in places.items() if standing.ranks[entry] == 1)
     axes.plot(*zip(*front, strict=True), color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
     for entry, place in places.items():
-        look = study.looks[entry.router]
-        axes.plot(*place, color=look.colour, marker=look.marker, ls="", mec=PAPER, mew=0.5)
+        style = study.styles[entry.router]
+        axes.plot(*place, color=style.colour, marker=style.marker, ls="", mec=PAPER, mew=0.5)
     axes.set_xlabel("parameters")
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.grid()

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from report.cells import sentence_on_looks
+from report.cells import sentence_on_analyses
 from report.claims.claims import Claim, Side
 from report.claims.verdicts import Judged, Untested, judged
-from report.parts import Absent
 from report.study import StudyData
-from report.table import MISSING, OLDER, Cell, Column, Row, Table, assemble, words
+from report.table import MISSING, OLDER, Absent, Cell, Column, Row, Table, assemble, words
 from results.text import counted
 from results.versions import older_sentence
 
@@ -167,7 +166,7 @@ def _caption(study: StudyData, tested: int, claims: int, older: str) -> str:
         "Supported or contradicted: adjusted p < 0.05, by where the difference lies; undecided "
         "otherwise, whatever was expected. It holds at the scale of these runs, which is not that "
         "of the papers.",
-        sentence_on_looks(study),
+        sentence_on_analyses(study),
         f"{OLDER} {older}" if older else "",
     )
     return " ".join(filter(None, parts))

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from statistics import fmean
 
-from report.cells import BEST, INTERVALS, LEAD, lead, metric_cell
+from report.cells import BEST, INTERVALS, LEAD, lead, mean_cell, metric_cell
 from report.conditions import Entry
-from report.parts import Absent
 from report.study import StudyData
-from report.table import MISSING, Cell, Column, Row, Table, assemble, summary, words
+from report.table import MISSING, Absent, Cell, Column, Row, Table, assemble, words
 from report.timings import machine_names
 from report.topics.budgets import Standing, flips, standings, why_not
 from results.conditions import Condition
@@ -127,10 +126,8 @@ def _cells(study: StudyData, standing: Standing, entry: Entry) -> tuple[Cell, Ce
     """The rank and the accuracy that it is by."""
     if entry not in standing.ranks:
         return words(MISSING), words(MISSING)
-    values = standing.accuracy[entry].dropna()
-    trials = study.behind(entry, values.index)
-    accuracy = summary(list(values), trials=trials, confidence=study.confidence)
-    return Cell(standing.ranks[entry], n=accuracy.n, trials=trials), accuracy
+    accuracy = mean_cell(study, entry, standing.accuracy[entry].dropna())
+    return Cell(standing.ranks[entry], n=accuracy.n, trials=accuracy.trials), accuracy
 
 
 def _rankings_caption(study: StudyData, found: dict[Condition, list[Standing]]) -> str:

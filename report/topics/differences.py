@@ -1,19 +1,27 @@
-"""Paired differences in test accuracy: to each null, and to the best router."""
+"""Paired differences in test accuracy: to each null, to the best router, to the next below."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
 import numpy as np
 
-from report.cells import sentence_on_looks
-from report.comparisons import METRIC, Comparison, against_best, against_nulls, comparisons
-from report.null_columns import missing
-from report.parts import Absent
+from report.cells import sentence_on_analyses
+from report.comparisons import (
+    METRIC,
+    Comparison,
+    against_best,
+    against_nulls,
+    comparisons,
+    missing_nulls,
+    nulls,
+)
+from report.conditions import Entry
 from report.study import StudyData
-from report.table import MISSING, Cell, Column, Row, Table, assemble, words
+from report.table import MISSING, SEVERAL, Absent, Cell, Column, Row, Table, assemble, words
 from results.conditions import Condition
 from results.statistics import ALPHA, seeds_needed
 from results.text import counted
@@ -39,7 +47,7 @@ def to_nulls(study: StudyData) -> Table | Absent:
     found = against_nulls(study)
     if not found:
         return Absent(name, title, "the study has no router and null to compare")
-    return _table(name, title, study, found, missing(study))
+    return _table(name, title, study, found, _sentence_on_missing(study))
 
 
 def to_best(study: StudyData) -> Table | Absent:
@@ -71,7 +79,7 @@ def sentence_on_n(found: Sequence[Comparison]) -> str:
 def _table(
     name: str, title: str, study: StudyData, found: Sequence[Comparison], note: str
 ) -> Table:
-    said = (_caption(study, found), sentence_on_looks(study), note, sentence_on_n(found))
+    said = (_caption(study, found), sentence_on_analyses(study), note, sentence_on_n(found))
     caption = " ".join(filter(None, said))
     return assemble(name, title, caption, COLUMNS, [_row(study, c) for c in found])
 
@@ -122,6 +130,49 @@ def _caption(study: StudyData, found: Sequence[Comparison]) -> str:
     )
 
 
+def null_columns(study: StudyData) -> list[Column]:
+    """Make a column of the main table for each null of the study."""
+    return [Column(f"over_{name}", f"over {name}", "points", scale=100) for name in nulls(study)]
+
+
+def null_cells(study: StudyData, compared: Sequence[Comparison], entry: Entry) -> list[Cell]:
+    """Show the paired difference of a router to each null; nothing for a null itself."""
+    by_null: dict[str, dict[Entry, Comparison]] = defaultdict(dict)
+    for comparison in compared:
+        if comparison.entry == entry:
+            by_null[comparison.reference.router][comparison.reference] = comparison
+    return [_null_cell(study, list(by_null[name].values()), entry) for name in nulls(study)]
+
+
+def null_caption(study: StudyData) -> str:
+    """Say what the columns are, and which nulls are missing."""
+    names = nulls(study)
+    what = (
+        f"Over {', '.join(names)}: mean paired difference in top-1 over the seeds that both have, "
+        "± half of its 95 % interval (tests: paired differences to the nulls)."
+    )
+    return " ".join(filter(None, (what if names else "", _sentence_on_missing(study))))
+
+
+def _sentence_on_missing(study: StudyData) -> str:
+    """Say which of the usual nulls a study lacks, and how to add them; "" where it has all."""
+    lacking = missing_nulls(study)
+    if not lacking:
+        return ""
+    return f"Without {', '.join(lacking)}: add them to the preset or in --routers."
+
+
+def _null_cell(study: StudyData, compared: Sequence[Comparison], entry: Entry) -> Cell:
+    """Show the difference; none where a router without a swept setting has several of a null."""
+    if len(compared) > 1:
+        return words(SEVERAL)
+    if not compared or compared[0].difference is None:
+        return words("" if study.is_baseline(entry.router) else MISSING)
+    (comparison,), difference = compared, compared[0].difference
+    ends = difference.low, difference.high
+    return Cell(difference.mean, *ends, difference.n, trials=comparison.trials(study))
+
+
 SEEDS, SEEDS_TITLE = "seeds", "Seeds that would resolve a gap"
 MANY = 1000
 """More seeds than anybody trains are not counted out."""
@@ -141,7 +192,7 @@ SEEDS_CAPTION = (
     "Routers by mean top-1, each with the next below it. The number of seeds at which a two-sided "
     "paired t test finds a gap of this size with a probability of 80 %, were the observed mean and "
     f"standard deviation of the paired differences the true ones: of one test at {ALPHA}, and at "
-    f"{ALPHA} over the number of tests of the family{{looks}}, with which Holm's correction "
+    f"{ALPHA} over the number of tests of the family{{analyses}}, with which Holm's correction "
     "begins. Of few pairs the deviation is itself uncertain, and so is the number."
 )
 
@@ -151,11 +202,11 @@ def seeds_table(study: StudyData) -> Table | Absent:
     found = [c for condition in study.conditions for c in neighbours(study, condition)]
     if not any(len(c.seeds) > 1 for c in found):
         return Absent(SEEDS, SEEDS_TITLE, "no two routers have two seeds in common")
-    looks = "" if study.planned_looks == 1 else f" and {study.planned_looks} looks"
+    analyses = "" if study.planned_analyses == 1 else f" and {study.planned_analyses} looks"
     return assemble(
         SEEDS,
         SEEDS_TITLE,
-        SEEDS_CAPTION.format(looks=looks),
+        SEEDS_CAPTION.format(analyses=analyses),
         SEED_COLUMNS,
         [_seed_row(study, c) for c in found],
     )
@@ -181,7 +232,7 @@ def _seed_row(study: StudyData, comparison: Comparison) -> Row:
         words(MISSING) if value is None else Cell(value, n=n, trials=trials)
         for value in (difference.mean if difference else None, deviation)
     ]
-    corrected = max(comparison.family, 1) * study.planned_looks
+    corrected = max(comparison.family, 1) * study.planned_analyses
     counts = [words(_told(comparison, ALPHA / tests), trials=trials) for tests in (1, corrected)]
     told = (*map(words, names), *numbers, *counts, words(comparison.verdict))
     return Row(told, n, comparison.entry, (comparison.condition,))

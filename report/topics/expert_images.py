@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 
 from report.cells import why_without
 from report.conditions import ANY, Entry
-from report.parts import Absent, file_name, title
 from report.study import StudyData
 from report.style import PAGE, Drawing, folded, panels, style
+from report.table import Absent, file_name, title
 from report.topics.specialization import last_layer, seeds_of
 from results import ArrayRecord
 

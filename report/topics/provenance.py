@@ -11,12 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from report.conditions import Entry, closest_layer
-from report.parts import Absent
+from report.conditions import Entry, closest_layer, router_of
 from report.study import StudyData
 from report.style import Drawing
-from report.systems import router_of
-from report.table import OLDER, Cell, Column, Row, Table
+from report.table import OLDER, Absent, Cell, Column, Row, Table
 from report.timings import machine_names
 from report.topics import generic
 from results.versions import sentence
@@ -209,7 +207,7 @@ def _entry(study: StudyData, column: Column, cell: Cell, row: Row) -> Entry:
     """The entry that a cell names: a reference may lack settings of the row's condition."""
     assert row.entry is not None
     if column.key != "reference":
-        return Entry(cell.words, row.entry.condition)
+        return row.entry
     (condition,) = row.under
     return study.entry(cell.words, condition) or Entry(cell.words, condition)
 

@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from report.conditions import without_number
-from report.parts import Absent, file_name, title
 from report.study import StudyData
-from report.style import PAGE, Drawing, Look, looks, panels, router_legend, style
-from report.table import DISTURBED, NOTES
+from report.style import PAGE, Drawing, RouterStyle, panels, router_legend, router_styles, style
+from report.table import DISTURBED, NOTES, Absent, file_name, title
 from report.timings import Setting, Timing, timings
 
 FIGURE, FIGURE_TITLE = "scaling_experts", "Cost by number of experts"
@@ -74,7 +73,7 @@ def _caption(setting: Setting, sizes: str, lines: dict[str, Points]) -> str:
 
 
 def _figure(lines: dict[str, Points]) -> Figure:
-    drawn = looks(lines)
+    drawn = router_styles(lines)
     with style():
         figure, axes = panels(3, 3, PAGE, 2.2 + 0.15 * len(lines))
         for place, (heading, names, unit) in zip(axes, PANELS, strict=True):
@@ -86,7 +85,9 @@ def _figure(lines: dict[str, Points]) -> Figure:
     return figure
 
 
-def _line(axes: Axes, points: Points, names: tuple[str, ...], look: Look, scale: float) -> None:
+def _line(
+    axes: Axes, points: Points, names: tuple[str, ...], style: RouterStyle, scale: float
+) -> None:
     known = {
         number: scale * sum(timing.values[name] for name in names)
         for number, timing in sorted(points.items())
@@ -95,9 +96,9 @@ def _line(axes: Axes, points: Points, names: tuple[str, ...], look: Look, scale:
     axes.plot(
         list(known),
         list(known.values()),
-        color=look.colour,
-        marker=look.marker,
-        linestyle=look.dashes,
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.dashes,
     )
     for number, value in known.items():
         if _is_disturbed(points[number], names):

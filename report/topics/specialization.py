@@ -22,12 +22,11 @@ from report.cells import (
     why_unmeasured,
     why_without,
 )
-from report.conditions import ANY, Entry
+from report.conditions import Entry
 from report.glyphs import lacking
-from report.parts import Absent, file_name, title
 from report.study import StudyData
 from report.style import PAGE, Drawing, colour_bar, folded, panels, style
-from report.table import Column, Row, Table, assemble
+from report.table import Absent, Column, Row, Table, assemble
 from results import ArrayRecord
 
 NAME, TITLE = "specialization", "What classes lose without an expert"
@@ -71,7 +70,7 @@ NAMED, LONGEST = 20, 12
 def last_layer(study: StudyData, name: str, entry: Entry, **where: Any) -> ArrayRecord | None:
     """The array of that name of the last MoE layer and the first seed; None where that has none."""
     records = study.array(name, entry, **where)
-    own = [r for r in study.arrays if (r.router, r.condition) == (entry.router, entry.condition)]
+    own = study.arrays.get(entry, [])
     last = max((record.layer or 0 for record in own), default=0)
     return next((record for record in records if (record.layer or 0) == last), None)
 
@@ -162,10 +161,9 @@ CHANGE_MAP = "PuOr"
 
 def draw_change(study: StudyData) -> Iterator[Drawing | Absent]:
     """One figure for each condition, a panel for each router."""
-    for condition in study.conditions or [ANY]:
+    for name, heading, condition in study.by_condition(CHANGE, CHANGE_TITLE):
         found = {e: last_layer(study, "accuracy_change", e) for e in study.under(condition)}
         records = {entry: record for entry, record in found.items() if record is not None}
-        name, heading = file_name(CHANGE, condition), title(CHANGE_TITLE, condition)
         if not records:
             yield Absent(name, heading, why_without(study, "specialization", "changes of accuracy"))
             continue
@@ -195,13 +193,12 @@ SERVED_MAP = "YlGnBu"
 
 def draw_served(study: StudyData) -> Iterator[Drawing | Absent]:
     """One figure for each condition, a panel for each router."""
-    for condition in study.conditions or [ANY]:
+    for name, heading, condition in study.by_condition(SERVED, SERVED_TITLE):
         found = {
             entry: last_layer(study, "class_expert", entry, of="combine", kind="soft")
             for entry in study.under(condition)
         }
         records = {entry: record for entry, record in found.items() if record is not None}
-        name, heading = file_name(SERVED, condition), title(SERVED_TITLE, condition)
         if not records:
             yield Absent(
                 name, heading, why_without(study, "entropy", "tables of classes and experts")

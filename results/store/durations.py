@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from results.connect import Database
 from results.models import (
     AttemptRow,
     LayerRow,
@@ -19,7 +20,6 @@ from results.models import (
     StudyTrialRow,
     TrialRow,
 )
-from results.store.database import Database
 from results.store.records import Machine
 
 HARDWARE = ("name", "processor", "cores", "threads", "gpu", "gpu_count")

@@ -8,8 +8,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from results.canonical import to_json
-from results.conditions import router_of
 from results.models import AttemptRow, CodeVersionRow, LayerRow, MachineRow, TrialRow
+from results.settings import REPLICATE
 
 Fields = dict[str, Any]
 
@@ -18,7 +18,8 @@ def of_subject(row: TrialRow | LayerRow) -> Fields:
     """What its description says."""
     told = row.description
     return {
-        "router": router_of(told),
+        "router": told["router"]["name"],
+        "aa_replicate": told.get(REPLICATE, 0),
         "options": to_json(told["router"]["options"]),
         "experts": told["experts"]["name"],
         "num_experts": told["experts"]["num_experts"],

@@ -15,10 +15,10 @@ import psutil
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from results.conditions import router_of
+from results.conditions import label_of
+from results.connect import Database
 from results.errors import StoreError
 from results.models import ClaimRow, LayerRow, RunRow, StudyRow, TrialRow
-from results.store.database import Database
 from results.store.outcomes import add, now
 from results.store.records import ClaimRecord, Run, RunRecord
 
@@ -174,7 +174,7 @@ def _claim_record(row: ClaimRow) -> ClaimRecord:
     return ClaimRecord(
         id=row.id,
         fingerprint=subject.fingerprint,
-        router=router_of(subject.description),
+        router=label_of(subject.description),
         seed=subject.description.get("seed"),
         trial=row.trial is not None,
         run=run_record(row.run),

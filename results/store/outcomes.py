@@ -11,9 +11,9 @@ from sqlalchemy import Select, insert, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from results.columns import Row
+from results.connect import Database
 from results.errors import StoreError, nearest
 from results.models import ArrayRow, AttemptRow, MeasurementRow, MetricRow
-from results.store.database import Database
 from results.store.records import Array, AttemptStatus, MeasurementStatus, Metric
 
 CHUNK = 1000

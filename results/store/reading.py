@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Text, cast, func, or_, select
 
+from results.connect import Database
 from results.errors import StoreError, nearest
 from results.models import (
     AttemptRow,
@@ -19,7 +20,6 @@ from results.models import (
     StudyTrialRow,
     TrialRow,
 )
-from results.store.database import Database
 from results.store.outcomes import among
 from results.store.records import AttemptRecord, AttemptStatus, Made, MeasurementStatus, StudyRecord
 

@@ -16,6 +16,7 @@ from sqlalchemy import Select, Table, delete, insert, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from results.canonical import content_hash
+from results.connect import Database
 from results.errors import StoreError, nearest
 from results.models import (
     CodeVersionRow,
@@ -29,7 +30,6 @@ from results.models import (
     layer_components,
     trial_components,
 )
-from results.store.database import Database
 from results.store.outcomes import add, among, chunks, now
 from results.store.records import CodeVersion, Component, Machine, Subject
 

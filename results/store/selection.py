@@ -59,10 +59,10 @@ def trials(session: Session, study: str | None) -> Iterator[Fields]:
         attempts = tried[trial.id]
         for attempt in attempts:
             counts = fields["current"] and attempt is attempts[-1]
-            told = of_attempt(attempt) | environments.of(attempt.machine_id, attempt.code_id)
+            own = of_attempt(attempt) | environments.of(attempt.machine_id, attempt.code_id)
             if attempt.status == AttemptStatus.RUNNING and trial.id not in working:
-                told["status"] = AttemptStatus.INTERRUPTED.value
-            yield fields | told | {"current": counts}
+                own["status"] = AttemptStatus.INTERRUPTED.value
+            yield fields | own | {"current": counts}
         if not attempts:
             yield fields | {"status": "waiting"}
 
@@ -72,15 +72,15 @@ def measurements(session: Session, study: str | None) -> Iterator[Fields]:
     tried, made = _attempts(session, study), _measurements(session, study)
     by_study: dict[str | None, list[Fields]] = defaultdict(list)
     for row, fields in _subjects(session, study):
-        told = by_study[fields["study"]]
+        made_here = by_study[fields["study"]]
         if isinstance(row, LayerRow):
-            told += _measured(made["layer", row.id], fields)
+            made_here += _measured(made["layer", row.id], fields)
             continue
         for attempt in tried[row.id]:
             stands = fields["current"] and attempt is tried[row.id][-1]
-            told += _measured(made["attempt", attempt.id], fields | {"current": stands})
-    for name, told in by_study.items():
-        yield from told if name is None else _with_older_suites(told)
+            made_here += _measured(made["attempt", attempt.id], fields | {"current": stands})
+    for name, made_here in by_study.items():
+        yield from made_here if name is None else _with_older_suites(made_here)
 
 
 def in_study(study: str | None) -> Select[Any]:
@@ -123,9 +123,9 @@ def _subjects(session: Session, study: str | None) -> Iterator[tuple[TrialRow | 
             rows = [row for _, row in asked]
             described = [to_json(comparable(row.description)) for row in rows]
             last = dict(zip(described, rows, strict=True))
-            told = conditions([row.description for row in rows], baselines, trained)
+            made = conditions([row.description for row in rows], baselines, trained)
             trained = [row.description for row in rows]
-            for row, description, condition in zip(rows, described, told, strict=True):
+            for row, description, condition in zip(rows, described, made, strict=True):
                 current = last[description] is row
                 fields = {"study": name, "condition": condition, "current": current}
                 since = changed.get(row)
@@ -143,8 +143,8 @@ def _changed(asked: Sequence[Any], parts: Parts) -> dict[TrialRow | LayerRow, st
         return {**(versions(parent) if parent else {}), **parts.versions(row)}
 
     changed = replaced([versions(row) for row in rows])
-    told = [", ".join(f"{kind} {name!r}" for kind, name, _ in parts) or None for parts in changed]
-    return dict(zip(rows, told, strict=True))
+    since = [", ".join(f"{kind} {name!r}" for kind, name, _ in parts) or None for parts in changed]
+    return dict(zip(rows, since, strict=True))
 
 
 def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
@@ -212,8 +212,9 @@ def _measurements(session: Session, study: str | None) -> dict[tuple[str, int], 
     query = select(*others, *columns.values()).where(MeasurementRow.id.in_(in_study(study)))
     environments, options_of = Environments(session), cache(json.loads)
     by_subject: dict[tuple[str, int], list[Fields]] = defaultdict(list)
-    for layer_id, machine_id, code_id, *told in session.execute(query.order_by(MeasurementRow.id)):
-        fields = dict(zip(columns, told, strict=True)) | environments.of(machine_id, code_id)
+    made = session.execute(query.order_by(MeasurementRow.id))
+    for layer_id, machine_id, code_id, *values in made:
+        fields = dict(zip(columns, values, strict=True)) | environments.of(machine_id, code_id)
         fields["options_given"] = options_of(fields["suite_options"])
         subject = ("attempt", fields["attempt"]) if layer_id is None else ("layer", layer_id)
         by_subject[subject].append(fields)

@@ -17,7 +17,7 @@ from report.study import StudyData
 from report.table import CONSTANT, MISSING, NOT_APPLICABLE, Cell, Column, summary, words
 from report.timings import machine_names
 from report.topics.generic.cards import Card, Place, place_of
-from results.conditions import Condition, is_twin
+from results.conditions import Condition
 
 NO_PLACE = ("constant", "flops", "seconds")
 """Keys of `where` that tell how a number came to be, and set it apart from no other."""
@@ -65,16 +65,12 @@ class Numbers:
 
     @classmethod
     def of(cls, study: StudyData, card: Card) -> Numbers:
-        """Read a suite's numbers from the frames of a study; those of twins compete with nobody."""
+        """Read a suite's numbers from the frames of a study; not of second runs of A/A."""
         rows = study.metrics
         rows = rows[(rows["suite"] == card.name) & rows["value"].notna()]
-        rows = rows[~rows["router"].map(is_twin).astype(bool)]
-        entries = [Entry(*pair) for pair in zip(rows["router"], rows["condition"], strict=True)]
+        rows = rows[rows["aa_replicate"] == 0]
         places = [_place(row) for row in rows.itertuples()]
-        rows = rows.assign(
-            entry=pd.Series(entries, rows.index, object),
-            place=pd.Series(places, rows.index, object),
-        )
+        rows = rows.assign(place=pd.Series(places, rows.index, object))
         machines = machine_names(study)
         final: dict[Spot, list[tuple[str, float]]] = defaultdict(list)
         constant = set()
@@ -122,7 +118,7 @@ class Numbers:
         """The mean of a number over the seeds, with its interval."""
         found = self.final.get(spot)
         if found is None:
-            looked = self.study.was_looked_at(self.card.name, spot.who.entry)
+            looked = self.study.was_measured(self.card.name, spot.who.entry)
             return words(NOT_APPLICABLE if looked else MISSING)
         marks = [CONSTANT] if spot in self.constant else []
         trials, values = zip(*found, strict=True)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from report.cells import BEST, INTERVALS, LEAD, lead, sentence_on_looks, why_unmeasured
+from report.cells import BEST, INTERVALS, LEAD, lead, sentence_on_analyses, why_unmeasured
 from report.conditions import Entry, closest_layer
-from report.parts import Absent
 from report.study import StudyData
-from report.table import MISSING, Cell, Column, Row, Table, assemble, words
+from report.table import MISSING, Absent, Cell, Column, Row, Table, assemble, words
 from report.topics.generic.cards import EVERY, SHOWN, Card, Place, cards
 from report.topics.generic.numbers import Numbers, Spot, Who
 
@@ -141,9 +140,12 @@ def _what(numbers: Numbers) -> str:
     """What was measured when, and what the intervals are."""
     if numbers.measures_layers:
         return "Bare layers, which no training made; numbers of several machines are not pooled."
-    looks = sentence_on_looks(numbers.study)
-    told = ("At the end of training, of the network or the mean over its MoE layers.", INTERVALS)
-    return " ".join(filter(None, (*told, looks)))
+    parts = (
+        "At the end of training, of the network or the mean over its MoE layers.",
+        INTERVALS,
+        sentence_on_analyses(numbers.study),
+    )
+    return " ".join(filter(None, parts))
 
 
 def _meanings(card: Card, metrics: Iterable[str]) -> str:
