@@ -42,7 +42,7 @@ class Entry:
         return frozenset(self.condition.settings)
 
     def stands_beside(self, other: Entry) -> bool:
-        """Whether the two compare: one belongs to the condition of the other."""
+        """Tell whether the two compare: one belongs to the condition of the other."""
         return any(
             closest([one], one.router, condition) is not None
             for one, condition in ((self, other.condition), (other, self.condition))
@@ -55,17 +55,17 @@ class Entry:
 
 
 def without_options(condition: Condition, suite: str) -> Condition:
-    """The condition of a trial or layer, without what differs in the options of a suite."""
+    """Return the condition of a trial or layer, without what differs in the options of a suite."""
     return condition.where(lambda path: not path.startswith(f"{suite}."))
 
 
 def without_number(condition: Condition) -> Condition:
-    """The condition, but for the number of experts."""
+    """Return the condition, but for the number of experts."""
     return condition.where(lambda path: path != NUMBER)
 
 
 def fullest(entries: Iterable[Entry]) -> list[Condition]:
-    """The conditions to show apart, each once, in order.
+    """Return the conditions to show apart, each once, in order.
 
     Those left out are just a part of others, and each of their entries stands beside those.
     """
@@ -85,36 +85,38 @@ def _stands_beside(entry: Entry, entries: list[Entry], conditions: Iterable[Cond
 
 
 def closest(entries: Iterable[Entry], router: str, condition: Condition) -> Entry | None:
-    """The entry of a router that belongs to a condition: the fullest that is a part of it.
+    """Return the entry of a router that belongs to a condition: the fullest that is a part of it.
 
     A router that lacks a swept setting was trained under a part of the others' conditions only. To
     a derived trial belong those that were derived alike, and those that were trained as its parent
     was.
     """
-    told = frozenset(condition.settings)
+    own_settings = frozenset(condition.settings)
     as_parent = _of_parent(condition)
     own = [entry for entry in entries if entry.router == router]
-    agreeing = [e for e in own if e.settings <= (told if _derivation(e.condition) else as_parent)]
+    agreeing = [
+        e for e in own if e.settings <= (own_settings if _derivation(e.condition) else as_parent)
+    ]
     return max(agreeing, key=lambda entry: len(entry.settings), default=None)
 
 
 def closest_layer(layers: Iterable[Entry], entry: Entry) -> Entry | None:
-    """The bare layer of an entry: it lacks the settings of training, and where they started."""
+    """Find the bare layer of an entry: it lacks the settings of training, and their origin."""
     return closest(layers, entry.router, entry.condition.where(lambda path: not _derives(path)))
 
 
 def _derives(path: str) -> bool:
-    """Whether a setting tells where a derived trial started."""
+    """Tell whether a setting says where a derived trial started."""
     return path == "transform" or path.startswith("parent")
 
 
 def _derivation(condition: Condition) -> Condition:
-    """What a condition tells of where a derived trial started."""
+    """Find what a condition tells of where a derived trial started."""
     return condition.where(_derives)
 
 
 def _of_parent(condition: Condition) -> frozenset[tuple[str, str]]:
-    """The settings that a derived trial's parent has: its own where they are told."""
+    """Return the settings that a derived trial's parent has: its own where they are told."""
     own = {path: value for path, value in condition.settings if not _derives(path)}
     inherited = {
         path.removeprefix(PARENT): value

@@ -24,7 +24,7 @@ from results.frames import (
 
 
 def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] = ()) -> StudyData:
-    """A study by name, or the one that was asked for last.
+    """Return a study by name, or the one that was asked for last.
 
     Raises:
         StoreError: there is no such study, or none at all; the message names the nearest.
@@ -49,14 +49,14 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
 
 
 def _with_conditions(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with their conditions as mappings, in the place of what readers are shown."""
+    """Return the rows with their conditions as mappings, in the place of what readers are shown."""
     made = {text: Condition.of(json.loads(text)) for text in frame["settings"].unique()}
     conditions = [made[text] for text in frame["settings"]]
     return frame.assign(condition=pd.Series(conditions, frame.index, object))
 
 
 def _entries(frame: pd.DataFrame) -> list[Entry]:
-    """The entry of each row of a frame with conditions."""
+    """Return the entry of each row of a frame with conditions."""
     rows = zip(frame["router"], frame["condition"], frame["aa_replicate"], strict=True)
     return [Entry(*row) for row in rows]
 
@@ -79,7 +79,7 @@ def _metrics(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _arrays(records: list[ArrayRecord], systems: Systems) -> dict[Entry, list[ArrayRecord]]:
-    """The arrays of each entry; of one measured with several options of a suite, the newest."""
+    """Sort the arrays by entry; of one measured with several options of a suite, the newest."""
     newest: dict[Entry, dict[tuple[Any, ...], ArrayRecord]] = defaultdict(dict)
     for record in records:
         bare = without_options(record.condition, record.suite)
@@ -90,7 +90,7 @@ def _arrays(records: list[ArrayRecord], systems: Systems) -> dict[Entry, list[Ar
 
 
 def _of_subject(frame: pd.DataFrame) -> pd.DataFrame:
-    """The condition of the trial or layer alone, without what differs in the suite's options."""
+    """Leave what differs in the suite's options out of the conditions of trials and layers."""
     rows = zip(frame["condition"], frame["suite"], strict=True)
     bare = pd.Series([without_options(*row) for row in rows], frame.index, object)
     return frame.assign(condition=bare)

@@ -35,11 +35,11 @@ class Links:
                         self._places.setdefault(listed, []).append(f"{table.name}-{number}")
 
     def anchor(self, table: Table, number: int) -> str:
-        """The id of a row that lists a trial or a layer; "" of any other."""
+        """Return the id of a row that lists a trial or a layer; "" of any other."""
         return f"{table.name}-{number}" if self._listed(table, table.rows[number]) else ""
 
     def behind(self, trials: Iterable[str]) -> list[str]:
-        """The ids of the rows of these trials."""
+        """Return the ids of the rows of these trials."""
         return [place for trial in trials for place in self._places.get(trial, [])]
 
     def _listed(self, table: Table, row: Row) -> str | None:
@@ -52,7 +52,7 @@ THEME = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--rule)", PAPER: "
 
 
 def inline(drawing: Drawing) -> Markup:
-    """The figure as an `<svg>` element without prolog, namespaces or fixed size."""
+    """Return the figure as an `<svg>` element without prolog, namespaces or fixed size."""
     text = drawing.saved("svg").decode()
     text = text[text.index("<svg") :]
     for colour, variable in THEME.items():
@@ -82,7 +82,7 @@ def make_page(
     figures: Sequence[Drawing | Absent],
     logs: Logs,
 ) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     parts = [("table", part) for part in tables] + [("figure", part) for part in figures]
     cards = provenance.router_cards(study)
     sections = [*SECTIONS, *map(generic.section, generic.cards(study)), FAILURES]
@@ -110,7 +110,7 @@ def make_page(
 
 
 def _chosen(section: Section, parts: Sequence[tuple[str, Part]]) -> tuple[list[Part], list[Part]]:
-    """The parts of a section; `figure:load` also names those that were made for a condition.
+    """Return the parts of a section; `figure:load` also names those that were made for a condition.
 
     What is missing is said once, and not folded away.
     """
@@ -161,7 +161,7 @@ def _environment() -> Environment:
 
 
 def _hint(column: Column, cell: Cell, row: Row) -> str:
-    """What a reader sees who points at a number."""
+    """Say what a reader sees who points at a number."""
     if cell.value is None:
         return ""
     runs = cell.n or column.n or row.n

@@ -101,36 +101,36 @@ class StudyData:
         return by_suite
 
     def by_condition(self, name: str, heading: str) -> Iterator[tuple[str, str, Condition]]:
-        """The name and the title of what is drawn once for each condition to show apart."""
+        """Yield the name and the title of what is drawn once for each condition to show apart."""
         for condition in self.conditions or [ANY]:
             yield file_name(name, condition), title(heading, condition), condition
 
     def entry(self, router: str, condition: Condition) -> Entry | None:
-        """The entry of a router that belongs to a condition."""
+        """Return the entry of a router that belongs to a condition."""
         return closest(self.entries, router, condition)
 
     def under(self, condition: Condition) -> list[Entry]:
-        """The entry of each router that belongs to a condition, in order."""
+        """Return the entry of each router that belongs to a condition, in order."""
         own = (self.entry(router, condition) for router in self.routers)
         return [entry for entry in own if entry is not None]
 
     def finished(self, entry: Entry) -> int:
-        """The number of seeds whose trial is done."""
+        """Return the number of seeds whose trial is done."""
         return int((self.trials_of(entry)["status"] == "done").sum())
 
     def trials_of(self, entry: Entry) -> pd.DataFrame:
-        """The trials of an entry, one row a seed."""
+        """Return the trials of an entry, one row a seed."""
         return self.trials[self.trials["entry"] == entry]
 
     def behind(self, entry: Entry | None, seeds: Iterable[int]) -> tuple[str, ...]:
-        """The fingerprints of the trials of an entry with these seeds, in their order."""
+        """Return the fingerprints of the trials of an entry with these seeds, in their order."""
         by_seed = self._fingerprints[entry] if entry is not None else {}
         return tuple(by_seed[seed] for seed in seeds if seed in by_seed)
 
     def final(
         self, metric: str, entry: Entry | None, layer: int | None = None, **where: Any
     ) -> pd.Series:
-        """A metric at the end of training by seed, of the network or of one layer of it.
+        """Return a metric at the end of training by seed, of the network or of one layer of it.
 
         Empty where it was not measured; `where` as the suite gave it.
         """
@@ -142,15 +142,15 @@ class StudyData:
         return pd.Series(by_seed, dtype=float).sort_index()
 
     def layers(self, metric: str, entry: Entry) -> list[int]:
-        """The MoE layers that a metric was measured in, in network order."""
+        """Return the MoE layers that a metric was measured in, in network order."""
         return sorted(self.rows(metric, entry)["layer"].dropna().unique())
 
     def is_constant(self, metric: str, entry: Entry) -> bool:
-        """Whether a metric is what it is by construction, as its suite says."""
+        """Tell whether a metric is what it is by construction, as its suite says."""
         return any(where.get("constant") for where in self.rows(metric, entry)["where"])
 
     def rows(self, metric: str, entry: Entry, **where: Any) -> pd.DataFrame:
-        """All rows of a metric under an entry; `where` as the suite gave it."""
+        """Return all rows of a metric under an entry; `where` as the suite gave it."""
         if metric not in self._by_metric:
             return self.metrics.iloc[:0]
         rows = self._by_metric[metric]
@@ -161,20 +161,20 @@ class StudyData:
         return rows
 
     def skipped(self, suite: str, entry: Entry) -> str | None:
-        """Why a suite had nothing to measure of an entry; None where it had, or never looked."""
+        """Say why a suite had nothing to measure of an entry; None where it had, or never ran."""
         rows = self.measurements
         own = (rows["suite"] == suite) & (rows["entry"] == entry)
         reasons = rows[own & (rows["status"] == "skipped")]
         return None if reasons.empty else str(reasons["error"].iloc[0])
 
     def was_measured(self, suite: str | None, entry: Entry) -> bool:
-        """Whether a suite has measured an entry, or found that there is nothing to measure."""
+        """Tell whether a suite has measured an entry, or found that there is nothing to measure."""
         rows = self.measurements
         own = (rows["suite"] == suite) & (rows["entry"] == entry)
         return bool((own & rows["status"].isin(["done", "skipped"])).any())
 
     def array(self, name: str, entry: Entry, **where: Any) -> list[ArrayRecord]:
-        """The arrays of a name at the end of training under an entry; by layer, then by seed."""
+        """Return an entry's arrays of a name at the end of training; by layer, then by seed."""
         records = [
             record
             for record in self.arrays.get(entry, ())
@@ -186,7 +186,7 @@ class StudyData:
         return sorted(records, key=lambda record: (record.layer or 0, record.seed or 0))
 
     def is_baseline(self, router: str) -> bool:
-        """Whether a router is there to be beaten: a null, or no MoE at all."""
+        """Tell whether a router is there to be beaten: a null, or no MoE at all."""
         return self.families.get(router) in BASELINES or router in (DENSE, "dense_params")
 
     @cached_property

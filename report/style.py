@@ -155,7 +155,7 @@ class Drawing:
             self.figure.set_layout_engine("none")
 
     def saved(self, kind: str) -> bytes:
-        """The figure as a `png` (300 dpi), `pdf` or `svg` file; the same bits each time."""
+        """Return the figure as a `png` (300 dpi), `pdf` or `svg` file; the same bits each time."""
         undated: dict[str, dict[str, Any]] = {
             "png": {"Software": None},
             "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
@@ -169,13 +169,13 @@ class Drawing:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The type, ink and grid above for what is drawn inside, without a user's `matplotlibrc`."""
+    """Set the type, ink and grid above for what is drawn inside, without a user's settings."""
     with matplotlib.style.context("default"), matplotlib.rc_context(_STYLE):
         yield
 
 
 def blank(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that lays itself out."""
+    """Make an empty figure, in inches, that lays itself out."""
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.04, hspace=0.04)
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
@@ -195,7 +195,7 @@ def folded(name: str, width: int = 22) -> str:
 def router_legend(
     figure: Figure, styles: dict[str, RouterStyle], columns: int, **line: Any
 ) -> None:
-    """One key for the entire figure, below it, with each router's line and marker."""
+    """Draw one key for the entire figure, below it, with each router's line and marker."""
     handles = [
         Line2D(
             [],
@@ -213,7 +213,7 @@ def router_legend(
 def panels(
     count: int, columns: int, width: float, height: float, **shared: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` axes in rows of at most `columns`, each row `height` inches."""
+    """Make a figure of `count` axes in rows of at most `columns`, each row `height` inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = blank(width, rows * height)
@@ -229,7 +229,7 @@ def panels(
 def colour_bar(
     figure: Figure, axes: Sequence[Axes], norm: Normalize, colours: str, label: str
 ) -> None:
-    """One scale for all axes, right of them."""
+    """Draw one scale for all axes, right of them."""
     mappable = ScalarMappable(norm, colours)
     bar = figure.colorbar(mappable, ax=list(axes), shrink=0.9, aspect=30, pad=0.02)
     bar.set_label(label)

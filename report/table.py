@@ -137,7 +137,7 @@ class Table:
         return [note.format(mark) for mark, note in NOTES.items() if mark in shown]
 
     def cell(self, row: int, key: str) -> Cell:
-        """The cell of column `key` in row number `row`."""
+        """Return the cell of column `key` in row number `row`."""
         keys = [column.key for column in self.columns]
         return self.rows[row].cells[keys.index(key)]
 
@@ -153,7 +153,7 @@ def summary(
     trials: Sequence[str] = (),
     confidence: float = 0.95,
 ) -> Cell:
-    """The mean of `values` with its 95 % interval; `otherwise` where there are none.
+    """Show the mean of `values` with its 95 % interval; `otherwise` where there are none.
 
     Args:
         trials: the fingerprints of the trials that gave the values, in their order.
@@ -180,7 +180,7 @@ def assemble(
     columns: Iterable[Column],
     rows: Iterable[Row],
 ) -> Table:
-    """A table whose empty columns are gone, whose SI columns have one prefix, best means marked."""
+    """Make a table without empty columns, with one prefix a SI column, best means marked."""
     kept_columns, kept_cells = [], []
     listed = list(rows)
     for index, column in enumerate(columns):
@@ -217,7 +217,7 @@ def _with_best(
 
 
 def _best(column: Column, cells: Mapping[int, Cell]) -> set[int]:
-    """The numbers of the best cells; none where there is nothing to compare."""
+    """Return the numbers of the best cells; none where there is nothing to compare."""
     shown = {
         number: float(f"{cell.value * column.scale:.{column.digits}f}")
         for number, cell in cells.items()

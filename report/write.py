@@ -72,8 +72,8 @@ def write_report(
     page = _write(folder / "index.html", make_page(data, tables, figures, logs))
     markdown = _write(folder / "report.md", _markdown(data, tables, figures))
     files = digests(folder, [*written, *drawn, *others, page, markdown])
-    told = texts(data, _tables(made))
-    printed = Printed(data.name, _tables(tables), told, files, data.claims)
+    shown_texts = texts(data, _tables(made))
+    printed = Printed(data.name, _tables(tables), shown_texts, files, data.claims)
     _write(folder / NUMBERS, to_json(printed))
     _write(folder / STATE, data.state)  # last, since it says that all of the above is written
     return ReportPaths(
@@ -124,7 +124,7 @@ def _write(path: Path, content: str | bytes) -> Path:
 def _markdown(
     study: StudyData, tables: list[Table | Absent], figures: list[Drawing | Absent]
 ) -> str:
-    """The whole report as one Markdown text that shows the figures beside it."""
+    """Return the whole report as one Markdown text that shows the figures beside it."""
     parts = [f"# {study.name}", compared(study)]
     for finding in findings(study):
         under = f" ({finding.condition})" if finding.condition else ""

@@ -147,7 +147,7 @@ def _trace(
 def _lines(found: Trace) -> Iterator[str]:
     """The number, then two lines for each of its trials."""
     number, several = found.number, len(found.sources) != 1
-    yield f"{number.told}: {number.shown}"
+    yield f"{number.label}: {number.shown}"
     yield f"from {len(found.sources)} trial{'s' if several else ''}"
     for source in found.sources:
         yield ""

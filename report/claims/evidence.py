@@ -49,7 +49,7 @@ class Sample:
 
 
 def difference(study: StudyData, claim: Claim, left: Side, right: Side) -> Evidence:
-    """The mean of one side less that of the other, over all conditions that have both.
+    """Return the mean of one side less that of the other, over all conditions that have both.
 
     Raises:
         Unfit: no condition has both, or no seed.
@@ -68,7 +68,7 @@ def difference(study: StudyData, claim: Claim, left: Side, right: Side) -> Evide
 
 
 def slope(study: StudyData, claim: Claim, side: Side, over: str) -> Evidence:
-    """How much a metric rises as a setting doubles: the least-squares slope, for each seed.
+    """Find how much a metric rises as a setting doubles: the least-squares slope, for each seed.
 
     Raises:
         Unfit: the setting has no two values.
@@ -101,7 +101,7 @@ def _slope(points: Mapping[float, list[Sample]]) -> Sample:
 
 
 def _gathered(study: StudyData, samples: Mapping[Hashable, Sample]) -> Evidence:
-    """The mean over the conditions, of the seeds that all of them have."""
+    """Return the mean over the conditions, of the seeds that all of them have."""
     table = pd.concat([sample.values for sample in samples.values()], axis=1, join="inner").dropna()
     if table.empty:
         raise Unfit("the runs that it needs have no seed in common")
@@ -116,7 +116,7 @@ def _gathered(study: StudyData, samples: Mapping[Hashable, Sample]) -> Evidence:
 
 
 def _side(study: StudyData, claim: Claim, side: Side, block: Condition) -> Sample | None:
-    """The mean of a side under a condition; None where no run of it belongs there."""
+    """Return the mean of a side under a condition; None where no run of it belongs there."""
     samples = []
     for system in dict.fromkeys(entry.router for entry in _entries(study, side)):
         entry = _entry(study, system, side, block)
@@ -137,7 +137,7 @@ def _values(study: StudyData, claim: Claim, side: Side, entry: Entry) -> pd.Seri
 
 
 def _entry(study: StudyData, system: str, side: Side, block: Condition) -> Entry | None:
-    """The entry of a system under a condition, with what sets the side apart."""
+    """Return the entry of a system under a condition, with what sets the side apart."""
     given = {path: _text(value) for path, value in side.settings.items() if value is not None}
     left_out = dict.fromkeys(side.settings.keys() - given.keys(), UNSET)
     entry = study.entry(system, block + Condition.of(given | left_out))
@@ -145,7 +145,7 @@ def _entry(study: StudyData, system: str, side: Side, block: Condition) -> Entry
 
 
 def _entries(study: StudyData, side: Side) -> Iterator[Entry]:
-    """All entries of a side's routers and experts; what is derived from others is no such run."""
+    """Yield the entries of a side's routers and experts, without what is derived from others."""
     for entry in study.entries:
         if router_of(entry.router) not in side.routers or "transform" in entry.condition.mapping:
             continue
@@ -154,7 +154,7 @@ def _entries(study: StudyData, side: Side) -> Iterator[Entry]:
 
 
 def _blocks(study: StudyData, paths: Iterable[str]) -> list[Condition]:
-    """The conditions, without what sets the sides apart and without those of derived trials."""
+    """List the conditions, without what sets the sides apart and those of derived trials."""
     apart = set(paths)
     trained = [each for each in study.conditions if "transform" not in each.mapping]
     return list(dict.fromkeys(each.where(lambda path: path not in apart) for each in trained))
@@ -165,7 +165,7 @@ def _experts(study: StudyData, entry: Entry) -> str:
 
 
 def _number_of(study: StudyData, entry: Entry, path: str) -> float | None:
-    """The value of a setting that an entry was trained with; None where it cannot be doubled."""
+    """Find the value of a setting that an entry was trained with; None if it can't be doubled."""
     if path == NUMBER:
         return float(study.trials_of(entry)["num_experts"].iloc[0])
     try:
@@ -176,7 +176,7 @@ def _number_of(study: StudyData, entry: Entry, path: str) -> float | None:
 
 
 def _missing(study: StudyData, claim: Claim, sides: Iterable[Side]) -> str:
-    """Which side the study has no runs for, or that the metric was not measured of them."""
+    """Say which side the study has no runs for, or that the metric was not measured of them."""
     for side in sides:
         if not list(_entries(study, side)):
             named = " or ".join(side.routers)
@@ -190,11 +190,11 @@ def _missing(study: StudyData, claim: Claim, sides: Iterable[Side]) -> str:
 
 
 def _hint(study: StudyData, claim: Claim, name: str, known: Iterable[str]) -> str:
-    """The nearest of what there is, where a user may have meant it."""
+    """Return the nearest of what there is, where a user may have meant it."""
     hint = nearest(name, known) if claim in study.claims else ""
     return hint if "did you mean" in hint else ""
 
 
 def _text(value: Any) -> str:
-    """A value as conditions tell it."""
+    """Return a value as conditions tell it."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -51,7 +51,7 @@ class Untested:
 
 
 def judged(study: StudyData) -> list[Judged | Untested]:
-    """Every published claim and the user's own, in order."""
+    """Return every published claim and the user's own, in order."""
     all_ = [_tested(study, claim) for claim in (*published(), *study.claims)]
     # One whose differences are all alike, or of one seed, has no p, but was asked, so it counts.
     p_values = [1.0 if e.p is None else e.p for e in all_ if isinstance(e, Judged)]
@@ -88,7 +88,7 @@ def _tested(study: StudyData, claim: Claim) -> Judged | Untested:
 
 
 def _fits(claim: Claim, mean: float) -> bool:
-    """Whether a difference is as the claim has it."""
+    """Tell whether a difference is as the claim has it."""
     if claim.margin:
         return abs(mean) < claim.margin
     return mean < 0 if claim.test in ("lower", "falls") else mean > 0
@@ -120,7 +120,7 @@ def _outweighs(study: StudyData, claim: Claim) -> Judged:
 
 
 def _test(study: StudyData, sample: Sequence[float], null: float = 0.0) -> PairedDifference:
-    """The mean of a sample, held against a number; both as the planned analyses demand."""
+    """Return the mean of a sample, held against a number; both as the planned analyses demand."""
     test = paired_difference(sample, [null] * len(sample), study.confidence)
     if test.p_value is None:
         return test

@@ -59,11 +59,11 @@ ENTROPY = (
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each router under each condition."""
+    """Make a row for each router under each condition."""
     if not study.entries:
         return Absent(NAME, TITLE, "the study has no trials; bare layers alone have no accuracy")
-    found = timings(study)
-    setting = representative(found)
+    timed = timings(study)
+    setting = representative(timed)
     compared, under = against_nulls(study), stands_under(study)
     others = generic.headlines(study)
     rows = []
@@ -73,7 +73,7 @@ def table(study: StudyData) -> Table | Absent:
         cells += [metric_cell(study, metric, entry) for metric in ACCURACY]
         cells += null_cells(study, compared, entry)
         cells += [metric_cell(study, metric, entry) for metric in COST]
-        timing = of_entry(found, setting, entry)
+        timing = of_entry(timed, setting, entry)
         cells.append(replace(number(timing, "forward_overhead"), low=None, high=None))
         cells += [metric_cell(study, metric, entry) for metric in BALANCE]
         cells += [metric_cell(study, metric, entry, **where) for metric, where, _ in ENTROPY]
@@ -84,12 +84,12 @@ def table(study: StudyData) -> Table | Absent:
     columns += [*BALANCE.values(), *(column for _, _, column in ENTROPY)]
     columns += [other.column for other in others]
     where = f"{setting.title} ({setting.sizes}) on {setting.machine}" if setting else ""
-    told = " ".join([caption(study, where), *(other.sentence for other in others)])
-    return assemble(NAME, TITLE, told, columns, rows)
+    text = " ".join([caption(study, where), *(other.sentence for other in others)])
+    return assemble(NAME, TITLE, text, columns, rows)
 
 
 def caption(study: StudyData, timed: str) -> str:
-    """What the columns are; `timed` what the overhead is of, "" where nothing was timed."""
+    """Say what the columns are; `timed` what the overhead is of, "" where nothing was timed."""
     parts = [
         what_is_matched(study),
         "Accuracy on the test split.",
@@ -105,7 +105,7 @@ def caption(study: StudyData, timed: str) -> str:
         f"Overhead: median forward time over that of a dense MLP of the same expert FLOPs, {timed}."
         if timed
         else "",
-        f"Routers are told with their experts, but for the usual ones ({study.usual_experts})."
+        f"Routers are named with their experts, but for the usual ones ({study.usual_experts})."
         if study.usual_experts
         else "",
     ]
@@ -123,7 +123,7 @@ ARROW = "Arrow: a null beyond the axis, its mean ± half of its interval."
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure, a panel for each condition."""
+    """Draw one figure, a panel for each condition."""
     if not any(len(study.final("top1", entry)) for entry in study.entries):
         yield Absent(FIGURE, FIGURE_TITLE, why_without(study, "accuracy", "a test accuracy"))
         return
@@ -137,9 +137,9 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         )
         values = {e: list(100 * study.final("top1", e)) for e in study.entries}
         far = far_nulls(study, values)
-        near = {e: found for e, found in values.items() if found and e not in far}
-        intervals = [mean_interval(found, study.confidence) for found in near.values()]
-        ends = limits([v for found in near.values() for v in found], intervals, (0, 100))
+        near = {e: own for e, own in values.items() if own and e not in far}
+        intervals = [mean_interval(own, study.confidence) for own in near.values()]
+        ends = limits([v for own in near.values() for v in own], intervals, (0, 100))
         for condition, place in zip(conditions, axes, strict=True):
             place.set_title(fill(condition.label, 44, break_long_words=False))
             _panel(place, study, routers, condition, far, ends)
@@ -147,8 +147,8 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             lowest.set_xlabel("top-1 accuracy (%)")
         axes[0].set_xlim(*ends)
     cut = CUT if any(is_cut(interval, ends) for interval in intervals) else ""
-    told = (FIGURE_CAPTION, cut, ARROW if far else "", sentence_on_analyses(study))
-    caption = " ".join(filter(None, told))
+    parts = (FIGURE_CAPTION, cut, ARROW if far else "", sentence_on_analyses(study))
+    caption = " ".join(filter(None, parts))
     yield Drawing(FIGURE, FIGURE_TITLE, caption, figure, tuple(study.entries))
 
 
@@ -205,7 +205,7 @@ def _panel(
 
 
 def _arrow(axes: Axes, place: int, interval: Interval, *, above: bool) -> None:
-    """That a mean lies beyond the axis."""
+    """Draw an arrow where a mean lies beyond the axis."""
     half = "" if interval.low is None else f" ± {interval.mean - interval.low:.1f}"
     number = f"{interval.mean:.1f}{half}"
     axes.annotate(

@@ -39,7 +39,7 @@ POINTS = {"share": (100.0, "points")}
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each claim that the runs can test."""
+    """Make a row for each claim that the runs can test."""
     found = judged(study)
     tested = [each for each in found if isinstance(each, Judged)]
     if not tested:
@@ -52,7 +52,7 @@ def table(study: StudyData) -> Table | Absent:
 
 
 def tests(study: StudyData) -> Table | Absent:
-    """A row for each claim, tested or not: whose it is, and what would decide it."""
+    """Make a row for each claim, tested or not: whose it is, and what would decide it."""
     name, title = "claim_tests", "How each claim is tested"
     if study.trials.empty:
         return Absent(name, title, "the study has no trials", fine=True)
@@ -72,7 +72,7 @@ def tests(study: StudyData) -> Table | Absent:
 
 
 def sentences(study: StudyData) -> list[str]:
-    """How the claims came out; nothing where none is about these runs."""
+    """Say how the claims came out; nothing where none is about these runs."""
     verdicts = Counter(each.verdict for each in judged(study) if isinstance(each, Judged))
     if not verdicts:
         return []
@@ -108,7 +108,7 @@ def _row(study: StudyData, tested: Judged) -> Row:
 
 
 def _unit(study: StudyData, claim: Claim) -> tuple[float, str]:
-    """By what differences are multiplied to be shown, and what they are counted in."""
+    """Return the scale at which differences are shown, and their unit."""
     units = study.metrics.loc[study.metrics["metric"] == claim.metric, "unit"].dropna()
     unit = str(units.iloc[-1]) if len(units) else ""
     scale, shown = POINTS.get(unit, (1.0, unit))

@@ -53,18 +53,18 @@ class Control:
 
 
 def controls(study: StudyData) -> list[Control]:
-    """A control for each twin, in the order of the routers."""
+    """Return a control for each twin, in the order of the routers."""
     return [_control(study, entry, twin) for entry, twin in study.twins.items()]
 
 
 def raised(own: Sequence[Control]) -> Alarms | None:
-    """The measured rate of false alarms over all controls; None where nothing could be tested."""
+    """Measure the rate of false alarms over all controls; None where nothing could be tested."""
     p_values = [control.p_value for control in own if control.p_value is not None]
     return alarms(p_values) if p_values else None
 
 
 def floor_of_all(own: Sequence[Control]) -> tuple[float, int] | None:
-    """The noise floor from the differences of all controls, and the seeds that it is for."""
+    """Return the noise floor from the differences of all controls, and the seeds that it is for."""
     pooled = [difference for control in own for difference in control.differences]
     n = max((len(control.differences) for control in own), default=0)
     return (noise_floor(pooled, n), n) if n else None
@@ -78,17 +78,17 @@ class Retimed:
     twin: Timing
 
     def ratio(self, key: str) -> float | None:
-        """A number of the twin's over the router's; None where one of them has none."""
+        """Return a number of the twin's over the router's; None where one of them has none."""
         ours, theirs = self.router.values.get(key), self.twin.values.get(key)
         return theirs / ours if ours and theirs is not None else None
 
     def is_disturbed(self, key: str) -> bool:
-        """Whether other processes disturbed one of the two."""
+        """Tell whether other processes disturbed one of the two."""
         return self.router.is_disturbed(key) or self.twin.is_disturbed(key)
 
 
 def retimed(study: StudyData) -> list[Retimed]:
-    """Every timing that has a twin's beside it."""
+    """Return every timing that has a twin's beside it."""
     twins = {(timing.setting, timing.entry): timing for timing in timings(study, aa_replicate=1)}
     return [
         Retimed(timing, twins[place])
@@ -98,18 +98,18 @@ def retimed(study: StudyData) -> list[Retimed]:
 
 
 def retimed_of(pairs: Sequence[Retimed], entry: Entry) -> Retimed | None:
-    """The one of an entry at the setting that a table has room for."""
+    """Return the one of an entry at the setting that a table has room for."""
     chosen = of_entry([each.router for each in pairs], setting_of(pairs), entry)
     return next((each for each in pairs if each.router is chosen), None)
 
 
 def setting_of(pairs: Sequence[Retimed]) -> Setting | None:
-    """The setting that a table has room for."""
+    """Return the setting that a table has room for."""
     return representative([each.router for each in pairs])
 
 
 def deviations(pairs: Sequence[Retimed], key: str) -> tuple[float, float] | None:
-    """By how much two processes differ in a number, as a share: the median, and the most."""
+    """Find by how much two processes differ in a number, as a share: the median, and the most."""
     ratios = [ratio for each in pairs if (ratio := each.ratio(key)) is not None]
     shares = [max(ratio, 1 / ratio) - 1 for ratio in ratios if ratio > 0]
     return (median(shares), max(shares)) if shares else None
@@ -147,7 +147,7 @@ ALL = "all"
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each router and condition, and one for all of them."""
+    """Make a row for each router and condition, and one for all of them."""
     compared, timed = controls(study), retimed(study)
     if not compared and not timed:
         return Absent(NAME, TITLE, WITHOUT)
@@ -161,7 +161,7 @@ def table(study: StudyData) -> Table | Absent:
 
 
 def sentences(study: StudyData) -> list[str]:
-    """What the control says of the study, for its summary; nothing where there is none."""
+    """Say what the control says of the study, for its summary; nothing where there is none."""
     compared, timed = controls(study), retimed(study)
     said = []
     if (rate := raised(compared)) is not None:

@@ -58,7 +58,7 @@ NUMBERS = (
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each timing."""
+    """Make a row for each timing."""
     timed = timings(study)
     if not timed:
         return Absent(NAME, TITLE, "no layer of this study was timed (suite throughput)")
@@ -68,7 +68,7 @@ def table(study: StudyData) -> Table | Absent:
 
 
 def sentence(study: StudyData) -> str:
-    """How many timings other processes disturbed; "" where they disturbed none."""
+    """Say how many timings other processes disturbed; "" where they disturbed none."""
     keys = [f"{name}_ms" for name in PASSES]
     made = [(timing, key) for timing in timings(study) for key in keys if key in timing.values]
     disturbed = sum(timing.is_disturbed(key) for timing, key in made)
@@ -89,7 +89,7 @@ def _row(timing: Timing) -> Row:
 
 
 def number(timing: Timing | None, key: str) -> Cell:
-    """A number of a timing with its interval, where it has one."""
+    """Show a number of a timing with its interval, where it has one."""
     if timing is None or key not in timing.values:
         return words(MISSING)
     value = timing.values[key]
@@ -111,7 +111,7 @@ FIGURE_CAPTION = (
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure for each machine and condition, a panel for each setting.
+    """Draw one figure for each machine and condition, a panel for each setting.
 
     Conditions that differ in the number of experts alone share one: panels tell that number.
     """
@@ -137,7 +137,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
 
 
 def _under(study: StudyData, timed: list[Timing], conditions: list[Condition]) -> list[Timing]:
-    """The timings that belong to any of the conditions, each once."""
+    """Return the timings that belong to any of the conditions, each once."""
     settings = list(dict.fromkeys(timing.setting for timing in timed))
     asked = {
         (setting, timing.entry): timing

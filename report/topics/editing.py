@@ -37,7 +37,7 @@ CAPTION = (
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each router and condition."""
+    """Make a row for each router and condition."""
     entries = measured(study, "editing")
     if not entries:
         return Absent(NAME, TITLE, why_unmeasured(study, "editing"))
@@ -69,9 +69,9 @@ OFFSETS = {"before": -0.14, "after": 0.14}
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure, a panel for each router, and each condition where it has several."""
-    found = {entry: accuracies(study, entry) for entry in study.entries}
-    shown = {entry: edits for entry, edits in found.items() if edits}
+    """Draw one figure, a panel for each router, and each condition where it has several."""
+    by_entry = {entry: accuracies(study, entry) for entry in study.entries}
+    shown = {entry: edits for entry, edits in by_entry.items() if edits}
     if not shown:
         yield Absent(FIGURE, FIGURE_TITLE, why_without(study, "editing", "accuracies of subgroups"))
         return
@@ -80,17 +80,17 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
 
 def accuracies(study: StudyData, entry: Entry) -> dict[str, np.ndarray]:
     """(seeds, subgroups) in percent, by edit; subgroups by class, then by attribute."""
-    found = {}
+    by_edit = {}
     for edit in OFFSETS:
         records = study.array("subgroup_accuracy", entry, edit=edit)
         if records:
-            found[edit] = 100 * np.stack([np.ravel(record.values) for record in records])
-    return found
+            by_edit[edit] = 100 * np.stack([np.ravel(record.values) for record in records])
+    return by_edit
 
 
 def _figure(study: StudyData, shown: dict[Entry, dict[str, np.ndarray]]) -> Figure:
-    told = study.array("subgroup_names", next(iter(shown)))[0].values.ravel()
-    names = [folded(str(name)) for name in told]
+    subgroups = study.array("subgroup_names", next(iter(shown)))[0].values.ravel()
+    names = [folded(str(name)) for name in subgroups]
     row = 0.12 + 0.12 * max(name.count("\n") + 1 for name in names)
     with style():
         figure, axes = panels(len(shown), 4, PAGE, 0.6 + row * len(names), sharex=True, sharey=True)

@@ -26,7 +26,7 @@ OF = {"gates": "gates: what the router wanted", "combine": "combine weights: wha
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure for each condition, a panel for the gates and one for the combine weights."""
+    """Draw one figure for each condition, a panel for the gates and one for the combine weights."""
     for name, heading, condition in study.by_condition(FIGURE, FIGURE_TITLE):
         entries = [e for e in study.under(condition) if len(study.final("H_s", e, of="gates"))]
         if not entries:
@@ -83,7 +83,7 @@ def _panel(
 
 
 def _range(study: StudyData, entries: list[Entry]) -> tuple[float, float]:
-    """The lowest mean H_u of any router, and log2 E."""
+    """Return the lowest mean H_u of any router, and log2 E."""
     means = [study.final("H_u", e, of=of, kind="soft").mean() for e in entries for of in OF]
     rows = study.trials[study.trials["router"].isin([entry.router for entry in entries])]
     experts = int(rows["num_experts"].max())

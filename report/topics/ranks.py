@@ -33,7 +33,7 @@ def standings(study: StudyData) -> pd.DataFrame:
 
 
 def why_not(values: pd.DataFrame) -> str:
-    """Why these have no ranking; "" where they have one."""
+    """Say why these have no ranking; "" where they have one."""
     blocks, systems = values.shape
     if blocks < FEWEST_BLOCKS or systems < FEWEST_SYSTEMS:
         return (
@@ -54,7 +54,7 @@ COLUMNS = (
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each router that has results under every condition, the best rank first."""
+    """Make a row for each router that has results under every condition, the best rank first."""
     values = standings(study)
     if why := why_not(values):
         return Absent(NAME, TITLE, why, fine=True)
@@ -87,7 +87,7 @@ def _caption(ranks: Ranking, study: StudyData) -> str:
 
 
 def verdict(ranks: Ranking) -> str:
-    """What Friedman's test says, in a sentence, and from where on two ranks differ."""
+    """Say what Friedman's test says, in a sentence, and from where on two ranks differ."""
     systems = len(ranks.ranks)
     differ = "differ" if ranks.f_p < ALPHA else "are not shown to differ"
     chi_squared, f = f"{ranks.chi_squared:.2f}", f"{ranks.f:.2f}"
@@ -109,7 +109,7 @@ FIGURE_CAPTION = (
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure of all conditions."""
+    """Draw one figure of all conditions."""
     values = standings(study)
     if why := why_not(values):
         yield Absent(FIGURE, FIGURE_TITLE, why, fine=True)
@@ -148,7 +148,7 @@ def _figure(ranks: Ranking, study: StudyData) -> Figure:
 
 
 def _scale(axes: Axes, difference: float) -> None:
-    """A bar as long as the critical difference, above the axis and its numbers."""
+    """Draw a bar as long as the critical difference, above the axis and its numbers."""
     axes.plot([1, 1 + difference], [1.5, 1.5], color=INK, linewidth=1.0, marker="|", markersize=5)
     axes.text(
         1 + difference / 2, 1.7, f"CD = {difference:.2f}", ha="center", va="bottom", fontsize=7

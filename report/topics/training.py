@@ -26,7 +26,7 @@ RIGHT = "; right: the second half of training, enlarged"
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure for each condition."""
+    """Draw one figure for each condition."""
     for name, heading, condition in study.by_condition(FIGURE, FIGURE_TITLE):
         curves = {entry: curve(study, entry) for entry in study.under(condition)}
         curves = {entry: points for entry, points in curves.items() if not points.empty}
@@ -57,7 +57,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
 
 
 def curve(study: StudyData, entry: Entry) -> pd.DataFrame:
-    """By evaluation: mean FLOPs; of the accuracies in % mean, lowest, highest and number of seeds.
+    """Summarise each evaluation: mean FLOPs; accuracies in % as mean, lowest, highest and count.
 
     They are at the same shares of a training, whose steps differ where seconds decide them.
     """

@@ -50,7 +50,7 @@ class Incomplete:
     log_tail: str
 
     @property
-    def told(self) -> str:
+    def which(self) -> str:
         """Which of its router's it is."""
         seed = f"seed {self.seed}" if self.seed else ""
         return ", ".join(filter(None, (self.entry.condition.label, seed, self.what)))
@@ -71,12 +71,12 @@ def incomplete(study: StudyData) -> list[Incomplete]:
 
 
 def in_words(status: str) -> str:
-    """A status for readers: `out of memory`."""
+    """Return a status for readers: `out of memory`."""
     return status.replace("_", " ")
 
 
 def text_of(value: Any) -> str:
-    """A cell of a frame; "" where there is nothing in it."""
+    """Return a cell of a frame; "" where there is nothing in it."""
     return "" if pd.isna(value) else str(value)
 
 
@@ -103,7 +103,7 @@ SHORT = 12
 
 
 def failures(study: StudyData) -> Table | Absent:
-    """A row for each trial that is not done and each measurement that failed."""
+    """Make a row for each trial that is not done and each measurement that failed."""
     name, title = "failures", "What failed, or is not done"
     rows = incomplete(study)
     if not rows:
@@ -118,7 +118,7 @@ def failures(study: StudyData) -> Table | Absent:
 
 
 def trials(study: StudyData) -> Table | Absent:
-    """A row for each trial, whatever became of it."""
+    """Make a row for each trial, whatever became of it."""
     name, title = "trials", "Every trial"
     if study.trials.empty:
         return Absent(name, title, "the study has no trials")
@@ -153,7 +153,7 @@ def trials(study: StudyData) -> Table | Absent:
 
 
 def layers(study: StudyData) -> Table | Absent:
-    """A row for each bare layer on each machine that timed it."""
+    """Make a row for each bare layer on each machine that timed it."""
     name, title = "layers", "Every bare layer"
     timed = study.measurements[study.measurements["attempt"].isna()]
     if timed.empty:
@@ -216,5 +216,5 @@ class Logs:
 
 
 def readable(text: str) -> str:
-    """A log without what only a terminal understands."""
+    """Return a log without what only a terminal understands."""
     return _CONTROL.sub("", text)

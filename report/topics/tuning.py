@@ -51,19 +51,19 @@ class Tuned:
 
 
 def tuned(study: StudyData) -> dict[str, Tuned]:
-    """Each system of the study whose router's settings were found, in order."""
+    """Return each system of the study whose router's settings were found, in order."""
     asked: dict[str, dict[str, Any]] = study.record.request.get("tuned", {})
     by_router = {name: Tuned(**(fields | _tuples(fields))) for name, fields in asked.items()}
     return {s: by_router[router_of(s)] for s in study.routers if router_of(s) in by_router}
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What a request keeps as lists."""
+    """Return as tuples what a request keeps as lists."""
     return {name: tuple(fields.get(name, ())) for name in ("values", "trainings")}
 
 
 def unequal(study: StudyData) -> str:
-    """The warning that some routers had more trials than others; "" where all had as many."""
+    """Warn that some routers had more trials than others; "" where all had as many."""
     by_router = tuned(study)
     if not by_router:
         return ""
@@ -77,7 +77,7 @@ def unequal(study: StudyData) -> str:
 
 
 def sentence(study: StudyData) -> str:
-    """With how many trials each router was tuned; "" where none was."""
+    """Say with how many trials each router was tuned; "" where none was."""
     by_router = tuned(study)
     counts = {each.trials for each in by_router.values()}
     if not by_router:
@@ -113,7 +113,7 @@ CAPTION = (
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each router whose settings were found."""
+    """Make a row for each router whose settings were found."""
     by_router = tuned(study)
     if not by_router:
         return Absent(NAME, TITLE, "no settings were tuned (tune, then run --tuned)", fine=True)
@@ -136,7 +136,7 @@ def _row(study: StudyData, router: str, each: Tuned) -> Row:
 
 
 def _where(study: StudyData) -> str:
-    """The condition of the tuning, where the study has several."""
+    """Return the condition of the tuning, where the study has several."""
     sweep = study.record.request["preset"].get("sweep", {})
     at = ", ".join(f"{path}={values[0]}" for path, values in sweep.items())
     return f"Tuned at {at} alone, and used under every condition." if at else ""
@@ -153,7 +153,7 @@ FIGURE_CAPTION = (
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure of all routers."""
+    """Draw one figure of all routers."""
     by_router = tuned(study)
     if not by_router:
         yield Absent(

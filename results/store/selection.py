@@ -49,7 +49,7 @@ SUBJECTS: tuple[tuple[Any, Any], ...] = ((TrialRow, StudyTrialRow), (LayerRow, S
 
 
 def trials(session: Session, study: str | None) -> Iterator[Fields]:
-    """Every attempt at the trials of a study (None: of all); `waiting` where there is none yet."""
+    """Yield the attempts at the trials of a study (None: of all); `waiting` where there is none."""
     tried, environments = _attempts(session, study), Environments(session)
     parents, working = _parents(session), worked_on(session)
     for trial, fields in _subjects(session, study):
@@ -68,7 +68,7 @@ def trials(session: Session, study: str | None) -> Iterator[Fields]:
 
 
 def measurements(session: Session, study: str | None) -> Iterator[Fields]:
-    """Every measurement of the trials and layers of a study (None: of all)."""
+    """Yield every measurement of the trials and layers of a study (None: of all)."""
     tried, made = _attempts(session, study), _measurements(session, study)
     by_study: dict[str | None, list[Fields]] = defaultdict(list)
     for row, fields in _subjects(session, study):
@@ -84,7 +84,7 @@ def measurements(session: Session, study: str | None) -> Iterator[Fields]:
 
 
 def in_study(study: str | None) -> Select[Any]:
-    """The ids of all measurements of a study (None: of all), as a query."""
+    """Return the ids of all measurements of a study (None: of all), as a query."""
     query = select(MeasurementRow.id)
     if study is None:
         return query
@@ -101,7 +101,7 @@ def in_study(study: str | None) -> Select[Any]:
 
 
 def _subjects(session: Session, study: str | None) -> Iterator[tuple[TrialRow | LayerRow, Fields]]:
-    """The trials and then the layers of each study, by when they were asked for."""
+    """Yield the trials and then the layers of each study, by when they were asked for."""
     by_study: dict[str | None, list[list[Any]]] = defaultdict(lambda: [[], []])
     for number, (row_type, link) in enumerate(SUBJECTS):
         query = select(StudyRow.name, link.requested_at, row_type).select_from(row_type)
@@ -148,7 +148,7 @@ def _changed(asked: Sequence[Any], parts: Parts) -> dict[TrialRow | LayerRow, st
 
 
 def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
-    """The measurements of one attempt or layer: one counts for each options and each machine."""
+    """Yield measurements of one attempt or layer: one counts for each options and machine."""
     newest_code = {row["suite"]: row["source_hash"] for row in made}
     counting = {
         (row["suite"], row["suite_options"], row["machine"]): row["measurement"]
@@ -163,7 +163,7 @@ def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
 
 
 def _with_older_suites(made: Sequence[Fields]) -> Iterator[Fields]:
-    """A study's measurements; what another suite's code made than its last one is older too."""
+    """Mark as older, of a study's measurements, what other code of a suite made than the last."""
     in_order = sorted(made, key=lambda row: row["measurement"])
     newest_code = {row["suite"]: row["source_hash"] for row in in_order}
     for row in made:
@@ -174,7 +174,7 @@ def _with_older_suites(made: Sequence[Fields]) -> Iterator[Fields]:
 
 
 def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]]:
-    """The attempts by trial. The last of each list stands for the trial."""
+    """Return the attempts by trial. The last of each list stands for the trial."""
     query = select(AttemptRow)
     if study is not None:
         shown = select(StudyTrialRow.trial_id).join(StudyRow).where(StudyRow.name == study)
@@ -188,14 +188,14 @@ def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]
 
 
 def _parents(session: Session) -> dict[int, str]:
-    """The fingerprint of what each derived trial started from."""
+    """Return the fingerprint of what each derived trial started from."""
     parent = aliased(TrialRow)
     query = select(TrialRow.id, parent.fingerprint).join(parent, TrialRow.parent_id == parent.id)
     return {row.id: row.fingerprint for row in session.execute(query)}
 
 
 def _measurements(session: Session, study: str | None) -> dict[tuple[str, int], list[Fields]]:
-    """All measurements by what they were made on, the newest last."""
+    """Return all measurements by what they were made on, the newest last."""
     columns = {
         "suite": MeasurementRow.suite,
         "suite_options": cast(MeasurementRow.options, Text),

@@ -206,7 +206,7 @@ CLAIMER = """
 import sys, time
 from pathlib import Path
 from results import Run, open_store
-from results.liveness import this_process
+from results.store.leases import this_process
 
 target, go = sys.argv[1], Path(sys.argv[2])
 with open_store(target) as store:

@@ -41,7 +41,7 @@ class Curves:
         return f"{self.numbers.card.title} along training"
 
     def draw(self, study: StudyData) -> Iterator[Drawing | Absent]:
-        """One figure for each condition."""
+        """Draw one figure for each condition."""
         ordered = self.numbers.ordered(set(self.numbers.snapshots["place"]))
         for name, heading, condition in study.by_condition(self.name, self.title):
             drawn = {place: self._lines(study.under(condition), place) for place in ordered}
@@ -65,17 +65,17 @@ class Curves:
             for axes, place in zip(drawn, few, strict=True):
                 self._panel(axes, place, shown[place])
             router_legend(figure, {entry.router: study.styles[entry.router] for entry in runs}, 3)
-        told = (f"{p.label}: {self.numbers.card.definition(p.metric).meaning}" for p in few)
+        meanings = (f"{p.label}: {self.numbers.card.definition(p.metric).meaning}" for p in few)
         caption = CAPTION.format(
             suite=self.numbers.card.name,
-            what="; ".join(each.strip().rstrip(".:") for each in told),
+            what="; ".join(each.strip().rstrip(".:") for each in meanings),
             counts=number_of_runs({entry.router: n for entry, n in runs.items()}),
             more=f" The first {MOST} of {len(shown)} metrics." if len(shown) > MOST else "",
         )
         return Drawing(name, heading, caption, figure, tuple(runs))
 
     def _lines(self, entries: list[Entry], place: Place) -> dict[Entry, pd.DataFrame]:
-        """The points of each entry that has any: of the network, else the mean over its layers."""
+        """Find the points of each entry with any: of the network, else the mean over its layers."""
         rows = self.numbers.snapshots
         rows = rows[(rows["place"] == place) & np.isfinite(rows["value"])]
         whole = rows[rows["layer"].isna()]
@@ -112,13 +112,13 @@ class Curves:
 
 
 def curves(study: StudyData) -> list[Curves]:
-    """The figure of each suite that measured snapshots."""
-    found = (Numbers.of(study, card) for card in cards(study))
-    return [Curves(numbers) for numbers in found if len(numbers.snapshots)]
+    """Return the figure of each suite that measured snapshots."""
+    by_suite = (Numbers.of(study, card) for card in cards(study))
+    return [Curves(numbers) for numbers in by_suite if len(numbers.snapshots)]
 
 
 def _points(rows: pd.DataFrame) -> pd.DataFrame:
-    """By snapshot: mean step; mean, lowest and highest value of the seeds, and their number.
+    """Summarise each snapshot: mean step; mean, lowest, highest and number of the seeds' values.
 
     Snapshots lie at the same shares of a training, whose steps differ where seconds decide them.
     """
