@@ -27,7 +27,7 @@ COMMAND = "bench.py run --preset tiny --set 'router.affinity=linear'"
 OTHER_RUN = f"""
 import sys
 from results import Run, open_store
-from results.liveness import this_process
+from results.store.leases import this_process
 with open_store(sys.argv[1], create=False) as store:
     study = store.find_study("tiny").id
     run = store.start_run(study, Run(*this_process(), command={COMMAND!r}, jobs=2))

@@ -34,7 +34,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from results import CodeVersion, Machine, Metric, Run, open_store
-from results.liveness import this_process
+from results.store.leases import this_process
 
 target, go, name, rounds = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 while not go.exists():
