@@ -10,10 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 
-from report.conditions import Entry
+from report.conditions import DENSE, Entry
 from report.study import StudyData
 from report.style import FAINT, PAPER
-from report.systems import DENSE
 from results.statistics.intervals import Interval
 
 LEAST = 5.0
@@ -21,7 +20,7 @@ LEAST = 5.0
 
 
 def far_nulls(study: StudyData, values: Mapping[Entry, Sequence[float]]) -> dict[Entry, bool]:
-    """Whether each far null lies above the rest, else below.
+    """Find the nulls that lie far off, and whether each is above the rest, else below.
 
     Far: each of its values is beyond those of the routers and of dense, by half of their range.
 
@@ -34,9 +33,9 @@ def far_nulls(study: StudyData, values: Mapping[Entry, Sequence[float]]) -> dict
         return {}
     low, high = min(others), max(others)
     room = max((high - low) / 2, LEAST)
-    found = {entry: values[entry] for entry in nulls if len(values[entry])}
-    below = {entry: False for entry, each in found.items() if max(each) < low - room}
-    return below | {entry: True for entry, each in found.items() if min(each) > high + room}
+    measured = {entry: values[entry] for entry in nulls if len(values[entry])}
+    below = {entry: False for entry, each in measured.items() if max(each) < low - room}
+    return below | {entry: True for entry, each in measured.items() if min(each) > high + room}
 
 
 def name_far(axes: Axes, far: Mapping[Entry, bool], means: Mapping[Entry, float]) -> None:
@@ -66,7 +65,7 @@ CUT = "Triangle: the interval goes on beyond the axis."
 def limits(
     values: Sequence[float], intervals: Iterable[Interval], bounds: tuple[float, float]
 ) -> tuple[float, float]:
-    """The ends of an axis of percent that holds all values, and intervals for the most part.
+    """Return the ends of an axis of percent that holds all values, and intervals for the most part.
 
     Args:
         values: of the seeds.
@@ -82,7 +81,7 @@ def limits(
 
 
 def halves(interval: Interval, ends: tuple[float, float]) -> list[list[float]] | None:
-    """How far the interval goes below and above its mean within an axis; None without one."""
+    """Find how far the interval goes below and above its mean within an axis; None without one."""
     if interval.low is None or interval.high is None:
         return None
     low, high = max(interval.low, ends[0]), min(interval.high, ends[1])
@@ -90,7 +89,7 @@ def halves(interval: Interval, ends: tuple[float, float]) -> list[list[float]] |
 
 
 def is_cut(interval: Interval, ends: tuple[float, float]) -> bool:
-    """Whether an interval goes beyond an axis."""
+    """Tell whether an interval goes beyond an axis."""
     return bool(_beyond(interval, ends))
 
 
@@ -103,7 +102,7 @@ def mark_cut(
     *,
     upright: bool = False,
 ) -> None:
-    """A triangle at each end of an axis that an interval goes beyond.
+    """Draw a triangle at each end of an axis that an interval goes beyond.
 
     Args:
         beside: the place of the mean on the other axis.
@@ -116,7 +115,7 @@ def mark_cut(
 
 
 def _beyond(interval: Interval, ends: tuple[float, float]) -> dict[float, str]:
-    """The ends that an interval goes beyond."""
+    """Return the ends that an interval goes beyond."""
     if interval.low is None or interval.high is None:
         return {}
     left = {ends[0]: "<"} if interval.low < ends[0] else {}

@@ -7,13 +7,13 @@ from typing import Any
 import pandas as pd
 
 from report.conditions import Entry
-from report.parts import Absent
 from report.study import StudyData
 from report.table import (
     CONSTANT,
     MISSING,
     NOT_APPLICABLE,
     OUTSIDE,
+    Absent,
     Cell,
     Column,
     Row,
@@ -40,18 +40,23 @@ LEAD = (
 
 
 def metric_cell(study: StudyData, metric: str, entry: Entry, **where: Any) -> Cell:
-    """The mean of a metric over the seeds; `n/a` where its suite looked and there was none."""
+    """Show the mean of a metric over the seeds; `n/a` where its suite looked and there was none."""
     values = study.final(metric, entry, **where)
     if values.empty:
-        looked = study.was_looked_at(study.suite_of.get(metric), entry)
+        looked = study.was_measured(study.suite_of.get(metric), entry)
         return words(NOT_APPLICABLE if looked else MISSING)
     marks = [CONSTANT] if study.is_constant(metric, entry) else []
-    behind = study.behind(entry, values.index)
-    return summary(list(values), *marks, trials=behind, confidence=study.confidence)
+    return mean_cell(study, entry, values, *marks)
+
+
+def mean_cell(study: StudyData, entry: Entry, values: pd.Series, *marks: str) -> Cell:
+    """Show the mean of an entry's values by seed, with its interval and the trials behind it."""
+    trials = study.behind(entry, values.index)
+    return summary(list(values), *marks, trials=trials, confidence=study.confidence)
 
 
 def stands_under(study: StudyData) -> dict[Entry, tuple[Condition, ...]]:
-    """The conditions that each entry stands beside, most often its own alone."""
+    """Return the conditions that each entry stands beside, most often its own alone."""
     entries = {condition: study.under(condition) for condition in study.conditions}
     return {
         entry: tuple(condition for condition, found in entries.items() if entry in found)
@@ -59,20 +64,20 @@ def stands_under(study: StudyData) -> dict[Entry, tuple[Condition, ...]]:
     }
 
 
-def sentence_on_looks(study: StudyData) -> str:
-    """What a stopping rule does to intervals and p-values; "" where the seeds were fixed."""
-    looks = study.planned_looks
-    if looks == 1:
+def sentence_on_analyses(study: StudyData) -> str:
+    """Say what a stopping rule does to intervals and p-values; "" where the seeds were fixed."""
+    analyses = study.planned_analyses
+    if analyses == 1:
         return ""
     return (
-        f"Seeds were added until the differences were resolved, with {looks} looks planned: "
-        f"p-values are times {looks} and intervals as wide as {100 * study.confidence:.4g} % ones, "
-        "so that the error rate and the 95 % hold whichever look was the last."
+        f"Seeds were added until the differences were resolved, with {analyses} looks planned: "
+        f"p-values are times {analyses} and intervals as wide as {100 * study.confidence:.4g} % "
+        "ones, so that the error rate and the 95 % hold whichever look was the last."
     )
 
 
 def lead(study: StudyData, entry: Entry, n: int) -> list[Cell]:
-    """The cells of `LEAD`. Where trials are missing, `n` says of how many."""
+    """Make the cells of `LEAD`. Where trials are missing, `n` says of how many."""
     marks = [OUTSIDE] if outside_tolerance(study, entry) else []
     asked = study.trials_of(entry)
     count = str(n) if n == len(asked) else f"{n} of {len(asked)}"
@@ -81,26 +86,26 @@ def lead(study: StudyData, entry: Entry, n: int) -> list[Cell]:
 
 
 def outside_tolerance(study: StudyData, entry: Entry) -> bool:
-    """Whether a run missed its budget, of whatever was matched, by more than is allowed."""
+    """Tell whether a run missed its budget, of whatever was matched, by more than is allowed."""
     return bool((study.final("within_tolerance", entry) == 0).any())
 
 
 def measured(study: StudyData, suite: str) -> list[Entry]:
-    """The entries that have something for a suite to measure, failed ones too; none unmeasured."""
+    """List the entries that a suite has something to measure of; none where it measured nothing."""
     if suite not in set(study.metrics["suite"]):
         return []
     return [entry for entry in study.entries if study.skipped(suite, entry) is None]
 
 
 def why_unmeasured(study: StudyData, suite: str) -> str:
-    """Why a suite measured nothing of the study."""
+    """Say why a suite measured nothing of the study."""
     reasons = (study.skipped(suite, entry) for entry in study.entries)
     reason = next(filter(None, reasons), None)
     return f"suite {suite}: {reason}" if reason else f"no finished trial was measured by {suite}"
 
 
 def why_without(study: StudyData, suite: str, what: str) -> str:
-    """Why there is nothing of `what` to show: its suite measured nothing, or not that."""
+    """Say why there is nothing of `what` to show: its suite measured nothing, or not that."""
     if not measured(study, suite):
         return why_unmeasured(study, suite)
     return f"no finished trial has {what} (suite {suite})"
@@ -124,7 +129,7 @@ CAPTION = (
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each router and condition that has several seeds."""
+    """Make a row for each router and condition that has several seeds."""
     entries = measured(study, "entropy")
     if not entries:
         return Absent(NAME, TITLE, why_unmeasured(study, "entropy"))
@@ -134,15 +139,10 @@ def table(study: StudyData) -> Table | Absent:
         values = {
             column.key: _values(study, metric, entry, where) for metric, where, column in SHOWN
         }
-        n = max(len(found) for found in values.values())
+        n = max(map(len, values.values()))
         cells = lead(study, entry, n)
-        cells += [_of_seed(study, entry, found, chosen) for found in values.values()]
-        cells += [
-            summary(
-                list(found), trials=study.behind(entry, found.index), confidence=study.confidence
-            )
-            for found in values.values()
-        ]
+        cells += [_of_seed(study, entry, by_seed, chosen) for by_seed in values.values()]
+        cells += [mean_cell(study, entry, by_seed) for by_seed in values.values()]
         rows.append(Row(tuple(cells), n, entry))
     if all((row.n or 0) < 2 for row in rows):
         return Absent(NAME, TITLE, "one seed is its own best: ask for --seeds 2 or more")
@@ -153,7 +153,7 @@ def table(study: StudyData) -> Table | Absent:
 
 
 def best_seed(study: StudyData, entry: Entry) -> int | None:
-    """The seed whose last accuracy on the validation split is the highest; the first of several."""
+    """Find the seed of the highest last accuracy on the validation split; the first of several."""
     rows = study.rows("val_top1", entry).sort_values(["step", "seed"])
     last = rows.drop_duplicates("seed", keep="last").sort_values("seed")
     return None if last.empty else int(last.loc[last["value"].idxmax(), "seed"])

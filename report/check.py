@@ -49,12 +49,14 @@ def check(store: Store, folder: Path) -> Checked:
     study = load_study(store, printed.study, printed.claims)
     tables = [table for table in make_tables(study) if isinstance(table, Table)]
     now = {table.name: dict(_rows(table)) for table in tables}
-    found = [number for table in printed.tables for number in numbers(table)]
-    told = ((number, _wrong(number, now.get(number.table.name, {}))) for number in found)
-    wrong = [f"{number.told}: {why}" for number, why in told if why]
+    printed_numbers = [number for table in printed.tables for number in numbers(table)]
+    compared = (
+        (number, _wrong(number, now.get(number.table.name, {}))) for number in printed_numbers
+    )
+    wrong = [f"{number.label}: {why}" for number, why in compared if why]
     wrong += changed(printed.texts, texts(study, tables))
     edited = tuple(_edited(folder, printed))
-    return Checked(printed.study, len(found), len(printed.files), tuple(wrong), edited)
+    return Checked(printed.study, len(printed_numbers), len(printed.files), tuple(wrong), edited)
 
 
 def _edited(folder: Path, printed: Printed) -> Iterator[str]:
@@ -92,14 +94,14 @@ Rows = dict[str, tuple[Row, dict[str, Cell]]]
 
 
 def _rows(table: Table) -> Iterator[tuple[str, tuple[Row, dict[str, Cell]]]]:
-    """Each row by its name, with its cells by column."""
+    """Yield each row by its name, with its cells by column."""
     keys = [column.key for column in table.columns]
     for name, row in zip(row_names(table), table.rows, strict=True):
         yield name, (row, dict(zip(keys, row.cells, strict=True)))
 
 
 def _wrong(number: Number, rows: Rows) -> str:
-    """What no longer holds of a number; "" where all does."""
+    """Say what no longer holds of a number; "" where all does."""
     row, cells = rows.get(number.row, (None, {}))
     cell = cells.get(number.column.key)
     if row is None or cell is None or (cell.value is None and not cell.words):

@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from report.conditions import Entry
+from report.conditions import Entry, router_of
 from report.study import StudyData
-from report.systems import router_of
 from results.conditions import Condition
 from results.statistics import ALPHA, Compared, PairedDifference, declared, family
 from results.statistics.declared import NULLS, is_decided
@@ -88,11 +87,11 @@ class Comparison:
         return superiority(list(self.ours), list(self.theirs))
 
     def trials(self, study: StudyData) -> tuple[str, ...]:
-        """The fingerprints of the trials of both sides."""
+        """Return the fingerprints of the trials of both sides."""
         return study.behind(self.entry, self.seeds) + study.behind(self.reference, self.seeds)
 
     def turned(self) -> Comparison:
-        """The reference less the entry."""
+        """Return the reference less the entry."""
         difference = self.difference and replace(
             self.difference,
             mean=-self.difference.mean,
@@ -110,17 +109,17 @@ class Comparison:
 
 
 def comparisons(study: StudyData) -> list[Comparison]:
-    """All that are declared, by condition: against each null, then between routers."""
-    return [found for condition in study.conditions for found in _under(study, condition)]
+    """Return all that are declared, by condition: against each null, then between routers."""
+    return [each for condition in study.conditions for each in _under(study, condition)]
 
 
 def against_nulls(study: StudyData) -> list[Comparison]:
-    """Those of routers with nulls."""
+    """Return those of routers with nulls."""
     return [c for c in comparisons(study) if study.is_baseline(c.reference.router)]
 
 
 def against_best(study: StudyData) -> list[Comparison]:
-    """Those of every other router with the best under its condition, as router less best."""
+    """Return those of every other router with the best under its condition, as router less best."""
     winners = {condition: best(study, condition) for condition in study.conditions}
     between = [c for c in comparisons(study) if not study.is_baseline(c.reference.router)]
     turned = [c.turned() if c.entry == winners[c.condition] else c for c in between]
@@ -128,14 +127,14 @@ def against_best(study: StudyData) -> list[Comparison]:
 
 
 def best(study: StudyData, condition: Condition) -> Entry | None:
-    """The router, nulls apart, of the highest mean accuracy; among all if there are no others."""
+    """Find the router, nulls apart, of the highest mean accuracy; a null if there are no others."""
     means = _means(study, condition)
     routers = {e: values for e, values in means.items() if not study.is_baseline(e.router)}
     return _highest(routers or means)
 
 
 def leader(study: StudyData, condition: Condition) -> Entry | None:
-    """The best router, or the baseline or null that surpasses it from as many seeds."""
+    """Return the best router, or the baseline or null that surpasses it from as many seeds."""
     winner, means = best(study, condition), _means(study, condition)
     if winner is None:
         return None
@@ -151,36 +150,36 @@ def leader(study: StudyData, condition: Condition) -> Entry | None:
 
 
 def higher_of_fewer(study: StudyData, condition: Condition) -> list[Entry]:
-    """Those with a higher mean than the leader, but from fewer seeds."""
+    """Return those with a higher mean than the leader, but from fewer seeds."""
     first, means = leader(study, condition), _means(study, condition)
     return [e for e, values in means.items() if first and values.mean() > means[first].mean()]
 
 
 def _means(study: StudyData, condition: Condition) -> dict[Entry, pd.Series]:
-    """The accuracies by seed of those that have any."""
+    """Return the accuracies by seed of those that have any."""
     values = {entry: study.final(METRIC, entry) for entry in study.under(condition)}
-    return {entry: found for entry, found in values.items() if len(found)}
+    return {entry: by_seed for entry, by_seed in values.items() if len(by_seed)}
 
 
 def _highest(values: dict[Entry, pd.Series]) -> Entry | None:
-    """The highest mean among those with most seeds; the first of several.
+    """Return the highest mean among those with most seeds; the first of several.
 
     A lucky single run of a router that failed otherwise is not best.
     """
     most = max(map(len, values.values()), default=0)
-    full = {entry: found.mean() for entry, found in values.items() if len(found) == most}
+    full = {entry: by_seed.mean() for entry, by_seed in values.items() if len(by_seed) == most}
     return max(full, key=lambda entry: full[entry], default=None)
 
 
 def nulls(study: StudyData) -> list[str]:
-    """What the routers of a study are held against: the usual nulls first."""
-    found = [name for name in study.routers if study.is_baseline(name)]
+    """List what the routers of a study are held against: the usual nulls first."""
+    names = [name for name in study.routers if study.is_baseline(name)]
     usual = {name: place for place, name in enumerate(NULLS)}
-    return sorted(found, key=lambda name: usual.get(router_of(name), len(usual)))
+    return sorted(names, key=lambda name: usual.get(router_of(name), len(usual)))
 
 
 def missing_nulls(study: StudyData) -> list[str]:
-    """The usual nulls that a study lacks."""
+    """Return the usual nulls that a study lacks."""
     return [name for name in NULLS if name not in map(router_of, study.routers)]
 
 
@@ -189,9 +188,9 @@ def _under(study: StudyData, condition: Condition) -> list[Comparison]:
     values = {name: study.final(METRIC, entry) for name, entry in entries.items()}
     references = [name for name in nulls(study) if name in entries]
     routers = [name for name in entries if name not in references]
-    by_seed = {name: dict(found) for name, found in values.items()}
+    by_seed = {name: dict(accuracies) for name, accuracies in values.items()}
 
-    def told(c: Compared) -> Comparison:
+    def comparison(c: Compared) -> Comparison:
         return Comparison(
             condition=condition,
             entry=entries[c.system],
@@ -204,7 +203,9 @@ def _under(study: StudyData, condition: Condition) -> list[Comparison]:
             interest=study.smallest_of_interest,
         )
 
-    return list(map(told, family(by_seed, declared(routers, references), study.planned_looks)))
+    return list(
+        map(comparison, family(by_seed, declared(routers, references), study.planned_analyses))
+    )
 
 
 def _minus(value: float | None) -> float | None:

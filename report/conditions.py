@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from results.conditions import Condition
+from results.conditions import Condition, router_label
 from results.settings import PARENT
 
+DENSE = "dense"
+SEPARATOR = " + "
+NAME = "experts.name"
 NUMBER = "experts.num_experts"
 """The setting that figures against the number of experts draw along an axis, or by panel."""
 ANY = Condition()
@@ -16,10 +20,21 @@ ANY = Condition()
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """A router under a condition."""
+    """A router under a condition.
+
+    Attributes:
+        router: its name; with its experts where `Systems` says so.
+        aa_replicate: 1 of a router's second run in the A/A control, which competes with nobody.
+    """
 
     router: str
     condition: Condition = ANY
+    aa_replicate: int = 0
+
+    @property
+    def label(self) -> str:
+        """The router for readers."""
+        return router_label(self.router, self.aa_replicate)
 
     @property
     def settings(self) -> frozenset[tuple[str, str]]:
@@ -27,7 +42,7 @@ class Entry:
         return frozenset(self.condition.settings)
 
     def stands_beside(self, other: Entry) -> bool:
-        """Whether the two compare: one belongs to the condition of the other."""
+        """Tell whether the two compare: one belongs to the condition of the other."""
         return any(
             closest([one], one.router, condition) is not None
             for one, condition in ((self, other.condition), (other, self.condition))
@@ -40,17 +55,17 @@ class Entry:
 
 
 def without_options(condition: Condition, suite: str) -> Condition:
-    """The condition of a trial or layer, without what differs in the options of a suite."""
+    """Return the condition of a trial or layer, without what differs in the options of a suite."""
     return condition.where(lambda path: not path.startswith(f"{suite}."))
 
 
 def without_number(condition: Condition) -> Condition:
-    """The condition, but for the number of experts."""
+    """Return the condition, but for the number of experts."""
     return condition.where(lambda path: path != NUMBER)
 
 
 def fullest(entries: Iterable[Entry]) -> list[Condition]:
-    """The conditions to show apart, each once, in order.
+    """Return the conditions to show apart, each once, in order.
 
     Those left out are just a part of others, and each of their entries stands beside those.
     """
@@ -70,36 +85,38 @@ def _stands_beside(entry: Entry, entries: list[Entry], conditions: Iterable[Cond
 
 
 def closest(entries: Iterable[Entry], router: str, condition: Condition) -> Entry | None:
-    """The entry of a router that belongs to a condition: the fullest that is a part of it.
+    """Return the entry of a router that belongs to a condition: the fullest that is a part of it.
 
     A router that lacks a swept setting was trained under a part of the others' conditions only. To
     a derived trial belong those that were derived alike, and those that were trained as its parent
     was.
     """
-    told = frozenset(condition.settings)
+    own_settings = frozenset(condition.settings)
     as_parent = _of_parent(condition)
     own = [entry for entry in entries if entry.router == router]
-    agreeing = [e for e in own if e.settings <= (told if _derivation(e.condition) else as_parent)]
+    agreeing = [
+        e for e in own if e.settings <= (own_settings if _derivation(e.condition) else as_parent)
+    ]
     return max(agreeing, key=lambda entry: len(entry.settings), default=None)
 
 
 def closest_layer(layers: Iterable[Entry], entry: Entry) -> Entry | None:
-    """The bare layer of an entry: it lacks the settings of training, and where they started."""
+    """Find the bare layer of an entry: it lacks the settings of training, and their origin."""
     return closest(layers, entry.router, entry.condition.where(lambda path: not _derives(path)))
 
 
 def _derives(path: str) -> bool:
-    """Whether a setting tells where a derived trial started."""
+    """Tell whether a setting says where a derived trial started."""
     return path == "transform" or path.startswith("parent")
 
 
 def _derivation(condition: Condition) -> Condition:
-    """What a condition tells of where a derived trial started."""
+    """Find what a condition tells of where a derived trial started."""
     return condition.where(_derives)
 
 
 def _of_parent(condition: Condition) -> frozenset[tuple[str, str]]:
-    """The settings that a derived trial's parent has: its own where they are told."""
+    """Return the settings that a derived trial's parent has: its own where they are told."""
     own = {path: value for path, value in condition.settings if not _derives(path)}
     inherited = {
         path.removeprefix(PARENT): value
@@ -114,3 +131,54 @@ def _numeric(part: str) -> tuple[float, str]:
         return float(part), ""
     except ValueError:
         return float("inf"), part
+
+
+def router_of(system: str) -> str:
+    """Return the router of a system, by the name that it is registered under."""
+    return system.partition(SEPARATOR)[0]
+
+
+@dataclass(frozen=True)
+class Systems:
+    """How the rows of a study are named: with several kinds of experts, by router and experts.
+
+    Attributes:
+        usual: the experts of most rows, as `8 mlp` or `mlp`; None where all have the same.
+        numbered: whether the number of experts belongs to the system, and is no condition.
+    """
+
+    usual: str | None = None
+    numbered: bool = False
+
+    @classmethod
+    def of(cls, entries: Iterable[Entry]) -> Systems:
+        """Find the systems of rows as the database has them, with `experts.name` as a setting."""
+        rows = [e for e in entries if e.router != DENSE and not e.aa_replicate]
+        names = Counter(entry.condition.mapping.get(NAME) for entry in rows)
+        if len(names) < 2 or None in names:
+            return cls()
+        holders: dict[str | None, set[tuple[str, str | None]]] = defaultdict(set)
+        for entry in rows:
+            holders[entry.condition.mapping.get(NUMBER)].add(
+                (entry.router, entry.condition.mapping[NAME])
+            )
+        # A number that a single system has is part of it; one that several have is swept over.
+        numbered = any(len(systems) == 1 for systems in holders.values())
+        usual = Counter(_experts(entry.condition.mapping, numbered) for entry in rows)
+        return cls(usual.most_common(1)[0][0], numbered)
+
+    def named(self, entry: Entry) -> Entry:
+        """Return the entry of a row's system, under the condition that is left."""
+        values = entry.condition.mapping
+        if self.usual is None or NAME not in values:
+            return entry
+        experts = _experts(values, self.numbered)
+        unsaid = entry.router == DENSE or experts == self.usual
+        gone = {NAME, NUMBER} if self.numbered else {NAME}
+        left = entry.condition.where(lambda path: path not in gone)
+        system = entry.router if unsaid else f"{entry.router}{SEPARATOR}{experts}"
+        return replace(entry, router=system, condition=left)
+
+
+def _experts(values: dict[str, str], numbered: bool) -> str:
+    return " ".join(filter(None, (values.get(NUMBER, "") if numbered else "", values[NAME])))

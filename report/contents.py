@@ -7,10 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from report import cells
-from report.parts import Absent
 from report.study import StudyData
 from report.style import Drawing
-from report.table import Table
+from report.table import Absent, Table
 from report.topics import (
     accuracy,
     balance,

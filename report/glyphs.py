@@ -22,19 +22,19 @@ def fit(figure: Figure) -> frozenset[str]:
     Returns:
         The characters that no installed font has: each is written as its code, `U+72AC`.
     """
-    told = {text.get_text() for text in figure.findobj(Text)}
+    shown = {text.get_text() for text in figure.findobj(Text)}
     for axes in figure.axes:
         for axis in (axes.xaxis, axes.yaxis):
-            told |= _fit_ticks(axis)
+            shown |= _fit_ticks(axis)
     for text in figure.findobj(Text):
         if wanted := _beyond(text.get_text()):
             text.set_fontfamily([FAMILY, *_fonts(wanted)[0]])
             text.set_text(_with_codes(text.get_text()))
-    return frozenset(char for text in told for char in lacking(text))
+    return frozenset(char for text in shown for char in lacking(text))
 
 
 def lacking(text: str) -> frozenset[str]:
-    """The characters of a text that no installed font has."""
+    """Return the characters of a text that no installed font has."""
     return _fonts(_beyond(text))[1]
 
 
@@ -56,7 +56,7 @@ def _with_codes(text: str) -> str:
 
 
 def _beyond(text: str) -> frozenset[str]:
-    """The characters that the font of all figures lacks."""
+    """Return the characters that the font of all figures lacks."""
     own = get_font(findfont(FAMILY))
     return frozenset(c for c in text if not c.isspace() and not own.get_char_index(ord(c)))
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections import defaultdict
 from typing import Any
 
 import pandas as pd
 
 from report.claims.claims import Claim
-from report.conditions import Entry, without_options
+from report.conditions import Entry, Systems, without_options
 from report.state import state_of
 from report.study import StudyData
-from report.systems import Systems
 from results import ArrayRecord, Store
 from results.conditions import Condition
 from results.frames import (
@@ -25,7 +24,7 @@ from results.frames import (
 
 
 def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] = ()) -> StudyData:
-    """A study by name, or the one that was asked for last.
+    """Return a study by name, or the one that was asked for last.
 
     Raises:
         StoreError: there is no such study, or none at all; the message names the nearest.
@@ -34,14 +33,14 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
     trials = _with_conditions(trials_frame(store, record.name))
     measurements = _with_conditions(measurements_frame(store, record.name))
     # Each once, in their order: of experts that are as usual as others, the first are the usual.
-    entries = dict.fromkeys(Entry(row.router, row.condition) for row in trials.itertuples())
+    entries = dict.fromkeys(_entries(trials))
     systems = Systems.of(entries)
     return StudyData(
         record=record,
-        trials=_told(trials, systems),
-        measurements=_told(_of_subject(measurements), systems),
-        metrics=_told(_metrics(_with_conditions(metrics_frame(store, record.name))), systems),
-        arrays=[_record_told(each, systems) for each in _arrays(arrays_of(store, record.name))],
+        trials=_by_system(trials, systems),
+        measurements=_by_system(_of_subject(measurements), systems),
+        metrics=_by_system(_metrics(_with_conditions(metrics_frame(store, record.name))), systems),
+        arrays=_arrays(arrays_of(store, record.name), systems),
         components=components_frame(store),
         state=state_of(record.request, trials, measurements),
         usual_experts=systems.usual,
@@ -50,24 +49,25 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
 
 
 def _with_conditions(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows with their conditions as mappings, in the place of what readers are shown."""
+    """Return the rows with their conditions as mappings, in the place of what readers are shown."""
     made = {text: Condition.of(json.loads(text)) for text in frame["settings"].unique()}
     conditions = [made[text] for text in frame["settings"]]
     return frame.assign(condition=pd.Series(conditions, frame.index, object))
 
 
-def _told(frame: pd.DataFrame, systems: Systems) -> pd.DataFrame:
-    """The rows by system, under the condition that is left."""
-    rows = zip(frame["router"], frame["condition"], strict=True)
-    told = [systems.told(Entry(*row)) for row in rows]
-    routers = pd.Series([entry.router for entry in told], frame.index, object)
-    left = pd.Series([entry.condition for entry in told], frame.index, object)
-    return frame.assign(router=routers, condition=left)
+def _entries(frame: pd.DataFrame) -> list[Entry]:
+    """Return the entry of each row of a frame with conditions."""
+    rows = zip(frame["router"], frame["condition"], frame["aa_replicate"], strict=True)
+    return [Entry(*row) for row in rows]
 
 
-def _record_told(record: ArrayRecord, systems: Systems) -> ArrayRecord:
-    entry = systems.told(Entry(record.router, record.condition))
-    return replace(record, router=entry.router, condition=entry.condition)
+def _by_system(frame: pd.DataFrame, systems: Systems) -> pd.DataFrame:
+    """Name each row by its system, in `router` and `condition`; add its `entry`."""
+    named = [systems.named(entry) for entry in _entries(frame)]
+    routers = pd.Series([entry.router for entry in named], frame.index, object)
+    left = pd.Series([entry.condition for entry in named], frame.index, object)
+    entries = pd.Series(named, frame.index, object)
+    return frame.assign(router=routers, condition=left, entry=entries)
 
 
 def _metrics(frame: pd.DataFrame) -> pd.DataFrame:
@@ -78,18 +78,19 @@ def _metrics(frame: pd.DataFrame) -> pd.DataFrame:
     return newest.assign(where=[json.loads(text) for text in newest["where"]])
 
 
-def _arrays(records: list[ArrayRecord]) -> list[ArrayRecord]:
-    """The same for arrays."""
-    newest: dict[tuple[Any, ...], ArrayRecord] = {}
+def _arrays(records: list[ArrayRecord], systems: Systems) -> dict[Entry, list[ArrayRecord]]:
+    """Sort the arrays by entry; of one measured with several options of a suite, the newest."""
+    newest: dict[Entry, dict[tuple[Any, ...], ArrayRecord]] = defaultdict(dict)
     for record in records:
-        bare = replace(record, condition=without_options(record.condition, record.suite))
-        place = (bare.layer, bare.step, bare.split, json.dumps(bare.where, sort_keys=True))
-        newest[bare.suite, bare.router, bare.condition, bare.seed, bare.name, *place] = bare
-    return list(newest.values())
+        bare = without_options(record.condition, record.suite)
+        entry = systems.named(Entry(record.router, bare, record.aa_replicate))
+        place = (record.layer, record.step, record.split, json.dumps(record.where, sort_keys=True))
+        newest[entry][record.suite, record.seed, record.name, *place] = record
+    return {entry: list(arrays.values()) for entry, arrays in newest.items()}
 
 
 def _of_subject(frame: pd.DataFrame) -> pd.DataFrame:
-    """The condition of the trial or layer alone, without what differs in the suite's options."""
+    """Leave what differs in the suite's options out of the conditions of trials and layers."""
     rows = zip(frame["condition"], frame["suite"], strict=True)
     bare = pd.Series([without_options(*row) for row in rows], frame.index, object)
     return frame.assign(condition=bare)

@@ -16,6 +16,7 @@ from report.study import StudyData
 from report.table import Cell, Column, Row, Table
 from report.topics.trials import in_words, text_of
 from results import Store, StoreError
+from results.conditions import router_label
 from results.errors import nearest
 from results.frames import trials_frame
 
@@ -37,7 +38,7 @@ class Number:
     shown: str
 
     @property
-    def told(self) -> str:
+    def label(self) -> str:
         """`main, soft_moe, top-1`."""
         return ", ".join(filter(None, (self.table.name, self.row, self.column.label)))
 
@@ -63,7 +64,7 @@ class Printed:
 
 
 def numbers(table: Table) -> Iterator[Number]:
-    """Every number of a table, and every count of trials, row by row."""
+    """Yield every number of a table, and every count of trials, row by row."""
     for label, row in zip(row_names(table), table.rows, strict=True):
         for column, cell in zip(table.columns, row.cells, strict=True):
             if cell.value is not None or cell.trials:
@@ -71,7 +72,7 @@ def numbers(table: Table) -> Iterator[Number]:
 
 
 def row_names(table: Table) -> list[str]:
-    """What each row is called: its words before the first number; of rows alike, their number."""
+    """Name each row: its words before the first number; of rows alike, their number."""
     columns = table.columns
     first = next((i for i, column in enumerate(columns) if not column.words), len(columns))
     naming = [i for i in range(first) if columns[i].key not in NAMELESS]
@@ -85,18 +86,18 @@ def row_names(table: Table) -> list[str]:
 
 
 def shown(column: Column, cell: Cell, row: Row) -> str:
-    """A number as the table prints it, with its unit: `81.2 ± 0.4 %`."""
+    """Return a number as the table prints it, with its unit: `81.2 ± 0.4 %`."""
     text = "".join(cell_parts(column, cell, row))
     return f"{text} {column.unit}" if column.unit and cell.value is not None else text
 
 
 def to_json(printed: Printed) -> bytes:
-    """What `from_json` reads."""
+    """Write the numbers as `from_json` reads them."""
     return TypeAdapter(Printed).dump_json(printed, exclude_defaults=True)
 
 
 def from_json(folder: Path) -> Printed:
-    """The numbers of the report in a folder.
+    """Return the numbers of the report in a folder.
 
     Raises:
         StoreError: there are none, or another version of the report wrote them.
@@ -117,7 +118,7 @@ def from_json(folder: Path) -> Printed:
 
 
 def find(tables: Sequence[Table], table: str, row: str, column: str) -> Number:
-    """A number by the name of its table, words of its row, and the key or heading of its column.
+    """Find a number by its table's name, words of its row, and its column's key or heading.
 
     Raises:
         StoreError: there is none, or several; the message names the nearest.
@@ -141,7 +142,7 @@ def find(tables: Sequence[Table], table: str, row: str, column: str) -> Number:
 
 
 def _row(table: str, asked: str, rows: Iterable[str]) -> str:
-    """The row of this name, or the only one that has all of these words."""
+    """Return the row of this name, or the only one that has all of these words."""
     names = list(rows)
     if asked in names:
         return asked
@@ -155,7 +156,6 @@ def _row(table: str, asked: str, rows: Iterable[str]) -> str:
 
 
 COLUMNS = {
-    "router": "router",
     "condition": "condition",
     "seed": "seed",
     "machine": "machine_name",
@@ -221,7 +221,8 @@ def _sources(store: Store, study: StudyData, number: Number) -> Iterator[Source]
     known = len(cell.values) == len(cell.trials)
     for place, trial in enumerate(cell.trials):
         row = rows.get(trial)
-        told = {name: text_of(getattr(row, column, None)) for name, column in COLUMNS.items()}
+        fields = {name: text_of(getattr(row, column, None)) for name, column in COLUMNS.items()}
+        router = "" if row is None else router_label(row.router, row.aa_replicate)
         value = number.column.number(cell.values[place]) if known else ""
         status = GONE if row is None else in_words(str(row.status))
-        yield Source(trial, status=status, value=value, **told)
+        yield Source(trial, router, status=status, value=value, **fields)

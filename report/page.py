@@ -11,14 +11,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from report.parts import Absent, said_once
 from report.render import cell_parts
 from report.study import StudyData
 from report.style import COLUMN, FAINT, GRID, INK, PAPER, Drawing
 from report.summary import compared, findings, remarks
-from report.table import ARROWS, Cell, Column, Row, Table
+from report.table import ARROWS, Absent, Cell, Column, Row, Table, said_once
 from report.topics import FAILURES, SECTIONS, Section, generic, provenance
-from report.topics.trials import Logs, readable, undone
+from report.topics.trials import Logs, incomplete, readable
 
 LISTS = ("trial", "layer")
 """Columns that hold what a row is the trial or the layer of; its table has a row for each."""
@@ -36,11 +35,11 @@ class Links:
                         self._places.setdefault(listed, []).append(f"{table.name}-{number}")
 
     def anchor(self, table: Table, number: int) -> str:
-        """The id of a row that lists a trial or a layer; "" of any other."""
+        """Return the id of a row that lists a trial or a layer; "" of any other."""
         return f"{table.name}-{number}" if self._listed(table, table.rows[number]) else ""
 
     def behind(self, trials: Iterable[str]) -> list[str]:
-        """The ids of the rows of these trials."""
+        """Return the ids of the rows of these trials."""
         return [place for trial in trials for place in self._places.get(trial, [])]
 
     def _listed(self, table: Table, row: Row) -> str | None:
@@ -53,7 +52,7 @@ THEME = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--rule)", PAPER: "
 
 
 def inline(drawing: Drawing) -> Markup:
-    """The figure as an `<svg>` element without prolog, namespaces or fixed size."""
+    """Return the figure as an `<svg>` element without prolog, namespaces or fixed size."""
     text = drawing.saved("svg").decode()
     text = text[text.index("<svg") :]
     for colour, variable in THEME.items():
@@ -83,7 +82,7 @@ def make_page(
     figures: Sequence[Drawing | Absent],
     logs: Logs,
 ) -> str:
-    """The page as HTML."""
+    """Return the page as HTML."""
     parts = [("table", part) for part in tables] + [("figure", part) for part in figures]
     cards = provenance.router_cards(study)
     sections = [*SECTIONS, *map(generic.section, generic.cards(study)), FAILURES]
@@ -102,7 +101,7 @@ def make_page(
             machines=provenance.machines(study),
             codes=provenance.codes(study),
             request=json.dumps(study.record.request, indent=2),
-            undone=undone(study),
+            incomplete=incomplete(study),
             logs=logs,
             links=Links(tables),
             made=datetime.now(UTC),
@@ -111,7 +110,7 @@ def make_page(
 
 
 def _chosen(section: Section, parts: Sequence[tuple[str, Part]]) -> tuple[list[Part], list[Part]]:
-    """The parts of a section; `figure:load` also names those that were made for a condition.
+    """Return the parts of a section; `figure:load` also names those that were made for a condition.
 
     What is missing is said once, and not folded away.
     """
@@ -162,7 +161,7 @@ def _environment() -> Environment:
 
 
 def _hint(column: Column, cell: Cell, row: Row) -> str:
-    """What a reader sees who points at a number."""
+    """Say what a reader sees who points at a number."""
     if cell.value is None:
         return ""
     runs = cell.n or column.n or row.n

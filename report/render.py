@@ -47,7 +47,7 @@ def latex_text(text: str) -> str:
 
 
 def latex_heading(text: str) -> str:
-    """The same, with the symbols of entropy and mutual information set as mathematics."""
+    """Escape a heading, with the symbols of entropy and mutual information set as mathematics."""
     parts = enumerate(_SYMBOL.split(text))
     return "".join(
         f"${part.replace('Ŷ', _HAT)}$" if place % 2 else latex_text(part) for place, part in parts
@@ -55,7 +55,7 @@ def latex_heading(text: str) -> str:
 
 
 def cell_parts(column: Column, cell: Cell, row: Row) -> tuple[str, str]:
-    """A cell's value or words, and what follows it: `81.2` and ` ± 0.4 (n=2)`.
+    """Return a cell's value or words, and what follows it: `81.2` and ` ± 0.4 (n=2)`.
 
     The number of runs follows where it is not that of the row or the column.
     """
@@ -71,12 +71,12 @@ def cell_parts(column: Column, cell: Cell, row: Row) -> tuple[str, str]:
 
 
 def plain_cell(column: Column, cell: Cell, row: Row) -> str:
-    """The text of one cell: `81.2 ± 0.4 (n=2)†`."""
+    """Return the text of one cell: `81.2 ± 0.4 (n=2)†`."""
     return "".join([*cell_parts(column, cell, row), *cell.marks])
 
 
 def to_markdown(table: Table) -> str:
-    """A GitHub table with its title above and its caption and notes below."""
+    """Write a GitHub table with its title above and its caption and notes below."""
 
     def text(column: Column, cell: Cell, row: Row) -> str:
         shown = plain_cell(column, cell, row).replace("|", "\\|").replace("\n", " ")
@@ -91,7 +91,7 @@ def to_markdown(table: Table) -> str:
 
 
 def to_latex(table: Table) -> str:
-    """A booktabs table, `table*` and shrunk to the text width only where it is wider."""
+    """Write a booktabs table, `table*` and shrunk to the text width only where it is wider."""
 
     def text(column: Column, cell: Cell, row: Row) -> str:
         shown = latex_text(plain_cell(column, cell, row))
@@ -124,7 +124,7 @@ def to_latex(table: Table) -> str:
 
 
 def to_csv(table: Table) -> str:
-    """One line a row, in base units: each number with its interval and its number of runs."""
+    """Write a line a row, in base units: each number with its interval and number of runs."""
     heads: list[str] = []
     for column in table.columns:
         heads += [column.key] if column.words else _csv_heads(column.key)
@@ -154,7 +154,7 @@ def _each(table: Table, row: Row, text: Callable[[Column, Cell, Row], str]) -> l
 
 
 def texts(study: StudyData, tables: Iterable[Table]) -> dict[str, str]:
-    """Each by where it stands."""
+    """Return the texts with numbers outside of tables, by where they stand."""
     best = {
         f"best {finding.condition}".strip(): " ".join(
             [finding.router, finding.accuracy, *finding.sentences]
@@ -166,7 +166,7 @@ def texts(study: StudyData, tables: Iterable[Table]) -> dict[str, str]:
 
 
 def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """The texts whose numbers are others now, each with those that are gone; wording is free."""
+    """Find the texts whose numbers are others now, with those that are gone; wording is free."""
     found = []
     for place, text in then.items():
         told, held = _numbers(text), _numbers(now.get(place, ""))

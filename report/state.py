@@ -19,7 +19,7 @@ SHOWN: dict[str, Sequence[str]] = {
 
 
 def state_of(request: Mapping[str, Any], trials: pd.DataFrame, measurements: pd.DataFrame) -> str:
-    """A hash of what a study was asked for, which of its rows count, and the code that shows them.
+    """Hash what a study was asked for, which of its rows count, and the code that shows them.
 
     Args:
         request: how its settings were found stands there alone.
@@ -38,7 +38,7 @@ def state_of(request: Mapping[str, Any], trials: pd.DataFrame, measurements: pd.
 
 
 def is_written(folder: Path, state: str) -> bool:
-    """Whether a folder holds the report of this very state."""
+    """Tell whether a folder holds the report of this very state."""
     file = folder / FILE
     return (
         (folder / "index.html").exists()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from report.claims.claims import Claim
-from report.conditions import Entry, closest, fullest
-from report.style import KNOWN, Look, looks
-from report.systems import DENSE, of_twin, router_of
+from report.conditions import ANY, DENSE, Entry, closest, fullest, router_of
+from report.style import KNOWN, RouterStyle, router_styles
+from report.table import file_name, title
 from report.topics import BUILT_IN
 from results import ArrayRecord, StudyRecord
-from results.conditions import Condition, is_twin
+from results.conditions import Condition
 from results.statistics import ALPHA
 
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
@@ -32,7 +32,7 @@ class StudyData:
     trials: pd.DataFrame
     measurements: pd.DataFrame
     metrics: pd.DataFrame
-    arrays: list[ArrayRecord]
+    arrays: dict[Entry, list[ArrayRecord]]
     components: pd.DataFrame
     state: str
     usual_experts: str | None
@@ -53,10 +53,7 @@ class StudyData:
 
     @cached_property
     def routers(self) -> list[str]:
-        """The routers of the study: baselines first, then by family, the known ones in order.
-
-        Twins are none: they compete with nobody.
-        """
+        """The routers of the study: baselines first, then by family, the known ones in order."""
         known = list(KNOWN)
 
         def place(name: str) -> tuple[int, str, int, str]:
@@ -64,30 +61,26 @@ class StudyData:
             rank = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
             return rank, family, known.index(name) if name in known else len(known), name
 
-        named = {*self.trials["router"], *self.metrics["router"]}
-        return sorted((name for name in named if not is_twin(name)), key=place)
+        return sorted({*self.trials["router"], *self.metrics["router"]}, key=place)
 
     @cached_property
-    def looks(self) -> dict[str, Look]:
+    def styles(self) -> dict[str, RouterStyle]:
         """How each router is drawn, in the order of `routers`."""
-        chosen = looks(self.routers)
+        chosen = router_styles(self.routers)
         return {name: chosen[name] for name in self.routers}
 
     @cached_property
     def entries(self) -> list[Entry]:
         """Every router under every condition that it was trained or should have been, in order."""
-        shown = {entry for entry in self._trained if not is_twin(entry.router)}
+        shown = {entry for entry in self.trials["entry"] if not entry.aa_replicate}
         return sorted(shown, key=lambda e: (e.order, self.routers.index(e.router)))
 
     @cached_property
     def twins(self) -> dict[Entry, Entry]:
-        """The twin of each entry that has one, in order: a control, that stands nowhere else."""
-        found = {
-            Entry(of_twin(entry.router), entry.condition): entry
-            for entry in self._trained
-            if is_twin(entry.router)
-        }
-        return {entry: found[entry] for entry in self.entries if entry in found}
+        """The second run of each entry that has one, in order: a control, shown nowhere else."""
+        trained = set(self.trials["entry"])
+        twins = {entry: replace(entry, aa_replicate=1) for entry in self.entries}
+        return {entry: twin for entry, twin in twins.items() if twin in trained}
 
     @cached_property
     def conditions(self) -> list[Condition]:
@@ -101,97 +94,99 @@ class StudyData:
     @cached_property
     def changed(self) -> dict[str, dict[Entry, set[str]]]:
         """By suite, the entries that it measured, and what changed since where they are older."""
-        found: dict[str, dict[Entry, set[str]]] = defaultdict(dict)
-        by_entry = self.metrics.groupby(["suite", "router", "condition"])["changed"].unique()
-        for (suite, router, condition), told in by_entry.items():
-            found[suite][Entry(router, condition)] = set(told) - {None}
-        return found
+        by_suite: dict[str, dict[Entry, set[str]]] = defaultdict(dict)
+        by_entry = self.metrics.groupby(["suite", "entry"])["changed"].unique()
+        for (suite, entry), parts in by_entry.items():
+            by_suite[suite][entry] = set(parts) - {None}
+        return by_suite
+
+    def by_condition(self, name: str, heading: str) -> Iterator[tuple[str, str, Condition]]:
+        """Yield the name and the title of what is drawn once for each condition to show apart."""
+        for condition in self.conditions or [ANY]:
+            yield file_name(name, condition), title(heading, condition), condition
 
     def entry(self, router: str, condition: Condition) -> Entry | None:
-        """The entry of a router that belongs to a condition."""
+        """Return the entry of a router that belongs to a condition."""
         return closest(self.entries, router, condition)
 
     def under(self, condition: Condition) -> list[Entry]:
-        """The entry of each router that belongs to a condition, in order."""
-        found = (self.entry(router, condition) for router in self.routers)
-        return [entry for entry in found if entry is not None]
+        """Return the entry of each router that belongs to a condition, in order."""
+        own = (self.entry(router, condition) for router in self.routers)
+        return [entry for entry in own if entry is not None]
 
     def finished(self, entry: Entry) -> int:
-        """The number of seeds whose trial is done."""
+        """Return the number of seeds whose trial is done."""
         return int((self.trials_of(entry)["status"] == "done").sum())
 
     def trials_of(self, entry: Entry) -> pd.DataFrame:
-        """The trials of an entry, one row a seed."""
-        rows = self.trials
-        return rows[(rows["router"] == entry.router) & (rows["condition"] == entry.condition)]
+        """Return the trials of an entry, one row a seed."""
+        return self.trials[self.trials["entry"] == entry]
 
     def behind(self, entry: Entry | None, seeds: Iterable[int]) -> tuple[str, ...]:
-        """The fingerprints of the trials of an entry with these seeds, in their order."""
-        found = self._fingerprints[entry] if entry is not None else {}
-        return tuple(found[seed] for seed in seeds if seed in found)
+        """Return the fingerprints of the trials of an entry with these seeds, in their order."""
+        by_seed = self._fingerprints[entry] if entry is not None else {}
+        return tuple(by_seed[seed] for seed in seeds if seed in by_seed)
 
     def final(
         self, metric: str, entry: Entry | None, layer: int | None = None, **where: Any
     ) -> pd.Series:
-        """A metric at the end of training by seed, of the network or of one layer of it.
+        """Return a metric at the end of training by seed, of the network or of one layer of it.
 
         Empty where it was not measured; `where` as the suite gave it.
         """
-        found: dict[int, float] = {}
+        by_seed: dict[int, float] = {}
         if entry is not None:
             for place, seed, value in self._finals[self.suite_of.get(metric), metric, entry, layer]:
                 if where.items() <= place.items():
-                    found[seed] = value
-        return pd.Series(found, dtype=float).sort_index()
+                    by_seed[seed] = value
+        return pd.Series(by_seed, dtype=float).sort_index()
 
     def layers(self, metric: str, entry: Entry) -> list[int]:
-        """The MoE layers that a metric was measured in, in network order."""
+        """Return the MoE layers that a metric was measured in, in network order."""
         return sorted(self.rows(metric, entry)["layer"].dropna().unique())
 
     def is_constant(self, metric: str, entry: Entry) -> bool:
-        """Whether a metric is what it is by construction, as its suite says."""
+        """Tell whether a metric is what it is by construction, as its suite says."""
         return any(where.get("constant") for where in self.rows(metric, entry)["where"])
 
     def rows(self, metric: str, entry: Entry, **where: Any) -> pd.DataFrame:
-        """All rows of a metric under an entry; `where` as the suite gave it."""
+        """Return all rows of a metric under an entry; `where` as the suite gave it."""
         if metric not in self._by_metric:
             return self.metrics.iloc[:0]
         rows = self._by_metric[metric]
-        rows = rows[(rows["router"] == entry.router) & (rows["condition"] == entry.condition)]
+        rows = rows[rows["entry"] == entry]
         for key, value in where.items():
             agrees = [place.get(key) == value for place in rows["where"]]
             rows = rows[np.array(agrees, dtype=bool)]
         return rows
 
     def skipped(self, suite: str, entry: Entry) -> str | None:
-        """Why a suite had nothing to measure of an entry; None where it had, or never looked."""
+        """Say why a suite had nothing to measure of an entry; None where it had, or never ran."""
         rows = self.measurements
-        rows = rows[(rows["suite"] == suite) & (rows["router"] == entry.router)]
-        reasons = rows[(rows["condition"] == entry.condition) & (rows["status"] == "skipped")]
+        own = (rows["suite"] == suite) & (rows["entry"] == entry)
+        reasons = rows[own & (rows["status"] == "skipped")]
         return None if reasons.empty else str(reasons["error"].iloc[0])
 
-    def was_looked_at(self, suite: str | None, entry: Entry) -> bool:
-        """Whether a suite has measured an entry, or found that there is nothing to measure."""
+    def was_measured(self, suite: str | None, entry: Entry) -> bool:
+        """Tell whether a suite has measured an entry, or found that there is nothing to measure."""
         rows = self.measurements
-        rows = rows[(rows["suite"] == suite) & rows["status"].isin(["done", "skipped"])]
-        here = (rows["router"] == entry.router) & (rows["condition"] == entry.condition)
-        return bool(here.any())
+        own = (rows["suite"] == suite) & (rows["entry"] == entry)
+        return bool((own & rows["status"].isin(["done", "skipped"])).any())
 
     def array(self, name: str, entry: Entry, **where: Any) -> list[ArrayRecord]:
-        """The arrays of a name at the end of training under an entry; by layer, then by seed."""
-        found = [
+        """Return an entry's arrays of a name at the end of training; by layer, then by seed."""
+        records = [
             record
-            for record in self.arrays
+            for record in self.arrays.get(entry, ())
             if record.name == name
-            and (record.router, record.condition) == (entry.router, entry.condition)
             and record.step is None
             and record.split in (None, "test")
             and all(record.where.get(key) == value for key, value in where.items())
         ]
-        return sorted(found, key=lambda record: (record.layer or 0, record.seed or 0))
+        return sorted(records, key=lambda record: (record.layer or 0, record.seed or 0))
 
     def is_baseline(self, router: str) -> bool:
-        """Whether a router is there to be beaten: a null, or no MoE at all."""
+        """Tell whether a router is there to be beaten: a null, or no MoE at all."""
         return self.families.get(router) in BASELINES or router in (DENSE, "dense_params")
 
     @cached_property
@@ -205,12 +200,12 @@ class StudyData:
     @property
     def compute(self) -> dict[str, Any]:
         """What was made equal between the routers, and how closely, as it was asked for."""
-        found: dict[str, Any] = self.record.request.get("preset", {}).get("compute", {})
-        return found
+        asked: dict[str, Any] = self.record.request.get("preset", {}).get("compute", {})
+        return asked
 
     @property
-    def planned_looks(self) -> int:
-        """How often a sequential rule was to look at the results; 1 where the seeds were fixed."""
+    def planned_analyses(self) -> int:
+        """The number of planned interim analyses; 1 where the number of seeds was fixed."""
         sequential: dict[str, Any] = self.record.request.get("sequential") or {}
         return int(sequential.get("looks", 1))
 
@@ -222,20 +217,16 @@ class StudyData:
 
     @property
     def confidence(self) -> float:
-        """Of each interval, so that 95 % of them hold whichever look was the last (Bonferroni)."""
-        return 1 - ALPHA / self.planned_looks
-
-    @cached_property
-    def _trained(self) -> set[Entry]:
-        return {Entry(row.router, row.condition) for row in self.trials.itertuples()}
+        """The confidence of each interval: 95 % hold after the last analysis (Bonferroni)."""
+        return 1 - ALPHA / self.planned_analyses
 
     @cached_property
     def _fingerprints(self) -> dict[Entry, dict[int, str]]:
         """The fingerprint of each trial, by entry and seed."""
-        found: dict[Entry, dict[int, str]] = defaultdict(dict)
+        by_entry: dict[Entry, dict[int, str]] = defaultdict(dict)
         for row in self.trials.itertuples():
-            found[Entry(row.router, row.condition)][int(row.seed)] = row.trial
-        return found
+            by_entry[row.entry][int(row.seed)] = row.trial
+        return by_entry
 
     @cached_property
     def _finals(
@@ -245,12 +236,12 @@ class StudyData:
         rows = self.metrics
         rows = rows[rows["step"].isna() & rows["seed"].notna() & rows["value"].notna()]
         rows = rows[rows["split"].isna() | (rows["split"] == "test")]
-        found = defaultdict(list)
+        by_place = defaultdict(list)
         for row in rows.itertuples():
             layer = None if pd.isna(row.layer) else int(row.layer)
-            place = (row.suite, row.metric, Entry(row.router, row.condition), layer)
-            found[place].append((row.where, int(row.seed), float(row.value)))
-        return found
+            place = (row.suite, row.metric, row.entry, layer)
+            by_place[place].append((row.where, int(row.seed), float(row.value)))
+        return by_place
 
     @cached_property
     def _by_metric(self) -> dict[str, pd.DataFrame]:

@@ -39,8 +39,8 @@ GREY = "#7f7f7f"
 
 
 @dataclass(frozen=True)
-class Look:
-    """How a router is drawn. `dashes` is matplotlib's (offset, on-off points)."""
+class RouterStyle:
+    """The style that a router is drawn in. `dashes` is matplotlib's (offset, on-off points)."""
 
     colour: str
     marker: str
@@ -48,37 +48,37 @@ class Look:
     dashes: Dashes
 
 
-KNOWN: dict[str, Look] = {
-    "softmax_token_choice": Look(BLUE, "o", "", SOLID),
-    "sinkhorn_token_choice": Look(SKY, "s", "////", DASHED),
-    "softmax_expert_choice": Look(VERMILION, "^", "", SOLID),
-    "sinkhorn_expert_choice": Look(ORANGE, "v", "////", DASHED),
-    "sparsity_constrained_expert_choice": Look(PURPLE, "D", "||||", DASHDOT),
-    "soft_moe": Look(GREEN, "P", "", SOLID),
-    "dense": Look(GREY, "X", "", SOLID),
-    "dense_params": Look(GREY, "p", "////", DASHED),
-    "random": Look(GREY, "<", "\\\\\\\\", DOTTED),
-    "hash": Look(GREY, ">", "xxxx", DASHDOT),
-    "frozen": Look(GREY, "h", "----", (0.0, (6.0, 1.4, 1.0, 1.4, 1.0, 1.4))),
+KNOWN: dict[str, RouterStyle] = {
+    "softmax_token_choice": RouterStyle(BLUE, "o", "", SOLID),
+    "sinkhorn_token_choice": RouterStyle(SKY, "s", "////", DASHED),
+    "softmax_expert_choice": RouterStyle(VERMILION, "^", "", SOLID),
+    "sinkhorn_expert_choice": RouterStyle(ORANGE, "v", "////", DASHED),
+    "sparsity_constrained_expert_choice": RouterStyle(PURPLE, "D", "||||", DASHDOT),
+    "soft_moe": RouterStyle(GREEN, "P", "", SOLID),
+    "dense": RouterStyle(GREY, "X", "", SOLID),
+    "dense_params": RouterStyle(GREY, "p", "////", DASHED),
+    "random": RouterStyle(GREY, "<", "\\\\\\\\", DOTTED),
+    "hash": RouterStyle(GREY, ">", "xxxx", DASHDOT),
+    "frozen": RouterStyle(GREY, "h", "----", (0.0, (6.0, 1.4, 1.0, 1.4, 1.0, 1.4))),
 }
 
 _STROKES = [("d", "++", DOTTED), ("*", "xx", (0.0, (2.0, 1.0))), ("H", "---", (0.0, (8.0, 2.0)))]
 _SPARE = [
-    Look(colour, marker, hatch, dashes)
+    RouterStyle(colour, marker, hatch, dashes)
     for (marker, hatch, dashes), colour in product(
         _STROKES, [PURPLE, GREEN, BLUE, VERMILION, ORANGE, SKY]
     )
 ]
 
 
-def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each name; two unlisted names of one study never share one (up to 18 of them)."""
+def router_styles(names: Iterable[str]) -> dict[str, RouterStyle]:
+    """Choose a style for each name; two unlisted names never share one (up to 18 of them)."""
     chosen = {name: KNOWN[name] for name in names if name in KNOWN}
     unlisted = sorted(set(names) - set(chosen))
     for name in unlisted:
         start = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
         turns = [_SPARE[(start + turn) % len(_SPARE)] for turn in range(len(_SPARE))]
-        free = [look for look in turns if look not in chosen.values()]
+        free = [style for style in turns if style not in chosen.values()]
         chosen[name] = (free or turns)[0]
     return chosen
 
@@ -155,7 +155,7 @@ class Drawing:
             self.figure.set_layout_engine("none")
 
     def saved(self, kind: str) -> bytes:
-        """The figure as a `png` (300 dpi), `pdf` or `svg` file; the same bits each time."""
+        """Return the figure as a `png` (300 dpi), `pdf` or `svg` file; the same bits each time."""
         undated: dict[str, dict[str, Any]] = {
             "png": {"Software": None},
             "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
@@ -169,13 +169,13 @@ class Drawing:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The type, ink and grid above for what is drawn inside, without a user's `matplotlibrc`."""
+    """Set the type, ink and grid above for what is drawn inside, without a user's settings."""
     with matplotlib.style.context("default"), matplotlib.rc_context(_STYLE):
         yield
 
 
 def blank(width: float, height: float) -> Figure:
-    """An empty figure, in inches, that lays itself out."""
+    """Make an empty figure, in inches, that lays itself out."""
     layout = ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0.04, hspace=0.04)
     figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
@@ -192,18 +192,20 @@ def folded(name: str, width: int = 22) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def router_legend(figure: Figure, looks: dict[str, Look], columns: int, **line: Any) -> None:
-    """One key for the entire figure, below it, with each router's line and marker."""
+def router_legend(
+    figure: Figure, styles: dict[str, RouterStyle], columns: int, **line: Any
+) -> None:
+    """Draw one key for the entire figure, below it, with each router's line and marker."""
     handles = [
         Line2D(
             [],
             [],
-            color=look.colour,
-            marker=look.marker,
-            linestyle=line.get("linestyle", look.dashes),
+            color=style.colour,
+            marker=style.marker,
+            linestyle=line.get("linestyle", style.dashes),
             label=name,
         )
-        for name, look in looks.items()
+        for name, style in styles.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
 
@@ -211,7 +213,7 @@ def router_legend(figure: Figure, looks: dict[str, Look], columns: int, **line: 
 def panels(
     count: int, columns: int, width: float, height: float, **shared: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` axes in rows of at most `columns`, each row `height` inches."""
+    """Make a figure of `count` axes in rows of at most `columns`, each row `height` inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = blank(width, rows * height)
@@ -227,7 +229,7 @@ def panels(
 def colour_bar(
     figure: Figure, axes: Sequence[Axes], norm: Normalize, colours: str, label: str
 ) -> None:
-    """One scale for all axes, right of them."""
+    """Draw one scale for all axes, right of them."""
     mappable = ScalarMappable(norm, colours)
     bar = figure.colorbar(mappable, ax=list(axes), shrink=0.9, aspect=30, pad=0.02)
     bar.set_label(label)

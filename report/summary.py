@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
+from report.cells import mean_cell
 from report.comparisons import (
     METRIC,
     SUITE,
@@ -17,7 +18,7 @@ from report.comparisons import (
 )
 from report.conditions import Entry
 from report.study import StudyData
-from report.table import Cell, Column, summary
+from report.table import Cell, Column
 from report.topics import claims, control, cost
 from report.topics.differences import MANY, sentence_on_n
 from report.topics.provenance import older_sentence
@@ -49,7 +50,7 @@ class Finding:
 
 
 def compared(study: StudyData) -> str:
-    """What was compared, in one sentence."""
+    """Say what was compared, in one sentence."""
     trials = study.trials
     routers = [name for name in study.routers if not study.is_baseline(name)]
     baselines = [name for name in study.routers if study.is_baseline(name)]
@@ -57,31 +58,31 @@ def compared(study: StudyData) -> str:
     what = counted(len(routers), "router") + (beside if baselines else "")
     if trials.empty:
         return f"{what}, as bare layers: nothing was trained."
-    seeds = trials.groupby(["router", "condition"])["seed"].nunique()
+    seeds = trials.groupby("entry")["seed"].nunique()
     least, most = int(seeds.min()), int(seeds.max())
-    told = counted(most, "seed") if least == most else f"{least} to {most} seeds"
+    seeds_each = counted(most, "seed") if least == most else f"{least} to {most} seeds"
     data = ", ".join(sorted(trials["data"].unique()))
     models = ", ".join(_model(study, name) for name in sorted(trials["model"].unique()))
     conditions = len(study.conditions)
     under = f", under {conditions} conditions" if conditions > 1 else ""
-    return f"{what} on {data} with {models}{under}; {told} each, {_outcomes(study)}."
+    return f"{what} on {data} with {models}{under}; {seeds_each} each, {_outcomes(study)}."
 
 
 def _model(study: StudyData, name: str) -> str:
-    """A model by its name, with the options that make another model of it."""
+    """Return a model by its name, with the options that make another model of it."""
     asked = study.record.request.get("preset", {}).get("model", {})
     options = asked.get("options", {}) if asked.get("name") == name else {}
-    told = ", ".join(f"{key}={value}" for key, value in options.items())
-    return f"{name} ({told})" if told else name
+    changed = ", ".join(f"{key}={value}" for key, value in options.items())
+    return f"{name} ({changed})" if changed else name
 
 
 def findings(study: StudyData) -> list[Finding]:
-    """What leads under each condition; none where nothing finished."""
+    """Find what leads under each condition; none where nothing finished."""
     to_best, to_nulls = against_best(study), against_nulls(study)
-    found = ((condition, best(study, condition)) for condition in study.conditions)
+    winners = ((condition, best(study, condition)) for condition in study.conditions)
     return [
         _finding(study, condition, winner, to_best, to_nulls)
-        for condition, winner in found
+        for condition, winner in winners
         if winner is not None
     ]
 
@@ -96,10 +97,10 @@ def _finding(
     first = leader(study, condition)
     assert first is not None
     beaten = first != winner
-    found = [c for c in to_nulls + to_best if c.condition == condition and c.difference]
-    others = [c for c in found if c.reference == first]
+    own = [c for c in to_nulls + to_best if c.condition == condition and c.difference]
+    others = [c for c in own if c.reference == first]
     behind = sorted(others, key=lambda c: c.theirs.mean() - c.ours.mean())
-    over = [c for c in found if c.entry == winner and c.reference != first]
+    over = [c for c in own if c.entry == winner and c.reference != first]
     cell = _cell(study, first)
     sentences = [_not_reached(study, winner) if beaten else ""]
     sentences += [_fewer(study, entry) for entry in higher_of_fewer(study, condition)]
@@ -119,22 +120,20 @@ def _finding(
 
 
 def _not_reached(study: StudyData, winner: Entry) -> str:
-    """That a baseline leads, and which router comes next to it."""
+    """Say that a baseline leads, and which router comes next to it."""
     accuracy = _accuracy(_cell(study, winner))
     return f"It is a baseline; the best router, {winner.router}, has {accuracy}."
 
 
 def _fewer(study: StudyData, entry: Entry) -> str:
-    """That a mean is higher, but made of fewer seeds."""
-    told = f"{entry.router} has a higher mean, {_accuracy(_cell(study, entry))}"
-    return f"{told}, but it is not compared, since it has fewer seeds."
+    """Say that a mean is higher, but made of fewer seeds."""
+    higher = f"{entry.router} has a higher mean, {_accuracy(_cell(study, entry))}"
+    return f"{higher}, but it is not compared, since it has fewer seeds."
 
 
 def _cell(study: StudyData, entry: Entry) -> Cell:
-    """The accuracy of an entry."""
-    values = study.final(METRIC, entry)
-    trials = study.behind(entry, values.index)
-    return summary(list(values), trials=trials, confidence=study.confidence)
+    """Show the accuracy of an entry."""
+    return mean_cell(study, entry, study.final(METRIC, entry))
 
 
 def _lead(behind: list[Comparison]) -> str:
@@ -148,12 +147,12 @@ def _lead(behind: list[Comparison]) -> str:
 
 
 def _gap(over: str, comparison: Comparison, of: str = "") -> str:
-    """By how much the winner, or the router named, leads in a comparison."""
+    """Say by how much the winner, or the router named, leads in a comparison."""
     difference = comparison.difference
     assert difference is not None
     ends = [end for end in (difference.low, difference.high) if end is not None]
-    told = " to ".join(map(POINTS.number, ends))
-    interval = f", 95 % interval {told}" if told else ""
+    bounds = " to ".join(map(POINTS.number, ends))
+    interval = f", 95 % interval {bounds}" if bounds else ""
     verdict = "resolved" if comparison.resolved else comparison.verdict
     whose = f"Lead of {of} over" if of else "Lead over"
     lead = f"{whose} {over}{comparison.reference.router}: {POINTS.number(difference.mean)} points"
@@ -161,12 +160,12 @@ def _gap(over: str, comparison: Comparison, of: str = "") -> str:
 
 
 def _seeds(comparison: Comparison) -> str:
-    """How many seeds would resolve a lead that is not."""
+    """Say how many seeds would resolve a lead that is not."""
     needed = seeds_needed(comparison.differences)
     if comparison.resolved or comparison.is_small or needed is None:
         return ""
-    told = f"about {needed} seeds" if needed <= MANY else f"more than {MANY:,} seeds"
-    return f" A gap such as this one takes {told} to resolve (80 % power, one test alone)."
+    seeds = f"about {needed} seeds" if needed <= MANY else f"more than {MANY:,} seeds"
+    return f" A gap such as this one takes {seeds} to resolve (80 % power, one test alone)."
 
 
 def _behind(comparison: Comparison) -> bool:
@@ -181,31 +180,31 @@ def _accuracy(cell: Cell) -> str:
 
 
 def _outcomes(study: StudyData) -> str:
-    """How the trials ended: `24 trials: 23 done, 1 diverged`."""
+    """Say how the trials ended: `24 trials: 23 done, 1 diverged`."""
     statuses = Counter(study.trials["status"].str.replace("_", " "))
-    told = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
-    return f"{counted(len(study.trials), 'trial')}: {told}"
+    counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    return f"{counted(len(study.trials), 'trial')}: {counts}"
 
 
 def remarks(study: StudyData) -> list[str]:
-    """The sentences, in the order in which they are read."""
+    """Return the sentences, in the order in which they are read."""
     warned = filter(None, [unequal(study), cost.sentence(study)])
     return [*warned, *_stopped(study), *control.sentences(study), *claims.sentences(study)]
 
 
 def _stopped(study: StudyData) -> list[str]:
-    """How far a study came whose seeds were added until its differences were decided."""
+    """Say how far a study came whose seeds were added until its differences were decided."""
     asked = study.record.request.get("sequential")
     if not asked:
         return []
-    looks = ", ".join(map(str, asked["seeds"]))
+    planned = ", ".join(map(str, asked["seeds"]))
     if not asked["taken"]:
-        return [f"Seeds are being added, with looks planned at {looks}; the first is not over."]
+        return [f"Seeds are being added, with looks planned at {planned}; the first is not over."]
     every = asked["decided"] == asked["compared"]
     number = "all" if every else f"{asked['decided']} of the"
     differences = counted(asked["compared"], "difference")
     return [
-        f"Seeds were added, the same to every router, with looks planned at {looks}: it stopped at "
-        f"{counted(asked['taken'], 'seed')} with {number} {differences} decided, that is "
+        f"Seeds were added, the same to every router, with looks planned at {planned}: it stopped "
+        f"at {counted(asked['taken'], 'seed')} with {number} {differences} decided, that is "
         f"resolved, or smaller than {counted(asked['resolve'], 'point')}."
     ]

@@ -1,7 +1,13 @@
-"""What a table is: rows of cells that know their interval and their number of seeds."""
+"""What a table is: rows of cells that know their interval and their number of seeds.
+
+And what stands in the place of a table or figure that a study has no data for.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite, log10
@@ -31,6 +37,8 @@ NOTES = {
     MISSING: "{}: not measured.",
 }
 
+LONGEST = 100
+"""Letters of a condition in the name of a file."""
 _PREFIXES = ["", "k", "M", "G", "T", "P", "E", "Z"]
 
 
@@ -129,7 +137,7 @@ class Table:
         return [note.format(mark) for mark, note in NOTES.items() if mark in shown]
 
     def cell(self, row: int, key: str) -> Cell:
-        """The cell of column `key` in row number `row`."""
+        """Return the cell of column `key` in row number `row`."""
         keys = [column.key for column in self.columns]
         return self.rows[row].cells[keys.index(key)]
 
@@ -145,7 +153,7 @@ def summary(
     trials: Sequence[str] = (),
     confidence: float = 0.95,
 ) -> Cell:
-    """The mean of `values` with its 95 % interval; `otherwise` where there are none.
+    """Show the mean of `values` with its 95 % interval; `otherwise` where there are none.
 
     Args:
         trials: the fingerprints of the trials that gave the values, in their order.
@@ -172,7 +180,7 @@ def assemble(
     columns: Iterable[Column],
     rows: Iterable[Row],
 ) -> Table:
-    """A table whose empty columns are gone, whose SI columns have one prefix, best means marked."""
+    """Make a table without empty columns, with one prefix a SI column, best means marked."""
     kept_columns, kept_cells = [], []
     listed = list(rows)
     for index, column in enumerate(columns):
@@ -209,7 +217,7 @@ def _with_best(
 
 
 def _best(column: Column, cells: Mapping[int, Cell]) -> set[int]:
-    """The numbers of the best cells; none where there is nothing to compare."""
+    """Return the numbers of the best cells; none where there is nothing to compare."""
     shown = {
         number: float(f"{cell.value * column.scale:.{column.digits}f}")
         for number, cell in cells.items()
@@ -219,3 +227,45 @@ def _best(column: Column, cells: Mapping[int, Cell]) -> set[int]:
         return set()
     top = max(shown.values()) if column.better == "higher" else min(shown.values())
     return {number for number, value in shown.items() if value == top}
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A table or figure that the study has no data for. `fine`: there is nothing that it lacks."""
+
+    name: str
+    title: str
+    why: str
+    fine: bool = False
+
+
+def said_once(parts: Iterable[Absent]) -> list[Absent]:
+    """Join the parts that are missing for one reason to one, which names them all."""
+    by_reason: dict[tuple[str, bool], list[Absent]] = {}
+    for part in parts:
+        by_reason.setdefault((part.why, part.fine), []).append(part)
+    return [
+        replace(alike[0], title="; ".join(dict.fromkeys(part.title for part in alike)))
+        for alike in by_reason.values()
+    ]
+
+
+def file_name(name: str, condition: Condition | str) -> str:
+    """Name a part that is made once for each condition: letters, digits, `-`, `_`."""
+    label = str(condition)
+    ending = re.sub(r"[^A-Za-z0-9.]+", "-", label).strip("-")
+    if len(ending) > LONGEST:  # a file system takes 255 bytes
+        ending = f"{ending[:LONGEST]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}"
+    return f"{name}--{ending}" if ending else name
+
+
+def title(text: str, condition: Condition | str) -> str:
+    """Add the condition to a title, where there is one."""
+    return f"{text}, {condition}" if condition else text
+
+
+def number_of_runs(runs: Mapping[str, int]) -> str:
+    """Say how many runs each router has: `n = 3; soft_moe n = 2`."""
+    usual = Counter(runs.values()).most_common(1)[0][0]
+    unusual = [f"{name} n = {n}" for name, n in runs.items() if n != usual]
+    return "; ".join([f"n = {usual}", *unusual])

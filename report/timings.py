@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from report.conditions import Entry, closest_layer
 from report.study import StudyData
-from report.systems import of_twin
-from results.conditions import is_twin
 from results.text import counted
 
 PASSES = {"forward": "forward", "train": "forward + backward"}
@@ -58,39 +56,41 @@ class Timing:
     layer: str
 
     def is_disturbed(self, key: str) -> bool:
-        """Whether a number is a time that was taken while other processes disturbed it."""
+        """Tell whether a number is a time that was taken while other processes disturbed it."""
         of_pass = "train_" if key.startswith("train_") else ""
         return key.endswith(TIMES) and self.values.get(f"{of_pass}disturbed") == 1
 
 
-def timings(study: StudyData, twins: bool = False) -> list[Timing]:
-    """Every timing of a study: by machine, then by setting, then in the order of its entries.
+def timings(study: StudyData, aa_replicate: int = 0) -> list[Timing]:
+    """Return a study's timings: by machine, then by setting, then in the order of its entries.
 
     Args:
-        twins: those of the routers' twins alone, under the routers' names; False leaves them out.
+        aa_replicate: 1 for those of second runs in the A/A control alone, under the entries that
+            they are the controls of; 0 leaves them out.
     """
-    rows = study.metrics[study.metrics["suite"] == "throughput"]
-    found: dict[tuple[Setting, Entry], dict[str, float]] = defaultdict(dict)
+    rows = study.metrics
+    rows = rows[(rows["suite"] == "throughput") & (rows["aa_replicate"] == aa_replicate)]
+    values: dict[tuple[Setting, Entry], dict[str, float]] = defaultdict(dict)
     layers: dict[tuple[Setting, Entry], str] = {}
     names = machine_names(study)
     for row in rows.itertuples():
-        if not row.where.keys() >= set(SETTING) or is_twin(row.router) != twins:
+        if not row.where.keys() >= set(SETTING):
             continue  # a count of rows or the like was not timed
         setting = Setting(names[row.machine], *(row.where[key] for key in SETTING))
-        place = setting, Entry(of_twin(row.router), row.condition)
-        found[place][_name(row)], layers[place] = row.value, row.trial
+        place = setting, replace(row.entry, aa_replicate=0)
+        values[place][_name(row)], layers[place] = row.value, row.trial
     ordered = sorted(
-        found,
+        values,
         key=lambda pair: (
             *(pair[0].machine, pair[0].scope, pair[0].shape, pair[1].order),
             study.routers.index(pair[1].router),
         ),
     )
-    return [Timing(place[1], place[0], found[place], layers[place]) for place in ordered]
+    return [Timing(place[1], place[0], values[place], layers[place]) for place in ordered]
 
 
 def machine_names(study: StudyData) -> dict[Hashable, str]:
-    """A name for each machine by its hash; machines of one name are told apart."""
+    """Return a name for each machine by its hash; machines of one name are told apart."""
     frames = [study.trials, study.measurements]
     machines = pd.concat([frame[["machine", "machine_name"]] for frame in frames])
     machines = machines.dropna().drop_duplicates()
@@ -101,14 +101,14 @@ def machine_names(study: StudyData) -> dict[Hashable, str]:
     return dict(zip(machines["machine"], names, strict=True))
 
 
-def representative(found: list[Timing]) -> Setting | None:
-    """The setting for a table with room for one: a bare layer's, timed for the most routers."""
-    layers = [timing.setting for timing in found if timing.setting.scope == "layer"]
+def representative(timed: list[Timing]) -> Setting | None:
+    """Choose the setting for a table with room for one: a bare layer's, timed for most routers."""
+    layers = [timing.setting for timing in timed if timing.setting.scope == "layer"]
     return max(layers, key=lambda setting: (layers.count(setting), setting.shape), default=None)
 
 
 def of_entry(found: list[Timing], setting: Setting | None, entry: Entry) -> Timing | None:
-    """The timing of an entry."""
+    """Return the timing of an entry."""
     timed = {timing.entry: timing for timing in found if timing.setting == setting}
     chosen = closest_layer(timed, entry)
     return None if chosen is None else timed[chosen]

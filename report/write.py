@@ -13,13 +13,12 @@ from report.load import load_study
 from report.numbers import FILE as NUMBERS
 from report.numbers import Printed, to_json
 from report.page import make_page
-from report.parts import Absent
 from report.render import texts, to_csv, to_latex, to_markdown
 from report.state import FILE as STATE
 from report.study import StudyData
 from report.style import Drawing
 from report.summary import compared, findings, remarks
-from report.table import Table
+from report.table import Absent, Table
 from report.topics import provenance
 from report.topics.provenance import aged_figure, aged_table
 from report.topics.trials import Logs
@@ -73,8 +72,8 @@ def write_report(
     page = _write(folder / "index.html", make_page(data, tables, figures, logs))
     markdown = _write(folder / "report.md", _markdown(data, tables, figures))
     files = digests(folder, [*written, *drawn, *others, page, markdown])
-    told = texts(data, _tables(made))
-    printed = Printed(data.name, _tables(tables), told, files, data.claims)
+    shown_texts = texts(data, _tables(made))
+    printed = Printed(data.name, _tables(tables), shown_texts, files, data.claims)
     _write(folder / NUMBERS, to_json(printed))
     _write(folder / STATE, data.state)  # last, since it says that all of the above is written
     return ReportPaths(
@@ -125,7 +124,7 @@ def _write(path: Path, content: str | bytes) -> Path:
 def _markdown(
     study: StudyData, tables: list[Table | Absent], figures: list[Drawing | Absent]
 ) -> str:
-    """The whole report as one Markdown text that shows the figures beside it."""
+    """Return the whole report as one Markdown text that shows the figures beside it."""
     parts = [f"# {study.name}", compared(study)]
     for finding in findings(study):
         under = f" ({finding.condition})" if finding.condition else ""

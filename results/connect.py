@@ -1,4 +1,4 @@
-"""From a path or URL to an engine on which writers wait for each other instead of failing."""
+"""Databases by path or URL, on which writers wait for each other instead of failing."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, StatementError
+from sqlalchemy.orm import Session
 
 from results.canonical import to_json
 from results.errors import StoreError
 
 
 def may_only_be_read(file: Path) -> bool:
-    """Whether there is such a file, and it or its folder cannot be written."""
+    """Tell whether there is such a file, and it or its folder cannot be written."""
     return file.is_file() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK))
 
 
 class ReadOnlyFile:
-    """Opens a SQLite file without a write beside it; `close` removes the copy, if one was made."""
+    """A SQLite file that is opened without a write beside it; `close` removes any copy."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._copy: Path | None = None
 
     def connect(self) -> sqlite3.Connection:
-        """A connection that refuses to write."""
+        """Open a connection that refuses to write."""
         connection = sqlite3.connect(self._uri(), uri=True, check_same_thread=False)
         connection.execute("PRAGMA query_only = ON")
         return connection
@@ -70,7 +71,7 @@ ASK_AGAIN = 1
 
 
 def resolve(target: str | Path) -> URL:
-    """The URL of a database: of a SQLite file, where a path is given.
+    """Return the URL of a database: of a SQLite file, where a path is given.
 
     Raises:
         StoreError: the text looks like a URL and is not one.
@@ -86,7 +87,7 @@ def resolve(target: str | Path) -> URL:
 
 
 def connect(url: URL, *, read_only: bool = False) -> Engine:
-    """An engine for `url`; connections with the option `write=True` begin as writers.
+    """Make an engine for `url`; connections with the option `write=True` begin as writers.
 
     A SQLite file that may not be written is opened for reading alone.
 
@@ -120,8 +121,8 @@ def connect(url: URL, *, read_only: bool = False) -> Engine:
 
 
 @contextmanager
-def told_plainly(url: URL, doing: str) -> Iterator[None]:
-    """Turns what a driver raises into one StoreError that names the database."""
+def store_errors(url: URL, doing: str) -> Iterator[None]:
+    """Turn what a driver raises into one StoreError that names the database."""
     try:
         yield
     except StatementError as error:
@@ -129,6 +130,41 @@ def told_plainly(url: URL, doing: str) -> Iterator[None]:
             raise error.orig from error
         name = url.render_as_string(hide_password=True)
         raise StoreError(f"cannot {doing} the database {name}: {error.orig}") from error
+
+
+class Database:
+    """An open database of the newest schema: sessions to read in, transactions to write in."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @property
+    def url(self) -> str:
+        """The database's URL, without its password."""
+        return self.engine.url.render_as_string(hide_password=True)
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """Open a session that only reads, and waits for no writer."""
+        with store_errors(self.engine.url, "read"), Session(self.engine) as session:
+            yield session
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """Open a session that is one transaction: all of it is kept, or nothing."""
+        writer = self.engine.execution_options(write=True)
+        with store_errors(self.engine.url, "write to"), Session(writer) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def _missing_driver(url: URL, error: ModuleNotFoundError) -> str:
@@ -154,7 +190,7 @@ def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
 
 
 def _use_write_ahead_log(connection: sqlite3.Connection) -> None:
-    """Readers and a writer do not block each other. The switch itself heeds no busy timeout."""
+    """Let readers and a writer not block each other; the switch itself heeds no busy timeout."""
     deadline = time.monotonic() + BUSY_SECONDS
     while connection.execute("PRAGMA journal_mode").fetchone() == ("delete",):
         try:

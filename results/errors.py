@@ -13,7 +13,7 @@ class StoreError(Exception):
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """The end of a message: the nearest of what there is, or all of it where none is near."""
+    """End a message with the nearest of what there is, or all of it where none is near."""
     known = sorted(options)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:

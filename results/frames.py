@@ -26,8 +26,8 @@ from results.store.store import Store
 from results.text import readable
 
 SUBJECT = [
-    *("router", "condition", "settings", "options", "experts", "num_experts", "model", "data"),
-    "seed",
+    *("router", "aa_replicate", "condition", "settings", "options", "experts", "num_experts"),
+    *("model", "data", "seed"),
 ]
 ENVIRONMENT = [
     *("machine", "machine_name", "processor", "gpu", "driver", "threads"),
@@ -55,6 +55,7 @@ COMPONENT_COLUMNS = [
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("num_experts", "seed", "layer", "step", "steps", "threads"), "Int64"),
     **dict.fromkeys(("attempt", "measurement"), "Int64"),
+    "aa_replicate": "int64",
     **dict.fromkeys(("value", "flops", "seconds"), "float64"),
     **dict.fromkeys(("at", "started_at", "finished_at", "first_seen"), "datetime64[us, UTC]"),
     **dict.fromkeys(("current", "older"), "bool"),
@@ -62,10 +63,11 @@ TYPES: dict[str, Any] = {
 
 
 def trials_frame(store: Store, study: str | None = None, *, history: bool = False) -> pd.DataFrame:
-    """One row a trial, with the attempt that stands for it; `waiting` where there is none.
+    """Return one row a trial, with the attempt that stands for it; `waiting` where there is none.
 
     `parent` is the fingerprint of the trial that it is derived from; `settings` its condition as a
-    JSON mapping of paths to values, and `condition` the same for readers.
+    JSON mapping of paths to values, and `condition` the same for readers. `aa_replicate` is 1 of a
+    router's second run in the A/A control, and 0 of any other.
 
     Args:
         study: None for the trials of all studies, and of none.
@@ -77,16 +79,18 @@ def trials_frame(store: Store, study: str | None = None, *, history: bool = Fals
     _check_study(store, study)
     with store.reading() as session:
         rows = selection.trials(session, study)
-        return _frame([_told(row) for row in rows if row["current"] or history], TRIAL_COLUMNS)
+        return _frame(
+            [_with_label(row) for row in rows if row["current"] or history], TRIAL_COLUMNS
+        )
 
 
 def measurements_frame(
     store: Store, study: str | None = None, *, history: bool = False
 ) -> pd.DataFrame:
-    """One row a measurement, failed and skipped ones too. Arguments as of `trials_frame`."""
+    """Return one row a measurement, failed and skipped ones too. Arguments as of `trials_frame`."""
     _check_study(store, study)
     with store.reading() as session:
-        return _frame(map(_told, _measurements(session, study, history)), MEASUREMENT_COLUMNS)
+        return _frame(map(_with_label, _measurements(session, study, history)), MEASUREMENT_COLUMNS)
 
 
 def metrics_frame(
@@ -96,7 +100,7 @@ def metrics_frame(
     history: bool = False,
     names: Collection[str] | None = None,
 ) -> pd.DataFrame:
-    """One row a metric: its condition, its place, its environment, and what its suite declares.
+    """Return a row a metric: its condition, place and environment, and what its suite declares.
 
     Other arguments as of `trials_frame`. `where` is JSON text with sorted keys; `seed` is missing
     for bare layers.
@@ -106,7 +110,7 @@ def metrics_frame(
     """
     _check_study(store, study)
     with store.reading() as session:
-        measured = _frame(map(_told, _done(session, study, history)), MEASUREMENT_COLUMNS)
+        measured = _frame(map(_with_label, _done(session, study, history)), MEASUREMENT_COLUMNS)
         metrics = _metrics(session, study, names).merge(measured, on="measurement")
         definitions = _definitions(session)
     keys = ["suite", "source_hash", "metric"]
@@ -122,7 +126,7 @@ def metrics_frame(
 
 
 def arrays_of(store: Store, study: str | None, name: str | None = None) -> list[ArrayRecord]:
-    """The arrays of a study (None: of all), of one name where it is given."""
+    """Return the arrays of a study (None: of all), of one name where it is given."""
     _check_study(store, study)
     query = select(ArrayRow).where(ArrayRow.measurement_id.in_(selection.in_study(study)))
     if name is not None:
@@ -139,7 +143,7 @@ def arrays_of(store: Store, study: str | None, name: str | None = None) -> list[
 
 
 def components_frame(store: Store) -> pd.DataFrame:
-    """One row a router, experts, loss or suite: its card, as of its newest version."""
+    """Return one row a router, experts, loss or suite: its card, as of its newest version."""
     query = select(ComponentRow).order_by(ComponentRow.kind, ComponentRow.name, ComponentRow.id)
     with store.reading() as session:
         newest = {(row.kind, row.name): row for row in session.scalars(query)}
@@ -153,7 +157,7 @@ def _check_study(store: Store, study: str | None) -> None:
 
 
 def _measurements(session: Session, study: str | None, history: bool) -> list[dict[str, Any]]:
-    """The rows that count (all, with `history`), suite options that differ in their condition."""
+    """Return the rows that count (or all); their conditions have the suite options that differ."""
     rows = [row for row in selection.measurements(session, study) if row["current"] or history]
     by_study = defaultdict(list)
     for row in rows:
@@ -165,8 +169,8 @@ def _measurements(session: Session, study: str | None, history: bool) -> list[di
     return rows
 
 
-def _told(row: dict[str, Any]) -> dict[str, Any]:
-    """A row with its condition as frames have it."""
+def _with_label(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its condition as frames have it."""
     condition = _readable(row["condition"])
     return row | {"condition": condition.label, "settings": json.dumps(condition.mapping)}
 
@@ -176,7 +180,7 @@ def _readable(condition: Condition) -> Condition:
 
 
 def _done(session: Session, study: str | None, history: bool) -> list[dict[str, Any]]:
-    """What a failed measurement had found until then is no result."""
+    """Return the measurements that are done: what a failed one found before is no result."""
     return [
         row
         for row in _measurements(session, study, history)
@@ -203,13 +207,13 @@ def _metrics(session: Session, study: str | None, names: Collection[str] | None)
 
 def _definitions(session: Session) -> dict[tuple[str, ...], dict[str, Any]]:
     """Metric definitions by suite, source hash and metric; the newest also without the hash."""
-    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    by_name: dict[tuple[str, ...], dict[str, Any]] = {}
     suites = select(ComponentRow).filter_by(kind="suite").order_by(ComponentRow.id)
     for suite in session.scalars(suites):
         for definition in suite.metrics:
-            found[suite.name, suite.source_hash, definition["name"]] = definition
-            found[suite.name, definition["name"]] = definition
-    return found
+            by_name[suite.name, suite.source_hash, definition["name"]] = definition
+            by_name[suite.name, definition["name"]] = definition
+    return by_name
 
 
 def _array_record(row: ArrayRow, fields: dict[str, Any]) -> ArrayRecord:
@@ -217,6 +221,7 @@ def _array_record(row: ArrayRow, fields: dict[str, Any]) -> ArrayRecord:
         study=fields["study"],
         suite=fields["suite"],
         router=fields["router"],
+        aa_replicate=fields["aa_replicate"],
         condition=_readable(fields["condition"]),
         seed=fields["seed"],
         name=row.name,
@@ -229,7 +234,7 @@ def _array_record(row: ArrayRow, fields: dict[str, Any]) -> ArrayRecord:
 
 
 def _frame(rows: Iterable[Any] | pd.DataFrame, columns: list[str]) -> pd.DataFrame:
-    """The columns in this order, each of its type, whatever the rows hold and if there are none."""
+    """Make a frame of these columns in order, each of its type, whatever the rows hold."""
     given = rows if isinstance(rows, pd.DataFrame) else list(rows)
     frame = pd.DataFrame(given, columns=columns, dtype=object)
     return pd.DataFrame({name: _typed(frame[name], TYPES.get(name)) for name in columns})
@@ -238,8 +243,8 @@ def _frame(rows: Iterable[Any] | pd.DataFrame, columns: list[str]) -> pd.DataFra
 def _typed(column: pd.Series, dtype: Any) -> pd.Series:
     if dtype is None:
         words = [readable(cell) if isinstance(cell, str) else cell for cell in column]
-        told = pd.Series(words, column.index, object)
-        return told.where(told.notna(), None)
+        texts = pd.Series(words, column.index, object)
+        return texts.where(texts.notna(), None)
     return column.astype(dtype)
 
 

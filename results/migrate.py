@@ -11,7 +11,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, text
 
-from results.connect import connect, resolve, told_plainly
+from results.connect import connect, resolve, store_errors
 from results.errors import StoreError
 from results.models import MeasurementRow
 
@@ -21,17 +21,17 @@ _CREATION_LOCK = 2401_15969
 
 
 def scripts() -> ScriptDirectory:
-    """All schema revisions, one file each."""
+    """Return all schema revisions, one file each."""
     return ScriptDirectory(str(MIGRATIONS))
 
 
 def head() -> str:
-    """The schema revision that this code works with."""
+    """Return the schema revision that this code works with."""
     return str(scripts().get_current_head())
 
 
 def revision(connection: Connection) -> str | None:
-    """The schema revision of a database; None where it is empty."""
+    """Return the schema revision of a database; None where it is empty."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -47,7 +47,7 @@ def upgrade(target: str | Path) -> tuple[str | None, str]:
     url = resolve(target)
     engine = connect(url)
     try:
-        with told_plainly(url, "upgrade"):
+        with store_errors(url, "upgrade"):
             return _upgrade(engine)
     finally:
         engine.dispose()
@@ -60,13 +60,13 @@ def prepare(engine: Engine) -> None:
         StoreError: its schema is older or newer, or its tables are not ours.
     """
     with engine.connect() as connection:
-        found = _ours(connection)
-    if found is None:
+        stored = _ours(connection)
+    if stored is None:
         _upgrade(engine)
-    elif found != head():
+    elif stored != head():
         name = engine.url.render_as_string(hide_password=True)
         raise StoreError(
-            f"the database {name} has the schema {found} and this code needs {head()}: "
+            f"the database {name} has the schema {stored} and this code needs {head()}: "
             f"run `python bench.py db upgrade --db {shlex.quote(name)}`"
         )
 
@@ -85,19 +85,19 @@ def _upgrade(engine: Engine) -> tuple[str | None, str]:
 
 
 def _ours(connection: Connection) -> str | None:
-    """The revision, if it is one that this code can do something with; None: there is nothing."""
+    """Return the revision, if this code can do something with it; None where there is nothing."""
     name = connection.engine.url.render_as_string(hide_password=True)
     # In this order: between the two looks somebody else may make the schema, all at once.
     tables = sorted(inspect(connection).get_table_names())
-    found = revision(connection) if tables else None
-    if tables and (found is None or MeasurementRow.__tablename__ not in tables):
+    stored = revision(connection) if tables else None
+    if tables and (stored is None or MeasurementRow.__tablename__ not in tables):
         raise StoreError(
             f"the database {name} holds tables that are not ours ({', '.join(tables[:5])}): "
             "name a new file, or an empty schema"
         )
-    if found is not None and found not in {each.revision for each in scripts().walk_revisions()}:
+    if stored is not None and stored not in {each.revision for each in scripts().walk_revisions()}:
         raise StoreError(
-            f"the database {name} has the schema {found}, made by a newer version of this code "
+            f"the database {name} has the schema {stored}, made by a newer version of this code "
             f"(which knows up to {head()}): update the code, then `python bench.py db upgrade`"
         )
-    return found
+    return stored

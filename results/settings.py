@@ -10,6 +10,8 @@ from typing import Any
 FREE = ("model.options", "train.losses")
 """Mappings that take any name, as do those among a router's options; a name may be unset there."""
 PARENT = "parent."
+REPLICATE = "twin"
+"""The key of a description that is 1 of a router's second run in the A/A control."""
 FOUND, UNSET = "found", "unset"
 _TEXT = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -17,22 +19,22 @@ Settings = dict[str, str]
 
 
 def comparable(description: Mapping[str, Any]) -> dict[str, Any]:
-    """The description with `found` in the place of each value that was found for its router."""
-    told = deepcopy(dict(description))
-    for path in told.pop("found", ()):
+    """Put `found` in the place of each value that was found for a description's router."""
+    made = deepcopy(dict(description))
+    for path in made.pop("found", ()):
         *parents, last = place_of(path)
-        place = told
+        place = made
         for name in parents:
             place = place.get(name, {})  # of a bare layer there is no recipe
         if last in place:
             place[last] = FOUND
-    if "parent" in told:
-        told["parent"] = comparable(told["parent"])
-    return told
+    if "parent" in made:
+        made["parent"] = comparable(made["parent"])
+    return made
 
 
 def without_losses(description: Mapping[str, Any], baselines: Collection[str]) -> dict[str, Any]:
-    """The description; of a baseline without the place of auxiliary losses, as it takes none."""
+    """Leave out the place of auxiliary losses from a baseline's description, as it takes none."""
     left = dict(description)
     if left["router"]["name"] in baselines and "train" in left:
         left["train"] = {name: each for name, each in left["train"].items() if name != "losses"}
@@ -42,12 +44,12 @@ def without_losses(description: Mapping[str, Any], baselines: Collection[str]) -
 
 
 def place_of(path: str) -> list[str]:
-    """Where a description has the setting of a path that `--set` takes."""
+    """Return where a description has the setting of a path that `--set` takes."""
     return path.replace("router.", "router.options.", 1).split(".")
 
 
 def flattened(descriptions: Sequence[Mapping[str, Any]]) -> list[Settings]:
-    """Each description as values by path, `UNSET` where it has none and could have one."""
+    """Return each description as values by path, `UNSET` where it has none and could have one."""
     flat = [dict(_settings(description)) for description in descriptions]
     paths = {path for each in flat for path in each}
     for each, description in zip(flat, descriptions, strict=True):
@@ -57,7 +59,7 @@ def flattened(descriptions: Sequence[Mapping[str, Any]]) -> list[Settings]:
 
 
 def _settings(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for path, value in leaves(description, skip=("seed", "parent", "twin")):
+    for path, value in leaves(description, skip=("seed", "parent", REPLICATE)):
         yield path.replace("router.options.", "router.", 1), value
     if "parent" in description:
         for path, value in _settings(description["parent"]):
@@ -65,7 +67,7 @@ def _settings(description: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _free(value: Any, path: str = "") -> Iterator[str]:
-    """The paths of the mappings of a description that take any name."""
+    """Yield the paths of the mappings of a description that take any name."""
     if not isinstance(value, Mapping):
         return
     of_whom = path.replace(PARENT, "")
@@ -76,7 +78,7 @@ def _free(value: Any, path: str = "") -> Iterator[str]:
 
 
 def leaves(value: Any, path: str = "", skip: Sequence[str] = ()) -> Iterator[tuple[str, str]]:
-    """All paths of nested mappings with their values as text; a list is one value."""
+    """Yield all paths of nested mappings with their values as text; a list is one value."""
     if isinstance(value, Mapping):
         for key, inner in value.items():
             if key not in skip:

@@ -16,12 +16,12 @@ def readable(text: str) -> str:
 
 
 def counted(number: float, noun: str, plural: str = "") -> str:
-    """A number with its noun: `1 seed`, `1,200 seeds`, `2 studies`."""
+    """Return a number with its noun: `1 seed`, `1,200 seeds`, `2 studies`."""
     return f"{number:,.12g} {noun if number == 1 else plural or noun + 's'}"
 
 
-def _escape(found: re.Match[str]) -> str:
-    code = ord(found[0])
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match[0])
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 

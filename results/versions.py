@@ -19,7 +19,7 @@ SECTIONS = {"data": "data", "weights": "model"}
 
 
 def replaced(asked: Sequence[Versions]) -> list[list[tuple[str, ...]]]:
-    """What of each has another version in the last that holds it at all.
+    """Find what each trial has another version of than the last one that holds it.
 
     Args:
         asked: of a study's trials and layers, the one that was asked for last at the end.
@@ -48,7 +48,7 @@ class Parts:
         }
 
     def is_baseline(self, row: TrialRow | LayerRow) -> bool:
-        """Whether it has no MoE layer: of a router, and of no experts."""
+        """Tell whether it has no MoE layer: of a router, and of no experts."""
         kinds = {kind for kind, _, _ in self._of[type(row)].get(row.id, ())}
         return "router" in kinds and "experts" not in kinds
 
@@ -56,10 +56,10 @@ class Parts:
 def _parts(session: Session, links: Table) -> dict[int, list[tuple[str, str, str]]]:
     columns = (ComponentRow.id, ComponentRow.kind, ComponentRow.name, ComponentRow.source_hash)
     parts = {id: (kind, name, code) for id, kind, name, code in session.execute(select(*columns))}
-    found: dict[int, list[tuple[str, str, str]]] = {}
+    by_subject: dict[int, list[tuple[str, str, str]]] = {}
     for subject, component in session.execute(select(links)):
-        found.setdefault(subject, []).append(parts[component])
-    return found
+        by_subject.setdefault(subject, []).append(parts[component])
+    return by_subject
 
 
 def _meant(description: Mapping[str, Any], kind: str) -> str:
@@ -67,7 +67,7 @@ def _meant(description: Mapping[str, Any], kind: str) -> str:
 
 
 def older_sentence(frame: pd.DataFrame) -> str:
-    """Whose numbers in a frame are of older code, and what changed since; "" where none are.
+    """Say whose numbers in a frame are of older code, and what changed since; "" where none are.
 
     Args:
         frame: rows of `trials_frame`, `measurements_frame` or `metrics_frame`.
@@ -80,7 +80,7 @@ def older_sentence(frame: pd.DataFrame) -> str:
 
 
 def sentence(changed: Mapping[str, Iterable[str]]) -> str:
-    """The same.
+    """Say which routers' numbers are of older code, and what changed since; "" where none are.
 
     Args:
         changed: of each router, what changed since, as the frames tell it.

@@ -36,7 +36,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_yaml(text: str) -> Any:
-    """The value of a YAML text.
+    """Return the value of a YAML text.
 
     Raises:
         yaml.YAMLError: it is not YAML, or a mapping has a key twice.

@@ -99,9 +99,9 @@ def test_a_router_trains_again_as_its_own_control(asked, tmp_path, capsys) -> No
     with open_store(tmp_path / "runs" / "bench.db") as store:
         study = load_study(store, "short")
     assert study.routers == ["dense", "soft_moe"]
-    assert sorted(study.trials["router"].unique()) == ["dense", "soft_moe", "soft_moe (twin)"]
-    weights = study.trials.groupby("router")["checkpoint_sha256"].unique()
-    assert not set(weights["soft_moe"]) & set(weights["soft_moe (twin)"])
+    weights = study.trials.groupby(["router", "aa_replicate"])["checkpoint_sha256"].unique()
+    assert sorted(weights.index) == [("dense", 0), ("soft_moe", 0), ("soft_moe", 1)]
+    assert not set(weights["soft_moe", 0]) & set(weights["soft_moe", 1])
     report = (tmp_path / "runs" / "reports" / "short" / "report.md").read_text()
     assert "A/A control: each router against itself" in report
     assert "of 1 test of a router against itself" in report

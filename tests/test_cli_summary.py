@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from bench.cli.display import count, duration, flops, size
-from bench.cli.summary import Column, main_columns, print_standings, side_by_side, standings
+from bench.cli.summary import Column, Row, main_columns, print_standings, side_by_side, standings
 from results.conditions import Condition
 
 ANY = Condition()
@@ -22,18 +22,18 @@ def text_of(columns: list[Column]) -> str:
     return out.getvalue()
 
 
-def column(values: dict[tuple[str, Condition], list[float]], unit: str = "share") -> Column:
+def column(values: dict[Row, list[float]], unit: str = "share") -> Column:
     return Column("accuracy", "top1", unit, "higher", values)
 
 
 def test_a_cell_is_the_mean_with_half_of_its_interval() -> None:
-    made = column({("a", ANY): [0.70, 0.72], ("b", ANY): [0.7], ("c", ANY): [-0.00001]})
+    made = column({Row("a", ANY): [0.70, 0.72], Row("b", ANY): [0.7], Row("c", ANY): [-0.00001]})
     # 2 values 0.02 apart: 12.706 standard errors of 0.01.
-    assert made.cell(("a", ANY)) == "71.0±12.7"
-    assert made.cell(("b", ANY)) == "70.0"
-    assert made.cell(("c", ANY)) == "0.0"
-    assert made.cell(("d", ANY)) == "–"
-    assert column({("a", ANY): [1.234]}, unit="").cell(("a", ANY)) == "1.23"
+    assert made.cell(Row("a", ANY)) == "71.0±12.7"
+    assert made.cell(Row("b", ANY)) == "70.0"
+    assert made.cell(Row("c", ANY)) == "0.0"
+    assert made.cell(Row("d", ANY)) == "–"
+    assert column({Row("a", ANY): [1.234]}, unit="").cell(Row("a", ANY)) == "1.23"
     assert made.meaning == "accuracy: top1 in % ↑"
 
 
@@ -42,9 +42,9 @@ def test_what_goes_with_every_condition_stands_under_the_heading_of_none() -> No
         [
             column(
                 {
-                    ("a", Condition((("x", "1"),))): [0.1],
-                    ("dense", ANY): [0.2],
-                    ("b", Condition((("x", "2"),))): [0.3],
+                    Row("a", Condition((("x", "1"),))): [0.1],
+                    Row("dense", ANY): [0.2],
+                    Row("b", Condition((("x", "2"),))): [0.3],
                 }
             )
         ]
@@ -54,7 +54,7 @@ def test_what_goes_with_every_condition_stands_under_the_heading_of_none() -> No
 
 
 def test_each_suite_counts_its_own_seeds() -> None:
-    rows = {("a", ANY): [0.1, 0.2], ("b", ANY): [0.1, 0.2]}
+    rows = {Row("a", ANY): [0.1, 0.2], Row("b", ANY): [0.1, 0.2]}
     fewer = Column("balance", "load_cv", "", "lower", {row: [0.5] for row in rows})
     lines = text_of([column(rows), fewer]).splitlines()
     assert [line.split() for line in lines[:2]] == [
@@ -65,8 +65,8 @@ def test_each_suite_counts_its_own_seeds() -> None:
 
 
 def test_each_cell_counts_its_seeds_where_they_differ() -> None:
-    unlike = column({("a", ANY): [0.1, 0.2], ("b", Condition((("x", "1"),))): [0.1]})
-    alike = Column("balance", "load_cv", "", "lower", {("a", ANY): [0.5]})
+    unlike = column({Row("a", ANY): [0.1, 0.2], Row("b", Condition((("x", "1"),))): [0.1]})
+    alike = Column("balance", "load_cv", "", "lower", {Row("a", ANY): [0.5]})
     lines = text_of([unlike, alike]).splitlines()
     assert lines[1].split() == ["router", "(n)", "n=1"]
     assert lines[3].split() == ["a", "15.0±63.5", "(2)", "0.50"]
@@ -86,6 +86,7 @@ def standings_frame(suites: dict[str, int]) -> pd.DataFrame:
             "step": None,
             "where": [where.get(suite, "{}") for suite, _ in rows],
             "router": "a",
+            "aa_replicate": 0,
             "settings": "{}",
             "unit": "",
             "better": "lower",
@@ -114,12 +115,12 @@ def test_suites_that_were_not_asked_for_are_left_out(capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("others", [3, 2])
-@pytest.mark.parametrize("condition", ["", "router.capacity_factor=1.0"])
+@pytest.mark.parametrize("condition", [ANY, Condition((("router.capacity_factor", "1.0"),))])
 @pytest.mark.parametrize("name", ["balance", "specialization"])
-def test_tables_of_many_suites_fit_a_terminal(others: int, condition: str, name: str) -> None:
+def test_tables_of_many_suites_fit_a_terminal(others: int, condition: Condition, name: str) -> None:
     values = {
-        (LONGEST, condition): [0.796, 0.812, 0.804],
-        ("a", condition): [0.796, 0.812, 0.804][:others],
+        Row(LONGEST, condition): [0.796, 0.812, 0.804],
+        Row("a", condition): [0.796, 0.812, 0.804][:others],
     }
     columns = [Column(f"{name}{number}", "metric", "share", None, values) for number in range(7)]
     parts = side_by_side(columns)
@@ -150,6 +151,7 @@ def test_timings_of_two_machines_are_not_averaged() -> None:
             "step": None,
             "where": '{"scope": "layer", "shape": "B"}',
             "router": "a",
+            "aa_replicate": 0,
             "settings": "{}",
             "unit": "",
             "better": "lower",
@@ -159,7 +161,7 @@ def test_timings_of_two_machines_are_not_averaged() -> None:
         }
     )
     (made,) = main_columns(frame)
-    assert made.cell(("a", ANY)) == "3.00"
+    assert made.cell(Row("a", ANY)) == "3.00"
 
 
 def test_a_single_timing_has_the_interval_of_its_own_repeats() -> None:
@@ -172,6 +174,7 @@ def test_a_single_timing_has_the_interval_of_its_own_repeats() -> None:
             "step": None,
             "where": '{"scope": "layer", "shape": "B"}',
             "router": "a",
+            "aa_replicate": 0,
             "settings": "{}",
             "unit": "",
             "better": ["lower", None, None],
@@ -181,9 +184,9 @@ def test_a_single_timing_has_the_interval_of_its_own_repeats() -> None:
         }
     )
     (made,) = main_columns(frame)
-    interval = made.interval(("a", ANY))
+    interval = made.interval(Row("a", ANY))
     assert (interval.mean, interval.low, interval.high) == (1.5, 1.25, 1.875)
-    assert made.cell(("a", ANY)) == "1.50"
+    assert made.cell(Row("a", ANY)) == "1.50"
 
 
 def test_what_is_constant_by_construction_is_known_as_such() -> None:
@@ -195,6 +198,7 @@ def test_what_is_constant_by_construction_is_known_as_such() -> None:
             "step": None,
             "where": ['{"constant": true}', "{}"],
             "router": ["soft_moe", "random"],
+            "aa_replicate": 0,
             "settings": "{}",
             "unit": "",
             "better": "lower",
@@ -202,5 +206,5 @@ def test_what_is_constant_by_construction_is_known_as_such() -> None:
         }
     )
     (made,) = main_columns(frame)
-    assert made.constant == {("soft_moe", ANY)}
-    assert [made.cell((router, ANY)) for router in ("soft_moe", "random")] == ["0.00", "0.20"]
+    assert made.constant == {Row("soft_moe", ANY)}
+    assert [made.cell(Row(router, ANY)) for router in ("soft_moe", "random")] == ["0.00", "0.20"]

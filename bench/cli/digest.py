@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,10 +14,9 @@ import pandas as pd
 
 from bench.cli.display import first_line
 from bench.cli.standing import Standing, board_of, head_lines, read_standing
-from bench.cli.summary import Column, Row, main_columns, main_metrics
+from bench.cli.summary import ROW, Column, Row, main_columns, main_metrics
 from bench.plan import ENDED
 from results import Store
-from results.conditions import is_twin
 from results.statistics import Interval
 from results.versions import older_sentence
 
@@ -127,7 +126,7 @@ def _best(frame: pd.DataFrame, begun: datetime | None) -> Iterator[str]:
 def _until(frame: pd.DataFrame, begun: datetime) -> pd.DataFrame:
     """Return what was known at a time: the last value of each number."""
     earlier = frame[frame["at"] < begun].sort_values("at", kind="stable")
-    place = ["suite", "router", "settings", "seed", "metric", "layer", "step", "where", "machine"]
+    place = ["suite", *ROW, "seed", "metric", "layer", "step", "where", "machine"]
     return earlier.drop_duplicates(place, keep="last")
 
 
@@ -158,12 +157,11 @@ def _lead(column: Column, best: Interval, others: list[tuple[Row, Interval]]) ->
 
 def _comparable(best: Row, others: list[tuple[Row, Interval]]) -> list[tuple[Row, Interval]]:
     """Return the rows that compare with the best, by the same rules as a report."""
-    from report.conditions import Entry
-    from report.systems import Systems
+    from report.conditions import Entry, Systems
 
     systems = Systems.of([Entry(*best), *(Entry(*row) for row, _ in others)])
-    first = systems.told(Entry(*best))
-    return [each for each in others if first.stands_beside(systems.told(Entry(*each[0])))]
+    first = systems.named(Entry(*best))
+    return [each for each in others if first.stands_beside(systems.named(Entry(*each[0])))]
 
 
 def _unresolved(a: Interval, b: Interval) -> str:
@@ -175,13 +173,13 @@ def _unresolved(a: Interval, b: Interval) -> str:
 
 
 def _ranked(column: Column) -> list[tuple[Row, Interval]]:
-    """Rank rows, the best first; leave out twins and what is constant or not finite.
+    """Rank rows, the best first; leave out A/A replicates and what is constant or not finite.
 
-    A twin competes with nobody.
+    A second run in the A/A control competes with nobody.
     """
     if column.better is None:
         return []
-    rows = [row for row in column.values if row not in column.constant and not is_twin(row[0])]
+    rows = [row for row in column.values if row not in column.constant and not row.aa_replicate]
     intervals = [(row, column.interval(row)) for row in rows]
     finite = [(row, interval) for row, interval in intervals if math.isfinite(interval.mean)]
     return sorted(finite, key=lambda each: each[1].mean, reverse=column.better == "higher")
@@ -195,13 +193,13 @@ def _value_text(column: Column, row: Row, interval: Interval) -> str:
     return f"{mean} ({ends}, n = {interval.n})" if interval.n > 1 else f"{mean} ({ends})"
 
 
-def _label(row: Iterable[object]) -> str:
-    return " ".join(filter(None, map(str, row)))
+def _label(row: Row) -> str:
+    return f"{row.label} {row.condition}".strip()
 
 
 def _name(row: Any) -> str:
     seed = "" if pd.isna(row.seed) else f", seed {row.seed}"
-    return f"{_label((row.router, row.condition))}{seed}"
+    return f"{_label(Row(row.router, row.condition, row.aa_replicate))}{seed}"
 
 
 def _wrapped(line: str) -> list[str]:

@@ -34,7 +34,7 @@ from bench.plan import (
     solved_specs,
     trial_specs,
 )
-from results.conditions import router_of
+from results.conditions import label_of
 from results.settings import place_of
 from results.store.registration import machine_row
 from results.text import counted
@@ -79,7 +79,7 @@ def rows_of(
         report(f"counting {label}")
         takes = _takes(spec, datasets)
         files = max(spec.train.snapshots, 1)
-        router, disk = router_of(spec.model_dump()), takes.checkpoint_bytes * files
+        router, disk = label_of(spec.model_dump()), takes.checkpoint_bytes * files
         rows.append(Row(router, label, condition, _own_settings(spec), takes, disk))
     return rows
 

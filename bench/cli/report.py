@@ -147,7 +147,7 @@ def _trace(
 def _lines(traced: Trace) -> Iterator[str]:
     """Yield the number, then two lines for each of its trials."""
     number, several = traced.number, len(traced.sources) != 1
-    yield f"{number.told}: {number.shown}"
+    yield f"{number.label}: {number.shown}"
     yield f"from {len(traced.sources)} trial{'s' if several else ''}"
     for source in traced.sources:
         yield ""

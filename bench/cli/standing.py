@@ -25,6 +25,7 @@ from bench.cli.board import (
 from bench.cli.display import clock, duration
 from bench.plan import Kind, Seen, Work
 from results import Store
+from results.conditions import router_label
 from results.frames import measurements_frame, trials_frame
 from results.store.durations import descriptions, durations, machine_of
 from results.store.leases import alive
@@ -166,10 +167,9 @@ def board_of(standing: Standing) -> Board:
 
 def _names(trials: pd.DataFrame) -> dict[str, str]:
     """Return the router and condition of each trial, by fingerprint."""
-    columns = trials[["trial", "router", "condition"]]
     return {
-        trial: f"{router} {condition}".strip()
-        for trial, router, condition in columns.itertuples(index=False)
+        row.trial: f"{router_label(row.router, row.aa_replicate)} {row.condition}".strip()
+        for row in trials.itertuples(index=False)
     }
 
 

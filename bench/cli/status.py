@@ -72,6 +72,7 @@ def print_standing(standing: Standing, home: Path) -> None:
     """Print the run and its workers, each trial, and notes on some."""
     from bench.cli.display import duration, first_line, print_table, table
     from bench.cli.standing import text_of
+    from results.conditions import router_label
     from results.versions import older_sentence
 
     print(text_of(standing))
@@ -79,7 +80,8 @@ def print_standing(standing: Standing, home: Path) -> None:
     for row in standing.trials.itertuples():
         time = "" if row.seconds != row.seconds else duration(row.seconds)
         started = row.parent and f"started from {row.parent[:10]}"
-        label = "\n  ".join(filter(None, (row.router, row.condition, started)))
+        router = router_label(row.router, row.aa_replicate)
+        label = "\n  ".join(filter(None, (router, row.condition, started)))
         state = f"{row.status.replace('_', ' ')}{' §' * row.older}"
         made.add_row(row.trial[:10], label, str(row.seed), state, time)
     print()

@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pandas as pd
 from rich.console import Console
@@ -14,7 +15,7 @@ from rich.table import Table
 
 from bench.cli.display import add_grouped, print_table, table
 from results import Store
-from results.conditions import Condition
+from results.conditions import Condition, router_label
 from results.frames import metrics_frame
 from results.statistics import Interval, mean_interval
 from results.versions import older_sentence
@@ -22,10 +23,22 @@ from suites import SUITES
 
 DISTURBED = "¶"
 """After a timing that other processes disturbed, here as in the report."""
+ROW = ["router", "aa_replicate", "settings"]
+"""The columns of a frame that tell the rows of a table apart."""
 ARROWS = {"higher": " ↑", "lower": " ↓"}
 
-Row = tuple[str, Condition]
-"""Router and condition."""
+
+class Row(NamedTuple):
+    """A router under a condition; `aa_replicate` is 1 of its second run in the A/A control."""
+
+    router: str
+    condition: Condition
+    aa_replicate: int = 0
+
+    @property
+    def label(self) -> str:
+        """The router for readers."""
+        return router_label(self.router, self.aa_replicate)
 
 
 @dataclass(frozen=True)
@@ -133,8 +146,8 @@ def _column(suite: str, frame: pd.DataFrame) -> Column:
 
 def _by_row(frame: pd.DataFrame) -> dict[Row, list[float]]:
     return {
-        (str(router), Condition.of(json.loads(settings))): group["value"].tolist()
-        for (router, settings), group in frame.groupby(["router", "settings"], sort=False)
+        Row(router, Condition.of(json.loads(settings)), replicate): group["value"].tolist()
+        for (router, replicate, settings), group in frame.groupby(ROW, sort=False)
     }
 
 
@@ -180,7 +193,7 @@ def standings(columns: list[Column]) -> Table:
     made = table("router", *headings)
     rows: dict[Row, None] = dict.fromkeys(row for column in columns for row in column.values)
     cells = {row: [_cell(column, row) for column in columns] for row in rows}
-    add_grouped(made, ((row[0], str(row[1]), cells[row]) for row in rows))
+    add_grouped(made, ((row.label, str(row.condition), cells[row]) for row in rows))
     return made
 
 

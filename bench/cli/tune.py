@@ -105,12 +105,12 @@ def print_best(store: Store, study: str) -> None:
     """Print each router's number of trials, and the best of them."""
     from bench.cli.display import print_table, table
     from bench.tune import search_results
-    from report.topics.tuning import told
+    from report.topics.tuning import settings_label
 
     made = table("router", "trials", "pruned", "failed", "best top-1 %", "with", right="trials")
     for router, each in search_results(store, study).items():
         counts = (str(count) for count in (each.trials, each.pruned, each.failed))
         best = "" if each.best is None else f"{100 * each.best:.2f}"
-        made.add_row(router, *counts, best, told(each.settings))
+        made.add_row(router, *counts, best, settings_label(each.settings))
     print(f"\nTuning {study}: the best accuracy on the validation split\n")
     print_table(made)

@@ -12,7 +12,7 @@ from bench.plan.expand import refuse_unknown, selected_routers, trial_specs
 from bench.plan.fingerprint import Fingerprint, Fingerprints
 from bench.plan.sequential import Sequential
 from bench.plan.widths import with_widths
-from results.conditions import conditions, router_of
+from results.conditions import conditions, label_of
 from results.text import fault_of
 from routers import ROUTERS, Baseline
 from routers.errors import RequestError
@@ -196,7 +196,7 @@ def labels(specs: Sequence[TrialSpec]) -> list[str]:
 
 
 def _labels(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
-    routers = [router_of(description) for description in descriptions]
+    routers = [label_of(description) for description in descriptions]
     baselines = [e.name for e in ROUTERS.entries() if issubclass(e.target, Baseline)]
     made = conditions(descriptions, baselines)
     return [f"{name} {condition}".strip() for name, condition in zip(routers, made, strict=True)]

@@ -83,12 +83,12 @@ class Claim(BaseModel):
 
 @cache
 def published() -> tuple[Claim, ...]:
-    """The claims of the papers that the routers come from."""
+    """Return the claims of the papers that the routers come from."""
     return read_claims(FILE)
 
 
 def read_claims(file: Path) -> tuple[Claim, ...]:
-    """The claims of a YAML file: a list of mappings, see `Claim`.
+    """Return the claims of a YAML file: a list of mappings, see `Claim`.
 
     Raises:
         StoreError: it cannot be read; the message names the claim, the field and the value.
@@ -116,7 +116,7 @@ def own_claims(file: Path) -> tuple[Claim, ...]:
 
 
 def checked_claims(given: Any, name: str) -> tuple[Claim, ...]:
-    """The claims of what a YAML file holds.
+    """Return the claims of what a YAML file holds.
 
     Raises:
         StoreError: they are not right, or two have one id; the message names the first.
@@ -132,7 +132,7 @@ def checked_claims(given: Any, name: str) -> tuple[Claim, ...]:
 
 
 def _first(error: ValidationError, given: Any) -> str:
-    """The first mistake, with the claim and the field that it is in."""
+    """Return the first mistake, with the claim and the field that it is in."""
     wrong = error.errors()[0]
     if not wrong["loc"]:
         return "claims are a list of mappings; see report/claims/claims.yaml for what each holds"
@@ -140,6 +140,6 @@ def _first(error: ValidationError, given: Any) -> str:
     one = given[number]
     name = one.get("id", f"number {int(number) + 1}") if isinstance(one, dict) else repr(one)
     value = wrong["input"]
-    told = f" (given {json.dumps(value)})" if isinstance(value, str | int | float) else ""
+    given = f" (given {json.dumps(value)})" if isinstance(value, str | int | float) else ""
     field = f"{'.'.join(map(str, path))}: " if path else ""
-    return f"claim {name}: {field}{wrong['msg'].removeprefix('Value error, ')}{told}"
+    return f"claim {name}: {field}{wrong['msg'].removeprefix('Value error, ')}{given}"

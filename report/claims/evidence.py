@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 
 from report.claims.claims import Claim, Side
-from report.conditions import NUMBER, Entry
+from report.conditions import NUMBER, Entry, router_of
 from report.study import StudyData
-from report.systems import router_of
 from results.conditions import Condition
 from results.errors import nearest
 from results.settings import UNSET
@@ -50,26 +49,26 @@ class Sample:
 
 
 def difference(study: StudyData, claim: Claim, left: Side, right: Side) -> Evidence:
-    """The mean of one side less that of the other, over all conditions that have both.
+    """Return the mean of one side less that of the other, over all conditions that have both.
 
     Raises:
         Unfit: no condition has both, or no seed.
     """
     paths = {*left.settings, *right.settings}
-    found: dict[tuple[Entry, ...], tuple[Condition, Sample]] = {}
+    samples: dict[tuple[Entry, ...], tuple[Condition, Sample]] = {}
     for block in _blocks(study, paths):
         one, other = (_side(study, claim, side, block) for side in (left, right))
         if one and other:
             entries = (*one.entries, *other.entries)
             # What lacks a swept setting stands beside several conditions, and counts once.
-            found.setdefault(entries, (block, Sample(one.values - other.values, entries)))
-    if not found:
+            samples.setdefault(entries, (block, Sample(one.values - other.values, entries)))
+    if not samples:
         raise Unfit(_missing(study, claim, (left, right)))
-    return _gathered(study, dict(found.values()))
+    return _gathered(study, dict(samples.values()))
 
 
 def slope(study: StudyData, claim: Claim, side: Side, over: str) -> Evidence:
-    """How much a metric rises as a setting doubles: the least-squares slope, for each seed.
+    """Find how much a metric rises as a setting doubles: the least-squares slope, for each seed.
 
     Raises:
         Unfit: the setting has no two values.
@@ -83,12 +82,12 @@ def slope(study: StudyData, claim: Claim, side: Side, over: str) -> Evidence:
             lines[router_of(entry.router), left, _experts(study, entry)][place].append(
                 Sample(values, (entry,))
             )
-    found = {kind: _slope(points) for kind, points in lines.items() if len(points) > 1}
-    if not found:
+    slopes = {kind: _slope(points) for kind, points in lines.items() if len(points) > 1}
+    if not slopes:
         values = {place for points in lines.values() for place in points}
-        told = f"{over} has the one value {values.pop():g} above 0" if len(values) == 1 else ""
-        raise Unfit(told or _missing(study, claim, (side,)))
-    return _gathered(study, found)
+        why = f"{over} has the one value {values.pop():g} above 0" if len(values) == 1 else ""
+        raise Unfit(why or _missing(study, claim, (side,)))
+    return _gathered(study, slopes)
 
 
 def _slope(points: Mapping[float, list[Sample]]) -> Sample:
@@ -101,31 +100,31 @@ def _slope(points: Mapping[float, list[Sample]]) -> Sample:
     return Sample(pd.Series(slopes, table.index), entries)
 
 
-def _gathered(study: StudyData, found: Mapping[Hashable, Sample]) -> Evidence:
-    """The mean over the conditions, of the seeds that all of them have."""
-    table = pd.concat([sample.values for sample in found.values()], axis=1, join="inner").dropna()
+def _gathered(study: StudyData, samples: Mapping[Hashable, Sample]) -> Evidence:
+    """Return the mean over the conditions, of the seeds that all of them have."""
+    table = pd.concat([sample.values for sample in samples.values()], axis=1, join="inner").dropna()
     if table.empty:
         raise Unfit("the runs that it needs have no seed in common")
-    entries = dict.fromkeys(entry for sample in found.values() for entry in sample.entries)
+    entries = dict.fromkeys(entry for sample in samples.values() for entry in sample.entries)
     means = table.mean(axis=0).tolist()
     return Evidence(
         by_seed=table.mean(axis=1),
-        by_condition=dict(zip(found, means, strict=True)),
+        by_condition=dict(zip(samples, means, strict=True)),
         systems=tuple(dict.fromkeys(entry.router for entry in entries)),
         trials=tuple(t for entry in entries for t in study.behind(entry, table.index)),
     )
 
 
 def _side(study: StudyData, claim: Claim, side: Side, block: Condition) -> Sample | None:
-    """The mean of a side under a condition; None where no run of it belongs there."""
-    found = []
+    """Return the mean of a side under a condition; None where no run of it belongs there."""
+    samples = []
     for system in dict.fromkeys(entry.router for entry in _entries(study, side)):
         entry = _entry(study, system, side, block)
         if entry is not None:
             values = _values(study, claim, side, entry)
             if not values.empty:
-                found.append(Sample(values, (entry,)))
-    return _mean(found) if found else None
+                samples.append(Sample(values, (entry,)))
+    return _mean(samples) if samples else None
 
 
 def _mean(samples: list[Sample]) -> Sample:
@@ -138,7 +137,7 @@ def _values(study: StudyData, claim: Claim, side: Side, entry: Entry) -> pd.Seri
 
 
 def _entry(study: StudyData, system: str, side: Side, block: Condition) -> Entry | None:
-    """The entry of a system under a condition, with what sets the side apart."""
+    """Return the entry of a system under a condition, with what sets the side apart."""
     given = {path: _text(value) for path, value in side.settings.items() if value is not None}
     left_out = dict.fromkeys(side.settings.keys() - given.keys(), UNSET)
     entry = study.entry(system, block + Condition.of(given | left_out))
@@ -146,7 +145,7 @@ def _entry(study: StudyData, system: str, side: Side, block: Condition) -> Entry
 
 
 def _entries(study: StudyData, side: Side) -> Iterator[Entry]:
-    """All entries of a side's routers and experts; what is derived from others is no such run."""
+    """Yield the entries of a side's routers and experts, without what is derived from others."""
     for entry in study.entries:
         if router_of(entry.router) not in side.routers or "transform" in entry.condition.mapping:
             continue
@@ -155,7 +154,7 @@ def _entries(study: StudyData, side: Side) -> Iterator[Entry]:
 
 
 def _blocks(study: StudyData, paths: Iterable[str]) -> list[Condition]:
-    """The conditions, without what sets the sides apart and without those of derived trials."""
+    """List the conditions, without what sets the sides apart and those of derived trials."""
     apart = set(paths)
     trained = [each for each in study.conditions if "transform" not in each.mapping]
     return list(dict.fromkeys(each.where(lambda path: path not in apart) for each in trained))
@@ -166,7 +165,7 @@ def _experts(study: StudyData, entry: Entry) -> str:
 
 
 def _number_of(study: StudyData, entry: Entry, path: str) -> float | None:
-    """The value of a setting that an entry was trained with; None where it cannot be doubled."""
+    """Find the value of a setting that an entry was trained with; None if it can't be doubled."""
     if path == NUMBER:
         return float(study.trials_of(entry)["num_experts"].iloc[0])
     try:
@@ -177,7 +176,7 @@ def _number_of(study: StudyData, entry: Entry, path: str) -> float | None:
 
 
 def _missing(study: StudyData, claim: Claim, sides: Iterable[Side]) -> str:
-    """Which side the study has no runs for, or that the metric was not measured of them."""
+    """Say which side the study has no runs for, or that the metric was not measured of them."""
     for side in sides:
         if not list(_entries(study, side)):
             named = " or ".join(side.routers)
@@ -191,11 +190,11 @@ def _missing(study: StudyData, claim: Claim, sides: Iterable[Side]) -> str:
 
 
 def _hint(study: StudyData, claim: Claim, name: str, known: Iterable[str]) -> str:
-    """The nearest of what there is, where a user may have meant it."""
-    told = nearest(name, known) if claim in study.claims else ""
-    return told if "did you mean" in told else ""
+    """Return the nearest of what there is, where a user may have meant it."""
+    hint = nearest(name, known) if claim in study.claims else ""
+    return hint if "did you mean" in hint else ""
 
 
 def _text(value: Any) -> str:
-    """A value as conditions tell it."""
+    """Return a value as conditions tell it."""
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

@@ -51,12 +51,12 @@ class Untested:
 
 
 def judged(study: StudyData) -> list[Judged | Untested]:
-    """Every published claim and the user's own, in order."""
-    found = [_tested(study, claim) for claim in (*published(), *study.claims)]
+    """Return every published claim and the user's own, in order."""
+    all_ = [_tested(study, claim) for claim in (*published(), *study.claims)]
     # One whose differences are all alike, or of one seed, has no p, but was asked, so it counts.
-    p_values = [1.0 if e.p is None else e.p for e in found if isinstance(e, Judged)]
+    p_values = [1.0 if e.p is None else e.p for e in all_ if isinstance(e, Judged)]
     adjusted = iter(holm(p_values))
-    return [_adjusted(each, next(adjusted)) if isinstance(each, Judged) else each for each in found]
+    return [_adjusted(each, next(adjusted)) if isinstance(each, Judged) else each for each in all_]
 
 
 def _adjusted(claim: Judged, p: float) -> Judged:
@@ -81,14 +81,14 @@ def _tested(study: StudyData, claim: Claim) -> Judged | Untested:
     at = [claim.margin, -claim.margin] if claim.margin else [0.0]
     p_values = [_test(study, sample, null).p_value for null in at]
     agreeing = sum(_fits(claim, mean) for mean in evidence.by_condition.values())
-    found = _test(study, sample)
+    whole = _test(study, sample)
     return Judged(
-        claim, evidence, found, _fits(claim, found.mean), _largest(p_values), None, agreeing
+        claim, evidence, whole, _fits(claim, whole.mean), _largest(p_values), None, agreeing
     )
 
 
 def _fits(claim: Claim, mean: float) -> bool:
-    """Whether a difference is as the claim has it."""
+    """Tell whether a difference is as the claim has it."""
     if claim.margin:
         return abs(mean) < claim.margin
     return mean < 0 if claim.test in ("lower", "falls") else mean > 0
@@ -105,7 +105,7 @@ def _outweighs(study: StudyData, claim: Claim) -> Judged:
     if seeds.empty:
         raise Unfit("the runs that it needs have no seed in common")
     tests = [_test(study, each.by_seed[seeds].tolist()) for each in both]
-    smaller, larger = sorted(tests, key=lambda found: abs(found.mean))
+    smaller, larger = sorted(tests, key=lambda test: abs(test.mean))
     shown = smaller if larger.mean > 0 else _negated(smaller)
     common = both[0].by_condition.keys() & both[1].by_condition.keys()
     agreeing = sum(both[0].by_condition[c] * both[1].by_condition[c] > 0 for c in common)
@@ -115,21 +115,21 @@ def _outweighs(study: StudyData, claim: Claim) -> Judged:
         systems=tuple(dict.fromkeys(system for each in both for system in each.systems)),
         trials=tuple(dict.fromkeys(trial for each in both for trial in each.trials)),
     )
-    p = _largest([found.p_value for found in tests])
+    p = _largest([test.p_value for test in tests])
     return Judged(claim, evidence, shown, shown.mean > 0, p, None, agreeing)
 
 
 def _test(study: StudyData, sample: Sequence[float], null: float = 0.0) -> PairedDifference:
-    """The mean of a sample, held against a number; both as the planned looks demand."""
-    found = paired_difference(sample, [null] * len(sample), study.confidence)
-    if found.p_value is None:
-        return found
-    return replace(found, p_value=min(1.0, study.planned_looks * found.p_value))
+    """Return the mean of a sample, held against a number; both as the planned analyses demand."""
+    test = paired_difference(sample, [null] * len(sample), study.confidence)
+    if test.p_value is None:
+        return test
+    return replace(test, p_value=min(1.0, study.planned_analyses * test.p_value))
 
 
-def _negated(found: PairedDifference) -> PairedDifference:
-    ends = (None, None) if found.low is None or found.high is None else (-found.high, -found.low)
-    return replace(found, mean=-found.mean, low=ends[0], high=ends[1])
+def _negated(test: PairedDifference) -> PairedDifference:
+    ends = (None, None) if test.low is None or test.high is None else (-test.high, -test.low)
+    return replace(test, mean=-test.mean, low=ends[0], high=ends[1])
 
 
 def _largest(p_values: Sequence[float | None]) -> float | None:

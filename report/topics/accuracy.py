@@ -8,7 +8,6 @@ from textwrap import fill
 
 from matplotlib.axes import Axes
 
-from report import null_columns
 from report.axes import CUT, far_nulls, halves, is_cut, limits, mark_cut
 from report.cells import (
     BEST,
@@ -16,21 +15,20 @@ from report.cells import (
     LEAD,
     lead,
     metric_cell,
-    sentence_on_looks,
+    sentence_on_analyses,
     stands_under,
     why_without,
 )
 from report.comparisons import against_nulls
-from report.conditions import Entry
-from report.parts import Absent
+from report.conditions import DENSE, Entry
 from report.study import StudyData
 from report.style import COLUMN, FAINT, PAGE, PAPER, Drawing, label_routers, panels, style
-from report.systems import DENSE
-from report.table import Column, Row, Table, assemble
+from report.table import Absent, Column, Row, Table, assemble
 from report.timings import of_entry, representative, timings
 from report.topics import generic, tuning
 from report.topics.compute import what_is_matched
 from report.topics.cost import number
+from report.topics.differences import null_caption, null_cells, null_columns
 from results.conditions import Condition
 from results.statistics import mean_interval
 from results.statistics.intervals import Interval
@@ -61,11 +59,11 @@ ENTROPY = (
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each router under each condition."""
+    """Make a row for each router under each condition."""
     if not study.entries:
         return Absent(NAME, TITLE, "the study has no trials; bare layers alone have no accuracy")
-    found = timings(study)
-    setting = representative(found)
+    timed = timings(study)
+    setting = representative(timed)
     compared, under = against_nulls(study), stands_under(study)
     others = generic.headlines(study)
     rows = []
@@ -73,32 +71,32 @@ def table(study: StudyData) -> Table | Absent:
         n = study.finished(entry)
         cells = lead(study, entry, n)
         cells += [metric_cell(study, metric, entry) for metric in ACCURACY]
-        cells += null_columns.cells(study, compared, entry)
+        cells += null_cells(study, compared, entry)
         cells += [metric_cell(study, metric, entry) for metric in COST]
-        timing = of_entry(found, setting, entry)
+        timing = of_entry(timed, setting, entry)
         cells.append(replace(number(timing, "forward_overhead"), low=None, high=None))
         cells += [metric_cell(study, metric, entry) for metric in BALANCE]
         cells += [metric_cell(study, metric, entry, **where) for metric, where, _ in ENTROPY]
         cells += [other.cell(entry) for other in others]
         rows.append(Row(tuple(cells), n, entry, under[entry]))
-    columns = [*LEAD, *ACCURACY.values(), *null_columns.columns(study), *COST.values()]
+    columns = [*LEAD, *ACCURACY.values(), *null_columns(study), *COST.values()]
     columns += [Column("forward_overhead", "overhead", "×", "lower", n=1)]
     columns += [*BALANCE.values(), *(column for _, _, column in ENTROPY)]
     columns += [other.column for other in others]
     where = f"{setting.title} ({setting.sizes}) on {setting.machine}" if setting else ""
-    told = " ".join([caption(study, where), *(other.sentence for other in others)])
-    return assemble(NAME, TITLE, told, columns, rows)
+    text = " ".join([caption(study, where), *(other.sentence for other in others)])
+    return assemble(NAME, TITLE, text, columns, rows)
 
 
 def caption(study: StudyData, timed: str) -> str:
-    """What the columns are; `timed` what the overhead is of, "" where nothing was timed."""
+    """Say what the columns are; `timed` what the overhead is of, "" where nothing was timed."""
     parts = [
         what_is_matched(study),
         "Accuracy on the test split.",
         INTERVALS,
-        sentence_on_looks(study),
+        sentence_on_analyses(study),
         BEST,
-        null_columns.caption(study),
+        null_caption(study),
         tuning.sentence(study),
         "Training: FLOPs spent. Load CV, dropped, uncovered, H_s and H_u (of the gates), I(E;Y) "
         "(of the combine weights and the class, bias-corrected): means over the MoE layers. "
@@ -107,7 +105,7 @@ def caption(study: StudyData, timed: str) -> str:
         f"Overhead: median forward time over that of a dense MLP of the same expert FLOPs, {timed}."
         if timed
         else "",
-        f"Routers are told with their experts, but for the usual ones ({study.usual_experts})."
+        f"Routers are named with their experts, but for the usual ones ({study.usual_experts})."
         if study.usual_experts
         else "",
     ]
@@ -125,7 +123,7 @@ ARROW = "Arrow: a null beyond the axis, its mean ± half of its interval."
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure, a panel for each condition."""
+    """Draw one figure, a panel for each condition."""
     if not any(len(study.final("top1", entry)) for entry in study.entries):
         yield Absent(FIGURE, FIGURE_TITLE, why_without(study, "accuracy", "a test accuracy"))
         return
@@ -139,9 +137,9 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         )
         values = {e: list(100 * study.final("top1", e)) for e in study.entries}
         far = far_nulls(study, values)
-        near = {e: found for e, found in values.items() if found and e not in far}
-        intervals = [mean_interval(found, study.confidence) for found in near.values()]
-        ends = limits([v for found in near.values() for v in found], intervals, (0, 100))
+        near = {e: own for e, own in values.items() if own and e not in far}
+        intervals = [mean_interval(own, study.confidence) for own in near.values()]
+        ends = limits([v for own in near.values() for v in own], intervals, (0, 100))
         for condition, place in zip(conditions, axes, strict=True):
             place.set_title(fill(condition.label, 44, break_long_words=False))
             _panel(place, study, routers, condition, far, ends)
@@ -149,8 +147,8 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             lowest.set_xlabel("top-1 accuracy (%)")
         axes[0].set_xlim(*ends)
     cut = CUT if any(is_cut(interval, ends) for interval in intervals) else ""
-    told = (FIGURE_CAPTION, cut, ARROW if far else "", sentence_on_looks(study))
-    caption = " ".join(filter(None, told))
+    parts = (FIGURE_CAPTION, cut, ARROW if far else "", sentence_on_analyses(study))
+    caption = " ".join(filter(None, parts))
     yield Drawing(FIGURE, FIGURE_TITLE, caption, figure, tuple(study.entries))
 
 
@@ -178,7 +176,7 @@ def _panel(
                 fontsize=7,
             )
             continue
-        look, interval = study.looks[router], mean_interval(list(values), study.confidence)
+        style, interval = study.styles[router], mean_interval(list(values), study.confidence)
         axes.annotate(
             f"n={interval.n}", (1.02, place), xycoords=beside, va="center", fontsize=7, color=FAINT
         )
@@ -189,25 +187,25 @@ def _panel(
             axes.axvline(interval.mean, color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
         if interval.n > 1:
             level = [place + 0.27] * len(values)
-            axes.scatter(values, level, s=5, color=look.colour, lw=0, clip_on=False)
+            axes.scatter(values, level, s=5, color=style.colour, lw=0, clip_on=False)
         axes.errorbar(
             [interval.mean],
             [place],
             xerr=halves(interval, ends),
-            color=look.colour,
-            marker=look.marker,
+            color=style.colour,
+            marker=style.marker,
             markersize=5.5,
             mec=PAPER,
             mew=0.5,
             elinewidth=1.3,
             clip_on=False,
         )
-        mark_cut(axes, interval, ends, place, look.colour)
+        mark_cut(axes, interval, ends, place, style.colour)
     label_routers(axes, routers)
 
 
 def _arrow(axes: Axes, place: int, interval: Interval, *, above: bool) -> None:
-    """That a mean lies beyond the axis."""
+    """Draw an arrow where a mean lies beyond the axis."""
     half = "" if interval.low is None else f" ± {interval.mean - interval.low:.1f}"
     number = f"{interval.mean:.1f}{half}"
     axes.annotate(

@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator
 
 from report.cells import INTERVALS, LEAD, lead, measured, metric_cell, why_unmeasured, why_without
-from report.conditions import ANY, Entry
-from report.parts import Absent, file_name, title
+from report.conditions import Entry
 from report.study import StudyData
 from report.style import PAGE, Drawing, colour_bar, folded, panels, style
-from report.table import CONSTANT, Column, Row, Table, assemble, words
+from report.table import CONSTANT, Absent, Column, Row, Table, assemble, words
 
 BALANCE = (
     Column("demand_cv", "demand CV", "", "lower"),
@@ -48,7 +47,7 @@ OF = {"gates": "gates (wanted)", "combine": "combine weights (done)"}
 
 
 def balance(study: StudyData) -> Table | Absent:
-    """A row for each router and condition: means over the MoE layers."""
+    """Make a row for each router and condition: means over the MoE layers."""
     name, title = "balance", "Balance of the experts"
     entries = measured(study, "balance")
     if not entries:
@@ -69,17 +68,16 @@ def balance(study: StudyData) -> Table | Absent:
 
 
 def balance_by_layer(study: StudyData) -> Table | Absent:
-    """A row for each router, condition and MoE layer."""
+    """Make a row for each router, condition and MoE layer."""
     name, title = "balance_by_layer", "Balance, layer by layer"
     columns = [column for column in BALANCE if column.key in BY_LAYER]
     rows = []
     for entry in measured(study, "balance"):
         for layer in study.layers("load_cv", entry):
             values = {column.key: study.final(column.key, entry, layer=layer) for column in columns}
-            n = max(len(found) for found in values.values())
+            n = max(map(len, values.values()))
             cells = [metric_cell(study, key, entry, layer=layer) for key in values]
-            told = [*lead(study, entry, n), words(str(layer))]
-            rows.append(Row((*told, *cells), n, entry))
+            rows.append(Row((*lead(study, entry, n), words(str(layer)), *cells), n, entry))
     if not rows:
         return Absent(name, title, why_unmeasured(study, "balance"))
     caption = f"MoE layers in network order, from 0. {INTERVALS}"
@@ -88,7 +86,7 @@ def balance_by_layer(study: StudyData) -> Table | Absent:
 
 
 def entropy(study: StudyData) -> Table | Absent:
-    """Two rows for each router and condition: what the router wanted, and what it did."""
+    """Make two rows for each router and condition: what the router wanted, and what it did."""
     name, title = "entropy", "Entropy and mutual information"
     entries = measured(study, "entropy")
     if not entries:
@@ -123,11 +121,10 @@ MAP = "PuOr_r"
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure for each condition, a panel for each router."""
-    for condition in study.conditions or [ANY]:
+    """Draw one figure for each condition, a panel for each router."""
+    for name, heading, condition in study.by_condition(FIGURE, FIGURE_TITLE):
         found = {entry: ranked_loads(study, entry) for entry in study.under(condition)}
         loads = {entry: ranked for entry, ranked in found.items() if ranked is not None}
-        name, heading = file_name(FIGURE, condition), title(FIGURE_TITLE, condition)
         if not loads:
             yield Absent(name, heading, why_without(study, "balance", "loads"))
             continue

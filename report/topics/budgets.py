@@ -16,10 +16,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter
 
 from report.axes import far_nulls, name_far
-from report.conditions import ANY, Entry
-from report.parts import Absent, file_name, title, told_runs
+from report.conditions import Entry
 from report.study import StudyData
 from report.style import FAINT, PAGE, PAPER, Drawing, panels, router_legend, style
+from report.table import Absent, number_of_runs
 from results.conditions import Condition
 from results.statistics.fronts import fronts
 
@@ -47,7 +47,7 @@ class Standing:
 
 
 def standings(study: StudyData, condition: Condition) -> list[Standing]:
-    """The standing by each budget of all that were trained under a condition."""
+    """Return the standing by each budget of all that were trained under a condition."""
     entries = study.under(condition)
     machine = _machine_of_most(study, entries)
     by_flops = _cut(study, entries, "flops")
@@ -63,9 +63,9 @@ def standings(study: StudyData, condition: Condition) -> list[Standing]:
     ]
 
 
-def why_not(found: Sequence[Standing]) -> tuple[str, bool] | None:
-    """Why there is nothing to rank, and whether that is no lack; None where there is something."""
-    most = max((len(standing.ranks) for standing in found), default=0)
+def why_not(rankings: Sequence[Standing]) -> tuple[str, bool] | None:
+    """Say why there is nothing to rank, and whether that is no lack; None where there is."""
+    most = max((len(standing.ranks) for standing in rankings), default=0)
     if most > 1:
         return None
     if most == 1:
@@ -73,21 +73,21 @@ def why_not(found: Sequence[Standing]) -> tuple[str, bool] | None:
     return "no trial was evaluated along the way (suite accuracy)", False
 
 
-def flips(found: Iterable[Standing]) -> list[str]:
-    """Each pair of entries whose order one budget turns round, in words."""
-    by_budget = {standing.budget: standing.ranks for standing in found}
-    told = []
+def flips(rankings: Iterable[Standing]) -> list[str]:
+    """Return each pair of entries whose order one budget turns round, in words."""
+    by_budget = {standing.budget: standing.ranks for standing in rankings}
+    sentences = []
     everyone = dict.fromkeys(entry for ranks in by_budget.values() for entry in ranks)
     for one, other in combinations(everyone, 2):
         ranked = {b: ranks for b, ranks in by_budget.items() if one in ranks and other in ranks}
         first = [b for b, ranks in ranked.items() if ranks[one] < ranks[other]]
         second = [b for b, ranks in ranked.items() if ranks[one] > ranks[other]]
         if first and second:
-            told.append(
+            sentences.append(
                 f"{one.router} before {other.router} by {' and '.join(first)}, after it by "
                 f"{' and '.join(second)}"
             )
-    return told
+    return sentences
 
 
 def curves(
@@ -113,7 +113,7 @@ def curves(
 def _cut(
     study: StudyData, entries: list[Entry], spent: str, machine: str | None = None
 ) -> tuple[float | None, dict[Entry, pd.Series]]:
-    """The most that all runs have spent, and each entry's accuracies there by seed."""
+    """Return the most that all runs have spent, and each entry's accuracies there by seed."""
     courses = {entry: curves(study, entry, spent, machine) for entry in entries}
     ends = [curve.index[-1] for of_seed in courses.values() for curve in of_seed.values()]
     if not ends:
@@ -144,7 +144,7 @@ def _ranked(accuracy: Mapping[Entry, pd.Series]) -> dict[Entry, int]:
 
 
 def _machine_of_most(study: StudyData, entries: list[Entry]) -> str | None:
-    """The machine that trained the most of these entries' runs; None where none is done."""
+    """Return the machine that trained the most of these entries' runs; None where none is done."""
     runs = pd.concat([study.trials_of(entry) for entry in entries]) if entries else study.trials
     machines = runs[runs["status"] == "done"]["machine"].value_counts()
     return None if machines.empty else str(machines.index[0])
@@ -163,9 +163,8 @@ POINTS = 100
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure for each condition."""
-    for condition in study.conditions or [ANY]:
-        name, heading = file_name(FIGURE, condition), title(FIGURE_TITLE, condition)
+    """Draw one figure for each condition."""
+    for name, heading, condition in study.by_condition(FIGURE, FIGURE_TITLE):
         _, by_seconds, by_parameters = standings(study, condition)
         if why := why_not([by_seconds, by_parameters]):
             yield Absent(name, heading, *why)
@@ -182,8 +181,8 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             _draw_parameters(right, study, by_parameters, near)
             name_far(left, far, ends)
             left.set_ylabel("validation top-1 (%)")
-            router_legend(figure, {e.router: study.looks[e.router] for e in near}, 3)
-        counts = told_runs({e.router: len(v) for e, v in by_seconds.accuracy.items()})
+            router_legend(figure, {e.router: study.styles[e.router] for e in near}, 3)
+        counts = number_of_runs({e.router: len(v) for e, v in by_seconds.accuracy.items()})
         yield Drawing(name, heading, FIGURE_CAPTION.format(counts=counts), figure, entries)
 
 
@@ -192,15 +191,15 @@ def mean_curve(study: StudyData, entry: Entry, machine: str | None) -> pd.Series
 
     Empty where there is none, or one ended before another was evaluated.
     """
-    found = list(curves(study, entry, "seconds", machine).values())
-    if not found:
+    by_run = list(curves(study, entry, "seconds", machine).values())
+    if not by_run:
         return pd.Series(dtype=float)
-    begin = max(curve.index[0] for curve in found)
-    end = min(curve.index[-1] for curve in found)
+    begin = max(curve.index[0] for curve in by_run)
+    end = min(curve.index[-1] for curve in by_run)
     if begin > end:
         return pd.Series(dtype=float)
     seconds = np.linspace(begin, end, POINTS)
-    each = [np.interp(seconds, curve.index, curve.to_numpy()) for curve in found]
+    each = [np.interp(seconds, curve.index, curve.to_numpy()) for curve in by_run]
     return pd.Series(100 * np.mean(each, axis=0), seconds)
 
 
@@ -208,13 +207,13 @@ def _draw_seconds(
     axes: Axes, study: StudyData, cut: float | None, lines: Mapping[Entry, pd.Series]
 ) -> None:
     for entry, curve in lines.items():
-        look = study.looks[entry.router]
+        style = study.styles[entry.router]
         axes.plot(
             curve.index,
             curve.to_numpy(),
-            color=look.colour,
-            linestyle=look.dashes,
-            marker=look.marker,
+            color=style.colour,
+            linestyle=style.dashes,
+            marker=style.marker,
             markersize=3,
             markevery=POINTS // 6,
         )
@@ -235,8 +234,8 @@ def _draw_parameters(
     front = sorted(place for entry, place in places.items() if standing.ranks[entry] == 1)
     axes.plot(*zip(*front, strict=True), color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
     for entry, place in places.items():
-        look = study.looks[entry.router]
-        axes.plot(*place, color=look.colour, marker=look.marker, ls="", mec=PAPER, mew=0.5)
+        style = study.styles[entry.router]
+        axes.plot(*place, color=style.colour, marker=style.marker, ls="", mec=PAPER, mew=0.5)
     axes.set_xlabel("parameters")
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.grid()

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from report.cells import sentence_on_looks
+from report.cells import sentence_on_analyses
 from report.claims.claims import Claim, Side
 from report.claims.verdicts import Judged, Untested, judged
-from report.parts import Absent
 from report.study import StudyData
-from report.table import MISSING, OLDER, Cell, Column, Row, Table, assemble, words
+from report.table import MISSING, OLDER, Absent, Cell, Column, Row, Table, assemble, words
 from results.text import counted
 from results.versions import older_sentence
 
@@ -40,7 +39,7 @@ POINTS = {"share": (100.0, "points")}
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each claim that the runs can test."""
+    """Make a row for each claim that the runs can test."""
     found = judged(study)
     tested = [each for each in found if isinstance(each, Judged)]
     if not tested:
@@ -53,7 +52,7 @@ def table(study: StudyData) -> Table | Absent:
 
 
 def tests(study: StudyData) -> Table | Absent:
-    """A row for each claim, tested or not: whose it is, and what would decide it."""
+    """Make a row for each claim, tested or not: whose it is, and what would decide it."""
     name, title = "claim_tests", "How each claim is tested"
     if study.trials.empty:
         return Absent(name, title, "the study has no trials", fine=True)
@@ -73,7 +72,7 @@ def tests(study: StudyData) -> Table | Absent:
 
 
 def sentences(study: StudyData) -> list[str]:
-    """How the claims came out; nothing where none is about these runs."""
+    """Say how the claims came out; nothing where none is about these runs."""
     verdicts = Counter(each.verdict for each in judged(study) if isinstance(each, Judged))
     if not verdicts:
         return []
@@ -109,7 +108,7 @@ def _row(study: StudyData, tested: Judged) -> Row:
 
 
 def _unit(study: StudyData, claim: Claim) -> tuple[float, str]:
-    """By what differences are multiplied to be shown, and what they are counted in."""
+    """Return the scale at which differences are shown, and their unit."""
     units = study.metrics.loc[study.metrics["metric"] == claim.metric, "unit"].dropna()
     unit = str(units.iloc[-1]) if len(units) else ""
     scale, shown = POINTS.get(unit, (1.0, unit))
@@ -167,7 +166,7 @@ def _caption(study: StudyData, tested: int, claims: int, older: str) -> str:
         "Supported or contradicted: adjusted p < 0.05, by where the difference lies; undecided "
         "otherwise, whatever was expected. It holds at the scale of these runs, which is not that "
         "of the papers.",
-        sentence_on_looks(study),
+        sentence_on_analyses(study),
         f"{OLDER} {older}" if older else "",
     )
     return " ".join(filter(None, parts))

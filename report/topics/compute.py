@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from statistics import fmean
 
-from report.cells import BEST, INTERVALS, LEAD, lead, metric_cell
+from report.cells import BEST, INTERVALS, LEAD, lead, mean_cell, metric_cell
 from report.conditions import Entry
-from report.parts import Absent
 from report.study import StudyData
-from report.table import MISSING, Cell, Column, Row, Table, assemble, summary, words
+from report.table import MISSING, Absent, Cell, Column, Row, Table, assemble, words
 from report.timings import machine_names
 from report.topics.budgets import Standing, flips, standings, why_not
 from results.conditions import Condition
@@ -39,7 +38,7 @@ MACHINE = Column("machine", "on", words=True)
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each router under each condition."""
+    """Make a row for each router under each condition."""
     entries = [entry for entry in study.entries if not study.final("train_flops", entry).empty]
     if not entries:
         return Absent(NAME, TITLE, "no finished trial was measured by accuracy")
@@ -67,7 +66,7 @@ def _caption(study: StudyData) -> str:
 
 
 def what_is_matched(study: StudyData) -> str:
-    """What was made equal between the routers, in a sentence; "" where a study matched several."""
+    """Say what was made equal between the routers; "" where a study matched several."""
     match = study.compute.get("match", "total_flops")
     if any("compute.match" in entry.condition.mapping for entry in study.entries):
         return ""
@@ -75,7 +74,7 @@ def what_is_matched(study: StudyData) -> str:
 
 
 def _asked(study: StudyData, entry: Entry) -> Cell:
-    """The capacity factor; "" of a router that has no such setting."""
+    """Show the capacity factor; "" of a router that has no such setting."""
     trials = study.trials_of(entry)
     factors = [json.loads(options).get("capacity_factor", "") for options in trials["options"]]
     if not all(isinstance(factor, float | int) for factor in factors):
@@ -107,11 +106,11 @@ COLUMNS = (
 
 def rankings_table(study: StudyData) -> Table | Absent:
     """Under each condition a row for each of its routers."""
-    found = {condition: standings(study, condition) for condition in study.conditions}
-    if why := why_not([standing for each in found.values() for standing in each]):
+    by_condition = {condition: standings(study, condition) for condition in study.conditions}
+    if why := why_not([standing for each in by_condition.values() for standing in each]):
         return Absent(RANKINGS, RANKINGS_TITLE, *why)
     rows = []
-    for condition, of_condition in found.items():
+    for condition, of_condition in by_condition.items():
         for entry in study.under(condition):
             cells = lead(study, entry, study.finished(entry))
             cells[1] = words(condition.label)
@@ -119,50 +118,48 @@ def rankings_table(study: StudyData) -> Table | Absent:
             cells.append(metric_cell(study, "params_total", entry))
             rows.append(Row(tuple(cells), study.finished(entry), entry, (condition,)))
     return assemble(
-        RANKINGS, RANKINGS_TITLE, _rankings_caption(study, found), (*LEAD, *COLUMNS), rows
+        RANKINGS, RANKINGS_TITLE, _rankings_caption(study, by_condition), (*LEAD, *COLUMNS), rows
     )
 
 
 def _cells(study: StudyData, standing: Standing, entry: Entry) -> tuple[Cell, Cell]:
-    """The rank and the accuracy that it is by."""
+    """Return the rank and the accuracy that it is by."""
     if entry not in standing.ranks:
         return words(MISSING), words(MISSING)
-    values = standing.accuracy[entry].dropna()
-    trials = study.behind(entry, values.index)
-    accuracy = summary(list(values), trials=trials, confidence=study.confidence)
-    return Cell(standing.ranks[entry], n=accuracy.n, trials=trials), accuracy
+    accuracy = mean_cell(study, entry, standing.accuracy[entry].dropna())
+    return Cell(standing.ranks[entry], n=accuracy.n, trials=accuracy.trials), accuracy
 
 
-def _rankings_caption(study: StudyData, found: dict[Condition, list[Standing]]) -> str:
+def _rankings_caption(study: StudyData, by_condition: dict[Condition, list[Standing]]) -> str:
+    cuts = "; ".join(_where(study, *each) for each in by_condition.items())
     return " ".join(
         [
             "The same runs, cut. By FLOPs and by seconds: the mean validation accuracy where every "
             "run of the condition has come, read off each seed's curve, linearly between two "
-            f"evaluations ({'; '.join(_where(study, c, f) for c, f in found.items())}). What was "
-            "cut was not trained for that budget: its learning rate had not fallen to its end. "
-            "Seconds are of training alone, with whatever else ran beside it. By parameters no "
-            "run can be cut: a front holds those of which none is more accurate at the end with "
-            f"no more parameters, or as accurate with fewer (by more than {100 * ALIKE:g} %). "
-            f"{INTERVALS} {BEST}",
-            *(_sentence(condition, standing) for condition, standing in found.items()),
+            f"evaluations ({cuts}). What was cut was not trained for that budget: its learning "
+            "rate had not fallen to its end. Seconds are of training alone, with whatever else ran "
+            "beside it. By parameters no run can be cut: a front holds those of which none is more "
+            "accurate at the end with no more parameters, or as accurate with fewer (by more than "
+            f"{100 * ALIKE:g} %). {INTERVALS} {BEST}",
+            *(_sentence(condition, standing) for condition, standing in by_condition.items()),
         ]
     )
 
 
-def _where(study: StudyData, condition: Condition, found: list[Standing]) -> str:
-    """The budgets of a condition: where its curves are cut."""
-    by_flops, by_seconds, _ = found
+def _where(study: StudyData, condition: Condition, rankings: list[Standing]) -> str:
+    """Return the budgets of a condition: where its curves are cut."""
+    by_flops, by_seconds, _ = rankings
     if by_flops.cut is None or by_seconds.cut is None:
         return f"{condition or 'here'}: no curve"
     machine = machine_names(study)[by_seconds.machine]
-    told = f"{by_flops.cut:.3g} FLOPs, {by_seconds.cut:.3g} s on {machine}"
-    return f"{condition}: {told}" if condition else told
+    cuts = f"{by_flops.cut:.3g} FLOPs, {by_seconds.cut:.3g} s on {machine}"
+    return f"{condition}: {cuts}" if condition else cuts
 
 
-def _sentence(condition: Condition, found: list[Standing]) -> str:
-    """Which pairs change their order between budgets."""
+def _sentence(condition: Condition, rankings: list[Standing]) -> str:
+    """Say which pairs change their order between budgets."""
     under = f"Under {condition}, b" if condition else "B"
-    turned = flips(found)
+    turned = flips(rankings)
     if not turned:
         return f"{under}etween these budgets no pair changes its order."
     return (

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import median
 
-from report.cells import sentence_on_looks
+from report.cells import sentence_on_analyses
 from report.comparisons import METRIC
 from report.conditions import Entry
-from report.parts import Absent
 from report.study import StudyData
-from report.table import DISTURBED, MISSING, Cell, Column, Row, Table, assemble, words
+from report.table import DISTURBED, MISSING, Absent, Cell, Column, Row, Table, assemble, words
 from report.timings import Setting, Timing, of_entry, representative, timings
 from results.statistics import ALPHA, Compared, family
 from results.statistics.control import Alarms, alarms, noise_floor
@@ -49,25 +48,25 @@ class Control:
     @property
     def noise_floor(self) -> float | None:
         """For as many seeds as there are pairs; None without a pair."""
-        found = self.differences
-        return noise_floor(found, len(found)) if found else None
+        differences = self.differences
+        return noise_floor(differences, len(differences)) if differences else None
 
 
 def controls(study: StudyData) -> list[Control]:
-    """A control for each twin, in the order of the routers."""
+    """Return a control for each twin, in the order of the routers."""
     return [_control(study, entry, twin) for entry, twin in study.twins.items()]
 
 
-def raised(found: Sequence[Control]) -> Alarms | None:
-    """The measured rate of false alarms over all controls; None where nothing could be tested."""
-    p_values = [control.p_value for control in found if control.p_value is not None]
+def raised(own: Sequence[Control]) -> Alarms | None:
+    """Measure the rate of false alarms over all controls; None where nothing could be tested."""
+    p_values = [control.p_value for control in own if control.p_value is not None]
     return alarms(p_values) if p_values else None
 
 
-def floor_of_all(found: Sequence[Control]) -> tuple[float, int] | None:
-    """The noise floor from the differences of all controls, and the seeds that it is for."""
-    pooled = [difference for control in found for difference in control.differences]
-    n = max((len(control.differences) for control in found), default=0)
+def floor_of_all(own: Sequence[Control]) -> tuple[float, int] | None:
+    """Return the noise floor from the differences of all controls, and the seeds that it is for."""
+    pooled = [difference for control in own for difference in control.differences]
+    n = max((len(control.differences) for control in own), default=0)
     return (noise_floor(pooled, n), n) if n else None
 
 
@@ -79,18 +78,18 @@ class Retimed:
     twin: Timing
 
     def ratio(self, key: str) -> float | None:
-        """A number of the twin's over the router's; None where one of them has none."""
+        """Return a number of the twin's over the router's; None where one of them has none."""
         ours, theirs = self.router.values.get(key), self.twin.values.get(key)
         return theirs / ours if ours and theirs is not None else None
 
     def is_disturbed(self, key: str) -> bool:
-        """Whether other processes disturbed one of the two."""
+        """Tell whether other processes disturbed one of the two."""
         return self.router.is_disturbed(key) or self.twin.is_disturbed(key)
 
 
 def retimed(study: StudyData) -> list[Retimed]:
-    """Every timing that has a twin's beside it."""
-    twins = {(timing.setting, timing.entry): timing for timing in timings(study, twins=True)}
+    """Return every timing that has a twin's beside it."""
+    twins = {(timing.setting, timing.entry): timing for timing in timings(study, aa_replicate=1)}
     return [
         Retimed(timing, twins[place])
         for timing in timings(study)
@@ -98,20 +97,20 @@ def retimed(study: StudyData) -> list[Retimed]:
     ]
 
 
-def retimed_of(found: Sequence[Retimed], entry: Entry) -> Retimed | None:
-    """The one of an entry at the setting that a table has room for."""
-    chosen = of_entry([each.router for each in found], setting_of(found), entry)
-    return next((each for each in found if each.router is chosen), None)
+def retimed_of(pairs: Sequence[Retimed], entry: Entry) -> Retimed | None:
+    """Return the one of an entry at the setting that a table has room for."""
+    chosen = of_entry([each.router for each in pairs], setting_of(pairs), entry)
+    return next((each for each in pairs if each.router is chosen), None)
 
 
-def setting_of(found: Sequence[Retimed]) -> Setting | None:
-    """The setting that a table has room for."""
-    return representative([each.router for each in found])
+def setting_of(pairs: Sequence[Retimed]) -> Setting | None:
+    """Return the setting that a table has room for."""
+    return representative([each.router for each in pairs])
 
 
-def deviations(found: Sequence[Retimed], key: str) -> tuple[float, float] | None:
-    """By how much two processes differ in a number, as a share: the median, and the most."""
-    ratios = [ratio for each in found if (ratio := each.ratio(key)) is not None]
+def deviations(pairs: Sequence[Retimed], key: str) -> tuple[float, float] | None:
+    """Find by how much two processes differ in a number, as a share: the median, and the most."""
+    ratios = [ratio for each in pairs if (ratio := each.ratio(key)) is not None]
     shares = [max(ratio, 1 / ratio) - 1 for ratio in ratios if ratio > 0]
     return (median(shares), max(shares)) if shares else None
 
@@ -120,7 +119,7 @@ def _control(study: StudyData, entry: Entry, twin: Entry) -> Control:
     ours, theirs = study.final(METRIC, entry), study.final(METRIC, twin)
     seeds = list(ours.index.intersection(theirs.index))
     (compared,) = family(
-        {ROUTER: dict(ours), TWIN: dict(theirs)}, [(TWIN, ROUTER)], study.planned_looks
+        {ROUTER: dict(ours), TWIN: dict(theirs)}, [(TWIN, ROUTER)], study.planned_analyses
     )
     return Control(
         entry,
@@ -148,43 +147,43 @@ ALL = "all"
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each router and condition, and one for all of them."""
-    found, timed = controls(study), retimed(study)
-    if not found and not timed:
+    """Make a row for each router and condition, and one for all of them."""
+    compared, timed = controls(study), retimed(study)
+    if not compared and not timed:
         return Absent(NAME, TITLE, WITHOUT)
-    rows = [_row(control, retimed_of(timed, control.entry)) for control in found]
-    if not found:  # bare layers alone
+    rows = [_row(control, retimed_of(timed, control.entry)) for control in compared]
+    if not compared:  # bare layers alone
         setting = setting_of(timed)
         rows = [_timed_row(each) for each in timed if each.router.setting == setting]
     else:
-        rows.append(_row_of_all(found))
-    return assemble(NAME, TITLE, _caption(study, found, timed), COLUMNS, rows)
+        rows.append(_row_of_all(compared))
+    return assemble(NAME, TITLE, _caption(study, compared, timed), COLUMNS, rows)
 
 
 def sentences(study: StudyData) -> list[str]:
-    """What the control says of the study, for its summary; nothing where there is none."""
-    found, timed = controls(study), retimed(study)
-    told = []
-    if (rate := raised(found)) is not None:
+    """Say what the control says of the study, for its summary; nothing where there is none."""
+    compared, timed = controls(study), retimed(study)
+    said = []
+    if (rate := raised(compared)) is not None:
         points = COLUMNS[3]
-        floor = floor_of_all(found)
+        floor = floor_of_all(compared)
         noise = (
             f"; the noise floor of means of {floor[1]} seeds is ± {points.number(floor[0])} points"
             if floor
             else ""
         )
         tests = counted(rate.tests, "test")
-        told.append(
+        said.append(
             f"A/A control: of {tests} of a router against itself {rate.raised} raised a false "
             f"alarm, {100 * rate.rate:.0f} % (95 % interval {100 * rate.low:.0f} to "
             f"{100 * rate.high:.0f} %){noise}."
         )
     if (apart := deviations(timed, "forward_ms")) is not None:
-        told.append(
+        said.append(
             f"The same layers timed in two processes differ by {100 * apart[0]:.1f} % (median of "
             f"{counted(len(timed), 'forward time')}) and by {100 * apart[1]:.1f} % at most."
         )
-    return told
+    return said
 
 
 def _row(control: Control, timed: Retimed | None) -> Row:
@@ -204,10 +203,10 @@ def _row(control: Control, timed: Retimed | None) -> Row:
     return Row((*head, *numbers, *_ratios(timed)), n, entry)
 
 
-def _row_of_all(found: Sequence[Control]) -> Row:
-    trials = tuple(trial for control in found for trial in control.trials)
-    pairs = sum(len(control.differences) for control in found)
-    rate, floor = raised(found), floor_of_all(found)
+def _row_of_all(compared: Sequence[Control]) -> Row:
+    trials = tuple(trial for control in compared for trial in control.trials)
+    pairs = sum(len(control.differences) for control in compared)
+    rate, floor = raised(compared), floor_of_all(compared)
     made = partial(Cell, trials=trials)
     alarms = words(MISSING)
     if rate is not None:
@@ -239,8 +238,8 @@ def _ratio(timed: Retimed | None, key: str) -> Cell:
     return Cell(ratio, n=1, marks=marks, trials=(timed.twin.layer, timed.router.layer))
 
 
-def _caption(study: StudyData, found: Sequence[Control], timed: Sequence[Retimed]) -> str:
-    n = max((len(control.differences) for control in found), default=0)
+def _caption(study: StudyData, compared: Sequence[Control], timed: Sequence[Retimed]) -> str:
+    n = max((len(control.differences) for control in compared), default=0)
     setting = setting_of(timed)
     parts = [
         "Each router was trained a second time, as its twin: the same data order and the same "
@@ -248,13 +247,13 @@ def _caption(study: StudyData, found: Sequence[Control], timed: Sequence[Retimed
         "their own. So nothing but chance makes the difference, twin less router, ± half the width "
         f"of its {100 * study.confidence:g} % Student t interval; two-sided paired t test, p "
         "uncorrected for the number of rows.",
-        sentence_on_looks(study),
+        sentence_on_analyses(study),
         f"False alarm: p < {ALPHA}; in the last row the share of rows, with Clopper and Pearson's "
         "exact 95 % interval, which takes them for independent; they are not quite, since routers "
         "of one seed share its data order and the first weights of their experts. Noise floor: "
         "what the means of two routers differ by at most, in 95 % of all cases, by chance alone, "
         f"for as many seeds; in the last row from all pairs, for {n}."
-        if found
+        if compared
         else "",
         f"Times: of {setting.title} ({setting.sizes}) on {setting.machine}, each of the two in a "
         "process of its own (but where a run has --jobs 0)."

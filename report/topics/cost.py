@@ -10,10 +10,22 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from report.conditions import Entry, fullest, without_number
-from report.parts import Absent, file_name, title
 from report.study import StudyData
 from report.style import FAINT, INK, PAGE, PAPER, Drawing, label_routers, panels, style
-from report.table import DISTURBED, MISSING, NOTES, Cell, Column, Row, Table, assemble, words
+from report.table import (
+    DISTURBED,
+    MISSING,
+    NOTES,
+    Absent,
+    Cell,
+    Column,
+    Row,
+    Table,
+    assemble,
+    file_name,
+    title,
+    words,
+)
 from report.timings import PASSES, Timing, of_entry, timings
 from results.conditions import Condition
 
@@ -46,17 +58,17 @@ NUMBERS = (
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each timing."""
-    found = timings(study)
-    if not found:
+    """Make a row for each timing."""
+    timed = timings(study)
+    if not timed:
         return Absent(NAME, TITLE, "no layer of this study was timed (suite throughput)")
     columns = [Column(name, name, words=True) for name in WORDS]
-    rows = [_row(timing) for timing in found]
+    rows = [_row(timing) for timing in timed]
     return assemble(NAME, TITLE, CAPTION, [*columns, *NUMBERS], rows)
 
 
 def sentence(study: StudyData) -> str:
-    """How many timings other processes disturbed; "" where they disturbed none."""
+    """Say how many timings other processes disturbed; "" where they disturbed none."""
     keys = [f"{name}_ms" for name in PASSES]
     made = [(timing, key) for timing in timings(study) for key in keys if key in timing.values]
     disturbed = sum(timing.is_disturbed(key) for timing, key in made)
@@ -70,14 +82,14 @@ def sentence(study: StudyData) -> str:
 
 def _row(timing: Timing) -> Row:
     setting, entry = timing.setting, timing.entry
-    told = [entry.router, entry.condition.label, setting.machine, setting.title, setting.sizes]
-    cells = [words(text) for text in (*told, str(setting.threads))]
+    head = [entry.router, entry.condition.label, setting.machine, setting.title, setting.sizes]
+    cells = [words(text) for text in (*head, str(setting.threads))]
     cells += [number(timing, column.key) for column in NUMBERS]
     return Row(tuple(cells), 1, entry)
 
 
 def number(timing: Timing | None, key: str) -> Cell:
-    """A number of a timing with its interval, where it has one."""
+    """Show a number of a timing with its interval, where it has one."""
     if timing is None or key not in timing.values:
         return words(MISSING)
     value = timing.values[key]
@@ -99,58 +111,58 @@ FIGURE_CAPTION = (
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure for each machine and condition, a panel for each setting.
+    """Draw one figure for each machine and condition, a panel for each setting.
 
     Conditions that differ in the number of experts alone share one: panels tell that number.
     """
-    found = [t for t in timings(study) if any(f"{name}_overhead" in t.values for name in PASSES)]
-    if not found:
+    timed = [t for t in timings(study) if any(f"{name}_overhead" in t.values for name in PASSES)]
+    if not timed:
         yield Absent(FIGURE, FIGURE_TITLE, "no layer of this study was timed (suite throughput)")
-    machines = list(dict.fromkeys(timing.setting.machine for timing in found))
+    machines = list(dict.fromkeys(timing.setting.machine for timing in timed))
     for machine in machines:
-        here = [timing for timing in found if timing.setting.machine == machine]
+        here = [timing for timing in timed if timing.setting.machine == machine]
         conditions: dict[Condition, list[Condition]] = defaultdict(list)
         for condition in fullest(timing.entry for timing in here):
             conditions[without_number(condition)].append(condition)
         for shared, alike in conditions.items():
-            told = " ".join(filter(None, (machine if len(machines) > 1 else "", shared.label)))
+            place = " ".join(filter(None, (machine if len(machines) > 1 else "", shared.label)))
             drawn = _under(study, here, alike)
             yield Drawing(
-                file_name(FIGURE, told),
-                title(FIGURE_TITLE, told),
+                file_name(FIGURE, place),
+                title(FIGURE_TITLE, place),
                 _caption(machine, drawn),
                 _figure(study, drawn),
                 tuple(dict.fromkeys(timing.entry for timing in drawn)),
             )
 
 
-def _under(study: StudyData, found: list[Timing], conditions: list[Condition]) -> list[Timing]:
-    """The timings that belong to any of the conditions, each once."""
-    settings = list(dict.fromkeys(timing.setting for timing in found))
+def _under(study: StudyData, timed: list[Timing], conditions: list[Condition]) -> list[Timing]:
+    """Return the timings that belong to any of the conditions, each once."""
+    settings = list(dict.fromkeys(timing.setting for timing in timed))
     asked = {
         (setting, timing.entry): timing
         for setting in settings
         for condition in conditions
         for router in study.routers
-        if (timing := of_entry(found, setting, Entry(router, condition))) is not None
+        if (timing := of_entry(timed, setting, Entry(router, condition))) is not None
     }
     return list(asked.values())
 
 
 def _caption(machine: str, drawn: list[Timing]) -> str:
-    told = FIGURE_CAPTION.format(machine=machine)
+    caption = FIGURE_CAPTION.format(machine=machine)
     disturbed = any(t.is_disturbed(f"{name}_overhead") for t in drawn for name in PASSES)
-    return f"{told} {NOTES[DISTURBED].format(DISTURBED)}" if disturbed else told
+    return f"{caption} {NOTES[DISTURBED].format(DISTURBED)}" if disturbed else caption
 
 
-def _figure(study: StudyData, found: list[Timing]) -> Figure:
-    settings = list(dict.fromkeys(timing.setting for timing in found))
-    timed = {timing.entry.router for timing in found}
-    routers = [name for name in study.routers if name in timed]
+def _figure(study: StudyData, timed: list[Timing]) -> Figure:
+    settings = list(dict.fromkeys(timing.setting for timing in timed))
+    names = {timing.entry.router for timing in timed}
+    routers = [name for name in study.routers if name in names]
     with style():
         figure, axes = panels(len(settings), 3, PAGE, 1.0 + 0.24 * len(routers), sharey=True)
         for setting, place in zip(settings, axes, strict=True):
-            _panel(place, study, [t for t in found if t.setting == setting], routers)
+            _panel(place, study, [t for t in timed if t.setting == setting], routers)
             place.set_title(f"{setting.title}\n{setting.sizes}")
         handles = [
             Patch(facecolor=INK, alpha=alpha, label=label)
@@ -160,10 +172,10 @@ def _figure(study: StudyData, found: list[Timing]) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, study: StudyData, found: list[Timing], routers: list[str]) -> None:
+def _panel(axes: Axes, study: StudyData, timed: list[Timing], routers: list[str]) -> None:
     axes.axvline(1, color=FAINT, lw=0.8, zorder=0)
-    for timing in found:
-        look, place = study.looks[timing.entry.router], routers.index(timing.entry.router)
+    for timing in timed:
+        style, place = study.styles[timing.entry.router], routers.index(timing.entry.router)
         for name, offset, alpha in zip(PASSES, (-0.19, 0.19), ALPHAS, strict=True):
             value = timing.values.get(f"{name}_overhead")
             if value is None:
@@ -174,9 +186,9 @@ def _panel(axes: Axes, study: StudyData, found: list[Timing], routers: list[str]
                 place + offset,
                 value,
                 0.36,
-                color=look.colour,
+                color=style.colour,
                 alpha=alpha,
-                hatch=look.hatch,
+                hatch=style.hatch,
                 edgecolor=PAPER,
                 linewidth=0,
             )

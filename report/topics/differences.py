@@ -1,19 +1,27 @@
-"""Paired differences in test accuracy: to each null, and to the best router."""
+"""Paired differences in test accuracy: to each null, to the best router, to the next below."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
 import numpy as np
 
-from report.cells import sentence_on_looks
-from report.comparisons import METRIC, Comparison, against_best, against_nulls, comparisons
-from report.null_columns import missing
-from report.parts import Absent
+from report.cells import sentence_on_analyses
+from report.comparisons import (
+    METRIC,
+    Comparison,
+    against_best,
+    against_nulls,
+    comparisons,
+    missing_nulls,
+    nulls,
+)
+from report.conditions import Entry
 from report.study import StudyData
-from report.table import MISSING, Cell, Column, Row, Table, assemble, words
+from report.table import MISSING, SEVERAL, Absent, Cell, Column, Row, Table, assemble, words
 from results.conditions import Condition
 from results.statistics import ALPHA, seeds_needed
 from results.text import counted
@@ -34,46 +42,46 @@ COLUMNS = (
 
 
 def to_nulls(study: StudyData) -> Table | Absent:
-    """By how much each router beats what it has to beat."""
+    """Compare each router with the nulls that it has to beat."""
     name, title = "differences_nulls", "Paired differences to the nulls"
-    found = against_nulls(study)
-    if not found:
+    compared = against_nulls(study)
+    if not compared:
         return Absent(name, title, "the study has no router and null to compare")
-    return _table(name, title, study, found, missing(study))
+    return _table(name, title, study, compared, _sentence_on_missing(study))
 
 
 def to_best(study: StudyData) -> Table | Absent:
-    """How far behind the best router."""
+    """Compare each other router with the best."""
     name, title = "differences_best", "Paired differences to the best router"
-    found = against_best(study)
-    if not found:
+    compared = against_best(study)
+    if not compared:
         return Absent(name, title, "there is no second router to compare")
     note = (
         "The reference was chosen after seeing the results, which flatters it: the correction over "
         "all pairs of routers keeps the error rate of the tests, but the differences and intervals "
         "still lean towards it."
     )
-    return _table(name, title, study, found, note)
+    return _table(name, title, study, compared, note)
 
 
-def sentence_on_n(found: Sequence[Comparison]) -> str:
-    """What a reader may expect of tests with so few seeds."""
-    differences = [c.difference for c in found if c.difference]
+def sentence_on_n(compared: Sequence[Comparison]) -> str:
+    """Say what a reader may expect of tests with so few seeds."""
+    differences = [c.difference for c in compared if c.difference]
     halves = [(d.high - d.low) / 2 for d in differences if d.low is not None and d.high is not None]
     pairs = sorted({difference.n for difference in differences})
     if not halves:
         return "With one seed there is no interval and no test: nothing here is resolved."
-    told = f"n = {pairs[0]}" if len(pairs) == 1 else f"n from {pairs[0]} to {pairs[-1]}"
+    n = f"n = {pairs[0]}" if len(pairs) == 1 else f"n from {pairs[0]} to {pairs[-1]}"
     few = ": too few seeds to resolve small differences" if pairs[-1] < 5 else ""
-    return f"With {told}, these intervals are ± {100 * median(halves):.2f} points (median){few}."
+    return f"With {n}, these intervals are ± {100 * median(halves):.2f} points (median){few}."
 
 
 def _table(
-    name: str, title: str, study: StudyData, found: Sequence[Comparison], note: str
+    name: str, title: str, study: StudyData, compared: Sequence[Comparison], note: str
 ) -> Table:
-    said = (_caption(study, found), sentence_on_looks(study), note, sentence_on_n(found))
+    said = (_caption(study, compared), sentence_on_analyses(study), note, sentence_on_n(compared))
     caption = " ".join(filter(None, said))
-    return assemble(name, title, caption, COLUMNS, [_row(study, c) for c in found])
+    return assemble(name, title, caption, COLUMNS, [_row(study, c) for c in compared])
 
 
 def _row(study: StudyData, comparison: Comparison) -> Row:
@@ -94,20 +102,20 @@ def _row(study: StudyData, comparison: Comparison) -> Row:
                 difference.correlation,
             )
         ]
-    told = (*map(words, names), *numbers, words(comparison.verdict))
-    return Row(told, n, comparison.entry, (comparison.condition,))
+    cells = (*map(words, names), *numbers, words(comparison.verdict))
+    return Row(cells, n, comparison.entry, (comparison.condition,))
 
 
 def _small(study: StudyData) -> str:
-    """What the verdict "smaller than" means, where seeds were added until differences were it."""
+    """Explain the verdict "smaller than", where seeds were added until differences had it."""
     if study.smallest_of_interest is None:
         return ""
     points = counted(100 * study.smallest_of_interest, "point")
     return f"Not resolved, but smaller than {points}: its interval lies within ± {points}. "
 
 
-def _caption(study: StudyData, found: Sequence[Comparison]) -> str:
-    sizes = sorted({c.family for c in found})
+def _caption(study: StudyData, compared: Sequence[Comparison]) -> str:
+    sizes = sorted({c.family for c in compared})
     tests = counted(sizes[0], "test") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
     each = " of each condition" if len(study.conditions) > 1 else ""
     return (
@@ -120,6 +128,49 @@ def _caption(study: StudyData, found: Sequence[Comparison]) -> str:
         "Hedges' correction. Superiority: the probability that a run of the router beats one of "
         "the reference, ties half. Correlation: of the pairs."
     )
+
+
+def null_columns(study: StudyData) -> list[Column]:
+    """Make a column of the main table for each null of the study."""
+    return [Column(f"over_{name}", f"over {name}", "points", scale=100) for name in nulls(study)]
+
+
+def null_cells(study: StudyData, compared: Sequence[Comparison], entry: Entry) -> list[Cell]:
+    """Show the paired difference of a router to each null; nothing for a null itself."""
+    by_null: dict[str, dict[Entry, Comparison]] = defaultdict(dict)
+    for comparison in compared:
+        if comparison.entry == entry:
+            by_null[comparison.reference.router][comparison.reference] = comparison
+    return [_null_cell(study, list(by_null[name].values()), entry) for name in nulls(study)]
+
+
+def null_caption(study: StudyData) -> str:
+    """Say what the columns are, and which nulls are missing."""
+    names = nulls(study)
+    what = (
+        f"Over {', '.join(names)}: mean paired difference in top-1 over the seeds that both have, "
+        "± half of its 95 % interval (tests: paired differences to the nulls)."
+    )
+    return " ".join(filter(None, (what if names else "", _sentence_on_missing(study))))
+
+
+def _sentence_on_missing(study: StudyData) -> str:
+    """Say which of the usual nulls a study lacks, and how to add them; "" where it has all."""
+    lacking = missing_nulls(study)
+    if not lacking:
+        return ""
+    return f"Without {', '.join(lacking)}: add them to the preset or in --routers."
+
+
+def _null_cell(study: StudyData, compared: Sequence[Comparison], entry: Entry) -> Cell:
+    """Show the difference; none where a router without a swept setting has several of a null."""
+    if len(compared) > 1:
+        return words(SEVERAL)
+    if not compared or compared[0].difference is None:
+        return words("" if study.is_baseline(entry.router) else MISSING)
+    (comparison,), difference = compared, compared[0].difference
+    ends = difference.low, difference.high
+    return Cell(difference.mean, *ends, difference.n, trials=comparison.trials(study))
 
 
 SEEDS, SEEDS_TITLE = "seeds", "Seeds that would resolve a gap"
@@ -141,34 +192,35 @@ SEEDS_CAPTION = (
     "Routers by mean top-1, each with the next below it. The number of seeds at which a two-sided "
     "paired t test finds a gap of this size with a probability of 80 %, were the observed mean and "
     f"standard deviation of the paired differences the true ones: of one test at {ALPHA}, and at "
-    f"{ALPHA} over the number of tests of the family{{looks}}, with which Holm's correction "
+    f"{ALPHA} over the number of tests of the family{{analyses}}, with which Holm's correction "
     "begins. Of few pairs the deviation is itself uncertain, and so is the number."
 )
 
 
 def seeds_table(study: StudyData) -> Table | Absent:
-    """A row for each two neighbours under each condition."""
-    found = [c for condition in study.conditions for c in neighbours(study, condition)]
-    if not any(len(c.seeds) > 1 for c in found):
+    """Make a row for each two neighbours under each condition."""
+    compared = [c for condition in study.conditions for c in neighbours(study, condition)]
+    if not any(len(c.seeds) > 1 for c in compared):
         return Absent(SEEDS, SEEDS_TITLE, "no two routers have two seeds in common")
-    looks = "" if study.planned_looks == 1 else f" and {study.planned_looks} looks"
+    analyses = "" if study.planned_analyses == 1 else f" and {study.planned_analyses} looks"
     return assemble(
         SEEDS,
         SEEDS_TITLE,
-        SEEDS_CAPTION.format(looks=looks),
+        SEEDS_CAPTION.format(analyses=analyses),
         SEED_COLUMNS,
-        [_seed_row(study, c) for c in found],
+        [_seed_row(study, c) for c in compared],
     )
 
 
 def neighbours(study: StudyData, condition: Condition) -> list[Comparison]:
-    """Each router less the next below it by mean accuracy, nulls apart; the best first."""
-    found = {(c.entry, c.reference): c for c in comparisons(study) if c.condition == condition}
+    """Return each router less the next below it by mean accuracy, nulls apart; the best first."""
+    by_pair = {(c.entry, c.reference): c for c in comparisons(study) if c.condition == condition}
     entries = [e for e in study.under(condition) if not study.is_baseline(e.router)]
     measured = [entry for entry in entries if len(study.final(METRIC, entry))]
     ordered = sorted(measured, key=lambda e: study.final(METRIC, e).mean(), reverse=True)
     return [
-        found[pair] if pair in found else found[pair[::-1]].turned() for pair in pairwise(ordered)
+        by_pair[pair] if pair in by_pair else by_pair[pair[::-1]].turned()
+        for pair in pairwise(ordered)
     ]
 
 
@@ -181,13 +233,16 @@ def _seed_row(study: StudyData, comparison: Comparison) -> Row:
         words(MISSING) if value is None else Cell(value, n=n, trials=trials)
         for value in (difference.mean if difference else None, deviation)
     ]
-    corrected = max(comparison.family, 1) * study.planned_looks
-    counts = [words(_told(comparison, ALPHA / tests), trials=trials) for tests in (1, corrected)]
-    told = (*map(words, names), *numbers, *counts, words(comparison.verdict))
-    return Row(told, n, comparison.entry, (comparison.condition,))
+    corrected = max(comparison.family, 1) * study.planned_analyses
+    counts = [
+        words(_number_of_seeds(comparison, ALPHA / tests), trials=trials)
+        for tests in (1, corrected)
+    ]
+    cells = (*map(words, names), *numbers, *counts, words(comparison.verdict))
+    return Row(cells, n, comparison.entry, (comparison.condition,))
 
 
-def _told(comparison: Comparison, alpha: float) -> str:
+def _number_of_seeds(comparison: Comparison, alpha: float) -> str:
     needed = seeds_needed(comparison.differences, alpha=alpha)
     if needed is None:
         return MISSING

@@ -12,10 +12,9 @@ from matplotlib.lines import Line2D
 
 from report.cells import INTERVALS, LEAD, lead, measured, metric_cell, why_unmeasured, why_without
 from report.conditions import Entry
-from report.parts import Absent, title
 from report.study import StudyData
-from report.style import FAINT, INK, PAGE, PAPER, Drawing, Look, folded, panels, style
-from report.table import Column, Row, Table, assemble
+from report.style import FAINT, INK, PAGE, PAPER, Drawing, RouterStyle, folded, panels, style
+from report.table import Absent, Column, Row, Table, assemble, title
 
 NAME, TITLE = "editing", "Fairness before and after editing experts"
 PAIRED = (
@@ -38,7 +37,7 @@ CAPTION = (
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each router and condition."""
+    """Make a row for each router and condition."""
     entries = measured(study, "editing")
     if not entries:
         return Absent(NAME, TITLE, why_unmeasured(study, "editing"))
@@ -70,9 +69,9 @@ OFFSETS = {"before": -0.14, "after": 0.14}
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure, a panel for each router, and each condition where it has several."""
-    found = {entry: accuracies(study, entry) for entry in study.entries}
-    shown = {entry: edits for entry, edits in found.items() if edits}
+    """Draw one figure, a panel for each router, and each condition where it has several."""
+    by_entry = {entry: accuracies(study, entry) for entry in study.entries}
+    shown = {entry: edits for entry, edits in by_entry.items() if edits}
     if not shown:
         yield Absent(FIGURE, FIGURE_TITLE, why_without(study, "editing", "accuracies of subgroups"))
         return
@@ -81,22 +80,22 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
 
 def accuracies(study: StudyData, entry: Entry) -> dict[str, np.ndarray]:
     """(seeds, subgroups) in percent, by edit; subgroups by class, then by attribute."""
-    found = {}
+    by_edit = {}
     for edit in OFFSETS:
         records = study.array("subgroup_accuracy", entry, edit=edit)
         if records:
-            found[edit] = 100 * np.stack([np.ravel(record.values) for record in records])
-    return found
+            by_edit[edit] = 100 * np.stack([np.ravel(record.values) for record in records])
+    return by_edit
 
 
 def _figure(study: StudyData, shown: dict[Entry, dict[str, np.ndarray]]) -> Figure:
-    told = study.array("subgroup_names", next(iter(shown)))[0].values.ravel()
-    names = [folded(str(name)) for name in told]
+    subgroups = study.array("subgroup_names", next(iter(shown)))[0].values.ravel()
+    names = [folded(str(name)) for name in subgroups]
     row = 0.12 + 0.12 * max(name.count("\n") + 1 for name in names)
     with style():
         figure, axes = panels(len(shown), 4, PAGE, 0.6 + row * len(names), sharex=True, sharey=True)
         for (entry, edits), place in zip(shown.items(), axes, strict=True):
-            _panel(place, edits, study.looks[entry.router])
+            _panel(place, edits, study.styles[entry.router])
             several = sum(other.router == entry.router for other in shown) > 1
             name = f"{entry.router} (n={len(edits['before'])})"
             place.set_title(folded(title(name, entry.condition if several else "")))
@@ -108,7 +107,7 @@ def _figure(study: StudyData, shown: dict[Entry, dict[str, np.ndarray]]) -> Figu
     return figure
 
 
-def _panel(axes: Axes, edits: dict[str, np.ndarray], look: Look) -> None:
+def _panel(axes: Axes, edits: dict[str, np.ndarray], style: RouterStyle) -> None:
     rows = np.arange(edits["before"].shape[1])
     means = {edit: values.mean(0) for edit, values in edits.items()}
     if "after" in means:
@@ -117,17 +116,17 @@ def _panel(axes: Axes, edits: dict[str, np.ndarray], look: Look) -> None:
     for edit, values in edits.items():
         level = rows + OFFSETS[edit]
         if len(values) > 1:
-            axes.scatter(values, np.tile(level, (len(values), 1)), s=4, color=look.colour, lw=0)
+            axes.scatter(values, np.tile(level, (len(values), 1)), s=4, color=style.colour, lw=0)
         hollow = edit == "before"
         axes.plot(
             means[edit],
             level,
             linestyle="none",
-            marker=look.marker,
+            marker=style.marker,
             markersize=5,
-            color=look.colour,
-            mfc=PAPER if hollow else look.colour,
-            mec=look.colour if hollow else PAPER,
+            color=style.colour,
+            mfc=PAPER if hollow else style.colour,
+            mec=style.colour if hollow else PAPER,
             mew=0.9 if hollow else 0.5,
         )
     axes.tick_params(axis="y", length=0)

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 
 from report.axes import CUT, halves, mark_cut
 from report.cells import why_without
-from report.conditions import ANY, Entry
-from report.parts import Absent, file_name, title, told_runs
+from report.conditions import Entry
 from report.study import StudyData
 from report.style import FAINT, GRID, PAGE, PAPER, Drawing, panels, router_legend, style
+from report.table import Absent, number_of_runs
 from results.statistics import mean_interval
 
 FIGURE, FIGURE_TITLE = "entropy", "How decided, how even: H_s against H_u"
@@ -26,10 +26,9 @@ OF = {"gates": "gates: what the router wanted", "combine": "combine weights: wha
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure for each condition, a panel for the gates and one for the combine weights."""
-    for condition in study.conditions or [ANY]:
+    """Draw one figure for each condition, a panel for the gates and one for the combine weights."""
+    for name, heading, condition in study.by_condition(FIGURE, FIGURE_TITLE):
         entries = [e for e in study.under(condition) if len(study.final("H_s", e, of="gates"))]
-        name, heading = file_name(FIGURE, condition), title(FIGURE_TITLE, condition)
         if not entries:
             yield Absent(name, heading, why_without(study, "entropy", "entropies"))
             continue
@@ -39,9 +38,9 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             for (of, label), place in zip(OF.items(), axes, strict=True):
                 place.set_title(label)
                 _panel(place, study, entries, of, lowest, top)
-            looks = {entry.router: study.looks[entry.router] for entry in entries}
-            router_legend(figure, looks, 3, linestyle="none")
-        counts = told_runs({e.router: len(study.final("H_s", e, of="gates")) for e in entries})
+            styles = {entry.router: study.styles[entry.router] for entry in entries}
+            router_legend(figure, styles, 3, linestyle="none")
+        counts = number_of_runs({e.router: len(study.final("H_s", e, of="gates")) for e in entries})
         yield Drawing(name, heading, FIGURE_CAPTION.format(counts=counts), figure, tuple(entries))
 
 
@@ -56,27 +55,27 @@ def _panel(
         "$\\log_2 E$", (1.01, top), xycoords=beside, va="center", color=FAINT, parse_math=True
     )
     for entry in entries:
-        look = study.looks[entry.router]
+        style = study.styles[entry.router]
         across = study.final("H_s", entry, of=of)
         up = study.final("H_u", entry, of=of, kind="soft").reindex(across.index)
         if across.empty or up.isna().any():
             continue
         h_s, h_u = mean_interval(list(across)), mean_interval(list(up))
-        axes.scatter(across, up, s=5, color=look.colour, lw=0)
+        axes.scatter(across, up, s=5, color=style.colour, lw=0)
         axes.errorbar(
             [h_s.mean],
             [h_u.mean],
             xerr=halves(h_s, across_ends),
             yerr=halves(h_u, up_ends),
-            color=look.colour,
-            marker=look.marker,
+            color=style.colour,
+            marker=style.marker,
             markersize=6,
             mec=PAPER,
             mew=0.5,
             elinewidth=0.9,
         )
-        mark_cut(axes, h_s, across_ends, h_u.mean, look.colour)
-        mark_cut(axes, h_u, up_ends, h_s.mean, look.colour, upright=True)
+        mark_cut(axes, h_s, across_ends, h_u.mean, style.colour)
+        mark_cut(axes, h_u, up_ends, h_s.mean, style.colour, upright=True)
     axes.set_xlim(*across_ends)
     axes.set_ylim(*up_ends)
     axes.set_xlabel("$H_s$ (bit); lower: more decided", parse_math=True)
@@ -84,7 +83,7 @@ def _panel(
 
 
 def _range(study: StudyData, entries: list[Entry]) -> tuple[float, float]:
-    """The lowest mean H_u of any router, and log2 E."""
+    """Return the lowest mean H_u of any router, and log2 E."""
     means = [study.final("H_u", e, of=of, kind="soft").mean() for e in entries for of in OF]
     rows = study.trials[study.trials["router"].isin([entry.router for entry in entries])]
     experts = int(rows["num_experts"].max())

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 from report.cells import why_without
 from report.conditions import ANY, Entry
-from report.parts import Absent, file_name, title
 from report.study import StudyData
 from report.style import PAGE, Drawing, folded, panels, style
-from report.topics.specialization import last_layer, seeds_of
+from report.table import Absent, file_name, title
+from report.topics.specialization import of_last_layer, seeds_of
 from results import ArrayRecord
 
 FIGURE, FIGURE_TITLE = "expert_images", "Images that weigh each expert most"
@@ -28,10 +28,9 @@ GAP = 0.1
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """Figures of a few routers each, a panel for each router, for each condition."""
+    """Draw figures of a few routers each, a panel for each router, for each condition."""
     for condition in study.conditions or [ANY]:
-        found = {entry: last_layer(study, "top_images", entry) for entry in study.under(condition)}
-        records = {entry: record for entry, record in found.items() if record is not None}
+        records = of_last_layer(study, condition, "top_images")
         heading = title(FIGURE_TITLE, condition)
         if not records:
             why = why_without(study, "specialization", "images")
@@ -46,7 +45,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
 
 
 def mosaic(thumbnails: np.ndarray, there: np.ndarray) -> np.ndarray:
-    """One picture of all thumbnails, white between them and where there is none.
+    """Draw one picture of all thumbnails, white between them and where there is none.
 
     Args:
         thumbnails: uint8 (experts, k, c, h, w).
@@ -89,6 +88,6 @@ def _figure(study: StudyData, records: dict[Entry, ArrayRecord]) -> Figure:
 
 
 def _beside(study: StudyData, name: str, entry: Entry, record: ArrayRecord) -> np.ndarray:
-    """The array of that name of the same layer and run."""
+    """Return the array of that name of the same layer and run."""
     found = study.array(name, entry)
     return next(a.values for a in found if (a.layer, a.seed) == (record.layer, record.seed))

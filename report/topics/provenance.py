@@ -11,12 +11,10 @@ from typing import Any
 
 import pandas as pd
 
-from report.conditions import Entry, closest_layer
-from report.parts import Absent
+from report.conditions import Entry, closest_layer, router_of
 from report.study import StudyData
 from report.style import Drawing
-from report.systems import router_of
-from report.table import OLDER, Cell, Column, Row, Table
+from report.table import OLDER, Absent, Cell, Column, Row, Table
 from report.timings import machine_names
 from report.topics import generic
 from results.versions import sentence
@@ -69,14 +67,14 @@ class CodeCard:
 
 
 def router_cards(study: StudyData) -> list[RouterCard]:
-    """A card for each router of the study, in its order."""
+    """Return a card for each router of the study, in its order."""
     cards = study.components[study.components["kind"] == "router"].set_index("name")
     names = dict.fromkeys(map(router_of, study.routers))
     return [_router_card(study, name, cards) for name in names]
 
 
 def machines(study: StudyData) -> list[MachineCard]:
-    """Every machine that made a number of this study."""
+    """Return every machine that made a number of this study."""
     names = machine_names(study)
     both = pd.concat([study.trials, study.measurements]).dropna(subset=["machine"])
     return [
@@ -92,7 +90,7 @@ def machines(study: StudyData) -> list[MachineCard]:
 
 
 def codes(study: StudyData) -> list[CodeCard]:
-    """Every version of the code that made a number of this study."""
+    """Return every version of the code that made a number of this study."""
     both = pd.concat([study.trials, study.measurements]).dropna(subset=["code"])
     return [
         CodeCard(
@@ -106,7 +104,7 @@ def codes(study: StudyData) -> list[CodeCard]:
 
 
 def bibtex(cards: list[RouterCard]) -> str:
-    """The entries of all cards, each once."""
+    """Return the entries of all cards, each once."""
     return "\n\n".join(dict.fromkeys(card.bibtex.strip() for card in cards if card.bibtex))
 
 
@@ -122,21 +120,21 @@ def _router_card(study: StudyData, name: str, cards: pd.DataFrame) -> RouterCard
         text=row["text"],
         source=row["source"] or "",
         bibtex=row["bibtex"] or "",
-        hyper=tuple(_hyper(told, used) for told in row["hyper"]),
+        hyper=tuple(_hyper(parameter, used) for parameter in row["hyper"]),
     )
 
 
-def _hyper(told: dict[str, Any], used: dict[str, list[str]]) -> Hyper:
+def _hyper(parameter: dict[str, Any], used: dict[str, list[str]]) -> Hyper:
     return Hyper(
-        name=told["name"],
-        meaning=told.get("meaning", ""),
-        default=json.dumps(told.get("default")),
-        used=", ".join(used.get(told["name"], [])),
+        name=parameter["name"],
+        meaning=parameter.get("meaning", ""),
+        default=json.dumps(parameter.get("default")),
+        used=", ".join(used.get(parameter["name"], [])),
     )
 
 
 def _values_used(study: StudyData, router: str) -> dict[str, list[str]]:
-    """The values of each hyper-parameter of a router in this study."""
+    """Return the values of each hyper-parameter of a router in this study."""
     frames = [study.trials[["router", "options"]], study.measurements[["router", "options"]]]
     both = pd.concat(frames).drop_duplicates()
     used: dict[str, list[str]] = {}
@@ -173,7 +171,7 @@ SUITES = {
 
 
 def aged_figure(part: Drawing | Absent, study: StudyData) -> Drawing | Absent:
-    """The figure with whose numbers are of older code in its caption, where any are."""
+    """Return the figure with whose numbers are of older code in its caption, where any are."""
     if isinstance(part, Absent):
         return part
     older = older_sentence(study, part.entries, _suites(part, study))
@@ -181,7 +179,7 @@ def aged_figure(part: Drawing | Absent, study: StudyData) -> Drawing | Absent:
 
 
 def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
-    """The same of a table, with a mark at each router, also one compared with, that is meant."""
+    """Say so of a table, with a mark at each router, also one compared with, that is meant."""
     if isinstance(part, Absent):
         return part
     suites, older = _suites(part, study), list[Entry]()
@@ -206,32 +204,32 @@ def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
 
 
 def _entry(study: StudyData, column: Column, cell: Cell, row: Row) -> Entry:
-    """The entry that a cell names: a reference may lack settings of the row's condition."""
+    """Return the entry that a cell names: a reference may lack settings of the row's condition."""
     assert row.entry is not None
     if column.key != "reference":
-        return Entry(cell.words, row.entry.condition)
+        return row.entry
     (condition,) = row.under
     return study.entry(cell.words, condition) or Entry(cell.words, condition)
 
 
 def older_sentence(study: StudyData, entries: Iterable[Entry], suites: Sequence[str]) -> str:
-    """Whose numbers by these suites are of older code; "" where none are."""
+    """Say whose numbers by these suites are of older code; "" where none are."""
     since: dict[str, set[str]] = defaultdict(set)
     for entry in entries:
-        if told := changed(study, entry, suites):
-            since[entry.router] |= told
+        if parts := changed(study, entry, suites):
+            since[entry.router] |= parts
     return sentence(since)
 
 
 def changed(study: StudyData, entry: Entry, suites: Iterable[str]) -> set[str]:
-    """What changed since these suites measured an entry; nothing where it is of newest code."""
+    """Find what changed since these suites measured an entry; nothing if it is of newest code."""
     return set[str]().union(*(_changed(study.changed.get(s, {}), entry, s) for s in suites))
 
 
-def _changed(found: dict[Entry, set[str]], entry: Entry, suite: str) -> set[str]:
+def _changed(by_entry: dict[Entry, set[str]], entry: Entry, suite: str) -> set[str]:
     if suite == "throughput":
-        entry = closest_layer(found, entry) or entry
-    return found.get(entry, set())
+        entry = closest_layer(by_entry, entry) or entry
+    return by_entry.get(entry, set())
 
 
 def _suites(part: Table | Drawing, study: StudyData) -> Sequence[str]:

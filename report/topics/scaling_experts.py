@@ -11,10 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from report.conditions import without_number
-from report.parts import Absent, file_name, title
 from report.study import StudyData
-from report.style import PAGE, Drawing, Look, looks, panels, router_legend, style
-from report.table import DISTURBED, NOTES
+from report.style import PAGE, Drawing, RouterStyle, panels, router_legend, router_styles, style
+from report.table import DISTURBED, NOTES, Absent, file_name, title
 from report.timings import Setting, Timing, timings
 
 FIGURE, FIGURE_TITLE = "scaling_experts", "Cost by number of experts"
@@ -34,22 +33,22 @@ Points = dict[int, Timing]
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure for each machine and size of the inputs."""
-    found: dict[Setting, dict[str, Points]] = defaultdict(lambda: defaultdict(dict))
+    """Draw one figure for each machine and size of the inputs."""
+    by_setting: dict[Setting, dict[str, Points]] = defaultdict(lambda: defaultdict(dict))
     for timing in timings(study):
         if timing.setting.scope == "layer":
             alike = replace(timing.setting, shape="", num_experts=0)
-            found[alike][system(timing)][timing.setting.num_experts] = timing
-    scaled = {setting: lines for setting, by in found.items() if (lines := _several(by))}
+            by_setting[alike][system(timing)][timing.setting.num_experts] = timing
+    scaled = {setting: lines for setting, by in by_setting.items() if (lines := _several(by))}
     if not scaled:
         why = "no layer was timed with several numbers of experts (suite throughput)"
         yield Absent(FIGURE, FIGURE_TITLE, why, fine=True)
     for setting, lines in scaled.items():
         sizes = f"{setting.batch} × {setting.tokens} × {setting.dim}"
-        told = " ".join([setting.machine, sizes]) if len(scaled) > 1 else ""
+        place = " ".join([setting.machine, sizes]) if len(scaled) > 1 else ""
         yield Drawing(
-            file_name(FIGURE, told),
-            title(FIGURE_TITLE, told),
+            file_name(FIGURE, place),
+            title(FIGURE_TITLE, place),
             _caption(setting, sizes, lines),
             _figure(lines),
             tuple(dict.fromkeys(t.entry for t in timings(study) if system(t) in lines)),
@@ -62,19 +61,19 @@ def system(timing: Timing) -> str:
 
 
 def _several(by_system: dict[str, Points]) -> dict[str, Points]:
-    """Those timed with more than one number of experts."""
+    """Return those timed with more than one number of experts."""
     return {name: points for name, points in by_system.items() if len(points) > 1}
 
 
 def _caption(setting: Setting, sizes: str, lines: dict[str, Points]) -> str:
-    told = FIGURE_CAPTION.format(sizes=sizes, hidden=setting.hidden, machine=setting.machine)
+    caption = FIGURE_CAPTION.format(sizes=sizes, hidden=setting.hidden, machine=setting.machine)
     drawn = [timing for points in lines.values() for timing in points.values()]
     disturbed = any(_is_disturbed(timing, names) for timing in drawn for _, names, _ in PANELS)
-    return f"{told} {NOTES[DISTURBED].format(DISTURBED)}" if disturbed else told
+    return f"{caption} {NOTES[DISTURBED].format(DISTURBED)}" if disturbed else caption
 
 
 def _figure(lines: dict[str, Points]) -> Figure:
-    drawn = looks(lines)
+    drawn = router_styles(lines)
     with style():
         figure, axes = panels(3, 3, PAGE, 2.2 + 0.15 * len(lines))
         for place, (heading, names, unit) in zip(axes, PANELS, strict=True):
@@ -86,7 +85,9 @@ def _figure(lines: dict[str, Points]) -> Figure:
     return figure
 
 
-def _line(axes: Axes, points: Points, names: tuple[str, ...], look: Look, scale: float) -> None:
+def _line(
+    axes: Axes, points: Points, names: tuple[str, ...], style: RouterStyle, scale: float
+) -> None:
     known = {
         number: scale * sum(timing.values[name] for name in names)
         for number, timing in sorted(points.items())
@@ -95,9 +96,9 @@ def _line(axes: Axes, points: Points, names: tuple[str, ...], look: Look, scale:
     axes.plot(
         list(known),
         list(known.values()),
-        color=look.colour,
-        marker=look.marker,
-        linestyle=look.dashes,
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.dashes,
     )
     for number, value in known.items():
         if _is_disturbed(points[number], names):

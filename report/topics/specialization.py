@@ -22,13 +22,13 @@ from report.cells import (
     why_unmeasured,
     why_without,
 )
-from report.conditions import ANY, Entry
+from report.conditions import Entry
 from report.glyphs import lacking
-from report.parts import Absent, file_name, title
 from report.study import StudyData
 from report.style import PAGE, Drawing, colour_bar, folded, panels, style
-from report.table import Column, Row, Table, assemble
+from report.table import Absent, Column, Row, Table, assemble
 from results import ArrayRecord
+from results.conditions import Condition
 
 NAME, TITLE = "specialization", "What classes lose without an expert"
 COLUMNS = (
@@ -42,7 +42,7 @@ COLUMNS = (
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each router and condition: means over the MoE layers."""
+    """Make a row for each router and condition: means over the MoE layers."""
     entries = measured(study, "specialization")
     if not entries:
         return Absent(NAME, TITLE, why_unmeasured(study, "specialization"))
@@ -68,16 +68,21 @@ NAMED, LONGEST = 20, 12
 """Classes that are shown by name, at most, and letters of a name."""
 
 
-def last_layer(study: StudyData, name: str, entry: Entry, **where: Any) -> ArrayRecord | None:
-    """The array of that name of the last MoE layer and the first seed; None where that has none."""
-    records = study.array(name, entry, **where)
-    own = [r for r in study.arrays if (r.router, r.condition) == (entry.router, entry.condition)]
-    last = max((record.layer or 0 for record in own), default=0)
-    return next((record for record in records if (record.layer or 0) == last), None)
+def of_last_layer(
+    study: StudyData, condition: Condition, name: str, **where: Any
+) -> dict[Entry, ArrayRecord]:
+    """Find the array of the last MoE layer and the first seed, of each entry that has one."""
+    records = {}
+    for entry in study.under(condition):
+        last = max((record.layer or 0 for record in study.arrays.get(entry, [])), default=0)
+        own = [each for each in study.array(name, entry, **where) if (each.layer or 0) == last]
+        if own:
+            records[entry] = own[0]
+    return records
 
 
 def seeds_of(records: dict[Entry, ArrayRecord]) -> str:
-    """Which run each panel shows: `seed 0`, or each router's where they differ."""
+    """Say which run each panel shows: `seed 0`, or each router's where they differ."""
     seeds = {entry.router: f"seed {record.seed}" for entry, record in records.items()}
     if len(set(seeds.values())) == 1:
         return next(iter(seeds.values()))
@@ -85,24 +90,28 @@ def seeds_of(records: dict[Entry, ArrayRecord]) -> str:
 
 
 def class_names(study: StudyData, records: dict[Entry, ArrayRecord]) -> list[str]:
-    """Names of the classes by label, as the suite that made the records tells them.
+    """Return names of the classes by label, as the suite that made the records gave them.
 
     Empty where they are unknown, many or not the same.
     """
-    found = {
-        tuple(map(str, told.values))
+    lists = {
+        tuple(map(str, listed.values))
         for entry, record in records.items()
-        for told in study.array("class_names", entry)
-        if told.suite == record.suite
+        for listed in study.array("class_names", entry)
+        if listed.suite == record.suite
     }
-    names = found.pop() if len(found) == 1 else ()
+    names = lists.pop() if len(lists) == 1 else ()
     return list(names) if len(names) <= NAMED else []
 
 
 def sentence_on_names(names: list[str]) -> str:
-    """The names that no installed font can write, by the number that stands for them; or ""."""
-    told = [f"{label} is {name}" for label, name in enumerate(names) if lacking(name)]
-    return f" No installed font has the names of some classes: {', '.join(told)}." if told else ""
+    """Explain the numbers that stand for names that no installed font can write; or ""."""
+    without = [f"{label} is {name}" for label, name in enumerate(names) if lacking(name)]
+    return (
+        f" No installed font has the names of some classes: {', '.join(without)}."
+        if without
+        else ""
+    )
 
 
 def by_top_class(table: np.ndarray) -> np.ndarray:
@@ -119,7 +128,7 @@ def by_top_class(table: np.ndarray) -> np.ndarray:
 def draw_maps(
     tables: dict[Entry, np.ndarray], names: list[str], norm: Normalize, colours: str, label: str
 ) -> Figure:
-    """A panel for each (classes, E) table; `names` of the classes may be empty."""
+    """Draw a panel for each (classes, E) table; `names` of the classes may be empty."""
     with style():
         shown = [_shown(label, name) for label, name in enumerate(names)]
         figure, axes = panels(len(tables), MAP_COLUMNS, PAGE, max(1.75, 0.6 + 0.125 * len(names)))
@@ -136,7 +145,7 @@ def draw_maps(
 
 
 def _label_classes(place: Axes, names: list[str], first: bool) -> None:
-    """By number, or by name beside the first panel of each row."""
+    """Label classes by number, or by name beside the first panel of each row."""
     if names:
         place.set_yticks(range(len(names)) if first else [], names if first else [])
     else:
@@ -144,7 +153,7 @@ def _label_classes(place: Axes, names: list[str], first: bool) -> None:
 
 
 def _shown(label: int, name: str) -> str:
-    """The name of a class beside its row: shortened, or its number where no font can write it."""
+    """Name a class beside its row: shortened, or by number where no font can write it."""
     if lacking(name):
         return f"class {label}"
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
@@ -161,11 +170,9 @@ CHANGE_MAP = "PuOr"
 
 
 def draw_change(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure for each condition, a panel for each router."""
-    for condition in study.conditions or [ANY]:
-        found = {e: last_layer(study, "accuracy_change", e) for e in study.under(condition)}
-        records = {entry: record for entry, record in found.items() if record is not None}
-        name, heading = file_name(CHANGE, condition), title(CHANGE_TITLE, condition)
+    """Draw one figure for each condition, a panel for each router."""
+    for name, heading, condition in study.by_condition(CHANGE, CHANGE_TITLE):
+        records = of_last_layer(study, condition, "accuracy_change")
         if not records:
             yield Absent(name, heading, why_without(study, "specialization", "changes of accuracy"))
             continue
@@ -194,14 +201,9 @@ SERVED_MAP = "YlGnBu"
 
 
 def draw_served(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure for each condition, a panel for each router."""
-    for condition in study.conditions or [ANY]:
-        found = {
-            entry: last_layer(study, "class_expert", entry, of="combine", kind="soft")
-            for entry in study.under(condition)
-        }
-        records = {entry: record for entry, record in found.items() if record is not None}
-        name, heading = file_name(SERVED, condition), title(SERVED_TITLE, condition)
+    """Draw one figure for each condition, a panel for each router."""
+    for name, heading, condition in study.by_condition(SERVED, SERVED_TITLE):
+        records = of_last_layer(study, condition, "class_expert", of="combine", kind="soft")
         if not records:
             yield Absent(
                 name, heading, why_without(study, "entropy", "tables of classes and experts")

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from report.axes import far_nulls, name_far
-from report.conditions import ANY, Entry
-from report.parts import Absent, file_name, title, told_runs
+from report.conditions import Entry
 from report.study import StudyData
 from report.style import PAGE, Drawing, panels, router_legend, style
+from report.table import Absent, number_of_runs
 
 FIGURE, FIGURE_TITLE = "training", "Accuracy along training"
 FIGURE_CAPTION = (
@@ -26,11 +26,10 @@ RIGHT = "; right: the second half of training, enlarged"
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure for each condition."""
-    for condition in study.conditions or [ANY]:
+    """Draw one figure for each condition."""
+    for name, heading, condition in study.by_condition(FIGURE, FIGURE_TITLE):
         curves = {entry: curve(study, entry) for entry in study.under(condition)}
         curves = {entry: points for entry, points in curves.items() if not points.empty}
-        name, heading = file_name(FIGURE, condition), title(FIGURE_TITLE, condition)
         if not curves:
             yield Absent(name, heading, "no trial was evaluated along the way (suite accuracy)")
             continue
@@ -51,14 +50,14 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             if enlarged:
                 _enlarge(drawn[1], shown.values())
             name_far(drawn[0], far, ends)
-            router_legend(figure, {e.router: study.looks[e.router] for e in shown}, 3)
-        counts = told_runs({e.router: int(points["n"].max()) for e, points in curves.items()})
+            router_legend(figure, {e.router: study.styles[e.router] for e in shown}, 3)
+        counts = number_of_runs({e.router: int(points["n"].max()) for e, points in curves.items()})
         caption = FIGURE_CAPTION.format(counts=counts, right=RIGHT if enlarged else "")
         yield Drawing(name, heading, caption, figure, tuple(curves))
 
 
 def curve(study: StudyData, entry: Entry) -> pd.DataFrame:
-    """By evaluation: mean FLOPs; of the accuracies in % mean, lowest, highest and number of seeds.
+    """Summarise each evaluation: mean FLOPs; accuracies in % as mean, lowest, highest and count.
 
     They are at the same shares of a training, whose steps differ where seconds decide them.
     """
@@ -76,17 +75,22 @@ def curve(study: StudyData, entry: Entry) -> pd.DataFrame:
 
 
 def _line(axes: Axes, study: StudyData, entry: Entry, points: pd.DataFrame) -> None:
-    look = study.looks[entry.router]
+    style = study.styles[entry.router]
     if points["n"].max() > 1:
         axes.fill_between(
-            points["flops"], points["low"], points["high"], color=look.colour, alpha=0.15, lw=0
+            points["flops"],
+            points["low"],
+            points["high"],
+            color=style.colour,
+            alpha=0.15,
+            lw=0,
         )
     axes.plot(
         points["flops"],
         points["mean"],
-        color=look.colour,
-        linestyle=look.dashes,
-        marker=look.marker,
+        color=style.colour,
+        linestyle=style.dashes,
+        marker=style.marker,
         markersize=3,
         markevery=max(1, len(points) // 6),
     )

@@ -12,9 +12,8 @@ from urllib.parse import quote
 import pandas as pd
 
 from report.conditions import Entry
-from report.parts import Absent
 from report.study import StudyData
-from report.table import OLDER, Cell, Column, Row, Table, assemble, summary, words
+from report.table import OLDER, Absent, Cell, Column, Row, Table, assemble, summary, words
 from results.versions import older_sentence
 
 NOT_DONE = {
@@ -26,7 +25,7 @@ NOT_DONE = {
 
 
 @dataclass(frozen=True)
-class Undone:
+class Incomplete:
     """A trial or a measurement without result.
 
     Attributes:
@@ -51,38 +50,41 @@ class Undone:
     log_tail: str
 
     @property
-    def told(self) -> str:
+    def which(self) -> str:
         """Which of its router's it is."""
         seed = f"seed {self.seed}" if self.seed else ""
         return ", ".join(filter(None, (self.entry.condition.label, seed, self.what)))
 
 
-def undone(study: StudyData) -> list[Undone]:
+def incomplete(study: StudyData) -> list[Incomplete]:
     """Trials first, then measurements, each in the order of the database."""
     trials = study.trials[study.trials["status"] != "done"]
     failed = study.measurements[study.measurements["status"] == "failed"]
     logs = study.trials.dropna(subset="attempt").set_index("attempt")["log"]
     return [
-        *(_undone("training", row, row.log) for row in trials.itertuples()),
-        *(_undone(f"suite {row.suite}", row, logs.get(row.attempt)) for row in failed.itertuples()),
+        *(_incomplete("training", row, row.log) for row in trials.itertuples()),
+        *(
+            _incomplete(f"suite {row.suite}", row, logs.get(row.attempt))
+            for row in failed.itertuples()
+        ),
     ]
 
 
 def in_words(status: str) -> str:
-    """A status for readers: `out of memory`."""
+    """Return a status for readers: `out of memory`."""
     return status.replace("_", " ")
 
 
 def text_of(value: Any) -> str:
-    """A cell of a frame; "" where there is nothing in it."""
+    """Return a cell of a frame; "" where there is nothing in it."""
     return "" if pd.isna(value) else str(value)
 
 
-def _undone(what: str, row: Any, log: Any) -> Undone:
+def _incomplete(what: str, row: Any, log: Any) -> Incomplete:
     lines = text_of(row.error).strip().splitlines()
     words = NOT_DONE.get(row.status)
-    return Undone(
-        entry=Entry(row.router, row.condition),
+    return Incomplete(
+        entry=row.entry,
         seed=text_of(row.seed),
         what=what,
         status="not done" if words else in_words(row.status),
@@ -101,10 +103,10 @@ SHORT = 12
 
 
 def failures(study: StudyData) -> Table | Absent:
-    """A row for each trial that is not done and each measurement that failed."""
+    """Make a row for each trial that is not done and each measurement that failed."""
     name, title = "failures", "What failed, or is not done"
-    found = undone(study)
-    if not found:
+    rows = incomplete(study)
+    if not rows:
         return Absent(name, title, "every trial and every measurement is done", fine=True)
     heads = ("router", "condition", "seed", "what", "status", "reason", "note", "machine", "trial")
     columns = [Column(head, head, words=True) for head in (*heads, "log")]
@@ -112,11 +114,11 @@ def failures(study: StudyData) -> Table | Absent:
         "Trials that are not done and measurements that failed, each with the first line of its "
         "reason. Their numbers are in no mean; the other tables say how many seeds are left."
     )
-    return assemble(name, title, caption, columns, map(_failure, found))
+    return assemble(name, title, caption, columns, map(_failure, rows))
 
 
 def trials(study: StudyData) -> Table | Absent:
-    """A row for each trial, whatever became of it."""
+    """Make a row for each trial, whatever became of it."""
     name, title = "trials", "Every trial"
     if study.trials.empty:
         return Absent(name, title, "the study has no trials")
@@ -134,24 +136,24 @@ def trials(study: StudyData) -> Table | Absent:
     rows = []
     for row in study.trials.itertuples():
         values = (top1.get(row.trial), row.flops, row.steps, row.seconds)
-        told = (row.note, row.machine_name, row.code)
+        more = (row.note, row.machine_name, row.code)
         cells = [
-            words(row.router, *([OLDER] if row.older else [])),
+            words(row.entry.label, *([OLDER] if row.older else [])),
             *(words(text_of(value)) for value in (row.condition, row.seed)),
             words(in_words(row.status)),
             *(_number(value, row.trial) for value in values),
-            *(words(text_of(value)) for value in told),
+            *(words(text_of(value)) for value in more),
             words(row.trial[:SHORT], trials=[row.trial]),
             words(text_of(row.log)),
         ]
-        rows.append(Row(tuple(cells), 1, Entry(row.router, row.condition)))
+        rows.append(Row(tuple(cells), 1, row.entry))
     older = older_sentence(study.trials)
     caption = "One row a trial, n = 1 each." + (f" {OLDER} {older}" if older else "")
     return assemble(name, title, caption, columns, rows)
 
 
 def layers(study: StudyData) -> Table | Absent:
-    """A row for each bare layer on each machine that timed it."""
+    """Make a row for each bare layer on each machine that timed it."""
     name, title = "layers", "Every bare layer"
     timed = study.measurements[study.measurements["attempt"].isna()]
     if timed.empty:
@@ -161,20 +163,20 @@ def layers(study: StudyData) -> Table | Absent:
     columns += [Column("seconds", "time", "s", digits=1, n=1), Column("layer", "layer", words=True)]
     rows = []
     for row in timed.itertuples():
-        told = (row.router, row.condition, row.suite, in_words(row.status))
-        cells = [words(text_of(value)) for value in (*told, row.machine_name, row.code)]
+        named = (row.entry.label, row.condition, row.suite, in_words(row.status))
+        cells = [words(text_of(value)) for value in (*named, row.machine_name, row.code)]
         cells += [_number(row.seconds, row.trial), words(row.trial[:SHORT], trials=[row.trial])]
-        rows.append(Row(tuple(cells), 1, Entry(row.router, row.condition)))
+        rows.append(Row(tuple(cells), 1, row.entry))
     caption = "Layers that no training made: one row a measurement, n = 1 each."
     return assemble(name, title, caption, columns, rows)
 
 
-def _failure(found: Undone) -> Row:
+def _failure(each: Incomplete) -> Row:
     cells = (
-        *(found.entry.router, found.entry.condition.label, found.seed, found.what, found.status),
-        *(found.reason, found.note, found.machine, found.trial[:SHORT], found.log),
+        *(each.entry.label, each.entry.condition.label, each.seed, each.what, each.status),
+        *(each.reason, each.note, each.machine, each.trial[:SHORT], each.log),
     )
-    return Row(tuple(map(words, cells)), 1, found.entry)
+    return Row(tuple(map(words, cells)), 1, each.entry)
 
 
 def _number(value: Any, trial: str) -> Cell:
@@ -186,8 +188,8 @@ def _top1(study: StudyData) -> pd.Series:
     """Accuracy on the test split at the end, by trial."""
     of = study.metrics
     end = of["layer"].isna() & of["step"].isna()
-    found = of[(of["suite"] == "accuracy") & (of["metric"] == "top1") & end]
-    return found.drop_duplicates("trial", keep="last").set_index("trial")["value"]
+    rows = of[(of["suite"] == "accuracy") & (of["metric"] == "top1") & end]
+    return rows.drop_duplicates("trial", keep="last").set_index("trial")["value"]
 
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[^\S\n\t ]|[\x00-\x08\x0e-\x1f\x7f]")
@@ -214,5 +216,5 @@ class Logs:
 
 
 def readable(text: str) -> str:
-    """A log without what only a terminal understands."""
+    """Return a log without what only a terminal understands."""
     return _CONTROL.sub("", text)

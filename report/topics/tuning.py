@@ -12,11 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from report.parts import Absent
+from report.conditions import router_of
 from report.study import StudyData
-from report.style import PAGE, Drawing, Look, panels, router_legend, style
-from report.systems import router_of
-from report.table import Cell, Column, Row, Table, assemble, words
+from report.style import PAGE, Drawing, RouterStyle, panels, router_legend, style
+from report.table import Absent, Cell, Column, Row, Table, assemble, words
 from results.statistics.fronts import expected_best
 from results.text import counted
 
@@ -52,42 +51,42 @@ class Tuned:
 
 
 def tuned(study: StudyData) -> dict[str, Tuned]:
-    """Each system of the study whose router's settings were found, in order."""
+    """Return each system of the study whose router's settings were found, in order."""
     asked: dict[str, dict[str, Any]] = study.record.request.get("tuned", {})
-    found = {name: Tuned(**(fields | _tuples(fields))) for name, fields in asked.items()}
-    return {s: found[router_of(s)] for s in study.routers if router_of(s) in found}
+    by_router = {name: Tuned(**(fields | _tuples(fields))) for name, fields in asked.items()}
+    return {s: by_router[router_of(s)] for s in study.routers if router_of(s) in by_router}
 
 
 def _tuples(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What a request keeps as lists."""
+    """Return as tuples what a request keeps as lists."""
     return {name: tuple(fields.get(name, ())) for name in ("values", "trainings")}
 
 
 def unequal(study: StudyData) -> str:
-    """The warning that some routers had more trials than others; "" where all had as many."""
-    found = tuned(study)
-    if not found:
+    """Warn that some routers had more trials than others; "" where all had as many."""
+    by_router = tuned(study)
+    if not by_router:
         return ""
     routers: dict[int, list[str]] = defaultdict(list)
     for name in study.routers:
-        routers[found[name].trials if name in found else 0].append(name)
+        routers[by_router[name].trials if name in by_router else 0].append(name)
     if len(routers) < 2:
         return ""
-    told = "; ".join(f"{n} for {', '.join(routers[n])}" for n in sorted(routers, reverse=True))
-    return f"Tuning was not equal: {told} (trials). What had more has an advantage."
+    counts = "; ".join(f"{n} for {', '.join(routers[n])}" for n in sorted(routers, reverse=True))
+    return f"Tuning was not equal: {counts} (trials). What had more has an advantage."
 
 
 def sentence(study: StudyData) -> str:
-    """With how many trials each router was tuned; "" where none was."""
-    found = tuned(study)
-    counts = {each.trials for each in found.values()}
-    if not found:
+    """Say with how many trials each router was tuned; "" where none was."""
+    by_router = tuned(study)
+    counts = {each.trials for each in by_router.values()}
+    if not by_router:
         return ""
     equal = f"Each router was tuned with {counted(min(counts), 'trial')}, on the validation split."
     return unequal(study) or equal
 
 
-def told(settings: Mapping[str, Any]) -> str:
+def settings_label(settings: Mapping[str, Any]) -> str:
     """`router.affinity=cosine train.lr=0.00123`."""
     return " ".join(
         f"{path}={value:.3g}" if isinstance(value, float) else f"{path}={value}"
@@ -114,11 +113,11 @@ CAPTION = (
 
 
 def table(study: StudyData) -> Table | Absent:
-    """A row for each router whose settings were found."""
-    found = tuned(study)
-    if not found:
+    """Make a row for each router whose settings were found."""
+    by_router = tuned(study)
+    if not by_router:
         return Absent(NAME, TITLE, "no settings were tuned (tune, then run --tuned)", fine=True)
-    rows = [_row(study, router, each) for router, each in found.items()]
+    rows = [_row(study, router, each) for router, each in by_router.items()]
     caption = " ".join(filter(None, (CAPTION, _where(study), unequal(study))))
     return assemble(NAME, TITLE, caption, COLUMNS, rows)
 
@@ -131,13 +130,13 @@ def _row(study: StudyData, router: str, each: Tuned) -> Row:
         *(Cell(float(count), trials=trials) for count in counts),
         Cell(each.best, n=1, trials=(each.training,), values=(each.best,)),
         words(each.training[:10]),
-        words(told(each.settings)),
+        words(settings_label(each.settings)),
     )
     return Row(cells, None, next((e for e in study.entries if e.router == router), None))
 
 
 def _where(study: StudyData) -> str:
-    """The condition of the tuning, where the study has several."""
+    """Return the condition of the tuning, where the study has several."""
     sweep = study.record.request["preset"].get("sweep", {})
     at = ", ".join(f"{path}={values[0]}" for path, values in sweep.items())
     return f"Tuned at {at} alone, and used under every condition." if at else ""
@@ -154,41 +153,41 @@ FIGURE_CAPTION = (
 
 
 def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """One figure of all routers."""
-    found = tuned(study)
-    if not found:
+    """Draw one figure of all routers."""
+    by_router = tuned(study)
+    if not by_router:
         yield Absent(
             FIGURE, FIGURE_TITLE, "no settings were tuned (tune, then run --tuned)", fine=True
         )
         return
-    entries = tuple(entry for entry in study.entries if entry.router in found)
-    yield Drawing(FIGURE, FIGURE_TITLE, FIGURE_CAPTION, _figure(study, found), entries)
+    entries = tuple(entry for entry in study.entries if entry.router in by_router)
+    yield Drawing(FIGURE, FIGURE_TITLE, FIGURE_CAPTION, _figure(study, by_router), entries)
 
 
-def _figure(study: StudyData, found: dict[str, Tuned]) -> Figure:
-    looks = {name: study.looks[name] for name in found}
+def _figure(study: StudyData, by_router: dict[str, Tuned]) -> Figure:
+    styles = {name: study.styles[name] for name in by_router}
     with style():
-        figure, (drawn, expected) = panels(2, 2, PAGE, 2.1 + 0.05 * len(found), sharey=True)
-        for name, each in found.items():
-            _line(drawn, np.maximum.accumulate(each.scores), looks[name], drawstyle="steps-post")
-            _line(expected, expected_best(each.scores), looks[name])
+        figure, (drawn, expected) = panels(2, 2, PAGE, 2.1 + 0.05 * len(by_router), sharey=True)
+        for name, each in by_router.items():
+            _line(drawn, np.maximum.accumulate(each.scores), styles[name], drawstyle="steps-post")
+            _line(expected, expected_best(each.scores), styles[name])
         for axes, heading in ((drawn, "as drawn"), (expected, "expected")):
             axes.set_title(heading)
             axes.set_xlabel("trials")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.grid()
         drawn.set_ylabel("best validation top-1 (%)")
-        router_legend(figure, looks, 3)
+        router_legend(figure, styles, 3)
     return figure
 
 
-def _line(axes: Axes, best: np.ndarray, look: Look, drawstyle: str = "default") -> None:
+def _line(axes: Axes, best: np.ndarray, style: RouterStyle, drawstyle: str = "default") -> None:
     axes.plot(
         np.arange(1, len(best) + 1),
         100 * best,
-        color=look.colour,
-        linestyle=look.dashes,
-        marker=look.marker,
+        color=style.colour,
+        linestyle=style.dashes,
+        marker=style.marker,
         markersize=3,
         drawstyle=drawstyle,
     )

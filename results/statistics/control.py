@@ -31,7 +31,7 @@ class Alarms:
 
 
 def alarms(p_values: Sequence[float], alpha: float = ALPHA) -> Alarms:
-    """How often p-values of differences that are none lie below `alpha`.
+    """Find how often p-values of differences that are none lie below `alpha`.
 
     Raises:
         ValueError: there is no test.
@@ -39,12 +39,12 @@ def alarms(p_values: Sequence[float], alpha: float = ALPHA) -> Alarms:
     if not len(p_values):
         raise ValueError("no tests to count the alarms of")
     raised = sum(p < alpha for p in p_values)
-    found = stats.binomtest(raised, len(p_values)).proportion_ci(0.95, method="exact")
-    return Alarms(raised, len(p_values), float(found.low), float(found.high))
+    interval = stats.binomtest(raised, len(p_values)).proportion_ci(0.95, method="exact")
+    return Alarms(raised, len(p_values), float(interval.low), float(interval.high))
 
 
 def noise_floor(differences: Sequence[float], n: int, confidence: float = 1 - ALPHA) -> float:
-    """What the means of `n` runs each differ by at most, in 95 % of all cases, by chance alone.
+    """Bound what two means of `n` runs differ by, in 95 % of all cases, by chance alone.
 
     The true mean of the differences is known to be zero, so none is estimated: the root of their
     mean square has as many degrees of freedom as there are differences.

@@ -37,7 +37,7 @@ class Compared:
 
 
 def declared(systems: Sequence[str], nulls: Iterable[str]) -> list[tuple[str, str]]:
-    """Each system against each null, then all pairs of systems, as (system, reference).
+    """Return each system against each null, then all pairs of systems, as (system, reference).
 
     The best is chosen after seeing the results: only a family that holds all pairs keeps the error
     rate of the comparisons with it. Nulls are not compared with each other.
@@ -49,7 +49,7 @@ def declared(systems: Sequence[str], nulls: Iterable[str]) -> list[tuple[str, st
 def family(
     values: Mapping[str, BySeed], pairs: Iterable[tuple[str, str]], looks: int = 1
 ) -> list[Compared]:
-    """Each pair compared, its p-value adjusted by Holm over all of them.
+    """Return each pair compared, its p-value adjusted by Holm over all of them.
 
     Args:
         values: a number by seed of each system.
@@ -57,8 +57,8 @@ def family(
         looks: how often a sequential rule was to look. Bonferroni over them: p-values times
             `looks`, intervals at a confidence of 1 - 0.05 / `looks`, valid at each look.
     """
-    found = [_compare(values, *pair, looks) for pair in pairs]
-    tests = {i: c.difference for i, c in enumerate(found) if c.difference and c.difference.n > 1}
+    compared = [_compare(values, *pair, looks) for pair in pairs]
+    tests = {i: c.difference for i, c in enumerate(compared) if c.difference and c.difference.n > 1}
     # One whose differences are all alike has no test, but was declared, so it counts.
     p_values = [1.0 if test.p_value is None else test.p_value for test in tests.values()]
     adjusted = {
@@ -67,7 +67,8 @@ def family(
         if test.p_value is not None
     }
     return [
-        replace(c, adjusted=adjusted.get(place), family=len(tests)) for place, c in enumerate(found)
+        replace(c, adjusted=adjusted.get(place), family=len(tests))
+        for place, c in enumerate(compared)
     ]
 
 
@@ -89,7 +90,7 @@ FEWEST = 3
 
 
 def looks(first: int, most: int) -> tuple[int, ...]:
-    """The numbers of seeds to look at: `first`, twice as many each time, and `most` at last.
+    """Return the numbers of seeds to look at: `first`, twice as many each time, and `most` at last.
 
     Raises:
         ValueError: `most` is below `first`.
@@ -103,7 +104,7 @@ def looks(first: int, most: int) -> tuple[int, ...]:
 
 
 def is_decided(difference: PairedDifference, adjusted: float | None, resolve: float) -> bool:
-    """Whether more seeds would tell nothing that was asked for.
+    """Tell whether more seeds would tell nothing that was asked for.
 
     Either the two differ, or they differ by less than anybody asked to see.
 

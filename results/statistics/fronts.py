@@ -15,7 +15,7 @@ ALIKE = 0.01
 
 
 def fronts(systems: Mapping[Name, tuple[float, float]]) -> dict[Name, int]:
-    """The front of each system: 1 where none dominates it, 2 where only those of front 1 do, …
+    """Number the front of each system: 1 where none dominates it, 2 where only front 1 does, …
 
     Another dominates it that is better at no more cost, or as good at less. Systems of one front
     share their rank: none of them is to be preferred to another by both aims.
@@ -24,13 +24,13 @@ def fronts(systems: Mapping[Name, tuple[float, float]]) -> dict[Name, int]:
         systems: value, the higher the better, and cost, of each.
     """
     left, front = dict(systems), 1
-    found: dict[Name, int] = {}
+    front_of: dict[Name, int] = {}
     while left:
         best = [name for name in left if not any(_dominates(left[o], left[name]) for o in left)]
-        found |= dict.fromkeys(best, front)
-        left = {name: left[name] for name in left if name not in found}
+        front_of |= dict.fromkeys(best, front)
+        left = {name: left[name] for name in left if name not in front_of}
         front += 1
-    return found
+    return front_of
 
 
 def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
@@ -41,7 +41,7 @@ def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 
 def expected_best(values: Sequence[float]) -> np.ndarray:
-    """The mean of the best of k of these n values, drawn without replacement, for k = 1 … n: (n,).
+    """Average the best of k of n values, drawn without replacement, for k = 1 … n: (n,).
 
     As in arXiv 1909.03004 (Dodge et al.), but without replacement: the estimate has no bias, and
     the last one is the best that was found. The i-th smallest value is the best of k in

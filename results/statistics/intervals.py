@@ -22,7 +22,7 @@ class Interval:
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """The mean with Student's t interval; one value has none, values all alike one of no width.
+    """Compute the mean with Student's t interval; one value has none, equal ones a width of 0.
 
     Raises:
         ValueError: there are no values.
@@ -41,5 +41,5 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def standard_error(sample: np.ndarray) -> float:
-    """That of the mean of two values or more."""
+    """Compute the standard error of the mean of two values or more."""
     return float(sample.std(ddof=1) / np.sqrt(len(sample)))

@@ -29,7 +29,7 @@ class PairedDifference:
 def paired_difference(
     a: Sequence[float], b: Sequence[float], confidence: float = 0.95
 ) -> PairedDifference:
-    """How much larger `a` is than `b`, pair by pair (the same seed at the same place in both).
+    """Find how much larger `a` is than `b`, pair by pair (the same seed at the same place in both).
 
     Differences that are all alike, but not zero, have neither interval nor test. Accuracies are
     counts of images, so that of three seeds this is no miracle, and t would call it certain.
@@ -61,10 +61,10 @@ def paired(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
     first, second = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if first.shape != second.shape:
         raise ValueError(f"pairs need two values each: {len(first)} against {len(second)}")
-    found, rounding = first - second, 1e-12 * np.abs([first, second]).max(initial=0.0)
-    if len(found) and np.ptp(found) <= rounding:
-        return np.full_like(found, found[0] if abs(found[0]) > rounding else 0.0)
-    return found
+    differences, rounding = first - second, 1e-12 * np.abs([first, second]).max(initial=0.0)
+    if len(differences) and np.ptp(differences) <= rounding:
+        return np.full_like(differences, differences[0] if abs(differences[0]) > rounding else 0.0)
+    return differences
 
 
 def _t_test(differences: np.ndarray) -> float:
@@ -115,7 +115,7 @@ def effect_size(differences: Sequence[float]) -> float | None:
 
 
 def superiority(a: Sequence[float], b: Sequence[float]) -> float | None:
-    """The probability that a run of `a` beats a run of `b`, ties half; None without runs.
+    """Return the probability that a run of `a` beats a run of `b`, ties half; None without runs.
 
     Over all pairs of runs, whatever their seeds: Mann and Whitney's U over their number.
     """
@@ -127,7 +127,7 @@ def superiority(a: Sequence[float], b: Sequence[float]) -> float | None:
 def seeds_needed(
     differences: Sequence[float], power: float = 0.8, alpha: float = ALPHA
 ) -> int | None:
-    """The fewest pairs at which a two-sided paired t-test finds a gap such as this one.
+    """Return the fewest pairs at which a two-sided paired t-test finds a gap such as this one.
 
     Mean and standard deviation of the observed paired differences are taken for the true ones.
     None where nothing can be said: fewer than two differences, all alike, or a mean of zero.
@@ -151,7 +151,7 @@ def seeds_needed(
 
 
 def power_of(effect: float, n: int, alpha: float = ALPHA) -> float:
-    """The probability that a two-sided paired t-test of `n` pairs finds a standardised effect.
+    """Compute the power of a two-sided paired t-test of `n` pairs for a standardised effect.
 
     The square of a noncentral t is a noncentral F, which counts both sides at once.
 

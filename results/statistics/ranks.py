@@ -38,7 +38,7 @@ class Ranking:
 
 
 def ranking(values: pd.DataFrame) -> Ranking:
-    """The systems (columns) ranked within each condition (rows), the highest value first.
+    """Return the systems (columns) ranked within each condition (rows), the highest value first.
 
     Raises:
         ValueError: a value is missing, or there are fewer than five rows or three columns.
@@ -49,13 +49,13 @@ def ranking(values: pd.DataFrame) -> Ranking:
     blocks, systems = values.shape
     if blocks < FEWEST_BLOCKS or systems < FEWEST_SYSTEMS or values.isna().any(axis=None):
         raise ValueError(f"no ranking of {systems} systems under {blocks} conditions, or with gaps")
-    found = stats.friedmanchisquare(*(values[name] for name in values))
-    f, freedom = _iman_davenport(float(found.statistic), blocks, systems)
+    test = stats.friedmanchisquare(*(values[name] for name in values))
+    f, freedom = _iman_davenport(float(test.statistic), blocks, systems)
     return Ranking(
         ranks=values.rank(axis=1, ascending=False).mean().sort_values(kind="stable"),
         blocks=blocks,
-        chi_squared=float(found.statistic),
-        chi_squared_p=float(found.pvalue),
+        chi_squared=float(test.statistic),
+        chi_squared_p=float(test.pvalue),
         f=f,
         f_p=float(stats.f.sf(f, *freedom)),
         critical_difference=critical_difference(systems, blocks),
@@ -64,7 +64,7 @@ def ranking(values: pd.DataFrame) -> Ranking:
 
 
 def critical_difference(systems: int, blocks: int, alpha: float = ALPHA) -> float:
-    """The difference of average ranks from which on Nemenyi's test tells two systems apart."""
+    """Compute the difference of average ranks from which on Nemenyi's test tells systems apart."""
     quantile = stats.studentized_range.ppf(1 - alpha, systems, np.inf) / np.sqrt(2)
     return float(quantile * np.sqrt(systems * (systems + 1) / (6 * blocks)))
 

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
+from results.connect import Database
 from results.models import (
     AttemptRow,
     LayerRow,
@@ -19,7 +20,6 @@ from results.models import (
     StudyTrialRow,
     TrialRow,
 )
-from results.store.database import Database
 from results.store.records import Machine
 
 HARDWARE = ("name", "processor", "cores", "threads", "gpu", "gpu_count")
@@ -49,7 +49,7 @@ class Duration:
 
 
 def durations(store: Database, machine: Machine) -> list[Duration]:
-    """Every training that is done, and every measurement, of this machine under any settings."""
+    """List the trainings that are done, and the measurements, of this machine, of any settings."""
     alike = select(MachineRow.id).filter_by(**{name: getattr(machine, name) for name in HARDWARE})
     tried, made = AttemptRow, MeasurementRow
     columns: list[Any] = [tried.trial_id, tried.seconds, tried.flops, tried.finished_at]
@@ -81,7 +81,7 @@ def durations(store: Database, machine: Machine) -> list[Duration]:
 
 
 def machine_of(store: Database, study: str) -> Machine | None:
-    """The machine on which an attempt at a trial of the study began last; None before the first."""
+    """Find the machine where an attempt at a trial of the study began last; None before any."""
     query = (
         select(MachineRow)
         .join(AttemptRow, AttemptRow.machine_id == MachineRow.id)
@@ -98,13 +98,13 @@ def machine_of(store: Database, study: str) -> Machine | None:
 
 
 def descriptions(store: Database, study: str) -> dict[str, dict[str, Any]]:
-    """The trials and bare layers of a study, by fingerprint."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return the trials and bare layers of a study, by fingerprint."""
+    by_fingerprint: dict[str, dict[str, Any]] = {}
     with store.reading() as session:
         for row, link in ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow)):
             query = select(row.fingerprint, row.description).join(link).join(StudyRow)
-            found |= _descriptions(session, query.where(StudyRow.name == study))
-    return found
+            by_fingerprint |= _descriptions(session, query.where(StudyRow.name == study))
+    return by_fingerprint
 
 
 def _descriptions(session: Session, query: Select[Any, Any]) -> dict[Any, dict[str, Any]]:

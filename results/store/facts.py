@@ -8,29 +8,30 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from results.canonical import to_json
-from results.conditions import router_of
 from results.models import AttemptRow, CodeVersionRow, LayerRow, MachineRow, TrialRow
+from results.settings import REPLICATE
 
 Fields = dict[str, Any]
 
 
 def of_subject(row: TrialRow | LayerRow) -> Fields:
-    """What its description says."""
-    told = row.description
+    """Return what the description of a trial or layer says."""
+    description = row.description
     return {
-        "router": router_of(told),
-        "options": to_json(told["router"]["options"]),
-        "experts": told["experts"]["name"],
-        "num_experts": told["experts"]["num_experts"],
-        "model": told["model"]["name"],
-        "data": told["data"]["name"],
-        "seed": told.get("seed"),
+        "router": description["router"]["name"],
+        "aa_replicate": description.get(REPLICATE, 0),
+        "options": to_json(description["router"]["options"]),
+        "experts": description["experts"]["name"],
+        "num_experts": description["experts"]["num_experts"],
+        "model": description["model"]["name"],
+        "data": description["data"]["name"],
+        "seed": description.get("seed"),
         "trial": row.fingerprint,
     }
 
 
 def of_attempt(row: AttemptRow) -> Fields:
-    """How it went, but for its surroundings."""
+    """Find how it went, but for its surroundings."""
     return {
         "attempt": row.id,
         "status": row.status,
@@ -59,7 +60,7 @@ class Environments:
         self._codes = {row.id: _code(row) for row in session.execute(select(*columns))}
 
     def of(self, machine_id: int, code_id: int) -> Fields:
-        """What an attempt or a measurement ran on, and by which code."""
+        """Find what an attempt or a measurement ran on, and by which code."""
         return self._machines[machine_id] | self._codes[code_id]
 
 

@@ -15,10 +15,10 @@ import psutil
 from sqlalchemy import delete, select, update
 from sqlalchemy.orm import Session, joinedload
 
-from results.conditions import router_of
+from results.conditions import label_of
+from results.connect import Database
 from results.errors import StoreError
 from results.models import ClaimRow, LayerRow, RunRow, StudyRow, TrialRow
-from results.store.database import Database
 from results.store.outcomes import add, now
 from results.store.records import ClaimRecord, Run, RunRecord
 
@@ -37,14 +37,14 @@ def this_process() -> tuple[str, int, float]:
 
 @cache
 def this_host() -> str:
-    """What a process id is a number on: a node since its start, and its container."""
+    """Say what a process id is a number on: a node since its start, and its container."""
     boot = BOOT.read_text(encoding="utf-8").strip() if BOOT.exists() else ""
     pids = os.readlink(PIDS) if PIDS.is_symlink() else ""
     return " ".join(filter(None, (platform.node(), boot, pids)))
 
 
 def alive(run: RunRecord) -> bool:
-    """Whether the run works still: it has not finished, and its process exists."""
+    """Tell whether the run works still: it has not finished, and its process exists."""
     if run.finished_at is not None:
         return False
     if run.host == this_host():
@@ -68,7 +68,7 @@ class Claims(Database):
     """Runs and their claims. Each method is one transaction."""
 
     def start_run(self, study_id: int, run: Run) -> int:
-        """The run begins now; what dead ones had claimed is free again."""
+        """Begin a run; what dead ones had claimed is free again."""
         with self.writing() as session:
             held = session.scalars(select(ClaimRow).options(RUN)).all()
             dead = [claim.id for claim in held if not alive(run_record(claim.run))]
@@ -78,25 +78,25 @@ class Claims(Database):
             return add(session, row)
 
     def heartbeat(self, run_id: int, progress: Mapping[int, Mapping[str, Any]]) -> None:
-        """The run lives, and is so far with what it claimed.
+        """Record that a run lives, and how far it is with what it claimed.
 
         Args:
             progress: plain data by claim; a claim that the run has lost is passed over.
         """
         with self.writing() as session:
             session.execute(update(RunRow).filter_by(id=run_id).values(heartbeat_at=now()))
-            for claim_id, told in progress.items():
+            for claim_id, reached in progress.items():
                 claim = update(ClaimRow).filter_by(id=claim_id, run_id=run_id)
-                session.execute(claim.values(progress=dict(told)))
+                session.execute(claim.values(progress=dict(reached)))
 
     def finish_run(self, run_id: int) -> None:
-        """The run ends now, and lets go of what it still holds."""
+        """End a run, and release what it still holds."""
         with self.writing() as session:
             session.execute(delete(ClaimRow).filter_by(run_id=run_id))
             session.execute(update(RunRow).filter_by(id=run_id).values(finished_at=now()))
 
     def runs(self, study: str | None = None) -> list[RunRecord]:
-        """The runs of a study (None: of all), the oldest first."""
+        """Return the runs of a study (None: of all), the oldest first."""
         query = select(RunRow).options(joinedload(RunRow.study)).order_by(RunRow.id)
         if study is not None:
             query = query.where(RunRow.study.has(name=study))
@@ -129,7 +129,7 @@ class Claims(Database):
             session.execute(delete(ClaimRow).filter_by(id=claim_id))
 
     def claims(self, study: str | None = None) -> list[ClaimRecord]:
-        """What the runs of a study (None: of all) have claimed, dead ones too; the oldest first."""
+        """List what a study's runs (None: all runs) have claimed, dead ones too; oldest first."""
         query = select(ClaimRow).order_by(ClaimRow.id)
         query = query.options(RUN, joinedload(ClaimRow.trial), joinedload(ClaimRow.layer))
         if study is not None:
@@ -139,13 +139,13 @@ class Claims(Database):
 
 
 def worked_on(session: Session) -> set[int]:
-    """The trials that a run which lives has claimed."""
+    """Return the trials that a run which lives has claimed."""
     held = session.scalars(select(ClaimRow).where(ClaimRow.trial_id.is_not(None)).options(RUN))
     return {row.trial_id for row in held if row.trial_id and alive(run_record(row.run))}
 
 
 def run_record(row: RunRow) -> RunRecord:
-    """The run as plain data."""
+    """Return the run as plain data."""
     return RunRecord(
         id=row.id,
         study=row.study.name,
@@ -174,7 +174,7 @@ def _claim_record(row: ClaimRow) -> ClaimRecord:
     return ClaimRecord(
         id=row.id,
         fingerprint=subject.fingerprint,
-        router=router_of(subject.description),
+        router=label_of(subject.description),
         seed=subject.description.get("seed"),
         trial=row.trial is not None,
         run=run_record(row.run),

@@ -11,9 +11,9 @@ from sqlalchemy import Select, insert, select, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from results.columns import Row
+from results.connect import Database
 from results.errors import StoreError, nearest
 from results.models import ArrayRow, AttemptRow, MeasurementRow, MetricRow
-from results.store.database import Database
 from results.store.records import Array, AttemptStatus, MeasurementStatus, Metric
 
 CHUNK = 1000
@@ -23,14 +23,14 @@ Value = TypeVar("Value")
 
 
 def add(session: Session, row: Row) -> int:
-    """The new row's id."""
+    """Return the new row's id."""
     session.add(row)
     session.flush()
     return row.id
 
 
 def chunks(values: Iterable[Value]) -> Iterator[list[Value]]:
-    """The distinct values, so many at once as a query takes."""
+    """Yield the distinct values, so many at once as a query takes."""
     distinct = list(dict.fromkeys(values))
     for start in range(0, len(distinct), CHUNK):
         yield distinct[start : start + CHUNK]
@@ -42,13 +42,13 @@ def among(
     column: InstrumentedAttribute[Any],
     values: Iterable[Any],
 ) -> Iterator[Any]:
-    """The query's rows whose column has one of these values."""
+    """Yield the query's rows whose column has one of these values."""
     for some in chunks(values):
         yield from session.execute(query.where(column.in_(some)))
 
 
 def now() -> datetime:
-    """The time, with its zone."""
+    """Return the time, with its zone."""
     return datetime.now(UTC)
 
 
@@ -69,7 +69,7 @@ class Outcomes(Database):
         log: str | None = None,
         note: str | None = None,
     ) -> int:
-        """A try at the trial begins now, or goes on where the last one was interrupted.
+        """Begin an attempt at the trial, or go on where the last one was interrupted.
 
         Whoever begins holds the trial's claim (see `results.store.leases`): a last attempt that is
         still running is nobody's, and goes on in its own row.
@@ -108,7 +108,7 @@ class Outcomes(Database):
         checkpoint_sha256: str | None = None,
         log_tail: str | None = None,
     ) -> None:
-        """The attempt ends now, or is interrupted, with what is known of it.
+        """End the attempt, or mark it as interrupted, with what is known of it.
 
         Raises:
             StoreError: it has ended already, or there is no such status.
@@ -132,8 +132,8 @@ class Outcomes(Database):
                 update(AttemptRow).where(open_yet).values(ended).returning(AttemptRow.id)
             )
             if not ended_ids.all():
-                found = session.get(AttemptRow, attempt_id)
-                state = f"is already {found.status}" if found else "does not exist"
+                attempt = session.get(AttemptRow, attempt_id)
+                state = f"is already {attempt.status}" if attempt else "does not exist"
                 raise StoreError(f"attempt {attempt_id} {state}, so it cannot end as {status}")
 
     def record_measurement(
@@ -153,7 +153,7 @@ class Outcomes(Database):
         metrics: Iterable[Metric] = (),
         arrays: Iterable[Array] = (),
     ) -> int:
-        """A suite's measurement of an attempt or of a layer, with all that it found.
+        """Record a suite's measurement of an attempt or of a layer, with all that it found.
 
         Args:
             options: the suite's options, in full.

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Text, cast, func, or_, select
 
+from results.connect import Database
 from results.errors import StoreError, nearest
 from results.models import (
     AttemptRow,
@@ -19,7 +20,6 @@ from results.models import (
     StudyTrialRow,
     TrialRow,
 )
-from results.store.database import Database
 from results.store.outcomes import among
 from results.store.records import AttemptRecord, AttemptStatus, Made, MeasurementStatus, StudyRecord
 
@@ -34,22 +34,22 @@ class Reader(Database):
     """The half of a store that reads."""
 
     def done_attempt(self, fingerprint: str) -> AttemptRecord | None:
-        """The last attempt at this trial that is done."""
+        """Return the last attempt at this trial that is done."""
         done = [each for each in self._of(fingerprint) if each.status == AttemptStatus.DONE]
         return done[-1] if done else None
 
     def last_attempt(self, fingerprint: str) -> AttemptRecord | None:
-        """The last attempt at this trial, however it stands."""
+        """Return the last attempt at this trial, however it stands."""
         tried = self._of(fingerprint)
         return tried[-1] if tried else None
 
     def newest_attempt(self) -> int:
-        """The number of the attempt that began last; 0 where there is none."""
+        """Return the number of the attempt that began last; 0 where there is none."""
         with self.reading() as session:
             return session.scalar(select(func.max(AttemptRow.id))) or 0
 
     def attempts(self, fingerprints: Iterable[str]) -> dict[str, list[AttemptRecord]]:
-        """All attempts at each of these trials that was tried, the oldest first."""
+        """Return all attempts at each of these trials that was tried, the oldest first."""
         query = select(AttemptRow, TrialRow.fingerprint).join(AttemptRow.trial)
         tried: dict[str, list[AttemptRecord]] = defaultdict(list)
         with self.reading() as session:
@@ -59,11 +59,11 @@ class Reader(Database):
         return dict(tried)
 
     def measured(self, attempt_ids: Iterable[int]) -> dict[int, set[Made]]:
-        """What has been measured of each of these attempts."""
+        """Find what has been measured of each of these attempts."""
         return self._measured(select(MeasurementRow.attempt_id, *MADE), attempt_ids)
 
     def measured_layers(self, fingerprints: Iterable[str], machine_id: int) -> dict[str, set[Made]]:
-        """What has been measured of each of these bare layers on a machine."""
+        """Find what has been measured of each of these bare layers on a machine."""
         query = select(LayerRow.fingerprint, *MADE)
         query = query.join(LayerRow, MeasurementRow.layer_id == LayerRow.id)
         query = query.where(MeasurementRow.machine_id == machine_id)
@@ -82,8 +82,8 @@ class Reader(Database):
         Args:
             newest: the number of the newest measurement that may be among them.
         """
-        told = select(MetricRow.id).where(MetricRow.measurement_id == MeasurementRow.id)
-        disturbed = told.where(DISTURBED, MetricRow.value > 0).exists()
+        values = select(MetricRow.id).where(MetricRow.measurement_id == MeasurementRow.id)
+        disturbed = values.where(DISTURBED, MetricRow.value > 0).exists()
         query = select(LayerRow.fingerprint, *MADE, MeasurementRow.id, disturbed)
         query = query.join(LayerRow, MeasurementRow.layer_id == LayerRow.id)
         query = query.where(MeasurementRow.machine_id == machine_id)
@@ -96,14 +96,14 @@ class Reader(Database):
                 session, query, LayerRow.fingerprint, fingerprints
             ):
                 last[key, Made(*made)] = bool(noisy) and number <= newest
-        found: dict[str, set[Made]] = defaultdict(set)
+        by_key: dict[str, set[Made]] = defaultdict(set)
         for (key, made_last), noisy in last.items():
             if noisy:
-                found[key].add(made_last)
-        return found
+                by_key[key].add(made_last)
+        return by_key
 
     def studies(self) -> list[StudyRecord]:
-        """All studies, the one asked for last at the end."""
+        """Return all studies, the one asked for last at the end."""
         trials, layers = (
             select(func.count()).where(link.study_id == StudyRow.id).scalar_subquery()
             for link in (StudyTrialRow, StudyLayerRow)
@@ -124,7 +124,7 @@ class Reader(Database):
             ]
 
     def find_study(self, name: str | None = None) -> StudyRecord:
-        """The study of this name, or the one asked for last: a tuning only where all are.
+        """Return the study of this name, or the one asked for last: a tuning only where all are.
 
         Raises:
             StoreError: there is none; the message names the nearest.
@@ -143,7 +143,7 @@ class Reader(Database):
         return self.attempts([fingerprint]).get(fingerprint, [])
 
     def _measured(self, query: Any, subjects: Iterable[Any]) -> dict[Any, set[Made]]:
-        """By the query's first column; what was skipped, since it does not apply, is measured."""
+        """Group by the query's first column; what was skipped as not applicable is measured."""
         query = query.where(MeasurementRow.status.in_(MEASURED))
         by_subject: dict[Any, set[Made]] = defaultdict(set)
         subject = query.selected_columns[0]

@@ -249,6 +249,7 @@ class ArrayRecord:
     study: str | None
     suite: str
     router: str
+    aa_replicate: int
     condition: Condition
     seed: int | None
     name: str

@@ -16,6 +16,7 @@ from sqlalchemy import Select, Table, delete, insert, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from results.canonical import content_hash
+from results.connect import Database
 from results.errors import StoreError, nearest
 from results.models import (
     CodeVersionRow,
@@ -29,7 +30,6 @@ from results.models import (
     layer_components,
     trial_components,
 )
-from results.store.database import Database
 from results.store.outcomes import add, among, chunks, now
 from results.store.records import CodeVersion, Component, Machine, Subject
 
@@ -44,23 +44,23 @@ class Identities(Database):
     """Rows that say what something is. Every method that makes rows returns their ids."""
 
     def machine(self, machine: Machine) -> int:
-        """The machine's row, made if it is new."""
+        """Return the machine's row, made if it is new."""
         return self._by_content(MachineRow, [machine])[0]
 
     def code_version(self, code: CodeVersion) -> int:
-        """The code version's row, made if it is new."""
+        """Return the code version's row, made if it is new."""
         return self._by_content(CodeVersionRow, [code])[0]
 
     def component(self, component: Component) -> int:
-        """The component's row, made if this version of it is new."""
+        """Return the component's row, made if this version of it is new."""
         return self.components([component])[0]
 
     def components(self, components: Sequence[Component]) -> list[int]:
-        """The row of each component, made where this version of it is new."""
+        """Return the row of each component, made where this version of it is new."""
         return self._by_content(ComponentRow, components)
 
     def study(self, name: str, request: Mapping[str, Any]) -> int:
-        """The study of this name, made if it is new; it keeps the request that was made last."""
+        """Return the study of this name, made if new; it keeps the request that was made last."""
         asked = now()
         with self._alone() as session:
             study = session.scalars(select(StudyRow).filter_by(name=name)).one_or_none()
@@ -77,35 +77,35 @@ class Identities(Database):
         parent: str | None = None,
         transform: str | None = None,
     ) -> int:
-        """The trial of this fingerprint, made if it is new. Arguments as of `records.Subject`."""
+        """Return the trial of this fingerprint, made if new. Arguments as of `records.Subject`."""
         subject = Subject(fingerprint, description, components, parent, transform)
         return self.trials([subject])[0]
 
     def trials(self, subjects: Sequence[Subject]) -> list[int]:
-        """The row of each trial, made where it is new; parents come before their children."""
+        """Return each trial's row, made where it is new; parents come before their children."""
         return self._subjects(TrialRow, trial_components, subjects)
 
     def layer(
         self, fingerprint: str, description: Mapping[str, Any], components: Sequence[int] = ()
     ) -> int:
-        """The bare layer of this fingerprint, made if it is new."""
+        """Return the bare layer of this fingerprint, made if it is new."""
         return self.layers([Subject(fingerprint, description, components)])[0]
 
     def layers(self, subjects: Sequence[Subject]) -> list[int]:
-        """The row of each bare layer, made where it is new."""
+        """Return the row of each bare layer, made where it is new."""
         return self._subjects(LayerRow, layer_components, subjects)
 
     def add_trial_to_study(self, study_id: int, *trial_ids: int) -> None:
-        """The study shows these trials; of trials alike but for the code, the last added counts."""
+        """Add trials to a study; of trials alike but for the code, the last added counts."""
         self._add_to_study(StudyTrialRow, study_id, "trial_id", trial_ids)
 
     def add_layer_to_study(self, study_id: int, *layer_ids: int) -> None:
-        """The study shows these layers; of layers alike but for the code, the last added counts."""
+        """Add layers to a study; of layers alike but for the code, the last added counts."""
         self._add_to_study(StudyLayerRow, study_id, "layer_id", layer_ids)
 
     @contextmanager
     def _alone(self) -> Iterator[Session]:
-        """A transaction in which nobody else makes such rows, on PostgreSQL either."""
+        """Yield a transaction in which nobody else makes such rows, on PostgreSQL either."""
         with self.writing() as session:
             if session.get_bind().dialect.name == "postgresql":
                 session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
@@ -203,31 +203,31 @@ class TrialRecord:
 
 
 def all_trials(store: Database) -> list[TrialRecord]:
-    """Every trial, the oldest first."""
+    """Return every trial, the oldest first."""
     return _trials(store, select(TrialRow.id, TrialRow.fingerprint, TrialRow.description))
 
 
 def find_trial(store: Database, prefix: str) -> TrialRecord:
-    """The trial whose fingerprint begins so.
+    """Return the trial whose fingerprint begins so.
 
     Raises:
         StoreError: there is none, or there are several.
     """
     query = select(TrialRow.id, TrialRow.fingerprint, TrialRow.description)
     begins = TrialRow.fingerprint.startswith(prefix, autoescape=True)
-    found = _trials(store, query.where(begins))
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    matching = _trials(store, query.where(begins))
+    if len(matching) == 1:
+        return matching[0]
+    if not matching:
         known = [trial.fingerprint[:12] for trial in all_trials(store)]
         hint = nearest(prefix, known) if len(known) <= 20 else ""
         raise StoreError(f"no trial's fingerprint begins with {prefix!r}{hint}")
-    longer = ", ".join(trial.fingerprint[:12] for trial in found[:5])
-    raise StoreError(f"{len(found)} trials' fingerprints begin with {prefix!r}: {longer}, …")
+    longer = ", ".join(trial.fingerprint[:12] for trial in matching[:5])
+    raise StoreError(f"{len(matching)} trials' fingerprints begin with {prefix!r}: {longer}, …")
 
 
 def definitions_of(store: Database, trial: TrialRecord) -> dict[tuple[str, str], dict[str, str]]:
-    """The definitions of each component of a trial, by its kind and name.
+    """Return the definitions of each component of a trial, by its kind and name.
 
     Those of components are left out that an older version of this tool wrote.
     """
@@ -239,7 +239,7 @@ def definitions_of(store: Database, trial: TrialRecord) -> dict[tuple[str, str],
 
 
 def machine_row(store: Database, machine: Machine) -> int | None:
-    """The row of this machine; None where nothing ran on it yet."""
+    """Return the row of this machine; None where nothing ran on it yet."""
     with store.reading() as session:
         query = select(MachineRow.id).filter_by(hash=content_hash(machine))
         return session.scalars(query).one_or_none()

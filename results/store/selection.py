@@ -49,7 +49,7 @@ SUBJECTS: tuple[tuple[Any, Any], ...] = ((TrialRow, StudyTrialRow), (LayerRow, S
 
 
 def trials(session: Session, study: str | None) -> Iterator[Fields]:
-    """Every attempt at the trials of a study (None: of all); `waiting` where there is none yet."""
+    """Yield the attempts at the trials of a study (None: of all); `waiting` where there is none."""
     tried, environments = _attempts(session, study), Environments(session)
     parents, working = _parents(session), worked_on(session)
     for trial, fields in _subjects(session, study):
@@ -59,32 +59,32 @@ def trials(session: Session, study: str | None) -> Iterator[Fields]:
         attempts = tried[trial.id]
         for attempt in attempts:
             counts = fields["current"] and attempt is attempts[-1]
-            told = of_attempt(attempt) | environments.of(attempt.machine_id, attempt.code_id)
+            own = of_attempt(attempt) | environments.of(attempt.machine_id, attempt.code_id)
             if attempt.status == AttemptStatus.RUNNING and trial.id not in working:
-                told["status"] = AttemptStatus.INTERRUPTED.value
-            yield fields | told | {"current": counts}
+                own["status"] = AttemptStatus.INTERRUPTED.value
+            yield fields | own | {"current": counts}
         if not attempts:
             yield fields | {"status": "waiting"}
 
 
 def measurements(session: Session, study: str | None) -> Iterator[Fields]:
-    """Every measurement of the trials and layers of a study (None: of all)."""
+    """Yield every measurement of the trials and layers of a study (None: of all)."""
     tried, made = _attempts(session, study), _measurements(session, study)
     by_study: dict[str | None, list[Fields]] = defaultdict(list)
     for row, fields in _subjects(session, study):
-        told = by_study[fields["study"]]
+        made_here = by_study[fields["study"]]
         if isinstance(row, LayerRow):
-            told += _measured(made["layer", row.id], fields)
+            made_here += _measured(made["layer", row.id], fields)
             continue
         for attempt in tried[row.id]:
             stands = fields["current"] and attempt is tried[row.id][-1]
-            told += _measured(made["attempt", attempt.id], fields | {"current": stands})
-    for name, told in by_study.items():
-        yield from told if name is None else _with_older_suites(told)
+            made_here += _measured(made["attempt", attempt.id], fields | {"current": stands})
+    for name, made_here in by_study.items():
+        yield from made_here if name is None else _with_older_suites(made_here)
 
 
 def in_study(study: str | None) -> Select[Any]:
-    """The ids of all measurements of a study (None: of all), as a query."""
+    """Return the ids of all measurements of a study (None: of all), as a query."""
     query = select(MeasurementRow.id)
     if study is None:
         return query
@@ -101,7 +101,7 @@ def in_study(study: str | None) -> Select[Any]:
 
 
 def _subjects(session: Session, study: str | None) -> Iterator[tuple[TrialRow | LayerRow, Fields]]:
-    """The trials and then the layers of each study, by when they were asked for."""
+    """Yield the trials and then the layers of each study, by when they were asked for."""
     by_study: dict[str | None, list[list[Any]]] = defaultdict(lambda: [[], []])
     for number, (row_type, link) in enumerate(SUBJECTS):
         query = select(StudyRow.name, link.requested_at, row_type).select_from(row_type)
@@ -123,9 +123,9 @@ def _subjects(session: Session, study: str | None) -> Iterator[tuple[TrialRow | 
             rows = [row for _, row in asked]
             described = [to_json(comparable(row.description)) for row in rows]
             last = dict(zip(described, rows, strict=True))
-            told = conditions([row.description for row in rows], baselines, trained)
+            made = conditions([row.description for row in rows], baselines, trained)
             trained = [row.description for row in rows]
-            for row, description, condition in zip(rows, described, told, strict=True):
+            for row, description, condition in zip(rows, described, made, strict=True):
                 current = last[description] is row
                 fields = {"study": name, "condition": condition, "current": current}
                 since = changed.get(row)
@@ -143,12 +143,12 @@ def _changed(asked: Sequence[Any], parts: Parts) -> dict[TrialRow | LayerRow, st
         return {**(versions(parent) if parent else {}), **parts.versions(row)}
 
     changed = replaced([versions(row) for row in rows])
-    told = [", ".join(f"{kind} {name!r}" for kind, name, _ in parts) or None for parts in changed]
-    return dict(zip(rows, told, strict=True))
+    since = [", ".join(f"{kind} {name!r}" for kind, name, _ in parts) or None for parts in changed]
+    return dict(zip(rows, since, strict=True))
 
 
 def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
-    """The measurements of one attempt or layer: one counts for each options and each machine."""
+    """Yield measurements of one attempt or layer: one counts for each options and machine."""
     newest_code = {row["suite"]: row["source_hash"] for row in made}
     counting = {
         (row["suite"], row["suite_options"], row["machine"]): row["measurement"]
@@ -163,7 +163,7 @@ def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
 
 
 def _with_older_suites(made: Sequence[Fields]) -> Iterator[Fields]:
-    """A study's measurements; what another suite's code made than its last one is older too."""
+    """Mark as older, of a study's measurements, what other code of a suite made than the last."""
     in_order = sorted(made, key=lambda row: row["measurement"])
     newest_code = {row["suite"]: row["source_hash"] for row in in_order}
     for row in made:
@@ -174,7 +174,7 @@ def _with_older_suites(made: Sequence[Fields]) -> Iterator[Fields]:
 
 
 def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]]:
-    """The attempts by trial. The last of each list stands for the trial."""
+    """Return the attempts by trial. The last of each list stands for the trial."""
     query = select(AttemptRow)
     if study is not None:
         shown = select(StudyTrialRow.trial_id).join(StudyRow).where(StudyRow.name == study)
@@ -188,14 +188,14 @@ def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]
 
 
 def _parents(session: Session) -> dict[int, str]:
-    """The fingerprint of what each derived trial started from."""
+    """Return the fingerprint of what each derived trial started from."""
     parent = aliased(TrialRow)
     query = select(TrialRow.id, parent.fingerprint).join(parent, TrialRow.parent_id == parent.id)
     return {row.id: row.fingerprint for row in session.execute(query)}
 
 
 def _measurements(session: Session, study: str | None) -> dict[tuple[str, int], list[Fields]]:
-    """All measurements by what they were made on, the newest last."""
+    """Return all measurements by what they were made on, the newest last."""
     columns = {
         "suite": MeasurementRow.suite,
         "suite_options": cast(MeasurementRow.options, Text),
@@ -212,8 +212,9 @@ def _measurements(session: Session, study: str | None) -> dict[tuple[str, int], 
     query = select(*others, *columns.values()).where(MeasurementRow.id.in_(in_study(study)))
     environments, options_of = Environments(session), cache(json.loads)
     by_subject: dict[tuple[str, int], list[Fields]] = defaultdict(list)
-    for layer_id, machine_id, code_id, *told in session.execute(query.order_by(MeasurementRow.id)):
-        fields = dict(zip(columns, told, strict=True)) | environments.of(machine_id, code_id)
+    made = session.execute(query.order_by(MeasurementRow.id))
+    for layer_id, machine_id, code_id, *values in made:
+        fields = dict(zip(columns, values, strict=True)) | environments.of(machine_id, code_id)
         fields["options_given"] = options_of(fields["suite_options"])
         subject = ("attempt", fields["attempt"]) if layer_id is None else ("layer", layer_id)
         by_subject[subject].append(fields)

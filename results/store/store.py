@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from results.connect import connect, resolve, told_plainly
+from results.connect import connect, resolve, store_errors
 from results.errors import StoreError, nearest
 from results.migrate import prepare
 from results.store.leases import Claims
@@ -37,7 +37,7 @@ def open_store(target: str | Path, *, create: bool = True, read_only: bool = Fal
         _make_folder(file.parent)
     engine = connect(url, read_only=read_only)
     try:
-        with told_plainly(url, "open"):
+        with store_errors(url, "open"):
             prepare(engine)
     except BaseException:
         engine.dispose()

@@ -8,8 +8,7 @@ import pytest
 
 from report.conditions import ANY, Entry
 from report.load import load_study
-from report.parts import Absent
-from report.table import OUTSIDE
+from report.table import OUTSIDE, Absent
 from report.topics import budgets, compute
 from report.topics.budgets import flips, mean_curve, standings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -223,7 +224,9 @@ def test_a_run_that_is_derived_from_another_is_no_run_of_its_router(study):
     def derived(frame):
         noisy = [each.label == "router.noise_std=1.0" for each in frame["condition"]]
         distilled = Condition((("transform", "distill"),))
-        return frame.assign(condition=frame["condition"].mask(noisy, distilled))
+        entries = [replace(entry, condition=distilled) for entry in frame["entry"]]
+        changed = pd.Series(entries, frame.index, object)
+        return frame.assign(entry=frame["entry"].mask(noisy, changed))
 
     made = replace(made, trials=derived(made.trials), metrics=derived(made.metrics))
     assert list(own(made).evidence.by_condition) == [Condition()]

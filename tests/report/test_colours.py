@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from report.style import KNOWN, looks
+from report.style import KNOWN, router_styles
 
 OKABE_ITO = {"#000000", "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#0072b2", "#d55e00", "#cc79a7"}
 STUDY = [
@@ -18,18 +18,18 @@ def test_the_routers_of_the_study_have_six_hues_that_colour_blind_readers_can_te
 
 
 def test_a_look_does_not_depend_on_what_else_is_compared():
-    alone = looks(["my_gate"])["my_gate"]
-    assert looks(["dense", "soft_moe", "my_gate"])["my_gate"] == alone
-    assert looks(["soft_moe"])["soft_moe"] == KNOWN["soft_moe"]
+    alone = router_styles(["my_gate"])["my_gate"]
+    assert router_styles(["dense", "soft_moe", "my_gate"])["my_gate"] == alone
+    assert router_styles(["soft_moe"])["soft_moe"] == KNOWN["soft_moe"]
 
 
 def test_no_two_routers_of_a_report_look_alike():
     names = [*KNOWN, *(f"router_{number}" for number in range(15))]
-    chosen = looks(names)
+    chosen = router_styles(names)
     assert len({(look.colour, look.marker, look.dashes) for look in chosen.values()}) == len(names)
     assert len({(look.colour, look.hatch) for look in chosen.values()}) == len(names)
 
 
-def test_more_routers_than_looks_still_all_have_one():
+def test_more_routers_than_styles_still_all_have_one():
     names = [f"router_{number}" for number in range(40)]
-    assert set(looks(names)) == set(names)
+    assert set(router_styles(names)) == set(names)

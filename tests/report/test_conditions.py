@@ -1,4 +1,4 @@
-"""Routers of one study that were trained at different values, and who stands beside whom."""
+"""Conditions, and systems of routers and experts: what is shown apart, and who compares."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 from report.claims.claims import Claim
 from report.claims.verdicts import Judged, judged
 from report.comparisons import comparisons
-from report.conditions import ANY, Entry
+from report.conditions import ANY, Entry, Systems, closest, closest_layer, fullest, router_of
 from report.load import load_study
 from report.numbers import trace
 from report.timings import of_entry, representative, timings
-from report.topics import accuracy
+from report.topics import accuracy, differences
 from results.conditions import Condition
 
 ONE, TWO = ({"capacity_factor": factor} for factor in (1.0, 2.0))
@@ -95,3 +95,114 @@ def test_a_side_of_a_claim_without_a_setting_is_the_runs_where_it_is_unset(lab, 
     (*_, found) = judged(load_study(store, claims=(claim,)))
     assert isinstance(found, Judged)
     assert found.evidence.by_condition == pytest.approx({AT_ONE: 0.01, AT_TWO: 0.01})
+
+
+def at(settings: str) -> Condition:
+    """The condition of `path=value path=value`."""
+    return Condition.of(dict(setting.split("=", 1) for setting in settings.split()))
+
+
+def test_a_condition_that_stands_beside_fuller_ones_is_not_shown_apart():
+    dense, swept = Entry("dense"), [Entry("soft_moe", at(f"router.slots={n}")) for n in (1, 2)]
+    assert fullest([dense, *swept]) == [at("router.slots=1"), at("router.slots=2")]
+
+
+def test_a_condition_is_shown_where_one_of_its_entries_would_stand_nowhere_else():
+    """A loss that is left out is no setting of the condition, and neither is a parent."""
+    plain, weighed = Entry("soft_moe"), Entry("soft_moe", at("train.losses.z=0.1"))
+    derived = Entry("soft_moe", at("transform=distill parent=attentive"))
+    assert fullest([plain, weighed, derived]) == [ANY, weighed.condition, derived.condition]
+    assert fullest([Entry("dense"), weighed]) == [weighed.condition]
+    assert fullest([plain, derived, Entry("dense")]) == [ANY, derived.condition]
+
+
+def test_beside_a_derived_trial_stand_those_that_were_trained_as_its_parent() -> None:
+    plain, weighed = Entry("attentive"), Entry("attentive", at("train.losses.importance=0.2"))
+    child = at("transform=distill parent=attentive parent.train.losses.importance=0.2")
+    assert closest([plain, weighed], "attentive", child) == weighed
+    assert closest([plain, weighed], "attentive", at("transform=distill parent=attentive")) == plain
+
+
+def test_what_stands_beside_a_derived_trial_was_trained_as_its_parent_and_not_as_itself() -> None:
+    plain, weighed = (Entry("soft_moe", at(f"train.losses.z={z}")) for z in ("unset", "0.2"))
+    child = at("train.losses.z=unset transform=distill parent=attentive parent.train.losses.z=0.2")
+    assert closest([plain, weighed], "soft_moe", child) == weighed
+    sibling = Entry("soft_moe", child)
+    assert closest([plain, weighed, sibling], "soft_moe", child) == sibling
+
+
+def test_the_layer_of_a_derived_trial_is_its_own_and_not_its_parents() -> None:
+    layers = [Entry("soft_moe", at(f"router.top_k={k}")) for k in (1, 2)]
+    child = at(
+        "router.top_k=1 train.lr=0.1 transform=distill parent=soft_moe parent.router.top_k=2"
+    )
+    assert closest_layer(layers, Entry("soft_moe", child)) == layers[0]
+    assert closest_layer(layers, Entry("soft_moe", at("router.top_k=4"))) is None
+
+
+def test_a_router_stands_beside_no_value_that_it_was_not_trained_at() -> None:
+    one, two = (Entry("soft_moe", at(f"router.capacity_factor={c}")) for c in (1.0, 2.0))
+    late, dense = Entry("late", two.condition), Entry("dense")
+    assert fullest([one, two, late, dense]) == [one.condition, two.condition]
+    assert closest([late], "late", one.condition) is None
+    assert [late.stands_beside(other) for other in (one, two, dense)] == [False, True, True]
+
+
+MLP, CP = "experts.name=mlp experts.num_experts=8", "experts.name=cp experts.num_experts=8"
+MANY = "experts.name=cp experts.num_experts=64"
+
+
+def named(*rows):
+    entries = [Entry(router, at(settings)) for router, settings in rows]
+    systems = Systems.of(entries)
+    return [(entry.router, entry.condition.label) for entry in map(systems.named, entries)]
+
+
+def test_a_number_that_one_system_has_is_part_of_its_name():
+    entries = [("dense", MLP), ("soft_moe", MLP), ("random", MLP), ("mumoe", CP), ("mumoe", MANY)]
+    assert named(*entries) == [
+        ("dense", ""),
+        ("soft_moe", ""),
+        ("random", ""),
+        ("mumoe + 8 cp", ""),
+        ("mumoe + 64 cp", ""),
+    ]
+
+
+def test_a_number_that_several_systems_have_stays_a_condition():
+    numbers = [f"experts.num_experts={n}" for n in (8, 32)]
+    kinds = [("soft_moe", "mlp"), ("random", "mlp"), ("mumoe", "cp")]
+    entries = [(r, f"experts.name={kind} {number}") for number in numbers for r, kind in kinds]
+    names = ["soft_moe", "random", "mumoe + cp"]
+    assert named(*entries) == [(name, number) for number in numbers for name in names]
+
+
+def test_other_settings_stay_in_the_condition():
+    entries = [("soft_moe", "experts.name=mlp train.lr=1"), ("mumoe", "experts.name=cp train.lr=2")]
+    assert named(*entries) == [("soft_moe", "train.lr=1"), ("mumoe + cp", "train.lr=2")]
+
+
+@pytest.mark.parametrize("condition", ["", "train.lr=1", "experts.num_experts=8"])
+def test_one_kind_of_experts_goes_without_saying(condition):
+    assert named(("soft_moe", condition), ("dense", "")) == [("soft_moe", condition), ("dense", "")]
+
+
+def test_the_router_of_a_system_is_known():
+    assert router_of("mumoe + 64 cp") == "mumoe"
+    assert router_of("soft_moe") == "soft_moe"
+
+
+def test_systems_stand_beside_each_other_in_a_report(lab, store):
+    made = lab(suites=("accuracy", "entropy"))
+    made.study_of({"dense": [0.7, 0.71, 0.72], "soft_moe": [0.8, 0.81, 0.83]})
+    made.experts = {"name": "cp", "num_experts": 32}
+    made.study_of({"my_gate": [0.75, 0.76, 0.78]})
+    study = load_study(store)
+    assert study.entries == [Entry(n) for n in ("dense", "my_gate + 32 cp", "soft_moe")]
+    assert study.families["my_gate + 32 cp"] == "token_choice"
+    assert study.conditions == [ANY]
+    assert study.usual_experts == "8 mlp"
+    rows = {row.router: row for row in differences.to_nulls(study).rows}
+    assert rows.keys() == {"soft_moe", "my_gate + 32 cp"}
+    assert "with their experts, but for the usual ones (8 mlp)" in accuracy.table(study).caption
+    assert len(study.array("class_expert", Entry("my_gate + 32 cp"), of="gates")) == 6

@@ -9,9 +9,8 @@ from report.comparisons import comparisons
 from report.conditions import Entry
 from report.contents import make_tables
 from report.load import load_study
-from report.parts import Absent
 from report.summary import remarks
-from report.table import Table
+from report.table import Absent, Table
 from report.timings import timings
 from report.topics import control, trials
 from report.topics.control import controls, retimed
@@ -40,11 +39,11 @@ def test_a_twin_stands_beside_its_router_and_nowhere_else(study):
     assert study.routers == list(dict.fromkeys(["dense", "softmax_token_choice", "soft_moe"]))
     assert {entry.router for entry in study.entries} == set(study.routers)
     assert study.twins == {
-        Entry(name): Entry(f"{name} (twin)") for name in ("softmax_token_choice", "soft_moe")
+        Entry(name): Entry(name, aa_replicate=1) for name in ("softmax_token_choice", "soft_moe")
     }
     compared = {name for c in comparisons(study) for name in (c.entry.router, c.reference.router)}
     assert compared == set(study.routers)
-    assert all("twin" not in timing.entry.router for timing in timings(study))
+    assert not any(timing.entry.aa_replicate for timing in timings(study))
     for table in make_tables(study):
         if isinstance(table, Table) and table.name not in ("trials", "layers", "failures"):
             named = [cell.words for row in table.rows for cell in row.cells]
@@ -83,8 +82,9 @@ def test_differences_alarms_and_noise_floor_by_hand(study):
 
 def test_each_number_knows_the_trials_of_both(study):
     cell = control.table(study).cell(1, "difference")
-    shown = study.trials.set_index("trial")["router"]
-    assert [shown[trial] for trial in cell.trials] == ["soft_moe (twin)"] * 4 + ["soft_moe"] * 4
+    shown = study.trials.set_index("trial")["entry"]
+    runs = [Entry("soft_moe", aa_replicate=replicate) for replicate in (1, 0)]
+    assert [shown[trial] for trial in cell.trials] == [runs[0]] * 4 + [runs[1]] * 4
 
 
 def test_the_summary_tells_the_rate_and_the_noise(study):
@@ -124,10 +124,10 @@ def test_twins_of_other_experts_are_found_and_set_no_system_apart(lab, store):
         lab(twin=twin).study_of({"soft_moe": [0.86, 0.87], "random": [0.8, 0.8]})
         lab(twin=twin, experts={"name": "cp", "num_experts": 64}).study_of({"my_gate": [0.9, 0.9]})
     twins = load_study(store, "tiny").twins
-    assert {entry.router: twin.router for entry, twin in twins.items()} == {
+    assert {entry.router: twin.label for entry, twin in twins.items()} == {
         "random": "random (twin)",
         "soft_moe": "soft_moe (twin)",
-        "my_gate + 64 cp": "my_gate (twin) + 64 cp",
+        "my_gate + 64 cp": "my_gate + 64 cp (twin)",
     }
 
 
@@ -142,8 +142,8 @@ def test_timings_of_two_processes_are_compared_at_each_setting(lab, store):
     table = control.table(study)
     assert [row.cells[0].words for row in table.rows] == ["soft_moe"]
     assert table.cell(0, "forward_ms").value == pytest.approx(theirs / ours)
-    shown = study.measurements.set_index("trial")["router"]
-    assert [shown[layer] for layer in table.cell(0, "forward_ms").trials] == [
+    shown = study.measurements.set_index("trial")["entry"]
+    assert [shown[layer].label for layer in table.cell(0, "forward_ms").trials] == [
         "soft_moe (twin)",
         "soft_moe",
     ]

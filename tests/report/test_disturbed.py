@@ -8,7 +8,7 @@ import io
 import pytest
 
 from bench.cli.digest import digest
-from bench.cli.summary import main_columns, main_metrics
+from bench.cli.summary import Row, main_columns, main_metrics
 from report import write_report
 from report.load import load_study
 from report.render import to_latex
@@ -144,7 +144,7 @@ def test_the_terminal_and_the_digest_mark_it_as_well(study_of, store, tmp_path):
     metric = {"name": "forward_overhead", "unit": "", "better": "lower", "meaning": "Time."}
     store.component(Component("suite", "throughput", "", "throughput", metrics=[metric]))
     (column,) = [c for c in main_columns(main_metrics(store, "tiny")) if c.suite == "throughput"]
-    assert column.cell(("random", Condition())) == "1.10¶"
-    assert column.cell(("soft_moe", Condition())) == "1.50"
+    assert column.cell(Row("random", Condition())) == "1.10¶"
+    assert column.cell(Row("soft_moe", Condition())) == "1.50"
     assert column.meaning.endswith("↓ (¶ others kept the machine busy)")
     assert "random: 1.10¶" in digest(store, "tiny", tmp_path)

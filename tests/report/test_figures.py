@@ -103,7 +103,7 @@ def test_the_accuracy_figure_shows_means_and_intervals_in_the_router_s_colour(wr
     bars = [part for part in axes.containers if isinstance(part, ErrorbarContainer)]
     finished = [name for name in written.study.routers if name != "my_gate"]
     assert [bar.lines[0].get_color() for bar in bars] == [
-        written.study.looks[name].colour for name in finished
+        written.study.styles[name].colour for name in finished
     ]
     dense = bars[0]
     assert dense.lines[0].get_xdata() == pytest.approx([81.0])

@@ -47,11 +47,11 @@ def test_each_number_of_each_table_has_trials_of_the_study(written):
     known = {*study.trials["trial"], *study.measurements["trial"]}
     found = [number for table in written.tables.values() for number in numbers(table)]
     assert len(found) > 500
-    assert [number.told for number in found if not number.cell.trials] == []
+    assert [number.label for number in found if not number.cell.trials] == []
     for number in found:
-        assert set(number.cell.trials) <= known, number.told
-        assert len(set(number.cell.trials)) == len(number.cell.trials), number.told
-        assert len(number.cell.values) in (0, len(number.cell.trials)), number.told
+        assert set(number.cell.trials) <= known, number.label
+        assert len(set(number.cell.trials)) == len(number.cell.trials), number.label
+        assert len(number.cell.values) in (0, len(number.cell.trials)), number.label
 
 
 def test_a_mean_is_that_of_what_its_trials_gave(written):

@@ -5,7 +5,7 @@ import pytest
 from matplotlib.text import Text
 
 from report.load import load_study
-from report.parts import Absent
+from report.table import Absent
 from report.topics import cost, scaling_experts
 from results import Metric
 
@@ -79,7 +79,7 @@ def test_the_sweep_of_a_suite_is_one_line_of_the_router_in_its_look(timed, store
     (drawing,) = scaling_experts.draw(study)
     (line,) = drawing.figure.axes[0].lines
     assert list(line.get_xdata()) == [2, 8, 32]
-    assert line.get_color() == study.looks[ROUTER].colour
+    assert line.get_color() == study.styles[ROUTER].colour
 
 
 def test_no_text_is_cut_off_or_small(timed, store):

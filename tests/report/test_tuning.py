@@ -9,11 +9,10 @@ import pytest
 
 from report.contents import draw_figures, make_tables
 from report.load import load_study
-from report.parts import Absent
 from report.study import StudyData
 from report.style import Drawing
 from report.summary import remarks
-from report.table import Table
+from report.table import Absent, Table
 from report.topics.tuning import unequal
 
 TOP1: dict[str, list[float | None]] = {"soft_moe": [0.8, 0.82], "dense": [0.7, 0.71]}

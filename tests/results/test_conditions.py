@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from report.conditions import Entry
 from results.conditions import conditions as found_in
-from results.conditions import router_of
+from results.conditions import label_of
 from results.settings import comparable
 
 
@@ -161,9 +161,9 @@ def test_of_a_bare_layer_the_recipe_is_not_looked_for():
     assert comparable(layer)["router"]["options"] == {"temperature": "found"}
 
 
-def test_a_twin_has_a_name_of_its_own():
+def test_a_second_run_is_labelled_and_sets_nothing_apart():
     same, twin = tuned("a", 0.1, 1.0), tuned("a", 0.1, 1.0, twin=1)
-    assert [router_of(each) for each in (same, twin)] == ["a", "a (twin)"]
+    assert [label_of(each) for each in (same, twin)] == ["a", "a (twin)"]
     assert conditions([same, twin]) == ["", ""]
 
 

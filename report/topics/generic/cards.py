@@ -66,15 +66,15 @@ class Card:
     @property
     def slug(self) -> str:
         """The name as a part of names of files: letters, digits, `-`, `_`."""
-        told = re.sub(r"[^A-Za-z0-9_]+", "-", self.name)
+        plain = re.sub(r"[^A-Za-z0-9_]+", "-", self.name)
         digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
-        return told if told == self.name else f"{told}-{digest}"
+        return plain if plain == self.name else f"{plain}-{digest}"
 
     @property
     def title(self) -> str:
         """The name as a heading."""
-        told = self.name.replace("_", " ")
-        return told[:1].upper() + told[1:]
+        plain = self.name.replace("_", " ")
+        return plain[:1].upper() + plain[1:]
 
     @property
     def metrics(self) -> list[str]:
@@ -83,24 +83,24 @@ class Card:
         return sorted(declared, key=lambda name: name != self.main)
 
     def definition(self, metric: str) -> Definition:
-        """What a metric means; nothing but its name where the suite does not say."""
-        found = (each for each in self.definitions if each.name == metric)
-        return next(found, Definition(metric))
+        """Find what a metric means; nothing but its name where the suite does not say."""
+        named = (each for each in self.definitions if each.name == metric)
+        return next(named, Definition(metric))
 
     def is_main(self, place: Place) -> bool:
-        """Whether a number is of the main metric, at a place where that ranks routers."""
+        """Tell whether a number is of the main metric, at a place where that ranks routers."""
         wanted = place_of(self.main, self.definition(self.main).where)
         return place.metric == self.main and set(wanted.where) <= set(place.where)
 
 
 def place_of(metric: str, where: Mapping[str, Any]) -> Place:
-    """The place of a number that a suite gave `where`."""
-    told = ((key, json.dumps(value, sort_keys=True)) for key, value in where.items())
-    return Place(metric, tuple(sorted(told)))
+    """Return the place of a number that a suite gave `where`."""
+    pairs = ((key, json.dumps(value, sort_keys=True)) for key, value in where.items())
+    return Place(metric, tuple(sorted(pairs)))
 
 
 def cards(study: StudyData) -> list[Card]:
-    """The suites asked for, or that measured, and that no section is made for; by name."""
+    """Return the suites asked for, or that measured, and that no section is made for; by name."""
     asked = set(study.record.request.get("suites", {}))
     rows = study.components[study.components["kind"] == "suite"]
     known = {row.name: row for row in rows.itertuples(index=False)}
@@ -117,14 +117,14 @@ def _card(name: str, row: Any) -> Card:
 
 
 def section(card: Card) -> Section:
-    """The place of a suite on the page."""
+    """Return the place of a suite on the page."""
     shown = (f"table:{SHOWN}{card.slug}", f"figure:{SHOWN}{card.slug}")
     folded = (f"table:{EVERY}{card.slug}",)
     return Section(f"suite-{card.slug}", card.title, shown, folded, (card.name,))
 
 
 def measured_by(study: StudyData) -> dict[str, tuple[str, ...]]:
-    """Whose numbers these tables and figures show, by their names; the main table too."""
-    found = cards(study)
-    own = {f"{start}{card.slug}": (card.name,) for card in found for start in (SHOWN, EVERY)}
-    return {"main": tuple(card.name for card in found), **own}
+    """Return whose numbers these tables and figures show, by their names; the main table too."""
+    shown = cards(study)
+    own = {f"{start}{card.slug}": (card.name,) for card in shown for start in (SHOWN, EVERY)}
+    return {"main": tuple(card.name for card in shown), **own}

@@ -10,11 +10,10 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from report.conditions import ANY, Entry
-from report.parts import Absent, file_name, title, told_runs
+from report.conditions import Entry
 from report.study import StudyData
 from report.style import PAGE, Drawing, folded, panels, router_legend, style
-from report.table import ARROWS
+from report.table import ARROWS, Absent, number_of_runs
 from report.topics.generic.cards import SHOWN, Place, cards
 from report.topics.generic.numbers import Numbers
 
@@ -42,10 +41,9 @@ class Curves:
         return f"{self.numbers.card.title} along training"
 
     def draw(self, study: StudyData) -> Iterator[Drawing | Absent]:
-        """One figure for each condition."""
+        """Draw one figure for each condition."""
         ordered = self.numbers.ordered(set(self.numbers.snapshots["place"]))
-        for condition in study.conditions or [ANY]:
-            name, heading = file_name(self.name, condition), title(self.title, condition)
+        for name, heading, condition in study.by_condition(self.name, self.title):
             drawn = {place: self._lines(study.under(condition), place) for place in ordered}
             shown = {place: lines for place, lines in drawn.items() if lines}
             if not shown:
@@ -66,18 +64,18 @@ class Curves:
             figure, drawn = panels(len(few), 2, PAGE, 2.0 + 0.05 * len(runs))
             for axes, place in zip(drawn, few, strict=True):
                 self._panel(axes, place, shown[place])
-            router_legend(figure, {entry.router: study.looks[entry.router] for entry in runs}, 3)
-        told = (f"{p.label}: {self.numbers.card.definition(p.metric).meaning}" for p in few)
+            router_legend(figure, {entry.router: study.styles[entry.router] for entry in runs}, 3)
+        meanings = (f"{p.label}: {self.numbers.card.definition(p.metric).meaning}" for p in few)
         caption = CAPTION.format(
             suite=self.numbers.card.name,
-            what="; ".join(each.strip().rstrip(".:") for each in told),
-            counts=told_runs({entry.router: n for entry, n in runs.items()}),
+            what="; ".join(each.strip().rstrip(".:") for each in meanings),
+            counts=number_of_runs({entry.router: n for entry, n in runs.items()}),
             more=f" The first {MOST} of {len(shown)} metrics." if len(shown) > MOST else "",
         )
         return Drawing(name, heading, caption, figure, tuple(runs))
 
     def _lines(self, entries: list[Entry], place: Place) -> dict[Entry, pd.DataFrame]:
-        """The points of each entry that has any: of the network, else the mean over its layers."""
+        """Find the points of each entry with any: of the network, else the mean over its layers."""
         rows = self.numbers.snapshots
         rows = rows[(rows["place"] == place) & np.isfinite(rows["value"])]
         whole = rows[rows["layer"].isna()]
@@ -87,18 +85,23 @@ class Curves:
     def _panel(self, axes: Axes, place: Place, lines: Mapping[Entry, pd.DataFrame]) -> None:
         column = self.numbers.column(place.metric, place.metric, place.label)
         for entry, points in lines.items():
-            look = self.numbers.study.looks[entry.router]
+            style = self.numbers.study.styles[entry.router]
             steps, scaled = points["step"], points[["mean", "low", "high"]] * column.scale
             if points["n"].max() > 1:
                 axes.fill_between(
-                    steps, scaled["low"], scaled["high"], color=look.colour, alpha=0.15, lw=0
+                    steps,
+                    scaled["low"],
+                    scaled["high"],
+                    color=style.colour,
+                    alpha=0.15,
+                    lw=0,
                 )
             axes.plot(
                 steps,
                 scaled["mean"],
-                color=look.colour,
-                linestyle=look.dashes,
-                marker=look.marker,
+                color=style.colour,
+                linestyle=style.dashes,
+                marker=style.marker,
                 markersize=3,
                 markevery=max(1, len(points) // 6),
             )
@@ -109,13 +112,13 @@ class Curves:
 
 
 def curves(study: StudyData) -> list[Curves]:
-    """The figure of each suite that measured snapshots."""
-    found = (Numbers.of(study, card) for card in cards(study))
-    return [Curves(numbers) for numbers in found if len(numbers.snapshots)]
+    """Return the figure of each suite that measured snapshots."""
+    by_suite = (Numbers.of(study, card) for card in cards(study))
+    return [Curves(numbers) for numbers in by_suite if len(numbers.snapshots)]
 
 
 def _points(rows: pd.DataFrame) -> pd.DataFrame:
-    """By snapshot: mean step; mean, lowest and highest value of the seeds, and their number.
+    """Summarise each snapshot: mean step; mean, lowest, highest and number of the seeds' values.
 
     Snapshots lie at the same shares of a training, whose steps differ where seconds decide them.
     """

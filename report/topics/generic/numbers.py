@@ -17,7 +17,7 @@ from report.study import StudyData
 from report.table import CONSTANT, MISSING, NOT_APPLICABLE, Cell, Column, summary, words
 from report.timings import machine_names
 from report.topics.generic.cards import Card, Place, place_of
-from results.conditions import Condition, is_twin
+from results.conditions import Condition
 
 NO_PLACE = ("constant", "flops", "seconds")
 """Keys of `where` that tell how a number came to be, and set it apart from no other."""
@@ -65,16 +65,12 @@ class Numbers:
 
     @classmethod
     def of(cls, study: StudyData, card: Card) -> Numbers:
-        """Read a suite's numbers from the frames of a study; those of twins compete with nobody."""
+        """Read a suite's numbers from the frames of a study; not of second runs of A/A."""
         rows = study.metrics
         rows = rows[(rows["suite"] == card.name) & rows["value"].notna()]
-        rows = rows[~rows["router"].map(is_twin).astype(bool)]
-        entries = [Entry(*pair) for pair in zip(rows["router"], rows["condition"], strict=True)]
+        rows = rows[rows["aa_replicate"] == 0]
         places = [_place(row) for row in rows.itertuples()]
-        rows = rows.assign(
-            entry=pd.Series(entries, rows.index, object),
-            place=pd.Series(places, rows.index, object),
-        )
+        rows = rows.assign(place=pd.Series(places, rows.index, object))
         machines = machine_names(study)
         final: dict[Spot, list[tuple[str, float]]] = defaultdict(list)
         constant = set()
@@ -97,9 +93,9 @@ class Numbers:
         if not self.measures_layers:
             compared = stands_under(self.study)
             return {Who(e): compared[e] for e in measured(self.study, self.card.name)}
-        found = {spot.who for spot in self.final}
+        present = {spot.who for spot in self.final}
         known = self.study.routers.index
-        listed = sorted(found, key=lambda w: (w.machine, w.entry.order, known(w.entry.router)))
+        listed = sorted(present, key=lambda w: (w.machine, w.entry.order, known(w.entry.router)))
         return {who: tuple(_beside(who, listed)) for who in listed}
 
     @property
@@ -119,41 +115,41 @@ class Numbers:
         return sorted(places, key=order)
 
     def cell(self, spot: Spot) -> Cell:
-        """The mean of a number over the seeds, with its interval."""
-        found = self.final.get(spot)
-        if found is None:
-            looked = self.study.was_looked_at(self.card.name, spot.who.entry)
+        """Show the mean of a number over the seeds, with its interval."""
+        pairs = self.final.get(spot)
+        if pairs is None:
+            looked = self.study.was_measured(self.card.name, spot.who.entry)
             return words(NOT_APPLICABLE if looked else MISSING)
         marks = [CONSTANT] if spot in self.constant else []
-        trials, values = zip(*found, strict=True)
+        trials, values = zip(*pairs, strict=True)
         return summary(values, *marks, trials=trials, confidence=self.study.confidence)
 
     def column(self, metric: str, key: str, label: str) -> Column:
-        """A column of a metric, with three digits of its usual value; a share is told in %."""
-        told = self.card.definition(metric)
-        scale = SHARE_SCALE if told.unit == "share" else 1
+        """Make a column of a metric, with three digits of its usual value; a share is told in %."""
+        definition = self.card.definition(metric)
+        scale = SHARE_SCALE if definition.unit == "share" else 1
         usual = scale * self._usual(metric)
         return Column(
             key,
             label,
-            "%" if told.unit == "share" else told.unit,
-            told.better,
+            "%" if definition.unit == "share" else definition.unit,
+            definition.better,
             scale,
             digits=2 if usual >= MANY else min(max(2 - floor(log10(usual)), 0), 9),
             si=usual >= MANY,
             n=1 if self.measures_layers else None,
-            ranked=told.better is not None,
+            ranked=definition.better is not None,
         )
 
     def _usual(self, metric: str) -> float:
-        """The median size of a metric's values other than 0; 1 where there is none."""
-        found = [own for spot, own in self.final.items() if spot.place.metric == metric]
-        sizes = [abs(value) for own in found for _, value in own if value and isfinite(value)]
+        """Return the median size of a metric's values other than 0; 1 where there is none."""
+        by_spot = [own for spot, own in self.final.items() if spot.place.metric == metric]
+        sizes = [abs(value) for own in by_spot for _, value in own if value and isfinite(value)]
         return median(sizes or [1.0])
 
 
 def _place(row: Any) -> Place:
-    """The place of a row; the usual split goes without saying."""
+    """Return the place of a row; the usual split goes without saying."""
     where = {key: value for key, value in row.where.items() if key not in NO_PLACE}
     usual = "test" if pd.isna(row.step) else "val"
     split = {} if row.split in (None, usual) else {"split": row.split}
@@ -161,7 +157,7 @@ def _place(row: Any) -> Place:
 
 
 def _beside(who: Who, listed: list[Who]) -> Iterable[Condition]:
-    """The conditions that a bare layer stands beside on its machine."""
+    """Return the conditions that a bare layer stands beside on its machine."""
     entries = [other.entry for other in listed if other.machine == who.machine]
     for condition in fullest(entries):
         if closest(entries, who.entry.router, condition) == who.entry:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from report.cells import BEST, INTERVALS, LEAD, lead, sentence_on_looks, why_unmeasured
+from report.cells import BEST, INTERVALS, LEAD, lead, sentence_on_analyses, why_unmeasured
 from report.conditions import Entry, closest_layer
-from report.parts import Absent
 from report.study import StudyData
-from report.table import MISSING, Cell, Column, Row, Table, assemble, words
+from report.table import MISSING, Absent, Cell, Column, Row, Table, assemble, words
 from report.topics.generic.cards import EVERY, SHOWN, Card, Place, cards
 from report.topics.generic.numbers import Numbers, Spot, Who
 
@@ -39,7 +38,7 @@ class Headline:
         return self.numbers.column(self.place.metric, key, self.place.metric)
 
     def cell(self, entry: Entry) -> Cell:
-        """The number of an entry, or of its bare layer."""
+        """Show the number of an entry, or of its bare layer."""
         layers = [w.entry for w in self.numbers.under if w.machine == self.machine != ""]
         own = closest_layer(layers, entry) if self.machine else entry
         if own is None:
@@ -56,15 +55,15 @@ class Headline:
 
 
 def headlines(study: StudyData) -> list[Headline]:
-    """The main metric of each suite that measured it."""
-    found = []
+    """Return the main metric of each suite that measured it."""
+    shown = []
     for card in cards(study):
         numbers = Numbers.of(study, card)
         main = [place for place in numbers.places if card.is_main(place)]
         machines = [who.machine for who in numbers.under]
         most = max(dict.fromkeys(machines), key=machines.count, default="")
-        found += [Headline(numbers, place, most) for place in main[:1]]
-    return found
+        shown += [Headline(numbers, place, most) for place in main[:1]]
+    return shown
 
 
 def tables(study: StudyData) -> Iterator[Table | Absent]:
@@ -81,7 +80,7 @@ def tables(study: StudyData) -> Iterator[Table | Absent]:
 
 
 def _network(numbers: Numbers) -> Table:
-    """A row for each router under each condition; of bare layers, on each machine."""
+    """Make a row for each router under each condition; of bare layers, on each machine."""
     card, places = numbers.card, numbers.places[:MOST]
     columns = [numbers.column(place.metric, place.label, place.label) for place in places]
     rows = [
@@ -102,7 +101,7 @@ def _network(numbers: Numbers) -> Table:
 
 
 def _every(numbers: Numbers) -> Table:
-    """A row for each router, condition, layer and place; a column for each metric."""
+    """Make a row for each router, condition, layer and place; a column for each metric."""
     card = numbers.card
     ordered = numbers.ordered({spot.place for spot in numbers.final})
     metrics = list(dict.fromkeys(place.metric for place in ordered))
@@ -112,8 +111,8 @@ def _every(numbers: Numbers) -> Table:
         own = {(layer, where) for other, layer, where in there if other == who}
         for layer, where in sorted(own, key=lambda each: (each[0] is None, each[0] or 0, each[1])):
             spots = [Spot(who, layer, Place(metric, where)) for metric in metrics]
-            told = ("all" if layer is None else str(layer), Place("", where).words)
-            rows.append(_row(numbers, who, told, [numbers.cell(spot) for spot in spots]))
+            place = ("all" if layer is None else str(layer), Place("", where).words)
+            rows.append(_row(numbers, who, place, [numbers.cell(spot) for spot in spots]))
     columns = [replace(numbers.column(name, name, name), ranked=False) for name in metrics]
     head = (
         *(LAYERS if numbers.measures_layers else LEAD),
@@ -128,25 +127,28 @@ def _every(numbers: Numbers) -> Table:
     return assemble(f"{EVERY}{card.slug}", title, caption, (*head, *columns), rows)
 
 
-def _row(numbers: Numbers, who: Who, told: Sequence[str], cells: Sequence[Cell]) -> Row:
+def _row(numbers: Numbers, who: Who, place: Sequence[str], cells: Sequence[Cell]) -> Row:
     n = max((cell.n or 0 for cell in cells), default=0)
     if numbers.measures_layers:
         head = [words(text) for text in (who.entry.router, who.entry.condition.label, who.machine)]
     else:
         head = lead(numbers.study, who.entry, n)
-    return Row((*head, *map(words, told), *cells), n, who.entry, numbers.under[who])
+    return Row((*head, *map(words, place), *cells), n, who.entry, numbers.under[who])
 
 
 def _what(numbers: Numbers) -> str:
-    """What was measured when, and what the intervals are."""
+    """Say what was measured when, and what the intervals are."""
     if numbers.measures_layers:
         return "Bare layers, which no training made; numbers of several machines are not pooled."
-    looks = sentence_on_looks(numbers.study)
-    told = ("At the end of training, of the network or the mean over its MoE layers.", INTERVALS)
-    return " ".join(filter(None, (*told, looks)))
+    parts = (
+        "At the end of training, of the network or the mean over its MoE layers.",
+        INTERVALS,
+        sentence_on_analyses(numbers.study),
+    )
+    return " ".join(filter(None, parts))
 
 
 def _meanings(card: Card, metrics: Iterable[str]) -> str:
-    """What each metric is, in a sentence."""
-    told = {name: card.definition(name).meaning for name in metrics}
-    return " ".join(f"{name}: {meaning}" for name, meaning in told.items() if meaning)
+    """Say what each metric is, in a sentence."""
+    meanings = {name: card.definition(name).meaning for name in metrics}
+    return " ".join(f"{name}: {meaning}" for name, meaning in meanings.items() if meaning)

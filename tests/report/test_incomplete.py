@@ -10,7 +10,7 @@ import pytest
 from report import write_report
 from report.load import load_study
 from report.topics import trials
-from report.topics.trials import Logs, readable, undone
+from report.topics.trials import Logs, incomplete, readable
 
 TRACEBACK = "Traceback (most recent call last):\n  <module>\nValueError: 3 < 4 & more"
 NOTE = "micro-batches of 32: the batch did not fit"
@@ -75,7 +75,7 @@ def test_a_failed_measurement_has_the_log_of_its_trial(night, store):
         "throughput", {}, "throughput", machine, code, layer_id=layer,
         status="failed", error="BenchError: no layer fits",
     )  # fmt: skip
-    *_, entropy, timing = undone(load_study(store))
+    *_, entropy, timing = incomplete(load_study(store))
     assert (entropy.what, entropy.log) == ("suite entropy", "logs/a.log")
     assert entropy.traceback == TRACEBACK
     assert (timing.what, timing.seed, timing.log) == ("suite throughput", "", "")
