@@ -3,7 +3,7 @@
 from bench.data.augment import Augment
 from bench.data.batches import TrainingBatches, TrainingImages
 from bench.data.content_statistics import channel_histogram, channel_moments
-from bench.data.dataset import Dataset, DataShape, ShapedData, Split, normalise
+from bench.data.dataset import Dataset, ShapedData, Split, normalise
 from bench.data.order import Purpose, random_bits, training_indices
 from bench.data.pictures import LazyImages, Pictures
 from bench.data.raw import RawData, RawSplit, class_fault, image_fault, label_fault, structure_fault
@@ -15,7 +15,7 @@ from bench.data.registry import (
     read_source,
     register_dataset,
 )
-from bench.data.shared_dataset import Datasets, SharedDataset, load_with_shape
+from bench.data.shared_dataset import Datasets, DataShape, SharedDataset, load_with_shape
 from bench.data.splits import assemble
 from bench.data.tensor_files import (
     file_sha256,

@@ -28,21 +28,6 @@ class ShapedData(Protocol):
     def num_classes(self) -> int: ...
 
 
-@dataclass(frozen=True)
-class DataShape:
-    """The shape of a data set, which need not be on this machine.
-
-    Attributes:
-        image_shape: (channels, height, width).
-        num_classes: number of labels.
-        num_samples: images of the training split.
-    """
-
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    num_samples: int
-
-
 @dataclass(frozen=True, eq=False)
 class Split:
     """The images of a split and their classes.

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench.config import DataConfig
-from bench.data.dataset import Dataset, DataShape
+from bench.data.dataset import Dataset
 from bench.data.registry import load_dataset
 from bench.data.tensor_files import write_tensors
 from results.canonical import to_json
@@ -100,6 +100,21 @@ class Datasets:
 
 def _key(config: DataConfig) -> str:
     return to_json(config.model_dump(mode="json", exclude={"augment"}))
+
+
+@dataclass(frozen=True)
+class DataShape:
+    """The shape of a data set, which need not be on this machine.
+
+    Attributes:
+        image_shape: (channels, height, width).
+        num_classes: number of labels.
+        num_samples: images of the training split.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    num_samples: int
 
 
 KNOWN_SHAPES = {

@@ -10,7 +10,7 @@ from torch import nn
 
 from bench.compute.estimates import estimate
 from bench.data.batches import TrainingBatches
-from bench.data.dataset import DataShape
+from bench.data.shared_dataset import DataShape
 from bench.data.tensor_files import read_tensors
 from bench.execute.preflight import rehearse
 from bench.model.build import trial_model
