@@ -80,7 +80,7 @@ def test_seeds_are_added_up_to_the_limit_and_the_report_says_so(asked, tmp_path,
     with open_store(tmp_path / "runs" / "bench.db") as store:
         later = load_study(store, "short")
     assert later.record.request["sequential"] == study.record.request["sequential"]
-    assert later.planned_looks == 2, "tests of results that were looked at stay held to it"
+    assert later.planned_analyses == 2, "tests of results that were looked at stay held to it"
 
 
 def test_a_large_difference_to_resolve_ends_at_the_first_look(asked, tmp_path, capsys) -> None:
