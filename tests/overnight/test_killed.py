@@ -32,17 +32,23 @@ def test_a_run_whose_parent_is_killed_goes_on(new_night, undisturbed, moment: st
     assert night.rows() == undisturbed
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.campaign)])
+LONG = [pytest.param(30, seed, marks=pytest.mark.campaign) for seed in range(1, 6)]
+
+
+@pytest.mark.parametrize(("kills", "seed"), [(2, 0), *LONG])
 def test_a_run_that_is_killed_with_its_workers_again_and_again(
-    new_night, undisturbed, kills: int
+    new_night, undisturbed, kills: int, seed: int
 ) -> None:
-    night, moments = new_night(), random.Random(kills)
-    for _ in range(kills):
+    night, moments = new_night(), random.Random(seed)
+    for number in range(kills):
         process = night.start("--save-every", "0")
-        night.wait_for(night.workers)
+        night.wait_for(lambda run=process: run.poll() is not None or night.workers())
+        if process.poll() is not None:  # all is done
+            break
         time.sleep(moments.uniform(0.3, 1.5))
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        print(f"killed {number + 1} times")
     night.run()
     assert night.rows() == undisturbed
 
