@@ -25,7 +25,7 @@ from bench.execute.events import (
     Task,
     Waiting,
 )
-from bench.plan.forecasts import Kind, Seen, Work
+from results.forecasts import Kind, Seen, Work
 
 NOW = datetime(2026, 5, 4, 22, 10)
 LONGEST = "sparsity_constrained_expert_choice"

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.cli.display import clock, duration
-from bench.plan import Pace, Seen, Work, forecast
+from results.forecasts import Pace, Seen, Work, forecast
 from results.text import counted
 
 UNDER_WAY = ("running", "elsewhere", "interrupted", "waiting")

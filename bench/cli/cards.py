@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.text import Text
 
 from bench.cli.display import print_table, table
@@ -94,6 +93,8 @@ def write_router(name: str, folder: Path) -> tuple[Path, Path]:
         RequestError: a name that cannot be one, or is taken; a file that is there already. Nothing
             has been written then.
     """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # lists need none of it
+
     _refuse_word(name)
     files = folder / f"{name}.py", folder / f"test_{name}.py"
     for file in files:

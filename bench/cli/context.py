@@ -73,8 +73,11 @@ class Place:
         """Return whether there is a database to read."""
         return "://" in self.database or Path(self.database).exists()
 
-    def load(self) -> None:
+    def load(self, *, watch: bool = False) -> None:
         """Register everything: built-in components, installed plugins, the user's own files.
+
+        Args:
+            watch: whether to note the files that plugins open, for `warn_of_files`.
 
         Raises:
             RequestError: a file of the user's cannot be imported.
@@ -82,10 +85,12 @@ class Place:
         import bench.data
         import bench.model  # noqa: F401
         import suites  # noqa: F401
-        from bench.execute import OPENED
         from routers import load_entry_points, load_plugin
 
-        OPENED.watch()
+        if watch:
+            from bench.execute import OPENED
+
+            OPENED.watch()
         for failure in load_entry_points():
             print(f"warning: {failure.message}; it is left out", file=sys.stderr)
         for plugin in self.plugins:

@@ -29,7 +29,7 @@ from bench.execute import (
     Task,
     Waiting,
 )
-from bench.plan import Kind, Seen, Work
+from results.forecasts import Kind, Seen, Work
 
 
 @dataclass(frozen=True)

@@ -20,21 +20,17 @@ from bench.data import Datasets, load_with_shape
 from bench.execute import Job, LayerJob, TrialJob, jobs_of, prepared_machine, slots
 from bench.plan import (
     Decision,
-    Pace,
     Plan,
     Request,
     Reuse,
-    Seen,
-    Work,
     condition_of,
-    forecast,
     labels,
     make_plan,
-    seen_on,
     solved_specs,
     trial_specs,
 )
 from results.conditions import label_of
+from results.forecasts import Pace, Seen, Work, forecast, seen_on
 from results.settings import place_of
 from results.store.registration import machine_row
 from results.text import counted

@@ -21,7 +21,7 @@ def asked_for(place: Place, options: RequestOptions) -> Request:
     Raises:
         BenchError, typer.BadParameter: they name what is not there, or contradict each other.
     """
-    place.load()
+    place.load(watch=True)
     changed = settings_of(options.set_ or (), options.data_dir)
     swept = sweep_of(options.sweep or ())
     refuse_both(changed, swept)

@@ -23,9 +23,9 @@ from bench.cli.board import (
     worker_lines,
 )
 from bench.cli.display import clock, duration
-from bench.plan import Kind, Seen, Work
 from results import Store
 from results.conditions import router_label
+from results.forecasts import Kind, Seen, Work
 from results.frames import measurements_frame, trials_frame
 from results.store.durations import descriptions, durations, machine_of
 from results.store.leases import alive

@@ -66,7 +66,7 @@ def tune(
       python bench.py tune --preset tiny --trials 5
       python bench.py tune --preset study --routers soft_moe,dense --pruner hyperband
     """
-    place.load()
+    place.load(watch=True)
     from bench.cli.live import Display
     from bench.config import load_preset, settings_of
     from bench.data import Datasets

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from bench.plan import Seen, Work
+from results.forecasts import Seen, Work
 from results.store.records import AttemptStatus, MeasurementStatus
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.execute.events import Reused, Task
-from bench.plan import Decision, Kind, Plan, Planned, PlannedSuite, Work
+from bench.plan import Decision, Plan, Planned, PlannedSuite
+from results.forecasts import Kind, Work
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class TrialJob:
 
     @property
     def work(self) -> Work:
-        """What a forecast takes of it."""
+        """The work left to do on this trial, as a forecast counts it."""
         trained, parent = float(not self.decision.train), self.planned.fingerprint.parent
         return replace(_work_of(self.planned, self.due), trained=trained, after=parent)
 
@@ -61,7 +62,7 @@ class LayerJob:
 
     @property
     def work(self) -> Work:
-        """What a forecast takes of it."""
+        """The work left to do on this bare layer, as a forecast counts it."""
         return replace(_work_of(self.planned, self.due), layer=True)
 
     def without(self, suites: Collection[str]) -> LayerJob:

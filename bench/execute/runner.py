@@ -23,8 +23,9 @@ from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
 from bench.execute.loop import JobLoop, JobSource
 from bench.execute.plugins import OPENED, hashes_of
 from bench.execute.preflight import refuse_untrainable
-from bench.plan import Plan, Planned, Reuse, Rows, Seen, record_plan, seen_on
+from bench.plan import Plan, Planned, Reuse, Rows, record_plan
 from results import Machine, Run, Store, StoreError
+from results.forecasts import Seen, seen_on
 from results.store.leases import this_process
 
 

@@ -8,7 +8,6 @@ from bench.plan.expand import (
     trial_specs,
 )
 from bench.plan.fingerprint import Fingerprint, Fingerprints, differences
-from bench.plan.forecasts import Kind, Pace, Seen, Work, forecast, seen_on
 from bench.plan.plan import (
     Plan,
     Planned,
@@ -39,8 +38,6 @@ __all__ = [
     "Decision",
     "Fingerprint",
     "Fingerprints",
-    "Kind",
-    "Pace",
     "Plan",
     "Planned",
     "PlannedSuite",
@@ -48,9 +45,7 @@ __all__ = [
     "Retry",
     "Reuse",
     "Rows",
-    "Seen",
     "Sequential",
-    "Work",
     "add_seeds",
     "add_to_study",
     "checked_name",
@@ -61,7 +56,6 @@ __all__ = [
     "explain",
     "find_component",
     "find_registry",
-    "forecast",
     "is_own",
     "labels",
     "make_plan",
@@ -70,7 +64,6 @@ __all__ = [
     "record_plan",
     "refuse_other_analyses",
     "refuse_unknown",
-    "seen_on",
     "selected_routers",
     "solved_specs",
     "trial_specs",

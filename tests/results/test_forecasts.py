@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.plan.forecasts import Forecast, Kind, Load, Pace, Seen, Work, forecast, makespan, seen_on
 from results import CodeVersion, Machine, Store, open_store
+from results.forecasts import Forecast, Kind, Load, Pace, Seen, Work, forecast, makespan, seen_on
 
 HERE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)
 CODE = CodeVersion("0123456789abcdef", dirty=False, python="3.11.7", libraries={"torch": "2.6.0"})
