@@ -96,8 +96,8 @@ def draw_figures(study: StudyData) -> Iterator[Drawing | Absent]:
     One warning names the characters that no installed font has.
     """
     lacking: set[str] = set()
-    curves = [Figure(each.name, each.title, each.draw) for each in generic.curves(study)]
-    for figure in (*FIGURES, *curves):
+    figures: list[Figure | generic.Curves] = [*FIGURES, *generic.curves(study)]
+    for figure in figures:
         parts = list(figure.draw(study))
         absent = [part for part in parts if isinstance(part, Absent)]
         if len(absent) == len(parts) and len({(part.why, part.fine) for part in absent}) == 1:

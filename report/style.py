@@ -15,6 +15,7 @@ from typing import Any
 
 import matplotlib
 import matplotlib.style
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
@@ -224,6 +225,27 @@ def panels(
     for lowest in axes[max(count - columns, 0) : count]:
         lowest.tick_params(labelbottom=True)  # a shared axis is labelled in the last row alone
     return figure, axes[:count]
+
+
+def draw_line(axes: Axes, style: RouterStyle, points: pd.DataFrame, along: str) -> None:
+    """Draw a router's mean along a column, with a band from its lowest to its highest seed.
+
+    Args:
+        points: in their order, with the columns `along`, `mean`, `low`, `high`, and `n`, the number
+            of seeds; of a single seed there is no band.
+    """
+    if points["n"].max() > 1:
+        band = (points["low"], points["high"])
+        axes.fill_between(points[along], *band, color=style.colour, alpha=0.15, lw=0)
+    axes.plot(
+        points[along],
+        points["mean"],
+        color=style.colour,
+        linestyle=style.dashes,
+        marker=style.marker,
+        markersize=3,
+        markevery=max(1, len(points) // 6),
+    )
 
 
 def colour_bar(

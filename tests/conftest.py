@@ -9,9 +9,10 @@ other nor for a run of the user's.
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.util import Finalize
 from pathlib import Path
 
@@ -28,6 +29,8 @@ tempfile.tempdir = os.environ["TMPDIR"] = tempfile.mkdtemp(prefix="bench-tests-"
 Finalize(None, shutil.rmtree, (tempfile.tempdir,), {"ignore_errors": True}, exitpriority=-200)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+ROOT = Path(__file__).parent.parent
 
 # A slow machine is not a failing property.
 hypothesis.settings.register_profile("bench", deadline=None, derandomize=True)
@@ -50,3 +53,22 @@ def _nothing_imported_stays(tmp_path_factory: pytest.TempPathFactory) -> Iterato
         file = getattr(sys.modules[name], "__file__", None)
         if name.startswith("plugins_") or (file and Path(file).is_relative_to(base)):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def bench() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`bench(folder, *arguments, status=0)`: a command in a process of its own, with its home."""
+
+    def run(folder: Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "bench.py"), *arguments],
+            cwd=folder,
+            env={**os.environ, "BENCH_HOME": str(folder / "runs")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == status, done.stdout + done.stderr
+        return done
+
+    return run

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -19,7 +16,6 @@ from results.frames import metrics_frame
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 QUICK = [
     *("--preset", "smoke", "--set", "train.epochs=0.2"),
     *("--set", "suites.throughput.seconds=0", "--set", "suites.throughput.min_repeats=1"),
@@ -41,20 +37,6 @@ class Mine(Router):
 '''
 
 
-def bench(home: Path, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
-    """A command in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "bench.py"), *arguments],
-        cwd=home,
-        env={**os.environ, "BENCH_HOME": str(home / "runs")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done
-
-
 def here(*arguments: str, status: int = 0) -> None:
     """A command in this process."""
     with pytest.raises(SystemExit) as exited:
@@ -63,7 +45,7 @@ def here(*arguments: str, status: int = 0) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, bench) -> Path:
     """Where a quick run has been done, with its output in `output.txt`."""
     folder = tmp_path_factory.mktemp("home")
     done = bench(folder, "run", *QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2")
@@ -202,6 +184,7 @@ def test_the_database_is_described_and_exported(home: Path, tmp_path: Path, caps
 
 def test_a_plugin_would_run_again_when_code_beside_it_changes_but_not_a_comment(
     tmp_path: Path,
+    bench,
 ) -> None:
     plugin, helper = tmp_path / "mine.py", tmp_path / "helper.py"
     plugin.write_text(PLUGIN)
@@ -219,7 +202,7 @@ def test_a_plugin_would_run_again_when_code_beside_it_changes_but_not_a_comment(
     assert re.search(r"^finishing time: about .* with 1 worker", planned.stdout, re.MULTILINE)
 
 
-def test_a_failure_ends_with_status_1_and_the_list(tmp_path: Path, capsys) -> None:
+def test_a_failure_ends_with_status_1_and_the_list(tmp_path: Path, capsys, bench) -> None:
     plugin = tmp_path / "bad.py"
     plugin.write_text(
         PLUGIN.replace("from helper import SHARPNESS\n", "")
@@ -239,7 +222,9 @@ def test_a_failure_ends_with_status_1_and_the_list(tmp_path: Path, capsys) -> No
     assert re.search(line, capsys.readouterr().out, re.MULTILINE)
 
 
-def test_timings_beside_other_load_are_taken_again_where_that_is_asked_for(tmp_path: Path) -> None:
+def test_timings_beside_other_load_are_taken_again_where_that_is_asked_for(
+    tmp_path: Path, bench
+) -> None:
     quick = [*QUICK, "--set", "suites.throughput.max_load=1000", "--no-report", "--jobs", "1"]
     asked = ["run", "throughput", *quick, "--routers", "dense", "--seeds", "1"]
 

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 PLUGIN = '''
 """Two suites of mine."""
 from suites import LayerSubject, Metric, MetricDef, Suite, TrialSubject
@@ -55,25 +51,13 @@ class Weights(Suite[LayerSubject]):
 '''
 
 
-def bench(home: Path, *arguments: str) -> str:
-    """The output of a command in a process of its own."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "bench.py"), *arguments],
-        cwd=home,
-        env={**os.environ, "BENCH_HOME": str(home / "runs")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-def test_suites_of_a_plugin_run_and_stand_in_the_report_that_has_no_plugin(tmp_path: Path) -> None:
+def test_suites_of_a_plugin_run_and_stand_in_the_report_that_has_no_plugin(
+    tmp_path: Path, bench
+) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN, encoding="utf-8")
     asked = ("accuracy", "decided", "weights", "--preset", "smoke", "--set", "train.epochs=0.2")
     named = ("--routers", "softmax_token_choice,random", "--plugin", "mine.py")
-    output = bench(tmp_path, "run", *asked, *named)
+    output = bench(tmp_path, "run", *asked, *named).stdout
     assert "decided: largest_gate in % ↑" in output
     assert "weights: weights ↓" in output
     away = tmp_path / "away"
@@ -93,4 +77,4 @@ def test_suites_of_a_plugin_run_and_stand_in_the_report_that_has_no_plugin(tmp_p
         tmp_path,
         *("report", "--home", str(away), "--trace", "suite_decided", "random", "largest_gate"),
     )
-    assert "from 1 trial" in traced
+    assert "from 1 trial" in traced.stdout

@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from report.axes import far_nulls, name_far
 from report.conditions import Entry
 from report.study import StudyData
-from report.style import PAGE, Drawing, panels, router_legend, style
+from report.style import PAGE, Drawing, draw_line, panels, router_legend, style
 from report.table import Absent, number_of_runs
 
 FIGURE, FIGURE_TITLE = "training", "Accuracy along training"
@@ -41,7 +41,7 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
             figure, drawn = panels(1 + enlarged, 2, PAGE, 2.1 + 0.05 * len(curves))
             for axes in drawn:
                 for entry, points in shown.items():
-                    _line(axes, study, entry, points)
+                    draw_line(axes, study.styles[entry.router], points, "flops")
                 axes.set_xlabel("training FLOPs")
                 axes.xaxis.set_major_locator(MaxNLocator(5))
                 axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
@@ -71,28 +71,6 @@ def curve(study: StudyData, entry: Entry) -> pd.DataFrame:
         low=("top1", "min"),
         high=("top1", "max"),
         n=("top1", "size"),
-    )
-
-
-def _line(axes: Axes, study: StudyData, entry: Entry, points: pd.DataFrame) -> None:
-    style = study.styles[entry.router]
-    if points["n"].max() > 1:
-        axes.fill_between(
-            points["flops"],
-            points["low"],
-            points["high"],
-            color=style.colour,
-            alpha=0.15,
-            lw=0,
-        )
-    axes.plot(
-        points["flops"],
-        points["mean"],
-        color=style.colour,
-        linestyle=style.dashes,
-        marker=style.marker,
-        markersize=3,
-        markevery=max(1, len(points) // 6),
     )
 
 

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from report.conditions import Entry
 from report.study import StudyData
-from report.style import PAGE, Drawing, folded, panels, router_legend, style
+from report.style import PAGE, Drawing, draw_line, folded, panels, router_legend, style
 from report.table import ARROWS, Absent, number_of_runs
 from report.topics.generic.cards import SHOWN, Place, cards
 from report.topics.generic.numbers import Numbers
@@ -85,26 +85,9 @@ class Curves:
     def _panel(self, axes: Axes, place: Place, lines: Mapping[Entry, pd.DataFrame]) -> None:
         column = self.numbers.column(place.metric, place.metric, place.label)
         for entry, points in lines.items():
-            style = self.numbers.study.styles[entry.router]
-            steps, scaled = points["step"], points[["mean", "low", "high"]] * column.scale
-            if points["n"].max() > 1:
-                axes.fill_between(
-                    steps,
-                    scaled["low"],
-                    scaled["high"],
-                    color=style.colour,
-                    alpha=0.15,
-                    lw=0,
-                )
-            axes.plot(
-                steps,
-                scaled["mean"],
-                color=style.colour,
-                linestyle=style.dashes,
-                marker=style.marker,
-                markersize=3,
-                markevery=max(1, len(points) // 6),
-            )
+            spread = ["mean", "low", "high"]
+            points = points.assign(**(points[spread] * column.scale))
+            draw_line(axes, self.numbers.study.styles[entry.router], points, "step")
         axes.set_xlabel("training steps")
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.set_ylabel(folded(f"{column.heading}{ARROWS[column.better]}", 30))
