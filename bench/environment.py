@@ -151,7 +151,7 @@ def _git(home: Path, *arguments: str) -> str | None:
 
 
 def _output(command: Sequence[str]) -> str | None:
-    """What a command prints, without the line's end; None where it fails or does not exist."""
+    """Return a command's output without its last newline; None if it fails or does not exist."""
     try:
         done = subprocess.run(command, capture_output=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

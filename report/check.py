@@ -23,7 +23,7 @@ CONTEXT = 20
 
 @dataclass(frozen=True)
 class Checked:
-    """What a report has, and what no longer holds.
+    """The result of checking a report: what it has, and what no longer holds.
 
     Attributes:
         numbers: how many its tables have.

@@ -1,4 +1,4 @@
-"""What a row is about: a router under a condition, and how conditions contain each other."""
+"""Entries, each a router under a condition, and how their conditions contain each other."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ def finite(subject: Subject) -> str:
 
 
 def pure(subject: Subject) -> str:
-    """The same routing and batch give the same bits, and stay as they are."""
+    """A loss taken twice of a routing and a batch has the same bits, and leaves both unchanged."""
     for name, routing in subject.taken.items():
         before = routing.gates.detach().clone()
         torch.default_generator.manual_seed(10)

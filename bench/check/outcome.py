@@ -1,4 +1,4 @@
-"""What a conformance check says, as plain data."""
+"""Results of conformance checks as plain data, and the lines of code that failures name."""
 
 from __future__ import annotations
 

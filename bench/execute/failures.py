@@ -1,4 +1,4 @@
-"""What a failure of a job means: the status of its attempt, and whether the whole run is to end."""
+"""Failures of jobs: the status that an attempt gets, and whether the whole run is to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run does in the database for each job: lease it, begin it, write its end, release it."""
+"""The database's side of a run's jobs: each is leased, begun, ended and released."""
 
 from __future__ import annotations
 

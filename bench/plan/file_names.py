@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache
 
 Names = dict[str, str]
-"""What a name means, as a path of a module and a name in it: "F" -> "torch.nn:functional"."""
+"""Names and their meanings, a path of a module and a name in it: "F" -> "torch.nn:functional"."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class DivergedError(Exception):
 
 
 class TrainingLoop:
-    """What a training does, and what is known of it.
+    """The steps and the state of one training.
 
     Args:
         spec: the trial.

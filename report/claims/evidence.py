@@ -1,4 +1,4 @@
-"""What a study's runs have to say to a claim: a difference, or a slope, for each seed."""
+"""Evidence for a claim from a study's runs: a difference, or a slope, for each seed."""
 
 from __future__ import annotations
 
