@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from routers.hyper import Range, hyper
+from routers.logits import expert_softmax, ranking
 from routers.router import Router, register_router
 from routers.routing import ExpertChoiceRouting, Routing
-from routers.routing.selection import expert_softmax, ranking
 from routers.token_choice import BySinkhornPlan
 from routers.transport import Plan, sparse_plan
 

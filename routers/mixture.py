@@ -14,9 +14,9 @@ from routers.affinity import Affinity
 from routers.errors import RequestError
 from routers.hyper import hyper
 from routers.layer_info import RouterContext
+from routers.logits import expert_softmax, highest
 from routers.router import Router, register_router
 from routers.routing import MixtureRouting, Routing, TokenChoiceRouting
-from routers.routing.selection import expert_softmax, highest
 
 
 class Mixture(Router):

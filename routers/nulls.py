@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from routers.hyper import hyper
 from routers.layer_info import RouterContext
+from routers.logits import highest
 from routers.router import register_router
 from routers.routing import Routing, TokenChoiceRouting
-from routers.routing.selection import highest
 from routers.token_choice import SoftmaxTokenChoice, TokenChoice
 
 

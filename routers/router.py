@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from routers.affinity import AFFINITIES, build_affinity
 from routers.errors import RequestError
-from routers.finite import refusing_non_finite
 from routers.hyper import Configurable, Range, hyper
 from routers.layer_info import RouterContext, Site
+from routers.logits import refusing_non_finite
 from routers.registry import Registry
 from routers.routing import Routing
 
@@ -31,7 +31,7 @@ class Router(nn.Module, Configurable):
     """The base of all routers: subclasses write `allocate`, and seldom anything else.
 
     A logit of −∞ masks a pair of a token and an expert. Logits that are NaN or +∞, and tokens
-    without a finite one, are refused before `allocate` sees them: see `routers.finite`.
+    without a finite one, are refused before `allocate` sees them: see `routers.logits`.
 
     Args:
         dim: width d of the tokens.

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from routers.errors import RequestError
 from routers.hyper import Choice, Range, hyper
+from routers.logits import expert_softmax
 from routers.router import Router, register_router
 from routers.routing import Routing, TokenChoiceRouting
-from routers.routing.selection import expert_softmax
 from routers.transport import Plan, sinkhorn_plan
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from routers.finite import exceptional
+from routers.logits import exceptional
 from routers.routing.base import Routing
 
 

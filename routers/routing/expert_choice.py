@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from routers.errors import RequestError
-from routers.finite import exceptional
+from routers.logits import exceptional, highest
 from routers.routing.base import Routing
-from routers.routing.selection import highest
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from routers.errors import RequestError
+from routers.logits import highest
 from routers.routing.base import Routing
 from routers.routing.gather import CombineRows, DispatchRows, inverse_rows
-from routers.routing.selection import highest
 
 
 @dataclass(frozen=True, eq=False)

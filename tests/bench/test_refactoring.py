@@ -26,7 +26,7 @@ ROOTS = {"training": TRAINING, "untrained": UNTRAINED, "measured": MEASURED}
 RENAMED = {
     module: f"{module}_renamed"
     for module in (
-        *("routers.token_choice", "routers.routing.selection", "bench.train.step"),
+        *("routers.token_choice", "routers.logits", "bench.train.step"),
         *("bench.model.moe", "bench.model.experts.mlp", "bench.data.order", "suites.accuracy"),
     )
 }

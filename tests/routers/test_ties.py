@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routers import build_router
-from routers.routing.selection import by_boundary, highest
+from routers.logits import by_boundary, highest
 from routers.transport import sinkhorn_plan, sparse_plan
 
 

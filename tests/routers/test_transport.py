@@ -23,8 +23,14 @@ from ot.smooth import SparsityConstrained, semi_dual_obj_grad, smooth_ot_semi_du
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from routers.transport import sinkhorn_plan, sparse_plan
-from routers.transport.sinkhorn import _SAFE_SPREAD, _log_sum_exp, _scale, _scale_logarithms
+from routers.transport import (
+    _SAFE_SPREAD,
+    _log_sum_exp,
+    _scale,
+    _scale_logarithms,
+    sinkhorn_plan,
+    sparse_plan,
+)
 
 
 def normal(*shape: int, seed: int = 0, scale: float = 1.0) -> Tensor:

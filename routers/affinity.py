@@ -1,0 +1,293 @@
+"""Affinities: how tokens become logits.
+
+Axes: g groups, t tokens, d width, n outputs (E experts, or E·s slots for soft routers, which
+unflatten them). An affinity is called as `affinity(tokens, context)`, (g, t, d) -> (g, t, n), and
+can be combined with any allocation that takes its logits.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from routers.errors import RequestError
+from routers.hyper import Configurable, Range, hyper
+from routers.layer_info import RouterContext, Site
+from routers.registry import Registry
+
+AFFINITIES = Registry("affinity")
+register_affinity = AFFINITIES.register
+
+
+class Affinity(nn.Module, Configurable):
+    """The base of all affinities: a subclass makes its parameters in `build` and writes `forward`.
+
+    Args:
+        dim: width d of the tokens.
+        outputs: n, logits of each token.
+        site: what it may need to know of the layer.
+        hyper: hyper-parameters, by name.
+
+    Attributes:
+        per_expert: whether it can give logits of experts alone, not of slots or levels.
+
+    Raises:
+        RequestError: a hyper-parameter that the affinity does not have, or a value that it refuses.
+    """
+
+    per_expert: ClassVar[bool] = False
+
+    def __init__(self, dim: int, outputs: int, site: Site | None = None, **hyper: Any) -> None:
+        super().__init__()
+        self.dim, self.outputs, self.site = dim, outputs, site or Site()
+        self.set_hyper(hyper)
+        self.build()
+
+    def build(self) -> None:
+        """Make the parameters."""
+        raise TypeError(f"affinity {type(self).__name__!r} defines no build(self)")
+
+    def output(self) -> nn.Parameter | None:
+        """Return (n, h): the weights that the logits are linear in; None where there are none."""
+        return None
+
+    def extra_repr(self) -> str:
+        own = {"dim": self.dim, "outputs": self.outputs, **self.hyper_values()}
+        return ", ".join(f"{name}={value!r}" for name, value in own.items())
+
+
+def build_affinity(
+    name: str, dim: int, outputs: int, site: Site | None = None, **hyper: Any
+) -> nn.Module:
+    """Build a registered affinity by name; the arguments are those of `Affinity`.
+
+    Raises:
+        RequestError: no such affinity, a hyper-parameter that it does not have, or a layer in
+            which it has no meaning.
+    """
+    affinity: nn.Module = AFFINITIES.get(name).target(dim, outputs, site, **hyper)
+    return affinity
+
+
+def lecun_normal(rows: int, columns: int) -> nn.Parameter:
+    """Draw (rows, columns) from a normal cut at two deviations, with variance 1 / columns."""
+    # 0.8796… is the deviation of a unit normal that was cut at ±2.
+    std = columns**-0.5 / 0.87962566103423978
+    weight = torch.empty(rows, columns)
+    nn.init.trunc_normal_(weight, std=std, a=-2 * std, b=2 * std)
+    return nn.Parameter(weight)
+
+
+@register_affinity("linear", family="affinity", source="arXiv 2106.05974")
+class Linear(Affinity):
+    """The product of the token with one vector an output: xW, without bias.
+
+    Initialised as in V-MoE, truncated normal with variance 1/d.
+    """
+
+    def build(self) -> None:
+        self.weight = lecun_normal(self.outputs, self.dim)
+
+    def forward(self, tokens: Tensor, context: object = None) -> Tensor:
+        return F.linear(tokens, self.weight)
+
+    def output(self) -> nn.Parameter:
+        return self.weight
+
+
+@register_affinity("cosine", family="affinity", source="arXiv 2204.09179")
+class Cosine(Affinity):
+    """Cosine of the projected token and one vector an output, over a learned temperature.
+
+    A token is projected to few dimensions, where it and the outputs' vectors lie on the unit
+    sphere, so that no output gains by the length of its vector. The inverse temperature is
+    learned as a logarithm, and is at most 100, so that it can neither change its sign nor run away.
+    Known limit: a token whose projection is much shorter than 1e-3 gets logits near 0.
+    """
+
+    width: int | None = hyper(
+        None, "Dimensions that the tokens are projected to; none gives n / 2, but at least 4.", ge=2
+    )
+    temperature: float = hyper(
+        0.3, "Initial temperature.", ge=0.01, tune=Range(0.05, 1.0, log=True)
+    )
+
+    largest_scale = 100.0
+
+    def build(self) -> None:
+        width = self.width or min(self.dim, max(4, self.outputs // 2))
+        self.projection = lecun_normal(width, self.dim)
+        self.vectors = lecun_normal(self.outputs, width)
+        self.log_scale = nn.Parameter(torch.tensor(-math.log(self.temperature)))
+
+    def forward(self, tokens: Tensor, context: object = None) -> Tensor:
+        scale = self.log_scale.clamp(max=math.log(self.largest_scale)).exp()
+        return _cosine(F.linear(tokens, self.projection), self.vectors, scale)
+
+
+@register_affinity("soft", family="affinity", source="arXiv 2308.00951")
+class Soft(Affinity):
+    """Cosine of the token and one vector an output, times one learned scale.
+
+    Logits are bounded by the scale whatever the width, which keeps a softmax over tokens from
+    collapsing to one of them. The scale starts at 1, the vectors as in V-MoE's code.
+    Known limit: a token much shorter than 1e-3 gets logits near 0.
+    """
+
+    def build(self) -> None:
+        self.vectors = lecun_normal(self.outputs, self.dim)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, tokens: Tensor, context: object = None) -> Tensor:
+        return _cosine(tokens, self.vectors, self.scale)
+
+
+def _cosine(x: Tensor, vectors: Tensor, scale: Tensor) -> Tensor:
+    """Compute scaled cosines of (…, d) with (n, d): (…, n)."""
+    # The token's length divides the logits, which are fewer than its entries.
+    weight = vectors * (scale * _inverse_length(vectors))
+    return F.linear(x, weight) * _inverse_length(x)
+
+
+def _inverse_length(x: Tensor) -> Tensor:
+    """Return (…, d) -> (…, 1). The small addend keeps it, and its gradient, finite at 0."""
+    return (torch.linalg.vector_norm(x, dim=-1, keepdim=True).square() + 1e-6).rsqrt()
+
+
+class Deep(Affinity):
+    """The base of affinities with a deep body; a subclass makes it, then calls `build` of this one.
+
+    Attributes:
+        body: (g, t, d) -> (g, t, h), the hidden vector that logits are linear in.
+        width: h.
+    """
+
+    body: nn.Module
+    width: int
+
+    def build(self) -> None:
+        self.outer = lecun_normal(self.outputs, self.width)
+
+    def forward(self, tokens: Tensor, context: object = None) -> Tensor:
+        return F.linear(self.body(tokens), self.outer)
+
+    def output(self) -> nn.Parameter:
+        return self.outer
+
+
+@register_affinity("mlp", family="affinity", source="two layers")
+class TwoLayer(Deep):
+    """Two layers with tanh between them: tanh(xU + b)V.
+
+    Both matrices are initialised with variance 1 over their inputs, the bias with 0.
+    """
+
+    hidden: int | None = hyper(None, "Width of the hidden layer; none gives d / 4.", ge=1)
+
+    def build(self) -> None:
+        self.width = self.hidden or max(1, self.dim // 4)
+        inner = nn.Linear(self.dim, self.width)
+        inner.weight = lecun_normal(self.width, self.dim)
+        nn.init.zeros_(inner.bias)
+        self.body = nn.Sequential(inner, nn.Tanh())
+        super().build()
+
+
+@register_affinity("conv", family="affinity", source="arXiv 2302.14703")
+class Convolution(Deep):
+    """A small convolutional network on a token that is an image.
+
+    One 3 × 3 convolution, ReLU, 2 × 2 maximum, then fully connected layers with ReLU, and the
+    logits. The defaults are those of the paper's gate for MNIST.
+    Known limit: it needs tokens that are images, as in the model `image_classifier`.
+    """
+
+    channels: int = hyper(1, "Channels of the convolution.", ge=1)
+    hidden: list[int] = hyper(
+        [128, 32], "Widths of the fully connected layers; the last is what the logits read."
+    )
+
+    def build(self) -> None:
+        shape = self.site.token_shape
+        if shape is None or len(shape) != 3 or not self.hidden:
+            raise RequestError(
+                "affinity 'conv' needs tokens that are images (model.name = image_classifier) and "
+                f"at least one hidden layer; here a token has shape {shape or (self.dim,)} and "
+                f"hidden = {self.hidden}: use the affinity 'mlp'"
+            )
+        self.body, self.width = ConvBody(shape, self.channels, self.hidden), self.hidden[-1]
+        super().build()
+
+
+class ConvBody(nn.Module):
+    """Convolution, maximum, fully connected layers: (…, c·h·w) -> (…, hidden[-1]).
+
+    Args:
+        shape: (c, h, w) of an image, at least 4 pixels a side.
+        channels: of the 3 × 3 convolution, which has no padding.
+        hidden: widths of the fully connected layers.
+    """
+
+    def __init__(self, shape: tuple[int, ...], channels: int, hidden: list[int]) -> None:
+        super().__init__()
+        self.shape = shape
+        self.convolution = nn.Conv2d(shape[0], channels, 3)
+        height, width = ((side - 2) // 2 for side in shape[1:])
+        sizes = [channels * height * width, *hidden]
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(sizes))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        images = tokens.reshape(-1, *self.shape)
+        x = F.max_pool2d(self.convolution(images).relu(), 2).flatten(1)
+        for layer in self.layers:
+            x = layer(x).relu()
+        return x.view(*tokens.shape[:-1], -1)
+
+
+@register_affinity("attentive", family="affinity", source="arXiv 2302.14703")
+class Attentive(Affinity):
+    """Attention of the gate's hidden vector to the experts' hidden activations.
+
+    logit of expert e = (W_q h_gate) · (W_k h_e) / √h, without biases, where h_gate is what the
+    body makes of the token and h_e are the activations of expert e's last hidden layer on it.
+
+    Cost: every expert's hidden layers run on every token, also those that the allocation does not
+    choose; distillation into the plain gate of the same body saves that afterwards.
+    Known limit: experts without hidden activations (factorised, linear) have no such gate.
+    """
+
+    per_expert = True
+
+    body_of: str = hyper("mlp", "The affinity whose body is the gate's: mlp or conv.")
+    body_options: dict[str, Any] = hyper({}, "Hyper-parameters of that affinity.")
+    width: int | None = hyper(None, "h of queries and keys; none gives that of the experts.", ge=1)
+
+    def build(self) -> None:
+        inner = build_affinity(self.body_of, self.dim, 1, self.site, **self.body_options)
+        if not isinstance(inner, Deep):
+            raise RequestError(
+                f"affinity 'attentive': body_of = {self.body_of!r} has no hidden layer; "
+                "use mlp or conv"
+            )
+        if self.site.expert_hidden is None:
+            raise RequestError(
+                "affinity 'attentive' reads the experts' hidden activations, and these experts "
+                "have none: use experts.name = mlp or classifier"
+            )
+        width = self.width or self.site.expert_hidden
+        self.body = inner.body
+        self.query = lecun_normal(width, inner.width)
+        self.key = lecun_normal(width, self.site.expert_hidden)
+
+    def forward(self, tokens: Tensor, context: RouterContext | None = None) -> Tensor:
+        if context is None or context.expert_hidden is None:
+            raise RequestError("affinity 'attentive' runs in an MoE layer only")
+        # The key's matrix goes to the query's side, where it meets each token once, not E times.
+        query = F.linear(self.body(tokens), self.query) @ self.key
+        hidden = context.expert_hidden().to(query.dtype)
+        return torch.einsum("gth,egth->gte", query, hidden) / math.sqrt(len(self.key))
