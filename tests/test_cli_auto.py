@@ -40,17 +40,18 @@ def test_seeds_are_added_up_to_the_limit_and_the_report_says_so(asked, tmp_path,
     here("plan", *auto, "0")
     told = capsys.readouterr().out
     assert "12 trials" in told
-    assert "All this at most: with --seeds auto it may be over at each look, at 3, 6 seeds." in told
+    sentence = "All this at most: with --seeds auto it may be over at each interim analysis, at\n"
+    assert f"{sentence}3, 6 seeds." in told
 
     here("run", *auto, "0")
     told = capsys.readouterr().out
-    looks = re.findall(r"^(\d) seeds: (\d) of 1 differences decided; (.+)$", told, re.MULTILINE)
-    assert looks[0][0] == "3"
-    assert looks[-1][2] in ("that is all", "this is the limit")
+    analyses = re.findall(r"^(\d) seeds: (\d) of 1 differences decided; (.+)$", told, re.MULTILINE)
+    assert analyses[0][0] == "3"
+    assert analyses[-1][2] in ("that is all", "this is the limit")
 
     with open_store(tmp_path / "runs" / "bench.db") as store:
         study = load_study(store, "short")
-    taken, decided = int(looks[-1][0]), int(looks[-1][1])
+    taken, decided = int(analyses[-1][0]), int(analyses[-1][1])
     assert sorted(study.trials["seed"].unique()) == list(range(taken))
     assert study.trials.groupby("router").size().nunique() == 1, "all routers have the same seeds"
     assert study.record.request["sequential"] == {
@@ -70,7 +71,8 @@ def test_seeds_are_added_up_to_the_limit_and_the_report_says_so(asked, tmp_path,
     again = capsys.readouterr().out
     assert "trained" not in again.rpartition("The latest run:")[2].splitlines()[0]
     assert [line for line in again.splitlines() if "differences decided" in line] == [
-        f"{seeds} seeds: {number} of 1 differences decided; {rest}" for seeds, number, rest in looks
+        f"{seeds} seeds: {number} of 1 differences decided; {rest}"
+        for seeds, number, rest in analyses
     ]
 
     here("run", *asked, "--seeds", "auto", "--max-seeds", "12", status=2)

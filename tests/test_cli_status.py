@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from bench.cli import main
-from bench.cli.standing import follow
+from bench.cli.live import follow
 from results import CodeVersion, Machine, Run, Store, open_store
 from results.store.leases import this_process
 
@@ -33,7 +33,7 @@ with open_store(sys.argv[1], create=False) as store:
     run = store.start_run(study, Run(*this_process(), command={COMMAND!r}, jobs=2))
     for trial, progress in (
         (2, dict(doing="training", step=116, steps=464, loss=1.5, accuracy=0.71, seconds=30.0)),
-        (3, dict(doing="entropy")),
+        (3, dict(doing="entropy", since=0.0)),
     ):
         claim = store.claim(run, trial_id=trial)
         if progress["doing"] == "training":
@@ -130,14 +130,14 @@ def test_what_failed_is_told_with_its_note_and_its_log(
     assert f"  log: {home}/logs/1.log\n" in out
 
 
-def test_a_run_that_was_killed_has_died_and_can_be_taken_up_again(
+def test_a_run_that_was_killed_has_died_and_can_be_resumed(
     home: Path, other: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     other.kill()
     other.wait()
     lines = status(home, capsys).splitlines()
     assert re.fullmatch(rf"died: process {other.pid} on \S+, last heard of .+", lines[1])
-    assert lines[2] == f"this takes it up again: {COMMAND}"
+    assert lines[2] == f"resume with: {COMMAND}"
     assert lines[3] == "1 of 6 trials done, 1 failed, 1 interrupted, 3 waiting"
     assert "ends" not in lines[4]
     assert any(line.startswith("0000000002  sparsity") and "interrupted" in line for line in lines)
@@ -149,7 +149,7 @@ def test_a_run_that_left_early_was_stopped(
     other.communicate()
     lines = status(home, capsys).splitlines()
     assert re.fullmatch(r"stopped \d\d:\d\d \S+ after \d+\.\d s with 4 trials left", lines[1])
-    assert lines[2] == f"this takes it up again: {COMMAND}"
+    assert lines[2] == f"resume with: {COMMAND}"
 
 
 def test_a_run_that_did_everything_has_finished(

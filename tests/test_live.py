@@ -1,17 +1,23 @@
-"""What a run looks like while it goes on, on a terminal and in a file."""
+"""What a run shows while it goes on, on a terminal and in a file."""
 
 from __future__ import annotations
 
 import re
 import time
-from datetime import datetime
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from io import StringIO
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
-from bench.cli.board import Board, Worker, show_board, worker_lines
-from bench.cli.live import PLAIN_SECONDS, Display, Tracker
+from bench.cli.board import Board, show_board, worker_cells
+from bench.cli.live import PLAIN_SECONDS, Display
+from bench.cli.standing import Monitor, board_of, read_standing
 from bench.execute.events import (
     Begun,
     Ended,
@@ -23,41 +29,92 @@ from bench.execute.events import (
     Reused,
     Started,
     Task,
-    Waiting,
 )
-from results.forecasts import Kind, Seen, Work
+from results import CodeVersion, Machine, Run, Store, open_store
+from results.store.leases import this_process
 
 NOW = datetime(2026, 5, 4, 22, 10)
 LONGEST = "sparsity_constrained_expert_choice"
 SEQUENCE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]")
+MACHINE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)
+CODE = CodeVersion("0123456789abcdef", dirty=False, python="3.11.7", libraries={})
 
 
-class Clock:
-    """Seconds that pass when they are told to."""
+class RunOfAStudy:
+    """A run of this process as its database has it, and a clock: trials a, b and a second a."""
 
-    seconds = 0.0
+    def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch, request: Any = None) -> None:
+        self.store, self.seconds = store, 0.0
+        self.began = datetime.now(UTC) - timedelta(minutes=10)
+        for module in ("leases", "outcomes"):
+            monkeypatch.setattr(f"results.store.{module}.now", self.now)
+        self.made_by = store.machine(MACHINE), store.code_version(CODE)
+        self.study = store.study(
+            "tiny", {"suites": {"accuracy": {}, "speed": {}}, **(request or {})}
+        )
+        self.leases: dict[int, int] = {}
 
-    def __call__(self) -> float:
-        return self.seconds
+    def begin(self, jobs: int = 1) -> None:
+        self.run = self.store.start_run(self.study, Run(*this_process(), command="", jobs=jobs))
+
+    def now(self) -> datetime:
+        return self.began + timedelta(seconds=self.seconds)
+
+    def trial(self, router: str, seed: int = 0) -> int:
+        described = {**described_as(router), "seed": seed}
+        row = self.store.trial(f"{router}{seed}".ljust(64, "f"), described)
+        self.store.add_trial_to_study(self.study, row)
+        return row
+
+    def layer(self, router: str) -> int:
+        row = self.store.layer(f"{router}layer".ljust(64, "f"), described_as(router))
+        self.store.add_layer_to_study(self.study, row)
+        return row
+
+    def train(self, trial: int, **progress: Any) -> int:
+        attempt = self.store.begin_attempt(trial, *self.made_by, None)
+        self.work_on(trial, doing="training", **progress)
+        return attempt
+
+    def work_on(self, trial: int, **progress: Any) -> None:
+        lease = self.store.claim(self.run, trial_id=trial)
+        assert lease is not None
+        self.leases[trial] = lease
+        self.store.heartbeat(self.run, {lease: progress})
+
+    def release(self, trial: int) -> None:
+        self.store.release(self.leases[trial])
+
+    def end(self, attempt: int, status: str, seconds: float = 1.0) -> None:
+        done = {"checkpoint": "c"} if status == "done" else {}
+        self.store.finish_attempt(attempt, status, seconds=seconds, **done)  # type: ignore[arg-type]
+
+    def measure(self, suite: str, seconds: float, **subject: int) -> None:
+        self.store.record_measurement(suite, {}, "", *self.made_by, seconds=seconds, **subject)
+
+    def board(self) -> Board:
+        return board_of(replace(read_standing(self.store, "tiny"), now=self.now()))
+
+
+def described_as(router: str) -> dict[str, Any]:
+    return {
+        "router": {"name": router, "options": {}},
+        "experts": {"name": "mlp", "num_experts": 8},
+        "model": {"name": "vit"},
+        "data": {"name": "digits"},
+    }
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def store(tmp_path: Path) -> Iterator[Store]:
+    with open_store(tmp_path / "bench.db") as opened:
+        yield opened
 
 
-def task(name: str, seed: int | None = 0, number: int = 1, total: int = 4) -> Task:
-    return Task(name, seed, number, total)
-
-
-A, B, C = task("a"), task("b", number=2), task("a", 1, number=3)
-
-
-def listen(tracker: Tracker, *events: Event) -> Board:
-    for event in events:
-        tracker(event)
-    return tracker.board()
+@pytest.fixture
+def run(store: Store, monkeypatch: pytest.MonkeyPatch) -> RunOfAStudy:
+    return RunOfAStudy(store, monkeypatch)
 
 
 def drawn(board: Board, room: int = 20) -> list[str]:
@@ -66,86 +123,140 @@ def drawn(board: Board, room: int = 20) -> list[str]:
     return SEQUENCE.sub("", out.getvalue()).splitlines()
 
 
-def test_trials_are_counted_by_how_they_stand(clock: Clock) -> None:
-    tracker = Tracker(clock)
-    board = listen(tracker, Begun((A, B, C), reused=1, layers=0, jobs=2))
-    assert board.status() == "1 of 4 trials done, 3 waiting"
-    board = listen(tracker, Started(A, "new"), Started(B, "new"))
-    assert board.status() == "1 of 4 trials done, 2 running, 1 waiting"
-    board = listen(tracker, Ended(A, "done", 5), Ended(B, "out_of_memory", 1, "too large"))
-    assert board.status() == "2 of 4 trials done, 1 out of memory, 1 waiting"
-    board = listen(tracker, Measuring(A, "accuracy"), Waiting(C, "process 7 on node1"))
-    assert board.status() == "1 of 4 trials done, 1 running, 1 out of memory, 1 in another run"
-    board = listen(tracker, Measured(A, "accuracy", "done", 1), Reused(C, "done", "same"))
-    assert board.status() == "3 of 4 trials done, 1 out of memory"
-    assert board.left == 0
+def test_trials_are_counted_by_how_they_stand(run: RunOfAStudy) -> None:
+    earlier, a, b, c = (run.trial(*each) for each in (("d",), ("a",), ("b",), ("a", 1)))
+    run.end(run.store.begin_attempt(earlier, *run.made_by, None), "done")
+    run.seconds = 1
+    run.begin(jobs=2)
+    assert run.board().status() == "1 of 4 trials done, 3 waiting"
+    attempts = run.train(a), run.train(b)
+    assert run.board().status() == "1 of 4 trials done, 2 running, 1 waiting"
+    run.end(attempts[0], "done")
+    run.end(attempts[1], "out_of_memory")
+    run.release(b)
+    assert run.board().status() == "2 of 4 trials done, 1 out of memory, 1 waiting"
+    run.end(run.train(c), "diverged")
+    assert run.board().status() == "2 of 4 trials done, 1 diverged, 1 out of memory"
 
 
-def test_a_trial_that_failed_long_ago_is_no_success(clock: Clock) -> None:
-    board = listen(
-        Tracker(clock),
-        Begun((A,), reused=2, layers=0, jobs=1),
-        Reused(B, "diverged", "it diverged"),
-    )
-    assert board.status() == "1 of 3 trials done, 1 diverged, 1 waiting"
-
-
-def test_the_end_is_learnt_as_it_goes(clock: Clock) -> None:
-    tracker, layers = Tracker(clock), (task("a", None, 1, 2), task("b", None, 2, 2))
-    work = {
-        each: Work(str(each), Kind(each.name), suites, layer=each in layers)
-        for tasks, suites in (((A, B, C), ("accuracy",)), (layers, ("speed",)))
-        for each in tasks
-    }
-    begun = Begun((A, B, C), 0, layers=2, jobs=1, works=work)
-    assert listen(tracker, begun, Started(A, "new")).left is None
-    clock.seconds = 30
-    board = listen(tracker, Progress(A, 10, 40, 1.5, None, 0, 30.0))
-    assert board.left == 90 + 120 + 120  # no layer was measured yet
+def test_the_end_is_learnt_as_it_goes(run: RunOfAStudy) -> None:
+    a, *_ = (run.trial(*each) for each in (("a",), ("b",), ("a", 1)))
+    layers = run.layer("a"), run.layer("b")
+    run.begin()
+    attempt = run.train(a)
+    assert run.board().left is None
+    run.seconds = 30
+    run.work_on(a, doing="training", step=10, steps=40, seconds=30.0)
+    board = run.board()
+    assert board.left == 90 + 120 + 120  # nothing was measured yet
     assert board.rate == pytest.approx(3600 * 0.25 / 30)
-    clock.seconds = 100
-    board = listen(
-        tracker, Ended(A, "done", 100), Measuring(A, "accuracy"), Measured(A, "accuracy", "done", 8)
-    )
+    run.seconds = 100
+    run.end(attempt, "done", 100)
+    run.measure("accuracy", 8, attempt_id=attempt)
+    run.release(a)
+    board = run.board()
     assert board.left == 108 + 108
     assert board.rate == pytest.approx(36)
-    measured = Measured(layers[0], "speed", "done", 5)
-    board = listen(tracker, Measuring(layers[0], "speed"), measured)
+    run.measure("speed", 5, layer_id=layers[0])
+    board = run.board()
     assert board.left == 108 + 108 + 5
     assert board.layers == (1, 2)
 
 
-def test_earlier_trials_of_the_machine_tell_the_end_of_a_run_that_begins(clock: Clock) -> None:
-    earlier = Seen()
-    earlier.add_training(Kind("a"), 40)
-    earlier.add_measurement(Kind("a"), "accuracy", False, 2)
-    work = {each: Work(str(each), Kind(each.name), ("accuracy",)) for each in (A, B, C)}
-    tracker = Tracker(clock)
-    board = listen(tracker, Begun((A, B, C), 0, 0, 2, work, earlier))
-    assert board.left == 84  # two beside each other, then the third
-    board = listen(tracker, Started(A, "new"), Started(B, "new"), Ended(A, "done", 10))
-    assert board.left == 10 + 2  # B and C as the run's own first trial
+def test_earlier_trials_of_the_machine_tell_the_end_of_a_run_that_begins(run: RunOfAStudy) -> None:
+    earlier, a, b, _ = (run.trial("a", seed) for seed in (7, 0, 1, 2))
+    attempt = run.store.begin_attempt(earlier, *run.made_by, None)
+    run.end(attempt, "done", 40)
+    run.measure("accuracy", 2, attempt_id=attempt)
+    run.seconds = 1
+    run.begin(jobs=2)
+    assert run.board().left == 84  # two beside each other, then the third
+    first, _ = run.train(a), run.train(b)
+    run.end(first, "done", 10)
+    run.release(a)
+    # The two that are left as the run's own first trial, which is still to be measured.
+    assert run.board().left == 2 + 10 + 2
 
 
-def test_a_worker_says_what_it_does(clock: Clock) -> None:
-    tracker = Tracker(clock)
-    board = listen(tracker, Begun((A, B, C), 0, 0, 2), Progress(A, 10, 40, 1.5, 0.7, 1, 30.0))
-    assert board.workers == (Worker("a", 0, "training", 10, 40, 1.5, 0.7, 90.0),)
-    board = listen(tracker, Ended(A, "done", 100), Measuring(A, "entropy"), Started(B, "new"))
-    assert [worker.doing for worker in board.workers] == ["entropy", "training"]
-    lines = worker_lines(board.workers, 80)
-    assert lines[1].split() == ["a", "0", "entropy"]
+def test_a_measurement_under_way_is_counted_down(run: RunOfAStudy) -> None:
+    earlier, a = run.trial("a"), run.trial("a", 1)
+    for trial in (earlier, a):
+        attempt = run.store.begin_attempt(trial, *run.made_by, None)
+        run.end(attempt, "done", 40)
+        if trial == earlier:
+            run.measure("accuracy", 20, attempt_id=attempt)
+    run.seconds = 1
+    run.begin()
+    run.work_on(a, doing="accuracy", since=run.now().timestamp())
+    run.seconds += 15
+    assert run.board().left == 5
+    run.seconds += 15  # longer than ever before
+    assert run.board().left == 0
+
+
+def test_a_worker_says_what_it_does(run: RunOfAStudy) -> None:
+    a, b, _ = (run.trial(*each) for each in (("a",), ("b",), ("a", 1)))
+    run.begin(jobs=2)
+    attempt = run.train(a, step=10, steps=40, loss=1.5, accuracy=0.7, seconds=30.0)
+    assert run.board().workers == (("a", "0", "10/40", "1.500", "70.0", "1 min 30 s"),)
+    run.end(attempt, "done", 100)
+    run.work_on(a, doing="entropy", since=run.now().timestamp())
+    interrupted = run.train(b)
+    board = run.board()
+    assert [cells[2] for cells in board.workers] == ["entropy", "training"]
     assert board.worth == 1  # what is measured is trained
-    board = listen(tracker, Measured(A, "entropy", "done", 2), Ended(B, "interrupted", 3))
+    run.end(interrupted, "interrupted")
+    for trial in (a, b):
+        run.release(trial)
+    board = run.board()
     assert board.workers == ()
     assert board.status() == "1 of 3 trials done, 1 interrupted, 1 waiting"
 
 
+def test_trials_that_a_tuning_will_draw_are_waiting(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunOfAStudy(store, monkeypatch, {"suites": {}, "tuning": {"seed": 0, "trials": 4}})
+    first, _ = run.trial("a"), run.trial("b")
+    run.begin()
+    assert run.board().status() == "0 of 4 trials done, 4 waiting"
+    run.seconds = 50
+    run.end(run.store.begin_attempt(first, *run.made_by, None), "done", 50)
+    assert run.board().left == 3 * 50
+    run.store.finish_run(run.run)
+    assert run.board().status() == "1 of 2 trials done, 1 waiting"
+
+
+def test_what_runs_do_is_read_each_time_and_all_of_a_study_seldom(
+    run: RunOfAStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readings, seconds = 0, 100.0
+
+    def reading(store: Store, study: str) -> Any:
+        nonlocal readings, seconds
+        readings += 1
+        seconds += 0.5
+        return read_standing(store, study)
+
+    monkeypatch.setattr("bench.cli.standing.read_standing", reading)
+    monkeypatch.setattr("bench.cli.standing.time", SimpleNamespace(monotonic=lambda: seconds))
+    a = run.trial("a")
+    run.begin()
+    monitor = Monitor(run.store, "tiny")
+    assert monitor.read().leases == ()
+    run.train(a, step=1, steps=2)
+    seconds += 9
+    assert monitor.read().leases[0].progress["step"] == 1
+    assert readings == 1
+    seconds += 1.5
+    monitor.read()
+    assert readings == 2
+
+
 def test_a_board_fits_a_terminal_with_any_number_of_workers() -> None:
     long = f"{LONGEST} experts.num_experts=1024 train.lr=0.001"
-    many = tuple(
-        Worker(long, 12, "training", 120_000, 464_000, 12.345, 1.0, 45_000) for _ in range(50)
-    )
+    progress = {"step": 120_000, "steps": 464_000, "loss": 12.345, "accuracy": 1.0}
+    many = (worker_cells(long, 12, progress, 45_000),) * 50
     counts = {"done": 1000, "failed": 10, "out_of_memory": 11, "interrupted": 5, "waiting": 900}
     board = Board({**counts, "running": 50}, 1021.5, (3, 80), 1234.0, 300_000, many)
     lines = drawn(board, room=10)
@@ -167,75 +278,78 @@ def test_a_board_fits_a_terminal_with_any_number_of_workers() -> None:
 
 
 def test_a_study_of_layers_alone_has_no_trials_to_tell_of() -> None:
-    board = Board({}, 0, (1, 4), None, None, (Worker("a", None, "throughput"),))
+    board = Board({}, 0, (1, 4), None, None, (worker_cells("a", None, {"doing": "speed"}, None),))
     assert board.line(NOW) == "1 of 4 layers"
     assert "25 %" in drawn(board)[1]
 
 
-def events(clock: Clock) -> list[Event]:
-    """A run: one trial is done, one fails with a colourful message."""
+def steps_of(run: RunOfAStudy) -> Iterator[list[Event]]:
+    """Events of a run, whose database is as far: one trial is done, one fails in colours."""
     ugly = "RuntimeError: \x1b[31mbad\x1b[0m\tthing\nsecond line"
-    return [
-        Begun((A, B), reused=1, layers=1, jobs=1),
-        Started(A, "new"),
-        Progress(A, 20, 40, 1.5, 0.71, 2, 60.0),
-        Ended(A, "done", 120.0),
-        Measuring(A, "accuracy"),
-        Measured(A, "accuracy", "done", 2.0),
-        Started(B, "new"),
-        Ended(B, "failed", 1.0, ugly),
-        Measuring(task("a", None, 1, 1), "speed"),
-        Measured(task("a", None, 1, 1), "speed", "done", 3.0),
-        Leaving("Ctrl-C"),
-    ]
+    a, b = Task("a", 0, 1, 3), Task("b", 0, 2, 3)
+    rows = run.trial("a"), run.trial("b")
+    run.end(run.store.begin_attempt(run.trial("c"), *run.made_by, None), "done")
+    run.layer("a")
+    run.seconds = 1
+    run.begin()
+    yield [Begun(3)]
+    attempt = run.train(rows[0], step=20, steps=40, loss=1.5, accuracy=0.71, seconds=60.0)
+    yield [Started(a, "new"), Progress(a, 20, 40, 1.5, 0.71, 2, 60.0)]
+    run.end(attempt, "done", 120)
+    run.release(rows[0])
+    yield [Ended(a, "done", 120.0), Measuring(a, "accuracy"), Measured(a, "accuracy", "done", 2.0)]
+    yield [Started(b, "new"), Ended(b, "failed", 1.0, ugly)]
+    layer = Task("a", None, 1, 1)
+    yield [Measuring(layer, "speed"), Measured(layer, "speed", "done", 3.0), Leaving("Ctrl-C")]
 
 
-def test_in_a_file_there_are_plain_lines(clock: Clock) -> None:
-    out = StringIO()
-    with Display(Console(file=out, width=80, highlight=False), clock) as display:
-        for event in events(clock):
-            clock.seconds += PLAIN_SECONDS if isinstance(event, Progress) else 1
-            display(event)
+def test_in_a_file_there_are_plain_lines(run: RunOfAStudy, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, seconds = StringIO(), 1000.0
+    monkeypatch.setattr("bench.cli.live.time", SimpleNamespace(monotonic=lambda: seconds))
+    with Display(run.store, "tiny", Console(file=out, width=80, highlight=False)) as display:
+        for events in steps_of(run):
+            for event in events:
+                seconds += PLAIN_SECONDS if isinstance(event, Progress) else 1
+                display(event)
     assert not CONTROL.search(out.getvalue())
     first, *lines = out.getvalue().splitlines()
     assert first == "1 of 3 trials done, 2 waiting, 0 of 1 layer"
-    assert lines[0] == "1/4  a  seed 0  training  new"
-    assert lines[1].startswith(
-        "1 of 3 trials done, 1 running, 1 waiting, 0 of 1 layer; 6.0 trials/h"
+    assert lines[0] == "1/3  a  seed 0  training  new"
+    assert re.match(
+        r"1 of 3 trials done, 1 running, 1 waiting, 0 of 1 layer; \d+ trials/h, ends ", lines[1]
     )
     assert lines[2:] == [
-        "1/4  a  seed 0  done  trained in 2 min 00 s",
-        "2/4  b  seed 0  training  new",
-        "2/4  b  seed 0  failed  RuntimeError: bad thing",
+        "1/3  a  seed 0  done  trained in 2 min 00 s",
+        "2/3  b  seed 0  training  new",
+        "2/3  b  seed 0  failed  RuntimeError: bad thing",
         "1/1  a  done  speed in 3.0 s",
         "leaving: Ctrl-C; what goes on saves what it has",
     ]
 
 
-def test_on_a_terminal_what_ended_scrolls_and_the_board_is_below(clock: Clock) -> None:
+def test_on_a_terminal_what_ended_scrolls_and_the_board_is_below(run: RunOfAStudy) -> None:
     out = StringIO()
     console = Console(file=out, width=80, height=24, force_terminal=True, highlight=False)
 
     def shown() -> list[str]:
         return SEQUENCE.sub("", out.getvalue().replace("\r", "\n")).splitlines()
 
-    with Display(console, clock) as display:
-        for event in events(clock)[:5]:
-            display(event)
-        board = "1 of 3 trials done, 1 running, 1 waiting, 0 of 1 layer"
-        while board not in shown():
-            time.sleep(0.01)
-        for event in events(clock)[5:]:
-            display(event)
+    with Display(run.store, "tiny", console) as display:
+        for number, events in enumerate(steps_of(run)):
+            for event in events:
+                display(event)
+            board = "1 of 3 trials done, 2 waiting, 0 of 1 layer"
+            while number == 0 and board not in shown():
+                time.sleep(0.01)
     assert max(map(len, shown())) <= 80
-    assert "1/4  a  seed 0  done  trained in 2 min 00 s" in shown()
-    assert "2/4  b  seed 0  failed  RuntimeError: bad thing" in shown()
+    assert "1/3  a  seed 0  done  trained in 2 min 00 s" in shown()
+    assert "2/3  b  seed 0  failed  RuntimeError: bad thing" in shown()
     assert not any("training  new" in line for line in shown())
 
 
-def test_a_run_that_finds_everything_done_prints_no_line(clock: Clock) -> None:
+def test_a_run_that_finds_everything_done_prints_no_line(run: RunOfAStudy) -> None:
     out = StringIO()
-    with Display(Console(file=out, width=80), clock) as display:
-        display(Begun((), reused=3, layers=0, jobs=1))
-        display(Reused(A, "done", "same"))
+    with Display(run.store, "tiny", Console(file=out, width=80)) as display:
+        display(Begun(0))
+        display(Reused(Task("a", 0, 1, 1), "done", "same"))
     assert out.getvalue() == ""

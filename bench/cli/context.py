@@ -116,7 +116,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
                 # What Python clears up at its end takes a moment; an impatient third Ctrl-C would
                 # print a traceback of it.
                 atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
-                print("\ninterrupted; the same command takes it up again", file=sys.stderr)
+                print("\ninterrupted; resume with the same command", file=sys.stderr)
                 raise typer.Exit(130) from None
             except Exception as error:
                 classified_error = classified(error, home)

@@ -54,7 +54,7 @@ def digest_of(standing: Standing, metrics: pd.DataFrame, home: Path) -> str:
         metrics: main metrics with their history.
     """
     begun = standing.runs[-1].started_at if standing.runs else None
-    page = home / "reports" / standing.study / "index.html"
+    page = home / "reports" / standing.study.name / "index.html"
     parts = [
         head_lines(standing, board_of(standing)),
         list(_news(standing, begun)),

@@ -192,8 +192,9 @@ def print_plan(
     _print_decisions(jobs)
     _print_finishing([work for _, work in works], pace, places)
     if request.sequential is not None:
-        looks = ", ".join(map(str, request.sequential.seeds))
-        print(f"All this at most: with --seeds auto it may be over at each look, at {looks} seeds.")
+        seeds = ", ".join(map(str, request.sequential.seeds))
+        print("All this at most: with --seeds auto it may be over at each interim analysis, at")
+        print(f"{seeds} seeds.")
 
 
 def _print_without_data(request: Request, datasets: Datasets) -> None:

@@ -38,12 +38,12 @@ def run(
     leaves, and the same command goes on; Ctrl-C again leaves at once.
 
     --seeds auto adds seeds, the same to every router, until each difference in test accuracy, to a
-    null or between two routers, is decided: resolved, or smaller than --resolve points. It looks
-    at the preset's number of seeds (3 at least), at twice as many, and so on to --max-seeds.
-    Resolved: its p-value times the number of looks planned (Bonferroni), corrected by Holm over
-    the differences of its condition, is below 0.05; smaller: its interval at 1 - 0.05 / looks lies
-    within. So chance alone finds a difference under a condition in at most 5 % of all studies,
-    whatever look was the last.
+    null or between two routers, is decided: resolved, or smaller than --resolve points. Interim
+    analyses take place at the preset's number of seeds (3 at least), at twice as many, and so on
+    to --max-seeds. Resolved: the p-value times the number of planned analyses (Bonferroni),
+    corrected by Holm over the differences of its condition, is below 0.05; smaller: its interval
+    at 1 - 0.05 / analyses lies within. So chance alone finds a difference under a condition in at
+    most 5 % of all studies, whichever analysis was the last.
 
     \b
     Examples:
@@ -72,7 +72,7 @@ def run(
     with place.store(create=True) as store:
 
         def do(part: Plan) -> RunSummary:
-            with Display() as display:
+            with Display(store, asked.study) as display:
                 return run_plan(part, store, place.home, datasets, display, options)
 
         try:
@@ -116,14 +116,13 @@ def _report(store: Store, standing: Standing, home: Path) -> str | None:
     """
     from report.state import is_written, state_of
 
-    folder = home / "reports" / standing.study
-    request = store.find_study(standing.study).request
-    if is_written(folder, state_of(request, standing.trials, standing.measurements)):
+    folder = home / "reports" / standing.study.name
+    if is_written(folder, state_of(standing.study.request, standing.trials, standing.measurements)):
         return None
     from report import write_report
 
     try:
-        write_report(store, standing.study, folder, home)
+        write_report(store, standing.study.name, folder, home)
     except Exception as error:
         return str(classified(error, home))
     return None

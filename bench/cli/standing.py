@@ -6,30 +6,21 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
 
 import pandas as pd
-from rich.console import Console, Group
-from rich.live import Live
-from rich.text import Text
 
-from bench.cli.board import (
-    AROUND_WORKERS,
-    UNDER_WAY,
-    Board,
-    Worker,
-    make_board,
-    show_board,
-    worker_lines,
-)
+from bench.cli.board import UNDER_WAY, Board, worker_cells, worker_lines
 from bench.cli.display import clock, duration
 from results import Store
 from results.conditions import router_label
-from results.forecasts import Kind, Seen, Work
+from results.forecasts import Kind, Pace, Seen, Work, forecast
 from results.frames import measurements_frame, trials_frame
 from results.store.durations import descriptions, durations, machine_of
 from results.store.leases import alive
-from results.store.records import ClaimRecord, RunRecord
+from results.store.records import ClaimRecord, RunRecord, StudyRecord
+
+PAUSE = 20
+"""Times as long as a study took to read pass until it is read again: timings may run meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -39,21 +30,19 @@ class Standing:
     Attributes:
         trials: see `trials_frame`.
         measurements: see `measurements_frame`.
-        layers: bare layers of the study.
         runs: all there were, the oldest first.
-        claims: what its living runs work on.
+        leases: what its living runs work on.
         own: what its living runs have trained and measured.
         earlier: what was trained and measured before on their machine.
         works: what is left of its trials and layers, by fingerprint; none where no run goes on.
         now: when this was read.
     """
 
-    study: str
+    study: StudyRecord
     trials: pd.DataFrame
     measurements: pd.DataFrame
-    layers: int
     runs: tuple[RunRecord, ...]
-    claims: tuple[ClaimRecord, ...]
+    leases: tuple[ClaimRecord, ...]
     own: Seen
     earlier: Seen
     works: Mapping[str, Work]
@@ -76,35 +65,42 @@ def read_standing(store: Store, study: str) -> Standing:
     trials, measurements = trials_frame(store, study), measurements_frame(store, study)
     own, earlier, works, begun = Seen(), Seen(), {}, _begun(runs)
     if begun is not None and any(map(alive, runs)):
-        own, earlier = _seen(store, study, begun)
-        suites = record.request.get("suites", ())
-        works = _works(descriptions(store, study), suites, trials, measurements)
-    return Standing(
-        study,
-        trials,
-        measurements,
-        record.layers,
-        runs,
-        _living_claims(store, study),
-        own,
-        earlier,
-        works,
-        datetime.now().astimezone(),
-    )
+        machine = machine_of(store, study)
+        known = [] if machine is None else durations(store, machine)
+        own = Seen.of(each for each in known if each.ended >= begun)
+        earlier = Seen.of(each for each in known if each.ended < begun)
+        works = _works(store, record, trials, measurements)
+    now, leases = datetime.now().astimezone(), _living_leases(store, study)
+    return Standing(record, trials, measurements, runs, leases, own, earlier, works, now)
 
 
-def with_progress(standing: Standing, store: Store) -> Standing:
-    """Read again what its runs do now: cheap, where reading all of a large study is not."""
-    return replace(
-        standing,
-        runs=tuple(store.runs(standing.study)),
-        claims=_living_claims(store, standing.study),
-        now=datetime.now().astimezone(),
-    )
+class Monitor:
+    """Repeated readings of a study: what its runs do now each time, all of it less often."""
+
+    def __init__(self, store: Store, study: str) -> None:
+        self._store, self._study = store, study
+        self._standing: Standing | None = None
+        self._read_again = 0.0
+
+    def read(self) -> Standing:
+        """Return how the study stands; reading all of a large one takes a while."""
+        begun = time.monotonic()
+        if self._standing is None or begun >= self._read_again:
+            self._standing = read_standing(self._store, self._study)
+            ended = time.monotonic()
+            self._read_again = ended + PAUSE * (ended - begun)
+        else:
+            self._standing = replace(
+                self._standing,
+                runs=tuple(self._store.runs(self._study)),
+                leases=_living_leases(self._store, self._study),
+                now=datetime.now().astimezone(),
+            )
+        return self._standing
 
 
 def run_lines(standing: Standing) -> list[str]:
-    """Say whether a run goes on, ended or died, and which command takes it up again."""
+    """Say whether a run goes on, ended or died, and which command resumes it."""
     now = standing.now
     if standing.living:
         return [
@@ -118,18 +114,18 @@ def run_lines(standing: Standing) -> list[str]:
     run = standing.runs[-1]
     end = run.finished_at or run.heartbeat_at
     took = f"{clock(end, now)} after {duration((end - run.started_at).total_seconds())}"
-    again = f"this takes it up again: {run.command}"
+    resume = f"resume with: {run.command}"
     if run.finished_at is None:
-        return [f"died: process {run.pid} on {run.node}, last heard of {took}", again]
+        return [f"died: process {run.pid} on {run.node}, last heard of {took}", resume]
     if left := len(standing.open):
-        return [f"stopped {took} with {left} trial{'s' * (left != 1)} left", again]
+        return [f"stopped {took} with {left} trial{'s' * (left != 1)} left", resume]
     return [f"finished {took}"]
 
 
 def head_lines(standing: Standing, board: Board) -> list[str]:
     """Return the study, its runs, counts and pace as lines of text."""
     summary = (board.status(), board.pace(standing.now))
-    return [f"Study {standing.study}", *run_lines(standing), *filter(None, summary)]
+    return [f"Study {standing.study.name}", *run_lines(standing), *filter(None, summary)]
 
 
 def text_of(standing: Standing) -> str:
@@ -140,37 +136,109 @@ def text_of(standing: Standing) -> str:
 
 
 def board_of(standing: Standing) -> Board:
-    """Return the same board as the run itself shows."""
-    names, works, trials = _names(standing.trials), standing.works, standing.trials
-    done = set(standing.measurements[standing.measurements["seed"].isna()]["trial"])
-    waiting: list[Work] = []
-    if standing.living:
-        claimed = {claim.fingerprint for claim in standing.claims}
-        waiting = [works[trial] for trial in standing.open["trial"] if trial not in claimed]
-        waiting += [
-            each for each in works.values() if each.layer and each.name not in done | claimed
-        ]
-    begun, ended = _begun(standing.runs), trials[~trials["status"].isin(UNDER_WAY)]
-    return make_board(
-        {str(status): int(number) for status, number in trials["status"].value_counts().items()},
-        (min(len(done), standing.layers), standing.layers),
-        [(_worker(claim, names), _now_left(claim, works)) for claim in standing.claims],
-        waiting,
-        standing.own,
-        standing.earlier,
-        jobs=sum(run.jobs for run in standing.living),
-        ended=len(ended),
-        fresh=0 if begun is None else int((ended["finished_at"] >= begun).sum()),
-        seconds=None if begun is None else (_end(standing) - begun).total_seconds(),
-    )
+    """Return the counts, the pace and the workers, as `run` and `status` show them."""
+    trials, begun, living = standing.trials, _begun(standing.runs), standing.living
+    counts = {str(status): number for status, number in trials["status"].value_counts().items()}
+    ended = trials[~trials["status"].isin(UNDER_WAY)]
+    shares = {
+        lease.id: lease.progress.get("step", 0) / lease.progress["steps"]
+        for lease in standing.leases
+        if lease.progress.get("steps")
+    }
+    under_way = [_work_of(lease, standing, shares.get(lease.id)) for lease in standing.leases]
+    waiting = _waiting(standing) if living else []
+    if undrawn := sum(work.name not in standing.works for work in waiting):
+        counts["waiting"] = counts.get("waiting", 0) + undrawn
 
+    running = [work for work in under_way if not work.layer]
+    pace = Pace(standing.own, standing.earlier, running)
+    jobs = max(sum(run.jobs for run in living), len(running))
+    ends = forecast([*under_way, *waiting], pace, jobs) if living else None
 
-def _names(trials: pd.DataFrame) -> dict[str, str]:
-    """Return the router and condition of each trial, by fingerprint."""
-    return {
+    rate = None
+    if begun is not None:
+        last = standing.runs[-1]
+        end = standing.now if living else last.finished_at or last.heartbeat_at
+        through = int((ended["finished_at"] >= begun).sum()) + sum(shares.values())
+        seconds = (end - begun).total_seconds()
+        rate = 3600 * through / seconds if through and seconds > 0 else None
+
+    measured, layers = len(_measured_layers(standing)), standing.study.layers
+    labels = {
         row.trial: f"{router_label(row.router, row.aa_replicate)} {row.condition}".strip()
         for row in trials.itertuples(index=False)
     }
+    workers = (
+        worker_cells(
+            labels.get(lease.fingerprint, lease.router),
+            lease.seed,
+            lease.progress,
+            None if work.layer else pace.left(work),
+        )
+        for lease, work in zip(standing.leases, under_way, strict=True)
+    )
+    return Board(
+        counts=counts,
+        worth=len(ended) + sum(shares.values()),
+        layers=(min(measured, layers), layers),
+        rate=rate,
+        left=None if ends is None else ends.whole,
+        workers=tuple(workers),
+    )
+
+
+def _works(
+    store: Store, study: StudyRecord, trials: pd.DataFrame, measurements: pd.DataFrame
+) -> dict[str, Work]:
+    """Return what is left of trials and layers by fingerprint, as if nobody was at work on them."""
+    parents = dict(trials[["trial", "parent"]].itertuples(index=False))
+    done = set(trials[trials["status"] == "done"]["trial"])
+    measured = set(measurements[["trial", "suite"]].itertuples(index=False, name=None))
+    suites = study.request.get("suites", ())
+    return {
+        fingerprint: Work(
+            fingerprint,
+            Kind.of(description),
+            tuple(suite for suite in suites if (fingerprint, suite) not in measured),
+            layer="seed" not in description,
+            trained=float(fingerprint in done),
+            after=parents.get(fingerprint),
+        )
+        for fingerprint, description in descriptions(store, study.name).items()
+    }
+
+
+def _waiting(standing: Standing) -> list[Work]:
+    """Return what is left of what nobody works on; of a tuning also of trials not yet drawn."""
+    statuses = dict(standing.trials[["trial", "status"]].itertuples(index=False))
+    leased = {lease.fingerprint for lease in standing.leases}
+    measured = _measured_layers(standing)
+    waiting = [
+        work
+        for name, work in standing.works.items()
+        if name not in leased
+        if name not in measured
+        if work.layer or statuses.get(name) in ("waiting", "interrupted", "done")
+    ]
+    trials = standing.study.request.get("tuning", {}).get("trials", 0)
+    undrawn = [Work(f"trial {number}", Kind("")) for number in range(len(statuses), trials)]
+    return waiting + undrawn
+
+
+def _work_of(lease: ClaimRecord, standing: Standing, share: float | None) -> Work:
+    """Return what is left of what a worker does, of whose training it has done this share."""
+    fingerprint, progress = lease.fingerprint, lease.progress
+    work = standing.works.get(fingerprint)
+    work = work or Work(fingerprint, Kind(lease.router), layer=not lease.trial)
+    if share is not None:
+        return replace(work, trained=share, training=progress.get("seconds", 0.0))
+    if "since" not in progress:
+        return work
+    return replace(work, trained=1.0, measuring=standing.now.timestamp() - progress["since"])
+
+
+def _measured_layers(standing: Standing) -> set[str]:
+    return set(standing.measurements[standing.measurements["seed"].isna()]["trial"])
 
 
 def _begun(runs: Sequence[RunRecord]) -> datetime | None:
@@ -179,99 +247,5 @@ def _begun(runs: Sequence[RunRecord]) -> datetime | None:
     return min((run.started_at for run in counting), default=None)
 
 
-def _seen(store: Store, study: str, begun: datetime) -> tuple[Seen, Seen]:
-    """Return what the machine of a study has trained and measured since then, and before."""
-    machine = machine_of(store, study)
-    known = [] if machine is None else durations(store, machine)
-    own = Seen.of(each for each in known if each.ended >= begun)
-    return own, Seen.of(each for each in known if each.ended < begun)
-
-
-def _works(
-    described: Mapping[str, Mapping[str, Any]],
-    suites: Sequence[str],
-    trials: pd.DataFrame,
-    measurements: pd.DataFrame,
-) -> dict[str, Work]:
-    """Return what is left of trials and layers by fingerprint, as if nobody was at work on them."""
-    parents = dict(trials[["trial", "parent"]].itertuples(index=False))
-    measured = set(measurements[["trial", "suite"]].itertuples(index=False, name=None))
-    return {
-        trial: Work(
-            trial,
-            Kind.of(description),
-            tuple(suite for suite in suites if (trial, suite) not in measured),
-            layer="seed" not in description,
-            after=parents.get(trial),
-        )
-        for trial, description in described.items()
-    }
-
-
-def _now_left(claim: ClaimRecord, works: Mapping[str, Work]) -> Work:
-    fingerprint, progress = claim.fingerprint, claim.progress
-    work = works.get(fingerprint) or Work(fingerprint, Kind(claim.router), layer=not claim.trial)
-    if progress.get("doing", "training") != "training":
-        return replace(work, trained=1.0)
-    done = progress.get("step", 0) / max(progress.get("steps", 0), 1)
-    return replace(work, trained=done, training=progress.get("seconds", 0.0))
-
-
-def _worker(claim: ClaimRecord, names: Mapping[str, str]) -> Worker:
-    progress = claim.progress
-    return Worker(
-        names.get(claim.fingerprint, claim.router),
-        claim.seed,
-        progress.get("doing", "starting"),
-        progress.get("step", 0),
-        progress.get("steps", 0),
-        progress.get("loss"),
-        progress.get("accuracy"),
-    )
-
-
-def _end(standing: Standing) -> datetime:
-    """Return when the study was read, where a run goes on; else when its last run ended or died."""
-    last = standing.runs[-1]
-    return standing.now if standing.living else last.finished_at or last.heartbeat_at
-
-
-def _living_claims(store: Store, study: str) -> tuple[ClaimRecord, ...]:
-    return tuple(claim for claim in store.claims(study) if alive(claim.run))
-
-
-SECONDS = 2
-"""Seconds between two readings of the database."""
-
-PAUSE = 20
-"""Times as long as a study took to read pass until it is read again: timings may run meanwhile."""
-
-
-def follow(store: Store, study: str, console: Console | None = None) -> None:
-    """Show how the study stands until no run of it goes on: in place, or in a pipe as text."""
-    console = console or Console(highlight=False)
-    standing, read_again = _read(store, study)
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        while standing.living:
-            if console.is_terminal:
-                live.update(_drawn(standing, console), refresh=True)
-            else:
-                console.print(Text(text_of(standing)), "", sep="\n", soft_wrap=True)
-            time.sleep(SECONDS)
-            if time.monotonic() >= read_again:
-                standing, read_again = _read(store, study)
-            else:
-                standing = with_progress(standing, store)
-
-
-def _read(store: Store, study: str) -> tuple[Standing, float]:
-    """Read how the study stands; return also when to read all of it again."""
-    begun = time.monotonic()
-    standing, now = read_standing(store, study), time.monotonic()
-    return standing, now + PAUSE * (now - begun)
-
-
-def _drawn(standing: Standing, console: Console) -> Group:
-    head = Text("\n".join((f"Study {standing.study}", *run_lines(standing))))
-    room = max(console.height - AROUND_WORKERS - len(standing.living), 1)
-    return Group(head, show_board(board_of(standing), standing.now, console.width, room))
+def _living_leases(store: Store, study: str) -> tuple[ClaimRecord, ...]:
+    return tuple(lease for lease in store.claims(study) if alive(lease.run))

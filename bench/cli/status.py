@@ -59,7 +59,7 @@ def status(place: Place, study: Study = None, watch: Watch = False, digest: Dige
         from bench.cli.standing import read_standing
 
         if watch:
-            from bench.cli.standing import follow
+            from bench.cli.live import follow
 
             try:
                 follow(store, name)

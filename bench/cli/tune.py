@@ -88,9 +88,9 @@ def tune(
         frozenset(settings),
     )
     options = run_options(place, work)
-    with place.store(create=True) as store, Display() as display:
-        summary = do(tuning, store, place.home, Datasets(), display, options)
-        display.close()
+    with place.store(create=True) as store:
+        with Display(store, tuning.study) as display:
+            summary = do(tuning, store, place.home, Datasets(), display, options)
         print_best(store, tuning.study)
     warn_of_files(place)
     leave(summary)

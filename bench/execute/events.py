@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from results.forecasts import Seen, Work
 from results.store.records import AttemptStatus, MeasurementStatus
 
 
@@ -28,23 +27,9 @@ class Task:
 
 @dataclass(frozen=True)
 class Begun:
-    """The beginning of a run, after it was decided what there is to do.
+    """The beginning of a run, after it was decided how many `jobs` there are to do."""
 
-    Attributes:
-        trials: those that are to be trained or measured.
-        reused: trials that need nothing.
-        layers: bare layers that are to be measured.
-        jobs: workers.
-        works: what there is to do of each trial and layer, where it is known before it begins.
-        earlier: what this machine has trained and measured before.
-    """
-
-    trials: tuple[Task, ...]
-    reused: int
-    layers: int
     jobs: int
-    works: Mapping[Task, Work] = field(default_factory=dict)
-    earlier: Seen = field(default_factory=Seen)
 
 
 @dataclass(frozen=True)

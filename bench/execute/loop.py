@@ -164,7 +164,7 @@ class JobLoop:
             case Measuring(_, name):
                 due = active.lease.job.due
                 active.measuring = next(suite for suite in due if suite.name == name)
-                active.progress = {"doing": name}
+                active.progress = {"doing": name, "since": time.time()}
             case Measured():
                 active.measuring = None
         self._emit(event)

@@ -19,13 +19,12 @@ from bench.execute.executor import Executor, LocalExecutor
 from bench.execute.fork_server import fork_server
 from bench.execute.interrupts import Interrupts
 from bench.execute.job_store import JobStore
-from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
+from bench.execute.jobs import Job, TrialJob, jobs_of
 from bench.execute.loop import JobLoop, JobSource
 from bench.execute.plugins import OPENED, hashes_of
 from bench.execute.preflight import refuse_untrainable
 from bench.plan import Plan, Planned, Reuse, Rows, record_plan
-from results import Machine, Run, Store, StoreError
-from results.forecasts import Seen, seen_on
+from results import Run, Store, StoreError
 from results.store.leases import this_process
 
 
@@ -44,7 +43,6 @@ class Runner:
 
     Attributes:
         slots: the device of each worker.
-        machine: this one, after it was set up.
         context: what all its jobs share.
         reuse: decides what is left to do of a job.
         summary: of what was done until now.
@@ -59,13 +57,12 @@ class Runner:
         options: RunOptions,
     ) -> None:
         self.slots = slots(options.jobs, options.devices)
-        self.machine = prepared_machine()
         self.context = RunContext(
             store.engine.url.render_as_string(hide_password=False),
             home,
             options,
             hashes_of(options.plugins),
-            store.machine(self.machine),
+            store.machine(prepared_machine()),
             store.code_version(code_version()),
         )
         self.reuse = Reuse(store, home, self.context.machine_id, options.retry)
@@ -150,7 +147,7 @@ def run_plan(
     runner = Runner(store, home, datasets, on_event, options or RunOptions())
     reuse = runner.reuse
     jobs = tuple(jobs_of(plan, reuse.trials(plan.trials), reuse.layers(plan.layers)))
-    return runner.run(PlannedJobs(plan, jobs, store, runner.machine, runner.emit))
+    return runner.run(PlannedJobs(plan, jobs, store, runner.emit))
 
 
 @dataclass(frozen=True)
@@ -165,7 +162,6 @@ class PlannedJobs:
     plan: Plan
     jobs: tuple[Job, ...]
     store: Store
-    machine: Machine
     emit: OnEvent
 
     @property
@@ -188,14 +184,9 @@ class PlannedJobs:
 
     def begin(self, run_id: int, workers: int) -> list[Job]:
         pending = self.pending()
-        trials = tuple(job.task for job in pending if isinstance(job, TrialJob))
-        idle = [job for job in self.jobs if isinstance(job, TrialJob) and job.idle]
-        layers = sum(isinstance(job, LayerJob) for job in pending)
-        works = {job.task: job.work for job in pending}
-        earlier = seen_on(self.store, self.machine) if pending else Seen()
-        self.emit(Begun(trials, len(idle), layers, workers, works, earlier))
-        for job in idle:
-            if job.reused is not None:
+        self.emit(Begun(len(pending)))
+        for job in self.jobs:
+            if job.idle and isinstance(job, TrialJob) and job.reused is not None:
                 self.emit(job.reused)
         return pending
 

@@ -93,17 +93,11 @@ class Tuner:
             BenchError: another process, that began before, works on this tuning.
         """
         refuse_second(self.study, self.store, run_id)
-        unfinished = self._unfinished()
-        over = len(self.contenders) * self.limit - len(unfinished)
-        self.emit(Begun(unfinished, over, layers=0, jobs=workers))
+        self.emit(Begun(self._unfinished()))
         return [job for contender in self.contenders for job in self._next(contender)]
 
-    def _unfinished(self) -> tuple[Task, ...]:
-        return tuple(
-            self._task(contender, number)
-            for contender in self.contenders
-            for number in range(self.searches[contender.router].over, self.limit)
-        )
+    def _unfinished(self) -> int:
+        return sum(max(self.limit - search.over, 0) for search in self.searches.values())
 
     def why_prune(self, job: Job, progress: Progress) -> str | None:
         """Say why a training ends early: its router's others were better at this point."""

@@ -13,7 +13,7 @@ from optuna.storages import RDBStorage
 from bench.config import Preset, Pruner
 from bench.data import Datasets
 from bench.execute import OnEvent, Runner, RunOptions, RunSummary
-from bench.plan import Fingerprint, Fingerprints, Planned, differences
+from bench.plan import Fingerprint, Fingerprints, Planned, differences, selected_routers
 from bench.tune.search import Search, open_tuning
 from bench.tune.space import Contender, Space, contenders
 from bench.tune.tuner import Tuner, refuse_second
@@ -77,7 +77,9 @@ class Tuning:
 
     def record(self) -> dict[str, Any]:
         """Return the request as plain data, for the study's row."""
-        return {"tuning": {"seed": self.seed}, "preset": self.preset.model_dump(mode="json")}
+        trials = len(selected_routers(self.preset)) * self.preset.tune.trials
+        tuning = {"seed": self.seed, "trials": trials}
+        return {"tuning": tuning, "preset": self.preset.model_dump(mode="json")}
 
 
 def tune(
