@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from report.conditions import DENSE, Entry
 from report.study import StudyData
 from report.style import FAINT, PAPER
-from results.statistics.intervals import Interval
+from results.statistics import Interval
 
 LEAST = 5.0
 """Points beyond which a null is far, at least."""

@@ -12,9 +12,18 @@ import pandas as pd
 from report.conditions import Entry, router_of
 from report.study import StudyData
 from results.conditions import Condition
-from results.statistics import ALPHA, Compared, PairedDifference, declared, family
-from results.statistics.declared import NULLS, is_decided
-from results.statistics.paired import effect_size, paired, superiority
+from results.statistics import (
+    ALPHA,
+    NULLS,
+    Compared,
+    PairedDifference,
+    declared,
+    effect_size,
+    family,
+    is_decided,
+    paired,
+    superiority,
+)
 from results.text import counted
 
 METRIC, SUITE = "top1", "accuracy"

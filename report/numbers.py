@@ -17,8 +17,8 @@ from report.table import Cell, Column, Row, Table
 from report.topics.trials import in_words, text_of
 from results import Store, StoreError
 from results.conditions import router_label
-from results.errors import nearest
 from results.frames import trials_frame
+from results.text import nearest
 
 FILE = "numbers.json"
 NAMELESS = ("n", "status", "claim", "verdict")

@@ -5,7 +5,6 @@
 they are needed.
 """
 
-from results.errors import StoreError
 from results.store.records import (
     Array,
     ArrayRecord,
@@ -22,6 +21,7 @@ from results.store.records import (
 )
 from results.store.store import Store, open_store
 from results.studies import StudyFrames, load_study
+from results.text import StoreError
 
 __all__ = [
     "Array",

@@ -11,8 +11,7 @@ import numpy as np
 from sqlalchemy import JSON, DateTime, Dialect, Double, LargeBinary, MetaData, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from results.errors import StoreError
-from results.text import readable
+from results.text import StoreError, readable
 
 
 class Readable(TypeDecorator[str]):

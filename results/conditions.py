@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from results.canonical import to_json
 from results.settings import (
     PARENT,
     REPLICATE,
@@ -19,6 +18,7 @@ from results.settings import (
     leaves,
     without_losses,
 )
+from results.text import to_json
 
 OWN = ("router.", "train.losses.", "train.loss_options.")
 """Settings that routers do not share: they count once the trials of one router differ in them."""

@@ -16,8 +16,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, StatementError
 from sqlalchemy.orm import Session
 
-from results.canonical import to_json
-from results.errors import StoreError
+from results.text import StoreError, to_json
 
 
 def may_only_be_read(file: Path) -> bool:

@@ -17,8 +17,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from results import Machine, Store
-from results.canonical import to_json
 from results.store.durations import Duration, durations
+from results.text import to_json
 
 TRUSTED = 0.05
 """Share of a training from which its own pace says more than what others took."""

@@ -18,12 +18,11 @@ from sqlalchemy import Text, cast, select
 from sqlalchemy.orm import Session
 
 from results.conditions import Condition, option_conditions
-from results.errors import StoreError
 from results.models import ArrayRow, ComponentRow, MetricRow
 from results.store import selection
 from results.store.records import ArrayRecord, MeasurementStatus
 from results.store.store import Store
-from results.text import readable
+from results.text import StoreError, readable
 
 SUBJECT = [
     *("router", "aa_replicate", "condition", "settings", "options", "experts", "num_experts"),

@@ -12,8 +12,8 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, inspect, text
 
 from results.connect import connect, resolve, store_errors
-from results.errors import StoreError
 from results.models import MeasurementRow
+from results.text import StoreError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 _CREATION_LOCK = 2401_15969

@@ -1,10 +1,48 @@
-"""Text for people: numbers with their nouns, and names of files that are no UTF-8."""
+"""Texts: messages for people, canonical JSON to compare and hash, YAML as people write it."""
 
 from __future__ import annotations
 
+import difflib
+import hashlib
+import json
 import re
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _LONE = re.compile("[\ud800-\udfff]")
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+LONGEST = 100
+RULE = (
+    f"a name is at most {LONGEST} letters, digits, '.', '-' and '_', and begins with none of "
+    "'.' and '-'"
+)
+
+
+class StoreError(Exception):
+    """The database cannot do what was asked. Commands end with `exit_status`."""
+
+    exit_status = 2
+
+
+def nearest(name: str, options: Iterable[str]) -> str:
+    """End a message with the nearest of what there is, or all of it where none is near."""
+    known = sorted(options)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    if close:
+        return f"; did you mean {' or '.join(repr(match) for match in close)}?"
+    return f"; there is {', '.join(known)}" if known else "; there is none"
+
+
+def counted(number: float, noun: str, plural: str = "") -> str:
+    """Return a number with its noun: `1 seed`, `1,200 seeds`, `2 studies`."""
+    return f"{number:,.12g} {noun if number == 1 else plural or noun + 's'}"
 
 
 def readable(text: str) -> str:
@@ -15,21 +53,9 @@ def readable(text: str) -> str:
     return text if text.isascii() else _LONE.sub(_escape, text)
 
 
-def counted(number: float, noun: str, plural: str = "") -> str:
-    """Return a number with its noun: `1 seed`, `1,200 seeds`, `2 studies`."""
-    return f"{number:,.12g} {noun if number == 1 else plural or noun + 's'}"
-
-
 def _escape(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
-
-
-LONGEST = 100
-RULE = (
-    f"a name is at most {LONGEST} letters, digits, '.', '-' and '_', and begins with none of "
-    "'.' and '-'"
-)
 
 
 def fault_of(name: str) -> str:
@@ -38,3 +64,56 @@ def fault_of(name: str) -> str:
         return ""
     near = re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-")[:LONGEST].rstrip(".-")
     return f"{RULE}{f'; {near!r} would do' if near else ''}"
+
+
+def to_json(value: Any) -> str:
+    """Return JSON with sorted keys and without spaces: one text for equal values.
+
+    Raises:
+        StoreError: the value holds something that JSON has no word for: an object, NaN, infinity.
+    """
+    try:
+        return _ENCODER.encode(value)
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"not plain JSON data ({error}): {value!r:.200}") from error
+
+
+def content_hash(record: DataclassInstance) -> str:
+    """Return the SHA-256 (hex) of all fields of a record: equal records are one row."""
+    return hashlib.sha256(to_json(asdict(record)).encode()).hexdigest()
+
+
+class _Loader(yaml.SafeLoader):
+    """A loader of plain data, in which no mapping has a key twice."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        times = Counter((key.tag, key.value) for key in keys)
+        for key in keys:
+            if times[key.tag, key.value] > 1:
+                raise yaml.MarkedYAMLError(f"the key {key.value!r} stands twice", key.start_mark)
+        return node
+
+
+# Dates stay texts: no setting is one, and JSON has none.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if not tag.endswith(":timestamp")]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+# YAML 1.1 reads `1e-3` as text, since it lacks the dot.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Return the value of a YAML text, in which `1e-3` is a number and no key stands twice.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or a mapping has a key twice.
+        ValueError, RecursionError: it holds no value of the kind that it names, or is too deep.
+    """
+    return yaml.load(text, Loader=_Loader)

@@ -9,8 +9,8 @@ import pandas as pd
 from sqlalchemy import Table, select
 from sqlalchemy.orm import Session
 
-from results.canonical import to_json
 from results.models import ComponentRow, LayerRow, TrialRow, layer_components, trial_components
+from results.text import to_json
 
 Versions = Mapping[tuple[str, ...], str]
 """The hash of everything that a trial or layer is made of."""

@@ -19,7 +19,7 @@ from bench.config.schema import (
     TrainConfig,
     TuneConfig,
 )
-from results.yamls import read_yaml
+from results.text import read_yaml
 from routers.errors import RequestError, nearest
 
 

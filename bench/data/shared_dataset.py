@@ -17,7 +17,7 @@ from bench.config import DataConfig
 from bench.data.dataset import Dataset
 from bench.data.registry import load_dataset
 from bench.data.tensor_files import write_tensors
-from results.canonical import to_json
+from results.text import to_json
 from routers.errors import BenchError
 
 

@@ -23,7 +23,7 @@ from bench.config import (
 )
 from bench.data import has_size
 from bench.model import EXPERTS, TRANSFORMS
-from results.canonical import to_json
+from results.text import to_json
 from routers import LOSSES, ROUTERS, Baseline, Entry
 from routers.errors import RequestError, nearest
 

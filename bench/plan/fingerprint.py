@@ -27,8 +27,8 @@ from bench.plan.definitions import Definition, Definitions
 from bench.plan.user_code import combined, is_own, user_sources
 from bench.train import train_trial
 from moe_router_bench import PACKAGES
-from results.canonical import to_json
 from results.store.registration import TrialRecord
+from results.text import to_json
 from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
 
 # Images in memory are known by their content; what is decoded while it is trained on, and what

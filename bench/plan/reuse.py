@@ -13,9 +13,9 @@ from bench.plan.fingerprint import Fingerprint, differences, identity
 from bench.plan.plan import Planned, PlannedSuite
 from bench.train import read_outcome
 from results import AttemptRecord, Store
-from results.canonical import to_json
 from results.store.records import AttemptStatus, Made
 from results.store.registration import TrialRecord, all_trials
+from results.text import to_json
 from routers.errors import BenchError
 
 Retry = Literal["failed", "timed_out", "all", "noisy"] | None

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 
 from bench.config import Preset
 from bench.plan.expand import selected_routers
-from results.statistics import PairedDifference
-from results.statistics.declared import FEWEST, NULLS, is_decided, looks
+from results.statistics import FEWEST, NULLS, PairedDifference, interim_analyses, is_decided
 from routers.errors import RequestError
 
 SUITE = "accuracy"
@@ -104,7 +103,7 @@ def plan_analyses(preset: Preset, suites: Iterable[str], resolve: float, most: i
             f"--seeds auto compares routers with nulls and each other, and {', '.join(names)} are "
             "nulls; add a router, or give a number of seeds"
         )
-    return Sequential(resolve, looks(first, most))
+    return Sequential(resolve, interim_analyses(first, most))
 
 
 def refuse_other_analyses(study: str, asked: Sequential, before: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from results import StoreError
-from results.yamls import read_yaml
+from results.text import read_yaml
 
 FILE = Path(__file__).parent / "claims.yaml"
 NEEDS: dict[str, tuple[str, ...]] = {

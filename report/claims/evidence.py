@@ -16,8 +16,8 @@ from report.claims.claims import Claim, Side
 from report.conditions import NUMBER, Entry, router_of
 from report.study import StudyData
 from results.conditions import Condition
-from results.errors import nearest
 from results.settings import UNSET
+from results.text import nearest
 
 
 class Unfit(Exception):

@@ -30,8 +30,7 @@ from report.topics.compute import what_is_matched
 from report.topics.cost import number
 from report.topics.differences import null_caption, null_cells, null_columns
 from results.conditions import Condition
-from results.statistics import mean_interval
-from results.statistics.intervals import Interval
+from results.statistics import Interval, mean_interval
 
 NAME, TITLE = "main", "Routers at equal budgets"
 ACCURACY = {

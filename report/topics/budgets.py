@@ -21,7 +21,7 @@ from report.study import StudyData
 from report.style import FAINT, PAGE, PAPER, Drawing, panels, router_legend, style
 from report.table import Absent, number_of_runs
 from results.conditions import Condition
-from results.statistics.fronts import fronts
+from results.statistics.ranks import fronts
 
 BUDGETS = ("FLOPs", "seconds", "parameters")
 CURVE = "val_top1"

@@ -12,7 +12,7 @@ from report.table import MISSING, Absent, Cell, Column, Row, Table, assemble, wo
 from report.timings import machine_names
 from report.topics.budgets import Standing, flips, standings, why_not
 from results.conditions import Condition
-from results.statistics.fronts import ALIKE
+from results.statistics.ranks import ALIKE
 from results.text import counted
 
 NAME, TITLE = "spent", "What each router really spent"

@@ -13,8 +13,7 @@ from report.conditions import Entry
 from report.study import StudyData
 from report.table import DISTURBED, MISSING, Absent, Cell, Column, Row, Table, assemble, words
 from report.timings import Setting, Timing, of_entry, representative, timings
-from results.statistics import ALPHA, Compared, family
-from results.statistics.control import Alarms, alarms, noise_floor
+from results.statistics import ALPHA, Alarms, Compared, alarms, family, noise_floor
 from results.text import counted
 
 ROUTER, TWIN = "router", "twin"

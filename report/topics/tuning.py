@@ -16,7 +16,7 @@ from report.conditions import router_of
 from report.study import StudyData
 from report.style import PAGE, Drawing, RouterStyle, panels, router_legend, style
 from report.table import Absent, Cell, Column, Row, Table, assemble, words
-from results.statistics.fronts import expected_best
+from results.statistics.ranks import expected_best
 from results.text import counted
 
 

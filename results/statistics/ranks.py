@@ -1,17 +1,24 @@
-"""Ranks over several conditions: do systems differ, and which ones (Demšar, JMLR 7, 2006)."""
+"""Ranks of systems: over conditions (Demšar, JMLR 7, 2006), and by two aims (Pareto fronts)."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from math import comb
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from results.statistics.paired import ALPHA
+from results.statistics.means import ALPHA
+
+Name = TypeVar("Name", bound=Hashable)
 
 FEWEST_BLOCKS, FEWEST_SYSTEMS = 5, 3
 """Below these, Friedman's test has no approximation worth the name."""
+ALIKE = 0.01
+"""Costs that differ by less, relative, count as the same."""
 
 
 @dataclass(frozen=True)
@@ -50,27 +57,65 @@ def ranking(values: pd.DataFrame) -> Ranking:
     if blocks < FEWEST_BLOCKS or systems < FEWEST_SYSTEMS or values.isna().any(axis=None):
         raise ValueError(f"no ranking of {systems} systems under {blocks} conditions, or with gaps")
     test = stats.friedmanchisquare(*(values[name] for name in values))
-    f, freedom = _iman_davenport(float(test.statistic), blocks, systems)
+    chi_squared = float(test.statistic)
+    rest = blocks * (systems - 1) - chi_squared
+    f = float(np.inf if rest <= 0 else (blocks - 1) * chi_squared / rest)
     return Ranking(
         ranks=values.rank(axis=1, ascending=False).mean().sort_values(kind="stable"),
         blocks=blocks,
-        chi_squared=float(test.statistic),
+        chi_squared=chi_squared,
         chi_squared_p=float(test.pvalue),
         f=f,
-        f_p=float(stats.f.sf(f, *freedom)),
+        f_p=float(stats.f.sf(f, systems - 1, (systems - 1) * (blocks - 1))),
         critical_difference=critical_difference(systems, blocks),
         pairs=scikit_posthocs.posthoc_nemenyi_friedman(values),
     )
 
 
-def critical_difference(systems: int, blocks: int, alpha: float = ALPHA) -> float:
+def critical_difference(systems: int, blocks: int) -> float:
     """Compute the difference of average ranks from which on Nemenyi's test tells systems apart."""
-    quantile = stats.studentized_range.ppf(1 - alpha, systems, np.inf) / np.sqrt(2)
+    quantile = stats.studentized_range.ppf(1 - ALPHA, systems, np.inf) / np.sqrt(2)
     return float(quantile * np.sqrt(systems * (systems + 1) / (6 * blocks)))
 
 
-def _iman_davenport(chi_squared: float, blocks: int, systems: int) -> tuple[float, tuple[int, int]]:
-    """Iman and Davenport's F of Friedman's statistic, and its degrees of freedom."""
-    rest = blocks * (systems - 1) - chi_squared
-    f = np.inf if rest <= 0 else (blocks - 1) * chi_squared / rest
-    return float(f), (systems - 1, (systems - 1) * (blocks - 1))
+def fronts(systems: Mapping[Name, tuple[float, float]]) -> dict[Name, int]:
+    """Number the front of each system: 1 where none dominates it, 2 where only front 1 does, …
+
+    Another dominates it that is better at no more cost, or as good at less. Systems of one front
+    share their rank: none of them is to be preferred to another by both aims.
+
+    Args:
+        systems: value, the higher the better, and cost, of each.
+    """
+    left, front = dict(systems), 1
+    front_of: dict[Name, int] = {}
+    while left:
+        best = [name for name in left if not any(_dominates(left[o], left[name]) for o in left)]
+        front_of |= dict.fromkeys(best, front)
+        left = {name: left[name] for name in left if name not in front_of}
+        front += 1
+    return front_of
+
+
+def _dominates(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    (value, cost), (its_value, its_cost) = one, other
+    better_at_no_more = value > its_value and cost <= its_cost * (1 + ALIKE)
+    as_good_at_less = value >= its_value and cost < its_cost * (1 - ALIKE)
+    return better_at_no_more or as_good_at_less
+
+
+def expected_best(values: Sequence[float]) -> np.ndarray:
+    """Average the best of k of n values, drawn without replacement, for k = 1 … n: (n,).
+
+    As in arXiv 1909.03004 (Dodge et al.), but without replacement: the estimate has no bias, and
+    the last one is the best of all. The i-th smallest value is the best of k in C(i − 1, k − 1)
+    of the C(n, k) ways to draw them.
+    """
+    ordered = np.sort(np.asarray(values, dtype=float))
+    n = len(ordered)
+    return np.array(
+        [
+            sum(comb(i - 1, k - 1) / comb(n, k) * ordered[i - 1] for i in range(k, n + 1))
+            for k in range(1, n + 1)
+        ]
+    )

@@ -7,9 +7,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from results.canonical import to_json
 from results.models import AttemptRow, CodeVersionRow, LayerRow, MachineRow, TrialRow
 from results.settings import REPLICATE
+from results.text import to_json
 
 Fields = dict[str, Any]
 

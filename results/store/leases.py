@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session, joinedload
 
 from results.conditions import label_of
 from results.connect import Database
-from results.errors import StoreError
 from results.models import ClaimRow, LayerRow, RunRow, StudyRow, TrialRow
 from results.store.outcomes import add, now
 from results.store.records import ClaimRecord, Run, RunRecord
+from results.text import StoreError
 
 STALE_SECONDS = 120
 """A run on another host that has been silent for so long is dead."""

@@ -12,9 +12,9 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from results.columns import Row
 from results.connect import Database
-from results.errors import StoreError, nearest
 from results.models import ArrayRow, AttemptRow, MeasurementRow, MetricRow
 from results.store.records import Array, AttemptStatus, MeasurementStatus, Metric
+from results.text import StoreError, nearest
 
 CHUNK = 1000
 """Values in one `IN (…)`: every database takes so many."""

@@ -9,7 +9,6 @@ from typing import Any
 from sqlalchemy import Text, cast, func, or_, select
 
 from results.connect import Database
-from results.errors import StoreError, nearest
 from results.models import (
     AttemptRow,
     LayerRow,
@@ -22,9 +21,10 @@ from results.models import (
 )
 from results.store.outcomes import among
 from results.store.records import AttemptRecord, AttemptStatus, Made, MeasurementStatus, StudyRecord
+from results.text import StoreError, nearest
 
 MADE = (MeasurementRow.suite, cast(MeasurementRow.options, Text), MeasurementRow.source_hash)
-"""Options as text: they are written as `results.canonical.to_json` writes them."""
+"""Options as text: they are written as `results.text.to_json` writes them."""
 MEASURED = (MeasurementStatus.DONE, MeasurementStatus.SKIPPED)
 DISTURBED = or_(MetricRow.name == "disturbed", MetricRow.name.endswith("_disturbed"))
 """Metrics that are 1 where other processes disturbed a timing, of each pass its own."""

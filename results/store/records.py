@@ -174,7 +174,7 @@ class Made(NamedTuple):
 
     suite: str
     options: str
-    """In full, as `results.canonical.to_json` writes them."""
+    """In full, as `results.text.to_json` writes them."""
     source_hash: str
     """Of the code that the suite depends on."""
 

@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Select, Table, delete, insert, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from results.canonical import content_hash
 from results.connect import Database
-from results.errors import StoreError, nearest
 from results.models import (
     CodeVersionRow,
     ComponentRow,
@@ -32,6 +30,7 @@ from results.models import (
 )
 from results.store.outcomes import add, among, chunks, now
 from results.store.records import CodeVersion, Component, Machine, Subject
+from results.text import StoreError, content_hash, nearest
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

@@ -28,7 +28,6 @@ from typing import Any
 from sqlalchemy import Select, Text, cast, or_, select
 from sqlalchemy.orm import Session, aliased
 
-from results.canonical import to_json
 from results.conditions import conditions
 from results.models import (
     AttemptRow,
@@ -43,6 +42,7 @@ from results.settings import comparable
 from results.store.facts import Environments, Fields, of_attempt, of_subject
 from results.store.leases import worked_on
 from results.store.records import AttemptStatus, MeasurementStatus
+from results.text import to_json
 from results.versions import Parts, Versions, replaced
 
 SUBJECTS: tuple[tuple[Any, Any], ...] = ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from results.connect import connect, resolve, store_errors
-from results.errors import StoreError, nearest
 from results.migrate import prepare
 from results.store.leases import Claims
 from results.store.outcomes import Outcomes
 from results.store.reading import Reader
 from results.store.registration import Identities
+from results.text import StoreError, nearest
 
 
 class Store(Identities, Outcomes, Claims, Reader):

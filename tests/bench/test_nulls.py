@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bench.config.presets import load_preset
-from results.statistics.declared import NULLS
+from results.statistics import NULLS
 
 
 @pytest.mark.parametrize("name", ["smoke", "tiny", "mixtures", "small", "study", "cpu-study"])

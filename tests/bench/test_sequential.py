@@ -11,13 +11,12 @@ from scipy import stats
 from bench.config.presets import load_preset
 from bench.plan.plan import make_request
 from bench.plan.sequential import Sequential, add_seeds, plan_analyses, refuse_other_analyses
-from results.statistics import Compared, declared, family, paired_difference
-from results.statistics.declared import looks
+from results.statistics import Compared, declared, family, interim_analyses, paired_difference
 from routers.errors import RequestError
 
 SYSTEMS, NULLS = ["a", "b", "c"], ["dense", "random"]
 ALIKE = dict.fromkeys([*SYSTEMS, *NULLS], 0.0)
-LOOKS = looks(3, 20)
+LOOKS = interim_analyses(3, 20)
 STUDIES = 1500
 
 

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.statistics import declared, family, holm
-from results.statistics.paired import effect_size, superiority
+from results.statistics import declared, effect_size, family, holm, superiority
 
 # Student's sleep data (Biometrika 1908), as in test_statistics.
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -41,9 +40,9 @@ def test_pairs_are_by_seed_and_adjusted_together():
     assert found["a", "c"].difference.p_value == pytest.approx(expected)
 
 
-def test_looks_raise_p_values_and_widen_intervals():
+def test_interim_analyses_raise_p_values_and_widen_intervals():
     values = {"a": dict(enumerate(DRUG_1)), "b": dict(enumerate(DRUG_2))}
-    (found,) = family(values, [("a", "b")], looks=4)
+    (found,) = family(values, [("a", "b")], analyses=4)
     assert found.difference.p_value == found.adjusted == pytest.approx(4 * 0.002833, abs=4e-6)
     test = stats.ttest_rel(DRUG_1, DRUG_2).confidence_interval(1 - 0.05 / 4)
     assert (found.difference.low, found.difference.high) == pytest.approx((test.low, test.high))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from results.statistics.fronts import expected_best
+from results.statistics.ranks import expected_best
 
 SCORES = st.lists(st.floats(0, 1), min_size=1, max_size=8)
 

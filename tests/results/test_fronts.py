@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from results.statistics.fronts import ALIKE, fronts
+from results.statistics.ranks import ALIKE, fronts
 
 
 def test_fronts_by_hand():

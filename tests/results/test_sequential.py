@@ -1,11 +1,10 @@
-"""Looks are planned beforehand, and what is decided is different or alike."""
+"""Interim analyses are planned beforehand, and what is decided is different or alike."""
 
 from __future__ import annotations
 
 import pytest
 
-from results.statistics import paired_difference
-from results.statistics.declared import is_decided, looks
+from results.statistics import interim_analyses, is_decided, paired_difference
 
 
 @pytest.mark.parametrize(
@@ -18,13 +17,13 @@ from results.statistics.declared import is_decided, looks
         (4, 4, (4,)),
     ],
 )
-def test_looks_double_up_to_the_limit(first, most, planned):
-    assert looks(first, most) == planned
+def test_interim_analyses_double_up_to_the_limit(first, most, planned):
+    assert interim_analyses(first, most) == planned
 
 
-def test_a_limit_below_the_first_look_is_none():
+def test_a_limit_below_the_first_analysis_is_none():
     with pytest.raises(ValueError, match="from 5 to 3"):
-        looks(5, 3)
+        interim_analyses(5, 3)
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,9 @@ from results import (
     Subject,
     open_store,
 )
-from results.canonical import to_json
 from results.models import ArrayRow, AttemptRow, ComponentRow, MeasurementRow, MetricRow, TrialRow
 from results.store import outcomes
+from results.text import to_json
 
 MACHINE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)
 CODE = CodeVersion("0123456789abcdef", dirty=False, python="3.11.7", libraries={"torch": "2.6.0"})

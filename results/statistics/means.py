@@ -1,4 +1,7 @@
-"""Paired differences: of runs of one seed, which share data order and initial weights."""
+"""Means over seeds with intervals, and paired differences of runs that share their seed.
+
+Runs of one seed share data order and initial weights. scipy holds the distributions.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,55 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
-from results.statistics.intervals import mean_interval, standard_error
+ALPHA = 0.05
+"""The error rate of every family of tests; intervals have a confidence of one less this."""
 
 
 @dataclass(frozen=True)
-class PairedDifference:
-    """The mean of `a - b` over `n` pairs; the interval as in `Interval`."""
+class Interval:
+    """A mean of `n` values and, where there can be one, its confidence interval."""
 
     n: int
     mean: float
     low: float | None
     high: float | None
     kind: str
+    """How the interval was made, or why there is none."""
+
+
+@dataclass(frozen=True)
+class PairedDifference(Interval):
+    """The mean of `a - b` over `n` pairs, with its interval."""
+
     correlation: float | None
     """Pearson's, of the pairs; None below three pairs, or where one side does not vary."""
     p_value: float | None
     """Two-sided paired t-test; None where there is no interval."""
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
+    """Compute the mean with Student's t interval; one value has none, equal ones a width of 0.
+
+    Raises:
+        ValueError: there are no values.
+    """
+    sample = np.asarray(values, dtype=float)
+    n = len(sample)
+    if n == 0:
+        raise ValueError("no values to take the mean of")
+    if not np.isfinite(sample).all():
+        return Interval(n, float("nan"), None, None, "none: a value is not finite")
+    mean = float(sample.mean())
+    if n == 1:
+        return Interval(n, mean, None, None, "none: a single value")
+    width = float(special.stdtrit(n - 1, (1 + confidence) / 2) * _standard_error(sample))
+    return Interval(n, mean, mean - width, mean + width, f"Student t, {100 * confidence:g} %")
+
+
+def _standard_error(sample: np.ndarray) -> float:
+    return float(sample.std(ddof=1) / np.sqrt(len(sample)))
 
 
 def paired_difference(
@@ -42,11 +76,7 @@ def paired_difference(
     if interval.low is not None and np.ptp(differences) == 0 and interval.mean != 0:
         interval = replace(interval, low=None, high=None, kind="none: the differences are alike")
     return PairedDifference(
-        n=interval.n,
-        mean=interval.mean,
-        low=interval.low,
-        high=interval.high,
-        kind=interval.kind,
+        **vars(interval),
         correlation=_correlation(np.asarray(a, dtype=float), np.asarray(b, dtype=float)),
         p_value=None if interval.low is None else _t_test(differences),
     )
@@ -68,8 +98,8 @@ def paired(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
 
 
 def _t_test(differences: np.ndarray) -> float:
-    """Two-sided p-value of a mean of zero; 1 where all are zero."""
-    mean, error = float(differences.mean()), standard_error(differences)
+    """Return the two-sided p-value of a mean of zero; 1 where all are zero."""
+    mean, error = float(differences.mean()), _standard_error(differences)
     if error == 0:
         return 1.0
     return float(2 * special.stdtr(len(differences) - 1, -abs(mean) / error))
@@ -81,25 +111,8 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
     return float(np.corrcoef(a, b)[0, 1])
 
 
-ALPHA = 0.05
-"""The error rate of every family of tests; intervals have a confidence of one less this."""
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: below alpha, all of a family are rejected at error rate alpha.
-
-    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
-    """
-    raw = np.asarray(p_values, dtype=float)
-    order = np.argsort(raw, kind="stable")
-    stepped = raw[order] * np.arange(len(raw), 0, -1)
-    adjusted = np.empty_like(raw)
-    adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
-    return adjusted.tolist()
-
-
 def effect_size(differences: Sequence[float]) -> float | None:
-    """Cohen's d_z of paired differences with Hedges' exact correction for few pairs.
+    """Compute Cohen's d_z of paired differences, with Hedges' exact correction for few pairs.
 
     Mean over standard deviation, times Γ(m/2) / (√(m/2) Γ((m-1)/2)) at m = n - 1 degrees of
     freedom. None below three pairs, and where the differences are all alike.
@@ -119,6 +132,8 @@ def superiority(a: Sequence[float], b: Sequence[float]) -> float | None:
 
     Over all pairs of runs, whatever their seeds: Mann and Whitney's U over their number.
     """
+    from scipy import stats  # slow to import
+
     if not len(a) or not len(b):
         return None
     return float(stats.mannwhitneyu(a, b, method="asymptotic").statistic / (len(a) * len(b)))
