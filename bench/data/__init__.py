@@ -1,29 +1,29 @@
 """Data sets by name, the order in which training sees them, and their augmentation."""
 
-from bench.data.augment import Augment
-from bench.data.batches import TrainingBatches, TrainingImages
-from bench.data.content_statistics import channel_histogram, channel_moments
-from bench.data.dataset import Dataset, ShapedData, Split, normalise
-from bench.data.order import Purpose, random_bits, training_indices
-from bench.data.pictures import LazyImages, Pictures
-from bench.data.raw import RawData, RawSplit, class_fault, image_fault, label_fault, structure_fault
-from bench.data.registry import (
-    DATASETS,
-    find_dataset,
-    has_size,
-    load_dataset,
-    read_source,
-    register_dataset,
-)
-from bench.data.shared_dataset import Datasets, DataShape, SharedDataset, load_with_shape
-from bench.data.splits import assemble
-from bench.data.tensor_files import (
+from bench.data.assembly import assemble, channel_histogram, channel_moments
+from bench.data.batches import Augment, TrainingBatches
+from bench.data.dataset import Dataset, DataShape, ShapedData, Split, normalise
+from bench.data.files import (
     file_sha256,
     load_weights,
     replacing,
     save_weights,
     sweep,
     write_tensors,
+)
+from bench.data.order import Purpose, random_bits, training_indices
+from bench.data.pictures import LazyImages, Pictures
+from bench.data.raw import RawData, RawSplit, class_fault, image_fault, label_fault, structure_fault
+from bench.data.registry import (
+    DATASETS,
+    Datasets,
+    SharedDataset,
+    find_dataset,
+    has_size,
+    load_dataset,
+    load_with_shape,
+    read_source,
+    register_dataset,
 )
 
 # Importing a source registers it.
@@ -52,7 +52,6 @@ __all__ = [
     "SharedDataset",
     "Split",
     "TrainingBatches",
-    "TrainingImages",
     "assemble",
     "channel_histogram",
     "channel_moments",

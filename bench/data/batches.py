@@ -1,105 +1,39 @@
-"""The images of every training step, made ahead by worker processes where making them is slow."""
+"""The batches of a training, made ahead by worker processes where making them is slow."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import random
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from itertools import count
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from bench.config import AugmentConfig, TrialSpec
-from bench.data.augment import Augment
-from bench.data.dataset import Dataset, Split, normalise
-from bench.data.order import training_indices
-from routers.errors import BenchError
+from bench.data.dataset import Dataset, normalise
+from bench.data.order import Purpose, random_below, random_bits, training_indices
+from routers.errors import BenchError, RequestError
 
 MOST_WORKERS = 16
 
-ImageBatch = tuple[Tensor, Tensor]
-
-
-class TrainingImages:
-    """The augmented images and labels of each step, as a function of the step alone.
-
-    Images in memory with simple augmentation are made at once. Decoding files and RandAugment take
-    longer than many a training step: there, worker processes make the following steps meanwhile.
-
-    Args:
-        dataset: whose training split is gone through.
-        augment: what happens to its images.
-        seed: decides the order and the augmentation.
-        batch_size: images a step.
-    """
-
-    def __init__(
-        self, dataset: Dataset, augment: AugmentConfig, seed: int, batch_size: int
-    ) -> None:
-        split = dataset.splits["train"]
-        self._steps = _Steps(split, Augment(augment), seed, batch_size)
-        self._slow = bool(augment.randaugment) or not isinstance(split.images, Tensor)
-        self._next_step = -1
-        self._ahead: Iterator[ImageBatch | str] = iter(())
-
-    def __call__(self, step: int) -> ImageBatch:
-        """Return images uint8 (n, c, h, w) and labels (n,) long, on the CPU.
-
-        Raises:
-            BenchError: a file cannot be read any more.
-        """
-        if not self._slow:
-            return self._steps.make(step)
-        if step != self._next_step:
-            self._ahead = self._start(step)
-        self._next_step = step + 1
-        batch = next(self._ahead)
-        if isinstance(batch, str):
-            self.close()
-            raise BenchError(batch)
-        return batch
-
-    def close(self) -> None:
-        """Stop the worker processes; the next call starts new ones.
-
-        Left to the garbage collector, it may come so late that torch waits 5 s for each of them.
-        """
-        self._ahead, self._next_step = iter(()), -1
-
-    def _start(self, step: int) -> Iterator[ImageBatch | str]:
-        workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
-        return iter(
-            DataLoader(self._steps, batch_size=None, sampler=count(step), num_workers=workers)
-        )
-
-
-class _Steps(TorchDataset[ImageBatch | str]):
-    """The steps as a data set for torch's loader."""
-
-    def __init__(self, split: Split, augment: Augment, seed: int, batch_size: int) -> None:
-        self._split, self._augment = split, augment
-        self._seed, self._batch_size = seed, batch_size
-
-    def make(self, step: int) -> ImageBatch:
-        indices, epochs = training_indices(len(self._split), self._seed, step, self._batch_size)
-        images = self._augment(self._split.fetch(indices), self._seed, epochs, indices)
-        return images, self._split.labels[indices]
-
-    def __getitem__(self, step: int) -> ImageBatch | str:
-        try:
-            return self.make(step)
-        except BenchError as error:  # raised in a worker, it would come back with its traceback
-            return str(error)
-
-
 Batch = tuple[Tensor, Tensor]
-"""Images (n, c, h, w) float32, normalised, and labels (n,) long, on the training's device."""
+"""Images (n, c, h, w) and labels (n,) long."""
 
 
 class TrainingBatches:
-    """The batches of a training, by the number of the step, from 0.
+    """The batches of a training, by the number of the step, from 0, and by nothing else.
+
+    Images in memory with simple augmentation are made at once. Decoding files and RandAugment take
+    longer than many a training step: there, worker processes make the following steps meanwhile.
 
     Args:
         spec: the trial; its seed decides the order and the augmentation.
@@ -109,24 +43,163 @@ class TrainingBatches:
 
     def __init__(self, spec: TrialSpec, dataset: Dataset, device: torch.device) -> None:
         self._dataset, self._device = dataset, device
-        size = spec.train.batch_size
-        self._images = TrainingImages(dataset, spec.data.augment, spec.seed, size)
+        self._steps = _Steps(spec, dataset)
+        images = dataset.splits["train"].images
+        self._slow = bool(spec.data.augment.randaugment) or not isinstance(images, Tensor)
+        self._next_step = -1
+        self._ahead: Iterator[Batch | str] = iter(())
         self._first: Batch | None = None
 
     @property
     def first(self) -> Batch:
         """The batch of step 0, kept since its FLOPs are counted before it is trained on."""
         if self._first is None:
-            self._first = self._ready(0)
+            self._first = self._normalised(0)
         return self._first
 
     def __call__(self, step: int) -> Batch:
-        return self.first if step == 0 else self._ready(step)
+        """Return normalised float32 images and their labels, on the device.
+
+        Raises:
+            BenchError: a file cannot be read any more.
+        """
+        return self.first if step == 0 else self._normalised(step)
+
+    def images(self, step: int) -> Batch:
+        """Return the uint8 images of a step and their labels, on the CPU; errors as of a call."""
+        if not self._slow:
+            return self._steps.make(step)
+        if step != self._next_step:
+            workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+            self._ahead = iter(
+                DataLoader(self._steps, batch_size=None, sampler=count(step), num_workers=workers)
+            )
+        self._next_step = step + 1
+        batch = next(self._ahead)
+        if isinstance(batch, str):
+            self.close()
+            raise BenchError(batch)
+        return batch
 
     def close(self) -> None:
-        """Stop the processes that make batches ahead, if there are any."""
-        self._images.close()
+        """Stop the worker processes, if there are any; the next call starts new ones.
 
-    def _ready(self, step: int) -> Batch:
-        images, labels = (tensor.to(self._device) for tensor in self._images(step))
+        Left to the garbage collector, it may come so late that torch waits 5 s for each of them.
+        """
+        self._ahead, self._next_step = iter(()), -1
+
+    def _normalised(self, step: int) -> Batch:
+        images, labels = (tensor.to(self._device) for tensor in self.images(step))
         return normalise(images, self._dataset), labels
+
+
+class _Steps(TorchDataset[Batch | str]):
+    """The augmented images of each step, as a data set for torch's loader."""
+
+    def __init__(self, spec: TrialSpec, dataset: Dataset) -> None:
+        self._split, self._augment = dataset.splits["train"], Augment(spec.data.augment)
+        self._seed, self._batch_size = spec.seed, spec.train.batch_size
+
+    def make(self, step: int) -> Batch:
+        indices, epochs = training_indices(len(self._split), self._seed, step, self._batch_size)
+        images = self._augment(self._split.fetch(indices), self._seed, epochs, indices)
+        return images, self._split.labels[indices]
+
+    def __getitem__(self, step: int) -> Batch | str:
+        try:
+            return self.make(step)
+        except BenchError as error:  # raised in a worker, it would come back with its traceback
+            return str(error)
+
+
+class Augment:
+    """Random crop with black padding, horizontal flip and RandAugment (arXiv 1909.13719).
+
+    An image's changes are drawn from (seed, epoch, index), so they do not depend on the batch that
+    it is in, on the device or on what else draws random numbers.
+
+    Args:
+        options: `crop_padding` pixels on every side, 0 for none; `flip`, with probability ½;
+            `randaugment`, timm's text such as "rand-m9-n2-mstd0.5", run image by image on the CPU.
+
+    Raises:
+        RequestError: a text that timm does not understand.
+    """
+
+    def __init__(self, options: AugmentConfig) -> None:
+        self._padding = options.crop_padding
+        self._flip = options.flip
+        self._randaugment = _randaugment(options.randaugment) if options.randaugment else None
+
+    def __call__(self, images: Tensor, seed: int, epochs: Tensor | int, indices: Tensor) -> Tensor:
+        """Augment a batch of images.
+
+        Args:
+            images: uint8 (n, c, h, w), on any device.
+            seed: of the run.
+            epochs: the epoch of each image (n,), or one for all.
+            indices: (n,) each image's place in the training split.
+
+        Returns:
+            uint8 (n, c, h, w); the given tensor itself where nothing is to be done.
+        """
+        keys = (seed, np.asarray(epochs), np.asarray(indices))
+        if self._padding:
+            images = _crop(images, self._padding, keys)
+        if self._flip:
+            flipped = torch.from_numpy(random_below(2, Purpose.FLIP, *keys) == 1).to(images.device)
+            images = torch.where(flipped[:, None, None, None], images.flip(-1), images)
+        if self._randaugment:
+            images = _each(self._randaugment, images, random_bits(Purpose.RANDAUGMENT, *keys))
+        return images
+
+
+def _crop(images: Tensor, padding: int, keys: tuple[int, NDArray, NDArray]) -> Tensor:
+    height, width = images.shape[-2:]
+    windows = pad(images, [padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
+    offsets = [
+        torch.from_numpy(random_below(2 * padding + 1, purpose, *keys)).to(images.device)
+        for purpose in (Purpose.CROP_ROW, Purpose.CROP_COLUMN)
+    ]
+    return windows[torch.arange(len(images), device=images.device), :, offsets[0], offsets[1]]
+
+
+def _randaugment(text: str) -> Callable[[Image.Image], Image.Image]:
+    from timm.data.auto_augment import rand_augment_transform
+
+    # timm passes over some of the sections that it does not understand.
+    if re.fullmatch(r"rand(-(m|n|p|inc|mmax|mstd)[\d.]+|-t(weights|3aw|3a))*", text):
+        with suppress(ValueError, KeyError):
+            return rand_augment_transform(text)
+    raise RequestError(
+        f"data.augment.randaugment is {text!r}, which timm does not understand; "
+        "a valid one is 'rand-m9-n2-mstd0.5'"
+    )
+
+
+def _each(
+    change: Callable[[Image.Image], Image.Image], images: Tensor, seeds: NDArray[np.uint64]
+) -> Tensor:
+    """Apply `change` to each image by its seed, in PIL's colour mode, as timm needs it."""
+    channels, *size = images.shape[1:]
+    shape = (3, *size)
+    changed = []
+    with _global_generators_kept():
+        for pixels, seed in zip(images.cpu().numpy(), seeds.tolist(), strict=True):
+            random.seed(seed)
+            np.random.seed(seed % 2**32)
+            picture = Image.fromarray(np.broadcast_to(pixels, shape).transpose(1, 2, 0).copy())
+            result = change(picture).convert("L" if channels == 1 else "RGB")
+            changed.append(np.atleast_3d(np.asarray(result)).transpose(2, 0, 1))
+    return torch.from_numpy(np.stack(changed)).to(images.device)
+
+
+@contextmanager
+def _global_generators_kept() -> Iterator[None]:
+    """Restore the global random generators, which timm's operations use."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])

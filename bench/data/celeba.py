@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.data.dataset import DataShape
 from bench.data.files import check_md5, data_folder, downloading
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
@@ -26,7 +27,13 @@ LICENCE = (
 )
 
 
-@register_dataset("celeba", family="downloaded", source="arXiv 1411.7766")
+@register_dataset(
+    "celeba",
+    family="downloaded",
+    source="arXiv 1411.7766",
+    shape=DataShape((3, 64, 64), 2, 162_770),  # the usual size
+    square=False,
+)
 def read_celeba(folder: Path | None) -> RawData:
     """162,770 + 19,867 + 19,962 aligned faces of 178 × 218 pixels, split as by their authors."""
     import pandas as pd

@@ -4,28 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-
-class Images(Protocol):
-    """A tensor of images, or images that are decoded when they are asked for."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __getitem__(self, indices: Tensor, /) -> Tensor: ...
-
-
-class ShapedData(Protocol):
-    """Anything with the shape of a data set that a model needs: a `Dataset` or a `DataShape`."""
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]: ...
-
-    @property
-    def num_classes(self) -> int: ...
+from bench.data.pictures import LazyImages
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +21,7 @@ class Split:
         attribute: long (n,), the value of the protected attribute; None where there is none.
     """
 
-    images: Images
+    images: Tensor | LazyImages
     labels: Tensor
     attribute: Tensor | None = None
 
@@ -93,14 +76,24 @@ class Dataset:
         _, channels, height, width = self.splits["train"].images.shape
         return channels, height, width
 
-    @property
-    def in_chans(self) -> int:
-        return self.image_shape[0]
 
-    @property
-    def image_size(self) -> int:
-        """The height and width of the square images."""
-        return self.image_shape[1]
+@dataclass(frozen=True)
+class DataShape:
+    """The shape of a data set, which need not be on this machine.
+
+    Attributes:
+        image_shape: (channels, height, width).
+        num_classes: number of labels.
+        num_samples: images of the training split.
+    """
+
+    image_shape: tuple[int, int, int]
+    num_classes: int
+    num_samples: int
+
+
+ShapedData = Dataset | DataShape
+"""What a model's shape is taken from."""
 
 
 def normalise(images: Tensor, dataset: Dataset) -> Tensor:

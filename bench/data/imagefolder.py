@@ -9,7 +9,6 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -23,126 +22,6 @@ from bench.data.registry import register_dataset
 from routers.errors import RequestError
 
 EXAMPLES = 3
-
-
-@dataclass
-class FoundImages:
-    """The image files of some folders of a data set.
-
-    Attributes:
-        root: the folder of the data set.
-        files: the paths of the images, by the folder that was asked for, sorted.
-        circular: links to a folder above them, which are not followed.
-        repeated: links to what is read elsewhere, which is not read again.
-        leaving: links out of `root`, which are followed.
-    """
-
-    root: Path
-    files: dict[Path, list[str]]
-    circular: list[str] = field(default_factory=list)
-    repeated: list[str] = field(default_factory=list)
-    leaving: list[str] = field(default_factory=list)
-
-    def warn(self, name: str) -> None:
-        """Say on stderr what was made of the links of the data set of this name."""
-        for links, what in (
-            (self.circular, "lead in a circle and are not followed"),
-            (self.repeated, "lead to images that are read elsewhere and are not read again"),
-            (self.leaving, f"lead out of {self.root}, and their images are read"),
-        ):
-            if links:
-                message = f"{name}: symbolic links that {what}: {self.examples(links)}"
-                print(f"warning: {message}", file=sys.stderr)
-
-    def examples(self, links: list[str]) -> str:
-        """Return the first links, each with where it leads, and how many more there are."""
-        shown = ", ".join(f"{link} → {os.path.realpath(link)}" for link in links[:EXAMPLES])
-        more = len(links) - EXAMPLES
-        return f"{shown} and {more} more" if more > 0 else shown
-
-
-def find_images(
-    root: Path, folders: Iterable[Path], is_image: Callable[[str], bool]
-) -> FoundImages:
-    """Look for images in folders of `root` and all that is in them.
-
-    A file that can be reached in several ways is found where it really lies, if that is in one of
-    the folders; else by the first link to it.
-
-    Args:
-        root: the folder of the data set.
-        folders: where to look; the first ones get what several of them link to.
-        is_image: of the name of a file.
-    """
-    search = _Search(FoundImages(root, {folder: [] for folder in folders}), is_image)
-    real_root = os.path.realpath(root)
-    # Folders inside others first: what is in them is theirs.
-    for folder in sorted(search.found.files, key=lambda folder: -len(folder.parts)):
-        place = os.path.normpath(os.path.join(real_root, os.path.relpath(folder, root)))
-        if os.path.realpath(folder) == place:
-            search.read(folder, str(folder))
-        else:
-            search.links.append((folder, str(folder)))
-    search.follow_links(real_root)
-    for files in search.found.files.values():
-        files.sort()
-    return search.found
-
-
-class _Search:
-    """A walk over real folders, which puts links aside until all that is real has been read."""
-
-    def __init__(self, found: FoundImages, is_image: Callable[[str], bool]) -> None:
-        self.found, self._is_image = found, is_image
-        self.links: deque[tuple[Path, str]] = deque()
-        self._seen: set[str] = set()
-
-    def read(self, folder: Path, start: str) -> None:
-        """Add the images under a path that lie there really to those of a folder."""
-        real = os.path.realpath(start)
-        self._seen.add(real)
-        with os.scandir(start) as entries:
-            ordered = sorted(entries, key=lambda entry: entry.name)
-        for entry in ordered:
-            place = os.path.join(real, entry.name)
-            if entry.is_symlink():
-                self.links.append((folder, entry.path))
-            elif place in self._seen:
-                continue
-            elif entry.is_dir():
-                self.read(folder, entry.path)
-            elif self._is_image(entry.name):
-                self._add(folder, entry.path, place)
-
-    def follow_links(self, real_root: str) -> None:
-        """Read what the links lead to, and the links in it, until there are none left."""
-        while self.links:
-            folder, link = self.links.popleft()
-            target = os.path.realpath(link)
-            is_folder = os.path.isdir(link)
-            if not is_folder and not self._is_image(os.path.basename(link)):
-                continue
-            if is_folder and _is_within(os.path.realpath(os.path.dirname(link)), target):
-                self.found.circular.append(link)
-            elif target in self._seen:
-                self.found.repeated.append(link)
-            else:
-                if not _is_within(target, real_root):
-                    self.found.leaving.append(link)
-                if is_folder:
-                    self.read(folder, link)
-                else:
-                    self._add(folder, link, target)
-
-    def _add(self, folder: Path, path: str, real: str) -> None:
-        self._seen.add(real)
-        self.found.files[folder].append(path)
-
-
-def _is_within(path: str, folder: str) -> bool:
-    return os.path.commonpath([path, folder]) == folder
-
-
 FOLDER_NAMES = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -162,15 +41,18 @@ def read_imagefolder(folder: Path | None, path: str) -> RawData:
     if "train" not in folders:
         there = ", ".join(sorted(entry.name for entry in root.iterdir())) or "nothing"
         raise RequestError(f"{name}: no folder 'train' in {root}; there is {there}")
-    _warn_of_unread(name, root, folders)
-    by_split = {split: _class_folders(folder) for split, folder in folders.items()}
+    unread = [entry.name for entry in _shown_folders(root) if entry not in folders.values()]
+    if unread:
+        read = ", ".join(folder.name for folder in folders.values())
+        _warn(f"{name}: folders that are not read: {', '.join(unread)} (read are {read})")
+    by_split = {split: _shown_folders(folder) for split, folder in folders.items()}
     classes = tuple(folder.name for folder in by_split["train"])
     if len(classes) < 2:
         raise RequestError(
             f"{folders['train']} has too few class folders, {len(classes)}; 2 are needed"
         )
     every = [folder for of_split in by_split.values() for folder in of_split]
-    images = find_images(root, every, _is_readable)
+    images = FoundImages(root, every, _is_readable)
     images.warn(name)
     splits = {
         split: _split({folder: images.files[folder] for folder in of_split}, classes)
@@ -196,24 +78,9 @@ def split_folders(name: str, root: Path, names: Mapping[str, tuple[str, ...]]) -
     return folders
 
 
-def _warn_of_unread(name: str, root: Path, folders: Mapping[str, Path]) -> None:
-    unread = sorted(
-        entry.name
-        for entry in root.iterdir()
-        if entry.is_dir() and entry not in folders.values() and not entry.name.startswith(".")
-    )
-    if unread:
-        read = ", ".join(folder.name for folder in folders.values())
-        message = f"{name}: folders that are not read: {', '.join(unread)} (read are {read})"
-        print(f"warning: {message}", file=sys.stderr)
-
-
-def _class_folders(folder: Path) -> list[Path]:
-    return [
-        entry
-        for entry in sorted(folder.iterdir())
-        if entry.is_dir() and not entry.name.startswith(".")
-    ]
+def _shown_folders(folder: Path) -> list[Path]:
+    entries = (entry for entry in folder.iterdir() if not entry.name.startswith("."))
+    return sorted(entry for entry in entries if entry.is_dir())
 
 
 def _is_readable(name: str) -> bool:
@@ -235,3 +102,110 @@ def _split(by_class: Mapping[Path, list[str]], classes: tuple[str, ...]) -> RawS
     labels = [classes.index(folder.name) for folder, files in by_class.items() for _ in files]
     paths = [file for files in by_class.values() for file in files]
     return RawSplit(Pictures(paths), np.array(labels, np.int64))
+
+
+def _warn(message: str) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
+class FoundImages:
+    """The image files in some folders of a data set, and in all that is in them.
+
+    A file that can be reached in several ways is found where it really lies, if that is in one of
+    the folders; else by the first link to it.
+
+    Args:
+        root: the folder of the data set.
+        folders: where to look; the first ones get what several of them link to.
+        is_image: of the name of a file.
+
+    Attributes:
+        files: the paths of the images, by the folder that was asked for, sorted.
+        circular: links to a folder above them, which are not followed.
+        repeated: links to what is read elsewhere, which is not read again.
+        leaving: links out of `root`, which are followed.
+    """
+
+    def __init__(
+        self, root: Path, folders: Iterable[Path], is_image: Callable[[str], bool]
+    ) -> None:
+        self._root, self._is_image = root, is_image
+        self.files: dict[Path, list[str]] = {folder: [] for folder in folders}
+        self.circular: list[str] = []
+        self.repeated: list[str] = []
+        self.leaving: list[str] = []
+        # Links are put aside until all that is real has been read.
+        self._links: deque[tuple[Path, str]] = deque()
+        self._seen: set[str] = set()
+        real_root = os.path.realpath(root)
+        # Folders inside others first: what is in them is theirs.
+        for folder in sorted(self.files, key=lambda folder: -len(folder.parts)):
+            place = os.path.normpath(os.path.join(real_root, os.path.relpath(folder, root)))
+            if os.path.realpath(folder) == place:
+                self._read(folder, str(folder))
+            else:
+                self._links.append((folder, str(folder)))
+        self._follow_links(real_root)
+        for files in self.files.values():
+            files.sort()
+
+    def warn(self, name: str) -> None:
+        """Say on stderr what was made of the links of the data set of this name."""
+        for links, what in (
+            (self.circular, "lead in a circle and are not followed"),
+            (self.repeated, "lead to images that are read elsewhere and are not read again"),
+            (self.leaving, f"lead out of {self._root}, and their images are read"),
+        ):
+            if links:
+                _warn(f"{name}: symbolic links that {what}: {self.examples(links)}")
+
+    def examples(self, links: list[str]) -> str:
+        """Return the first links, each with where it leads, and how many more there are."""
+        shown = ", ".join(f"{link} → {os.path.realpath(link)}" for link in links[:EXAMPLES])
+        more = len(links) - EXAMPLES
+        return f"{shown} and {more} more" if more > 0 else shown
+
+    def _read(self, folder: Path, start: str) -> None:
+        """Add the images under a path that lie there really to those of a folder."""
+        real = os.path.realpath(start)
+        self._seen.add(real)
+        with os.scandir(start) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+        for entry in ordered:
+            place = os.path.join(real, entry.name)
+            if entry.is_symlink():
+                self._links.append((folder, entry.path))
+            elif place in self._seen:
+                continue
+            elif entry.is_dir():
+                self._read(folder, entry.path)
+            elif self._is_image(entry.name):
+                self._add(folder, entry.path, place)
+
+    def _follow_links(self, real_root: str) -> None:
+        """Read what the links lead to, and the links in it, until there are none left."""
+        while self._links:
+            folder, link = self._links.popleft()
+            target = os.path.realpath(link)
+            is_folder = os.path.isdir(link)
+            if not is_folder and not self._is_image(os.path.basename(link)):
+                continue
+            if is_folder and _is_within(os.path.realpath(os.path.dirname(link)), target):
+                self.circular.append(link)
+            elif target in self._seen:
+                self.repeated.append(link)
+            else:
+                if not _is_within(target, real_root):
+                    self.leaving.append(link)
+                if is_folder:
+                    self._read(folder, link)
+                else:
+                    self._add(folder, link, target)
+
+    def _add(self, folder: Path, path: str, real: str) -> None:
+        self._seen.add(real)
+        self.files[folder].append(path)
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return os.path.commonpath([path, folder]) == folder

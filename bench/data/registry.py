@@ -15,18 +15,46 @@ from __future__ import annotations
 
 import inspect
 import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
 from bench.config import DataConfig
-from bench.data.dataset import Dataset
-from bench.data.files import expanded
+from bench.data.assembly import assemble
+from bench.data.dataset import Dataset, DataShape
+from bench.data.files import expanded, write_tensors
 from bench.data.raw import RawData, refuse_invalid
-from bench.data.splits import assemble
+from results.text import to_json
 from routers.errors import BenchError, RequestError
-from routers.registry import Entry, Registry
+from routers.registry import Entry, Registry, Target
 
 DATASETS = Registry("dataset")
-register_dataset = DATASETS.register
+KNOWN_SHAPES: dict[str, DataShape] = {}
+"""Shapes of data sets that may have to be downloaded first, with the images left for training."""
+_NOT_SQUARE: set[str] = set()
+
+
+def register_dataset(
+    name: str, *, shape: DataShape | None = None, square: bool = True, **described: Any
+) -> Callable[[Target], Target]:
+    """Return a decorator that registers the function that reads a data set.
+
+    Args:
+        name: as `digits`, or as `imagefolder:PATH`.
+        shape: of what may have to be downloaded, so that it can be planned with before.
+        square: whether all images are squares of one size.
+        described: see `Registry.register`.
+    """
+    if shape is not None:
+        KNOWN_SHAPES[name] = shape
+    if not square:
+        _NOT_SQUARE.add(name)
+    return DATASETS.register(name, **described)
 
 
 def find_dataset(name: str) -> tuple[Entry, tuple[str, ...]]:
@@ -46,7 +74,10 @@ def find_dataset(name: str) -> tuple[Entry, tuple[str, ...]]:
     return DATASETS.get(name), ()
 
 
-NOT_SQUARE = {"celeba"}
+def has_size(name: str) -> bool:
+    """Tell whether all images of a data set are expected to be squares of one size."""
+    entry, arguments = find_dataset(name)
+    return not arguments and entry.name not in _NOT_SQUARE
 
 
 def load_dataset(request: DataConfig) -> Dataset:
@@ -69,22 +100,15 @@ def read_source(name: str, data_dir: str | None = None) -> RawData:
     """
     entry, arguments = find_dataset(name)
     folder = expanded(data_dir) if data_dir else None
-    raw: RawData
-    if entry.target.__module__.startswith("bench.data."):
-        raw = entry.target(folder, *arguments)
-        return raw
     try:
-        raw = entry.target(folder, *arguments)
-    except Exception as error:  # whatever a user's code raises
+        raw: RawData = entry.target(folder, *arguments)
+    except Exception as error:
+        if entry.target.__module__.startswith("bench.data."):
+            raise
         kind = "" if isinstance(error, BenchError) else f"{type(error).__name__}: "
         where = _raised_at(error, entry.target)
         raise RequestError(f"data set {name!r} cannot be read: {where}{kind}{error}") from error
     return raw
-
-
-def has_size(name: str) -> bool:
-    """Tell whether all images of a data set are expected to be squares of one size."""
-    return name not in NOT_SQUARE and ":" not in find_dataset(name)[0].name
 
 
 def _raised_at(error: Exception, target: Any) -> str:
@@ -92,3 +116,97 @@ def _raised_at(error: Exception, target: Any) -> str:
     file = inspect.getsourcefile(target)
     own = [each for each in traceback.extract_tb(error.__traceback__) if each.filename == file]
     return f"{file}:{own[-1].lineno}: {own[-1].line} — " if own else ""
+
+
+@dataclass(frozen=True)
+class SharedDataset:
+    """A data set without its pixels in memory, small enough to be pickled.
+
+    So a worker starts at once, whatever the size of the data, and all workers share its memory.
+
+    Attributes:
+        dataset: the data set, with an empty tensor in place of each one in the file; images that
+            are decoded on demand stay as they are.
+        file: the pixels of the other images, by split, memory-mapped on loading.
+    """
+
+    dataset: Dataset
+    file: Path
+
+    @classmethod
+    def of(cls, dataset: Dataset, folder: Path) -> SharedDataset:
+        """Write the pixels that are in memory into a file, unless it exists."""
+        file = folder / f"{dataset.content_hash}.safetensors"
+        splits = dataset.splits
+        pixels = {
+            name: split.images for name, split in splits.items() if isinstance(split.images, Tensor)
+        }
+        if not file.exists():
+            write_tensors(pixels, file)
+        empty = dict.fromkeys(pixels, torch.empty(0))
+        return cls(_with_images(dataset, empty), file)
+
+    def load(self) -> Dataset:
+        """Return the whole data set; its pixels are read on first access."""
+        return _with_images(self.dataset, load_file(self.file))
+
+
+def _with_images(dataset: Dataset, images: Mapping[str, Tensor]) -> Dataset:
+    """Return the data set with other images in some of its splits."""
+    splits = {
+        name: replace(split, images=images.get(name, split.images))
+        for name, split in dataset.splits.items()
+    }
+    return replace(dataset, splits=splits)
+
+
+class Datasets:
+    """A cache of data sets, each of which is loaded once.
+
+    Args:
+        shared: the data sets that another process has loaded already.
+    """
+
+    def __init__(self, shared: Mapping[str, SharedDataset] | None = None) -> None:
+        self._shared = shared or {}
+        self._loaded: dict[str, Dataset] = {}
+
+    def get(self, config: DataConfig) -> Dataset:
+        """Return the data set of a configuration.
+
+        Raises:
+            BenchError: the data set is missing or invalid.
+        """
+        key = to_json(config.model_dump(mode="json", exclude={"augment"}))
+        if key not in self._loaded:
+            shared = self._shared.get(key)
+            self._loaded[key] = load_dataset(config) if shared is None else shared.load()
+        return self._loaded[key]
+
+    def hash_of(self, config: DataConfig) -> str:
+        """Return the content hash of a data set, which is loaded. Errors as of `get`."""
+        return self.get(config).content_hash
+
+    def share(self, folder: Path) -> dict[str, SharedDataset]:
+        """Share all loaded data sets with other processes, through files in a folder."""
+        return {key: SharedDataset.of(loaded, folder) for key, loaded in self._loaded.items()}
+
+
+def load_with_shape(config: DataConfig, datasets: Datasets) -> tuple[DataShape, Dataset | None]:
+    """Load a data set; returns its shape alone where a well-known data set is missing.
+
+    Raises:
+        BenchError: the data set is missing, and its shape is not known.
+    """
+    try:
+        dataset = datasets.get(config)
+    except BenchError:
+        if config.name not in KNOWN_SHAPES:
+            raise
+        known = KNOWN_SHAPES[config.name]
+        channels, height, width = known.image_shape
+        size = config.image_size
+        shape = (config.channels or channels, size or height, size or width)
+        return replace(known, image_shape=shape), None
+    samples = len(dataset.splits["train"])
+    return DataShape(dataset.image_shape, dataset.num_classes, samples), dataset

@@ -11,11 +11,12 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from bench.data.dataset import DataShape
 from bench.data.files import data_folder
-from bench.data.imagefolder import find_images, split_folders
+from bench.data.imagefolder import FoundImages, split_folders
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
-from bench.data.registry import register_dataset
+from bench.data.registry import KNOWN_SHAPES, register_dataset
 from routers.errors import RequestError
 
 # torchvision's sets that have a test split, and no validation split that timm could give instead.
@@ -29,6 +30,7 @@ FOLDER_NAMES = {
     "test": ("test",),
 }
 STREAM_LIMIT = 2 * 2**30  # bytes of decoded pixels
+KNOWN_SHAPES["timm:torch/imagenet"] = DataShape((3, 224, 224), 1000, 1_271_167)  # the usual size
 
 
 @register_dataset("timm:NAME", family="your own files")
@@ -75,7 +77,7 @@ def _folders(name: str, root: Path | None) -> dict[str, Any]:
     parts.setdefault("train", root)
     if not root.is_dir():
         return {"train": _create(name, root, search_split=False)}
-    images = find_images(root, parts.values(), lambda file: is_img_extension(Path(file).suffix))
+    images = FoundImages(root, parts.values(), lambda file: is_img_extension(Path(file).suffix))
     if images.circular:
         # timm would follow them, to as many copies of each image as there are ways to it.
         raise RequestError(

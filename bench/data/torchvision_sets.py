@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.data.dataset import DataShape
 from bench.data.files import check_md5, data_folder, downloading, read_idx
 from bench.data.raw import RawData, RawSplit
 from bench.data.registry import register_dataset
@@ -25,7 +26,7 @@ DEBIAN_MD5 = {
 }
 
 
-@register_dataset("mnist", family="downloaded")
+@register_dataset("mnist", family="downloaded", shape=DataShape((1, 28, 28), 10, 54_000))
 def read_mnist(folder: Path | None) -> RawData:
     """60,000 + 10,000 handwritten digits of 28 × 28 pixels."""
     from torchvision.datasets import MNIST
@@ -33,7 +34,12 @@ def read_mnist(folder: Path | None) -> RawData:
     return _read_mnist_like(MNIST, folder, "CC BY-SA 3.0, Yann LeCun and Corinna Cortes")
 
 
-@register_dataset("fashion_mnist", family="downloaded", source="arXiv 1708.07747")
+@register_dataset(
+    "fashion_mnist",
+    family="downloaded",
+    source="arXiv 1708.07747",
+    shape=DataShape((1, 28, 28), 10, 54_000),
+)
 def read_fashion_mnist(folder: Path | None) -> RawData:
     """60,000 + 10,000 pieces of clothing of 28 × 28 pixels."""
     from torchvision.datasets import FashionMNIST
@@ -41,7 +47,7 @@ def read_fashion_mnist(folder: Path | None) -> RawData:
     return _read_mnist_like(FashionMNIST, folder, "MIT, © 2017 Zalando SE")
 
 
-@register_dataset("cifar10", family="downloaded")
+@register_dataset("cifar10", family="downloaded", shape=DataShape((3, 32, 32), 10, 45_000))
 def read_cifar10(folder: Path | None) -> RawData:
     """50,000 + 10,000 colour images of 32 × 32 pixels in 10 classes."""
     from torchvision.datasets import CIFAR10
@@ -49,7 +55,7 @@ def read_cifar10(folder: Path | None) -> RawData:
     return _read_cifar(CIFAR10, folder)
 
 
-@register_dataset("cifar100", family="downloaded")
+@register_dataset("cifar100", family="downloaded", shape=DataShape((3, 32, 32), 100, 45_000))
 def read_cifar100(folder: Path | None) -> RawData:
     """50,000 + 10,000 colour images of 32 × 32 pixels in 100 classes."""
     from torchvision.datasets import CIFAR100

@@ -21,7 +21,7 @@ from moe_router_bench import FOLDER, PACKAGES
 HOME = Path(FOLDER)
 NO_NUMBERS = frozenset(
     (
-        "bench.data.tensor_files",
+        "bench.data.files",
         "bench.train.outcome",
         "bench.train.checkpoint",
         "routers.errors",

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.data.tensor_files import (
+from bench.data.files import (
     load_weights,
     read_tensors,
     replacing,

@@ -11,8 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.compute import FlopCounter, count_flops
 from bench.compute.budget import ComputeSpent, Cost, match_compute
 from bench.compute.estimates import estimate
+from bench.data import DataShape
 from bench.data.batches import TrainingBatches
-from bench.data.shared_dataset import DataShape
 from bench.model import MoELayer, ReplacedMLP, build_experts
 from bench.model.build import trial_model
 from bench.model.objective import Objective

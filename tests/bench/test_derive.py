@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from bench.compute.estimates import estimate
+from bench.data import DataShape
 from bench.data.batches import TrainingBatches
-from bench.data.shared_dataset import DataShape
-from bench.data.tensor_files import read_tensors
+from bench.data.files import read_tensors
 from bench.execute.preflight import rehearse
 from bench.model.build import trial_model
 from bench.model.derive import TRANSFORMS, register_transform, starting_model

@@ -12,8 +12,8 @@ from sqlalchemy import select
 
 import bench.execute.runner as running
 from bench.config.presets import Preset, load_preset
-from bench.data.shared_dataset import Datasets
-from bench.data.tensor_files import read_tensors
+from bench.data.files import read_tensors
+from bench.data.registry import Datasets
 from bench.execute import worker
 from bench.execute.context import RunOptions
 from bench.execute.events import RunSummary

@@ -16,7 +16,7 @@ import torch
 
 from bench.config.presets import load_preset
 from bench.config.schema import TrialSpec
-from bench.data.shared_dataset import Datasets
+from bench.data.registry import Datasets
 from bench.execute.context import JobContext, RunContext, RunOptions
 from bench.execute.events import Event, OnEvent, Progress, RunSummary
 from bench.execute.executor import Executor

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.data.tensor_files import sweep
+from bench.data.files import sweep
 from bench.train import checkpoint
 from bench.train.outcome import Outcome, read_outcome
 

@@ -12,8 +12,8 @@ from bench.compute.estimates import cost_of, estimate
 from bench.compute.flops import model_stats
 from bench.config.presets import load_preset, validated_preset
 from bench.config.schema import ComputeConfig, TrainConfig
+from bench.data import DataShape
 from bench.data.batches import TrainingBatches
-from bench.data.shared_dataset import DataShape
 from bench.model import moe_layers
 from bench.model.build import trial_model
 from bench.plan.widths import nearest_width, with_widths

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from bench.compute.estimates import estimate
 from bench.compute.flops import FlopCounter
 from bench.config.schema import TrialSpec
+from bench.data import DataShape
 from bench.data.batches import TrainingBatches
-from bench.data.shared_dataset import DataShape
 from bench.model import moe_layers
 from bench.model.build import trial_model
 from bench.train.micro_batches import why_not_cut

@@ -10,7 +10,7 @@ from PIL import Image
 
 from bench.config.presets import load_preset
 from bench.config.schema import DataConfig
-from bench.data.shared_dataset import KNOWN_SHAPES, Datasets, load_with_shape
+from bench.data.registry import KNOWN_SHAPES, Datasets, load_with_shape
 from bench.plan import fingerprint
 from bench.plan.fingerprint import Fingerprint, Part, differences
 from bench.plan.plan import Plan, Request, labels, make_plan, make_request

@@ -37,7 +37,7 @@ MUTATED = (
     *("routers.affinity", "bench.model.experts", "bench.model.moe", "bench.model.build"),
     *("bench.model.backbone", "bench.model.state", "bench.train.step", "bench.model.objective"),
     *("bench.train.schedule", "bench.train.loop", "bench.data.batches", "bench.compute.budget"),
-    *("bench.compute.costs", "bench.data.augment", "bench.data.order", "bench.data.dataset"),
+    *("bench.compute.costs", "bench.data.order", "bench.data.dataset"),
     "bench.data.pictures",
     *("suites.accuracy", "suites.balance", "suites.entropy", "suites.throughput"),
 )

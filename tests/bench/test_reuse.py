@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import event
 
 from bench.config.presets import load_preset
-from bench.data.shared_dataset import Datasets
+from bench.data.registry import Datasets
 from bench.plan.plan import Plan, make_plan, make_request
 from bench.plan.registration import record_plan
 from bench.plan.reuse import Decision, Retry, Reuse

@@ -14,7 +14,7 @@ from sqlalchemy import select
 import bench.execute.runner as running
 from bench.config.presets import load_preset
 from bench.config.schema import DataConfig
-from bench.data.shared_dataset import Datasets
+from bench.data.registry import Datasets
 from bench.execute import worker
 from bench.execute.context import RunOptions
 from bench.execute.events import (

@@ -10,7 +10,7 @@ import torch
 from bench.compute.budget import ComputeSpent
 from bench.config.schema import AugmentConfig, TrainConfig
 from bench.data.batches import TrainingBatches
-from bench.data.tensor_files import read_tensors
+from bench.data.files import read_tensors
 from bench.model import (
     EXPERTS,
     ReplacedLinear,

@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 
 from bench.cli import main
 from bench.config.presets import Preset, load_preset, validated_preset
-from bench.data.shared_dataset import Datasets
+from bench.data.registry import Datasets
 from bench.execute.context import RunOptions
 from bench.execute.events import Ended, Event, Progress, Started
 from bench.plan.expand import trial_specs

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bench.config.presets import load_preset
-from bench.data.shared_dataset import Datasets
+from bench.data.registry import Datasets
 from bench.plan import fingerprint
 from bench.plan.definitions import Code, Definition, Definitions
 from bench.plan.plan import make_plan, make_request

@@ -93,7 +93,7 @@ def of_workers() -> None:
 
 def told_in(request: Request, jobs: int) -> list[tuple[float, Event]]:
     """The events of a run in a new home, with their times."""
-    from bench.data.shared_dataset import Datasets
+    from bench.data.registry import Datasets
     from bench.execute import RunOptions, run_plan
     from bench.plan.plan import make_plan
     from results import open_store
@@ -113,7 +113,7 @@ def told_in(request: Request, jobs: int) -> list[tuple[float, Event]]:
 def pretend_done(home: Path) -> None:
     """Rows and files as the trials would leave them, with numbers made up."""
     from bench.config.presets import load_preset
-    from bench.data.shared_dataset import Datasets
+    from bench.data.registry import Datasets
     from bench.environment import code_version
     from bench.execute.context import prepared_machine
     from bench.plan.plan import make_plan, make_request

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import inspect, make_url, text
 
 from bench.config.presets import load_preset
-from bench.data.shared_dataset import Datasets
+from bench.data.registry import Datasets
 from bench.execute.context import RunOptions
 from bench.plan.plan import make_request
 from bench.tune.best_settings import search_results

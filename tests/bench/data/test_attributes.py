@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.data.assembly import assemble
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
-from bench.data.splits import assemble
 from routers.errors import RequestError
 
 GROUPS = np.repeat([0, 1, 2, 3], [60, 20, 20, 40])  # twice the class and the attribute
@@ -42,7 +42,7 @@ def test_each_image_keeps_its_attribute_in_the_order_of_the_batches():
 
 @pytest.mark.parametrize("where", ["memory", "files"])
 def test_the_attribute_is_part_of_the_content(tmp_path, monkeypatch, where):
-    monkeypatch.setattr("bench.data.splits.MEMORY_LIMIT", 0 if where == "files" else 2**30)
+    monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", 0 if where == "files" else 2**30)
     images = pixels(GROUPS)
     if where == "files":
         for number, image in enumerate(images):

@@ -9,7 +9,7 @@ from torchvision.datasets import CelebA
 
 from bench.config.presets import load_preset
 from bench.config.schema import DataConfig
-from bench.data.shared_dataset import Datasets, load_with_shape
+from bench.data.registry import Datasets, load_with_shape
 from bench.plan.plan import make_plan, make_request
 from routers.errors import BenchError, RequestError
 
@@ -60,7 +60,7 @@ def celeba(tmp_path, monkeypatch):
 def test_images_labels_attribute_and_splits_are_those_of_the_files(
     celeba, load, tmp_path, monkeypatch, place
 ):
-    monkeypatch.setattr("bench.data.splits.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", 0)
     if place == "above":
         celeba = celeba.rename(tmp_path / "celeba")
     root = celeba if place == "named" else tmp_path

@@ -52,7 +52,7 @@ def test_its_splits_are_class_balanced(mini):
     }
     assert per_class == {"train": [500], "val": [100], "test": [200]}
     assert mini.image_shape == (1, 28, 28)
-    assert (mini.in_chans, mini.image_size, mini.num_classes) == (1, 28, 10)
+    assert (mini.image_shape, mini.num_classes) == ((1, 28, 28), 10)
     assert mini.classes[9] == "Ankle boot"
     assert "MIT" in mini.licence
 

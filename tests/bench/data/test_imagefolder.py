@@ -131,12 +131,12 @@ class TestLazily:
 
     @pytest.fixture
     def root(self, draw_images, monkeypatch):
-        monkeypatch.setattr("bench.data.splits.MEMORY_LIMIT", 0)
+        monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", 0)
         return draw_images({"train": {"cat": 40, "dog": 41}}, colour=True)
 
     def test_they_are_the_same_data_set(self, root, load, monkeypatch):
         lazy = load(f"imagefolder:{root}")
-        monkeypatch.setattr("bench.data.splits.MEMORY_LIMIT", 2**30)
+        monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", 2**30)
         eager = load(f"imagefolder:{root}")
         assert lazy.content_hash == eager.content_hash
         assert torch.equal(lazy.mean, eager.mean)
@@ -148,7 +148,7 @@ class TestLazily:
 
     def test_the_pass_over_unchanged_files_is_made_once(self, root, load, monkeypatch):
         before = load(f"imagefolder:{root}")
-        monkeypatch.setattr("bench.data.content_statistics._read_all", None)
+        monkeypatch.setattr("bench.data.assembly._read_all", None)
         assert load(f"imagefolder:{root}").content_hash == before.content_hash
 
     def test_a_changed_file_is_noticed(self, root, load):
@@ -161,8 +161,8 @@ class TestLazily:
         self, root, load, tmp_path, monkeypatch
     ):
         """Also where each file has the size and the times of the other one's."""
-        monkeypatch.setattr("bench.data.content_statistics.HASHED_BYTES", 0)
-        monkeypatch.setattr("bench.data.content_statistics.os", SameTimes)
+        monkeypatch.setattr("bench.data.assembly.HASHED_BYTES", 0)
+        monkeypatch.setattr("bench.data.assembly.os", SameTimes)
         monkeypatch.chdir(root)
         before = load("imagefolder:.").content_hash
         other = shutil.copytree(root, tmp_path / "other")
@@ -173,7 +173,7 @@ class TestLazily:
         assert load("imagefolder:.").content_hash != before
 
     def test_a_content_that_keeps_its_size_and_times_is_noticed(self, root, load, monkeypatch):
-        monkeypatch.setattr("bench.data.content_statistics.os", SameTimes)
+        monkeypatch.setattr("bench.data.assembly.os", SameTimes)
         before = load(f"imagefolder:{root}").content_hash
         pixels = np.array(Image.open(root / "train/cat/000.png"))
         Image.fromarray(255 - pixels).save(root / "train/cat/000.png")
@@ -240,7 +240,7 @@ class TestMistakes:
     @pytest.mark.parametrize("limit", [0, 2**30])
     @pytest.mark.parametrize("damage", ["text", "cut"])
     def test_an_unreadable_image(self, load, draw_images, monkeypatch, damage, limit):
-        monkeypatch.setattr("bench.data.splits.MEMORY_LIMIT", limit)
+        monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", limit)
         root = draw_images({"train": TWO}, size=(40, 40), suffix="jpg")
         victim = root / "train/dog/004.jpg"
         content = b"no image" if damage == "text" else victim.read_bytes()[:600]
@@ -300,7 +300,7 @@ def test_all_damaged_files_are_counted_and_the_first_ten_named(
     draw_images, load, monkeypatch, limit
 ):
     """Whatever is wrong with them, and in whatever split they are."""
-    monkeypatch.setattr("bench.data.splits.MEMORY_LIMIT", limit)
+    monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", limit)
     root = draw_images(dict.fromkeys(("train", "val", "test"), TWO), (40, 40), suffix="jpg")
     files = [*sorted((root / "train/cat").iterdir())[:8], *sorted((root / "val/cat").iterdir())[:4]]
     for number, file in enumerate(files):

@@ -66,7 +66,7 @@ def test_grey_images_may_have_a_channel_of_their_own(load_returned, options):
     flat = load_returned(lambda: RawData.from_arrays(grey, labels(), CLASSES), **options)
     deep = load_returned(lambda: RawData.from_arrays(grey[..., None], small, CLASSES), **options)
     assert flat.content_hash == deep.content_hash
-    assert flat.in_chans == options.get("channels", 1)
+    assert flat.image_shape[0] == options.get("channels", 1)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
 import multiprocessing
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from bench.config.schema import AugmentConfig
-from bench.data import Augment, TrainingImages, training_indices
+from bench.data import Augment, TrainingBatches, training_indices
 from routers.errors import BenchError
 
 PLAIN = AugmentConfig(crop_padding=2, flip=True)
@@ -21,6 +22,12 @@ def pictures(draw_images):
     return draw_images({"train": {"cat": 20, "dog": 20}}, colour=True)
 
 
+def batches_of(dataset, augment, seed, batch_size):
+    train, data = SimpleNamespace(batch_size=batch_size), SimpleNamespace(augment=augment)
+    spec = SimpleNamespace(seed=seed, train=train, data=data)
+    return TrainingBatches(spec, dataset, torch.device("cpu"))
+
+
 def expected(dataset, augment, step):
     """What the definitions say of seed 3 and batches of 7."""
     train = dataset.splits["train"]
@@ -33,33 +40,35 @@ def expected(dataset, augment, step):
 def test_a_step_is_what_the_order_and_the_augmentation_make_of_it(
     pictures, load, monkeypatch, augment, limit
 ):
-    monkeypatch.setattr("bench.data.splits.MEMORY_LIMIT", limit)
+    monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", limit)
     dataset = load(f"imagefolder:{pictures}")
-    images = TrainingImages(dataset, augment, seed=3, batch_size=7)
+    batches = batches_of(dataset, augment, seed=3, batch_size=7)
     for step in (0, 1, 2, 3, 9, 10):
-        for found, wanted in zip(images(step), expected(dataset, augment, step), strict=True):
+        for found, wanted in zip(
+            batches.images(step), expected(dataset, augment, step), strict=True
+        ):
             assert torch.equal(found, wanted)
-    images.close()
-    assert torch.equal(images(11)[0], expected(dataset, augment, 11)[0])
-    images.close()
+    batches.close()
+    assert torch.equal(batches.images(11)[0], expected(dataset, augment, 11)[0])
+    batches.close()
     assert not multiprocessing.active_children()
 
 
 def test_images_in_memory_need_no_process(pictures, load, monkeypatch):
     monkeypatch.setattr("bench.data.batches.DataLoader", None)
-    images = TrainingImages(load(f"imagefolder:{pictures}"), PLAIN, seed=0, batch_size=4)
-    assert images(0)[0].shape == (4, 3, 9, 9)
+    batches = batches_of(load(f"imagefolder:{pictures}"), PLAIN, seed=0, batch_size=4)
+    assert batches.images(0)[0].shape == (4, 3, 9, 9)
 
 
 def test_a_file_that_disappears_is_one_message(pictures, load, monkeypatch):
-    monkeypatch.setattr("bench.data.splits.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", 0)
     dataset = load(f"imagefolder:{pictures}")
     train = dataset.splits["train"]
     (first,) = training_indices(len(train), 0, 0, 1)[0].tolist()
     gone = Path(train.images.pictures.keys[first])
     gone.unlink()
     with pytest.raises(BenchError) as caught:
-        TrainingImages(dataset, PLAIN, seed=0, batch_size=1)(0)
+        batches_of(dataset, PLAIN, seed=0, batch_size=1).images(0)
     assert str(caught.value).startswith(f"{gone} cannot be read")
     assert "Traceback" not in str(caught.value)
     assert not multiprocessing.active_children()
@@ -67,7 +76,7 @@ def test_a_file_that_disappears_is_one_message(pictures, load, monkeypatch):
 
 @pytest.mark.parametrize("source", ["files", "memory"])
 def test_a_lazy_split_can_be_sent_to_another_process(pictures, load, monkeypatch, source):
-    monkeypatch.setattr("bench.data.splits.MEMORY_LIMIT", 0)
+    monkeypatch.setattr("bench.data.assembly.MEMORY_LIMIT", 0)
     name = f"imagefolder:{pictures}" if source == "files" else "digits"
     train = load(name, image_size=12).splits["train"]
     copy, indices = pickle.loads(pickle.dumps(train)), torch.arange(20)

@@ -15,7 +15,7 @@ from bench.cli import main
 from bench.compute import count_flops
 from bench.compute.estimates import estimate
 from bench.compute.flops import model_stats
-from bench.data.shared_dataset import DataShape
+from bench.data import DataShape
 from bench.model import (
     MoELayer,
     ReplacedLinear,
