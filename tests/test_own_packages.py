@@ -21,7 +21,7 @@ FOUND = (
 )
 SCRIPT = """
 from moe_router_bench import main
-from bench.execute.fork_server import forked
+from bench.execute.processes import forked
 
 if __name__ == "__main__":
     found = {found!r}

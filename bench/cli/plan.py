@@ -17,7 +17,7 @@ from bench.cli.display import add_grouped, clock, count, duration, flops, print_
 from bench.compute import Budget, ComputeSpent, Estimate, estimate
 from bench.config import ModelConfig, TrialSpec
 from bench.data import Datasets, load_with_shape
-from bench.execute import Job, LayerJob, TrialJob, jobs_of, prepared_machine, slots
+from bench.execute import Job, jobs_of, prepared_machine, slots
 from bench.plan import (
     Decision,
     Plan,
@@ -261,13 +261,12 @@ def _print_finishing(works: Sequence[Work], pace: Pace, places: Sequence[str]) -
 
 def _print_decisions(jobs: Sequence[Job]) -> None:
     """Print how many are trained, reused and measured, by reason."""
-    trials = [job.decision for job in jobs if isinstance(job, TrialJob)]
+    trials = [job.decision for job in jobs if not job.is_layer]
     for train, verb in ((True, "to train"), (False, "reused")):
         reasons = Counter(decision.reason for decision in trials if decision.train is train)
         for reason, number in reasons.most_common():
             print(f"{number:>5} {verb}: {reason}")
-    due = Counter(suite.name for decision in trials for suite in decision.due)
-    due.update(suite.name for job in jobs if isinstance(job, LayerJob) for suite in job.due)
+    due = Counter(suite.name for job in jobs for suite in job.due)
     measurements = ", ".join(f"{suite} {number}" for suite, number in due.items())
     line = f"{due.total():>5} to measure{': ' * bool(due)}{measurements}"
     print(textwrap.fill(line, 80, subsequent_indent=" " * 6))

@@ -1,6 +1,6 @@
 """Doing a plan: the job loop, its executors, and what each worker writes down."""
 
-from bench.execute.context import RunOptions, prepared_machine, trial_folder
+from bench.execute.context import SIGNALS, RunOptions, prepared_machine, trial_folder
 from bench.execute.devices import slots
 from bench.execute.events import (
     Begun,
@@ -17,8 +17,7 @@ from bench.execute.events import (
     Task,
     Waiting,
 )
-from bench.execute.interrupts import SIGNALS
-from bench.execute.jobs import Job, LayerJob, TrialJob, jobs_of
+from bench.execute.jobs import Job, jobs_of
 from bench.execute.plugins import OPENED
 from bench.execute.runner import Runner, run_plan
 
@@ -29,7 +28,6 @@ __all__ = [
     "Ended",
     "Event",
     "Job",
-    "LayerJob",
     "Leaving",
     "Measured",
     "Measuring",
@@ -41,7 +39,6 @@ __all__ = [
     "Runner",
     "Started",
     "Task",
-    "TrialJob",
     "Waiting",
     "jobs_of",
     "prepared_machine",

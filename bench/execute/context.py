@@ -1,17 +1,21 @@
-"""What jobs need from their run, and processes that are set up to compute."""
+"""What jobs need from their run; processes that are set up to compute, log, and be interrupted."""
 
 from __future__ import annotations
 
 import faulthandler
 import multiprocessing
 import os
+import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from multiprocessing import connection
 from pathlib import Path
+from types import FrameType
+from typing import Self
 
 import torch
 
@@ -55,10 +59,8 @@ class RunContext:
     Attributes:
         database: URL, with its password.
         home: folder of everything that runs make.
-        options: how the run is done.
         plugin_hashes: of the source of each of the user's files, when the run began.
-        machine_id: row of this machine.
-        code_id: row of the code that runs.
+        machine_id, code_id: rows of this machine and of the code that runs.
     """
 
     database: str
@@ -86,13 +88,9 @@ class JobContext:
     emit: OnEvent
     stop: Callable[[], bool]
 
-    def folder(self, fingerprint: str) -> Path:
-        """Return the folder of a trial's files."""
-        return trial_folder(self.run.home, fingerprint)
-
 
 def trial_folder(home: Path, fingerprint: str) -> Path:
-    """Return where a trial's files lie in the folder of everything that runs make."""
+    """Return the folder of a trial's files."""
     return home / "trials" / fingerprint[:16]
 
 
@@ -109,8 +107,7 @@ def prepare_process() -> dict[str, str]:
 
 def prepared_machine() -> Machine:
     """Set this process up to compute; return this machine. Timings depend on both."""
-    allocator = prepare_process()
-    here = machine()
+    allocator, here = prepare_process(), machine()
     return replace(here, settings={**here.settings, **allocator})
 
 
@@ -180,3 +177,48 @@ def _die_with_parent() -> None:
     assert parent is not None
     connection.wait([parent.sentinel])
     os._exit(1)
+
+
+SIGNALS = {
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGTERM: "SIGTERM",
+    signal.SIGHUP: "the terminal was closed",
+}
+
+
+class Interrupts:
+    """A listener for signals inside a `with`, in the main thread; `reason` says who asked to leave.
+
+    The second signal raises KeyboardInterrupt; while that ends the run, more of them do nothing.
+    What is ignored, as SIGHUP under nohup, stays so.
+    """
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._raised = False
+        self._before: dict[signal.Signals, signal.Handlers | object] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def sleep(self, seconds: float) -> None:
+        """Wait so many seconds, or until somebody asks to leave."""
+        end = time.monotonic() + seconds
+        while self.reason is None and time.monotonic() < end:
+            time.sleep(0.05)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self._raised:
+            return
+        if self.reason is not None:
+            self._raised = True
+            raise KeyboardInterrupt
+        self.reason = SIGNALS[signal.Signals(number)]

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -49,13 +49,9 @@ def slots(jobs: int | None, wanted: Sequence[str] = ()) -> tuple[str, ...]:
         wanted: see `devices`.
     """
     names = devices(wanted)
-    count = default_jobs(names) if jobs is None else jobs
-    return tuple(names[number % len(names)] for number in range(max(count, 1)))
-
-
-def default_jobs(names: Sequence[str]) -> int:
-    """Return the number of workers: one a GPU; on the CPU as many as have cores to themselves."""
-    return max(1, cores() // run_threads()) if CPU in names else len(names)
+    if jobs is None:
+        jobs = cores() // run_threads() if CPU in names else len(names)
+    return tuple(names[number % len(names)] for number in range(max(jobs, 1)))
 
 
 def gpus() -> tuple[str, ...]:
@@ -77,9 +73,8 @@ def show_only(name: str) -> torch.device:
     return torch.device(CPU if name == CPU else "cuda")
 
 
-Waiting = Callable[[str], None]
+OnWait = Callable[[str], None]
 Stop = Callable[[], bool]
-
 
 ASK_AGAIN = 0.2
 """Seconds between two attempts at a lock that somebody else has."""
@@ -89,33 +84,23 @@ class StoppedWaiting(Exception):
     """An end of waiting for a lock, before it was free."""
 
 
-@contextmanager
-def training(device: torch.device, waiting: Waiting, stop: Stop) -> Iterator[None]:
-    """Have a device together with other trainings.
+def training(device: torch.device, waiting: OnWait, stop: Stop) -> AbstractContextManager[None]:
+    """Hold a device together with other trainings.
 
     Args:
-        waiting: called once with who else has it, where this process must wait.
+        waiting: called once with who else holds it, where this process must wait.
         stop: whether it is to wait no longer.
 
     Raises:
         StoppedWaiting: `stop` said so.
         BenchError: the lock's file cannot be opened.
     """
-    with ExitStack() as held:
-        for name in lock_names(device):
-            held.enter_context(_locked(name, fcntl.LOCK_SH, waiting, stop))
-        yield
+    return _locked(device, fcntl.LOCK_SH, waiting, stop)
 
 
-@contextmanager
-def timing(device: torch.device, waiting: Waiting, stop: Stop) -> Iterator[None]:
-    """Have a device alone. Arguments and errors as of `training`."""
-    *shared, own = lock_names(device)
-    with ExitStack() as held:
-        for name in shared:
-            held.enter_context(_locked(name, fcntl.LOCK_SH, waiting, stop))
-        held.enter_context(_locked(own, fcntl.LOCK_EX, waiting, stop))
-        yield
+def timing(device: torch.device, waiting: OnWait, stop: Stop) -> AbstractContextManager[None]:
+    """Hold a device alone. Arguments and errors as of `training`."""
+    return _locked(device, fcntl.LOCK_EX, waiting, stop)
 
 
 def lock_names(device: torch.device) -> list[str]:
@@ -133,20 +118,25 @@ def lock_file(name: str) -> Path:
 
 
 @contextmanager
-def _locked(name: str, how: int, waiting: Waiting, stop: Stop) -> Iterator[None]:
-    descriptor = _opened(lock_file(name))
-    try:
-        if not _taken(descriptor, how):
-            waiting(holders(descriptor))
-            while not _taken(descriptor, how):
-                if stop():
-                    raise StoppedWaiting("it was asked to leave while it waited for the machine")
-                time.sleep(ASK_AGAIN)
-        # What nobody touched for days, the system clears away from there.
-        os.utime(descriptor)
+def _locked(device: torch.device, how: int, waiting: OnWait, stop: Stop) -> Iterator[None]:
+    """Lock a device's own lock in this way, and those that it shares with others."""
+    *shared, own = lock_names(device)
+    with ExitStack() as held:
+        for name in (*shared, own):
+            descriptor = _opened(lock_file(name))
+            held.callback(os.close, descriptor)
+            mode = how if name == own else fcntl.LOCK_SH
+            if not _taken(descriptor, mode):
+                waiting(_holders(descriptor))
+                while not _taken(descriptor, mode):
+                    if stop():
+                        raise StoppedWaiting(
+                            "it was asked to leave while it waited for the machine"
+                        )
+                    time.sleep(ASK_AGAIN)
+            # What nobody touched for days, the system clears away from there.
+            os.utime(descriptor)
         yield
-    finally:
-        os.close(descriptor)
 
 
 def _taken(descriptor: int, how: int) -> bool:
@@ -172,7 +162,7 @@ def _opened(path: Path) -> int:
         raise BenchError(f"cannot use the lock {path}: {error.strerror}") from error
 
 
-def holders(descriptor: int) -> str:
+def _holders(descriptor: int) -> str:
     """Name who holds the lock of an open file, as far as the system knows: commands, by process."""
     inode = os.fstat(descriptor).st_ino
     try:

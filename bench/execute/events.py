@@ -10,13 +10,11 @@ from results.store.records import AttemptStatus, MeasurementStatus
 
 @dataclass(frozen=True)
 class Task:
-    """The trial or bare layer that an event is about.
+    """The trial or bare layer that an event is about: the `number`th of `total` in the plan.
 
     Attributes:
         name: the router, and what sets this trial apart from its others.
         seed: None for a bare layer.
-        number: its place in the plan, from 1.
-        total: trials, or layers, in the plan.
     """
 
     name: str
@@ -60,14 +58,12 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """The state of a training that goes on.
+    """The state of a training that goes on, `step` of `steps` done.
 
     Attributes:
-        step: steps done.
-        steps: in all.
         loss: the task's, at the last step.
         accuracy: share of the validation split at the last evaluation; None before the first.
-        evaluations: how many there were.
+        evaluations: their number until now.
         seconds: of training.
     """
 

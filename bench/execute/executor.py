@@ -60,10 +60,6 @@ class LocalExecutor:
     """This process, as for a debugger: `start` returns when the job is done.
 
     Args:
-        device: where jobs are done.
-        context: of the run.
-        store: its database.
-        datasets: its data sets.
         stop: whether the run was asked to leave.
     """
 
@@ -77,8 +73,7 @@ class LocalExecutor:
     ) -> None:
         self.slots: tuple[str, ...] = (device,)
         self._context, self._store, self._datasets = context, store, datasets
-        self._run_stops = stop
-        self._job_stops = False
+        self._run_stops, self._job_stops = stop, False
         self._finished: list[tuple[int, Result | WorkerFailure]] = []
 
     def preflight(self, specs: Sequence[TrialSpec]) -> Iterable[Check]:
@@ -88,7 +83,12 @@ class LocalExecutor:
         self._job_stops = False
         device = own_device(self.slots[slot])
         context = JobContext(
-            self._context, self._store, self._datasets, device, on_event, self._stops
+            self._context,
+            self._store,
+            self._datasets,
+            device,
+            on_event,
+            stop=lambda: self._job_stops or self._run_stops(),
         )
         result: Result | WorkerFailure
         try:
@@ -108,6 +108,3 @@ class LocalExecutor:
         """Do nothing: between two jobs nothing runs, and within one, it asks for itself."""
 
     kill = request_stop_all
-
-    def _stops(self) -> bool:
-        return self._job_stops or self._run_stops()

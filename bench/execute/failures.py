@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,6 +17,10 @@ from results.store.records import AttemptStatus
 from routers.errors import NonFiniteError
 
 DISK_FULL = "the disk is full; free some space and give the command again"
+POSTGRESQL_DISK_FULL = "53100"
+"""Its SQLSTATE."""
+CUDA_MEMORY_ALLOCATION = 2
+"""`cudaErrorMemoryAllocation`."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,26 @@ class WorkerFailure:
 
 def is_disk_full(error: BaseException | None) -> bool:
     """Return whether an error, or one that it came from, is that of a disk without room."""
-    words = ("no space left on device", "disk is full", "disk quota exceeded")
     while error is not None:
-        if any(each in str(error).lower() for each in words):
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        error = error.__cause__ or error.__context__
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            return True
+        if getattr(error, "sqlstate", None) == POSTGRESQL_DISK_FULL:
+            return True
+        error = getattr(error, "orig", None) or error.__cause__ or error.__context__
     return False
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error is that of memory, of the CPU or of a device, without room."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # `torch.AcceleratorError`, for what fails outside torch's allocator; older torch has no such.
+    if getattr(error, "error_code", None) == CUDA_MEMORY_ALLOCATION:
+        return True
+    # The CPU's allocator raises a bare RuntimeError: only its text tells.
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
 
 
 def status_of(error: BaseException) -> AttemptStatus:
@@ -49,11 +69,7 @@ def status_of(error: BaseException) -> AttemptStatus:
         return AttemptStatus.INTERRUPTED
     if isinstance(error, NonFiniteError):
         return AttemptStatus.DIVERGED
-    # The CPU's allocator has no error of its own.
-    no_memory = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    if no_memory or isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return AttemptStatus.OUT_OF_MEMORY
-    return AttemptStatus.FAILED
+    return AttemptStatus.OUT_OF_MEMORY if is_out_of_memory(error) else AttemptStatus.FAILED
 
 
 def remedy(spec: TrialSpec, datasets: Datasets) -> str:

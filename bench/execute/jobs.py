@@ -1,9 +1,9 @@
-"""Jobs, one a trial and one a bare layer: what is to be done, where, and how it ended."""
+"""Jobs, one a trial and one a bare layer: what is to be done, where, when, and how it ended."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,17 +13,30 @@ from results.forecasts import Kind, Work
 
 
 @dataclass(frozen=True)
-class TrialJob:
-    """The training of a trial, unless it is reused, then the measurements that are due."""
+class Job:
+    """The training of a trial, unless it is reused, then the measurements that are due.
+
+    A bare layer is only measured.
+    """
 
     planned: Planned
     decision: Decision
     task: Task
 
     @property
-    def idle(self) -> bool:
-        """Whether there is nothing to do."""
-        return not self.decision.train and not self.due
+    def is_layer(self) -> bool:
+        """Whether a bare layer is measured."""
+        return self.task.seed is None
+
+    @property
+    def fingerprint(self) -> str:
+        """The trial's or layer's fingerprint."""
+        return self.planned.fingerprint.value
+
+    @property
+    def parent(self) -> str | None:
+        """The fingerprint of the trial that a derived one starts from."""
+        return self.planned.fingerprint.parent
 
     @property
     def due(self) -> tuple[PlannedSuite, ...]:
@@ -31,10 +44,18 @@ class TrialJob:
         return self.decision.due
 
     @property
+    def idle(self) -> bool:
+        """Whether there is nothing to do."""
+        return not self.decision.train and not self.due
+
+    @property
     def work(self) -> Work:
-        """The work left to do on this trial, as a forecast counts it."""
-        trained, parent = float(not self.decision.train), self.planned.fingerprint.parent
-        return replace(_work_of(self.planned, self.due), trained=trained, after=parent)
+        """The work left to do, as a forecast counts it."""
+        kind = Kind.of(self.planned.fingerprint.description)
+        work = Work(self.fingerprint, kind, tuple(suite.name for suite in self.due))
+        if self.is_layer:
+            return replace(work, layer=True)
+        return replace(work, trained=float(not self.decision.train), after=self.parent)
 
     @property
     def reused(self) -> Reused | None:
@@ -42,35 +63,10 @@ class TrialJob:
         done = self.decision.attempt
         return None if done is None else Reused(self.task, done.status, self.decision.reason)
 
-    def without(self, suites: Collection[str]) -> TrialJob:
+    def without(self, suites: Collection[str]) -> Job:
         """Return the same job without these suites."""
-        return replace(self, decision=replace(self.decision, due=_others(self.due, suites)))
-
-
-@dataclass(frozen=True)
-class LayerJob:
-    """The measurements of a bare layer."""
-
-    planned: Planned
-    due: tuple[PlannedSuite, ...]
-    task: Task
-
-    @property
-    def idle(self) -> bool:
-        """Whether there is nothing to do."""
-        return not self.due
-
-    @property
-    def work(self) -> Work:
-        """The work left to do on this bare layer, as a forecast counts it."""
-        return replace(_work_of(self.planned, self.due), layer=True)
-
-    def without(self, suites: Collection[str]) -> LayerJob:
-        """Return the same job without these suites."""
-        return replace(self, due=_others(self.due, suites))
-
-
-Job = TrialJob | LayerJob
+        due = tuple(suite for suite in self.due if suite.name not in suites)
+        return replace(self, decision=replace(self.decision, due=due))
 
 
 @dataclass(frozen=True)
@@ -115,89 +111,48 @@ def jobs_of(
     """
     for number, (planned, decision) in enumerate(zip(plan.trials, decisions, strict=True), 1):
         task = Task(planned.label, planned.spec.seed, number, len(plan.trials))
-        yield TrialJob(planned, decision, task)
+        yield Job(planned, decision, task)
     for number, (planned, suites) in enumerate(zip(plan.layers, due, strict=True), 1):
         task = Task(planned.label, None, number, len(plan.layers))
-        yield LayerJob(planned, suites, task)
-
-
-def _work_of(planned: Planned, due: Sequence[PlannedSuite]) -> Work:
-    fingerprint = planned.fingerprint
-    suites = tuple(suite.name for suite in due)
-    return Work(fingerprint.value, Kind.of(fingerprint.description), suites)
-
-
-def _others(due: Sequence[PlannedSuite], suites: Collection[str]) -> tuple[PlannedSuite, ...]:
-    return tuple(suite for suite in due if suite.name not in suites)
+        yield Job(planned, Decision(False, "", suites), task)
 
 
 @dataclass(eq=False)
 class Item:
-    """A job that waits, or waited."""
+    """A job in the queue, or that was in it.
+
+    Attributes:
+        announced: whether it was emitted that another run holds it.
+        crashed: suites that ended their process in this run.
+    """
 
     job: Job
     not_before: float = 0.0
     announced: bool = False
-    """Whether it was emitted that another run holds it."""
     crashed: set[str] = field(default_factory=set)
-    """Suites that ended their process in this run."""
-
-    @property
-    def fingerprint(self) -> str:
-        return self.job.planned.fingerprint.value
-
-    @property
-    def parent(self) -> str | None:
-        return self.job.planned.fingerprint.parent
-
-    @property
-    def is_timing(self) -> bool:
-        return isinstance(self.job, LayerJob)
 
 
-class Queue:
-    """Items in the order of the plan."""
+def first_ready(queue: Sequence[Item], active: Sequence[Job], here: Sequence[Job]) -> Item | None:
+    """Return the first item that may begin now on a device.
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
-        self._items = [Item(job) for job in jobs]
+    A bare layer, which is timed, has its device alone; a derived trial waits for its parent.
 
-    def __bool__(self) -> bool:
-        return bool(self._items)
-
-    def __contains__(self, item: Item) -> bool:
-        return item in self._items
-
-    def next(self, working: Sequence[Item], here: Sequence[Item]) -> Item | None:
-        """Return the first that may begin now on a device; it stays in the queue.
-
-        Args:
-            working: what is at work anywhere.
-            here: what of it is at work on that device.
-        """
-        if any(item.is_timing for item in here):
-            return None
-        unfinished = {item.fingerprint for item in [*self._items, *working]}
-        for item in self._items:
-            if item.not_before > time.monotonic():
-                continue
-            if not here if item.is_timing else item.parent not in unfinished:
-                return item
+    Args:
+        active: the jobs that are done anywhere now.
+        here: those of them on that device.
+    """
+    if any(job.is_layer for job in here):
         return None
+    unfinished = {job.fingerprint for job in [*(item.job for item in queue), *active]}
+    for item in queue:
+        ready = not here if item.job.is_layer else item.job.parent not in unfinished
+        if ready and item.not_before <= time.monotonic():
+            return item
+    return None
 
-    def add(self, jobs: Iterable[Job]) -> None:
-        """Add jobs that were not known before."""
-        self._items += map(Item, jobs)
 
-    def put_first(self, item: Item) -> None:
-        """Put back an item of which a part is left."""
-        self._items.insert(0, item)
-
-    def remove(self, item: Item) -> None:
-        """Remove an item that begins, or has no need to."""
-        self._items.remove(item)
-
-    def drop_children(self, fingerprint: str) -> None:
-        """Remove what is derived from an interrupted trial: the next run continues it."""
-        for item in [item for item in self._items if item.parent == fingerprint]:
-            self._items.remove(item)
-            self.drop_children(item.fingerprint)
+def drop_children(queue: list[Item], fingerprint: str) -> None:
+    """Remove what is derived from an interrupted trial: the next run continues it."""
+    for item in [item for item in queue if item.job.parent == fingerprint]:
+        queue.remove(item)
+        drop_children(queue, item.job.fingerprint)

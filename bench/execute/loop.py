@@ -1,33 +1,24 @@
 """The job loop: all jobs of a run, from the first to the last, on whatever executor.
 
-What another run works on is asked for again until it is done.
+A job that another run holds is asked for again until it is done.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
-from bench.execute.events import (
-    Ended,
-    Event,
-    Leaving,
-    Measured,
-    Measuring,
-    OnEvent,
-    Progress,
-    Started,
-    Waiting,
-)
+from bench.execute import events
+from bench.execute.context import Interrupts
+from bench.execute.events import Event, OnEvent, Progress
 from bench.execute.executor import Executor
 from bench.execute.failures import WorkerFailure
-from bench.execute.interrupts import Interrupts
-from bench.execute.job_store import JobStore, Lease
-from bench.execute.jobs import Assignment, Item, Job, Queue, Result, TrialJob
-from bench.plan import Planned, PlannedSuite, Rows
+from bench.execute.job_store import JobStore
+from bench.execute.jobs import Assignment, Item, Job, Result, drop_children, first_ready
+from bench.plan import Planned, PlannedSuite
 from results import StoreError
 from results.store.leases import STALE_SECONDS
 from results.store.records import AttemptStatus
@@ -56,10 +47,14 @@ class JobSource(Protocol):
     def pending(self) -> Sequence[Job]:
         """Return what is to be rehearsed; none where there is nothing to do."""
 
-    def record(self) -> Rows:
-        """Write down the study, after the rehearsals and before the run's row."""
+    def record(self) -> Mapping[str, int]:
+        """Write the study, after the rehearsals and before the run's row.
 
-    def begin(self, run_id: int, workers: int) -> Sequence[Job]:
+        Returns:
+            The row of each trial and layer, by fingerprint.
+        """
+
+    def begin(self, run_id: int) -> Sequence[Job]:
         """Return the first jobs, of which none is idle, and emit what is known of them."""
 
     def why_prune(self, job: Job, progress: Progress) -> str | None:
@@ -71,21 +66,25 @@ class JobSource(Protocol):
 
 @dataclass
 class _Active:
-    """A job at work in a slot."""
+    """A job at work in a slot.
+
+    Attributes:
+        lease: its row.
+        pruned: why its training was asked to stop, where it alone was.
+        progress: what `status` shows.
+    """
 
     item: Item
-    lease: Lease
+    lease: int
     assignment: Assignment
     began: float = field(default_factory=time.perf_counter)
     measuring: PlannedSuite | None = None
     pruned: str | None = None
-    """Why its training was asked to stop, where it alone was."""
     progress: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def shown(self) -> dict[str, Any]:
-        """The progress that `status` shows."""
-        return {**self.progress, "device": self.assignment.device}
+    def seconds(self) -> float:
+        return time.perf_counter() - self.began
 
 
 class JobLoop:
@@ -95,7 +94,6 @@ class JobLoop:
         jobs: the first ones, in the order of the plan; none is idle.
         source: of the jobs that follow.
         job_store: where they are leased, and their ends written.
-        executor: does them.
         emit: called with each event.
         interrupts: where the user asks to leave.
     """
@@ -109,7 +107,7 @@ class JobLoop:
         emit: OnEvent,
         interrupts: Interrupts,
     ) -> None:
-        self._queue, self._source = Queue(jobs), source
+        self._queue, self._source = [Item(job) for job in jobs], source
         self._active: dict[int, _Active] = {}
         self._job_store, self._executor = job_store, executor
         self._emit, self._interrupts = emit, interrupts
@@ -130,15 +128,20 @@ class JobLoop:
             while self._active or (self._queue and not self._leaving):
                 if self._interrupts.reason is not None:
                     self._leave(self._interrupts.reason)
-                self._fill_slots()
+                for slot in range(len(self._executor.slots)):
+                    self._fill(slot)
                 for slot, result in self._executor.wait(POLL):
                     self._finish(slot, result)
                 self._heartbeat()
                 if not self._active and self._queue and not self._leaving:
                     self._interrupts.sleep(POLL)
         except StoreError:
+            # Workers that are asked to stop save what they have.
             self._executor.request_stop_all()
-            self._wait_for_all(PATIENCE)
+            end = time.monotonic() + PATIENCE
+            while self._active and time.monotonic() < end:
+                for slot, _ in self._executor.wait(POLL):
+                    del self._active[slot]
             self._executor.kill()
             raise
         except BaseException:
@@ -150,7 +153,7 @@ class JobLoop:
         """Follow an event of the job in a slot, and emit it."""
         active = self._active[slot]
         match event:
-            case Started():
+            case events.Started():
                 active.progress = {"doing": "training"}
             case Progress(_, step, steps, loss, accuracy, _, seconds):
                 numbers = {"step": step, "steps": steps, "loss": loss, "accuracy": accuracy}
@@ -159,50 +162,45 @@ class JobLoop:
                     active.pruned = self._source.why_prune(active.item.job, event)
                     if active.pruned is not None:
                         self._executor.request_stop(slot)
-            case Ended(_, AttemptStatus.INTERRUPTED) if active.pruned is not None:
+            case events.Ended(_, AttemptStatus.INTERRUPTED) if active.pruned is not None:
                 return  # emitted when it is written down as what it is
-            case Measuring(_, name):
-                due = active.lease.job.due
+            case events.Measuring(_, name):
+                due = active.assignment.job.due
                 active.measuring = next(suite for suite in due if suite.name == name)
                 active.progress = {"doing": name, "since": time.time()}
-            case Measured():
+            case events.Measured():
                 active.measuring = None
         self._emit(event)
 
-    def _fill_slots(self) -> None:
-        for slot, device in enumerate(self._executor.slots):
-            while slot not in self._active and not self._leaving:
-                item = self._next(device)
-                if item is None:
-                    break
-                self._begin(slot, item)
-
-    def _next(self, device: str) -> Item | None:
-        working = [active.item for active in self._active.values()]
-        slots = self._executor.slots
-        here = [a.item for slot, a in self._active.items() if slots[slot] == device]
-        return self._queue.next(working, here)
+    def _fill(self, slot: int) -> None:
+        """Start a job in a slot, if it is free and a job is ready."""
+        device = self._executor.slots[slot]
+        while slot not in self._active and not self._leaving:
+            jobs = {number: active.item.job for number, active in self._active.items()}
+            here = [job for number, job in jobs.items() if self._executor.slots[number] == device]
+            item = first_ready(self._queue, list(jobs.values()), here)
+            if item is None:
+                break
+            self._begin(slot, item)
 
     def _begin(self, slot: int, item: Item) -> None:
         """Start a job, unless another run has it or has done it."""
         lease = self._job_store.lease(item.job)
         if lease is None:
             if not item.announced:
-                self._emit(Waiting(item.job.task, self._job_store.holder(item.job)))
+                self._emit(events.Waiting(item.job.task, self._job_store.holder(item.job)))
             item.announced, item.not_before = True, time.monotonic() + ASK_AGAIN
             return
         self._queue.remove(item)
-        lease = replace(lease, job=lease.job.without(item.crashed))
-        job = lease.job
+        job = self._job_store.refreshed(item.job).without(item.crashed)
+        if job.reused is not None and not (job.idle and item.crashed):
+            self._emit(job.reused)
         if job.idle:
-            self._job_store.release(lease)
+            self._job_store.store.release(lease)
             if not item.crashed:
-                self._emit_reused(job)
-                self._queue.add(self._source.following(job))
+                self._add_following(job)
             return
-        if isinstance(job, TrialJob) and not job.decision.train:
-            self._emit_reused(job)
-        assignment = self._job_store.begin(lease, self._executor.slots[slot])
+        assignment = self._job_store.begin(job, self._executor.slots[slot])
         self._active[slot] = _Active(item, lease, assignment)
         self._executor.start(slot, assignment, partial(self._on_event, slot))
 
@@ -211,57 +209,48 @@ class JobLoop:
         active = self._active.pop(slot)
         status = result.status
         if active.pruned is not None and status == AttemptStatus.INTERRUPTED:
-            status = self._prune(active, active.pruned)
+            status, seconds = AttemptStatus.PRUNED, active.seconds
+            self._job_store.prune_training(active.assignment, active.pruned, seconds)
+            self._emit(events.Ended(active.item.job.task, status, seconds, active.pruned))
         elif isinstance(result, WorkerFailure):
             status = self._fail(active, result)
-        self._job_store.release(active.lease)
+        self._job_store.store.release(active.lease)
         if status == AttemptStatus.INTERRUPTED:
-            self._queue.drop_children(active.item.fingerprint)
+            drop_children(self._queue, active.item.job.fingerprint)
         elif active.item not in self._queue:
-            self._queue.add(self._source.following(active.lease.job))
+            self._add_following(active.assignment.job)
         if result.leave:
             self._leave(result.leave)
 
     def _fail(self, active: _Active, failure: WorkerFailure) -> str | None:
         """Write down what a worker left undone; returns the status of its training."""
-        seconds = time.perf_counter() - active.began
+        seconds, assignment = active.seconds, active.assignment
         task, suite, status = active.item.job.task, active.measuring, None
-        if active.assignment.attempt is not None and suite is None:
-            status, error = self._job_store.fail_training(active.assignment, failure, seconds)
+        if assignment.attempt is not None and suite is None:
+            status, error = self._job_store.fail_training(assignment, failure, seconds)
             if status != AttemptStatus.DONE:
-                self._emit(Ended(task, status, seconds, error))
+                self._emit(events.Ended(task, status, seconds, error))
                 return status
-        suite = suite or next(iter(active.lease.job.due), None)
+        suite = suite or next(iter(assignment.job.due), None)
         if suite is None:
             return status
         # What was stopped from outside is due still, and no result.
         if failure.status != AttemptStatus.INTERRUPTED:
-            self._job_store.fail_measurement(active.assignment, suite, failure)
+            self._job_store.fail_measurement(assignment, suite, failure)
             active.item.crashed.add(suite.name)
-            self._queue.put_first(active.item)  # for the suites after it
-        self._emit(Measured(task, suite.name, failure.status, seconds, failure.error))
+            self._queue.insert(0, active.item)  # for the suites after it
+        self._emit(events.Measured(task, suite.name, failure.status, seconds, failure.error))
         return status
 
-    def _prune(self, active: _Active, reason: str) -> str:
-        """Write down that a training was not worth its time; returns its status."""
-        seconds = time.perf_counter() - active.began
-        self._job_store.prune_training(active.assignment, reason, seconds)
-        self._emit(Ended(active.item.job.task, AttemptStatus.PRUNED, seconds, reason))
-        return AttemptStatus.PRUNED
-
-    def _wait_for_all(self, seconds: float) -> None:
-        """Let workers that were asked to stop save what they have."""
-        end = time.monotonic() + seconds
-        while self._active and time.monotonic() < end:
-            for slot, _ in self._executor.wait(POLL):
-                del self._active[slot]
+    def _add_following(self, job: Job) -> None:
+        self._queue += map(Item, self._source.following(job))
 
     def _leave(self, reason: str) -> None:
         """Begin nothing more, and ask what goes on to save and stop."""
         if not self._leaving:
             self._leaving = reason
             self._executor.request_stop_all()
-            self._emit(Leaving(reason))
+            self._emit(events.Leaving(reason))
 
     def _heartbeat(self) -> None:
         """Write down that the run lives; that it cannot be written for a while costs nothing."""
@@ -269,13 +258,13 @@ class JobLoop:
         if now - self._last_try < HEARTBEAT:
             return
         self._last_try = now
+        progress = {
+            active.lease: {**active.progress, "device": active.assignment.device}
+            for active in self._active.values()
+        }
         try:
-            self._job_store.heartbeat({a.lease.id: a.shown for a in self._active.values()})
+            self._job_store.store.heartbeat(self._job_store.run_id, progress)
             self._last_heartbeat = time.monotonic()
         except StoreError:
             if now - self._last_heartbeat > STALE_SECONDS:
                 raise
-
-    def _emit_reused(self, job: Job) -> None:
-        if isinstance(job, TrialJob) and job.reused is not None:
-            self._emit(job.reused)

@@ -52,17 +52,16 @@ class OpenedFiles:
             home: the folder of everything that runs make.
         """
         covered = user_sources(plugins)
-        folders = [plugin.resolve().parent for plugin in plugins]
         temporary = Path(tempfile.gettempdir()).resolve()
+        folders = {plugin.resolve().parent for plugin in plugins} - {temporary}
         made = [home.resolve(), *map(Path, SYSTEM_FOLDERS)]
         unknown = []
         for file in sorted({_source(Path(name)).resolve() for name in self._opened}):
-            known = file in covered or file in self._returned or is_installed(file)
-            passing = any(file.is_relative_to(folder) for folder in made) or (
-                file.is_relative_to(temporary)
-                and not any(file.is_relative_to(each) for each in folders if each != temporary)
+            known = file in covered or file in self._returned or _kind(str(file)) != "plugin"
+            in_passing = any(map(file.is_relative_to, made)) or (
+                file.is_relative_to(temporary) and not any(map(file.is_relative_to, folders))
             )
-            if not known and not passing and _kind(str(file)) != "bench" and file.is_file():
+            if not known and not in_passing and file.is_file():
                 unknown.append(file)
         self._returned.update(unknown)
         return unknown
@@ -104,7 +103,7 @@ def _by_plugin(frame: FrameType | None) -> bool:
 
 @cache
 def _kind(name: str) -> Literal["bench", "plugin", "library"]:
-    """Say whose code a file holds."""
+    """Say whose file this is."""
     file = Path(name)
     if is_own(file):
         return "bench"
@@ -131,7 +130,7 @@ def hashes_of(plugins: Iterable[Path]) -> dict[Path, str]:
 
 
 def load_unchanged(planned: Mapping[Path, str]) -> None:
-    """Register what the plugins hold, in a process that has not yet.
+    """Register what the plugins hold, in a new process.
 
     Raises:
         PluginChangedError: what one makes now is another trial than was planned.

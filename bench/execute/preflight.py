@@ -6,11 +6,10 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import nn
 
 from bench.config import RouterConfig, TrialSpec
 from bench.data import Dataset, Datasets
-from bench.execute.jobs import Job, TrialJob
+from bench.execute.jobs import Job
 from bench.model import Objective, moe_layers, starting_model, trial_model
 from bench.plan import condition_of
 from bench.train import refuse_other_optimisation
@@ -26,13 +25,12 @@ def refuse_untrainable(
     """Rehearse each training once, whatever the number of its seeds.
 
     Args:
-        jobs: those of a run.
-        preflight: of its executor.
+        preflight: of the run's executor.
 
     Raises:
         RequestError: one cannot be trained as it was asked for; it names the trial.
     """
-    trials = [job for job in jobs if isinstance(job, TrialJob) and job.decision.train]
+    trials = [job for job in jobs if job.decision.train]
     once = {condition_of(job.planned.spec): job for job in trials}.values()
     checks = preflight([job.planned.spec for job in once])
     for job, check in zip(once, checks, strict=True):
@@ -53,9 +51,10 @@ def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:
         RequestError: the model cannot be built or derived, its groups do not fit its batches, an
             auxiliary loss does not fit its router, or its batches cannot be cut.
     """
-    dataset = datasets.get(spec.data)
+    dataset, parent = datasets.get(spec.data), spec.parent
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-        model = starting_model(spec, dataset, _untrained_parent(spec, datasets))
+        untrained = None if parent is None else trial_model(parent, datasets.get(parent.data))
+        model = starting_model(spec, dataset, untrained)
         model = model.to(device).train()
         refuse_other_optimisation(spec, model)
         groups = spec.model.groups
@@ -69,11 +68,6 @@ def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:
         noise = torch.Generator(device)
         Objective(spec.train)(model, images, labels, step=0, generator=noise)
         model.eval()(images)  # a router may route otherwise once training is over
-
-
-def _untrained_parent(spec: TrialSpec, datasets: Datasets) -> nn.Module | None:
-    parent = spec.parent
-    return None if parent is None else trial_model(parent, datasets.get(parent.data))
 
 
 def _tokens_of_image(spec: TrialSpec, dataset: Dataset) -> list[int]:

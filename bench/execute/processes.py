@@ -1,31 +1,34 @@
-"""Worker processes, one for each job: started, followed, and distinguished by how they end."""
+"""Worker processes, one for each job: forked, followed, and distinguished by how they end."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
-from concurrent.futures import CancelledError
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection
+from multiprocessing import connection, forkserver
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from typing import ParamSpec, TypeVar, cast
 
-from pebble import ProcessExpired, ProcessFuture
+from pebble import ProcessExpired, ProcessFuture, concurrent
 
 from bench.config import TrialSpec
 from bench.data import SharedDataset
 from bench.execute.context import RunContext
 from bench.execute.devices import StoppedWaiting
 from bench.execute.events import OnEvent, Waiting
-from bench.execute.failures import DISK_FULL, WorkerFailure, is_disk_full
-from bench.execute.fork_server import fork_server, forked
+from bench.execute.failures import WorkerFailure
 from bench.execute.jobs import Assignment, Result
 from bench.execute.plugins import PluginChangedError
 from bench.execute.preflight import Check
 from bench.execute.worker import rehearse_in_worker, work
+from moe_router_bench import FOLDER
 from results import StoreError
 from results.store.records import AttemptStatus
 from routers.errors import describe
@@ -43,6 +46,55 @@ FIRST_MESSAGE = 5.0
 LONGEST_REHEARSAL = 300
 """Seconds for one rehearsal; what takes longer is left to its training."""
 
+PRELOADED = (
+    "moe_router_bench",
+    "bench.execute.worker",
+    "bench.model.timm_models",
+    "results.migrate",
+    "suites",
+)
+"""What the fork server imports, so that no worker has to: timm and torchvision take seconds."""
+
+Parameters = ParamSpec("Parameters")
+Value = TypeVar("Value")
+
+
+def fork_server() -> ForkServerContext:
+    """Start the server, and return the context whose processes are forked with everything loaded.
+
+    What a terminal sends, as at Ctrl-C or when it is closed, does not reach them.
+    """
+    context = multiprocessing.get_context("forkserver")
+    # The server looks in the current folder first, where a user may have a `bench.py`.
+    context.set_forkserver_preload(list(PRELOADED))
+    path = os.environ.get("PYTHONPATH")
+    # The server does not get this process's `sys.path` (python/cpython#126631).
+    os.environ["PYTHONPATH"] = os.pathsep.join([FOLDER, *sys.path[1:]])
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        if path is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = path
+    return context
+
+
+def forked(
+    function: Callable[Parameters, Value], timeout: float | None
+) -> Callable[Parameters, ProcessFuture[Value]]:
+    """Return the same function, of a module, that works in a new process each time it is called.
+
+    Args:
+        timeout: seconds until that process is ended; None lets it take what it takes.
+    """
+    # Workers that load images start processes of their own, so they are no daemons. pebble reads
+    # `context`; its annotations call it `mp_context`.
+    process = concurrent.process(daemon=False, timeout=timeout, context=fork_server())  # type: ignore[call-overload]
+    return cast(Callable[Parameters, ProcessFuture[Value]], process(function))
+
 
 @dataclass
 class _Busy:
@@ -50,14 +102,13 @@ class _Busy:
 
     Attributes:
         events: what it sends.
-        on_event: called with each event of it.
         pid: of the worker, and of its process group; None until it has sent it.
         since: when it began to work; None while it waits for the machine.
         late: whether it was asked to leave since it took too long.
         open: whether it may send more.
     """
 
-    future: ProcessFuture[Result]
+    future: ProcessFuture[Result | WorkerFailure]
     events: Connection
     on_event: OnEvent
     pid: int | None = None
@@ -86,11 +137,6 @@ class ProcessExecutor:
     """A process for each job, forked from a server that has everything loaded and no device.
 
     The time that a job waits for the machine does not count towards its timeout.
-
-    Args:
-        slots: the device of each worker.
-        context: of the run.
-        datasets: its data sets.
     """
 
     def __init__(
@@ -149,8 +195,10 @@ class ProcessExecutor:
 
     def kill(self) -> None:
         for busy in self._busy.values():
-            if busy.pid is None:
-                busy.pid = _first_message(busy)
+            if busy.pid is None:  # a worker sends it first of all
+                with suppress(EOFError, OSError):
+                    message = busy.events.recv() if busy.events.poll(FIRST_MESSAGE) else None
+                    busy.pid = message if isinstance(message, int) else None
             busy.signal(signal.SIGKILL)
             if busy.pid is None:
                 # Not for the others: pebble's thread would find its future cancelled when it wants
@@ -193,51 +241,33 @@ class ProcessExecutor:
 
     def _outcome(self, busy: _Busy) -> Result | WorkerFailure:
         outcome = _outcome_of(busy.future, self._stopping)
-        if busy.late and not (isinstance(outcome, Result) and outcome.status == AttemptStatus.DONE):
+        if busy.late and outcome.status != AttemptStatus.DONE:
             error = f"it took longer than {self._timeout:g} s (--timeout)"
             return WorkerFailure(AttemptStatus.TIMED_OUT, error)
         return outcome
 
 
-def _first_message(busy: _Busy) -> int | None:
-    """Receive the process id that a worker sends first of all; None where it sends nothing."""
-    try:
-        message = busy.events.recv() if busy.events.poll(FIRST_MESSAGE) else None
-    except (EOFError, OSError):
-        return None
-    return message if isinstance(message, int) else None
-
-
-def _outcome_of(future: ProcessFuture[Result], stopping: bool) -> Result | WorkerFailure:
+def _outcome_of(
+    future: ProcessFuture[Result | WorkerFailure], stopping: bool
+) -> Result | WorkerFailure:
+    interrupted = AttemptStatus.INTERRUPTED
     try:
         return future.result()
     except ProcessExpired as expired:
-        return _expired(expired.exitcode, stopping)
-    except CancelledError:
-        return WorkerFailure(AttemptStatus.INTERRUPTED, "it was ended at once")
+        code, outside = expired.exitcode, stopping or expired.exitcode in OUTSIDE
+        error = f"its process ended with exit status {code} and no result"
+        if code < 0:
+            error = f"its process was killed by {signal.Signals(-code).name}"
+        if code == -signal.SIGKILL:
+            error += ", as the kernel does where memory runs out"
+        return WorkerFailure(interrupted if outside else AttemptStatus.FAILED, error)
+    except futures.CancelledError:
+        return WorkerFailure(interrupted, "it was ended at once")
     except PluginChangedError as changed:
-        return WorkerFailure(AttemptStatus.INTERRUPTED, str(changed), leave=str(changed))
+        return WorkerFailure(interrupted, str(changed), leave=str(changed))
     except Exception as error:
         # The database's troubles are not the trial's.
         outside = stopping or isinstance(error, (StoreError, StoppedWaiting))
-        status = _failed_unless(outside or is_disk_full(error))
         trace = str(error.__cause__) if error.__cause__ else None
-        return WorkerFailure(
-            status, describe(error), trace, DISK_FULL if is_disk_full(error) else None
-        )
-
-
-def _failed_unless(interrupted: bool) -> AttemptStatus:
-    return AttemptStatus.INTERRUPTED if interrupted else AttemptStatus.FAILED
-
-
-def _expired(exitcode: int, stopping: bool) -> WorkerFailure:
-    """Say how a process ended that gave no result."""
-    if exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        outside = stopping or exitcode in OUTSIDE
-        hint = ", as the kernel does where memory runs out" if exitcode == -signal.SIGKILL else ""
-        return WorkerFailure(_failed_unless(outside), f"its process was killed by {name}{hint}")
-    return WorkerFailure(
-        _failed_unless(stopping), f"its process ended with exit status {exitcode} and no result"
-    )
+        status = interrupted if outside else AttemptStatus.FAILED
+        return WorkerFailure(status, describe(error), trace)

@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from bench.data import Datasets
 from bench.environment import code_version
-from bench.execute.context import RunContext, RunOptions, prepared_machine
+from bench.execute.context import Interrupts, RunContext, RunOptions, prepared_machine
 from bench.execute.devices import slots
 from bench.execute.events import Begun, Event, OnEvent, Opened, Progress, RunSummary
 from bench.execute.executor import Executor, LocalExecutor
-from bench.execute.fork_server import fork_server
-from bench.execute.interrupts import Interrupts
 from bench.execute.job_store import JobStore
-from bench.execute.jobs import Job, TrialJob, jobs_of
+from bench.execute.jobs import Job, jobs_of
 from bench.execute.loop import JobLoop, JobSource
 from bench.execute.plugins import OPENED, hashes_of
 from bench.execute.preflight import refuse_untrainable
-from bench.plan import Plan, Planned, Reuse, Rows, record_plan
+from bench.execute.processes import ProcessExecutor, fork_server
+from bench.plan import Plan, Planned, Reuse, record_plan
 from results import Run, Store, StoreError
 from results.store.leases import this_process
 
@@ -32,20 +31,14 @@ class Runner:
     """One run, from its beginning to its end.
 
     Args:
-        store: database of the results.
         home: folder of everything that runs make.
-        datasets: of the run.
         on_event: called with each event; if it fails, the run goes on without it.
-        options: how the run is done.
 
     Raises:
         RequestError: a device that is not there.
 
     Attributes:
-        slots: the device of each worker.
-        context: what all its jobs share.
         reuse: decides what is left to do of a job.
-        summary: of what was done until now.
     """
 
     def __init__(
@@ -80,17 +73,23 @@ class Runner:
         """
         interrupts, executor = Interrupts(), None
         if pending := source.pending():
-            executor = self._executor(interrupts.asked)
+            executor = self._executor(lambda: interrupts.reason is not None)
             refuse_untrainable(pending, executor.preflight)
         rows = source.record()
-        with interrupts, self._row(source.study) as run_id:
-            jobs = source.begin(run_id, len(self.slots))
-            if executor is not None:
-                job_store = JobStore(
-                    self._store, self.context, run_id, self.reuse, rows, source.children
-                )
-                loop = JobLoop(jobs, source, job_store, executor, self.emit, interrupts)
-                self.summary.left = loop.run()
+        process = Run(*this_process(), command=self.context.options.command, jobs=len(self.slots))
+        with interrupts:
+            run_id = self._store.start_run(self._store.find_study(source.study).id, process)
+            try:
+                jobs = source.begin(run_id)
+                if executor is not None:
+                    job_store = JobStore(
+                        self._store, self.context, run_id, self.reuse, rows, source.children
+                    )
+                    loop = JobLoop(jobs, source, job_store, executor, self.emit, interrupts)
+                    self.summary.left = loop.run()
+            finally:
+                with suppress(StoreError):  # what is held is free again when this process ends
+                    self._store.finish_run(run_id)
         return self.summary
 
     def emit(self, event: Event) -> None:
@@ -111,21 +110,8 @@ class Runner:
         if self.context.options.jobs == 0:
             return LocalExecutor(self.slots[0], self.context, self._store, self._datasets, stop)
         fork_server()  # it loads while this process goes on
-        from bench.execute.processes import ProcessExecutor  # with all that a worker needs
-
         datasets = self._datasets.share(self.context.home / "data")
         return ProcessExecutor(self.slots, self.context, datasets)
-
-    @contextmanager
-    def _row(self, study: str) -> Iterator[int]:
-        """Keep the run's row until it ends."""
-        process = Run(*this_process(), command=self.context.options.command, jobs=len(self.slots))
-        run_id = self._store.start_run(self._store.find_study(study).id, process)
-        try:
-            yield run_id
-        finally:
-            with suppress(StoreError):  # what is held is free again when this process ends
-                self._store.finish_run(run_id)
 
 
 def run_plan(
@@ -179,14 +165,14 @@ class PlannedJobs:
     def pending(self) -> list[Job]:
         return [job for job in self.jobs if not job.idle]
 
-    def record(self) -> Rows:
+    def record(self) -> dict[str, int]:
         return record_plan(self.plan, self.store)
 
-    def begin(self, run_id: int, workers: int) -> list[Job]:
+    def begin(self, run_id: int) -> list[Job]:
         pending = self.pending()
         self.emit(Begun(len(pending)))
         for job in self.jobs:
-            if job.idle and isinstance(job, TrialJob) and job.reused is not None:
+            if job.idle and job.reused is not None:
                 self.emit(job.reused)
         return pending
 

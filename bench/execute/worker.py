@@ -21,7 +21,7 @@ from torch import nn
 import suites  # noqa: F401
 from bench.config import TrialSpec
 from bench.data import Datasets, SharedDataset, load_weights
-from bench.execute.context import JobContext, RunContext, begin_process, log, tail
+from bench.execute.context import JobContext, RunContext, begin_process, log, tail, trial_folder
 from bench.execute.devices import CPU, timing, training
 from bench.execute.events import (
     Ended,
@@ -31,17 +31,16 @@ from bench.execute.events import (
     Opened,
     Progress,
     Started,
-    Task,
     Waiting,
 )
-from bench.execute.failures import DISK_FULL, is_disk_full, remedy, status_of
-from bench.execute.jobs import Assignment, Job, Result, TrialJob
+from bench.execute.failures import DISK_FULL, WorkerFailure, is_disk_full, remedy, status_of
+from bench.execute.jobs import Assignment, Job, Result
 from bench.execute.plugins import OPENED
 from bench.execute.preflight import rehearse
 from bench.measure import LayerOfTrial, TrainedTrial, run_suite
 from bench.model import trial_model
 from bench.plan import Planned
-from bench.train import Outcome, discard_state, read_outcome, train_trial
+from bench.train import discard_state, read_outcome, train_trial
 from results import AttemptRecord, StoreError, open_store
 from results.store.records import AttemptStatus
 from routers.errors import BenchError, describe
@@ -52,7 +51,7 @@ def work(
     run: RunContext,
     datasets: Mapping[str, SharedDataset],
     events: Connection,
-) -> Result:
+) -> Result | WorkerFailure:
     """Do one job; send this process's number through `events`, then what happens.
 
     SIGTERM asks it to save what it has and to end.
@@ -65,7 +64,6 @@ def work(
     signal.signal(signal.SIGTERM, on_signal)
     os.setpgid(0, 0)  # so that what it starts can be ended with it
     events.send(os.getpid())
-    device = begin_process(assignment.log, assignment.device, run.plugin_hashes)
 
     def emit(event: Event) -> None:
         log(_line(event))
@@ -74,14 +72,21 @@ def work(
         except BrokenPipeError:  # nobody waits for this job any more
             os._exit(1)
 
-    with open_store(run.database, create=False) as store:
-        context = JobContext(
-            run, store, Datasets(datasets), device, emit, stop=lambda: bool(requests)
-        )
-        result = do_job(assignment, context)
-        if OPENED.names:
-            emit(Opened(OPENED.names))
-        return result
+    try:
+        device = begin_process(assignment.log, assignment.device, run.plugin_hashes)
+        with open_store(run.database, create=False) as store:
+            context = JobContext(
+                run, store, Datasets(datasets), device, emit, stop=lambda: bool(requests)
+            )
+            result = do_job(assignment, context)
+            if OPENED.names:
+                emit(Opened(OPENED.names))
+            return result
+    except Exception as error:
+        if not is_disk_full(error):  # its type says so in this process alone
+            raise
+        trace = traceback.format_exc()
+        return WorkerFailure(AttemptStatus.INTERRUPTED, describe(error), trace, DISK_FULL)
 
 
 def rehearse_in_worker(
@@ -122,52 +127,53 @@ def do_job(assignment: Assignment, context: JobContext) -> Result:
     def waiting(who: str) -> None:
         context.emit(Waiting(job.task, who, machine=True))
 
-    if isinstance(job, TrialJob):
-        with training(context.device, waiting, context.stop):
-            return _do_trial(assignment, job, context)
-    with timing(context.device, waiting, context.stop):
-        spec = job.planned.spec
-        subject = partial(LayerOfTrial, spec, context.datasets.get(spec.data), context.device)
-        _measure(job, subject, context, layer_id=assignment.row)
-    return Result()
+    if job.is_layer:
+        with timing(context.device, waiting, context.stop):
+            spec = job.planned.spec
+            dataset = context.datasets.get(spec.data)
+            layer = partial(LayerOfTrial, spec, dataset, context.device)
+            _measure(job, layer, context, layer_id=assignment.row)
+        return Result()
+    with training(context.device, waiting, context.stop):
+        result, done = Result(), job.decision.attempt
+        if job.decision.train:
+            result = _train(assignment, context)
+            done = context.store.last_attempt(job.fingerprint)
+        if done is not None and done.status == AttemptStatus.DONE:
+            trained = partial(_trained, job.planned.spec, done, context)
+            _measure(job, trained, context, attempt_id=done.id)
+        return result
 
 
-def _do_trial(assignment: Assignment, job: TrialJob, context: JobContext) -> Result:
-    planned, decision, result = job.planned, job.decision, Result()
-    done = decision.attempt
-    if decision.train:
-        result = _train_attempt(assignment, planned, decision.reason, context)
-        done = context.store.last_attempt(planned.fingerprint.value)
-    if done is not None and done.status == AttemptStatus.DONE:
-        subject = partial(_trained, planned.spec, done, context)
-        _measure(job, subject, context, attempt_id=done.id)
-    return result
-
-
-def _train_attempt(
-    assignment: Assignment, planned: Planned, reason: str, context: JobContext
-) -> Result:
+def _train(assignment: Assignment, context: JobContext) -> Result:
     """Train a trial, whose attempt has begun, and write down how it ended.
-
-    Args:
-        reason: why it is trained.
 
     Raises:
         KeyboardInterrupt: after the attempt was marked as interrupted.
         StoreError: its end could not be written; the next run continues it.
     """
     assert assignment.attempt is not None
-    task, start = assignment.job.task, time.perf_counter()
+    job, home, start = assignment.job, context.run.home, time.perf_counter()
+    spec, folder = job.planned.spec, trial_folder(home, job.fingerprint)
     try:
-        context.emit(Started(task, reason))
-        outcome = _train(planned, context, task)
+        context.emit(Started(job.task, job.decision.reason))
+        outcome = train_trial(
+            spec,
+            context.datasets.get(spec.data),
+            context.device,
+            folder,
+            lambda *progress: context.emit(Progress(job.task, *progress)),
+            _parent(job.planned, context),
+            save_every=context.run.options.save_every,
+            stop=context.stop,
+        )
     except StoreError:
         raise
     except BaseException as error:
         # Also SystemExit: a plugin that exits costs its own trial alone.
         status, message = status_of(error), describe(error)
         if status == AttemptStatus.OUT_OF_MEMORY:
-            message = f"{message}; {remedy(planned.spec, context.datasets)}"
+            message = f"{message}; {remedy(spec, context.datasets)}"
         seconds = time.perf_counter() - start
         context.store.finish_attempt(
             assignment.attempt,
@@ -177,28 +183,25 @@ def _train_attempt(
             seconds=seconds,
             log_tail=tail(assignment.log),
         )
-        context.emit(Ended(task, status, seconds, message))
+        context.emit(Ended(job.task, status, seconds, message))
         if isinstance(error, KeyboardInterrupt):
             raise
         return Result(status, DISK_FULL if is_disk_full(error) else None)
-    _finish(assignment.attempt, outcome, context)
-    # Not before the row is written: until then a checkpoint is all that there is.
-    discard_state(context.folder(planned.fingerprint.value))
-    context.emit(Ended(task, outcome.status, outcome.seconds, outcome.error))
-    return Result(outcome.status)
-
-
-def _train(planned: Planned, context: JobContext, task: Task) -> Outcome:
-    return train_trial(
-        planned.spec,
-        context.datasets.get(planned.spec.data),
-        context.device,
-        context.folder(planned.fingerprint.value),
-        lambda *progress: context.emit(Progress(task, *progress)),
-        _parent(planned, context),
-        save_every=context.run.options.save_every,
-        stop=context.stop,
+    checkpoint = outcome.checkpoint
+    context.store.finish_attempt(
+        assignment.attempt,
+        AttemptStatus(outcome.status),
+        error=outcome.error,
+        flops=outcome.flops,
+        steps=outcome.steps,
+        seconds=outcome.seconds,
+        checkpoint=None if checkpoint is None else checkpoint.relative_to(home).as_posix(),
+        checkpoint_sha256=outcome.sha256,
     )
+    # Not before the row is written: until then a checkpoint is all that there is.
+    discard_state(folder)
+    context.emit(Ended(job.task, outcome.status, outcome.seconds, outcome.error))
+    return Result(outcome.status)
 
 
 def _parent(planned: Planned, context: JobContext) -> nn.Module | None:
@@ -219,20 +222,6 @@ def _parent(planned: Planned, context: JobContext) -> nn.Module | None:
     model = trial_model(spec, context.datasets.get(spec.data))
     load_weights(model, context.run.home / done.checkpoint, done.checkpoint_sha256)
     return model
-
-
-def _finish(attempt_id: int, outcome: Outcome, context: JobContext) -> None:
-    checkpoint, home = outcome.checkpoint, context.run.home
-    context.store.finish_attempt(
-        attempt_id,
-        AttemptStatus(outcome.status),
-        error=outcome.error,
-        flops=outcome.flops,
-        steps=outcome.steps,
-        seconds=outcome.seconds,
-        checkpoint=None if checkpoint is None else checkpoint.relative_to(home).as_posix(),
-        checkpoint_sha256=outcome.sha256,
-    )
 
 
 def _measure(

@@ -1,14 +1,18 @@
-"""The subjects that suites measure: a trained trial, or ways to build a bare layer."""
+"""What suites measure, a trained trial or a bare layer, and a suite at work on one of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+import results
 from bench.compute import count_flops, model_stats
 from bench.config import DENSE, Options, RouterConfig, TrialSpec
 from bench.data import Dataset, ShapedData, load_weights
@@ -29,19 +33,25 @@ from bench.model import (
     widen,
 )
 from bench.train import Outcome, SavedSnapshot, observe
+from results.store.records import MeasurementStatus
 from routers import ROUTERS, Baseline, BenchError, build_router
+from routers.errors import describe
+from suites import Array, Metric, build_suite
 from suites.support.subject import HistoryPoint, Observed
 
 
-class TrainedTrial:
-    """A finished training as a `suites.support.subject.TrialSubject`.
+@dataclass(frozen=True)
+class StoredSnapshot:
+    """A snapshot on disk as a `suites.support.subject.Snapshot`."""
 
-    Args:
-        spec: the trial.
-        dataset: what it was trained on.
-        outcome: how its training ended.
-        device: where it is measured.
-    """
+    step: int
+    flops: float
+    seconds: float
+    load: Callable[[], nn.Module]
+
+
+class TrainedTrial:
+    """A finished training as a `suites.support.subject.TrialSubject`, on the device given."""
 
     def __init__(
         self, spec: TrialSpec, dataset: Dataset, outcome: Outcome, device: torch.device
@@ -53,7 +63,10 @@ class TrainedTrial:
         self.num_experts = spec.experts.num_experts
         self.attribute_names = dataset.attributes
         self.history: list[HistoryPoint] = outcome.history
-        self.snapshots = [StoredSnapshot(self, saved) for saved in outcome.snapshots]
+        self.snapshots = [
+            StoredSnapshot(saved.step, saved.flops, saved.seconds, partial(self._load, saved))
+            for saved in outcome.snapshots
+        ]
 
     @cached_property
     def model(self) -> nn.Module:
@@ -65,10 +78,9 @@ class TrainedTrial:
         final = self._outcome.final
         if final is None:
             raise BenchError(f"the training {self._outcome.status}: {self._outcome.error}")
-        return self.load(final)
+        return self._load(final)
 
-    def load(self, saved: SavedSnapshot) -> nn.Module:
-        """Load the model with the weights of a snapshot, in eval mode, on `device`."""
+    def _load(self, saved: SavedSnapshot) -> nn.Module:
         model = trial_model(self._spec, self._dataset)
         load_weights(model, self._outcome.folder / saved.file, saved.sha256)
         return model.to(self.device).eval()
@@ -121,37 +133,12 @@ class TrainedTrial:
         }
 
 
-@dataclass(frozen=True)
-class StoredSnapshot:
-    """A snapshot on disk as a `suites.support.subject.Snapshot`."""
-
-    trial: TrainedTrial
-    saved: SavedSnapshot
-
-    @property
-    def step(self) -> int:
-        return self.saved.step
-
-    @property
-    def flops(self) -> float:
-        return self.saved.flops
-
-    @property
-    def seconds(self) -> float:
-        return self.saved.seconds
-
-    def load(self) -> nn.Module:
-        """Load the model with these weights, in eval mode, on the subject's device."""
-        return self.trial.load(self.saved)
-
-
 class LayerOfTrial:
     """Layers and models of a trial before training, as a suite's `LayerSubject`.
 
     Args:
         spec: the trial; only its seed, twin, router, experts and model matter.
         data: the shape of the model's images.
-        device: where everything is built.
     """
 
     def __init__(self, spec: TrialSpec, data: ShapedData, device: torch.device) -> None:
@@ -167,10 +154,9 @@ class LayerOfTrial:
 
     def layer(self, batch: int, tokens: int, dim: int, hidden: int, num_experts: int) -> nn.Module:
         """Build the router's MoE layer, or the baseline's MLP: (batch, tokens, dim) to the same."""
-        seed = moe_seed(self._spec.seed, self._spec.twin)
+        seed, router = moe_seed(self._spec.seed, self._spec.twin), self._spec.router
+        target, options = ROUTERS.get(router.name).target, self._options_without_width()
         with seeded(seed):
-            router = self._spec.router
-            target = ROUTERS.get(router.name).target
             if issubclass(target, Baseline):
                 block = nn.ModuleDict({"mlp": self.mlp(dim, hidden)})
                 if target.widen:
@@ -179,7 +165,7 @@ class LayerOfTrial:
                         layers="all",
                         experts=self._spec.experts.name,
                         num_experts=num_experts,
-                        experts_options=self._options_without_width(),
+                        experts_options=options,
                         seed=seed,
                     )
                 return block["mlp"].to(self.device)
@@ -190,7 +176,7 @@ class LayerOfTrial:
                 self._spec.experts.name,
                 num_experts=num_experts,
                 replaced=ReplacedMLP(dim, hidden),
-                **self._options_without_width(),
+                **options,
             )
             gate = build_router(
                 router.name,
@@ -229,12 +215,8 @@ class LayerOfTrial:
         """Return the experts' options without a width solved for the model's own layers."""
         experts = self._spec.experts
         width = EXPERTS.get(experts.name).target.width
-        solved = {width} if f"experts.options.{width}" in self._spec.found else set()
-        return {
-            name: value
-            for name, value in experts.options.items()
-            if name not in {"hidden", *solved}
-        }
+        own = {"hidden"} | ({width} if f"experts.options.{width}" in self._spec.found else set())
+        return {name: value for name, value in experts.options.items() if name not in own}
 
     def _replaced(self) -> tuple[Replaced, int]:
         """Return what the model's first MoE layer replaces, and the tokens of an image there.
@@ -247,3 +229,44 @@ class LayerOfTrial:
         layer = next(iter(moe_layers(built).values()))
         assert layer.router.tokens is not None  # groups are images
         return layer.experts.replaced, layer.router.tokens
+
+
+@dataclass(frozen=True)
+class SuiteResult:
+    """The results of a suite, or the reason why it has none.
+
+    Attributes:
+        error: why it was skipped or failed, in one line.
+        traceback: of the error that it failed with.
+        seconds: that it took.
+    """
+
+    status: MeasurementStatus
+    seconds: float
+    error: str | None = None
+    traceback: str | None = None
+    metrics: tuple[results.Metric, ...] = ()
+    arrays: tuple[results.Array, ...] = ()
+
+
+def run_suite(name: str, options: Mapping[str, Any], subject: Callable[[], Any]) -> SuiteResult:
+    """Measure a subject by a suite; an error of either becomes its result.
+
+    Args:
+        subject: makes what the suite measures.
+    """
+    start = time.perf_counter()
+    try:
+        suite, measured = build_suite(name, **options), subject()
+        if reason := suite.applies_to(measured):
+            return SuiteResult(MeasurementStatus.SKIPPED, time.perf_counter() - start, reason)
+        values = list(suite.measure(measured))
+    except (Exception, SystemExit) as error:
+        seconds, trace = time.perf_counter() - start, traceback.format_exc()
+        return SuiteResult(MeasurementStatus.FAILED, seconds, describe(error), trace)
+    return SuiteResult(
+        MeasurementStatus.DONE,
+        time.perf_counter() - start,
+        metrics=tuple(results.Metric(**vars(each)) for each in values if isinstance(each, Metric)),
+        arrays=tuple(results.Array(**vars(each)) for each in values if isinstance(each, Array)),
+    )

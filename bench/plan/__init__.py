@@ -21,7 +21,6 @@ from bench.plan.plan import (
 )
 from bench.plan.registration import (
     REGISTRIES,
-    Rows,
     add_to_study,
     find_component,
     find_registry,
@@ -44,7 +43,6 @@ __all__ = [
     "Request",
     "Retry",
     "Reuse",
-    "Rows",
     "Sequential",
     "add_seeds",
     "add_to_study",

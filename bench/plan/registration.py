@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from bench.data import DATASETS, find_dataset
@@ -28,35 +28,32 @@ REGISTRIES: dict[str, Registry] = {
 RECORDED: tuple[Registry, ...] = (*REGISTRIES.values(), TRANSFORMS)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Row numbers of a plan's trials and layers, by fingerprint."""
+def record_plan(plan: Plan, store: Store) -> dict[str, int]:
+    """Write a plan's study with its trials and layers; existing rows stay.
 
-    trials: dict[str, int]
-    layers: dict[str, int]
+    No later request undoes the interim analyses that a study was planned with.
 
-
-def record_plan(plan: Plan, store: Store) -> Rows:
-    """Write a plan's study with its trials and layers; existing rows stay."""
+    Returns:
+        The row of each trial and layer, by fingerprint.
+    """
     name = plan.request.study
-    study = store.study(name, {**_kept(name, store), **plan.request.record()})
+    before = next((each.request for each in store.studies() if each.name == name), {})
+    kept = {"sequential": before["sequential"]} if "sequential" in before else {}
+    study = store.study(name, {**kept, **plan.request.record()})
     return add_to_study(study, plan.trials, plan.layers, store)
 
 
 def add_to_study(
-    study: int, planned_trials: Sequence[Planned], planned_layers: Sequence[Planned], store: Store
-) -> Rows:
-    """Add trials and layers to a study; existing rows stay."""
-    components = _components([*planned_trials, *planned_layers], store)
-    trials = [_subject(planned, components) for planned in planned_trials]
-    layers = [_subject(planned, components) for planned in planned_layers]
-    rows = Rows(
-        {trial.fingerprint: row for trial, row in zip(trials, store.trials(trials), strict=True)},
-        {layer.fingerprint: row for layer, row in zip(layers, store.layers(layers), strict=True)},
-    )
-    store.add_trial_to_study(study, *rows.trials.values())
-    store.add_layer_to_study(study, *rows.layers.values())
-    return rows
+    study: int, trials: Sequence[Planned], layers: Sequence[Planned], store: Store
+) -> dict[str, int]:
+    """Add trials and layers to a study; existing rows stay. Returns as `record_plan` does."""
+    components = _components([*trials, *layers], store)
+    trial_rows = store.trials([_subject(each, components) for each in trials])
+    layer_rows = store.layers([_subject(each, components) for each in layers])
+    store.add_trial_to_study(study, *trial_rows)
+    store.add_layer_to_study(study, *layer_rows)
+    names = [each.fingerprint.value for each in (*trials, *layers)]
+    return dict(zip(names, (*trial_rows, *layer_rows), strict=True))
 
 
 def find_component(name: str) -> Entry:
@@ -126,12 +123,6 @@ def _definitions(target: Any) -> Iterator[dict[str, Any]]:
     for definition in getattr(target, "metrics", ()):
         where = target.main_where if definition.name == target.main_metric else {}
         yield asdict(definition) | ({"where": where} if where else {})
-
-
-def _kept(study: str, store: Store) -> dict[str, Any]:
-    """Return what no later request undoes: the interim analyses that a study was planned with."""
-    before = next((each.request for each in store.studies() if each.name == study), {})
-    return {"sequential": before["sequential"]} if "sequential" in before else {}
 
 
 def _subject(planned: Planned, components: Mapping[Part, int]) -> Subject:

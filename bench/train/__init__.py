@@ -2,14 +2,13 @@
 
 from bench.train.checkpoint import discard_state
 from bench.train.evaluation import observe
-from bench.train.micro_batches import refuse_other_optimisation, why_not_cut
+from bench.train.loop import SAVE_EVERY, TrainingInterrupted, train_trial
 from bench.train.outcome import Outcome, SavedSnapshot, read_outcome
-from bench.train.trial import SAVE_EVERY, Progress, TrainingInterrupted, train_trial
+from bench.train.step import refuse_other_optimisation, why_not_cut
 
 __all__ = [
     "SAVE_EVERY",
     "Outcome",
-    "Progress",
     "SavedSnapshot",
     "TrainingInterrupted",
     "discard_state",

@@ -29,12 +29,10 @@ class UnusableError(Exception):
 def save_state(
     folder: Path, training: str, state: TrainingState, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write the file, atomically.
+    """Write the file into the trial's folder, atomically.
 
     Args:
-        folder: the trial's folder.
         training: the training's identity, see `training_of`.
-        state: the training state.
         tensors: the trainer's state.
     """
     text = {"training": training, "state": state.model_dump_json()}
@@ -116,8 +114,17 @@ def restore_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
             if parameters[name].shape != tensor.shape:
                 raise ValueError(f"{name} has the shape {tuple(tensor.shape)}")
             parameters[name].copy_(tensor)
-        else:
-            _set_buffer(module, name, tensor.to(device))
+            continue
+        path, _, leaf = name.rpartition(".")
+        try:
+            buffers = module.get_submodule(path)._buffers
+            buffer = buffers[leaf]
+        except (AttributeError, KeyError):
+            raise ValueError(f"{name} is unknown") from None
+        if buffer is not None and buffer.shape == tensor.shape:
+            buffer.copy_(tensor)  # it may be shared
+        else:  # it was made, or has grown, along the way
+            buffers[leaf] = tensor.to(device)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -134,16 +141,3 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tens
         kept.setdefault(int(number), {})[name] = tensor
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": kept, "param_groups": groups})
-
-
-def _set_buffer(module: nn.Module, name: str, tensor: Tensor) -> None:
-    path, _, leaf = name.rpartition(".")
-    try:
-        owner = module.get_submodule(path)
-        old = owner._buffers[leaf]
-    except (AttributeError, KeyError):
-        raise ValueError(f"{name} is unknown") from None
-    if old is not None and old.shape == tensor.shape:
-        old.copy_(tensor)  # it may be shared
-    else:  # it was made, or has grown, along the way
-        owner._buffers[leaf] = tensor

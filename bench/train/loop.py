@@ -1,10 +1,15 @@
-"""One training from its first step to its last, look by look."""
+"""One training, from its first step or from where it was interrupted, to its outcome.
+
+The test split is never evaluated here.
+"""
 
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import torch
@@ -12,35 +17,101 @@ from torch import Tensor, nn
 
 from bench.compute import ComputeSpent, FlopCounter
 from bench.config import TrialSpec
-from bench.data import Dataset, TrainingBatches, save_weights
+from bench.data import Dataset, TrainingBatches, save_weights, sweep
 from bench.train import checkpoint
 from bench.train.evaluation import evaluate
-from bench.train.outcome import Outcome
-from bench.train.schedule import ByClock, ByStep, EvaluationSchedule, Segment, TrainingState
+from bench.train.outcome import Outcome, write_outcome
+from bench.train.schedule import ByClock, ByStep, Segment, TrainingState
 from bench.train.step import Trainer, resolve_budget
 from routers.errors import NonFiniteError
 
-REHEARSED = 3
-"""Steps that a training against the clock is timed by before it begins, after as many others."""
+Progress = Callable[[int, int, float, float | None, int, float], None]
+"""Called at times with: steps done, steps in all, the task's loss, the share of the validation
+split that was right at the last evaluation (None before the first), evaluations, seconds of
+training."""
+SAVE_EVERY = 60.0
+"""Seconds between two checkpoints."""
+WARM_UP = 3
+"""Steps that time a training against the clock before it begins, after as many untimed ones."""
+
+
+class TrainingInterrupted(Exception):
+    """A training was asked to stop, and did; its state is saved."""
 
 
 class DivergedError(Exception):
     """A loss is not finite, or a router's logits are not."""
 
 
-class TrainingLoop:
-    """The steps and the state of one training.
+def train_trial(
+    spec: TrialSpec,
+    dataset: Dataset,
+    device: torch.device,
+    folder: Path,
+    on_progress: Progress = lambda *_: None,
+    parent: nn.Module | None = None,
+    *,
+    save_every: float = SAVE_EVERY,
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train one trial, from its first step or from where it was interrupted.
+
+    On a CPU the same trial gives the same bits, with the same number of threads, also where it was
+    interrupted.
 
     Args:
-        spec: the trial.
         dataset: what it trains on.
-        batches: of its training split.
-        device: where it trains.
+        folder: for the snapshots, the outcome and, while it trains, its saved state; made where
+            it is missing. Nobody else may train there meanwhile.
+        parent: the trained model of the trial that this one is derived from, on the CPU.
+        save_every: seconds between two times that the state is saved; 0 saves after each segment.
+        stop: asked after each segment; where it says yes, the training saves its state and ends.
+
+    Returns:
+        The outcome, which is also written in the folder. A training whose loss or whose routers'
+        logits stop being finite ends as "diverged", with what it left until then.
+
+    Raises:
+        TrainingInterrupted: it was asked to stop; the next call resumes it.
+        NonFiniteError: the logits are not finite in the first step, before its budget is known.
+        BenchError: the model, the recipe or the data do not fit each other.
+    """
+    sweep(folder)
+    cuda = [device] if device.type == "cuda" else []
+    batches = TrainingBatches(spec, dataset, device)
+    with torch.random.fork_rng(cuda), closing(batches):
+
+        def begin() -> TrainingLoop:
+            return TrainingLoop(spec, dataset, batches, device, folder, parent)
+
+        loop = begin()
+        try:
+            loop.restore()
+        except checkpoint.UnusableError as fault:
+            file = folder / checkpoint.FILE
+            print(
+                f"warning: the training starts again, {file} is of no use: {fault}", file=sys.stderr
+            )
+            loop = begin()
+        try:
+            loop.run(on_progress, save_every, stop)
+            error = None
+        except DivergedError as diverged:
+            error = str(diverged)
+    outcome = loop.outcome(error)
+    write_outcome(outcome)
+    return outcome
+
+
+class TrainingLoop:
+    """The steps of one training, segment by segment, and their state.
+
+    Args:
         folder: for the snapshots.
         parent: see `starting_model`.
 
     Attributes:
-        journal: what was done until now.
+        state: the progress until now.
     """
 
     def __init__(
@@ -58,151 +129,148 @@ class TrainingLoop:
         def trainer(steps: int) -> Trainer:
             return Trainer(spec, dataset, batches, device, steps, parent)
 
-        self._agenda: EvaluationSchedule
+        self._schedule: ByStep | ByClock
         if self._budget.steps is None:
-            pace = self._pace(trainer(2 * REHEARSED))
-            self._agenda = ByClock(self._budget.amount, spec.train, pace)
+            pace = self._pace(trainer(2 * WARM_UP))
+            self._schedule = ByClock(self._budget.amount, spec.train, pace)
         else:
-            self._agenda = ByStep(self._budget.steps, spec.train)
-        self.journal = TrainingState(flops_per_step=self._budget.own.flops)
+            self._schedule = ByStep(self._budget.steps, spec.train)
+        self.state = TrainingState(flops_per_step=self._budget.own.flops)
         self._trainer = trainer(self.steps)
         self._training = checkpoint.training_of(spec, dataset)
 
     @property
     def steps(self) -> int:
-        """Of the whole training, as far as is known."""
-        return self._agenda.steps(self.journal)
-
-    def save(self) -> None:
-        """Write down what a later process goes on from."""
-        checkpoint.save_state(self._folder, self._training, self.journal, self._trainer.state())
+        """The steps of the whole training, as far as is known."""
+        return self._schedule.steps(self.state)
 
     def restore(self) -> None:
-        """Go on from what was saved, if anything was.
+        """Resume from what was saved, if anything was.
 
         Raises:
-            UnusableError: it is of no use, nor is this course any more.
+            UnusableError: what was saved cannot be used; nor can this loop any more.
         """
-        if found := checkpoint.saved_state(self._folder, self._training):
-            self.journal, state = found
+        if saved := checkpoint.saved_state(self._folder, self._training):
+            self.state, tensors = saved
             try:
-                self._trainer.restore(state)
+                self._trainer.restore(tensors)
             except (ValueError, RuntimeError) as error:
                 raise checkpoint.UnusableError(f"it does not fit the model: {error}") from None
+            print(f"the training goes on after step {self.state.steps} of {self.steps}")
 
-    def looks(self) -> Iterator[float]:
-        """Train from look to look; yields the task's loss at each, when all is done there.
+    def run(self, on_progress: Progress, save_every: float, stop: Callable[[], bool]) -> None:
+        """Train to the end; arguments and errors as of `train_trial`.
 
         Raises:
             DivergedError: a loss is not finite, or a router's logits are not.
         """
-        if self._spec.train.snapshots > 1 and not self.journal.steps:
-            self._keep()
-        while not self.journal.over:
-            stretch = self._agenda.next(self.journal)
-            loss = self._train(stretch)
-            if stretch.evaluate:
+        state, saved = self.state, time.monotonic()
+        if self._spec.train.snapshots > 1 and not state.steps:
+            self._save_weights()
+        while not state.over:
+            segment = self._schedule.next(state)
+            loss = self._train(segment)
+            if segment.evaluate:
                 self._evaluate()
-            if stretch.keep:
-                self._keep()
-            self.journal.over = stretch.end == stretch.steps
-            yield loss
+            if segment.keep:
+                self._save_weights()
+            state.over = segment.end == segment.steps
+            accuracy, evaluations = state.accuracy, state.evaluations
+            on_progress(state.steps, self.steps, loss, accuracy, evaluations, state.seconds)
+            stopping = stop()
+            if stopping or time.monotonic() - saved >= save_every:
+                checkpoint.save_state(self._folder, self._training, state, self._trainer.state())
+                saved = time.monotonic()
+            if stopping:
+                raise TrainingInterrupted(f"stopped after step {state.steps} of {self.steps}")
 
-    def _train(self, stretch: Segment) -> float:
-        """The steps of a stretch; returns the last loss.
+    def _train(self, segment: Segment) -> float:
+        """Take the steps of a segment, the last one with its FLOPs counted before an evaluation.
 
-        Steps are taken to cost what the last counted one did.
+        Steps cost what the last counted one did. Counting slows a step down: it is charged the mean
+        seconds of the segment's others, or of those before.
+
+        Returns:
+            The last loss.
         """
-        began, journal, end = self._now(), self.journal, stretch.end
-        start, self._trainer.steps = journal.steps, stretch.steps
+        state, began = self.state, self._now()
+        start, self._trainer.steps = state.steps, segment.steps
         losses: list[Tensor] = []
-        self._take_steps(range(start, end - stretch.evaluate), losses, began)
-        plain, seconds = len(losses), self._now() - began
-        journal.flops += plain * journal.flops_per_step
-        if stretch.evaluate:
-            counter = FlopCounter()
-            self._take_steps([end - 1], losses, began, counter)
-            counted = counter.report()
-            journal.flops_per_step = counted.total - self._trainer.overhead
-            journal.uncounted |= counted.uncounted.keys()
-            journal.flops += journal.flops_per_step
-            seconds = self._uncounted(seconds, plain, self._now() - began)
-        journal.steps, journal.segment_seconds = end, seconds
-        journal.seconds += seconds
-        return self._look(start, losses)
-
-    def _take_steps(
-        self,
-        steps: Sequence[int],
-        losses: list[Tensor],
-        began: float,
-        counter: FlopCounter | None = None,
-    ) -> None:
-        """Take some steps of a stretch, which began then, and append their losses."""
-        for step in steps:
+        counter, seconds = None, 0.0
+        for step in range(start, segment.end):
+            if segment.evaluate and step == segment.end - 1:
+                counter, seconds = FlopCounter(), self._now() - began
             try:
                 losses.append(self._trainer.step(step, counter))
             except NonFiniteError as error:
-                start, self.journal.steps = self.journal.steps, step
-                self.journal.flops += (step - steps[0]) * self.journal.flops_per_step
-                self.journal.seconds += self._now() - began
+                state.steps = step
+                state.flops += len(losses) * state.flops_per_step
+                state.seconds += self._now() - began
                 if losses:
-                    self._look(start, losses)  # a loss before it may be the cause
+                    self._read(losses, start)  # a loss before it may be the cause
                 raise DivergedError(f"{error}, at step {step + 1} of {self.steps}") from error
+        plain, whole = len(losses) - segment.evaluate, self._now() - began
+        state.flops += plain * state.flops_per_step
+        if counter is None:
+            seconds = whole
+        else:
+            counted = counter.report()
+            state.flops_per_step = counted.total - self._trainer.overhead
+            state.uncounted |= counted.uncounted.keys()
+            state.flops += state.flops_per_step
+            if plain:
+                seconds = seconds * (plain + 1) / plain
+            else:
+                seconds = state.seconds / state.steps if state.steps else whole
+        state.steps, state.segment_seconds = segment.end, seconds
+        state.seconds += seconds
+        return self._read(losses, start)
 
-    def _uncounted(self, seconds: float, plain: int, whole: float) -> float:
-        """Seconds of a stretch whose last step was counted.
-
-        Counting slows a step down: it is charged the mean of the others, or of those before.
-        """
-        if plain:
-            return seconds * (plain + 1) / plain
-        return self.journal.seconds / self.journal.steps if self.journal.steps else whole
-
-    def _look(self, start: int, losses: list[Tensor]) -> float:
+    def _read(self, losses: list[Tensor], start: int) -> float:
+        """Add losses, from a step on, to the state; returns the last."""
         values: list[float] = torch.stack(losses).tolist()
         for step, loss in enumerate(values, start):
             if not math.isfinite(loss):
                 raise DivergedError(f"the loss is {loss} at step {step + 1} of {self.steps}")
-        self.journal.losses += values
+        self.state.losses += values
         return values[-1]
 
     def _evaluate(self) -> None:
-        """On the validation split; the training loss is the mean since the last time."""
-        journal = self.journal
+        """Evaluate on the validation split; the training loss is the mean since the last time."""
+        state, train = self.state, self._spec.train
         try:
             score = evaluate(
                 self._trainer.model,
                 self._dataset,
                 "val",
-                batch_size=self._spec.train.batch_size,
+                batch_size=train.batch_size,
                 device=self._device,
-                precision=self._spec.train.precision,
+                precision=train.precision,
             )
         except NonFiniteError as error:
-            when = f"in the validation after step {journal.steps} of {self.steps}"
+            when = f"in the validation after step {state.steps} of {self.steps}"
             raise DivergedError(f"{error}, {when}") from error
-        journal.record("train", "train_loss", sum(journal.losses) / len(journal.losses))
-        journal.record("val", "val_top1", score.top1)
-        journal.record("val", "val_loss", score.loss)
-        journal.losses.clear()
+        state.record("train", "train_loss", sum(state.losses) / len(state.losses))
+        state.record("val", "val_top1", score.top1)
+        state.record("val", "val_loss", score.loss)
+        state.losses.clear()
         if not math.isfinite(score.loss):
             raise DivergedError(
-                f"the validation loss is {score.loss} after step {journal.steps} of {self.steps}"
+                f"the validation loss is {score.loss} after step {state.steps} of {self.steps}"
             )
 
-    def _keep(self) -> None:
-        file = f"step-{self.journal.steps:07}.safetensors"
-        self.journal.keep(file, save_weights(self._trainer.model, self._folder / file))
+    def _save_weights(self) -> None:
+        file = f"step-{self.state.steps:07}.safetensors"
+        self.state.keep(file, save_weights(self._trainer.model, self._folder / file))
 
     def _pace(self, trainer: Trainer) -> float:
-        """Seconds of a step of this trainer, which is of no use after it."""
-        for _ in range(REHEARSED):
+        """Return the seconds of a step of this trainer, which is of no use after it."""
+        for _ in range(WARM_UP):
             trainer.step(0)
         began = self._now()
-        for _ in range(REHEARSED):
+        for _ in range(WARM_UP):
             trainer.step(0)
-        return (self._now() - began) / REHEARSED
+        return (self._now() - began) / WARM_UP
 
     def _now(self) -> float:
         if self._device.type == "cuda":
@@ -210,22 +278,22 @@ class TrainingLoop:
         return time.perf_counter()
 
     def outcome(self, error: str | None) -> Outcome:
-        """Everything that is known of the training."""
-        journal = self.journal
-        spent = ComputeSpent(journal.flops, journal.steps, journal.seconds, journal.segment_seconds)
+        """Return everything that is known of the training."""
+        state, budget = self.state, self._budget
+        spent = ComputeSpent(state.flops, state.steps, state.seconds, state.segment_seconds)
         return Outcome(
             status="done" if error is None else "diverged",
             error=error,
-            steps=journal.steps,
+            steps=state.steps,
             planned_steps=self.steps,
-            flops=journal.flops,
-            flops_budget=self._budget.flops_budget,
-            budget=self._budget.amount,
-            budget_error=self._budget.error(spent),
-            within_tolerance=self._budget.met_by(spent),
-            uncounted=sorted(journal.uncounted),
-            seconds=journal.seconds,
-            history=journal.history,
-            snapshots=journal.snapshots,
+            flops=state.flops,
+            flops_budget=budget.flops_budget,
+            budget=budget.amount,
+            budget_error=budget.error(spent),
+            within_tolerance=budget.met_by(spent),
+            uncounted=sorted(state.uncounted),
+            seconds=state.seconds,
+            history=state.history,
+            snapshots=state.snapshots,
             folder=self._folder,
         )

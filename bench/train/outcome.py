@@ -19,8 +19,6 @@ class SavedSnapshot(BaseModel):
     """The weights at one step of a training, saved in a file.
 
     Attributes:
-        step: optimiser steps done.
-        flops: FLOPs spent until then.
         seconds: of training until then, evaluations left out.
         file: its name in the trial's folder.
         sha256: of the file, in hexadecimal.
@@ -41,7 +39,6 @@ class Outcome(BaseModel):
     Attributes:
         status: "done", or "diverged" where a loss or a router's logits were not finite.
         error: what went wrong; None where nothing did.
-        steps: optimiser steps done.
         planned_steps: those that the budget gave.
         flops: spent on training: forward and backward.
         flops_budget: those that the dense model spends in the recipe's epochs.
@@ -50,7 +47,6 @@ class Outcome(BaseModel):
         within_tolerance: whether it was met as the recipe asks.
         uncounted: operations on floats that ran and that the table of FLOPs does not know.
         seconds: of training, evaluations left out.
-        history: losses and accuracies along the way.
         snapshots: weights along the way, the initial ones first.
         folder: where the snapshots lie; not stored, since folders move.
     """

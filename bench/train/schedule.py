@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor
-from typing import Protocol
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,16 +20,12 @@ class TrainingState(BaseModel):
     """The progress of one training, which grows with it. All numbers are finite.
 
     Attributes:
-        steps: optimiser steps done.
-        flops: FLOPs spent on these steps.
-        seconds: time spent on these steps.
+        steps: optimiser steps done; `flops` and `seconds` were spent on them.
         segment_seconds: time spent on the last segment.
-        over: whether the training has reached its end.
         flops_per_step: FLOPs of the last step that was counted.
         uncounted: operations that ran and have no known FLOPs.
         losses: the task loss of each step since the last evaluation.
         history: losses and accuracies at the evaluations.
-        snapshots: the saved weights.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -61,11 +57,8 @@ class TrainingState(BaseModel):
 
     def keep(self, file: str, sha256: str) -> None:
         """Add a snapshot of the weights after the last step."""
-        self.snapshots.append(
-            SavedSnapshot(
-                step=self.steps, flops=self.flops, seconds=self.seconds, file=file, sha256=sha256
-            )
-        )
+        at: dict[str, Any] = {"step": self.steps, "flops": self.flops, "seconds": self.seconds}
+        self.snapshots.append(SavedSnapshot(**at, file=file, sha256=sha256))
 
 
 READ_LOSSES_EVERY = 10
@@ -89,18 +82,8 @@ class Segment:
     steps: int
 
 
-class EvaluationSchedule(Protocol):
-    """The segments of one training, each planned from the state before it."""
-
-    def steps(self, state: TrainingState) -> int:
-        """Return the steps of the whole training, as currently estimated."""
-
-    def next(self, state: TrainingState) -> Segment:
-        """Return the next segment of a training that is not over."""
-
-
 class ByStep:
-    """A training of a fixed number of steps, evaluated and saved at the ends of equal parts."""
+    """The schedule of a fixed number of steps, evaluated and saved at the ends of equal parts."""
 
     def __init__(self, steps: int, train: TrainConfig) -> None:
         self._steps = steps
@@ -109,23 +92,24 @@ class ByStep:
         regular = range(READ_LOSSES_EVERY, steps, READ_LOSSES_EVERY)
         self._ends = sorted({*regular, *self._evaluations, *self._snapshots})
 
-    def steps(self, state: TrainingState) -> int:
+    def steps(self, _state: TrainingState) -> int:
+        """Return the steps of the whole training."""
         return self._steps
 
     def next(self, state: TrainingState) -> Segment:
+        """Return the next segment of a training that is not over."""
         end = next(end for end in self._ends if end > state.steps)
         return Segment(end, end in self._evaluations, end in self._snapshots, self._steps)
 
 
 class ByClock:
-    """A training of a fixed number of seconds; the steps left are estimated after each segment.
+    """The schedule of a fixed number of seconds; after each segment the steps left are estimated.
 
     The training ends after the steps estimated before its last segment, so that the learning rate
     reaches 0: the seconds are missed by the error of the estimate for that segment.
 
     Args:
         seconds: training time, without evaluations.
-        train: the recipe.
         pace: seconds per step, used until the first step was timed.
     """
 
@@ -133,12 +117,14 @@ class ByClock:
         self._seconds, self._train, self._pace = seconds, train, pace
 
     def steps(self, state: TrainingState) -> int:
+        """Return the steps of the whole training, as currently estimated."""
         if state.over:
             return state.steps
         left = self._seconds - state.seconds
         return state.steps + max(1, round(left / self._pace_of(state)))
 
     def next(self, state: TrainingState) -> Segment:
+        """Return the next segment of a training that is not over."""
         steps = self.steps(state)
         kept = len(state.snapshots) - (self._train.snapshots > 1)
         evaluation = self._due(self._train.evaluations, state.evaluations, state, steps)

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bench.compute import Budget, Cost, FlopCounter, match_compute, parameters_of
@@ -19,8 +20,8 @@ from bench.config import TrainConfig, TrialSpec
 from bench.data import Dataset, Purpose, TrainingBatches, random_bits
 from bench.model import Objective, moe_layers, starting_model
 from bench.train.checkpoint import module_state, optimizer_state, restore_module, restore_optimizer
-from bench.train.micro_batches import refuse_other_optimisation
 from routers import Router, Routing, step_stats
+from routers.errors import RequestError, with_article
 
 
 def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
@@ -33,18 +34,15 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            keep = name in spared or parameter.ndim < 2 or _is_bias(name)
+            # A bias may be stacked over experts, as (E, 1, h).
+            is_bias = any(part.startswith("bias") for part in name.split("."))
+            keep = name in spared or parameter.ndim < 2 or is_bias
             (free if keep else decaying).append(parameter)
     groups = [
         {"params": decaying, "weight_decay": train.weight_decay},
         {"params": free, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, lr=train.lr, fused=True)
-
-
-def _is_bias(name: str) -> bool:
-    """Tell whether a parameter is a bias, also one that is stacked over experts, as (E, 1, h)."""
-    return any(part.startswith("bias") for part in name.split("."))
 
 
 def learning_rate(step: int, steps: int, train: TrainConfig) -> float:
@@ -60,22 +58,60 @@ def learning_rate(step: int, steps: int, train: TrainConfig) -> float:
     return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """Return a copy that follows the model as an exponential moving average, buffers too."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+def refuse_other_optimisation(spec: TrialSpec, model: nn.Module) -> None:
+    """Refuse `train.micro_batches` where cutting the batch would change what is computed.
+
+    Raises:
+        RequestError: the message says why.
+    """
+    parts = spec.train.micro_batches
+    if reason := why_not_cut(spec, model, parts):
+        raise RequestError(
+            f"train.micro_batches = {parts} would change what is computed: {reason}; leave it at 1"
+        )
+
+
+def why_not_cut(spec: TrialSpec, model: nn.Module, parts: int) -> str | None:
+    """Say why training in so many micro-batches would be another optimisation.
+
+    Returns:
+        The reason; None where it is the same optimisation, but for rounding and for which random
+        numbers are drawn.
+    """
+    if parts == 1:
+        return None
+    if (size := spec.train.batch_size) < parts:
+        return f"train.batch_size = {size} has no {parts} parts"
+    for name, module in model.named_modules():
+        own = [buffer for buffer, _ in module.named_buffers(recurse=False)]
+        running = any(buffer.startswith("running_") for buffer in own)
+        if running or isinstance(module, _BatchNorm):
+            return f"{name}, {with_article(type(module).__name__)}, takes statistics of the batch"
+    layers = moe_layers(model)
+    if not layers:
+        return None
+    if spec.model.groups != "image":
+        return f"model.groups = {spec.model.groups!r} routes tokens of several images together"
+    if weighed := [name for name, weight in spec.train.losses.items() if weight]:
+        return f"the loss {weighed[0]!r} is taken over the whole batch"
+    for name, layer in layers.items():
+        if type(layer.router).after_step is not Router.after_step:
+            return f"the router {type(layer.router).__name__} is told the loads of the whole batch"
+        # Parameters learn by the gradient alone; a buffer may follow the batches.
+        for buffer, _ in layer.named_buffers():
+            return f"{name}.{buffer} may keep statistics of the batch"
+    return None
 
 
 class Trainer:
     """The state of one training: model, optimiser, averaged weights.
 
     Each batch goes through the model in `train.micro_batches` parts, one after the other, whose
-    gradients are summed.
+    gradients are summed. The averaged weights follow the others as an exponential moving average,
+    buffers too.
 
     Args:
-        spec: the trial.
-        dataset: the data to train on.
-        batches: the batches of its training split.
-        device: where to train.
+        batches: of the training split of `dataset`.
         steps: of the whole training, for the learning rate's schedule.
         parent: see `starting_model`.
 
@@ -99,8 +135,10 @@ class Trainer:
         self._spec, self._batches, self.steps = spec, batches, steps
         self._model = starting_model(spec, dataset, parent).to(device)
         self._optimizer = build_optimizer(self._model, spec.train)
-        ema = spec.train.ema
-        self._average = None if ema is None else averaged(self._model, ema)
+        self._average = None
+        if (decay := spec.train.ema) is not None:
+            follow = get_ema_multi_avg_fn(decay)
+            self._average = AveragedModel(self._model, multi_avg_fn=follow, use_buffers=True)
         self._objective = Objective(spec.train)
         self._noise = torch.Generator(device)
         self._moe_layers = list(moe_layers(self._model).values())
@@ -126,11 +164,19 @@ class Trainer:
         images, labels = self._batches(step)
         torch.manual_seed(self._drawn(Purpose.DROPOUT, step))
         self._noise.manual_seed(self._drawn(Purpose.ROUTER_NOISE, self._spec.twin, step))
-        parts = self._micro_batches
+        parts, train = self._micro_batches, self._spec.train
         loss, routings = self._differentiate(images, labels, step, parts, counter)
-        self._update(step)
-        if parts == 1:  # else no router listens
-            self._inform_routers(routings)
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate(step, self.steps, train)
+        if train.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self._model.parameters(), train.clip_norm)
+        self._optimizer.step()
+        if self._average is not None:
+            self._average.update_parameters(self._model)
+        # In micro-batches no router overrides `after_step`. Few do, and counting loads costs time.
+        for layer, routing in zip(self._moe_layers, routings, strict=True):
+            if type(layer.router).after_step is not Router.after_step:
+                layer.router.after_step(step_stats(routing))
         return loss
 
     def state(self) -> dict[str, Tensor]:
@@ -185,22 +231,6 @@ class Trainer:
 
         return flops(self._micro_batches) - flops(1)
 
-    def _update(self, step: int) -> None:
-        rate = learning_rate(step, self.steps, self._spec.train)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        if self._spec.train.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._model.parameters(), self._spec.train.clip_norm)
-        self._optimizer.step()
-        if self._average is not None:
-            self._average.update_parameters(self._model)
-
-    def _inform_routers(self, routings: list[Routing]) -> None:
-        for layer, routing in zip(self._moe_layers, routings, strict=True):
-            # Few routers listen, and counting loads costs time.
-            if type(layer.router).after_step is not Router.after_step:
-                layer.router.after_step(step_stats(routing))
-
     def _drawn(self, purpose: Purpose, *counters: int) -> int:
         return int(random_bits(purpose, self._spec.seed, *counters)[0])
 
@@ -214,14 +244,7 @@ def resolve_budget(
 ) -> Budget:
     """Resolve the budget of a trial from the FLOPs of its first step on the device it trains on.
 
-    The overhead of micro-batches is not counted.
-
-    Args:
-        spec: the trial.
-        dataset: the data to train on.
-        batches: the batches of its training split, on `device`.
-        device: where to train.
-        parent: see `starting_model`; a step of a partly frozen model takes fewer FLOPs.
+    The overhead of micro-batches is not counted; a step of a partly frozen model takes fewer FLOPs.
     """
 
     def cost_of(of: TrialSpec) -> Cost:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.data import Datasets
-from bench.execute import Begun, Ended, Job, OnEvent, Progress, Task, TrialJob, trial_folder
+from bench.execute import Begun, Ended, Job, OnEvent, Progress, Task, trial_folder
 from bench.plan import (
     Decision,
     Fingerprints,
     Planned,
     Reuse,
-    Rows,
     add_to_study,
 )
 from bench.train import discard_state, read_outcome
@@ -62,7 +61,7 @@ class Tuner:
     datasets: Datasets
     reuse: Reuse
     emit: OnEvent
-    rows: Rows = field(default_factory=lambda: Rows({}, {}))
+    rows: dict[str, int] = field(default_factory=dict)
     children: Mapping[str, Sequence[Planned]] = field(default_factory=dict)
     _study_id: int = 0
     _fingerprints: Fingerprints = field(default_factory=Fingerprints)
@@ -77,16 +76,16 @@ class Tuner:
             return []
         decision, total = Decision(True, "rehearsed"), len(self.untuned)
         return [
-            TrialJob(each, decision, Task(each.label, each.spec.seed, number, total))
+            Job(each, decision, Task(each.label, each.spec.seed, number, total))
             for number, each in enumerate(self.untuned, 1)
         ]
 
-    def record(self) -> Rows:
+    def record(self) -> dict[str, int]:
         """Write the study."""
         self._study_id = self.store.study(self.study, dict(self.request))
         return self.rows
 
-    def begin(self, run_id: int, workers: int) -> list[Job]:
+    def begin(self, run_id: int) -> list[Job]:
         """Return where each router goes on, or begins.
 
         Raises:
@@ -130,13 +129,13 @@ class Tuner:
                 search.end(draw.number, AttemptStatus.FAILED, 0.0)
                 self.emit(Ended(task, AttemptStatus.FAILED, 0.0, str(error)))
                 continue
-            self.rows.trials.update(add_to_study(self._study_id, [planned], [], self.store).trials)
+            self.rows.update(add_to_study(self._study_id, [planned], [], self.store))
             trial = _Trial(contender, draw)
             self._trials[planned.fingerprint.value] = trial
             search.set_training(draw.number, planned.fingerprint.value)
             self._give_up_stopped(planned, draw)
             (decision,) = self.reuse.trials([planned])
-            job = TrialJob(planned, decision, task)
+            job = Job(planned, decision, task)
             if not job.idle:
                 yield job
                 return

@@ -14,8 +14,8 @@ from bench.model.build import moe_seed, trial_model
 from bench.plan.expand import trial_specs
 from bench.plan.fingerprint import Fingerprints
 from bench.plan.plan import labels, make_request
+from bench.train.loop import train_trial
 from bench.train.step import Trainer
-from bench.train.trial import train_trial
 from routers.errors import RequestError
 
 CPU = torch.device("cpu")

@@ -16,8 +16,8 @@ from bench.execute.preflight import rehearse
 from bench.model.build import trial_model
 from bench.model.derive import TRANSFORMS, register_transform, starting_model
 from bench.plan.fingerprint import Fingerprints
+from bench.train.loop import train_trial
 from bench.train.step import resolve_budget
-from bench.train.trial import train_trial
 from routers.errors import BenchError, RequestError
 
 CPU = torch.device("cpu")

@@ -9,8 +9,8 @@ from bench.execute.failures import status_of
 from bench.model import moe_layers
 from bench.model.build import trial_model
 from bench.train.evaluation import observe
+from bench.train.loop import train_trial
 from bench.train.step import Trainer
-from bench.train.trial import train_trial
 from routers import ROUTERS, Baseline, NonFiniteError, Router, list_routers, register_router
 from routers.routing import MixtureRouting
 

@@ -12,8 +12,8 @@ from bench.data import Split
 from bench.measure.subjects import TrainedTrial
 from bench.model import moe_layers
 from bench.model.moe import reweighted
+from bench.train.loop import train_trial
 from bench.train.outcome import read_outcome
-from bench.train.trial import train_trial
 from suites import Array, build_suite
 
 CPU = torch.device("cpu")

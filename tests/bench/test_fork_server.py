@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from bench.execute.fork_server import forked
+from bench.execute.processes import forked
 
 LOADED = {"torch", "timm", "bench.execute.worker"}
 

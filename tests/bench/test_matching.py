@@ -1,5 +1,6 @@
 """Compute matched by the width of experts, by seconds and by steps: solved, trained, kept to."""
 
+import time
 from collections import Counter
 
 import pytest
@@ -19,9 +20,9 @@ from bench.model.build import trial_model
 from bench.plan.widths import nearest_width, with_widths
 from bench.train import checkpoint, loop
 from bench.train.evaluation import observe
+from bench.train.loop import TrainingInterrupted, train_trial
 from bench.train.schedule import READ_LOSSES_EVERY, ByClock, ByStep, TrainingState
 from bench.train.step import resolve_budget
-from bench.train.trial import TrainingInterrupted, train_trial
 from results.conditions import conditions
 from routers import RequestError
 
@@ -275,6 +276,7 @@ class Ticking:
 
     def __init__(self, tick):
         self.time, self.tick = 0.0, tick
+        self.monotonic = time.monotonic
 
     def perf_counter(self):
         self.time += self.tick

@@ -16,9 +16,8 @@ from bench.data import DataShape
 from bench.data.batches import TrainingBatches
 from bench.model import moe_layers
 from bench.model.build import trial_model
-from bench.train.micro_batches import why_not_cut
-from bench.train.step import Trainer, resolve_budget
-from bench.train.trial import TrainingInterrupted, train_trial
+from bench.train.loop import TrainingInterrupted, train_trial
+from bench.train.step import Trainer, resolve_budget, why_not_cut
 from routers import ROUTERS, Router, SoftRouting, register_router
 from routers.errors import RequestError
 

@@ -50,8 +50,9 @@ def ended(store: Store, plan: Plan, status: str, checkpoint: str | None = None) 
     """Give every trial of the plan an attempt that ended so."""
     machine = store.machine(Machine("host", "system", "processor", 2, 1, 10**9))
     code = store.code_version(CodeVersion(None, False, "3.11", {}))
-    for row in record_plan(plan, store).trials.values():
-        attempt = store.begin_attempt(row, machine, code)
+    rows = record_plan(plan, store)
+    for trial in plan.trials:
+        attempt = store.begin_attempt(rows[trial.fingerprint.value], machine, code)
         if status != "running":
             store.finish_attempt(attempt, status, error="why it did", checkpoint=checkpoint)
 

@@ -39,7 +39,7 @@ def store(tmp_path: Path) -> Store:
 def tried(store: Store, plan: Plan, *statuses: str, checkpoint: str | None = None) -> None:
     """Attempts at the plan's first trial, one after the other."""
     machine, code = store.machine(MACHINE), store.code_version(CODE)
-    trial = record_plan(plan, store).trials[plan.trials[0].fingerprint.value]
+    trial = record_plan(plan, store)[plan.trials[0].fingerprint.value]
     for status in statuses:
         attempt = store.begin_attempt(trial, machine, code)
         if status != "running":
@@ -154,7 +154,7 @@ def test_a_layer_is_measured_once_on_each_machine(store: Store, plan: Plan) -> N
         suite.source_hash,
         here,
         code,
-        layer_id=rows.layers[layer.fingerprint.value],
+        layer_id=rows[layer.fingerprint.value],
     )
     assert Reuse(store, Path(), here).layers(plan.layers) == [()]
     assert Reuse(store, Path(), there).layers(plan.layers) == [(suite,)]
@@ -177,7 +177,7 @@ def test_a_timing_beside_other_load_is_due_again_where_that_is_asked_for(
             suite.source_hash,
             here,
             code,
-            layer_id=rows.layers[layer.fingerprint.value],
+            layer_id=rows[layer.fingerprint.value],
             status=status,
             metrics=[Metric("forward_ms", 2.0), Metric(name, disturbed)],
         )
@@ -231,7 +231,7 @@ def test_a_plan_takes_as_many_queries_whatever_its_size(store: Store, plan: Plan
         queries.clear()
         rows = record_plan(made, store)
         written = len(queries)
-        assert len(rows.trials) == seeds
+        assert len([each for each in made.trials if each.fingerprint.value in rows]) == seeds
         Reuse(store, Path(), 1).trials(made.trials)
         Reuse(store, Path(), 1).layers(made.layers)
         return written, len(queries) - written
@@ -253,7 +253,7 @@ def test_seconds_of_another_machine_are_no_result_here(store: Store, plan: Plan)
     assert _whether(store, timed, None) == (True, again)
     there = store.machine(other)
     assert _whether(store, timed, there) == (True, again)
-    trial = record_plan(timed, store).trials[timed.trials[0].fingerprint.value]
+    trial = record_plan(timed, store)[timed.trials[0].fingerprint.value]
     attempt = store.begin_attempt(trial, there, store.code_version(CODE))
     store.finish_attempt(attempt, "done")
     for machine in (here, there):

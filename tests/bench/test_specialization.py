@@ -8,8 +8,8 @@ import torch
 
 from bench.measure.subjects import TrainedTrial
 from bench.model import moe_layers
+from bench.train.loop import train_trial
 from bench.train.outcome import read_outcome
-from bench.train.trial import train_trial
 from suites import build_suite
 
 CPU = torch.device("cpu")

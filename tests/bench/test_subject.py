@@ -7,8 +7,8 @@ from bench.compute.flops import model_stats
 from bench.measure.subjects import LayerOfTrial, TrainedTrial
 from bench.model import MoELayer, moe_layers
 from bench.model.build import trial_model
+from bench.train.loop import train_trial
 from bench.train.outcome import read_outcome
-from bench.train.trial import train_trial
 from routers import ROUTERS, BenchError, MixtureRouting, Router
 
 CPU = torch.device("cpu")

@@ -22,10 +22,10 @@ from bench.model import (
 from bench.model.build import trial_model
 from bench.model.objective import Objective
 from bench.train.evaluation import Score, evaluate
+from bench.train.loop import train_trial
 from bench.train.outcome import read_outcome
 from bench.train.schedule import spaced
 from bench.train.step import Trainer, build_optimizer, learning_rate, resolve_budget
-from bench.train.trial import train_trial
 from routers import LOSSES, Batch, RequestError, Router
 from routers.soft import SoftMoE
 from routers.token_choice import SoftmaxTokenChoice
@@ -285,7 +285,7 @@ def test_no_process_that_makes_images_outlives_a_training(
             raise ValueError("broken")
         return Score(0.5, 1.0)
 
-    monkeypatch.setattr("bench.train.trial.TrainingBatches", keeping)
+    monkeypatch.setattr("bench.train.loop.TrainingBatches", keeping)
     monkeypatch.setattr("bench.train.loop.evaluate", evaluating)
     with pytest.raises(ValueError, match="broken") if breaks else nullcontext():
         train_trial(spec.model_copy(update={"data": augmented}), tiny_dataset, CPU, tmp_path)

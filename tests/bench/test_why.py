@@ -31,10 +31,11 @@ def stored(folder: Path, status: AttemptStatus) -> Store:
     """A database with one trial of the dense baseline, whose attempt ended so."""
     store = open_store(folder / "bench.db")
     request = make_request(load_preset("smoke"), routers=["dense"])
-    rows = record_plan(make_plan(request, Datasets()), store)
+    plan = make_plan(request, Datasets())
+    rows = record_plan(plan, store)
     machine = store.machine(Machine("host", "system", "processor", 2, 1, 10**9))
     code = store.code_version(CodeVersion(None, False, "3.11", {}))
-    attempt = store.begin_attempt(*rows.trials.values(), machine, code)
+    attempt = store.begin_attempt(rows[plan.trials[0].fingerprint.value], machine, code)
     if status != "running":
         told = {"error": "boom\nand so on", "traceback": "Traceback …\n  line\n"}
         store.finish_attempt(attempt, status, **told)

@@ -138,7 +138,7 @@ def pretend_done(home: Path) -> None:
             rest |= {"within_tolerance": True, "uncounted": [], "seconds": 1.0}
             outcome = Outcome(**done, **rest, history=[], snapshots=[end], folder=folder)  # type: ignore[arg-type]
             write_outcome(outcome)
-            attempt = store.begin_attempt(rows.trials[fingerprint], machine, code)
+            attempt = store.begin_attempt(rows[fingerprint], machine, code)
             store.finish_attempt(
                 attempt,
                 "done",
@@ -161,7 +161,7 @@ def pretend_done(home: Path) -> None:
             for suite in planned.suites:
                 store.record_measurement(
                     *(suite.name, suite.options, suite.source_hash, machine, code),
-                    layer_id=rows.layers[planned.fingerprint.value],
+                    layer_id=rows[planned.fingerprint.value],
                 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.execute.interrupts import SIGNALS, Interrupts
+from bench.execute.context import SIGNALS, Interrupts
 
 pytestmark = pytest.mark.slow
 
@@ -59,7 +59,7 @@ def test_twice_leaves_at_once_without_a_word_of_the_threads_that_watch_workers(
 def test_the_first_signal_asks_and_the_second_raises(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with Interrupts() as interrupts:
-        assert not interrupts.asked()
+        assert interrupts.reason is None
         signal.raise_signal(number)
         assert interrupts.reason == SIGNALS[number]
         with pytest.raises(KeyboardInterrupt):
@@ -73,6 +73,6 @@ def test_what_is_ignored_stays_so() -> None:
     try:
         with Interrupts() as interrupts:
             signal.raise_signal(signal.SIGHUP)
-            assert not interrupts.asked()
+            assert interrupts.reason is None
     finally:
         signal.signal(signal.SIGHUP, before)
