@@ -1,15 +1,15 @@
 """Routers for vision MoEs in pure torch; knows nothing of the harness around it."""
 
 from routers.affinity import AFFINITIES, build_affinity, register_affinity
-from routers.baselines import Baseline
 from routers.errors import BenchError, NonFiniteError, RequestError
 from routers.hyper import Choice, Configurable, Range, hyper
 from routers.layer_info import RouterContext, Site, two_levels
 from routers.losses import LOSSES, Batch, register_loss
 from routers.plugins import load_entry_points, load_plugin
-from routers.registry import Card, Entry, Registry
+from routers.registry import Entry, Registry
 from routers.router import (
     ROUTERS,
+    Baseline,
     Router,
     build_router,
     described,
@@ -35,7 +35,6 @@ __all__ = [
     "Baseline",
     "Batch",
     "BenchError",
-    "Card",
     "Choice",
     "Configurable",
     "Entry",

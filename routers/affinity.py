@@ -28,19 +28,15 @@ class Affinity(nn.Module, Configurable):
     """The base of all affinities: a subclass makes its parameters in `build` and writes `forward`.
 
     Args:
-        dim: width d of the tokens.
-        outputs: n, logits of each token.
+        dim, outputs: d and n.
         site: what it may need to know of the layer.
-        hyper: hyper-parameters, by name.
-
-    Attributes:
-        per_expert: whether it can give logits of experts alone, not of slots or levels.
 
     Raises:
         RequestError: a hyper-parameter that the affinity does not have, or a value that it refuses.
     """
 
     per_expert: ClassVar[bool] = False
+    """Whether it can give logits of experts alone, not of slots or levels."""
 
     def __init__(self, dim: int, outputs: int, site: Site | None = None, **hyper: Any) -> None:
         super().__init__()
@@ -227,10 +223,7 @@ class Convolution(Deep):
 class ConvBody(nn.Module):
     """Convolution, maximum, fully connected layers: (…, c·h·w) -> (…, hidden[-1]).
 
-    Args:
-        shape: (c, h, w) of an image, at least 4 pixels a side.
-        channels: of the 3 × 3 convolution, which has no padding.
-        hidden: widths of the fully connected layers.
+    The 3 × 3 convolution has no padding; an image of `shape` has at least 4 pixels a side.
     """
 
     def __init__(self, shape: tuple[int, ...], channels: int, hidden: list[int]) -> None:

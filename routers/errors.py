@@ -41,12 +41,7 @@ def with_article(noun: str) -> str:
 
 
 def nearest(name: str, options: Iterable[str]) -> str:
-    """Return the end of an error message: the nearest valid names, or all where none is near.
-
-    Args:
-        name: what was asked for.
-        options: what there is.
-    """
+    """Return the end of an error message: the nearest valid names, or all where none is near."""
     known = sorted(options)
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     if close:
@@ -55,12 +50,7 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
 
 def unknown(name: str, options: Iterable[str]) -> str:
-    """Return the end of a message on an unknown component: as `nearest`, and how to register it.
-
-    Args:
-        name: what was asked for.
-        options: what there is.
-    """
+    """Return the end of a message on an unknown component: as `nearest`, and how to register it."""
     end = nearest(name, options)
     stop = "" if end.endswith("?") else "."
     return f"{end}{stop} If it is your own, give its file: --plugin FILE"

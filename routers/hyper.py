@@ -39,17 +39,6 @@ class Choice:
     options: tuple[Any, ...]
 
 
-@dataclass(frozen=True)
-class HyperInfo:
-    """The description of one hyper-parameter."""
-
-    name: str
-    type: str
-    default: Any
-    meaning: str
-    tune: Range | Choice | None
-
-
 def hyper(
     default: Any, meaning: str, *, tune: Range | Choice | None = None, **constraints: Any
 ) -> Any:
@@ -64,13 +53,8 @@ def hyper(
     field: FieldInfo = pydantic.Field(default, description=meaning, **constraints)
     # The search range rides along as metadata of pydantic's field; pydantic ignores what it does
     # not know there.
-    field.metadata.append(_Tuned(tune))
+    field.metadata.append(tune)
     return field
-
-
-@dataclass(frozen=True)
-class _Tuned:
-    tune: Range | Choice | None
 
 
 class HyperModel(pydantic.BaseModel):
@@ -81,15 +65,26 @@ class HyperModel(pydantic.BaseModel):
     )
 
 
+@dataclass(frozen=True)
+class HyperInfo:
+    """The description of one hyper-parameter."""
+
+    name: str
+    type: str
+    default: Any
+    meaning: str
+    tune: Range | Choice | None
+
+
 def hyper_infos(model: type[HyperModel]) -> list[HyperInfo]:
-    """Return the hyper-parameters of a model, in the order of their declaration."""
+    """Return the hyper-parameters of a model, in the order of declaration, inherited ones first."""
     return [
         HyperInfo(
             name=name,
             type=_type_name(field.annotation),
             default=field.default,
             meaning=field.description or "",
-            tune=next((m.tune for m in field.metadata if isinstance(m, _Tuned)), None),
+            tune=next((m for m in field.metadata if isinstance(m, Range | Choice)), None),
         )
         for name, field in model.model_fields.items()
     ]
@@ -150,13 +145,16 @@ class Configurable:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        fields = dict(_inherited_fields(cls))
-        for name, annotation in _own_annotations(cls).items():
-            fields.pop(name, None)
-            # A bare `Tensor` annotation declares a buffer for the type checker, not a setting.
-            if typing.get_origin(annotation) is ClassVar or name not in cls.__dict__:
-                continue
-            fields[name] = (annotation, cls.__dict__[name])
+        fields: dict[str, tuple[Any, Any]] = {}
+        for base in reversed(cls.__mro__):
+            fields.update(vars(base).get("_hyper_fields", {}))
+            for name, annotation in _own_annotations(base).items():
+                removed = typing.get_origin(annotation) is ClassVar
+                if removed or base is cls:
+                    fields.pop(name, None)
+                # A bare `Tensor` annotation declares a buffer for the type checker, not a setting.
+                if base is cls and not removed and name in vars(cls):
+                    fields[name] = (annotation, vars(cls)[name])
         cls.hyper_model = pydantic.create_model(  # type: ignore[call-overload]
             f"{cls.__name__}Hyper", __base__=HyperModel, **fields
         )
@@ -166,11 +164,6 @@ class Configurable:
         cls._hyper_fields = fields
 
     _hyper_fields: ClassVar[dict[str, tuple[Any, Any]]] = {}
-
-    @classmethod
-    def hyper_info(cls) -> list[HyperInfo]:
-        """Return this class's hyper-parameters, inherited ones first."""
-        return hyper_infos(cls.hyper_model)
 
     @classmethod
     def validate_hyper(cls, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -196,20 +189,6 @@ def function_hyper_model(function: Callable[..., Any]) -> type[HyperModel]:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     return pydantic.create_model(f"{function.__name__}_hyper", __base__=HyperModel, **fields)
-
-
-def _inherited_fields(cls: type) -> dict[str, tuple[Any, Any]]:
-    fields: dict[str, tuple[Any, Any]] = {}
-    for base in reversed(cls.__mro__[1:]):
-        fields.update(base.__dict__.get("_hyper_fields", {}))
-        removed = (
-            name
-            for name, annotation in _own_annotations(base).items()
-            if typing.get_origin(annotation) is ClassVar
-        )
-        for name in removed:
-            fields.pop(name, None)
-    return fields
 
 
 def _own_annotations(cls: type) -> dict[str, Any]:

@@ -38,7 +38,6 @@ def require_finite(modes: Sequence[Tensor], router: object = None, what: str = "
     Args:
         modes: (g, t, …) each, the logits of each expert mode; mostly one.
         router: what they are of, for the error.
-        what: what each is, for its message.
 
     Raises:
         NonFiniteError: it names the first such token.
@@ -67,10 +66,7 @@ def _first_fault(modes: Sequence[Tensor], finite: Tensor, what: str) -> str:
 
 
 def refusing_non_finite(allocate: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a router's `allocate` or `allocate_noisy`: it refuses the logits that it goes by.
-
-    See `require_finite`, which reads the last of its tensors.
-    """
+    """Wrap a router's `allocate` or `allocate_noisy`: it refuses the logits that it goes by."""
 
     @wraps(allocate)
     def checked(self: Any, logits: Tensor, *noisy: Tensor) -> Any:
@@ -89,8 +85,7 @@ def highest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     GPU: there it takes the second one always.
 
     Args:
-        scores: (…, n) without NaN.
-        k: at most n.
+        scores: (…, n) without NaN, n at least k.
 
     Returns:
         The scores, (…, k), the highest first, and their indices, (…, k) long.

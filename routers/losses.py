@@ -25,11 +25,7 @@ register_loss = LOSSES.register
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """The inputs of a loss besides the routing.
-
-    Attributes:
-        inputs: (batch, …) float, as the model was given them.
-        labels: (batch,) long, class of each input.
+    """The inputs of a loss besides the routing: (batch, …) float, and (batch,) long their classes.
 
     Raises:
         RequestError: there are no inputs, over which no loss has a mean.

@@ -85,15 +85,7 @@ class FrozenRouter(SoftmaxTokenChoice):
 
 
 def drawn_from_bits(tokens: Tensor, outputs: int, seed: int) -> Tensor:
-    """Hash a token's float32 bits and a seed to pseudo-random numbers in [-1, 1].
-
-    Args:
-        tokens: (g, t, d).
-        outputs: n, numbers for each token.
-
-    Returns:
-        (g, t, n) float.
-    """
+    """Hash each token's float32 bits and a seed to n numbers in [-1, 1]: (g, t, d) -> (g, t, n)."""
     bits = tokens.float().contiguous().view(torch.int32).long()
     generator = torch.Generator().manual_seed(seed)
     odd = torch.randint(-(2**62), 2**62, (tokens.shape[-1],), generator=generator) * 2 + 1

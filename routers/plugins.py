@@ -21,7 +21,7 @@ from importlib.metadata import entry_points
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from moe_router_bench import PACKAGES
 from routers.errors import BenchError, RequestError, nearest
@@ -32,8 +32,7 @@ ELSEWHERE: list[Callable[[], Iterable[str]]] = []
 """Each names the modules that have registered something in a registry of another library."""
 
 
-@dataclass(frozen=True)
-class PluginFailure:
+class PluginFailure(NamedTuple):
     """An entry point that could not be loaded, and why, with its own line."""
 
     name: str
@@ -50,11 +49,22 @@ def load_plugin(path: str | Path) -> ModuleType:
             it registers nothing, or the name of a module beside it means another module here.
     """
     file = Path(path).expanduser().resolve()
-    if not file.is_file():
-        raise RequestError(_no_file(path, file))
-    if _means(file.stem, file) and file.stem in sys.modules:  # another plugin's helper
+    _refuse_missing(path, file)
+    if _file_of(file.stem) == file and file.stem in sys.modules:  # another plugin's helper
         sys.modules.setdefault(module_name(file), sys.modules[file.stem])
     return _load(f"plugin {path}", module_name(file), lambda: _import(file))
+
+
+def _refuse_missing(path: str | Path, file: Path) -> None:
+    """Refuse a plugin that is no file, with what its folder holds."""
+    if file.is_file():
+        return
+    folder = file if file.is_dir() else file.parent
+    files = [each.name for each in folder.glob("*.py")]
+    if file.is_dir():
+        raise RequestError(f"plugin {path} is a folder; name the Python file{nearest('', files)}")
+    missing = nearest(file.name, files) if folder.is_dir() else f": there is no folder {folder}"
+    raise RequestError(f"plugin {path} does not exist{missing}")
 
 
 def load_entry_points() -> list[PluginFailure]:
@@ -73,17 +83,14 @@ def load_entry_points() -> list[PluginFailure]:
 
 
 def module_name(file: Path) -> str:
-    """Return the name that a file is imported under: of its own, and the same in every process."""
-    return f"{_package_of(file.parent)}.{file.stem if file.stem.isidentifier() else _digest(file)}"
+    """Return the name that a file is imported under: of its own, and the same in every process.
 
-
-def _package_of(folder: Path) -> str:
-    """Return the package that relative imports in a folder's plugins belong to."""
-    return f"plugins_{_digest(folder)}"
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(str(path).encode()).hexdigest()[:12]
+    Its package, to which relative imports belong, is that of its folder.
+    """
+    folder, own = (
+        hashlib.sha256(str(path).encode()).hexdigest()[:12] for path in (file.parent, file)
+    )
+    return f"plugins_{folder}.{file.stem if file.stem.isidentifier() else own}"
 
 
 def _import(file: Path) -> None:
@@ -91,8 +98,8 @@ def _import(file: Path) -> None:
     name, folder = module_name(file), str(file.parent)
     if name in sys.modules:
         return
-    package = sys.modules.setdefault(_package_of(file.parent), ModuleType(_package_of(file.parent)))
-    package.__path__ = [folder]
+    top = name.partition(".")[0]
+    sys.modules.setdefault(top, ModuleType(top)).__path__ = [folder]
     if folder not in sys.path:
         sys.path.append(folder)
     _refuse_other_helpers(file)
@@ -100,7 +107,7 @@ def _import(file: Path) -> None:
     assert spec is not None  # a loader was given
     assert spec.loader is not None
     sys.modules[name] = module = module_from_spec(spec)
-    if _means(file.stem, file):  # it may be another plugin's helper
+    if _file_of(file.stem) == file:  # it may be another plugin's helper
         sys.modules[file.stem] = module
     # Bytecode of a file that is mended within a second may be that of before.
     writes, sys.dont_write_bytecode = sys.dont_write_bytecode, True
@@ -110,26 +117,17 @@ def _import(file: Path) -> None:
         sys.dont_write_bytecode = writes
 
 
-def _means(name: str, file: Path) -> bool:
-    """Tell whether `import name` would find this file."""
-    return name.isidentifier() and _file_of(name) == file
-
-
 def _file_of(name: str) -> Path | None:
     """Return the file that a top-level name means now."""
     try:
-        spec = find_spec(name)
+        spec = find_spec(name) if name.isidentifier() else None
     except ValueError:  # a module without a specification, such as `__main__`
         return None
     return Path(spec.origin).resolve() if spec and spec.origin else None
 
 
 def _refuse_other_helpers(plugin: Path) -> None:
-    """Refuse a plugin whose `import helper` would not find the helper beside it.
-
-    Raises:
-        RequestError: another module of that name is imported already, or is found before it.
-    """
+    """Refuse a plugin whose `import helper` would find another module than the helper beside it."""
     for name, helper in _helpers(plugin):
         if (other := _file_of(name)) != helper:
             raise RequestError(
@@ -250,16 +248,3 @@ def _own_line(error: BaseException, code: _Code) -> str:
         where = f"{file}:{line}: {linecache.getline(file, line).strip()} — "
     kind = "" if isinstance(error, BenchError) else f"{type(error).__name__}: "
     return f"{where}{kind}{error}"
-
-
-def _no_file(path: str | Path, file: Path) -> str:
-    if file.is_dir():
-        return f"plugin {path} is a folder; name the Python file{nearest('', _files(file))}"
-    folder = file.parent
-    if not folder.is_dir():
-        return f"plugin {path} does not exist: there is no folder {folder}"
-    return f"plugin {path} does not exist{nearest(file.name, _files(folder))}"
-
-
-def _files(folder: Path) -> list[str]:
-    return [file.name for file in folder.glob("*.py")]

@@ -23,36 +23,15 @@ Target = TypeVar("Target", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Card:
-    """Everything that a reader should know of a component, as plain data.
+class Entry:
+    """A registered component: a `Configurable` class, or a function with keyword options.
 
     Attributes:
         kind: "router", "experts", "loss", "affinity", "suite" or "dataset".
         family: the group that it is listed under.
-        summary: the first line of its docstring.
-        text: the rest of it: idea, definition, cost, known limits.
         source: where it was published, an arXiv id where there is one.
         bibtex: how to cite it.
-        hyper: its hyper-parameters.
-        file: the file that defines it.
-        source_text: the text of that file.
     """
-
-    name: str
-    kind: str
-    family: str
-    summary: str
-    text: str
-    source: str | None
-    bibtex: str | None
-    hyper: tuple[HyperInfo, ...]
-    file: str
-    source_text: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A registered component: a `Configurable` class, or a function with keyword options."""
 
     name: str
     kind: str
@@ -62,40 +41,44 @@ class Entry:
     target: Any
 
     @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.target) or "").partition("\n")[0].strip()
+
+    @property
+    def text(self) -> str:
+        """The rest of its docstring: idea, definition, cost, known limits."""
+        return (inspect.getdoc(self.target) or "").partition("\n")[2].strip()
+
+    @property
+    def file(self) -> str:
+        """The file that defines it."""
+        return inspect.getsourcefile(self.target) or ""
+
+    @property
+    def source_text(self) -> str:
+        """The text of that file."""
+        return inspect.getsource(inspect.getmodule(self.target) or self.target)
+
+    @property
     def hyper_model(self) -> type[HyperModel]:
         """The model that validates the component's options."""
         if isinstance(self.target, type) and issubclass(self.target, Configurable):
             return self.target.hyper_model
         return function_hyper_model(self.target)
 
+    @property
+    def hyper(self) -> list[HyperInfo]:
+        """Its hyper-parameters."""
+        return hyper_infos(self.hyper_model)
+
     def validate(self, options: dict[str, Any]) -> dict[str, Any]:
         """Return `options` with the defaults filled in; `RequestError` where one does not fit."""
         return validated(self.hyper_model, f"{self.kind} {self.name!r}", options)
 
-    def card(self) -> Card:
-        """Return the component's card."""
-        summary, _, text = (inspect.getdoc(self.target) or "").partition("\n")
-        file = inspect.getsourcefile(self.target) or ""
-        return Card(
-            name=self.name,
-            kind=self.kind,
-            family=self.family,
-            summary=summary.strip(),
-            text=text.strip(),
-            source=self.source,
-            bibtex=self.bibtex,
-            hyper=tuple(hyper_infos(self.hyper_model)),
-            file=file,
-            source_text=inspect.getsource(inspect.getmodule(self.target) or self.target),
-        )
-
 
 class Registry:
-    """The components of one kind, by name.
-
-    Args:
-        kind: what the components are called in messages.
-    """
+    """The components of one kind, by name."""
 
     instances: ClassVar[WeakSet[Registry]] = WeakSet()
 

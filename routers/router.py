@@ -1,5 +1,5 @@
 """A router: an affinity that turns tokens into logits, and an allocation that turns them into a
-routing.
+routing. A baseline: a model without MoE layers, which routers are compared to.
 
 Axes: g groups, t tokens, d width, E experts, s slots of an expert, k experts of a token.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -27,6 +27,30 @@ ROUTERS = Registry("router")
 register_router = ROUTERS.register
 
 
+class Baseline(Configurable):
+    """The base of baselines, which take a router's place and leave the model dense."""
+
+    name: ClassVar[str]
+    widen: ClassVar[bool] = False
+    """Whether the MLPs that would become MoE layers are widened to their parameters."""
+
+
+@register_router("dense", family="baseline", source="null")
+class Dense(Baseline):
+    """The model without MoE layers: it sets the compute budget of every comparison."""
+
+
+@register_router("dense_params", family="baseline", source="null")
+class DenseParams(Baseline):
+    """A dense model as large as the MoE: its MLPs are widened to the parameters of MoE layers.
+
+    A step costs about E times as much in those layers, so within a budget of FLOPs it takes
+    fewer steps.
+    """
+
+    widen: ClassVar[bool] = True
+
+
 class Router(nn.Module, Configurable):
     """The base of all routers: subclasses write `allocate`, and seldom anything else.
 
@@ -34,11 +58,9 @@ class Router(nn.Module, Configurable):
     without a finite one, are refused before `allocate` sees them: see `routers.logits`.
 
     Args:
-        dim: width d of the tokens.
-        num_experts: E.
+        dim, num_experts: d and E.
         tokens: tokens in a group, for routers that have parameters for each slot.
         site: what else it may need to know of the layer that it stands in.
-        hyper: hyper-parameters, by name.
 
     Raises:
         RequestError: a hyper-parameter that the router does not have, or a value that it refuses.
@@ -123,7 +145,7 @@ class Router(nn.Module, Configurable):
                 noisy = logits + std * noise
                 routing = self.allocate_noisy(logits, noisy)
             else:
-                routing = _routing(self.allocate(logits), self)
+                routing = self._allocated(logits)
         return dataclasses.replace(routing, logits=logits, noisy_logits=noisy, noise_std=std)
 
     def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
@@ -139,10 +161,19 @@ class Router(nn.Module, Configurable):
         """Assign tokens to experts: (g, t, E) logits -> a routing."""
         raise TypeError(f"router {type(self).__name__!r} defines no allocate(self, logits)")
 
+    def _allocated(self, logits: Tensor) -> Routing:
+        routing: object = self.allocate(logits)
+        if isinstance(routing, Routing):
+            return routing
+        raise RequestError(
+            f"router {getattr(self, 'name', type(self).__name__)!r}: `allocate` returns "
+            f"{described(routing)}, not a Routing; build one of the gates, such as "
+            "TokenChoiceRouting.top_k(gates, k=1, capacity=self.capacity(logits))"
+        )
+
     def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
         """Allocate by the noisy logits; the routing's `gates` stay those of the clean ones."""
-        routing = _routing(self.allocate(noisy), self)
-        return dataclasses.replace(routing, gates=self.clean_gates(logits))
+        return dataclasses.replace(self._allocated(noisy), gates=self.clean_gates(logits))
 
     def clean_gates(self, logits: Tensor) -> Tensor:
         """Return (g, t, E): the gates of logits without noise."""
@@ -173,11 +204,9 @@ class Router(nn.Module, Configurable):
         under `torch.no_grad()`.
 
         Args:
-            stats: what the step's routing did, summed over all groups of the batch; integer
-                tensors (E,), int64, on the model's device:
-                `load`, the tokens that each expert processed;
-                `demand`, the tokens that sought each expert, so that `demand - load` is the number
-                that it dropped.
+            stats: tensors (E,), int64, on the model's device, summed over all groups of the batch:
+                `load`, the tokens that each expert processed; `demand`, the tokens that sought it,
+                so that `demand - load` is the number that it dropped.
         """
 
     def extra_repr(self) -> str:
@@ -187,8 +216,7 @@ class Router(nn.Module, Configurable):
 
 def step_stats(routing: Routing) -> dict[str, Tensor]:
     """Collect the statistics of a step's routing for `Router.after_step`."""
-    counts = {"load": routing.expert_load(), "demand": routing.demand()}
-    return {name: count.sum(0) for name, count in counts.items()}
+    return {"load": routing.expert_load().sum(0), "demand": routing.demand().sum(0)}
 
 
 def build_router(
@@ -200,15 +228,7 @@ def build_router(
     site: Site | None = None,
     **hyper: Any,
 ) -> Router:
-    """Build a registered router by name.
-
-    Args:
-        name: see `list_routers()`.
-        dim: width of the tokens.
-        num_experts: E.
-        tokens: tokens in a group; soft routers need it.
-        site: what else the router may need to know of its layer.
-        hyper: the router's hyper-parameters.
+    """Build a registered router by name; the arguments are those of `Router`.
 
     Raises:
         RequestError: no such router, or a hyper-parameter that it does not have.
@@ -216,16 +236,6 @@ def build_router(
     target = ROUTERS.get(name).target
     router: Router = target(dim, num_experts, tokens=tokens, site=site, **hyper)
     return router
-
-
-def _routing(allocated: Any, router: Router) -> Routing:
-    if isinstance(allocated, Routing):
-        return allocated
-    raise RequestError(
-        f"router {getattr(router, 'name', type(router).__name__)!r}: `allocate` returns "
-        f"{described(allocated)}, not a Routing; build one of the gates, such as "
-        "TokenChoiceRouting.top_k(gates, k=1, capacity=self.capacity(logits))"
-    )
 
 
 def described(value: Any) -> str:

@@ -24,7 +24,6 @@ DEAD_BELOW = 0.01
 
 
 def _definitions(name: str, what: str) -> tuple[MetricDef, ...]:
-    """Define the metrics of demand and load."""
     return (
         MetricDef(name, "tokens", None, f"For each expert, (E,): {what}."),
         MetricDef(f"{name}_cv", "", "lower", f"Population std over mean of {what}."),
@@ -96,19 +95,18 @@ class Balance(Suite[TrialSubject]):
             seen += len(batch.labels)
             if images is not None and seen >= images:
                 break
-        for metric in layers_and_mean([list(layer.metrics()) for layer in layers]):
-            yield replace(metric, split=split)
+        yield from layers_and_mean([layer.metrics() for layer in layers], split)
         for index, layer in enumerate(layers):
-            where = layer.where
-            yield Array("demand", layer.demand, layer=index, split=split, where=where)
-            yield Array("load", layer.load, layer=index, split=split, where=where)
+            for name, counts in layer.counts.items():
+                where = marked(layer.constant)
+                yield Array(name, counts, layer=index, split=split, where=where)
 
 
 class LayerCounts:
     """The counts of one layer, summed over the groups that were added.
 
     Attributes:
-        demand, load: (E,) long.
+        counts: "demand" and "load", (E,) long each.
         importance: (E,) float, the combine weights.
         coverage: (E + 1,) long; entry n is the number of tokens that n experts processed.
         groups, slots: groups, and slots of all experts in them.
@@ -118,8 +116,7 @@ class LayerCounts:
     """
 
     def __init__(self, num_experts: int) -> None:
-        self.demand = np.zeros(num_experts, dtype=np.int64)
-        self.load = np.zeros(num_experts, dtype=np.int64)
+        self.counts = {name: np.zeros(num_experts, dtype=np.int64) for name in ("demand", "load")}
         self.importance = np.zeros(num_experts)
         self.coverage = np.zeros(num_experts + 1, dtype=np.int64)
         self.groups = self.slots = 0
@@ -129,8 +126,8 @@ class LayerCounts:
     def add(self, routing: Routing) -> None:
         """Count the groups of one batch."""
         experts_of_token = routing.token_coverage().flatten()
-        self.demand += _host(routing.demand().sum(0))
-        self.load += _host(routing.expert_load().sum(0))
+        self.counts["demand"] += _host(routing.demand().sum(0))
+        self.counts["load"] += _host(routing.expert_load().sum(0))
         self.importance += _host(routing.combine_weights().double().sum((0, 1)))
         self.coverage += _host(experts_of_token.bincount(minlength=len(self.coverage)))
         self.groups += routing.gates.shape[0]
@@ -142,28 +139,23 @@ class LayerCounts:
 
     def metrics(self) -> Iterator[Metric]:
         """Return all numbers in `Balance.metrics`."""
-        for name, counts in (("demand", self.demand), ("load", self.load)):
+        where, covered = marked(self.constant), marked(self.seen_by_all)
+        for name, counts in self.counts.items():
             for statistic, value in spread(counts).items():
-                yield Metric(f"{name}_{statistic}", value, where=self.where)
-        lost = self.demand.sum() - self.load.sum()
-        yield Metric("dropped", float(lost / max(self.demand.sum(), 1)), where=self.where)
+                yield Metric(f"{name}_{statistic}", value, where=where)
+        demand, load = (int(counts.sum()) for counts in self.counts.values())
+        yield Metric("dropped", (demand - load) / max(demand, 1), where=where)
         experts, tokens = np.arange(len(self.coverage)), self.coverage
-        covered = marked(self.seen_by_all)
         yield Metric("uncovered", float(tokens[0] / tokens.sum()), where=covered)
         mean = float((experts * tokens).sum() / tokens.sum())
-        yield Metric("experts_per_token_mean", mean, where=self.where)
+        yield Metric("experts_per_token_mean", mean, where=where)
         yield Metric("experts_per_token_min", float(experts[tokens > 0].min()), where=covered)
         yield Metric("experts_per_token_max", float(experts[tokens > 0].max()), where=covered)
         if self.importance.any():
             yield Metric("importance_cv", variation(self.importance))
-        yield Metric("capacity", self.slots / (self.groups * len(self.load)))
+        yield Metric("capacity", self.slots / (self.groups * len(self.importance)))
         if self.marginal_errors:
             yield Metric("marginal_error", float(np.mean(self.marginal_errors)))
-
-    @property
-    def where(self) -> dict[str, bool]:
-        """The marks of demand and load that are constant by construction."""
-        return marked(self.constant)
 
 
 def marked(constant: bool) -> dict[str, bool]:

@@ -28,14 +28,18 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
+from routers.errors import BenchError
 from routers.hyper import hyper
 from suites.support.base import Array, Metric, MetricDef, Suite, register_suite
-from suites.support.subgroups import Factors, Subgroups, subgroups_of
 from suites.support.subject import TrialSubject, why_not_routed
 
 GAIN = 1e-3
 """In nats: what less is gained by is noise."""
+
+Factors = tuple[Tensor, ...]
+"""(E,) float for each MoE layer, times its experts' combine weights; none changes nothing."""
 
 
 @register_suite("editing", family="fairness", source="arXiv 2402.12550")
@@ -93,17 +97,57 @@ class Editing(Suite[TrialSubject]):
         (before,) = subgroups_of(subject, "test", [()])
         yield from fairness(before, "before")
         if why_not_routed(subject.model) is None:
-            search = Search(self, subject)
-            factors = search.factors()
+            factors, passes = self.search(subject)
             (after,) = subgroups_of(subject, "test", [factors])
             yield from fairness(after, "after")
             yield Metric("edited_experts", float(sum((layer != 1).sum() for layer in factors)))
-            yield Metric("editing_passes", float(search.passes))
+            yield Metric("editing_passes", float(passes))
             for index, layer in enumerate(factors):
                 yield Array("expert_factors", layer.numpy(), layer=index)
         values = subject.attribute_names
         names = [[f"{label}, {value}" for value in values] for label in subject.class_names]
         yield Array("subgroup_names", np.array(names, dtype=np.str_))
+
+    def search(self, subject: TrialSubject) -> tuple[Factors, int]:
+        """Search for edits on the validation split, as the head of this file says.
+
+        Returns:
+            (E,) for each layer, by which the experts' combine weights are to be multiplied, and
+            the passes of the model over the split that it took to find them.
+        """
+        usage: list[Tensor] = []
+        for batch in subject.run(subject.model, "val"):
+            weights = [r.combine_weights().abs().double().sum((0, 1)).cpu() for r in batch.routings]
+            usage = [a + b for a, b in zip(usage, weights, strict=True)] if usage else weights
+        kept: Factors = tuple(torch.ones(len(layer)) for layer in usage)
+        experts = [
+            (index, expert)
+            for index, layer in enumerate(usage)
+            for expert in layer.argsort(descending=True, stable=True)[: self.max_experts].tolist()
+        ]
+        passes = 1
+        lowest = subgroups_of(subject, "val", [kept])[0].worst_loss
+        for _ in range(self.max_edits):
+            edits = [
+                _multiplied(kept, layer, expert, factor)
+                for layer, expert in experts
+                for factor in self.factors
+            ]
+            losses = [edited.worst_loss for edited in subgroups_of(subject, "val", edits)]
+            passes += len(edits)
+            order = sorted(range(len(edits)), key=losses.__getitem__)
+            if losses[order[0]] > lowest - GAIN:
+                break
+            lowest, kept = losses[order[0]], edits[order[0]]
+            ranked = dict.fromkeys(experts[place // len(self.factors)] for place in order)
+            experts = list(ranked)[: self.shortlist]
+        return kept, passes
+
+
+def _multiplied(factors: Factors, layer: int, expert: int, factor: float) -> Factors:
+    changed = factors[layer].clone()
+    changed[expert] *= factor
+    return (*factors[:layer], changed, *factors[layer + 1 :])
 
 
 def fairness(subgroups: Subgroups, edit: str) -> Iterator[Metric | Array]:
@@ -120,58 +164,75 @@ def fairness(subgroups: Subgroups, edit: str) -> Iterator[Metric | Array]:
     yield Array("subgroup_accuracy", accuracy.numpy(), split="test", where=where)
 
 
-class Search:
-    """The search for edits, on the validation split; see the head of this file.
+class Subgroups:
+    """Images, right answers and cross-entropies by subgroup, batch by batch.
+
+    Subgroups are the images of a class with a value of the attribute; tables are (classes, values)
+    double.
 
     Attributes:
-        passes: of the model over the split until now.
+        images, right: their number, and those that are answered rightly.
+        loss: the sum of their cross-entropies, in nats.
     """
 
-    def __init__(self, options: Editing, subject: TrialSubject) -> None:
-        self.options, self.subject = options, subject
-        self.passes = 0
+    def __init__(self, classes: int, values: int) -> None:
+        self.images, self.right, self.loss = torch.zeros(3, classes, values, dtype=torch.double)
 
-    def factors(self) -> Factors:
-        """Return (E,) for each layer: what the experts' combine weights are to be multiplied by."""
-        usage = self._usage()
-        kept: Factors = tuple(torch.ones(len(layer)) for layer in usage)
-        experts = [
-            (index, expert)
-            for index, layer in enumerate(usage)
-            for expert in layer.argsort(descending=True, stable=True)[
-                : self.options.max_experts
-            ].tolist()
-        ]
-        (lowest,) = self._losses([kept])
-        for _ in range(self.options.max_edits):
-            edits = [
-                _multiplied(kept, layer, expert, factor)
-                for layer, expert in experts
-                for factor in self.options.factors
-            ]
-            losses = self._losses(edits)
-            order = sorted(range(len(edits)), key=losses.__getitem__)
-            if losses[order[0]] > lowest - GAIN:
-                break
-            lowest, kept = losses[order[0]], edits[order[0]]
-            ranked = dict.fromkeys(experts[place // len(self.options.factors)] for place in order)
-            experts = list(ranked)[: self.options.shortlist]
-        return kept
+    def add(self, logits: Tensor, labels: Tensor, attribute: Tensor) -> None:
+        """Add n images: logits (n, classes); labels, attribute: (n,) long."""
+        logits, labels, place = logits.double().cpu(), labels.cpu(), (labels.cpu(), attribute)
+        right = (logits.argmax(-1) == labels).double()
+        for table, values in (
+            (self.images, torch.ones_like(right)),
+            (self.right, right),
+            (self.loss, cross_entropy(logits, labels, reduction="none")),
+        ):
+            table.index_put_(place, values, accumulate=True)
 
-    def _usage(self) -> list[Tensor]:
-        """Return (E,) for each layer: the combine weight that its experts have in all."""
-        usage: list[Tensor] = []
-        for batch in self.subject.run(self.subject.model, "val"):
-            weights = [r.combine_weights().abs().double().sum((0, 1)).cpu() for r in batch.routings]
-            usage = [a + b for a, b in zip(usage, weights, strict=True)] if usage else weights
-        return usage
+    @property
+    def accuracy(self) -> Tensor:
+        """Share of each subgroup that is answered rightly; NaN where it has no images."""
+        return self.right / self.images
 
-    def _losses(self, edits: Sequence[Factors]) -> list[float]:
-        self.passes += len(edits)
-        return [edited.worst_loss for edited in subgroups_of(self.subject, "val", edits)]
+    @property
+    def top1(self) -> float:
+        """Share of all images that are answered rightly."""
+        return float(self.right.sum() / self.images.sum())
+
+    @property
+    def worst_loss(self) -> float:
+        """The highest mean cross-entropy of a subgroup that has images."""
+        return float((self.loss / self.images)[self.images > 0].max())
+
+    @property
+    def opportunity_gap(self) -> float:
+        """The largest difference of true positive rates between two values of the attribute.
+
+        Of class 1 where there are two classes, else of any class.
+        """
+        rates = self.accuracy[1:] if len(self.accuracy) == 2 else self.accuracy
+        return float((rates.amax(1) - rates.amin(1)).max())
 
 
-def _multiplied(factors: Factors, layer: int, expert: int, factor: float) -> Factors:
-    changed = factors[layer].clone()
-    changed[expert] *= factor
-    return (*factors[:layer], changed, *factors[layer + 1 :])
+def subgroups_of(subject: TrialSubject, split: str, edits: Sequence[Factors]) -> list[Subgroups]:
+    """Return the subgroups of a split under each edit, in one pass over its images.
+
+    Raises:
+        BenchError: the data has no protected attribute.
+    """
+    attribute = subject.attribute(split)
+    if attribute is None:
+        raise BenchError(f"the {split} split has no protected attribute")
+    shape = subject.num_classes, len(subject.attribute_names)
+    tables = [Subgroups(*shape) for _ in edits]
+    start = 0
+    for batch in subject.run(subject.model, split):
+        values = attribute[start : start + len(batch.labels)]
+        for table, factors in zip(tables, edits, strict=True):
+            changed = {index: layer for index, layer in enumerate(factors) if (layer != 1).any()}
+            logits = batch.logits
+            if changed:
+                logits = subject.answers(subject.model, batch.images, changed)
+            table.add(logits, batch.labels, values)
+        start += len(batch.labels)
+    return tables

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -44,7 +43,6 @@ KINDS = ("soft", "hard")
 
 
 def _information(name: str, what: str) -> tuple[MetricDef, ...]:
-    """Define the metrics of information on labels and predictions."""
     return (
         MetricDef(name, "bit", None, f"I(E;Y): mutual information of a token's expert and {what}."),
         MetricDef(
@@ -96,23 +94,21 @@ class Entropy(Suite[TrialSubject]):
                 layer["gates"].add(routing.gates, len(batch.labels))
                 layer["combine"].add(routing.combine_weights(), len(batch.labels))
         label, predicted = torch.cat(labels), torch.cat(predictions)
-        for metric in layers_and_mean(
-            [list(self.of_layer(layer, label, predicted)) for layer in layers]
-        ):
-            yield replace(metric, split="test")
+        of_layers = [self.of_layer(layer, label, predicted) for layer in layers]
+        yield from layers_and_mean(of_layers, "test")
         for index, layer in enumerate(layers):
             for of, masses in layer.items():
                 for kind in KINDS:
-                    table = class_table(masses.of_kind(kind), label, subject.num_classes)
+                    table = class_table(masses.of_kind(kind), label, subject.num_classes).float()
                     where = {"of": of, "kind": kind}
-                    values = table.float().numpy()
-                    yield Array("class_expert", values, layer=index, split="test", where=where)
+                    yield Array("class_expert", table.numpy(), index, split="test", where=where)
         yield named_classes(subject.class_names)
 
     def of_layer(
         self, layer: dict[str, ImageMasses], label: Tensor, predicted: Tensor
     ) -> Iterator[Metric]:
         """Return all numbers in `metrics` for one layer; label and predicted: (images,) long."""
+        known = {"MI_label": label, "MI_prediction": predicted}
         for of, masses in layer.items():
             yield Metric("left_out", masses.left_out, where={"of": of})
             if masses.left_out == 1:
@@ -122,7 +118,7 @@ class Entropy(Suite[TrialSubject]):
                 where = {"of": of, "kind": kind}
                 of_image = masses.of_kind(kind)
                 yield Metric("H_u", float(entropy_bits(of_image.sum(0))), where=where)
-                for name, classes in (("MI_label", label), ("MI_prediction", predicted)):
+                for name, classes in known.items():
                     for ending, value in self.information(of_image, classes).items():
                         yield Metric(f"{name}{ending}", value, where=where)
 

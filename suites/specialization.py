@@ -118,8 +118,7 @@ class Specialization(Suite[TrialSubject]):
                 layer.add(batch, chosen, apart)
                 top.keep(batch.images, batch.labels, first=seen)
             seen += len(batch.labels)
-        for metric in layers_and_mean([list(layer.metrics()) for layer in layers]):
-            yield replace(metric, split="test")
+        yield from layers_and_mean([layer.metrics() for layer in layers], "test")
         for index, (layer, top) in enumerate(zip(layers, shown, strict=True)):
             for array in (*layer.arrays(), *top.arrays()):
                 yield replace(array, layer=index, split="test")
@@ -156,12 +155,7 @@ def runs_apart(subject: TrialSubject, batch: Observed) -> bool:
 
 
 class LayerChanges:
-    """The changes of answers when the experts of one layer are switched off, one by one.
-
-    Args:
-        layer: its index in network order.
-        switched: the experts that are switched off.
-        num_experts: E.
+    """The changes of answers when some experts of one layer are switched off, one by one.
 
     Attributes:
         images: (classes,) long, images asked of each class.
@@ -178,14 +172,12 @@ class LayerChanges:
         self.seen = self.again = 0
 
     def add(self, batch: Observed, chosen: Tensor, apart: bool) -> None:
-        """Switch each expert off for one batch.
+        """Switch each expert off for the `chosen` images of a batch, (n,) bool.
 
-        Args:
-            chosen: (n,) bool, the images that are asked.
-            apart: whether a part of the batch may be run by itself.
+        A part of the batch is run by itself where it may be (`apart`).
         """
         used = image_weights(batch, self.layer) > 0
-        labels, right = batch.labels.cpu(), self._right(batch.logits, batch.labels)
+        labels, right = batch.labels.cpu(), _right(batch.logits, batch.labels)
         np.add.at(self.images, labels[chosen].numpy(), 1)
         self.seen += len(labels)
         for expert in self.switched:
@@ -199,13 +191,9 @@ class LayerChanges:
             place = part.to(batch.labels.device)
             images, model = batch.images[place], self.subject.model
             logits = self.subject.answers(model, images, {self.layer: factors})
-            still = self._right(logits, batch.labels[place])[asked[part]]
+            still = _right(logits, batch.labels[place])[asked[part]]
             np.add.at(self.lost[expert], labels[asked].numpy(), (right[asked] - still).numpy())
             self.again += len(images)
-
-    @staticmethod
-    def _right(logits: Tensor, labels: Tensor) -> Tensor:
-        return (logits.argmax(-1) == labels).long().cpu()
 
     @property
     def changes(self) -> np.ndarray:
@@ -218,8 +206,8 @@ class LayerChanges:
         changes = self.changes[self.switched]
         effective = changes[(self.lost[self.switched] != 0).any(1)]
         if len(effective):
-            values = [polysemanticity(change) for change in effective]
-            yield Metric("polysemanticity", float(np.mean(values)))
+            values = np.mean(list(map(polysemanticity, effective)))
+            yield Metric("polysemanticity", float(values))
             yield Metric("largest_drop", float(np.nanmax(effective, axis=1).mean()))
         yield Metric("experts_with_effect", len(effective) / len(self.switched))
         drops = self.lost[self.switched].sum(1) / self.images.sum()
@@ -229,10 +217,13 @@ class LayerChanges:
 
     def arrays(self) -> Iterator[Array]:
         """Return the vectors d and their polysemanticities."""
-        changes = self.changes
-        yield Array("accuracy_change", changes.astype(np.float32))
-        values = np.array([polysemanticity(change) for change in changes], dtype=np.float32)
+        yield Array("accuracy_change", self.changes.astype(np.float32))
+        values = np.array(list(map(polysemanticity, self.changes)), dtype=np.float32)
         yield Array("expert_polysemanticity", values)
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    return (logits.argmax(-1) == labels).long().cpu()
 
 
 def polysemanticity(change: np.ndarray) -> float:

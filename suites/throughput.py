@@ -12,9 +12,8 @@ is the same model without MoE layers. Inputs are standard normal, weights untrai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -62,14 +61,12 @@ MANY_REPEATS = 1000
 """Repeats from which the 99th percentile means something."""
 
 
-def _rate(name: Pass) -> str:
-    """Define the rates and memory, with plain names for the forward pass."""
-    return "" if name == "forward" else f"{name}_"
+RATE: dict[Pass, str] = {"forward": "", "train": "train_"}
+"""How the names of rates, memory and loads begin, by pass."""
 
 
 def _definitions(name: Pass, what: str) -> tuple[MetricDef, ...]:
-    """Define the metrics of both passes."""
-    rate = _rate(name)
+    rate = RATE[name]
     return (
         MetricDef(f"{name}_ms", "ms", "lower", f"Time of {what}; quantile 0.5 is the median."),
         MetricDef(f"{name}_dense_ms", "ms", None, f"The dense counterpart's median for {what}."),
@@ -189,7 +186,7 @@ class Throughput(Suite[LayerSubject]):
 
     def of_layer(self, subject: LayerSubject, shape: Shape, timer: QuietTimer) -> Iterator[Metric]:
         """Measure a bare layer at one shape."""
-        sizes = (shape.batch, shape.tokens, shape.dim, shape.hidden, shape.num_experts)
+        _, *sizes = astuple(shape)
         layer = subject.layer(*sizes).to(subject.device)
         mlp = subject.mlp(shape.dim, shape.hidden).to(subject.device)
         # Inside a network the gradient goes on to the layers below.
@@ -225,39 +222,35 @@ class Throughput(Suite[LayerSubject]):
         runs = {"ours": run, "dense": one_pass(name, *dense)}
         calls = router_calls(*ours) if name == "forward" else []
         if calls:
-            runs["router"] = torch.no_grad()(lambda: [call.again() for call in calls])
+            runs["router"] = torch.no_grad()(lambda: [call() for call in calls])
         device = ours[1].device
-        made = timer.time(partial(self.times, runs, device))
+
+        def times() -> dict[str, np.ndarray]:
+            limits = (self.seconds, self.min_repeats, self.max_repeats)
+            with fixed_conditions(self.threads):
+                return interleaved(runs, device, *limits)
+
+        made = timer.time(times)
         where = {**where, "threads": self.threads}
         yield from timed(name, made.result, where)
-        disturbed = float(made.disturbed) if timer.judges else None
-        others = {"other_load": made.load.cores, "other_gpu_load": made.load.gpu}
-        for what, value in {**others, "disturbed": disturbed}.items():
+        others = {
+            "other_load": made.cores,
+            "other_gpu_load": made.gpu,
+            "disturbed": float(made.disturbed) if timer.judges else None,
+        }
+        for what, value in others.items():
             if value is not None:
-                yield Metric(f"{_rate(name)}{what}", value, where=where)
+                yield Metric(f"{RATE[name]}{what}", value, where=where)
         parameters = sum(p.nbytes for p in ours[0].parameters())
         if name == "forward":
             yield Metric("parameter_bytes", parameters, where=where)
         else:
             with kept_for_backward(ours[0]) as kept:
                 run()
-            yield Metric("kept_bytes", kept.bytes, where=where)
+            yield Metric("kept_bytes", sum(kept.values()), where=where)
         if device.type == "cuda":
             value = parameters + peak_memory(run, device)
-            yield Metric(f"{_rate(name)}peak_memory_bytes", value, where=where)
-
-    def times(
-        self, runs: dict[str, Callable[[], object]], device: torch.device
-    ) -> dict[str, np.ndarray]:
-        """Return the milliseconds of each repeat of each run, as `interleaved` gives them."""
-        with fixed_conditions(self.threads):
-            return interleaved(
-                runs,
-                device=device,
-                seconds=self.seconds,
-                min_repeats=self.min_repeats,
-                max_repeats=self.max_repeats,
-            )
+            yield Metric(f"{RATE[name]}peak_memory_bytes", value, where=where)
 
 
 def timed(name: Pass, times: dict[str, np.ndarray], where: dict[str, Any]) -> Iterator[Metric]:
@@ -274,15 +267,19 @@ def timed(name: Pass, times: dict[str, np.ndarray], where: dict[str, Any]) -> It
     median, dense_median = float(np.median(ours)), float(np.median(dense))
     low, high = ratio_interval(ours, dense)
     images_per_s = 1e3 * where["batch"] / median
-    yield Metric(f"{name}_dense_ms", dense_median, where=where)
-    yield Metric(f"{name}_overhead", median / dense_median, where=where)
-    yield Metric(f"{name}_overhead_low", low, where=where)
-    yield Metric(f"{name}_overhead_high", high, where=where)
-    yield Metric(f"{name}_repeats", len(ours), where=where)
-    yield Metric(f"{_rate(name)}images_per_s", images_per_s, where=where)
-    yield Metric(f"{_rate(name)}tokens_per_s", images_per_s * where["tokens"], where=where)
+    values = {
+        f"{name}_dense_ms": dense_median,
+        f"{name}_overhead": median / dense_median,
+        f"{name}_overhead_low": low,
+        f"{name}_overhead_high": high,
+        f"{name}_repeats": len(ours),
+        f"{RATE[name]}images_per_s": images_per_s,
+        f"{RATE[name]}tokens_per_s": images_per_s * where["tokens"],
+    }
     if "router" in times:
-        yield Metric("router_forward_ms", float(np.median(times["router"])), where=where)
+        values["router_forward_ms"] = float(np.median(times["router"]))
+    for metric, value in values.items():
+        yield Metric(metric, value, where=where)
 
 
 def noise(device: torch.device, *shape: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""What is checked: a router in each of its settings, in a small MoE layer.
+"""What is checked: a component in each of its settings; a router in a small MoE layer.
 
 Axes: g groups, t tokens, d width, E experts.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -49,6 +50,19 @@ ALTERNATIVES: dict[str, Callable[[], list[Any]]] = {
 }
 
 
+@dataclass(frozen=True)
+class Setting:
+    """A component with the options that differ from its defaults."""
+
+    entry: Entry
+    options: dict[str, Any]
+
+    @property
+    def label(self) -> str:
+        """The options in words."""
+        return ", ".join(f"{name}={value}" for name, value in self.options.items()) or "defaults"
+
+
 def other_settings(entry: Entry) -> Iterator[dict[str, Any]]:
     """List options that differ from the defaults, one at a time, also with full experts."""
     model = entry.hyper_model
@@ -64,67 +78,56 @@ def other_settings(entry: Entry) -> Iterator[dict[str, Any]]:
                 yield crowded | {name: value}
 
 
-def in_words(options: dict[str, Any]) -> str:
-    """Return the options as a label."""
-    return ", ".join(f"{name}={value}" for name, value in options.items()) or "defaults"
+def _alternatives(info: HyperInfo, annotation: Any) -> list[Any]:
+    """List values that a hyper-parameter might have instead of its default."""
+    options: typing.Iterable[Any] = ()
+    if info.name in ALTERNATIVES:
+        options = ALTERNATIVES[info.name]()
+    elif isinstance(info.default, bool):
+        options = (not info.default,)
+    elif isinstance(info.tune, Range):
+        return [info.tune.low, info.tune.high]
+    elif isinstance(info.tune, Choice):
+        options = info.tune.options
+    elif typing.get_origin(annotation) is typing.Literal:
+        options = typing.get_args(annotation)
+    return [value for value in options if value != info.default]
 
 
 def is_accepted(build: Callable[[], object]) -> bool:
     """Tell whether a setting is accepted, by building it; a crash is left to the checks."""
     try:
         build()
-    except RequestError:
-        return False
-    except Exception:
-        return True
+    except Exception as error:
+        return not isinstance(error, RequestError)
     return True
 
 
-def _alternatives(info: HyperInfo, annotation: Any) -> list[Any]:
-    """List values that a hyper-parameter might have instead of its default."""
-    if info.name in ALTERNATIVES:
-        return [value for value in ALTERNATIVES[info.name]() if value != info.default]
-    if isinstance(info.default, bool):
-        return [not info.default]
-    if isinstance(info.tune, Range):
-        return [info.tune.low, info.tune.high]
-    options = info.tune.options if isinstance(info.tune, Choice) else typing.get_args(annotation)
-    if isinstance(info.tune, Choice) or typing.get_origin(annotation) is typing.Literal:
-        return [value for value in options if value != info.default]
-    return []
+def accepted(routings: dict[str, Routing], call: Callable[[Routing], object]) -> dict[str, Routing]:
+    """Return the routings that a call takes; it refuses the others by a `RequestError`."""
+    taken = {}
+    for name, routing in routings.items():
+        with suppress(RequestError):
+            call(routing)
+            taken[name] = routing
+    return taken
 
 
 @dataclass(frozen=True)
-class Subject:
-    """One router in one setting.
+class Subject(Setting):
+    """One router in one setting."""
 
-    Attributes:
-        options: the hyper-parameters that differ from the defaults.
-    """
-
-    name: str
-    options: dict[str, Any]
     dim: int = 8
     num_experts: int = 4
     tokens: int = 16
     groups: int = 3
-
-    @property
-    def entry(self) -> Entry:
-        """The registered router."""
-        return ROUTERS.get(self.name)
-
-    @property
-    def label(self) -> str:
-        """The setting in words."""
-        return in_words(self.options)
 
     def layer(self, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> MoELayer:
         """Return the router in an MoE layer of MLP experts; `seed` fixes all its weights."""
         with seeded(seed):
             experts = MLPExperts(self.num_experts, ReplacedMLP(self.dim, 2 * self.dim))
             router = build_router(
-                self.name,
+                self.entry.name,
                 dim=self.dim,
                 num_experts=self.num_experts,
                 tokens=self.tokens,
@@ -134,21 +137,13 @@ class Subject:
             for parameter in experts.parameters():
                 # An expert's output is of the size of its input.
                 torch.nn.init.normal_(parameter, std=0.5)
-            for parameter in router.parameters():
-                # What starts at 0 hides what lies behind it.
-                if not parameter.any():
-                    torch.nn.init.normal_(parameter, std=0.5)
+            fill_zeros(router)
         return MoELayer(router, experts).to(dtype)
-
-    def resized(self, **sizes: Any) -> Subject:
-        """Return the setting with another number of tokens, experts, …"""
-        return dataclasses.replace(self, **sizes)
 
     def tokens_of(self, kind: str = "random", *, seed: int = 1) -> Tensor:
         """Make inputs (g, t, d), float64: "random", "constant", "zero" or "huge" (1e4)."""
         shape = (self.groups, self.tokens, self.dim)
-        generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(shape, generator=generator, dtype=torch.float64)
+        x = normal(*shape, seed=seed)
         if kind == "constant":
             return x[:1, :1].expand(shape).contiguous()
         return x * {"random": 1.0, "zero": 0.0, "huge": 1e4}[kind]
@@ -167,12 +162,10 @@ class Subject:
         """
         usable = []
         for training, kind in CASES:
-            try:
+            with suppress(Exception):
                 router, routing = self.routed(kind, training=training)
-            except Exception:
-                continue
-            if routing.gates.isfinite().all() and routing.combine_weights().isfinite().all():
-                usable.append((in_case(training, kind), router, routing))
+                if routing.gates.isfinite().all() and routing.combine_weights().isfinite().all():
+                    usable.append((in_case(training, kind), router, routing))
         return usable
 
 
@@ -183,14 +176,6 @@ CASES = [(training, kind) for training in (True, False) for kind in KINDS]
 def in_case(training: bool, kind: str) -> str:
     """Return the mode and the kind of input in words."""
     return f"{kind} input, {'training' if training else 'eval'} mode"
-
-
-def run(layer: MoELayer, x: Tensor, *, seed: int = 2) -> tuple[Tensor, Routing]:
-    """Run a layer, its noise fixed by `seed`; returns its output (g, t, d) and its routing."""
-    generator = torch.Generator().manual_seed(seed)
-    with forward_pass(layer, generator=generator) as routings:
-        y = layer(x)
-    return y, routings[0]
 
 
 def subjects(name: str, fixed: dict[str, Any], sizes: dict[str, int]) -> list[Subject]:
@@ -205,13 +190,32 @@ def subjects(name: str, fixed: dict[str, Any], sizes: dict[str, int]) -> list[Su
     """
     entry = ROUTERS.get(name)
     entry.validate(fixed)
-    first = Subject(name, fixed, **sizes)
+    first = Subject(entry, fixed, **sizes)
     others = (
         dataclasses.replace(first, options=fixed | setting)
         for setting in other_settings(entry)
         if not setting.keys() & fixed.keys()
     )
     return [first, *(subject for subject in others if is_accepted(subject.layer))]
+
+
+def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Draw a standard normal tensor."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def fill_zeros(module: torch.nn.Module) -> None:
+    """Draw parameters that start at 0: they hide what lies behind them."""
+    for parameter in module.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.5)
+
+
+def run(layer: MoELayer, x: Tensor, *, seed: int = 2) -> tuple[Tensor, Routing]:
+    """Run a layer, its noise fixed by `seed`; returns its output (g, t, d) and its routing."""
+    with forward_pass(layer, generator=torch.Generator().manual_seed(seed)) as routings:
+        y = layer(x)
+    return y, routings[0]
 
 
 def context_of(layer: MoELayer, x: Tensor) -> RouterContext:

@@ -6,8 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 
-from bench.check.outcome import Failed
-from bench.check.reference import require, require_returned
+from bench.check.cases import Setting
+from bench.check.outcome import Failed, WrongReturn
+from bench.check.reference import require
 from bench.data import (
     Dataset,
     Pictures,
@@ -21,22 +22,20 @@ from bench.data import (
     structure_fault,
 )
 from results.text import counted
-from routers import Entry, RequestError
+from routers import RequestError
 
 BATCH = 256  # images that are hashed at a time
 SIZE = 224  # pixels a side, where images are not squares of one size
 
 
 @dataclass(frozen=True)
-class Subject:
+class Subject(Setting):
     """A data set by the name that a request would give."""
 
-    entry: Entry
     name: str
 
     @property
     def label(self) -> str:
-        """The name under which a failure is reported."""
         return self.name
 
     @cached_property
@@ -59,51 +58,47 @@ class Subject:
 
 def runs(subject: Subject) -> str:
     """Its function returns classes and splits, of which one is `train`."""
-    fault = structure_fault(subject.raw)
-    require_returned(fault is None, fault or "")
+    _require_none(structure_fault(subject.raw), WrongReturn)
     sizes = ", ".join(f"{name} {len(split.labels):,}" for name, split in subject.raw.splits.items())
     return f"{len(subject.raw.classes)} classes; images: {sizes}"
 
 
-def names(subject: Subject) -> str:
+def names(subject: Subject) -> None:
     """There are two classes or more, each with a name of its own."""
-    return _without(class_fault(subject.raw))
+    _require_none(class_fault(subject.raw))
 
 
-def images(subject: Subject) -> str:
+def images(subject: Subject) -> None:
     """Images are bytes, grey or in colour, in an array or in files that can be read."""
-    unreadable = (
-        fault
-        for split in subject.raw.splits.values()
-        if isinstance(split.images, Pictures)
-        for fault in split.images.faults()
-    )
-    return _without(image_fault(subject.raw) or next(unreadable, None))
+    _require_none(image_fault(subject.raw))
+    for split in subject.raw.splits.values():
+        if isinstance(split.images, Pictures):
+            _require_none(next(iter(split.images.faults()), None))
 
 
-def labels(subject: Subject) -> str:
+def labels(subject: Subject) -> None:
     """There is one label an image, a whole number from 0 to the number of classes less one."""
-    return _without(label_fault(subject.raw))
+    _require_none(label_fault(subject.raw))
 
 
 def splits(subject: Subject) -> str:
     """It has, or is split into, training, validation and test images of every class."""
-    sizes = {name: len(split) for name, split in subject.made.splits.items()}
-    return ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+    return ", ".join(f"{name} {len(split):,}" for name, split in subject.made.splits.items())
 
 
 def repeatable(subject: Subject) -> str:
     """Loaded twice, it has the same bits."""
-    again = subject.assembled(read_source(subject.name))
+    first = subject.made.content_hash
+    again = subject.assembled(read_source(subject.name)).content_hash
     require(
-        again.content_hash == subject.made.content_hash,
-        f"its content hash is {subject.made.content_hash[:12]}, then {again.content_hash[:12]}; "
+        again == first,
+        f"its content hash is {first[:12]}, then {again[:12]}; "
         "draw from a generator with a fixed seed, and read files in a fixed order",
     )
-    return f"content hash {subject.made.content_hash[:12]}"
+    return f"content hash {first[:12]}"
 
 
-def apart(subject: Subject) -> str:
+def apart(subject: Subject) -> None:
     """No image of one split is in another, pixel by pixel."""
     seen: dict[str, dict[bytes, int]] = {}
     for name, split in subject.made.splits.items():
@@ -118,21 +113,16 @@ def apart(subject: Subject) -> str:
                     f"of {other}"
                 )
         seen[name] = own
-    return ""
 
 
 def _digests(split: Split) -> dict[bytes, int]:
     """Return the first index of each image that occurs, by the hash of its pixels."""
     first: dict[bytes, int] = {}
-    index = 0
-    for batch, _ in split.batches(BATCH):
-        for image in batch.contiguous().numpy():
-            first.setdefault(hashlib.sha256(image.tobytes()).digest(), index)
-            index += 1
+    images = (image for batch, _ in split.batches(BATCH) for image in batch.contiguous().numpy())
+    for index, image in enumerate(images):
+        first.setdefault(hashlib.sha256(image.tobytes()).digest(), index)
     return first
 
 
-def _without(fault: str | None) -> str:
-    if fault:
-        raise Failed(fault)
-    return ""
+def _require_none(fault: str | None, failure: type[Failed] = Failed) -> None:
+    require(fault is None, fault or "", failure)

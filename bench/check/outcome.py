@@ -6,6 +6,7 @@ import inspect
 import linecache
 import sys
 import traceback
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -18,9 +19,8 @@ from rich.text import Text
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from results.text import counted
 from routers import BenchError, Entry, Routing
-
-Status = Literal["passed", "failed", "not run", "not applicable"]
 
 
 class Failed(Exception):
@@ -53,7 +53,7 @@ class CheckResult:
 
     name: str
     meaning: str
-    status: Status
+    status: Literal["passed", "failed", "not run", "not applicable"]
     detail: str = ""
     follows: str = ""
 
@@ -64,7 +64,6 @@ class CheckReport:
 
     Attributes:
         kind: "router", "experts", "loss" or "dataset".
-        name: by which it is registered.
         settings: the hyper-parameters of each configuration that was checked.
         note: why there is nothing to check, for a baseline.
         seconds: how long the checks took.
@@ -93,34 +92,30 @@ class CheckReport:
         return [result for result in self.failures if not result.follows]
 
 
-def own_file(entry: Entry) -> str:
-    """Return the file that defines a component."""
-    return inspect.getsourcefile(entry.target) or ""
+def describe_failure(error: Exception, entry: Entry, again: Callable[[], object]) -> str:
+    """Say why a check failed or what it raised, and which line of the component's file is to blame.
 
-
-def crash(error: Exception, file: str, call: Callable[[], object]) -> str:
-    """Say what a call raised, and at which line of the file; else which line returned before."""
+    Args:
+        again: repeats the check, to find the line.
+    """
+    file = inspect.getsourcefile(entry.target) or ""
+    crashed = not isinstance(error, Failed)
+    frames = traceback.extract_tb(error.__traceback__) if crashed else ()
+    lines = [frame.lineno or 0 for frame in frames if frame.filename == file][-1:]
+    if not lines and (crashed or isinstance(error, NotFinite)):
+        lines = _first_not_finite(again, file)
+    if not lines and (crashed or isinstance(error, NotFinite | WrongReturn)):
+        lines = _return(again, file)
+    where = ""
+    if lines:
+        linecache.checkcache(file)
+        where = f", at {file}:{lines[0]}: {linecache.getline(file, lines[0]).strip()}"
     notes = "".join(f"{note}: " for note in getattr(error, "__notes__", ()))
-    kind = "" if isinstance(error, BenchError) else f"{type(error).__name__}: "
-    where = raised_at(error, file) or not_finite_at(call, file) or returned_at(call, file)
+    kind = f"{type(error).__name__}: " if crashed and not isinstance(error, BenchError) else ""
     return f"{notes}{kind}{error}{where}"
 
 
-def with_line(failure: Failed, file: str, call: Callable[[], object]) -> str:
-    """Return a call's failure, with the line of the file that the wrong value came from."""
-    line = not_finite_at(call, file) if isinstance(failure, NotFinite) else ""
-    if not line and isinstance(failure, NotFinite | WrongReturn):
-        line = returned_at(call, file)
-    return f"{failure}{line}"
-
-
-def raised_at(error: BaseException, file: str) -> str:
-    """Return `, at FILE:LINE: SOURCE` where the error passed through the file last; else empty."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return _line(file, [frame.lineno or 0 for frame in frames if frame.filename == file][-1:])
-
-
-def returned_at(call: Callable[[], object], file: str) -> str:
+def _return(call: Callable[[], object], file: str) -> list[int]:
     """Find where the file first returns a routing in a call; else where it last returns a value."""
     routings: list[int] = []
     values: list[int] = []
@@ -134,47 +129,34 @@ def returned_at(call: Callable[[], object], file: str) -> str:
     with suppress(Exception):
         call()
     sys.setprofile(before)
-    return _line(file, routings[:1] or values[-1:])
+    return routings[:1] or values[-1:]
 
 
-def not_finite_at(call: Callable[[], object], file: str) -> str:
-    """Find where the file first makes a NaN or +infinity in a call; else empty."""
-    watch = _FirstNotFinite(file)
-    with suppress(Exception), watch:
+def _first_not_finite(call: Callable[[], object], file: str) -> list[int]:
+    """Find where the file first makes a NaN or +infinity in a call; masks have -infinity."""
+    lines: list[int] = []
+
+    class Watch(TorchFunctionMode):
+        def __torch_function__(
+            self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+        ) -> Any:
+            result = func(*args, **(kwargs or {}))
+            for value in result if isinstance(result, tuple) else (result,):
+                if isinstance(value, Tensor) and (value.isnan() | value.isposinf()).any():
+                    lines.extend(_line_of(sys._getframe(1), file))
+            return result
+
+    with suppress(Exception), Watch():
         call()
-    return _line(file, watch.lines[:1])
+    return lines[:1]
 
 
-class _FirstNotFinite(TorchFunctionMode):
-    """A mode that finds where a file's operations make NaN or +infinity; masks have -infinity."""
-
-    def __init__(self, file: str) -> None:
-        super().__init__()
-        self.file = file
-        self.lines: list[int] = []
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for value in result if isinstance(result, tuple) else (result,):
-            if isinstance(value, Tensor) and (value.isnan() | value.isposinf()).any():
-                self._note(sys._getframe(1))
-        return result
-
-    def _note(self, frame: FrameType | None) -> None:
-        # Not beyond the call that is watched: the component's file may have begun it.
-        while frame is not None and frame.f_code.co_filename not in (self.file, __file__):
-            frame = frame.f_back
-        if frame is not None and frame.f_code.co_filename == self.file:
-            self.lines.append(frame.f_lineno)
-
-
-def _line(file: str, numbers: list[int]) -> str:
-    if not numbers:
-        return ""
-    linecache.checkcache(file)
-    return f", at {file}:{numbers[0]}: {linecache.getline(file, numbers[0]).strip()}"
+def _line_of(frame: FrameType | None, file: str) -> list[int]:
+    """Return the innermost line of the file among a frame's callers."""
+    # Not beyond the call that is watched: the component's file may have begun it.
+    while frame is not None and frame.f_code.co_filename not in (file, __file__):
+        frame = frame.f_back
+    return [frame.f_lineno] if frame is not None and frame.f_code.co_filename == file else []
 
 
 STYLES = {"passed": "green", "failed": "bold red", "not run": "yellow", "not applicable": "dim"}
@@ -189,37 +171,30 @@ def render(report: CheckReport) -> RenderableType:
     table.add_column("what it means", ratio=1)
     table.add_column("result", no_wrap=True)
     for result in report.results:
-        table.add_row(result.name, _meaning(result), Text(result.status, STYLES[result.status]))
+        meaning = Text(result.meaning)
+        if result.detail and result.status != "failed":
+            meaning.append(f" ({result.detail})", "dim")
+        table.add_row(result.name, meaning, Text(result.status, STYLES[result.status]))
     causes = [
         Text.assemble((f"{result.name} failed: ", "bold red"), result.detail)
         for result in report.causes
     ]
-    return Group(table, *causes, *_consequences(report), Text(_summary(report)))
-
-
-def _consequences(report: CheckReport) -> list[Text]:
-    """Return the failures that follow from each cause, by name alone."""
-    following: dict[str, list[str]] = {}
+    following: dict[str, list[str]] = defaultdict(list)
     for result in report.failures:
         if result.follows:
-            following.setdefault(result.follows, []).append(result.name)
-    return [
+            following[result.follows].append(result.name)
+    consequences = [
         Text(f"Probably because {cause} failed, these failed as well: {', '.join(names)}")
         for cause, names in following.items()
     ]
-
-
-def _meaning(result: CheckResult) -> Text:
-    text = Text(result.meaning)
-    if result.detail and result.status != "failed":
-        text.append(f" ({result.detail})", "dim")
-    return text
+    return Group(table, *causes, *consequences, Text(_summary(report)))
 
 
 def _summary(report: CheckReport) -> str:
-    settings, seconds = len(report.settings), f"{report.seconds:.1f} s"
+    seconds = f"{report.seconds:.1f} s"
     if report.passed:
-        return f"{report.name} passes, in {settings} setting{'s' * (settings != 1)} ({seconds})."
+        settings = counted(len(report.settings), "setting")
+        return f"{report.name} passes, in {settings} ({seconds})."
     skipped = sum(result.status == "not run" for result in report.results)
     others = f"; {skipped} were not run" if skipped else ""
     return (

@@ -7,12 +7,12 @@ a router or of experts; only tensors come in.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from bench.check.outcome import Failed, NotFinite, WrongReturn
+from bench.check.outcome import Failed, NotFinite
 
 Expert = Callable[[Tensor], Tensor]
 
@@ -42,11 +42,6 @@ def moe_output(d: Tensor, c: Tensor, x: Tensor, experts: list[Expert]) -> Tensor
     return torch.stack(outputs)
 
 
-def mlp(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, activation: Expert) -> Expert:
-    """Return one expert: a two-layer MLP on one vector, (d,) -> (d,)."""
-    return lambda x: activation(x @ w1 + b1) @ w2 + b2
-
-
 def capacity(factor: float | None, tokens: int, experts: int, choices: int) -> int:
     """Return the most tokens of a group that one expert may take.
 
@@ -62,20 +57,19 @@ def soft_slots(factor: float, tokens: int, experts: int) -> int:
     return max(1, round(factor * tokens / experts))
 
 
-def require(holds: bool, message: str) -> None:
+def require(holds: bool, message: str, failure: type[Failed] = Failed) -> None:
     """Fail the check unless this holds."""
     if not holds:
-        raise Failed(message)
+        raise failure(message)
 
 
 def require_all(holds: Tensor, values: Tensor, what: str, axes: str, wanted: str) -> None:
     """Fail with the first value of `values` for which `holds`, of the same shape, is false."""
     if not holds.all():
         index = tuple((~holds).nonzero()[0].tolist())
-        wrong = int((~holds).sum())
         raise Failed(
             f"{what}[{_named(axes, index)}] is {values[index].item():.6g}, not {wanted}; "
-            f"wrong in {wrong} of {holds.numel()}"
+            f"wrong in {int((~holds).sum())} of {holds.numel()}"
         )
 
 
@@ -94,8 +88,8 @@ def require_equal(
         f"{what} has shape {tuple(actual.shape)}, {source} {tuple(expected.shape)}",
     )
     actual, expected = actual.detach().double(), expected.detach().double()
-    # Also false for NaN.
     scale = float(expected.abs().max()) if expected.numel() else 0.0
+    # Also false for NaN.
     close = (actual - expected).abs() <= tolerance * max(scale, 1.0)
     if not close.all():
         difference = torch.nan_to_num((actual - expected).abs(), nan=torch.inf)
@@ -107,17 +101,24 @@ def require_equal(
         )
 
 
+def require_same(
+    actual: Mapping[str, Tensor],
+    expected: Mapping[str, Tensor],
+    what: str,
+    axes: str,
+    source: str,
+    tolerance: float = 1e-9,
+) -> None:
+    """Fail as `require_equal` does for tensors by name, which takes the place of {} in `what`."""
+    for name, value in actual.items():
+        require_equal(value, expected[name], what.format(name), axes, source, tolerance)
+
+
 def require_finite(value: Tensor, what: str) -> None:
     """Fail where a tensor has NaN or infinite entries."""
     wrong = int((~value.isfinite()).sum())
-    if wrong:
-        raise NotFinite(f"{what} has {wrong} of {value.numel()} entries that are not finite")
-
-
-def require_returned(holds: bool, message: str) -> None:
-    """Fail the check unless what the component returned is as it should be."""
-    if not holds:
-        raise WrongReturn(message)
+    message = f"{what} has {wrong} of {value.numel()} entries that are not finite"
+    require(not wrong, message, NotFinite)
 
 
 def _named(axes: str, index: tuple[int, ...]) -> str:

@@ -5,34 +5,138 @@ Axes: g groups, t tokens, d width, E experts, s slots of an expert.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from bench.check import reference
-from bench.check.cases import Subject
-from bench.check.outcome import Failed, NotApplicable
+from bench.check.cases import (
+    CASES,
+    KINDS,
+    Subject,
+    context_of,
+    in_case,
+    normal,
+    outputs_of,
+    run,
+)
+from bench.check.outcome import Failed, NotApplicable, WrongReturn
 from bench.check.reference import require, require_all, require_equal, require_finite
 from routers import (
     ExpertChoiceRouting,
     MixtureRouting,
+    RequestError,
     Router,
     Routing,
     SoftRouting,
     TokenChoiceRouting,
+    described,
 )
 
 
-def shapes(subject: Subject) -> str:
+def runs(subject: Subject) -> None:
+    """It returns a routing of the right shapes with finite weights for ordinary input."""
+    for training in (True, False):
+        with _located(in_case(training, "random")):
+            layer, x = subject.layer().train(training), subject.tokens_of()
+            routing = layer.router(x, context_of(layer, x))
+            returned = f"{described(routing)} is returned, not a Routing"
+            require(isinstance(routing, Routing), returned, WrongReturn)
+            gates = (subject.groups, subject.tokens, subject.num_experts)
+            _require_shape(routing.gates, "gates", "(g, t, E)", gates)
+            full = (*gates, routing.num_slots)
+            _require_shape(routing.dispatch_tensor(), "dispatch_tensor()", "(g, t, E, s)", full)
+            _require_shape(routing.combine_tensor(), "combine_tensor()", "(g, t, E, s)", full)
+            require_finite(routing.gates, "gates")
+            require_finite(routing.combine_tensor(), "combine_tensor()")
+            run(layer, x)
+
+
+def _require_shape(value: object, what: str, axes: str, wanted: tuple[int, ...]) -> None:
+    if not isinstance(value, Tensor):
+        raise WrongReturn(f"{what} is {described(value)}, not a Tensor")
+    shape = tuple(value.shape)
+    order = "; the axes are in another order" if sorted(shape) == sorted(wanted) else ""
+    message = f"{what} of shape {shape}, not {axes} = {wanted}{order}"
+    require(shape == wanted, message, WrongReturn)
+
+
+def finite(subject: Subject) -> str:
+    """Finite on zero, constant, huge and 16-bit input, for one token and for one expert."""
+    for training, kind in CASES:
+        with _located(in_case(training, kind)):
+            subject.routed(kind, training=training)
+    cases = [(subject, kind, torch.float32) for kind in KINDS]
+    cases += [(subject, kind, torch.float16) for kind in KINDS if kind != "huge"]
+    cases += [(subject, "random", torch.bfloat16)]
+    cases += [(replace(subject, tokens=1), "random", torch.float32)]
+    refused = _refused_with_one_expert(subject)
+    if not refused:
+        cases += [(replace(subject, num_experts=1), "random", torch.float32)]
+    for case, kind, dtype in cases:
+        size = f"tokens = {case.tokens}, experts = {case.num_experts}"
+        for training in (True, False):
+            with _located(f"{kind} {str(dtype).removeprefix('torch.')} input, {size}"):
+                _require_finite_pass(case, kind, dtype, training)
+    return refused
+
+
+def _require_finite_pass(subject: Subject, kind: str, dtype: torch.dtype, training: bool) -> None:
+    layer = subject.layer(dtype=torch.float32).train(training)
+    x = subject.tokens_of(kind).to(dtype).requires_grad_()
+    routing = layer.router(x, context_of(layer, x))
+    # Without experts between them, so that only the router can be at fault.
+    y = routing.combine(routing.dispatch(x))
+    for name, value in outputs_of(y, routing).items():
+        require_finite(value, name)
+    # A mean, for gradients that 16 bits can hold.
+    (y.float() * normal(*y.shape, seed=3, dtype=torch.float32)).mean().backward()
+    mode = "training" if training else "eval"
+    for name, tensor in {"the input": x, **dict(layer.router.named_parameters())}.items():
+        if tensor.grad is not None:
+            require_finite(tensor.grad, f"{mode} mode: the gradient of {name}")
+
+
+def _refused_with_one_expert(subject: Subject) -> str:
+    """Return the number of experts that a router asks for, if it refuses one; empty otherwise."""
+    for number in range(1, subject.num_experts + 1):
+        try:
+            replace(subject, num_experts=number).routed("random", training=True)
+        except RequestError:
+            continue
+        except Exception:
+            return ""  # a crash, which the check itself reports
+        return "" if number == 1 else f"1 expert not run: needs {number} experts or more"
+    return ""
+
+
+@contextmanager
+def _located(where: str) -> Iterator[None]:
+    """Say in an error where it was raised."""
+    try:
+        yield
+    except Failed as failure:
+        raise type(failure)(f"{where}: {failure}") from None
+    except Exception as error:
+        error.add_note(where)
+        raise
+
+
+def shapes(subject: Subject) -> None:
     """Everything that a routing offers has the shape that its readers expect."""
     x = subject.tokens_of()
     groups, tokens, dim, experts = *x.shape, subject.num_experts
     for where, _, routing in subject.routings:
         logits = routing.logits
-        require(logits is not None, "routing.logits is None; losses and suites read it")
-        assert logits is not None
+        if logits is None:
+            raise Failed("routing.logits is None; losses and suites read it")
         slots = routing.num_slots
         full = (groups, tokens, experts, slots)
         slot_inputs = routing.dispatch(x)
+        choice = routing.first_choice()
         wanted = {
             "dispatch_tensor()": (routing.dispatch_tensor(), full),
             "combine_tensor()": (routing.combine_tensor(), full),
@@ -42,21 +146,18 @@ def shapes(subject: Subject) -> str:
             "expert_load()": (routing.expert_load(), (groups, experts)),
             "demand()": (routing.demand(), (groups, experts)),
             "token_coverage()": (routing.token_coverage(), (groups, tokens)),
-            "first_choice()": (routing.first_choice(), (groups, tokens)),
+            "first_choice()": (choice, (groups, tokens)),
             "dropped_share()": (routing.dropped_share(), ()),
             "dispatch(x)": (slot_inputs, (experts, groups, slots, dim)),
             "combine(…)": (routing.combine(slot_inputs), (groups, tokens, dim)),
         }
         for name, (value, shape) in wanted.items():
-            require(
-                tuple(value.shape) == shape, f"{name} is {tuple(value.shape)}, not {shape}; {where}"
-            )
-        choice = routing.first_choice()
+            got = tuple(value.shape)
+            require(got == shape, f"{name} is {got}, not {shape}; {where}")
         require_all((choice >= 0) & (choice < experts), choice, "first_choice()", "gt", "an expert")
-    return ""
 
 
-def counts(subject: Subject) -> str:
+def counts(subject: Subject) -> None:
     """Load, coverage and combine weights are those of D and C; nothing is lost unseen."""
     for where, _, routing in subject.routings:
         if "huge" in where:
@@ -73,31 +174,27 @@ def counts(subject: Subject) -> str:
         lost = (demand - load).sum() / demand.sum().clamp(min=1)
         share = routing.dropped_share()
         require_equal(share, lost, f"{where}: dropped_share()", "", "counting", tolerance=1e-6)
-    return ""
 
 
-def gates(subject: Subject) -> str:
+def gates(subject: Subject) -> None:
     """Each token's gates are a distribution over the experts: none negative, their sum 1."""
     for where, _, routing in subject.routings:
         require_finite(routing.gates, f"{where}: gates")
-        negative = routing.gates < 0
-        require_all(~negative, routing.gates, f"{where}: gates", "gte", "0 or more")
-        sums = routing.gates.sum(-1)
-        require_all((sums - 1).abs() < 1e-5, sums, f"{where}: sum of the gates", "gt", "1")
-    return ""
+        require_all(routing.gates >= 0, routing.gates, f"{where}: gates", "gte", "0 or more")
+        _require_sums_of_one(routing.gates.sum(-1), f"{where}: sum of the gates", "gt")
 
 
-def slots(subject: Subject) -> str:
+def slots(subject: Subject) -> None:
     """A slot holds at most one token, a token no expert twice; soft slots hold distributions."""
     for where, _, routing in subject.routings:
         d, c = routing.dispatch_tensor(), routing.combine_tensor()
         if isinstance(routing, SoftRouting):
-            _distributions(d.sum(1), f"{where}: sum of D over the tokens", "ges")
-            _distributions(c.sum((2, 3)), f"{where}: sum of C over the slots", "gt")
+            _require_sums_of_one(d.sum(1), f"{where}: sum of D over the tokens", "ges")
+            _require_sums_of_one(c.sum((2, 3)), f"{where}: sum of C over the slots", "gt")
             require_all(d >= 0, d, f"{where}: D", "gtes", "0 or more")
             require_all(c >= 0, c, f"{where}: C", "gtes", "0 or more")
             continue
-        if not _is_hard(routing):
+        if not isinstance(routing, TokenChoiceRouting | ExpertChoiceRouting | MixtureRouting):
             raise NotApplicable("slots of a routing of its own kind may hold anything")
         require_all((d == 0) | (d == 1), d, f"{where}: D", "gtes", "0 or 1")
         held = d.sum(1)
@@ -105,7 +202,10 @@ def slots(subject: Subject) -> str:
         twice = d.sum(3)
         require_all(twice <= 1, twice, f"{where}: slots of a token", "gte", "at most 1 an expert")
         require_all((c == 0) | (d != 0), c, f"{where}: C", "gtes", "0, for D is 0 there")
-    return ""
+
+
+def _require_sums_of_one(sums: Tensor, what: str, axes: str) -> None:
+    require_all((sums - 1).abs() < 1e-5, sums, what, axes, "1")
 
 
 def capacity(subject: Subject) -> str:
@@ -116,9 +216,10 @@ def capacity(subject: Subject) -> str:
             raise NotApplicable("every expert sees every token by definition")
         if "capacity_factor" not in router.hyper_values():
             raise NotApplicable("the router has no capacity_factor")
-        factor = _factor(router)
+        later = router.eval_capacity_factor
+        factor = router.capacity_factor if router.training or isinstance(later, str) else later
         if isinstance(routing, SoftRouting):
-            _soft_slots(router, factor, routing)
+            _require_soft_slots(router, factor, routing)
             continue
         choices = getattr(router, "top_k", None) or routing.choices or 1
         limits = _own_limits(routing)
@@ -133,13 +234,8 @@ def capacity(subject: Subject) -> str:
                 total <= most + subject.num_experts,
                 f"{where}: capacities add up to {total}; {asked} gives {most:g} and rounding",
             )
-        _within(limits, routing, where, asked)
+        _require_within(limits, routing, where, asked)
     return note
-
-
-def _factor(router: Router) -> float | None:
-    later: float | str | None = router.eval_capacity_factor
-    return router.capacity_factor if router.training or isinstance(later, str) else later
 
 
 def _own_limits(routing: Routing) -> Tensor | None:
@@ -154,30 +250,29 @@ def _own_limits(routing: Routing) -> Tensor | None:
     return None
 
 
-def _within(limits: Tensor, routing: Routing, where: str, asked: str) -> None:
+def _require_within(limits: Tensor, routing: Routing, where: str, asked: str) -> None:
+    """Fail with the first expert that takes too many tokens, or drops one that it has room for."""
     load, most = routing.expert_load(), int(limits.max())
     limits = limits.expand_as(load)
-    _no_expert(load > limits, load, limits, where, f"more than its capacity ({asked})")
+    fills_up = isinstance(routing, ExpertChoiceRouting)
+    room = limits if fills_up else torch.minimum(limits, routing.demand())
+    for wrong, how in (
+        (load > limits, "more than its capacity"),
+        (load < room, "less than it has room for"),
+    ):
+        if wrong.any():
+            g, e = wrong.nonzero()[0].tolist()
+            raise Failed(
+                f"{where}: expert {e} of group {g} takes {load[g, e]} of {limits[g, e]} tokens, "
+                f"{how} ({asked}); so in {int(wrong.sum())} of {wrong.numel()}"
+            )
     require(
         routing.num_slots <= most,
         f"{where}: num_slots = {routing.num_slots} for each expert; {asked} gives {most}",
     )
-    fills_up = isinstance(routing, ExpertChoiceRouting)
-    room = limits if fills_up else torch.minimum(limits, routing.demand())
-    _no_expert(load < room, load, limits, where, f"less than it has room for ({asked})")
 
 
-def _no_expert(wrong: Tensor, load: Tensor, limits: Tensor, where: str, how: str) -> None:
-    """Fail with the first expert (g, E) that is wrong."""
-    if wrong.any():
-        g, e = wrong.nonzero()[0].tolist()
-        raise Failed(
-            f"{where}: expert {e} of group {g} takes {load[g, e]} of {limits[g, e]} tokens, {how}; "
-            f"so in {int(wrong.sum())} of {wrong.numel()}"
-        )
-
-
-def _soft_slots(router: Router, factor: float | None, routing: Routing) -> None:
+def _require_soft_slots(router: Router, factor: float | None, routing: Routing) -> None:
     slots = getattr(router, "num_slots", None)
     if slots is None and factor is not None:
         slots = reference.soft_slots(factor, routing.num_tokens, routing.num_experts)
@@ -185,12 +280,3 @@ def _soft_slots(router: Router, factor: float | None, routing: Routing) -> None:
         slots is None or routing.num_slots == slots,
         f"num_slots = {routing.num_slots} for each expert, not {slots}, as was asked for",
     )
-
-
-def _distributions(sums: Tensor, what: str, axes: str) -> None:
-    require_all((sums - 1).abs() < 1e-5, sums, what, axes, "1")
-
-
-def _is_hard(routing: Routing) -> bool:
-    """Tell whether the form promises that a slot holds a single token."""
-    return isinstance(routing, TokenChoiceRouting | ExpertChoiceRouting | MixtureRouting)

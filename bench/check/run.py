@@ -4,162 +4,118 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import Field, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from types import ModuleType
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any
 
 import torch
 
-from bench.check import behaviour, datasets, experts, losses, routing, steps
-from bench.check.cases import subjects
-from bench.check.outcome import (
-    CheckReport,
-    CheckResult,
-    Failed,
-    NotApplicable,
-    crash,
-    own_file,
-    with_line,
-)
+from bench.check import behaviour, datasets, experts, losses, routing
+from bench.check.cases import Setting, subjects
+from bench.check.outcome import CheckReport, CheckResult, NotApplicable, describe_failure
 from bench.data import find_dataset
 from routers import ROUTERS, Baseline, Entry, RequestError
 
+Check = Callable[[Any], str | None]
+"""A function that raises `Failed` or `NotApplicable`, or returns what is worth saying of a setting;
+the first line of its docstring holds where it passes."""
 
-class Setting(Protocol):
-    """A component with certain options, in surroundings in which it can be tried."""
+Checks = Mapping[Check, str]
+"""Checks, first the one without which the others have nothing to say; with each the names of those
+whose failure may be the reason why it fails."""
 
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+OF_ROUTERS: Checks = {
+    routing.runs: "",
+    routing.finite: "",
+    routing.shapes: "",
+    routing.counts: "shapes",
+    routing.slots: "shapes",
+    behaviour.definition: "shapes slots",
+    routing.capacity: "shapes counts slots",
+    routing.gates: "shapes",
+    behaviour.gradient: "definition",
+    behaviour.repeatable: "",
+    behaviour.seeded: "repeatable",
+    behaviour.groups: "repeatable",
+    behaviour.autocast: "repeatable",
+    behaviour.save: "repeatable",
+    behaviour.steps: "repeatable seeded save",
+}
+OF_EXPERTS: Checks = {
+    experts.runs: "",
+    experts.shapes: "",
+    experts.definition: "shapes",
+    experts.repeatable: "",
+    experts.apart: "repeatable",
+    experts.off: "repeatable",
+    experts.width: "",
+    experts.gradient: "",
+    experts.finite: "",
+    experts.save: "repeatable",
+}
+OF_LOSSES: Checks = {
+    losses.runs: "",
+    losses.scalar: "",
+    losses.gradient: "scalar",
+    losses.pure: "scalar",
+    losses.order: "scalar pure",
+    losses.finite: "scalar",
+}
+OF_DATASETS: Checks = {
+    datasets.runs: "",
+    datasets.names: "",
+    datasets.images: "",
+    datasets.labels: "",
+    datasets.splits: "names images labels",
+    datasets.repeatable: "splits",
+    datasets.apart: "splits",
+}
+UNCHECKED = {
+    "affinity": "every router is checked with every affinity",
+    "suite": "it is tried by `run SUITE --preset smoke`",
+}
+"""By kind of components that have no checks, what is done instead."""
 
-    @property
-    def entry(self) -> Entry: ...
 
-    @property
-    def label(self) -> str:
-        """The options in words."""
-
-
-Tried = TypeVar("Tried", bound=Setting)
-
-
-@dataclass(frozen=True)
-class Check(Generic[Tried]):
-    """A property that every component of a kind must have.
-
-    Attributes:
-        run: raises `Failed` or `NotApplicable`, or returns what is worth saying.
-        after: checks whose failure may be the reason why this one fails.
-    """
-
-    name: str
-    run: Callable[[Tried], str]
-    after: tuple[str, ...] = ()
-
-    @property
-    def meaning(self) -> str:
-        """One sentence that holds where the check passes."""
-        return (inspect.getdoc(self.run) or "").partition("\n")[0]
-
-
-def run_checks(
-    entry: Entry, runs: Check[Tried], checks: Sequence[Check[Tried]], settings: Sequence[Tried]
-) -> CheckReport:
-    """Run every check in every setting.
-
-    Args:
-        runs: the check without which the others have nothing to say.
-    """
+def run_checks(entry: Entry, checks: Checks, settings: Sequence[Setting]) -> CheckReport:
+    """Run every check in every setting."""
     begin = time.perf_counter()
-    results = {runs.name: _result(runs, settings)}
-    # A setting that crashes is reported once; the other checks run on the remaining settings.
-    running = [setting for setting in settings if _result(runs, [setting]).status == "passed"]
-    for check in checks:
+    results: dict[str, CheckResult] = {}
+    running = settings
+    for check, after in checks.items():
         result = _result(check, running)
         if result.status == "failed":
-            reasons = (name for name in check.after if results[name].status == "failed")
+            reasons = (name for name in after.split() if results[name].status == "failed")
             result = replace(result, follows=next(reasons, ""))
-        results[check.name] = result
+        if not results:
+            # A setting that crashes is reported once; the other checks run on the remaining ones.
+            running = [each for each in settings if _result(check, [each]).status == "passed"]
+        results[result.name] = result
     labels = tuple(setting.label for setting in settings)
     seconds = time.perf_counter() - begin
     return CheckReport(entry.kind, entry.name, tuple(results.values()), labels, seconds=seconds)
 
 
-def _result(check: Check[Tried], settings: Sequence[Tried]) -> CheckResult:
+def _result(check: Check, settings: Sequence[Setting]) -> CheckResult:
     """Return the first failure over all settings; else the first thing that is worth saying."""
-    said, skipped = [], []
+    meaning = (inspect.getdoc(check) or "").partition("\n")[0]
+    result = partial(CheckResult, check.__name__, meaning)
+    said, skipped = [], ""
     for setting in settings:
         try:
-            said.append((setting.label, check.run(setting)))
+            said.append((setting.label, check(setting)))
         except NotApplicable as reason:
-            skipped.append(str(reason))
-        except Failed as failure:
-            detail = with_line(failure, own_file(setting.entry), _again(check, setting))
-            return CheckResult(check.name, check.meaning, "failed", f"{setting.label}: {detail}")
+            skipped = str(reason)
         except Exception as error:
-            detail = crash(error, own_file(setting.entry), _again(check, setting))
-            return CheckResult(check.name, check.meaning, "failed", f"{setting.label}: {detail}")
+            again = partial(check, replace(setting))  # a copy, which has nothing computed yet
+            detail = describe_failure(error, setting.entry, again)
+            return result("failed", f"{setting.label}: {detail}")
     if said:
-        return CheckResult(check.name, check.meaning, "passed", _worth_saying(said))
-    if skipped:
-        return CheckResult(check.name, check.meaning, "not applicable", skipped[-1])
-    return CheckResult(check.name, check.meaning, "not run")
-
-
-def _again(check: Check[Tried], setting: Tried) -> Callable[[], object]:
-    """Repeat a check on a copy, which has nothing computed yet."""
-    return partial(check.run, replace(setting))
-
-
-def _worth_saying(said: list[tuple[str, str]]) -> str:
-    """Return the note of the first setting; else that of another, with its label."""
-    if said[0][1]:
-        return said[0][1]
-    return next((f"{label}: {text}" for label, text in said if text), "")
-
-
-OF_ROUTERS = (
-    Check("finite", behaviour.finite),
-    Check("shapes", routing.shapes),
-    Check("counts", routing.counts, after=("shapes",)),
-    Check("slots", routing.slots, after=("shapes",)),
-    Check("definition", behaviour.definition, after=("shapes", "slots")),
-    Check("capacity", routing.capacity, after=("shapes", "counts", "slots")),
-    Check("gates", routing.gates, after=("shapes",)),
-    Check("gradient", behaviour.gradient, after=("definition",)),
-    Check("repeatable", behaviour.repeatable),
-    Check("seeded", behaviour.seeded, after=("repeatable",)),
-    Check("groups", behaviour.groups, after=("repeatable",)),
-    Check("autocast", behaviour.autocast, after=("repeatable",)),
-    Check("save", behaviour.saved, after=("repeatable",)),
-    Check("steps", steps.resumed, after=("repeatable", "seeded", "save")),
-)
-OF_EXPERTS = (
-    Check("shapes", experts.shapes),
-    Check("definition", experts.definition, after=("shapes",)),
-    Check("repeatable", experts.repeatable),
-    Check("apart", experts.apart, after=("repeatable",)),
-    Check("off", experts.switched_off, after=("repeatable",)),
-    Check("width", experts.grows),
-    Check("gradient", experts.gradient),
-    Check("finite", experts.finite),
-    Check("save", experts.saved, after=("repeatable",)),
-)
-OF_LOSSES = (
-    Check("scalar", losses.scalar),
-    Check("gradient", losses.gradient, after=("scalar",)),
-    Check("pure", losses.pure, after=("scalar",)),
-    Check("order", losses.order, after=("scalar", "pure")),
-    Check("finite", losses.finite, after=("scalar",)),
-)
-OF_DATASETS = (
-    Check("names", datasets.names),
-    Check("images", datasets.images),
-    Check("labels", datasets.labels),
-    Check("splits", datasets.splits, after=("names", "images", "labels")),
-    Check("repeatable", datasets.repeatable, after=("splits",)),
-    Check("apart", datasets.apart, after=("splits",)),
-)
+        # The note of the first setting; else that of another, with its label.
+        others = (f"{label}: {note}" for label, note in said if note)
+        return result("passed", said[0][1] or next(others, ""))
+    return result("not applicable", skipped) if skipped else result("not run")
 
 
 def check_router(
@@ -186,56 +142,38 @@ def check_router(
         return CheckReport(entry.kind, name, note=note)
     with torch.random.fork_rng(devices=[]):
         settings = subjects(name, hyper, {"dim": dim, "num_experts": num_experts, "tokens": tokens})
-        return run_checks(entry, Check("runs", behaviour.runs), OF_ROUTERS, settings)
-
-
-def check_dataset(name: str) -> CheckReport:
-    """Prove a data set sound: what its function returns, and the splits that are made of it.
-
-    Args:
-        name: as of `data.name`, so with a path or name of its own where it takes one.
-
-    Raises:
-        RequestError: no such data set.
-    """
-    entry, arguments = find_dataset(name)
-    if entry.name.partition(":")[2] in arguments:
-        note = f"write what it is to read in the place of {arguments[0]}"
-        return CheckReport(entry.kind, name, note=note)
-    subject = datasets.Subject(entry, name)
-    report = run_checks(entry, Check("runs", datasets.runs), OF_DATASETS, [subject])
-    return replace(report, name=name)
-
-
-IN_SETTINGS: dict[str, tuple[ModuleType, Sequence[Check[Any]]]] = {
-    "experts": (experts, OF_EXPERTS),
-    "loss": (losses, OF_LOSSES),
-}
-"""By kind of components that are checked in settings of their own: where these are made."""
-UNCHECKED = {
-    "affinity": "every router is checked with every affinity",
-    "suite": "it is tried by `run SUITE --preset smoke`",
-}
-"""By kind of components that have no checks, what is done instead."""
+        return run_checks(entry, OF_ROUTERS, settings)
 
 
 def check_component(entry: Entry, name: str | None = None) -> CheckReport:
     """Run the checks of a component's kind.
 
     Args:
-        name: by which it was asked for, where that says more than its own.
+        name: by which it was asked for, where that says more than its own: that of a data set with
+            a path or name of its own where it takes one.
 
     Raises:
-        RequestError: there are none for its kind.
+        RequestError: there are none for its kind, or there is no such data set.
     """
-    if entry.kind == "dataset":
-        return check_dataset((name or entry.name).removeprefix("dataset:"))
-    if entry.kind == "router":
-        return check_router(entry.name)
-    if entry.kind not in IN_SETTINGS:
-        raise RequestError(
-            f"there are no checks for the {entry.kind} {entry.name!r}: {UNCHECKED[entry.kind]}"
-        )
-    module, checks = IN_SETTINGS[entry.kind]
     with torch.random.fork_rng(devices=[]):
-        return run_checks(entry, Check("runs", module.runs), checks, module.settings(entry))
+        match entry.kind:
+            case "router":
+                return check_router(entry.name)
+            case "experts":
+                return run_checks(entry, OF_EXPERTS, experts.settings(entry))
+            case "loss":
+                return run_checks(entry, OF_LOSSES, losses.settings(entry))
+            case "dataset":
+                return _check_dataset((name or entry.name).removeprefix("dataset:"))
+    raise RequestError(
+        f"there are no checks for the {entry.kind} {entry.name!r}: {UNCHECKED[entry.kind]}"
+    )
+
+
+def _check_dataset(name: str) -> CheckReport:
+    entry, arguments = find_dataset(name)
+    if entry.name.partition(":")[2] in arguments:
+        note = f"write what it is to read in the place of {arguments[0]}"
+        return CheckReport(entry.kind, name, note=note)
+    report = run_checks(entry, OF_DATASETS, [datasets.Subject(entry, {}, name)])
+    return replace(report, name=name)

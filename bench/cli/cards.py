@@ -11,15 +11,15 @@ from pathlib import Path
 from rich.text import Text
 
 from bench.cli.display import print_table, table
-from routers import ROUTERS, Card, Choice, Entry, Range, Registry, RequestError
+from routers import ROUTERS, Choice, Entry, Range, Registry, RequestError
 
 
 def print_components(registries: Iterable[Registry]) -> None:
     """Print the name and summary of each component, by kind and family."""
     for registry in registries:
-        families: dict[str, list[Card]] = {}
+        families: dict[str, list[Entry]] = {}
         for entry in registry.entries():
-            families.setdefault(entry.family, []).append(entry.card())
+            families.setdefault(entry.family, []).append(entry)
         for family, cards in families.items():
             kind = "" if registry.kind == "router" else f"{registry.kind}: "
             print(f"\n{kind}{family.replace('_', ' ')}")
@@ -29,9 +29,8 @@ def print_components(registries: Iterable[Registry]) -> None:
     print("\n`python bench.py show NAME` shows a component's card.")
 
 
-def print_card(entry: Entry) -> None:
+def print_card(card: Entry) -> None:
     """Print all that is known of a component; of a suite also what it measures."""
-    card = entry.card()
     print_table(Text(card.name, "bold"))
     print_table(
         _indented(
@@ -46,7 +45,7 @@ def print_card(entry: Entry) -> None:
         for info in card.hyper:
             made.add_row(info.name, info.type, str(info.default), _range(info.tune), info.meaning)
         print_table(made)
-    metrics = getattr(entry.target, "metrics", ())
+    metrics = getattr(card.target, "metrics", ())
     if metrics:
         print()
         made = table("metric", "unit", "better", "meaning")

@@ -160,4 +160,4 @@ def _count(spec: TrialSpec, data: DataShape, model: nn.Module, images: int) -> _
     model.zero_grad()
     with FlopCounter() as counter, kept_for_backward(model) as kept:
         Objective(spec.train)(model.train(), batch, labels, step=0).total.backward()
-    return _Step(counter.report().total, kept.bytes, exact=True)
+    return _Step(counter.report().total, sum(kept.values()), exact=True)

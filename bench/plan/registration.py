@@ -100,18 +100,17 @@ def component_of(part: Part) -> Component:
         listing = "\n".join(f"{name} {digest}" for name, digest in part.definitions.items())
         return Component(part.kind, part.name, listing, part.digest, definitions=part.definitions)
     entry = registry.get(part.name)
-    card = entry.card()
     return Component(
         kind=part.kind,
         name=part.name,
-        source_text=card.source_text,
+        source_text=entry.source_text,
         source_hash=part.digest,
-        family=card.family,
-        summary=card.summary,
-        text=card.text,
-        source=card.source,
-        bibtex=card.bibtex,
-        hyper=[asdict(info) for info in card.hyper],
+        family=entry.family,
+        summary=entry.summary,
+        text=entry.text,
+        source=entry.source,
+        bibtex=entry.bibtex,
+        hyper=[asdict(info) for info in entry.hyper],
         metrics=list(_definitions(entry.target)),
         main_metric=getattr(entry.target, "main_metric", None),
         definitions=part.definitions,

@@ -88,11 +88,7 @@ class Routing(ABC):
         return y.unflatten(2, slot_outputs.shape[3:])
 
     def reweighted(self, factors: Tensor) -> Self:
-        """Multiply each expert's combine weights by a factor; nothing is rerouted.
-
-        Args:
-            factors: (E,) float; 0 switches an expert off.
-        """
+        """Multiply each expert's combine weights by a factor, (E,) float; nothing is rerouted."""
         raise RequestError(f"{type(self).__name__} cannot be reweighted: it defines no way to")
 
     def combine_weights(self) -> Tensor:

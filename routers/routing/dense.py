@@ -45,11 +45,7 @@ class MixtureRouting(SeenByAll):
 
     @classmethod
     def from_levels(cls, levels: tuple[Tensor, ...]) -> Self:
-        """Make gates as the outer product of those of each expert mode, the first one slowest.
-
-        Args:
-            levels: (g, t, E_l) each; E is their product.
-        """
+        """Make gates as the outer product of each mode's, (g, t, E_l); the first is slowest."""
         gates = levels[0]
         for level in levels[1:]:
             gates = (gates.unsqueeze(-1) * level.unsqueeze(-2)).flatten(-2)
@@ -98,13 +94,10 @@ class SoftRouting(SeenByAll):
 
     @classmethod
     def from_logits(cls, logits: Tensor) -> Self:
-        """Dispatch by a softmax over the tokens, combine by one over all slots.
+        """Dispatch (g, t, E, s) by a softmax over the tokens, combine by one over all slots.
 
         A pair at −∞ has weight 0 in both; a slot that has no other reads nothing. Whether there is
         such a slot is asked once, for which the caller waits for a GPU.
-
-        Args:
-            logits: (g, t, E, s).
         """
         slot_weights = logits.flatten(2).softmax(-1).view_as(logits)
         empty = logits.detach().amax(1, keepdim=True) == -torch.inf

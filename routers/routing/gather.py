@@ -17,12 +17,7 @@ from torch.autograd.function import once_differentiable
 
 
 def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
-    """Return `rows[index]`, with zeros where the index is one past the last row.
-
-    Args:
-        rows: (R, d).
-        index: (…) long, R for none.
-    """
+    """Return `rows[index]` of (R, d) rows, with zeros where the index is R, one past the last."""
     # A spare row of zeros is faster than masking afterwards, and keeps a NaN where it belongs.
     spare = torch.cat((rows, rows.new_zeros(1, rows.shape[1])))
     return spare.index_select(0, index.reshape(-1)).view(*index.shape, rows.shape[1])
@@ -54,7 +49,8 @@ class DispatchRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (slot_of_choice,) = ctx.saved_tensors
-        return _sum_of_choices(gather_rows(grad, slot_of_choice)), None, None
+        rows = gather_rows(grad, slot_of_choice)
+        return rows.squeeze(1) if rows.shape[1] == 1 else rows.sum(1), None, None
 
 
 class CombineRows(torch.autograd.Function):
@@ -66,31 +62,19 @@ class CombineRows(torch.autograd.Function):
     ) -> Tensor:
         chosen = gather_rows(out, slot_of_choice)
         ctx.save_for_backward(chosen, weights, token_of_slot, slot_of_choice)
-        return _weighted_sum(chosen, weights)
+        weights = weights.to(chosen.dtype)
+        if chosen.shape[1] == 1:
+            return chosen.squeeze(1) * weights
+        return torch.einsum("nkd,nk->nd", chosen, weights)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
         chosen, weights, token_of_slot, slot_of_choice = ctx.saved_tensors
         grad_weights = torch.linalg.vecdot(chosen, grad.unsqueeze(1)).to(weights.dtype)
-        slot_weights = _weights_of_slots(weights, slot_of_choice, token_of_slot.shape[0])
+        # The combine weight of the choice that fills each slot; 0 where unused.
+        slot_weights = weights.new_zeros(len(token_of_slot) + 1)
+        slot_weights.index_copy_(0, slot_of_choice.reshape(-1), weights.reshape(-1))
         grad_out = gather_rows(grad, token_of_slot)
-        grad_out.mul_(slot_weights.to(grad_out.dtype).unsqueeze(1))
+        grad_out.mul_(slot_weights[:-1].to(grad_out.dtype).unsqueeze(1))
         return grad_out, grad_weights, None, None
-
-
-def _sum_of_choices(rows: Tensor) -> Tensor:
-    return rows.squeeze(1) if rows.shape[1] == 1 else rows.sum(1)
-
-
-def _weighted_sum(rows: Tensor, weights: Tensor) -> Tensor:
-    weights = weights.to(rows.dtype)
-    if rows.shape[1] == 1:
-        return rows.squeeze(1) * weights
-    return torch.einsum("nkd,nk->nd", rows, weights)
-
-
-def _weights_of_slots(weights: Tensor, slot_of_choice: Tensor, slots: int) -> Tensor:
-    """Return (M,): the combine weight of the choice that fills each slot; 0 where unused."""
-    by_slot = weights.new_zeros(slots + 1)
-    return by_slot.index_copy_(0, slot_of_choice.reshape(-1), weights.reshape(-1))[:slots]

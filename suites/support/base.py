@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any, ClassVar, Generic, Literal, TypeVar
@@ -41,7 +41,6 @@ class MetricDef:
     """The definition of a metric or array.
 
     Attributes:
-        name: as in `Metric.name` or `Array.name`.
         unit: of its values; "" for a pure number.
         better: which direction is better; None where neither is.
         meaning: one sentence that a table can carry as its note.
@@ -59,7 +58,6 @@ class Metric:
 
     Attributes:
         name: one of the suite's `metrics`.
-        value: a finite float.
         layer: MoE layer in network order, from 0; None for the model or the mean over layers.
         step: training step of the snapshot measured; None for the end of training.
         split: "train", "val" or "test"; None where no data is involved.
@@ -133,16 +131,20 @@ def build_suite(name: str, **options: Any) -> Suite[Any]:
     return suite
 
 
-def layers_and_mean(layers: Sequence[Sequence[Metric]]) -> Iterator[Metric]:
+def layers_and_mean(
+    layers: Sequence[Iterable[Metric]], split: str | None = None
+) -> Iterator[Metric]:
     """Return each layer's metrics with the layer's number, then each one's mean over the layers.
 
     Args:
         layers: the metrics of each MoE layer, in network order.
+        split: that they were measured on; None leaves the metrics' own.
     """
     same: dict[tuple[Any, ...], list[Metric]] = defaultdict(list)
     for index, metrics in enumerate(layers):
         for metric in metrics:
-            yield replace(metric, layer=index)
+            metric = replace(metric, layer=index, split=split or metric.split)
+            yield metric
             same[metric.name, *sorted(metric.where.items())].append(metric)
-    for metrics in same.values():
-        yield replace(metrics[0], value=fmean(metric.value for metric in metrics))
+    for alike in same.values():
+        yield replace(alike[0], layer=None, value=fmean(metric.value for metric in alike))

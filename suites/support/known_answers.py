@@ -1,4 +1,4 @@
-"""KnownRouting-answer routings: what suites must measure of them follows by hand.
+"""Routings with known answers: what suites must measure of them follows by hand.
 
 Each routes IMAGES images of TOKENS tokens to EXPERTS experts, two images to a group and half of
 the images to a batch, so that groups, batches and images differ in size.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ from torch.nn.functional import one_hot
 
 from routers.errors import BenchError
 from routers.routing import Routing, TokenChoiceRouting
-from suites.support.base import Metric, build_suite
-from suites.support.subject import HistoryPoint, Observed, Snapshot, by_image
+from suites.support.base import Array, Metric, build_suite
+from suites.support.subject import Observed, Snapshot, by_image
 
 IMAGES, TOKENS, EXPERTS, CLASSES = 32, 8, 4, 8
 GROUP = 2 * TOKENS
@@ -64,17 +65,15 @@ class Answer:
     where: dict[str, str] = field(default_factory=dict)
 
 
-def _entropy(of: str, kind: str, **answers: float) -> tuple[Answer, ...]:
-    where = {"of": of, "kind": kind}
-    return tuple(Answer("entropy", name, value, where) for name, value in answers.items())
+def _answers(suite: str, *place: str, **values: float) -> tuple[Answer, ...]:
+    """Return values by metric, at a `where` of "of" and "kind"."""
+    where = dict(zip(("of", "kind"), place, strict=False))
+    return tuple(Answer(suite, name, value, where) for name, value in values.items())
 
 
-def _balance(**answers: float) -> tuple[Answer, ...]:
-    return tuple(Answer("balance", name, value) for name, value in answers.items())
-
-
-def _specialization(**answers: float) -> tuple[Answer, ...]:
-    return tuple(Answer("specialization", name, value) for name, value in answers.items())
+_balance = partial(_answers, "balance")
+_entropy = partial(_answers, "entropy")
+_specialization = partial(_answers, "specialization")
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,26 +101,33 @@ ONE_EXPERT = {
 }
 LOST = 1 - 1 / EXPERTS
 BITS = math.log2(EXPERTS)
+LABELS = torch.arange(IMAGES) % CLASSES
 
 ROUTINGS = (
     KnownRouting(
         "uniform",
-        torch.arange(IMAGES) % CLASSES,
+        LABELS,
         uniform,
         (
             *_balance(**{f"demand_{name}": value for name, value in EVEN.items()}),
             *_balance(**{f"load_{name}": value for name, value in EVEN.items()}),
             *_balance(dropped=0, uncovered=0, importance_cv=0, capacity=GROUP / EXPERTS),
-            *_entropy("gates", "soft", H_s=BITS, H_u=BITS, MI_label=0, MI_label_corrected=0),
-            *_entropy("combine", "soft", H_s=0, H_u=BITS, MI_label=0, MI_label_corrected=0),
+            *_answers(
+                "entropy", "gates", "soft", H_s=BITS, H_u=BITS, MI_label=0, MI_label_corrected=0
+            ),
+            *_answers(
+                "entropy", "combine", "soft", H_s=0, H_u=BITS, MI_label=0, MI_label_corrected=0
+            ),
             # Without any of them class 0 is lost and class 1 won.
-            *_specialization(polysemanticity=math.sqrt(2 - math.sqrt(2)), experts_with_effect=1),
+            *_answers(
+                "specialization", polysemanticity=math.sqrt(2 - math.sqrt(2)), experts_with_effect=1
+            ),
             *_specialization(largest_drop=1, accuracy_drop=0, passes=1),
         ),
     ),
     KnownRouting(
         "collapsed",
-        torch.arange(IMAGES) % CLASSES,
+        LABELS,
         collapsed,
         (
             *_balance(**{f"demand_{name}": value for name, value in ONE_EXPERT.items()}),
@@ -129,22 +135,26 @@ ROUTINGS = (
             *_balance(dropped=LOST, uncovered=LOST, experts_per_token_mean=1 - LOST),
             *_entropy("gates", "soft", H_s=0, H_u=0, MI_label=0, MI_label_normalised=0),
             *_entropy("combine", "hard", H_u=0, MI_label=0, MI_label_normalised=0),
-            Answer("entropy", "left_out", LOST, {"of": "combine"}),
+            *_entropy("combine", left_out=LOST),
             # The first image of each pair fills expert 0: class 0 is lost, class 1 never had it.
-            *_specialization(polysemanticity=0, experts_with_effect=1 / EXPERTS, largest_drop=1),
+            *_answers(
+                "specialization", polysemanticity=0, experts_with_effect=1 / EXPERTS, largest_drop=1
+            ),
             *_specialization(accuracy_drop=1 / CLASSES / EXPERTS, passes=1 / EXPERTS),
         ),
     ),
     KnownRouting(
         "oracle",
-        torch.arange(IMAGES) % CLASSES,
+        LABELS,
         oracle,
         (
             *_balance(load_cv=0, dropped=0, uncovered=0, experts_per_token_mean=1),
             *_entropy("gates", "soft", H_s=0, H_u=BITS, MI_label=BITS, MI_prediction=0),
             *_entropy("combine", "hard", H_u=BITS, MI_label=BITS, MI_prediction=0),
             # Without expert 0 class 0 is lost; without expert 1 class 1 is won.
-            *_specialization(polysemanticity=math.sqrt(2) / 2, experts_with_effect=2 / EXPERTS),
+            *_answers(
+                "specialization", polysemanticity=math.sqrt(2) / 2, experts_with_effect=2 / EXPERTS
+            ),
             *_specialization(largest_drop=0.5, accuracy_drop=0, passes=1),
         ),
     ),
@@ -163,39 +173,26 @@ ROUTINGS = (
 
 
 class KnownSubject:
-    """A trial whose model has two MoE layers, both with the known routing.
+    """A trial, as far as suites on routing read it, with two MoE layers of the known routing.
 
     It answers 0; but 1 where an expert that processes a token of the image is switched off.
     """
 
-    device = torch.device("cpu")
-    num_experts = EXPERTS
-    attribute_names: tuple[str, ...] = ()
-    history: tuple[HistoryPoint, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
 
     def __init__(self, case: KnownRouting) -> None:
         self.case = case
         self.model: nn.Module = nn.Identity()
-        self.stats: dict[str, float] = {}
         self.num_classes = int(case.labels.max()) + 1
         self.class_names = [str(index) for index in range(self.num_classes)]
 
-    def run(
-        self,
-        model: nn.Module,
-        split: str,
-        batch_size: int | None = None,
-    ) -> Iterator[Observed]:
+    def run(self, model: nn.Module, split: str) -> Iterator[Observed]:
         """Yield both halves of the images, whatever the split."""
         for labels in self.case.labels.split(IMAGES // 2):
             routing = self.case.route(labels)
             images = labels.view(-1, 1, 1, 1).float()
             logits = self.answers(model, images, {})
             yield Observed(images, labels, logits, [routing, routing])
-
-    def attribute(self, split: str) -> None:
-        """Return None, since the images have no protected attribute."""
 
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
         """Answer images, each of which has its label as its only pixel."""
@@ -217,23 +214,18 @@ def self_test() -> int:
     Raises:
         BenchError: a suite measures another value; the message names the metric and both values.
     """
-    return sum(_check(case) for case in ROUTINGS)
-
-
-def _check(case: KnownRouting) -> int:
-    subject = KnownSubject(case)
-    checked = 0
-    for suite in sorted({answer.suite for answer in case.answers}):
-        results = list(build_suite(suite).measure(subject))
-        metrics = [result for result in results if isinstance(result, Metric)]
+    for case in ROUTINGS:
+        measured = {
+            suite: [*build_suite(suite).measure(KnownSubject(case))]
+            for suite in sorted({answer.suite for answer in case.answers})
+        }
         for answer in case.answers:
-            if answer.suite == suite:
-                _compare(case, answer, metrics)
-                checked += 1
-    return checked
+            _compare(case, answer, measured[answer.suite])
+    return sum(len(case.answers) for case in ROUTINGS)
 
 
-def _compare(case: KnownRouting, answer: Answer, metrics: list[Metric]) -> None:
+def _compare(case: KnownRouting, answer: Answer, results: list[Metric | Array]) -> None:
+    metrics = [result for result in results if isinstance(result, Metric)]
     same = [m for m in metrics if (m.name, m.where) == (answer.metric, answer.where)]
     where = "".join(f", {key} {value}" for key, value in answer.where.items())
     about = f"self-test: of the {case.name} routing, suite {answer.suite!r}"

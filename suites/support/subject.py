@@ -53,60 +53,38 @@ class HistoryPoint:
 
 
 class Snapshot(Protocol):
-    """The model as it was at one step of its training."""
+    """The model as it was at one step of its training; `flops` and `seconds` as in the history."""
 
-    @property
-    def step(self) -> int: ...
-
-    @property
-    def flops(self) -> float: ...
-
-    @property
-    def seconds(self) -> float: ...
+    step: int
+    flops: float
+    seconds: float
 
     def load(self) -> nn.Module:
         """Load the model with the weights of that step, in eval mode, on the subject's device."""
 
 
 class TrialSubject(Protocol):
-    """A trained trial, as suites measure it.
+    """A trained trial, as suites measure it; they set none of its attributes.
 
     Attributes:
-        model: with its final weights, in eval mode, on `device`.
         num_experts: of each MoE layer; for a dense model, those of the MoE that it is compared to.
         attribute_names: of the protected attribute's values; empty where the data has none.
+        model: with its final weights, in eval mode, on `device`.
         snapshots: of the training, in order, the initial weights first.
         history: losses and accuracies along the training.
         stats: single numbers of the training: `steps`, `train_flops`, `flops_budget`, `budget`,
             `train_seconds`, `params_total`, `params_active`, `flops_per_image`, …
     """
 
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def num_classes(self) -> int: ...
-
-    @property
-    def class_names(self) -> Sequence[str]: ...
-
-    @property
-    def num_experts(self) -> int: ...
-
-    @property
-    def attribute_names(self) -> Sequence[str]: ...
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    @property
-    def snapshots(self) -> Sequence[Snapshot]: ...
-
-    @property
-    def history(self) -> Sequence[HistoryPoint]: ...
-
-    @property
-    def stats(self) -> Mapping[str, float]: ...
+    device: torch.device
+    num_classes: int
+    class_names: Sequence[str]
+    num_experts: int
+    attribute_names: Sequence[str]
+    model: nn.Module
+    snapshots: Sequence[Snapshot]
+    history: Sequence[HistoryPoint]
+    stats: Mapping[str, float]
 
     def run(
         self, model: nn.Module, split: str, batch_size: int | None = None
@@ -138,37 +116,22 @@ class LayerSubject(Protocol):
     """Ways to build a bare layer or an untrained model of one router.
 
     Attributes:
+        replaces_mlps: whether the model's experts stand in for MLPs, as in bare layers.
         image_shape: (c, h, w) of the model's images.
         tokens: tokens of an image, in the model.
         dim: width of the model's tokens.
         hidden: width of an expert's hidden layer, in the model.
         num_experts: E, in the model.
-        replaces_mlps: whether the model's experts stand in for MLPs, as in bare layers.
     """
 
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def replaces_mlps(self) -> bool: ...
-
-    @property
-    def router_name(self) -> str: ...
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]: ...
-
-    @property
-    def tokens(self) -> int: ...
-
-    @property
-    def dim(self) -> int: ...
-
-    @property
-    def hidden(self) -> int: ...
-
-    @property
-    def num_experts(self) -> int: ...
+    device: torch.device
+    replaces_mlps: bool
+    router_name: str
+    image_shape: tuple[int, int, int]
+    tokens: int
+    dim: int
+    hidden: int
+    num_experts: int
 
     def layer(self, batch: int, tokens: int, dim: int, hidden: int, num_experts: int) -> nn.Module:
         """Build the router's MoE layer, or the baseline's MLP: (batch, tokens, dim) to the same."""

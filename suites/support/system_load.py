@@ -6,8 +6,6 @@ does not. They may be as many as the caller allows on a CPU, where caches, memor
 are shared, or a twentieth of all cores where that is more. A timing on a GPU is disturbed by what
 else computes there, and by others on the CPU only where they leave no core to the process that
 launches the kernels: half of the logical cores are allowed, since two of these may share one core.
-A disturbed timing is made again a few times; if the machine stays busy, the least disturbed one is
-kept, and said to be disturbed.
 """
 
 from __future__ import annotations
@@ -37,19 +35,6 @@ GPU_LIMIT = 0.05
 
 
 @dataclass(frozen=True)
-class Load:
-    """The load of other processes; None where it is unknown.
-
-    Attributes:
-        cores: that they kept busy, on average.
-        gpu: share of the time in which they computed on the GPU, just after the timing.
-    """
-
-    cores: float | None
-    gpu: float | None = None
-
-
-@dataclass(frozen=True)
 class Clocks:
     """The seconds that went by, that all processors worked, and that this process worked."""
 
@@ -69,14 +54,17 @@ class Clocks:
 
 @dataclass(frozen=True)
 class Timed(Generic[Result]):
-    """The result of a timing, and the load of others meanwhile.
+    """The result of a timing, and the load of others meanwhile; None where it is unknown.
 
     Attributes:
+        cores: that others kept busy, on average.
+        gpu: share of the time in which they computed on the GPU, just after the timing.
         excess: that load over what is allowed of it; 0 where any is.
     """
 
     result: Result
-    load: Load
+    cores: float | None
+    gpu: float | None
     excess: float
 
     @property
@@ -88,8 +76,9 @@ class Timed(Generic[Result]):
 class QuietTimer:
     """A timer that repeats disturbed timings, until the machine is quiet or it gives up.
 
-    After a timing that was disturbed at every try, the next ones get a single try, until one is not
-    disturbed: a machine that stays busy is not waited for again and again.
+    If it stays busy, the least disturbed timing is kept, and said to be disturbed. After that the
+    next timings get a single try, until one is not disturbed: a machine that stays busy is not
+    waited for again and again.
 
     Args:
         device: where the timings compute.
@@ -119,8 +108,9 @@ class QuietTimer:
     def _once(self, timing: Callable[[], Result]) -> Timed[Result]:
         start = Clocks.now()
         result = timing()
-        load = _load_since(start, self._device, patient=self.judges)
-        return Timed(result, load, 0.0 if self._limit is None else excess(load, self._limit))
+        cores, gpu = _load_since(start, self._device, patient=self.judges)
+        above = 0.0 if self._limit is None else excess(cores, gpu, self._limit)
+        return Timed(result, cores, gpu, above)
 
 
 def allowed_cores(max_load: float | None, device: torch.device) -> float | None:
@@ -130,9 +120,9 @@ def allowed_cores(max_load: float | None, device: torch.device) -> float | None:
     return max(max_load, (psutil.cpu_count() or 1) / (20 if device.type == "cpu" else 2))
 
 
-def excess(load: Load, limit: float) -> float:
+def excess(cores: float | None, gpu: float | None, limit: float) -> float:
     """Return the load of others over what is allowed, on the CPU or GPU, whichever is more."""
-    return max((load.cores or 0.0) / limit, (load.gpu or 0.0) / GPU_LIMIT)
+    return max((cores or 0.0) / limit, (gpu or 0.0) / GPU_LIMIT)
 
 
 def busy_seconds() -> float:
@@ -147,28 +137,28 @@ def gpu_use(uuid: str) -> float | None:
     """Share of the last moment in which kernels ran on a GPU; None where nobody tells."""
     command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
     try:
-        done = subprocess.run(
-            [*command, f"--id={uuid}"],
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=20,
-            check=True,
+        output = subprocess.check_output(
+            [*command, f"--id={uuid}"], timeout=20, stderr=subprocess.DEVNULL
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    output = done.stdout.strip()
-    return int(output) / 100 if output.isdecimal() else None
+    use = output.decode(errors="replace").strip()
+    return int(use) / 100 if use.isdecimal() else None
 
 
-def _load_since(start: Clocks, device: torch.device, patient: bool) -> Load:
-    """Return the load until now; `patient` watches on where too little time went by to tell."""
+def _load_since(
+    start: Clocks, device: torch.device, patient: bool
+) -> tuple[float | None, float | None]:
+    """Return the load of the cores and of the GPU by others, None where it is unknown.
+
+    Where too little time went by to tell, `patient` watches on.
+    """
     if patient:
         time.sleep(max(0.0, SHORTEST - (time.perf_counter() - start.wall)))
     end = Clocks.now()
     cores = end.others_since(start) if end.wall - start.wall >= SHORTEST else None
     if device.type != "cuda" or not patient:
-        return Load(cores)
+        return cores, None
     torch.cuda.synchronize(device)
     time.sleep(GPU_SAMPLE)  # what is used then is used by others
-    return Load(cores, gpu_use(f"GPU-{torch.cuda.get_device_properties(device).uuid}"))
+    return cores, gpu_use(f"GPU-{torch.cuda.get_device_properties(device).uuid}")

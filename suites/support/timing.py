@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any, Literal
 
@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from routers.router import Router
 from routers.routing import Routing
 from suites.support.subject import routers_of
 
@@ -38,7 +37,6 @@ def fixed_conditions(threads: int) -> Iterator[None]:
 
 def interleaved(
     runs: dict[str, Callable[[], object]],
-    *,
     device: torch.device,
     seconds: float,
     min_repeats: int,
@@ -47,10 +45,8 @@ def interleaved(
     """Time alternatives in turn, A B then B A then A B …, so that drift meets all alike.
 
     Args:
-        runs: by name, what is timed.
         device: waited for before and after each run, where it works asynchronously.
-        seconds: the repeats end after this, once there are `min_repeats`.
-        min_repeats, max_repeats: of each alternative.
+        seconds: the repeats end after this, once there are `min_repeats` of each alternative.
 
     Returns:
         Milliseconds of each repeat, (repeats,), by name; entry i of each was run in turn i.
@@ -77,12 +73,9 @@ def interleaved(
 def ratio_interval(
     numerator: np.ndarray, denominator: np.ndarray, resamples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Compute a 95 % bootstrap interval of median(numerator) / median(denominator).
+    """Compute a 95 % bootstrap interval of the ratio of two medians of times, (repeats,) each.
 
     Whole turns are resampled, since what disturbs one run of a turn tends to disturb the other.
-
-    Args:
-        numerator, denominator: (repeats,) times that were taken in turn.
     """
     turns = np.random.default_rng(seed).integers(len(numerator), size=(resamples, len(numerator)))
     ratios = np.median(numerator[turns], axis=1) / np.median(denominator[turns], axis=1)
@@ -110,12 +103,10 @@ PASSES: tuple[Pass, ...] = ("forward", "train")
 
 
 def one_pass(name: Pass, module: nn.Module, x: Tensor) -> Callable[[], object]:
-    """Return a function that runs one pass each time that it is called.
+    """Return a function that runs one pass each time that it is called; sets the module's mode.
 
-    Args:
-        name: "forward" is in eval mode without gradients; "train" is forward and backward in
-            training mode. The module is put into that mode here.
-        x: the input; the backward pass reaches it too if it requires a gradient.
+    "forward" is in eval mode without gradients; "train" is forward and backward in training mode,
+    where the backward pass reaches the input too if it requires a gradient.
     """
     module.train(name == "train")
     if name == "forward":
@@ -131,28 +122,16 @@ def one_pass(name: Pass, module: nn.Module, x: Tensor) -> Callable[[], object]:
     return forward_backward
 
 
-@dataclass(frozen=True, eq=False)
-class RouterCall:
-    """One call of a router inside a layer or model, which can be made again."""
-
-    router: Router
-    arguments: tuple[Any, ...]
-    routing: Routing
-
-    def again(self) -> Routing:
-        """Run the router alone, in its current mode."""
-        routing: Routing = self.router(*self.arguments)
-        return routing
-
-
 @torch.no_grad()
-def router_calls(module: nn.Module, x: Tensor) -> list[RouterCall]:
-    """Return the calls of routers in one forward pass, in order; none where the module is dense."""
-    calls: list[RouterCall] = []
+def router_calls(module: nn.Module, x: Tensor) -> list[Callable[[], Routing]]:
+    """Return the calls of routers in one forward pass, in order, to be made again without the rest.
+
+    There are none where the module is dense; a call is made in the router's mode of then.
+    """
+    calls: list[Callable[[], Routing]] = []
 
     def record(router: nn.Module, arguments: tuple[Any, ...], routing: Routing) -> None:
-        assert isinstance(router, Router)
-        calls.append(RouterCall(router, arguments, routing))
+        calls.append(partial(router, *arguments))
 
     handles = [router.register_forward_hook(record) for router in routers_of(module)]
     try:
@@ -163,33 +142,21 @@ def router_calls(module: nn.Module, x: Tensor) -> list[RouterCall]:
     return calls
 
 
-class Kept:
-    """The storages that autograd keeps.
+@contextmanager
+def kept_for_backward(module: nn.Module) -> Iterator[dict[int, int]]:
+    """Record what forward passes keep for the backward pass, without the module's weights.
 
-    Args:
-        module: whose weights do not count: they are there anyway.
+    Yields:
+        The bytes of each storage that autograd keeps, by its address.
     """
+    weights = {weight.untyped_storage()._cdata for weight in module.parameters()}
+    sizes: dict[int, int] = {}
 
-    def __init__(self, module: nn.Module) -> None:
-        self._weights = {weight.untyped_storage()._cdata for weight in module.parameters()}
-        self._sizes: dict[int, int] = {}
-
-    @property
-    def bytes(self) -> int:
-        """The bytes of all kept storages, each counted once."""
-        return sum(self._sizes.values())
-
-    def keep(self, tensor: Tensor) -> Tensor:
-        """See a tensor that is saved for the backward pass."""
+    def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in self._weights:
-            self._sizes[storage._cdata] = storage.nbytes()
+        if storage._cdata not in weights:
+            sizes[storage._cdata] = storage.nbytes()
         return tensor
 
-
-@contextmanager
-def kept_for_backward(module: nn.Module) -> Iterator[Kept]:
-    """Count what forward passes keep for the backward pass, without the module's weights."""
-    kept = Kept(module)
-    with saved_tensors_hooks(kept.keep, lambda tensor: tensor):
-        yield kept
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield sizes

@@ -40,10 +40,6 @@ class TopImages:
 
     All images are added once, which settles who is kept; then all are shown again, to be kept.
 
-    Args:
-        num_experts: E.
-        k: images of each expert.
-
     Attributes:
         usage: (E,) double, the combine weight of each expert in all.
         weights: (E, k) double, of the images that weigh it most, the heaviest first.
@@ -61,12 +57,7 @@ class TopImages:
         return len(self.usage)
 
     def add(self, weights: Tensor, first: int) -> None:
-        """Add images.
-
-        Args:
-            weights: (n, E) double, what each image gives each expert.
-            first: the place of the first of them in the split.
-        """
+        """Add images by what each gives each expert, (n, E) double; the first's place in the split."""
         self.usage += weights.sum(0)
         places = torch.arange(first, first + len(weights)).expand(self.num_experts, -1)
         both = torch.cat([self.weights, weights.T], 1)
@@ -86,11 +77,7 @@ class TopImages:
         return [expert for expert in self.most_used(SHOWN) if self.usage[expert] > 0]
 
     def keep(self, images: Tensor, labels: Tensor, first: int) -> None:
-        """Keep thumbnails of those among n images that weigh a shown expert most.
-
-        Args:
-            images: (n, c, h, w) float; labels: (n,) long; first: as in `add`.
-        """
+        """Keep thumbnails of those among (n, c, h, w) images that weigh a shown expert most."""
         wanted = self.index[self.shown]
         here = wanted[(wanted >= first) & (wanted < first + len(images))].unique()
         for place in here.tolist():

@@ -42,7 +42,7 @@ def test_the_generated_router_passes_check_and_has_a_card(tmp_path):
         report = check_router("made_for_a_test")
         assert report.passed, report.failures
         assert {"temperature=0.1", "temperature=10.0"} <= set(report.settings)
-        card = ROUTERS.get("made_for_a_test").card()
+        card = ROUTERS.get("made_for_a_test")
         assert card.file == str(file)
         for section in ("Idea:", "Definition:", "Cost:", "Known limits:"):
             assert section in card.text

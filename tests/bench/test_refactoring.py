@@ -94,7 +94,7 @@ def test_a_module_that_is_renamed_makes_nothing_stale(copy: Path, original) -> N
     [
         ("learning_rate", "bench.train.step", "bench.train.schedule"),
         ("step_stats", "routers.router", "routers.layer_info"),
-        ("calibration_error", "suites.accuracy", "suites.support.subgroups"),
+        ("calibration_error", "suites.accuracy", "suites.support.base"),
     ],
 )
 def test_a_function_that_is_moved_makes_nothing_stale(

@@ -20,7 +20,7 @@ def tokens(groups: int = 2, count: int = 5, dim: int = 12, seed: int = 0) -> tor
 def test_the_four_are_registered_with_cards():
     assert set(NAMES) <= set(AFFINITIES.names())
     for name in NAMES:
-        card = AFFINITIES.get(name).card()
+        card = AFFINITIES.get(name)
         assert card.kind == "affinity"
         assert card.summary.endswith(".")
 

@@ -31,7 +31,7 @@ class Child(Base):
 
 
 def test_fields_keep_their_order_meaning_and_range():
-    infos = {info.name: info for info in Base.hyper_info()}
+    infos = {info.name: info for info in hyper_infos(Base.hyper_model)}
     assert list(infos) == ["rate", "mode", "plain"]
     assert infos["rate"].tune == Range(0.1, 1.0, log=True)
     assert infos["rate"].meaning == "How fast."
@@ -45,8 +45,8 @@ def test_a_class_attribute_reads_as_its_default():
 
 
 def test_a_child_inherits_adds_and_removes():
-    assert [info.name for info in Child.hyper_info()] == ["rate", "plain", "extra"]
-    assert Child.hyper_info()[-1].type == "float | None"
+    assert [info.name for info in hyper_infos(Child.hyper_model)] == ["rate", "plain", "extra"]
+    assert hyper_infos(Child.hyper_model)[-1].type == "float | None"
     assert Child.validate_hyper({"rate": 2})["rate"] == 2.0
     with pytest.raises(RequestError, match="no hyper-parameter 'mode'"):
         Child.validate_hyper({"mode": "a"})
@@ -56,7 +56,7 @@ def test_a_grandchild_of_a_removal_does_not_get_it_back():
     class Grandchild(Child):
         """Adds nothing."""
 
-    assert [info.name for info in Grandchild.hyper_info()] == ["rate", "plain", "extra"]
+    assert [info.name for info in hyper_infos(Grandchild.hyper_model)] == ["rate", "plain", "extra"]
 
 
 def test_instances_carry_validated_values():
@@ -92,7 +92,7 @@ def test_the_users_own_router_needs_one_annotation():
     class Temperature(Router):
         temperature: float = 0.5
 
-    assert "temperature" in [info.name for info in Temperature.hyper_info()]
+    assert "temperature" in [info.name for info in hyper_infos(Temperature.hyper_model)]
     assert Temperature(4, 2, temperature=0.1).temperature == 0.1
 
 
@@ -102,7 +102,7 @@ def test_resolved_hyper_parameters_resolve_to_themselves():
 
 
 def test_a_constraint_holds_for_the_numbers_of_a_union():
-    shown = {info.name: info.type for info in Router.hyper_info()}
+    shown = {info.name: info.type for info in hyper_infos(Router.hyper_model)}
     assert shown["eval_capacity_factor"] == "float | 'same' | None"
     with pytest.raises(RequestError, match=r"eval_capacity_factor = 0 is not valid: .* than 0"):
         Router.validate_hyper({"eval_capacity_factor": 0})

@@ -11,9 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from routers import Router, Routing, build_router, list_routers
-from routers.baselines import Baseline
-from routers.router import ROUTERS
+from routers import ROUTERS, Baseline, Router, Routing, build_router, list_routers
 from suites import HistoryPoint, Observed
 
 CPU = torch.device("cpu")

@@ -101,8 +101,8 @@ def test_two_choices_and_a_capacity_by_hand():
     counts = LayerCounts(4)
     counts.add(TokenChoiceRouting.from_choices(gates, experts, weights, 1))
     got = {metric.name: metric.value for metric in counts.metrics()}
-    assert counts.demand.tolist() == [3, 2, 1, 0]
-    assert counts.load.tolist() == [1, 1, 1, 0]
+    assert counts.counts["demand"].tolist() == [3, 2, 1, 0]
+    assert counts.counts["load"].tolist() == [1, 1, 1, 0]
     assert counts.coverage.tolist() == [1, 1, 1, 0, 0]
     assert got["dropped"] == 0.5
     assert got["uncovered"] == pytest.approx(1 / 3)

@@ -64,7 +64,7 @@ def test_a_plugin_can_bring_a_suite(tmp_path, trial):
     load_plugin(plugin)
     (metric,) = build_suite("from_plugin", factor=2).measure(trial("softmax_token_choice"))
     assert metric == Metric("classes", 14)
-    assert SUITES.get("from_plugin").card().hyper[0].name == "factor"
+    assert SUITES.get("from_plugin").hyper[0].name == "factor"
 
 
 def test_an_unknown_suite_or_option_is_answered_with_the_nearest():

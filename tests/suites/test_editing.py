@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from routers import BenchError, MixtureRouting, build_router
 from suites import Metric, Observed, build_suite
-from suites.support.subgroups import Subgroups, subgroups_of
+from suites.editing import Subgroups, subgroups_of
 
 SIGN = torch.tensor([-1.0, 1.0])
 

@@ -18,7 +18,6 @@ from suites import build_suite
 from suites.support import system_load
 from suites.support.system_load import (
     Clocks,
-    Load,
     QuietTimer,
     Timed,
     allowed_cores,
@@ -108,7 +107,7 @@ def test_a_quiet_timing_is_made_once(fake):
     fake.load = 0.2
     made = QuietTimer(CPU, 0.25).time(lambda: fake.compute(3.0))
     assert made.result == fake.timings == 1
-    assert made.load == Load(pytest.approx(0.2))
+    assert (made.cores, made.gpu) == (pytest.approx(0.2), None)
     assert not made.disturbed
 
 
@@ -126,7 +125,7 @@ def under_loads(fake, *loads):
 def test_a_disturbed_timing_is_made_again_and_the_undisturbed_one_counts(fake):
     made = QuietTimer(CPU, 0.25).time(under_loads(fake, 1.0, 0.5, 0.1, 1.0))
     assert made.result == 3
-    assert made.load.cores == pytest.approx(0.1)
+    assert made.cores == pytest.approx(0.1)
     assert not made.disturbed
 
 
@@ -134,7 +133,7 @@ def test_of_timings_that_are_all_disturbed_the_least_disturbed_one_counts(fake):
     made = QuietTimer(CPU, 0.25).time(under_loads(fake, 2.0, 1.3, 0.6, 1.9))
     assert fake.timings == system_load.TRIES
     assert made.result == 3
-    assert made.load.cores == pytest.approx(0.6)
+    assert made.cores == pytest.approx(0.6)
     assert made.disturbed
 
 
@@ -152,7 +151,7 @@ def test_without_a_limit_any_load_is_taken(fake):
     fake.load = 50.0
     timer = QuietTimer(CPU, None)
     made = timer.time(lambda: fake.compute(1.0))
-    assert made == Timed(1, Load(pytest.approx(50.0)), 0.0)
+    assert made == Timed(1, pytest.approx(50.0), None, 0.0)
     assert not made.disturbed
     assert not timer.judges
 
@@ -160,10 +159,10 @@ def test_without_a_limit_any_load_is_taken(fake):
 def test_a_timing_too_short_to_tell_is_watched_on_where_that_decides(fake):
     fake.load = 1.0
     before = fake.wall
-    assert QuietTimer(CPU, None).time(lambda: fake.compute(0.01)).load == Load(None)
+    assert QuietTimer(CPU, None).time(lambda: fake.compute(0.01)).cores is None
     assert fake.wall - before == pytest.approx(0.01)
     made = QuietTimer(CPU, 2.0).time(lambda: fake.compute(0.01))
-    assert made.load.cores == pytest.approx(1.0)
+    assert made.cores == pytest.approx(1.0)
 
 
 def test_others_may_have_a_twentieth_of_the_cores_and_half_of_them_beside_a_gpu(monkeypatch):
@@ -177,10 +176,10 @@ def test_others_may_have_a_twentieth_of_the_cores_and_half_of_them_beside_a_gpu(
 
 
 def test_what_others_do_on_the_gpu_counts_where_it_is_known():
-    assert excess(Load(2.0, None), 8) == 0.25
-    assert excess(Load(0.0, 0.02), 8) == pytest.approx(0.4)
-    assert excess(Load(2.0, 0.1), 8) == pytest.approx(2.0)
-    assert excess(Load(None, None), 8) == 0.0
+    assert excess(2.0, None, 8) == 0.25
+    assert excess(0.0, 0.02, 8) == pytest.approx(0.4)
+    assert excess(2.0, 0.1, 8) == pytest.approx(2.0)
+    assert excess(None, None, 8) == 0.0
 
 
 @pytest.mark.parametrize(
