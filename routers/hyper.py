@@ -115,7 +115,7 @@ def refuse_bad_declaration(model: type[HyperModel], owner: str) -> None:
     """Refuse a default or an end of a search range that its own hyper-parameter does not take.
 
     Raises:
-        RequestError: such a value, or one that cannot be written down with a result.
+        RequestError: such a value, or a default that cannot be written down with a result.
     """
     fields = model.model_fields.items()
     defaults = {name: field.get_default(call_default_factory=True) for name, field in fields}
@@ -142,6 +142,7 @@ class Configurable:
     """
 
     hyper_model: ClassVar[type[HyperModel]] = HyperModel
+    _hyper_fields: ClassVar[dict[str, tuple[Any, Any]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -162,8 +163,6 @@ class Configurable:
             # `cls.temperature` reads as its default, not as a pydantic field.
             setattr(cls, name, default.default if isinstance(default, FieldInfo) else default)
         cls._hyper_fields = fields
-
-    _hyper_fields: ClassVar[dict[str, tuple[Any, Any]]] = {}
 
     @classmethod
     def validate_hyper(cls, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ import sys
 import tokenize
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from importlib.machinery import SourceFileLoader
 from importlib.metadata import entry_points
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
@@ -170,7 +169,7 @@ def _load(what: str, module: str, load: Callable[[], Any]) -> ModuleType:
         load()
     except (Exception, SystemExit) as error:
         failure = error
-    code = _Code.of(module)
+    code = _Code(module)
     came = {name: sys.modules[name] for name in set(sys.modules) - modules}
     new = {name for name, it in came.items() if code.holds(name, getattr(it, "__file__", None))}
     registered = _entries() != entries or any(not new.isdisjoint(names()) for names in ELSEWHERE)
@@ -186,29 +185,20 @@ def _load(what: str, module: str, load: Callable[[], Any]) -> ModuleType:
     )
 
 
-@dataclass(frozen=True)
 class _Code:
-    """Which modules are a plugin's own.
+    """The code of a plugin: of its top-level package, and of the modules beside a user's file."""
 
-    Attributes:
-        package: the top-level package of the plugin.
-        folders: where its modules lie; beside a user's file they are top-level modules too.
-    """
-
-    package: str
-    folders: tuple[Path, ...]
-
-    @classmethod
-    def of(cls, module: str) -> _Code:
-        top = module.partition(".")[0]
-        return cls(top, tuple(map(Path, getattr(sys.modules.get(top), "__path__", ()))))
+    def __init__(self, module: str) -> None:
+        self._package = module.partition(".")[0]
+        path = getattr(sys.modules.get(self._package), "__path__", ())
+        self._folders = [Path(folder) for folder in path]
 
     def holds(self, name: str, file: object) -> bool:
         """Tell whether the module of that name and file is the plugin's."""
         top = name.partition(".")[0]
-        return top == self.package or any(
+        return top == self._package or any(
             Path(file).relative_to(folder).parts[0].removesuffix(".py") == top
-            for folder in self.folders
+            for folder in self._folders
             if isinstance(file, str) and Path(file).is_relative_to(folder)
         )
 

@@ -99,8 +99,7 @@ class Registry:
         """Return a decorator that registers a class or function under `name`.
 
         Raises:
-            RequestError: the name is taken by a component of another file, or a hyper-parameter
-                refuses its own default.
+            RequestError: the name is taken, or a hyper-parameter refuses its own default.
         """
 
         def decorate(target: Target) -> Target:

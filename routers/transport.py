@@ -55,7 +55,6 @@ def sinkhorn_plan(logits: Tensor, iterations: int = 20, epsilon: float = 1.0) ->
 
     Args:
         logits: (g, t, E) float; half precision is computed in float32.
-        iterations: pairs of half-steps.
         epsilon: ε, above 0.
 
     Raises:

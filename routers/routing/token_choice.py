@@ -55,7 +55,6 @@ class TokenChoiceRouting(Routing):
 
         Args:
             gates: (g, t, E).
-            k: experts per token, at most E.
             capacity: slots of every expert, (E,) of them, or None to drop nothing.
             logits: (g, t, E) that the gates are the softmax of: chooses as the gates do, also
                 where these underflow or round to equal values. Give it for k above 1.
@@ -97,18 +96,12 @@ class TokenChoiceRouting(Routing):
         priority: Tensor | None = None,
         chosen: Tensor | None = None,
     ) -> Self:
-        """Queue explicit choices at their experts.
+        """Queue explicit choices at their experts; the arguments are as in `top_k` and the class.
 
         Args:
-            gates: (g, t, E).
-            experts: (g, t, K) long, no expert twice for a token.
-            weights: (g, t, K).
-            capacity: as in `top_k`.
             priority: (g, t), the token of the highest is served first; None serves in order.
-            chosen: (g, t, K) bool, which choices are real; None for all.
         """
-        num_experts = gates.shape[-1]
-        position, longest = queue_positions(experts, num_experts, priority, chosen)
+        position, longest = queue_positions(experts, gates.shape[-1], priority, chosen)
         limits = None
         if capacity is None:
             slots = max(int(longest), 1)
@@ -136,10 +129,10 @@ class TokenChoiceRouting(Routing):
     @cached_property
     def slot_of_choice(self) -> Tensor:
         """(g·t, K) long: row of each choice in the flattened (E, g, s); one past it if dropped."""
-        groups, _, choices = self.experts.shape
+        groups = len(self.experts)
         group = torch.arange(groups, device=self.experts.device).view(-1, 1, 1)
         row = (self.experts * groups + group) * self.capacity + self.position
-        return torch.where(self.kept, row, self.slot_count).reshape(-1, choices)
+        return torch.where(self.kept, row, self.slot_count).reshape(-1, self.choices)
 
     @cached_property
     def token_of_slot(self) -> Tensor:
@@ -204,10 +197,8 @@ def queue_positions(
 ) -> tuple[Tensor, Tensor]:
     """Find each choice's place in its expert's queue: all first choices, then all second ones.
 
-    Args:
-        experts: (g, t, K) long.
-        priority: (g, t); the highest is served first within a rank of choice; None for order.
-        chosen: (g, t, K) bool or None; a choice that is not real takes no place.
+    The highest `priority` is served first within a rank of choice; a choice that is not real
+    (`chosen`) takes no place.
 
     Returns:
         (g, t, K) long, from 0, and the length of the longest queue.

@@ -57,7 +57,7 @@ class TopImages:
         return len(self.usage)
 
     def add(self, weights: Tensor, first: int) -> None:
-        """Add images, from the place `first` of the split: (n, E) double, what each gives experts."""
+        """Add images from place `first` of the split on: (n, E) double, what each gives experts."""
         self.usage += weights.sum(0)
         places = torch.arange(first, first + len(weights)).expand(self.num_experts, -1)
         both = torch.cat([self.weights, weights.T], 1)
