@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 
-from report import cells
 from report.study import StudyData
 from report.style import Drawing
 from report.table import Absent, Table
@@ -21,17 +20,14 @@ from report.topics import (
     differences,
     editing,
     entropy,
-    expert_images,
     generic,
     ranks,
-    scaling_experts,
     specialization,
-    training,
     trials,
     tuning,
 )
 
-TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
+TABLES = (
     accuracy.table,
     compute.table,
     compute.rankings_table,
@@ -42,45 +38,30 @@ TABLES: tuple[Callable[[StudyData], Table | Absent], ...] = (
     control.table,
     tuning.table,
     cost.table,
-    balance.balance,
-    balance.balance_by_layer,
-    balance.entropy,
-    cells.table,
+    balance.table,
+    balance.table_by_layer,
+    entropy.table,
+    entropy.table_of_best,
     specialization.table,
     editing.table,
     claims.table,
     claims.tests,
 )
-RUNS: tuple[Callable[[StudyData], Table | Absent], ...] = (
-    trials.failures,
-    trials.trials,
-    trials.layers,
-)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of a report: `draw` yields it, or one for each condition."""
-
-    name: str
-    title: str
-    draw: Callable[[StudyData], Iterator[Drawing | Absent]]
-
-
+RUNS = (trials.failures, trials.trials, trials.layers)
 FIGURES = (
-    Figure(accuracy.FIGURE, accuracy.FIGURE_TITLE, accuracy.draw),
-    Figure(training.FIGURE, training.FIGURE_TITLE, training.draw),
-    Figure(budgets.FIGURE, budgets.FIGURE_TITLE, budgets.draw),
-    Figure(ranks.FIGURE, ranks.FIGURE_TITLE, ranks.draw),
-    Figure(tuning.FIGURE, tuning.FIGURE_TITLE, tuning.draw),
-    Figure(cost.FIGURE, cost.FIGURE_TITLE, cost.draw),
-    Figure(scaling_experts.FIGURE, scaling_experts.FIGURE_TITLE, scaling_experts.draw),
-    Figure(balance.FIGURE, balance.FIGURE_TITLE, balance.draw),
-    Figure(entropy.FIGURE, entropy.FIGURE_TITLE, entropy.draw),
-    Figure(specialization.SERVED, specialization.SERVED_TITLE, specialization.draw_served),
-    Figure(specialization.CHANGE, specialization.CHANGE_TITLE, specialization.draw_change),
-    Figure(expert_images.FIGURE, expert_images.FIGURE_TITLE, expert_images.draw),
-    Figure(editing.FIGURE, editing.FIGURE_TITLE, editing.draw),
+    accuracy.draw,
+    accuracy.draw_training,
+    budgets.draw,
+    ranks.draw,
+    tuning.draw,
+    cost.draw,
+    cost.draw_scaling,
+    balance.draw,
+    entropy.draw,
+    specialization.draw_served,
+    specialization.draw_change,
+    specialization.draw_images,
+    editing.draw,
 )
 
 
@@ -96,9 +77,8 @@ def draw_figures(study: StudyData) -> Iterator[Drawing | Absent]:
     One warning names the characters that no installed font has.
     """
     lacking: set[str] = set()
-    figures: list[Figure | generic.Curves] = [*FIGURES, *generic.curves(study)]
-    for figure in figures:
-        parts = list(figure.draw(study))
+    for figure in (*FIGURES, *generic.curves(study)):
+        parts = list(figure(study))
         absent = [part for part in parts if isinstance(part, Absent)]
         if len(absent) == len(parts) and len({(part.why, part.fine) for part in absent}) == 1:
             yield replace(absent[0], name=figure.name, title=figure.title)

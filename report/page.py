@@ -17,6 +17,7 @@ from report.style import COLUMN, FAINT, GRID, INK, PAPER, Drawing
 from report.summary import compared, findings, remarks
 from report.table import ARROWS, Absent, Cell, Column, Row, Table, said_once
 from report.topics import FAILURES, SECTIONS, Section, generic, provenance
+from report.topics.suite_numbers import cards
 from report.topics.trials import Logs, incomplete, readable
 
 LISTS = ("trial", "layer")
@@ -84,8 +85,8 @@ def make_page(
 ) -> str:
     """Return the page as HTML."""
     parts = [("table", part) for part in tables] + [("figure", part) for part in figures]
-    cards = provenance.router_cards(study)
-    sections = [*SECTIONS, *map(generic.section, generic.cards(study)), FAILURES]
+    router_cards = provenance.router_cards(study)
+    sections = [*SECTIONS, *map(generic.section, cards(study)), FAILURES]
     return (
         _environment()
         .get_template("page.html.jinja")
@@ -96,8 +97,8 @@ def make_page(
             remarks=remarks(study),
             missing=said_once(p for _, p in parts if isinstance(p, Absent) and not p.fine),
             sections=[(section, *_chosen(section, parts)) for section in sections],
-            cards=cards,
-            bibtex=provenance.bibtex(cards),
+            cards=router_cards,
+            bibtex=provenance.bibtex(router_cards),
             machines=provenance.machines(study),
             codes=provenance.codes(study),
             request=json.dumps(study.record.request, indent=2),

@@ -48,6 +48,16 @@ class RouterStyle:
     hatch: str
     dashes: Dashes
 
+    @property
+    def line(self) -> dict[str, Any]:
+        """Arguments of matplotlib for a line with markers."""
+        return {"color": self.colour, "linestyle": self.dashes, "marker": self.marker}
+
+    @property
+    def point(self) -> dict[str, Any]:
+        """Arguments of matplotlib for a marker with a rim."""
+        return {"color": self.colour, "marker": self.marker, "mec": PAPER, "mew": 0.5}
+
 
 KNOWN: dict[str, RouterStyle] = {
     "softmax_token_choice": RouterStyle(BLUE, "o", "", SOLID),
@@ -197,17 +207,7 @@ def router_legend(
     figure: Figure, styles: dict[str, RouterStyle], columns: int, **line: Any
 ) -> None:
     """Draw one key for the entire figure, below it, with each router's line and marker."""
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=style.colour,
-            marker=style.marker,
-            linestyle=line.get("linestyle", style.dashes),
-            label=name,
-        )
-        for name, style in styles.items()
-    ]
+    handles = [Line2D([], [], **(style.line | line), label=name) for name, style in styles.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 
@@ -237,14 +237,23 @@ def draw_line(axes: Axes, style: RouterStyle, points: pd.DataFrame, along: str) 
     if points["n"].max() > 1:
         band = (points["low"], points["high"])
         axes.fill_between(points[along], *band, color=style.colour, alpha=0.15, lw=0)
-    axes.plot(
-        points[along],
-        points["mean"],
-        color=style.colour,
-        linestyle=style.dashes,
-        marker=style.marker,
-        markersize=3,
-        markevery=max(1, len(points) // 6),
+    every = max(1, len(points) // 6)
+    axes.plot(points[along], points["mean"], **style.line, markersize=3, markevery=every)
+
+
+def over_seeds(rows: pd.DataFrame, along: str) -> pd.DataFrame:
+    """Summarise the `value` of each place along training over seeds, as `draw_line` draws it.
+
+    Args:
+        rows: one of each `seed` at each place, in order; `along` is averaged, since seeds may
+            differ in it where seconds decide their steps.
+    """
+    return rows.groupby(rows.groupby("seed").cumcount()).agg(
+        **{along: (along, "mean")},
+        mean=("value", "mean"),
+        low=("value", "min"),
+        high=("value", "max"),
+        n=("value", "size"),
     )
 
 

@@ -142,8 +142,19 @@ class Table:
         return self.rows[row].cells[keys.index(key)]
 
 
+def text_columns(*keys: str, **labels: str) -> tuple[Column, ...]:
+    """Make columns of words: headed by their keys, then those of other labels, by key."""
+    heads = {key: key for key in keys} | labels
+    return tuple(Column(key, label, words=True) for key, label in heads.items())
+
+
 def words(text: str, *marks: str, trials: Sequence[str] = ()) -> Cell:
     return Cell(words=text, marks=marks, trials=tuple(trials))
+
+
+def number(value: float | None, n: int | None = None, trials: Sequence[str] = ()) -> Cell:
+    """Show a number without interval; `MISSING` where there is none."""
+    return words(MISSING) if value is None else Cell(value, n=n, trials=tuple(trials))
 
 
 def summary(
@@ -237,6 +248,14 @@ class Absent:
     title: str
     why: str
     fine: bool = False
+
+
+class Lacking(Exception):
+    """Raised with what a study lacks for a table or figure. `fine`: it should not have it."""
+
+    def __init__(self, why: str, fine: bool = False) -> None:
+        super().__init__(why)
+        self.fine = fine
 
 
 def said_once(parts: Iterable[Absent]) -> list[Absent]:

@@ -1,20 +1,23 @@
-"""The main table: what each router reached, what it cost, and how it routed."""
+"""What each router reached: the main table, test accuracy, and validation accuracy in training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from textwrap import fill
+from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from report.axes import CUT, far_nulls, halves, is_cut, limits, mark_cut
+from report.axes import CUT, far_nulls, halves, is_cut, limits, mark_cut, name_far
 from report.cells import (
     BEST,
     INTERVALS,
     LEAD,
-    lead,
     metric_cell,
+    metric_row,
     sentence_on_analyses,
     stands_under,
     why_without,
@@ -22,74 +25,75 @@ from report.cells import (
 from report.comparisons import against_nulls
 from report.conditions import DENSE, Entry
 from report.study import StudyData
-from report.style import COLUMN, FAINT, PAGE, PAPER, Drawing, label_routers, panels, style
-from report.table import Absent, Column, Row, Table, assemble
+from report.style import (
+    COLUMN,
+    FAINT,
+    PAGE,
+    draw_line,
+    label_routers,
+    over_seeds,
+    panels,
+    router_legend,
+)
+from report.table import Column, Lacking, number_of_runs
 from report.timings import of_entry, representative, timings
 from report.topics import generic, tuning
 from report.topics.compute import what_is_matched
-from report.topics.cost import number
+from report.topics.cost import timing_cell
 from report.topics.differences import null_caption, null_cells, null_columns
+from report.topics.make import Contents, Sketch, as_figure, as_figures, as_table
 from results.conditions import Condition
-from results.statistics import Interval, mean_interval
+from results.statistics import mean_interval
 
-NAME, TITLE = "main", "Routers at equal budgets"
-ACCURACY = {
-    "top1": Column("top1", "top-1", "%", "higher", 100, 1, ranked=True),
-    "top5": Column("top5", "top-5", "%", "higher", 100, 1, ranked=True),
-    "nll": Column("nll", "NLL", "nat", "lower", digits=3, ranked=True),
-    "ece": Column("ece", "ECE", "%", "lower", 100, 1, ranked=True),
-}
-COST = {
-    "train_flops": Column("train_flops", "training", "FLOP", si=True),
-    "params_total": Column("params_total", "params", si=True),
-    "params_active": Column("params_active", "active", si=True),
-}
-BALANCE = {
-    "load_cv": Column("load_cv", "load CV", "", "lower"),
-    "dropped": Column("dropped", "dropped", "%", "lower", 100, 1),
-    "uncovered": Column("uncovered", "uncovered", "%", "lower", 100, 1),
-}
-GATES, COMBINE = {"of": "gates", "kind": "soft"}, {"of": "combine", "kind": "soft"}
+ACCURACY = (
+    Column("top1", "top-1", "%", "higher", 100, 1, ranked=True),
+    Column("top5", "top-5", "%", "higher", 100, 1, ranked=True),
+    Column("nll", "NLL", "nat", "lower", digits=3, ranked=True),
+    Column("ece", "ECE", "%", "lower", 100, 1, ranked=True),
+)
+COST = (
+    Column("train_flops", "training", "FLOP", si=True),
+    Column("params_total", "params", si=True),
+    Column("params_active", "active", si=True),
+)
+OVERHEAD = Column("forward_overhead", "overhead", "×", "lower", n=1)
+BALANCE = (
+    Column("load_cv", "load CV", "", "lower"),
+    Column("dropped", "dropped", "%", "lower", 100, 1),
+    Column("uncovered", "uncovered", "%", "lower", 100, 1),
+)
 ENTROPY = (
-    ("H_s", GATES, Column("H_s", "H_s", "bit")),
-    ("H_u", GATES, Column("H_u", "H_u", "bit")),
-    ("MI_label_corrected", COMBINE, Column("MI", "I(E;Y)", "bit")),
+    ("H_s", "gates", Column("H_s", "H_s", "bit")),
+    ("H_u", "gates", Column("H_u", "H_u", "bit")),
+    ("MI_label_corrected", "combine", Column("MI", "I(E;Y)", "bit")),
 )
 
 
-def table(study: StudyData) -> Table | Absent:
+@as_table("main", "Routers at equal budgets", "accuracy", "throughput", "balance", "entropy")
+def table(study: StudyData) -> Contents:
     """Make a row for each router under each condition."""
     if not study.entries:
-        return Absent(NAME, TITLE, "the study has no trials; bare layers alone have no accuracy")
+        raise Lacking("the study has no trials; bare layers alone have no accuracy")
     timed = timings(study)
     setting = representative(timed)
     compared, under = against_nulls(study), stands_under(study)
     others = generic.headlines(study)
     rows = []
     for entry in study.entries:
-        n = study.finished(entry)
-        cells = lead(study, entry, n)
-        cells += [metric_cell(study, metric, entry) for metric in ACCURACY]
-        cells += null_cells(study, compared, entry)
-        cells += [metric_cell(study, metric, entry) for metric in COST]
-        timing = of_entry(timed, setting, entry)
-        cells.append(replace(number(timing, "forward_overhead"), low=None, high=None))
-        cells += [metric_cell(study, metric, entry) for metric in BALANCE]
-        cells += [metric_cell(study, metric, entry, **where) for metric, where, _ in ENTROPY]
-        cells += [other.cell(entry) for other in others]
-        rows.append(Row(tuple(cells), n, entry, under[entry]))
-    columns = [*LEAD, *ACCURACY.values(), *null_columns(study), *COST.values()]
-    columns += [Column("forward_overhead", "overhead", "×", "lower", n=1)]
-    columns += [*BALANCE.values(), *(column for _, _, column in ENTROPY)]
-    columns += [other.column for other in others]
-    where = f"{setting.title} ({setting.sizes}) on {setting.machine}" if setting else ""
-    text = " ".join([caption(study, where), *(other.sentence for other in others)])
-    return assemble(NAME, TITLE, text, columns, rows)
-
-
-def caption(study: StudyData, timed: str) -> str:
-    """Say what the columns are; `timed` what the overhead is of, "" where nothing was timed."""
-    parts = [
+        overhead = timing_cell(of_entry(timed, setting, entry), OVERHEAD.key)
+        cells = [
+            *(metric_cell(study, column.key, entry) for column in ACCURACY),
+            *null_cells(study, compared, entry),
+            *(metric_cell(study, column.key, entry) for column in COST),
+            replace(overhead, low=None, high=None),
+            *(metric_cell(study, column.key, entry) for column in BALANCE),
+            *(metric_cell(study, name, entry, of=of, kind="soft") for name, of, _ in ENTROPY),
+            *(other.cell(entry) for other in others),
+        ]
+        rows.append(metric_row(study, entry, cells, n=study.finished(entry), under=under[entry]))
+    columns = [*LEAD, *ACCURACY, *null_columns(study), *COST, OVERHEAD, *BALANCE]
+    columns += [*(column for *_, column in ENTROPY), *(other.column for other in others)]
+    sentences = [
         what_is_matched(study),
         "Accuracy on the test split.",
         INTERVALS,
@@ -101,18 +105,19 @@ def caption(study: StudyData, timed: str) -> str:
         "(of the combine weights and the class, bias-corrected): means over the MoE layers. "
         "Dropped: choices of tokens that were lost to capacity; uncovered: tokens that no expert "
         "processed.",
-        f"Overhead: median forward time over that of a dense MLP of the same expert FLOPs, {timed}."
-        if timed
+        "Overhead: median forward time over that of a dense MLP of the same expert FLOPs, "
+        f"{setting.title} ({setting.sizes}) on {setting.machine}."
+        if setting
         else "",
         f"Routers are named with their experts, but for the usual ones ({study.usual_experts})."
         if study.usual_experts
         else "",
+        *(other.sentence for other in others),
     ]
-    return " ".join(filter(None, parts))
+    return " ".join(filter(None, sentences)), columns, rows
 
 
-FIGURE, FIGURE_TITLE = "accuracy", "Test accuracy by router"
-FIGURE_CAPTION = (
+CAPTION = (
     "Top-1 accuracy on the test split. Large marker: mean over the n seeds; bar: 95 % Student t "
     "interval of that mean (none where n = 1); small dots: the seeds. Dashed line: mean of dense, "
     "the model without MoE layers."
@@ -121,98 +126,128 @@ COLUMNS = 2
 ARROW = "Arrow: a null beyond the axis, its mean ± half of its interval."
 
 
-def draw(study: StudyData) -> Iterator[Drawing | Absent]:
+@as_figure("accuracy", "Test accuracy by router", "accuracy")
+def draw(study: StudyData) -> Sketch:
     """Draw one figure, a panel for each condition."""
-    if not any(len(study.final("top1", entry)) for entry in study.entries):
-        yield Absent(FIGURE, FIGURE_TITLE, why_without(study, "accuracy", "a test accuracy"))
-        return
+    values = {e: list(100 * study.final("top1", e)) for e in study.entries}
+    if not any(values.values()):
+        raise Lacking(why_without(study, "accuracy", "a test accuracy"))
     conditions = study.conditions
     single = len(conditions) == 1
     routers = [name for name in study.routers if any(e.router == name for e in study.entries)]
     height = 0.5 + (0.27 if single else 0.25) * len(routers)
-    with style():
-        figure, axes = panels(
-            len(conditions), COLUMNS, COLUMN if single else PAGE, height, sharey=True, sharex=True
-        )
-        values = {e: list(100 * study.final("top1", e)) for e in study.entries}
-        far = far_nulls(study, values)
-        near = {e: own for e, own in values.items() if own and e not in far}
-        intervals = [mean_interval(own, study.confidence) for own in near.values()]
-        ends = limits([v for own in near.values() for v in own], intervals, (0, 100))
-        for condition, place in zip(conditions, axes, strict=True):
-            place.set_title(fill(condition.label, 44, break_long_words=False))
-            _panel(place, study, routers, condition, far, ends)
-        for lowest in axes[-COLUMNS:]:
-            lowest.set_xlabel("top-1 accuracy (%)")
-        axes[0].set_xlim(*ends)
+    width = COLUMN if single else PAGE
+    figure, axes = panels(len(conditions), COLUMNS, width, height, sharey=True, sharex=True)
+    far = far_nulls(study, values)
+    near = {e: own for e, own in values.items() if own and e not in far}
+    intervals = [mean_interval(own, study.confidence) for own in near.values()]
+    ends = limits([v for own in near.values() for v in own], intervals, (0, 100))
+    for condition, place in zip(conditions, axes, strict=True):
+        place.set_title(fill(condition.label, 44, break_long_words=False))
+        for row, router in enumerate(routers):
+            entry = study.entry(router, condition)
+            own = values[entry] if entry else []
+            _draw_router(place, study, router, own, row, far.get(entry) if entry else None, ends)
+        label_routers(place, routers)
+    for lowest in axes[-COLUMNS:]:
+        lowest.set_xlabel("top-1 accuracy (%)")
+    axes[0].set_xlim(*ends)
     cut = CUT if any(is_cut(interval, ends) for interval in intervals) else ""
-    parts = (FIGURE_CAPTION, cut, ARROW if far else "", sentence_on_analyses(study))
-    caption = " ".join(filter(None, parts))
-    yield Drawing(FIGURE, FIGURE_TITLE, caption, figure, tuple(study.entries))
+    sentences = (CAPTION, cut, ARROW if far else "", sentence_on_analyses(study))
+    return " ".join(filter(None, sentences)), figure, study.entries
 
 
-def _panel(
+def _draw_router(
     axes: Axes,
     study: StudyData,
-    routers: list[str],
-    condition: Condition,
-    far: Mapping[Entry, bool],
+    router: str,
+    values: list[float],
+    row: int,
+    is_above: bool | None,
     ends: tuple[float, float],
 ) -> None:
+    """Draw a row; `is_above` where its values lie beyond the axis, None where they are on it."""
     beside = axes.get_yaxis_transform()
-    for place, router in enumerate(routers):
-        entry = study.entry(router, condition)
-        values = 100 * study.final("top1", entry)
-        if values.empty:
-            axes.text(
-                0.5,
-                place,
-                "no finished trial",
-                transform=beside,
-                ha="center",
-                va="center",
-                color=FAINT,
-                fontsize=7,
-            )
-            continue
-        style, interval = study.styles[router], mean_interval(list(values), study.confidence)
-        axes.annotate(
-            f"n={interval.n}", (1.02, place), xycoords=beside, va="center", fontsize=7, color=FAINT
+    note: dict[str, Any] = {"va": "center", "fontsize": 7, "color": FAINT}
+    if not values:
+        axes.text(0.5, row, "no finished trial", transform=beside, ha="center", **note)
+        return
+    style, interval = study.styles[router], mean_interval(values, study.confidence)
+    axes.annotate(f"n={interval.n}", (1.02, row), xycoords=beside, **note)
+    if is_above is not None:
+        half = "" if interval.low is None else f" ± {interval.mean - interval.low:.1f}"
+        number = f"{interval.mean:.1f}{half}"
+        text, place, align = (
+            (f"{number} ▸", 0.98, "right") if is_above else (f"◂ {number}", 0.02, "left")
         )
-        if entry is not None and entry in far:
-            _arrow(axes, place, interval, above=far[entry])
-            continue
-        if router == DENSE:
-            axes.axvline(interval.mean, color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
-        if interval.n > 1:
-            level = [place + 0.27] * len(values)
-            axes.scatter(values, level, s=5, color=style.colour, lw=0, clip_on=False)
-        axes.errorbar(
-            [interval.mean],
-            [place],
-            xerr=halves(interval, ends),
-            color=style.colour,
-            marker=style.marker,
-            markersize=5.5,
-            mec=PAPER,
-            mew=0.5,
-            elinewidth=1.3,
-            clip_on=False,
-        )
-        mark_cut(axes, interval, ends, place, style.colour)
-    label_routers(axes, routers)
+        axes.annotate(text, (place, row), xycoords=beside, ha=align, **note)
+        return
+    if router == DENSE:
+        axes.axvline(interval.mean, color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
+    if interval.n > 1:
+        level = [row + 0.27] * len(values)
+        axes.scatter(values, level, s=5, color=style.colour, lw=0, clip_on=False)
+    drawn: dict[str, Any] = style.point | {"markersize": 5.5, "elinewidth": 1.3, "clip_on": False}
+    axes.errorbar([interval.mean], [row], xerr=halves(interval, ends), **drawn)
+    mark_cut(axes, interval, ends, row, style.colour)
 
 
-def _arrow(axes: Axes, place: int, interval: Interval, *, above: bool) -> None:
-    """Draw an arrow where a mean lies beyond the axis."""
-    half = "" if interval.low is None else f" ± {interval.mean - interval.low:.1f}"
-    number = f"{interval.mean:.1f}{half}"
-    axes.annotate(
-        f"{number} ▸" if above else f"◂ {number}",
-        (0.98 if above else 0.02, place),
-        xycoords=axes.get_yaxis_transform(),
-        ha="right" if above else "left",
-        va="center",
-        fontsize=7,
-        color=FAINT,
-    )
+TRAINING_CAPTION = (
+    "Top-1 accuracy on the validation split against the FLOPs spent on training until then{right}. "
+    "Line: mean over the seeds ({counts}); band: from the "
+    "lowest to the highest seed (none where n = 1)."
+)
+RIGHT = "; right: the second half of training, enlarged"
+
+
+@as_figures("training", "Accuracy along training", "accuracy")
+def draw_training(study: StudyData, condition: Condition) -> Sketch:
+    """Draw validation accuracy against the FLOPs spent."""
+    curves = {entry: curve(study, entry) for entry in study.under(condition)}
+    curves = {entry: points for entry, points in curves.items() if not points.empty}
+    if not curves:
+        raise Lacking("no trial was evaluated along the way (suite accuracy)")
+    far = far_nulls(study, {e: list(points["mean"]) for e, points in curves.items()})
+    ends = {entry: points["mean"].iloc[-1] for entry, points in curves.items()}
+    shown = {entry: points for entry, points in curves.items() if entry not in far}
+    enlarged = max(len(_second_half(points)) for points in shown.values()) > 2
+    figure, drawn = panels(1 + enlarged, 2, PAGE, 2.1 + 0.05 * len(curves))
+    for axes in drawn:
+        for entry, points in shown.items():
+            draw_line(axes, study.styles[entry.router], points, "flops")
+        axes.set_xlabel("training FLOPs")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        axes.grid()
+    drawn[0].set_ylabel("validation top-1 (%)")
+    if enlarged:
+        _enlarge(drawn[1], shown.values())
+    name_far(drawn[0], far, ends)
+    router_legend(figure, {e.router: study.styles[e.router] for e in shown}, 3)
+    counts = number_of_runs({e.router: int(points["n"].max()) for e, points in curves.items()})
+    caption = TRAINING_CAPTION.format(counts=counts, right=RIGHT if enlarged else "")
+    return caption, figure, curves
+
+
+def curve(study: StudyData, entry: Entry) -> pd.DataFrame:
+    """Summarise each evaluation: mean FLOPs; accuracies in % as mean, lowest, highest and count.
+
+    They are at the same shares of a training, whose steps differ where seconds decide them.
+    """
+    rows = study.rows("val_top1", entry)
+    rows = rows[rows["step"].notna()].dropna(subset="value").sort_values("step")
+    rows = rows.assign(flops=[where.get("flops") for where in rows["where"]])
+    rows = rows.assign(value=100 * rows["value"])
+    return over_seeds(rows, "flops")
+
+
+def _second_half(points: pd.DataFrame) -> pd.DataFrame:
+    return points[points["flops"] >= points["flops"].max() / 2]
+
+
+def _enlarge(axes: Axes, curves: Iterable[pd.DataFrame]) -> None:
+    """Show the second half of training alone."""
+    late = pd.concat([_second_half(points) for points in curves])
+    room = 0.06 * max(late["high"].max() - late["low"].min(), 0.5)
+    axes.set_xlim(0.98 * late["flops"].min(), 1.01 * late["flops"].max())
+    axes.set_ylim(late["low"].min() - room, late["high"].max() + room)

@@ -6,7 +6,7 @@ that the one which spent the least spent in all. No run can be cut to fewer para
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -18,13 +18,11 @@ from matplotlib.ticker import EngFormatter
 from report.axes import far_nulls, name_far
 from report.conditions import Entry
 from report.study import StudyData
-from report.style import FAINT, PAGE, PAPER, Drawing, panels, router_legend, style
-from report.table import Absent, number_of_runs
+from report.style import FAINT, PAGE, panels, router_legend
+from report.table import Lacking, number_of_runs
+from report.topics.make import Sketch, as_figures
 from results.conditions import Condition
 from results.statistics.ranks import fronts
-
-BUDGETS = ("FLOPs", "seconds", "parameters")
-CURVE = "val_top1"
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Standing:
     """The entries of one condition by one budget.
 
     Attributes:
-        budget: one of `BUDGETS`.
+        budget: FLOPs, seconds or parameters.
         cut: where the curves are read, FLOPs or seconds; None for parameters, at the end.
         machine: whose seconds they are; None for other budgets.
         accuracy: validation accuracy of each entry, a share by seed; only of those that have one.
@@ -49,28 +47,28 @@ class Standing:
 def standings(study: StudyData, condition: Condition) -> list[Standing]:
     """Return the standing by each budget of all that were trained under a condition."""
     entries = study.under(condition)
-    machine = _machine_of_most(study, entries)
-    by_flops = _cut(study, entries, "flops")
-    by_seconds = _cut(study, entries, "seconds", machine)
     last = {entry: _last(study, entry) for entry in entries}
     sizes = {entry: study.final("params_total", entry) for entry in entries}
     sized = {e: last[e] for e in entries if not last[e].empty and not sizes[e].empty}
-    aims = {entry: (last[entry].mean(), sizes[entry].mean()) for entry in sized}
+    fronts_of = fronts({entry: (last[entry].mean(), sizes[entry].mean()) for entry in sized})
     return [
-        Standing("FLOPs", by_flops[0], None, by_flops[1], _ranked(by_flops[1])),
-        Standing("seconds", by_seconds[0], machine, by_seconds[1], _ranked(by_seconds[1])),
-        Standing("parameters", None, None, sized, fronts(aims)),
+        _cut(study, entries, "flops", "FLOPs"),
+        _cut(study, entries, "seconds", "seconds", _machine_of_most(study, entries)),
+        Standing("parameters", None, None, sized, fronts_of),
     ]
 
 
-def why_not(rankings: Sequence[Standing]) -> tuple[str, bool] | None:
-    """Say why there is nothing to rank, and whether that is no lack; None where there is."""
+def require_rivals(rankings: Iterable[Standing]) -> None:
+    """Check that there is something to rank.
+
+    Raises:
+        Lacking: there is not.
+    """
     most = max((len(standing.ranks) for standing in rankings), default=0)
-    if most > 1:
-        return None
     if most == 1:
-        return "one router has none to be ranked against", True
-    return "no trial was evaluated along the way (suite accuracy)", False
+        raise Lacking("one router has none to be ranked against", fine=True)
+    if not most:
+        raise Lacking("no trial was evaluated along the way (suite accuracy)")
 
 
 def flips(rankings: Iterable[Standing]) -> list[str]:
@@ -91,56 +89,53 @@ def flips(rankings: Iterable[Standing]) -> list[str]:
 
 
 def curves(
-    study: StudyData, entry: Entry, spent: str, machine: str | None = None
+    study: StudyData, entry: Entry, along: str, machine: str | None = None
 ) -> dict[int, pd.Series]:
     """Validation accuracy by what was spent until then, of each seed.
 
     Args:
-        spent: "flops" or "seconds".
-        machine: whose runs alone are looked at; None for all.
+        along: "flops" or "seconds".
+        machine: whose runs alone count; None for all.
     """
-    rows = study.rows(CURVE, entry)
+    rows = study.rows("val_top1", entry)
     rows = rows[rows["step"].notna()].dropna(subset="value").sort_values("step")
     if machine is not None:
         trials = study.trials_of(entry)
         rows = rows[rows["trial"].isin(trials[trials["machine"] == machine]["trial"])]
     return {
-        int(seed): pd.Series(list(own["value"]), [where[spent] for where in own["where"]])
+        int(seed): pd.Series(list(own["value"]), [where[along] for where in own["where"]])
         for seed, own in rows.groupby("seed")
     }
 
 
 def _cut(
-    study: StudyData, entries: list[Entry], spent: str, machine: str | None = None
-) -> tuple[float | None, dict[Entry, pd.Series]]:
-    """Return the most that all runs have spent, and each entry's accuracies there by seed."""
-    courses = {entry: curves(study, entry, spent, machine) for entry in entries}
-    ends = [curve.index[-1] for of_seed in courses.values() for curve in of_seed.values()]
+    study: StudyData, entries: list[Entry], along: str, budget: str, machine: str | None = None
+) -> Standing:
+    """Rank the entries by their accuracies where all runs have come."""
+    by_entry = {entry: curves(study, entry, along, machine) for entry in entries}
+    ends = [curve.index[-1] for of_seed in by_entry.values() for curve in of_seed.values()]
     if not ends:
-        return None, {}
+        return Standing(budget, None, machine, {}, {})
     cut = float(min(ends))
+    # Linear between two evaluations. A run that had spent more before it was first evaluated has
+    # no accuracy there.
     read = {
-        entry: pd.Series({seed: _at(curve, cut) for seed, curve in of_seed.items()}, dtype=float)
-        for entry, of_seed in courses.items()
+        entry: pd.Series(
+            {s: np.interp(cut, c.index, c.to_numpy(), left=np.nan) for s, c in of_seed.items()},
+            dtype=float,
+        )
+        for entry, of_seed in by_entry.items()
     }
-    # A run that had spent more before it was first evaluated has no accuracy there.
-    return cut, {entry: values for entry, values in read.items() if values.notna().any()}
-
-
-def _at(curve: pd.Series, spent: float) -> float:
-    """Linear between two evaluations; NaN before the first."""
-    return float(np.interp(spent, curve.index, curve.to_numpy(), left=np.nan))
+    accuracy = {entry: values for entry, values in read.items() if values.notna().any()}
+    means = pd.Series({entry: values.mean() for entry, values in accuracy.items()}, dtype=float)
+    ranks = {e: int(rank) for e, rank in means.rank(ascending=False, method="min").items()}
+    return Standing(budget, cut, machine, accuracy, ranks)
 
 
 def _last(study: StudyData, entry: Entry) -> pd.Series:
     """Accuracy at the last evaluation, by seed."""
-    courses = curves(study, entry, "flops")
-    return pd.Series({seed: curve.iloc[-1] for seed, curve in courses.items()}, dtype=float)
-
-
-def _ranked(accuracy: Mapping[Entry, pd.Series]) -> dict[Entry, int]:
-    means = pd.Series({entry: values.mean() for entry, values in accuracy.items()}, dtype=float)
-    return {entry: int(rank) for entry, rank in means.rank(ascending=False, method="min").items()}
+    by_seed = curves(study, entry, "flops")
+    return pd.Series({seed: curve.iloc[-1] for seed, curve in by_seed.items()}, dtype=float)
 
 
 def _machine_of_most(study: StudyData, entries: list[Entry]) -> str | None:
@@ -150,8 +145,7 @@ def _machine_of_most(study: StudyData, entries: list[Entry]) -> str | None:
     return None if machines.empty else str(machines.index[0])
 
 
-FIGURE, FIGURE_TITLE = "budgets", "Accuracy by seconds and by parameters"
-FIGURE_CAPTION = (
+CAPTION = (
     "Left: top-1 accuracy on the validation split against seconds of training until then, mean "
     "over the seeds ({counts}) where all have come, on one machine; dotted: where every run has "
     "come, and the ranking by seconds is read. Right: that at the end of training against "
@@ -162,28 +156,31 @@ POINTS = 100
 """Of a mean curve."""
 
 
-def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """Draw one figure for each condition."""
-    for name, heading, condition in study.by_condition(FIGURE, FIGURE_TITLE):
-        _, by_seconds, by_parameters = standings(study, condition)
-        if why := why_not([by_seconds, by_parameters]):
-            yield Absent(name, heading, *why)
-            continue
-        entries = tuple(by_parameters.ranks)
-        ends = {entry: 100 * values.mean() for entry, values in by_parameters.accuracy.items()}
-        lines = {entry: mean_curve(study, entry, by_seconds.machine) for entry in entries}
-        heights = {e: [end, *lines[e]] for e, end in ends.items()}
-        far = far_nulls(study, heights)
-        near = [entry for entry in entries if entry not in far]
-        with style():
-            figure, (left, right) = panels(2, 2, PAGE, 2.1 + 0.05 * len(entries), sharey=True)
-            _draw_seconds(left, study, by_seconds.cut, {entry: lines[entry] for entry in near})
-            _draw_parameters(right, study, by_parameters, near)
-            name_far(left, far, ends)
-            left.set_ylabel("validation top-1 (%)")
-            router_legend(figure, {e.router: study.styles[e.router] for e in near}, 3)
-        counts = number_of_runs({e.router: len(v) for e, v in by_seconds.accuracy.items()})
-        yield Drawing(name, heading, FIGURE_CAPTION.format(counts=counts), figure, entries)
+@as_figures("budgets", "Accuracy by seconds and by parameters", "accuracy")
+def draw(study: StudyData, condition: Condition) -> Sketch:
+    """Draw accuracy against seconds, and against parameters."""
+    _, by_seconds, by_parameters = standings(study, condition)
+    require_rivals([by_seconds, by_parameters])
+    entries = list(by_parameters.ranks)
+    ends = {entry: 100 * values.mean() for entry, values in by_parameters.accuracy.items()}
+    lines = {entry: mean_curve(study, entry, by_seconds.machine) for entry in entries}
+    far = far_nulls(study, {e: [end, *lines[e]] for e, end in ends.items()})
+    near = [entry for entry in entries if entry not in far]
+    figure, (left, right) = panels(2, 2, PAGE, 2.1 + 0.05 * len(entries), sharey=True)
+    for entry in near:
+        drawn = study.styles[entry.router].line | {"markersize": 3, "markevery": POINTS // 6}
+        left.plot(lines[entry].index, lines[entry].to_numpy(), **drawn)
+    if by_seconds.cut is not None:
+        left.axvline(by_seconds.cut, color=FAINT, lw=0.8, ls=":", zorder=0)
+    left.set_xlim(left=0)
+    left.set_xlabel("seconds of training")
+    left.grid()
+    _draw_parameters(right, study, by_parameters, near)
+    name_far(left, far, ends)
+    left.set_ylabel("validation top-1 (%)")
+    router_legend(figure, {e.router: study.styles[e.router] for e in near}, 3)
+    counts = number_of_runs({e.router: len(v) for e, v in by_seconds.accuracy.items()})
+    return CAPTION.format(counts=counts), figure, entries
 
 
 def mean_curve(study: StudyData, entry: Entry, machine: str | None) -> pd.Series:
@@ -203,27 +200,6 @@ def mean_curve(study: StudyData, entry: Entry, machine: str | None) -> pd.Series
     return pd.Series(100 * np.mean(each, axis=0), seconds)
 
 
-def _draw_seconds(
-    axes: Axes, study: StudyData, cut: float | None, lines: Mapping[Entry, pd.Series]
-) -> None:
-    for entry, curve in lines.items():
-        style = study.styles[entry.router]
-        axes.plot(
-            curve.index,
-            curve.to_numpy(),
-            color=style.colour,
-            linestyle=style.dashes,
-            marker=style.marker,
-            markersize=3,
-            markevery=POINTS // 6,
-        )
-    if cut is not None:
-        axes.axvline(cut, color=FAINT, lw=0.8, ls=":", zorder=0)
-    axes.set_xlim(left=0)
-    axes.set_xlabel("seconds of training")
-    axes.grid()
-
-
 def _draw_parameters(
     axes: Axes, study: StudyData, standing: Standing, near: Sequence[Entry]
 ) -> None:
@@ -234,8 +210,7 @@ def _draw_parameters(
     front = sorted(place for entry, place in places.items() if standing.ranks[entry] == 1)
     axes.plot(*zip(*front, strict=True), color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
     for entry, place in places.items():
-        style = study.styles[entry.router]
-        axes.plot(*place, color=style.colour, marker=style.marker, ls="", mec=PAPER, mew=0.5)
+        axes.plot(*place, **study.styles[entry.router].point, ls="")
     axes.set_xlabel("parameters")
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.grid()

@@ -11,64 +11,68 @@ from report.cells import sentence_on_analyses
 from report.claims.claims import Claim, Side
 from report.claims.verdicts import Judged, Untested, judged
 from report.study import StudyData
-from report.table import MISSING, OLDER, Absent, Cell, Column, Row, Table, assemble, words
+from report.table import OLDER, Cell, Column, Lacking, Row, number, text_columns, words
+from report.topics.make import Contents, as_table
 from results.text import counted
 from results.versions import older_sentence
 
-NAME, TITLE = "claims", "Claims, by these runs"
 COLUMNS = (
-    Column("id", "id", words=True),
-    Column("claim", "claim", words=True),
-    Column("verdict", "verdict", words=True),
+    *text_columns("id", "claim", "verdict"),
     Column("difference", "difference", digits=3),
-    Column("unit", "in", words=True),
-    Column("seeds", "seeds", words=True),
+    *text_columns(unit="in", seeds="seeds"),
     Column("p", "p", digits=3, p_value=True),
     Column("p_holm", "p (Holm)", digits=3, p_value=True),
-    Column("agreeing", "conditions that agree", words=True),
-    Column("systems", "of", words=True),
-    Column("scale", "at this scale", words=True),
-)
-TESTS = (
-    *("id", "source", "scale of the source", "test", "supported if", "contradicted if"),
-    *("note", "not tested, since"),
+    *text_columns(agreeing="conditions that agree", systems="of", scale="at this scale"),
 )
 SIGNS = {"higher": "> 0", "lower": "< 0", "rises": "> 0", "falls": "< 0"}
 POINTS = {"share": (100.0, "points")}
 """The scale and the unit of differences in metrics of a unit; of others, 1 and their own."""
 
 
-def table(study: StudyData) -> Table | Absent:
+@as_table("claims", "Claims, by these runs")
+def table(study: StudyData) -> Contents:
     """Make a row for each claim that the runs can test."""
-    found = judged(study)
-    tested = [each for each in found if isinstance(each, Judged)]
+    claims = judged(study)
+    tested = [each for each in claims if isinstance(each, Judged)]
     if not tested:
-        return Absent(NAME, TITLE, f"none of {len(found)} claims is about these runs", fine=True)
-    rows = [_row(study, each) for each in tested]
+        raise Lacking(f"none of {len(claims)} claims is about these runs", fine=True)
     behind = {trial for each in tested for trial in each.evidence.trials}
     older = older_sentence(study.trials[study.trials["trial"].isin(behind)])
-    caption = _caption(study, len(tested), len(found), older)
-    return assemble(NAME, TITLE, caption, COLUMNS, rows)
+    sentences = (
+        f"About these runs: {len(tested)} of {counted(len(claims), 'claim')}. Difference: as the "
+        "claim's test has it (table: how each claim is tested), the mean over the conditions that "
+        "have both sides, paired by seed, ± half of its 95 % Student t interval over the seeds "
+        "that all of them have. p: two-sided paired t test (against the nearer end of a margin; "
+        "where two differences decide, the larger p); Holm's correction over the claims tested. "
+        "Supported or contradicted: adjusted p < 0.05, by where the difference lies; undecided "
+        "otherwise, whatever was expected. It holds at the scale of these runs, which is not that "
+        "of the papers.",
+        sentence_on_analyses(study),
+        f"{OLDER} {older}" if older else "",
+    )
+    return " ".join(filter(None, sentences)), COLUMNS, [_row(study, each) for each in tested]
 
 
-def tests(study: StudyData) -> Table | Absent:
+@as_table("claim_tests", "How each claim is tested")
+def tests(study: StudyData) -> Contents:
     """Make a row for each claim, tested or not: whose it is, and what would decide it."""
-    name, title = "claim_tests", "How each claim is tested"
     if study.trials.empty:
-        return Absent(name, title, "the study has no trials", fine=True)
+        raise Lacking("the study has no trials", fine=True)
     rows = []
     for each in judged(study):
-        claim = each.claim
-        why = each.why if isinstance(each, Untested) else ""
-        told = (claim.id, claim.source, claim.scale, _test(claim))
-        more = (claim.supported_if, claim.contradicted_if, claim.note, why)
-        rows.append(Row(tuple(map(words, (*told, *more)))))
-    columns = [Column(head, head, words=True) for head in TESTS]
+        claim, why = each.claim, each.why if isinstance(each, Untested) else ""
+        source = (claim.id, claim.source, claim.scale, _test(claim))
+        decided = (claim.supported_if, claim.contradicted_if, claim.note, why)
+        rows.append(Row(tuple(map(words, (*source, *decided)))))
+    columns = text_columns(
+        *("id", "source", "scale of the source", "test", "supported if", "contradicted if"),
+        *("note", "not tested, since"),
+    )
     caption = (
         "Each claim as its test reads it: a difference of two sides, each the mean over its "
         "systems, or the slope of a metric as a setting doubles."
     )
-    return assemble(name, title, caption, columns, rows)
+    return caption, columns, rows
 
 
 def sentences(study: StudyData) -> list[str]:
@@ -77,8 +81,8 @@ def sentences(study: StudyData) -> list[str]:
     if not verdicts:
         return []
     kinds = ("supported", "contradicted", "undecided")
-    told = ", ".join(f"{verdicts[kind]} {kind}" for kind in kinds)
-    return [f"Of {counted(verdicts.total(), 'claim')} that these runs can test: {told}."]
+    counts = ", ".join(f"{verdicts[kind]} {kind}" for kind in kinds)
+    return [f"Of {counted(verdicts.total(), 'claim')} that these runs can test: {counts}."]
 
 
 def _row(study: StudyData, tested: Judged) -> Row:
@@ -86,10 +90,6 @@ def _row(study: StudyData, tested: Judged) -> Row:
     scale, unit = _unit(study, claim)
     trials, n = evidence.trials, difference.n
     low, high = (None if x is None else scale * x for x in (difference.low, difference.high))
-    p_values = [
-        words(MISSING) if p is None else Cell(p, n=n, trials=trials)
-        for p in (tested.p, tested.adjusted)
-    ]
     older = set(study.trials.loc[study.trials["older"], "trial"])
     agreeing = f"{tested.agreeing} of {len(evidence.by_condition)}"
     cells = (
@@ -99,7 +99,8 @@ def _row(study: StudyData, tested: Judged) -> Row:
         Cell(scale * difference.mean, low, high, n=n, trials=trials),
         words(unit),
         words(str(n), trials=trials),
-        *p_values,
+        number(tested.p, n, trials),
+        number(tested.adjusted, n, trials),
         words(agreeing, trials=trials),
         words(", ".join(evidence.systems)),
         words(_scale(study, evidence.trials), trials=trials),
@@ -152,21 +153,5 @@ def _side(side: Side | None) -> str:
     named = side.routers[0] if len(side.routers) == 1 else f"mean({', '.join(side.routers)})"
     experts = f" + {' or '.join(side.experts)}" if side.experts else ""
     apart = {path: "none" if v is None else v for path, v in side.settings.items()} | side.where
-    told = ", ".join(f"{path}={value}" for path, value in apart.items())
-    return f"{named}{experts} ({told})" if told else f"{named}{experts}"
-
-
-def _caption(study: StudyData, tested: int, claims: int, older: str) -> str:
-    parts = (
-        f"About these runs: {tested} of {counted(claims, 'claim')}. Difference: as the claim's "
-        "test has it (table: how each claim is tested), the mean over the conditions that have "
-        "both sides, paired by seed, ± half of its 95 % Student t interval over the seeds that all "
-        "of them have. p: two-sided paired t test (against the nearer end of a margin; where two "
-        "differences decide, the larger p); Holm's correction over the claims tested. "
-        "Supported or contradicted: adjusted p < 0.05, by where the difference lies; undecided "
-        "otherwise, whatever was expected. It holds at the scale of these runs, which is not that "
-        "of the papers.",
-        sentence_on_analyses(study),
-        f"{OLDER} {older}" if older else "",
-    )
-    return " ".join(filter(None, parts))
+    settings = ", ".join(f"{path}={value}" for path, value in apart.items())
+    return f"{named}{experts} ({settings})" if settings else f"{named}{experts}"

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
+from itertools import chain
 from statistics import fmean
 
-from report.cells import BEST, INTERVALS, LEAD, lead, mean_cell, metric_cell
+from report.cells import BEST, INTERVALS, LEAD, lead, mean_cell, metric_cell, metric_row
 from report.conditions import Entry
 from report.study import StudyData
-from report.table import MISSING, Absent, Cell, Column, Row, Table, assemble, words
+from report.table import MISSING, Cell, Column, Lacking, Row, text_columns, words
 from report.timings import machine_names
-from report.topics.budgets import Standing, flips, standings, why_not
+from report.topics.budgets import Standing, flips, require_rivals, standings
+from report.topics.make import Contents, as_table
 from results.conditions import Condition
 from results.statistics.ranks import ALIKE
 from results.text import counted
 
-NAME, TITLE = "spent", "What each router really spent"
 MATCHED = {
     "total_flops": "the FLOPs of a training; the number of steps follows",
     "step_flops": "the FLOPs of a training step, by the width of the experts",
@@ -23,38 +24,34 @@ MATCHED = {
     "wall_clock": "the seconds of a training",
     "steps": "the number of steps alone",
 }
-METRICS = {
-    "budget_error": Column("budget_error", "off budget", "%", scale=100, digits=2),
-    "train_flops": Column("train_flops", "training", "FLOP", si=True),
-    "step_flops": Column("step_flops", "a step", "FLOP", si=True),
-    "steps": Column("steps", "steps", digits=0),
-    "params_total": Column("params_total", "params", si=True),
-    "params_active": Column("params_active", "active", si=True),
-    "slots_per_choice": Column("slots_per_choice", "real capacity"),
-}
-ASKED = Column("capacity_factor", "capacity asked for")
-SECONDS = Column("train_seconds", "training", "s", digits=1)
-MACHINE = Column("machine", "on", words=True)
+COLUMNS = (
+    Column("budget_error", "off budget", "%", scale=100, digits=2),
+    Column("train_flops", "training", "FLOP", si=True),
+    Column("step_flops", "a step", "FLOP", si=True),
+    Column("steps", "steps", digits=0),
+    Column("params_total", "params", si=True),
+    Column("params_active", "active", si=True),
+    Column("slots_per_choice", "real capacity"),
+)
+MORE = (
+    Column("capacity_factor", "capacity asked for"),
+    Column("train_seconds", "training", "s", digits=1),
+    *text_columns(machine="on"),
+)
 
 
-def table(study: StudyData) -> Table | Absent:
+@as_table("spent", "What each router really spent", "accuracy")
+def table(study: StudyData) -> Contents:
     """Make a row for each router under each condition."""
     entries = [entry for entry in study.entries if not study.final("train_flops", entry).empty]
     if not entries:
-        return Absent(NAME, TITLE, "no finished trial was measured by accuracy")
+        raise Lacking("no finished trial was measured by accuracy")
     rows = []
     for entry in entries:
-        n = study.finished(entry)
-        cells = lead(study, entry, n)
-        cells += [metric_cell(study, metric, entry) for metric in METRICS]
+        cells = [metric_cell(study, column.key, entry) for column in COLUMNS]
         cells += [_asked(study, entry), *_seconds(study, entry)]
-        rows.append(Row(tuple(cells), n, entry))
-    columns = (*LEAD, *METRICS.values(), ASKED, SECONDS, MACHINE)
-    return assemble(NAME, TITLE, _caption(study), columns, rows)
-
-
-def _caption(study: StudyData) -> str:
-    return (
+        rows.append(metric_row(study, entry, cells, n=study.finished(entry)))
+    caption = (
         f"{what_is_matched(study)} Off budget: what was spent of what is matched, over the budget, "
         "less 1. Training and steps: forward and backward passes, as counted from what ran. "
         "Active: parameters that act on a token, on average. Real capacity: slots that the experts "
@@ -63,6 +60,7 @@ def _caption(study: StudyData) -> str:
         "training, evaluations left out, with whatever else the machine did meanwhile; those of "
         f"several machines are not pooled. {INTERVALS}"
     )
+    return caption, (*LEAD, *COLUMNS, *MORE), rows
 
 
 def what_is_matched(study: StudyData) -> str:
@@ -92,8 +90,7 @@ def _seconds(study: StudyData, entry: Entry) -> tuple[Cell, Cell]:
     return metric_cell(study, "train_seconds", entry), words(machines[0])
 
 
-RANKINGS, RANKINGS_TITLE = "rankings", "Rankings under three budgets"
-COLUMNS = (
+RANKINGS = (
     Column("rank_flops", "rank by FLOPs", better="lower", digits=0),
     Column("top1_flops", "validation top-1 at equal FLOPs", "%", "higher", 100, 1, ranked=True),
     Column("rank_seconds", "rank by seconds", better="lower", digits=0),
@@ -104,22 +101,31 @@ COLUMNS = (
 )
 
 
-def rankings_table(study: StudyData) -> Table | Absent:
+@as_table("rankings", "Rankings under three budgets", "accuracy")
+def rankings_table(study: StudyData) -> Contents:
     """Under each condition a row for each of its routers."""
     by_condition = {condition: standings(study, condition) for condition in study.conditions}
-    if why := why_not([standing for each in by_condition.values() for standing in each]):
-        return Absent(RANKINGS, RANKINGS_TITLE, *why)
+    require_rivals(chain.from_iterable(by_condition.values()))
     rows = []
     for condition, of_condition in by_condition.items():
         for entry in study.under(condition):
-            cells = lead(study, entry, study.finished(entry))
-            cells[1] = words(condition.label)
+            router, _, n = lead(study, entry, study.finished(entry))
+            cells = [router, words(condition.label), n]
             cells += [c for standing in of_condition for c in _cells(study, standing, entry)]
             cells.append(metric_cell(study, "params_total", entry))
             rows.append(Row(tuple(cells), study.finished(entry), entry, (condition,)))
-    return assemble(
-        RANKINGS, RANKINGS_TITLE, _rankings_caption(study, by_condition), (*LEAD, *COLUMNS), rows
-    )
+    cuts = "; ".join(_where(study, *each) for each in by_condition.items())
+    sentences = [
+        "The same runs, cut. By FLOPs and by seconds: the mean validation accuracy where every "
+        "run of the condition has come, read off each seed's curve, linearly between two "
+        f"evaluations ({cuts}). What was cut was not trained for that budget: its learning "
+        "rate had not fallen to its end. Seconds are of training alone, with whatever else ran "
+        "beside it. By parameters no run can be cut: a front holds those of which none is more "
+        "accurate at the end with no more parameters, or as accurate with fewer (by more than "
+        f"{100 * ALIKE:g} %). {INTERVALS} {BEST}",
+        *(_sentence(condition, standing) for condition, standing in by_condition.items()),
+    ]
+    return " ".join(sentences), (*LEAD, *RANKINGS), rows
 
 
 def _cells(study: StudyData, standing: Standing, entry: Entry) -> tuple[Cell, Cell]:
@@ -128,22 +134,6 @@ def _cells(study: StudyData, standing: Standing, entry: Entry) -> tuple[Cell, Ce
         return words(MISSING), words(MISSING)
     accuracy = mean_cell(study, entry, standing.accuracy[entry].dropna())
     return Cell(standing.ranks[entry], n=accuracy.n, trials=accuracy.trials), accuracy
-
-
-def _rankings_caption(study: StudyData, by_condition: dict[Condition, list[Standing]]) -> str:
-    cuts = "; ".join(_where(study, *each) for each in by_condition.items())
-    return " ".join(
-        [
-            "The same runs, cut. By FLOPs and by seconds: the mean validation accuracy where every "
-            "run of the condition has come, read off each seed's curve, linearly between two "
-            f"evaluations ({cuts}). What was cut was not trained for that budget: its learning "
-            "rate had not fallen to its end. Seconds are of training alone, with whatever else ran "
-            "beside it. By parameters no run can be cut: a front holds those of which none is more "
-            "accurate at the end with no more parameters, or as accurate with fewer (by more than "
-            f"{100 * ALIKE:g} %). {INTERVALS} {BEST}",
-            *(_sentence(condition, standing) for condition, standing in by_condition.items()),
-        ]
-    )
 
 
 def _where(study: StudyData, condition: Condition, rankings: list[Standing]) -> str:

@@ -1,65 +1,64 @@
-"""The A/A control: each router against its twin, which differs by chance alone."""
+"""The A/A control: each router against its replicate, which differs by chance alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import chain
 from statistics import median
 
 from report.cells import sentence_on_analyses
 from report.comparisons import METRIC
 from report.conditions import Entry
 from report.study import StudyData
-from report.table import DISTURBED, MISSING, Absent, Cell, Column, Row, Table, assemble, words
-from report.timings import Setting, Timing, of_entry, representative, timings
-from results.statistics import ALPHA, Alarms, Compared, alarms, family, noise_floor
+from report.table import DISTURBED, MISSING, Cell, Column, Lacking, Row, number, text_columns, words
+from report.timings import Timing, of_entry, representative, timings
+from report.topics.make import Contents, as_table
+from results.statistics import ALPHA, Alarms, PairedDifference, alarms, family, noise_floor
 from results.text import counted
-
-ROUTER, TWIN = "router", "twin"
 
 
 @dataclass(frozen=True)
 class Control:
-    """A router and its twin under one condition.
+    """A router and its replicate under one condition.
 
     Attributes:
-        compared: twin less router, tested as any two routers are, but as a family of its own.
+        difference: replicate less router, tested as any two routers are, but as a family of its
+            own; None without a seed in common.
         differences: those by seed.
-        trials: the fingerprints behind them, the twin's first.
+        trials: the fingerprints behind them, the replicate's first.
     """
 
     entry: Entry
-    compared: Compared
+    difference: PairedDifference | None
     differences: tuple[float, ...]
     trials: tuple[str, ...]
 
     @property
-    def p_value(self) -> float | None:
-        difference = self.compared.difference
-        return None if difference is None else difference.p_value
-
-    @property
     def alarm(self) -> bool | None:
         """Whether the test sees a difference where there is none; None where there is no test."""
-        return None if self.p_value is None else self.p_value < ALPHA
-
-    @property
-    def noise_floor(self) -> float | None:
-        """For as many seeds as there are pairs; None without a pair."""
-        differences = self.differences
-        return noise_floor(differences, len(differences)) if differences else None
+        p_value = self.difference.p_value if self.difference else None
+        return None if p_value is None else p_value < ALPHA
 
 
 def controls(study: StudyData) -> list[Control]:
-    """Return a control for each twin, in the order of the routers."""
-    return [_control(study, entry, twin) for entry, twin in study.twins.items()]
+    """Return a control for each replicate, in the order of the routers."""
+    made = []
+    for entry, replicate in study.twins.items():
+        ours, theirs = study.final(METRIC, entry), study.final(METRIC, replicate)
+        seeds = list(ours.index.intersection(theirs.index))
+        values = {"router": dict(ours), "replicate": dict(theirs)}
+        (compared,) = family(values, [("replicate", "router")], study.planned_analyses)
+        trials = study.behind(replicate, seeds) + study.behind(entry, seeds)
+        made.append(Control(entry, compared.difference, tuple(theirs[seeds] - ours[seeds]), trials))
+    return made
 
 
-def raised(own: Sequence[Control]) -> Alarms | None:
+def false_alarms(own: Sequence[Control]) -> Alarms | None:
     """Measure the rate of false alarms over all controls; None where nothing could be tested."""
-    p_values = [control.p_value for control in own if control.p_value is not None]
-    return alarms(p_values) if p_values else None
+    p_values = [control.difference.p_value for control in own if control.difference]
+    tested = [p_value for p_value in p_values if p_value is not None]
+    return alarms(tested) if tested else None
 
 
 def floor_of_all(own: Sequence[Control]) -> tuple[float, int] | None:
@@ -71,176 +70,62 @@ def floor_of_all(own: Sequence[Control]) -> tuple[float, int] | None:
 
 @dataclass(frozen=True)
 class Retimed:
-    """A bare layer or model, and its twin, timed in two processes at one setting."""
+    """A bare layer or model, and its replicate, timed in two processes at one setting."""
 
     router: Timing
-    twin: Timing
+    replicate: Timing
 
     def ratio(self, key: str) -> float | None:
-        """Return a number of the twin's over the router's; None where one of them has none."""
-        ours, theirs = self.router.values.get(key), self.twin.values.get(key)
+        """Return a number of the replicate over the router's; None where one of them has none."""
+        ours, theirs = self.router.values.get(key), self.replicate.values.get(key)
         return theirs / ours if ours and theirs is not None else None
-
-    def is_disturbed(self, key: str) -> bool:
-        """Tell whether other processes disturbed one of the two."""
-        return self.router.is_disturbed(key) or self.twin.is_disturbed(key)
 
 
 def retimed(study: StudyData) -> list[Retimed]:
-    """Return every timing that has a twin's beside it."""
-    twins = {(timing.setting, timing.entry): timing for timing in timings(study, aa_replicate=1)}
+    """Return every timing whose replicate was timed too."""
+    own = {(timing.setting, timing.entry): timing for timing in timings(study, aa_replicate=1)}
     return [
-        Retimed(timing, twins[place])
+        Retimed(timing, own[place])
         for timing in timings(study)
-        if (place := (timing.setting, timing.entry)) in twins
+        if (place := (timing.setting, timing.entry)) in own
     ]
 
 
-def retimed_of(pairs: Sequence[Retimed], entry: Entry) -> Retimed | None:
-    """Return the one of an entry at the setting that a table has room for."""
-    chosen = of_entry([each.router for each in pairs], setting_of(pairs), entry)
-    return next((each for each in pairs if each.router is chosen), None)
-
-
-def setting_of(pairs: Sequence[Retimed]) -> Setting | None:
-    """Return the setting that a table has room for."""
-    return representative([each.router for each in pairs])
-
-
-def deviations(pairs: Sequence[Retimed], key: str) -> tuple[float, float] | None:
-    """Find by how much two processes differ in a number, as a share: the median, and the most."""
-    ratios = [ratio for each in pairs if (ratio := each.ratio(key)) is not None]
-    shares = [max(ratio, 1 / ratio) - 1 for ratio in ratios if ratio > 0]
-    return (median(shares), max(shares)) if shares else None
-
-
-def _control(study: StudyData, entry: Entry, twin: Entry) -> Control:
-    ours, theirs = study.final(METRIC, entry), study.final(METRIC, twin)
-    seeds = list(ours.index.intersection(theirs.index))
-    (compared,) = family(
-        {ROUTER: dict(ours), TWIN: dict(theirs)}, [(TWIN, ROUTER)], study.planned_analyses
-    )
-    return Control(
-        entry,
-        compared,
-        tuple(theirs[seeds] - ours[seeds]),
-        study.behind(twin, seeds) + study.behind(entry, seeds),
-    )
-
-
-NAME, TITLE = "control", "A/A control: each router against itself"
-WITHOUT = "no router was trained a second time as its own control (run --aa)"
+POINTS = Column("difference", "difference in top-1", "points", scale=100)
 COLUMNS = (
-    Column("router", "router", words=True),
-    Column("condition", "condition", words=True),
-    Column("n", "pairs", words=True),
-    Column("difference", "difference in top-1", "points", scale=100),
+    *text_columns("router", "condition", n="pairs"),
+    POINTS,
     Column("p", "p", digits=3, p_value=True),
     Column("alarm", "false alarm", "%", scale=100, digits=0),
     Column("floor", "noise floor", "points", scale=100),
     Column("forward_ms", "fwd time, twin / router", "×", digits=3, n=1),
     Column("forward_overhead", "fwd overhead, twin / router", "×", digits=3, n=1),
 )
-TIMED = ("forward_ms", "forward_overhead")
-ALL = "all"
 
 
-def table(study: StudyData) -> Table | Absent:
+@as_table("control", "A/A control: each router against itself", "accuracy", "throughput")
+def table(study: StudyData) -> Contents:
     """Make a row for each router and condition, and one for all of them."""
     compared, timed = controls(study), retimed(study)
     if not compared and not timed:
-        return Absent(NAME, TITLE, WITHOUT)
-    rows = [_row(control, retimed_of(timed, control.entry)) for control in compared]
-    if not compared:  # bare layers alone
-        setting = setting_of(timed)
-        rows = [_timed_row(each) for each in timed if each.router.setting == setting]
-    else:
+        raise Lacking("no router was trained a second time as its own control (run --aa)")
+    own = [each.router for each in timed]
+    setting = representative(own)
+    rows = []
+    for control in compared:
+        chosen = of_entry(own, setting, control.entry)
+        pair = next((each for each in timed if each.router is chosen), None)
+        numbers = _numbers(control) if control.difference else [words(MISSING)] * 4
+        rows.append(_row(control, numbers, pair))
+    if compared:
         rows.append(_row_of_all(compared))
-    return assemble(NAME, TITLE, _caption(study, compared, timed), COLUMNS, rows)
-
-
-def sentences(study: StudyData) -> list[str]:
-    """Say what the control says of the study, for its summary; nothing where there is none."""
-    compared, timed = controls(study), retimed(study)
-    said = []
-    if (rate := raised(compared)) is not None:
-        points = COLUMNS[3]
-        floor = floor_of_all(compared)
-        noise = (
-            f"; the noise floor of means of {floor[1]} seeds is ± {points.number(floor[0])} points"
-            if floor
-            else ""
-        )
-        tests = counted(rate.tests, "test")
-        said.append(
-            f"A/A control: of {tests} of a router against itself {rate.raised} raised a false "
-            f"alarm, {100 * rate.rate:.0f} % (95 % interval {100 * rate.low:.0f} to "
-            f"{100 * rate.high:.0f} %){noise}."
-        )
-    if (apart := deviations(timed, "forward_ms")) is not None:
-        said.append(
-            f"The same layers timed in two processes differ by {100 * apart[0]:.1f} % (median of "
-            f"{counted(len(timed), 'forward time')}) and by {100 * apart[1]:.1f} % at most."
-        )
-    return said
-
-
-def _row(control: Control, timed: Retimed | None) -> Row:
-    entry, difference = control.entry, control.compared.difference
-    n = len(control.differences)
-    head = (words(entry.router), words(entry.condition.label), words(str(n), trials=control.trials))
-    if difference is None:
-        return Row((*head, *[words(MISSING)] * 4, *_ratios(timed)), n, entry)
-    made = partial(Cell, n=n, trials=control.trials)
-    alarm = {None: MISSING, True: "yes", False: "no"}[control.alarm]
-    numbers = (
-        made(difference.mean, difference.low, difference.high),
-        words(MISSING) if control.p_value is None else made(control.p_value),
-        words(alarm),
-        made(control.noise_floor),
-    )
-    return Row((*head, *numbers, *_ratios(timed)), n, entry)
-
-
-def _row_of_all(compared: Sequence[Control]) -> Row:
-    trials = tuple(trial for control in compared for trial in control.trials)
-    pairs = sum(len(control.differences) for control in compared)
-    rate, floor = raised(compared), floor_of_all(compared)
-    made = partial(Cell, trials=trials)
-    alarms = words(MISSING)
-    if rate is not None:
-        alarms = made(rate.rate, rate.low, rate.high, rate.tests, bracketed=True)
-    cells = (
-        *(words(ALL), words(""), words(str(pairs), trials=trials)),
-        *(words(""), words(""), alarms),
-        made(floor[0], n=pairs) if floor else words(MISSING),
-        *(words(""), words("")),
-    )
-    return Row(cells, pairs)
-
-
-def _timed_row(timed: Retimed) -> Row:
-    entry = timed.router.entry
-    head = (words(entry.router), words(entry.condition.label), words("0"))
-    return Row((*head, *[words("")] * 4, *_ratios(timed)), 0, entry)
-
-
-def _ratios(timed: Retimed | None) -> list[Cell]:
-    return [_ratio(timed, key) for key in TIMED]
-
-
-def _ratio(timed: Retimed | None, key: str) -> Cell:
-    ratio = timed.ratio(key) if timed else None
-    if timed is None or ratio is None:
-        return words(MISSING)
-    marks = (DISTURBED,) if timed.is_disturbed(key) else ()
-    return Cell(ratio, n=1, marks=marks, trials=(timed.twin.layer, timed.router.layer))
-
-
-def _caption(study: StudyData, compared: Sequence[Control], timed: Sequence[Retimed]) -> str:
+    else:  # bare layers alone
+        alike = [each for each in timed if each.router.setting == setting]
+        rows = [
+            _row(Control(each.router.entry, None, (), ()), [words("")] * 4, each) for each in alike
+        ]
     n = max((len(control.differences) for control in compared), default=0)
-    setting = setting_of(timed)
-    parts = [
+    sentences = [
         "Each router was trained a second time, as its twin: the same data order and the same "
         "first weights of all but the MoE layers, whose weights and noise come from a stream of "
         "their own. So nothing but chance makes the difference, twin less router, ± half the width "
@@ -259,4 +144,76 @@ def _caption(study: StudyData, compared: Sequence[Control], timed: Sequence[Reti
         if setting
         else "",
     ]
-    return " ".join(filter(None, parts))
+    return " ".join(filter(None, sentences)), COLUMNS, rows
+
+
+def sentences(study: StudyData) -> list[str]:
+    """Say what the control says of the study, for its summary; nothing where there is none."""
+    compared, timed = controls(study), retimed(study)
+    made = []
+    if (rate := false_alarms(compared)) is not None:
+        floor = floor_of_all(compared)
+        noise = (
+            f"; the noise floor of means of {floor[1]} seeds is ± {POINTS.number(floor[0])} points"
+            if floor
+            else ""
+        )
+        tests = counted(rate.tests, "test")
+        made.append(
+            f"A/A control: of {tests} of a router against itself {rate.raised} raised a false "
+            f"alarm, {100 * rate.rate:.0f} % (95 % interval {100 * rate.low:.0f} to "
+            f"{100 * rate.high:.0f} %){noise}."
+        )
+    ratios = [ratio for each in timed if (ratio := each.ratio("forward_ms")) is not None]
+    if shares := [max(ratio, 1 / ratio) - 1 for ratio in ratios if ratio > 0]:
+        made.append(
+            f"The same layers timed in two processes differ by {100 * median(shares):.1f} % "
+            f"(median of {counted(len(timed), 'forward time')}) and by {100 * max(shares):.1f} % "
+            "at most."
+        )
+    return made
+
+
+def _row(control: Control, numbers: Sequence[Cell], timed: Retimed | None) -> Row:
+    entry, n = control.entry, len(control.differences)
+    head = (words(entry.router), words(entry.condition.label), words(str(n), trials=control.trials))
+    ratios = [_ratio(timed, key) for key in ("forward_ms", "forward_overhead")]
+    return Row((*head, *numbers, *ratios), n, entry)
+
+
+def _numbers(control: Control) -> list[Cell]:
+    difference, n, trials = control.difference, len(control.differences), control.trials
+    assert difference is not None
+    alarm = {None: MISSING, True: "yes", False: "no"}[control.alarm]
+    return [
+        Cell(difference.mean, difference.low, difference.high, n, trials=trials),
+        number(difference.p_value, n, trials),
+        words(alarm),
+        number(noise_floor(control.differences, n), n, trials),
+    ]
+
+
+def _row_of_all(compared: Sequence[Control]) -> Row:
+    trials = tuple(chain.from_iterable(control.trials for control in compared))
+    pairs = sum(len(control.differences) for control in compared)
+    rate, floor = false_alarms(compared), floor_of_all(compared)
+    alarmed = words(MISSING)
+    if rate is not None:
+        ends = rate.low, rate.high
+        alarmed = Cell(rate.rate, *ends, rate.tests, bracketed=True, trials=trials)
+    cells = (
+        *(words("all"), words(""), words(str(pairs), trials=trials)),
+        *(words(""), words(""), alarmed),
+        number(floor[0] if floor else None, pairs, trials),
+        *(words(""), words("")),
+    )
+    return Row(cells, pairs)
+
+
+def _ratio(timed: Retimed | None, key: str) -> Cell:
+    ratio = timed.ratio(key) if timed else None
+    if timed is None or ratio is None:
+        return words(MISSING)
+    both = (timed.replicate, timed.router)
+    marks = (DISTURBED,) if any(timing.is_disturbed(key) for timing in both) else ()
+    return Cell(ratio, n=1, marks=marks, trials=tuple(timing.layer for timing in both))

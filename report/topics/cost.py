@@ -1,35 +1,44 @@
-"""Timings: a row for each router on each machine at each setting."""
+"""What routing costs: timings of each router on each machine, and against the number of experts."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
 from report.conditions import Entry, fullest, without_number
 from report.study import StudyData
-from report.style import FAINT, INK, PAGE, PAPER, Drawing, label_routers, panels, style
+from report.style import (
+    FAINT,
+    INK,
+    PAGE,
+    PAPER,
+    label_routers,
+    panels,
+    router_legend,
+    router_styles,
+)
 from report.table import (
     DISTURBED,
     MISSING,
     NOTES,
-    Absent,
     Cell,
     Column,
+    Lacking,
     Row,
-    Table,
-    assemble,
-    file_name,
-    title,
+    text_columns,
     words,
 )
-from report.timings import PASSES, Timing, of_entry, timings
+from report.timings import PASSES, Setting, Timing, of_entry, timings
+from report.topics.make import Contents, Sketch, as_figures_at, as_table
 from results.conditions import Condition
 
-NAME, TITLE = "throughput", "Throughput"
 CAPTION = (
     "Each row is one layer or model with untrained weights on one machine (n = 1); machines are "
     "never pooled. Median and 90th percentile over the repeats. Overhead: median time over that of "
@@ -38,7 +47,6 @@ CAPTION = (
     "bootstrap interval over the repeats. fwd: forward; train: forward and backward. Others: cores "
     "that other processes kept busy meanwhile."
 )
-WORDS = ("router", "condition", "machine", "what", "sizes", "threads")
 NUMBERS = (
     Column("forward_ms", "fwd median", "ms", "lower"),
     Column("forward_ms_p90", "fwd p90", "ms", "lower"),
@@ -57,14 +65,22 @@ NUMBERS = (
 )
 
 
-def table(study: StudyData) -> Table | Absent:
+UNTIMED = "no layer of this study was timed (suite throughput)"
+
+
+@as_table("throughput", "Throughput", "throughput")
+def table(study: StudyData) -> Contents:
     """Make a row for each timing."""
-    timed = timings(study)
-    if not timed:
-        return Absent(NAME, TITLE, "no layer of this study was timed (suite throughput)")
-    columns = [Column(name, name, words=True) for name in WORDS]
-    rows = [_row(timing) for timing in timed]
-    return assemble(NAME, TITLE, CAPTION, [*columns, *NUMBERS], rows)
+    rows = []
+    for timing in timings(study):
+        setting, entry = timing.setting, timing.entry
+        head = [entry.router, entry.condition.label, setting.machine, setting.title, setting.sizes]
+        numbers = [timing_cell(timing, column.key) for column in NUMBERS]
+        rows.append(Row((*map(words, [*head, str(setting.threads)]), *numbers), 1, entry))
+    if not rows:
+        raise Lacking(UNTIMED)
+    heads = text_columns("router", "condition", "machine", "what", "sizes", "threads")
+    return CAPTION, (*heads, *NUMBERS), rows
 
 
 def sentence(study: StudyData) -> str:
@@ -80,15 +96,7 @@ def sentence(study: StudyData) -> str:
     )
 
 
-def _row(timing: Timing) -> Row:
-    setting, entry = timing.setting, timing.entry
-    head = [entry.router, entry.condition.label, setting.machine, setting.title, setting.sizes]
-    cells = [words(text) for text in (*head, str(setting.threads))]
-    cells += [number(timing, column.key) for column in NUMBERS]
-    return Row(tuple(cells), 1, entry)
-
-
-def number(timing: Timing | None, key: str) -> Cell:
+def timing_cell(timing: Timing | None, key: str) -> Cell:
     """Show a number of a timing with its interval, where it has one."""
     if timing is None or key not in timing.values:
         return words(MISSING)
@@ -100,9 +108,13 @@ def number(timing: Timing | None, key: str) -> Cell:
     )
 
 
-FIGURE, FIGURE_TITLE = "overhead", "Overhead by router"
+def _noted(caption: str, is_disturbed: bool) -> str:
+    """Add the note on disturbed timings to a caption."""
+    return f"{caption} {NOTES[DISTURBED].format(DISTURBED)}" if is_disturbed else caption
+
+
 ALPHAS = (1.0, 0.45)
-FIGURE_CAPTION = (
+OVERHEAD_CAPTION = (
     "Median time over the median time of the dense counterpart, timed in turn with it (of a layer: "
     "a dense MLP that runs the same expert FLOPs; of a model: the one without MoE layers); 1 is no "
     "overhead. Upper bar of each pair: forward; lower, pale one: forward and backward. Error bar: "
@@ -110,14 +122,15 @@ FIGURE_CAPTION = (
 )
 
 
-def draw(study: StudyData) -> Iterator[Drawing | Absent]:
+@as_figures_at("overhead", "Overhead by router", "throughput")
+def draw(study: StudyData) -> Iterator[tuple[str, Sketch]]:
     """Draw one figure for each machine and condition, a panel for each setting.
 
     Conditions that differ in the number of experts alone share one: panels tell that number.
     """
     timed = [t for t in timings(study) if any(f"{name}_overhead" in t.values for name in PASSES)]
     if not timed:
-        yield Absent(FIGURE, FIGURE_TITLE, "no layer of this study was timed (suite throughput)")
+        raise Lacking(UNTIMED)
     machines = list(dict.fromkeys(timing.setting.machine for timing in timed))
     for machine in machines:
         here = [timing for timing in timed if timing.setting.machine == machine]
@@ -127,13 +140,10 @@ def draw(study: StudyData) -> Iterator[Drawing | Absent]:
         for shared, alike in conditions.items():
             place = " ".join(filter(None, (machine if len(machines) > 1 else "", shared.label)))
             drawn = _under(study, here, alike)
-            yield Drawing(
-                file_name(FIGURE, place),
-                title(FIGURE_TITLE, place),
-                _caption(machine, drawn),
-                _figure(study, drawn),
-                tuple(dict.fromkeys(timing.entry for timing in drawn)),
-            )
+            disturbed = any(t.is_disturbed(f"{name}_overhead") for t in drawn for name in PASSES)
+            caption = _noted(OVERHEAD_CAPTION.format(machine=machine), disturbed)
+            entries = dict.fromkeys(timing.entry for timing in drawn)
+            yield place, (caption, _overheads(study, drawn), entries)
 
 
 def _under(study: StudyData, timed: list[Timing], conditions: list[Condition]) -> list[Timing]:
@@ -149,26 +159,19 @@ def _under(study: StudyData, timed: list[Timing], conditions: list[Condition]) -
     return list(asked.values())
 
 
-def _caption(machine: str, drawn: list[Timing]) -> str:
-    caption = FIGURE_CAPTION.format(machine=machine)
-    disturbed = any(t.is_disturbed(f"{name}_overhead") for t in drawn for name in PASSES)
-    return f"{caption} {NOTES[DISTURBED].format(DISTURBED)}" if disturbed else caption
-
-
-def _figure(study: StudyData, timed: list[Timing]) -> Figure:
+def _overheads(study: StudyData, timed: list[Timing]) -> Figure:
     settings = list(dict.fromkeys(timing.setting for timing in timed))
     names = {timing.entry.router for timing in timed}
     routers = [name for name in study.routers if name in names]
-    with style():
-        figure, axes = panels(len(settings), 3, PAGE, 1.0 + 0.24 * len(routers), sharey=True)
-        for setting, place in zip(settings, axes, strict=True):
-            _panel(place, study, [t for t in timed if t.setting == setting], routers)
-            place.set_title(f"{setting.title}\n{setting.sizes}")
-        handles = [
-            Patch(facecolor=INK, alpha=alpha, label=label)
-            for label, alpha in zip(PASSES.values(), ALPHAS, strict=True)
-        ]
-        figure.legend(handles=handles, loc="outside lower right", ncols=2)
+    figure, axes = panels(len(settings), 3, PAGE, 1.0 + 0.24 * len(routers), sharey=True)
+    for setting, place in zip(settings, axes, strict=True):
+        _panel(place, study, [t for t in timed if t.setting == setting], routers)
+        place.set_title(f"{setting.title}\n{setting.sizes}")
+    handles = [
+        Patch(facecolor=INK, alpha=alpha, label=label)
+        for label, alpha in zip(PASSES.values(), ALPHAS, strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside lower right", ncols=2)
     return figure
 
 
@@ -182,27 +185,101 @@ def _panel(axes: Axes, study: StudyData, timed: list[Timing], routers: list[str]
                 continue
             low = timing.values.get(f"{name}_overhead_low", value)
             high = timing.values.get(f"{name}_overhead_high", value)
-            axes.barh(
-                place + offset,
-                value,
-                0.36,
-                color=style.colour,
-                alpha=alpha,
-                hatch=style.hatch,
-                edgecolor=PAPER,
-                linewidth=0,
-            )
+            fill: dict[str, Any] = {"color": style.colour, "hatch": style.hatch, "alpha": alpha}
+            axes.barh(place + offset, value, 0.36, **fill, edgecolor=PAPER, linewidth=0)
             axes.plot([low, high], [place + offset] * 2, color=INK, lw=0.9)
             mark = DISTURBED if timing.is_disturbed(f"{name}_overhead") else ""
-            axes.annotate(
-                f"{value:.2f}{mark}",
-                (max(value, high), place + offset),
-                (2, 0),
-                va="center",
-                textcoords="offset points",
-                fontsize=7,
-            )
+            end = (max(value, high), place + offset)
+            _annotate(axes, f"{value:.2f}{mark}", end, (2, 0), va="center")
     label_routers(axes, routers)
     axes.margins(x=0.2)
     axes.set_xlim(left=0)
     axes.set_xlabel("time / dense time")
+
+
+def _annotate(axes: Axes, text: str, end: tuple[float, float], by: Any, **align: Any) -> None:
+    axes.annotate(text, end, by, textcoords="offset points", fontsize=7, **align)
+
+
+SCALING_CAPTION = (
+    "Median time of a forward pass, and of a forward and backward pass, of a layer; and the bytes "
+    "of its weights and of what a training pass keeps for its backward pass, its input too. Inputs "
+    "of {sizes}, a hidden width of {hidden}. One layer each (n = 1), on {machine}."
+)
+PANELS = (
+    ("forward", ("forward_ms",), "s"),
+    ("forward + backward", ("train_ms",), "s"),
+    ("weights + kept for backward", ("parameter_bytes", "kept_bytes"), "B"),
+)
+"""By heading: what is added up, and its unit."""
+Points = dict[int, Timing]
+"""The timing of a layer by its number of experts."""
+
+
+@as_figures_at("scaling_experts", "Cost by number of experts", "throughput")
+def draw_scaling(study: StudyData) -> Iterator[tuple[str, Sketch]]:
+    """Draw one figure for each machine and size of the inputs."""
+    by_setting: dict[Setting, dict[str, Points]] = defaultdict(lambda: defaultdict(dict))
+    for timing in timings(study):
+        if timing.setting.scope == "layer":
+            alike = replace(timing.setting, shape="", num_experts=0)
+            by_setting[alike][_named(timing)][timing.setting.num_experts] = timing
+    scaled = {setting: lines for setting, by in by_setting.items() if (lines := _several(by))}
+    if not scaled:
+        why = "no layer was timed with several numbers of experts (suite throughput)"
+        raise Lacking(why, fine=True)
+    for setting, lines in scaled.items():
+        sizes = f"{setting.batch} × {setting.tokens} × {setting.dim}"
+        place = " ".join([setting.machine, sizes]) if len(scaled) > 1 else ""
+        drawn = [timing for points in lines.values() for timing in points.values()]
+        disturbed = any(_is_disturbed(timing, names) for timing in drawn for _, names, _ in PANELS)
+        caption = SCALING_CAPTION.format(
+            sizes=sizes, hidden=setting.hidden, machine=setting.machine
+        )
+        entries = dict.fromkeys(t.entry for t in timings(study) if _named(t) in lines)
+        yield place, (_noted(caption, disturbed), _scaling(lines), entries)
+
+
+def _named(timing: Timing) -> str:
+    """Router and condition, but for the number of experts."""
+    return f"{timing.entry.router} {without_number(timing.entry.condition)}".strip()
+
+
+def _several(by_system: dict[str, Points]) -> dict[str, Points]:
+    """Return those timed with more than one number of experts."""
+    return {name: points for name, points in by_system.items() if len(points) > 1}
+
+
+def _is_disturbed(timing: Timing, names: Iterable[str]) -> bool:
+    return any(timing.is_disturbed(name) for name in names)
+
+
+def _scaling(lines: dict[str, Points]) -> Figure:
+    styles = router_styles(lines)
+    numbers = sorted({number for points in lines.values() for number in points})
+    figure, panes = panels(3, 3, PAGE, 2.2 + 0.15 * len(lines))
+    for axes, (heading, names, unit) in zip(panes, PANELS, strict=True):
+        scale = 1e-3 if unit == "s" else 1.0
+        for system, points in lines.items():
+            known = {
+                number: scale * sum(timing.values[name] for name in names)
+                for number, timing in sorted(points.items())
+                if timing.values.keys() >= set(names)
+            }
+            axes.plot(list(known), list(known.values()), **styles[system].line)
+            for number, value in known.items():
+                if _is_disturbed(points[number], names):
+                    _annotate(axes, DISTURBED, (number, value), (2, 2))
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(numbers))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(EngFormatter(unit, sep=" "))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("experts")
+        axes.grid()
+        axes.set_title(heading)
+    router_legend(figure, styles, 1)
+    return figure

@@ -21,47 +21,45 @@ from report.comparisons import (
 )
 from report.conditions import Entry
 from report.study import StudyData
-from report.table import MISSING, SEVERAL, Absent, Cell, Column, Row, Table, assemble, words
+from report.table import MISSING, SEVERAL, Cell, Column, Lacking, Row, number, text_columns, words
+from report.topics.make import Contents, as_table
 from results.conditions import Condition
 from results.statistics import ALPHA, seeds_needed
 from results.text import counted
 
 COLUMNS = (
-    Column("router", "router", words=True),
-    Column("condition", "condition", words=True),
-    Column("reference", "reference", words=True),
-    Column("n", "pairs", words=True),
+    *text_columns("router", "condition", "reference", n="pairs"),
     Column("difference", "difference in top-1", "points", scale=100),
     Column("p", "p", digits=3, p_value=True),
     Column("p_holm", "p (Holm)", digits=3, p_value=True),
     Column("effect_size", "d_z"),
     Column("superiority", "superiority"),
     Column("correlation", "correlation"),
-    Column("verdict", "verdict", words=True),
+    *text_columns("verdict"),
 )
 
 
-def to_nulls(study: StudyData) -> Table | Absent:
+@as_table("differences_nulls", "Paired differences to the nulls", "accuracy")
+def to_nulls(study: StudyData) -> Contents:
     """Compare each router with the nulls that it has to beat."""
-    name, title = "differences_nulls", "Paired differences to the nulls"
     compared = against_nulls(study)
     if not compared:
-        return Absent(name, title, "the study has no router and null to compare")
-    return _table(name, title, study, compared, _sentence_on_missing(study))
+        raise Lacking("the study has no router and null to compare")
+    return _contents(study, compared, _sentence_on_missing(study))
 
 
-def to_best(study: StudyData) -> Table | Absent:
+@as_table("differences_best", "Paired differences to the best router", "accuracy")
+def to_best(study: StudyData) -> Contents:
     """Compare each other router with the best."""
-    name, title = "differences_best", "Paired differences to the best router"
     compared = against_best(study)
     if not compared:
-        return Absent(name, title, "there is no second router to compare")
+        raise Lacking("there is no second router to compare")
     note = (
         "The reference was chosen after seeing the results, which flatters it: the correction over "
         "all pairs of routers keeps the error rate of the tests, but the differences and intervals "
         "still lean towards it."
     )
-    return _table(name, title, study, compared, note)
+    return _contents(study, compared, note)
 
 
 def sentence_on_n(compared: Sequence[Comparison]) -> str:
@@ -76,34 +74,41 @@ def sentence_on_n(compared: Sequence[Comparison]) -> str:
     return f"With {n}, these intervals are ± {100 * median(halves):.2f} points (median){few}."
 
 
-def _table(
-    name: str, title: str, study: StudyData, compared: Sequence[Comparison], note: str
-) -> Table:
-    said = (_caption(study, compared), sentence_on_analyses(study), note, sentence_on_n(compared))
-    caption = " ".join(filter(None, said))
-    return assemble(name, title, caption, COLUMNS, [_row(study, c) for c in compared])
+def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Contents:
+    sentences = (_caption(study, compared), sentence_on_analyses(study), note)
+    caption = " ".join(filter(None, (*sentences, sentence_on_n(compared))))
+    rows = []
+    for c in compared:
+        p_value, correlation = (
+            (c.difference.p_value, c.difference.correlation) if c.difference else (None, None)
+        )
+        values = (p_value, c.adjusted, c.effect_size, c.superiority, correlation)
+        rows.append(_row(c, [_difference_cell(study, c), *_numbers(study, c, *values)]))
+    return caption, COLUMNS, rows
 
 
-def _row(study: StudyData, comparison: Comparison) -> Row:
-    difference, trials = comparison.difference, comparison.trials(study)
-    n = difference.n if difference else 0
+def _row(comparison: Comparison, cells: Sequence[Cell]) -> Row:
+    """Make a row of the two that are compared, and the verdict."""
+    n = comparison.difference.n if comparison.difference else 0
     names = comparison.entry.router, comparison.condition.label, comparison.reference.router, str(n)
+    whole = (*map(words, names), *cells, words(comparison.verdict))
+    return Row(whole, n, comparison.entry, (comparison.condition,))
+
+
+def _difference_cell(study: StudyData, comparison: Comparison) -> Cell:
+    difference = comparison.difference
     if difference is None:
-        numbers = [words(MISSING)] * 6
-    else:
-        numbers = [Cell(difference.mean, difference.low, difference.high, n, trials=trials)]
-        numbers += [
-            words(MISSING) if value is None else Cell(value, n=n, trials=trials)
-            for value in (
-                difference.p_value,
-                comparison.adjusted,
-                comparison.effect_size,
-                comparison.superiority,
-                difference.correlation,
-            )
-        ]
-    cells = (*map(words, names), *numbers, words(comparison.verdict))
-    return Row(cells, n, comparison.entry, (comparison.condition,))
+        return words(MISSING)
+    ends = difference.low, difference.high
+    return Cell(difference.mean, *ends, difference.n, trials=comparison.trials(study))
+
+
+def _numbers(study: StudyData, comparison: Comparison, *values: float | None) -> list[Cell]:
+    """Show numbers of a comparison; none where it has no seed in common."""
+    if comparison.difference is None:
+        return [words(MISSING) for _ in values]
+    n, trials = comparison.difference.n, comparison.trials(study)
+    return [number(value, n, trials) for value in values]
 
 
 def _small(study: StudyData) -> str:
@@ -168,48 +173,45 @@ def _null_cell(study: StudyData, compared: Sequence[Comparison], entry: Entry) -
         return words(SEVERAL)
     if not compared or compared[0].difference is None:
         return words("" if study.is_baseline(entry.router) else MISSING)
-    (comparison,), difference = compared, compared[0].difference
-    ends = difference.low, difference.high
-    return Cell(difference.mean, *ends, difference.n, trials=comparison.trials(study))
+    return _difference_cell(study, compared[0])
 
 
-SEEDS, SEEDS_TITLE = "seeds", "Seeds that would resolve a gap"
 MANY = 1000
 """More seeds than anybody trains are not counted out."""
 
 SEED_COLUMNS = (
-    Column("router", "router", words=True),
-    Column("condition", "condition", words=True),
-    Column("reference", "the next below", words=True),
-    Column("n", "pairs", words=True),
+    *text_columns("router", "condition", reference="the next below", n="pairs"),
     Column("gap", "gap in top-1", "points", scale=100),
     Column("deviation", "SD of differences", "points", scale=100),
-    Column("alone", "seeds, one test", words=True),
-    Column("family", "seeds, corrected", words=True),
-    Column("verdict", "verdict", words=True),
-)
-SEEDS_CAPTION = (
-    "Routers by mean top-1, each with the next below it. The number of seeds at which a two-sided "
-    "paired t test finds a gap of this size with a probability of 80 %, were the observed mean and "
-    f"standard deviation of the paired differences the true ones: of one test at {ALPHA}, and at "
-    f"{ALPHA} over the number of tests of the family{{analyses}}, with which Holm's correction "
-    "begins. Of few pairs the deviation is itself uncertain, and so is the number."
+    *text_columns(alone="seeds, one test", family="seeds, corrected", verdict="verdict"),
 )
 
 
-def seeds_table(study: StudyData) -> Table | Absent:
+@as_table("seeds", "Seeds that would resolve a gap", "accuracy")
+def seeds_table(study: StudyData) -> Contents:
     """Make a row for each two neighbours under each condition."""
     compared = [c for condition in study.conditions for c in neighbours(study, condition)]
     if not any(len(c.seeds) > 1 for c in compared):
-        return Absent(SEEDS, SEEDS_TITLE, "no two routers have two seeds in common")
+        raise Lacking("no two routers have two seeds in common")
+    rows = []
+    for comparison in compared:
+        difference, seeds = comparison.difference, len(comparison.seeds)
+        deviation = float(np.std(comparison.differences, ddof=1)) if seeds > 1 else None
+        tests = (1, max(comparison.family, 1) * study.planned_analyses)
+        counts = [_number_of_seeds(comparison, ALPHA / number) for number in tests]
+        cells = _numbers(study, comparison, difference.mean if difference else None, deviation)
+        cells += [words(count, trials=comparison.trials(study)) for count in counts]
+        rows.append(_row(comparison, cells))
     analyses = "" if study.planned_analyses == 1 else f" and {study.planned_analyses} looks"
-    return assemble(
-        SEEDS,
-        SEEDS_TITLE,
-        SEEDS_CAPTION.format(analyses=analyses),
-        SEED_COLUMNS,
-        [_seed_row(study, c) for c in compared],
+    caption = (
+        "Routers by mean top-1, each with the next below it. The number of seeds at which a "
+        "two-sided paired t test finds a gap of this size with a probability of 80 %, were the "
+        "observed mean and standard deviation of the paired differences the true ones: of one test "
+        f"at {ALPHA}, and at {ALPHA} over the number of tests of the family{analyses}, with which "
+        "Holm's correction begins. Of few pairs the deviation is itself uncertain, and so is the "
+        "number."
     )
+    return caption, SEED_COLUMNS, rows
 
 
 def neighbours(study: StudyData, condition: Condition) -> list[Comparison]:
@@ -222,24 +224,6 @@ def neighbours(study: StudyData, condition: Condition) -> list[Comparison]:
         by_pair[pair] if pair in by_pair else by_pair[pair[::-1]].turned()
         for pair in pairwise(ordered)
     ]
-
-
-def _seed_row(study: StudyData, comparison: Comparison) -> Row:
-    difference, trials = comparison.difference, comparison.trials(study)
-    n = difference.n if difference else 0
-    names = comparison.entry.router, comparison.condition.label, comparison.reference.router, str(n)
-    deviation = float(np.std(comparison.differences, ddof=1)) if n > 1 else None
-    numbers = [
-        words(MISSING) if value is None else Cell(value, n=n, trials=trials)
-        for value in (difference.mean if difference else None, deviation)
-    ]
-    corrected = max(comparison.family, 1) * study.planned_analyses
-    counts = [
-        words(_number_of_seeds(comparison, ALPHA / tests), trials=trials)
-        for tests in (1, corrected)
-    ]
-    cells = (*map(words, names), *numbers, *counts, words(comparison.verdict))
-    return Row(cells, n, comparison.entry, (comparison.condition,))
 
 
 def _number_of_seeds(comparison: Comparison, alpha: float) -> str:

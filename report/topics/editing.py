@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from report.cells import INTERVALS, LEAD, lead, measured, metric_cell, why_unmeasured, why_without
+from report.cells import INTERVALS, LEAD, measured_by, metric_cell, metric_row, why_without
 from report.conditions import Entry
 from report.study import StudyData
-from report.style import FAINT, INK, PAGE, PAPER, Drawing, RouterStyle, folded, panels, style
-from report.table import Absent, Column, Row, Table, assemble, title
+from report.style import FAINT, INK, PAGE, PAPER, RouterStyle, folded, panels
+from report.table import Column, Lacking, title
+from report.topics.make import Contents, Sketch, as_figure, as_table
 
-NAME, TITLE = "editing", "Fairness before and after editing experts"
 PAIRED = (
     Column("subgroup_accuracy_min", "worst subgroup", "%", "higher", 100, 1),
     Column("subgroup_accuracy_mean", "mean subgroup", "%", "higher", 100, 1),
@@ -24,7 +22,8 @@ PAIRED = (
     Column("opportunity_gap", "opportunity gap", "points", "lower", 100, 1),
     Column("editing_top1", "top-1", "%", "higher", 100, 1),
 )
-EDITS = ("before", "after")
+OFFSETS = {"before": -0.14, "after": 0.14}
+"""How far from the middle of its row each edit is drawn."""
 EDITED = Column("edited_experts", "experts edited", digits=1)
 CAPTION = (
     "On the test split, before the experts' combine weights were changed and after it. "
@@ -36,46 +35,59 @@ CAPTION = (
 )
 
 
-def table(study: StudyData) -> Table | Absent:
+@as_table("editing", "Fairness before and after editing experts", "editing")
+def table(study: StudyData) -> Contents:
     """Make a row for each router and condition."""
-    entries = measured(study, "editing")
-    if not entries:
-        return Absent(NAME, TITLE, why_unmeasured(study, "editing"))
     columns = [
         replace(column, key=f"{column.key}_{edit}", label=f"{column.label} {edit}")
         for column in PAIRED
-        for edit in EDITS
+        for edit in OFFSETS
     ]
     rows = []
-    for entry in entries:
-        n = len(study.final("editing_top1", entry, edit="before"))
+    for entry in measured_by(study, "editing"):
         cells = [
-            metric_cell(study, column.key, entry, edit=edit) for column in PAIRED for edit in EDITS
+            metric_cell(study, column.key, entry, edit=edit)
+            for column in PAIRED
+            for edit in OFFSETS
         ]
-        cells.append(metric_cell(study, EDITED.key, entry))
-        rows.append(Row((*lead(study, entry, n), *cells), n, entry))
-    return assemble(NAME, TITLE, CAPTION, (*LEAD, *columns, EDITED), rows)
+        rows.append(metric_row(study, entry, [*cells, metric_cell(study, EDITED.key, entry)]))
+    return CAPTION, (*LEAD, *columns, EDITED), rows
 
 
-FIGURE, FIGURE_TITLE = "editing", "Subgroups before and after editing experts"
 FIGURE_CAPTION = (
     "Accuracy on the test split of each subgroup, of class and protected attribute: before "
     "(hollow) and after (filled) the experts' combine weights were changed, as was chosen on the "
     "validation split. Large markers: means over the n seeds, joined by a line; small dots: the "
     "seeds. A model without MoE layers has a before alone."
 )
-OFFSETS = {"before": -0.14, "after": 0.14}
-"""How far from the middle of its row each is drawn."""
 
 
-def draw(study: StudyData) -> Iterator[Drawing | Absent]:
+@as_figure("editing", "Subgroups before and after editing experts", "editing")
+def draw(study: StudyData) -> Sketch:
     """Draw one figure, a panel for each router, and each condition where it has several."""
     by_entry = {entry: accuracies(study, entry) for entry in study.entries}
     shown = {entry: edits for entry, edits in by_entry.items() if edits}
     if not shown:
-        yield Absent(FIGURE, FIGURE_TITLE, why_without(study, "editing", "accuracies of subgroups"))
-        return
-    yield Drawing(FIGURE, FIGURE_TITLE, FIGURE_CAPTION, _figure(study, shown), tuple(shown))
+        raise Lacking(why_without(study, "editing", "accuracies of subgroups"))
+    subgroups = study.array("subgroup_names", next(iter(shown)))[0].values.ravel()
+    names = [folded(str(name)) for name in subgroups]
+    row = 0.12 + 0.12 * max(name.count("\n") + 1 for name in names)
+    figure, axes = panels(len(shown), 4, PAGE, 0.6 + row * len(names), sharex=True, sharey=True)
+    for (entry, edits), place in zip(shown.items(), axes, strict=True):
+        _panel(place, edits, study.styles[entry.router])
+        several = sum(other.router == entry.router for other in shown) > 1
+        name = f"{entry.router} (n={len(edits['before'])})"
+        place.set_title(folded(title(name, entry.condition if several else "")))
+    axes[0].set_yticks(range(len(names)), names)
+    axes[0].set_ylim(len(names) - 0.5, -0.5)
+    axes[0].set_xlim(-4, 104)
+    figure.supxlabel("accuracy (%)", fontsize=7.5)
+    handles = [
+        Line2D([], [], linestyle="none", marker="o", color=INK, mfc=fill, label=edit)
+        for edit, fill in zip(OFFSETS, (PAPER, INK), strict=True)
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(OFFSETS))
+    return FIGURE_CAPTION, figure, shown
 
 
 def accuracies(study: StudyData, entry: Entry) -> dict[str, np.ndarray]:
@@ -88,25 +100,6 @@ def accuracies(study: StudyData, entry: Entry) -> dict[str, np.ndarray]:
     return by_edit
 
 
-def _figure(study: StudyData, shown: dict[Entry, dict[str, np.ndarray]]) -> Figure:
-    subgroups = study.array("subgroup_names", next(iter(shown)))[0].values.ravel()
-    names = [folded(str(name)) for name in subgroups]
-    row = 0.12 + 0.12 * max(name.count("\n") + 1 for name in names)
-    with style():
-        figure, axes = panels(len(shown), 4, PAGE, 0.6 + row * len(names), sharex=True, sharey=True)
-        for (entry, edits), place in zip(shown.items(), axes, strict=True):
-            _panel(place, edits, study.styles[entry.router])
-            several = sum(other.router == entry.router for other in shown) > 1
-            name = f"{entry.router} (n={len(edits['before'])})"
-            place.set_title(folded(title(name, entry.condition if several else "")))
-        axes[0].set_yticks(range(len(names)), names)
-        axes[0].set_ylim(len(names) - 0.5, -0.5)
-        axes[0].set_xlim(-4, 104)
-        figure.supxlabel("accuracy (%)", fontsize=7.5)
-        figure.legend(handles=_key(), loc="outside upper right", ncols=len(OFFSETS))
-    return figure
-
-
 def _panel(axes: Axes, edits: dict[str, np.ndarray], style: RouterStyle) -> None:
     rows = np.arange(edits["before"].shape[1])
     means = {edit: values.mean(0) for edit, values in edits.items()}
@@ -117,32 +110,7 @@ def _panel(axes: Axes, edits: dict[str, np.ndarray], style: RouterStyle) -> None
         level = rows + OFFSETS[edit]
         if len(values) > 1:
             axes.scatter(values, np.tile(level, (len(values), 1)), s=4, color=style.colour, lw=0)
-        hollow = edit == "before"
-        axes.plot(
-            means[edit],
-            level,
-            linestyle="none",
-            marker=style.marker,
-            markersize=5,
-            color=style.colour,
-            mfc=PAPER if hollow else style.colour,
-            mec=style.colour if hollow else PAPER,
-            mew=0.9 if hollow else 0.5,
-        )
+        hollow = {"mfc": PAPER, "mec": style.colour, "mew": 0.9} if edit == "before" else {}
+        axes.plot(means[edit], level, **(style.point | hollow), linestyle="none", markersize=5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
-
-
-def _key() -> list[Line2D]:
-    return [
-        Line2D(
-            [],
-            [],
-            linestyle="none",
-            marker="o",
-            color=INK,
-            mfc=PAPER if edit == "before" else INK,
-            label=edit,
-        )
-        for edit in OFFSETS
-    ]

@@ -1,22 +1,122 @@
-"""H_s against H_u: how decided a router is, against how evenly it uses its experts."""
+"""How decided a router is, how evenly it uses its experts, and what its choice says of classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from math import log2
+from typing import Any
 
+import pandas as pd
 from matplotlib.axes import Axes
 
 from report.axes import CUT, halves, mark_cut
-from report.cells import why_without
+from report.cells import (
+    INTERVALS,
+    LEAD,
+    mean_cell,
+    measured_by,
+    metric_cell,
+    metric_row,
+    why_without,
+)
 from report.conditions import Entry
 from report.study import StudyData
-from report.style import FAINT, GRID, PAGE, PAPER, Drawing, panels, router_legend, style
-from report.table import Absent, number_of_runs
+from report.style import FAINT, GRID, PAGE, panels, router_legend
+from report.table import (
+    MISSING,
+    Cell,
+    Column,
+    Lacking,
+    number_of_runs,
+    summary,
+    text_columns,
+    words,
+)
+from report.topics.make import Contents, Sketch, as_figures, as_table
+from results.conditions import Condition
 from results.statistics import mean_interval
 
-FIGURE, FIGURE_TITLE = "entropy", "How decided, how even: H_s against H_u"
-FIGURE_CAPTION = (
+COLUMNS = (
+    ("H_s", "soft", Column("H_s", "H_s", "bit")),
+    ("H_u", "soft", Column("H_u", "H_u", "bit")),
+    ("H_u", "hard", Column("H_u_hard", "H_u hard", "bit")),
+    ("MI_label", "soft", Column("MI_label", "I(E;Y)", "bit", digits=3)),
+    ("MI_label_corrected", "soft", Column("MI_label_corrected", "I(E;Y) corr.", "bit", digits=3)),
+    ("MI_label_normalised", "soft", Column("MI_label_normalised", "I(E;Y) norm.", digits=3)),
+    ("MI_label_normalised", "hard", Column("MI_label_normalised_hard", "norm., hard", digits=3)),
+    ("MI_prediction_corrected", "soft", Column("MI_prediction", "I(E;Ŷ) corr.", "bit", digits=3)),
+)
+
+
+@as_table("entropy", "Entropy and mutual information", "entropy")
+def table(study: StudyData) -> Contents:
+    """Make two rows for each router and condition: what the router wanted, and what it did."""
+    rows = []
+    for entry in measured_by(study, "entropy"):
+        for of, label in (("gates", "gates (wanted)"), ("combine", "combine weights (done)")):
+            cells = [metric_cell(study, name, entry, of=of, kind=kind) for name, kind, _ in COLUMNS]
+            rows.append(metric_row(study, entry, cells, label))
+    caption = (
+        f"Over the tokens of the test split, mean over the MoE layers. {INTERVALS} "
+        "H_s: mean entropy of a token's distribution over experts (0: decided); H_u: entropy of "
+        "the mean distribution (log2 E: even use); I(E;Y): mutual information of expert and class, "
+        "corrected by its mean over permutations, normalised by min(H(E), H(Y)); Ŷ: the predicted "
+        "class. hard: by the largest weight alone. No direction is better."
+    )
+    return caption, (*LEAD, *text_columns("of"), *(column for *_, column in COLUMNS)), rows
+
+
+GATES = {"of": "gates", "kind": "soft"}
+BEST_AND_MEAN: tuple[tuple[str, dict[str, Any], Column], ...] = (
+    ("top1", {}, Column("error", "error", "%", "lower", 100, 1)),
+    ("MI_prediction", GATES, Column("MI_prediction", "I(E;Ŷ)", "bit", digits=2)),
+    ("H_s", GATES, Column("H_s", "H_s", "bit", digits=3)),
+    ("H_u", GATES, Column("H_u", "H_u", "bit", digits=2)),
+)
+
+
+@as_table("best_and_mean", "Best run and mean: error and expert use", "accuracy", "entropy")
+def table_of_best(study: StudyData) -> Contents:
+    """Make a row for each router and condition that has several seeds."""
+    rows = []
+    for entry in measured_by(study, "entropy"):
+        chosen = best_seed(study, entry)
+        values = [study.final(metric, entry, **where) for metric, where, _ in BEST_AND_MEAN]
+        values[0] = 1 - values[0]  # the error
+        best = [_of_seed(study, entry, by_seed, chosen) for by_seed in values]
+        mean = [mean_cell(study, entry, by_seed) for by_seed in values]
+        rows.append(metric_row(study, entry, [*best, *mean], n=max(map(len, values))))
+    if all((row.n or 0) < 2 for row in rows):
+        raise Lacking("one seed is its own best: ask for --seeds 2 or more")
+    columns = [
+        replace(column, key=f"{column.key}_{which}", label=f"{which} {column.label}", n=n)
+        for which, n in (("best", 1), ("mean", None))
+        for *_, column in BEST_AND_MEAN
+    ]
+    caption = (
+        "Best: the one run of the highest last accuracy on the validation split (n = 1); it says "
+        f"what luck can reach, and compares nothing. {INTERVALS} Error: share of the test split "
+        "that is answered wrongly. I(E;Ŷ): mutual information of the expert (by the gates) with "
+        "the predicted class, not corrected for its bias; H_s: mean entropy of the gates; H_u: "
+        "entropy of the mean gates. Means over the MoE layers."
+    )
+    return caption, (*LEAD, *columns), rows
+
+
+def best_seed(study: StudyData, entry: Entry) -> int | None:
+    """Find the seed of the highest last accuracy on the validation split; the first of several."""
+    rows = study.rows("val_top1", entry).sort_values(["step", "seed"])
+    last = rows.drop_duplicates("seed", keep="last").sort_values("seed")
+    return None if last.empty else int(last.loc[last["value"].idxmax(), "seed"])
+
+
+def _of_seed(study: StudyData, entry: Entry, values: pd.Series, seed: int | None) -> Cell:
+    if seed is None or seed not in values.index:
+        return words(MISSING)
+    return summary([values[seed]], trials=study.behind(entry, [seed]))
+
+
+CAPTION = (
     "Entropies over the test split, in bits, mean over the MoE layers. H_s: mean entropy of a "
     "token's distribution over experts; 0 is decided. H_u: entropy of the mean distribution; log2 "
     "E (dashed) is even use. H_s cannot exceed H_u (grey). Large marker: mean over the seeds "
@@ -25,23 +125,24 @@ FIGURE_CAPTION = (
 OF = {"gates": "gates: what the router wanted", "combine": "combine weights: what it did"}
 
 
-def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-    """Draw one figure for each condition, a panel for the gates and one for the combine weights."""
-    for name, heading, condition in study.by_condition(FIGURE, FIGURE_TITLE):
-        entries = [e for e in study.under(condition) if len(study.final("H_s", e, of="gates"))]
-        if not entries:
-            yield Absent(name, heading, why_without(study, "entropy", "entropies"))
-            continue
-        with style():
-            figure, axes = panels(len(OF), 2, PAGE, 2.0 + 0.07 * len(entries))
-            lowest, top = _range(study, entries)
-            for (of, label), place in zip(OF.items(), axes, strict=True):
-                place.set_title(label)
-                _panel(place, study, entries, of, lowest, top)
-            styles = {entry.router: study.styles[entry.router] for entry in entries}
-            router_legend(figure, styles, 3, linestyle="none")
-        counts = number_of_runs({e.router: len(study.final("H_s", e, of="gates")) for e in entries})
-        yield Drawing(name, heading, FIGURE_CAPTION.format(counts=counts), figure, tuple(entries))
+@as_figures("entropy", "How decided, how even: H_s against H_u", "entropy")
+def draw(study: StudyData, condition: Condition) -> Sketch:
+    """Draw a panel for the gates and one for the combine weights."""
+    entries = [e for e in study.under(condition) if len(study.final("H_s", e, of="gates"))]
+    if not entries:
+        raise Lacking(why_without(study, "entropy", "entropies"))
+    means = [study.final("H_u", e, of=of, kind="soft").mean() for e in entries for of in OF]
+    lowest = min(mean for mean in means if mean == mean)
+    rows = study.trials[study.trials["router"].isin([entry.router for entry in entries])]
+    top = log2(max(int(rows["num_experts"].max()), 2))
+    figure, axes = panels(len(OF), 2, PAGE, 2.0 + 0.07 * len(entries))
+    for (of, label), place in zip(OF.items(), axes, strict=True):
+        place.set_title(label)
+        _panel(place, study, entries, of, lowest, top)
+    styles = {entry.router: study.styles[entry.router] for entry in entries}
+    router_legend(figure, styles, 3, linestyle="none")
+    counts = number_of_runs({e.router: len(study.final("H_s", e, of="gates")) for e in entries})
+    return CAPTION.format(counts=counts), figure, entries
 
 
 def _panel(
@@ -62,29 +163,11 @@ def _panel(
             continue
         h_s, h_u = mean_interval(list(across)), mean_interval(list(up))
         axes.scatter(across, up, s=5, color=style.colour, lw=0)
-        axes.errorbar(
-            [h_s.mean],
-            [h_u.mean],
-            xerr=halves(h_s, across_ends),
-            yerr=halves(h_u, up_ends),
-            color=style.colour,
-            marker=style.marker,
-            markersize=6,
-            mec=PAPER,
-            mew=0.5,
-            elinewidth=0.9,
-        )
+        bars: dict[str, Any] = {"xerr": halves(h_s, across_ends), "yerr": halves(h_u, up_ends)}
+        axes.errorbar([h_s.mean], [h_u.mean], **bars, **style.point, markersize=6, elinewidth=0.9)
         mark_cut(axes, h_s, across_ends, h_u.mean, style.colour)
         mark_cut(axes, h_u, up_ends, h_s.mean, style.colour, upright=True)
     axes.set_xlim(*across_ends)
     axes.set_ylim(*up_ends)
     axes.set_xlabel("$H_s$ (bit); lower: more decided", parse_math=True)
     axes.set_ylabel("$H_u$ (bit); higher: more even", parse_math=True)
-
-
-def _range(study: StudyData, entries: list[Entry]) -> tuple[float, float]:
-    """Return the lowest mean H_u of any router, and log2 E."""
-    means = [study.final("H_u", e, of=of, kind="soft").mean() for e in entries for of in OF]
-    rows = study.trials[study.trials["router"].isin([entry.router for entry in entries])]
-    experts = int(rows["num_experts"].max())
-    return min(mean for mean in means if mean == mean), log2(max(experts, 2))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import repeat
 from typing import Any
 
 import pandas as pd
 
 from report.conditions import Entry, closest_layer, router_of
+from report.contents import FIGURES, TABLES
 from report.study import StudyData
 from report.style import Drawing
 from report.table import OLDER, Absent, Cell, Column, Row, Table
@@ -19,118 +20,69 @@ from report.timings import machine_names
 from report.topics import generic
 from results.versions import sentence
 
-NO_CARD = "The database has no card of this router."
+Card = dict[str, Any]
+"""What the page shows of a router, a machine or a version of the code, by name."""
 
 
-@dataclass(frozen=True)
-class Hyper:
-    """A hyper-parameter of a router: what it is, and the values that the study gave it."""
+def router_cards(study: StudyData) -> list[Card]:
+    """Return a card for each router of the study, in its order: what a reader should know of it.
 
-    name: str
-    meaning: str
-    default: str
-    used: str
-
-
-@dataclass(frozen=True)
-class RouterCard:
-    """What a reader should know of a router."""
-
-    name: str
-    family: str
-    summary: str
-    text: str
-    source: str
-    bibtex: str
-    hyper: tuple[Hyper, ...]
-
-
-@dataclass(frozen=True)
-class MachineCard:
-    """A machine, and how many trials and measurements it made."""
-
-    name: str
-    hardware: str
-    threads: str
-    trials: int
-    measurements: int
+    `hyper` are its hyper-parameters, with the values that the study gave them.
+    """
+    rows = study.components[study.components["kind"] == "router"].set_index("name")
+    known = rows[["family", "summary", "text", "source", "bibtex", "hyper"]].to_dict("index")
+    cards = []
+    for name in dict.fromkeys(map(router_of, study.routers)):
+        unknown = {"summary": "The database has no card of this router.", "hyper": []}
+        card = {"text": "", **known.get(name, unknown)}
+        optional = {key: card.get(key) or "" for key in ("family", "source", "bibtex")}
+        used = _values_used(study, name)
+        hyper = [
+            {
+                "name": parameter["name"],
+                "meaning": parameter.get("meaning", ""),
+                "default": json.dumps(parameter.get("default")),
+                "used": ", ".join(used.get(parameter["name"], [])),
+            }
+            for parameter in card["hyper"]
+        ]
+        cards.append(card | optional | {"name": name, "hyper": hyper})
+    return cards
 
 
-@dataclass(frozen=True)
-class CodeCard:
-    """A version of the code; `changed` where it was not just the commit."""
-
-    commit: str
-    changed: bool
-    python: str
-    libraries: dict[str, str]
-
-
-def router_cards(study: StudyData) -> list[RouterCard]:
-    """Return a card for each router of the study, in its order."""
-    cards = study.components[study.components["kind"] == "router"].set_index("name")
-    names = dict.fromkeys(map(router_of, study.routers))
-    return [_router_card(study, name, cards) for name in names]
-
-
-def machines(study: StudyData) -> list[MachineCard]:
-    """Return every machine that made a number of this study."""
+def machines(study: StudyData) -> list[Card]:
+    """Return every machine that made a number of this study, and how many it made."""
     names = machine_names(study)
     both = pd.concat([study.trials, study.measurements]).dropna(subset=["machine"])
     return [
-        MachineCard(
-            name=names[row.machine],
-            hardware=", ".join(filter(None, (row.processor, row.gpu, row.driver))),
-            threads=str(row.threads),
-            trials=int((study.trials["machine"] == row.machine).sum()),
-            measurements=int((study.measurements["machine"] == row.machine).sum()),
-        )
+        {
+            "name": names[row.machine],
+            "hardware": ", ".join(filter(None, (row.processor, row.gpu, row.driver))),
+            "threads": str(row.threads),
+            "trials": int((study.trials["machine"] == row.machine).sum()),
+            "measurements": int((study.measurements["machine"] == row.machine).sum()),
+        }
         for row in both.drop_duplicates("machine").itertuples()
     ]
 
 
-def codes(study: StudyData) -> list[CodeCard]:
-    """Return every version of the code that made a number of this study."""
+def codes(study: StudyData) -> list[Card]:
+    """Return every version of the code that made a number; `changed` since its commit, or not."""
     both = pd.concat([study.trials, study.measurements]).dropna(subset=["code"])
     return [
-        CodeCard(
-            commit=str(row.code).partition("+")[0],
-            changed="+" in str(row.code),
-            python=str(row.python),
-            libraries=json.loads(str(row.libraries)),
-        )
+        {
+            "commit": str(row.code).partition("+")[0],
+            "changed": "+" in str(row.code),
+            "python": str(row.python),
+            "libraries": json.loads(str(row.libraries)),
+        }
         for row in both.drop_duplicates("code").itertuples()
     ]
 
 
-def bibtex(cards: list[RouterCard]) -> str:
+def bibtex(cards: Iterable[Card]) -> str:
     """Return the entries of all cards, each once."""
-    return "\n\n".join(dict.fromkeys(card.bibtex.strip() for card in cards if card.bibtex))
-
-
-def _router_card(study: StudyData, name: str, cards: pd.DataFrame) -> RouterCard:
-    if name not in cards.index:
-        return RouterCard(name, "", NO_CARD, "", "", "", ())
-    row: Any = cards.loc[name]
-    used = _values_used(study, name)
-    return RouterCard(
-        name=name,
-        family=row["family"] or "",
-        summary=row["summary"],
-        text=row["text"],
-        source=row["source"] or "",
-        bibtex=row["bibtex"] or "",
-        hyper=tuple(_hyper(parameter, used) for parameter in row["hyper"]),
-    )
-
-
-def _hyper(parameter: dict[str, Any], used: dict[str, list[str]]) -> Hyper:
-    return Hyper(
-        name=parameter["name"],
-        meaning=parameter.get("meaning", ""),
-        default=json.dumps(parameter.get("default")),
-        used=", ".join(used.get(parameter["name"], [])),
-    )
+    return "\n\n".join(dict.fromkeys(card["bibtex"].strip() for card in cards if card["bibtex"]))
 
 
 def _values_used(study: StudyData, router: str) -> dict[str, list[str]]:
@@ -144,30 +96,6 @@ def _values_used(study: StudyData, router: str) -> dict[str, list[str]]:
             if json.dumps(value) not in values:
                 values.append(json.dumps(value))
     return used
-
-
-SUITES = {
-    "main": ("accuracy", "throughput", "balance", "entropy"),
-    "differences_nulls": ("accuracy",),
-    "differences_best": ("accuracy",),
-    "seeds": ("accuracy",),
-    "ranks": ("accuracy",),
-    "rankings": ("accuracy",),
-    "spent": ("accuracy",),
-    "control": ("accuracy", "throughput"),
-    "budgets": ("accuracy",),
-    "critical_difference": ("accuracy",),
-    "best_and_mean": ("accuracy", "entropy"),
-    "balance_by_layer": ("balance",),
-    "training": ("accuracy",),
-    "overhead": ("throughput",),
-    "scaling_experts": ("throughput",),
-    "load": ("balance",),
-    "class_expert": ("entropy",),
-    "class_change": ("specialization",),
-    "expert_images": ("specialization",),
-}
-"""Whose numbers a table or figure shows, by its name; others are named as their suite is."""
 
 
 def aged_figure(part: Drawing | Absent, study: StudyData) -> Drawing | Absent:
@@ -232,6 +160,9 @@ def _changed(by_entry: dict[Entry, set[str]], entry: Entry, suite: str) -> set[s
     return by_entry.get(entry, set())
 
 
-def _suites(part: Table | Drawing, study: StudyData) -> Sequence[str]:
-    name, others = part.name.partition("--")[0], generic.measured_by(study)
-    return (*SUITES.get(name, ()), *others.get(name, ())) or (name,)
+def _suites(part: Table | Drawing, study: StudyData) -> tuple[str, ...]:
+    """Return whose numbers a table or figure shows."""
+    name = part.name.partition("--")[0]
+    makers = TABLES if isinstance(part, Table) else FIGURES
+    own = {maker.name: maker.suites for maker in makers}
+    return (*own.get(name, ()), *generic.measured_by(study).get(name, ()))

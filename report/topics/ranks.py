@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from itertools import chain
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from report.comparisons import METRIC
-from report.conditions import Entry
 from report.study import StudyData
-from report.style import FAINT, INK, PAGE, Drawing, blank, style
-from report.table import Absent, Cell, Column, Row, Table, assemble, words
+from report.style import FAINT, INK, PAGE, blank
+from report.table import Cell, Column, Lacking, Row, text_columns, words
+from report.topics.make import Contents, Sketch, as_figure, as_table
 from results.statistics import ALPHA
 from results.statistics.ranks import FEWEST_BLOCKS, FEWEST_SYSTEMS, Ranking, ranking
 
@@ -32,58 +31,51 @@ def standings(study: StudyData) -> pd.DataFrame:
     return pd.DataFrame(by_router, index=study.conditions).dropna(axis=1)
 
 
-def why_not(values: pd.DataFrame) -> str:
-    """Say why these have no ranking; "" where they have one."""
+def rank(study: StudyData) -> Ranking:
+    """Rank the systems over the conditions.
+
+    Raises:
+        Lacking: there is too little to rank, or nothing to tell apart.
+    """
+    values = standings(study)
     blocks, systems = values.shape
     if blocks < FEWEST_BLOCKS or systems < FEWEST_SYSTEMS:
-        return (
+        why = (
             f"Friedman's test over conditions needs at least {FEWEST_BLOCKS} of them and "
             f"{FEWEST_SYSTEMS} routers with results under each; here are {blocks} and {systems}"
         )
+        raise Lacking(why, fine=True)
     if (values.nunique(axis=1) == 1).all():
-        return "under each condition all routers reached the same accuracy"
-    return ""
+        raise Lacking("under each condition all routers reached the same accuracy", fine=True)
+    return ranking(values)
 
 
-NAME, TITLE = "ranks", "Average ranks over conditions"
-COLUMNS = (
-    Column("router", "router", words=True),
-    Column("rank", "average rank", better="lower"),
-    Column("apart", "differs from", words=True),
-)
-
-
-def table(study: StudyData) -> Table | Absent:
+@as_table("ranks", "Average ranks over conditions", "accuracy")
+def table(study: StudyData) -> Contents:
     """Make a row for each router that has results under every condition, the best rank first."""
-    values = standings(study)
-    if why := why_not(values):
-        return Absent(NAME, TITLE, why, fine=True)
-    ranks = ranking(values)
+    ranks = rank(study)
     rows = []
-    for name, rank in ranks.ranks.items():
+    for name, mean in ranks.ranks.items():
         entries = [study.entry(name, condition) for condition in study.conditions]
-        trials = tuple(t for entry in entries for t in _trials(study, entry))
+        seeds = [study.final(METRIC, entry).index for entry in entries]
+        trials = tuple(chain.from_iterable(map(study.behind, entries, seeds)))
         apart = [other for other in ranks.ranks.index if ranks.pairs.loc[name, other] < ALPHA]
         others = words(", ".join(apart) or "none", trials=trials)
-        average = Cell(rank, n=ranks.blocks, trials=trials)
+        average = Cell(mean, n=ranks.blocks, trials=trials)
         rows.append(Row((words(name), average, others), ranks.blocks, entries[0]))
-    return assemble(NAME, TITLE, _caption(ranks, study), COLUMNS, rows)
-
-
-def _trials(study: StudyData, entry: Entry | None) -> tuple[str, ...]:
-    return study.behind(entry, study.final(METRIC, entry).index)
-
-
-def _caption(ranks: Ranking, study: StudyData) -> str:
     out = [name for name in study.routers if name not in ranks.ranks.index]
-    left = (
-        f" Not ranked, for want of runs of their own under each: {', '.join(out)}." if out else ""
-    )
-    return (
+    left = f" Not ranked, for want of runs of their own under each: {', '.join(out)}."
+    caption = (
         f"Ranks by mean top-1 within each of {ranks.blocks} conditions, 1 is best, ties share "
-        f"theirs. {verdict(ranks)} Conditions that share a data "
-        f"set or seeds are not independent, so these p-values are lower than they should be.{left}"
+        f"theirs. {verdict(ranks)} Conditions that share a data set or seeds are not independent, "
+        f"so these p-values are lower than they should be.{left if out else ''}"
     )
+    columns = (
+        *text_columns("router"),
+        Column("rank", "average rank", better="lower"),
+        *text_columns(apart="differs from"),
+    )
+    return caption, columns, rows
 
 
 def verdict(ranks: Ranking) -> str:
@@ -100,51 +92,38 @@ def verdict(ranks: Ranking) -> str:
     )
 
 
-FIGURE, FIGURE_TITLE = "critical_difference", "Critical-difference diagram"
-FIGURE_CAPTION = (
-    "Average rank of each router over {blocks} conditions by mean top-1, the best on the left. A "
-    "grey bar joins routers that Nemenyi's test does not tell apart; CD: the critical difference. "
-    "{verdict}"
-)
-
-
-def draw(study: StudyData) -> Iterator[Drawing | Absent]:
+@as_figure("critical_difference", "Critical-difference diagram", "accuracy")
+def draw(study: StudyData) -> Sketch:
     """Draw one figure of all conditions."""
-    values = standings(study)
-    if why := why_not(values):
-        yield Absent(FIGURE, FIGURE_TITLE, why, fine=True)
-        return
-    ranks = ranking(values)
-    entries = [e for e in study.entries if e.router in ranks.ranks.index]
-    caption = FIGURE_CAPTION.format(blocks=ranks.blocks, verdict=verdict(ranks))
-    yield Drawing(FIGURE, FIGURE_TITLE, caption, _figure(ranks, study), tuple(entries))
-
-
-def _figure(ranks: Ranking, study: StudyData) -> Figure:
+    ranks = rank(study)
     # Slow to import, and few studies have conditions enough.
     from scikit_posthocs import critical_difference_diagram
 
-    with style():
-        figure = blank(PAGE, 1.0 + 0.16 * len(ranks.ranks))
-        axes = figure.subplots()
-        drawn = critical_difference_diagram(
-            ranks.ranks,
-            ranks.pairs,
-            ax=axes,
-            label_fmt_left="{label}  {rank:.2f}",
-            label_fmt_right="{rank:.2f}  {label}",
-            color_palette={name: study.styles[name].colour for name in ranks.ranks.index},
-            label_props={"fontsize": 7},
-            text_h_margin=0.04 * len(ranks.ranks),
-            crossbar_props={"color": FAINT, "linewidth": 2.4, "solid_capstyle": "butt"},
-            elbow_props={"linewidth": 0.8},
-            marker_props={"s": 14},
-        )
-        for label in drawn["labels"]:
-            label.set_color(INK)
-        axes.spines["top"].set_visible(True)
-        _scale(axes, ranks.critical_difference)
-    return figure
+    figure = blank(PAGE, 1.0 + 0.16 * len(ranks.ranks))
+    axes = figure.subplots()
+    drawn = critical_difference_diagram(
+        ranks.ranks,
+        ranks.pairs,
+        ax=axes,
+        label_fmt_left="{label}  {rank:.2f}",
+        label_fmt_right="{rank:.2f}  {label}",
+        color_palette={name: study.styles[name].colour for name in ranks.ranks.index},
+        label_props={"fontsize": 7},
+        text_h_margin=0.04 * len(ranks.ranks),
+        crossbar_props={"color": FAINT, "linewidth": 2.4, "solid_capstyle": "butt"},
+        elbow_props={"linewidth": 0.8},
+        marker_props={"s": 14},
+    )
+    for label in drawn["labels"]:
+        label.set_color(INK)
+    axes.spines["top"].set_visible(True)
+    _scale(axes, ranks.critical_difference)
+    caption = (
+        f"Average rank of each router over {ranks.blocks} conditions by mean top-1, the best on "
+        "the left. A grey bar joins routers that Nemenyi's test does not tell apart; CD: the "
+        f"critical difference. {verdict(ranks)}"
+    )
+    return caption, figure, [e for e in study.entries if e.router in ranks.ranks.index]
 
 
 def _scale(axes: Axes, difference: float) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -15,22 +15,21 @@ from report.cells import (
     BEST,
     INTERVALS,
     LEAD,
-    lead,
-    measured,
+    measured_by,
     metric_cell,
+    metric_row,
     stands_under,
-    why_unmeasured,
     why_without,
 )
-from report.conditions import Entry
+from report.conditions import ANY, Entry
 from report.glyphs import lacking
 from report.study import StudyData
-from report.style import PAGE, Drawing, colour_bar, folded, panels, style
-from report.table import Absent, Column, Row, Table, assemble
+from report.style import PAGE, Drawing, colour_bar, folded, panels
+from report.table import Absent, Column, Lacking, file_name, title
+from report.topics.make import Contents, FigureMaker, Sketch, as_figures, as_table
 from results import ArrayRecord
 from results.conditions import Condition
 
-NAME, TITLE = "specialization", "What classes lose without an expert"
 COLUMNS = (
     Column("polysemanticity", "polysemanticity", "", "lower", digits=3, ranked=True),
     Column("experts_with_effect", "with effect", "%", scale=100, digits=1),
@@ -41,16 +40,13 @@ COLUMNS = (
 )
 
 
-def table(study: StudyData) -> Table | Absent:
+@as_table("specialization", "What classes lose without an expert", "specialization")
+def table(study: StudyData) -> Contents:
     """Make a row for each router and condition: means over the MoE layers."""
-    entries = measured(study, "specialization")
-    if not entries:
-        return Absent(NAME, TITLE, why_unmeasured(study, "specialization"))
-    rows, under = [], stands_under(study)
-    for entry in entries:
-        n = len(study.final("experts_with_effect", entry))
+    under, rows = stands_under(study), []
+    for entry in measured_by(study, "specialization"):
         cells = [metric_cell(study, column.key, entry) for column in COLUMNS]
-        rows.append(Row((*lead(study, entry, n), *cells), n, entry, under[entry]))
+        rows.append(metric_row(study, entry, cells, under=under[entry]))
     caption = (
         "Over the test split at the end of training, mean over the MoE layers; experts are "
         f"switched off one by one, and nothing is routed anew. {INTERVALS} Polysemanticity: "
@@ -60,7 +56,7 @@ def table(study: StudyData) -> Table | Absent:
         "over the same. Accuracy drop: mean over the experts switched off; left out: those that "
         f"were not. Passes: images run again, of one pass for each expert. {BEST}"
     )
-    return assemble(NAME, TITLE, caption, (*LEAD, *COLUMNS), rows)
+    return caption, (*LEAD, *COLUMNS), rows
 
 
 MAP_COLUMNS = 4
@@ -128,28 +124,27 @@ def by_top_class(table: np.ndarray) -> np.ndarray:
 def draw_maps(
     tables: dict[Entry, np.ndarray], names: list[str], norm: Normalize, colours: str, label: str
 ) -> Figure:
-    """Draw a panel for each (classes, E) table; `names` of the classes may be empty."""
-    with style():
-        shown = [_shown(label, name) for label, name in enumerate(names)]
-        figure, axes = panels(len(tables), MAP_COLUMNS, PAGE, max(1.75, 0.6 + 0.125 * len(names)))
-        for number, ((entry, table), place) in enumerate(zip(tables.items(), axes, strict=True)):
-            place.imshow(table, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
-            place.set_title(folded(entry.router))
-            place.set_xticks([])
-            _label_classes(place, shown, first=number % MAP_COLUMNS == 0)
-        figure.supxlabel("experts, in order", fontsize=7.5)
+    """Draw a panel for each (classes, E) table; `names` of the classes may be empty.
+
+    Classes are labelled by number, or by name beside the first panel of each row.
+    """
+    shown = [_shown(label, name) for label, name in enumerate(names)]
+    figure, axes = panels(len(tables), MAP_COLUMNS, PAGE, max(1.75, 0.6 + 0.125 * len(names)))
+    for number, ((entry, table), place) in enumerate(zip(tables.items(), axes, strict=True)):
+        place.imshow(table, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
+        place.set_title(folded(entry.router))
+        place.set_xticks([])
         if not names:
-            figure.supylabel("class", fontsize=7.5)
-        colour_bar(figure, axes, norm, colours, label)
+            place.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+        elif number % MAP_COLUMNS:
+            place.set_yticks([], [])
+        else:
+            place.set_yticks(range(len(names)), shown)
+    figure.supxlabel("experts, in order", fontsize=7.5)
+    if not names:
+        figure.supylabel("class", fontsize=7.5)
+    colour_bar(figure, axes, norm, colours, label)
     return figure
-
-
-def _label_classes(place: Axes, names: list[str], first: bool) -> None:
-    """Label classes by number, or by name beside the first panel of each row."""
-    if names:
-        place.set_yticks(range(len(names)) if first else [], names if first else [])
-    else:
-        place.yaxis.set_major_locator(MaxNLocator(5, integer=True))
 
 
 def _shown(label: int, name: str) -> str:
@@ -159,30 +154,27 @@ def _shown(label: int, name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
-CHANGE, CHANGE_TITLE = "class_change", "What each class loses without an expert"
 CHANGE_CAPTION = (
     "Accuracy of each class with all experts less that with one expert of the last MoE layer "
     "switched off, in points, on the test split: above 0, the class needs the expert. One run each "
     "(n = 1: {seeds}), since an expert's number means nothing across seeds. Experts are ordered by "
     "the class that loses most, those that none needs last; those not switched off are left out."
 )
-CHANGE_MAP = "PuOr"
 
 
-def draw_change(study: StudyData) -> Iterator[Drawing | Absent]:
-    """Draw one figure for each condition, a panel for each router."""
-    for name, heading, condition in study.by_condition(CHANGE, CHANGE_TITLE):
-        records = of_last_layer(study, condition, "accuracy_change")
-        if not records:
-            yield Absent(name, heading, why_without(study, "specialization", "changes of accuracy"))
-            continue
-        drawn = {entry: points(record.values) for entry, record in records.items()}
-        largest = max(float(np.nanmax(abs(table))) for table in drawn.values())
-        norm = Normalize(-max(largest, 1.0), max(largest, 1.0))
-        names = class_names(study, records)
-        figure = draw_maps(drawn, names, norm, CHANGE_MAP, "accuracy lost (points)")
-        caption = CHANGE_CAPTION.format(seeds=seeds_of(records)) + sentence_on_names(names)
-        yield Drawing(name, heading, caption, figure, tuple(records))
+@as_figures("class_change", "What each class loses without an expert", "specialization")
+def draw_change(study: StudyData, condition: Condition) -> Sketch:
+    """Draw a panel for each router."""
+    records = of_last_layer(study, condition, "accuracy_change")
+    if not records:
+        raise Lacking(why_without(study, "specialization", "changes of accuracy"))
+    drawn = {entry: points(record.values) for entry, record in records.items()}
+    largest = max(1.0, *(float(np.nanmax(abs(table))) for table in drawn.values()))
+    names = class_names(study, records)
+    norm = Normalize(-largest, largest)
+    figure = draw_maps(drawn, names, norm, "PuOr", "accuracy lost (points)")
+    caption = CHANGE_CAPTION.format(seeds=seeds_of(records)) + sentence_on_names(names)
+    return caption, figure, records
 
 
 def points(changes: np.ndarray) -> np.ndarray:
@@ -191,32 +183,103 @@ def points(changes: np.ndarray) -> np.ndarray:
     return by_top_class(np.nan_to_num(100 * switched_off.T))
 
 
-SERVED, SERVED_TITLE = "class_expert", "Classes and experts"
 SERVED_CAPTION = (
     "Share of each class's tokens that goes to each expert (by the combine weights; rows sum to 1) "
     "in the last MoE layer, over the test split. One run each (n = 1: {seeds}), since an expert's "
     "number means nothing across seeds. Experts are ordered by the class that they serve most."
 )
-SERVED_MAP = "YlGnBu"
 
 
-def draw_served(study: StudyData) -> Iterator[Drawing | Absent]:
-    """Draw one figure for each condition, a panel for each router."""
-    for name, heading, condition in study.by_condition(SERVED, SERVED_TITLE):
-        records = of_last_layer(study, condition, "class_expert", of="combine", kind="soft")
-        if not records:
-            yield Absent(
-                name, heading, why_without(study, "entropy", "tables of classes and experts")
-            )
-            continue
-        drawn = {e: shares(np.asarray(r.values, dtype=float)) for e, r in records.items()}
-        norm = Normalize(0, max(float(table.max()) for table in drawn.values()))
-        names = class_names(study, records)
-        figure = draw_maps(drawn, names, norm, SERVED_MAP, "share of the class")
-        caption = SERVED_CAPTION.format(seeds=seeds_of(records)) + sentence_on_names(names)
-        yield Drawing(name, heading, caption, figure, tuple(records))
+@as_figures("class_expert", "Classes and experts", "entropy")
+def draw_served(study: StudyData, condition: Condition) -> Sketch:
+    """Draw a panel for each router."""
+    records = of_last_layer(study, condition, "class_expert", of="combine", kind="soft")
+    if not records:
+        raise Lacking(why_without(study, "entropy", "tables of classes and experts"))
+    drawn = {e: shares(np.asarray(r.values, dtype=float)) for e, r in records.items()}
+    norm = Normalize(0, max(float(table.max()) for table in drawn.values()))
+    names = class_names(study, records)
+    figure = draw_maps(drawn, names, norm, "YlGnBu", "share of the class")
+    caption = SERVED_CAPTION.format(seeds=seeds_of(records)) + sentence_on_names(names)
+    return caption, figure, records
 
 
 def shares(table: np.ndarray) -> np.ndarray:
     """(classes, E) with rows that sum to 1, experts ordered by the class that they serve most."""
     return by_top_class(table / np.maximum(table.sum(1, keepdims=True), 1e-12))
+
+
+IMAGES, IMAGES_TITLE = "expert_images", "Images that weigh each expert most"
+IMAGES_CAPTION = (
+    "Each row: the images of the test split whose tokens give an expert of the last MoE layer the "
+    "most combine weight in all, from the left. The {rows} most used experts, the most used on "
+    "top, by their number. One run each (n = 1: {seeds})."
+)
+ROUTERS, COLUMNS_OF_IMAGES, ROWS = 8, 4, 8
+"""Panels of a figure at most, panels in a row, experts of a panel."""
+GAP = 0.1
+"""Between thumbnails, over their height."""
+
+
+@partial(FigureMaker, IMAGES, IMAGES_TITLE, ("specialization",))
+def draw_images(study: StudyData) -> Iterator[Drawing | Absent]:
+    """Draw figures of a few routers each, a panel for each router, for each condition."""
+    for condition in study.conditions or [ANY]:
+        records = of_last_layer(study, condition, "top_images")
+        heading = title(IMAGES_TITLE, condition)
+        if not records:
+            why = why_without(study, "specialization", "images")
+            yield Absent(file_name(IMAGES, condition), heading, why)
+        for start in range(0, len(records), ROUTERS):
+            several = f" {start // ROUTERS + 1}" if start else ""
+            chosen = dict(list(records.items())[start : start + ROUTERS])
+            caption = IMAGES_CAPTION.format(rows=ROWS, seeds=seeds_of(chosen))
+            name = file_name(IMAGES, f"{condition}{several}")
+            figure = _images(study, chosen)
+            yield Drawing(name, heading + several, caption, figure, tuple(chosen))
+
+
+def mosaic(thumbnails: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Draw one picture of all thumbnails, white between them and where there is none.
+
+    Args:
+        thumbnails: uint8 (experts, k, c, h, w).
+        there: bool (experts, k).
+
+    Returns:
+        uint8 (experts · (h + gap), k · (w + gap), 3); channels other than three are averaged.
+    """
+    experts, k, channels, height, width = thumbnails.shape
+    colours = thumbnails if channels == 3 else thumbnails.mean(2, keepdims=True)
+    gap = max(1, round(GAP * height))
+    paper = np.full((experts, k, height + gap, width + gap, 3), 255, dtype=np.uint8)
+    paper[:, :, :height, :width] = np.moveaxis(colours, 2, -1)
+    paper[~there] = 255
+    whole: np.ndarray = paper.swapaxes(1, 2).reshape(experts * (height + gap), -1, 3)
+    return whole
+
+
+def _images(study: StudyData, records: dict[Entry, ArrayRecord]) -> Figure:
+    rows = max(len(record.values[:ROWS]) for record in records.values())
+    figure, axes = panels(len(records), COLUMNS_OF_IMAGES, PAGE, 0.45 + 0.25 * rows)
+    for (entry, record), place in zip(records.items(), axes, strict=True):
+        numbers, labels = (
+            next(
+                other.values
+                for other in study.array(name, entry)
+                if (other.layer, other.seed) == (record.layer, record.seed)
+            )
+            for name in ("top_image_experts", "top_image_labels")
+        )
+        thumbnails = record.values[:ROWS]
+        picture = mosaic(thumbnails, labels[:ROWS] >= 0)
+        place.imshow(picture, interpolation="nearest", aspect="equal")
+        place.set_title(folded(entry.router))
+        step = picture.shape[0] / len(thumbnails)
+        middles = (np.arange(len(thumbnails)) + 0.5) * step - 0.5
+        place.set_yticks(middles, [str(number) for number in numbers[:ROWS]])
+        place.set_xticks([])
+        place.tick_params(length=0)
+        place.spines[:].set_visible(False)
+    figure.supylabel("expert", fontsize=7.5)
+    return figure

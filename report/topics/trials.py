@@ -1,4 +1,4 @@
-"""What was run: every trial, and what failed of trials and measurements."""
+"""What was run: every trial and bare layer, and what failed of trials and measurements."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pandas as pd
 
 from report.conditions import Entry
 from report.study import StudyData
-from report.table import OLDER, Absent, Cell, Column, Row, Table, assemble, summary, words
+from report.table import OLDER, Cell, Column, Lacking, Row, summary, text_columns, words
+from report.topics.make import Contents, as_table
 from results.versions import older_sentence
 
 NOT_DONE = {
@@ -26,15 +27,14 @@ NOT_DONE = {
 
 @dataclass(frozen=True)
 class Incomplete:
-    """A trial or a measurement without result.
+    """A trial or a measurement without result; "" for each text that there is not.
 
     Attributes:
         what: `training`, or the suite.
         status: how it ended, in words; `not done` where it has not.
         reason: the first line of it.
         trial: fingerprint.
-        log: file, named from the home folder; "" where there is none.
-        traceback, log_tail: as they were written down; "" where they were not.
+        log: file, named from the home folder.
     """
 
     entry: Entry
@@ -82,13 +82,13 @@ def text_of(value: Any) -> str:
 
 def _incomplete(what: str, row: Any, log: Any) -> Incomplete:
     lines = text_of(row.error).strip().splitlines()
-    words = NOT_DONE.get(row.status)
+    waits = NOT_DONE.get(row.status)
     return Incomplete(
         entry=row.entry,
         seed=text_of(row.seed),
         what=what,
-        status="not done" if words else in_words(row.status),
-        reason=words or (lines[0] if lines else "no reason was recorded"),
+        status="not done" if waits else in_words(row.status),
+        reason=waits or (lines[0] if lines else "no reason was recorded"),
         machine=text_of(row.machine_name),
         trial=row.trial,
         log=text_of(log),
@@ -100,83 +100,82 @@ def _incomplete(what: str, row: Any, log: Any) -> Incomplete:
 
 SHORT = 12
 """Characters of a fingerprint that tell trials apart."""
+SECONDS = Column("seconds", "time", "s", digits=1, n=1)
+NUMBERS = (
+    Column("top1", "top-1", "%", scale=100, n=1),
+    Column("flops", "FLOPs", "FLOP", si=True, n=1),
+    Column("steps", "steps", digits=0, n=1),
+    SECONDS,
+)
 
 
-def failures(study: StudyData) -> Table | Absent:
+@as_table("failures", "What failed, or is not done")
+def failures(study: StudyData) -> Contents:
     """Make a row for each trial that is not done and each measurement that failed."""
-    name, title = "failures", "What failed, or is not done"
-    rows = incomplete(study)
+    rows = []
+    for each in incomplete(study):
+        what = (each.entry.label, each.entry.condition.label, each.seed, each.what, each.status)
+        why = (each.reason, each.note, each.machine, each.trial[:SHORT], each.log)
+        rows.append(Row(tuple(map(words, (*what, *why))), 1, each.entry))
     if not rows:
-        return Absent(name, title, "every trial and every measurement is done", fine=True)
+        raise Lacking("every trial and every measurement is done", fine=True)
     heads = ("router", "condition", "seed", "what", "status", "reason", "note", "machine", "trial")
-    columns = [Column(head, head, words=True) for head in (*heads, "log")]
     caption = (
         "Trials that are not done and measurements that failed, each with the first line of its "
         "reason. Their numbers are in no mean; the other tables say how many seeds are left."
     )
-    return assemble(name, title, caption, columns, map(_failure, rows))
+    return caption, text_columns(*heads, "log"), rows
 
 
-def trials(study: StudyData) -> Table | Absent:
+@as_table("trials", "Every trial")
+def trials(study: StudyData) -> Contents:
     """Make a row for each trial, whatever became of it."""
-    name, title = "trials", "Every trial"
     if study.trials.empty:
-        return Absent(name, title, "the study has no trials")
-    numbers = (
-        Column("top1", "top-1", "%", scale=100, n=1),
-        Column("flops", "FLOPs", "FLOP", si=True, n=1),
-        Column("steps", "steps", digits=0, n=1),
-        Column("seconds", "time", "s", digits=1, n=1),
-    )
-    heads = ("router", "condition", "seed", "status")
-    tails = ("note", "machine", "code", "trial", "log")
-    columns = [Column(head, head, words=True) for head in heads]
-    columns += [*numbers, *(Column(tail, tail, words=True) for tail in tails)]
+        raise Lacking("the study has no trials")
     top1 = _top1(study)
     rows = []
     for row in study.trials.itertuples():
         values = (top1.get(row.trial), row.flops, row.steps, row.seconds)
-        more = (row.note, row.machine_name, row.code)
-        cells = [
+        cells = (
             words(row.entry.label, *([OLDER] if row.older else [])),
-            *(words(text_of(value)) for value in (row.condition, row.seed)),
-            words(in_words(row.status)),
+            *_texts(row.condition, row.seed, in_words(row.status)),
             *(_number(value, row.trial) for value in values),
-            *(words(text_of(value)) for value in more),
+            *_texts(row.note, row.machine_name, row.code),
             words(row.trial[:SHORT], trials=[row.trial]),
-            words(text_of(row.log)),
-        ]
-        rows.append(Row(tuple(cells), 1, row.entry))
+            *_texts(row.log),
+        )
+        rows.append(Row(cells, 1, row.entry))
     older = older_sentence(study.trials)
     caption = "One row a trial, n = 1 each." + (f" {OLDER} {older}" if older else "")
-    return assemble(name, title, caption, columns, rows)
-
-
-def layers(study: StudyData) -> Table | Absent:
-    """Make a row for each bare layer on each machine that timed it."""
-    name, title = "layers", "Every bare layer"
-    timed = study.measurements[study.measurements["attempt"].isna()]
-    if timed.empty:
-        return Absent(name, title, "no bare layer was asked for", fine=True)
-    heads = ("router", "condition", "suite", "status", "machine", "code")
-    columns = [Column(head, head, words=True) for head in heads]
-    columns += [Column("seconds", "time", "s", digits=1, n=1), Column("layer", "layer", words=True)]
-    rows = []
-    for row in timed.itertuples():
-        named = (row.entry.label, row.condition, row.suite, in_words(row.status))
-        cells = [words(text_of(value)) for value in (*named, row.machine_name, row.code)]
-        cells += [_number(row.seconds, row.trial), words(row.trial[:SHORT], trials=[row.trial])]
-        rows.append(Row(tuple(cells), 1, row.entry))
-    caption = "Layers that no training made: one row a measurement, n = 1 each."
-    return assemble(name, title, caption, columns, rows)
-
-
-def _failure(each: Incomplete) -> Row:
-    cells = (
-        *(each.entry.label, each.entry.condition.label, each.seed, each.what, each.status),
-        *(each.reason, each.note, each.machine, each.trial[:SHORT], each.log),
+    heads = text_columns("router", "condition", "seed", "status")
+    return (
+        caption,
+        (*heads, *NUMBERS, *text_columns("note", "machine", "code", "trial", "log")),
+        rows,
     )
-    return Row(tuple(map(words, cells)), 1, each.entry)
+
+
+@as_table("layers", "Every bare layer")
+def layers(study: StudyData) -> Contents:
+    """Make a row for each bare layer on each machine that timed it."""
+    rows = []
+    for row in study.measurements[study.measurements["attempt"].isna()].itertuples():
+        what = (row.entry.label, row.condition, row.suite, in_words(row.status))
+        cells = (
+            *_texts(*what, row.machine_name, row.code),
+            _number(row.seconds, row.trial),
+            words(row.trial[:SHORT], trials=[row.trial]),
+        )
+        rows.append(Row(cells, 1, row.entry))
+    if not rows:
+        raise Lacking("no bare layer was asked for", fine=True)
+    heads = text_columns("router", "condition", "suite", "status", "machine", "code")
+    caption = "Layers that no training made: one row a measurement, n = 1 each."
+    return caption, (*heads, SECONDS, *text_columns("layer")), rows
+
+
+def _texts(*values: Any) -> list[Cell]:
+    return [words(text_of(value)) for value in values]
 
 
 def _number(value: Any, trial: str) -> Cell:

@@ -137,7 +137,7 @@ def test_timings_of_two_processes_are_compared_at_each_setting(lab, store):
     study = load_study(store, "tiny")
     found = retimed(study)
     assert len(found) == len(timings(study)) == 3
-    ours, theirs = (found[0].router.values["forward_ms"], found[0].twin.values["forward_ms"])
+    ours, theirs = (found[0].router.values["forward_ms"], found[0].replicate.values["forward_ms"])
     assert found[0].ratio("forward_ms") == pytest.approx(theirs / ours)
     table = control.table(study)
     assert [row.cells[0].words for row in table.rows] == ["soft_moe"]

@@ -13,7 +13,7 @@ from report import write_report
 from report.load import load_study
 from report.render import to_latex
 from report.summary import remarks
-from report.topics import accuracy, control, cost, scaling_experts
+from report.topics import accuracy, control, cost
 from results import Component, Metric
 from results.conditions import Condition
 
@@ -102,7 +102,7 @@ def test_costs_by_number_of_experts_are_marked_point_by_point(lab, store):
             layer_id=layer,
             metrics=[Metric(name, value, where=where) for name, value in own.items()],
         )
-    (drawing,) = scaling_experts.draw(load_study(store))
+    (drawing,) = cost.draw_scaling(load_study(store))
     forward, train, memory = drawing.figure.axes
     assert [(text.get_text(), text.xy[0]) for text in forward.texts] == [(MARK, 16)]
     assert not train.texts

@@ -14,12 +14,11 @@ from report.conditions import Entry
 from report.contents import draw_figures
 from report.load import load_study
 from report.style import COLUMN, PAGE, Drawing, folded
-from report.topics import accuracy, expert_images, specialization, training
+from report.topics import accuracy, specialization
+from report.topics.accuracy import curve
 from report.topics.balance import ranked_loads
 from report.topics.editing import accuracies
-from report.topics.expert_images import mosaic
-from report.topics.specialization import points, shares
-from report.topics.training import curve
+from report.topics.specialization import mosaic, points, shares
 from results import Array
 
 NAMES = {
@@ -133,7 +132,7 @@ def test_the_end_of_training_is_enlarged_where_there_is_something_to_see(
     lab, store, evaluations, panels
 ):
     lab(suites=("accuracy",), evaluations=evaluations).study_of({"soft_moe": [0.8, 0.9]})
-    drawing = next(training.draw(load_study(store)))
+    drawing = next(accuracy.draw_training(load_study(store)))
     assert len(drawing.figure.axes) == panels
     assert ("enlarged" in drawing.caption) is (panels == 2)
 
@@ -220,7 +219,7 @@ def test_rows_of_images_bear_the_numbers_of_their_experts(drawings):
 def test_many_routers_have_several_figures_of_images(lab, store, monkeypatch):
     monkeypatch.setattr(expert_images, "ROUTERS", 2)
     lab().study_of({name: [0.8] for name in ("soft_moe", "random", "my_gate")})
-    drawn = list(expert_images.draw(load_study(store)))
+    drawn = list(specialization.draw_images(load_study(store)))
     assert [part.name for part in drawn] == ["expert_images", "expert_images--2"]
     assert [len(part.figure.axes) for part in drawn] == [2, 1]
 
@@ -255,7 +254,7 @@ def test_a_figure_that_no_condition_has_is_missed_once(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]}, conditions)
     parts = list(draw_figures(load_study(store)))
     absent = [(part.name, part.title) for part in parts if not isinstance(part, Drawing)]
-    assert ("class_change", specialization.CHANGE_TITLE) in absent
+    assert ("class_change", specialization.draw_change.title) in absent
     assert not [name for name, _ in absent if "--" in name]
 
 

@@ -13,6 +13,7 @@ from report.load import load_study
 from report.numbers import trace
 from report.table import CONSTANT, Table
 from report.topics import BUILT_IN, generic
+from report.topics.suite_numbers import cards
 from results import Component, Metric
 from suites import SUITES
 
@@ -165,7 +166,7 @@ def test_each_number_is_traced_and_checked(measured, tmp_path):
 def test_the_page_has_a_section_with_layers_folded_away_and_curves(measured, tmp_path):
     paths = write_report(measured, "tiny", tmp_path / "report")
     html = paths.index_html.read_text(encoding="utf-8")
-    (card,) = (card for card in generic.cards(load_study(measured)) if "/" in card.name)
+    (card,) = (card for card in cards(load_study(measured)) if "/" in card.name)
     section = html[html.index(f'<section id="suite-{card.slug}">') :]
     section = section[: section.index("</section>")]
     shown, folded = section.split("<details>")

@@ -6,7 +6,7 @@ from matplotlib.text import Text
 
 from report.load import load_study
 from report.table import Absent
-from report.topics import cost, scaling_experts
+from report.topics import cost
 from results import Metric
 
 WHERE = {"scope": "layer", "batch": 8, "tokens": 196, "dim": 384, "hidden": 1536, "threads": 1}
@@ -56,7 +56,7 @@ def test_a_line_joins_the_layers_that_differ_in_the_number_of_experts_alone(time
         timed("cp", number, [number], levels=1)
     timed("cp", 64, [64, 256], levels=2)
     timed("mlp", 4, [4])
-    (drawing,) = scaling_experts.draw(load_study(store))
+    (drawing,) = cost.draw_scaling(load_study(store))
     forward, train, memory = drawing.figure.axes
     assert lines_of(forward) == [
         ([4, 16, 64], [0.004, 0.016, 0.064]),
@@ -76,7 +76,7 @@ def test_a_line_joins_the_layers_that_differ_in_the_number_of_experts_alone(time
 def test_the_sweep_of_a_suite_is_one_line_of_the_router_in_its_look(timed, store):
     timed("mlp", 8, [8, 2, 32])
     study = load_study(store)
-    (drawing,) = scaling_experts.draw(study)
+    (drawing,) = cost.draw_scaling(study)
     (line,) = drawing.figure.axes[0].lines
     assert list(line.get_xdata()) == [2, 8, 32]
     assert line.get_color() == study.styles[ROUTER].colour
@@ -85,7 +85,7 @@ def test_the_sweep_of_a_suite_is_one_line_of_the_router_in_its_look(timed, store
 def test_no_text_is_cut_off_or_small(timed, store):
     for experts in ("cp", "tr", "mlp"):
         timed(experts, 8, [8, 32, 1024])
-    (drawing,) = scaling_experts.draw(load_study(store))
+    (drawing,) = cost.draw_scaling(load_study(store))
     whole = drawing.figure.bbox.padded(1)
     inked = [text for text in drawing.figure.findobj(Text) if text.get_text().strip()]
     boxes = [text.get_window_extent() for text in inked if text.get_visible()]
@@ -97,7 +97,7 @@ def test_no_text_is_cut_off_or_small(timed, store):
 
 def test_without_a_sweep_there_is_nothing_to_lack(timed, store):
     timed("mlp", 8, [8])
-    (absent,) = scaling_experts.draw(load_study(store))
+    (absent,) = cost.draw_scaling(load_study(store))
     assert isinstance(absent, Absent)
     assert absent.fine
 

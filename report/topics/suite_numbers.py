@@ -1,13 +1,16 @@
-"""All numbers of one suite in a study, by what was measured and where they apply."""
+"""The suites that no section is made for: their cards in the database, and all their numbers."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import re
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from math import floor, isfinite, log10
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -16,8 +19,109 @@ from report.conditions import Entry, closest, fullest
 from report.study import StudyData
 from report.table import CONSTANT, MISSING, NOT_APPLICABLE, Cell, Column, summary, words
 from report.timings import machine_names
-from report.topics.generic.cards import Card, Place, place_of
+from report.topics import BUILT_IN
 from results.conditions import Condition
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which number of a suite: a metric, and the rest of where it applies, as keys and JSON."""
+
+    metric: str
+    where: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The metric, with what sets this number of it apart."""
+        return ", ".join(filter(None, (self.metric, self.words)))
+
+    @property
+    def words(self) -> str:
+        """Where the number applies, for readers."""
+        return ", ".join(f"{key} {json.loads(value)}" for key, value in self.where)
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What the name of a metric means.
+
+    Attributes:
+        better: which direction is better; None where neither is.
+        where: of a main metric with several numbers, what the one has that ranks routers.
+    """
+
+    name: str
+    unit: str = ""
+    better: Literal["higher", "lower"] | None = None
+    meaning: str = ""
+    where: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Card:
+    """A suite as the database knows it.
+
+    Attributes:
+        main: name of the metric that ranks routers; "" of a suite without metrics.
+    """
+
+    name: str
+    summary: str
+    main: str
+    definitions: tuple[Definition, ...]
+
+    @property
+    def slug(self) -> str:
+        """The name as a part of names of files: letters, digits, `-`, `_`."""
+        plain = re.sub(r"[^A-Za-z0-9_]+", "-", self.name)
+        digest = hashlib.sha256(self.name.encode()).hexdigest()[:8]
+        return plain if plain == self.name else f"{plain}-{digest}"
+
+    @property
+    def title(self) -> str:
+        """The name as a heading."""
+        plain = self.name.replace("_", " ")
+        return plain[:1].upper() + plain[1:]
+
+    @property
+    def metrics(self) -> list[str]:
+        """The names of its metrics and arrays, the main one first."""
+        declared = [each.name for each in self.definitions]
+        return sorted(declared, key=lambda name: name != self.main)
+
+    def definition(self, metric: str) -> Definition:
+        """Find what a metric means; nothing but its name where the suite does not say."""
+        named = (each for each in self.definitions if each.name == metric)
+        return next(named, Definition(metric))
+
+    def is_main(self, place: Place) -> bool:
+        """Tell whether a number is of the main metric, at a place where that ranks routers."""
+        wanted = place_of(self.main, self.definition(self.main).where)
+        return place.metric == self.main and set(wanted.where) <= set(place.where)
+
+
+def place_of(metric: str, where: Mapping[str, Any]) -> Place:
+    """Return the place of a number that a suite gave `where`."""
+    pairs = ((key, json.dumps(value, sort_keys=True)) for key, value in where.items())
+    return Place(metric, tuple(sorted(pairs)))
+
+
+def cards(study: StudyData) -> list[Card]:
+    """Return the suites asked for, or that measured, and that no section is made for; by name."""
+    asked = set(study.record.request.get("suites", {}))
+    rows = study.components[study.components["kind"] == "suite"]
+    known = {row.name: row for row in rows.itertuples(index=False)}
+    return [
+        _card(name, known[name]) if name in known else Card(name, "", "", ())
+        for name in sorted((asked | set(study.measurements["suite"])) - BUILT_IN)
+    ]
+
+
+def _card(name: str, row: Any) -> Card:
+    definitions = tuple(Definition(**each) for each in row.metrics)
+    first = definitions[0].name if definitions else ""
+    return Card(name, row.summary, row.main_metric or first, definitions)
+
 
 NO_PLACE = ("constant", "flops", "seconds")
 """Keys of `where` that tell how a number came to be, and set it apart from no other."""

@@ -1,0 +1,269 @@
+"""Any suite that no section is made for: its numbers, by the definitions that the database keeps.
+
+A suite of a user's own gets a column of the main table (its main metric), a table with a row for
+each router under each condition, a folded table with every layer, and curves of what it measured at
+snapshots. The report loads no suite: names, units, directions and meanings are those of its card.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from report.cells import BEST, INTERVALS, LEAD, metric_row, sentence_on_analyses, why_unmeasured
+from report.conditions import Entry, closest_layer
+from report.study import StudyData
+from report.style import PAGE, draw_line, folded, over_seeds, panels, router_legend
+from report.table import (
+    ARROWS,
+    MISSING,
+    Absent,
+    Cell,
+    Column,
+    Lacking,
+    Row,
+    Table,
+    assemble,
+    number_of_runs,
+    text_columns,
+    words,
+)
+from report.topics import Section
+from report.topics.make import FigureMaker, Sketch, as_figures
+from report.topics.suite_numbers import Card, Numbers, Place, Spot, Who, cards
+from results.conditions import Condition
+
+SHOWN, EVERY = "suite_", "all_of_"
+"""How the names of a suite's tables begin: that of the network, and that of all numbers."""
+MOST_NUMBERS, MOST_CURVES = 12, 6
+"""Numbers that stand side by side, of which the table of all has more; and metrics drawn."""
+LAYERS = text_columns("router", "condition", "machine")
+"""The columns that say which bare layer a row is about."""
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The main metric of a suite, as a column of the main table.
+
+    Attributes:
+        machine: whose numbers of bare layers are shown, since machines are never pooled; "" of what
+            was trained.
+    """
+
+    numbers: Numbers
+    place: Place
+    machine: str
+
+    @property
+    def column(self) -> Column:
+        """The column, by a key that no other suite has."""
+        key = f"{self.numbers.card.name}.{self.place.metric}"
+        return self.numbers.column(self.place.metric, key, self.place.metric)
+
+    def cell(self, entry: Entry) -> Cell:
+        """Show the number of an entry, or of its bare layer."""
+        layers = [w.entry for w in self.numbers.under if w.machine == self.machine != ""]
+        own = closest_layer(layers, entry) if self.machine else entry
+        if own is None:
+            return words(MISSING)
+        return self.numbers.cell(Spot(Who(own, self.machine), None, self.place))
+
+    @property
+    def sentence(self) -> str:
+        """What the column shows."""
+        card = self.numbers.card
+        on = f", bare layers on {self.machine}" if self.machine else ""
+        meaning = card.definition(self.place.metric).meaning or card.summary
+        return f"{self.place.label} (suite {card.name}{on}): {meaning}"
+
+
+def headlines(study: StudyData) -> list[Headline]:
+    """Return the main metric of each suite that measured it."""
+    shown = []
+    for card in cards(study):
+        numbers = Numbers.of(study, card)
+        main = [place for place in numbers.places if card.is_main(place)]
+        machines = [who.machine for who in numbers.under]
+        most = max(dict.fromkeys(machines), key=machines.count, default="")
+        shown += [Headline(numbers, place, most) for place in main[:1]]
+    return shown
+
+
+def tables(study: StudyData) -> Iterator[Table | Absent]:
+    """Of each suite a table of the network's numbers, and one of every layer and place."""
+    for card in cards(study):
+        numbers = Numbers.of(study, card)
+        if not numbers.final:
+            why = why_unmeasured(study, card.name)
+            yield Absent(f"{SHOWN}{card.slug}", f"{card.title} by router", why)
+        if numbers.places:
+            yield _network(numbers)
+        if len(numbers.places) > MOST_NUMBERS or any(
+            spot.layer is not None for spot in numbers.final
+        ):
+            yield _every(numbers)
+
+
+def _network(numbers: Numbers) -> Table:
+    """Make a row for each router under each condition; of bare layers, on each machine."""
+    card, places = numbers.card, numbers.places[:MOST_NUMBERS]
+    columns = [numbers.column(place.metric, place.label, place.label) for place in places]
+    rows = [
+        _row(numbers, who, (), [numbers.cell(Spot(who, None, place)) for place in places])
+        for who in numbers.under
+    ]
+    left_out = len(numbers.places) - len(places)
+    parts = (
+        card.summary,
+        f"{left_out} more numbers stand in the table of all." if left_out else "",
+        _what(numbers),
+        _meanings(card, [place.metric for place in places]),
+        BEST if any(column.ranked for column in columns) else "",
+    )
+    head = LAYERS if numbers.measures_layers else LEAD
+    caption, title = " ".join(filter(None, parts)), f"{card.title} by router"
+    return assemble(f"{SHOWN}{card.slug}", title, caption, (*head, *columns), rows)
+
+
+def _every(numbers: Numbers) -> Table:
+    """Make a row for each router, condition, layer and place; a column for each metric."""
+    card = numbers.card
+    ordered = numbers.ordered({spot.place for spot in numbers.final})
+    metrics = list(dict.fromkeys(place.metric for place in ordered))
+    there = {(spot.who, spot.layer, spot.place.where) for spot in numbers.final}
+    rows = []
+    for who in numbers.under:
+        own = {(layer, where) for other, layer, where in there if other == who}
+        for layer, where in sorted(own, key=lambda each: (each[0] is None, each[0] or 0, each[1])):
+            spots = [Spot(who, layer, Place(metric, where)) for metric in metrics]
+            place = ("all" if layer is None else str(layer), Place("", where).words)
+            rows.append(_row(numbers, who, place, [numbers.cell(spot) for spot in spots]))
+    columns = [replace(numbers.column(name, name, name), ranked=False) for name in metrics]
+    head = (
+        *(LAYERS if numbers.measures_layers else LEAD),
+        *text_columns("layer", "where"),
+    )
+    caption = (
+        "Every number of the suite. Layer: MoE layers in network order, from 0; all: of the "
+        f"network. {_what(numbers)} {_meanings(card, metrics)}"
+    )
+    title = f"{card.title}, layer by layer"
+    return assemble(f"{EVERY}{card.slug}", title, caption, (*head, *columns), rows)
+
+
+def _row(numbers: Numbers, who: Who, place: Sequence[str], cells: Sequence[Cell]) -> Row:
+    entry, under = who.entry, numbers.under[who]
+    if not numbers.measures_layers:
+        return metric_row(numbers.study, entry, cells, *place, under=under)
+    n = max((cell.n or 0 for cell in cells), default=0)
+    head = (entry.router, entry.condition.label, who.machine, *place)
+    return Row((*map(words, head), *cells), n, entry, under)
+
+
+def _what(numbers: Numbers) -> str:
+    """Say what was measured when, and what the intervals are."""
+    if numbers.measures_layers:
+        return "Bare layers, which no training made; numbers of several machines are not pooled."
+    parts = (
+        "At the end of training, of the network or the mean over its MoE layers.",
+        INTERVALS,
+        sentence_on_analyses(numbers.study),
+    )
+    return " ".join(filter(None, parts))
+
+
+def _meanings(card: Card, metrics: Iterable[str]) -> str:
+    """Say what each metric is, in a sentence."""
+    meanings = {name: card.definition(name).meaning for name in metrics}
+    return " ".join(f"{name}: {meaning}" for name, meaning in meanings.items() if meaning)
+
+
+CAPTION = (
+    "What suite {suite} measured at snapshots of the trainings, against the training steps until "
+    "then: {what}. Line: mean over the seeds ({counts}); band: from the lowest to the highest seed "
+    "(none where n = 1).{more}"
+)
+
+
+def curves(study: StudyData) -> list[FigureMaker]:
+    """Return the figure of each suite that measured snapshots."""
+    by_suite = (Numbers.of(study, card) for card in cards(study))
+    return [_curves(numbers) for numbers in by_suite if len(numbers.snapshots)]
+
+
+def _curves(numbers: Numbers) -> FigureMaker:
+    card, study = numbers.card, numbers.study
+    ordered = numbers.ordered(set(numbers.snapshots["place"]))
+
+    @as_figures(f"{SHOWN}{card.slug}", f"{card.title} along training", card.name)
+    def draw(_: StudyData, condition: Condition) -> Sketch:
+        """Draw a panel for each metric, the main one first."""
+        lines = {place: _lines(numbers, study.under(condition), place) for place in ordered}
+        shown = {place: own for place, own in lines.items() if own}
+        if not shown:
+            raise Lacking(f"suite {card.name} measured no snapshot of a finished trial")
+        few = list(shown)[:MOST_CURVES]
+        runs: dict[Entry, int] = {}
+        for place in few:
+            for entry, points in shown[place].items():
+                runs[entry] = max(runs.get(entry, 0), int(points["n"].max()))
+        figure, drawn = panels(len(few), 2, PAGE, 2.0 + 0.05 * len(runs))
+        for axes, place in zip(drawn, few, strict=True):
+            _panel(axes, numbers, place, shown[place])
+        router_legend(figure, {entry.router: study.styles[entry.router] for entry in runs}, 3)
+        meanings = (f"{p.label}: {card.definition(p.metric).meaning}" for p in few)
+        more = f" The first {MOST_CURVES} of {len(shown)} metrics."
+        caption = CAPTION.format(
+            suite=card.name,
+            what="; ".join(each.strip().rstrip(".:") for each in meanings),
+            counts=number_of_runs({entry.router: n for entry, n in runs.items()}),
+            more=more if len(shown) > MOST_CURVES else "",
+        )
+        return caption, figure, runs
+
+    return draw
+
+
+def _lines(numbers: Numbers, entries: Iterable[Entry], place: Place) -> dict[Entry, pd.DataFrame]:
+    """Find the points of each entry with any: of the network, else the mean over its layers."""
+    rows = numbers.snapshots
+    rows = rows[(rows["place"] == place) & np.isfinite(rows["value"])]
+    whole = rows[rows["layer"].isna()]
+    by_entry = dict(iter((rows if whole.empty else whole).groupby("entry")))
+    return {
+        entry: over_seeds(
+            by_entry[entry].groupby(["seed", "step"], as_index=False)["value"].mean(), "step"
+        ).astype(float)
+        for entry in entries
+        if entry in by_entry
+    }
+
+
+def _panel(axes: Axes, numbers: Numbers, place: Place, lines: Mapping[Entry, pd.DataFrame]) -> None:
+    column = numbers.column(place.metric, place.metric, place.label)
+    for entry, points in lines.items():
+        scaled = points[["mean", "low", "high"]] * column.scale
+        draw_line(axes, numbers.study.styles[entry.router], points.assign(**scaled), "step")
+    axes.set_xlabel("training steps")
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set_ylabel(folded(f"{column.heading}{ARROWS[column.better]}", 30))
+    axes.grid()
+
+
+def section(card: Card) -> Section:
+    """Return the place of a suite on the page."""
+    shown = (f"table:{SHOWN}{card.slug}", f"figure:{SHOWN}{card.slug}")
+    folded = (f"table:{EVERY}{card.slug}",)
+    return Section(f"suite-{card.slug}", card.title, shown, folded, (card.name,))
+
+
+def measured_by(study: StudyData) -> dict[str, tuple[str, ...]]:
+    """Return whose numbers these tables and figures show, by their names; the main table too."""
+    shown = cards(study)
+    own = {f"{start}{card.slug}": (card.name,) for card in shown for start in (SHOWN, EVERY)}
+    return {"main": tuple(card.name for card in shown), **own}
