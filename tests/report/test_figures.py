@@ -217,7 +217,7 @@ def test_rows_of_images_bear_the_numbers_of_their_experts(drawings):
 
 
 def test_many_routers_have_several_figures_of_images(lab, store, monkeypatch):
-    monkeypatch.setattr(expert_images, "ROUTERS", 2)
+    monkeypatch.setattr(specialization, "ROUTERS", 2)
     lab().study_of({name: [0.8] for name in ("soft_moe", "random", "my_gate")})
     drawn = list(specialization.draw_images(load_study(store)))
     assert [part.name for part in drawn] == ["expert_images", "expert_images--2"]
