@@ -1,7 +1,7 @@
 """Matching compute: what every router is given the same of, and how many steps that makes.
 
     total_flops  the FLOPs of a training; the number of steps follows
-    step_flops   the FLOPs of a training step, by the width of the experts (`bench.plan.widths`)
+    step_flops   the FLOPs of a training step, by the width of the experts (`bench.plan.expand`)
     params       the parameters of the model, by that width too
     wall_clock   the seconds of a training, evaluations left out; the number of steps follows
     steps        the number of steps alone

@@ -5,6 +5,7 @@ from bench.plan.expand import (
     conditions,
     refuse_unknown,
     selected_routers,
+    solved_specs,
     trial_specs,
 )
 from bench.plan.fingerprint import Fingerprint, Fingerprints, differences
@@ -17,7 +18,6 @@ from bench.plan.plan import (
     labels,
     make_plan,
     make_request,
-    solved_specs,
 )
 from bench.plan.registration import (
     REGISTRIES,
@@ -26,10 +26,9 @@ from bench.plan.registration import (
     find_registry,
     record_plan,
 )
-from bench.plan.reuse import ENDED, Decision, Retry, Reuse
+from bench.plan.reuse import ENDED, Decision, Retry, Reuse, explain
 from bench.plan.sequential import Sequential, add_seeds, plan_analyses, refuse_other_analyses
 from bench.plan.user_code import combined, is_own, user_sources
-from bench.plan.why import explain
 
 __all__ = [
     "ENDED",

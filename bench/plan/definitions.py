@@ -13,9 +13,9 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from bench.plan.file_names import Module, parsed
-from bench.plan.normal_form import Reference, normal_form
+from bench.plan.normal_form import Module, Reference, normal_form, parsed
 from moe_router_bench import FOLDER, PACKAGES
 
 HOME = Path(FOLDER)
@@ -57,8 +57,7 @@ class Code:
         return [*(digest for _, digest in self.digests), *map(" ".join, self.uses)]
 
 
-@dataclass(frozen=True)
-class _Read:
+class _Read(NamedTuple):
     """A definition's digest, and the definitions that its code and its annotations name."""
 
     digest: str
@@ -109,27 +108,28 @@ class Definitions:
         return definitions
 
     def meant_by(self, path: str) -> frozenset[Definition]:
-        """Return the definitions that a path leads to; none where it leads out of here."""
+        """Return the definitions that a path leads to; none where it leads out of this copy."""
         return self._resolve(path)[0]
 
     def _read(self, definition: Definition) -> _Read:
-        if definition not in self._known:
-            module = self._module(definition.module)
-            assert module is not None  # it was found there
-            code, text, named = normal_form(module, definition.name), [], set[Definition]()
-            for part in code.parts:
-                if isinstance(part, Reference):
-                    meant, name = self._resolve(part.path)
-                    text.append(f"<{name}>")
-                    named |= meant
-                else:
-                    text.append(part)
-            if definition.name and module.effects and module.name not in self._without:
-                named.add(Definition(definition.module, ""))
-            annotated = frozenset[Definition]().union(*map(self.meant_by, code.annotated))
-            digest = hashlib.sha256("".join(text).encode()).hexdigest()
-            self._known[definition] = _Read(digest, frozenset(named - {definition}), annotated)
-        return self._known[definition]
+        if definition in self._known:
+            return self._known[definition]
+        module = self._module(definition.module)
+        assert module is not None  # it was found there
+        code, text, named = normal_form(module, definition.name), "", set[Definition]()
+        for part in code.parts:
+            if isinstance(part, Reference):
+                meant, name = self._resolve(part.path)
+                text += f"<{name}>"
+                named |= meant
+            else:
+                text += part
+        if definition.name and module.effects and module.name not in self._without:
+            named.add(Definition(definition.module, ""))
+        annotated = frozenset[Definition]().union(*map(self.meant_by, code.annotated))
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        read = self._known[definition] = _Read(digest, frozenset(named - {definition}), annotated)
+        return read
 
     def _resolve(self, path: str) -> tuple[frozenset[Definition], str]:
         """Resolve a path, and write it without the name of a module of this repository."""
@@ -141,8 +141,8 @@ class Definitions:
             first, *others = names
             through = module.imports.get(first)
             if first in module.bound:
-                skipped = name in self._without
-                return frozenset(() if skipped else (Definition(name, first),)), ".".join(names)
+                own = () if name in self._without else (Definition(name, first),)
+                return frozenset(own), ".".join(names)
             if through is not None and f"{name}:{first}" not in seen:
                 seen.add(f"{name}:{first}")
                 name, _, rest = through.partition(":")

@@ -1,17 +1,16 @@
-"""The expansion of a preset into trials, each fully resolved and validated."""
+"""The expansion of a preset into trials, each fully resolved, also in its experts' width."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import product
-from typing import Any
 
+from bench.compute import cost_of
 from bench.config import (
     DataConfig,
     ModelConfig,
-    Options,
-    ParentConfig,
     Preset,
     RouterConfig,
     TrainConfig,
@@ -21,11 +20,24 @@ from bench.config import (
     override,
     presets_of,
 )
-from bench.data import has_size
+from bench.data import Datasets, DataShape, has_size, load_with_shape
 from bench.model import EXPERTS, TRANSFORMS
 from results.text import to_json
 from routers import LOSSES, ROUTERS, Baseline, Entry
 from routers.errors import RequestError, nearest
+
+SOLVED = {"step_flops": "FLOPs of a training step", "params": "parameters"}
+"""What is matched by the width of experts."""
+FIRST_GUESS = 256
+
+
+def solved_specs(preset: Preset, datasets: Datasets) -> list[TrialSpec]:
+    """List every trial of a preset, with the width of its experts where compute is matched by it.
+
+    Raises:
+        BenchError: something that does not exist or fit.
+    """
+    return with_widths(trial_specs(preset), lambda data: load_with_shape(data, datasets)[0])
 
 
 def trial_specs(preset: Preset) -> list[TrialSpec]:
@@ -39,15 +51,14 @@ def trial_specs(preset: Preset) -> list[TrialSpec]:
     """
     by_condition = [spec for condition in conditions(preset) for spec in _of_parts(condition)]
     if preset.twins:
-        by_condition += [
-            _aa_replicate(spec) for spec in by_condition if not _is_baseline(spec.router.name)
-        ]
+        replicated = [spec for spec in by_condition if not _is_baseline(spec.router.name)]
+        by_condition += map(_aa_replicate, replicated)
     once = {condition_of(spec): spec for spec in by_condition}
     return [spec.with_seed(seed) for seed in range(preset.seeds) for spec in once.values()]
 
 
 def condition_of(spec: TrialSpec) -> str:
-    """Return a key that trials share which differ in the seed alone."""
+    """Return a key that is the same for trials which differ in the seed alone."""
     return to_json(spec.condition())
 
 
@@ -60,9 +71,9 @@ def conditions(preset: Preset) -> list[Preset]:
     for path in preset.sweep:
         check_path(path, preset.every_router())
     fixed = preset.model_copy(update={"sweep": {}})
-    combinations = product(*preset.sweep.values())
     return [
-        override(fixed, dict(zip(preset.sweep, values, strict=True))) for values in combinations
+        override(fixed, dict(zip(preset.sweep, values, strict=True)))
+        for values in product(*preset.sweep.values())
     ]
 
 
@@ -73,8 +84,7 @@ def selected_routers(preset: Preset) -> list[Entry]:
         RequestError: there is no router of a name, or none is named.
     """
     chosen = preset.every_router()
-    names = ROUTERS.names() if chosen == "all" else chosen
-    if not names:
+    if not (names := ROUTERS.names() if chosen == "all" else chosen):
         raise RequestError("no router is named; give --routers a,b or --routers all")
     return [ROUTERS.get(name) for name in names]
 
@@ -88,12 +98,15 @@ def refuse_unknown(names: Iterable[str], routers: Iterable[Entry]) -> None:
     routers = list(routers)
     known = {field for router in routers for field in router.hyper_model.model_fields}
     for name in names:
-        if name in known:
-            continue
-        hint = nearest_path(f"router.{name}", sorted(f"router.{field}" for field in known))
-        if all(issubclass(router.target, Baseline) for router in routers):
-            hint = "; baselines have no hyper-parameters"
-        raise RequestError(f"none of the chosen routers has 'router.{name}'{hint}")
+        if name not in known:
+            hint = nearest_path(f"router.{name}", sorted(f"router.{field}" for field in known))
+            if all(issubclass(router.target, Baseline) for router in routers):
+                hint = "; baselines have no hyper-parameters"
+            raise RequestError(f"none of the chosen routers has 'router.{name}'{hint}")
+
+
+def _is_baseline(name: str) -> bool:
+    return issubclass(ROUTERS.get(name).target, Baseline)
 
 
 def _aa_replicate(spec: TrialSpec) -> TrialSpec:
@@ -107,10 +120,6 @@ def _aa_replicate(spec: TrialSpec) -> TrialSpec:
     return spec.model_copy(update={"twin": 1, "parent": parent})
 
 
-def _is_baseline(name: str) -> bool:
-    return issubclass(ROUTERS.get(name).target, Baseline)
-
-
 def _of_parts(preset: Preset) -> list[TrialSpec]:
     """List the trials of all parts in order, with seed 0; derived trials follow their parents."""
     latest: dict[str, TrialSpec] = {}
@@ -118,9 +127,17 @@ def _of_parts(preset: Preset) -> list[TrialSpec]:
     for whole, part in zip(preset.parts or (None,), presets_of(preset), strict=True):
         made: dict[str, list[TrialSpec]] = defaultdict(list)
         for single in part:
-            own = {spec.router.name: spec for spec in _specs_of(single, selected_routers(single))}
-            if whole is not None and whole.parent is not None:
-                own = _derived(own, {**own, **latest}, whole.parent)
+            refuse_unknown(single.router, ROUTERS.entries())
+            chosen = selected_routers(single)
+            own = {router.name: _spec_of(single, router) for router in chosen}
+            if whole is not None and (wanted := whole.parent) is not None:
+                transform = TRANSFORMS.get(wanted.transform).name
+                start = _parent_of(wanted.router, {**own, **latest})
+                own = {
+                    # A parent that is a trial of the part itself stays as it is.
+                    name: spec if spec is start else spec.derived(start, transform)
+                    for name, spec in own.items()
+                }
             for name, spec in own.items():
                 made[name].append(spec)
             trials += own.values()
@@ -130,47 +147,27 @@ def _of_parts(preset: Preset) -> list[TrialSpec]:
     return trials
 
 
-def _derived(
-    specs: dict[str, TrialSpec], there: dict[str, TrialSpec], asked: ParentConfig
-) -> dict[str, TrialSpec]:
-    """Derive the trials of a part from the earlier trial of the parent's router.
-
-    A parent that is a trial of the part itself stays as it is.
-    """
-    transform = TRANSFORMS.get(asked.transform).name
-    if asked.router not in there:
-        hint = nearest(asked.router, there)
+def _parent_of(router: str, earlier: dict[str, TrialSpec]) -> TrialSpec:
+    if router not in earlier:
         raise RequestError(
-            f"no single trial of router {asked.router!r} comes before its children, in a part "
-            f"that does not sweep{hint}"
+            f"no single trial of router {router!r} comes before its children, in a part that does "
+            f"not sweep{nearest(router, earlier)}"
         )
-    parent = there[asked.router]
-    return {
-        name: spec if spec is parent else spec.derived(parent, transform)
-        for name, spec in specs.items()
-    }
-
-
-def _specs_of(preset: Preset, routers: Iterable[Entry]) -> list[TrialSpec]:
-    """List one trial of each router, with seed 0."""
-    refuse_unknown(preset.router, ROUTERS.entries())
-    return [_spec_of(preset, router) for router in routers]
+    return earlier[router]
 
 
 def _spec_of(preset: Preset, router: Entry) -> TrialSpec:
-    """Return the trial of a router, with what was found for it alone."""
-    tuned = preset.tuned.get(router.name, {})
-    preset = override(
-        preset.model_copy(update={"tuned": {}}), tuned, f"what was found for {router.name}"
-    )
-    experts = preset.experts.model_copy(
-        update={"options": EXPERTS.get(preset.experts.name).validate(preset.experts.options)}
-    )
+    """Return the trial of a router, with seed 0 and the settings that were tuned for it alone."""
+    tuned, preset = preset.tuned.get(router.name, {}), preset.model_copy(update={"tuned": {}})
+    preset = override(preset, tuned, f"what was found for {router.name}")
+    known = router.hyper_model.model_fields
+    shared = {name: value for name, value in preset.router.items() if name in known}
+    options = EXPERTS.get(preset.experts.name).validate(preset.experts.options)
     train = _with_losses(preset.train)
     without_losses = train.model_copy(update={"losses": {}, "loss_options": {}})
     return TrialSpec(
-        router=RouterConfig(name=router.name, options=_options_of(router, preset.router)),
-        experts=experts,
+        router=RouterConfig(name=router.name, options=router.validate(shared)),
+        experts=preset.experts.model_copy(update={"options": options}),
         model=preset.model,
         data=_sized(preset.data, preset.model),
         train=without_losses if _is_baseline(router.name) else train,
@@ -179,17 +176,8 @@ def _spec_of(preset: Preset, router: Entry) -> TrialSpec:
     )
 
 
-def _options_of(router: Entry, shared: Options) -> Options:
-    """Return the shared hyper-parameters that this router has, and its defaults."""
-    known = router.hyper_model.model_fields
-    options: dict[str, Any] = router.validate(
-        {name: value for name, value in shared.items() if name in known}
-    )
-    return options
-
-
 def _sized(data: DataConfig, model: ModelConfig) -> DataConfig:
-    """Set the model's image size, where it is known, for images without a size of their own."""
+    """Set the model's image size, where it is known, for images without their own."""
     if data.image_size is not None or has_size(data.name):
         return data
     size = model.options.get("img_size")
@@ -202,7 +190,7 @@ def _sized(data: DataConfig, model: ModelConfig) -> DataConfig:
 
 
 def _with_losses(train: TrainConfig) -> TrainConfig:
-    """Return the recipe with every option of its auxiliary losses filled in."""
+    """Fill in every option of a recipe's auxiliary losses."""
     for name in train.loss_options:
         if name not in train.losses:
             raise RequestError(
@@ -213,3 +201,100 @@ def _with_losses(train: TrainConfig) -> TrainConfig:
         name: LOSSES.get(name).validate(train.loss_options.get(name, {})) for name in train.losses
     }
     return train.model_copy(update={"loss_options": options})
+
+
+def with_widths(
+    specs: Iterable[TrialSpec], shape_of: Callable[[DataConfig], DataShape]
+) -> list[TrialSpec]:
+    """Solve for the width of experts in the trials that match compute by it.
+
+    A whole width may not meet the tolerance: then it is the nearest. A dense model keeps its MLPs;
+    the baseline with an MoE's parameters is widened by experts of a width that is solved for too.
+    A derived trial has the width of its parent, whose weights it takes over; where that is dense,
+    the width that it would have from scratch.
+
+    Args:
+        shape_of: of a data set; it need not be there.
+
+    Raises:
+        RequestError: the experts have no width, it is set, or would have to be below 1.
+    """
+    solved: dict[str, TrialSpec] = {}
+
+    def with_width(spec: TrialSpec) -> TrialSpec:
+        key = condition_of(spec)
+        if key not in solved:
+            parent = None if spec.parent is None else with_width(spec.parent)
+            solved[key] = _with_width(spec.model_copy(update={"parent": parent}), shape_of)
+        return solved[key].with_seed(spec.seed)
+
+    return [with_width(spec) if spec.compute.match in SOLVED else spec for spec in specs]
+
+
+def _with_width(spec: TrialSpec, shape_of: Callable[[DataConfig], DataShape]) -> TrialSpec:
+    matched, router = f"compute.match = {spec.compute.match}", ROUTERS.get(spec.router.name).target
+    is_dense = issubclass(router, Baseline) and not router.widen
+    name = EXPERTS.get(spec.experts.name).target.width
+    if name is None:
+        if is_dense:
+            return spec
+        able = [entry.name for entry in EXPERTS.entries() if entry.target.width]
+        raise RequestError(
+            f"{matched} solves for the width of experts, and experts {spec.experts.name!r} have "
+            f"none; {', '.join(able)} have one"
+        )
+    path, options = f"experts.options.{name}", spec.experts.options
+    if (width := options.get(name)) is not None:
+        raise RequestError(
+            f"{matched} solves for {path}, and it is set to {width}: leave out one of the two"
+        )
+    spec = spec.model_copy(update={"found": tuple(sorted({*spec.found, path}))})
+    if is_dense:
+        return spec
+    data = shape_of(spec.data)
+
+    def at(width: int | None) -> TrialSpec:
+        wider = spec.experts.model_copy(update={"options": {**options, name: width}})
+        return spec.model_copy(update={"experts": wider})
+
+    inherited = spec.parent.experts.options.get(name) if spec.parent else None
+    if inherited is not None:
+        return at(inherited)
+
+    def taken_by(of: TrialSpec) -> float:
+        cost = cost_of(of.model_copy(update={"parent": None, "transform": None}), data)
+        return cost.flops if spec.compute.match == "step_flops" else float(cost.parameters)
+
+    def taken_at(width: int) -> float:
+        return taken_by(at(width))
+
+    target, least = taken_by(spec.dense()), taken_at(1)
+    if least > target * (1 + spec.compute.tolerance):
+        less = ", or for less capacity" if spec.compute.match == "step_flops" else ""
+        raise RequestError(
+            f"{matched}: {spec.router.name} with num_experts = {spec.experts.num_experts} of width "
+            f"1 has {least:,.0f} {SOLVED[spec.compute.match]}, and the dense model has "
+            f"{target:,.0f}: ask for fewer experts{less}"
+        )
+    return at(nearest_width(taken_at, target))
+
+
+def nearest_width(cost: Callable[[int], float], target: float) -> int:
+    """Find the whole number, at least 1, at which a growing cost is nearest to a target.
+
+    By false position, which ends at the second step where the cost is affine, as that of an MLP.
+    """
+    cost = cache(cost)
+    low, high = 1, FIRST_GUESS
+    if cost(low) >= target:
+        return low
+    while cost(high) < target:
+        low, high = high, 4 * high
+    while high - low > 1:
+        share = (target - cost(low)) / (cost(high) - cost(low))
+        middle = min(max(low + round(share * (high - low)), low + 1), high - 1)
+        if cost(middle) < target:
+            low = middle
+        else:
+            high = middle
+    return min((low, high), key=lambda width: abs(cost(width) - target))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -65,12 +66,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A description and the parts that stand behind its names.
-
-    Attributes:
-        description: plain data.
-        parts: everything else that the outcome depends on.
-    """
+    """A description, as plain data, and the parts: all else that the outcome depends on."""
 
     description: dict[str, Any]
     parts: tuple[Part, ...]
@@ -102,8 +98,8 @@ class Fingerprints:
     def trial(self, spec: TrialSpec, hash_of: Callable[[DataConfig], str]) -> Fingerprint:
         """Take the fingerprint of a trial on data sets with these content hashes."""
         data = Part("data", spec.data.name, hash_of(spec.data))
-        parts = (*self._components(spec), self._protocol("training", TRAINING), data)
-        parts += self._model(spec)
+        components = map(self.component, components_of(spec))
+        parts = (*components, self._protocol("training", TRAINING), data, *self._model(spec))
         if spec.parent is not None and spec.transform is not None:
             parent = Part("parent", spec.parent.router.name, self.trial(spec.parent, hash_of).value)
             parts += (self.component(TRANSFORMS.get(spec.transform)), parent)
@@ -111,8 +107,9 @@ class Fingerprints:
 
     def layer(self, spec: TrialSpec) -> Fingerprint:
         """Take the fingerprint of a trial's layers and model before training, without data."""
-        made_of = [part for part in self._components(spec) if part.kind != "loss"]
-        parts = (*made_of, self._protocol("model", UNTRAINED), *self._model(spec))
+        made_of = [each for each in components_of(spec) if each.kind != "loss"]
+        components = map(self.component, made_of)
+        parts = (*components, self._protocol("model", UNTRAINED), *self._model(spec))
         return Fingerprint(layer_description(spec), parts)
 
     def component(self, entry: Entry) -> Part:
@@ -123,9 +120,6 @@ class Fingerprints:
         """Hash the code of a suite and of its subjects (SHA-256, hex)."""
         subject = self._protocol("subject", MEASURED)
         return combined([self.component(entry).digest, subject.digest])
-
-    def _components(self, spec: TrialSpec) -> list[Part]:
-        return [self.component(entry) for entry in components_of(spec)]
 
     def _model(self, spec: TrialSpec) -> tuple[Part, ...]:
         """Return a model's source or version, and the content of the file that it starts from."""
@@ -144,14 +138,9 @@ class Fingerprints:
     def _source(self, kind: str, name: str, origin: Callable[[], Origin]) -> Part:
         """Return the part made of distributions and of objects with all that defines them."""
         key = (kind, name)
-        if key not in self._parts:
-            versions, targets = origin()
-            self._parts[key] = self._part_of(kind, name, versions, targets)
-        return self._parts[key]
-
-    def _part_of(
-        self, kind: str, name: str, versions: Mapping[str, str], targets: Iterable[Any]
-    ) -> Part:
+        if key in self._parts:
+            return self._parts[key]
+        versions, targets = origin()
         own, files = set[Definition](), set[Path]()
         for target in targets:
             inner = inspect.unwrap(target)
@@ -166,22 +155,16 @@ class Fingerprints:
         digests = [*code.digests, *((source.module, source.digest) for source in users)]
         installed = [" ".join(each) for each in versions.items()]
         digest = combined([*installed, *(source.digest for source in users), *code.lines])
-        return Part(kind, name, digest, {**versions, **_by_name(digests)})
-
-
-def _by_name(digests: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return each name's digest; one for all that share a name."""
-    by_name: dict[str, list[str]] = {}
-    for name, digest in sorted(digests):
-        by_name.setdefault(name, []).append(digest)
-    return {name: each[0] if len(each) == 1 else combined(each) for name, each in by_name.items()}
+        by_name: dict[str, list[str]] = defaultdict(list)
+        for each, of_name in sorted(digests):
+            by_name[each].append(of_name)
+        listed = {each: of[0] if len(of) == 1 else combined(of) for each, of in by_name.items()}
+        self._parts[key] = Part(kind, name, digest, {**versions, **listed})
+        return self._parts[key]
 
 
 def components_of(spec: TrialSpec) -> list[Entry]:
-    """Return the registered components that a trial is made of.
-
-    A baseline has no other, but for the experts whose parameters a wide one has.
-    """
+    """List a trial's registered components; of a baseline, itself and the experts it is wide by."""
     router = ROUTERS.get(spec.router.name)
     if issubclass(router.target, Baseline):
         return [router, EXPERTS.get(spec.experts.name)] if router.target.widen else [router]
@@ -195,13 +178,8 @@ def components_of(spec: TrialSpec) -> list[Entry]:
 
 def layer_description(spec: TrialSpec) -> dict[str, Any]:
     """Describe a trial before training: no recipe, no seed."""
-    return spec.model_dump(
-        mode="json",
-        exclude={
-            **dict.fromkeys(("train", "compute", "seed", "parent", "transform"), True),
-            "data": {"augment"},
-        },
-    )
+    trained = dict.fromkeys(("train", "compute", "seed", "parent", "transform"), True)
+    return spec.model_dump(mode="json", exclude={**trained, "data": {"augment"}})
 
 
 def identity(description: dict[str, Any]) -> dict[str, Any]:
@@ -232,20 +210,17 @@ def differences(now: Fingerprint, then: TrialRecord) -> list[str]:
         "new": [part.label for key, part in current.items() if key not in before],
         "gone": [f"{kind} {name!r}" for kind, name in before.keys() - current.keys()],
     }
-    parts = [f"{kind}: {', '.join(labels)}" for kind, labels in kinds.items() if labels]
-    return [*_description_differences(now, then), *parts]
-
-
-def _description_differences(now: Fingerprint, then: TrialRecord) -> list[str]:
-    before, current = _flat(identity(then.description)), _flat(identity(now.description))
-    return [
-        f"{path} is {current.get(path, 'unset')}, was {before.get(path, 'unset')}"
-        for path in sorted(before.keys() | current.keys())
-        if before.get(path) != current.get(path)
+    old, new = _flat(identity(then.description)), _flat(identity(now.description))
+    described = [
+        f"{path} is {new.get(path, 'unset')}, was {old.get(path, 'unset')}"
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
     ]
+    return described + [f"{kind}: {', '.join(labels)}" for kind, labels in kinds.items() if labels]
 
 
 def _flat(value: object, path: str = "") -> dict[str, str]:
+    """Map the path of each value, such as `train.lr`, to its JSON."""
     if isinstance(value, dict):
         parts = (_flat(inner, f"{path}.{key}" if path else key) for key, inner in value.items())
         return {name: text for part in parts for name, text in part.items()}

@@ -8,11 +8,9 @@ import or another spelling of an import does not change.
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
-
-from bench.plan.file_names import Module, Scope, stored
 
 SILENT = ("print", "emit", "logging", "warnings")
 """Functions, and modules of functions, that only say something."""
@@ -21,48 +19,168 @@ SHOWN: Mapping[str, tuple[int | None, tuple[str, ...]]] = {
     "MetricDef": (3, ("meaning",)),
     "hyper": (1, ("meaning", "tune")),
 }
-"""By the name of what is called: arguments that change no number that a given value leads to, by
-place and by name."""
+"""Arguments that change no number that a given value leads to, by what is called: place, names."""
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """The meanings of names inside a definition.
+
+    Attributes:
+        imports: those that functions around import.
+        hidden: variables of functions around, whatever a module's names of that spelling mean.
+        fields: whether annotations count: those in a class body can be its fields.
+    """
+
+    imports: Mapping[str, str] = field(default_factory=dict)
+    hidden: frozenset[str] = frozenset()
+    fields: bool = False
+
+
+class Module:
+    """A parsed file.
+
+    The meaning of a name is a path of a module and a name in it: "F" -> "torch.nn:functional".
+
+    Attributes:
+        package: that relative imports start from.
+        imports: what each name means that an import at the top level binds.
+        bound: by name, the statements that define it.
+        effects: statements that do more than define. A registration is none: what a registry holds
+            is followed from the description that names it.
+        stars: modules of which everything is imported.
+    """
+
+    def __init__(self, tree: ast.Module, name: str, package: str) -> None:
+        self.name, self.package = name, package
+        self.imports: dict[str, str] = {}
+        self.bound: dict[str, list[ast.stmt]] = {}
+        self.effects: list[ast.stmt] = []
+        self.stars: list[str] = []
+        for statement in tree.body:
+            imports = imports_in(statement, package, inside=False)
+            self.imports |= imports
+            test = ast.unparse(statement.test) if isinstance(statement, ast.If) else ""
+            if "TYPE_CHECKING" in test or "__name__" in test:
+                continue  # it is the type checker's, or a script's
+            for node in ast.walk(statement):
+                if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
+                    self.stars.append(f"{imported_module(node, package)}:")
+            names = stored([statement])
+            for bound in names:
+                self.bound.setdefault(bound, []).append(statement)
+            compound = isinstance(statement, (ast.For, ast.While, ast.With, ast.If, ast.Try))
+            if (compound or not names) and not imports and not _is_registration(statement):
+                self.effects.append(statement)
+
+    def meaning(self, node: ast.AST, scope: Scope) -> str | None:
+        """Return the path that `a.b.c` stands for; None where `a` is no name of the module's."""
+        attributes: list[str] = []
+        while isinstance(node, ast.Attribute):
+            attributes.insert(0, node.attr)
+            node = node.value
+        if not isinstance(node, ast.Name):
+            return None
+        start = scope.imports.get(node.id)
+        if start is None and node.id not in scope.hidden:
+            bound = f"{self.name}:{node.id}" if node.id in self.bound else None
+            start = self.imports.get(node.id, bound)
+        if start is None:
+            return None
+        glue = "" if start.endswith(":") or not attributes else "."
+        return start + glue + ".".join(attributes)
+
+
+@cache
+def parsed(text: str, name: str, stem: str) -> Module:
+    """Return the module of a file's text, of a package where the file's stem is "__init__".
+
+    Raises:
+        SyntaxError: it is no Python.
+    """
+    package = name if stem == "__init__" else name.rpartition(".")[0]
+    return Module(ast.parse(text), name, package)
+
+
+def imports_in(tree: ast.AST, package: str, *, inside: bool) -> dict[str, str]:
+    """Map each imported name to the path that it means; `inside` functions and classes too."""
+    names: dict[str, str] = {}
+    for node in _walk(tree, inside):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                top = alias.name.partition(".")[0]
+                names[alias.asname or top] = f"{alias.name if alias.asname else top}:"
+        elif isinstance(node, ast.ImportFrom):
+            module = imported_module(node, package)
+            names |= {each.asname or each.name: f"{module}:{each.name}" for each in node.names}
+    return names
+
+
+def imported_module(node: ast.ImportFrom, package: str) -> str:
+    """Return the absolute name of the module that a file of a package imports from."""
+    parts = package.split(".") if package and node.level else []
+    above = parts[: len(parts) - node.level + 1] if node.level else []
+    return ".".join([*above, *([node.module] if node.module else [])])
+
+
+def _walk(tree: ast.AST, inside: bool) -> Iterator[ast.AST]:
+    """Yield a node and those below it, without those of functions and classes unless `inside`."""
+    yield tree
+    if inside or not isinstance(tree, (*FUNCTIONS, ast.ClassDef)):
+        for node in ast.iter_child_nodes(tree):
+            yield from _walk(node, inside)
+
+
+def stored(statements: Iterable[ast.AST]) -> set[str]:
+    """Return the names that statements bind where they stand, imports left out."""
+    names: set[str] = set()
+    waiting = list(statements)
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load):
+            names.add(node.id)
+        elif isinstance(node, (ast.ExceptHandler, ast.MatchAs, ast.MatchStar)) and node.name:
+            names.add(node.name)
+        if not isinstance(node, (*FUNCTIONS, *COMPREHENSIONS, ast.ClassDef)):
+            waiting += ast.iter_child_nodes(node)
+    return names
+
+
+def _is_registration(statement: ast.stmt) -> bool:
+    """Tell whether a statement of a module is a call of `register…`, or a text."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    if isinstance(value, ast.Call):
+        return ast.unparse(value.func).rpartition(".")[2].startswith("register")
+    return isinstance(value, ast.Constant)
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A path that code names: a module and names in it, such as `routers:Router.forward`."""
+    """A path that code names, such as `routers:Router.forward`."""
 
     path: str
 
 
-@dataclass(frozen=True)
-class Written:
-    """The code of a definition.
+@cache
+def normal_form(module: Module, name: str) -> NormalForm:
+    """Return the code of a module's definition, or of its effects where the name is empty."""
+    code = NormalForm(module)
+    for statement in module.bound[name] if name else module.effects:
+        code.write(statement, Scope())
+    return code
+
+
+class NormalForm:
+    """The code of a definition, in a form in which only differences of effect remain.
 
     Attributes:
         parts: its text, and what it names.
         annotated: paths of its annotations: of these classes are the objects that it works on.
     """
-
-    parts: tuple[str | Reference, ...]
-    annotated: frozenset[str]
-
-
-@cache
-def normal_form(module: Module, name: str) -> Written:
-    """Return the code of a definition of a module, or of its effects where the name is empty."""
-    writer = _Writer(module)
-    for statement in module.bound[name] if name else module.effects:
-        writer.write(statement, Scope())
-    return Written(tuple(writer.parts), frozenset(writer.annotated))
-
-
-def references(module: Module) -> frozenset[str]:
-    """Return all paths that a file names."""
-    each = [normal_form(module, name) for name in ["", *module.bound]]
-    named = {part.path for code in each for part in code.parts if isinstance(part, Reference)}
-    return frozenset(named).union(module.stars, *(code.annotated for code in each))
-
-
-class _Writer:
-    """A writer of a definition's code in a form in which only differences of effect remain."""
 
     def __init__(self, module: Module) -> None:
         self._module = module
@@ -70,47 +188,43 @@ class _Writer:
         self.annotated: set[str] = set()
 
     def write(self, node: ast.AST, scope: Scope) -> None:
+        """Append a node."""
         if isinstance(node, (ast.Name, ast.Attribute)):
             path = self._module.meaning(node, scope)
             stores = isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
             if path is not None and not stores:
                 self.parts.append(Reference(path))
                 return
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
-            self._write_function(node, scope)
-        elif isinstance(node, (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)):
-            hidden = scope.hidden.union(*(stored([each.target]) for each in node.generators))
-            self._write_fields(node, Scope(scope.imports, hidden))
-        elif isinstance(node, ast.ClassDef):
-            self._write_fields(node, Scope(scope.imports, scope.hidden, fields=True))
-        elif isinstance(node, ast.AnnAssign) and node.value and not scope.fields:
-            self._read_annotation(node.annotation, scope)
-            self._write_fields(ast.Assign([node.target], node.value), scope)
-        elif isinstance(node, ast.Raise):
-            raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
-            self._write_fields(ast.Raise(raised), scope)  # without its message
-        elif isinstance(node, ast.Assert):
-            self._write_fields(ast.Assert(node.test), scope)
-        elif isinstance(node, ast.Call):
-            self._write_call(node, scope)
-        else:
-            self._write_fields(node, scope)
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.Lambda():
+                self._write_function(node, scope)
+                return
+            case ast.Call():
+                self._write_call(node, scope)
+                return
+            case ast.ListComp() | ast.SetComp() | ast.DictComp() | ast.GeneratorExp():
+                hidden = scope.hidden.union(*(stored([each.target]) for each in node.generators))
+                scope = Scope(scope.imports, hidden)
+            case ast.ClassDef():
+                scope = replace(scope, fields=True)
+            case ast.AnnAssign(value=ast.expr() as value) if not scope.fields:
+                self._read_annotation(node.annotation, scope)
+                node = ast.Assign([node.target], value)
+            case ast.Raise():  # without its message
+                node = ast.Raise(node.exc.func if isinstance(node.exc, ast.Call) else node.exc)
+            case ast.Assert():
+                node = ast.Assert(node.test)
+        self._write_fields(node, scope)
 
     def _write_fields(self, node: ast.AST, scope: Scope) -> None:
         self.parts.append(f"({type(node).__name__}")
         for key, value in ast.iter_fields(node):
-            value = self._effective(value, scope)
+            value = self._effective(value, scope) if isinstance(value, list) else value
             # What is empty is left out, as other versions of Python may not know it.
             if key not in ("ctx", "kind", "type_comment") and value not in (None, []):
                 self.parts.append(f" {key}=")
                 self._write_value(value, scope)
         self.parts.append(")")
-
-    def _effective(self, value: object, scope: Scope) -> object:
-        """Return a field of a node, statements of no effect left out of a list of them."""
-        if not isinstance(value, list):
-            return value
-        return [each for each in value if not self._is_silent(each, scope)]
 
     def _write_value(self, value: object, scope: Scope) -> None:
         if isinstance(value, ast.AST):
@@ -142,16 +256,15 @@ class _Writer:
         # The options of a component that is a function are validated by their annotations.
         options = [each.annotation for each in args.kwonlyargs if decorators and each.annotation]
         self._write_value(options, scope)
-        imports = {**scope.imports, **self._module.imports_of(node)}
-        hidden = scope.hidden | own
-        inside = Scope(imports, frozenset(hidden))
+        imports = imports_in(node, self._module.package, inside=True)
+        inside = Scope({**scope.imports, **imports}, scope.hidden | own)
         self._write_value(self._effective(body, inside), inside)
         self.parts.append(")")
 
     def _read_annotation(self, annotation: ast.expr | None, scope: Scope) -> None:
         for node in ast.walk(annotation) if annotation else ():
-            path = self._module.meaning(node, scope)
-            self.annotated |= {path} if path else set()
+            if path := self._module.meaning(node, scope):
+                self.annotated.add(path)
 
     def _write_call(self, node: ast.Call, scope: Scope) -> None:
         name = _name_of(node.func)
@@ -163,21 +276,24 @@ class _Writer:
         keywords = [each for each in node.keywords if each.arg not in names]
         self._write_fields(ast.Call(node.func, positional, keywords), scope)
 
+    def _effective(self, nodes: Iterable[object], scope: Scope) -> list[object]:
+        """Leave out imports, docstrings and messages."""
+        return [each for each in nodes if not self._is_silent(each, scope)]
+
     def _is_silent(self, node: object, scope: Scope) -> bool:
-        """Tell whether a node is of no effect: an import, a docstring, a message."""
-        if isinstance(node, (ast.Import, ast.ImportFrom, ast.Pass)):
-            return True
-        if isinstance(node, ast.AnnAssign):
-            return node.value is None and not scope.fields
-        if not isinstance(node, ast.Expr) or not isinstance(node.value, ast.Call):
-            return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
-        path = self._module.meaning(node.value.func, scope)
-        module, _, name = (path or f":{_name_of(node.value.func)}").partition(":")
-        return name in SILENT or module in SILENT
+        match node:
+            case ast.Import() | ast.ImportFrom() | ast.Pass() | ast.Expr(value=ast.Constant()):
+                return True
+            case ast.AnnAssign(value=None):
+                return not scope.fields
+            case ast.Expr(value=ast.Call(func=function)):
+                path = self._module.meaning(function, scope) or f":{_name_of(function)}"
+                module, _, name = path.partition(":")
+                return name in SILENT or module in SILENT
+        return False
 
 
 def _name_of(function: ast.expr) -> str:
     """Return the last name of what is called."""
-    if isinstance(function, ast.Attribute):
-        return function.attr
-    return function.id if isinstance(function, ast.Name) else ""
+    name: str = getattr(function, "attr", getattr(function, "id", ""))
+    return name

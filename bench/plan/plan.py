@@ -7,11 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.config import Options, Preset, TrialSpec, with_routers, with_settings
-from bench.data import Datasets, load_with_shape
-from bench.plan.expand import refuse_unknown, selected_routers, trial_specs
+from bench.data import Datasets
+from bench.plan.expand import refuse_unknown, selected_routers, solved_specs
 from bench.plan.fingerprint import Fingerprint, Fingerprints
 from bench.plan.sequential import Sequential
-from bench.plan.widths import with_widths
 from results.conditions import conditions, label_of
 from results.text import fault_of
 from routers import ROUTERS, Baseline
@@ -26,9 +25,8 @@ class Request:
     Attributes:
         study: the name under which the results are kept together.
         preset: with all overrides applied.
-        suites: those that measure, with their options as given.
-        tuned: by router, how its settings were found, see `bench.tune.best_settings`; empty
-            where they were not.
+        suites: those that measure, with the options that were set.
+        tuned: by router, how its settings were tuned, see `bench.tune.best_settings`.
         sequential: when seeds stop being added; None where their number is fixed.
     """
 
@@ -40,12 +38,12 @@ class Request:
 
     def record(self) -> dict[str, Any]:
         """Return the request as plain data, for the study's row."""
-        asked = {"preset": self.preset.model_dump(mode="json"), "suites": dict(self.suites)}
+        record = {"preset": self.preset.model_dump(mode="json"), "suites": dict(self.suites)}
         if self.tuned:
-            asked["tuned"] = dict(self.tuned)
+            record["tuned"] = dict(self.tuned)
         if self.sequential is not None:
-            asked["sequential"] = self.sequential.record()
-        return asked
+            record["sequential"] = self.sequential.record()
+        return record
 
 
 @dataclass(frozen=True)
@@ -111,23 +109,25 @@ def make_request(
     Raises:
         RequestError: a name or a value that does not exist or fit.
     """
-    changed: dict[str, Any] = {"sweep": {**preset.sweep, **(sweep or {})}}
+    settings, sweep = settings or {}, sweep or {}
+    changed: dict[str, Any] = {"sweep": {**preset.sweep, **sweep}}
     if aa_replicates:
         changed["twins"] = True
     if seeds is not None:
         changed["seeds"] = seeds
-    if _names_another_model(preset, settings or {}, sweep or {}):
+    # Another model has those options alone that the command gives; the options of a preset that
+    # sweeps over models are meant for all of them.
+    named = [*sweep.get("model.name", ()), settings.get("model.name", preset.model.name)]
+    if "model.name" not in preset.sweep and any(name != preset.model.name for name in named):
         changed["model"] = preset.model.model_copy(update={"options": {}})
     if routers:
         preset = with_routers(preset, routers)
-    preset = with_settings(preset.model_copy(update=changed), settings or {}, sweep or ())
-    paths = [*(settings or {}), *(sweep or {})]
-    hyper = [path.split(".")[1] for path in paths if path.startswith("router.")]
+    preset = with_settings(preset.model_copy(update=changed), settings, sweep)
+    hyper = [path.split(".")[1] for path in (*settings, *sweep) if path.startswith("router.")]
+    chosen_routers = selected_routers(preset)
     # A preset's own settings are for whichever of its routers are chosen.
-    refuse_unknown(hyper, selected_routers(preset))
-    if aa_replicates and all(
-        issubclass(router.target, Baseline) for router in selected_routers(preset)
-    ):
+    refuse_unknown(hyper, chosen_routers)
+    if aa_replicates and all(issubclass(each.target, Baseline) for each in chosen_routers):
         raise RequestError("--aa trains each router but a baseline again, and no other is chosen")
     names = suites or list(preset.suites)
     chosen = {SUITES.get(name).name: preset.suites.get(name, {}) for name in names}
@@ -145,17 +145,6 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _names_another_model(
-    preset: Preset, settings: Mapping[str, Any], sweep: Mapping[str, tuple[Any, ...]]
-) -> bool:
-    """Tell whether a command changes the model, which then has those options alone that it gives.
-
-    The options of a preset that sweeps over models are meant for all of them.
-    """
-    named = [*sweep.get("model.name", ()), settings.get("model.name", preset.model.name)]
-    return "model.name" not in preset.sweep and any(name != preset.model.name for name in named)
-
-
 def make_plan(request: Request, datasets: Datasets) -> Plan:
     """Resolve a request; loads its data, since the data's content is part of a trial's identity.
 
@@ -171,23 +160,16 @@ def make_plan(request: Request, datasets: Datasets) -> Plan:
         Planned(label, spec, fingerprints.trial(spec, datasets.hash_of), on_trials)
         for label, spec in zip(labels(trained), trained, strict=True)
     ]
-    identities = [(fingerprints.layer(spec), spec) for spec in (specs if on_layers else [])]
-    bare = {fingerprint.value: (spec, fingerprint) for fingerprint, spec in identities}
+    bare = {}
+    for spec in specs if on_layers else []:
+        fingerprint = fingerprints.layer(spec)
+        bare[fingerprint.value] = (spec, fingerprint)
     layer_labels = _labels([fingerprint.description for _, fingerprint in bare.values()])
     layers = [
         Planned(label, *each, on_layers)
         for label, each in zip(layer_labels, bare.values(), strict=True)
     ]
     return Plan(request, tuple(trials), tuple(layers))
-
-
-def solved_specs(preset: Preset, datasets: Datasets) -> list[TrialSpec]:
-    """Return every trial of a preset, with the width of its experts where compute is matched by it.
-
-    Raises:
-        BenchError: something that does not exist or fit.
-    """
-    return with_widths(trial_specs(preset), lambda data: load_with_shape(data, datasets)[0])
 
 
 def labels(specs: Sequence[TrialSpec]) -> list[str]:
@@ -205,11 +187,7 @@ def _labels(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
 def _suites(request: Request, fingerprints: Fingerprints, on: str) -> tuple[PlannedSuite, ...]:
     entries = [SUITES.get(name) for name in request.suites]
     return tuple(
-        PlannedSuite(
-            entry.name,
-            entry.validate(request.suites[entry.name]),
-            fingerprints.suite(entry),
-        )
-        for entry in entries
-        if entry.target.on == on
+        PlannedSuite(each.name, each.validate(request.suites[each.name]), fingerprints.suite(each))
+        for each in entries
+        if each.target.on == on
     )

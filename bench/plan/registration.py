@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from bench.data import DATASETS, find_dataset
 from bench.model import EXPERTS, TRANSFORMS
@@ -24,8 +23,6 @@ REGISTRIES: dict[str, Registry] = {
     "datasets": DATASETS,
 }
 """By kind, in the order in which a name is looked up and lists show it."""
-
-RECORDED: tuple[Registry, ...] = (*REGISTRIES.values(), TRANSFORMS)
 
 
 def record_plan(plan: Plan, store: Store) -> dict[str, int]:
@@ -47,12 +44,18 @@ def add_to_study(
     study: int, trials: Sequence[Planned], layers: Sequence[Planned], store: Store
 ) -> dict[str, int]:
     """Add trials and layers to a study; existing rows stay. Returns as `record_plan` does."""
-    components = _components([*trials, *layers], store)
+    planned = [*trials, *layers]
+    parts = dict.fromkeys(part for each in planned for part in each.fingerprint.parts)
+    suites = {(suite.name, suite.source_hash) for each in planned for suite in each.suites}
+    parts |= dict.fromkeys(Part("suite", *suite) for suite in sorted(suites))
+    # What several trials share is written once.
+    written = store.components([component_of(part) for part in parts])
+    components = dict(zip(parts, written, strict=True))
     trial_rows = store.trials([_subject(each, components) for each in trials])
     layer_rows = store.layers([_subject(each, components) for each in layers])
     store.add_trial_to_study(study, *trial_rows)
     store.add_layer_to_study(study, *layer_rows)
-    names = [each.fingerprint.value for each in (*trials, *layers)]
+    names = [each.fingerprint.value for each in planned]
     return dict(zip(names, (*trial_rows, *layer_rows), strict=True))
 
 
@@ -95,11 +98,17 @@ def find_registry(kind: str) -> Registry:
 
 def component_of(part: Part) -> Component:
     """Return a part as a row, with its card where it is registered by name."""
-    registry = next((registry for registry in RECORDED if registry.kind == part.kind), None)
+    registries = (*REGISTRIES.values(), TRANSFORMS)
+    registry = next((each for each in registries if each.kind == part.kind), None)
     if registry is None:
         listing = "\n".join(f"{name} {digest}" for name, digest in part.definitions.items())
         return Component(part.kind, part.name, listing, part.digest, definitions=part.definitions)
     entry = registry.get(part.name)
+    target = entry.target
+    metrics = [asdict(definition) for definition in getattr(target, "metrics", ())]
+    for metric in metrics:  # the main one's has its `where`, if there is one
+        if metric["name"] == target.main_metric and target.main_where:
+            metric["where"] = target.main_where
     return Component(
         kind=part.kind,
         name=part.name,
@@ -111,17 +120,10 @@ def component_of(part: Part) -> Component:
         source=entry.source,
         bibtex=entry.bibtex,
         hyper=[asdict(info) for info in entry.hyper],
-        metrics=list(_definitions(entry.target)),
-        main_metric=getattr(entry.target, "main_metric", None),
+        metrics=metrics,
+        main_metric=getattr(target, "main_metric", None),
         definitions=part.definitions,
     )
-
-
-def _definitions(target: Any) -> Iterator[dict[str, Any]]:
-    """Yield a suite's metric definitions; the main metric's has its `where`, if there is one."""
-    for definition in getattr(target, "metrics", ()):
-        where = target.main_where if definition.name == target.main_metric else {}
-        yield asdict(definition) | ({"where": where} if where else {})
 
 
 def _subject(planned: Planned, components: Mapping[Part, int]) -> Subject:
@@ -133,11 +135,3 @@ def _subject(planned: Planned, components: Mapping[Part, int]) -> Subject:
         parent=fingerprint.parent,
         transform=planned.spec.transform if fingerprint.parent else None,
     )
-
-
-def _components(planned: Sequence[Planned], store: Store) -> dict[Part, int]:
-    """Return the row of each part and each suite; one that several trials share is written once."""
-    suites = {(suite.name, suite.source_hash) for each in planned for suite in each.suites}
-    parts = dict.fromkeys(part for each in planned for part in each.fingerprint.parts)
-    parts |= dict.fromkeys(Part("suite", *suite) for suite in sorted(suites))
-    return dict(zip(parts, store.components([component_of(part) for part in parts]), strict=True))

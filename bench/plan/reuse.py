@@ -1,20 +1,25 @@
-"""Whether a trial's result is there already, and which part of its fingerprint decided."""
+"""Whether a trial's result is there already, and why or why not."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from bench.plan.fingerprint import Fingerprint, differences, identity
+import pydantic
+
+from bench.config import TrialSpec
+from bench.data import Datasets
+from bench.plan.fingerprint import Fingerprint, Fingerprints, Part, differences, identity
 from bench.plan.plan import Planned, PlannedSuite
 from bench.train import read_outcome
 from results import AttemptRecord, Store
+from results.store.leases import alive
 from results.store.records import AttemptStatus, Made
-from results.store.registration import TrialRecord, all_trials
+from results.store.registration import TrialRecord, all_trials, definitions_of
 from results.text import to_json
 from routers.errors import BenchError
 
@@ -32,13 +37,11 @@ ENDED: Mapping[AttemptStatus, tuple[Retry, str]] = {
 
 @dataclass(frozen=True)
 class Decision:
-    """The decision whether to train a trial, and which suites measure it.
+    """The decision whether to train a trial, why or why not, and which suites measure it.
 
     Attributes:
-        train: whether it has to be trained.
-        reason: why, or why not.
         due: the suites that have not measured it yet.
-        attempt: the one whose result is reused.
+        attempt: the one whose result is reused, or that gave none and is not tried again.
     """
 
     train: bool
@@ -71,42 +74,34 @@ class Reuse:
         tried = self._store.attempts(each.fingerprint.value for each in planned)
         done = self._results(planned, tried)
         made = self._store.measured(attempt.id for attempt in done.values())
-        decisions: list[Decision] = []
+        decisions: dict[str, Decision] = {}
         parents: set[str | None] = set()
         for each in reversed(planned):
             name = each.fingerprint.value
-            if name in done and self._is_of_other_clock(each, done[name]):
-                decision = Decision(True, "its seconds were those of another machine", each.suites)
-            elif name in done:
+            if name in done:
                 due = _missing(each.suites, made.get(done[name].id, set()))
-                decision = self._done(each, done[name], due, is_parent=name in parents)
+                reason = self._why_again(each, done[name], due, is_parent=name in parents)
+                same = Decision(False, "same description, data and source", due, done[name])
+                decision = same if reason is None else Decision(True, reason, each.suites)
             elif name in tried:
-                decision = self._undone(each, tried[name][-1])
+                decision = self._without_result(each, tried[name][-1])
             else:
                 decision = Decision(True, self._why_new(each.fingerprint), each.suites)
             if decision.train:
                 parents.add(each.fingerprint.parent)
-            decisions.append(decision)
-        return self._with_orphans(planned, decisions[::-1], tried)
-
-    def _with_orphans(
-        self,
-        planned: Sequence[Planned],
-        decisions: list[Decision],
-        tried: Mapping[str, Sequence[AttemptRecord]],
-    ) -> list[Decision]:
-        """Retry children that failed because of their parent, where it has a result now."""
-        train = {p.fingerprint.value for p, d in zip(planned, decisions, strict=True) if d.train}
-        for number, (each, decision) in enumerate(zip(planned, decisions, strict=True)):
-            parent, last = each.fingerprint.parent, decision.attempt
-            if decision.train or parent is None or last is None:
+            decisions[name] = decision
+        # Children that failed because of their parent are tried again where it has a result now.
+        for each in planned:
+            name, parent = each.fingerprint.value, each.fingerprint.parent
+            decision = decisions[name]
+            if decision.train or parent is None or decision.attempt is None:
                 continue
-            if not _is_orphan(last, tried.get(parent, ())):
+            if not _is_orphan(decision.attempt, tried.get(parent, ())):
                 continue
-            if parent in train or self._store.done_attempt(parent) is not None:
-                decisions[number] = Decision(True, "its parent gave no result then", each.suites)
-                train.add(each.fingerprint.value)
-        return decisions
+            trained = parent in decisions and decisions[parent].train
+            if trained or self._store.done_attempt(parent) is not None:
+                decisions[name] = Decision(True, "its parent gave no result then", each.suites)
+        return [decisions[each.fingerprint.value] for each in planned]
 
     def layers(self, planned: Sequence[Planned]) -> list[tuple[PlannedSuite, ...]]:
         """List for each layer the suites that still have to measure it on this machine."""
@@ -122,68 +117,28 @@ class Reuse:
             for each, name in zip(planned, names, strict=True)
         ]
 
-    def _done(
+    def _why_again(
         self,
         planned: Planned,
         done: AttemptRecord,
-        due: tuple[PlannedSuite, ...],
+        due: Sequence[PlannedSuite],
         *,
         is_parent: bool,
-    ) -> Decision:
-        """Decide on a trial that has a result.
+    ) -> str | None:
+        """Say why a trial that has a result is trained again; None where it is not.
 
         Args:
+            due: the suites that are to measure it.
             is_parent: whether another that has to be trained starts from its weights.
         """
-        if is_parent and not self._has_weights(done):
-            gone = "its checkpoint is gone, and a derived trial needs it"
-            return Decision(True, gone, planned.suites)
-        lost = self._lost(done) if due else None
-        if lost:
-            return Decision(True, lost, planned.suites)
-        return Decision(False, "same description, data and source", due, done)
-
-    def _results(
-        self, planned: Sequence[Planned], tried: Mapping[str, Sequence[AttemptRecord]]
-    ) -> dict[str, AttemptRecord]:
-        """Find the last done attempt at each trial, by the clock rather one of this machine."""
-        last_done = {}
-        for each in planned:
-            attempts = tried.get(each.fingerprint.value, ())
-            here = [attempt for attempt in attempts if not self._is_of_other_clock(each, attempt)]
-            last = _done(here) or _done(attempts)
-            if last is not None:
-                last_done[each.fingerprint.value] = last
-        return last_done
-
-    def _is_of_other_clock(self, planned: Planned, attempt: AttemptRecord) -> bool:
-        """Tell whether a training was given seconds, which make other steps on another machine."""
-        matched = planned.spec.compute.match
-        return matched == "wall_clock" and attempt.machine_id != self._machine_id
-
-    def _undone(self, planned: Planned, last: AttemptRecord) -> Decision:
-        again, reason = tried_again(last, self._retry if last.id <= self._newest else None)
-        if again:
-            return Decision(True, reason, planned.suites)
-        return Decision(False, reason, attempt=last)
-
-    def _why_new(self, fingerprint: Fingerprint) -> str:
-        alike = self._alike.get(_key(fingerprint.description), [])
-        others = [trial for trial in alike if trial.fingerprint != fingerprint.value]
-        return "; ".join(differences(fingerprint, others[-1])) if others else "new"
-
-    @cached_property
-    def _alike(self) -> Mapping[str, Sequence[TrialRecord]]:
-        """The trials of each description, the oldest first."""
-        alike = defaultdict(list)
-        for trial in all_trials(self._store):
-            alike[_key(trial.description)].append(trial)
-        return alike
-
-    def _lost(self, done: AttemptRecord) -> str | None:
-        """Say why a training can no longer be measured; None where all its files are there."""
+        if self._is_of_other_clock(planned, done):
+            return "its seconds were those of another machine"
         if not self._has_weights(done):
-            return "its checkpoint is gone, and a suite needs it"
+            if is_parent:
+                return "its checkpoint is gone, and a derived trial needs it"
+            return "its checkpoint is gone, and a suite needs it" if due else None
+        if not due:
+            return None
         folder = (self._home / str(done.checkpoint)).parent
         try:
             snapshots = read_outcome(folder).snapshots
@@ -191,6 +146,43 @@ class Reuse:
             return str(error)
         gone = [saved.file for saved in snapshots if not (folder / saved.file).is_file()]
         return f"its snapshot {gone[0]} is gone, and a suite needs it" if gone else None
+
+    def _results(
+        self, planned: Sequence[Planned], tried: Mapping[str, Sequence[AttemptRecord]]
+    ) -> dict[str, AttemptRecord]:
+        """Find the last done attempt at each trial, by the clock rather one of this machine."""
+        results = {}
+        for each in planned:
+            attempts = tried.get(each.fingerprint.value, ())
+            done = [attempt for attempt in attempts if attempt.status == AttemptStatus.DONE]
+            here = [attempt for attempt in done if not self._is_of_other_clock(each, attempt)]
+            if done:
+                results[each.fingerprint.value] = (here or done)[-1]
+        return results
+
+    def _is_of_other_clock(self, planned: Planned, attempt: AttemptRecord) -> bool:
+        """Tell whether a training was given seconds, which make other steps on another machine."""
+        matched = planned.spec.compute.match
+        return matched == "wall_clock" and attempt.machine_id != self._machine_id
+
+    def _without_result(self, planned: Planned, last: AttemptRecord) -> Decision:
+        again, reason = tried_again(last, self._retry if last.id <= self._newest else None)
+        if again:
+            return Decision(True, reason, planned.suites)
+        return Decision(False, reason, attempt=last)
+
+    def _why_new(self, fingerprint: Fingerprint) -> str:
+        alike = self._alike[to_json(identity(fingerprint.description))]
+        others = [trial for trial in alike if trial.fingerprint != fingerprint.value]
+        return "; ".join(differences(fingerprint, others[-1])) if others else "new"
+
+    @cached_property
+    def _alike(self) -> defaultdict[str, list[TrialRecord]]:
+        """The trials of each description, the oldest first."""
+        alike = defaultdict(list)
+        for trial in all_trials(self._store):
+            alike[to_json(identity(trial.description))].append(trial)
+        return alike
 
     def _has_weights(self, done: AttemptRecord) -> bool:
         return bool(done.checkpoint) and (self._home / str(done.checkpoint)).is_file()
@@ -216,17 +208,6 @@ def tried_again(last: AttemptRecord, retry: Retry = None) -> tuple[bool, str]:
     return False, f"{outcome}; --retry {asked} tries again"
 
 
-def _key(description: dict[str, object]) -> str:
-    return to_json(identity(description))
-
-
-def _done(tried: Sequence[AttemptRecord]) -> AttemptRecord | None:
-    """Return the last attempt that is done; None where none is."""
-    return next(
-        (attempt for attempt in reversed(tried) if attempt.status == AttemptStatus.DONE), None
-    )
-
-
 def _missing(suites: Sequence[PlannedSuite], made: set[Made]) -> tuple[PlannedSuite, ...]:
     """Return the suites that have not measured yet."""
     return tuple(
@@ -234,3 +215,70 @@ def _missing(suites: Sequence[PlannedSuite], made: set[Made]) -> tuple[PlannedSu
         for suite in suites
         if Made(suite.name, to_json(suite.options), suite.source_hash) not in made
     )
+
+
+MOST_NAMES = 8
+"""Definitions that are named of a part that changed."""
+
+
+def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
+    """Yield lines that compare a stored trial with what its description would be now."""
+    yield f"trial {trial.fingerprint}"
+    try:
+        spec = TrialSpec.model_validate(trial.description)
+        now = Fingerprints().trial(spec, Datasets().hash_of)
+        _require_model(now, spec, trial)
+    except (BenchError, pydantic.ValidationError) as error:
+        yield f"not reused: it cannot be described now: {error}"
+        return
+    yield f"{spec.router.name}, seed {spec.seed}, on {spec.data.name}"
+    if spec.parent is not None:
+        yield f"{spec.transform} from {spec.parent.router.name}, trial {now.parent}"
+    changed = differences(now, trial)
+    before = {(part.kind, part.name, part.source_hash) for part in trial.components}
+    stored = definitions_of(store, trial)
+    for part in now.parts:
+        same = (part.kind, part.name, part.digest) in before
+        which = "" if same else _changed_definitions(part, stored.get((part.kind, part.name)))
+        yield f"  {'same   ' if same else 'CHANGED'}  {part.label}{which}"
+    if changed:
+        yield f"not reused: {'; '.join(changed)}"
+    else:
+        yield from _unchanged(trial, store)
+
+
+def _changed_definitions(now: Part, before: Mapping[str, str] | None) -> str:
+    """Name the definitions that changed, came or went; "" where they are not known."""
+    if not before:
+        return ""
+    names = sorted(dict(now.definitions.items() ^ before.items()))
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f": {', '.join(names[:MOST_NAMES])}{more}" if names else ""
+
+
+def _require_model(now: Fingerprint, spec: TrialSpec, trial: TrialRecord) -> None:
+    """Refuse a model that is not registered now; timm, which takes seconds, may not be needed."""
+    known = {part.source_hash for part in trial.components if part.kind == "model"}
+    if not known & {part.digest for part in now.parts if part.kind == "model"}:
+        from bench.model.timm_models import require_model
+
+        require_model(spec.model.name)
+
+
+def _unchanged(trial: TrialRecord, store: Store) -> Iterator[str]:
+    """Say what the next run does about an unchanged trial."""
+    if store.done_attempt(trial.fingerprint) is not None:
+        yield "reused: same description, data and source; its last attempt is done"
+        return
+    held = [lease.run for lease in store.claims() if lease.fingerprint == trial.fingerprint]
+    if held and alive(held[0]):
+        yield f"not reused: process {held[0].pid} of {held[0].node} works on it now"
+        return
+    last = store.last_attempt(trial.fingerprint)
+    if last is None:
+        yield "not reused: nobody has tried it yet"
+        return
+    again, reason = tried_again(last)
+    yield f"{'not reused' if again else 'not tried again'}: {reason}"
+    if last.traceback:
+        yield last.traceback.rstrip()

@@ -31,7 +31,7 @@ class Sequential:
     Attributes:
         resolve: the smallest difference of interest, in points of top-1.
         seeds: the number of seeds of each interim analysis, planned beforehand.
-        taken: seeds of the last interim analysis so far; 0 before the first.
+        taken: seeds of the last analysis so far; 0 before the first.
         compared, decided: comparisons at that analysis, and how many of them were decided.
     """
 

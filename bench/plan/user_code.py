@@ -20,8 +20,7 @@ from pathlib import Path
 
 from bench.model import is_installed, search_folders
 from bench.plan.definitions import HOME
-from bench.plan.file_names import imported_module, parsed
-from bench.plan.normal_form import references
+from bench.plan.normal_form import Module, Reference, imported_module, normal_form, parsed
 from moe_router_bench import PACKAGES
 
 SUFFIXES = (".py", *EXTENSION_SUFFIXES)
@@ -50,7 +49,7 @@ class Source:
         digest: SHA-256 of the code without comments and docstrings; of the bytes of what is no
             Python source.
         imports: all that it imports, also inside functions.
-        exports: local name -> the import that binds it, at the top level.
+        exports: local name and the import that binds it, at the top level.
         references: what the code names, as `bench.plan.definitions` resolves it.
     """
 
@@ -68,11 +67,6 @@ class Root:
     folder: Path
     only: tuple[str, ...] | None = None
 
-    def module_of(self, file: Path) -> str:
-        """Return the dotted name of a file under this folder."""
-        parts = file.relative_to(self.folder).with_suffix("").parts
-        return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
     def find(self, module: str) -> Path | None:
         """Return the file of a module, if it lies here."""
         top = module.partition(".")[0]
@@ -82,15 +76,6 @@ class Root:
         files = [path / "__init__.py", *(path.with_name(path.name + end) for end in SUFFIXES)]
         return next((file for file in files if file.is_file()), None)
 
-    def packages(self, module: str) -> list[Path]:
-        """List the `__init__` files that run before a module is imported, with its own."""
-        parts = module.split(".")
-        folders = [self.folder.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
-        return [file for folder in folders if (file := folder / "__init__.py").is_file()]
-
-
-Found = list[tuple[Path, Root]]
-
 
 def user_sources(files: Iterable[Path]) -> dict[Path, Source]:
     """Collect files and those that they depend on, without files of this repository."""
@@ -99,7 +84,9 @@ def user_sources(files: Iterable[Path]) -> dict[Path, Source]:
     while waiting:
         file, root = waiting.pop()
         if file not in sources and not is_own(file):
-            sources[file] = source = _parse(file, root.module_of(file))
+            parts = file.relative_to(root.folder).with_suffix("").parts
+            module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            sources[file] = source = _parse(file, module)
             for wanted in source.imports:
                 waiting += _resolve(wanted, root)
     return sources
@@ -121,37 +108,34 @@ def _root_of(file: Path) -> Root:
     # Where a file lies in a package, its imports name the package's folder too.
     while (folder / "__init__.py").is_file():
         folder = folder.parent
-    # Beside an installed plugin lie all other installed packages; only its own counts.
+    # Next to an installed plugin lie all other installed packages; only its own counts.
     top = file.relative_to(folder).parts[0].removesuffix(".py")
     return Root(folder, (top,) if is_installed(file) else None)
 
 
-def _root_for(wanted: Import, root: Root) -> Root | None:
-    """Return the root where an import in a file finds its module; None if it is no user's file."""
-    top = wanted.module.partition(".")[0]
-    if wanted.relative:
-        places = [root]
-    elif top in PACKAGES or top in sys.stdlib_module_names:
-        places = []
-    else:
-        places = [*(Root(folder, (top,)) for folder in search_folders(top)), root]
-    return next((place for place in places if place.find(wanted.module)), None)
-
-
-def _resolve(wanted: Import, root: Root, seen: frozenset[Import] = frozenset()) -> Found:
+def _resolve(
+    wanted: Import, root: Root, seen: frozenset[Import] = frozenset()
+) -> list[tuple[Path, Root]]:
     """Return the files that an import reads what it needs from; none where they are installed."""
-    home = None if wanted in seen else _root_for(wanted, root)
-    file = home.find(wanted.module) if home else None
+    top = wanted.module.partition(".")[0]
+    roots = [root]
+    if not wanted.relative:
+        foreign = top in PACKAGES or top in sys.stdlib_module_names
+        roots = [] if foreign else [*(Root(each, (top,)) for each in search_folders(top)), root]
+    home = next((each for each in roots if each.find(wanted.module)), None)
+    file = home.find(wanted.module) if home and wanted not in seen else None
     if home is None or file is None:
         return []
-    before = [(each, home) for each in home.packages(wanted.module)]
+    # The `__init__` files that run before, with its own.
+    parts = wanted.module.split(".")
+    folders = [home.folder.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
+    files = [init for folder in folders if (init := folder / "__init__.py").is_file()]
+    before = [(each, home) for each in files]
     if wanted.name is None or file.name != "__init__.py":
         return [*before, (file, home)]
-    exports = dict(_parse(file, wanted.module).exports)
-    if wanted.name in exports:
-        through = exports[wanted.name]
-        if through != wanted and (resolved := _resolve(through, home, seen | {wanted})):
-            return [*before, *resolved]
+    through = dict(_parse(file, wanted.module).exports).get(wanted.name, wanted)
+    if through != wanted and (resolved := _resolve(through, home, seen | {wanted})):
+        return [*before, *resolved]
     submodule = home.find(f"{wanted.module}.{wanted.name}")
     return [*before, (submodule or file, home)]
 
@@ -167,7 +151,7 @@ def _parse(file: Path, module: str) -> Source:
 def _analyse(text: str, module: str, stem: str) -> Source:
     try:
         tree = ast.parse(text)
-        named = references(parsed(text, module, stem))
+        named = _references(parsed(text, module, stem))
     except (SyntaxError, ValueError):  # it may be imported by code that never runs here
         return Source(module, _sha256(text))
     package = module if stem == "__init__" else module.rpartition(".")[0]
@@ -178,8 +162,15 @@ def _analyse(text: str, module: str, stem: str) -> Source:
         for alias in node.names
     )
     imports = tuple(dict.fromkeys(_imports(tree, package)))
-    code = ast.unparse(_Undocumented().visit(tree))
-    return Source(module, _sha256(code), imports, exports, named)
+    _remove_texts(tree)
+    return Source(module, _sha256(ast.unparse(tree)), imports, exports, named)
+
+
+def _references(module: Module) -> frozenset[str]:
+    """Return all paths that a file names."""
+    each = [normal_form(module, name) for name in ["", *module.bound]]
+    named = {part.path for code in each for part in code.parts if isinstance(part, Reference)}
+    return frozenset(named).union(module.stars, *(code.annotated for code in each))
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[Import]:
@@ -200,19 +191,19 @@ def _import_from(node: ast.ImportFrom, name: str, package: str) -> Import:
     return Import(module, None if name == "*" else name, relative=node.level > 0)
 
 
+def _remove_texts(tree: ast.AST) -> None:
+    """Remove docstrings and other strings that are statements."""
+    for node in ast.walk(tree):
+        for key, value in ast.iter_fields(node):
+            if isinstance(value, list):
+                kept = [each for each in value if not _is_text(each)]
+                setattr(node, key, [ast.Pass()] if key == "body" and not kept else kept)
+
+
+def _is_text(node: object) -> bool:
+    value = node.value if isinstance(node, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
 def _sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-class _Undocumented(ast.NodeTransformer):
-    """A transformer that removes docstrings and other strings that are statements."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-        return None if text else node
-
-    def generic_visit(self, node: ast.AST) -> ast.AST:
-        super().generic_visit(node)
-        if getattr(node, "body", None) == []:
-            node.body = [ast.Pass()]  # type: ignore[attr-defined]
-        return node

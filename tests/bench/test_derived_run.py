@@ -20,8 +20,7 @@ from bench.execute.events import RunSummary
 from bench.plan import fingerprint
 from bench.plan.plan import Plan, make_plan, make_request
 from bench.plan.registration import record_plan
-from bench.plan.reuse import Retry, Reuse
-from bench.plan.why import explain
+from bench.plan.reuse import Retry, Reuse, explain
 from results import Store, open_store
 from results.frames import trials_frame
 from results.models import AttemptRow, TrialRow

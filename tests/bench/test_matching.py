@@ -17,7 +17,7 @@ from bench.data import DataShape
 from bench.data.batches import TrainingBatches
 from bench.model import moe_layers
 from bench.model.build import trial_model
-from bench.plan.widths import nearest_width, with_widths
+from bench.plan.expand import nearest_width, with_widths
 from bench.train import checkpoint, loop
 from bench.train.evaluation import observe
 from bench.train.loop import TrainingInterrupted, train_trial

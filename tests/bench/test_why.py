@@ -17,8 +17,7 @@ from bench.plan import fingerprint
 from bench.plan.definitions import Code, Definition, Definitions
 from bench.plan.plan import make_plan, make_request
 from bench.plan.registration import record_plan
-from bench.plan.reuse import Reuse
-from bench.plan.why import explain
+from bench.plan.reuse import Reuse, explain
 from results import CodeVersion, Machine, Run, Store, migrate, open_store
 from results.store.leases import this_process
 from results.store.records import AttemptStatus
