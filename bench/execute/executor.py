@@ -16,9 +16,8 @@ from bench.data import Datasets
 from bench.execute.context import JobContext, RunContext
 from bench.execute.devices import CPU, StoppedWaiting, own_device
 from bench.execute.events import OnEvent
-from bench.execute.failures import WorkerFailure
-from bench.execute.jobs import Assignment, Result
-from bench.execute.preflight import Check, rehearse
+from bench.execute.failures import Check, rehearse
+from bench.execute.jobs import Assignment, Result, WorkerFailure
 from bench.execute.worker import do_job
 from results import Store
 from results.store.records import AttemptStatus

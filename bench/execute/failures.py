@@ -1,20 +1,23 @@
-"""Failures of jobs: the status that an attempt gets, and whether the whole run is to end."""
+"""Failures of trainings: detected before any starts, by a rehearsal, or named when they happen."""
 
 from __future__ import annotations
 
 import errno
+import math
 import sqlite3
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 import torch
 
-from bench.config import TrialSpec
-from bench.data import Datasets
-from bench.model import trial_model
-from bench.train import TrainingInterrupted, why_not_cut
+from bench.config import RouterConfig, TrialSpec
+from bench.data import Dataset, Datasets
+from bench.execute.jobs import Job
+from bench.model import Objective, moe_layers, starting_model, trial_model
+from bench.plan import condition_of
+from bench.train import TrainingInterrupted, refuse_other_optimisation, why_not_cut
 from results.store.records import AttemptStatus
-from routers.errors import NonFiniteError
+from routers.errors import NonFiniteError, RequestError
 
 DISK_FULL = "the disk is full; free some space and give the command again"
 POSTGRESQL_DISK_FULL = "53100"
@@ -22,21 +25,90 @@ POSTGRESQL_DISK_FULL = "53100"
 CUDA_MEMORY_ALLOCATION = 2
 """`cudaErrorMemoryAllocation`."""
 
+Check = Callable[[], None]
+"""Returns where a rehearsal went well; else raises what it raised."""
 
-@dataclass(frozen=True)
-class WorkerFailure:
-    """A job whose worker ended without a result.
 
-    Attributes:
-        status: what becomes of its attempt.
-        error: one line.
-        leave: why the whole run is to end, where it is.
+def refuse_untrainable(
+    jobs: Iterable[Job], preflight: Callable[[Sequence[TrialSpec]], Iterable[Check]]
+) -> None:
+    """Rehearse each training once, whatever the number of its seeds.
+
+    Args:
+        preflight: of the run's executor.
+
+    Raises:
+        RequestError: one cannot be trained as it was asked for; it names the trial.
     """
+    trials = [job for job in jobs if job.decision.train]
+    once = {condition_of(job.planned.spec): job for job in trials}.values()
+    checks = preflight([job.planned.spec for job in once])
+    for job, check in zip(once, checks, strict=True):
+        try:
+            check()
+        except RequestError as error:
+            raise RequestError(f"{job.task.name}: {error}") from error
+        except (Exception, SystemExit):
+            continue  # no mistake in the request: its training fails, and its row says why
 
-    status: AttemptStatus
-    error: str
-    traceback: str | None = None
-    leave: str | None = None
+
+def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:
+    """Build the model and evaluate its objective on a few blank images, without gradients.
+
+    A derived trial starts from an untrained parent. torch's generators are left as they were.
+
+    Raises:
+        RequestError: the model cannot be built or derived, its groups do not fit its batches, an
+            auxiliary loss does not fit its router, or its batches cannot be cut.
+    """
+    dataset, parent = datasets.get(spec.data), spec.parent
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+        untrained = None if parent is None else trial_model(parent, datasets.get(parent.data))
+        model = starting_model(spec, dataset, untrained)
+        model = model.to(device).train()
+        refuse_other_optimisation(spec, model)
+        groups = spec.model.groups
+        count = 2
+        if moe_layers(model) and isinstance(groups, int):
+            tokens = _tokens_of_image(spec, dataset)
+            _refuse_misfit(groups, tokens, spec, dataset)
+            count = math.lcm(2, *(groups // math.gcd(groups, each) for each in tokens))
+        images = torch.zeros(count, *dataset.image_shape, device=device)
+        labels = torch.zeros(count, dtype=torch.long, device=device)
+        noise = torch.Generator(device)
+        Objective(spec.train)(model, images, labels, step=0, generator=noise)
+        model.eval()(images)  # a router may route otherwise once training is over
+
+
+def _tokens_of_image(spec: TrialSpec, dataset: Dataset) -> list[int]:
+    """Return the tokens of one image at each MoE layer, in a model that takes any number."""
+    by_image = spec.model.model_copy(update={"groups": "image"})
+    with torch.device("meta"):
+        model = trial_model(
+            spec.model_copy(update={"model": by_image}), dataset, router=RouterConfig(name="random")
+        )
+    return [int(layer.router.tokens or 0) for layer in moe_layers(model).values()]
+
+
+def _refuse_misfit(groups: int, tokens: list[int], spec: TrialSpec, dataset: Dataset) -> None:
+    """Refuse a number of groups that does not divide the tokens of every batch."""
+    size = spec.train.batch_size
+    batches = {"a training batch": size}
+    for name in ("val", "test"):  # outside training the last batch is smaller
+        batches[f"the last batch of {name}"] = len(dataset.splits[name]) % size or size
+    sums = {
+        f"{name} has {images} x {each} = {images * each}": images * each
+        for name, images in batches.items()
+        for each in dict.fromkeys(tokens)
+    }
+    common = math.gcd(*sums.values())
+    if common % groups:
+        fitting = [number for number in range(1, common + 1) if common % number == 0]
+        nearest = min(fitting, key=lambda number: abs(number - groups))
+        raise RequestError(
+            f"model.groups = {groups} does not divide the tokens of every batch: "
+            f"{', '.join(sums)}; the nearest number that does is {nearest}"
+        )
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -15,9 +15,16 @@ from bench.execute import events
 from bench.execute.context import Interrupts
 from bench.execute.events import Event, OnEvent, Progress
 from bench.execute.executor import Executor
-from bench.execute.failures import WorkerFailure
-from bench.execute.job_store import JobStore
-from bench.execute.jobs import Assignment, Item, Job, Result, drop_children, first_ready
+from bench.execute.jobs import (
+    Assignment,
+    Item,
+    Job,
+    JobStore,
+    Result,
+    WorkerFailure,
+    drop_children,
+    first_ready,
+)
 from bench.plan import Planned, PlannedSuite
 from results import StoreError
 from results.store.leases import STALE_SECONDS

@@ -23,10 +23,9 @@ from bench.data import SharedDataset
 from bench.execute.context import RunContext
 from bench.execute.devices import StoppedWaiting
 from bench.execute.events import OnEvent, Waiting
-from bench.execute.failures import WorkerFailure
-from bench.execute.jobs import Assignment, Result
+from bench.execute.failures import Check
+from bench.execute.jobs import Assignment, Result, WorkerFailure
 from bench.execute.plugins import PluginChangedError
-from bench.execute.preflight import Check
 from bench.execute.worker import rehearse_in_worker, work
 from moe_router_bench import FOLDER
 from results import StoreError

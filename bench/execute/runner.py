@@ -16,11 +16,10 @@ from bench.execute.context import Interrupts, RunContext, RunOptions, prepared_m
 from bench.execute.devices import slots
 from bench.execute.events import Begun, Event, OnEvent, Opened, Progress, RunSummary
 from bench.execute.executor import Executor, LocalExecutor
-from bench.execute.job_store import JobStore
-from bench.execute.jobs import Job, jobs_of
+from bench.execute.failures import refuse_untrainable
+from bench.execute.jobs import Job, JobStore, jobs_of
 from bench.execute.loop import JobLoop, JobSource
 from bench.execute.plugins import OPENED, hashes_of
-from bench.execute.preflight import refuse_untrainable
 from bench.execute.processes import ProcessExecutor, fork_server
 from bench.plan import Plan, Planned, Reuse, record_plan
 from results import Run, Store, StoreError

@@ -33,10 +33,9 @@ from bench.execute.events import (
     Started,
     Waiting,
 )
-from bench.execute.failures import DISK_FULL, WorkerFailure, is_disk_full, remedy, status_of
-from bench.execute.jobs import Assignment, Job, Result
+from bench.execute.failures import DISK_FULL, is_disk_full, rehearse, remedy, status_of
+from bench.execute.jobs import Assignment, Job, Result, WorkerFailure
 from bench.execute.plugins import OPENED
-from bench.execute.preflight import rehearse
 from bench.measure import LayerOfTrial, TrainedTrial, run_suite
 from bench.model import trial_model
 from bench.plan import Planned

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bench.config import TrialSpec
 from bench.data import Dataset, file_sha256, write_tensors
-from bench.train.schedule import TrainingState
+from bench.train.evaluation import TrainingState
 
 FILE = "resume.safetensors"
 

@@ -1,17 +1,164 @@
-"""Evaluation of a model on a split, in eval mode and without gradients."""
+"""Evaluation of a training: when it evaluates, saves its weights and ends, and how it evaluates.
+
+A schedule depends on the training state alone, so a resumed training follows the same one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import floor
+from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 from torch.nn import functional as F
 
+from bench.config import TrainConfig
 from bench.data import Dataset, normalise
 from bench.model import autocast, forward_pass, naming_layer
-from suites.support.subject import Observed
+from bench.train.outcome import SavedSnapshot
+from suites.support.subject import HistoryPoint, Observed
+
+
+class TrainingState(BaseModel):
+    """The progress of one training, which grows with it. All numbers are finite.
+
+    Attributes:
+        steps: optimiser steps done; `flops` and `seconds` were spent on them.
+        segment_seconds: time spent on the last segment.
+        flops_per_step: FLOPs of the last step that was counted.
+        uncounted: operations that ran and have no known FLOPs.
+        losses: the task loss of each step since the last evaluation.
+        history: losses and accuracies at the evaluations.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    steps: int = 0
+    flops: float = 0.0
+    seconds: float = 0.0
+    segment_seconds: float = 0.0
+    over: bool = False
+    flops_per_step: float
+    uncounted: set[str] = set()
+    losses: list[float] = []
+    history: list[HistoryPoint] = []
+    snapshots: list[SavedSnapshot] = []
+
+    @property
+    def accuracy(self) -> float | None:
+        """The validation accuracy at the last evaluation, as a share; None before the first."""
+        return next((p.value for p in reversed(self.history) if p.name == "val_top1"), None)
+
+    @property
+    def evaluations(self) -> int:
+        """The number of evaluations so far."""
+        return sum(point.name == "val_top1" for point in self.history)
+
+    def record(self, split: str, name: str, value: float) -> None:
+        """Add a value measured after the last step to the history."""
+        self.history.append(HistoryPoint(self.steps, self.flops, self.seconds, split, name, value))
+
+    def keep(self, file: str, sha256: str) -> None:
+        """Add a snapshot of the weights after the last step."""
+        at: dict[str, Any] = {"step": self.steps, "flops": self.flops, "seconds": self.seconds}
+        self.snapshots.append(SavedSnapshot(**at, file=file, sha256=sha256))
+
+
+READ_LOSSES_EVERY = 10
+"""Steps between two reads of the losses, each of which waits for the device."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Consecutive steps whose losses are read together, after the last of them.
+
+    Attributes:
+        end: the number of steps done when the segment ends.
+        evaluate: whether the model is evaluated at the end.
+        keep: whether the weights are saved at the end.
+        steps: the steps of the whole training, as currently estimated.
+    """
+
+    end: int
+    evaluate: bool
+    keep: bool
+    steps: int
+
+
+class ByStep:
+    """The schedule of a fixed number of steps, evaluated and saved at the ends of equal parts."""
+
+    def __init__(self, steps: int, train: TrainConfig) -> None:
+        self._steps = steps
+        self._evaluations = spaced(steps, train.evaluations)
+        self._snapshots = spaced(steps, parts_kept(train))
+        regular = range(READ_LOSSES_EVERY, steps, READ_LOSSES_EVERY)
+        self._ends = sorted({*regular, *self._evaluations, *self._snapshots})
+
+    def steps(self, _state: TrainingState) -> int:
+        """Return the steps of the whole training."""
+        return self._steps
+
+    def next(self, state: TrainingState) -> Segment:
+        """Return the next segment of a training that is not over."""
+        end = next(end for end in self._ends if end > state.steps)
+        return Segment(end, end in self._evaluations, end in self._snapshots, self._steps)
+
+
+class ByClock:
+    """The schedule of a fixed number of seconds; after each segment the steps left are estimated.
+
+    The training ends after the steps estimated before its last segment, so that the learning rate
+    reaches 0: the seconds are missed by the error of the estimate for that segment.
+
+    Args:
+        seconds: training time, without evaluations.
+        pace: seconds per step, used until the first step was timed.
+    """
+
+    def __init__(self, seconds: float, train: TrainConfig, pace: float) -> None:
+        self._seconds, self._train, self._pace = seconds, train, pace
+
+    def steps(self, state: TrainingState) -> int:
+        """Return the steps of the whole training, as currently estimated."""
+        if state.over:
+            return state.steps
+        left = self._seconds - state.seconds
+        return state.steps + max(1, round(left / self._pace_of(state)))
+
+    def next(self, state: TrainingState) -> Segment:
+        """Return the next segment of a training that is not over."""
+        steps = self.steps(state)
+        kept = len(state.snapshots) - (self._train.snapshots > 1)
+        evaluation = self._due(self._train.evaluations, state.evaluations, state, steps)
+        snapshot = self._due(parts_kept(self._train), kept, state, steps)
+        end = min(state.steps + READ_LOSSES_EVERY, evaluation, snapshot)
+        return Segment(end, end == evaluation, end == snapshot, steps)
+
+    def _due(self, parts: int, done: int, state: TrainingState, steps: int) -> int:
+        """Return the step at which the next of `parts` equal parts of the seconds ends."""
+        past = floor(parts * state.seconds / self._seconds)
+        number = max(done, past) + 1
+        if number >= parts:
+            return steps
+        left = self._seconds * number / parts - state.seconds
+        return min(steps, state.steps + max(1, round(left / self._pace_of(state))))
+
+    def _pace_of(self, state: TrainingState) -> float:
+        return state.seconds / state.steps if state.steps else self._pace
+
+
+def parts_kept(train: TrainConfig) -> int:
+    """Return the number of snapshots besides that of the initial weights."""
+    return max(train.snapshots - 1, 1)
+
+
+def spaced(steps: int, parts: int) -> list[int]:
+    """Return the steps at the ends of equal parts of a training, ascending; the last is `steps`."""
+    return sorted({round(steps * part / parts) for part in range(1, parts + 1)} - {0})
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,8 @@ from bench.compute import ComputeSpent, FlopCounter
 from bench.config import TrialSpec
 from bench.data import Dataset, TrainingBatches, save_weights, sweep
 from bench.train import checkpoint
-from bench.train.evaluation import evaluate
+from bench.train.evaluation import ByClock, ByStep, Segment, TrainingState, evaluate
 from bench.train.outcome import Outcome, write_outcome
-from bench.train.schedule import ByClock, ByStep, Segment, TrainingState
 from bench.train.step import Trainer, resolve_budget
 from routers.errors import NonFiniteError
 

@@ -12,7 +12,7 @@ from bench.compute.estimates import estimate
 from bench.data import DataShape
 from bench.data.batches import TrainingBatches
 from bench.data.files import read_tensors
-from bench.execute.preflight import rehearse
+from bench.execute.failures import rehearse
 from bench.model.build import trial_model
 from bench.model.derive import TRANSFORMS, register_transform, starting_model
 from bench.plan.fingerprint import Fingerprints

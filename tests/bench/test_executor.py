@@ -20,9 +20,8 @@ from bench.data.registry import Datasets
 from bench.execute.context import JobContext, RunContext, RunOptions
 from bench.execute.events import Event, OnEvent, Progress, RunSummary
 from bench.execute.executor import Executor
-from bench.execute.failures import WorkerFailure
-from bench.execute.jobs import Assignment, Result
-from bench.execute.preflight import Check, rehearse
+from bench.execute.failures import Check, rehearse
+from bench.execute.jobs import Assignment, Result, WorkerFailure
 from bench.execute.runner import Runner, run_plan
 from bench.execute.worker import do_job
 from bench.plan.plan import Plan, make_plan, make_request

@@ -19,9 +19,8 @@ from bench.model import moe_layers
 from bench.model.build import trial_model
 from bench.plan.expand import nearest_width, with_widths
 from bench.train import checkpoint, loop
-from bench.train.evaluation import observe
+from bench.train.evaluation import READ_LOSSES_EVERY, ByClock, ByStep, TrainingState, observe
 from bench.train.loop import TrainingInterrupted, train_trial
-from bench.train.schedule import READ_LOSSES_EVERY, ByClock, ByStep, TrainingState
 from bench.train.step import resolve_budget
 from results.conditions import conditions
 from routers import RequestError

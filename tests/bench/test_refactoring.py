@@ -36,7 +36,7 @@ MUTATED = (
     *("routers.nulls", "routers.transport", "routers.routing", "routers.losses"),
     *("routers.affinity", "bench.model.experts", "bench.model.moe", "bench.model.build"),
     *("bench.model.backbone", "bench.model.state", "bench.train.step", "bench.model.objective"),
-    *("bench.train.schedule", "bench.train.loop", "bench.data.batches", "bench.compute.budget"),
+    *("bench.train.evaluation", "bench.train.loop", "bench.data.batches", "bench.compute.budget"),
     *("bench.compute.costs", "bench.data.order", "bench.data.dataset"),
     "bench.data.pictures",
     *("suites.accuracy", "suites.balance", "suites.entropy", "suites.throughput"),
@@ -92,7 +92,7 @@ def test_a_module_that_is_renamed_makes_nothing_stale(copy: Path, original) -> N
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("learning_rate", "bench.train.step", "bench.train.schedule"),
+        ("learning_rate", "bench.train.step", "bench.train.evaluation"),
         ("step_stats", "routers.router", "routers.layer_info"),
         ("calibration_error", "suites.accuracy", "suites.support.base"),
     ],

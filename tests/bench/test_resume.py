@@ -18,9 +18,9 @@ from torch import Tensor
 from bench.config.schema import AugmentConfig, TrialSpec
 from bench.model.build import trial_model
 from bench.train import checkpoint
+from bench.train.evaluation import TrainingState
 from bench.train.loop import TrainingInterrupted, train_trial
 from bench.train.outcome import Outcome, read_outcome
-from bench.train.schedule import TrainingState
 from bench.train.step import Trainer
 from routers import ROUTERS, Router, TokenChoiceRouting, register_router
 

@@ -21,10 +21,9 @@ from bench.model import (
 )
 from bench.model.build import trial_model
 from bench.model.objective import Objective
-from bench.train.evaluation import Score, evaluate
+from bench.train.evaluation import Score, evaluate, spaced
 from bench.train.loop import train_trial
 from bench.train.outcome import read_outcome
-from bench.train.schedule import spaced
 from bench.train.step import Trainer, build_optimizer, learning_rate, resolve_budget
 from routers import LOSSES, Batch, RequestError, Router
 from routers.soft import SoftMoE

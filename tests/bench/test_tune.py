@@ -441,7 +441,7 @@ def test_what_was_to_stop_when_it_was_killed_stays_stopped(tuned, store, monkeyp
 
     with monkeypatch.context() as patched:
         # The process ends after the decision and before anything of it is written down.
-        patched.setattr("bench.execute.job_store.JobStore.prune_training", killed)
+        patched.setattr("bench.execute.jobs.JobStore.prune_training", killed)
         with pytest.raises(Killed):
             tuned(["dense"], 9, pruner="median", **asked)
     events: list[Event] = []
