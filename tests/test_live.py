@@ -316,7 +316,7 @@ def test_in_a_file_there_are_plain_lines(run: RunOfAStudy, monkeypatch: pytest.M
     assert first == "1 of 3 trials done, 2 waiting, 0 of 1 layer"
     assert lines[0] == "1/3  a  seed 0  training  new"
     assert re.match(
-        r"1 of 3 trials done, 1 running, 1 waiting, 0 of 1 layer; \d+ trials/h, ends ", lines[1]
+        r"1 of 3 trials done, 1 running, 1 waiting, 0 of 1 layer; [\d.]+ trials/h, ends ", lines[1]
     )
     assert lines[2:] == [
         "1/3  a  seed 0  done  trained in 2 min 00 s",

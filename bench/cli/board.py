@@ -15,7 +15,9 @@ from rich.text import Text
 from bench.cli.display import clock, duration
 from results.text import counted
 
-UNDER_WAY = ("running", "interrupted", "waiting")
+OPEN = ("interrupted", "waiting")
+"""Statuses of trials that have no result, and that nobody works on."""
+UNDER_WAY = ("running", *OPEN)
 """Statuses of trials that have no result yet; every other one is an end."""
 HEADINGS = ("", "seed", "step", "loss", "top-1 %", "left")
 BAR = 20
@@ -56,7 +58,7 @@ class Board:
         done, all_ = self.counts.get("done", 0), counted(self.total, "trial")
         parts = [f"{done} of {all_} done"] if self.total else []
         failed = [status for status in self.counts if status not in ("done", *UNDER_WAY)]
-        for status in ("running", *sorted(failed), *UNDER_WAY[1:]):
+        for status in ("running", *sorted(failed), *OPEN):
             if self.counts.get(status):
                 parts.append(f"{self.counts[status]} {status.replace('_', ' ')}")
         measured, layers = self.layers

@@ -9,7 +9,7 @@ from datetime import datetime
 
 import pandas as pd
 
-from bench.cli.board import UNDER_WAY, Board, worker_cells, worker_lines
+from bench.cli.board import OPEN, UNDER_WAY, Board, worker_cells, worker_lines
 from bench.cli.display import clock, duration
 from results import Store
 from results.conditions import router_label
@@ -56,7 +56,7 @@ class Standing:
     @property
     def open(self) -> pd.DataFrame:
         """Trials without a result that nobody works on."""
-        return self.trials[self.trials["status"].isin(("waiting", "interrupted"))]
+        return self.trials[self.trials["status"].isin(OPEN)]
 
 
 def read_standing(store: Store, study: str) -> Standing:
@@ -137,33 +137,37 @@ def text_of(standing: Standing) -> str:
 
 def board_of(standing: Standing) -> Board:
     """Return the counts, the pace and the workers, as `run` and `status` show them."""
-    trials, begun, living = standing.trials, _begun(standing.runs), standing.living
-    counts = {str(status): number for status, number in trials["status"].value_counts().items()}
-    ended = trials[~trials["status"].isin(UNDER_WAY)]
-    shares = {
-        lease.id: lease.progress.get("step", 0) / lease.progress["steps"]
-        for lease in standing.leases
-        if lease.progress.get("steps")
-    }
-    under_way = [_work_of(lease, standing, shares.get(lease.id)) for lease in standing.leases]
-    waiting = _waiting(standing) if living else []
-    if undrawn := sum(work.name not in standing.works for work in waiting):
-        counts["waiting"] = counts.get("waiting", 0) + undrawn
+    study, trials, leases = standing.study, standing.trials, standing.leases
+    begun, living = _begun(standing.runs), standing.living
+    measured = set(standing.measurements[standing.measurements["seed"].isna()]["trial"])
+    leased = {lease.fingerprint for lease in leases}
+    # A lease may be newer than the trials, of which all are read less often.
+    begins = trials["status"].isin(OPEN) & trials["trial"].isin(leased)
+    statuses = trials["status"].mask(begins, "running")
+    counts = {str(status): int(number) for status, number in statuses.value_counts().items()}
+    ended = trials[~statuses.isin(UNDER_WAY)]
+    shares = [lease.progress.get("step", 0) / lease.progress.get("steps", 1) for lease in leases]
+    works = [_work_of(lease, standing, share) for lease, share in zip(leases, shares, strict=True)]
+    waiting: list[Work] = []
+    if living:
+        idle = measured | leased | set(trials[~statuses.isin((*OPEN, "done"))]["trial"])
+        waiting = [work for name, work in standing.works.items() if name not in idle]
+        undrawn = range(len(trials), study.request.get("tuning", {}).get("trials", 0))
+        waiting += [Work(f"trial {number}", Kind("")) for number in undrawn]
+        if undrawn:
+            counts["waiting"] = counts.get("waiting", 0) + len(undrawn)
 
-    running = [work for work in under_way if not work.layer]
+    running = [work for work in works if not work.layer]
     pace = Pace(standing.own, standing.earlier, running)
     jobs = max(sum(run.jobs for run in living), len(running))
-    ends = forecast([*under_way, *waiting], pace, jobs) if living else None
-
+    ends = forecast([*works, *waiting], pace, jobs) if living else None
     rate = None
     if begun is not None:
         last = standing.runs[-1]
         end = standing.now if living else last.finished_at or last.heartbeat_at
-        through = int((ended["finished_at"] >= begun).sum()) + sum(shares.values())
+        through = int((ended["finished_at"] >= begun).sum()) + sum(shares)
         seconds = (end - begun).total_seconds()
         rate = 3600 * through / seconds if through and seconds > 0 else None
-
-    measured, layers = len(_measured_layers(standing)), standing.study.layers
     labels = {
         row.trial: f"{router_label(row.router, row.aa_replicate)} {row.condition}".strip()
         for row in trials.itertuples(index=False)
@@ -175,12 +179,12 @@ def board_of(standing: Standing) -> Board:
             lease.progress,
             None if work.layer else pace.left(work),
         )
-        for lease, work in zip(standing.leases, under_way, strict=True)
+        for lease, work in zip(leases, works, strict=True)
     )
     return Board(
-        counts=counts,
-        worth=len(ended) + sum(shares.values()),
-        layers=(min(measured, layers), layers),
+        counts,
+        worth=len(ended) + sum(shares),
+        layers=(min(len(measured), study.layers), study.layers),
         rate=rate,
         left=None if ends is None else ends.whole,
         workers=tuple(workers),
@@ -208,37 +212,16 @@ def _works(
     }
 
 
-def _waiting(standing: Standing) -> list[Work]:
-    """Return what is left of what nobody works on; of a tuning also of trials not yet drawn."""
-    statuses = dict(standing.trials[["trial", "status"]].itertuples(index=False))
-    leased = {lease.fingerprint for lease in standing.leases}
-    measured = _measured_layers(standing)
-    waiting = [
-        work
-        for name, work in standing.works.items()
-        if name not in leased
-        if name not in measured
-        if work.layer or statuses.get(name) in ("waiting", "interrupted", "done")
-    ]
-    trials = standing.study.request.get("tuning", {}).get("trials", 0)
-    undrawn = [Work(f"trial {number}", Kind("")) for number in range(len(statuses), trials)]
-    return waiting + undrawn
-
-
-def _work_of(lease: ClaimRecord, standing: Standing, share: float | None) -> Work:
+def _work_of(lease: ClaimRecord, standing: Standing, share: float) -> Work:
     """Return what is left of what a worker does, of whose training it has done this share."""
     fingerprint, progress = lease.fingerprint, lease.progress
     work = standing.works.get(fingerprint)
     work = work or Work(fingerprint, Kind(lease.router), layer=not lease.trial)
-    if share is not None:
+    if share:
         return replace(work, trained=share, training=progress.get("seconds", 0.0))
     if "since" not in progress:
         return work
     return replace(work, trained=1.0, measuring=standing.now.timestamp() - progress["since"])
-
-
-def _measured_layers(standing: Standing) -> set[str]:
-    return set(standing.measurements[standing.measurements["seed"].isna()]["trial"])
 
 
 def _begun(runs: Sequence[RunRecord]) -> datetime | None:

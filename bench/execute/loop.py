@@ -32,7 +32,7 @@ from results.store.records import AttemptStatus
 
 ASK_AGAIN = 2.0
 """Seconds until a job that another run holds is asked for again."""
-HEARTBEAT = 5.0
+HEARTBEAT = 2.0
 """Seconds between two heartbeats."""
 POLL = 0.5
 """Seconds between two questions to the executor, at most."""
