@@ -93,7 +93,7 @@ def planned(
         def surprise(*_: object) -> None:
             raise error
 
-        monkeypatch.setattr("bench.cli.request.load_preset", surprise)
+        monkeypatch.setattr("bench.config.load_preset", surprise)
         with pytest.raises(SystemExit) as exited:
             main(["plan", *options])
         assert exited.value.code == status

@@ -10,7 +10,7 @@ import pytest
 from bench.cli import main
 from bench.cli.context import Place
 from bench.cli.options import RequestOptions
-from bench.cli.request import asked_for
+from bench.cli.run import asked_for
 
 SMOKE = "run --preset smoke"
 

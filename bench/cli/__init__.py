@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import typer
 
-from bench.cli import components, database, report, run, status, tune
-from bench.cli.faults import classified
+from bench.cli import components, doctor, report, run, status, tune
+from bench.cli.context import classified
 
 EPILOG = """\b
 Examples:
@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (run, tune, report, status, components, database):
+for group in (run, tune, report, status, components, doctor):
     group.add_to(app)
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
+import keyword
+import re
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from bench.cli.context import Place, command
+from bench.cli.display import print_table, table
+
+if TYPE_CHECKING:
+    from routers import Card, Choice, Entry, Range, Registry
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A router.")]
 Component = Annotated[
@@ -25,15 +34,14 @@ MaybeRouter = Annotated[
     str | None,
     typer.Argument(metavar="NAME", help="A router, for its card; a list of all where none."),
 ]
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def add_to(app: typer.Typer) -> None:
     """Register these commands."""
     command(app, "list")(list_components)
-    command(app)(show)
-    command(app)(routers)
-    command(app)(new)
-    command(app)(check)
+    for function in (show, routers, new, check):
+        command(app)(function)
 
 
 def list_components(place: Place, kind: MaybeKind = None) -> None:
@@ -48,7 +56,6 @@ def list_components(place: Place, kind: MaybeKind = None) -> None:
       python bench.py list datasets --plugin mine.py
     """
     place.load()
-    from bench.cli.cards import print_components
     from bench.plan import REGISTRIES, find_registry
 
     print_components(REGISTRIES.values() if kind is None else [find_registry(kind)])
@@ -64,7 +71,6 @@ def show(place: Place, name: Component) -> None:
       python bench.py show mine --plugin mine.py
     """
     place.load()
-    from bench.cli.cards import print_card
     from bench.plan import find_component
 
     print_card(find_component(name))
@@ -81,8 +87,6 @@ def routers(place: Place, name: MaybeRouter = None) -> None:
       python bench.py routers soft_moe
     """
     place.load()
-
-    from bench.cli.cards import print_card, print_components
     from routers import ROUTERS
 
     if name is None:
@@ -102,9 +106,6 @@ def new(place: Place, name: Name) -> None:
       python bench.py check my_router --plugin my_router.py
     """
     place.load()
-
-    from bench.cli.cards import write_router
-
     for file in write_router(name, Path.cwd()):
         print(f"wrote {file}")
 
@@ -125,10 +126,121 @@ def check(place: Place, name: Component) -> None:
     """
     place.load()
     from bench.check import check_component, render
-    from bench.cli.display import print_table
     from bench.plan import find_component
 
     report = check_component(find_component(name), name)
     print_table(render(report))
     if not report.passed:
         raise typer.Exit(1)
+
+
+def print_components(registries: Iterable[Registry]) -> None:
+    """Print the name and summary of each component, by kind and family."""
+    for registry in registries:
+        families: dict[str, list[Card]] = {}
+        for entry in registry.entries():
+            families.setdefault(entry.family, []).append(entry.card())
+        for family, cards in families.items():
+            kind = "" if registry.kind == "router" else f"{registry.kind}: "
+            print(f"\n{kind}{family.replace('_', ' ')}")
+            for card in cards:
+                print_table(Text(f"  {card.name}", "bold"))
+                print_table(Text(f"    {card.summary}", no_wrap=False))
+    print("\n`python bench.py show NAME` shows a component's card.")
+
+
+def print_card(entry: Entry) -> None:
+    """Print all that is known of a component; of a suite also what it measures."""
+    card = entry.card()
+    family, source = card.family.replace("_", " "), card.source or "no source given"
+    print_table(Text(card.name, "bold"))
+    print_table(Text(f"    {card.kind}; {family}; {source}", no_wrap=False))
+    # The lines of a paragraph are joined; those of an indented one stay as they are.
+    paragraphs = [
+        text if text.startswith(" ") else " ".join(text.split()) for text in card.text.split("\n\n")
+    ]
+    print()
+    print_table(Text("\n\n".join(filter(None, (card.summary, "\n\n".join(paragraphs))))))
+    if card.hyper:
+        print()
+        made = table("hyper-parameter", "type", "default", "tuned over", "meaning")
+        for info in card.hyper:
+            made.add_row(info.name, info.type, str(info.default), _range(info.tune), info.meaning)
+        print_table(made)
+    if metrics := getattr(entry.target, "metrics", ()):
+        print()
+        made = table("metric", "unit", "better", "meaning")
+        for metric in metrics:
+            made.add_row(metric.name, metric.unit, metric.better or "", metric.meaning)
+        print_table(made)
+    if card.bibtex:
+        print(f"\n{card.bibtex.strip()}")
+    print(f"\n{card.file}")
+
+
+def _range(tune: Range | Choice | None) -> str:
+    from routers import Choice
+
+    if tune is None:
+        return ""
+    if isinstance(tune, Choice):
+        return ", ".join(map(str, tune.options))
+    return f"{tune.low:g} … {tune.high:g}{' (log)' if tune.log else ''}"
+
+
+def write_router(name: str, folder: Path) -> tuple[Path, Path]:
+    """Write `NAME.py` and `test_NAME.py` into a folder.
+
+    Args:
+        name: of the router, lower-case words joined by underscores.
+        folder: an existing folder.
+
+    Returns:
+        The router's file and the test's.
+
+    Raises:
+        RequestError: a name that cannot be one, or is taken; a file that is there already. Nothing
+            has been written then.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # lists need none of it
+
+    from routers import ROUTERS, RequestError
+
+    if not re.fullmatch("[a-z][a-z0-9_]*", name) or keyword.iskeyword(name):
+        raise RequestError(
+            f"{name!r} cannot name a router: a name is lower-case letters, digits and underscores, "
+            f"a letter first, and no word of Python; {_valid(name)!r} would do"
+        )
+    files = folder / f"{name}.py", folder / f"test_{name}.py"
+    for file in files:
+        if file.exists():
+            raise RequestError(f"{file} exists already; choose another name, or move it away")
+    if name in ROUTERS.names():
+        raise RequestError(f"there is a router {name!r} already; {_valid(f'my_{name}')!r} would do")
+    if importlib.util.find_spec(name) is not None:
+        raise RequestError(
+            f"{name!r} is the name of a Python module, which the file {name}.py would hide; "
+            f"{_valid(f'{name}_router')!r} would do"
+        )
+    templates = Environment(
+        loader=FileSystemLoader(TEMPLATES), undefined=StrictUndefined, keep_trailing_newline=True
+    )
+    class_name = "".join(word.capitalize() for word in name.split("_"))
+    for file, template in zip(files, ("router.py.jinja", "test_router.py.jinja"), strict=True):
+        text = templates.get_template(template).render(name=name, class_name=class_name)
+        try:
+            file.write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise RequestError(f"cannot write {file}: {error.strerror}") from error
+    return files
+
+
+def _valid(name: str) -> str:
+    """Return the nearest name that a router can have."""
+    from routers import ROUTERS
+
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name.removesuffix(".py"))
+    words = re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
+    if not words or not words[0].isalpha() or keyword.iskeyword(words):
+        words = f"router_{words}".strip("_")
+    return f"my_{words}" if words in ROUTERS.names() or importlib.util.find_spec(words) else words

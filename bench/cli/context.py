@@ -1,19 +1,23 @@
-"""What every command needs: where results lie, and whose plugins to load."""
+"""What every command has: the folder, database and plugins it works with, and how it fails."""
 
 from __future__ import annotations
 
 import atexit
+import errno
 import inspect
+import os
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-
-from bench.cli.faults import classified
 
 if TYPE_CHECKING:
     from results import Store
@@ -21,16 +25,12 @@ if TYPE_CHECKING:
 Home = Annotated[
     Path,
     typer.Option(
-        "--home",
-        envvar="BENCH_HOME",
-        metavar="FOLDER",
-        help="Where everything lies that runs make.",
+        envvar="BENCH_HOME", metavar="FOLDER", help="Where everything lies that runs make."
     ),
 ]
 Db = Annotated[
     str | None,
     typer.Option(
-        "--db",
         metavar="DATABASE",
         help="A SQLite file or any SQLAlchemy URL.",
         show_default="bench.db in the home folder",
@@ -38,9 +38,7 @@ Db = Annotated[
 ]
 Plugin = Annotated[
     list[Path] | None,
-    typer.Option(
-        "--plugin", metavar="FILE", help="Python file that registers components; repeatable."
-    ),
+    typer.Option(metavar="FILE", help="Python file that registers components; repeatable."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -77,7 +75,7 @@ class Place:
         """Register everything: built-in components, installed plugins, the user's own files.
 
         Args:
-            watch: whether to note the files that plugins open, for `warn_of_files`.
+            watch: whether to note the files that plugins open, of which the command warns.
 
         Raises:
             RequestError: a file of the user's cannot be imported.
@@ -106,12 +104,19 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
         def run(home: Path, db: str | None, plugin: list[Path] | None, **own: Any) -> None:
-            del own["debug"]  # `main` looks for it, since errors may come before any command
+            del own["debug"]  # `main` searches for it, since errors may come before any command
             home = _expanded(home).absolute()
             database = str(home / "bench.db") if db is None else _database(db)
-            plugins = tuple(map(_expanded, plugin or ()))
+            place = Place(home, database, tuple(map(_expanded, plugin or ())))
+            values = {}
+            for each in parameters:
+                group = each.annotation
+                if isinstance(group, type) and is_dataclass(group):
+                    values[each.name] = group(**{f.name: own[f.name] for f in fields(group)})
+                else:
+                    values[each.name] = own[each.name]
             try:
-                function(Place(home, database, plugins), **_collected(parameters, own))
+                function(place, **values)
             except KeyboardInterrupt:
                 # What Python clears up at its end takes a moment; an impatient third Ctrl-C would
                 # print a traceback of it.
@@ -126,7 +131,7 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
 
         signature = inspect.signature(function, eval_str=True)
         parameters = list(signature.parameters.values())[1:]
-        own = [each for parameter in parameters for each in _options_of(parameter)]
+        own = [option for each in parameters for option in _options_of(each)]
         run.__signature__ = signature.replace(parameters=[*own, *_COMMON])  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in (*own, *_COMMON)}
         run.__doc__ = function.__doc__
@@ -145,19 +150,6 @@ def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
         _parameter(field.name, types[field.name], field.default)
         for field in fields(parameter.annotation)
     ]
-
-
-def _collected(parameters: Sequence[inspect.Parameter], own: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a command's parameters, with its dataclasses made of their options."""
-    values = {}
-    for parameter in parameters:
-        group = parameter.annotation
-        if isinstance(group, type) and is_dataclass(group):
-            names = [field.name for field in fields(group)]
-            values[parameter.name] = group(**{name: own[name] for name in names})
-        else:
-            values[parameter.name] = own[parameter.name]
-    return values
 
 
 def _database(text: str) -> str:
@@ -189,3 +181,63 @@ _COMMON: Sequence[inspect.Parameter] = (
     _parameter("plugin", Plugin, None),
     _parameter("debug", Debug, False),
 )
+
+REFUSED = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO),
+    *(errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EPIPE),
+}
+"""What an operating system answers where neither the request nor the code is wrong."""
+
+
+class MachineError(Exception):
+    """A refusal by the operating system of what a command needs, as room on a disk."""
+
+    exit_status = 1
+
+
+class OwnFault(Exception):
+    """An error of the bench itself; the message says where its traceback is kept."""
+
+    exit_status = 1
+
+
+def classified(error: Exception, home: Path | None) -> Exception:
+    """Return an error that has one message for the user: the error itself where it was foreseen.
+
+    Args:
+        home: the folder of everything that runs make, in whose `logs` a traceback is kept; None,
+            or one that cannot be written, has it in a temporary file.
+    """
+    # What is raised on purpose has an exit status; typer's own errors have a way to be written.
+    own = hasattr(error, "exit_status") or hasattr(error, "format_message")
+    if own or isinstance(error, typer.Exit | typer.Abort):
+        return error
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        where = f": {error.filename}" if error.filename else ""
+        return MachineError(f"the system refuses: {error.strerror}{where}")
+    if isinstance(error, MemoryError):
+        return MachineError("this machine has too little memory for that")
+    message = " ".join(f"{type(error).__name__}: {error}".split())
+    return OwnFault(
+        f"this is a fault of the bench itself, not of your request: {message}; "
+        f"traceback in {_keep_traceback(error, home)}; --debug prints it"
+    )
+
+
+def _keep_traceback(error: Exception, home: Path | None) -> Path:
+    """Write a traceback into a file of its own; return the file."""
+
+    def written(folder: Path | None) -> Path:
+        name = f"error-{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}-"
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", prefix=name, suffix=".log", dir=folder, delete=False
+        ) as file:
+            file.write("".join(traceback.format_exception(error)))
+        return Path(file.name)
+
+    if home is not None and home.is_dir():
+        with suppress(OSError):
+            folder = home / "logs"
+            folder.mkdir(exist_ok=True)
+            return written(folder)
+    return written(None)

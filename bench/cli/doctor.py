@@ -1,4 +1,4 @@
-"""Is this machine fit? One finding for each thing that a run needs, and how to mend it.
+"""`doctor`: one finding for each thing that a run needs, and how to mend it.
 
 Nothing is imported at the top that could itself be what is broken.
 """
@@ -9,15 +9,17 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from rich.console import RenderableType
+import typer
 from rich.table import Table
 from rich.text import Text
+
+from bench.cli.context import Place, command
 
 Status = Literal["ok", "warn", "fail"]
 STYLES: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -36,14 +38,49 @@ class Finding:
         mend: what to do; empty where nothing is to be done.
     """
 
-    name: str
     status: Status
     detail: str
     mend: str = ""
 
 
-def diagnose(home: Path, database: str, plugins: Sequence[Path] = ()) -> list[Finding]:
-    """Look at everything that a run needs; nothing is left behind.
+def add_to(app: typer.Typer) -> None:
+    """Register this command."""
+    command(app)(doctor)
+
+
+def doctor(place: Place) -> None:
+    """Say what is fit on this machine and what is not.
+
+    torch, device, data, database, disk, plugins. The exit status is 1 where a run would not work.
+
+    \b
+    Example:
+      python bench.py doctor
+    """
+    from bench.cli.display import print_table
+
+    findings = diagnose(place.home, place.database, place.plugins)
+    print_table(render(findings))
+    if any(finding.status == "fail" for _, finding in findings):
+        raise typer.Exit(1)
+
+
+def render(findings: Iterable[tuple[str, Finding]]) -> Table:
+    """Return a table; what is to be done is under each finding."""
+    table = Table(show_edge=False, pad_edge=False)
+    table.add_column("")
+    table.add_column("status")
+    table.add_column("what was found", overflow="fold")
+    for name, finding in findings:
+        detail = Text(finding.detail)
+        if finding.mend:
+            detail.append(f"\n→ {finding.mend}", "bold")
+        table.add_row(name, Text(finding.status, STYLES[finding.status]), detail)
+    return table
+
+
+def diagnose(home: Path, database: str, plugins: Sequence[Path] = ()) -> list[tuple[str, Finding]]:
+    """Examine everything that a run needs, by name; nothing is left behind.
 
     Args:
         home: the folder where runs lie; it need not exist.
@@ -51,7 +88,7 @@ def diagnose(home: Path, database: str, plugins: Sequence[Path] = ()) -> list[Fi
         plugins: files that are to be loaded.
     """
     checks: list[tuple[str, Callable[[], Finding]]] = [
-        ("python", _python),
+        ("python", lambda: Finding("ok", f"{platform.python_version()} in {sys.prefix}")),
         ("torch", _torch),
         ("device", _device),
         ("threads", _threads),
@@ -64,48 +101,24 @@ def diagnose(home: Path, database: str, plugins: Sequence[Path] = ()) -> list[Fi
         ("plugins", _entry_points),
         *[(f"plugin {plugin.name}", partial(_plugin, plugin)) for plugin in plugins],
     ]
-    return [_guarded(name, check) for name, check in checks]
-
-
-def healthy(findings: Sequence[Finding]) -> bool:
-    """Return whether nothing fails."""
-    return all(finding.status != "fail" for finding in findings)
-
-
-def render(findings: Sequence[Finding]) -> RenderableType:
-    """Return a table; what is to be done is under each finding."""
-    table = Table(show_edge=False, pad_edge=False)
-    table.add_column("")
-    table.add_column("status")
-    table.add_column("what was found", overflow="fold")
-    for finding in findings:
-        detail = Text(finding.detail)
-        if finding.mend:
-            detail.append(f"\n→ {finding.mend}", "bold")
-        table.add_row(finding.name, Text(finding.status, STYLES[finding.status]), detail)
-    return table
-
-
-def _guarded(name: str, check: Callable[[], Finding]) -> Finding:
-    try:
-        return check()
-    except Exception as error:
-        return Finding(name, "fail", f"{type(error).__name__}: {error}")
-
-
-def _python() -> Finding:
-    return Finding("python", "ok", f"{platform.python_version()} in {sys.prefix}")
+    findings = []
+    for name, check in checks:
+        try:
+            findings.append((name, check()))
+        except Exception as error:
+            findings.append((name, Finding("fail", f"{type(error).__name__}: {error}")))
+    return findings
 
 
 def _torch() -> Finding:
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Finding("torch", "fail", str(error), "pip install -e . in the repository's folder")
+        return Finding("fail", str(error), "pip install -e . in the repository's folder")
     identity = torch.eye(3)
     if not torch.equal(identity @ identity, identity):
-        return Finding("torch", "fail", f"{torch.__version__} multiplies wrongly", "reinstall it")
-    return Finding("torch", "ok", torch.__version__)
+        return Finding("fail", f"{torch.__version__} multiplies wrongly", "reinstall it")
+    return Finding("ok", torch.__version__)
 
 
 def _device() -> Finding:
@@ -113,18 +126,18 @@ def _device() -> Finding:
 
     if not torch.cuda.is_available():
         if shutil.which("nvidia-smi") is None:
-            return Finding("device", "ok", "no GPU; runs use the CPU")
+            return Finding("ok", "no GPU; runs use the CPU")
         detail = f"there is an NVIDIA driver, which torch {torch.__version__} cannot use"
-        return Finding("device", "warn", detail, "install a torch that is built for its CUDA")
+        return Finding("warn", detail, "install a torch that is built for its CUDA")
     named = []
     for index in range(torch.cuda.device_count()):
         identity = torch.eye(3, device=f"cuda:{index}")
         if not torch.equal(identity @ identity, identity):
-            return Finding("device", "fail", f"GPU {index} multiplies wrongly", "do not use it")
+            return Finding("fail", f"GPU {index} multiplies wrongly", "do not use it")
         free, total = torch.cuda.mem_get_info(index)
         name = torch.cuda.get_device_name(index)
         named.append(f"{name}, {free / GIGABYTE:.0f} of {total / GIGABYTE:.0f} GB free")
-    return Finding("device", "ok", "; ".join(named))
+    return Finding("ok", "; ".join(named))
 
 
 def _threads() -> Finding:
@@ -134,8 +147,8 @@ def _threads() -> Finding:
     threads, there = run_threads(), cores()
     detail = f"a run computes with {threads} of {counted(there, 'core')}"
     if threads > there:
-        return Finding("threads", "warn", detail, f"set OMP_NUM_THREADS={there}")
-    return Finding("threads", "ok", detail)
+        return Finding("warn", detail, f"set OMP_NUM_THREADS={there}")
+    return Finding("ok", detail)
 
 
 def _load() -> Finding:
@@ -147,8 +160,8 @@ def _load() -> Finding:
     load, there = psutil.getloadavg()[0], cores()
     detail = f"{load:.1f} processes wanted to run in the last minute, on {counted(there, 'core')}"
     if load > there / 2:
-        return Finding("load", "warn", detail, "timings will be noisy: let other work end first")
-    return Finding("load", "ok", detail)
+        return Finding("warn", detail, "timings will be noisy: let other work end first")
+    return Finding("ok", detail)
 
 
 def _memory() -> Finding:
@@ -157,8 +170,8 @@ def _memory() -> Finding:
     memory = psutil.virtual_memory()
     detail = f"{memory.available / GIGABYTE:.1f} of {memory.total / GIGABYTE:.1f} GB free"
     if memory.available < ENOUGH_MEMORY:
-        return Finding("memory", "warn", detail, "end other programs; large presets need more")
-    return Finding("memory", "ok", detail)
+        return Finding("warn", detail, "end other programs; large presets need more")
+    return Finding("ok", detail)
 
 
 def _data() -> Finding:
@@ -169,9 +182,9 @@ def _data() -> Finding:
     dataset = load_dataset(DataConfig.model_validate({"name": "fashion_mnist_mini"}))
     if dataset.content_hash != CONTENT_HASH:
         detail = f"the embedded images have the hash {dataset.content_hash}, not {CONTENT_HASH}"
-        return Finding("data", "fail", detail, f"git checkout -- {FILE}")
+        return Finding("fail", detail, f"git checkout -- {FILE}")
     images = sum(len(split) for split in dataset.splits.values())
-    return Finding("data", "ok", f"{dataset.name}: {images:,} images, as they should be")
+    return Finding("ok", f"{dataset.name}: {images:,} images, as they should be")
 
 
 def _suites() -> Finding:
@@ -183,26 +196,26 @@ def _suites() -> Finding:
         answers = self_test()
     except BenchError as error:
         mend = "mend the suite; what it has measured cannot be trusted"
-        return Finding("suites", "fail", str(error), mend)
-    return Finding("suites", "ok", f"{counted(answers, 'known answer')}, all measured right")
+        return Finding("fail", str(error), mend)
+    return Finding("ok", f"{counted(answers, 'known answer')}, all measured right")
 
 
 def _home(home: Path) -> Finding:
     there = next(place for place in _upwards(home) if place.exists())
     if not there.is_dir():
-        return Finding("home", "fail", f"{there} is a file", "choose another folder with --home")
+        return Finding("fail", f"{there} is a file", "choose another folder with --home")
     try:
         with tempfile.NamedTemporaryFile(dir=there) as file:
             file.write(b"0" * 4096)
             file.flush()
     except OSError as error:
         mend = "choose another with --home or BENCH_HOME"
-        return Finding("home", "fail", f"cannot write into {there}: {error.strerror}", mend)
+        return Finding("fail", f"cannot write into {there}: {error.strerror}", mend)
     free = shutil.disk_usage(there).free
     detail = f"{home}: {free / GIGABYTE:.0f} GB free"
     if free < ENOUGH_DISK:
-        return Finding("home", "warn", detail, "make room: checkpoints of large presets need more")
-    return Finding("home", "ok", detail)
+        return Finding("warn", detail, "make room: checkpoints of large presets need more")
+    return Finding("ok", detail)
 
 
 def _database(database: str) -> Finding:
@@ -214,9 +227,9 @@ def _database(database: str) -> Finding:
         if system.startswith(SHARED_FILE_SYSTEMS):
             detail = f"{file} lies on a shared file system ({system}), where SQLite may lock up"
             mend = "keep it on a local disk, or use PostgreSQL with --db"
-            return Finding("database", "warn", detail, mend)
+            return Finding("warn", detail, mend)
         if not file.exists():
-            return Finding("database", "ok", f"{file}: none yet; the first run makes it")
+            return Finding("ok", f"{file}: none yet; the first run makes it")
     try:
         with open_store(database, create=False) as store:
             from results.info import describe
@@ -224,9 +237,9 @@ def _database(database: str) -> Finding:
 
             about = describe(store)
     except StoreError as error:
-        return Finding("database", "fail", str(error))
+        return Finding("fail", str(error))
     studies = counted(len(about.studies), "study", "studies")
-    return Finding("database", "ok", f"{about.url}: schema {about.schema}, {studies}")
+    return Finding("ok", f"{about.url}: schema {about.schema}, {studies}")
 
 
 def _entry_points() -> Finding:
@@ -235,8 +248,8 @@ def _entry_points() -> Finding:
     failures = load_entry_points()
     if failures:
         detail = "; ".join(failure.message for failure in failures)
-        return Finding("plugins", "warn", detail, "mend or uninstall it; all others work")
-    return Finding("plugins", "ok", f"{len(list_routers())} routers are registered")
+        return Finding("warn", detail, "mend or uninstall it; all others work")
+    return Finding("ok", f"{len(list_routers())} routers are registered")
 
 
 def _plugin(file: Path) -> Finding:
@@ -245,8 +258,8 @@ def _plugin(file: Path) -> Finding:
     try:
         load_plugin(file)
     except RequestError as error:
-        return Finding(f"plugin {file.name}", "fail", str(error))
-    return Finding(f"plugin {file.name}", "ok", str(file))
+        return Finding("fail", str(error))
+    return Finding("ok", str(file))
 
 
 def _upwards(folder: Path) -> Iterator[Path]:

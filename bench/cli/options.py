@@ -3,127 +3,36 @@
 from __future__ import annotations
 
 import re
+import shlex
+import sys
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-Suites = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="SUITE", help="What measures; the preset's suites where none."),
-]
+if TYPE_CHECKING:
+    from bench.execute import RunOptions
+    from bench.plan import Retry as RetryName
+
 PresetName = Annotated[
     str, typer.Option("--preset", metavar="NAME", help="By name, or a YAML file of your own.")
 ]
-Routers = Annotated[
-    str | None, typer.Option("--routers", metavar="A,B,…", help="Routers by name, or all.")
-]
-Seeds = Annotated[
-    str | None,
-    typer.Option(
-        "--seeds", metavar="N|auto", help="Trainings of each router; auto adds them, see above."
-    ),
-]
-Resolve = Annotated[
-    float | None,
-    typer.Option(
-        "--resolve",
-        metavar="POINTS",
-        min=0,
-        help="With --seeds auto: the smallest difference in top-1 that matters.",
-        show_default="0.5",
-    ),
-]
-MaxSeeds = Annotated[
-    int | None,
-    typer.Option(
-        "--max-seeds", min=1, metavar="N", help="With --seeds auto: the most.", show_default="20"
-    ),
-]
-Tuned = Annotated[
-    bool,
-    typer.Option(
-        "--tuned", help="With the best settings that `tune` found for each router of the preset."
-    ),
-]
-Tuning = Annotated[
-    str | None,
-    typer.Option(
-        "--tuning",
-        metavar="NAME",
-        help="With those of this tuning.",
-    ),
-]
-AA = Annotated[
-    bool,
-    typer.Option(
-        "--aa",
-        help="Train each router a second time, as its own control: the same data order, but MoE "
-        "weights and noise of its own. The report tells how often chance alone raises an alarm.",
-    ),
-]
+Routers = Annotated[str | None, typer.Option(metavar="A,B,…", help="Routers by name, or all.")]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="PATH=VALUE", help="One setting, as train.lr=1e-3; repeatable."),
 ]
-Sweep = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--sweep", metavar="PATH=A,B", help="Several values of a setting; all combined; repeatable."
-    ),
-]
 DataDir = Annotated[
     str | None,
     typer.Option(
-        "--data-dir",
         metavar="FOLDER",
         help="Where the data's files lie already; the same as --set data.data_dir=FOLDER.",
-    ),
-]
-Study = Annotated[
-    str | None,
-    typer.Option(
-        "--study",
-        metavar="NAME",
-        help="Keep the results under this name.",
-        show_default="the preset's",
-    ),
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        "--jobs",
-        min=0,
-        metavar="N",
-        help="Worker processes; 0 works in this process, for a debugger.",
-        show_default="one a GPU; on a CPU one a core",
-    ),
-]
-Devices = Annotated[
-    str | None,
-    typer.Option(
-        "--devices", metavar="A,B,…", help="GPUs to use, as 0,2; or cpu.", show_default="all"
-    ),
-]
-Timeout = Annotated[
-    str | None,
-    typer.Option(
-        "--timeout",
-        metavar="TIME",
-        help="End a trial that takes longer, as 90s, 30m or 2h.",
-        show_default="none",
-    ),
-]
-SaveEvery = Annotated[
-    float,
-    typer.Option(
-        "--save-every", min=0, metavar="SECONDS", help="Between two checkpoints of a training."
     ),
 ]
 Retry = Annotated[
     Literal["failed", "timed_out", "all", "noisy"] | None,
     typer.Option(
-        "--retry",
         help="Train again what gave no result; noisy: take the timings again that other load "
         "disturbed (¶).",
         show_default="none",
@@ -136,35 +45,116 @@ NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report at 
 class RequestOptions:
     """The options that say what to train and measure."""
 
-    suites: Suites = None
+    suites: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="SUITE", help="What measures; the preset's suites where none."),
+    ] = None
     preset: PresetName = "tiny"
     routers: Routers = None
-    seeds: Seeds = None
-    resolve: Resolve = None
-    max_seeds: MaxSeeds = None
-    aa: AA = False
-    tuned: Tuned = False
-    tuning: Tuning = None
+    seeds: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N|auto",
+            help="Trainings of each router; auto adds them after interim analyses, see above.",
+        ),
+    ] = None
+    resolve: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS",
+            min=0,
+            help="With --seeds auto: the smallest difference in top-1 that matters.",
+            show_default="0.5",
+        ),
+    ] = None
+    max_seeds: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="With --seeds auto: the most.", show_default="20"),
+    ] = None
+    aa: Annotated[
+        bool,
+        typer.Option(
+            "--aa",
+            help="Train each router a second time, as its own control: the same data order, but "
+            "MoE weights and noise of its own. The report tells how often chance alone raises an "
+            "alarm.",
+        ),
+    ] = False
+    tuned: Annotated[
+        bool,
+        typer.Option(
+            "--tuned",
+            help="With the best settings that `tune` found for each router of the preset.",
+        ),
+    ] = False
+    tuning: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With those of this tuning.")
+    ] = None
     set_: Set = None
-    sweep: Sweep = None
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH=A,B", help="Several values of a setting; all combined; repeatable."
+        ),
+    ] = None
     data_dir: DataDir = None
-    study: Study = None
+    study: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Keep the results under this name.", show_default="the preset's"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
 class WorkerOptions:
     """The options for the number of workers and their devices."""
 
-    jobs: Jobs = None
-    devices: Devices = None
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Worker processes; 0 works in this process, for a debugger.",
+            show_default="one a GPU; on a CPU one a core",
+        ),
+    ] = None
+    devices: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,…", help="GPUs to use, as 0,2; or cpu.", show_default="all"),
+    ] = None
 
 
 @dataclass(frozen=True)
 class WorkOptions(WorkerOptions):
     """The options for how workers do their jobs."""
 
-    timeout: Timeout = None
-    save_every: SaveEvery = 60
+    timeout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="End a trial that takes longer, as 90s, 30m or 2h.",
+            show_default="none",
+        ),
+    ] = None
+    save_every: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Between two checkpoints of a training."),
+    ] = 60
+
+    def run_options(self, plugins: tuple[Path, ...], retry: RetryName = None) -> RunOptions:
+        """Return how a run is done, with the command that resumes it."""
+        from bench.execute import RunOptions
+
+        return RunOptions(
+            jobs=self.jobs,
+            devices=tuple(names(self.devices)),
+            timeout=None if self.timeout is None else seconds_of(self.timeout),
+            save_every=self.save_every,
+            retry=retry,
+            plugins=plugins,
+            command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",
+        )
 
 
 AUTO = "auto"

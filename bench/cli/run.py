@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from bench.cli.context import Place, command
-from bench.cli.faults import classified
-from bench.cli.options import NoReport, RequestOptions, Retry, WorkerOptions, WorkOptions, names
-from bench.cli.run_options import leave, run_options, warn_of_files
+from bench.cli.context import Place, classified, command
+from bench.cli.options import (
+    AUTO,
+    NoReport,
+    RequestOptions,
+    Retry,
+    WorkerOptions,
+    WorkOptions,
+    names,
+    seeds_of,
+)
 
 if TYPE_CHECKING:
     from bench.cli.standing import Standing
+    from bench.execute import RunSummary
+    from bench.plan import Plan, Request, Sequential
+    from report.comparisons import Comparison
     from results import Store
+
+MOST_FILES = 10
+"""Files that one message names."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -55,19 +72,17 @@ def run(
       python bench.py run --preset study --devices 0,1 --timeout 9h --retry failed
     """
     from bench.cli.digest import digest_of
-    from bench.cli.interim import adding_seeds
     from bench.cli.live import Display
-    from bench.cli.request import asked_for
     from bench.cli.standing import read_standing
     from bench.cli.summary import main_metrics, print_standings
     from bench.data import Datasets
-    from bench.execute import RunSummary, run_plan
-    from bench.plan import Plan, make_plan
+    from bench.execute import run_plan
+    from bench.plan import make_plan
     from results import StoreError
     from routers.errors import BenchError
 
     asked = asked_for(place, request)
-    options, datasets = run_options(place, work, retry), Datasets()
+    options, datasets = work.run_options(place.plugins, retry), Datasets()
     planned = make_plan(asked, datasets)
     with place.store(create=True) as store:
 
@@ -76,7 +91,7 @@ def run(
                 return run_plan(part, store, place.home, datasets, display, options)
 
         try:
-            summary = do(planned) if asked.sequential is None else adding_seeds(planned, store, do)
+            summary = do(planned) if asked.sequential is None else _add_seeds(planned, store, do)
         except StoreError as error:  # no mistake in the request
             raise BenchError(f"{error}; the same command goes on") from error
         standing = read_standing(store, asked.study)
@@ -86,8 +101,7 @@ def run(
         digest = digest_of(standing, metrics, place.home)
     print_standings(asked.study, metrics[metrics["current"]], asked.suites)
     print(f"\n{digest}")
-    warn_of_files(place)
-    leave(summary, [f"the report could not be written: {wrong}"] if wrong else [])
+    leave(place, summary, [f"the report could not be written: {wrong}"] if wrong else [])
 
 
 def plan(place: Place, request: RequestOptions, workers: WorkerOptions) -> None:
@@ -104,9 +118,99 @@ def plan(place: Place, request: RequestOptions, workers: WorkerOptions) -> None:
       python bench.py plan --preset study --routers soft_moe,dense --seeds 1
     """
     from bench.cli.plan import print_plan
-    from bench.cli.request import asked_for
 
     print_plan(asked_for(place, request), place, workers.jobs, names(workers.devices))
+
+
+def asked_for(place: Place, options: RequestOptions) -> Request:
+    """Return the request that options make; load the plugins that it may name.
+
+    Raises:
+        BenchError, typer.BadParameter: they name what is not there, or contradict each other.
+    """
+    place.load(watch=True)
+    from bench.config import load_preset, parse_set, refuse_both, settings_of, sweep_of
+    from bench.plan import make_request, plan_analyses
+    from bench.tune import tuning_of, with_tuned
+    from routers.errors import RequestError
+
+    settings = settings_of(options.set_ or (), options.data_dir)
+    swept = sweep_of(options.sweep or ())
+    refuse_both(settings, swept)
+    request = make_request(
+        load_preset(options.preset),
+        study=options.study,
+        suites=options.suites or (),
+        routers=names(options.routers),
+        seeds=seeds_of(options.seeds),
+        settings=settings,
+        sweep=swept,
+        aa_replicates=options.aa,
+    )
+    if options.tuned or options.tuning:
+        if not place.has_store():
+            raise RequestError(
+                f"nothing was tuned yet, since there is no database {place.database}; "
+                "`python bench.py tune` makes it, with the same --preset and --routers"
+            )
+        name = request.preset.name
+        request = replace(request, study=options.study or f"{name}-tuned")
+        fixed = [parse_set(text)[0] for text in options.set_ or ()]
+        with place.store() as store:
+            request = with_tuned(request, store, options.tuning or tuning_of(name), fixed)
+    resolve, most = options.resolve, options.max_seeds
+    if options.seeds != AUTO:
+        if resolve is not None or most is not None:
+            raise typer.BadParameter("--resolve and --max-seeds belong to --seeds auto")
+        return request
+    points = 0.5 if resolve is None else resolve
+    sequential = plan_analyses(request.preset, request.suites, points, 20 if most is None else most)
+    return _with_seeds(request, sequential, sequential.seeds[-1])
+
+
+def _with_seeds(request: Request, sequential: Sequential, seeds: int) -> Request:
+    preset = request.preset.model_copy(update={"seeds": seeds})
+    return replace(request, preset=preset, sequential=sequential)
+
+
+def _add_seeds(plan: Plan, store: Store, do: Callable[[Plan], RunSummary]) -> RunSummary:
+    """Do a plan with `--seeds auto`, until all is decided or its limit is reached.
+
+    Args:
+        do: does one part of the plan.
+
+    Returns:
+        The summary of the last part.
+    """
+    from bench.plan import add_seeds, refuse_other_analyses
+    from report.comparisons import comparisons
+    from report.load import load_study
+
+    request, name, summaries = plan.request, plan.request.study, list["RunSummary"]()
+    assert request.sequential is not None
+    before = next((study.request for study in store.studies() if study.name == name), {})
+    refuse_other_analyses(name, request.sequential, before)
+
+    def analyse(reached: Sequential, seeds: int) -> Sequence[Comparison] | None:
+        trials = tuple(planned for planned in plan.trials if planned.spec.seed < seeds)
+        part = replace(plan, request=_with_seeds(request, reached, seeds), trials=trials)
+        summaries.append(do(part))
+        if summaries[-1].left:
+            return None
+        study = load_study(store, name)
+        asked = [planned.fingerprint.value for planned in trials]
+        own, metrics = (
+            frame[frame["trial"].isin(asked)] for frame in (study.trials, study.metrics)
+        )
+        return comparisons(replace(study, trials=own, metrics=metrics))
+
+    def say(text: str) -> None:
+        with suppress(OSError):  # into a closed pipe: the run goes on
+            print(text)
+
+    reached = add_seeds(request.sequential, analyse, say)
+    store.study(name, _with_seeds(request, reached, reached.taken).record())
+    return summaries[-1]
 
 
 def _report(store: Store, standing: Standing, home: Path) -> str | None:
@@ -116,13 +220,42 @@ def _report(store: Store, standing: Standing, home: Path) -> str | None:
     """
     from report.state import is_written, state_of
 
-    folder = home / "reports" / standing.study.name
-    if is_written(folder, state_of(standing.study.request, standing.trials, standing.measurements)):
+    study, folder = standing.study, home / "reports" / standing.study.name
+    if is_written(folder, state_of(study.request, standing.trials, standing.measurements)):
         return None
-    from report import write_report
+    from report import write_report  # with matplotlib
 
     try:
-        write_report(store, standing.study.name, folder, home)
+        write_report(store, study.name, folder, home)
     except Exception as error:
         return str(classified(error, home))
     return None
+
+
+def leave(place: Place, summary: RunSummary, wrong: Sequence[str] = ()) -> None:
+    """End `run` or `tune`, with a warning of files of plugins that no fingerprint covers.
+
+    Args:
+        wrong: messages of what else went wrong.
+
+    Raises:
+        typer.Exit: with 130 where it was interrupted, with 1 where something failed or is left.
+    """
+    from bench.execute import OPENED, SIGNALS
+
+    if files := OPENED.unknown(place.plugins, place.home):
+        more = f", and {len(files) - MOST_FILES} more" if len(files) > MOST_FILES else ""
+        print(
+            "warning: plugins read files that are no part of a trial's fingerprint; results are "
+            "reused even where these have changed: "
+            f"{', '.join(map(str, files[:MOST_FILES]))}{more}",
+            file=sys.stderr,
+        )
+    for message in wrong:
+        print(f"error: {message}", file=sys.stderr)
+    if summary.left:
+        print(f"left early: {summary.left}; the same command goes on", file=sys.stderr)
+    if summary.left in SIGNALS.values():
+        raise typer.Exit(130)
+    if summary.failures or summary.left or wrong:
+        raise typer.Exit(1)

@@ -1,7 +1,9 @@
-"""`status` and `why`: how a study stands, and why a trial is reused or not."""
+"""`status`, `why` and `db`: what the database holds."""
 
 from __future__ import annotations
 
+from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,15 +11,11 @@ import typer
 from bench.cli.context import Place, command
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bench.cli.standing import Standing
 
 Study = Annotated[
     str | None,
-    typer.Option(
-        "--study", metavar="NAME", help="Which study.", show_default="the one asked for last"
-    ),
+    typer.Option(metavar="NAME", help="Which study.", show_default="the one asked for last"),
 ]
 Watch = Annotated[
     bool, typer.Option("--watch", help="Follow what goes on, until it ends or Ctrl-C.")
@@ -29,12 +27,22 @@ Trial = Annotated[
     str,
     typer.Argument(metavar="TRIAL", help="The beginning of its fingerprint, as `status` shows."),
 ]
+Export = Annotated[Path, typer.Argument(metavar="FILE", help="To write; ends in .csv or .parquet.")]
+OneStudy = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Only this study.", show_default="all studies")
+]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register these commands."""
     command(app)(status)
     command(app)(why)
+    group = typer.Typer(
+        help="The database: info, upgrade, export.", no_args_is_help=True, rich_markup_mode=None
+    )
+    for function in (info, upgrade, export):
+        command(group)(function)
+    app.add_typer(group, name="db")
 
 
 def status(place: Place, study: Study = None, watch: Watch = False, digest: Digest = False) -> None:
@@ -114,3 +122,64 @@ def why(place: Place, trial: Trial) -> None:
     with place.store() as store:
         for line in explain(find_trial(store, trial), store):
             print(line)
+
+
+def info(place: Place) -> None:
+    """Show what the database holds.
+
+    \b
+    Example:
+      python bench.py db info
+    """
+    from bench.cli.display import clock, print_table, size, table
+    from results.info import describe
+
+    with place.store() as store:
+        about = describe(store)
+    now = datetime.now()
+    print(f"{about.url}\n{size(about.size_bytes)}, schema {about.schema}")
+    if about.last_write is not None:
+        print(f"last written {clock(about.last_write, now)}")
+    if about.working:
+        print(f"{about.working} {'run works' if about.working == 1 else 'runs work'} on it now")
+    print()
+    rows = table("table", "rows", right="rows")
+    for name, number in about.rows.items():
+        rows.add_row(name, str(number))
+    print_table(rows)
+    if about.studies:
+        print()
+        studies = table("study", "trials", "layers", "last asked for", right="trials layers")
+        for study in about.studies:
+            asked = clock(study.requested_at, now)
+            studies.add_row(study.name, str(study.trials), str(study.layers), asked)
+        print_table(studies)
+
+
+def upgrade(place: Place) -> None:
+    """Bring a database of an older version to the schema of this one.
+
+    \b
+    Example:
+      python bench.py db upgrade --db old/bench.db
+    """
+    from results.migrate import upgrade as upgrade_database
+
+    before, now = upgrade_database(place.database)
+    print(f"{place.database}: schema {before or 'none'} -> {now}")
+
+
+def export(place: Place, path: Export, study: OneStudy = None) -> None:
+    """Write one tidy table, a row a metric.
+
+    With study, suite, router, hyper-parameters, seed, layer, step, split and environment.
+
+    \b
+    Examples:
+      python bench.py db export results.csv
+      python bench.py db export results.parquet --study tiny
+    """
+    from results.frames import export as write
+
+    with place.store() as store:
+        print(f"wrote {write(store, path, study)}")

@@ -8,26 +8,23 @@ import typer
 
 from bench.cli.context import Place, command
 from bench.cli.options import DataDir, PresetName, Routers, Set, WorkOptions, names
-from bench.cli.run_options import leave, run_options, warn_of_files
+from bench.cli.run import leave
 
 if TYPE_CHECKING:
     from results import Store
 
 Trials = Annotated[
     int | None,
-    typer.Option(
-        "--trials", min=1, metavar="N", help="Of each router.", show_default="the preset's"
-    ),
+    typer.Option(min=1, metavar="N", help="Of each router.", show_default="the preset's"),
 ]
-Pruner = Annotated[
+PrunerName = Annotated[
     Literal["median", "hyperband", "none"] | None,
-    typer.Option("--pruner", help="Which trials end early.", show_default="the preset's"),
+    typer.Option(help="Which trials end early.", show_default="the preset's"),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of all draws.")]
+Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of all draws.")]
 Study = Annotated[
     str | None,
     typer.Option(
-        "--study",
         metavar="NAME",
         help="Keep the tuning under this name.",
         show_default="the preset's, -tuning",
@@ -45,7 +42,7 @@ def tune(
     preset: PresetName = "tiny",
     routers: Routers = None,
     trials: Trials = None,
-    pruner: Pruner = None,
+    pruner: PrunerName = None,
     seed: Seed = 0,
     set_: Set = None,
     data_dir: DataDir = None,
@@ -71,7 +68,7 @@ def tune(
     from bench.config import load_preset, settings_of
     from bench.data import Datasets
     from bench.plan import checked_name, make_request
-    from bench.tune import Tuning
+    from bench.tune import Tuning, tuning_of
     from bench.tune import tune as do
 
     settings = settings_of(set_ or (), data_dir)
@@ -87,18 +84,12 @@ def tune(
         seed,
         frozenset(settings),
     )
-    options = run_options(place, work)
+    options = work.run_options(place.plugins)
     with place.store(create=True) as store:
         with Display(store, tuning.study) as display:
             summary = do(tuning, store, place.home, Datasets(), display, options)
         print_best(store, tuning.study)
-    warn_of_files(place)
-    leave(summary)
-
-
-def tuning_of(preset: str) -> str:
-    """Return the name of a preset's tuning, unless it is named otherwise."""
-    return f"{preset}-tuning"
+    leave(place, summary)
 
 
 def print_best(store: Store, study: str) -> None:

@@ -59,6 +59,11 @@ def refuse_other(
     )
 
 
+def tuning_of(preset: str) -> str:
+    """Return the name of a preset's tuning, unless it is named otherwise."""
+    return f"{preset}-tuning"
+
+
 @dataclass(frozen=True)
 class Tuning:
     """A tuning as a user asked for it.

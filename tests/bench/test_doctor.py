@@ -17,7 +17,8 @@ from rich.console import Console
 
 import suites.balance
 from bench import environment
-from bench.cli.doctor import Finding, diagnose, healthy, render
+from bench.cli import main
+from bench.cli.doctor import Finding, diagnose, render
 from results import open_store
 from routers.plugins import PluginFailure
 
@@ -27,15 +28,14 @@ def look(tmp_path):
     """Findings by name, of a home folder that does not exist yet."""
 
     def diagnosed(home=tmp_path / "runs", database=None, plugins=()) -> dict[str, Finding]:
-        found = diagnose(home, database or str(home / "bench.db"), plugins)
-        return {finding.name: finding for finding in found}
+        return dict(diagnose(home, database or str(home / "bench.db"), plugins))
 
     return diagnosed
 
 
 def test_this_machine_is_fit(look, tmp_path):
     found = look()
-    assert healthy(list(found.values())), found
+    assert all(finding.status != "fail" for finding in found.values()), found
     assert found["torch"].detail == torch.__version__
     assert "8,000 images" in found["data"].detail
     assert re.fullmatch(r"\d+ known answers, all measured right", found["suites"].detail)
@@ -173,15 +173,22 @@ def test_a_broken_plugin_fails(look, tmp_path):
     found = look(plugins=[file])
     assert found["plugin mine.py"].status == "fail"
     assert "mine.py:1: import nothing_of_that_name" in found["plugin mine.py"].detail
-    assert not healthy(list(found.values()))
 
 
 def test_the_table_says_what_to_do():
-    findings = [Finding("a", "ok", "fine"), Finding("b", "fail", "broken", "mend it")]
+    findings = [("a", Finding("ok", "fine")), ("b", Finding("fail", "broken", "mend it"))]
     console = Console(file=io.StringIO(), width=80)
     console.print(render(findings))
     shown = console.file.getvalue()
     assert "→ mend it" in shown
     assert max(map(len, shown.splitlines())) <= 80
-    assert healthy(findings[:1])
-    assert not healthy(findings)
+
+
+def test_a_machine_that_is_not_fit_ends_with_status_1(monkeypatch, tmp_path):
+    for status, code in (("warn", 0), ("fail", 1)):
+        monkeypatch.setattr(
+            "bench.cli.doctor.diagnose", lambda *_, s=status: [("a", Finding(s, ""))]
+        )
+        with pytest.raises(SystemExit) as exited:
+            main(["doctor", "--home", str(tmp_path)])
+        assert exited.value.code == code

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.check import check_router
-from bench.cli.cards import write_router
+from bench.cli.components import write_router
 from routers import ROUTERS, RequestError, load_plugin
 
 pytestmark = pytest.mark.slow
