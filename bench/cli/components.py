@@ -16,7 +16,7 @@ from bench.cli.context import Place, command
 from bench.cli.display import print_table, table
 
 if TYPE_CHECKING:
-    from routers import Card, Choice, Entry, Range, Registry
+    from routers import Choice, Entry, Range, Registry
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A router.")]
 Component = Annotated[
@@ -137,9 +137,9 @@ def check(place: Place, name: Component) -> None:
 def print_components(registries: Iterable[Registry]) -> None:
     """Print the name and summary of each component, by kind and family."""
     for registry in registries:
-        families: dict[str, list[Card]] = {}
+        families: dict[str, list[Entry]] = {}
         for entry in registry.entries():
-            families.setdefault(entry.family, []).append(entry.card())
+            families.setdefault(entry.family, []).append(entry)
         for family, cards in families.items():
             kind = "" if registry.kind == "router" else f"{registry.kind}: "
             print(f"\n{kind}{family.replace('_', ' ')}")
@@ -149,9 +149,8 @@ def print_components(registries: Iterable[Registry]) -> None:
     print("\n`python bench.py show NAME` shows a component's card.")
 
 
-def print_card(entry: Entry) -> None:
+def print_card(card: Entry) -> None:
     """Print all that is known of a component; of a suite also what it measures."""
-    card = entry.card()
     family, source = card.family.replace("_", " "), card.source or "no source given"
     print_table(Text(card.name, "bold"))
     print_table(Text(f"    {card.kind}; {family}; {source}", no_wrap=False))
@@ -167,7 +166,7 @@ def print_card(entry: Entry) -> None:
         for info in card.hyper:
             made.add_row(info.name, info.type, str(info.default), _range(info.tune), info.meaning)
         print_table(made)
-    if metrics := getattr(entry.target, "metrics", ()):
+    if metrics := getattr(card.target, "metrics", ()):
         print()
         made = table("metric", "unit", "better", "meaning")
         for metric in metrics:

@@ -129,14 +129,13 @@ def asked_for(place: Place, options: RequestOptions) -> Request:
         BenchError, typer.BadParameter: they name what is not there, or contradict each other.
     """
     place.load(watch=True)
-    from bench.config import load_preset, parse_set, refuse_both, settings_of, sweep_of
+    from bench.config import load_preset, settings_of, sweep_of
     from bench.plan import make_request, plan_analyses
     from bench.tune import tuning_of, with_tuned
     from routers.errors import RequestError
 
     settings = settings_of(options.set_ or (), options.data_dir)
-    swept = sweep_of(options.sweep or ())
-    refuse_both(settings, swept)
+    swept = sweep_of(options.sweep or (), settings)
     request = make_request(
         load_preset(options.preset),
         study=options.study,
@@ -155,9 +154,8 @@ def asked_for(place: Place, options: RequestOptions) -> Request:
             )
         name = request.preset.name
         request = replace(request, study=options.study or f"{name}-tuned")
-        fixed = [parse_set(text)[0] for text in options.set_ or ()]
         with place.store() as store:
-            request = with_tuned(request, store, options.tuning or tuning_of(name), fixed)
+            request = with_tuned(request, store, options.tuning or tuning_of(name), settings)
     resolve, most = options.resolve, options.max_seeds
     if options.seeds != AUTO:
         if resolve is not None or most is not None:

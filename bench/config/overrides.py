@@ -6,14 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any
 
-from bench.config.presets import (
-    Preset,
-    PresetPart,
-    nearest_path,
-    parse,
-    setting_paths,
-    validated_preset,
-)
+from bench.config.presets import Preset, nearest_path, parse, setting_paths, validated_preset
 from routers import ROUTERS
 from routers.errors import RequestError, nearest
 
@@ -29,71 +22,61 @@ OPEN = (
 """Mappings whose keys are checked later, against what the routers, experts, … declare."""
 
 
-def parse_set(text: str) -> tuple[str, Any]:
-    """Parse `train.lr=1e-3` -> ("train.lr", 0.001); the value is read as YAML.
-
-    Raises:
-        RequestError: there is no `=`, or the value is not YAML.
-    """
-    path, value = _split(text, "--set")
-    return path, parse(value, f"--set {text}: the value")
-
-
-def parse_sweep(text: str) -> tuple[str, tuple[Any, ...]]:
-    """Parse `router.top_k=1,2` -> ("router.top_k", (1, 2)); each value is read as YAML.
-
-    Raises:
-        RequestError: there is no `=` or no value, or a value is not YAML.
-    """
-    path, values = _split(text, "--sweep")
-    parsed = parse(f"[{values}]", f"--sweep {text}: the list of values")
-    if not parsed:
-        raise RequestError(f"--sweep {text} names no value")
-    return path, tuple(parsed)
-
-
 def settings_of(texts: Iterable[str], data_dir: str | None = None) -> dict[str, Any]:
-    """Collect the settings of `--set`, value by path.
+    """Read the settings of `--set`, as `train.lr=1e-3`: value by path; values are YAML.
 
     Args:
         data_dir: what `--data-dir` says, which is a setting too.
 
     Raises:
-        RequestError: as `parse_set`; or two values for one setting.
+        RequestError: there is no `=` or no value, or the value is not YAML; or two values for one
+            setting.
     """
-    pairs = [parse_set(text) for text in texts]
+    pairs = []
+    for text in texts:
+        path, value = _split(text, "--set")
+        pairs.append((path, parse(value, f"--set {text}: the value")))
     if data_dir is not None:
         pairs.append(("data.data_dir", data_dir))
     return _each_once(pairs, "--set")
 
 
-def sweep_of(texts: Iterable[str]) -> dict[str, tuple[Any, ...]]:
-    """Collect the values of `--sweep`, by path.
+def sweep_of(texts: Iterable[str], settings: Iterable[str] = ()) -> dict[str, tuple[Any, ...]]:
+    """Read the values of `--sweep`, as `router.top_k=1,2`, by path; each value is YAML.
+
+    Args:
+        settings: paths that are set, which cannot be swept.
 
     Raises:
-        RequestError: as `parse_sweep`; or a setting is swept twice, or has a value twice.
+        RequestError: as `settings_of`; or a setting is swept twice, has a value twice, or is set.
     """
-    swept = _each_once([parse_sweep(text) for text in texts], "--sweep")
+    pairs = []
+    for text in texts:
+        path, listed = _split(text, "--sweep")
+        values = tuple(parse(f"[{listed}]", f"--sweep {text}: the list of values"))
+        if not values:
+            raise RequestError(f"--sweep {text} names no value")
+        pairs.append((path, values))
+    swept = _each_once(pairs, "--sweep")
     for path, values in swept.items():
         for value in values:
             if values.count(value) > 1:
                 raise RequestError(f"--sweep {path} names the value {value!r} twice")
+    for path, own in product(swept, settings):
+        if f"{own}.".startswith(f"{path}."):
+            raise RequestError(
+                f"--sweep {path} and --set {own} contradict each other; give one of them"
+            )
     return swept
 
 
-def refuse_both(settings: Iterable[str], swept: Iterable[str]) -> None:
-    """Refuse a setting that is fixed and swept.
-
-    Raises:
-        RequestError: naming it.
-    """
-    paths = list(settings)
-    for path in swept:
-        for own in paths:
-            if f"{own}.".startswith(f"{path}."):
-                raise RequestError(
-                    f"--sweep {path} and --set {own} contradict each other; give one of them"
-                )
+def _split(text: str, option: str) -> tuple[str, str]:
+    path, equals, value = text.partition("=")
+    if not equals or not path.strip():
+        raise RequestError(f"{option} {text}: write it as path=value, as in train.lr=1e-3")
+    if not value.strip():
+        raise RequestError(f"{option} {text} gives no value; null is the value of none")
+    return path.strip(), value
 
 
 def _each_once(pairs: Iterable[tuple[str, Any]], option: str) -> dict[str, Any]:
@@ -148,15 +131,6 @@ def check_path(path: str, routers: str | Iterable[str] = "all") -> None:
     raise RequestError(f"there is no setting {path!r}{nearest_path(path, options)}")
 
 
-def _split(text: str, option: str) -> tuple[str, str]:
-    path, equals, value = text.partition("=")
-    if not equals or not path.strip():
-        raise RequestError(f"{option} {text}: write it as path=value, as in train.lr=1e-3")
-    if not value.strip():
-        raise RequestError(f"{option} {text} gives no value; null is the value of none")
-    return path.strip(), value
-
-
 def presets_of(preset: Preset) -> Iterator[list[Preset]]:
     """Return each part as a preset of its own, in order; one that sweeps as several of them.
 
@@ -188,23 +162,24 @@ def with_settings(preset: Preset, settings: Mapping[str, Any], sweep: Iterable[s
         RequestError: see `override`.
     """
     swept = list(sweep)
-    said = [*swept, *settings]
-    parts = tuple(
-        part.model_copy(
-            update={
-                "set": {path: value for path, value in part.set.items() if not _meets(path, swept)}
-                | dict(settings),
-                "sweep": {p: values for p, values in part.sweep.items() if not _meets(p, said)},
-            }
-        )
-        for part in preset.parts
-    )
-    own_sweep = {
-        path: values
-        for path, values in preset.sweep.items()
-        if path in swept or not _meets(path, settings)
-    }
-    changed = {"parts": parts, "sweep": own_sweep}
+
+    def without(values: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
+        """Return the values whose path is none of these, nor inside or around one."""
+        closed = [f"{path}." for path in paths]
+        return {
+            path: value
+            for path, value in values.items()
+            if not any(f"{path}.".startswith(o) or o.startswith(f"{path}.") for o in closed)
+        }
+
+    parts = []
+    for part in preset.parts:
+        own = without(part.set, swept) | dict(settings)
+        kept = without(part.sweep, [*swept, *settings])
+        parts.append(part.model_copy(update={"set": own, "sweep": kept}))
+    open_ = {*swept, *without(preset.sweep, settings)}
+    own_sweep = {path: values for path, values in preset.sweep.items() if path in open_}
+    changed = {"parts": tuple(parts), "sweep": own_sweep}
     return override(preset.model_copy(update=changed), settings)
 
 
@@ -226,7 +201,14 @@ def with_routers(preset: Preset, chosen: Sequence[str]) -> Preset:
         if name not in named and all(part.routers is not None for part in preset.parts):
             hint = nearest(name, named)
             raise RequestError(f"no part of preset {preset.name!r} has router {name!r}{hint}")
-    wanted = _with_parents(preset.parts, chosen)
+    wanted = list(chosen)
+    for name in wanted:  # grows by those that these are derived from
+        wanted += [
+            part.parent.router
+            for part in preset.parts
+            if part.parent and part.parent.router not in wanted
+            if part.routers is None or name in part.routers
+        ]
     shared = ROUTERS.names() if preset.routers == "all" else preset.routers
     own = tuple(name for name in wanted if name in shared or name not in named)
     parts = []
@@ -235,21 +217,3 @@ def with_routers(preset: Preset, chosen: Sequence[str]) -> Preset:
         if left:
             parts.append(part.model_copy(update={"routers": left}))
     return preset.model_copy(update={"routers": own, "parts": tuple(parts)})
-
-
-def _with_parents(parts: Sequence[PresetPart], names: Sequence[str]) -> list[str]:
-    """Return the names, and those of the routers that their trials are derived from."""
-    wanted = list(names)
-    for name in wanted:  # grows
-        wanted += [
-            part.parent.router
-            for part in parts
-            if part.parent and part.parent.router not in wanted
-            if part.routers is None or name in part.routers
-        ]
-    return wanted
-
-
-def _meets(path: str, others: Iterable[str]) -> bool:
-    """Tell whether one of the others is this path, inside it or around it."""
-    return any(f"{path}.".startswith(f"{o}.") or f"{o}.".startswith(f"{path}.") for o in others)

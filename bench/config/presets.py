@@ -38,31 +38,16 @@ def parse(text: str, where: str) -> Any:
         raise RequestError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
 
 
-def parse_file(file: Path, where: str) -> Any:
-    """Parse a YAML file. Arguments and errors as of `parse`.
-
-    Raises:
-        RequestError: the file cannot be read, or is not text.
-    """
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise RequestError(f"cannot read {where}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise RequestError(f"{where} is not a text file in UTF-8: {error}") from None
-    return parse(text, where)
-
-
 FOLDER = Path(__file__).parent.parent.parent / "suites" / "presets"
 
 
 class ParentConfig(Config):
     """The trained trial that the trials of a part start from."""
 
-    router: str = Field(
-        description="Whose trial of the last part before that has it, of the same seed."
-    )
-    transform: str = Field(description="A registered way to start from it.")
+    router: str
+    """Whose trial of the last part before that has it, of the same seed."""
+    transform: str
+    """A registered way to start from it."""
 
 
 def _listed(names: Any) -> Any:
@@ -78,11 +63,12 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 class PresetPart(Config):
     """A slice of a study with settings of its own."""
 
-    routers: Names | None = Field(default=None, description="None: the preset's.")
-    set: Options = Field(default={}, description="Path -> value, over the preset's and its sweep.")
-    sweep: dict[str, tuple[Any, ...]] = Field(
-        default={}, description="Path -> values of this part, all combined."
-    )
+    routers: Names | None = None
+    """None: the preset's."""
+    set: Options = Field(default={})
+    """Path -> value, over the preset's and its sweep."""
+    sweep: dict[str, tuple[Any, ...]] = Field(default={})
+    """Path -> values of this part, all combined."""
     parent: ParentConfig | None = None
 
     @model_validator(mode="after")
@@ -97,34 +83,27 @@ class Preset(Config):
 
     name: str
     description: str
-    routers: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_listed)] = Field(
-        default=(), description="By name, or all there are."
-    )
+    routers: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_listed)] = ()
+    """By name, or all there are."""
     seeds: int = Field(default=3, ge=1)
-    twins: bool = Field(
-        default=False,
-        description="Whether each router but a baseline trains a second time, as its own control.",
-    )
-    router: Options = Field(
-        default={}, description="Hyper-parameters, for the routers that have them."
-    )
+    twins: bool = False
+    """Whether each router but a baseline trains a second time, as its own control."""
+    router: Options = Field(default={})
+    """Hyper-parameters, for the routers that have them."""
     experts: ExpertsConfig = ExpertsConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     compute: ComputeConfig = ComputeConfig()
-    suites: dict[str, Options] = Field(
-        default={}, description="Options of each suite that measures."
-    )
-    sweep: dict[str, tuple[Any, ...]] = Field(
-        default={}, description="Path -> values, all combined."
-    )
-    parts: tuple[PresetPart, ...] = Field(default=(), description="None: the study is one part.")
+    suites: dict[str, Options] = Field(default={})
+    """Options of each suite that measures."""
+    sweep: dict[str, tuple[Any, ...]] = Field(default={})
+    """Path -> values, all combined."""
+    parts: tuple[PresetPart, ...] = ()
+    """None: the study is one part."""
     tune: TuneConfig = TuneConfig()
-    tuned: dict[str, Options] = Field(
-        default={},
-        description="Router -> path -> value, over all other settings: found for it alone.",
-    )
+    tuned: dict[str, Options] = Field(default={})
+    """Router -> path -> value, over all other settings: found for it alone."""
 
     def every_router(self) -> Literal["all"] | tuple[str, ...]:
         """Return the routers of all parts, each once, in order."""
@@ -152,10 +131,16 @@ def load_preset(name: str) -> Preset:
         file = FOLDER / f"{name}.yaml"
         if name not in preset_names():
             raise RequestError(f"no preset is named {name!r}{nearest(name, preset_names())}")
-    fields = parse_file(file, f"the preset {file}")
+    where = f"the preset {file}"
+    try:
+        fields = parse(file.read_text(encoding="utf-8-sig"), where)
+    except OSError as error:
+        raise RequestError(f"cannot read {where}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{where} is not a text file in UTF-8: {error}") from None
     if not isinstance(fields, dict):
-        raise RequestError(f"the preset {file} is not a mapping of fields")
-    return validated_preset({"name": file.stem, **fields}, f"the preset {file}")
+        raise RequestError(f"{where} is not a mapping of fields")
+    return validated_preset({"name": file.stem, **fields}, where)
 
 
 def validated_preset(fields: dict[str, Any], where: str) -> Preset:

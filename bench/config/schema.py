@@ -46,28 +46,25 @@ def _takes_bool(annotation: Any) -> bool:
 class AugmentConfig(Config):
     """The augmentation of training images, seeded by epoch and image."""
 
-    crop_padding: int = Field(
-        default=0, ge=0, description="Pixels of padding before a random crop."
-    )
-    flip: bool = Field(default=False, description="Flip left and right at random.")
-    randaugment: str | None = Field(
-        default=None, description="timm's policy, as `rand-m9-mstd0.5`."
-    )
+    crop_padding: int = Field(default=0, ge=0)
+    """Pixels of padding before a random crop."""
+    flip: bool = False
+    """Left and right, at random."""
+    randaugment: str | None = None
+    """timm's policy, as `rand-m9-mstd0.5`."""
 
 
 class DataConfig(Config):
     """A data set by name, and the shape that its images are brought to."""
 
-    name: str = Field(
-        default="fashion_mnist_mini", description="`digits`, `cifar100`, `timm:NAME`, …"
-    )
-    data_dir: str | None = Field(default=None, description="Where its files lie already.")
-    image_size: int | None = Field(
-        default=None,
-        ge=1,
-        description="Pixels a side; none keeps squares as they are, others take the model's.",
-    )
-    channels: int | None = Field(default=None, ge=1, description="1 or 3; none keeps them.")
+    name: str = "fashion_mnist_mini"
+    """`digits`, `cifar100`, `timm:NAME`, …"""
+    data_dir: str | None = None
+    """Where its files lie already."""
+    image_size: int | None = Field(default=None, ge=1)
+    """Pixels a side; none keeps squares as they are, others take the model's."""
+    channels: int | None = Field(default=None, ge=1)
+    """1 or 3; none keeps them."""
     augment: AugmentConfig = AugmentConfig()
 
 
@@ -75,18 +72,14 @@ class ModelConfig(Config):
     """A timm model, and which of its blocks get an MoE layer."""
 
     name: str = "vit_tiny_patch16_224"
-    options: Options = Field(default={}, description="Passed to `timm.create_model`.")
-    weights: str | None = Field(
-        default=None, description="A file of pretrained weights of this timm model."
-    )
-    layers: Literal["last2", "every2", "all", "head"] | tuple[int, ...] = Field(
-        default="last2",
-        description="Blocks whose MLP becomes an MoE layer; head is the last layer.",
-    )
-    groups: Literal["image", "batch"] | Annotated[int, Field(ge=1)] = Field(
-        default="image",
-        description="Tokens that are routed together: of an image, the batch, or a number.",
-    )
+    options: Options = {}
+    """Passed to `timm.create_model`."""
+    weights: str | None = None
+    """A file of pretrained weights of this timm model."""
+    layers: Literal["last2", "every2", "all", "head"] | tuple[int, ...] = "last2"
+    """Blocks whose MLP becomes an MoE layer; head is the last layer."""
+    groups: Literal["image", "batch"] | Annotated[int, Field(ge=1)] = "image"
+    """Tokens that are routed together: of an image, the batch, or a number."""
 
 
 class ExpertsConfig(Config):
@@ -110,59 +103,42 @@ DENSE = RouterConfig(name="dense")
 class TrainConfig(Config):
     """The recipe of one training."""
 
-    epochs: float = Field(
-        default=10, gt=0, description="Of the dense model; its FLOPs are the budget."
-    )
+    epochs: float = Field(default=10, gt=0)
+    """Of the dense model; its FLOPs are the budget."""
     batch_size: int = Field(default=128, ge=1)
-    micro_batches: int = Field(
-        default=1,
-        ge=1,
-        exclude_if=lambda parts: parts == 1,
-        description="Parts of each batch, trained on one after the other, to need less memory.",
-    )
-    lr: float = Field(default=1e-3, gt=0, description="Peak learning rate of AdamW.")
+    micro_batches: int = Field(default=1, ge=1, exclude_if=lambda parts: parts == 1)
+    """Parts of each batch, trained on one after the other, to need less memory."""
+    lr: float = Field(default=1e-3, gt=0)
+    """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=0.05, ge=0)
-    warmup: float = Field(
-        default=0.1, ge=0, lt=1, description="Share of the steps; cosine after it."
-    )
+    warmup: float = Field(default=0.1, ge=0, lt=1)
+    """Share of the steps; cosine after it."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
-    clip_norm: float | None = Field(
-        default=1.0, gt=0, description="Of the gradient; none does not clip."
-    )
-    ema: float | None = Field(default=None, gt=0, lt=1, description="Decay of averaged weights.")
-    losses: dict[str, float] = Field(default={}, description="Weight of each auxiliary loss.")
-    loss_options: dict[str, Options] = Field(
-        default={}, description="Options of each auxiliary loss."
-    )
-    snapshots: int = Field(
-        default=5, ge=0, description="Equally spaced in FLOPs, the first weights too."
-    )
-    evaluations: int = Field(
-        default=10, ge=1, description="On the validation split, along the way."
-    )
-    precision: Literal["float32", "bfloat16"] = Field(default="float32", description="Of autocast.")
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Of the gradient; none does not clip."""
+    ema: float | None = Field(default=None, gt=0, lt=1)
+    """Decay of averaged weights."""
+    losses: dict[str, float] = {}
+    """Weight of each auxiliary loss."""
+    loss_options: dict[str, Options] = {}
+    snapshots: int = Field(default=5, ge=0)
+    """Equally spaced in FLOPs, the first weights too."""
+    evaluations: int = Field(default=10, ge=1)
+    """On the validation split, along the way."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of autocast."""
 
 
 class ComputeConfig(Config):
     """The quantity that is made equal between routers; see `bench.compute.budget`."""
 
-    match: Match = Field(
-        default="total_flops",
-        description="By the number of steps: total_flops, wall_clock, steps; by the width of "
-        "experts: step_flops, params.",
-    )
-    seconds: float | None = Field(
-        default=None,
-        gt=0,
-        exclude_if=lambda seconds: seconds is None,
-        description="Of training, evaluations left out: the budget of wall_clock.",
-    )
-    tolerance: float = Field(
-        default=0.01,
-        gt=0,
-        description="Relative; one step of total_flops, one segment of wall_clock are allowed in "
-        "any case.",
-    )
+    match: Match = "total_flops"
+    """By the number of steps: total_flops, wall_clock, steps; by the width of experts: step_flops,
+    params."""
+    seconds: float | None = Field(default=None, gt=0, exclude_if=lambda seconds: seconds is None)
+    """Of training, evaluations left out: the budget of wall_clock."""
+    tolerance: float = Field(default=0.01, gt=0)
+    """Relative; one step of total_flops, one segment of wall_clock are allowed in any case."""
 
     @model_validator(mode="after")
     def _seconds_of_wall_clock(self) -> Self:
@@ -194,19 +170,12 @@ class TrialSpec(Config):
     seed: int = 0
     parent: TrialSpec | None = Field(default=None, exclude_if=lambda parent: parent is None)
     transform: str | None = Field(default=None, exclude_if=lambda name: name is None)
-    found: tuple[str, ...] = Field(
-        default=(),
-        exclude_if=lambda paths: not paths,
-        description="Settings that were found for this router alone, by tuning or by matching "
-        "compute; they set no condition apart.",
-    )
-    twin: int = Field(
-        default=0,
-        ge=0,
-        exclude_if=lambda number: not number,
-        description="Of several trials alike in all but this, each draws its MoE layers and its "
-        "routers' noise from a stream of its own: what they differ by is chance alone.",
-    )
+    found: tuple[str, ...] = Field(default=(), exclude_if=lambda paths: not paths)
+    """Settings that tuning or matching compute has set for this router alone; they set no condition
+    apart."""
+    twin: int = Field(default=0, ge=0, exclude_if=lambda number: not number)
+    """Of several trials alike in all but this, each draws its MoE layers and its routers' noise
+    from a stream of its own: what they differ by is chance alone."""
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:
@@ -242,7 +211,8 @@ class SearchRange(Config):
 
     low: float
     high: float
-    log: bool = Field(default=False, description="Whether their logarithm is drawn evenly.")
+    log: bool = False
+    """Whether their logarithm is drawn evenly."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -267,31 +237,26 @@ SHARED: dict[str, SearchRange | SearchOptions] = {
 class TuneConfig(Config):
     """The settings of a tuning, which are the same for every router."""
 
-    trials: int = Field(default=20, ge=1, description="Of each router.")
-    pruner: Pruner = Field(
-        default="median", description="Which trials end early, by their validation accuracy."
-    )
-    ranges: dict[str, SearchRange | SearchOptions] = Field(
-        default=SHARED, description="Path -> where to search; those of all routers."
-    )
+    trials: int = Field(default=20, ge=1)
+    """Of each router."""
+    pruner: Pruner = "median"
+    """Which trials end early, by their validation accuracy."""
+    ranges: dict[str, SearchRange | SearchOptions] = SHARED
+    """Path -> where to search; those of all routers."""
 
     @field_validator("ranges", mode="before")
     @classmethod
-    def _read(cls, ranges: Any) -> Any:
-        if not isinstance(ranges, dict):
-            return ranges
-        return {path: _where(path, asked) for path, asked in ranges.items()}
-
-
-def _where(path: str, asked: Any) -> SearchRange | SearchOptions:
-    """Return one range; a message that names its path where it is none."""
-    if isinstance(asked, SearchRange | SearchOptions):
-        return asked
-    options = isinstance(asked, dict) and "options" in asked
-    try:
-        return (SearchOptions if options else SearchRange).model_validate(asked)
-    except ValidationError as error:
-        first = error.errors()[0]
-        message = first["msg"].removeprefix("Value error, ")
-        fault = f"{'.'.join(map(str, first['loc'][:1]))} {message}".strip()
-        raise ValueError(f"{path}: {asked!r} is no range: {fault}; {AS}") from None
+    def _name_what_is_no_range(cls, ranges: Any) -> Any:
+        """Validate each range by itself: a message of a union would name both kinds."""
+        for path, asked in ranges.items() if isinstance(ranges, dict) else ():
+            if isinstance(asked, SearchRange | SearchOptions):
+                continue
+            options = isinstance(asked, dict) and "options" in asked
+            try:
+                (SearchOptions if options else SearchRange).model_validate(asked)
+            except ValidationError as error:
+                first = error.errors()[0]
+                message = first["msg"].removeprefix("Value error, ")
+                fault = f"{'.'.join(map(str, first['loc'][:1]))} {message}".strip()
+                raise ValueError(f"{path}: {asked!r} is no range: {fault}; {AS}") from None
+        return ranges

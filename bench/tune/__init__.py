@@ -1,6 +1,6 @@
 """Equal tuning: as many trials for each router, over the same ranges and its own."""
 
-from bench.tune.best_settings import search_results, with_tuned
-from bench.tune.tuning import Tuning, tune, tuning_of
+from bench.tune.search import search_results, with_tuned
+from bench.tune.tuner import Tuning, tune, tuning_of
 
 __all__ = ["Tuning", "search_results", "tune", "tuning_of", "with_tuned"]

@@ -1,4 +1,4 @@
-"""One router's search: what is tried next, how far it is, and how it ended, in an Optuna study.
+"""One router's search in an Optuna study: what is tried next, how it went, and the best of it.
 
 Each draw depends on the router's name, the seed, the number of the trial, and how the trials of
 this router before it went: other routers change none of it.
@@ -7,9 +7,9 @@ this router before it went: other routers change none of it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,41 +23,23 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from bench.config import Pruner
+from bench.plan import Request, selected_routers
 from bench.tune.space import Contender, Space
-from results import StoreError
+from results import Store, StoreError
 from results.connect import BUSY_SECONDS
 from results.store.records import AttemptStatus
+from routers.errors import RequestError
 
 UNDER_WAY = TrialState.RUNNING
 STATUS, STOPPED, TRAINING, ASKED = "status", "stopped", "training", "asked"
 """Names under which Optuna keeps what it does not know itself."""
 
 
-@dataclass(frozen=True)
-class Draw:
-    """One draw of settings, a trial of the search.
-
-    Attributes:
-        number: from 0.
-        settings: by path.
-        stopped: why it was stopped; None where it was not.
-    """
-
-    number: int
-    settings: dict[str, Any]
-    stopped: str | None = None
-
-
-def optuna_study(study: str, router: str) -> str:
-    """Return the name that Optuna knows a router's search by."""
-    return f"{study}/{router}"
-
-
 class Search:
     """The search of one router: its trials, kept by Optuna.
 
     Args:
-        storage: of Optuna; it holds what is known.
+        storage: of Optuna.
         study: the tuning's name.
         contender: whose search it is.
         pruner: which trials end early.
@@ -66,8 +48,8 @@ class Search:
     def __init__(
         self, storage: BaseStorage, study: str, contender: Contender, pruner: Pruner
     ) -> None:
-        self._name, self._contender = optuna_study(study, contender.router), contender
-        self._storage = storage
+        self.contender = contender
+        self._name, self._storage = f"{study}/{contender.router}", storage
         self._pruner = _pruner(pruner, contender.preset.train.evaluations)
         self._study = optuna.create_study(
             storage=storage,
@@ -93,19 +75,20 @@ class Search:
         """How many have ended."""
         return sum(trial.state != UNDER_WAY for trial in self.trials)
 
-    def next(self, limit: int) -> Draw | None:
+    def next(self, limit: int) -> FrozenTrial | None:
         """Return the trial that is under way, or one more; None where there are `limit` already."""
         for trial in self.trials:
             if trial.state == UNDER_WAY:
-                return Draw(trial.number, trial.params, trial.user_attrs.get(STOPPED))
+                return trial
         number = len(self.trials)
         if number >= limit:
             return None
-        space = dict(self._contender.space)
-        settings = draw(self.trials, space, self._seeded(number), self._pruner, study=self._name)
-        made = create_trial(state=UNDER_WAY, params=settings, distributions=space)
-        self._study.add_trial(made)
-        return Draw(number, settings)
+        seeded = f"{self.contender.router}\n{self.contender.seed}\n{number}"
+        seed = int.from_bytes(hashlib.sha256(seeded.encode()).digest()[:4], "big")
+        space = dict(self.contender.space)
+        settings = draw(self.trials, space, seed, self._pruner, study=self._name)
+        self._study.add_trial(create_trial(state=UNDER_WAY, params=settings, distributions=space))
+        return self.trials[number]
 
     def set_training(self, number: int, fingerprint: str) -> None:
         """Write down which training a trial is."""
@@ -141,10 +124,6 @@ class Search:
         pruned = status == AttemptStatus.PRUNED
         state = TrialState.PRUNED if pruned else TrialState.COMPLETE
         self._study.tell(number, None if pruned else accuracy, state)
-
-    def _seeded(self, number: int) -> int:
-        text = f"{self._contender.router}\n{self._contender.seed}\n{number}"
-        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
 
     def _id(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(
@@ -197,13 +176,8 @@ def open_tuning(engine: Engine) -> Iterator[RDBStorage]:
             storage.remove_session()
             storage.engine.dispose()
     except (StorageInternalError, SQLAlchemyError) as error:
-        cause = error.__cause__ or error
-        raise StoreError(f"cannot use the tuning beside {_shown(engine)}: {cause}") from error
-
-
-def has_tuning(engine: Engine) -> bool:
-    """Return whether there may be a tuning to read, without making one."""
-    return engine.dialect.name != "sqlite" or _file(engine).exists()
+        url, cause = engine.url.render_as_string(hide_password=True), error.__cause__ or error
+        raise StoreError(f"cannot use the tuning beside {url}: {cause}") from error
 
 
 def _file(engine: Engine) -> Path:
@@ -221,5 +195,92 @@ def _opened(engine: Engine) -> RDBStorage:
     return RDBStorage(url.render_as_string(hide_password=False))
 
 
-def _shown(engine: Engine) -> str:
-    return engine.url.render_as_string(hide_password=True)
+@dataclass(frozen=True)
+class SearchResult:
+    """The outcome of a search for one router.
+
+    Attributes:
+        trials: those that are over; each is done, pruned or failed.
+        values: of each trial in order, the share of the validation split that was right when it
+            ended; None where it left no model.
+        best: the highest of those that are done; None where none is.
+        settings: with which it was, by path.
+        training: its fingerprint.
+        trainings: of each trial in order; None where it drew settings that cannot be trained.
+    """
+
+    trials: int
+    done: int
+    pruned: int
+    failed: int
+    values: tuple[float | None, ...]
+    best: float | None
+    settings: dict[str, Any]
+    training: str | None
+    trainings: tuple[str | None, ...]
+
+
+def search_results(store: Store, study: str) -> dict[str, SearchResult]:
+    """Return the results of a tuning so far, by router; nothing where there is no such tuning."""
+    if store.engine.dialect.name == "sqlite" and not _file(store.engine).exists():
+        return {}
+    prefix = f"{study}/"
+    with open_tuning(store.engine) as storage:
+        return {
+            name.removeprefix(prefix): _result(optuna.load_study(study_name=name, storage=storage))
+            for name in optuna.get_all_study_names(storage)
+            if name.startswith(prefix)
+        }
+
+
+def _result(study: optuna.Study) -> SearchResult:
+    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != UNDER_WAY]
+    statuses = [trial.user_attrs[STATUS] for trial in trials]
+    done = [trial for trial in trials if trial.user_attrs[STATUS] == "done"]
+    best = max(done, key=lambda trial: trial.value or 0.0, default=None)
+    return SearchResult(
+        trials=len(trials),
+        done=len(done),
+        pruned=statuses.count("pruned"),
+        failed=sum(status not in ("done", "pruned") for status in statuses),
+        values=tuple(
+            trial.value if status in ("done", "pruned") else None
+            for trial, status in zip(trials, statuses, strict=True)
+        ),
+        best=None if best is None else best.value,
+        settings={} if best is None else dict(best.params),
+        training=None if best is None else best.user_attrs[TRAINING],
+        trainings=tuple(trial.user_attrs.get(TRAINING) for trial in trials),
+    )
+
+
+def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] = ()) -> Request:
+    """Return the request with the best settings of each of its routers.
+
+    Args:
+        study: the tuning that found them.
+        fixed: paths that a user has set.
+
+    Raises:
+        RequestError: a router was not tuned, or the request gives a setting that was.
+    """
+    results = search_results(store, study)
+    routers = [router.name for router in selected_routers(request.preset)]
+    missing = [name for name in routers if name not in results or results[name].best is None]
+    if missing:
+        raise RequestError(
+            f"tuning {study!r} has no result of {', '.join(missing)}; `python bench.py tune "
+            f"--study {study} --routers {','.join(missing)}` makes them, with the same --preset"
+        )
+    tuned = {name: results[name] for name in routers}
+    preset = request.preset
+    closed = {*fixed, *preset.sweep, *(path for part in preset.parts for path in part.sweep)}
+    for name, each in tuned.items():
+        for path in closed & each.settings.keys():
+            raise RequestError(f"{path} is given, and was tuned for {name}; leave one out")
+    settings = {name: each.settings for name, each in tuned.items()}
+    return replace(
+        request,
+        preset=preset.model_copy(update={"tuned": settings}),
+        tuned={name: asdict(each) for name, each in tuned.items()},
+    )

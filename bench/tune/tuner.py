@@ -1,4 +1,4 @@
-"""A router that is tuned: where it searches, and the trial that its settings make."""
+"""A whole tuning: the same number of trials for each router, in the workers of `run`."""
 
 from __future__ import annotations
 
@@ -7,31 +7,154 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from optuna.distributions import distribution_to_json
+from optuna.trial import FrozenTrial
+
+from bench.config import Preset
 from bench.data import Datasets
-from bench.execute import Begun, Ended, Job, OnEvent, Progress, Task, trial_folder
+from bench.execute import (
+    Begun,
+    Ended,
+    Job,
+    OnEvent,
+    Progress,
+    Runner,
+    RunOptions,
+    RunSummary,
+    Task,
+    trial_folder,
+)
 from bench.plan import (
     Decision,
     Fingerprints,
     Planned,
     Reuse,
     add_to_study,
+    differences,
+    selected_routers,
 )
 from bench.train import discard_state, read_outcome
-from bench.tune.search import Draw, Search
-from bench.tune.space import Contender
-from results import AttemptRecord, Store
+from bench.tune.search import STOPPED, Search, open_tuning
+from bench.tune.space import contenders
+from results import Store
 from results.store.leases import alive
 from results.store.outcomes import UNFINISHED
 from results.store.records import AttemptStatus
+from results.store.registration import ComponentRef, TrialRecord
 from routers.errors import BenchError, RequestError
+
+
+def tuning_of(preset: str) -> str:
+    """Return the name of a preset's tuning, unless it is named otherwise."""
+    return f"{preset}-tuning"
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A tuning as a user asked for it.
+
+    Attributes:
+        study: the name of the tuning.
+        preset: with all overrides applied; its `tune` says how many trials, and where they search.
+        seed: of all draws.
+        fixed: paths that a user has set; they are not searched.
+    """
+
+    study: str
+    preset: Preset
+    seed: int = 0
+    fixed: frozenset[str] = frozenset()
+
+    def record(self) -> dict[str, Any]:
+        """Return the request as plain data, for the study's row."""
+        trials = len(selected_routers(self.preset)) * self.preset.tune.trials
+        tuning = {"seed": self.seed, "trials": trials}
+        return {"tuning": tuning, "preset": self.preset.model_dump(mode="json")}
+
+
+def tune(
+    tuning: Tuning,
+    store: Store,
+    home: Path,
+    datasets: Datasets,
+    on_event: OnEvent,
+    options: RunOptions,
+) -> RunSummary:
+    """Do what is not done yet of a tuning.
+
+    Raises:
+        RequestError: something cannot be tuned or trained as asked for.
+        BenchError: another process works on this tuning.
+        KeyboardInterrupt, StoreError: as of `bench.execute.runner.run_plan`.
+    """
+    runner, fingerprints = Runner(store, home, datasets, on_event, options), Fingerprints()
+    asked = contenders(tuning.preset, tuning.seed, tuning.fixed)
+    untuned = [contender.planned({}, datasets, fingerprints) for contender in asked]
+    pruner = tuning.preset.tune.pruner
+    with open_tuning(store.engine) as storage:
+        searches = [Search(storage, tuning.study, contender, pruner) for contender in asked]
+        for search, planned in zip(searches, untuned, strict=True):
+            _refuse_other(tuning, search, planned)
+        _refuse_second(tuning.study, store)
+        jobs = (store, home, datasets, runner.reuse, runner.emit)
+        return runner.run(Tuner(tuning, searches, untuned, *jobs))
+
+
+def _refuse_other(tuning: Tuning, search: Search, untuned: Planned) -> None:
+    """Refuse to go on with a search that was asked for otherwise.
+
+    Args:
+        untuned: the router's trial with nothing tuned; the seed is in it.
+
+    Raises:
+        RequestError: it says what differs.
+    """
+    contender, fingerprint = search.contender, untuned.fingerprint
+    ranges = contender.space.items()
+    now = {
+        "pruner": tuning.preset.tune.pruner,
+        **{f"range of {path}": distribution_to_json(where) for path, where in ranges},
+        "description": fingerprint.description,
+        "parts": [[part.kind, part.name, part.digest] for part in fingerprint.parts],
+    }
+    then = search.asked(now)
+    if now == then:
+        return
+    changes = [
+        f"{name} is {now.get(name, 'unset')}, was {then.get(name, 'unset')}"
+        for name in {**then, **now}
+        if name not in ("description", "parts") and now.get(name) != then.get(name)
+    ]
+    parts = tuple(ComponentRef(*part) for part in then["parts"])
+    changes += differences(fingerprint, TrialRecord(0, "", then["description"], parts))
+    raise RequestError(
+        f"tuning {tuning.study!r} of {contender.router} was begun otherwise: "
+        f"{'; '.join(changes)}; give --study another name"
+    )
+
+
+def _refuse_second(study: str, store: Store, run_id: int | None = None) -> None:
+    """Let, of two processes that tune at once, the one that was written down first go on.
+
+    Args:
+        run_id: this one's; None before it is written down.
+
+    Raises:
+        BenchError: this is not the first.
+    """
+    for run in store.runs(study):
+        if (run_id is None or run.id < run_id) and alive(run):
+            raise BenchError(
+                f"{study} is tuned already by process {run.pid} on {run.node}: {run.command}"
+            )
 
 
 @dataclass
 class _Trial:
-    """A trial under way, and how many of its evaluations were seen."""
+    """A trial under way, and how many of its evaluations were reported."""
 
-    contender: Contender
-    draw: Draw
+    search: Search
+    number: int
     evaluations: int = 0
 
 
@@ -40,22 +163,16 @@ class Tuner:
     """The `JobSource` of a tuning: each router's next trial follows its last one.
 
     Attributes:
-        study: the tuning's name.
-        request: as plain data, for the study's row.
-        untuned: each contender's training with nothing tuned.
-        searches: of each contender.
-        limit: trials of each router.
+        searches: one a router.
+        untuned: the training of each with nothing tuned.
         emit: called with each event.
         rows: grow with the trials.
         children: none; nothing is derived.
     """
 
-    study: str
-    request: Mapping[str, Any]
-    contenders: Sequence[Contender]
+    tuning: Tuning
+    searches: Sequence[Search]
     untuned: Sequence[Planned]
-    searches: dict[str, Search]
-    limit: int
     store: Store
     home: Path
     datasets: Datasets
@@ -66,6 +183,15 @@ class Tuner:
     _study_id: int = 0
     _fingerprints: Fingerprints = field(default_factory=Fingerprints)
     _trials: dict[str, _Trial] = field(default_factory=dict)
+
+    @property
+    def study(self) -> str:
+        return self.tuning.study
+
+    @property
+    def limit(self) -> int:
+        """Trials of each router."""
+        return self.tuning.preset.tune.trials
 
     def pending(self) -> list[Job]:
         """Return each router's training with nothing tuned, where a trial is not over.
@@ -82,7 +208,7 @@ class Tuner:
 
     def record(self) -> dict[str, int]:
         """Write the study."""
-        self._study_id = self.store.study(self.study, dict(self.request))
+        self._study_id = self.store.study(self.study, self.tuning.record())
         return self.rows
 
     def begin(self, run_id: int) -> list[Job]:
@@ -91,12 +217,12 @@ class Tuner:
         Raises:
             BenchError: another process, that began before, works on this tuning.
         """
-        refuse_second(self.study, self.store, run_id)
+        _refuse_second(self.study, self.store, run_id)
         self.emit(Begun(self._unfinished()))
-        return [job for contender in self.contenders for job in self._next(contender)]
+        return [job for search in self.searches for job in self._next(search)]
 
     def _unfinished(self) -> int:
-        return sum(max(self.limit - search.over, 0) for search in self.searches.values())
+        return sum(max(self.limit - search.over, 0) for search in self.searches)
 
     def why_prune(self, job: Job, progress: Progress) -> str | None:
         """Say why a training ends early: its router's others were better at this point."""
@@ -104,87 +230,63 @@ class Tuner:
         if progress.accuracy is None or progress.evaluations <= trial.evaluations:
             return None
         trial.evaluations = progress.evaluations
-        search = self.searches[trial.contender.router]
-        stop = search.report(trial.draw.number, progress.evaluations, progress.accuracy)
+        stop = trial.search.report(trial.number, progress.evaluations, progress.accuracy)
         if not stop or progress.step >= progress.steps:
             return None
         top1, step = f"{100 * progress.accuracy:.1f} %", f"step {progress.step} of {progress.steps}"
         reason = f"not promising: validation top-1 {top1} at {step}"
-        search.stop(trial.draw.number, reason)
+        trial.search.stop(trial.number, reason)
         return reason
 
     def following(self, job: Job) -> Iterable[Job]:
         """Return the same router's next trial; none where this one was interrupted."""
         trial = self._trials[job.planned.fingerprint.value]
-        return self._next(trial.contender) if self._end(job, trial) else ()
+        return self._next(trial.search) if self._end(job.planned, trial) else ()
 
-    def _next(self, contender: Contender) -> Iterator[Job]:
+    def _next(self, search: Search) -> Iterator[Job]:
         """Yield the next trial that is not done; write down what another run did meanwhile."""
-        search = self.searches[contender.router]
-        while (draw := search.next(self.limit)) is not None:
-            task = self._task(contender, draw.number)
+        while (drawn := search.next(self.limit)) is not None:
+            number, contender = drawn.number, search.contender
+            place = self.searches.index(search) * self.limit + number + 1
+            total = len(self.searches) * self.limit
+            task = Task(contender.router, contender.training_seed, place, total)
             try:
-                planned = contender.planned(draw.settings, self.datasets, self._fingerprints)
+                planned = contender.planned(drawn.params, self.datasets, self._fingerprints)
             except RequestError as error:  # settings that do not fit each other cost their trial
-                search.end(draw.number, AttemptStatus.FAILED, 0.0)
+                search.end(number, AttemptStatus.FAILED, 0.0)
                 self.emit(Ended(task, AttemptStatus.FAILED, 0.0, str(error)))
                 continue
+            fingerprint, trial = planned.fingerprint.value, _Trial(search, number)
             self.rows.update(add_to_study(self._study_id, [planned], [], self.store))
-            trial = _Trial(contender, draw)
-            self._trials[planned.fingerprint.value] = trial
-            search.set_training(draw.number, planned.fingerprint.value)
-            self._give_up_stopped(planned, draw)
+            self._trials[fingerprint] = trial
+            search.set_training(number, fingerprint)
+            self._give_up_stopped(fingerprint, drawn)
             (decision,) = self.reuse.trials([planned])
             job = Job(planned, decision, task)
             if not job.idle:
                 yield job
                 return
-            self._end(job, trial)
+            self._end(planned, trial)
 
-    def _give_up_stopped(self, planned: Planned, draw: Draw) -> None:
+    def _give_up_stopped(self, fingerprint: str, drawn: FrozenTrial) -> None:
         """End a trial that was to stop when its process was killed."""
-        attempt = self.store.last_attempt(planned.fingerprint.value)
-        if draw.stopped is not None and attempt is not None and attempt.status in UNFINISHED:
-            self.store.finish_attempt(attempt.id, AttemptStatus.PRUNED, error=draw.stopped)
-            discard_state(trial_folder(self.home, planned.fingerprint.value))
+        attempt, stopped = self.store.last_attempt(fingerprint), drawn.user_attrs.get(STOPPED)
+        if stopped is not None and attempt is not None and attempt.status in UNFINISHED:
+            self.store.finish_attempt(attempt.id, AttemptStatus.PRUNED, error=stopped)
+            discard_state(trial_folder(self.home, fingerprint))
 
-    def _end(self, job: Job, trial: _Trial) -> bool:
+    def _end(self, planned: Planned, trial: _Trial) -> bool:
         """Write down how a trial ended; False where it did not."""
-        attempt = self.store.last_attempt(job.planned.fingerprint.value)
+        attempt = self.store.last_attempt(planned.fingerprint.value)
         if attempt is None or attempt.status in UNFINISHED:
             return False
-        status, accuracy = self._result(attempt)
-        self.searches[trial.contender.router].end(trial.draw.number, status, accuracy)
+        status, accuracy = attempt.status, 0.0
+        if status == AttemptStatus.DONE:
+            try:
+                outcome = read_outcome((self.home / str(attempt.checkpoint)).parent)
+            except BenchError:  # somebody deleted it
+                status = AttemptStatus.FAILED
+            else:
+                *_, accuracy = (p.value for p in outcome.history if p.name == "val_top1")
+        trial.search.end(trial.number, status, accuracy)
         return True
-
-    def _result(self, attempt: AttemptRecord) -> tuple[AttemptStatus, float]:
-        """Return how it ended, and the share of the validation split that was right at the end."""
-        if attempt.status != AttemptStatus.DONE:
-            return attempt.status, 0.0
-        try:
-            outcome = read_outcome((self.home / str(attempt.checkpoint)).parent)
-        except BenchError:  # somebody deleted it
-            return AttemptStatus.FAILED, 0.0
-        *_, last = (point.value for point in outcome.history if point.name == "val_top1")
-        return AttemptStatus.DONE, last
-
-    def _task(self, contender: Contender, number: int) -> Task:
-        place = self.contenders.index(contender) * self.limit + number + 1
-        total = len(self.contenders) * self.limit
-        return Task(contender.router, contender.training_seed, place, total)
-
-
-def refuse_second(study: str, store: Store, run_id: int | None = None) -> None:
-    """Let, of two processes that tune at once, the one that was written down first go on.
-
-    Args:
-        run_id: this one's; None before it is written down.
-
-    Raises:
-        BenchError: this is not the first.
-    """
-    for run in store.runs(study):
-        if (run_id is None or run.id < run_id) and alive(run):
-            raise BenchError(
-                f"{study} is tuned already by process {run.pid} on {run.node}: {run.command}"
-            )

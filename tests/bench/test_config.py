@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.config.overrides import override, parse_set, parse_sweep
+from bench.config.overrides import override, settings_of, sweep_of
 from bench.config.presets import Preset, load_preset, preset_names
 from bench.config.schema import TrialSpec
 from bench.plan.expand import trial_specs
@@ -149,21 +149,23 @@ def test_settings_of_the_preset_are_for_whichever_routers_are_chosen(smoke: Pres
 
 
 def test_values_are_read_as_yaml() -> None:
-    assert parse_set("train.lr=1e-3") == ("train.lr", 1e-3)
-    assert parse_set("train.ema=null") == ("train.ema", None)
-    assert parse_set("model.layers=[1, 3]") == ("model.layers", [1, 3])
-    assert parse_set("data.name=imagefolder:/a=b") == ("data.name", "imagefolder:/a=b")
-    assert parse_sweep("router.affinity=linear,cosine") == (
-        "router.affinity",
-        ("linear", "cosine"),
-    )
-    assert parse_sweep("model.layers=last2,[1,3]") == ("model.layers", ("last2", [1, 3]))
+    texts = ["train.lr=1e-3", "train.ema=null", "model.layers=[1, 3]", "data.name=imagefolder:/a=b"]
+    assert settings_of(texts) == {
+        "train.lr": 1e-3,
+        "train.ema": None,
+        "model.layers": [1, 3],
+        "data.name": "imagefolder:/a=b",
+    }
+    assert sweep_of(["router.affinity=linear,cosine", "model.layers=last2,[1,3]"]) == {
+        "router.affinity": ("linear", "cosine"),
+        "model.layers": ("last2", [1, 3]),
+    }
 
 
 @pytest.mark.parametrize("text", ["train.lr", "=3", "train.lr=[1"])
 def test_a_malformed_set_is_refused(text: str) -> None:
     with pytest.raises(RequestError, match="--set"):
-        parse_set(text)
+        settings_of([text])
 
 
 def test_a_sweep_is_every_combination_of_routers_that_it_concerns(smoke: Preset) -> None:

@@ -26,10 +26,9 @@ from bench.execute.events import Ended, Event, Progress, Started
 from bench.plan.expand import trial_specs
 from bench.plan.plan import make_plan, make_request
 from bench.train.outcome import read_outcome
-from bench.tune.best_settings import SearchResult, search_results, with_tuned
-from bench.tune.search import FILE, Search, draw
+from bench.tune.search import FILE, Search, SearchResult, draw, search_results, with_tuned
 from bench.tune.space import SEED, Contender, contenders
-from bench.tune.tuning import Tuning, tune
+from bench.tune.tuner import Tuning, tune
 from results import Run, Store, open_store
 from results.frames import measurements_frame, trials_frame
 from results.store.leases import this_process
@@ -204,8 +203,8 @@ def drawn(search: Search, trials: int, value: Callable[[dict[str, Any]], float])
     for _ in range(trials):
         step = search.next(trials)
         assert step is not None
-        search.end(step.number, "done", value(step.settings))
-        made.append(step.settings)
+        search.end(step.number, "done", value(step.params))
+        made.append(step.params)
     return made
 
 
@@ -224,8 +223,8 @@ def test_a_routers_draws_are_its_own_and_the_seeds() -> None:
         for place, search in enumerate(searches):
             step = search.next(14)
             assert step is not None
-            search.end(step.number, "done", by_rate(step.settings))
-            beside[place].append(step.settings)
+            search.end(step.number, "done", by_rate(step.params))
+            beside[place].append(step.params)
     assert drawn(search_of(alone), 14, by_rate) == beside[1]
     assert drawn(search_of(other), 14, by_rate) != beside[1]
     assert len({each["train.lr"] for each in beside[1]}) == 14

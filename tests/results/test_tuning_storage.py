@@ -12,9 +12,8 @@ from bench.config.presets import load_preset
 from bench.data.registry import Datasets
 from bench.execute.context import RunOptions
 from bench.plan.plan import make_request
-from bench.tune.best_settings import search_results
-from bench.tune.search import FILE, SCHEMA, open_tuning
-from bench.tune.tuning import Tuning, tune
+from bench.tune.search import FILE, SCHEMA, open_tuning, search_results
+from bench.tune.tuner import Tuning, tune
 from results import Store, StoreError, open_store
 
 
