@@ -20,6 +20,7 @@ from results import Store
 from results.statistics import Interval
 from results.versions import older_sentence
 
+Ranked = tuple[Row, Interval]
 WIDTH = 80
 MOST = 20
 """Failures that are listed; `status` lists all."""
@@ -54,18 +55,19 @@ def digest_of(standing: Standing, metrics: pd.DataFrame, home: Path) -> str:
         metrics: main metrics with their history.
     """
     begun = standing.runs[-1].started_at if standing.runs else None
+    failures = list(_failures(standing, begun, home))
     page = home / "reports" / standing.study.name / "index.html"
     parts = [
         head_lines(standing, board_of(standing)),
-        list(_news(standing, begun)),
-        list(_failed(standing, begun, home)),
+        list(_news(standing, failures, begun)),
+        list(_failed(failures)),
         list(_best(metrics, begun)),
         [f"report: {page}"] if page.exists() else [],
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
 
 
-def _news(standing: Standing, begun: datetime | None) -> Iterator[str]:
+def _news(standing: Standing, failures: list[Failure], begun: datetime | None) -> Iterator[str]:
     """Yield what the latest run trained and measured, and what was done already."""
     if begun is None:
         return
@@ -73,23 +75,21 @@ def _news(standing: Standing, begun: datetime | None) -> Iterator[str]:
     done = trials[trials["status"] == "done"]
     trained = int((done["finished_at"] >= begun).sum())
     made = measurements[measurements["at"] >= begun]["status"].value_counts()
-    failed = sum(failure.new for failure in _failures(standing, begun, Path()))
     counts = {
         "trained": trained,
         "reused": len(done) - trained,
         "measured": made.get("done", 0),
         "skipped": made.get("skipped", 0),
-        "failed": failed,
+        "failed": sum(failure.new for failure in failures),
     }
     done = ", ".join(f"{number} {what}" for what, number in counts.items() if number)
     yield f"The latest run: {done or 'nothing yet'}"
 
 
-def _failed(standing: Standing, begun: datetime | None, home: Path) -> Iterator[str]:
-    failures = sorted(_failures(standing, begun, home), key=lambda failure: not failure.new)
+def _failed(failures: list[Failure]) -> Iterator[str]:
     if failures:
         yield f"{len(failures)} failed:"
-    for failure in failures[:MOST]:
+    for failure in sorted(failures, key=lambda failure: not failure.new)[:MOST]:
         before = "" if failure.new else " (before the latest run)"
         yield from _wrapped(f"  {failure.what}: {failure.why}{before}")
         if failure.log:
@@ -100,20 +100,31 @@ def _failed(standing: Standing, begun: datetime | None, home: Path) -> Iterator[
 
 def _failures(standing: Standing, begun: datetime | None, home: Path) -> Iterator[Failure]:
     trials, measurements = standing.trials, standing.measurements
+
+    def failure(row: Any, what: str, at: datetime, log: str | None = None) -> Failure:
+        seed = "" if pd.isna(row.seed) else f", seed {row.seed}"
+        name = f"{_label(Row(row.router, row.condition, row.aa_replicate))}{seed}"
+        new = begun is None or at >= begun
+        return Failure(f"{name}: {what}", first_line(row.error), log, new)
+
     for row in trials[trials["status"].isin(list(ENDED))].itertuples():
-        what = f"{_name(row)}: training {row.status.replace('_', ' ')}"
         log = str(home / row.log) if row.log else None
-        yield Failure(what, first_line(row.error), log, begun is None or row.finished_at >= begun)
+        yield failure(row, f"training {row.status.replace('_', ' ')}", row.finished_at, log)
     for row in measurements[measurements["status"] == "failed"].itertuples():
-        what = f"{_name(row)}: {row.suite} failed"
-        yield Failure(what, first_line(row.error), None, begun is None or row.at >= begun)
+        yield failure(row, f"{row.suite} failed", row.at)
 
 
 def _best(frame: pd.DataFrame, begun: datetime | None) -> Iterator[str]:
     """Return each suite's best row, and the one before the latest run where it was another."""
     now = frame[frame["current"]]
     columns = main_columns(now)
-    before = {} if begun is None else {c.suite: c for c in main_columns(_until(frame, begun))}
+    before = {}
+    if begun is not None:
+        # What was known then: the last value of each number.
+        earlier = frame[frame["at"] < begun].sort_values("at", kind="stable")
+        place = ["suite", *ROW, "seed", "metric", "layer", "step", "where", "machine"]
+        known = earlier.drop_duplicates(place, keep="last")
+        before = {column.suite: column for column in main_columns(known)}
     if columns:
         yield "Best by each suite's main metric, with its 95 % interval:"
     for column in columns:
@@ -121,13 +132,6 @@ def _best(frame: pd.DataFrame, begun: datetime | None) -> Iterator[str]:
         for line in _leader(column, before.get(column.suite)):
             yield from _wrapped(f"    {line}")
     yield from _wrapped(older_sentence(now))
-
-
-def _until(frame: pd.DataFrame, begun: datetime) -> pd.DataFrame:
-    """Return what was known at a time: the last value of each number."""
-    earlier = frame[frame["at"] < begun].sort_values("at", kind="stable")
-    place = ["suite", *ROW, "seed", "metric", "layer", "step", "where", "machine"]
-    return earlier.drop_duplicates(place, keep="last")
 
 
 def _leader(column: Column, before: Column | None) -> Iterator[str]:
@@ -139,29 +143,26 @@ def _leader(column: Column, before: Column | None) -> Iterator[str]:
     else:
         (best, interval), *others = ranked
         yield f"{_label(best)}: {_value_text(column, best, interval)}"
-        yield from _lead(column, interval, _comparable(best, others))
+        yield from _second(column, ranked[0], others)
         was = _ranked(before)[:1] if before else []
         if was and was[0][0] != best:
             yield f"before the latest run: {_label(was[0][0])}: {_value_text(column, *was[0])}"
 
 
-def _lead(column: Column, best: Interval, others: list[tuple[Row, Interval]]) -> Iterator[str]:
-    """Return the second of the rows that compare, and whether the intervals separate the two."""
-    alike = [row for row, interval in others if interval.mean == best.mean]
+def _second(column: Column, best: Ranked, others: list[Ranked]) -> Iterator[str]:
+    """Yield the second of the rows that compare with the best, by the same rules as a report."""
+    from report.conditions import Entry, Systems
+
+    systems = Systems.of([Entry(*row) for row, _ in (best, *others)])
+    first, interval = systems.named(Entry(*best[0])), best[1]
+    others = [each for each in others if first.stands_beside(systems.named(Entry(*each[0])))]
+    alike = [row for row, other in others if other.mean == interval.mean]
     if alike:
         yield f"{len(alike)} more with the same value: {', '.join(map(_label, alike))}"
     elif others:
         row, second = others[0]
-        yield f"then {_label(row)}: {_value_text(column, row, second)}{_unresolved(best, second)}"
-
-
-def _comparable(best: Row, others: list[tuple[Row, Interval]]) -> list[tuple[Row, Interval]]:
-    """Return the rows that compare with the best, by the same rules as a report."""
-    from report.conditions import Entry, Systems
-
-    systems = Systems.of([Entry(*best), *(Entry(*row) for row, _ in others)])
-    first = systems.named(Entry(*best))
-    return [each for each in others if first.stands_beside(systems.named(Entry(*each[0])))]
+        lead = _unresolved(interval, second)
+        yield f"then {_label(row)}: {_value_text(column, row, second)}{lead}"
 
 
 def _unresolved(a: Interval, b: Interval) -> str:
@@ -172,7 +173,7 @@ def _unresolved(a: Interval, b: Interval) -> str:
     return ""
 
 
-def _ranked(column: Column) -> list[tuple[Row, Interval]]:
+def _ranked(column: Column) -> list[Ranked]:
     """Rank rows, the best first; leave out A/A replicates and what is constant or not finite.
 
     A second run in the A/A control competes with nobody.
@@ -195,11 +196,6 @@ def _value_text(column: Column, row: Row, interval: Interval) -> str:
 
 def _label(row: Row) -> str:
     return f"{row.label} {row.condition}".strip()
-
-
-def _name(row: Any) -> str:
-    seed = "" if pd.isna(row.seed) else f", seed {row.seed}"
-    return f"{_label(Row(row.router, row.condition, row.aa_replicate))}{seed}"
 
 
 def _wrapped(line: str) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import inf
@@ -14,8 +14,8 @@ from rich.console import Console
 
 from bench.cli.context import Place
 from bench.cli.display import add_grouped, clock, count, duration, flops, print_table, size, table
-from bench.compute import Budget, ComputeSpent, Estimate, estimate
-from bench.config import ModelConfig, TrialSpec
+from bench.compute import ComputeSpent, Estimate, estimate
+from bench.config import TrialSpec
 from bench.data import Datasets, load_with_shape
 from bench.execute import Job, jobs_of, prepared_machine, slots
 from bench.plan import (
@@ -38,15 +38,15 @@ from results.text import counted
 
 @dataclass(frozen=True)
 class Row:
-    """The trials that differ in the seed alone; `condition` is that of `condition_of`.
+    """The trials that differ in the seed alone.
 
-    `label` begins with the router, or its twin; `own` are the settings that were found for them
-    alone, by path.
+    Attributes:
+        label: begins with the router, or its A/A replicate; then what sets the trials apart.
+        own: the settings that were found for them alone, by path.
     """
 
     router: str
     label: str
-    condition: str
     own: dict[str, Any]
     takes: Estimate
     disk_bytes: int
@@ -57,86 +57,62 @@ class Row:
         budget = self.takes.budget
         return None if budget.steps is None else budget.steps * budget.own.flops
 
-    @property
-    def settings(self) -> str:
-        """The settings that distinguish them from the router's other trials."""
-        return self.label.removeprefix(self.router).strip()
+
+def print_plan(
+    request: Request, place: Place, workers: int | None = None, wanted: Sequence[str] = ()
+) -> None:
+    """Print the plan of a request; nothing is written.
+
+    Args:
+        workers, wanted: their number and devices, as `slots` takes them.
+    """
+    datasets = Datasets()
+    asked = trial_specs(request.preset)
+    if any(load_with_shape(spec.data, datasets)[1] is None for spec in asked):
+        specs = solved_specs(request.preset, datasets)
+        _print_trainings(request, _rows_of(specs, datasets), len(specs), {})
+        names = ", ".join(sorted({spec.data.name for spec in specs}))
+        print(f"The data ({names}) is not here: what could be reused is not known,")
+        print("nor the finishing time.")
+        return
+    plan = make_plan(request, datasets)
+    jobs, seen = _jobs(plan, place)
+    places = slots(workers, wanted)
+    rows = _rows_of([planned.spec for planned in plan.trials], datasets)
+    works, pace, seconds = [], Pace(Seen(), seen), {}
+    for job in jobs:
+        condition = condition_of(job.planned.spec)
+        counted_flops = rows[condition].flops if condition in rows else None
+        work = replace(job.work, flops=counted_flops)
+        if not job.idle:
+            works.append(work)
+            if not work.trained:
+                seconds[condition] = pace.training(work)
+    if rows:
+        _print_trainings(request, rows, len(plan.trials), seconds)
+    _print_decisions(jobs)
+    _print_finishing(works, pace, places)
+    if request.sequential is not None:
+        seeds = ", ".join(map(str, request.sequential.seeds))
+        print("All this at most: with --seeds auto it may be over at each interim analysis, at")
+        print(f"{seeds} seeds.")
 
 
-def rows_of(
-    specs: Sequence[TrialSpec], datasets: Datasets, report: Callable[[str], None]
-) -> list[Row]:
-    """Return a row for each condition; `report` is called with which is being counted."""
+def _rows_of(specs: Sequence[TrialSpec], datasets: Datasets) -> dict[str, Row]:
+    """Return a row for each condition; which is being counted is shown meanwhile."""
     once = {
         condition_of(spec): (label, spec) for label, spec in zip(labels(specs), specs, strict=True)
     }
-    rows = []
-    for condition, (label, spec) in once.items():
-        report(f"counting {label}")
-        takes = _takes(spec, datasets)
-        files = max(spec.train.snapshots, 1)
-        router, disk = label_of(spec.model_dump()), takes.checkpoint_bytes * files
-        rows.append(Row(router, label, condition, _own_settings(spec), takes, disk))
+    rows = {}
+    with Console(stderr=True).status("") as status:
+        for condition, (label, spec) in once.items():
+            status.update(f"counting {label}")
+            data = [load_with_shape(of.data, datasets)[0] for of in (spec, spec.parent) if of]
+            takes = estimate(spec, *data)
+            disk = takes.checkpoint_bytes * max(spec.train.snapshots, 1)
+            own = _own_settings(spec)
+            rows[condition] = Row(label_of(spec.model_dump()), label, own, takes, disk)
     return rows
-
-
-def _takes(spec: TrialSpec, datasets: Datasets) -> Estimate:
-    own, *others = [load_with_shape(of.data, datasets)[0] for of in (spec, spec.parent) if of]
-    return estimate(spec, own, *others)
-
-
-def _model(model: ModelConfig) -> str:
-    """Return a model by its name, with the options that make another model of it."""
-    options = ", ".join(f"{name}={value}" for name, value in model.options.items())
-    return f"{model.name} ({options})" if options else model.name
-
-
-def print_trainings(
-    request: Request, rows: Sequence[Row], trials: int, seconds: Mapping[str, float | None]
-) -> None:
-    """Print one row a condition, and the sums.
-
-    Args:
-        trials: their number.
-        seconds: of one training by condition, where they are known.
-    """
-    seeds = request.preset.seeds
-    asked = f"{counted(trials, 'trial')}, {counted(seeds, 'seed')}"
-    print(f"Study {request.study}, preset {request.preset.name}: {asked}")
-    print(textwrap.fill(f"Model: {_model(request.preset.model)}", 80) + "\n")
-    right = "steps params FLOPs memory disk time"
-    made = table("router", *right.split(), right=right)
-    made.padding = (0, 0)  # seven columns in 80
-    add_grouped(
-        made,
-        ((row.router, row.settings, _cells(row, seconds.get(row.condition))) for row in rows),
-    )
-    print_table(made)
-    spent = [row.flops for row in rows]
-    total = flops(sum(filter(None, spent)) * seeds) if None not in spent else "unknown"
-    print(
-        f"\nOf one training each. All {trials}: {total} FLOPs and "
-        f"{size(sum(row.disk_bytes for row in rows) * seeds)} of disk;\nthe largest needs "
-        f"{size(max(row.takes.training_bytes for row in rows))} of memory.\n"
-    )
-    for row in rows:
-        numbers = {**row.own, **row.takes.expert_stats}
-        parts = [f"{name} {value:.4g}" for name, value in numbers.items()]
-        parts += _missed(row.takes.budget)
-        if parts:
-            print(f"{row.label}: {', '.join(parts)}")
-
-
-def _cells(row: Row, seconds: float | None) -> list[str]:
-    budget = row.takes.budget
-    return [
-        f"{budget.amount:g} s" if budget.steps is None else f"{budget.steps:,}",
-        count(row.takes.parameters),
-        "–" if row.flops is None else flops(row.flops),
-        size(row.takes.training_bytes),
-        size(row.disk_bytes),
-        "–" if seconds is None else _short(seconds),
-    ]
 
 
 def _own_settings(spec: TrialSpec) -> dict[str, Any]:
@@ -151,12 +127,56 @@ def _own_settings(spec: TrialSpec) -> dict[str, Any]:
     return own
 
 
-def _missed(budget: Budget) -> list[str]:
-    """Say by how much the trial will miss its budget, where it will."""
-    if budget.steps is None:
-        return []
-    spent = ComputeSpent(budget.steps * budget.own.flops, budget.steps, 0.0)
-    return [] if budget.met_by(spent) else [f"misses its budget by {budget.error(spent):+.1%}"]
+def _print_trainings(
+    request: Request, rows: Mapping[str, Row], trials: int, seconds: Mapping[str, float | None]
+) -> None:
+    """Print one row a condition, and the sums.
+
+    Args:
+        trials: their number.
+        seconds: of one training by condition, where they are known.
+    """
+    seeds, model = request.preset.seeds, request.preset.model
+    asked = f"{counted(trials, 'trial')}, {counted(seeds, 'seed')}"
+    options = ", ".join(f"{name}={value}" for name, value in model.options.items())
+    of_options = f" ({options})" if options else ""
+    print(f"Study {request.study}, preset {request.preset.name}: {asked}")
+    print(textwrap.fill(f"Model: {model.name}{of_options}", 80) + "\n")
+    right = "steps params FLOPs memory disk time"
+    made = table("router", *right.split(), right=right)
+    made.padding = (0, 0)  # seven columns in 80
+    cells = []
+    for condition, row in rows.items():
+        budget, takes = row.takes.budget, seconds.get(condition)
+        numbers = [
+            f"{budget.amount:g} s" if budget.steps is None else f"{budget.steps:,}",
+            count(row.takes.parameters),
+            "–" if row.flops is None else flops(row.flops),
+            size(row.takes.training_bytes),
+            size(row.disk_bytes),
+            "–" if takes is None else _short(takes),
+        ]
+        cells.append((row.router, row.label.removeprefix(row.router).strip(), numbers))
+    add_grouped(made, cells)
+    print_table(made)
+    each = [row.flops for row in rows.values()]
+    total = flops(sum(filter(None, each)) * seeds) if None not in each else "unknown"
+    print(
+        f"\nOf one training each. All {trials}: {total} FLOPs and "
+        f"{size(sum(row.disk_bytes for row in rows.values()) * seeds)} of disk;\nthe largest needs "
+        f"{size(max(row.takes.training_bytes for row in rows.values()))} of memory.\n"
+    )
+    for row in rows.values():
+        parts = [
+            f"{name} {value:.4g}" for name, value in {**row.own, **row.takes.expert_stats}.items()
+        ]
+        budget = row.takes.budget
+        if budget.steps is not None:
+            used = ComputeSpent(budget.steps * budget.own.flops, budget.steps, 0.0)
+            if not budget.met_by(used):
+                parts.append(f"misses its budget by {budget.error(used):+.1%}")
+        if parts:
+            print(f"{row.label}: {', '.join(parts)}")
 
 
 def _short(seconds: float) -> str:
@@ -165,46 +185,6 @@ def _short(seconds: float) -> str:
     scale, unit = next((scale, unit) for limit, scale, unit in units if seconds < limit)
     amount = seconds / scale
     return f"{amount:.1f} {unit}" if amount < 9.95 else f"{amount:.0f} {unit}"
-
-
-def print_plan(
-    request: Request, place: Place, workers: int | None = None, wanted: Sequence[str] = ()
-) -> None:
-    """Print the plan of a request; nothing is written.
-
-    Args:
-        workers, wanted: their number and devices, as `slots` takes them.
-    """
-    datasets = Datasets()
-    asked = trial_specs(request.preset)
-    if any(load_with_shape(spec.data, datasets)[1] is None for spec in asked):
-        _print_without_data(request, datasets)
-        return
-    plan = make_plan(request, datasets)
-    jobs, seen = _jobs(plan, place)
-    places = slots(workers, wanted)
-    with Console(stderr=True).status("") as status:
-        rows = rows_of([planned.spec for planned in plan.trials], datasets, status.update)
-    pace, works = Pace(Seen(), seen), _works(jobs, rows)
-    seconds = {condition: pace.training(work) for condition, work in works if not work.trained}
-    if rows:
-        print_trainings(request, rows, len(plan.trials), seconds)
-    _print_decisions(jobs)
-    _print_finishing([work for _, work in works], pace, places)
-    if request.sequential is not None:
-        seeds = ", ".join(map(str, request.sequential.seeds))
-        print("All this at most: with --seeds auto it may be over at each interim analysis, at")
-        print(f"{seeds} seeds.")
-
-
-def _print_without_data(request: Request, datasets: Datasets) -> None:
-    specs = solved_specs(request.preset, datasets)
-    with Console(stderr=True).status("") as status:
-        rows = rows_of(specs, datasets, status.update)
-    print_trainings(request, rows, len(specs), {})
-    names = ", ".join(sorted({spec.data.name for spec in specs}))
-    print(f"The data ({names}) is not here: what could be reused is not known,")
-    print("nor the finishing time.")
 
 
 def _jobs(plan: Plan, place: Place) -> tuple[list[Job], Seen]:
@@ -217,17 +197,6 @@ def _jobs(plan: Plan, place: Place) -> tuple[list[Job], Seen]:
         reuse = Reuse(store, place.home, machine_row(store, machine))
         jobs = jobs_of(plan, reuse.trials(plan.trials), reuse.layers(plan.layers))
         return list(jobs), seen_on(store, machine)
-
-
-def _works(jobs: Sequence[Job], rows: Sequence[Row]) -> list[tuple[str, Work]]:
-    """Return each job's condition, and what is left of it with the FLOPs counted for it."""
-    flops = {row.condition: row.flops for row in rows}
-    conditions = [condition_of(job.planned.spec) for job in jobs]
-    return [
-        (condition, replace(job.work, flops=flops.get(condition)))
-        for condition, job in zip(conditions, jobs, strict=True)
-        if not job.idle
-    ]
 
 
 def _print_finishing(works: Sequence[Work], pace: Pace, places: Sequence[str]) -> None:

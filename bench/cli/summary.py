@@ -167,7 +167,9 @@ def print_standings(study: str, frame: pd.DataFrame, suites: Collection[str]) ->
     columns = main_columns(shown)
     if not columns:
         return
-    print(f"\nStudy {study}: {_what(columns)}\n")
+    single = all(column.seeds == 1 for column in columns)
+    cells = "one seed" if single else "mean of n seeds, ± half of its 95 % interval"
+    print(f"\nStudy {study}: {cells}\n")
     for part in side_by_side(columns):
         print_table(standings(part))
         print()
@@ -188,23 +190,19 @@ def side_by_side(columns: list[Column]) -> list[list[Column]]:
 
 
 def standings(columns: list[Column]) -> Table:
-    """Return a table, one row a router and condition; each suite's heading has its seeds."""
+    """Return a table, one row a router and condition; with its seeds in the headings.
+
+    Where rows of a suite differ in them, each cell has its own number.
+    """
     headings = (f"{c.suite}\nn={c.seeds}" if c.seeds else f"{c.suite}\n(n)" for c in columns)
     made = table("router", *headings)
     rows: dict[Row, None] = dict.fromkeys(row for column in columns for row in column.values)
-    cells = {row: [_cell(column, row) for column in columns] for row in rows}
-    add_grouped(made, ((row.label, str(row.condition), cells[row]) for row in rows))
+    shown = []
+    for row in rows:
+        cells = []
+        for column in columns:
+            counted = row in column.values and not column.seeds
+            cells.append(column.cell(row) + (f" ({len(column.values[row])})" if counted else ""))
+        shown.append((row.label, str(row.condition), cells))
+    add_grouped(made, shown)
     return made
-
-
-def _cell(column: Column, row: Row) -> str:
-    """Return what the column shows of a row, with its number of seeds where they differ."""
-    counted = row in column.values and not column.seeds
-    return f"{column.cell(row)} ({len(column.values[row])})" if counted else column.cell(row)
-
-
-def _what(columns: list[Column]) -> str:
-    """Return what the cells show."""
-    if all(column.seeds == 1 for column in columns):
-        return "one seed"
-    return "mean of n seeds, ± half of its 95 % interval"
