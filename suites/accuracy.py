@@ -113,12 +113,9 @@ def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:
 
 
 def calibration_error(logits: Tensor, labels: Tensor, bins: int = CALIBRATION_BINS) -> float:
-    """Compute ECE = Σ_b (n_b / n) · |accuracy_b − confidence_b| (1706.04599).
+    """Compute ECE = Σ_b (n_b / n) · |accuracy_b − confidence_b| of n answers (1706.04599).
 
-    Args:
-        logits: (n, classes).
-        labels: (n,) long.
-        bins: bin b holds the confidences, highest probabilities, in (b/bins, (b + 1)/bins].
+    Bin b holds the confidences, highest probabilities, in (b/bins, (b + 1)/bins].
     """
     confidence, answer = logits.double().softmax(-1).max(-1)
     index = (confidence * bins).ceil().long().sub(1).clamp(0, bins - 1)

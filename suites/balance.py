@@ -175,11 +175,13 @@ def spread(counts: np.ndarray) -> dict[str, float]:
     """
     if not counts.any():
         return {"dead": float(len(counts))}
+    experts = len(counts)
+    entropy = float(special.entr(counts / counts.sum()).sum())
     return {
         "cv": variation(counts),
         "max_over_mean": float(counts.max() / counts.mean()),
         "gini": gini(counts),
-        "entropy": evenness(counts),
+        "entropy": float(entropy / np.log(experts)) if experts > 1 else 1.0,
         "dead": float((counts < DEAD_BELOW * counts.mean()).sum()),
     }
 
@@ -194,10 +196,3 @@ def gini(counts: np.ndarray) -> float:
     rank = np.arange(1, len(counts) + 1)
     weighted = ((2 * rank - len(counts) - 1) * np.sort(counts)).sum()
     return float(weighted / (len(counts) * counts.sum()))
-
-
-def evenness(counts: np.ndarray) -> float:
-    """Compute the entropy of the counts' shares over log2 E; 1 for a single expert."""
-    if len(counts) == 1:
-        return 1.0
-    return float(special.entr(counts / counts.sum()).sum() / np.log(len(counts)))

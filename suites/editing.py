@@ -1,8 +1,8 @@
 """Editing: correct a biased classifier by changing the weights of its experts (2402.12550).
 
 The data has a protected attribute; a subgroup is the images of one class with one of its values.
-An edit multiplies the combine weights of one expert, for every image and token: nothing is routed
-anew and nothing is trained. Edits are chosen on the validation split alone, step by step:
+An edit multiplies the combine weights of one expert, for every image and token: nothing is rerouted
+and nothing is trained. Edits are chosen on the validation split alone, step by step:
 
     1.  Each of the `max_experts` most used experts of each layer is tried with each of `factors`.
         The `shortlist` best experts stay.

@@ -125,11 +125,8 @@ class Entropy(Suite[TrialSubject]):
     def information(self, masses: Tensor, classes: Tensor) -> dict[str, float]:
         """Compute plain, corrected and normalised I(E;Y), by the ending of the metric's name.
 
-        The tokens of an image share its class, so classes are permuted over images.
-
-        Args:
-            masses: (images, E), each image's p summed over its tokens.
-            classes: (images,) long.
+        The tokens of an image share its class, so classes, (images,) long, are permuted over
+        images, whose masses are each image's p summed over its tokens, (images, E).
         """
         count = int(classes.max()) + 1
         generator = torch.Generator().manual_seed(self.seed)
@@ -155,10 +152,7 @@ class ImageMasses:
         self._tokens = self._counted = 0
 
     def add(self, weights: Tensor, images: int) -> None:
-        """Add one batch.
-
-        Args:
-            weights: (g, t, E), not negative; the tokens of `images` images, in order.
+        """Add one batch: (g, t, E) weights of the tokens of `images` images, in order.
 
         Raises:
             BenchError: a weight is negative, or the tokens do not divide over the images.
@@ -200,20 +194,12 @@ def class_table(masses: Tensor, classes: Tensor, num_classes: int) -> Tensor:
 
 
 def entropy_bits(masses: Tensor) -> Tensor:
-    """Compute H = −Σ q log2 q of each distribution q along the last axis: (…, n) -> (…).
-
-    Args:
-        masses: (…, n), not negative; each distribution is divided by its sum, which is positive.
-    """
+    """Compute H = −Σ q log2 q of each distribution q, masses over their sum: (…, n) -> (…)."""
     shares = masses / masses.sum(-1, keepdim=True)
     return torch.special.entr(shares).sum(-1) / math.log(2)
 
 
 def mutual_information_bits(tables: Tensor) -> Tensor:
-    """Compute I(row; column) = H(row) + H(column) − H(row, column) of each joint table.
-
-    Args:
-        tables: (…, rows, columns), not negative, each with a positive sum.
-    """
+    """Compute I = H(row) + H(column) − H(row, column) of each table, (…, rows, columns) -> (…)."""
     rows, columns = entropy_bits(tables.sum(-1)), entropy_bits(tables.sum(-2))
     return rows + columns - entropy_bits(tables.flatten(-2))

@@ -1,7 +1,7 @@
 """Specialization: what each expert is for, by switching it off (2402.12550).
 
 On the test split, in each MoE layer, one expert at a time gets combine weight 0; its tokens are
-not routed anew. d (classes,) is the accuracy of each class with all experts less that without
+not rerouted. d (classes,) is the accuracy of each class with all experts less that without
 this one, signed. The expert's polysemanticity is the Euclidean distance between d / ‖d‖ and the
 one-hot vector of d's largest entry, the first of several:
 

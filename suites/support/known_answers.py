@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from torch.nn.functional import one_hot
 
 from routers.errors import BenchError
 from routers.routing import Routing, TokenChoiceRouting
-from suites.support.base import Array, Metric, build_suite
+from suites.support.base import Metric, build_suite
 from suites.support.subject import Observed, Snapshot, by_image
 
 IMAGES, TOKENS, EXPERTS, CLASSES = 32, 8, 4, 8
@@ -25,12 +24,9 @@ GROUP = 2 * TOKENS
 
 
 def choose(gates: Tensor, experts: Tensor, capacity: int | None) -> Routing:
-    """Route each token to one expert, in groups of two images.
+    """Route each token, of gates (images, TOKENS, EXPERTS), to one expert, (images, TOKENS) long.
 
-    Args:
-        gates: (images, TOKENS, EXPERTS).
-        experts: (images, TOKENS) long.
-        capacity: slots of each expert in a group; None drops nothing.
+    In groups of two images, of which each expert has `capacity` slots; None drops nothing.
     """
     gates, experts = gates.view(-1, GROUP, EXPERTS), experts.reshape(-1, GROUP, 1)
     return TokenChoiceRouting.from_choices(gates, experts, gates.gather(-1, experts), capacity)
@@ -55,27 +51,6 @@ def oracle(labels: Tensor) -> Routing:
     return choose(one_hot(experts, EXPERTS).float(), experts, capacity=None)
 
 
-@dataclass(frozen=True)
-class Answer:
-    """The value that a suite must measure, at every layer and as their mean."""
-
-    suite: str
-    metric: str
-    value: float
-    where: dict[str, str] = field(default_factory=dict)
-
-
-def _answers(suite: str, *place: str, **values: float) -> tuple[Answer, ...]:
-    """Return values by metric, at a `where` of "of" and "kind"."""
-    where = dict(zip(("of", "kind"), place, strict=False))
-    return tuple(Answer(suite, name, value, where) for name, value in values.items())
-
-
-_balance = partial(_answers, "balance")
-_entropy = partial(_answers, "entropy")
-_specialization = partial(_answers, "specialization")
-
-
 @dataclass(frozen=True, eq=False)
 class KnownRouting:
     """A routing whose metrics are known.
@@ -83,12 +58,14 @@ class KnownRouting:
     Attributes:
         labels: (IMAGES,) long.
         route: labels of a batch -> its routing.
+        answers: the values that a suite must measure at every layer and as their mean, by metric;
+            by the suite and, after it, `of` and `kind` of the metrics' `where`.
     """
 
     name: str
     labels: Tensor
     route: Callable[[Tensor], Routing]
-    answers: tuple[Answer, ...]
+    answers: dict[str, dict[str, float]]
 
 
 EVEN = {"cv": 0.0, "max_over_mean": 1.0, "gini": 0.0, "entropy": 1.0, "dead": 0.0}
@@ -103,60 +80,65 @@ LOST = 1 - 1 / EXPERTS
 BITS = math.log2(EXPERTS)
 LABELS = torch.arange(IMAGES) % CLASSES
 
+
+def _spread(values: dict[str, float]) -> dict[str, float]:
+    """Return the statistics of both demand and load."""
+    return {f"{of}_{name}": value for of in ("demand", "load") for name, value in values.items()}
+
+
 ROUTINGS = (
     KnownRouting(
         "uniform",
         LABELS,
         uniform,
-        (
-            *_balance(**{f"demand_{name}": value for name, value in EVEN.items()}),
-            *_balance(**{f"load_{name}": value for name, value in EVEN.items()}),
-            *_balance(dropped=0, uncovered=0, importance_cv=0, capacity=GROUP / EXPERTS),
-            *_answers(
-                "entropy", "gates", "soft", H_s=BITS, H_u=BITS, MI_label=0, MI_label_corrected=0
-            ),
-            *_answers(
-                "entropy", "combine", "soft", H_s=0, H_u=BITS, MI_label=0, MI_label_corrected=0
-            ),
-            # Without any of them class 0 is lost and class 1 won.
-            *_answers(
-                "specialization", polysemanticity=math.sqrt(2 - math.sqrt(2)), experts_with_effect=1
-            ),
-            *_specialization(largest_drop=1, accuracy_drop=0, passes=1),
-        ),
+        {
+            "balance": _spread(EVEN)
+            | {"dropped": 0, "uncovered": 0, "importance_cv": 0, "capacity": GROUP / EXPERTS},
+            "entropy gates soft": {
+                "H_s": BITS,
+                "H_u": BITS,
+                "MI_label": 0,
+                "MI_label_corrected": 0,
+            },
+            "entropy combine soft": {"H_s": 0, "H_u": BITS, "MI_label": 0, "MI_label_corrected": 0},
+            "specialization": {
+                # Without any of them class 0 is lost and class 1 won.
+                **{"polysemanticity": math.sqrt(2 - math.sqrt(2)), "experts_with_effect": 1},
+                **{"largest_drop": 1, "accuracy_drop": 0, "passes": 1},
+            },
+        },
     ),
     KnownRouting(
         "collapsed",
         LABELS,
         collapsed,
-        (
-            *_balance(**{f"demand_{name}": value for name, value in ONE_EXPERT.items()}),
-            *_balance(**{f"load_{name}": value for name, value in ONE_EXPERT.items()}),
-            *_balance(dropped=LOST, uncovered=LOST, experts_per_token_mean=1 - LOST),
-            *_entropy("gates", "soft", H_s=0, H_u=0, MI_label=0, MI_label_normalised=0),
-            *_entropy("combine", "hard", H_u=0, MI_label=0, MI_label_normalised=0),
-            *_entropy("combine", left_out=LOST),
-            # The first image of each pair fills expert 0: class 0 is lost, class 1 never had it.
-            *_answers(
-                "specialization", polysemanticity=0, experts_with_effect=1 / EXPERTS, largest_drop=1
-            ),
-            *_specialization(accuracy_drop=1 / CLASSES / EXPERTS, passes=1 / EXPERTS),
-        ),
+        {
+            "balance": _spread(ONE_EXPERT)
+            | {"dropped": LOST, "uncovered": LOST, "experts_per_token_mean": 1 - LOST},
+            "entropy gates soft": {"H_s": 0, "H_u": 0, "MI_label": 0, "MI_label_normalised": 0},
+            "entropy combine hard": {"H_u": 0, "MI_label": 0, "MI_label_normalised": 0},
+            "entropy combine": {"left_out": LOST},
+            "specialization": {
+                # The first image of a pair fills expert 0: class 0 is lost, class 1 never had it.
+                **{"polysemanticity": 0, "experts_with_effect": 1 / EXPERTS, "largest_drop": 1},
+                **{"accuracy_drop": 1 / CLASSES / EXPERTS, "passes": 1 / EXPERTS},
+            },
+        },
     ),
     KnownRouting(
         "oracle",
         LABELS,
         oracle,
-        (
-            *_balance(load_cv=0, dropped=0, uncovered=0, experts_per_token_mean=1),
-            *_entropy("gates", "soft", H_s=0, H_u=BITS, MI_label=BITS, MI_prediction=0),
-            *_entropy("combine", "hard", H_u=BITS, MI_label=BITS, MI_prediction=0),
-            # Without expert 0 class 0 is lost; without expert 1 class 1 is won.
-            *_answers(
-                "specialization", polysemanticity=math.sqrt(2) / 2, experts_with_effect=2 / EXPERTS
-            ),
-            *_specialization(largest_drop=0.5, accuracy_drop=0, passes=1),
-        ),
+        {
+            "balance": {"load_cv": 0, "dropped": 0, "uncovered": 0, "experts_per_token_mean": 1},
+            "entropy gates soft": {"H_s": 0, "H_u": BITS, "MI_label": BITS, "MI_prediction": 0},
+            "entropy combine hard": {"H_u": BITS, "MI_label": BITS, "MI_prediction": 0},
+            "specialization": {
+                # Without expert 0 class 0 is lost; without expert 1 class 1 is won.
+                **{"polysemanticity": math.sqrt(2) / 2, "experts_with_effect": 2 / EXPERTS},
+                **{"largest_drop": 0.5, "accuracy_drop": 0, "passes": 1},
+            },
+        },
     ),
     # With a class of its own for each image a permutation changes nothing: all that the plain
     # mutual information shows is bias.
@@ -164,10 +146,10 @@ ROUTINGS = (
         "oracle of single images",
         torch.arange(IMAGES),
         oracle,
-        (
-            *_entropy("gates", "hard", MI_label=BITS, MI_label_corrected=0),
-            *_entropy("combine", "soft", MI_label=BITS, MI_label_normalised=0),
-        ),
+        {
+            "entropy gates hard": {"MI_label": BITS, "MI_label_corrected": 0},
+            "entropy combine soft": {"MI_label": BITS, "MI_label_normalised": 0},
+        },
     ),
 )
 
@@ -215,29 +197,30 @@ def self_test() -> int:
         BenchError: a suite measures another value; the message names the metric and both values.
     """
     for case in ROUTINGS:
-        measured = {
-            suite: [*build_suite(suite).measure(KnownSubject(case))]
-            for suite in sorted({answer.suite for answer in case.answers})
-        }
-        for answer in case.answers:
-            _compare(case, answer, measured[answer.suite])
-    return sum(len(case.answers) for case in ROUTINGS)
+        suites = {place.split()[0] for place in case.answers}
+        measured = {name: [*build_suite(name).measure(KnownSubject(case))] for name in suites}
+        for place, answers in case.answers.items():
+            suite, *rest = place.split()
+            where = dict(zip(("of", "kind"), rest, strict=False))
+            metrics = [m for m in measured[suite] if isinstance(m, Metric) and m.where == where]
+            about = f"self-test: of the {case.name} routing, suite {suite!r}"
+            at = "".join(f", {key} {value}" for key, value in where.items())
+            for name, value in answers.items():
+                _compare([m for m in metrics if m.name == name], name, value, about, at)
+    return sum(len(answers) for case in ROUTINGS for answers in case.answers.values())
 
 
-def _compare(case: KnownRouting, answer: Answer, results: list[Metric | Array]) -> None:
-    metrics = [result for result in results if isinstance(result, Metric)]
-    same = [m for m in metrics if (m.name, m.where) == (answer.metric, answer.where)]
-    where = "".join(f", {key} {value}" for key, value in answer.where.items())
-    about = f"self-test: of the {case.name} routing, suite {answer.suite!r}"
-    if {metric.layer for metric in same} != {0, 1, None}:
+def _compare(metrics: list[Metric], name: str, expected: float, about: str, at: str) -> None:
+    """Refuse metrics that are not of both layers and their mean, or not of the expected value."""
+    if {metric.layer for metric in metrics} != {0, 1, None}:
         raise BenchError(
-            f"{about} does not measure {answer.metric}{where} at both layers and as their mean; "
-            f"expected {answer.value:.6g}"
+            f"{about} does not measure {name}{at} at both layers and as their mean; "
+            f"expected {expected:.6g}"
         )
-    for metric in same:
-        if not abs(metric.value - answer.value) <= TOLERANCE:
-            at = "the mean over layers" if metric.layer is None else f"layer {metric.layer}"
+    for metric in metrics:
+        if not abs(metric.value - expected) <= TOLERANCE:
+            layer = "the mean over layers" if metric.layer is None else f"layer {metric.layer}"
             raise BenchError(
-                f"{about} measures {answer.metric} = {metric.value:.6g} ({at}{where}); "
-                f"expected {answer.value:.6g}"
+                f"{about} measures {name} = {metric.value:.6g} ({layer}{at}); "
+                f"expected {expected:.6g}"
             )

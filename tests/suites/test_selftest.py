@@ -13,11 +13,12 @@ from suites.support.known_answers import EXPERTS, ROUTINGS, KnownSubject, self_t
 
 
 def test_the_suites_know_the_known_answers():
-    assert self_test() == sum(len(case.answers) for case in ROUTINGS)
+    answers = [values for case in ROUTINGS for values in case.answers.values()]
+    assert self_test() == sum(map(len, answers)) > 60
 
 
 def test_each_kind_of_routing_is_asked_of_every_suite_about_routing():
-    asked = {(case.name, answer.suite) for case in ROUTINGS for answer in case.answers}
+    asked = {(case.name, place.split()[0]) for case in ROUTINGS for place in case.answers}
     about = ("balance", "entropy", "specialization")
     assert set(product(("uniform", "collapsed", "oracle"), about)) <= asked
 
