@@ -14,7 +14,7 @@ from rich.console import Console
 
 from bench.cli.context import Place
 from bench.cli.display import add_grouped, clock, count, duration, flops, print_table, size, table
-from bench.compute import ComputeSpent, Estimate, estimate
+from bench.compute import ComputeUsed, Estimate, estimate
 from bench.config import TrialSpec
 from bench.data import Datasets, load_with_shape
 from bench.execute import Job, jobs_of, prepared_machine, slots
@@ -172,7 +172,7 @@ def _print_trainings(
         ]
         budget = row.takes.budget
         if budget.steps is not None:
-            used = ComputeSpent(budget.steps * budget.own.flops, budget.steps, 0.0)
+            used = ComputeUsed(budget.steps * budget.own.flops, budget.steps, 0.0)
             if not budget.met_by(used):
                 parts.append(f"misses its budget by {budget.error(used):+.1%}")
         if parts:

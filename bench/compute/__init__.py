@@ -1,12 +1,19 @@
 """Counting FLOPs, and giving every router the same of them."""
 
-from bench.compute.budget import Budget, ComputeSpent, Cost, match_compute, parameters_of
+from bench.compute.budget import (
+    Budget,
+    ComputeUsed,
+    Cost,
+    match_compute,
+    model_stats,
+    parameters_of,
+)
 from bench.compute.estimates import Estimate, cost_of, estimate
-from bench.compute.flops import FlopCounter, count_flops, model_stats
+from bench.compute.flops import FlopCounter, count_flops
 
 __all__ = [
     "Budget",
-    "ComputeSpent",
+    "ComputeUsed",
     "Cost",
     "Estimate",
     "FlopCounter",

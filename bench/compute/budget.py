@@ -16,12 +16,18 @@ alone, and on no token.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 
+import torch
 from torch import nn
 
+from bench.compute.flops import count_flops
 from bench.config import Match, TrialSpec
+from bench.model import moe_layers
+from suites.support.subject import Observed
 
 
 @dataclass(frozen=True)
@@ -33,14 +39,10 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class ComputeSpent:
-    """The compute that a training has spent so far.
+class ComputeUsed:
+    """The compute that a training has used so far, evaluations left out.
 
-    Attributes:
-        flops: FLOPs of its steps.
-        steps: optimiser steps.
-        seconds: time of its steps.
-        segment_seconds: time of its last segment, by which a budget of seconds may be missed.
+    A budget of seconds may be missed by those of the last segment.
     """
 
     flops: float
@@ -56,7 +58,7 @@ class Budget:
     Attributes:
         match: the quantity that is matched between routers.
         amount: the budget of that quantity.
-        tolerance: relative, see `ComputeConfig`.
+        tolerance: relative.
         flops_budget: FLOPs that the dense model spends in the recipe's epochs.
         dense_steps: steps of the dense model.
         dense: cost of the dense model.
@@ -74,25 +76,25 @@ class Budget:
     steps: int | None
     own: Cost
 
-    def error(self, spent: ComputeSpent) -> float:
+    def error(self, used: ComputeUsed) -> float:
         """Return by how much a training missed the budget, as a share of it."""
-        return self._matched(spent) / self.amount - 1
+        return self._matched(used) / self.amount - 1
 
-    def met_by(self, spent: ComputeSpent) -> bool:
+    def met_by(self, used: ComputeUsed) -> bool:
         """Tell whether a training met the budget, to its tolerance or to one step or segment."""
-        granted = {"total_flops": self.own.flops, "wall_clock": spent.segment_seconds}.get(
+        granted = {"total_flops": self.own.flops, "wall_clock": used.segment_seconds}.get(
             self.match, 0.0
         )
-        missed = abs(self._matched(spent) - self.amount)
+        missed = abs(self._matched(used) - self.amount)
         return missed <= max(self.tolerance * self.amount, granted)
 
-    def _matched(self, spent: ComputeSpent) -> float:
+    def _matched(self, used: ComputeUsed) -> float:
         return {
-            "total_flops": spent.flops,
-            "step_flops": spent.flops / max(1, spent.steps),
+            "total_flops": used.flops,
+            "step_flops": used.flops / max(1, used.steps),
             "params": float(self.own.parameters),
-            "wall_clock": spent.seconds,
-            "steps": float(spent.steps),
+            "wall_clock": used.seconds,
+            "steps": float(used.steps),
         }[self.match]
 
 
@@ -107,8 +109,7 @@ def match_compute(
     Args:
         spec: the trial.
         num_samples: images of the training split.
-        cost_of: measures the cost of a trial's model; called for the trial and for its dense
-            counterpart.
+        cost_of: measures the model of the trial, and of its dense counterpart.
     """
     dense_steps = max(1, round(spec.train.epochs * num_samples / spec.train.batch_size))
     dense, own = cost_of(spec.dense()), cost_of(spec)
@@ -132,3 +133,39 @@ def match_compute(
 def parameters_of(model: nn.Module) -> int:
     """Count all parameters, trained or not."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def model_stats(model: nn.Module, seen: Observed) -> dict[str, float]:
+    """Compute single numbers that describe a model in eval mode, by a batch that it has run on.
+
+    Returns:
+        `params_total`; `params_active`: those that act on a token on average, where an expert's
+        count by the slots that it runs for each token (1/E of the experts' for top-1 at capacity
+        1, twice as much at capacity 2); `flops_per_image`: of the forward pass, on that batch;
+        `slots_per_choice`: those that the experts run for each choice of a token, or for each
+        token where tokens do not choose, used or not, mean over MoE layers; and `expert_stats`.
+    """
+    per_choice = []
+    total = active = float(parameters_of(model))
+    for layer, routing in zip(moe_layers(model).values(), seen.routings, strict=True):
+        active -= parameters_of(layer.experts) * (1 - layer.experts.active_share(routing))
+        tokens = routing.gates.shape[:2].numel()
+        per_choice.append(routing.slot_count / (tokens * (routing.choices or 1)))
+    with torch.no_grad():
+        flops = count_flops(model, seen.images).total
+    return {
+        "params_total": total,
+        "params_active": active,
+        "flops_per_image": flops / len(seen.images),
+        **({"slots_per_choice": fmean(per_choice)} if per_choice else {}),
+        **expert_stats(model),
+    }
+
+
+def expert_stats(model: nn.Module) -> dict[str, float]:
+    """Average the statistics of the experts (see `Experts.stats`) over MoE layers."""
+    by_name: dict[str, list[float]] = defaultdict(list)
+    for layer in moe_layers(model).values():
+        for name, value in layer.experts.stats().items():
+            by_name[name].append(value)
+    return {name: fmean(values) for name, values in by_name.items()}

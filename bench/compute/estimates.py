@@ -16,15 +16,12 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.compute.budget import Budget, Cost, match_compute, parameters_of
-from bench.compute.flops import FlopCounter, expert_stats
+from bench.compute.budget import Budget, Cost, expert_stats, match_compute, parameters_of
+from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
 from bench.data import DataShape
 from bench.model import Objective, seeded, starting_model, trial_model
 from suites.support.timing import kept_for_backward
-
-SAMPLE = (1, 2)
-"""Images in the two batches that a whole batch is extrapolated from, where FLOPs depend on data."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +57,7 @@ class _Step:
 
 
 def estimate(spec: TrialSpec, data: DataShape, parent_data: DataShape | None = None) -> Estimate:
-    """Estimate the cost of a trial.
-
-    Args:
-        spec: the trial.
-        data: the shape of its data, which need not be on this machine.
-        parent_data: the shape of its parent's data; None where it has no parent.
+    """Estimate the cost of a trial from the shapes of its data and of its parent's, if it has one.
 
     Raises:
         RequestError: the model, the router or the recipe does not exist or fit.
@@ -125,19 +117,18 @@ def _step(description: str, data: DataShape, parent_data: DataShape | None) -> _
             return replace(whole, exact=not answers.asked)
     except DataDependentOutputException:
         real = _start(spec, data, parent_data)
-        one, two = (_sampled(spec, data, real, images) for images in SAMPLE)
+        # From batches of one and two images of noise a whole batch is extrapolated. The noise is
+        # fixed, since the widths that identify trials are solved for by it.
+        with seeded(0):
+            one = _count(spec, data, real, 1)
+        with seeded(0):
+            two = _count(spec, data, real, 2)
         more = spec.train.batch_size - 1
         return _Step(
             one.flops + more * (two.flops - one.flops),
             one.kept_bytes + more * (two.kept_bytes - one.kept_bytes),
             exact=False,
         )
-
-
-def _sampled(spec: TrialSpec, data: DataShape, model: nn.Module, images: int) -> _Step:
-    """Count a step on fixed noise, since the widths that identify trials are solved for by it."""
-    with seeded(0):
-        return _count(spec, data, model, images)
 
 
 class _AnswerFalse(TorchDispatchMode):
@@ -160,4 +151,4 @@ def _count(spec: TrialSpec, data: DataShape, model: nn.Module, images: int) -> _
     model.zero_grad()
     with FlopCounter() as counter, kept_for_backward(model) as kept:
         Objective(spec.train)(model.train(), batch, labels, step=0).total.backward()
-    return _Step(counter.report().total, sum(kept.values()), exact=True)
+    return _Step(counter.total, sum(kept.values()), exact=True)

@@ -1,37 +1,36 @@
-"""FLOPs counted from the operations that torch executes, each priced by one table."""
+"""FLOPs counted from the operations that torch executes, each priced by one table.
+
+One FLOP is one floating-point operation: an addition, a multiplication, a division, a comparison,
+or one elementary function (exp, log, sqrt, tanh, erf, …). A multiply-add is two. A sum of n numbers
+counts n, as a dot product of n counts 2n. Moving data and integer work (indices, masks, counters)
+cost nothing.
+
+    matmul       2·m·n·k, and 1 per element of a bias: `torch.utils.flop_counter`'s own formulas
+    convolution  2 per weight and output; backward the same for each gradient that is asked for
+    attention    the products as torch counts them, and 6 per score (scale, softmax); backward 9
+    softmax      5 per element (maximum, subtract, exp, sum, divide); backward 4; logsumexp 4
+    norm         layer, group and batch norm 8 per element, backward 13; RMS norm 4, backward 9
+    elementwise  1 per output, but: gelu 5, backward 11; silu 4, backward 7; sigmoid 4, backward 3;
+                 tanh backward 3; softplus 3, backward 4; addcmul, addcdiv, lerp 3; clamp,
+                 dropout 2
+    reduction    1 per input (sum, mean, maximum, cumulative sum, scattered additions);
+                 variance 4, vector norm and dot product 2
+    sort         comparisons: n·log₂n a row; top-k n·log₂k (a heap of k), at least n
+    random       1 per uniform or Bernoulli number, 3 exponential, 5 normal
+"""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Callable
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
-
-from bench.compute.costs import Call, cost
-from bench.model import moe_layers
-from suites.support.subject import Observed
-
-
-@dataclass(frozen=True)
-class FlopReport:
-    """The FLOPs of what ran under a counter.
-
-    Attributes:
-        total: all of them.
-        by_kind: FLOPs by kind of work: matmul, attention, softmax, norm, elementwise, reduction,
-            sort, random.
-        uncounted: operations on floats that the table does not know, with their number of calls;
-            they add nothing to the total.
-    """
-
-    total: int
-    by_kind: dict[str, int]
-    uncounted: dict[str, int]
 
 
 class FlopCounter(TorchDispatchMode):
@@ -40,12 +39,23 @@ class FlopCounter(TorchDispatchMode):
     It sees operations below autograd, so the backward pass, custom autograd functions and the
     iterations of a transport plan are counted as the operations that they run. Works on any
     device, `meta` included.
+
+    Attributes:
+        by_kind: FLOPs by kind of work: matmul, attention, softmax, norm, elementwise, reduction,
+            sort, random.
+        uncounted: operations on floats that the table does not know, with their number of calls;
+            they add nothing to the total.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._by_kind: Counter[str] = Counter()
-        self._uncounted: Counter[str] = Counter()
+        self.by_kind: Counter[str] = Counter()
+        self.uncounted: Counter[str] = Counter()
+
+    @property
+    def total(self) -> int:
+        """All FLOPs so far."""
+        return sum(self.by_kind.values())
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -59,22 +69,17 @@ class FlopCounter(TorchDispatchMode):
         if out is not NotImplemented:
             return out
         out = func(*args, **kwargs)
-        price = cost(Call(func, args, kwargs, out))
+        price = _price(Call(func, args, kwargs, out))
         if price is None:
-            self._uncounted[str(func)] += 1
-        elif price.flops:
-            self._by_kind[price.kind] += price.flops
+            self.uncounted[str(func)] += 1
+        elif price[1]:
+            self.by_kind[price[0]] += price[1]
         return out
-
-    def report(self) -> FlopReport:
-        """Return what was counted so far."""
-        total = sum(self._by_kind.values())
-        return FlopReport(total, dict(self._by_kind), dict(self._uncounted))
 
 
 def count_flops(
     function: Callable[..., Tensor], *inputs: Any, backward: bool = False
-) -> FlopReport:
+) -> FlopCounter:
     """Count one call of a function or module.
 
     Args:
@@ -86,45 +91,186 @@ def count_flops(
         out = function(*inputs)
         if backward:
             out.backward(torch.ones_like(out))
-    return counter.report()
+    return counter
 
 
-def model_stats(model: nn.Module, seen: Observed) -> dict[str, float]:
-    """Compute single numbers that describe a model in eval mode.
+@dataclass(frozen=True)
+class Call:
+    """One call of an operation, with what it returned."""
 
-    Args:
-        model: dense, or with MoE layers.
-        seen: a batch that it has run on.
-
-    Returns:
-        `params_total`; `params_active`: those that act on a token on average, where an expert's
-        count by the slots that it runs for each token (1/E of the experts' for top-1 at capacity
-        1, twice as much at capacity 2); `flops_per_image`: of the forward pass, on that batch;
-        `slots_per_choice`: those that the experts run for each choice of a token, or for each
-        token where tokens do not choose, used or not, mean over MoE layers; and `expert_stats`.
-    """
-    per_choice = []
-    total = active = float(sum(parameter.numel() for parameter in model.parameters()))
-    for layer, routing in zip(moe_layers(model).values(), seen.routings, strict=True):
-        experts = sum(parameter.numel() for parameter in layer.experts.parameters())
-        active -= experts * (1 - layer.experts.active_share(routing))
-        tokens = routing.gates.shape[:2].numel()
-        per_choice.append(routing.slot_count / (tokens * (routing.choices or 1)))
-    with torch.no_grad():
-        flops = count_flops(model, seen.images).total
-    return {
-        "params_total": total,
-        "params_active": active,
-        "flops_per_image": flops / len(seen.images),
-        **({"slots_per_choice": fmean(per_choice)} if per_choice else {}),
-        **expert_stats(model),
-    }
+    func: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    out: Any
 
 
-def expert_stats(model: nn.Module) -> dict[str, float]:
-    """Average the statistics of the experts (see `Experts.stats`) over MoE layers."""
-    by_name: dict[str, list[float]] = defaultdict(list)
-    for layer in moe_layers(model).values():
-        for name, value in layer.experts.stats().items():
-            by_name[name].append(value)
-    return {name: fmean(values) for name, values in by_name.items()}
+Rule = Callable[[Call], float]
+
+
+def _price(call: Call) -> tuple[str, int] | None:
+    """Return the kind of a call's work and its FLOPs; None where the table does not know it."""
+    packet = call.func.overloadpacket
+    name = str(packet.__name__).rstrip("_")  # `add` for aten.add.Tensor and for aten.add_.Scalar
+    if name in RULES:
+        kind, rule = RULES[name]
+        counts = kind == "random" or any(t.is_floating_point() for t in _tensors(call.args))
+        return kind, int(rule(call)) if counts else 0
+    if packet in flop_counter.flop_registry:
+        return "matmul", int(_product(call))
+    is_view = any(r.alias_info and not r.alias_info.is_write for r in call.func._schema.returns)
+    if name in FREE or is_view:
+        return "movement", 0
+    if not any(t.is_floating_point() for t in _tensors([*call.args, call.out])):
+        return "movement", 0
+    if torch.Tag.pointwise in call.func.tags:
+        return "elementwise", _size(call.out)
+    return None
+
+
+def _size(value: Any) -> int:
+    """Count the elements of a tensor, or of the first tensor of several."""
+    return next((tensor.numel() for tensor in _tensors([value])), 0)
+
+
+def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _per_output(flops: float) -> Rule:
+    return lambda call: flops * _size(call.out)
+
+
+def _per_element(flops: float, argument: int = 0) -> Rule:
+    return lambda call: flops * _size(call.args[argument])
+
+
+def _sort(call: Call) -> float:
+    x, *rest = call.args
+    length = x.shape[call.kwargs.get("dim", rest[0] if rest else -1)] if x.dim() else 1
+    return x.numel() * math.ceil(math.log2(max(length, 2)))
+
+
+def _topk(call: Call) -> float:
+    x, k = call.args[:2]
+    return x.numel() * math.ceil(math.log2(max(k, 2)))
+
+
+def _product(call: Call) -> float:
+    formula = flop_counter.flop_registry[call.func.overloadpacket]
+    return float(formula(*call.args, **call.kwargs, out_val=call.out))
+
+
+def _product_and_bias(call: Call) -> float:
+    return _product(call) + _size(call.out)
+
+
+def _matrix_vector(call: Call) -> float:
+    return 2 * max(_size(argument) for argument in call.args)
+
+
+def _convolution(call: Call) -> float:
+    x, weight, bias, *_ = call.args
+    transposed = call.args[6]
+    per_position = 2 * weight[0].numel()
+    positions = x.numel() if transposed else call.out.numel()
+    return positions * per_position + (0 if bias is None else call.out.numel())
+
+
+def _convolution_backward(call: Call) -> float:
+    grad, x, weight = call.args[:3]
+    transposed, wanted = call.args[7], call.args[10]
+    positions = x.numel() if transposed else grad.numel()
+    products = positions * 2 * weight[0].numel() * (wanted[0] + wanted[1])
+    return products + (grad.numel() if wanted[2] else 0)
+
+
+def _scores(query: Tensor, key: Tensor) -> int:
+    """Count attention scores: batch · heads · queries · keys."""
+    return math.prod(query.shape[:-1]) * key.shape[-2]
+
+
+def _attention(call: Call) -> float:
+    query, key, value = call.args[:3]
+    products = flop_counter.sdpa_flop_count(query.shape, key.shape, value.shape)
+    return float(products) + 6 * _scores(query, key)
+
+
+def _attention_backward(call: Call) -> float:
+    grad, query, key, value = call.args[:4]
+    products = flop_counter.sdpa_backward_flop_count(
+        grad.shape, query.shape, key.shape, value.shape
+    )
+    # Recomputed: scale, subtract, exp. Then dot of output and gradient, and softmax backward.
+    return float(products) + 2 * grad.numel() + 9 * _scores(query, key)
+
+
+def _accumulated(call: Call) -> float:
+    """Price index_put, which adds where it accumulates and otherwise moves data."""
+    accumulate = call.kwargs.get("accumulate", call.args[3] if len(call.args) > 3 else False)
+    return _size(call.args[2]) if accumulate else 0
+
+
+def _table(*rows: tuple[str, str, Rule]) -> dict[str, tuple[str, Rule]]:
+    return {name: (kind, rule) for kind, names, rule in rows for name in names.split()}
+
+
+_CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
+_GPU_ATTENTION = [
+    f"_scaled_dot_product_{kind}_attention" for kind in ("efficient", "flash", "cudnn")
+]
+_ATTENTION = [_CPU_ATTENTION, *_GPU_ATTENTION]
+
+RULES: dict[str, tuple[str, Rule]] = _table(
+    ("matmul", "addmm baddbmm", _product_and_bias),
+    ("matmul", "dot vdot mv addmv linalg_vecdot", _matrix_vector),
+    ("matmul", "convolution _convolution cudnn_convolution", _convolution),
+    ("matmul", "convolution_backward", _convolution_backward),
+    ("attention", " ".join(_ATTENTION), _attention),
+    ("attention", " ".join(f"{name}_backward" for name in _ATTENTION), _attention_backward),
+    ("softmax", "_softmax _log_softmax _safe_softmax", _per_output(5)),
+    ("softmax", "_softmax_backward_data _log_softmax_backward_data", _per_output(4)),
+    ("softmax", "logsumexp logcumsumexp", _per_element(4)),
+    ("norm", "native_layer_norm native_group_norm native_batch_norm", _per_output(8)),
+    ("norm", "cudnn_batch_norm _native_batch_norm_legit _batch_norm_with_update", _per_output(8)),
+    ("norm", "native_layer_norm_backward native_group_norm_backward", _per_element(13)),
+    ("norm", "native_batch_norm_backward cudnn_batch_norm_backward", _per_element(13)),
+    ("norm", "_fused_rms_norm", _per_output(4)),
+    ("norm", "_fused_rms_norm_backward", _per_element(9)),
+    ("elementwise", "gelu", _per_output(5)),
+    ("elementwise", "gelu_backward", _per_output(11)),
+    ("elementwise", "silu sigmoid", _per_output(4)),
+    ("elementwise", "silu_backward", _per_output(7)),
+    ("elementwise", "sigmoid_backward tanh_backward softplus", _per_output(3)),
+    ("elementwise", "softplus_backward", _per_output(4)),
+    ("elementwise", "addcmul addcdiv lerp", _per_output(3)),
+    ("elementwise", "clamp native_dropout native_dropout_backward", _per_output(2)),
+    ("reduction", "sum mean amax amin max min argmax argmin prod nansum", _per_element(1)),
+    ("reduction", "cumsum cumprod cummax cummin", _per_element(1)),
+    ("reduction", "var std var_mean std_mean", _per_element(4)),
+    ("reduction", "aminmax linalg_vector_norm norm", _per_element(2)),
+    ("reduction", "index_add scatter_add", _per_element(1, argument=3)),
+    ("reduction", "scatter_reduce", _per_element(1, argument=3)),
+    ("reduction", "index_put _unsafe_index_put", _accumulated),
+    ("reduction", "embedding_dense_backward nll_loss_backward", _per_element(1)),
+    ("reduction", "nll_loss_forward", _per_element(1, argument=1)),
+    ("sort", "sort", _sort),
+    ("sort", "topk", _topk),
+    ("random", "uniform rand rand_like bernoulli", _per_output(1)),
+    ("random", "exponential", _per_output(3)),
+    ("random", "normal randn randn_like", _per_output(5)),
+)
+
+_MOVEMENT = (
+    "_local_scalar_dense _reshape_alias _to_copy _unsafe_view arange cat clone constant_pad_nd "
+    "copy diag_embed embedding empty empty_like empty_strided eye fill flip full full_like gather "
+    "index index_copy index_fill index_select isfinite isinf isnan item lift_fresh masked_fill "
+    "masked_select new_empty new_empty_strided new_full new_ones new_zeros nonzero ones ones_like "
+    "repeat resize roll scalar_tensor scatter select_backward select_scatter set slice_backward "
+    "slice_scatter stack tril triu unfold_backward where zero zeros zeros_like"
+)
+FREE = frozenset(_MOVEMENT.split())
+"""Operations that move or make data."""

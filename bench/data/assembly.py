@@ -7,9 +7,9 @@ import json
 import math
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL
@@ -40,14 +40,12 @@ def assemble(
     """Assemble a data set from the content of a source: complete splits, images of one shape.
 
     Args:
-        name: the requested name.
-        raw: the content of the source.
         image_size: height and width to scale images to; None keeps them.
         channels: 1 or 3; None keeps them, and takes 3 where only some images are in colour.
 
     Raises:
-        RequestError: an empty class, one too small to split, or images of unequal size.
-        UnreadableError: images cannot be read; the message counts them.
+        RequestError: an empty class, one too small to split, images of unequal size, or images
+            that cannot be read, which the message counts.
     """
     raw_splits = _complete(raw)
     for split_name, split in raw_splits.items():
@@ -74,11 +72,11 @@ def assemble(
         name,
         tuple(map(readable, raw.classes)),
         splits,
-        torch.tensor(statistics.mean),
-        torch.tensor(statistics.std),
-        statistics.content_hash,
-        raw.licence,
-        raw.attributes,
+        licence=raw.licence,
+        attributes=raw.attributes,
+        content_hash=statistics["content_hash"],
+        mean=torch.tensor(statistics["mean"]),
+        std=torch.tensor(statistics["std"]),
     )
 
 
@@ -152,17 +150,8 @@ def _long(values: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(values.astype(np.int64))  # a user's labels may be of any integer type
 
 
-@dataclass(frozen=True)
-class _Statistics:
-    """The hash and channel statistics of a data set, as in `Dataset`."""
-
-    content_hash: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
-def _statistics(splits: dict[str, Split]) -> _Statistics:
-    """Read every image once, in order; the result for unchanged files on disk is cached."""
+def _statistics(splits: dict[str, Split]) -> dict[str, Any]:
+    """Compute the content hash, mean and std; for unchanged files on disk they are cached."""
     key = _files_key(splits)
     if key is None:
         return _read_all(splits)
@@ -170,8 +159,9 @@ def _statistics(splits: dict[str, Split]) -> _Statistics:
     if not cached.exists():
         statistics = _read_all(splits)
         with replacing(cached) as part:
-            part.write_text(json.dumps(asdict(statistics)), encoding="utf-8")
-    return _Statistics(**json.loads(cached.read_text(encoding="utf-8")))
+            part.write_text(json.dumps(statistics), encoding="utf-8")
+    read: dict[str, Any] = json.loads(cached.read_text(encoding="utf-8"))
+    return read
 
 
 def _files_key(splits: dict[str, Split]) -> str | None:
@@ -203,7 +193,8 @@ def _files_key(splits: dict[str, Split]) -> str | None:
     return digest.hexdigest()
 
 
-def _read_all(splits: dict[str, Split]) -> _Statistics:
+def _read_all(splits: dict[str, Split]) -> dict[str, Any]:
+    """Read every image once, in order."""
     digest = hashlib.sha256()
     histogram = torch.zeros(splits["train"].images.shape[1], 256, dtype=torch.long)
     for name, split in sorted(splits.items()):
@@ -214,7 +205,8 @@ def _read_all(splits: dict[str, Split]) -> _Statistics:
             if name == "train":
                 histogram += channel_histogram(images)
         _add_attribute(digest, split)
-    return _Statistics(digest.hexdigest(), *channel_moments(histogram))
+    mean, std = channel_moments(histogram)
+    return {"content_hash": digest.hexdigest(), "mean": mean, "std": std}
 
 
 def _add_attribute(digest: hashlib._Hash, split: Split) -> None:

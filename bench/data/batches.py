@@ -6,7 +6,7 @@ import os
 import random
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import count
 
 import numpy as np
@@ -120,10 +120,8 @@ class Augment:
 
     Args:
         options: `crop_padding` pixels on every side, 0 for none; `flip`, with probability ½;
-            `randaugment`, timm's text such as "rand-m9-n2-mstd0.5", run image by image on the CPU.
-
-    Raises:
-        RequestError: a text that timm does not understand.
+            `randaugment`, timm's text such as "rand-m9-n2-mstd0.5", run image by image on the CPU;
+            `RequestError` where timm does not understand it.
     """
 
     def __init__(self, options: AugmentConfig) -> None:
@@ -132,16 +130,14 @@ class Augment:
         self._randaugment = _randaugment(options.randaugment) if options.randaugment else None
 
     def __call__(self, images: Tensor, seed: int, epochs: Tensor | int, indices: Tensor) -> Tensor:
-        """Augment a batch of images.
+        """Augment images, uint8 (n, c, h, w), on any device.
 
         Args:
-            images: uint8 (n, c, h, w), on any device.
-            seed: of the run.
             epochs: the epoch of each image (n,), or one for all.
             indices: (n,) each image's place in the training split.
 
         Returns:
-            uint8 (n, c, h, w); the given tensor itself where nothing is to be done.
+            uint8 (n, c, h, w); `images` itself where nothing is to be done.
         """
         keys = (seed, np.asarray(epochs), np.asarray(indices))
         if self._padding:
@@ -182,24 +178,16 @@ def _each(
 ) -> Tensor:
     """Apply `change` to each image by its seed, in PIL's colour mode, as timm needs it."""
     channels, *size = images.shape[1:]
-    shape = (3, *size)
     changed = []
-    with _global_generators_kept():
+    states = random.getstate(), np.random.get_state()  # of generators that timm's operations use
+    try:
         for pixels, seed in zip(images.cpu().numpy(), seeds.tolist(), strict=True):
             random.seed(seed)
             np.random.seed(seed % 2**32)
-            picture = Image.fromarray(np.broadcast_to(pixels, shape).transpose(1, 2, 0).copy())
-            result = change(picture).convert("L" if channels == 1 else "RGB")
+            coloured = np.broadcast_to(pixels, (3, *size)).transpose(1, 2, 0).copy()
+            result = change(Image.fromarray(coloured)).convert("L" if channels == 1 else "RGB")
             changed.append(np.atleast_3d(np.asarray(result)).transpose(2, 0, 1))
-    return torch.from_numpy(np.stack(changed)).to(images.device)
-
-
-@contextmanager
-def _global_generators_kept() -> Iterator[None]:
-    """Restore the global random generators, which timm's operations use."""
-    states = random.getstate(), np.random.get_state()
-    try:
-        yield
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+    return torch.from_numpy(np.stack(changed)).to(images.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +12,6 @@ from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
 from bench.data.registry import register_dataset
 from routers.errors import RequestError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 ATTRIBUTES = "list_attr_celeba.txt"
 PARTITION = "list_eval_partition.txt"
@@ -48,11 +44,20 @@ def read_celeba(folder: Path | None) -> RawData:
     partition = pd.read_csv(
         folder / PARTITION, sep=" ", header=None, index_col=0, names=["image", "split"]
     )
-    _refuse_missing(folder / IMAGES, table.index)
+    images = folder / IMAGES
+    present = {file.name for file in images.iterdir()} if images.is_dir() else set()
+    missing = [name for name in table.index if name not in present]
+    if missing:
+        raise RequestError(
+            f"{images} lacks {len(missing):,} of the {len(table):,} images of CelebA, as "
+            f"{missing[0]}; unpack {IMAGES}.zip there"
+        )
     split_of = partition["split"].reindex(table.index)
-    splits = {
-        name: _split(folder / IMAGES, table[split_of == number]) for name, number in SPLITS.items()
-    }
+    splits = {}
+    for name, number in SPLITS.items():
+        rows = table[split_of == number]
+        blond, male = (rows[each].to_numpy(np.int64) for each in ("Blond_Hair", "Male"))
+        splits[name] = RawSplit(Pictures([str(images / file) for file in rows.index]), blond, male)
     return RawData(("not blond", "blond"), splits, LICENCE, attributes=("female", "male"))
 
 
@@ -68,21 +73,3 @@ def _folder(root: Path) -> Path:
         with downloading("CelebA", (ATTRIBUTES, PARTITION, f"{IMAGES}/"), downloaded):
             CelebA(root, download=True)
     return downloaded
-
-
-def _refuse_missing(folder: Path, names: pd.Index) -> None:
-    present = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    missing = [name for name in names if name not in present]
-    if missing:
-        raise RequestError(
-            f"{folder} lacks {len(missing):,} of the {len(names):,} images of CelebA, as "
-            f"{missing[0]}; unpack {IMAGES}.zip there"
-        )
-
-
-def _split(folder: Path, rows: pd.DataFrame) -> RawSplit:
-    return RawSplit(
-        Pictures([str(folder / name) for name in rows.index]),
-        rows["Blond_Hair"].to_numpy(np.int64),
-        rows["Male"].to_numpy(np.int64),
-    )

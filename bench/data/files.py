@@ -23,11 +23,7 @@ CONNECT_SECONDS = 20
 
 
 def check_md5(file: Path, accepted: set[str]) -> None:
-    """Refuse a file that is not one of those that are known.
-
-    Raises:
-        RequestError: it is missing, or its MD5 is none of the accepted ones.
-    """
+    """Refuse, by `RequestError`, a file that is missing, or whose MD5 is none of those accepted."""
     if not file.exists():
         raise RequestError(f"{file.name} is missing in {file.parent}, where its sister files are")
     with file.open("rb") as opened:
@@ -41,10 +37,10 @@ def check_md5(file: Path, accepted: set[str]) -> None:
 
 @contextmanager
 def downloading(title: str, files: Sequence[str], folder: Path) -> Iterator[None]:
-    """Time downloads out soon where there is no network, and say which file to put where.
+    """Time downloads out soon where there is no network.
 
     Raises:
-        RequestError: whatever went wrong within; it says which file goes where.
+        RequestError: whatever went wrong within; it says which file to put where.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)
@@ -85,20 +81,13 @@ def expanded(path: str) -> Path:
         raise RequestError(f"{path}: {error} Write the path in full, or set HOME.") from None
 
 
-UNSIGNED_BYTES = 0x08
-
-
 def read_idx(path: Path) -> np.ndarray:
-    """Read the uint8 array in a gzipped IDX file.
-
-    Raises:
-        RequestError: the file is not a whole gzipped IDX file of unsigned bytes.
-    """
+    """Read the uint8 array in a gzipped IDX file; `RequestError` where it is not whole."""
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
         raise RequestError(f"{path} cannot be read as a gzipped IDX file: {error}") from None
-    if len(content) < 4 or content[:3] != bytes([0, 0, UNSIGNED_BYTES]):
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise RequestError(f"{path} is not an IDX file of unsigned bytes")
     dimensions = content[3]
     header = 4 + 4 * dimensions
@@ -116,11 +105,7 @@ def save_weights(model: nn.Module, path: Path) -> str:
 
 
 def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
-    """Load saved weights into a model of the same shape.
-
-    Raises:
-        BenchError: the file is missing, is not the one that was hashed, or is of another model.
-    """
+    """Load saved weights into a model; `BenchError` as of `read_tensors`, or of another model."""
     try:
         model.load_state_dict(read_tensors(path, sha256))
     except RuntimeError as error:
@@ -130,10 +115,7 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
 def write_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> str:
-    """Write named tensors in one file, atomically.
-
-    Args:
-        metadata: text that goes into the file's header.
+    """Write named tensors in one file, with metadata in its header, atomically.
 
     Returns:
         The file's SHA-256 in hexadecimal.

@@ -62,11 +62,7 @@ def read_imagefolder(folder: Path | None, path: str) -> RawData:
 
 
 def split_folders(name: str, root: Path, names: Mapping[str, tuple[str, ...]]) -> dict[str, Path]:
-    """Return the folder of each split that has one, by the names that it may have.
-
-    Raises:
-        RequestError: a split has two.
-    """
+    """Return the folder of each split that has one, by its possible names; refuse two of them."""
     folders = {}
     for split, possible in names.items():
         there = [root / each for each in possible if (root / each).is_dir()]
@@ -84,13 +80,11 @@ def _shown_folders(folder: Path) -> list[Path]:
 
 
 def _is_readable(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in _readable() and not name.startswith(".")
+    kind = _kinds().get(os.path.splitext(name)[1].lower())
+    return kind in Image.OPEN and not name.startswith(".")
 
 
-@cache
-def _readable() -> set[str]:
-    """Return the suffixes of the files that Pillow reads."""
-    return {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+_kinds = cache(Image.registered_extensions)  # of the files that Pillow knows, by suffix
 
 
 def _split(by_class: Mapping[Path, list[str]], classes: tuple[str, ...]) -> RawSplit:

@@ -62,17 +62,9 @@ def _mix(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def training_indices(
     num_samples: int, seed: int, step: int, batch_size: int
 ) -> tuple[Tensor, Tensor]:
-    """Return the images of one training step.
+    """Return the indices (batch_size,) of one step's images, and the epoch of each (batch_size,).
 
-    Args:
-        num_samples: size N of the training split.
-        seed: of the run.
-        step: counted from 0.
-        batch_size: images a step; a batch may span two epochs or, where N is small, more.
-
-    Returns:
-        indices: (batch_size,) long, into the training split.
-        epochs: (batch_size,) long, the epoch that each of them belongs to.
+    Steps count from 0; a batch may span two epochs or, where there are few images, more.
     """
     samples = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, positions = np.divmod(samples, num_samples)

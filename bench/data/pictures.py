@@ -19,7 +19,6 @@ from routers.errors import RequestError
 Key = str | int
 Header = tuple[int, int, bool]  # width, height, whether it is grey
 Result = TypeVar("Result")
-
 Outcome = tuple[Result | None, str]  # what was made of a picture, or why it cannot be read
 
 NAMED = 10  # unreadable pictures in a message
@@ -29,17 +28,11 @@ GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "F"}
 
 
 class UnreadableError(RequestError):
-    """Pictures that cannot be read: the first ten by name, and how many more there are.
-
-    Args:
-        faults: one sentence for each picture.
-    """
+    """Pictures that cannot be read: the first ten faults, and how many more there are."""
 
     def __init__(self, faults: Sequence[str]) -> None:
-        lines = list(faults[:NAMED])
-        if len(faults) > NAMED:
-            lines.append(f"and {len(faults) - NAMED} more")
-        super().__init__("\n".join(lines))
+        more = [f"and {len(faults) - NAMED} more"] if len(faults) > NAMED else []
+        super().__init__("\n".join([*faults[:NAMED], *more]))
 
 
 def open_file(path: Key) -> Image.Image:
@@ -74,24 +67,27 @@ class Pictures:
         return Pictures([self.keys[index] for index in indices.tolist()], self.open, self.place)
 
     def map(self, function: Callable[[Image.Image], Result]) -> list[Result]:
-        """Apply `function` to every picture, in order.
+        """Apply `function` to every picture, in order; `UnreadableError` where any is unreadable.
 
         Files are read in threads, since decoders let go of the interpreter. What `open` knows by
         number is not: it may lie in one shared file.
-
-        Raises:
-            UnreadableError: pictures cannot be read.
         """
-        results: list[Result] = []
-        faults: list[str] = []
-        for result, fault in self._results(function):
-            if fault:
-                faults.append(fault)
-            else:
-                results.append(cast(Result, result))
-        if faults:
-            raise UnreadableError(faults)
-        return results
+        results, faults = zip(*self._results(function), strict=True) if self.keys else ((), ())
+        if any(faults):
+            raise UnreadableError(list(filter(None, faults)))
+        return cast(list[Result], list(results))
+
+    def faults(self) -> list[str]:
+        """Say what is wrong with each picture whose pixels cannot be read."""
+        return [fault for _, fault in self._results(_decode) if fault]
+
+    def headers(self) -> dict[Header, Key]:
+        """Return the sizes and kinds that occur, each with the first picture that has it."""
+        headers = self.map(lambda picture: (*picture.size, picture.mode in GREY_MODES))
+        examples: dict[Header, Key] = {}
+        for key, header in zip(self.keys, headers, strict=True):
+            examples.setdefault(header, key)
+        return examples
 
     def _results(self, function: Callable[[Image.Image], Result]) -> Iterator[Outcome[Result]]:
         def read(block: Sequence[Key]) -> list[Outcome[Result]]:
@@ -104,18 +100,6 @@ class Pictures:
             blocks = [self.keys[start : start + BLOCK] for start in range(0, len(self), BLOCK)]
             for outcomes in pool.map(read, blocks):
                 yield from outcomes
-
-    def faults(self) -> list[str]:
-        """Say what is wrong with each picture whose pixels cannot be read."""
-        return [fault for _, fault in self._results(_decode) if fault]
-
-    def headers(self) -> dict[Header, Key]:
-        """Return the sizes and kinds that occur, each with the first picture that has it."""
-        examples: dict[Header, Key] = {}
-        headers = self.map(lambda picture: (*picture.size, picture.mode in GREY_MODES))
-        for key, header in zip(self.keys, headers, strict=True):
-            examples.setdefault(header, key)
-        return examples
 
     def _read(self, key: Key, function: Callable[[Image.Image], Result]) -> Outcome[Result]:
         try:

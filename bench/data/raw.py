@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +13,8 @@ from PIL import Image
 
 from bench.data.pictures import Header, Key, Pictures
 from routers.errors import RequestError, nearest
+
+SPLITS = ("train", "val", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,17 +40,16 @@ class RawSplit:
 
     def headers(self) -> dict[Header, Key]:
         """Return the sizes and kinds of images that occur, each with an example's key."""
-        images = self.images
-        if isinstance(images, Pictures):
-            return images.headers()
-        return {(images.shape[2], images.shape[1], images.shape[3:] != (3,)): 0}
+        if isinstance(self.images, Pictures):
+            return self.images.headers()
+        _, height, width, *channels = self.images.shape
+        return {(width, height, channels != [3]): 0}
 
     def pictures(self) -> Pictures:
         """Return the images as pictures."""
-        images = self.images
-        if isinstance(images, Pictures):
-            return images
-        return Pictures(range(len(images)), partial(_from_array, images))
+        if isinstance(self.images, Pictures):
+            return self.images
+        return Pictures(range(len(self.images)), partial(_from_array, self.images))
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,16 +103,11 @@ class RawData:
                 f"images have the shape {pixels.shape} and labels {numbers.shape}; "
                 "give one label for each image"
             )
-        by_split = {"train": train, "val": val, "test": test}
-        chosen = {
-            name: np.asarray(indices, np.int64)
-            for name, indices in by_split.items()
-            if indices is not None
-        }
-        _refuse_overlap(chosen, len(numbers))
+        by_split = zip(SPLITS, (train, val, test), strict=True)
+        chosen = {name: np.asarray(each, np.int64) for name, each in by_split if each is not None}
+        taken = _refuse_overlap(chosen, len(numbers))
         if train is None:
-            others = np.concatenate([*chosen.values(), np.empty(0, np.int64)])
-            chosen["train"] = np.setdiff1d(np.arange(len(numbers)), others)
+            chosen["train"] = np.setdiff1d(np.arange(len(numbers)), taken)
         splits = {name: RawSplit(pixels[each], numbers[each]) for name, each in chosen.items()}
         return cls(tuple(classes), splits, licence)
 
@@ -133,8 +130,8 @@ def _from_array(images: NDArray[np.uint8], index: int) -> Image.Image:
     return Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
 
 
-def _refuse_overlap(splits: dict[str, NDArray[np.int64]], count: int) -> None:
-    """Refuse an index outside [0, count), and one that occurs twice in all splits together."""
+def _refuse_overlap(splits: dict[str, NDArray[np.int64]], count: int) -> list[int]:
+    """Refuse an index outside [0, count), and one that occurs twice in all; returns all others."""
     split_of: dict[int, str] = {}
     for name, indices in splits.items():
         for index in indices.tolist():
@@ -147,25 +144,16 @@ def _refuse_overlap(splits: dict[str, NDArray[np.int64]], count: int) -> None:
                     f"{' twice' if len(both) == 1 else ''}; splits must not overlap"
                 )
             split_of[index] = name
+    return list(split_of)
 
 
-SPLITS = ("train", "val", "test")
-
-
-def refuse_invalid(name: str, raw: object) -> RawData:
-    """Return the content if it is as a data set's should be.
-
-    Raises:
-        RequestError: with the first fault.
-    """
-    fault = structure_fault(raw)
-    if fault is None:
-        assert isinstance(raw, RawData)
-        faults = (find(raw) for find in FAULTS)
-        fault = next((each for each in faults if each), None)
-        if fault is None:
-            return raw
-    raise RequestError(f"data set {name!r}: {fault}")
+def refuse_invalid(name: str, raw: Any) -> RawData:
+    """Return the content if it is as a data set's should be; else `RequestError`."""
+    fault = structure_fault(raw) or class_fault(raw) or image_fault(raw) or label_fault(raw)
+    if fault:
+        raise RequestError(f"data set {name!r}: {fault}")
+    checked: RawData = raw
+    return checked
 
 
 def structure_fault(raw: object) -> str | None:
@@ -215,30 +203,27 @@ def image_fault(raw: RawData) -> str | None:
 
 def label_fault(raw: RawData) -> str | None:
     """Tell what is wrong with the labels, or with the values of the protected attribute."""
-    for name, split in raw.splits.items():
-        fault = _numbers_fault(f"the labels of {name}", split, split.labels, raw.classes)
-        if fault is None and split.attribute is not None:
-            what = f"the attributes of {name}"
-            fault = _numbers_fault(what, split, split.attribute, raw.attributes)
-        if fault:
-            return fault
-    return None
+    faults = (
+        _numbers_fault(f"the {what} of {name}", len(split.images), numbers, names)
+        for name, split in raw.splits.items()
+        for what, numbers, names in (
+            ("labels", split.labels, raw.classes),
+            ("attributes", split.attribute, raw.attributes),
+        )
+        if what == "labels" or numbers is not None
+    )
+    return next(filter(None, faults), None)
 
 
-def _numbers_fault(
-    what: str, split: RawSplit, numbers: object, names: tuple[str, ...]
-) -> str | None:
-    """Tell why `numbers` are not one number in [0, number of names) for each image."""
+def _numbers_fault(what: str, count: int, numbers: object, names: tuple[str, ...]) -> str | None:
+    """Tell why `numbers` are not one number in [0, number of names) for each of so many images."""
     if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in "iu":
         kind = getattr(numbers, "dtype", type(numbers).__name__)
         return f"{what} are {kind}; give an array of integers"
-    if numbers.shape != (len(split.images),):
-        return f"{what} have the shape {numbers.shape}; there are {len(split.images)} images"
+    if numbers.shape != (count,):
+        return f"{what} have the shape {numbers.shape}; there are {count} images"
     outside = numbers[(numbers < 0) | (numbers >= len(names))]
     if len(outside):
         last = len(names) - 1
         return f"{what} contain {outside[0]}; with {len(names)} names they go from 0 to {last}"
     return None
-
-
-FAULTS: tuple[Callable[[RawData], str | None], ...] = (class_fault, image_fault, label_fault)

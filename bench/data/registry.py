@@ -60,11 +60,7 @@ def register_dataset(
 def find_dataset(name: str) -> tuple[Entry, tuple[str, ...]]:
     """Return the data set of a name, and the arguments that the name brings.
 
-    Args:
-        name: as `digits`, or as `imagefolder:/my/images`, which brings one argument.
-
-    Raises:
-        RequestError: there is no such data set.
+    `digits` brings none, `imagefolder:/my/images` one. `RequestError` where there is none such.
     """
     prefix, colon, argument = name.partition(":")
     for entry in DATASETS.entries():
@@ -95,8 +91,7 @@ def read_source(name: str, data_dir: str | None = None) -> RawData:
     """Return what the function of a data set returns, as yet unchecked.
 
     Raises:
-        RequestError: there is no such data set, its files cannot be read, or a user's function
-            fails.
+        RequestError: there is no such data set, it cannot be read, or a user's function fails.
     """
     entry, arguments = find_dataset(name)
     folder = expanded(data_dir) if data_dir else None
@@ -172,11 +167,7 @@ class Datasets:
         self._loaded: dict[str, Dataset] = {}
 
     def get(self, config: DataConfig) -> Dataset:
-        """Return the data set of a configuration.
-
-        Raises:
-            BenchError: the data set is missing or invalid.
-        """
+        """Return the data set of a configuration; `BenchError` where it is missing or invalid."""
         key = to_json(config.model_dump(mode="json", exclude={"augment"}))
         if key not in self._loaded:
             shared = self._shared.get(key)
@@ -195,8 +186,7 @@ class Datasets:
 def load_with_shape(config: DataConfig, datasets: Datasets) -> tuple[DataShape, Dataset | None]:
     """Load a data set; returns its shape alone where a well-known data set is missing.
 
-    Raises:
-        BenchError: the data set is missing, and its shape is not known.
+    `BenchError` where a data set is missing whose shape is not known.
     """
     try:
         dataset = datasets.get(config)

@@ -117,17 +117,15 @@ def _create(name: str, root: Path | None, **options: Any) -> Any:
 def _class_names(dataset: Any) -> dict[int, str]:
     for holder in (getattr(dataset, "reader", None), dataset):
         for attribute in ("class_to_idx", "class_name_to_idx"):
-            numbers = getattr(holder, attribute, None)
-            if numbers:
+            if numbers := getattr(holder, attribute, None):
                 return {int(label): str(name) for name, label in reversed(numbers.items())}
     return {}
 
 
 def _read(name: str, dataset: Any) -> RawSplit:
-    reader = getattr(dataset, "reader", dataset)
     if isinstance(dataset, IterableDataset):
-        images, labels = _read_stream(name, dataset)
-        return RawSplit(Pictures(range(len(images)), images.__getitem__, name), labels)
+        return _read_stream(name, dataset)
+    reader = getattr(dataset, "reader", dataset)
     files = getattr(reader, "samples", getattr(reader, "imgs", None))
     if isinstance(files, list):
         return RawSplit(Pictures([file for file, _ in files]), _labels(name, (y for _, y in files)))
@@ -135,8 +133,9 @@ def _read(name: str, dataset: Any) -> RawSplit:
     return RawSplit(Pictures(range(len(labels)), partial(_open, reader), name), labels)
 
 
-def _read_stream(name: str, stream: Iterable[tuple[Image.Image, int]]) -> tuple[list, np.ndarray]:
-    images, labels, size = [], [], 0
+def _read_stream(name: str, stream: Iterable[tuple[Any, int]]) -> RawSplit:
+    images: list[Image.Image] = []
+    labels, size = [], 0
     for image, label in stream:
         picture = _picture(image)
         size += picture.width * picture.height * len(picture.getbands())
@@ -147,7 +146,8 @@ def _read_stream(name: str, stream: Iterable[tuple[Image.Image, int]]) -> tuple[
             )
         images.append(picture)
         labels.append(label)
-    return images, _labels(name, labels)
+    pictures = Pictures(range(len(images)), images.__getitem__, name)
+    return RawSplit(pictures, _labels(name, labels))
 
 
 def _open(reader: Any, index: int) -> Image.Image:

@@ -70,15 +70,14 @@ def _read_mnist_like(source: type[MNIST], data_dir: Path | None, licence: str) -
     if source.__name__ == "FashionMNIST" and data_dir is None:
         candidates.append(DEBIAN_FASHION_MNIST)
     names = [name for name, _ in source.resources]
-    begun = (c for c in candidates if any((c / name).exists() for name in names))
+    begun = (each for each in candidates if any((each / name).exists() for name in names))
     folder = next(begun, downloaded)
     if folder == downloaded and not all((folder / name).exists() for name in names):
         with downloading(source.__name__, names, folder):
             source(root, download=True)
+    again = DEBIAN_MD5 if folder == DEBIAN_FASHION_MNIST else {}
     for name, md5 in source.resources:
-        check_md5(
-            folder / name, {md5, DEBIAN_MD5[name]} if folder == DEBIAN_FASHION_MNIST else {md5}
-        )
+        check_md5(folder / name, {md5, again.get(name, md5)})
     splits = {
         split: RawSplit(
             read_idx(folder / f"{stem}-images-idx3-ubyte.gz"),

@@ -1,12 +1,12 @@
 """Models: the MoE layer, the experts behind its slots, and timm models made of them."""
 
 from bench.model.backbone import moefy, seeded, site_of, widen
-from bench.model.build import build_model, moe_seed, trial_model
+from bench.model.build import TRANSFORMS, moe_seed, register_transform, starting_model, trial_model
 from bench.model.classifier import image_classifier
-from bench.model.derive import TRANSFORMS, starting_model
 from bench.model.experts import (
     EXPERTS,
     Experts,
+    MLPExperts,
     Replaced,
     ReplacedLinear,
     ReplacedMLP,
@@ -14,20 +14,18 @@ from bench.model.experts import (
     build_experts,
     register_experts,
 )
-from bench.model.experts.mlp import MLPExperts
-from bench.model.layers import moe_layers
-from bench.model.moe import Activations, MoELayer, reweighted
+from bench.model.moe import Activations, MoELayer, moe_layers, reweighted
 from bench.model.objective import Objective, autocast, naming_layer
 from bench.model.origin import (
     Origin,
     defining_files,
     is_installed,
     model_origin,
+    pretrained_hash,
     registering_modules,
     search_folders,
 )
 from bench.model.state import forward_pass
-from bench.model.weights import pretrained_hash
 from routers.plugins import ELSEWHERE
 
 # A plugin may bring a model alone.
@@ -48,7 +46,6 @@ __all__ = [
     "ReplacedNetwork",
     "autocast",
     "build_experts",
-    "build_model",
     "defining_files",
     "forward_pass",
     "image_classifier",
@@ -60,6 +57,7 @@ __all__ = [
     "naming_layer",
     "pretrained_hash",
     "register_experts",
+    "register_transform",
     "reweighted",
     "search_folders",
     "seeded",

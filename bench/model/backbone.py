@@ -1,20 +1,24 @@
-"""A timm model, and the same model with MoE layers in place of MLPs."""
+"""A timm model with MoE layers, or wider ones, in place of some of its modules."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bench.model.experts import Experts, ReplacedMLP, build_experts, replaced_by
-from bench.model.layers import places_of, tokens_of
+from bench.model.classifier import ImageNetwork
+from bench.model.experts import Experts, ReplacedMLP, build_experts, is_linear, replaced_by
 from bench.model.moe import Groups, MoELayer
 from bench.model.state import ModelPasses
-from bench.model.weights import read_pretrained, require_all
 from routers import RequestError, Router, Site, build_router
+from routers.errors import with_article
+
+MLP_NAMES = ("mlp", "mlp_channels")
+"""What timm calls the MLP of a block; MLP-Mixer has a second one, over tokens."""
 
 
 def moefy(
@@ -35,12 +39,8 @@ def moefy(
     Args:
         model: see `places_of`.
         router: a registered name, or a callable like a router class.
-        experts: a registered name.
-        num_experts: E.
         layers: which modules, see `places_of`.
         groups: see `MoELayer`.
-        router_options: hyper-parameters of the router.
-        experts_options: hyper-parameters of the experts.
         input_size: (channels, height, width) of an image; the model's own where None.
         seed: of the new layers' weights, which then leave torch's global generator untouched.
 
@@ -51,10 +51,11 @@ def moefy(
         RequestError: a name, an option or a layer that does not exist.
     """
     places = places_of(model, layers)
-    tokens = tokens_of(model, list(places.values()), input_size)
-    make_router = router if callable(router) else _by_name(router)
-    passes = ModelPasses()
     replaced = {name: replaced_by(module) for name, module in places.items()}
+    dims = {module: replaced[name].dim for name, module in places.items()}
+    tokens = tokens_of(model, dims, input_size)
+    make_router = router if callable(router) else partial(build_router, router)
+    passes = ModelPasses()
     with seeded(seed):
         # All experts before all routers: so they start alike whatever the router.
         behind = {
@@ -64,10 +65,12 @@ def moefy(
             for name, shape in replaced.items()
         }
         for name, module in places.items():
+            # Of a group; of a batch they are not known yet.
+            known = {"image": tokens[module], "batch": None}
             gate = make_router(
                 dim=replaced[name].dim,
                 num_experts=num_experts,
-                tokens=_group_tokens(groups, tokens[module]),
+                tokens=known[groups] if isinstance(groups, str) else groups,
                 site=site_of(behind[name]),
                 **(router_options or {}),
             )
@@ -88,10 +91,7 @@ def widen(
     experts_options: dict[str, Any],
     seed: int,
 ) -> None:
-    """Widen MLPs to the parameters that MoE layers with a linear gate would have in their place.
-
-    Args: see `moefy`.
-    """
+    """Widen MLPs to the parameters that MoE layers with a linear gate would have in their place."""
     with seeded(seed):
         for mlp in places_of(model, layers).values():
             old = replaced_by(mlp)
@@ -105,84 +105,22 @@ def widen(
                     experts, num_experts=num_experts, replaced=old, **experts_options
                 )
             gate = old.dim * sum(behind.level_sizes or (num_experts,))
-            _widen(mlp, old, gate + sum(p.numel() for p in behind.parameters()))
-
-
-def _widen(mlp: nn.Module, old: ReplacedMLP, parameters: int) -> None:
-    """Give an MLP the hidden width at which it has this many parameters."""
-    # 2·d·h weights, and h + d biases where there are any.
-    hidden = round((parameters - old.bias * old.dim) / (2 * old.dim + old.bias))
-    device = next(mlp.parameters()).device
-    mlp.fc1 = nn.Linear(old.dim, hidden, bias=old.bias, device=device)
-    mlp.fc2 = nn.Linear(hidden, old.dim, bias=old.bias, device=device)
-    for linear, std in zip((mlp.fc1, mlp.fc2), old.std, strict=True):
-        nn.init.normal_(linear.weight, std=std)
-        if linear.bias is not None:
-            nn.init.zeros_(linear.bias)
+            parameters = gate + sum(p.numel() for p in behind.parameters())
+            # 2·d·h weights, and h + d biases where there are any.
+            hidden = round((parameters - old.bias * old.dim) / (2 * old.dim + old.bias))
+            device = next(mlp.parameters()).device
+            mlp.fc1 = nn.Linear(old.dim, hidden, bias=old.bias, device=device)
+            mlp.fc2 = nn.Linear(hidden, old.dim, bias=old.bias, device=device)
+            for linear, std in zip((mlp.fc1, mlp.fc2), old.std, strict=True):
+                nn.init.normal_(linear.weight, std=std)
+                if linear.bias is not None:
+                    nn.init.zeros_(linear.bias)
 
 
 def site_of(experts: Experts) -> Site:
     """Describe the layer to the router that will stand in it."""
     shape = experts.replaced.token_shape
     return Site(shape if len(shape) > 1 else None, experts.level_sizes, experts.hidden_width)
-
-
-def dense_model(
-    name: str,
-    *,
-    in_chans: int,
-    num_classes: int,
-    seed: int,
-    options: dict[str, Any],
-    weights: str | None = None,
-) -> nn.Module:
-    """Build a timm model by name, with random weights drawn from `seed`, or with those of a file.
-
-    Raises:
-        RequestError: timm has no such model, the model takes no such option, or the file does not
-            hold its weights.
-    """
-    from bench.model.timm_models import require_model, timm
-
-    require_model(name)
-    wanted = {"in_chans": in_chans, "num_classes": num_classes, **options}
-    if weights:
-        with seeded(seed):
-            return _loaded(name, wanted, weights)
-    try:
-        with seeded(seed):
-            return timm.create_model(name, **wanted)
-    except (TypeError, AssertionError, ValueError) as error:
-        raise RequestError(f"timm's {name!r} refuses model.options = {options}: {error}") from error
-
-
-def _loaded(name: str, wanted: dict[str, Any], file: str) -> nn.Module:
-    """Build the model with the weights of a file, adapted to its channels and classes."""
-    from bench.model.timm_models import timm
-
-    tensors = read_pretrained(file)
-    overlay: dict[str, Any] = {"state_dict": tensors}
-    usual = timm.get_pretrained_cfg(name)
-    last = tensors.get(f"{usual.classifier}.weight") if usual else None
-    if last is not None:
-        overlay["num_classes"] = len(last)  # of the file, so that a fitting last layer is kept
-    try:
-        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **wanted)
-    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
-        raise RequestError(f"model.weights = {file!r} does not fit {name!r}: {error}") from error
-    require_all(model, tensors, file)
-    return model
-
-
-def _by_name(name: str) -> Callable[..., Router]:
-    return lambda **arguments: build_router(name, **arguments)
-
-
-def _group_tokens(groups: Groups, per_image: int) -> int | None:
-    """Return the tokens in a group; None where they depend on the batch."""
-    if groups == "image":
-        return per_image
-    return None if groups == "batch" else int(groups)
 
 
 @contextmanager
@@ -194,3 +132,127 @@ def seeded(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
+
+
+def places_of(model: nn.Module, layers: str | Sequence[int]) -> dict[str, nn.Module]:
+    """Return the modules to replace by module name, in network order.
+
+    Args:
+        model: a timm model whose blocks have `.mlp` (ViT, DeiT, Swin, …) or, as MLP-Mixer,
+            `.mlp_channels`, or an `image_classifier`.
+        layers: "head" for the last layer, else see `chosen_layers`.
+
+    Raises:
+        RequestError: there is nothing to replace.
+    """
+    if layers == "head":
+        return _head(model)
+    blocks = blocks_of(model)
+    if not blocks:
+        raise RequestError(f"{type(model).__name__} has no block with .mlp to replace")
+    names = list(blocks)
+    chosen = chosen_layers(layers, len(names))
+    if not chosen:
+        raise RequestError(
+            f"model.layers = {layers!r} chooses no block of {type(model).__name__}, out of "
+            f"{len(names)}; choose 'all'"
+        )
+    return {names[index]: blocks[names[index]] for index in chosen}
+
+
+def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
+    """Return the MLPs of a model's blocks, or its one network, by module name, in network order."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in MLP_NAMES or isinstance(module, ImageNetwork)
+    }
+
+
+def chosen_layers(layers: str | Sequence[int], depth: int) -> list[int]:
+    """Return the indices of the blocks to replace, ascending.
+
+    Args:
+        layers: "every2" (each second block), "last2" (the last two of those, 2106.05974), "all",
+            or indices, negative ones from the end.
+        depth: blocks of the model.
+
+    Raises:
+        RequestError: a name that is none of these, or an index that the model does not have.
+    """
+    every2 = list(range(1, depth, 2))
+    named = {"every2": every2, "last2": every2[-2:], "all": list(range(depth))}
+    if isinstance(layers, str):
+        if layers not in named:
+            raise RequestError(
+                f"model.layers = {layers!r} is not 'every2', 'last2', 'all', 'head' or a list of "
+                "blocks"
+            )
+        return named[layers]
+    for index in layers:
+        if not -depth <= index < depth:
+            raise RequestError(
+                f"model.layers names block {index}; the model's blocks are 0 to {depth - 1}"
+            )
+    return sorted({index % depth for index in layers})
+
+
+def tokens_of(
+    model: nn.Module, dims: Mapping[nn.Module, int], input_size: tuple[int, int, int] | None
+) -> dict[nn.Module, int]:
+    """Count the tokens of one image at each module, in a forward pass of one blank image.
+
+    Args:
+        model: a timm model.
+        dims: the number of values of a token, by module.
+        input_size: (channels, height, width) of the image; the model's own where None.
+
+    Raises:
+        RequestError: the model does not take images of this size.
+    """
+    tokens: dict[nn.Module, int] = {}
+
+    def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        tokens[module] = inputs[0].numel() // dims[module]
+
+    hooks = [place.register_forward_pre_hook(see) for place in dims]
+    weight = next(model.parameters())
+    shape = input_size or _own_input_size(model)
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *shape, device=weight.device, dtype=weight.dtype))
+    except (AssertionError, RuntimeError) as error:
+        size = " x ".join(map(str, shape))
+        raise RequestError(
+            f"{type(model).__name__} does not take images of {size}: {error} "
+            "Set model.options.img_size, or data.image_size and data.channels"
+        ) from error
+    finally:
+        model.train(was_training)
+        for hook in hooks:
+            hook.remove()
+    return tokens
+
+
+def _head(model: nn.Module) -> dict[str, nn.Module]:
+    last = getattr(model, "get_classifier", lambda: None)()
+    if last is None or not is_linear(last):
+        what = "unknown" if last is None else with_article(type(last).__name__)
+        raise RequestError(
+            f"model.layers = 'head': the last layer of {type(model).__name__} is {what}, not a "
+            "plain linear layer"
+        )
+    return {name: module for name, module in model.named_modules() if module is last}
+
+
+def _own_input_size(model: nn.Module) -> tuple[int, int, int]:
+    from timm.layers.patch_embed import PatchEmbed
+
+    for module in model.modules():
+        if isinstance(module, PatchEmbed) and module.img_size is not None:
+            return module.proj.in_channels, *module.img_size
+        if isinstance(module, ImageNetwork):
+            return module.image_shape
+    channels, height, width = model.pretrained_cfg["input_size"]  # type: ignore[index]
+    return channels, height, width

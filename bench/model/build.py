@@ -1,14 +1,25 @@
-"""The model of a trial, built from its description."""
+"""The model that a training starts from: built from a trial's description, or made of another."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 from torch import nn
 
-from bench.config import ExpertsConfig, ModelConfig, RouterConfig, TrialSpec
+from bench.config import RouterConfig, TrialSpec
 from bench.data import Purpose, ShapedData, random_bits
-from bench.model.backbone import dense_model, moefy, widen
-from bench.model.layers import tokens_of
-from routers import ROUTERS, Baseline
+from bench.model.backbone import moefy, tokens_of, widen
+from routers import ROUTERS, Baseline, Router
+from routers.errors import BenchError, RequestError
+from routers.registry import Registry
+
+TRANSFORMS = Registry("transform")
+"""Functions `(parent, child) -> None` of two models on one device: the trained parent, which stays
+as it is, and the child with its initial weights. They move what they need into the child, in place,
+and freeze (`requires_grad_(False)`) what is not to be trained."""
+register_transform = TRANSFORMS.register
 
 
 def moe_seed(seed: int, aa_replicate: int = 0) -> int:
@@ -20,89 +31,125 @@ def moe_seed(seed: int, aa_replicate: int = 0) -> int:
     return int(random_bits(Purpose.MOE_WEIGHTS, seed, aa_replicate)[0])
 
 
-def build_model(
-    model: ModelConfig,
-    router: RouterConfig,
-    experts: ExpertsConfig,
-    *,
-    in_chans: int,
-    num_classes: int,
-    seed: int,
-    aa_replicate: int = 0,
-    input_size: tuple[int, int] | None = None,
+def trial_model(
+    spec: TrialSpec, data: ShapedData, *, router: RouterConfig | None = None
 ) -> nn.Module:
-    """Build a timm model with MoE layers, or a dense one where the router is a baseline.
+    """Build a trial's model with MoE layers, or a dense one where the router is a baseline.
 
     Args:
-        model: the timm model, and which of its blocks become MoE layers.
-        router: a registered router or baseline, with its hyper-parameters.
-        experts: what the slots run.
-        in_chans: channels of an image.
-        num_classes: outputs.
-        seed: of the weights; those of the MoE layers come from a stream of their own.
-        aa_replicate: see `TrialSpec`.
-        input_size: height and width of an image; the model's own where None.
+        spec: the trial; its seed is of all weights, but those of the MoE layers come from a stream
+            of their own.
+        data: the shape of its data.
+        router: a router in place of the trial's own.
 
     Returns:
-        float32 weights on torch's default device.
+        The model with its initial weights, float32, on torch's default device.
 
     Raises:
         RequestError: a name or an option that does not exist.
     """
-    net = dense_model(
-        model.name,
-        in_chans=in_chans,
-        num_classes=num_classes,
-        seed=seed,
-        options=dict(model.options),
-        weights=model.weights,
-    )
+    from bench.model.timm_models import dense_model
+
+    router, experts, size = router or spec.router, spec.experts, data.image_shape
+    model = dense_model(spec.model, in_chans=size[0], num_classes=data.num_classes, seed=spec.seed)
+    layers: dict[str, Any] = {
+        "layers": spec.model.layers,
+        "experts": experts.name,
+        "num_experts": experts.num_experts,
+        "experts_options": dict(experts.options),
+        "seed": moe_seed(spec.seed, spec.twin),
+    }
     target = ROUTERS.get(router.name).target
-    image = (in_chans, *input_size) if input_size else None
-    if issubclass(target, Baseline):
-        tokens_of(net, [], image)
-        if target.widen:
-            widen(
-                net,
-                layers=model.layers,
-                experts=experts.name,
-                num_experts=experts.num_experts,
-                experts_options=dict(experts.options),
-                seed=moe_seed(seed, aa_replicate),
-            )
-        return net
-    return moefy(
-        net,
-        router=router.name,
-        experts=experts.name,
-        num_experts=experts.num_experts,
-        layers=model.layers,
-        groups=model.groups,
-        router_options=dict(router.options),
-        experts_options=dict(experts.options),
-        input_size=image,
-        seed=moe_seed(seed, aa_replicate),
-    )
+    if not issubclass(target, Baseline):
+        layers |= {"router_options": dict(router.options), "groups": spec.model.groups}
+        return moefy(model, router=router.name, input_size=size, **layers)
+    tokens_of(model, {}, size)
+    if target.widen:
+        widen(model, **layers)
+    return model
 
 
-def trial_model(
-    spec: TrialSpec, data: ShapedData, *, router: RouterConfig | None = None
-) -> nn.Module:
-    """Build a trial's model with its initial weights, on torch's default device.
+def starting_model(spec: TrialSpec, data: ShapedData, parent: nn.Module | None) -> nn.Module:
+    """Build the model before the first step of its training, on torch's default device.
 
-    Args:
-        spec: the trial.
-        data: the shape of its data.
-        router: a router in place of the trial's own.
+    `parent` is the model of `spec.parent`, trained; None where the trial is not derived.
+
+    Raises:
+        BenchError: the parent is missing.
+        RequestError: the transform does not fit the two models.
     """
-    channels, *size = data.image_shape
-    return build_model(
-        spec.model,
-        router or spec.router,
-        spec.experts,
-        in_chans=channels,
-        num_classes=data.num_classes,
-        seed=spec.seed,
-        aa_replicate=spec.twin,
-        input_size=(size[0], size[1]),
-    )
+    model = trial_model(spec, data)
+    if spec.transform is not None:
+        if parent is None:
+            raise BenchError("a derived trial is trained from its parent's model; none was given")
+        TRANSFORMS.get(spec.transform).target(parent, model)
+    return model
+
+
+@register_transform("distill", source="arXiv 2302.14703")
+def distill(parent: nn.Module, child: nn.Module) -> None:
+    """Copy the parent's weights; then train the gates alone.
+
+    So an expensive gate can leave its trained experts to a plain gate.
+
+    Raises:
+        RequestError: something but the gates has no counterpart by name and shape, or no gate of
+            the child learns.
+    """
+    taken, routers = _copy_shared(parent, child), _routers(child)
+    learning = [p for router in routers for p in router.parameters() if p.requires_grad]
+    child.requires_grad_(False)
+    if not learning:
+        raise RequestError(
+            "transform 'distill' trains the gates alone, and the child has none that learns: "
+            "choose another router, or the transform 'fine_tune'"
+        )
+    for parameter in learning:
+        parameter.requires_grad_(True)
+    _require(parent, child, taken, routers)
+
+
+@register_transform("fine_tune")
+def fine_tune(parent: nn.Module, child: nn.Module) -> None:
+    """Copy the parent's weights; then train everything.
+
+    The gates and the last layer may be new, for another router or other classes.
+
+    Raises:
+        RequestError: something else has no counterpart by name and shape.
+    """
+    last = getattr(child, "get_classifier", nn.Identity)()
+    _require(parent, child, _copy_shared(parent, child), [*_routers(child), last])
+
+
+def _routers(model: nn.Module) -> list[nn.Module]:
+    return [module for module in model.modules() if isinstance(module, Router)]
+
+
+def _require(
+    parent: nn.Module, child: nn.Module, taken: set[str], spared: Sequence[nn.Module]
+) -> None:
+    """Refuse a child with new parameters outside the modules that may be new."""
+    new = {id(parameter) for module in spared for parameter in module.parameters()}
+    lacking = [n for n, p in child.named_parameters() if n not in taken and id(p) not in new]
+    if lacking:
+        raise RequestError(
+            f"parameters besides the gates have no counterpart in the parent ({len(lacking)} of "
+            f"{type(parent).__name__}, the first is {lacking[0]!r}): give the child the model, "
+            "data and experts of its parent"
+        )
+
+
+@torch.no_grad()
+def _copy_shared(parent: nn.Module, child: nn.Module) -> set[str]:
+    """Copy each parameter and buffer that both have in one shape; returns their names."""
+    source, target = parent.state_dict(), child.state_dict()
+    names = {n for n in target if n in source and source[n].shape == target[n].shape}
+    if not names:
+        raise RequestError(
+            f"none of the child's {len(target)} parameters and buffers has the name and shape of "
+            f"one of its parent's {len(source)}"
+        )
+    for name in names:
+        target[name].copy_(source[name])
+    return names

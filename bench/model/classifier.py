@@ -85,12 +85,9 @@ def image_classifier(
     hidden: Sequence[int] = (5, 32),
     **timm_options: Any,
 ) -> ImageClassifier:
-    """Build a small network on whole images.
+    """Build a small network on whole images, as timm does: there are no weights to be had.
 
     Args:
-        pretrained: there are no weights to be had.
-        in_chans: channels of an image.
-        num_classes: outputs.
         img_size: pixels a side.
         channels: see `ImageNetwork`.
         hidden: widths of the hidden layers.

@@ -88,13 +88,16 @@ class MoELayer(nn.Module):
         return f"groups={self.groups!r}"
 
 
+def moe_layers(model: nn.Module) -> dict[str, MoELayer]:
+    """Return the MoE layers of a model by module name, in network order; none in a dense model."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, MoELayer)}
+
+
 @contextmanager
 def reweighted(layers: Sequence[MoELayer], factors: Mapping[int, Tensor]) -> Iterator[None]:
     """Multiply the combine weights of layers' experts; recorded routings do not change.
 
-    Args:
-        layers: of a model, in network order.
-        factors: (E,) float, by the layer's index.
+    `factors`, (E,) float, are by the index of a layer of a model, in network order.
     """
     for index, values in factors.items():
         layers[index].factors = values
@@ -106,11 +109,7 @@ def reweighted(layers: Sequence[MoELayer], factors: Mapping[int, Tensor]) -> Ite
 
 
 class Activations:
-    """The experts' hidden activations on every token, computed on first use.
-
-    Args:
-        experts: those with such activations.
-        x: (g, t, …).
+    """The experts' hidden activations on every token, (g, t, …), computed on first use.
 
     Attributes:
         value: (E, g, t, h); None while nobody has asked.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.config import TrainConfig
-from bench.model.layers import moe_layers
+from bench.model.moe import moe_layers
 from bench.model.state import forward_pass
 from routers import LOSSES, Batch, NonFiniteError, Routing
 
@@ -34,11 +34,7 @@ class Losses:
 class Objective:
     """The loss: smoothed cross-entropy + Σ weight · (mean auxiliary loss over the MoE layers).
 
-    Args:
-        train: the recipe.
-
-    Raises:
-        RequestError: an auxiliary loss, or an option of one, that does not exist.
+    `RequestError` where the recipe names an auxiliary loss, or an option, that does not exist.
     """
 
     def __init__(self, train: TrainConfig) -> None:

@@ -1,4 +1,4 @@
-"""Where a timm model comes from: an installed distribution, or source that somebody edits."""
+"""Where a timm model comes from: an installed distribution, edited source, a file of weights."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from bench.data import file_sha256
 from moe_router_bench import PACKAGES
+from routers import RequestError
 
 STANDARD_LIBRARY = {Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")}
 INSTALLATION_FOLDERS = {"site-packages", "dist-packages"}
@@ -24,11 +26,6 @@ def is_installed(file: Path) -> bool:
     """
     inside = any(file.is_relative_to(folder) for folder in STANDARD_LIBRARY)
     return inside or not INSTALLATION_FOLDERS.isdisjoint(file.parts)
-
-
-def versions_of(module: str) -> dict[str, str]:
-    """Return the distributions that install a top-level module, each with its version."""
-    return {name: version(name) for name in packages_distributions().get(module, ())}
 
 
 def search_folders(module: str) -> list[Path]:
@@ -70,7 +67,10 @@ def model_origin(name: str) -> Origin:
         the function that builds it where it is not installed. This repository's own model counts
         as part of the training protocol, not here.
     """
-    versions = _timm_version()
+    try:
+        versions = {"timm": version("timm")}
+    except PackageNotFoundError:  # a copy of its source on the path of modules
+        versions = {}
     if "timm" not in sys.modules and not search_folders("timm"):
         return versions, []
     from bench.model.timm_models import timm
@@ -82,7 +82,9 @@ def model_origin(name: str) -> Origin:
     files = defining_files(function) if function else []
     if module == "timm" and all(is_installed(file.resolve()) for file in files):
         return versions, []
-    others = {} if module == "timm" else versions_of(module)
+    others = {}
+    if module != "timm":
+        others = {name: version(name) for name in packages_distributions().get(module, ())}
     edited = any(not is_installed(file.resolve()) for file in files)
     return versions | others, [] if others and not edited else [function]
 
@@ -96,8 +98,13 @@ def registering_modules() -> set[str]:
     return {timm.models.model_entrypoint(name).__module__ for name in timm.list_models()}
 
 
-def _timm_version() -> dict[str, str]:
-    try:
-        return {"timm": version("timm")}
-    except PackageNotFoundError:  # a copy of its source on the path of modules
-        return {}
+def pretrained_hash(file: str) -> str:
+    """Hash a file of pretrained weights (SHA-256, hex); `RequestError` where there is none."""
+    return file_sha256(require_file(file))
+
+
+def require_file(weights: str) -> Path:
+    """Return the path of a file of weights; `RequestError` where there is none."""
+    if not Path(weights).is_file():
+        raise RequestError(f"model.weights = {weights!r}: there is no such file")
+    return Path(weights)

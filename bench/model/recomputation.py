@@ -60,7 +60,7 @@ class Tape:
         calls: by layer; None for a layer that ran twice.
     """
 
-    first: int = field(default_factory=lambda: _next_node())
+    first: int = field(default_factory=torch._C._autograd._get_sequence_nr)
     end: int | None = None
     thread: int = field(default_factory=threading.get_ident)
     calls: dict[nn.Module, FirstCall | None] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Tape:
 
     def finish(self) -> None:
         """Mark the end of the pass: later nodes do not belong to it."""
-        self.end = _next_node()
+        self.end = torch._C._autograd._get_sequence_nr()
 
     def keep_with(self, outputs: Any) -> None:
         """Live as long as the graph of these tensors."""
@@ -141,7 +141,3 @@ def _refuse(gradient: Tensor) -> Tensor:
         "a routing of a layer that ran without gradients cannot be differentiated: checkpoint the "
         "model with use_reentrant=False, or leave the routing out of the loss"
     )
-
-
-def _next_node() -> int:
-    return torch._C._autograd._get_sequence_nr()

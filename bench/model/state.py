@@ -169,8 +169,8 @@ def forward_pass(
 
     It applies to its thread, until a nested one begins. Where activation checkpointing runs a layer
     again in a backward pass, the layer gets its first context, noise included, and is not recorded
-    again. Checkpoints with use_reentrant=True run without gradients
-    at first: to differentiate a routing of theirs is an error.
+    again. Checkpoints with use_reentrant=True run without gradients at first: to differentiate a
+    routing of theirs is an error.
 
     Args:
         model: what `moefy` returned, or a dense model, which records nothing.

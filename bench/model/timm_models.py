@@ -1,24 +1,84 @@
 """timm, which takes seconds to import, with this repository's own models registered."""
 
-import timm
-from timm.models import register_model
+from __future__ import annotations
 
+from typing import Any
+
+import timm
+from timm.models import load_state_dict, register_model
+from torch import Tensor, nn
+
+from bench.config import ModelConfig
+from bench.model.backbone import seeded
 from bench.model.classifier import image_classifier
+from bench.model.origin import require_file
 from routers import RequestError
 
-__all__ = ["require_model", "timm"]
+__all__ = ["dense_model", "require_model", "timm"]
 
 register_model(image_classifier)
 
 
 def require_model(name: str) -> None:
-    """Refuse a name that no model is registered under.
-
-    Raises:
-        RequestError: with names that are near.
-    """
+    """Refuse a name that no model is registered under: `RequestError` with names that are near."""
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise RequestError(
             f"timm has no model {name!r}; there is {', '.join(close) or 'none near'}"
+        )
+
+
+def dense_model(model: ModelConfig, *, in_chans: int, num_classes: int, seed: int) -> nn.Module:
+    """Build a timm model by name, with random weights drawn from `seed`, or with those of a file.
+
+    Raises:
+        RequestError: timm has no such model, the model takes no such option, or the file does not
+            hold its weights.
+    """
+    require_model(model.name)
+    wanted = {"in_chans": in_chans, "num_classes": num_classes, **model.options}
+    with seeded(seed):
+        if model.weights:
+            return _loaded(model.name, wanted, model.weights)
+        try:
+            return timm.create_model(model.name, **wanted)
+        except (TypeError, AssertionError, ValueError) as error:
+            raise RequestError(
+                f"timm's {model.name!r} refuses model.options = {dict(model.options)}: {error}"
+            ) from error
+
+
+def _loaded(name: str, wanted: dict[str, Any], file: str) -> nn.Module:
+    """Build the model with the weights of a file, adapted to its channels and classes."""
+    path = require_file(file)
+    try:
+        tensors: dict[str, Tensor] = load_state_dict(str(path), device="cpu")
+    except Exception as error:  # torch's reader lets through whatever its parser meets
+        raise RequestError(f"model.weights = {file!r} is no checkpoint: {error!r}") from error
+    overlay: dict[str, Any] = {"state_dict": tensors}
+    usual = timm.get_pretrained_cfg(name)
+    last = tensors.get(f"{usual.classifier}.weight") if usual else None
+    if last is not None:
+        overlay["num_classes"] = len(last)  # of the file, so that a fitting last layer is kept
+    try:
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **wanted)
+    except (TypeError, AssertionError, ValueError, RuntimeError) as error:
+        raise RequestError(f"model.weights = {file!r} does not fit {name!r}: {error}") from error
+    _require_all(model, tensors, file)
+    return model
+
+
+def _require_all(model: nn.Module, tensors: dict[str, Tensor], file: str) -> None:
+    """Refuse weights that lack parameters of the model; timm passes over some in silence.
+
+    The last layer may be missing: its classes are often others.
+    """
+    last = getattr(model, "get_classifier", nn.Identity)()
+    spared = {id(parameter) for parameter in last.parameters()}
+    wanted = [name for name, parameter in model.named_parameters() if id(parameter) not in spared]
+    lacking = [name for name in wanted if name not in tensors]
+    if lacking:
+        raise RequestError(
+            f"model.weights = {file!r} lacks {len(lacking)} of the {len(wanted)} parameters of "
+            f"{type(model).__name__}, the first is {lacking[0]!r}: it is of another model"
         )

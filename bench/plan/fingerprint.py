@@ -18,11 +18,11 @@ from bench.model import (
     EXPERTS,
     TRANSFORMS,
     Origin,
-    build_model,
     defining_files,
     image_classifier,
     model_origin,
     pretrained_hash,
+    trial_model,
 )
 from bench.plan.definitions import Definition, Definitions
 from bench.plan.user_code import combined, is_own, user_sources
@@ -36,7 +36,7 @@ from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
 # pixels are normalised by, is made by code.
 TRAINING = (train_trial, image_classifier, LazyImages, channel_histogram, channel_moments)
 """Where the code of the training protocol begins."""
-UNTRAINED = (build_model, image_classifier, LayerOfTrial, TrainedTrial)
+UNTRAINED = (trial_model, image_classifier, LayerOfTrial, TrainedTrial)
 MEASURED = (LayerOfTrial, TrainedTrial)
 """Where the code of the subjects of suites begins: models, layers and model stats."""
 

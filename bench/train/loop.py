@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bench.compute import ComputeSpent, FlopCounter
+from bench.compute import ComputeUsed, FlopCounter
 from bench.config import TrialSpec
 from bench.data import Dataset, TrainingBatches, save_weights, sweep
 from bench.train import checkpoint
@@ -213,9 +213,8 @@ class TrainingLoop:
         if counter is None:
             seconds = whole
         else:
-            counted = counter.report()
-            state.flops_per_step = counted.total - self._trainer.overhead
-            state.uncounted |= counted.uncounted.keys()
+            state.flops_per_step = counter.total - self._trainer.overhead
+            state.uncounted |= counter.uncounted.keys()
             state.flops += state.flops_per_step
             if plain:
                 seconds = seconds * (plain + 1) / plain
@@ -279,7 +278,7 @@ class TrainingLoop:
     def outcome(self, error: str | None) -> Outcome:
         """Return everything that is known of the training."""
         state, budget = self.state, self._budget
-        spent = ComputeSpent(state.flops, state.steps, state.seconds, state.segment_seconds)
+        spent = ComputeUsed(state.flops, state.steps, state.seconds, state.segment_seconds)
         return Outcome(
             status="done" if error is None else "diverged",
             error=error,

@@ -227,7 +227,7 @@ class Trainer:
             # Two images each: with one image, the sum over the images of a part would be skipped.
             some = 2 * self._micro_batches
             self._differentiate(images[:some], labels[:some], 0, parts, counter)
-            return counter.report().total
+            return counter.total
 
         return flops(self._micro_batches) - flops(1)
 
@@ -251,6 +251,6 @@ def resolve_budget(
         counter = FlopCounter()
         trainer = Trainer(of, dataset, batches, device, 1, parent)
         trainer.step(0, counter)
-        return Cost(counter.report().total - trainer.overhead, parameters_of(trainer.model))
+        return Cost(counter.total - trainer.overhead, parameters_of(trainer.model))
 
     return match_compute(spec, len(dataset.splits["train"]), cost_of)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.model.derive import TRANSFORMS
+from bench.model.build import TRANSFORMS
 from bench.plan.definitions import NO_NUMBERS, Code, Definitions
 from bench.plan.registration import REGISTRIES
 

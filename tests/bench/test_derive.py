@@ -13,8 +13,7 @@ from bench.data import DataShape
 from bench.data.batches import TrainingBatches
 from bench.data.files import read_tensors
 from bench.execute.failures import rehearse
-from bench.model.build import trial_model
-from bench.model.derive import TRANSFORMS, register_transform, starting_model
+from bench.model.build import TRANSFORMS, register_transform, starting_model, trial_model
 from bench.plan.fingerprint import Fingerprints
 from bench.train.loop import train_trial
 from bench.train.step import resolve_budget

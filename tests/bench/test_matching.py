@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.compute.budget import ComputeSpent, Cost, match_compute, parameters_of
+from bench.compute import model_stats
+from bench.compute.budget import ComputeUsed, Cost, match_compute, parameters_of
 from bench.compute.estimates import cost_of, estimate
-from bench.compute.flops import model_stats
 from bench.config.presets import load_preset, validated_preset
 from bench.config.schema import ComputeConfig, TrainConfig
 from bench.data import DataShape
@@ -128,7 +128,7 @@ def test_what_is_solved_for_at_planning_is_what_training_counts(
     assert trained.steps == trained.dense_steps
     amounts = {"step_flops": trained.dense.flops, "params": trained.dense.parameters}
     assert trained.amount == amounts[match]
-    error = trained.error(ComputeSpent(trained.steps * trained.own.flops, trained.steps, 1.0))
+    error = trained.error(ComputeUsed(trained.steps * trained.own.flops, trained.steps, 1.0))
     assert abs(error) < 0.03  # of so small a model a unit more is that much
 
 
@@ -190,16 +190,16 @@ def test_what_cannot_be_solved_for_says_why(experts, message, tiny_spec):
 @pytest.mark.parametrize(
     ("match", "amount", "steps", "spent", "error", "met"),
     [
-        ("total_flops", 6000, 24, ComputeSpent(6030.0, 24, 9.0), 0.005, True),
-        ("total_flops", 6000, 24, ComputeSpent(6260.0, 24, 9.0), 13 / 300, False),
-        ("step_flops", 100, 60, ComputeSpent(6030.0, 60, 9.0), 0.005, True),
-        ("step_flops", 100, 60, ComputeSpent(6120.0, 60, 9.0), 0.02, False),
-        ("params", 1000, 60, ComputeSpent(1.0, 60, 9.0), 0.2, False),
-        ("wall_clock", 10, None, ComputeSpent(1.0, 7, 10.05), 0.005, True),
-        ("wall_clock", 10, None, ComputeSpent(1.0, 7, 10.5, segment_seconds=0.6), 0.05, True),
-        ("wall_clock", 10, None, ComputeSpent(1.0, 7, 10.5, segment_seconds=0.4), 0.05, False),
-        ("steps", 60, 60, ComputeSpent(1.0, 60, 9.0), 0.0, True),
-        ("steps", 60, 60, ComputeSpent(1.0, 50, 9.0), -1 / 6, False),
+        ("total_flops", 6000, 24, ComputeUsed(6030.0, 24, 9.0), 0.005, True),
+        ("total_flops", 6000, 24, ComputeUsed(6260.0, 24, 9.0), 13 / 300, False),
+        ("step_flops", 100, 60, ComputeUsed(6030.0, 60, 9.0), 0.005, True),
+        ("step_flops", 100, 60, ComputeUsed(6120.0, 60, 9.0), 0.02, False),
+        ("params", 1000, 60, ComputeUsed(1.0, 60, 9.0), 0.2, False),
+        ("wall_clock", 10, None, ComputeUsed(1.0, 7, 10.05), 0.005, True),
+        ("wall_clock", 10, None, ComputeUsed(1.0, 7, 10.5, segment_seconds=0.6), 0.05, True),
+        ("wall_clock", 10, None, ComputeUsed(1.0, 7, 10.5, segment_seconds=0.4), 0.05, False),
+        ("steps", 60, 60, ComputeUsed(1.0, 60, 9.0), 0.0, True),
+        ("steps", 60, 60, ComputeUsed(1.0, 50, 9.0), -1 / 6, False),
     ],
 )
 def test_the_budget_of_each_match(match, amount, steps, spent, error, met, tiny_spec):

@@ -82,7 +82,7 @@ def test_halves_take_more_by_what_does_not_grow_with_the_images(tiny_spec, both)
         each.step(0, counter)
     assert whole.overhead == 0
     assert halves.overhead >= sum(p.numel() for p in halves.model.parameters())  # one addition
-    assert counters[1].report().total - counters[0].report().total == halves.overhead
+    assert counters[1].total - counters[0].total == halves.overhead
 
 
 def test_a_training_in_halves_takes_the_steps_and_flops_of_a_whole_one_and_goes_on(

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.model.derive import TRANSFORMS
+from bench.model.build import TRANSFORMS
 from bench.plan.definitions import HOME, NO_NUMBERS, Definition, Definitions
 from bench.plan.fingerprint import MEASURED, TRAINING, UNTRAINED, Fingerprints
 from bench.plan.normal_form import SHOWN
@@ -27,7 +27,7 @@ RENAMED = {
     module: f"{module}_renamed"
     for module in (
         *("routers.token_choice", "routers.logits", "bench.train.step"),
-        *("bench.model.moe", "bench.model.experts.mlp", "bench.data.order", "suites.accuracy"),
+        *("bench.model.moe", "bench.model.experts.stacked", "bench.data.order", "suites.accuracy"),
     )
 }
 
@@ -37,7 +37,7 @@ MUTATED = (
     *("routers.affinity", "bench.model.experts", "bench.model.moe", "bench.model.build"),
     *("bench.model.backbone", "bench.model.state", "bench.train.step", "bench.model.objective"),
     *("bench.train.evaluation", "bench.train.loop", "bench.data.batches", "bench.compute.budget"),
-    *("bench.compute.costs", "bench.data.order", "bench.data.dataset"),
+    *("bench.compute.flops", "bench.data.order", "bench.data.dataset"),
     "bench.data.pictures",
     *("suites.accuracy", "suites.balance", "suites.entropy", "suites.throughput"),
 )

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench.compute.flops import model_stats
+from bench.compute import model_stats
 from bench.measure.subjects import LayerOfTrial, TrainedTrial
 from bench.model import MoELayer, moe_layers
 from bench.model.build import trial_model

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from bench.compute.budget import ComputeSpent
+from bench.compute.budget import ComputeUsed
 from bench.config.schema import AugmentConfig, TrainConfig
 from bench.data.batches import TrainingBatches
 from bench.data.files import read_tensors
@@ -135,7 +135,7 @@ def test_where_the_work_depends_on_the_data_it_is_counted_along_the_way(
     assert outcome.flops != budget.steps * budget.own.flops
     assert outcome.flops == pytest.approx(budget.steps * budget.own.flops, rel=0.5)
     assert outcome.within_tolerance == budget.met_by(
-        ComputeSpent(outcome.flops, outcome.steps, outcome.seconds)
+        ComputeUsed(outcome.flops, outcome.steps, outcome.seconds)
     )
 
 

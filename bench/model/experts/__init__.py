@@ -1,21 +1,23 @@
 """The functions behind the slots: one file a family, registered by name."""
 
 from bench.model.experts.base import EXPERTS, Experts, build_experts, register_experts
-from bench.model.experts.plain import is_linear
 from bench.model.experts.replaced import (
     Replaced,
     ReplacedLinear,
     ReplacedMLP,
     ReplacedNetwork,
+    is_linear,
     replaced_by,
 )
+from bench.model.experts.stacked import MLPExperts
 
 # Importing a family registers it.
-from bench.model.experts import mlp, linear, classifier, cp, tr  # isort: skip  # noqa: F401
+from bench.model.experts import factorised  # isort: skip  # noqa: F401
 
 __all__ = [
     "EXPERTS",
     "Experts",
+    "MLPExperts",
     "Replaced",
     "ReplacedLinear",
     "ReplacedMLP",

@@ -23,11 +23,6 @@ class Experts(nn.Module, Configurable):
     Subclasses write `forward`; or `activations` and `outputs`, so that gates can read what lies
     between; or `apply` where dispatching and combining are not enough.
 
-    Args:
-        num_experts: E.
-        replaced: what they stand in for.
-        hyper: hyper-parameters, by name.
-
     Attributes:
         replaces: the kinds of `Replaced` that they can stand in for.
         width: the hyper-parameter by which an expert grows, unit by unit, and by which compute is
@@ -81,8 +76,7 @@ def build_experts(name: str, *, num_experts: int, replaced: Replaced, **hyper: A
     """Build registered experts by name.
 
     Raises:
-        RequestError: there are none of that name, they have no such hyper-parameter, or cannot
-            stand in for what is replaced.
+        RequestError: there are none such, they have no such hyper-parameter, or cannot stand in.
     """
     target = EXPERTS.get(name).target
     if not isinstance(replaced, target.replaces):

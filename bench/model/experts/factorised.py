@@ -7,90 +7,25 @@ Axes: t tokens, E experts (E_l of an expert mode, or level), i inputs, o outputs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from functools import reduce
 from itertools import pairwise
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bench.model.experts.base import Experts
-from bench.model.experts.classifier import uniform
+from bench.model.experts.base import Experts, register_experts
 from bench.model.experts.replaced import Replaced, ReplacedLinear, ReplacedMLP
+from bench.model.experts.stacked import uniform
 from routers import MixtureRouting, RequestError, Routing, hyper, two_levels
-
-
-@dataclass(frozen=True)
-class Size:
-    """A number of parameters that grows with a rank: `fixed` + rank · `per_rank`."""
-
-    fixed: int = 0
-    per_rank: int = 0
-
-    def __add__(self, other: Size) -> Size:
-        return Size(self.fixed + other.fixed, self.per_rank + other.per_rank)
-
-    def at(self, rank: int) -> int:
-        """Count the parameters at a rank."""
-        return self.fixed + rank * self.per_rank
-
-    def nearest_rank(self, parameters: int) -> int:
-        """Return the rank whose parameters come nearest to these; 0 where none from 1 on would."""
-        return max(0, round((parameters - self.fixed) / self.per_rank))
-
-
-class FactorisedLayer(nn.Module):
-    """The base of layers with one weight tensor; subclasses add expert modes and join them.
-
-    Input and output mode start as linear layers do, uniform in ±1 / √(what they sum over). The
-    bias is the last row of the input mode.
-
-    Args:
-        inputs: i.
-        joined: columns of the input mode.
-        summed: what the output mode sums over.
-        outputs: o.
-        bias: whether the input mode has the row of the bias.
-    """
-
-    def __init__(self, inputs: int, joined: int, summed: int, outputs: int, bias: bool) -> None:
-        super().__init__()
-        self.input = uniform((joined, inputs), inputs)
-        self.bias = uniform((joined, 1), inputs) if bias else None
-        self.output = uniform((summed, outputs), summed)
-
-    def forward(self, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
-        """Compute Σ_n a_n W_n x: (t, i) -> (t, o).
-
-        Args:
-            gates: (E_l, t) of each expert mode, or one (E, t) of all experts.
-        """
-        raise TypeError(f"{type(self).__name__} defines no forward(x, gates)")
-
-    def materialised(self) -> Tensor:
-        """Form the weights W: (E, i, o), with a bias (E, i + 1, o)."""
-        raise TypeError(f"{type(self).__name__} defines no materialised()")
-
-    def by_input(self, x: Tensor) -> Tensor:
-        """Multiply the input mode with the tokens, stored with the tokens last: (joined, t)."""
-        if self.bias is None:
-            return self.input @ x.t()
-        return torch.addmm(self.bias, self.input, x.t())
-
-    def input_mode(self) -> Tensor:
-        """Return (joined, i), with a bias (joined, i + 1)."""
-        return self.input if self.bias is None else torch.cat([self.input, self.bias], 1)
-
-
-FURTHER_SPREAD = 0.1
 
 
 class FactorisedExperts(Experts):
     """The base of `cp` and `tr`: their layers, the rank, and how a routing is applied.
 
     Two layers stand in for an MLP, with its activation between them, and weigh the experts alike;
-    one layer stands in for a linear one. Subclasses write `build_layer` and `layer_size`.
+    one layer stands in for a linear one.
     """
 
     replaces = (ReplacedMLP, ReplacedLinear)
@@ -119,11 +54,11 @@ class FactorisedExperts(Experts):
 
     def build_layer(self, inputs: int, outputs: int) -> FactorisedLayer:
         """Return one layer, of `modes` and `solved_rank`: (…, inputs) -> (…, outputs)."""
-        raise TypeError(f"experts {self.name!r} define no build_layer(inputs, outputs)")
+        raise NotImplementedError
 
-    def layer_size(self, modes: tuple[int, ...], inputs: int, outputs: int) -> Size:
-        """Describe the parameters of a layer with expert modes of these sizes."""
-        raise TypeError(f"experts {self.name!r} define no layer_size(modes, inputs, outputs)")
+    def layer_parameters(self, modes: tuple[int, ...], inputs: int, outputs: int, rank: int) -> int:
+        """Count the parameters of a layer with expert modes of these sizes; linear in the rank."""
+        raise NotImplementedError
 
     def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
         """Compute the experts' mixture of each token: (g, t, i) -> (g, t, o)."""
@@ -133,10 +68,12 @@ class FactorisedExperts(Experts):
                 "them saves nothing: use a router of the mixture family, as 'mumoe' or "
                 "'softmax_mixture'"
             )
-        rows = x.flatten(0, 1)
-        gates = [level.movedim(2, 0).flatten(1).to(x.dtype) for level in self._gates(routing)]
+        levels = routing.levels or ()
+        if tuple(level.shape[-1] for level in levels) != self.modes:
+            levels = (routing.weights,)  # of all experts, since the gates do not split as these do
+        gates = [level.movedim(2, 0).flatten(1).to(x.dtype) for level in levels]
         first, *second = self.blocks
-        y: Tensor = first(rows, gates)
+        y: Tensor = first(x.flatten(0, 1), gates)
         for layer in second:
             y = layer(self.drop1(self.activation(y)), gates)
         dropped: Tensor = self.drop2(y)
@@ -151,19 +88,9 @@ class FactorisedExperts(Experts):
 
     def stats(self) -> dict[str, float]:
         """Return `expert_rank`, and `parameter_error`, relative, with a linear gate."""
-        parameters = self._size(self.modes).at(self.solved_rank)
+        parameters = self._count_parameters(self.modes, self.solved_rank)
         error = parameters / self.replaced.parameters - 1
         return {"expert_rank": self.solved_rank, "parameter_error": error}
-
-    def materialised(self) -> list[Tensor]:
-        """Return the weight tensor of each layer: (E, i, o), with a bias (E, i + 1, o)."""
-        return [cast(FactorisedLayer, layer).materialised() for layer in self.blocks]
-
-    def _gates(self, routing: MixtureRouting) -> tuple[Tensor, ...]:
-        """Return the gates of each expert mode, or of all experts where they do not split."""
-        levels = routing.levels or ()
-        alike = tuple(level.shape[-1] for level in levels) == self.modes
-        return levels if alike else (routing.weights,)
 
     def _layer_shapes(self) -> list[tuple[int, int]]:
         """Return the inputs and outputs of each layer."""
@@ -178,22 +105,28 @@ class FactorisedExperts(Experts):
         hidden = [] if self.layers == 1 else [replaced.hidden]
         return list(pairwise([replaced.dim, *hidden, replaced.dim]))
 
-    def _size(self, modes: tuple[int, ...]) -> Size:
-        """Describe the parameters, with a linear gate, for expert modes of these sizes."""
-        layers = (self.layer_size(modes, *shape) for shape in self._layer_shapes())
-        return sum(layers, start=Size(self.replaced.dim * sum(modes)))
+    def _count_parameters(self, modes: tuple[int, ...], rank: int) -> int:
+        """Count all parameters, with a linear gate, for expert modes of these sizes."""
+        layers = (self.layer_parameters(modes, *shape, rank) for shape in self._layer_shapes())
+        return self.replaced.dim * sum(modes) + sum(layers)
 
-    def _rank_for(self, modes: tuple[int, ...]) -> int:
+    def _rank_for(self, num_experts: int, levels: int) -> int:
         """Return the rank that matches the parameters of what is replaced; 0 where none does."""
-        return self._size(modes).nearest_rank(self.replaced.parameters)
+        try:
+            modes = (num_experts,) if levels == 1 else two_levels(num_experts)
+        except RequestError:  # a prime
+            return 0
+        fixed = self._count_parameters(modes, 0)
+        per_rank = self._count_parameters(modes, 1) - fixed
+        return max(0, round((self.replaced.parameters - fixed) / per_rank))
 
     def _matched_rank(self) -> int:
-        if rank := self._rank_for(self.modes):
+        if rank := self._rank_for(self.num_experts, self.levels):
             return rank
         replaced, gate = self.replaced, self.replaced.dim * sum(self.modes)
-        fewer = (n for n in range(self.num_experts - 1, 0, -1) if self._fits(n, self.levels))
+        fewer = (n for n in range(self.num_experts - 1, 0, -1) if self._rank_for(n, self.levels))
         ways = [f"num_experts = {n} or fewer does" for n in fewer][:1]
-        if self.levels == 1 and self._fits(self.num_experts, 2):
+        if self.levels == 1 and self._rank_for(self.num_experts, 2):
             ways.append("levels = 2 does")
         raise RequestError(
             f"num_experts = {self.num_experts} of {self.name!r} does not fit into the "
@@ -201,12 +134,48 @@ class FactorisedExperts(Experts):
             f"{gate:,}; " + ", or ".join([*ways, "set a `rank`"])
         )
 
-    def _fits(self, num_experts: int, levels: int) -> bool:
-        try:
-            modes = (num_experts,) if levels == 1 else two_levels(num_experts)
-        except RequestError:  # a prime
-            return False
-        return self._rank_for(modes) > 0
+
+class FactorisedLayer(nn.Module):
+    """The base of layers with one weight tensor; subclasses add the expert modes.
+
+    Input and output mode start as linear layers do, uniform in ±1 / √(what they sum over). The
+    bias is the last row of the input mode. `forward` computes Σ_n a_n W_n x, (t, i) -> (t, o), from
+    the tokens and the gates, (E_l, t) of each expert mode, or one (E, t) of all experts.
+
+    Args:
+        inputs: i.
+        joined: columns of the input mode, and what the output mode sums over.
+        outputs: o.
+        bias: whether the input mode has the row of the bias.
+    """
+
+    modes: nn.ParameterList
+    join: ClassVar[Callable[[Tensor, Tensor], Tensor]]
+    """Makes one expert mode of two, expert by expert."""
+
+    def __init__(self, inputs: int, joined: int, outputs: int, bias: bool) -> None:
+        super().__init__()
+        self.input = uniform((joined, inputs), inputs)
+        self.bias = uniform((joined, 1), inputs) if bias else None
+        self.output = uniform((joined, outputs), joined)
+
+    def by_input(self, x: Tensor) -> Tensor:
+        """Multiply the input mode with the tokens, stored with the tokens last: (joined, t)."""
+        if self.bias is None:
+            return self.input @ x.t()
+        return torch.addmm(self.bias, self.input, x.t())
+
+    def with_modes(self, gates: Sequence[Tensor]) -> Iterable[tuple[Tensor, Tensor]]:
+        """Pair the gates of each expert mode, or of all experts, with that mode."""
+        split = len(gates) == len(self.modes)
+        return zip(gates, self.modes if split else [self.joint_mode()], strict=True)
+
+    def joint_mode(self) -> Tensor:
+        """Return all expert modes as one: (E, …)."""
+        return reduce(lambda a, b: type(self).join(a.unsqueeze(1), b).flatten(0, 1), self.modes)
+
+
+FURTHER_SPREAD = 0.1
 
 
 def spreads(modes: tuple[int, ...]) -> list[float]:
@@ -217,3 +186,92 @@ def spreads(modes: tuple[int, ...]) -> list[float]:
     stay 8). So further modes have a small one.
     """
     return [1.0, *[FURTHER_SPREAD] * (len(modes) - 1)]
+
+
+@register_experts("cp", family="factorised", source="arXiv 2402.12550")
+class CPExperts(FactorisedExperts):
+    """μMoE with CP factors: W[n, i, o] = Σ_r A[n, r] · B[i, r] · C[o, r], never formed.
+
+    y = ((a A) ∘ (x B)) Cᵀ: every expert acts on every token at the cost of few thin products, and
+    experts are as many as the gate can afford; with two levels A is A₁[n₁, r] · A₂[n₂, r].
+    The experts start alike but for their scales: A is N(1, 1), a second level's N(1, 0.01).
+
+    Cost: R · (ΣE_l + i + o) parameters a layer, twice as many FLOPs a token. Known limits: needs
+    a router that is a mixture; an expert alone is a matrix of rank R, and no matrix of its own.
+    """
+
+    def build_layer(self, inputs: int, outputs: int) -> FactorisedLayer:
+        return CPLayer(self.modes, inputs, outputs, self.replaced.bias, self.solved_rank)
+
+    def layer_parameters(self, modes: tuple[int, ...], inputs: int, outputs: int, rank: int) -> int:
+        return rank * (sum(modes) + inputs + self.replaced.bias + outputs)
+
+
+class CPLayer(FactorisedLayer):
+    """A layer of `CPExperts`, with expert modes (E_l, R)."""
+
+    join = torch.mul
+
+    def __init__(
+        self, modes: tuple[int, ...], inputs: int, outputs: int, bias: bool, rank: int
+    ) -> None:
+        super().__init__(inputs, rank, outputs, bias)
+        self.modes = nn.ParameterList(torch.empty(size, rank) for size in modes)
+        for mode, spread in zip(self.modes, spreads(modes), strict=True):
+            nn.init.normal_(mode, 1, spread)
+
+    def forward(self, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
+        # With the tokens last, (R, t), products and sums run along whole vectors. Matrices with
+        # rows of an odd length R would make some products half as slow again.
+        joined = self.by_input(x)
+        for gate, mode in self.with_modes(gates):
+            joined = joined * (mode.t() @ gate)
+        return joined.t() @ self.output
+
+
+@register_experts("tr", family="factorised", source="arXiv 2402.12550")
+class TRExperts(FactorisedExperts):
+    """μMoE with tensor-ring cores: W[n, i, o] = trace(A[:, n, :] · B[:, i, :] · C[:, o, :]).
+
+    A is (q, E, q), B (q, i, R), C (R, o, q): the rank at which experts differ, at most q², is a
+    choice apart from R. With two levels A[:, n, :] is A₁[:, n₁, :] · A₂[:, n₂, :]. The experts
+    start alike but for their scales: slices of A are diagonal, N(1, 1), a
+    second level's N(1, 0.01).
+
+    Cost: q²·ΣE_l + q·R·(i + o) parameters a layer; 2q²·R FLOPs a token beside the products with
+    them. Known limit: needs a router that is a mixture.
+    """
+
+    ring_rank: int = hyper(4, "q, of the ring beside the expert modes.", ge=1)
+
+    def build_layer(self, inputs: int, outputs: int) -> FactorisedLayer:
+        ranks = self.ring_rank, self.solved_rank
+        return TRLayer(self.modes, inputs, outputs, self.replaced.bias, *ranks)
+
+    def layer_parameters(self, modes: tuple[int, ...], inputs: int, outputs: int, rank: int) -> int:
+        cores = rank * (inputs + self.replaced.bias + outputs)
+        return self.ring_rank**2 * sum(modes) + self.ring_rank * cores
+
+
+class TRLayer(FactorisedLayer):
+    """A layer of `TRExperts`; expert modes are (E_l, q, q), the others have q and R as one axis."""
+
+    join = torch.matmul
+
+    def __init__(
+        self, modes: tuple[int, ...], inputs: int, outputs: int, bias: bool, ring: int, rank: int
+    ) -> None:
+        super().__init__(inputs, ring * rank, outputs, bias)
+        self.ring = ring
+        self.modes = nn.ParameterList(torch.eye(ring).repeat(size, 1, 1) for size in modes)
+        with torch.no_grad():
+            for mode, spread in zip(self.modes, spreads(modes), strict=True):
+                mode.mul_(torch.empty_like(mode).normal_(1, spread))
+
+    def forward(self, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
+        mixed = [
+            (gate.t() @ mode.flatten(1)).unflatten(1, mode.shape[1:])
+            for gate, mode in self.with_modes(gates)
+        ]
+        cored = self.by_input(x).t().unflatten(1, (self.ring, -1))  # q and R as separate axes
+        return reduce(torch.matmul, [*mixed, cored]).flatten(1) @ self.output

@@ -1,4 +1,7 @@
-"""What experts stand in for: an MLP of a block, the last layer, or a whole small network."""
+"""What experts stand in for: an MLP of a block, the last layer, or a whole small network.
+
+They can stand in for all that a module does only where it is understood whole.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,11 @@ from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, TypeGuard
 
 from torch import nn
 
 from bench.model.classifier import ImageNetwork
-from bench.model.experts.plain import is_linear, require_plain_mlp
 from routers import RequestError
 
 
@@ -37,31 +39,6 @@ class ReplacedMLP:
     std: tuple[float, float] = (0.02, 0.02)
     dropout: tuple[float, float] = (0.0, 0.0)
 
-    @classmethod
-    def of(cls, mlp: nn.Module) -> ReplacedMLP:
-        """Read it off timm's `Mlp`: two linear layers, an activation, dropout.
-
-        Raises:
-            RequestError: the module does anything besides, which experts would leave out.
-        """
-        require_plain_mlp(mlp)
-        first, second = mlp.get_submodule("fc1"), mlp.get_submodule("fc2")
-        assert isinstance(first, nn.Linear)
-        assert isinstance(second, nn.Linear)
-        if second.out_features != first.in_features:
-            raise RequestError(
-                f"cannot replace a {type(mlp).__name__} from width {first.in_features} to "
-                f"{second.out_features}: experts keep the width"
-            )
-        return cls(
-            dim=first.in_features,
-            hidden=first.out_features,
-            activation=partial(deepcopy, mlp.get_submodule("act")),
-            bias=first.bias is not None,
-            std=(_std(first, cls.std[0]), _std(second, cls.std[1])),
-            dropout=(_probability(mlp, "drop1"), _probability(mlp, "drop2")),
-        )
-
     @property
     def token_shape(self) -> tuple[int, ...]:
         return (self.dim,)
@@ -74,14 +51,7 @@ class ReplacedMLP:
 
 @dataclass(frozen=True)
 class ReplacedLinear:
-    """The shape of a linear layer, as the last one of a classifier.
-
-    Attributes:
-        dim: input width d.
-        outputs: output width.
-        bias: whether it has one.
-        std: standard deviation of its initial weights.
-    """
+    """The shape of a linear layer, as a classifier's last; `std` is of its initial weights."""
 
     what: ClassVar[str] = "a linear layer"
 
@@ -89,16 +59,6 @@ class ReplacedLinear:
     outputs: int
     bias: bool = True
     std: float = 0.02
-
-    @classmethod
-    def of(cls, linear: nn.Linear) -> ReplacedLinear:
-        """Read it off the layer."""
-        return cls(
-            linear.in_features,
-            linear.out_features,
-            linear.bias is not None,
-            _std(linear, cls.std),
-        )
 
     @property
     def hidden(self) -> int:
@@ -120,7 +80,7 @@ class ReplacedNetwork:
     """A small classifier of whole images (see `ImageNetwork`): a token is an image.
 
     Attributes:
-        image_shape: (c, h, w).
+        token_shape: (c, h, w) of an image.
         channels: of the convolution; 0 where there is none.
         widths: of the hidden layers.
         classes: probabilities that it gives.
@@ -128,20 +88,15 @@ class ReplacedNetwork:
 
     what: ClassVar[str] = "a network"
 
-    image_shape: tuple[int, int, int]
+    token_shape: tuple[int, int, int]
     channels: int
     widths: tuple[int, ...]
     classes: int
 
-    @classmethod
-    def of(cls, network: ImageNetwork) -> ReplacedNetwork:
-        """Read it off the network."""
-        return cls(network.image_shape, network.channels, network.widths, network.classes)
-
     @property
     def dim(self) -> int:
         """The number of values of an image."""
-        channels, height, width = self.image_shape
+        channels, height, width = self.token_shape
         return channels * height * width
 
     @property
@@ -149,37 +104,104 @@ class ReplacedNetwork:
         """The width of the last hidden layer."""
         return self.widths[-1]
 
-    @property
-    def token_shape(self) -> tuple[int, ...]:
-        return self.image_shape
-
-    @property
-    def parameters(self) -> int:
-        """The number of parameters of the replaced module."""
-        network = ImageNetwork(self.image_shape, self.channels, self.widths, self.classes)
-        return sum(parameter.numel() for parameter in network.parameters())
-
 
 Replaced = ReplacedMLP | ReplacedLinear | ReplacedNetwork
+
+_LINEAR = frozenset({"torch.nn.modules.linear.Linear", "timm.layers.linear.Linear"})
+_NOTHING = "torch.nn.modules.linear.Identity"
+_DROPOUT = frozenset({"torch.nn.modules.dropout.Dropout", _NOTHING})
+_ACTIVATIONS = frozenset(
+    f"{module}.{name}"
+    for module, names in {
+        "torch.nn.modules.activation": "CELU ELU GELU Hardshrink Hardsigmoid Hardswish Hardtanh "
+        "LeakyReLU LogSigmoid Mish ReLU ReLU6 SELU SiLU Sigmoid Softplus Softshrink Softsign Tanh "
+        "Tanhshrink Threshold",
+        "timm.layers.activations": "GELU GELUTanh HardMish HardSigmoid HardSwish Mish QuickGELU "
+        "Sigmoid Swish Tanh",
+        "timm.layers.activations_me": "HardMishMe HardSigmoidMe HardSwishMe MishMe SwishMe",
+    }.items()
+    for name in names.split()
+)
+"""Those that act on each number by itself and have no parameters, so that a copy is exact."""
+_PARTS = {
+    "fc1": _LINEAR,
+    "act": _ACTIVATIONS,
+    "drop1": _DROPOUT,
+    "norm": frozenset({_NOTHING}),
+    "fc2": _LINEAR,
+    "drop2": _DROPOUT,
+}
+"""The children of timm's `Mlp`, in the order in which it calls them, and what each may be."""
 
 
 def replaced_by(module: nn.Module) -> Replaced:
     """Describe the module that experts replace.
 
     Raises:
-        RequestError: the module is of no kind that experts can replace.
+        RequestError: the module is of no kind that experts can replace, or does anything besides,
+            which they would leave out.
     """
     if isinstance(module, ImageNetwork):
-        return ReplacedNetwork.of(module)
+        return ReplacedNetwork(module.image_shape, module.channels, module.widths, module.classes)
     if is_linear(module):
-        return ReplacedLinear.of(module)
-    return ReplacedMLP.of(module)
+        std = _std(module, ReplacedLinear.std)
+        return ReplacedLinear(module.in_features, module.out_features, module.bias is not None, std)
+    _require_plain_mlp(module)
+    parts = dict(module.named_children())
+    first, second = parts["fc1"], parts["fc2"]
+    assert isinstance(first, nn.Linear)
+    assert isinstance(second, nn.Linear)
+    if second.out_features != first.in_features:
+        raise RequestError(
+            f"cannot replace a {type(module).__name__} from width {first.in_features} to "
+            f"{second.out_features}: experts keep the width"
+        )
+    return ReplacedMLP(
+        dim=first.in_features,
+        hidden=first.out_features,
+        activation=partial(deepcopy, parts["act"]),
+        bias=first.bias is not None,
+        std=(_std(first, ReplacedMLP.std[0]), _std(second, ReplacedMLP.std[1])),
+        dropout=(_probability(parts["drop1"]), _probability(parts["drop2"])),
+    )
+
+
+def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Tell whether a module is a linear map and nothing besides: no subclass, no hooks."""
+    return _class_of(module) in _LINEAR and not _hooked(module)
+
+
+def _require_plain_mlp(mlp: nn.Module) -> None:
+    """Refuse, by name, what is not exactly two linear layers, an activation and dropout."""
+    kind = type(mlp).__name__
+    wanted = (
+        "MoE layers replace MLPs (timm.layers.Mlp) of two linear layers with an activation "
+        "between them, which has no parameters, and dropout"
+    )
+    children = dict(mlp.named_children())
+    if _class_of(mlp) != "timm.layers.mlp.Mlp" or children.keys() != _PARTS.keys():
+        raise RequestError(f"cannot replace a {kind}: {wanted}")
+    for part, child in children.items():
+        if _class_of(child) not in _PARTS[part] or _hooked(child):
+            hooked = " with hooks" if _hooked(child) else ""
+            raise RequestError(f"cannot replace a {kind} whose {part} is {child}{hooked}: {wanted}")
+    if (children["fc1"].bias is None) != (children["fc2"].bias is None):
+        raise RequestError(f"cannot replace a {kind} with a bias in one layer alone: {wanted}")
+
+
+def _class_of(module: nn.Module) -> str:
+    """Return the qualified name of a module's class, which no subclass shares."""
+    return f"{type(module).__module__}.{type(module).__qualname__}"
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Tell whether hooks change or watch what it computes, as those of `weight_norm` do."""
+    return bool(module._forward_pre_hooks or module._forward_hooks)
 
 
 def _std(linear: nn.Linear, default: float) -> float:
     return default if linear.weight.is_meta else linear.weight.std().item()
 
 
-def _probability(mlp: nn.Module, name: str) -> float:
-    drop = getattr(mlp, name, None)
-    return float(drop.p) if isinstance(drop, nn.Dropout) else 0.0
+def _probability(dropout: nn.Module) -> float:
+    return float(dropout.p) if isinstance(dropout, nn.Dropout) else 0.0

@@ -4,16 +4,37 @@ import pytest
 import timm
 import torch
 
-from bench.config.schema import ExpertsConfig, ModelConfig, RouterConfig
-from bench.model import build_model, forward_pass, moe_layers
+from bench.config.schema import (
+    ComputeConfig,
+    DataConfig,
+    ExpertsConfig,
+    ModelConfig,
+    RouterConfig,
+    TrainConfig,
+    TrialSpec,
+)
+from bench.data import DataShape
+from bench.model import forward_pass, moe_layers, trial_model
 from bench.model.classifier import ImageNetwork
 from routers import RequestError
 
 ATTENTIVE = {"affinity_options": {"body_of": "conv", "body_options": {"hidden": [7, 6]}}}
 
 
+def build(model, router, experts):
+    spec = TrialSpec(
+        model=model,
+        router=router,
+        experts=experts,
+        data=DataConfig(name="digits"),
+        train=TrainConfig(),
+        compute=ComputeConfig(),
+    )
+    return trial_model(spec, DataShape((1, 8, 8), 4, 1))
+
+
 def model_of(router="softmax_mixture", groups="batch", channels=2, **options):
-    return build_model(
+    return build(
         ModelConfig(
             name="image_classifier",
             options={"img_size": 8, "channels": channels, "hidden": [5, 6]},
@@ -22,10 +43,6 @@ def model_of(router="softmax_mixture", groups="batch", channels=2, **options):
         ),
         RouterConfig(name=router, options=options),
         ExpertsConfig(name="classifier", num_experts=3),
-        in_chans=1,
-        num_classes=4,
-        seed=0,
-        input_size=(8, 8),
     )
 
 
@@ -34,7 +51,7 @@ def networks_of(experts):
     found = []
     for e in range(experts.num_experts):
         place = experts.replaced
-        network = ImageNetwork(place.image_shape, place.channels, place.widths, place.classes)
+        network = ImageNetwork(place.token_shape, place.channels, place.widths, place.classes)
         with torch.no_grad():
             if network.convolution is not None:
                 own = slice(e * place.channels, (e + 1) * place.channels)
@@ -96,14 +113,10 @@ def test_only_the_chosen_expert_runs_once_training_is_over():
 
 
 def test_the_dense_model_is_one_expert():
-    dense = build_model(
+    dense = build(
         ModelConfig(name="image_classifier", options={"img_size": 8}, layers="all"),
         RouterConfig(name="dense"),
         ExpertsConfig(),
-        in_chans=1,
-        num_classes=4,
-        seed=0,
-        input_size=(8, 8),
     )
     assert not moe_layers(dense)
     assert dense.network.widths == (5, 32)
@@ -111,24 +124,16 @@ def test_the_dense_model_is_one_expert():
 
 def test_experts_and_parts_of_other_shapes_are_refused():
     with pytest.raises(RequestError, match="'mlp' cannot replace a network; classifier can"):
-        build_model(
+        build(
             ModelConfig(name="image_classifier", options={"img_size": 8}, layers="all"),
             RouterConfig(name="random"),
             ExpertsConfig(),
-            in_chans=1,
-            num_classes=4,
-            seed=0,
-            input_size=(8, 8),
         )
     with pytest.raises(RequestError, match=r"'last2' chooses no block of"):
-        build_model(
+        build(
             ModelConfig(name="image_classifier", options={"img_size": 8}),
             RouterConfig(name="random"),
             ExpertsConfig(name="classifier"),
-            in_chans=1,
-            num_classes=4,
-            seed=0,
-            input_size=(8, 8),
         )
 
 
@@ -140,7 +145,7 @@ def test_options_that_it_does_not_take_are_refused(options):
 
 def test_the_conv_affinity_needs_images():
     with pytest.raises(RequestError, match=r"needs tokens that are images.*shape \(24,\)"):
-        build_model(
+        build(
             ModelConfig(
                 name="vit_tiny_patch16_224",
                 options={
@@ -154,8 +159,4 @@ def test_the_conv_affinity_needs_images():
             ),
             RouterConfig(name="softmax_mixture", options={"affinity": "conv"}),
             ExpertsConfig(num_experts=3),
-            in_chans=1,
-            num_classes=4,
-            seed=0,
-            input_size=(8, 8),
         )

@@ -9,18 +9,26 @@ import torch
 from timm.layers import Mlp
 from timm.models.mlp_mixer import MlpMixer
 
-from bench.config.schema import ExpertsConfig, ModelConfig, RouterConfig
+from bench.config.schema import (
+    ComputeConfig,
+    DataConfig,
+    ExpertsConfig,
+    ModelConfig,
+    RouterConfig,
+    TrainConfig,
+    TrialSpec,
+)
+from bench.data import DataShape
 from bench.model import (
     MoELayer,
     ReplacedMLP,
     build_experts,
-    build_model,
     forward_pass,
     moe_layers,
     moefy,
+    trial_model,
 )
-from bench.model.backbone import site_of
-from bench.model.layers import blocks_of, chosen_layers
+from bench.model.backbone import blocks_of, chosen_layers, site_of
 from routers import ROUTERS, Baseline, RequestError, build_router, list_routers
 
 ROUTED = [name for name in list_routers() if not issubclass(ROUTERS.get(name).target, Baseline)]
@@ -34,6 +42,7 @@ TINY = {
     "class_token": False,
     "global_pool": "avg",
 }
+MODEL = ModelConfig(options=TINY, layers="last2")
 
 
 def layer_of(router, dim=6, experts=3, tokens=8, **options):
@@ -225,17 +234,17 @@ def test_a_gated_mlp_is_refused():
         moefy(model, layers=[0])
 
 
-def build(router, seed=0, **experts):
-    model = ModelConfig(options=TINY, layers="last2")
-    return build_model(
-        model,
-        RouterConfig(name=router),
-        ExpertsConfig(**{"num_experts": 4, **experts}),
-        in_chans=1,
-        num_classes=5,
+def build(router, seed=0, model=MODEL, **experts):
+    spec = TrialSpec(
+        router=RouterConfig(name=router),
+        experts=ExpertsConfig(**{"num_experts": 4, **experts}),
+        model=model,
+        data=DataConfig(name="digits"),
+        train=TrainConfig(),
+        compute=ComputeConfig(),
         seed=seed,
-        input_size=(16, 16),
     )
+    return trial_model(spec, DataShape((1, 16, 16), 5, 1))
 
 
 def test_models_of_one_seed_share_all_weights_but_those_of_the_moe_layers():
@@ -289,12 +298,4 @@ def test_experts_start_like_the_mlp_that_they_replace():
 def test_a_wrong_model_is_refused_with_the_reason(change, message):
     config = ModelConfig(**{"options": TINY, **change})
     with pytest.raises(RequestError, match=message):
-        build_model(
-            config,
-            RouterConfig(name="hash"),
-            ExpertsConfig(),
-            in_chans=1,
-            num_classes=5,
-            seed=0,
-            input_size=(16, 16),
-        )
+        build("hash", model=config)

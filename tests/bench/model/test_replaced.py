@@ -19,8 +19,9 @@ from timm.layers import (
 )
 from torch import nn
 
-from bench.model import MoELayer, ReplacedMLP, moefy
-from bench.model.layers import blocks_of
+from bench.model import MoELayer, moefy
+from bench.model.backbone import blocks_of
+from bench.model.experts import replaced_by
 from routers import RequestError
 
 WIDTH, HIDDEN = 8, 12
@@ -222,7 +223,7 @@ def test_the_mlps_of_a_family_are_refused_by_name_or_replaced_exactly(name):
     refused = []
     for mlp in mlps_of(name):
         try:
-            ReplacedMLP.of(mlp)
+            replaced_by(mlp)
         except RequestError as error:
             refused.append(str(error))
         else:

@@ -5,8 +5,17 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from bench.config.schema import ExpertsConfig, ModelConfig, RouterConfig
-from bench.model import build_model, forward_pass, moe_layers
+from bench.config.schema import (
+    ComputeConfig,
+    DataConfig,
+    ExpertsConfig,
+    ModelConfig,
+    RouterConfig,
+    TrainConfig,
+    TrialSpec,
+)
+from bench.data import DataShape
+from bench.model import forward_pass, moe_layers, trial_model
 from routers import RequestError
 
 OPTIONS = {
@@ -28,18 +37,20 @@ def saved(tmp_path):
     return model, str(tmp_path / "vit.safetensors")
 
 
-def built(weights, router="softmax_mixture", experts="linear", layers="head", **options):
-    return build_model(
-        ModelConfig(
+def built(
+    weights, router="softmax_mixture", experts="linear", layers="head", num_classes=5, **options
+):
+    spec = TrialSpec(
+        model=ModelConfig(
             name="vit_tiny_patch16_224", options=options or OPTIONS, weights=weights, layers=layers
         ),
-        RouterConfig(name=router),
-        ExpertsConfig(name=experts, num_experts=3),
-        in_chans=3,
-        num_classes=5,
-        seed=0,
-        input_size=(16, 16),
+        router=RouterConfig(name=router),
+        experts=ExpertsConfig(name=experts, num_experts=3),
+        data=DataConfig(name="digits"),
+        train=TrainConfig(),
+        compute=ComputeConfig(),
     )
+    return trial_model(spec, DataShape((3, 16, 16), num_classes, 1))
 
 
 def test_the_backbone_is_the_files_and_the_head_an_moe_layer(saved):
@@ -103,13 +114,5 @@ def test_mlp_experts_cannot_stand_in_for_a_linear_layer():
 
 def test_a_last_layer_that_fits_is_the_files_too(saved):
     model, file = saved
-    same = build_model(
-        ModelConfig(name="vit_tiny_patch16_224", options=OPTIONS, weights=file),
-        RouterConfig(name="dense"),
-        ExpertsConfig(),
-        in_chans=3,
-        num_classes=7,
-        seed=0,
-        input_size=(16, 16),
-    )
+    same = built(file, "dense", num_classes=7)
     torch.testing.assert_close(same.head.weight, model.head.weight)
