@@ -93,7 +93,7 @@ def test_what_is_covered_installed_temporary_or_the_benchs_own_is_not_named(
         tmp_path / "mine" / "not_there.txt",
     ]
     opened = OpenedFiles()
-    opened.add(map(str, [*silent, table]))
+    opened.names.update(map(str, [*silent, table]))
     assert opened.unknown([plugin], tmp_path / "mine" / "runs") == [table]
     assert opened.unknown([plugin], tmp_path / "mine" / "runs") == []
 
@@ -102,5 +102,5 @@ def test_a_plugin_among_temporary_files_has_what_lies_beside_it_named(temporary:
     plugin = write(temporary / "mine" / "mine.py")
     table = write(temporary / "mine" / "table.txt")
     opened = OpenedFiles()
-    opened.add([str(table), str(write(temporary / "scratch.txt"))])
+    opened.names.update([str(table), str(write(temporary / "scratch.txt"))])
     assert opened.unknown([plugin], temporary / "runs") == [table]

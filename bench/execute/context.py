@@ -76,8 +76,6 @@ class JobContext:
     """The resources of one job in the process that does it.
 
     Attributes:
-        device: where trials train and suites measure.
-        emit: called with each event.
         stop: whether a training is to save what it has, and to end.
     """
 
@@ -115,11 +113,7 @@ TAIL_LINES, TAIL_BYTES = 40, 8_000
 
 
 def log_to(path: Path) -> None:
-    """Append all output of this process from now on, also of libraries, to a file.
-
-    This includes the traceback of a crash in native code. The file is in UTF-8 whatever the locale
-    says.
-    """
+    """Append all output of this process, also of libraries and crashes, to a file in UTF-8."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

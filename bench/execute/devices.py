@@ -19,36 +19,27 @@ from routers.errors import BenchError, RequestError, nearest
 CPU = "cpu"
 
 
-def devices(wanted: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the devices to work on: GPUs as `CUDA_VISIBLE_DEVICES` calls them, or the CPU alone.
+def slots(jobs: int | None, wanted: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the device of each worker: GPUs as `CUDA_VISIBLE_DEVICES` calls them, or the CPU.
 
     Args:
-        wanted: some of them; none takes every GPU, and the CPU where there is no GPU.
+        jobs: workers, spread evenly; None takes one a GPU, or one a core of the CPU where each
+            computes with one thread; 0 is this process, on the first device.
+        wanted: devices; none takes every GPU, and the CPU where there is no GPU.
 
     Raises:
-        RequestError: one that is not there.
+        RequestError: a device that is not there.
     """
     there = gpus()
+    known = (*there, CPU)
     for name in wanted:
-        if name not in (*there, CPU):
-            known = (*there, CPU)
+        if name not in known:
             raise RequestError(
                 f"there is no device {name!r}{nearest(name, known)}; there are: {', '.join(known)}"
             )
     if CPU in wanted and len(wanted) > 1:
         raise RequestError(f"the CPU works alone or not at all: {','.join(wanted)}")
-    return tuple(dict.fromkeys(wanted)) or there or (CPU,)
-
-
-def slots(jobs: int | None, wanted: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return the device of each worker.
-
-    Args:
-        jobs: workers, spread evenly; None takes one a GPU, or one a core of the CPU where each
-            computes with one thread; 0 is this process, on the first device.
-        wanted: see `devices`.
-    """
-    names = devices(wanted)
+    names = tuple(dict.fromkeys(wanted)) or there or (CPU,)
     if jobs is None:
         jobs = cores() // run_threads() if CPU in names else len(names)
     return tuple(names[number % len(names)] for number in range(max(jobs, 1)))
@@ -89,7 +80,6 @@ def training(device: torch.device, waiting: OnWait, stop: Stop) -> AbstractConte
 
     Args:
         waiting: called once with who else holds it, where this process must wait.
-        stop: whether it is to wait no longer.
 
     Raises:
         StoppedWaiting: `stop` said so.

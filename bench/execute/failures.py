@@ -10,9 +10,10 @@ from contextlib import suppress
 
 import torch
 
-from bench.config import RouterConfig, TrialSpec
+from bench.config import TrialSpec
 from bench.data import Dataset, Datasets
 from bench.execute.jobs import Job
+from bench.measure import layers_by_image
 from bench.model import Objective, moe_layers, starting_model, trial_model
 from bench.plan import condition_of
 from bench.train import TrainingInterrupted, refuse_other_optimisation, why_not_cut
@@ -26,16 +27,13 @@ CUDA_MEMORY_ALLOCATION = 2
 """`cudaErrorMemoryAllocation`."""
 
 Check = Callable[[], None]
-"""Returns where a rehearsal went well; else raises what it raised."""
+"""Raises what a rehearsal raised, if it did."""
 
 
 def refuse_untrainable(
     jobs: Iterable[Job], preflight: Callable[[Sequence[TrialSpec]], Iterable[Check]]
 ) -> None:
     """Rehearse each training once, whatever the number of its seeds.
-
-    Args:
-        preflight: of the run's executor.
 
     Raises:
         RequestError: one cannot be trained as it was asked for; it names the trial.
@@ -70,7 +68,9 @@ def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:
         groups = spec.model.groups
         count = 2
         if moe_layers(model) and isinstance(groups, int):
-            tokens = _tokens_of_image(spec, dataset)
+            with torch.device("meta"):
+                layers = layers_by_image(spec, dataset)
+            tokens = [int(layer.router.tokens or 0) for layer in layers]
             _refuse_misfit(groups, tokens, spec, dataset)
             count = math.lcm(2, *(groups // math.gcd(groups, each) for each in tokens))
         images = torch.zeros(count, *dataset.image_shape, device=device)
@@ -78,16 +78,6 @@ def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:
         noise = torch.Generator(device)
         Objective(spec.train)(model, images, labels, step=0, generator=noise)
         model.eval()(images)  # a router may route otherwise once training is over
-
-
-def _tokens_of_image(spec: TrialSpec, dataset: Dataset) -> list[int]:
-    """Return the tokens of one image at each MoE layer, in a model that takes any number."""
-    by_image = spec.model.model_copy(update={"groups": "image"})
-    with torch.device("meta"):
-        model = trial_model(
-            spec.model_copy(update={"model": by_image}), dataset, router=RouterConfig(name="random")
-        )
-    return [int(layer.router.tokens or 0) for layer in moe_layers(model).values()]
 
 
 def _refuse_misfit(groups: int, tokens: list[int], spec: TrialSpec, dataset: Dataset) -> None:

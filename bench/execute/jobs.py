@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -111,7 +111,6 @@ class WorkerFailure:
 
     Attributes:
         status: what becomes of its attempt.
-        error: one line.
         leave: why the whole run is to end, where it is.
     """
 
@@ -124,18 +123,12 @@ class WorkerFailure:
 def jobs_of(
     plan: Plan, decisions: Sequence[Decision], due: Sequence[tuple[PlannedSuite, ...]]
 ) -> Iterator[Job]:
-    """Yield jobs in the order of the plan: trials first, then layers.
-
-    Args:
-        decisions: of each trial.
-        due: the suites that are to measure each layer.
-    """
-    for number, (planned, decision) in enumerate(zip(plan.trials, decisions, strict=True), 1):
-        task = Task(planned.label, planned.spec.seed, number, len(plan.trials))
-        yield Job(planned, decision, task)
-    for number, (planned, suites) in enumerate(zip(plan.layers, due, strict=True), 1):
-        task = Task(planned.label, None, number, len(plan.layers))
-        yield Job(planned, Decision(False, "", suites), task)
+    """Yield jobs in the order of the plan: trials as decided, then layers with their due suites."""
+    for number, (each, decision) in enumerate(zip(plan.trials, decisions, strict=True), 1):
+        yield Job(each, decision, Task(each.label, each.spec.seed, number, len(plan.trials)))
+    for number, (each, suites) in enumerate(zip(plan.layers, due, strict=True), 1):
+        task = Task(each.label, None, number, len(plan.layers))
+        yield Job(each, Decision(False, "", suites), task)
 
 
 @dataclass(eq=False)
@@ -184,10 +177,7 @@ class JobStore:
     """The jobs of one run in the database.
 
     Attributes:
-        run_id: the run's row.
-        reuse: decides what is left to do of a job.
         rows: of the run's trials and layers, by fingerprint.
-        children: what is derived from a trial, by its fingerprint.
     """
 
     store: Store
@@ -195,7 +185,6 @@ class JobStore:
     run_id: int
     reuse: Reuse
     rows: Mapping[str, int]
-    children: Mapping[str, Sequence[Planned]]
 
     def lease(self, job: Job) -> int | None:
         """Take a job; returns the lease's row, None where another run works on it."""
@@ -207,13 +196,13 @@ class JobStore:
         held = [lease for lease in self.store.claims() if lease.fingerprint == job.fingerprint]
         return f"process {held[0].run.pid} on {held[0].run.node}" if held else "nobody"
 
-    def refreshed(self, job: Job) -> Job:
-        """Return a job with what is left to do of it now: other runs may have worked on it."""
+    def refreshed(self, job: Job, children: Iterable[Job]) -> Job:
+        """Return a job with what is left to do now of it, which others are derived from."""
         if job.is_layer:
             (due,) = self.reuse.layers([job.planned])
             return replace(job, decision=replace(job.decision, due=due))
-        children = self.children.get(job.fingerprint, ())
-        decision, *_ = self.reuse.trials([job.planned, *children])
+        derived = [child.planned for child in children]
+        decision, *_ = self.reuse.trials([job.planned, *derived])
         return replace(job, decision=decision)
 
     def begin(self, job: Job, device: str) -> Assignment:
@@ -231,11 +220,7 @@ class JobStore:
     def fail_training(
         self, assignment: Assignment, failure: WorkerFailure, seconds: float
     ) -> tuple[AttemptStatus, str | None]:
-        """Write down how an attempt ended whose worker did not, unless it had ended before.
-
-        Returns:
-            Its status and error.
-        """
+        """Write down how an attempt ended, unless it had before; returns its status and error."""
         last = self.store.last_attempt(assignment.job.fingerprint)
         assert last is not None  # it has begun
         if last.id != assignment.attempt or last.status not in UNFINISHED:

@@ -25,7 +25,7 @@ from bench.execute.jobs import (
     drop_children,
     first_ready,
 )
-from bench.plan import Planned, PlannedSuite
+from bench.plan import PlannedSuite
 from results import StoreError
 from results.store.leases import STALE_SECONDS
 from results.store.records import AttemptStatus
@@ -46,10 +46,6 @@ class JobSource(Protocol):
     @property
     def study(self) -> str:
         """Name the study that they belong to."""
-
-    @property
-    def children(self) -> Mapping[str, Sequence[Planned]]:
-        """What is derived from each trial, by its fingerprint."""
 
     def pending(self) -> Sequence[Job]:
         """Return what is to be rehearsed; none where there is nothing to do."""
@@ -100,9 +96,6 @@ class JobLoop:
     Args:
         jobs: the first ones, in the order of the plan; none is idle.
         source: of the jobs that follow.
-        job_store: where they are leased, and their ends written.
-        emit: called with each event.
-        interrupts: where the user asks to leave.
     """
 
     def __init__(
@@ -122,10 +115,7 @@ class JobLoop:
         self._last_try, self._last_heartbeat = 0.0, time.monotonic()
 
     def run(self) -> str | None:
-        """Do all jobs.
-
-        Returns:
-            Why some were left; None where none was.
+        """Do all jobs; returns why some were left, None where none was.
 
         Raises:
             KeyboardInterrupt: at the second Ctrl-C; nothing runs on.
@@ -199,7 +189,8 @@ class JobLoop:
             item.announced, item.not_before = True, time.monotonic() + ASK_AGAIN
             return
         self._queue.remove(item)
-        job = self._job_store.refreshed(item.job).without(item.crashed)
+        children = [each.job for each in self._queue if each.job.parent == item.job.fingerprint]
+        job = self._job_store.refreshed(item.job, children).without(item.crashed)
         if job.reused is not None and not (job.idle and item.crashed):
             self._emit(job.reused)
         if job.idle:

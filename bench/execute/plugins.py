@@ -22,11 +22,11 @@ SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
 
 
 class OpenedFiles:
-    """The files that plugins opened in this process and in workers."""
+    """The files that plugins opened in this process and in workers: `names`, absolute paths."""
 
     def __init__(self) -> None:
         self._watching = False
-        self._opened: set[str] = set()
+        self.names: set[str] = set()
         self._returned: set[Path] = set()
 
     def watch(self) -> None:
@@ -34,15 +34,6 @@ class OpenedFiles:
         if not self._watching:
             self._watching = True
             sys.addaudithook(self._on_audit_event)
-
-    def add(self, files: Iterable[str]) -> None:
-        """Add the files that a worker opened."""
-        self._opened.update(files)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All files so far, in absolute paths."""
-        return tuple(sorted(self._opened))
 
     def unknown(self, plugins: Sequence[Path], home: Path) -> list[Path]:
         """Return the files that no fingerprint covers; each is returned once.
@@ -56,7 +47,7 @@ class OpenedFiles:
         folders = {plugin.resolve().parent for plugin in plugins} - {temporary}
         made = [home.resolve(), *map(Path, SYSTEM_FOLDERS)]
         unknown = []
-        for file in sorted({_source(Path(name)).resolve() for name in self._opened}):
+        for file in sorted({_source(Path(name)).resolve() for name in self.names}):
             known = file in covered or file in self._returned or _kind(str(file)) != "plugin"
             in_passing = any(map(file.is_relative_to, made)) or (
                 file.is_relative_to(temporary) and not any(map(file.is_relative_to, folders))
@@ -75,7 +66,7 @@ class OpenedFiles:
             return  # a file that is open already
         writes = flags & (os.O_WRONLY | os.O_TRUNC | os.O_EXCL)
         if not writes and _by_plugin(sys._getframe(1)):
-            self._opened.add(os.path.abspath(os.fsdecode(path)))
+            self.names.add(os.path.abspath(os.fsdecode(path)))
 
 
 OPENED = OpenedFiles()

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from bench.data import Datasets
@@ -21,7 +19,7 @@ from bench.execute.jobs import Job, JobStore, jobs_of
 from bench.execute.loop import JobLoop, JobSource
 from bench.execute.plugins import OPENED, hashes_of
 from bench.execute.processes import ProcessExecutor, fork_server
-from bench.plan import Plan, Planned, Reuse, record_plan
+from bench.plan import Plan, Reuse, record_plan
 from results import Run, Store, StoreError
 from results.store.leases import this_process
 
@@ -81,9 +79,7 @@ class Runner:
             try:
                 jobs = source.begin(run_id)
                 if executor is not None:
-                    job_store = JobStore(
-                        self._store, self.context, run_id, self.reuse, rows, source.children
-                    )
+                    job_store = JobStore(self._store, self.context, run_id, self.reuse, rows)
                     loop = JobLoop(jobs, source, job_store, executor, self.emit, interrupts)
                     self.summary.left = loop.run()
             finally:
@@ -95,7 +91,7 @@ class Runner:
         """Count an event and show it; a display that fails ends no run, and is left alone."""
         self.summary.add(event)
         if isinstance(event, Opened):
-            OPENED.add(event.files)
+            OPENED.names.update(event.files)
         if self._on_event is None:
             return
         try:
@@ -152,14 +148,6 @@ class PlannedJobs:
     @property
     def study(self) -> str:
         return self.plan.request.study
-
-    @cached_property
-    def children(self) -> dict[str, list[Planned]]:
-        children: dict[str, list[Planned]] = defaultdict(list)
-        for planned in self.plan.trials:
-            if planned.fingerprint.parent is not None:
-                children[planned.fingerprint.parent].append(planned)
-        return children
 
     def pending(self) -> list[Job]:
         return [job for job in self.jobs if not job.idle]

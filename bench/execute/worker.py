@@ -79,7 +79,7 @@ def work(
             )
             result = do_job(assignment, context)
             if OPENED.names:
-                emit(Opened(OPENED.names))
+                emit(Opened(tuple(OPENED.names)))
             return result
     except Exception as error:
         if not is_disk_full(error):  # its type says so in this process alone
@@ -231,12 +231,9 @@ def _measure(
     attempt_id: int | None = None,
     layer_id: int | None = None,
 ) -> None:
-    """Put a subject through the suites that are due, a row for each.
+    """Put a subject, made when it is first needed, through the suites that are due, a row each.
 
     Where the job is asked to stop, the suites that are left are not begun.
-
-    Args:
-        subject: makes what they measure, when the first of them asks.
     """
     subject = cache(subject)
     for suite in job.due:

@@ -19,7 +19,6 @@ from bench.data import Dataset, ShapedData, load_weights
 from bench.model import (
     EXPERTS,
     MoELayer,
-    Replaced,
     ReplacedMLP,
     autocast,
     build_experts,
@@ -147,7 +146,9 @@ class LayerOfTrial:
         self.router_name = spec.router.name
         self.image_shape = data.image_shape
         self.num_experts = spec.experts.num_experts
-        replaced, self.tokens = self._replaced()
+        layer = layers_by_image(spec, data)[0]
+        assert layer.router.tokens is not None  # groups are images
+        self.tokens, replaced = layer.router.tokens, layer.experts.replaced
         self.dim = replaced.dim
         self.hidden = spec.experts.options.get("hidden") or replaced.hidden
         self.replaces_mlps = isinstance(replaced, ReplacedMLP)
@@ -218,28 +219,20 @@ class LayerOfTrial:
         own = {"hidden"} | ({width} if f"experts.options.{width}" in self._spec.found else set())
         return {name: value for name, value in experts.options.items() if name not in own}
 
-    def _replaced(self) -> tuple[Replaced, int]:
-        """Return what the model's first MoE layer replaces, and the tokens of an image there.
 
-        Read off a model with a router that takes any shape, since baselines have no such layer.
-        """
-        model = self._spec.model.model_copy(update={"groups": "image"})
-        spec = self._spec.model_copy(update={"model": model})
-        built = trial_model(spec, self._data, router=RouterConfig(name="random"))
-        layer = next(iter(moe_layers(built).values()))
-        assert layer.router.tokens is not None  # groups are images
-        return layer.experts.replaced, layer.router.tokens
+def layers_by_image(spec: TrialSpec, data: ShapedData) -> list[MoELayer]:
+    """List a model's MoE layers, with the tokens of an image as groups, of which any number fits.
+
+    Their router is another one that takes any shape, since baselines have no such layer.
+    """
+    model = spec.model.model_copy(update={"groups": "image"})
+    spec = spec.model_copy(update={"model": model})
+    return list(moe_layers(trial_model(spec, data, router=RouterConfig(name="random"))).values())
 
 
 @dataclass(frozen=True)
 class SuiteResult:
-    """The results of a suite, or the reason why it has none.
-
-    Attributes:
-        error: why it was skipped or failed, in one line.
-        traceback: of the error that it failed with.
-        seconds: that it took.
-    """
+    """The results of a suite, or the reason why it was skipped or failed."""
 
     status: MeasurementStatus
     seconds: float
@@ -250,11 +243,7 @@ class SuiteResult:
 
 
 def run_suite(name: str, options: Mapping[str, Any], subject: Callable[[], Any]) -> SuiteResult:
-    """Measure a subject by a suite; an error of either becomes its result.
-
-    Args:
-        subject: makes what the suite measures.
-    """
+    """Measure a subject, made here, by a suite; an error of either becomes its result."""
     start = time.perf_counter()
     try:
         suite, measured = build_suite(name, **options), subject()

@@ -1,10 +1,9 @@
 """Which definitions of this repository a piece of code depends on, and a digest of each.
 
 A definition is all that binds one name at the top level of a module: a function, a class, an
-assignment. Its digest is of its code alone, in the form of `bench.plan.normal_form`, with each name
-replaced by that of the definition that it means. So a digest outlives a module that is renamed, a
-function that is moved, an import that is written otherwise and an error that is reworded; what can
-change a number changes it.
+assignment. Its digest is of its normal form, with each name replaced by that of the definition that
+it means. So a digest outlives a module that is renamed, a function that is moved, an import that is
+written otherwise and an error that is reworded; what can change a number changes it.
 """
 
 from __future__ import annotations
@@ -21,11 +20,8 @@ from moe_router_bench import FOLDER, PACKAGES
 HOME = Path(FOLDER)
 NO_NUMBERS = frozenset(
     (
-        "bench.data.files",
-        "bench.train.outcome",
-        "bench.train.checkpoint",
-        "routers.errors",
-        "routers.registry",
+        *("bench.data.files", "bench.train.outcome", "bench.train.checkpoint"),
+        *("routers.errors", "routers.registry"),
     )
 )
 """Modules that keep, name or report what others compute: what is used of them is not followed."""
@@ -66,12 +62,7 @@ class _Read(NamedTuple):
 
 
 class Definitions:
-    """The definitions of a copy of this repository.
-
-    Args:
-        folder: where its packages lie.
-        without: modules whose definitions are not followed.
-    """
+    """The definitions of a copy of this repository, which are not followed in some modules."""
 
     def __init__(self, folder: Path = HOME, without: frozenset[str] = NO_NUMBERS) -> None:
         self._folder, self._without = folder, without

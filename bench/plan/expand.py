@@ -110,9 +110,9 @@ def _is_baseline(name: str) -> bool:
 
 
 def _aa_replicate(spec: TrialSpec) -> TrialSpec:
-    """Return the trial's A/A replicate; that of a derived trial starts from its parent's replicate.
+    """Return the trial's A/A replicate, derived from its parent's replicate.
 
-    A baseline has no MoE layer to draw again, so a parent that is a baseline has no replicate.
+    A baseline has no MoE layer to draw again, so a parent that is a baseline has none.
     """
     parent = spec.parent
     if parent is not None and not _is_baseline(parent.router.name):

@@ -85,11 +85,7 @@ class Fingerprint:
 
 
 class Fingerprints:
-    """The fingerprints of trials, layers and components; each component's code is read once.
-
-    Args:
-        definitions: those of this repository.
-    """
+    """The fingerprints of trials, layers and components; each component's code is read once."""
 
     def __init__(self, definitions: Definitions | None = None) -> None:
         self._definitions = definitions or Definitions()

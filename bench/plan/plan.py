@@ -57,11 +57,7 @@ class PlannedSuite:
 
 @dataclass(frozen=True)
 class Planned:
-    """A trial or a bare layer, with the suites that measure it.
-
-    Attributes:
-        label: the router, and what sets this one apart from the router's others.
-    """
+    """A trial or a bare layer, labelled as by `labels`, with the suites that measure it."""
 
     label: str
     spec: TrialSpec
@@ -71,11 +67,10 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """The trials and bare layers of a request, in the order in which they are done.
+    """What a request means, in the order in which it is done.
 
     Attributes:
-        trials: to train, then measure; one seed of every router before the next seed, parents
-            before what is derived from them.
+        trials: to train, then measure; parents before what is derived from them.
         layers: to measure without training; one of each router and condition.
     """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol
 
 from bench.config import Preset
@@ -48,22 +48,14 @@ class Sequential:
 
     def record(self) -> dict[str, Any]:
         """Return the rule as plain data, for the study's row."""
-        return {
-            "resolve": self.resolve,
-            "looks": len(self.seeds),
-            "seeds": list(self.seeds),
-            "taken": self.taken,
-            "compared": self.compared,
-            "decided": self.decided,
-        }
+        return {**asdict(self), "seeds": list(self.seeds), "looks": len(self.seeds)}
 
     def after(self, taken: int, comparisons: Iterable[Tested]) -> Sequential:
-        """Return the rule with its progress after an interim analysis.
+        """Return the rule with its progress after an interim analysis of so many seeds.
 
         A comparison without a difference, since a router has no result, is left out.
 
         Args:
-            taken: seeds of that analysis.
             comparisons: of accuracies, as shares.
         """
         decided = [

@@ -29,11 +29,9 @@ class UnusableError(Exception):
 def save_state(
     folder: Path, training: str, state: TrainingState, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write the file into the trial's folder, atomically.
+    """Write the state of a training, identified by `training_of`, and its trainer's tensors.
 
-    Args:
-        training: the training's identity, see `training_of`.
-        tensors: the trainer's state.
+    The file is written atomically.
     """
     text = {"training": training, "state": state.model_dump_json()}
     metadata = {**text, "sha256": _digest(text, tensors)}

@@ -77,8 +77,7 @@ class Segment:
 
     Attributes:
         end: the number of steps done when the segment ends.
-        evaluate: whether the model is evaluated at the end.
-        keep: whether the weights are saved at the end.
+        evaluate, keep: whether the model is evaluated, and its weights saved, at the end.
         steps: the steps of the whole training, as currently estimated.
     """
 
@@ -215,14 +214,10 @@ def evaluate(
     right = torch.zeros((), dtype=torch.long, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
     seen = 0
-    for batch in observe(
-        model,
-        dataset,
-        split,
-        batch_size=batch_size,
-        device=device,
-        precision=precision,
-    ):
+    observed = observe(
+        model, dataset, split, batch_size=batch_size, device=device, precision=precision
+    )
+    for batch in observed:
         right += (batch.logits.argmax(-1) == batch.labels).sum()
         loss += F.cross_entropy(batch.logits, batch.labels, reduction="sum")
         seen += len(batch.labels)

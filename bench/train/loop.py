@@ -59,7 +59,6 @@ def train_trial(
     interrupted.
 
     Args:
-        dataset: what it trains on.
         folder: for the snapshots, the outcome and, while it trains, its saved state; made where
             it is missing. Nobody else may train there meanwhile.
         parent: the trained model of the trial that this one is derived from, on the CPU.
@@ -103,15 +102,7 @@ def train_trial(
 
 
 class TrainingLoop:
-    """The steps of one training, segment by segment, and their state.
-
-    Args:
-        folder: for the snapshots.
-        parent: see `starting_model`.
-
-    Attributes:
-        state: the progress until now.
-    """
+    """The steps of one training, segment by segment; arguments as of `train_trial`."""
 
     def __init__(
         self,
@@ -158,11 +149,7 @@ class TrainingLoop:
             print(f"the training goes on after step {self.state.steps} of {self.steps}")
 
     def run(self, on_progress: Progress, save_every: float, stop: Callable[[], bool]) -> None:
-        """Train to the end; arguments and errors as of `train_trial`.
-
-        Raises:
-            DivergedError: a loss is not finite, or a router's logits are not.
-        """
+        """Train to the end; arguments and errors as of `train_trial`, and DivergedError."""
         state, saved = self.state, time.monotonic()
         if self._spec.train.snapshots > 1 and not state.steps:
             self._save_weights()
@@ -184,13 +171,11 @@ class TrainingLoop:
                 raise TrainingInterrupted(f"stopped after step {state.steps} of {self.steps}")
 
     def _train(self, segment: Segment) -> float:
-        """Take the steps of a segment, the last one with its FLOPs counted before an evaluation.
+        """Take the steps of a segment; returns the last loss.
 
-        Steps cost what the last counted one did. Counting slows a step down: it is charged the mean
-        seconds of the segment's others, or of those before.
-
-        Returns:
-            The last loss.
+        Before an evaluation the last step's FLOPs are counted; others cost what the last counted
+        one did. Counting slows a step down: it is charged the mean seconds of the segment's others,
+        or of those before.
         """
         state, began = self.state, self._now()
         start, self._trainer.steps = state.steps, segment.steps

@@ -74,9 +74,7 @@ def refuse_other_optimisation(spec: TrialSpec, model: nn.Module) -> None:
 def why_not_cut(spec: TrialSpec, model: nn.Module, parts: int) -> str | None:
     """Say why training in so many micro-batches would be another optimisation.
 
-    Returns:
-        The reason; None where it is the same optimisation, but for rounding and for which random
-        numbers are drawn.
+    None is said where it is the same, but for rounding and for which random numbers are drawn.
     """
     if parts == 1:
         return None
@@ -112,14 +110,13 @@ class Trainer:
 
     Args:
         batches: of the training split of `dataset`.
-        steps: of the whole training, for the learning rate's schedule.
+        steps: of the whole training, for the learning rate's schedule; may be set later.
         parent: see `starting_model`.
 
     Raises:
         RequestError: micro-batches would change the optimisation.
 
     Attributes:
-        steps: of the whole training; may be set to a new estimate.
         overhead: FLOPs that micro-batches add to each step.
     """
 
@@ -152,11 +149,7 @@ class Trainer:
         return self._model if self._average is None else self._average.module
 
     def step(self, step: int, counter: FlopCounter | None = None) -> Tensor:
-        """Take one optimiser step.
-
-        Args:
-            step: its number, from 0.
-            counter: counts the FLOPs of the forward and backward pass.
+        """Take one optimiser step, numbered from 0, counting the FLOPs of both its passes.
 
         Returns:
             The task's loss before the step, a scalar on the device.

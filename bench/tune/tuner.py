@@ -167,7 +167,6 @@ class Tuner:
         untuned: the training of each with nothing tuned.
         emit: called with each event.
         rows: grow with the trials.
-        children: none; nothing is derived.
     """
 
     tuning: Tuning
@@ -179,7 +178,6 @@ class Tuner:
     reuse: Reuse
     emit: OnEvent
     rows: dict[str, int] = field(default_factory=dict)
-    children: Mapping[str, Sequence[Planned]] = field(default_factory=dict)
     _study_id: int = 0
     _fingerprints: Fingerprints = field(default_factory=Fingerprints)
     _trials: dict[str, _Trial] = field(default_factory=dict)
