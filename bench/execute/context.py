@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
-from multiprocessing import connection
 from pathlib import Path
 from types import FrameType
 from typing import Self
@@ -145,12 +144,7 @@ def tail(path: Path) -> str | None:
 
 
 def begin_process(log: Path, device: str, plugins: Mapping[Path, str]) -> torch.device:
-    """Set this process up; it ends with the one that asked for it.
-
-    Args:
-        log: where its output goes.
-        device: the one that it may see.
-        plugins: as `load_unchanged` takes them.
+    """Set this process up, to log there and see one device; it ends with the one that began it.
 
     Returns:
         The device, as this process sees it.
@@ -169,7 +163,7 @@ def begin_process(log: Path, device: str, plugins: Mapping[Path, str]) -> torch.
 def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    connection.wait([parent.sentinel])
+    parent.join()
     os._exit(1)
 
 

@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext
 from typing import ParamSpec, TypeVar, cast
 
+import psutil
 from pebble import ProcessExpired, ProcessFuture, concurrent
 
 from bench.config import TrialSpec
@@ -122,15 +123,6 @@ class _Busy:
             with suppress(ProcessLookupError):
                 send(self.pid, number)
 
-    @property
-    def gone(self) -> bool:
-        """Whether the worker has ended, if not all that it started."""
-        try:
-            os.kill(self.pid or os.getpid(), 0)
-        except ProcessLookupError:
-            return True
-        return False
-
 
 class ProcessExecutor:
     """A process for each job, forked from a server that has everything loaded and no device.
@@ -139,10 +131,7 @@ class ProcessExecutor:
     """
 
     def __init__(
-        self,
-        slots: tuple[str, ...],
-        context: RunContext,
-        datasets: Mapping[str, SharedDataset],
+        self, slots: tuple[str, ...], context: RunContext, datasets: Mapping[str, SharedDataset]
     ) -> None:
         self.slots = slots
         self._run, self._datasets, self._timeout = context, datasets, context.options.timeout
@@ -206,7 +195,7 @@ class ProcessExecutor:
 
     def _watch(self, busy: _Busy) -> None:
         """End what holds on to the pipes of a worker that is gone, and one that takes too long."""
-        if busy.gone:
+        if busy.pid is not None and not psutil.pid_exists(busy.pid):
             busy.signal(signal.SIGKILL)
         if self._timeout is None or busy.since is None:
             return

@@ -80,11 +80,14 @@ class Reuse:
             name = each.fingerprint.value
             if name in done:
                 due = _missing(each.suites, made.get(done[name].id, set()))
-                reason = self._why_again(each, done[name], due, is_parent=name in parents)
+                why = self._why_again(each, done[name], due, is_parent=name in parents)
                 same = Decision(False, "same description, data and source", due, done[name])
-                decision = same if reason is None else Decision(True, reason, each.suites)
+                decision = Decision(True, why, each.suites) if why else same
             elif name in tried:
-                decision = self._without_result(each, tried[name][-1])
+                last = tried[name][-1]
+                again, reason = tried_again(last, self._retry if last.id <= self._newest else None)
+                no_result = Decision(False, reason, attempt=last)
+                decision = Decision(True, reason, each.suites) if again else no_result
             else:
                 decision = Decision(True, self._why_new(each.fingerprint), each.suites)
             if decision.train:
@@ -118,18 +121,11 @@ class Reuse:
         ]
 
     def _why_again(
-        self,
-        planned: Planned,
-        done: AttemptRecord,
-        due: Sequence[PlannedSuite],
-        *,
-        is_parent: bool,
+        self, planned: Planned, done: AttemptRecord, due: Sequence[PlannedSuite], *, is_parent: bool
     ) -> str | None:
         """Say why a trial that has a result is trained again; None where it is not.
 
-        Args:
-            due: the suites that are to measure it.
-            is_parent: whether another that has to be trained starts from its weights.
+        A parent is one whose weights another starts from that has to be trained.
         """
         if self._is_of_other_clock(planned, done):
             return "its seconds were those of another machine"
@@ -164,12 +160,6 @@ class Reuse:
         """Tell whether a training was given seconds, which make other steps on another machine."""
         matched = planned.spec.compute.match
         return matched == "wall_clock" and attempt.machine_id != self._machine_id
-
-    def _without_result(self, planned: Planned, last: AttemptRecord) -> Decision:
-        again, reason = tried_again(last, self._retry if last.id <= self._newest else None)
-        if again:
-            return Decision(True, reason, planned.suites)
-        return Decision(False, reason, attempt=last)
 
     def _why_new(self, fingerprint: Fingerprint) -> str:
         alike = self._alike[to_json(identity(fingerprint.description))]
