@@ -32,7 +32,8 @@ class Affinity(nn.Module, Configurable):
         site: what it may need to know of the layer.
 
     Raises:
-        RequestError: a hyper-parameter that the affinity does not have, or a value that it refuses.
+        RequestError: a hyper-parameter that the affinity does not have, a value that it refuses, or
+            a layer in which it has no meaning.
     """
 
     per_expert: ClassVar[bool] = False
@@ -60,12 +61,7 @@ class Affinity(nn.Module, Configurable):
 def build_affinity(
     name: str, dim: int, outputs: int, site: Site | None = None, **hyper: Any
 ) -> nn.Module:
-    """Build a registered affinity by name; the arguments are those of `Affinity`.
-
-    Raises:
-        RequestError: no such affinity, a hyper-parameter that it does not have, or a layer in
-            which it has no meaning.
-    """
+    """Build a registered affinity by name; the arguments and errors are those of `Affinity`."""
     affinity: nn.Module = AFFINITIES.get(name).target(dim, outputs, site, **hyper)
     return affinity
 
@@ -158,9 +154,7 @@ def _inverse_length(x: Tensor) -> Tensor:
 class Deep(Affinity):
     """The base of affinities with a deep body; a subclass makes it, then calls `build` of this one.
 
-    Attributes:
-        body: (g, t, d) -> (g, t, h), the hidden vector that logits are linear in.
-        width: h.
+    The body maps (g, t, d) -> (g, t, width), the hidden vector that logits are linear in.
     """
 
     body: nn.Module

@@ -21,10 +21,7 @@ class RequestError(BenchError):
 class NonFiniteError(BenchError):
     """Logits that cannot be routed: NaN, +∞, or a token with nothing but −∞.
 
-    A training that meets them has diverged.
-
-    Attributes:
-        router: the module that was given them; None where it is not known.
+    A training that meets them has diverged; `router` is the module whose they are, if known.
     """
 
     def __init__(self, message: str, router: object = None) -> None:

@@ -192,9 +192,7 @@ def function_hyper_model(function: Callable[..., Any]) -> type[HyperModel]:
 
 def _own_annotations(cls: type) -> dict[str, Any]:
     own = inspect.get_annotations(cls)
-    if not own:
-        return {}
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = typing.get_type_hints(cls, include_extras=True) if own else {}
     return {name: hints[name] for name in own}
 
 

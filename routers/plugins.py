@@ -67,10 +67,7 @@ def _refuse_missing(path: str | Path, file: Path) -> None:
 
 
 def load_entry_points() -> list[PluginFailure]:
-    """Import every installed package that offers components in `moe_router_bench.routers`.
-
-    Returns: those that failed; the others work all the same.
-    """
+    """Import every package that offers `moe_router_bench.routers`; returns those that failed."""
     failures = []
     for point in entry_points(group=GROUP):
         what = f"entry point {point.name} = {point.value}"
@@ -208,11 +205,8 @@ def _entries() -> set[tuple[Registry, str]]:
 
 
 def _undo(own: set[str], modules: set[str], entries: set[tuple[Registry, str]]) -> None:
-    """Forget the plugin's new modules, and what the plugin registered since.
-
-    What a module outside the plugin registered while the plugin imported it for the first time
-    stays: that module stays imported, and would not register again.
-    """
+    """Forget the plugin's new modules, and what the plugin registered since."""
+    # What a module outside the plugin registered meanwhile stays: it will not be imported again.
     others = set(sys.modules) - modules - own
     for registry, name in _entries() - entries:
         if registry.get(name).target.__module__ not in others:

@@ -129,7 +129,6 @@ class Router(nn.Module, Configurable):
 
         Args:
             tokens: (g, t, d) float; tokens of another shape, (g, t, …), are flattened.
-            context: see `RouterContext`.
 
         Raises:
             NonFiniteError: a token's logits are NaN or +∞, or all of them −∞.
@@ -228,11 +227,7 @@ def build_router(
     site: Site | None = None,
     **hyper: Any,
 ) -> Router:
-    """Build a registered router by name; the arguments are those of `Router`.
-
-    Raises:
-        RequestError: no such router, or a hyper-parameter that it does not have.
-    """
+    """Build a registered router by name; the arguments and errors are those of `Router`."""
     target = ROUTERS.get(name).target
     router: Router = target(dim, num_experts, tokens=tokens, site=site, **hyper)
     return router

@@ -55,7 +55,6 @@ def sinkhorn_plan(logits: Tensor, iterations: int = 20, epsilon: float = 1.0) ->
 
     Args:
         logits: (g, t, E) float; half precision is computed in float32.
-        epsilon: ε, above 0.
 
     Raises:
         NonFiniteError: a token's logits are NaN or +∞, or all of them −∞.
@@ -120,13 +119,10 @@ def _log_sum_exp(x: Tensor, dim: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class SparsePlan(Plan):
-    """A plan with at most s non-zeros a column, and the potentials that it was read off.
-
-    Attributes:
-        dual_value: (g,), D(α). Minus it bounds ⟨T, G⟩ − (γ/2)‖T‖² of every feasible T from above.
-    """
+    """A plan with at most s non-zeros a column."""
 
     dual_value: Tensor
+    """(g,), D(α). Minus it bounds ⟨T, G⟩ − (γ/2)‖T‖² of every feasible T from above."""
 
 
 @torch.no_grad()
@@ -212,12 +208,8 @@ def _maximise(columns: Tensor, slots: int, gamma: float, iterations: int) -> Ten
 def _shares(top: Tensor, gamma: float, mass: float) -> tuple[Tensor, Tensor]:
     """Give each column's maximiser: `mass` · projection of scores / (γ · mass) onto the simplex.
 
-    Args:
-        top: (g, E, s), the highest scores of each column, in descending order.
-
-    Returns:
-        The maximiser's entries, (g, E, s), and the threshold that was taken off their scores,
-        (g, E, 1). A column without a score above −∞ has none.
+    Returns, for the highest scores of each column in descending order, (g, E, s), its entries and
+    the threshold that was taken off, (g, E, 1). A column without a score above −∞ has none.
     """
     ranks = torch.arange(1, top.shape[2] + 1, device=top.device, dtype=top.dtype)
     # The threshold that a support of the first j entries would have is largest for the right j.

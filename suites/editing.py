@@ -15,10 +15,9 @@ images; of equals, the first in the order of layers, experts, factors. Accuracy 
 edits apart: a subgroup that a bias harms has few images in validation, ten of them eleven
 accuracies, and what is chosen by it holds less well in testing.
 
-In the paper an edit adds λ times the mean gate of the subgroup that suffers to the gates, of the
-images of that subgroup or of all. Here it multiplies: a factor means the same in a dense mixture,
-and where a token's few experts are chosen or its slots mixed, and adding to the weight of an expert
-that did not run has no meaning. And it needs no attribute in testing.
+In the paper an edit adds λ times the mean gate of the subgroup that suffers to the gates. Here it
+multiplies: a factor means the same in a dense mixture, and where a token's few experts are chosen
+or its slots mixed; and it needs no attribute in testing.
 """
 
 from __future__ import annotations
@@ -112,8 +111,7 @@ class Editing(Suite[TrialSubject]):
         """Search for edits on the validation split, as the head of this file says.
 
         Returns:
-            (E,) for each layer, by which the experts' combine weights are to be multiplied, and
-            the passes of the model over the split that it took to find them.
+            The edits, and the passes of the model over the split that it took to find them.
         """
         usage: list[Tensor] = []
         for batch in subject.run(subject.model, "val"):
@@ -167,12 +165,9 @@ def fairness(subgroups: Subgroups, edit: str) -> Iterator[Metric | Array]:
 class Subgroups:
     """Images, right answers and cross-entropies by subgroup, batch by batch.
 
-    Subgroups are the images of a class with a value of the attribute; tables are (classes, values)
-    double.
-
     Attributes:
-        images, right: their number, and those that are answered rightly.
-        loss: the sum of their cross-entropies, in nats.
+        images, right: (classes, values) double, all images and those that are answered rightly.
+        loss: (classes, values) double, the sum of their cross-entropies, in nats.
     """
 
     def __init__(self, classes: int, values: int) -> None:

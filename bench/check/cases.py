@@ -181,9 +181,7 @@ def in_case(training: bool, kind: str) -> str:
 def subjects(name: str, fixed: dict[str, Any], sizes: dict[str, int]) -> list[Subject]:
     """Return a router in its default setting, and with each hyper-parameter moved from its default.
 
-    Args:
-        fixed: hyper-parameters that stay as they are.
-        sizes: fields of `Subject`.
+    Hyper-parameters that are `fixed` stay as they are; sizes are fields of `Subject`.
 
     Raises:
         RequestError: the hyper-parameters do not fit the router.

@@ -20,11 +20,8 @@ Expert = Callable[[Tensor], Tensor]
 def moe_output(d: Tensor, c: Tensor, x: Tensor, experts: list[Expert]) -> Tensor:
     """Compute y[g,t] = Σ_e,s C[g,t,e,s] · expert_e(Σ_t D[g,t,e,s] · x[g,t]), slot by slot.
 
-    Args:
-        d: (g, t, E, s), the dispatch tensor.
-        c: (g, t, E, s), the combine tensor.
-        x: (g, t, …).
-        experts: E functions of a token's shape.
+    The dispatch tensor D and the combine tensor C are (g, t, E, s), the tokens x (g, t, …); the
+    experts are E functions of a token.
     """
     groups, tokens, _, slots = d.shape
     outputs = []
@@ -50,11 +47,6 @@ def capacity(factor: float | None, tokens: int, experts: int, choices: int) -> i
     if factor is None:
         return tokens
     return min(tokens, math.ceil(factor * tokens * choices / experts - 1e-9))
-
-
-def soft_slots(factor: float, tokens: int, experts: int) -> int:
-    """Return the slots of each expert in soft routing: round(factor · t / E), at least 1."""
-    return max(1, round(factor * tokens / experts))
 
 
 def require(holds: bool, message: str, failure: type[Failed] = Failed) -> None:

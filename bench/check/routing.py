@@ -275,7 +275,7 @@ def _require_within(limits: Tensor, routing: Routing, where: str, asked: str) ->
 def _require_soft_slots(router: Router, factor: float | None, routing: Routing) -> None:
     slots = getattr(router, "num_slots", None)
     if slots is None and factor is not None:
-        slots = reference.soft_slots(factor, routing.num_tokens, routing.num_experts)
+        slots = max(1, round(factor * routing.num_tokens / routing.num_experts))
     require(
         slots is None or routing.num_slots == slots,
         f"num_slots = {routing.num_slots} for each expert, not {slots}, as was asked for",

@@ -123,15 +123,8 @@ def check_router(
 ) -> CheckReport:
     """Prove a router correct, as far as examples can.
 
-    The router is checked with its defaults and with each hyper-parameter moved from its default,
-    in a small MoE layer, mostly in float64.
-
-    Args:
-        name: a registered router.
-        dim: width of the tokens.
-        num_experts: E.
-        tokens: tokens of a group.
-        hyper: hyper-parameters that are held at these values.
+    The router is checked with its defaults and with each hyper-parameter moved from its default
+    but those given, in a small MoE layer with groups of `tokens` tokens, mostly in float64.
 
     Raises:
         RequestError: no such router, or a hyper-parameter that it does not have.

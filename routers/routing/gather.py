@@ -24,10 +24,9 @@ def gather_rows(rows: Tensor, index: Tensor) -> Tensor:
 
 
 def inverse_rows(index: Tensor, rows: int, none: int) -> Tensor:
-    """Return (rows,): which entry's first axis names each row; `none` where no entry does.
+    """Return (rows,): which n of the (N, K) index names each row, at most once; `none` for no n.
 
-    Args:
-        index: (N, K) long, below `rows`, each at most once, or `rows` for none.
+    An entry of the index that is `rows` names none.
     """
     inverse = index.new_full((rows + 1,), none)
     entry = torch.arange(index.shape[0], device=index.device).unsqueeze(1).expand_as(index)

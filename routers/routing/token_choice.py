@@ -98,8 +98,7 @@ class TokenChoiceRouting(Routing):
     ) -> Self:
         """Queue explicit choices at their experts; the arguments are as in `top_k` and the class.
 
-        Args:
-            priority: (g, t), the token of the highest is served first; None serves in order.
+        The token of the highest `priority`, (g, t), is served first; None serves in order.
         """
         position, longest = queue_positions(experts, gates.shape[-1], priority, chosen)
         limits = None

@@ -1,19 +1,6 @@
 """What a suite is: a measurement of a finished trial or of a bare layer, which never trains.
 
-A suite is one file in this folder, or in a plugin; importing it registers it:
-
-    @register_suite("confidence", family="accuracy")
-    class Confidence(Suite[TrialSubject]):
-        \"\"\"How sure the model is of its answers.\"\"\"
-
-        on = "trial"
-        main_metric = "confidence"
-        metrics = (MetricDef("confidence", "share", None, "Mean of the highest probability."),)
-
-        def measure(self, subject):
-            batches = subject.run(subject.model, "test")
-            highest = torch.cat([b.logits.softmax(-1).amax(-1) for b in batches])
-            yield Metric("confidence", float(highest.mean()), split="test")
+A suite is one file in `suites`, or in a plugin; importing it registers it.
 """
 
 from __future__ import annotations

@@ -34,14 +34,12 @@ class Observed:
 
 @dataclass(frozen=True)
 class HistoryPoint:
-    """A value measured along a training.
+    """A value measured along a training: `val_top1`, `val_loss` or `train_loss`, by `name`.
 
     Attributes:
         step: optimiser steps done.
-        flops: FLOPs spent on training until then.
-        seconds: of training until then, evaluations left out.
+        flops, seconds: of training until then, evaluations left out.
         split: "train" or "val".
-        name: `val_top1`, `val_loss` or `train_loss`.
     """
 
     step: int
@@ -118,10 +116,8 @@ class LayerSubject(Protocol):
     Attributes:
         replaces_mlps: whether the model's experts stand in for MLPs, as in bare layers.
         image_shape: (c, h, w) of the model's images.
-        tokens: tokens of an image, in the model.
-        dim: width of the model's tokens.
+        tokens, dim: number and width of an image's tokens, in the model.
         hidden: width of an expert's hidden layer, in the model.
-        num_experts: E, in the model.
     """
 
     device: torch.device
