@@ -1,17 +1,16 @@
 """The results database: typed records go in, frames and statistics come out.
 
-`load_study` reads a study as pandas frames, and `open_store` opens the database. `results.frames`,
-`results.frames` and `results.statistics` load pandas or scipy, so they are imported by name where
-they are needed.
+`load_study` reads a study as pandas frames, and `open_store` opens the database. `results.frames`
+and `results.statistics` load pandas or scipy, so they are imported by name where they are needed.
 """
 
 from results.store.records import (
     Array,
     ArrayRecord,
     AttemptRecord,
-    ClaimRecord,
     CodeVersion,
     Component,
+    LeaseRecord,
     Machine,
     Metric,
     Run,
@@ -19,17 +18,16 @@ from results.store.records import (
     StudyRecord,
     Subject,
 )
-from results.store.store import Store, open_store
-from results.studies import StudyFrames, load_study
+from results.store.store import Store, StudyFrames, database_of, describe, load_study, open_store
 from results.text import StoreError
 
 __all__ = [
     "Array",
     "ArrayRecord",
     "AttemptRecord",
-    "ClaimRecord",
     "CodeVersion",
     "Component",
+    "LeaseRecord",
     "Machine",
     "Metric",
     "Run",
@@ -39,6 +37,8 @@ __all__ = [
     "StudyFrames",
     "StudyRecord",
     "Subject",
+    "database_of",
+    "describe",
     "load_study",
     "open_store",
 ]

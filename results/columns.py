@@ -93,7 +93,6 @@ class Base(DeclarativeBase):
         list[dict[str, Any]]: JSON,
         str: Readable,
         float: Double,
-        bytes: LargeBinary,
         datetime: Moment,
         np.ndarray: Npy,
     }

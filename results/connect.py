@@ -7,16 +7,25 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy import URL, Connection, Engine, Select, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, StatementError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from results.text import StoreError, to_json
+
+BUSY_SECONDS = 300
+"""How long a writer waits for another one."""
+ASK_AGAIN = 1
+"""Seconds that a writer waits inside of SQLite, where it hears no Ctrl-C."""
+CHUNK = 1000
+"""Values in one `IN (…)`: every database takes so many."""
+
+Value = TypeVar("Value")
 
 
 def may_only_be_read(file: Path) -> bool:
@@ -44,7 +53,8 @@ class ReadOnlyFile:
             self._copy = None
 
     def _uri(self) -> str:
-        log, index, journal = (_beside(self._file, end) for end in ("-wal", "-shm", "-journal"))
+        endings = ("-wal", "-shm", "-journal")
+        log, index, journal = (self._file.with_name(self._file.name + end) for end in endings)
         name = self._file.absolute().as_uri()
         if log.exists() and index.exists():
             return f"{name}?mode=ro"
@@ -52,21 +62,10 @@ class ReadOnlyFile:
             return f"{name}?mode=ro&immutable=1"
         if self._copy is None:
             self._copy = Path(tempfile.mkdtemp(prefix="moe-router-bench-")) / self._file.name
-            for part in (log, journal):
+            for part in (log, journal, self._file):  # the log before what it is written into
                 if part.exists():
                     shutil.copyfile(part, self._copy.with_name(part.name))
-            shutil.copyfile(self._file, self._copy)
         return self._copy.as_uri()
-
-
-def _beside(file: Path, ending: str) -> Path:
-    return file.with_name(file.name + ending)
-
-
-BUSY_SECONDS = 300
-"""How long a writer waits for another one."""
-ASK_AGAIN = 1
-"""Seconds that a writer waits inside of SQLite, where it hears no Ctrl-C."""
 
 
 def resolve(target: str | Path) -> URL:
@@ -166,6 +165,24 @@ class Database:
         self.close()
 
 
+def chunks(values: Iterable[Value]) -> Iterator[list[Value]]:
+    """Yield the distinct values, so many at once as a query takes."""
+    distinct = list(dict.fromkeys(values))
+    for start in range(0, len(distinct), CHUNK):
+        yield distinct[start : start + CHUNK]
+
+
+def among(
+    session: Session,
+    query: Select[*tuple[Any, ...]],
+    column: InstrumentedAttribute[Any],
+    values: Iterable[Any],
+) -> Iterator[Any]:
+    """Yield the query's rows whose column has one of these values."""
+    for some in chunks(values):
+        yield from session.execute(query.where(column.in_(some)))
+
+
 def _missing_driver(url: URL, error: ModuleNotFoundError) -> str:
     if url.get_backend_name() == "postgresql" and error.name == "psycopg":
         return (
@@ -210,8 +227,7 @@ def _is_locked(error: BaseException | None) -> bool:
 def _begin_sqlite(connection: Connection) -> None:
     # A transaction that reads first and writes later fails at once if another has written in
     # between, whatever the timeout; one that begins as a writer waits for its turn.
-    writes = connection.get_execution_options().get("write", False)
-    if not writes:
+    if not connection.get_execution_options().get("write", False):
         connection.exec_driver_sql("BEGIN")
         return
     deadline = time.monotonic() + BUSY_SECONDS

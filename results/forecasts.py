@@ -11,14 +11,22 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cache
 from itertools import chain
 from math import inf
 from statistics import median
 from typing import Any, NamedTuple
 
-from results import Machine, Store
-from results.store.durations import Duration, durations
+from sqlalchemy import select
+
+from results.models import AttemptRow, LayerRow, MachineRow, MeasurementRow, TrialRow
+from results.store.records import AttemptStatus, Machine, MeasurementStatus
+from results.store.store import Store
 from results.text import to_json
+
+HARDWARE = ("name", "processor", "cores", "threads", "gpu", "gpu_count")
+"""What machines have in common whose durations say something of each other."""
 
 TRUSTED = 0.05
 """Share of a training from which its own pace says more than what others took."""
@@ -29,7 +37,6 @@ class Kind:
     """The properties that decide how fast a trial or layer runs.
 
     Attributes:
-        router: its name.
         model: the model and its data, as JSON.
         budget: what fixes the FLOPs of a training, as JSON: trainings of one budget take the same.
         granted: the seconds of a training where it is these that are matched.
@@ -47,12 +54,11 @@ class Kind:
         recipe = description.get("train", {})
         compute = description.get("compute", {})
         model = [description["model"], data, recipe.get("precision")]
-        spent = [model, recipe.get("epochs"), recipe.get("batch_size"), compute]
+        budget = [model, recipe.get("epochs"), recipe.get("batch_size"), compute]
         if compute.get("match") not in ("total_flops", "step_flops"):
-            own = ("router", "experts", "transform")
-            spent += [description.get(name) for name in own]
+            budget += [description.get(name) for name in ("router", "experts", "transform")]
         router = description["router"]["name"]
-        return cls(router, to_json(model), to_json(spent), compute.get("seconds"))
+        return cls(router, to_json(model), to_json(budget), compute.get("seconds"))
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,7 @@ class Work:
         trained: share of its training that is done; 1 where it needs none.
         training: seconds that this share took.
         measuring: seconds for which the first of the suites has been measuring.
-        after: the name of a work that must have ended; of no matter where there is none.
+        after: the name of a work that must have ended, if there is one of this name.
     """
 
     name: str
@@ -109,30 +115,47 @@ class Seen:
     def add_measurement(
         self, kind: Kind, suite: str, layer: bool, seconds: float, skipped: bool = False
     ) -> None:
-        """Add a measurement by a suite, of a trial or a bare layer.
-
-        Args:
-            skipped: whether the suite did not apply, which tells nothing of other models and data.
-        """
+        """Add a measurement; one that was skipped tells nothing of other models and data."""
         for place in _places(kind)[: 1 if skipped else None]:
             self.measurements[suite, layer, place].append(seconds)
 
-    @classmethod
-    def of(cls, all_: Iterable[Duration]) -> Seen:
-        """Collect the durations that the database has."""
-        seen = cls()
-        for each in all_:
-            kind = Kind.of(each.description)
-            if each.suite is None:
-                seen.add_training(kind, each.seconds, each.flops)
-            else:
-                seen.add_measurement(kind, each.suite, each.layer, each.seconds, each.skipped)
-        return seen
 
+def read_seen(store: Store, machine: Machine, since: datetime | None = None) -> tuple[Seen, Seen]:
+    """Return what a machine, of any settings, has trained and measured since a time, and before.
 
-def seen_on(store: Store, machine: Machine) -> Seen:
-    """Return all that a machine has trained and measured."""
-    return Seen.of(durations(store, machine))
+    Args:
+        since: None where all counts as before.
+    """
+    later, earlier = Seen(), Seen()
+    alike = select(MachineRow.id).filter_by(**{name: getattr(machine, name) for name in HARDWARE})
+    tried, made = AttemptRow, MeasurementRow
+    columns: list[Any] = [tried.finished_at, tried.trial_id, tried.seconds, tried.flops]
+    trainings = select(*columns).where(
+        tried.machine_id.in_(alike), tried.status == AttemptStatus.DONE, tried.seconds.is_not(None)
+    )
+    columns = [made.measured_at, tried.trial_id, made.layer_id, made.suite, made.status]
+    columns.append(made.seconds)
+    measurements = select(*columns).select_from(made).outerjoin(tried)
+    measurements = measurements.where(made.machine_id.in_(alike), made.seconds.is_not(None))
+
+    def seen_at(ended: datetime) -> Seen:
+        return earlier if since is None or ended < since else later
+
+    @cache
+    def kind_of(trial: int | None, layer: int | None = None) -> Kind:
+        return Kind.of(layers[layer] if trial is None else trials[trial])
+
+    with store.reading() as session:
+        trials, layers = (
+            {row.id: row.description for row in session.execute(select(kind.id, kind.description))}
+            for kind in (TrialRow, LayerRow)
+        )
+        for ended, trial, seconds, flops in session.execute(trainings).all():
+            seen_at(ended).add_training(kind_of(trial), seconds, flops)
+        for ended, trial, layer, suite, status, seconds in session.execute(measurements).all():
+            kind, skipped = kind_of(trial, layer), status == MeasurementStatus.SKIPPED
+            seen_at(ended).add_measurement(kind, suite, trial is None, seconds, skipped)
+    return later, earlier
 
 
 def _places(kind: Kind) -> tuple[Place, ...]:
@@ -144,8 +167,7 @@ class Pace:
     """Forecasts of the seconds of single works, from earlier ones.
 
     Args:
-        own: what the run that goes on has done.
-        earlier: what was done before it.
+        own, earlier: what the run that goes on has done, and what was done before it.
         running: works under way, whose trainings promise what others of their kind take.
     """
 
@@ -227,15 +249,12 @@ class Forecast:
 
 
 def forecast(works: Sequence[Work], pace: Pace, workers: int, devices: int = 1) -> Forecast | None:
-    """Spread works over workers.
+    """Spread works over workers; None where nothing tells how long one of the trainings takes.
 
     Args:
         works: those under way first, then the others in their order.
         workers: at least one, and one for each trial under way.
         devices: each takes one bare layer at a time.
-
-    Returns:
-        None where nothing tells how long one of the trainings takes.
     """
     trials = [work for work in works if not work.layer]
     loads, training = [], 0.0
@@ -262,11 +281,8 @@ class Load(NamedTuple):
 def makespan(loads: Sequence[Load], workers: int) -> float:
     """Compute the seconds until the last job has ended (list scheduling).
 
-    A worker that is free takes the first job that waits for no other.
-
-    Args:
-        loads: in their order, each after the one that it waits for.
-        workers: at least one.
+    A worker that is free, of at least one, takes the first job that waits for no other. Each job
+    comes after the one that it waits for.
     """
     waiting, ends = list(loads), {load.name: inf for load in loads}
     free = [0.0] * workers

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from sqlalchemy.orm import Session
 from results.conditions import Condition, option_conditions
 from results.models import ArrayRow, ComponentRow, MetricRow
 from results.store import selection
-from results.store.records import ArrayRecord, MeasurementStatus
+from results.store.records import ArrayRecord, MeasurementStatus, record_of
 from results.store.store import Store
 from results.text import StoreError, readable
 
@@ -77,10 +77,8 @@ def trials_frame(store: Store, study: str | None = None, *, history: bool = Fals
     """
     _check_study(store, study)
     with store.reading() as session:
-        rows = selection.trials(session, study)
-        return _frame(
-            [_with_label(row) for row in rows if row["current"] or history], TRIAL_COLUMNS
-        )
+        rows = [row for row in selection.trials(session, study) if row["current"] or history]
+    return _frame(map(_with_label, rows), TRIAL_COLUMNS)
 
 
 def measurements_frame(
@@ -108,19 +106,32 @@ def metrics_frame(
         names: of the metrics that are read; None for all.
     """
     _check_study(store, study)
+    columns = {
+        "measurement": MetricRow.measurement_id,
+        "metric": MetricRow.name,
+        "value": MetricRow.value,
+        "layer": MetricRow.layer,
+        "step": MetricRow.step,
+        "split": MetricRow.split,
+        "where": cast(MetricRow.where, Text),
+    }
+    query = select(*columns.values()).order_by(MetricRow.id)
+    query = query.where(MetricRow.measurement_id.in_(selection.in_study(study)))
+    if names is not None:
+        query = query.where(MetricRow.name.in_(names))
     with store.reading() as session:
         measured = _frame(map(_with_label, _done(session, study, history)), MEASUREMENT_COLUMNS)
-        metrics = _metrics(session, study, names).merge(measured, on="measurement")
+        metrics = _frame(session.execute(query).all(), list(columns))
         definitions = _definitions(session)
+    metrics = metrics.merge(measured, on="measurement")
     keys = ["suite", "source_hash", "metric"]
     defined = metrics[keys].drop_duplicates()
+    known = [
+        definitions.get((suite, code, metric)) or definitions.get((suite, metric), {})
+        for suite, code, metric in defined[keys].itertuples(index=False)
+    ]
     for column in ("unit", "better"):
-        defined[column] = [
-            (definitions.get((suite, code, metric)) or definitions.get((suite, metric), {})).get(
-                column
-            )
-            for suite, code, metric in defined[keys].itertuples(index=False)
-        ]
+        defined[column] = [definition.get(column) for definition in known]
     return _frame(metrics.merge(defined, on=keys), METRIC_COLUMNS)
 
 
@@ -130,12 +141,18 @@ def arrays_of(store: Store, study: str | None, name: str | None = None) -> list[
     query = select(ArrayRow).where(ArrayRow.measurement_id.in_(selection.in_study(study)))
     if name is not None:
         query = query.where(ArrayRow.name == name)
+    own = ("study", "suite", "router", "aa_replicate", "seed")
     with store.reading() as session:
         arrays: dict[int, list[ArrayRow]] = defaultdict(list)
         for row in session.scalars(query.order_by(ArrayRow.id)):
             arrays[row.measurement_id].append(row)
         return [
-            _array_record(row, fields)
+            record_of(
+                ArrayRecord,
+                row,
+                condition=_readable(fields["condition"]),
+                **{key: fields[key] for key in own},
+            )
             for fields in _done(session, study, history=False)
             for row in arrays[fields["measurement"]]
         ]
@@ -168,40 +185,10 @@ def _measurements(session: Session, study: str | None, history: bool) -> list[di
     return rows
 
 
-def _with_label(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row with its condition as frames have it."""
-    condition = _readable(row["condition"])
-    return row | {"condition": condition.label, "settings": json.dumps(condition.mapping)}
-
-
-def _readable(condition: Condition) -> Condition:
-    return Condition(tuple((path, readable(value)) for path, value in condition.settings))
-
-
 def _done(session: Session, study: str | None, history: bool) -> list[dict[str, Any]]:
     """Return the measurements that are done: what a failed one found before is no result."""
-    return [
-        row
-        for row in _measurements(session, study, history)
-        if row["status"] == MeasurementStatus.DONE
-    ]
-
-
-def _metrics(session: Session, study: str | None, names: Collection[str] | None) -> pd.DataFrame:
-    columns = {
-        "measurement": MetricRow.measurement_id,
-        "metric": MetricRow.name,
-        "value": MetricRow.value,
-        "layer": MetricRow.layer,
-        "step": MetricRow.step,
-        "split": MetricRow.split,
-        "where": cast(MetricRow.where, Text),
-    }
-    query = select(*columns.values()).order_by(MetricRow.id)
-    query = query.where(MetricRow.measurement_id.in_(selection.in_study(study)))
-    if names is not None:
-        query = query.where(MetricRow.name.in_(names))
-    return _frame(session.execute(query).all(), list(columns))
+    rows = _measurements(session, study, history)
+    return [row for row in rows if row["status"] == MeasurementStatus.DONE]
 
 
 def _definitions(session: Session) -> dict[tuple[str, ...], dict[str, Any]]:
@@ -215,21 +202,14 @@ def _definitions(session: Session) -> dict[tuple[str, ...], dict[str, Any]]:
     return by_name
 
 
-def _array_record(row: ArrayRow, fields: dict[str, Any]) -> ArrayRecord:
-    return ArrayRecord(
-        study=fields["study"],
-        suite=fields["suite"],
-        router=fields["router"],
-        aa_replicate=fields["aa_replicate"],
-        condition=_readable(fields["condition"]),
-        seed=fields["seed"],
-        name=row.name,
-        layer=row.layer,
-        step=row.step,
-        split=row.split,
-        where=row.where,
-        values=row.values,
-    )
+def _with_label(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with its condition as frames have it."""
+    condition = _readable(row["condition"])
+    return row | {"condition": condition.label, "settings": json.dumps(condition.mapping)}
+
+
+def _readable(condition: Condition) -> Condition:
+    return Condition(tuple((path, readable(value)) for path, value in condition.settings))
 
 
 def _frame(rows: Iterable[Any] | pd.DataFrame, columns: list[str]) -> pd.DataFrame:
@@ -240,11 +220,40 @@ def _frame(rows: Iterable[Any] | pd.DataFrame, columns: list[str]) -> pd.DataFra
 
 
 def _typed(column: pd.Series, dtype: Any) -> pd.Series:
-    if dtype is None:
-        words = [readable(cell) if isinstance(cell, str) else cell for cell in column]
-        texts = pd.Series(words, column.index, object)
-        return texts.where(texts.notna(), None)
-    return column.astype(dtype)
+    if dtype is not None:
+        return column.astype(dtype)
+    words = [readable(cell) if isinstance(cell, str) else cell for cell in column]
+    texts = pd.Series(words, column.index, object)
+    return texts.where(texts.notna(), None)
+
+
+def older_sentence(frame: pd.DataFrame) -> str:
+    """Say whose numbers in a frame are of older code, and what changed since; "" where none are.
+
+    Args:
+        frame: rows of `trials_frame`, `measurements_frame` or `metrics_frame`.
+    """
+    rows = frame.loc[frame["older"], ["router", "changed"]].drop_duplicates()
+    changed: dict[str, list[str]] = defaultdict(list)
+    for router, components in rows.itertuples(index=False):
+        changed[router].append(components)
+    return sentence(changed)
+
+
+def sentence(changed: Mapping[str, Iterable[str]]) -> str:
+    """Say which routers' numbers are of older code, and what changed since; "" where none are.
+
+    Args:
+        changed: of each router, what changed since, as in the frames.
+    """
+    if not changed:
+        return ""
+    each = {part for texts in changed.values() for text in texts for part in text.split(", ")}
+    *others, last = sorted(each)
+    return (
+        f"Of older code than the newest results here: {', '.join(changed)}; since then "
+        f"{' and '.join(filter(None, (', '.join(others), last)))} changed."
+    )
 
 
 WRITERS: dict[str, Callable[[pd.DataFrame, Path], None]] = {

@@ -14,11 +14,18 @@ from results.columns import Base, Real, Row
 Hash = String(64)
 
 
-class MachineRow(Row):
-    __tablename__ = "machines"
+class ContentRow(Row):
+    """What equal records share, by the hash of their content."""
+
+    __abstract__ = True
 
     hash: Mapped[str] = mapped_column(Hash, unique=True)
     first_seen: Mapped[datetime]
+
+
+class MachineRow(ContentRow):
+    __tablename__ = "machines"
+
     name: Mapped[str]
     system: Mapped[str]
     processor: Mapped[str]
@@ -32,11 +39,9 @@ class MachineRow(Row):
     settings: Mapped[dict[str, Any]]
 
 
-class CodeVersionRow(Row):
+class CodeVersionRow(ContentRow):
     __tablename__ = "code_versions"
 
-    hash: Mapped[str] = mapped_column(Hash, unique=True)
-    first_seen: Mapped[datetime]
     commit: Mapped[str | None]
     dirty: Mapped[bool]
     diff: Mapped[str]
@@ -44,11 +49,9 @@ class CodeVersionRow(Row):
     libraries: Mapped[dict[str, Any]]
 
 
-class ComponentRow(Row):
+class ComponentRow(ContentRow):
     __tablename__ = "components"
 
-    hash: Mapped[str] = mapped_column(Hash, unique=True)
-    first_seen: Mapped[datetime]
     kind: Mapped[str]
     name: Mapped[str] = mapped_column(index=True)
     family: Mapped[str | None]
@@ -73,41 +76,42 @@ class StudyRow(Row):
     request: Mapped[dict[str, Any]]
 
 
-trial_components = Table(
-    "trial_components",
-    Base.metadata,
-    Column("trial_id", ForeignKey("trials.id"), primary_key=True),
-    Column("component_id", ForeignKey("components.id"), primary_key=True),
-)
-layer_components = Table(
-    "layer_components",
-    Base.metadata,
-    Column("layer_id", ForeignKey("layers.id"), primary_key=True),
-    Column("component_id", ForeignKey("components.id"), primary_key=True),
+trial_components, layer_components = (
+    Table(
+        f"{subject}_components",
+        Base.metadata,
+        Column(f"{subject}_id", ForeignKey(f"{subject}s.id"), primary_key=True),
+        Column("component_id", ForeignKey("components.id"), primary_key=True),
+    )
+    for subject in ("trial", "layer")
 )
 
 
-class TrialRow(Row):
-    """One training run, as identity: whoever tries it, whenever."""
+class SubjectRow(Row):
+    """What is measured, as identity."""
 
-    __tablename__ = "trials"
+    __abstract__ = True
 
     fingerprint: Mapped[str] = mapped_column(unique=True)
     created_at: Mapped[datetime]
     description: Mapped[dict[str, Any]]
+
+
+class TrialRow(SubjectRow):
+    """One training run: whoever tries it, whenever."""
+
+    __tablename__ = "trials"
+
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("trials.id"))
     transform: Mapped[str | None]
     components: Mapped[list[ComponentRow]] = relationship(secondary=trial_components)
 
 
-class LayerRow(Row):
-    """A bare layer or untrained model, as identity: what is measured without training."""
+class LayerRow(SubjectRow):
+    """A bare layer or untrained model: what is measured without training."""
 
     __tablename__ = "layers"
 
-    fingerprint: Mapped[str] = mapped_column(unique=True)
-    created_at: Mapped[datetime]
-    description: Mapped[dict[str, Any]]
     components: Mapped[list[ComponentRow]] = relationship(secondary=layer_components)
 
 
@@ -149,8 +153,6 @@ class AttemptRow(Row):
     note: Mapped[str | None]
     log_tail: Mapped[str | None]
     trial: Mapped[TrialRow] = relationship()
-    machine: Mapped[MachineRow] = relationship()
-    code: Mapped[CodeVersionRow] = relationship()
 
 
 class RunRow(Row):
@@ -170,20 +172,20 @@ class RunRow(Row):
     study: Mapped[StudyRow] = relationship()
 
 
-class ClaimRow(Row):
+class LeaseRow(Row):
     """A run works on this trial or layer now; nobody else may. None is left when the run ended."""
 
     __tablename__ = "claims"
     __table_args__ = (
         CheckConstraint("(trial_id IS NULL) <> (layer_id IS NULL)", "one_subject"),
-        # An id that is given again would let a run that lost its claim release another's.
+        # An id that is given again would let a run that lost its lease release another's.
         {"sqlite_autoincrement": True},
     )
 
     trial_id: Mapped[int | None] = mapped_column(ForeignKey("trials.id"), unique=True)
     layer_id: Mapped[int | None] = mapped_column(ForeignKey("layers.id"), unique=True)
     run_id: Mapped[int] = mapped_column(ForeignKey("runs.id"), index=True)
-    claimed_at: Mapped[datetime]
+    taken_at: Mapped[datetime] = mapped_column("claimed_at")
     progress: Mapped[dict[str, Any]]
     trial: Mapped[TrialRow | None] = relationship()
     layer: Mapped[LayerRow | None] = relationship()
@@ -206,29 +208,28 @@ class MeasurementRow(Row):
     traceback: Mapped[str | None]
     seconds: Mapped[float | None]
     measured_at: Mapped[datetime]
-    machine: Mapped[MachineRow] = relationship()
-    code: Mapped[CodeVersionRow] = relationship()
 
 
-class MetricRow(Row):
+class ValueRow(Row):
+    """A part of a measurement, and where it applies."""
+
+    __abstract__ = True
+
+    measurement_id: Mapped[int] = mapped_column(ForeignKey("measurements.id"), index=True)
+    name: Mapped[str]
+    layer: Mapped[int | None]
+    step: Mapped[int | None] = mapped_column(BigInteger)
+    split: Mapped[str | None]
+    where: Mapped[dict[str, Any]]
+
+
+class MetricRow(ValueRow):
     __tablename__ = "metrics"
 
-    measurement_id: Mapped[int] = mapped_column(ForeignKey("measurements.id"), index=True)
-    name: Mapped[str]
     value: Mapped[float] = mapped_column(Real, nullable=True)
-    layer: Mapped[int | None]
-    step: Mapped[int | None] = mapped_column(BigInteger)
-    split: Mapped[str | None]
-    where: Mapped[dict[str, Any]]
 
 
-class ArrayRow(Row):
+class ArrayRow(ValueRow):
     __tablename__ = "arrays"
 
-    measurement_id: Mapped[int] = mapped_column(ForeignKey("measurements.id"), index=True)
-    name: Mapped[str]
     values: Mapped[np.ndarray]
-    layer: Mapped[int | None]
-    step: Mapped[int | None] = mapped_column(BigInteger)
-    split: Mapped[str | None]
-    where: Mapped[dict[str, Any]]

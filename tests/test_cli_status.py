@@ -18,6 +18,7 @@ from rich.console import Console
 from bench.cli import main
 from bench.cli.live import follow
 from results import CodeVersion, Machine, Run, Store, open_store
+from results.models import AttemptRow
 from results.store.leases import this_process
 
 ROOT = Path(__file__).parent.parent
@@ -35,10 +36,10 @@ with open_store(sys.argv[1], create=False) as store:
         (2, dict(doing="training", step=116, steps=464, loss=1.5, accuracy=0.71, seconds=30.0)),
         (3, dict(doing="entropy", since=0.0)),
     ):
-        claim = store.claim(run, trial_id=trial)
+        lease = store.lease(run, trial_id=trial)
         if progress["doing"] == "training":
             store.begin_attempt(trial, 1, 1, "logs/2.log")
-        store.heartbeat(run, {{claim: dict(progress, device="cpu")}})
+        store.heartbeat(run, {{lease: dict(progress, device="cpu")}})
     print("ready", flush=True)
     sys.stdin.read()
     store.finish_run(run)
@@ -66,9 +67,11 @@ def home(tmp_path: Path) -> Path:
         routers = ["soft_moe", "sparsity_constrained_expert_choice", "dense"]
         for number in range(1, 7):
             trial(store, number, routers[(number - 1) % 3], (number - 1) // 3)
-        failed = store.begin_attempt(1, machine, code, "logs/1.log", "micro-batches of 32")
+        failed = store.begin_attempt(1, machine, code, "logs/1.log")
         told = {"error": "RuntimeError: \x1b[31mbad\x1b[0m\nmore", "seconds": 3.0}
         store.finish_attempt(failed, "failed", **told)  # type: ignore[arg-type]
+        with store.writing() as session:  # older code wrote such notes
+            session.get_one(AttemptRow, failed).note = "micro-batches of 32"
         done = store.begin_attempt(3, machine, code, "logs/3.log")
         store.finish_attempt(done, "done", seconds=200.0, checkpoint="c")
     return tmp_path

@@ -78,7 +78,7 @@ class RunOfAStudy:
         return attempt
 
     def work_on(self, trial: int, **progress: Any) -> None:
-        lease = self.store.claim(self.run, trial_id=trial)
+        lease = self.store.lease(self.run, trial_id=trial)
         assert lease is not None
         self.leases[trial] = lease
         self.store.heartbeat(self.run, {lease: progress})

@@ -17,8 +17,8 @@ from bench.cli.standing import Standing, board_of, head_lines, read_standing
 from bench.cli.summary import ROW, Column, Row, main_columns, main_metrics
 from bench.plan import ENDED
 from results import Store
+from results.frames import older_sentence
 from results.statistics import Interval
-from results.versions import older_sentence
 
 Ranked = tuple[Row, Interval]
 WIDTH = 80

@@ -232,7 +232,7 @@ def _database(database: str) -> Finding:
             return Finding("ok", f"{file}: none yet; the first run makes it")
     try:
         with open_store(database, create=False) as store:
-            from results.info import describe
+            from results import describe
             from results.text import counted
 
             about = describe(store)

@@ -30,9 +30,8 @@ from bench.plan import (
     trial_specs,
 )
 from results.conditions import label_of
-from results.forecasts import Pace, Seen, Work, forecast, seen_on
+from results.forecasts import Pace, Seen, Work, forecast, read_seen
 from results.settings import place_of
-from results.store.registration import machine_row
 from results.text import counted
 
 
@@ -194,9 +193,9 @@ def _jobs(plan: Plan, place: Place) -> tuple[list[Job], Seen]:
         return list(jobs_of(plan, new, [planned.suites for planned in plan.layers])), Seen()
     with place.store() as store:
         machine = prepared_machine()
-        reuse = Reuse(store, place.home, machine_row(store, machine))
+        reuse = Reuse(store, place.home, store.machine_id(machine))
         jobs = jobs_of(plan, reuse.trials(plan.trials), reuse.layers(plan.layers))
-        return list(jobs), seen_on(store, machine)
+        return list(jobs), read_seen(store, machine)[1]
 
 
 def _print_finishing(works: Sequence[Work], pace: Pace, places: Sequence[str]) -> None:

@@ -13,11 +13,10 @@ from bench.cli.board import OPEN, UNDER_WAY, Board, worker_cells, worker_lines
 from bench.cli.display import clock, duration
 from results import Store
 from results.conditions import router_label
-from results.forecasts import Kind, Pace, Seen, Work, forecast
+from results.forecasts import Kind, Pace, Seen, Work, forecast, read_seen
 from results.frames import measurements_frame, trials_frame
-from results.store.durations import descriptions, durations, machine_of
 from results.store.leases import alive
-from results.store.records import ClaimRecord, RunRecord, StudyRecord
+from results.store.records import LeaseRecord, RunRecord, StudyRecord
 
 PAUSE = 20
 """Times as long as a study took to read pass until it is read again: timings may run meanwhile."""
@@ -42,7 +41,7 @@ class Standing:
     trials: pd.DataFrame
     measurements: pd.DataFrame
     runs: tuple[RunRecord, ...]
-    leases: tuple[ClaimRecord, ...]
+    leases: tuple[LeaseRecord, ...]
     own: Seen
     earlier: Seen
     works: Mapping[str, Work]
@@ -65,10 +64,9 @@ def read_standing(store: Store, study: str) -> Standing:
     trials, measurements = trials_frame(store, study), measurements_frame(store, study)
     own, earlier, works, begun = Seen(), Seen(), {}, _begun(runs)
     if begun is not None and any(map(alive, runs)):
-        machine = machine_of(store, study)
-        known = [] if machine is None else durations(store, machine)
-        own = Seen.of(each for each in known if each.ended >= begun)
-        earlier = Seen.of(each for each in known if each.ended < begun)
+        machine = store.machine_of(study)
+        if machine is not None:
+            own, earlier = read_seen(store, machine, begun)
         works = _works(store, record, trials, measurements)
     now, leases = datetime.now().astimezone(), _living_leases(store, study)
     return Standing(record, trials, measurements, runs, leases, own, earlier, works, now)
@@ -208,11 +206,11 @@ def _works(
             trained=float(fingerprint in done),
             after=parents.get(fingerprint),
         )
-        for fingerprint, description in descriptions(store, study.name).items()
+        for fingerprint, description in store.descriptions(study.name).items()
     }
 
 
-def _work_of(lease: ClaimRecord, standing: Standing, share: float) -> Work:
+def _work_of(lease: LeaseRecord, standing: Standing, share: float) -> Work:
     """Return what is left of what a worker does, of whose training it has done this share."""
     fingerprint, progress = lease.fingerprint, lease.progress
     work = standing.works.get(fingerprint)
@@ -230,5 +228,5 @@ def _begun(runs: Sequence[RunRecord]) -> datetime | None:
     return min((run.started_at for run in counting), default=None)
 
 
-def _living_leases(store: Store, study: str) -> tuple[ClaimRecord, ...]:
-    return tuple(lease for lease in store.claims(study) if alive(lease.run))
+def _living_leases(store: Store, study: str) -> tuple[LeaseRecord, ...]:
+    return tuple(lease for lease in store.leases(study) if alive(lease.run))

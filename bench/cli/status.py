@@ -81,7 +81,7 @@ def print_standing(standing: Standing, home: Path) -> None:
     from bench.cli.display import duration, first_line, print_table, table
     from bench.cli.standing import text_of
     from results.conditions import router_label
-    from results.versions import older_sentence
+    from results.frames import older_sentence
 
     print(text_of(standing))
     made = table("trial", "router", "seed", "status", "time", right="seed time")
@@ -117,10 +117,9 @@ def why(place: Place, trial: Trial) -> None:
     """
     place.load()
     from bench.plan import explain
-    from results.store.registration import find_trial
 
     with place.store() as store:
-        for line in explain(find_trial(store, trial), store):
+        for line in explain(store.find_trial(trial), store):
             print(line)
 
 
@@ -132,7 +131,7 @@ def info(place: Place) -> None:
       python bench.py db info
     """
     from bench.cli.display import clock, print_table, size, table
-    from results.info import describe
+    from results import describe
 
     with place.store() as store:
         about = describe(store)

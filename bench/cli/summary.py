@@ -16,9 +16,8 @@ from rich.table import Table
 from bench.cli.display import add_grouped, print_table, table
 from results import Store
 from results.conditions import Condition, router_label
-from results.frames import metrics_frame
+from results.frames import metrics_frame, older_sentence
 from results.statistics import Interval, mean_interval
-from results.versions import older_sentence
 from suites import SUITES
 
 DISTURBED = "¶"

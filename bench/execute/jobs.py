@@ -13,8 +13,7 @@ from bench.plan import Decision, Plan, Planned, PlannedSuite, Reuse
 from bench.train import discard_state
 from results import Store
 from results.forecasts import Kind, Work
-from results.store.outcomes import UNFINISHED
-from results.store.records import AttemptStatus, MeasurementStatus
+from results.store.records import UNFINISHED, AttemptStatus, MeasurementStatus
 
 
 @dataclass(frozen=True)
@@ -189,11 +188,11 @@ class JobStore:
     def lease(self, job: Job) -> int | None:
         """Take a job; returns the lease's row, None where another run works on it."""
         subject = "layer_id" if job.is_layer else "trial_id"
-        return self.store.claim(self.run_id, **{subject: self.rows[job.fingerprint]})
+        return self.store.lease(self.run_id, **{subject: self.rows[job.fingerprint]})
 
     def holder(self, job: Job) -> str:
         """Name who works on a job that could not be leased."""
-        held = [lease for lease in self.store.claims() if lease.fingerprint == job.fingerprint]
+        held = [lease for lease in self.store.leases() if lease.fingerprint == job.fingerprint]
         return f"process {held[0].run.pid} on {held[0].run.node}" if held else "nobody"
 
     def refreshed(self, job: Job, children: Iterable[Job]) -> Job:

@@ -28,7 +28,7 @@ from bench.plan.definitions import Definition, Definitions
 from bench.plan.user_code import combined, is_own, user_sources
 from bench.train import train_trial
 from moe_router_bench import PACKAGES
-from results.store.registration import TrialRecord
+from results.store.records import TrialRecord
 from results.text import to_json
 from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
 

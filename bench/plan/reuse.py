@@ -18,8 +18,7 @@ from bench.plan.plan import Planned, PlannedSuite
 from bench.train import read_outcome
 from results import AttemptRecord, Store
 from results.store.leases import alive
-from results.store.records import AttemptStatus, Made
-from results.store.registration import TrialRecord, all_trials, definitions_of
+from results.store.records import AttemptStatus, Made, TrialRecord
 from results.text import to_json
 from routers.errors import BenchError
 
@@ -170,7 +169,7 @@ class Reuse:
     def _alike(self) -> defaultdict[str, list[TrialRecord]]:
         """The trials of each description, the oldest first."""
         alike = defaultdict(list)
-        for trial in all_trials(self._store):
+        for trial in self._store.all_trials():
             alike[to_json(identity(trial.description))].append(trial)
         return alike
 
@@ -226,7 +225,7 @@ def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
         yield f"{spec.transform} from {spec.parent.router.name}, trial {now.parent}"
     changed = differences(now, trial)
     before = {(part.kind, part.name, part.source_hash) for part in trial.components}
-    stored = definitions_of(store, trial)
+    stored = store.definitions_of(trial)
     for part in now.parts:
         same = (part.kind, part.name, part.digest) in before
         which = "" if same else _changed_definitions(part, stored.get((part.kind, part.name)))
@@ -260,7 +259,7 @@ def _unchanged(trial: TrialRecord, store: Store) -> Iterator[str]:
     if store.done_attempt(trial.fingerprint) is not None:
         yield "reused: same description, data and source; its last attempt is done"
         return
-    held = [lease.run for lease in store.claims() if lease.fingerprint == trial.fingerprint]
+    held = [lease.run for lease in store.leases() if lease.fingerprint == trial.fingerprint]
     if held and alive(held[0]):
         yield f"not reused: process {held[0].pid} of {held[0].node} works on it now"
         return

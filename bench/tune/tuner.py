@@ -38,9 +38,7 @@ from bench.tune.search import STOPPED, Search, open_tuning
 from bench.tune.space import contenders
 from results import Store
 from results.store.leases import alive
-from results.store.outcomes import UNFINISHED
-from results.store.records import AttemptStatus
-from results.store.registration import ComponentRef, TrialRecord
+from results.store.records import UNFINISHED, AttemptStatus, ComponentRef, TrialRecord
 from routers.errors import BenchError, RequestError
 
 

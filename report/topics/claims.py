@@ -13,8 +13,8 @@ from report.claims.verdicts import Judged, Untested, judged
 from report.study import StudyData
 from report.table import OLDER, Cell, Column, Lacking, Row, number, text_columns, words
 from report.topics.make import Contents, as_table
+from results.frames import older_sentence
 from results.text import counted
-from results.versions import older_sentence
 
 COLUMNS = (
     *text_columns("id", "claim", "verdict"),

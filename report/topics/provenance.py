@@ -18,7 +18,7 @@ from report.style import Drawing
 from report.table import OLDER, Absent, Cell, Column, Row, Table
 from report.timings import machine_names
 from report.topics import generic
-from results.versions import sentence
+from results.frames import sentence
 
 Card = dict[str, Any]
 """What the page shows of a router, a machine or a version of the code, by name."""

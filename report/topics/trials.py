@@ -15,7 +15,7 @@ from report.conditions import Entry
 from report.study import StudyData
 from report.table import OLDER, Cell, Column, Lacking, Row, summary, text_columns, words
 from report.topics.make import Contents, as_table
-from results.versions import older_sentence
+from results.frames import older_sentence
 
 NOT_DONE = {
     "waiting": "not run yet",

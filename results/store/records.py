@@ -5,16 +5,20 @@ Fields that hold a dict or a list hold plain JSON data.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, TypeVar
 
 import numpy as np
 
 from results.conditions import Condition
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 class AttemptStatus(StrEnum):
@@ -28,6 +32,10 @@ class AttemptStatus(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"
     INTERRUPTED = "interrupted"
     PRUNED = "pruned"
+
+
+UNFINISHED = (AttemptStatus.RUNNING, AttemptStatus.INTERRUPTED)
+"""Statuses of an attempt that may go on in its own row."""
 
 
 class MeasurementStatus(StrEnum):
@@ -80,8 +88,8 @@ class Component:
     """`router`, `experts`, `loss` or `suite`."""
     name: str
     source_text: str
-    source_hash: str = ""
-    """As `measurements.source_hash` gives it; left empty, the SHA-256 of the source text."""
+    source_hash: str
+    """As `measurements.source_hash` gives it."""
     family: str | None = None
     summary: str = ""
     text: str = ""
@@ -97,10 +105,13 @@ class Component:
     definitions: Mapping[str, str] | None = None
     """Digest by name of each definition that it depends on; version of each distribution."""
 
-    def __post_init__(self) -> None:
-        if not self.source_hash:
-            digest = hashlib.sha256(self.source_text.encode()).hexdigest()
-            object.__setattr__(self, "source_hash", digest)
+
+class ComponentRef(NamedTuple):
+    """A version of a component: the digest tells versions of one name apart."""
+
+    kind: str
+    name: str
+    source_hash: str
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,16 @@ class Subject:
     """Fingerprint of the trial that this one is derived from."""
     transform: str | None = None
     """How (`distill`, `prune`, …)."""
+
+
+@dataclass(frozen=True)
+class TrialRecord:
+    """A trial, whoever tried it."""
+
+    id: int
+    fingerprint: str
+    description: dict[str, Any]
+    components: tuple[ComponentRef, ...]
 
 
 @dataclass(frozen=True)
@@ -142,16 +163,28 @@ class Array:
     where: Mapping[str, Any] = field(default_factory=dict)
 
 
+class Ended(TypedDict, total=False):
+    """What is known of an attempt that ended."""
+
+    error: str | None
+    traceback: str | None
+    flops: float | None
+    steps: int | None
+    seconds: float | None
+    checkpoint: str | None
+    checkpoint_sha256: str | None
+    log_tail: str | None
+    """The end of its log, where it failed."""
+
+
 @dataclass(frozen=True)
 class AttemptRecord:
     """One try at a trial, as it stands."""
 
     id: int
-    trial_id: int
     fingerprint: str
     status: AttemptStatus
     machine_id: int
-    code_id: int
     started_at: datetime
     finished_at: datetime | None
     error: str | None
@@ -161,12 +194,7 @@ class AttemptRecord:
     seconds: float | None
     checkpoint: str | None
     checkpoint_sha256: str | None
-    log: str | None
-    """The file that it writes to."""
-    note: str | None
-    """What a reader of its result must know, as that it trained with halved batches."""
     log_tail: str | None
-    """The end of its log, where it failed."""
 
 
 class Made(NamedTuple):
@@ -212,7 +240,7 @@ class RunRecord(Run):
 
 
 @dataclass(frozen=True)
-class ClaimRecord:
+class LeaseRecord:
     """What a run works on."""
 
     id: int
@@ -222,7 +250,6 @@ class ClaimRecord:
     trial: bool
     """Whether it is a trial; else a bare layer."""
     run: RunRecord
-    claimed_at: datetime
     progress: dict[str, Any]
     """As of the run's last heartbeat: what it does (`doing`), and how far it is."""
 
@@ -242,8 +269,8 @@ class StudyRecord:
     layers: int
 
 
-@dataclass(frozen=True)
-class ArrayRecord:
+@dataclass(frozen=True, kw_only=True)
+class ArrayRecord(Array):
     """An array with the condition that it was measured under."""
 
     study: str | None
@@ -252,9 +279,9 @@ class ArrayRecord:
     aa_replicate: int
     condition: Condition
     seed: int | None
-    name: str
-    layer: int | None
-    step: int | None
-    split: str | None
-    where: dict[str, Any]
-    values: np.ndarray
+
+
+def record_of(kind: type[Record], row: Any, **others: Any) -> Record:
+    """Return a row as plain data; `others` are the fields that are no columns of it."""
+    columns = {each.name for each in fields(kind)} - others.keys()
+    return kind(**{name: getattr(row, name) for name in columns}, **others)

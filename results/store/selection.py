@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -31,26 +31,38 @@ from sqlalchemy.orm import Session, aliased
 from results.conditions import conditions
 from results.models import (
     AttemptRow,
+    CodeVersionRow,
+    ComponentRow,
     LayerRow,
+    MachineRow,
     MeasurementRow,
     StudyLayerRow,
     StudyRow,
     StudyTrialRow,
     TrialRow,
+    layer_components,
+    trial_components,
 )
-from results.settings import comparable
-from results.store.facts import Environments, Fields, of_attempt, of_subject
+from results.settings import REPLICATE, comparable
 from results.store.leases import worked_on
 from results.store.records import AttemptStatus, MeasurementStatus
 from results.text import to_json
-from results.versions import Parts, Versions, replaced
+
+Fields = dict[str, Any]
+Subject = TrialRow | LayerRow
+Components = Mapping[tuple[type[Subject], int], Sequence[tuple[str, str, str]]]
+"""The kind, name and source hash of each component of a trial or layer, by its type and row."""
+Versions = Mapping[tuple[str, ...], str]
+"""The hash of everything that a trial or layer is made of."""
 
 SUBJECTS: tuple[tuple[Any, Any], ...] = ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow))
+SECTIONS = {"data": "data", "weights": "model"}
+"""Components that are no code, and the section of a description that says which one is meant."""
 
 
 def trials(session: Session, study: str | None) -> Iterator[Fields]:
     """Yield the attempts at the trials of a study (None: of all); `waiting` where there is none."""
-    tried, environments = _attempts(session, study), Environments(session)
+    tried, environment_of = _attempts(session, study), _environments(session)
     parents, working = _parents(session), worked_on(session)
     for trial, fields in _subjects(session, study):
         if isinstance(trial, LayerRow):
@@ -58,11 +70,11 @@ def trials(session: Session, study: str | None) -> Iterator[Fields]:
         fields["parent"] = parents.get(trial.id)
         attempts = tried[trial.id]
         for attempt in attempts:
-            counts = fields["current"] and attempt is attempts[-1]
-            own = of_attempt(attempt) | environments.of(attempt.machine_id, attempt.code_id)
+            own = {column.key: getattr(attempt, column.key) for column in AttemptRow.__table__.c}
+            own |= {"attempt": attempt.id} | environment_of(attempt.machine_id, attempt.code_id)
             if attempt.status == AttemptStatus.RUNNING and trial.id not in working:
                 own["status"] = AttemptStatus.INTERRUPTED.value
-            yield fields | own | {"current": counts}
+            yield fields | own | {"current": fields["current"] and attempt is attempts[-1]}
         if not attempts:
             yield fields | {"status": "waiting"}
 
@@ -88,63 +100,109 @@ def in_study(study: str | None) -> Select[Any]:
     query = select(MeasurementRow.id)
     if study is None:
         return query
-    attempts = (
-        select(AttemptRow.id)
-        .join(StudyTrialRow, StudyTrialRow.trial_id == AttemptRow.trial_id)
-        .join(StudyRow)
-        .where(StudyRow.name == study)
-    )
+    attempts = select(AttemptRow.id).where(AttemptRow.trial_id.in_(_trials_of(study)))
     layers = select(StudyLayerRow.layer_id).join(StudyRow).where(StudyRow.name == study)
     return query.where(
         or_(MeasurementRow.attempt_id.in_(attempts), MeasurementRow.layer_id.in_(layers))
     )
 
 
-def _subjects(session: Session, study: str | None) -> Iterator[tuple[TrialRow | LayerRow, Fields]]:
+def _trials_of(study: str) -> Select[Any]:
+    return select(StudyTrialRow.trial_id).join(StudyRow).where(StudyRow.name == study)
+
+
+def _subjects(session: Session, study: str | None) -> Iterator[tuple[Subject, Fields]]:
     """Yield the trials and then the layers of each study, by when they were asked for."""
-    by_study: dict[str | None, list[list[Any]]] = defaultdict(lambda: [[], []])
-    for number, (row_type, link) in enumerate(SUBJECTS):
+    by_study: dict[str | None, list[tuple[Any, Subject]]] = defaultdict(list)
+    for row_type, link in SUBJECTS:
         query = select(StudyRow.name, link.requested_at, row_type).select_from(row_type)
         query = query.outerjoin(link).outerjoin(StudyRow).order_by(link.requested_at, row_type.id)
         if study is not None:
             query = query.where(StudyRow.name == study)
         for name, requested_at, row in session.execute(query):
-            by_study[name][number].append((requested_at, row))
-    parts = Parts(session)
-    for name, kinds in by_study.items():
-        changed = {} if name is None else _changed([*kinds[0], *kinds[1]], parts)
+            by_study[name].append((requested_at, row))
+    components = _components(session)
+    for name, asked in by_study.items():
+        changed = {} if name is None else _changed(asked, components)
         baselines = {
-            row.description["router"]["name"]
-            for _, row in (*kinds[0], *kinds[1])
-            if parts.is_baseline(row)
+            row.description["router"]["name"] for _, row in asked if _is_baseline(row, components)
         }
         trained: list[Fields] = []
-        for asked in kinds:
-            rows = [row for _, row in asked]
+        for kind in (TrialRow, LayerRow):
+            rows = [row for _, row in asked if isinstance(row, kind)]
             described = [to_json(comparable(row.description)) for row in rows]
             last = dict(zip(described, rows, strict=True))
             made = conditions([row.description for row in rows], baselines, trained)
             trained = [row.description for row in rows]
-            for row, description, condition in zip(rows, described, made, strict=True):
-                current = last[description] is row
-                fields = {"study": name, "condition": condition, "current": current}
-                since = changed.get(row)
-                yield row, fields | {"older": bool(since), "changed": since} | of_subject(row)
+            for row, text, condition in zip(rows, described, made, strict=True):
+                fields = {
+                    "study": name,
+                    "router": row.description["router"]["name"],
+                    "aa_replicate": row.description.get(REPLICATE, 0),
+                    "condition": condition,
+                    "options": to_json(row.description["router"]["options"]),
+                    "experts": row.description["experts"]["name"],
+                    "num_experts": row.description["experts"]["num_experts"],
+                    "model": row.description["model"]["name"],
+                    "data": row.description["data"]["name"],
+                    "seed": row.description.get("seed"),
+                    "trial": row.fingerprint,
+                    "current": last[text] is row,
+                    "older": bool(changed.get(row)),
+                    "changed": changed.get(row),
+                }
+                yield row, fields
 
 
-def _changed(asked: Sequence[Any], parts: Parts) -> dict[TrialRow | LayerRow, str | None]:
+def _components(session: Session) -> Components:
+    columns = (ComponentRow.kind, ComponentRow.name, ComponentRow.source_hash)
+    parts = {id: tuple(part) for id, *part in session.execute(select(ComponentRow.id, *columns))}
+    by_subject: dict[tuple[type[Subject], int], list[Any]] = defaultdict(list)
+    for row_type, links in ((TrialRow, trial_components), (LayerRow, layer_components)):
+        for subject, component in session.execute(select(links)):
+            by_subject[row_type, subject].append(parts[component])
+    return by_subject
+
+
+def _is_baseline(row: Subject, components: Components) -> bool:
+    """Tell whether it has no MoE layer: of a router, and of no experts."""
+    kinds = {kind for kind, _, _ in components.get((type(row), row.id), ())}
+    return "router" in kinds and "experts" not in kinds
+
+
+def _changed(
+    asked: Sequence[tuple[Any, Subject]], components: Components
+) -> dict[Subject, str | None]:
     """Of pairs of a time and a trial or layer: what each holds an older version of."""
     rows = [row for _, row in sorted(asked, key=lambda pair: pair[0])]
     trials = {row.id: row for row in rows if isinstance(row, TrialRow)}
 
     @cache
-    def versions(row: TrialRow | LayerRow) -> Versions:
+    def versions(row: Subject) -> Versions:
         parent = trials.get(row.parent_id or 0) if isinstance(row, TrialRow) else None
-        return {**(versions(parent) if parent else {}), **parts.versions(row)}
+        own: Versions = {
+            # What is no code only compares where it is described alike.
+            (kind, name, to_json(row.description.get(SECTIONS.get(kind, "")))): source_hash
+            for kind, name, source_hash in components.get((type(row), row.id), ())
+            if kind != "parent"  # its own components say more
+        }
+        return {**versions(parent), **own} if parent else own
 
     changed = replaced([versions(row) for row in rows])
     since = [", ".join(f"{kind} {name!r}" for kind, name, _ in parts) or None for parts in changed]
     return dict(zip(rows, since, strict=True))
+
+
+def replaced(asked: Sequence[Versions]) -> list[list[tuple[str, ...]]]:
+    """Find what each trial has another version of than the last one that holds it.
+
+    Args:
+        asked: of a study's trials and layers, the one that was asked for last at the end.
+    """
+    newest: dict[tuple[str, ...], str] = {}
+    for versions in asked:
+        newest.update(versions)
+    return [[part for part, code in each.items() if newest[part] != code] for each in asked]
 
 
 def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
@@ -175,14 +233,11 @@ def _with_older_suites(made: Sequence[Fields]) -> Iterator[Fields]:
 
 def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]]:
     """Return the attempts by trial. The last of each list stands for the trial."""
-    query = select(AttemptRow)
+    query = select(AttemptRow).order_by(AttemptRow.status == AttemptStatus.DONE, AttemptRow.id)
     if study is not None:
-        shown = select(StudyTrialRow.trial_id).join(StudyRow).where(StudyRow.name == study)
-        query = query.where(AttemptRow.trial_id.in_(shown))
+        query = query.where(AttemptRow.trial_id.in_(_trials_of(study)))
     by_trial: dict[int, list[AttemptRow]] = defaultdict(list)
-    for row in sorted(
-        session.scalars(query), key=lambda row: (row.status == AttemptStatus.DONE, row.id)
-    ):
+    for row in session.scalars(query):
         by_trial[row.trial_id].append(row)
     return by_trial
 
@@ -210,12 +265,35 @@ def _measurements(session: Session, study: str | None) -> dict[tuple[str, int], 
     }
     others = (MeasurementRow.layer_id, MeasurementRow.machine_id, MeasurementRow.code_id)
     query = select(*others, *columns.values()).where(MeasurementRow.id.in_(in_study(study)))
-    environments, options_of = Environments(session), cache(json.loads)
+    environment_of, options_of = _environments(session), cache(json.loads)
     by_subject: dict[tuple[str, int], list[Fields]] = defaultdict(list)
     made = session.execute(query.order_by(MeasurementRow.id))
     for layer_id, machine_id, code_id, *values in made:
-        fields = dict(zip(columns, values, strict=True)) | environments.of(machine_id, code_id)
+        fields = dict(zip(columns, values, strict=True)) | environment_of(machine_id, code_id)
         fields["options_given"] = options_of(fields["suite_options"])
         subject = ("attempt", fields["attempt"]) if layer_id is None else ("layer", layer_id)
         by_subject[subject].append(fields)
     return by_subject
+
+
+def _environments(session: Session) -> Callable[[int, int], Fields]:
+    """Return what tells a machine and a code version by their ids; each row is read once."""
+    machines = {
+        row.id: {
+            "machine": row.hash[:12],
+            "machine_name": row.name,
+            **{name: getattr(row, name) for name in ("processor", "gpu", "driver", "threads")},
+        }
+        for row in session.scalars(select(MachineRow))
+    }
+    code = CodeVersionRow
+    columns = (code.id, code.hash, code.commit, code.dirty, code.python, code.libraries)
+    codes = {
+        row.id: {
+            "code": f"{(row.commit or 'unknown')[:12]}{f'+{row.hash[:6]}' if row.dirty else ''}",
+            "python": row.python,
+            "libraries": to_json(row.libraries),
+        }
+        for row in session.execute(select(*columns))
+    }
+    return lambda machine_id, code_id: machines[machine_id] | codes[code_id]

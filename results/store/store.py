@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from sqlalchemy import func, select, text
+from sqlalchemy.orm import Session
+
+from results.columns import Base
 from results.connect import connect, resolve, store_errors
-from results.migrate import prepare
-from results.store.leases import Claims
-from results.store.outcomes import Outcomes
-from results.store.reading import Reader
-from results.store.registration import Identities
+from results.migrate import prepare, revision
+from results.models import AttemptRow, MeasurementRow, RunRow, StudyRow
+from results.store.leases import Leases, alive
+from results.store.read import Reader
+from results.store.records import StudyRecord
+from results.store.write import Writer
 from results.text import StoreError, nearest
 
+if TYPE_CHECKING:
+    import pandas as pd
 
-class Store(Identities, Outcomes, Claims, Reader):
+
+class Store(Writer, Leases, Reader):
     """All that the engine keeps. A process opens its own; the threads of one may share it."""
 
 
@@ -34,7 +46,12 @@ def open_store(target: str | Path, *, create: bool = True, read_only: bool = Fal
     if file is not None and not create and not file.exists():
         raise StoreError(f"there is no database {file}{_nearest_database(file)}")
     if file is not None:
-        _make_folder(file.parent)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"cannot make the folder {file.parent} for the database: {error}"
+            ) from error
     engine = connect(url, read_only=read_only)
     try:
         with store_errors(url, "open"):
@@ -45,15 +62,123 @@ def open_store(target: str | Path, *, create: bool = True, read_only: bool = Fal
     return Store(engine)
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make the folder {folder} for the database: {error}") from error
-
-
 def _nearest_database(missing: Path) -> str:
     """Name the nearest database in the folder of a missing one, or in a folder beside it."""
     folder = missing.absolute().parent
     around = [*folder.glob("*.db"), *folder.parent.glob(f"*/{missing.name}")]
     return nearest(str(missing.absolute()), map(str, around)) if around else ""
+
+
+def default_home() -> Path:
+    """Return the folder of everything that runs make: that of BENCH_HOME, or else `runs`."""
+    return Path(os.environ.get("BENCH_HOME") or "runs")
+
+
+def database_of(home: Path) -> str:
+    """Return the path of the database in a home folder."""
+    return str(home / "bench.db")
+
+
+@dataclass(frozen=True, eq=False)
+class StudyFrames:
+    """A study's rows, as they stood when it was loaded.
+
+    Attributes:
+        name: the study's name.
+        trials: one row a trial, with its status, cost, log and environment.
+        measurements: one row a measurement, with failed and skipped ones.
+        metrics: one row a number, with its router, condition, seed, suite, layer, step and split.
+    """
+
+    name: str
+    trials: pd.DataFrame
+    measurements: pd.DataFrame
+    metrics: pd.DataFrame
+
+
+def load_study(
+    name: str, home: str | Path | None = None, db: str | Path | None = None
+) -> StudyFrames:
+    """Read a study from the database, which is opened for reading alone and closed again.
+
+    The frames hold the results that a report shows; `results.frames` reads older ones too.
+
+    Args:
+        name: the study's name, as `python bench.py db info` lists it.
+        home: folder with the database `bench.db`; None for the folder that BENCH_HOME names, or
+            else `runs` in the current folder.
+        db: a SQLite file or any SQLAlchemy URL, instead of the one in the home folder.
+
+    Raises:
+        StoreError: there is no such database or study; the message names the nearest.
+    """
+    from results.frames import measurements_frame, metrics_frame, trials_frame
+
+    if db is None:
+        db = database_of(Path(home or default_home()).expanduser())
+    elif "://" not in str(db):
+        db = Path(db).expanduser()
+    with open_store(db, create=False, read_only=True) as store:
+        return StudyFrames(
+            name=name,
+            trials=trials_frame(store, name),
+            measurements=measurements_frame(store, name),
+            metrics=metrics_frame(store, name),
+        )
+
+
+@dataclass(frozen=True)
+class Description:
+    """A database in numbers."""
+
+    url: str
+    """Without its password."""
+    size_bytes: int
+    schema: str
+    """Schema revision; always the newest, or the database would not have opened."""
+    rows: dict[str, int]
+    """Number of rows by table."""
+    studies: list[StudyRecord]
+    attempts: dict[str, int]
+    """Number of attempts by status."""
+    last_write: datetime | None
+    """When an attempt last began or ended, something was measured, a study asked for, or a run
+    recorded that it lives."""
+    working: int
+    """Number of runs that live now."""
+
+
+def describe(store: Store) -> Description:
+    """Count what a database holds."""
+    times = (
+        AttemptRow.started_at,
+        AttemptRow.finished_at,
+        MeasurementRow.measured_at,
+        StudyRow.requested_at,
+        RunRow.heartbeat_at,
+    )
+    by_status = select(AttemptRow.status, func.count()).group_by(AttemptRow.status)
+    with store.reading() as session:
+        written = [session.scalar(select(func.max(time))) for time in times]
+        return Description(
+            url=store.url,
+            size_bytes=_size(session),
+            schema=str(revision(session.connection())),
+            rows={
+                table.name: session.scalar(select(func.count()).select_from(table)) or 0
+                for table in Base.metadata.sorted_tables
+            },
+            studies=store.studies(),
+            attempts=dict(session.execute(by_status).all()),
+            last_write=max((time for time in written if time is not None), default=None),
+            working=sum(map(alive, store.runs())),
+        )
+
+
+def _size(session: Session) -> int:
+    """Return the bytes on disk; of a SQLite file together with its write-ahead log."""
+    url = session.connection().engine.url
+    if url.get_backend_name() == "postgresql":
+        return session.scalars(text("SELECT pg_database_size(current_database())")).one()
+    files = [Path(f"{url.database}{ending}") for ending in ("", "-wal")]
+    return sum(file.stat().st_size for file in files if file.exists())

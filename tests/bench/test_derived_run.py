@@ -24,7 +24,6 @@ from bench.plan.reuse import Retry, Reuse, explain
 from results import Store, open_store
 from results.frames import trials_frame
 from results.models import AttemptRow, TrialRow
-from results.store.registration import all_trials
 from routers.errors import RequestError
 
 PARENT = "softmax_token_choice"
@@ -114,7 +113,7 @@ def test_a_child_is_trained_again_where_its_parent_changes(plan, run, monkeypatc
     elsewhere = [{"routers": [PARENT], "set": {"train.lr": 0.1}}, DISTILLED]
     tally = run(plan(*elsewhere))
     assert (tally.trained, tally.reused) == (2, 0)
-    parent, child, *_ = all_trials(store)
+    parent, child, *_ = store.all_trials()
     told = list(explain(child, store))
     assert told[2] == f"distill from {PARENT}, trial {parent.fingerprint}"
     assert f"  same     parent '{PARENT}'" in told

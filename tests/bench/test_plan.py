@@ -18,7 +18,6 @@ from bench.plan.registration import record_plan
 from bench.plan.reuse import Reuse
 from bench.train.outcome import Outcome, SavedSnapshot, write_outcome
 from results import CodeVersion, Machine, Store, open_store
-from results.store.registration import all_trials
 from routers.errors import RequestError
 
 ROUTERS = ("softmax_token_choice", "dense")
@@ -162,7 +161,7 @@ def test_a_plan_is_written_with_what_it_is_made_of(store: Store, plan) -> None:
     assert record_plan(made, store) == record_plan(made, store)
     study = store.find_study("smoke")
     assert (study.trials, study.layers) == (2, 2)
-    first = all_trials(store)[0]
+    first = store.all_trials()[0]
     assert {(part.kind, part.name) for part in first.components} == {
         ("router", "softmax_token_choice"),
         ("affinity", "linear"),
@@ -228,7 +227,7 @@ def test_code_that_changed_is_named(store: Store, plan, monkeypatch) -> None:
 def test_differences_name_each_part_and_setting(store: Store, plan) -> None:
     made = plan()
     record_plan(made, store)
-    then = all_trials(store)[0]
+    then = store.all_trials()[0]
     now = made.trials[0].fingerprint
     assert differences(now, then) == []
     description = {**now.description, "seed": 7}

@@ -16,7 +16,6 @@ from bench.plan.registration import record_plan
 from bench.plan.reuse import Decision, Retry, Reuse
 from bench.train.outcome import Outcome, write_outcome
 from results import CodeVersion, Machine, Metric, Store, open_store
-from results.store.registration import all_trials
 
 MACHINE = Machine("host", "system", "processor", 2, 1, 10**9)
 CODE = CodeVersion(None, False, "3.11", {})
@@ -90,7 +89,7 @@ def test_what_was_interrupted_goes_on_whatever_is_asked(store, plan, statuses, r
     assert decided(store, plan, retry) == Decision(True, reason, plan.trials[0].suites)
     last = store.last_attempt(plan.trials[0].fingerprint.value)
     assert last is not None
-    assert store.begin_attempt(last.trial_id, machine, code) == last.id
+    assert store.begin_attempt(store.find_trial(last.fingerprint).id, machine, code) == last.id
 
 
 @pytest.mark.parametrize(
@@ -237,7 +236,7 @@ def test_a_plan_takes_as_many_queries_whatever_its_size(store: Store, plan: Plan
         return written, len(queries) - written
 
     assert asked(seeds=30) == asked(seeds=2)
-    assert len(all_trials(store)) == 30
+    assert len(store.all_trials()) == 30
 
 
 def test_seconds_of_another_machine_are_no_result_here(store: Store, plan: Plan) -> None:

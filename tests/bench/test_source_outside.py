@@ -16,7 +16,7 @@ from bench.model.origin import defining_files
 from bench.plan.expand import trial_specs
 from bench.plan.fingerprint import Fingerprints, differences
 from bench.plan.user_code import user_sources
-from results.store.registration import ComponentRef, TrialRecord
+from results.store.records import ComponentRef, TrialRecord
 from routers import ROUTERS, load_plugin
 from routers.registry import Registry
 

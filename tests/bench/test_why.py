@@ -21,7 +21,6 @@ from bench.plan.reuse import Reuse, explain
 from results import CodeVersion, Machine, Run, Store, migrate, open_store
 from results.store.leases import this_process
 from results.store.records import AttemptStatus
-from results.store.registration import all_trials
 
 DATABASES = Path(__file__).parent.parent / "results" / "databases"
 
@@ -47,7 +46,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def lines(store: Store) -> list[str]:
-    return list(explain(all_trials(store)[0], store))
+    return list(explain(store.all_trials()[0], store))
 
 
 def test_a_trial_that_nothing_changed_is_reused(store: Store) -> None:
@@ -93,7 +92,7 @@ def test_what_older_code_left_is_explained_and_not_reused(dump: Path, tmp_path: 
         connection.executescript(dump.read_text())
     migrate.upgrade(file)
     with open_store(file) as store:
-        trial = all_trials(store)[0]
+        trial = store.all_trials()[0]
         assert trial.fingerprint == "f1"
         whole = make_plan(make_request(load_preset("smoke"), routers=["soft_moe"]), Datasets())
         described = replace(trial, description=whole.trials[0].fingerprint.description)
@@ -104,7 +103,7 @@ def test_what_older_code_left_is_explained_and_not_reused(dump: Path, tmp_path: 
 
 
 def test_a_trial_whose_router_is_gone_cannot_be_described(store: Store) -> None:
-    trial = all_trials(store)[0]
+    trial = store.all_trials()[0]
     trial.description["router"]["name"] = "densee"
     said = list(explain(trial, store))
     assert said[1].startswith("not reused: it cannot be described now: no router is named 'densee'")
@@ -122,7 +121,7 @@ def test_a_trial_that_was_interrupted_goes_on_unless_a_run_works_on_it(tmp_path:
     store = stored(tmp_path, "running")
     assert lines(store)[-1] == "not reused: continues an interrupted attempt"
     run = store.start_run(store.find_study().id, Run(*this_process(), "run", 1))
-    store.claim(run, trial_id=all_trials(store)[0].id)
+    store.lease(run, trial_id=store.all_trials()[0].id)
     host = this_process()[0].split()[0]
     assert lines(store)[-1] == f"not reused: process {os.getpid()} of {host} works on it now"
     store.finish_run(run)

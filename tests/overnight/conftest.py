@@ -144,7 +144,7 @@ class Night:
         with open_store(self.database) as store:
             trials = trials_frame(store, history=True)
             metrics = metrics_frame(store, history=True)
-            claims = store.claims()
+            claims = store.leases()
         metrics = metrics[~metrics["metric"].str.contains("seconds")]
         metrics["where"] = metrics["where"].str.replace(r'"seconds": ?[0-9.e-]+', "", regex=True)
         return {

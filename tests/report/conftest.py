@@ -16,6 +16,7 @@ from report.load import load_study
 from report.study import StudyData
 from report.table import Table
 from results import Array, CodeVersion, Component, Machine, Metric, Run, Store, open_store
+from results.models import AttemptRow
 from results.store.leases import this_process
 
 EXPERTS, CLASSES, LAYERS = 8, 10, 2
@@ -113,13 +114,13 @@ class Lab:
 
     def made_with(self) -> int:
         """The protocol that trials and layers are of from now on."""
-        return self.store.component(Component("protocol", "training", self.protocol))
+        return self.store.component(Component("protocol", "training", "", self.protocol))
 
     def running(self, router: str, seed: int, **told: Any) -> int:
         """A trial that this process works on."""
         trial = self.waiting(router, seed)
         run = self.store.start_run(self.study, Run(*this_process(), "run", 1))
-        assert self.store.claim(run, trial_id=trial) is not None
+        assert self.store.lease(run, trial_id=trial) is not None
         return self.store.begin_attempt(trial, self.machine_ids[0], self.code, **told)
 
     def ended(
@@ -128,9 +129,15 @@ class Lab:
         """A trial that ended otherwise than done."""
         log = f"logs/{router}-{seed}.log"
         attempt = self.store.begin_attempt(
-            self.waiting(router, seed), self.machine_ids[0], self.code, log, note
+            self.waiting(router, seed), self.machine_ids[0], self.code, log
         )
+        self.note(attempt, note)
         self.store.finish_attempt(attempt, status, **told)
+
+    def note(self, attempt: int, note: str | None) -> None:
+        """Write a note of an attempt down, as older code did."""
+        with self.store.writing() as session:
+            session.get_one(AttemptRow, attempt).note = note
 
     def trial(
         self,
@@ -141,9 +148,8 @@ class Lab:
         note: str | None = None,
     ) -> None:
         trial = self.waiting(router, seed, settings)
-        attempt = self.store.begin_attempt(
-            trial, self.machine_ids[0], self.code, "logs/a.log", note
-        )
+        attempt = self.store.begin_attempt(trial, self.machine_ids[0], self.code, "logs/a.log")
+        self.note(attempt, note)
         if top1 is None:
             error = "loss is not finite at step 17\n  (the rest of it)"
             self.store.finish_attempt(attempt, "diverged", error=error, steps=17)
@@ -227,6 +233,7 @@ def router_card(name: str) -> Component:
         kind="router",
         name=name,
         source_text=f"class {name}: ...",
+        source_hash=name,
         family=FAMILIES[name],
         summary=f"What {name} does & is.",
         text="A longer text with <angle> brackets.",

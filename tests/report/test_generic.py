@@ -23,6 +23,7 @@ CONFIDENCE = Component(
     "suite",
     "my/confidence",
     "class Confidence: ...",
+    "c1",
     summary="How sure the model is.",
     metrics=[
         {"name": "spread", "unit": "logit", "better": None, "meaning": "Spread of the logits."},
@@ -38,6 +39,7 @@ WEIGHTS = Component(
     "suite",
     "weights",
     "class Weights: ...",
+    "w1",
     metrics=[{"name": "weights", "unit": "", "better": "lower", "meaning": "Of a bare layer."}],
 )
 

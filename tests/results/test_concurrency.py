@@ -17,11 +17,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event, func, select
 
-from results import CodeVersion, Machine, Metric, Store, StoreError, connect, open_store
-from results.info import describe
+from results import CodeVersion, Machine, Metric, Store, StoreError, connect, describe, open_store
 from results.models import (
     AttemptRow,
-    ClaimRow,
+    LeaseRow,
     MachineRow,
     MeasurementRow,
     MetricRow,
@@ -48,13 +47,13 @@ with open_store(target) as store:
         trial = store.trial(f"shared{index}", {"seed": index})
         store.add_trial_to_study(study, trial)
         own = store.trial(f"{name} {index}", {"seed": index})
-        claim = store.claim(run, trial_id=own)
-        store.heartbeat(run, {claim: {"step": index}})
+        lease = store.lease(run, trial_id=own)
+        store.heartbeat(run, {lease: {"step": index}})
         attempt = store.begin_attempt(own, machine, code)
         metrics = [Metric("x", number) for number in range(20)]
         store.record_measurement("a", {}, "h", machine, code, attempt_id=attempt, metrics=metrics)
         store.finish_attempt(attempt, "done")
-        store.release(claim)
+        store.release(lease)
         print(attempt, flush=True)
     store.finish_run(run)
 """
@@ -84,7 +83,7 @@ def test_four_writers_begin_on_no_database_and_lose_nothing(target: str, tmp_pat
         assert count(store, AttemptRow) == count(store, MeasurementRow) == 60
         assert count(store, MetricRow) == 1200
         assert count(store, StudyRow) == count(store, MachineRow) == 1
-        assert count(store, ClaimRow) == 0
+        assert count(store, LeaseRow) == 0
 
 
 def test_what_a_killed_process_had_written_is_there(target: str, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from results import CodeVersion, Machine, Store, open_store
-from results.forecasts import Forecast, Kind, Load, Pace, Seen, Work, forecast, makespan, seen_on
+from results.forecasts import Forecast, Kind, Load, Pace, Seen, Work, forecast, makespan, read_seen
 
 HERE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)
 CODE = CodeVersion("0123456789abcdef", dirty=False, python="3.11.7", libraries={"torch": "2.6.0"})
@@ -69,7 +69,7 @@ def measured(store: Store, suite: str, seconds: float, **subject: Any) -> None:
 
 
 def pace(store: Store) -> Pace:
-    return Pace(Seen(), seen_on(store, HERE))
+    return Pace(Seen(), read_seen(store, HERE)[1])
 
 
 def test_a_training_takes_its_flops_over_the_median_rate_of_the_most_alike(store: Store) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results import Array, Component, Machine, Metric, Run, StoreError
+from results import Array, Component, Machine, Metric, Run, StoreError, describe
 from results.frames import (
     METRIC_COLUMNS,
     arrays_of,
@@ -17,7 +17,6 @@ from results.frames import (
     metrics_frame,
     trials_frame,
 )
-from results.info import describe
 from results.store.leases import this_process
 
 Describe = Callable[..., dict[str, object]]
@@ -331,8 +330,8 @@ def test_arrays_come_with_their_condition(filler, description: Describe) -> None
 
 def test_components_show_their_newest_version(filler) -> None:
     store = filler.store
-    store.component(Component("router", "soft_moe", "v1", summary="old"))
-    store.component(Component("router", "soft_moe", "v2", summary="new", bibtex="@article{…}"))
+    store.component(Component("router", "soft_moe", "v1", "h1", summary="old"))
+    store.component(Component("router", "soft_moe", "v2", "h2", summary="new", bibtex="@a{…}"))
     store.component(ACCURACY)
     shown = components_frame(store).set_index("name")
     assert shown.summary.to_dict() == {"soft_moe": "new", "accuracy": ""}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from results import Component, Machine, StoreError
-from results.store.registration import ComponentRef, all_trials, find_trial, machine_row
+from results.store.records import ComponentRef
 
 
 def test_trials_come_back_with_their_components(filler) -> None:
@@ -14,7 +14,7 @@ def test_trials_come_back_with_their_components(filler) -> None:
     data = store.component(Component("data", "digits", "", "h2"))
     row = store.trial("abc1", {"seed": 0}, components=[router, data])
     store.trial("abd2", {"seed": 1})
-    first, second = all_trials(store)
+    first, second = store.all_trials()
     assert (first.id, first.fingerprint, first.description) == (row, "abc1", {"seed": 0})
     assert set(first.components) == {
         ComponentRef("router", "mine", "h1"),
@@ -27,15 +27,15 @@ def test_a_trial_is_found_by_the_beginning_of_its_fingerprint(filler) -> None:
     store = filler.store
     store.trial("abc1", {})
     store.trial("abd2", {})
-    assert find_trial(store, "abc").fingerprint == "abc1"
+    assert store.find_trial("abc").fingerprint == "abc1"
     with pytest.raises(StoreError, match=r"2 trials' fingerprints begin with 'ab'"):
-        find_trial(store, "ab")
+        store.find_trial("ab")
     with pytest.raises(StoreError, match=r"begins with 'abx1'; did you mean 'abc1'"):
-        find_trial(store, "abx1")
+        store.find_trial("abx1")
 
 
 def test_a_machine_is_found_as_long_as_it_is_the_same(filler) -> None:
     machine = Machine("other", "system", "processor", 2, 1, 10**9)
-    assert machine_row(filler.store, machine) is None
+    assert filler.store.machine_id(machine) is None
     row = filler.store.machine(machine)
-    assert machine_row(filler.store, machine) == row
+    assert filler.store.machine_id(machine) == row

@@ -13,11 +13,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, inspect, select, text
 
-from results import Store, StoreError, migrate, open_store
+from results import Store, StoreError, describe, migrate, open_store
 from results.columns import Base
 from results.connect import connect, resolve
 from results.frames import arrays_of, metrics_frame
-from results.info import describe
 from results.models import StudyRow
 
 HEAD = migrate.head()

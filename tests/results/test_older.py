@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from results.versions import older_sentence
+from results.frames import older_sentence
 
 
 def test_each_router_and_each_change_is_told_once():

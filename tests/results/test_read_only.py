@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from results import StoreError, connect, open_store
-from results.info import describe
+from results import StoreError, connect, describe, open_store
 
 pytestmark = pytest.mark.slow
 

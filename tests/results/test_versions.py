@@ -10,7 +10,7 @@ import pytest
 from results import Component
 from results.frames import measurements_frame, metrics_frame, trials_frame
 from results.store.records import Metric
-from results.versions import replaced
+from results.store.selection import replaced
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 
 from results import Array, CodeVersion, Component, Machine, Metric, Run, open_store
 from results.migrate import head
+from results.models import AttemptRow
 
 DESCRIPTION = {
     "router": {"name": "soft_moe", "options": {"slots": 1}},
@@ -32,7 +33,7 @@ def fill(file: Path) -> None:
         code = store.code_version(CodeVersion("0123abcd", False, "3.11.7", {"torch": "2.6.0"}))
         definitions = [{"name": "top1", "unit": "%", "better": "higher", "meaning": "accuracy"}]
         router = store.component(
-            Component("router", "soft_moe", "class SoftMoE: ...", definitions={"SoftMoE": "d1"})
+            Component("router", "soft_moe", "class A: ...", "h1", definitions={"SoftMoE": "d1"})
         )
         store.component(Component("suite", "accuracy", "…", "h1", metrics=definitions))
         study = store.study("tiny", {"preset": "tiny"})
@@ -42,14 +43,16 @@ def fill(file: Path) -> None:
         store.add_layer_to_study(study, layer)
         # Not of this machine, so that the file says nothing of it.
         run = store.start_run(study, Run("node1", 77, 1.5e9, "run --preset tiny", jobs=2))
-        store.claim(run, layer_id=layer)
-        attempt = store.begin_attempt(trial, machine, code, "logs/1.txt", "halved batches")
+        store.lease(run, layer_id=layer)
+        attempt = store.begin_attempt(trial, machine, code, "logs/1.txt")
         store.finish_attempt(attempt, "done", flops=1e12, steps=100, seconds=1.5)
         metrics = [Metric("top1", 81.25, split="test"), Metric("nll", math.nan, layer=1, step=100)]
         load = Array("load", np.arange(8, dtype=np.int32), where={"of": "gates"})
         store.record_measurement(
             "accuracy", {}, "h1", machine, code, attempt_id=attempt, metrics=metrics, arrays=[load]
         )
+        with store.writing() as session:  # older code wrote such notes
+            session.get_one(AttemptRow, attempt).note = "halved batches"
         store.record_measurement(
             "throughput", {}, "h1", machine, code, layer_id=layer, metrics=[Metric("ms", 2.5)]
         )

@@ -16,7 +16,7 @@ from sqlalchemy import update
 
 from results import Run, Store, StoreError, open_store
 from results.frames import trials_frame
-from results.models import RunRow
+from results.models import AttemptRow, RunRow
 from results.store.leases import STALE_SECONDS, alive, this_host, this_process
 
 HERE = Run(*this_process(), command="run --preset tiny", jobs=2)
@@ -95,80 +95,82 @@ def test_a_run_elsewhere_lives_as_long_as_it_is_heard_of(store: Store, study: in
 def test_one_run_holds_a_trial_until_it_lets_go(store: Store, study: int, other_process) -> None:
     trial, layer = store.trial("f1", {}), store.layer("l1", {})
     mine, other = store.start_run(study, HERE), store.start_run(study, of(other_process))
-    claim = store.claim(mine, trial_id=trial)
-    assert claim is not None
-    assert store.claim(mine, trial_id=trial) == claim
-    assert store.claim(other, trial_id=trial) is None
-    assert store.claim(other, layer_id=layer) is not None
-    store.release(claim)
-    taken = store.claim(other, trial_id=trial)
+    lease = store.lease(mine, trial_id=trial)
+    assert lease is not None
+    assert store.lease(mine, trial_id=trial) == lease
+    assert store.lease(other, trial_id=trial) is None
+    assert store.lease(other, layer_id=layer) is not None
+    store.release(lease)
+    taken = store.lease(other, trial_id=trial)
     assert taken is not None
-    assert taken > claim
-    store.release(claim)
-    assert store.claim(mine, trial_id=trial) is None
+    assert taken > lease
+    store.release(lease)
+    assert store.lease(mine, trial_id=trial) is None
 
 
-def test_only_what_exists_can_be_claimed(store: Store, study: int) -> None:
+def test_only_what_exists_can_be_leased(store: Store, study: int) -> None:
     run = store.start_run(study, HERE)
-    with pytest.raises(StoreError, match="there is no trial 7 to claim"):
-        store.claim(run, trial_id=7)
-    with pytest.raises(StoreError, match="there is no layer 7 to claim"):
-        store.claim(run, layer_id=7)
+    with pytest.raises(StoreError, match="there is no trial 7 to lease"):
+        store.lease(run, trial_id=7)
+    with pytest.raises(StoreError, match="there is no layer 7 to lease"):
+        store.lease(run, layer_id=7)
 
 
-def test_the_claim_of_a_dead_run_is_taken_over(store: Store, study: int) -> None:
+def test_the_lease_of_a_dead_run_is_taken_over(store: Store, study: int) -> None:
     trial = store.trial("f1", {"router": {"name": "soft_moe"}})
     dead, mine = store.start_run(study, ELSEWHERE), store.start_run(study, HERE)
-    lost = store.claim(dead, trial_id=trial)
-    assert store.claim(mine, trial_id=trial) is None
+    lost = store.lease(dead, trial_id=trial)
+    assert store.lease(mine, trial_id=trial) is None
     silent(store, dead, STALE_SECONDS + 1)
-    taken = store.claim(mine, trial_id=trial)
+    taken = store.lease(mine, trial_id=trial)
     assert taken is not None
     assert lost is not None
     # It was not dead, and comes back: what it lost is no more its own.
     store.heartbeat(dead, {lost: {"doing": "training"}})
     store.release(lost)
-    (claim,) = store.claims()
-    assert (claim.id, claim.run.id, claim.progress) == (taken, mine, {})
+    (lease,) = store.leases()
+    assert (lease.id, lease.run.id, lease.progress) == (taken, mine, {})
     store.finish_run(dead)
-    assert [claim.id for claim in store.claims()] == [taken]
+    assert [lease.id for lease in store.leases()] == [taken]
 
 
 def test_a_run_that_starts_clears_away_what_dead_ones_held(store: Store, study: int) -> None:
     dead, other = store.start_run(study, ELSEWHERE), store.start_run(study, ELSEWHERE)
-    store.claim(dead, trial_id=store.trial("f1", {"router": {"name": "a"}}))
-    kept = store.claim(other, trial_id=store.trial("f2", {"router": {"name": "a"}}))
+    store.lease(dead, trial_id=store.trial("f1", {"router": {"name": "a"}}))
+    kept = store.lease(other, trial_id=store.trial("f2", {"router": {"name": "a"}}))
     silent(store, dead, STALE_SECONDS + 1)
     store.start_run(study, HERE)
-    assert [claim.id for claim in store.claims()] == [kept]
+    assert [lease.id for lease in store.leases()] == [kept]
 
 
-def test_claims_tell_what_is_worked_on_and_how_far(store: Store, description) -> None:
+def test_leases_tell_what_is_worked_on_and_how_far(store: Store, description) -> None:
     trial = store.trial("f1", description("soft_moe", seed=3))
     bare = {name: description()[name] for name in ("router", "experts", "model", "data")}
     layer = store.layer("l1", bare)
     run = store.start_run(store.study("tiny", {}), HERE)
-    first, second = store.claim(run, trial_id=trial), store.claim(run, layer_id=layer)
+    first, second = store.lease(run, trial_id=trial), store.lease(run, layer_id=layer)
     other = store.start_run(store.study("other", {}), HERE)
-    store.claim(other, trial_id=store.trial("f2", description()))
+    store.lease(other, trial_id=store.trial("f2", description()))
     assert first is not None
     progress = {"doing": "training", "step": 3, "steps": 10, "loss": 0.5, "accuracy": None}
     store.heartbeat(run, {first: progress})
-    told, bare_layer = store.claims("tiny")
+    told, bare_layer = store.leases("tiny")
     assert (told.id, told.fingerprint, told.router, told.seed) == (first, "f1", "soft_moe", 3)
     assert (told.trial, told.progress, told.run.id) == (True, progress, run)
     assert told.run.heartbeat_at > told.run.started_at
     assert (bare_layer.id, bare_layer.fingerprint, bare_layer.seed) == (second, "l1", None)
     assert (bare_layer.trial, bare_layer.progress) == (False, {})
-    assert [claim.fingerprint for claim in store.claims()] == ["f1", "l1", "f2"]
+    assert [lease.fingerprint for lease in store.leases()] == ["f1", "l1", "f2"]
     store.finish_run(run)
-    assert [claim.fingerprint for claim in store.claims()] == ["f2"]
+    assert [lease.fingerprint for lease in store.leases()] == ["f2"]
 
 
 def test_an_interrupted_attempt_goes_on_in_its_own_row(filler) -> None:
     store = filler.store
     trial = store.trial("f1", {})
-    first = store.begin_attempt(trial, filler.machine, filler.code, "logs/1.txt", "a note")
+    first = store.begin_attempt(trial, filler.machine, filler.code, "logs/1.txt")
+    with store.writing() as session:  # older code wrote such notes
+        session.get_one(AttemptRow, first).note = "a note"
     begun = store.last_attempt("f1")
     store.finish_attempt(first, "interrupted", error="Ctrl-C", seconds=1.5, log_tail="…")
     stopped = store.last_attempt("f1")
@@ -177,8 +179,10 @@ def test_an_interrupted_attempt_goes_on_in_its_own_row(filler) -> None:
     assert (stopped.status, stopped.error, stopped.log_tail) == ("interrupted", "Ctrl-C", "…")
     again = store.begin_attempt(trial, filler.machine, filler.code, "logs/2.txt")
     assert again == first
-    running = replace(begun, log="logs/2.txt", note=None, seconds=1.5)
-    assert store.last_attempt("f1") == running
+    assert store.last_attempt("f1") == replace(begun, seconds=1.5)
+    with store.reading() as session:
+        row = session.get_one(AttemptRow, first)
+        assert (row.log, row.note) == ("logs/2.txt", None)
     # Killed, it could write nothing down: it is running still, and goes on all the same.
     assert store.begin_attempt(trial, filler.machine, filler.code) == first
     store.finish_attempt(first, "interrupted")
@@ -194,15 +198,15 @@ def test_a_running_attempt_that_no_living_run_holds_is_interrupted(filler, descr
         trials.append(store.trial(f"f{number}", description(seed=number)))
         store.begin_attempt(trials[-1], filler.machine, filler.code)
     store.add_trial_to_study(study, *trials)
-    store.claim(store.start_run(study, HERE), trial_id=trials[0])
+    store.lease(store.start_run(study, HERE), trial_id=trials[0])
     gone = store.start_run(study, ELSEWHERE)
-    store.claim(gone, trial_id=trials[1])
+    store.lease(gone, trial_id=trials[1])
     silent(store, gone, STALE_SECONDS + 1)
     shown = trials_frame(store, "tiny")
     assert shown.status.tolist() == ["running", "interrupted", "interrupted"]
 
 
-CLAIMER = """
+LEASER = """
 import sys, time
 from pathlib import Path
 from results import Run, open_store
@@ -214,7 +218,7 @@ with open_store(target) as store:
     while not go.exists():
         time.sleep(0.001)
     for trial in range(1, 31):
-        if store.claim(run, trial_id=trial) is not None:
+        if store.lease(run, trial_id=trial) is not None:
             print(trial, flush=True)
     print("through", flush=True)
     sys.stdin.read()  # it lives until all are through
@@ -227,9 +231,9 @@ def test_of_four_processes_one_gets_each_trial(target: str, tmp_path: Path, desc
         trials = [store.trial(f"f{number}", description()) for number in range(30)]
         gone = store.start_run(study, replace(HERE, process_started=0.0))
         for trial in trials[::2]:  # what a dead run left is fought for as well
-            store.claim(gone, trial_id=trial)
+            store.lease(gone, trial_id=trial)
     pipe = subprocess.PIPE
-    command = [sys.executable, "-c", CLAIMER, target, str(tmp_path / "go")]
+    command = [sys.executable, "-c", LEASER, target, str(tmp_path / "go")]
     runs = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
     try:
         (tmp_path / "go").touch()
@@ -240,4 +244,4 @@ def test_of_four_processes_one_gets_each_trial(target: str, tmp_path: Path, desc
             run.communicate(timeout=60)
     assert sorted(taken) == trials
     with open_store(target) as store:
-        assert len(store.claims()) == 30
+        assert len(store.leases()) == 30

@@ -1,0 +1,298 @@
+"""Writing: machines, code, studies and their trials, then what was tried and what came of it.
+
+Each method is one transaction. Many rows of one kind are written at once: what is there already
+stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Unpack
+
+from sqlalchemy import Table, delete, insert, select, text, update
+from sqlalchemy.orm import InstrumentedAttribute, Session
+
+from results.columns import Row
+from results.connect import Database, among, chunks
+from results.models import (
+    ArrayRow,
+    AttemptRow,
+    CodeVersionRow,
+    ComponentRow,
+    LayerRow,
+    MachineRow,
+    MeasurementRow,
+    MetricRow,
+    StudyLayerRow,
+    StudyRow,
+    StudyTrialRow,
+    TrialRow,
+    layer_components,
+    trial_components,
+)
+from results.store.records import (
+    UNFINISHED,
+    Array,
+    AttemptStatus,
+    CodeVersion,
+    Component,
+    Ended,
+    Machine,
+    MeasurementStatus,
+    Metric,
+    Subject,
+)
+from results.text import StoreError, content_hash, nearest
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_LOCK = 2401_15970
+"""Number of PostgreSQL's advisory lock under which rows are made that say what something is."""
+ENDED = ("finished_at", "error", "traceback", "log_tail", "note")
+"""What is known of an attempt that ended, and no more of one that goes on."""
+
+
+def add(session: Session, row: Row) -> int:
+    """Add a row and return its id."""
+    session.add(row)
+    session.flush()
+    return row.id
+
+
+def now() -> datetime:
+    """Return the time, with its zone."""
+    return datetime.now(UTC)
+
+
+class Writer(Database):
+    """The half of a store that writes. Every method that makes rows returns their ids."""
+
+    def machine(self, machine: Machine) -> int:
+        """Return the machine's row, made if it is new."""
+        return self._by_content(MachineRow, [machine])[0]
+
+    def code_version(self, code: CodeVersion) -> int:
+        """Return the code version's row, made if it is new."""
+        return self._by_content(CodeVersionRow, [code])[0]
+
+    def component(self, component: Component) -> int:
+        """Return the component's row, made if this version of it is new."""
+        return self.components([component])[0]
+
+    def components(self, components: Sequence[Component]) -> list[int]:
+        """Return the row of each component, made where this version of it is new."""
+        return self._by_content(ComponentRow, components)
+
+    def study(self, name: str, request: Mapping[str, Any]) -> int:
+        """Return the study of this name, made if new; it keeps the request that was made last."""
+        asked = now()
+        with self._alone() as session:
+            study = session.scalars(select(StudyRow).filter_by(name=name)).one_or_none()
+            if study is None:
+                study = StudyRow(name=name, created_at=asked)
+            study.requested_at, study.request = asked, dict(request)
+            return add(session, study)
+
+    def trial(
+        self,
+        fingerprint: str,
+        description: Mapping[str, Any],
+        components: Sequence[int] = (),
+        parent: str | None = None,
+        transform: str | None = None,
+    ) -> int:
+        """Return the trial of this fingerprint, made if new. Arguments as of `Subject`."""
+        subject = Subject(fingerprint, description, components, parent, transform)
+        return self.trials([subject])[0]
+
+    def trials(self, subjects: Sequence[Subject]) -> list[int]:
+        """Return each trial's row, made where it is new; parents come before their children."""
+        return self._subjects(TrialRow, trial_components, subjects)
+
+    def layer(
+        self, fingerprint: str, description: Mapping[str, Any], components: Sequence[int] = ()
+    ) -> int:
+        """Return the bare layer of this fingerprint, made if it is new."""
+        return self.layers([Subject(fingerprint, description, components)])[0]
+
+    def layers(self, subjects: Sequence[Subject]) -> list[int]:
+        """Return the row of each bare layer, made where it is new."""
+        return self._subjects(LayerRow, layer_components, subjects)
+
+    def add_trial_to_study(self, study_id: int, *trial_ids: int) -> None:
+        """Add trials to a study; of trials alike but for the code, the last added counts."""
+        self._add_to_study(StudyTrialRow, study_id, "trial_id", trial_ids)
+
+    def add_layer_to_study(self, study_id: int, *layer_ids: int) -> None:
+        """Add layers to a study; of layers alike but for the code, the last added counts."""
+        self._add_to_study(StudyLayerRow, study_id, "layer_id", layer_ids)
+
+    def begin_attempt(
+        self, trial_id: int, machine_id: int, code_id: int, log: str | None = None
+    ) -> int:
+        """Begin an attempt at the trial, or go on where the last one was interrupted.
+
+        Whoever begins holds the trial's lease (see `results.store.leases`): a last attempt that is
+        still running is nobody's, and goes on in its own row.
+
+        Args:
+            log: the file that it writes to.
+        """
+        begun = {"machine_id": machine_id, "code_id": code_id, "log": log}
+        begun |= {"status": AttemptStatus.RUNNING, **dict.fromkeys(ENDED)}
+        last = select(AttemptRow).filter_by(trial_id=trial_id).order_by(AttemptRow.id.desc())
+        with self.writing() as session:
+            attempt = session.scalars(last.limit(1)).one_or_none()
+            if attempt is None or attempt.status not in UNFINISHED:
+                return add(session, AttemptRow(trial_id=trial_id, started_at=now(), **begun))
+            for name, value in begun.items():
+                setattr(attempt, name, value)
+            return attempt.id
+
+    def finish_attempt(
+        self, attempt_id: int, status: AttemptStatus, **known: Unpack[Ended]
+    ) -> None:
+        """End the attempt, or mark it as interrupted, with what is known of it.
+
+        Raises:
+            StoreError: it has ended already, or there is no such status.
+        """
+        _check_status(status, set(AttemptStatus) - {AttemptStatus.RUNNING})
+        ended = dict.fromkeys(Ended.__annotations__) | known
+        ended |= {"status": status, "finished_at": now()}
+        open_yet = (AttemptRow.id == attempt_id) & AttemptRow.status.in_(UNFINISHED)
+        with self.writing() as session:
+            ending = update(AttemptRow).where(open_yet).values(ended).returning(AttemptRow.id)
+            if not session.scalars(ending).all():
+                attempt = session.get(AttemptRow, attempt_id)
+                state = f"is already {attempt.status}" if attempt else "does not exist"
+                raise StoreError(f"attempt {attempt_id} {state}, so it cannot end as {status}")
+
+    def record_measurement(
+        self,
+        suite: str,
+        options: Mapping[str, Any],
+        source_hash: str,
+        machine_id: int,
+        code_id: int,
+        *,
+        attempt_id: int | None = None,
+        layer_id: int | None = None,
+        status: MeasurementStatus = MeasurementStatus.DONE,
+        error: str | None = None,
+        traceback: str | None = None,
+        seconds: float | None = None,
+        metrics: Iterable[Metric] = (),
+        arrays: Iterable[Array] = (),
+    ) -> int:
+        """Record a suite's measurement of an attempt or of a layer, with all that it found.
+
+        Args:
+            options: the suite's options, in full.
+            source_hash: of the code that the suite depends on.
+        """
+        _check_status(status, set(MeasurementStatus))
+        measurement = MeasurementRow(
+            suite=suite,
+            options=dict(options),
+            source_hash=source_hash,
+            attempt_id=attempt_id,
+            layer_id=layer_id,
+            machine_id=machine_id,
+            code_id=code_id,
+            status=status,
+            error=error,
+            traceback=traceback,
+            seconds=seconds,
+            measured_at=now(),
+        )
+        with self.writing() as session:
+            measurement_id = add(session, measurement)
+            for row_type, values in ((MetricRow, metrics), (ArrayRow, arrays)):
+                rows = [
+                    vars(each) | {"where": dict(each.where), "measurement_id": measurement_id}
+                    for each in values
+                ]
+                if rows:
+                    session.execute(insert(row_type), rows)
+            return measurement_id
+
+    @contextmanager
+    def _alone(self) -> Iterator[Session]:
+        """Yield a transaction in which nobody else makes such rows, on PostgreSQL either."""
+        with self.writing() as session:
+            if session.get_bind().dialect.name == "postgresql":
+                session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            yield session
+
+    def _by_content(
+        self,
+        row_type: type[MachineRow] | type[CodeVersionRow] | type[ComponentRow],
+        records: Sequence[DataclassInstance],
+    ) -> list[int]:
+        hashes = [content_hash(record) for record in records]
+        with self._alone() as session:
+            rows = _ids(session, row_type, row_type.hash, hashes)
+            for key, record in zip(hashes, records, strict=True):
+                if key not in rows:
+                    row = row_type(hash=key, first_seen=now(), **asdict(record))
+                    rows[key] = add(session, row)
+            return [rows[key] for key in hashes]
+
+    def _subjects(
+        self, row_type: type[TrialRow] | type[LayerRow], made_of: Table, subjects: Sequence[Subject]
+    ) -> list[int]:
+        wanted = [each.fingerprint for each in subjects]
+        parents = [each.parent for each in subjects if each.parent is not None]
+        key, links = made_of.columns.keys()[0], []
+        with self._alone() as session:
+            rows = _ids(session, row_type, row_type.fingerprint, wanted + parents)
+            for each in subjects:
+                if each.fingerprint in rows:
+                    continue
+                row = row_type(
+                    fingerprint=each.fingerprint,
+                    description=dict(each.description),
+                    created_at=now(),
+                )
+                if isinstance(row, TrialRow):
+                    row.transform = each.transform
+                    row.parent_id = None if each.parent is None else rows[each.parent]
+                rows[each.fingerprint] = made = add(session, row)
+                links += [{key: made, "component_id": component} for component in each.components]
+            if links:
+                session.execute(insert(made_of), links)
+            return [rows[fingerprint] for fingerprint in wanted]
+
+    def _add_to_study(
+        self,
+        link: type[StudyTrialRow] | type[StudyLayerRow],
+        study_id: int,
+        key: str,
+        ids: Iterable[int],
+    ) -> None:
+        asked = now()
+        with self._alone() as session:
+            for some in chunks(ids):
+                shown = delete(link).filter_by(study_id=study_id)
+                session.execute(shown.where(getattr(link, key).in_(some)))
+                rows = [{"study_id": study_id, key: id, "requested_at": asked} for id in some]
+                session.execute(insert(link), rows)
+
+
+def _ids(
+    session: Session, row_type: type[Row], key: InstrumentedAttribute[str], wanted: Iterable[str]
+) -> dict[str, int]:
+    """Return the ids of those rows that are there, by key."""
+    return dict(tuple(row) for row in among(session, select(key, row_type.id), key, wanted))
+
+
+def _check_status(status: str, valid: Iterable[StrEnum]) -> None:
+    names = [each.value for each in valid]
+    if status not in names:
+        raise StoreError(f"no such status: {status!r}{nearest(status, names)}")
