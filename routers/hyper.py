@@ -164,14 +164,10 @@ class Configurable:
             setattr(cls, name, default.default if isinstance(default, FieldInfo) else default)
         cls._hyper_fields = fields
 
-    @classmethod
-    def validate_hyper(cls, options: Mapping[str, Any]) -> dict[str, Any]:
-        """See `validated`."""
-        return validated(cls.hyper_model, getattr(cls, "name", cls.__name__), options)
-
     def set_hyper(self, options: Mapping[str, Any]) -> None:
         """Validate `options` and set every hyper-parameter on this instance."""
-        for name, value in self.validate_hyper(options).items():
+        owner = getattr(self, "name", type(self).__name__)
+        for name, value in validated(self.hyper_model, owner, options).items():
             setattr(self, name, value)
 
     def hyper_values(self) -> dict[str, Any]:

@@ -47,9 +47,9 @@ def test_a_class_attribute_reads_as_its_default():
 def test_a_child_inherits_adds_and_removes():
     assert [info.name for info in hyper_infos(Child.hyper_model)] == ["rate", "plain", "extra"]
     assert hyper_infos(Child.hyper_model)[-1].type == "float | None"
-    assert Child.validate_hyper({"rate": 2})["rate"] == 2.0
+    assert validated(Child.hyper_model, "Child", {"rate": 2})["rate"] == 2.0
     with pytest.raises(RequestError, match="no hyper-parameter 'mode'"):
-        Child.validate_hyper({"mode": "a"})
+        validated(Child.hyper_model, "Child", {"mode": "a"})
 
 
 def test_a_grandchild_of_a_removal_does_not_get_it_back():
@@ -76,7 +76,7 @@ def test_instances_carry_validated_values():
 )
 def test_a_wrong_option_is_one_clear_message(options, message):
     with pytest.raises(RequestError, match=message):
-        Base.validate_hyper(options)
+        validated(Base.hyper_model, "Base", options)
 
 
 def test_a_functions_keyword_arguments_are_its_hyper_parameters():
@@ -97,15 +97,15 @@ def test_the_users_own_router_needs_one_annotation():
 
 
 def test_resolved_hyper_parameters_resolve_to_themselves():
-    resolved = Router.validate_hyper({})
-    assert Router.validate_hyper(resolved) == resolved
+    resolved = validated(Router.hyper_model, "Router", {})
+    assert validated(Router.hyper_model, "Router", resolved) == resolved
 
 
 def test_a_constraint_holds_for_the_numbers_of_a_union():
     shown = {info.name: info.type for info in hyper_infos(Router.hyper_model)}
     assert shown["eval_capacity_factor"] == "float | 'same' | None"
     with pytest.raises(RequestError, match=r"eval_capacity_factor = 0 is not valid: .* than 0"):
-        Router.validate_hyper({"eval_capacity_factor": 0})
+        validated(Router.hyper_model, "Router", {"eval_capacity_factor": 0})
 
 
 @pytest.mark.parametrize(
