@@ -101,20 +101,20 @@ def _result(check: Check, settings: Sequence[Setting]) -> CheckResult:
     """Return the first failure over all settings; else the first thing that is worth saying."""
     meaning = (inspect.getdoc(check) or "").partition("\n")[0]
     result = partial(CheckResult, check.__name__, meaning)
-    said, skipped = [], ""
+    notes, skipped = [], ""
     for setting in settings:
         try:
-            said.append((setting.label, check(setting)))
+            notes.append((setting.label, check(setting)))
         except NotApplicable as reason:
             skipped = str(reason)
         except Exception as error:
             again = partial(check, replace(setting))  # a copy, which has nothing computed yet
             detail = describe_failure(error, setting.entry, again)
             return result("failed", f"{setting.label}: {detail}")
-    if said:
+    if notes:
         # The note of the first setting; else that of another, with its label.
-        others = (f"{label}: {note}" for label, note in said if note)
-        return result("passed", said[0][1] or next(others, ""))
+        others = (f"{label}: {note}" for label, note in notes if note)
+        return result("passed", notes[0][1] or next(others, ""))
     return result("not applicable", skipped) if skipped else result("not run")
 
 
