@@ -33,11 +33,7 @@ class Executor(Protocol):
     slots: tuple[str, ...]
 
     def preflight(self, specs: Sequence[TrialSpec]) -> Iterable[Check]:
-        """Rehearse trainings, see `rehearse`.
-
-        Returns:
-            For each a function that raises what its rehearsal raised, and else returns.
-        """
+        """Rehearse trainings, see `rehearse`; returns a check of each."""
 
     def start(self, slot: int, assignment: Assignment, on_event: OnEvent) -> None:
         """Begin a job in a free slot; its events are passed on here or in `wait`."""

@@ -119,11 +119,7 @@ def run_plan(
 ) -> RunSummary:
     """Do a plan; what is done already is reused, and every result is written when it is known.
 
-    Raises:
-        RequestError: a device that is not there, or a trial that cannot be trained as asked for;
-            nothing has been trained then.
-        KeyboardInterrupt: at the second Ctrl-C.
-        StoreError: the database cannot be written any more.
+    Raises: as of `Runner` and `Runner.run`.
     """
     runner = Runner(store, home, datasets, on_event, options or RunOptions())
     reuse = runner.reuse

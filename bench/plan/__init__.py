@@ -8,7 +8,7 @@ from bench.plan.expand import (
     solved_specs,
     trial_specs,
 )
-from bench.plan.fingerprint import Fingerprint, Fingerprints, differences
+from bench.plan.fingerprint import Fingerprints, differences
 from bench.plan.plan import (
     Plan,
     Planned,
@@ -34,7 +34,6 @@ __all__ = [
     "ENDED",
     "REGISTRIES",
     "Decision",
-    "Fingerprint",
     "Fingerprints",
     "Plan",
     "Planned",

@@ -90,16 +90,12 @@ def make_request(
     sweep: Mapping[str, tuple[Any, ...]] | None = None,
     aa_replicates: bool = False,
 ) -> Request:
-    """Return a preset with a user's changes.
+    """Return a preset with a user's changes; what is None, empty or False stays the preset's.
 
     Args:
-        study: None takes the preset's name.
-        suites: none takes the preset's.
-        routers: none takes the preset's; `("all",)` takes every one, or all that its parts name.
-        seeds: None takes the preset's.
+        routers: `("all",)` takes every one, or all that its parts name.
         settings: value by path, see `override`.
         sweep: values by path, added to the preset's.
-        aa_replicates: see `Preset`; False takes the preset's.
 
     Raises:
         RequestError: a name or a value that does not exist or fit.
