@@ -4,19 +4,6 @@ One FLOP is one floating-point operation: an addition, a multiplication, a divis
 or one elementary function (exp, log, sqrt, tanh, erf, …). A multiply-add is two. A sum of n numbers
 counts n, as a dot product of n counts 2n. Moving data and integer work (indices, masks, counters)
 cost nothing.
-
-    matmul       2·m·n·k, and 1 per element of a bias: `torch.utils.flop_counter`'s own formulas
-    convolution  2 per weight and output; backward the same for each gradient that is asked for
-    attention    the products as torch counts them, and 6 per score (scale, softmax); backward 9
-    softmax      5 per element (maximum, subtract, exp, sum, divide); backward 4; logsumexp 4
-    norm         layer, group and batch norm 8 per element, backward 13; RMS norm 4, backward 9
-    elementwise  1 per output, but: gelu 5, backward 11; silu 4, backward 7; sigmoid 4, backward 3;
-                 tanh backward 3; softplus 3, backward 4; addcmul, addcdiv, lerp 3; clamp,
-                 dropout 2
-    reduction    1 per input (sum, mean, maximum, cumulative sum, scattered additions);
-                 variance 4, vector norm and dot product 2
-    sort         comparisons: n·log₂n a row; top-k n·log₂k (a heap of k), at least n
-    random       1 per uniform or Bernoulli number, 3 exponential, 5 normal
 """
 
 from __future__ import annotations
@@ -149,17 +136,20 @@ def _per_element(flops: float, argument: int = 0) -> Rule:
 
 
 def _sort(call: Call) -> float:
+    """Count comparisons: n·log₂n a row."""
     x, *rest = call.args
     length = x.shape[call.kwargs.get("dim", rest[0] if rest else -1)] if x.dim() else 1
     return x.numel() * math.ceil(math.log2(max(length, 2)))
 
 
 def _topk(call: Call) -> float:
+    """Count comparisons: n·log₂k, with a heap of k."""
     x, k = call.args[:2]
     return x.numel() * math.ceil(math.log2(max(k, 2)))
 
 
 def _product(call: Call) -> float:
+    """Count 2·m·n·k, by torch's own formulas."""
     formula = flop_counter.flop_registry[call.func.overloadpacket]
     return float(formula(*call.args, **call.kwargs, out_val=call.out))
 
@@ -174,18 +164,16 @@ def _matrix_vector(call: Call) -> float:
 
 def _convolution(call: Call) -> float:
     x, weight, bias, *_ = call.args
-    transposed = call.args[6]
-    per_position = 2 * weight[0].numel()
-    positions = x.numel() if transposed else call.out.numel()
-    return positions * per_position + (0 if bias is None else call.out.numel())
+    positions = x.numel() if call.args[6] else call.out.numel()  # transposed or not
+    return positions * 2 * weight[0].numel() + (0 if bias is None else call.out.numel())
 
 
 def _convolution_backward(call: Call) -> float:
     grad, x, weight = call.args[:3]
-    transposed, wanted = call.args[7], call.args[10]
-    positions = x.numel() if transposed else grad.numel()
-    products = positions * 2 * weight[0].numel() * (wanted[0] + wanted[1])
-    return products + (grad.numel() if wanted[2] else 0)
+    of_input, of_weight, of_bias = call.args[10]  # which gradients are asked for
+    positions = x.numel() if call.args[7] else grad.numel()  # transposed or not
+    products = positions * 2 * weight[0].numel() * (of_input + of_weight)
+    return products + (grad.numel() if of_bias else 0)
 
 
 def _scores(query: Tensor, key: Tensor) -> int:
@@ -196,7 +184,7 @@ def _scores(query: Tensor, key: Tensor) -> int:
 def _attention(call: Call) -> float:
     query, key, value = call.args[:3]
     products = flop_counter.sdpa_flop_count(query.shape, key.shape, value.shape)
-    return float(products) + 6 * _scores(query, key)
+    return float(products) + 6 * _scores(query, key)  # scale, and softmax
 
 
 def _attention_backward(call: Call) -> float:
@@ -214,23 +202,18 @@ def _accumulated(call: Call) -> float:
     return _size(call.args[2]) if accumulate else 0
 
 
-def _table(*rows: tuple[str, str, Rule]) -> dict[str, tuple[str, Rule]]:
-    return {name: (kind, rule) for kind, names, rule in rows for name in names.split()}
-
-
-_CPU_ATTENTION = "_scaled_dot_product_flash_attention_for_cpu"
-_GPU_ATTENTION = [
-    f"_scaled_dot_product_{kind}_attention" for kind in ("efficient", "flash", "cudnn")
+_ATTENTION = [
+    "_scaled_dot_product_flash_attention_for_cpu",
+    *(f"_scaled_dot_product_{kind}_attention" for kind in ("efficient", "flash", "cudnn")),
 ]
-_ATTENTION = [_CPU_ATTENTION, *_GPU_ATTENTION]
-
-RULES: dict[str, tuple[str, Rule]] = _table(
+_ROWS: tuple[tuple[str, str, Rule], ...] = (
     ("matmul", "addmm baddbmm", _product_and_bias),
     ("matmul", "dot vdot mv addmv linalg_vecdot", _matrix_vector),
     ("matmul", "convolution _convolution cudnn_convolution", _convolution),
     ("matmul", "convolution_backward", _convolution_backward),
     ("attention", " ".join(_ATTENTION), _attention),
     ("attention", " ".join(f"{name}_backward" for name in _ATTENTION), _attention_backward),
+    # Maximum, subtract, exp, sum, divide.
     ("softmax", "_softmax _log_softmax _safe_softmax", _per_output(5)),
     ("softmax", "_softmax_backward_data _log_softmax_backward_data", _per_output(4)),
     ("softmax", "logsumexp logcumsumexp", _per_element(4)),
@@ -263,6 +246,8 @@ RULES: dict[str, tuple[str, Rule]] = _table(
     ("random", "exponential", _per_output(3)),
     ("random", "normal randn randn_like", _per_output(5)),
 )
+RULES = {name: (kind, rule) for kind, names, rule in _ROWS for name in names.split()}
+"""The kind and the price of each operation; other elementwise ones cost 1 per output."""
 
 _MOVEMENT = (
     "_local_scalar_dense _reshape_alias _to_copy _unsafe_view arange cat clone constant_pad_nd "

@@ -1,7 +1,7 @@
 """Data sets by name, the order in which training sees them, and their augmentation."""
 
 from bench.data.assembly import assemble, channel_histogram, channel_moments
-from bench.data.batches import Augment, TrainingBatches
+from bench.data.batches import TrainingBatches
 from bench.data.dataset import Dataset, DataShape, ShapedData, Split, normalise
 from bench.data.files import (
     file_sha256,
@@ -11,7 +11,7 @@ from bench.data.files import (
     sweep,
     write_tensors,
 )
-from bench.data.order import Purpose, random_bits, training_indices
+from bench.data.order import Purpose, random_bits
 from bench.data.pictures import LazyImages, Pictures
 from bench.data.raw import RawData, RawSplit, class_fault, image_fault, label_fault, structure_fault
 from bench.data.registry import (
@@ -39,7 +39,6 @@ from bench.data import (  # isort: skip  # noqa: F401
 
 __all__ = [
     "DATASETS",
-    "Augment",
     "DataShape",
     "Dataset",
     "Datasets",
@@ -72,6 +71,5 @@ __all__ = [
     "save_weights",
     "structure_fault",
     "sweep",
-    "training_indices",
     "write_tensors",
 ]

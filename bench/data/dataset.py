@@ -31,8 +31,7 @@ class Split:
     def fetch(self, indices: Tensor) -> Tensor:
         """Return the images at `indices` (k,), uint8 (k, c, h, w), on the CPU.
 
-        Raises:
-            BenchError: a file cannot be read any more.
+        `BenchError` where a file cannot be read any more.
         """
         return self.images[indices]
 

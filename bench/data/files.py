@@ -70,11 +70,7 @@ def cache_folder() -> Path:
 
 
 def expanded(path: str) -> Path:
-    """Return the path with the user's home folder in the place of `~`.
-
-    Raises:
-        RequestError: there is no such user, or HOME is unset and the system knows no other.
-    """
+    """Return the path with the user's home folder for `~`; `RequestError` where it is unknown."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -130,11 +126,7 @@ def write_tensors(
 
 
 def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Read the named tensors of a file, on the CPU.
-
-    Raises:
-        BenchError: the file is missing, or its SHA-256 is another.
-    """
+    """Read a file's tensors, on the CPU; `BenchError` where it is missing or of another SHA-256."""
     if not path.is_file():
         raise BenchError(f"checkpoint {path} is missing; train the trial again")
     digest = file_sha256(path)

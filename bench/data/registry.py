@@ -80,8 +80,7 @@ def load_dataset(request: DataConfig) -> Dataset:
     """Load the data set of this name, its images of the size and channels that were asked for.
 
     Raises:
-        RequestError: there is no such data set, its files are missing or not as they should be, or
-            cannot be downloaded, or a user's function fails or returns what is no data set.
+        RequestError: as `read_source` and `assemble`, or its function returns what is no data set.
     """
     raw = refuse_invalid(request.name, read_source(request.name, request.data_dir))
     return assemble(request.name, raw, request.image_size, request.channels)
@@ -156,11 +155,7 @@ def _with_images(dataset: Dataset, images: Mapping[str, Tensor]) -> Dataset:
 
 
 class Datasets:
-    """A cache of data sets, each of which is loaded once.
-
-    Args:
-        shared: the data sets that another process has loaded already.
-    """
+    """A cache of data sets, each loaded once; `shared` are those that another process loaded."""
 
     def __init__(self, shared: Mapping[str, SharedDataset] | None = None) -> None:
         self._shared = shared or {}

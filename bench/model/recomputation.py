@@ -73,8 +73,9 @@ class Tape:
         """Take note of a layer's call."""
         self.calls[layer] = None if layer in self.calls else FirstCall.of(context)
 
-    def finish(self) -> None:
+    def finish(self, outputs: Any) -> None:
         """Mark the end of the pass: later nodes do not belong to it."""
+        self.keep_with(outputs)
         self.end = torch._C._autograd._get_sequence_nr()
 
     def keep_with(self, outputs: Any) -> None:

@@ -60,8 +60,7 @@ class Pass:
     def finish(self, output: Any = None) -> None:
         """Mark the end of the pass: later layers do not belong to it."""
         if (tape := self.writable_tape) is not None:
-            tape.finish()
-            tape.keep_with(output)
+            tape.finish(output)
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bench.config.schema import AugmentConfig
-from bench.data import Augment
+from bench.data.batches import Augment
 from routers.errors import RequestError
 
 

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.data import training_indices
+from bench.data.order import training_indices
 
 
 @given(st.integers(1, 50), st.integers(0, 2**40), st.integers(1, 70), st.integers(0, 5))

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from bench.config.schema import AugmentConfig
-from bench.data import Augment, TrainingBatches, training_indices
+from bench.data.batches import Augment, TrainingBatches
+from bench.data.order import training_indices
 from routers.errors import BenchError
 
 PLAIN = AugmentConfig(crop_padding=2, flip=True)
