@@ -107,7 +107,6 @@ def match_compute(
     least one.
 
     Args:
-        spec: the trial.
         num_samples: images of the training split.
         cost_of: measures the model of the trial, and of its dense counterpart.
     """

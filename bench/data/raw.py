@@ -88,9 +88,9 @@ class RawData:
             images: uint8 (n, height, width), (n, height, width, 1) or (n, height, width, 3).
             labels: int (n,), from 0.
             classes: names, by label.
-            train: indices of training images; None for all that the other splits leave.
-            val: indices of validation images; None takes a share of the training images.
-            test: indices of test images; likewise.
+            train: indices; None for all that the other splits leave.
+            val: indices; None takes a share of the training images.
+            test: likewise.
             licence: of the images, or where to read it.
 
         Raises:

@@ -170,15 +170,11 @@ def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def chosen_layers(layers: str | Sequence[int], depth: int) -> list[int]:
-    """Return the indices of the blocks to replace, ascending.
+    """Return the indices of the blocks to replace, ascending, of `depth` blocks.
 
     Args:
         layers: "every2" (each second block), "last2" (the last two of those, 2106.05974), "all",
-            or indices, negative ones from the end.
-        depth: blocks of the model.
-
-    Raises:
-        RequestError: a name that is none of these, or an index that the model does not have.
+            or indices, negative ones from the end; `RequestError` where it is none of these.
     """
     every2 = list(range(1, depth, 2))
     named = {"every2": every2, "last2": every2[-2:], "all": list(range(depth))}
@@ -203,7 +199,6 @@ def tokens_of(
     """Count the tokens of one image at each module, in a forward pass of one blank image.
 
     Args:
-        model: a timm model.
         dims: the number of values of a token, by module.
         input_size: (channels, height, width) of the image; the model's own where None.
 

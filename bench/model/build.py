@@ -39,7 +39,6 @@ def trial_model(
     Args:
         spec: the trial; its seed is of all weights, but those of the MoE layers come from a stream
             of their own.
-        data: the shape of its data.
         router: a router in place of the trial's own.
 
     Returns:

@@ -21,8 +21,6 @@ class MoELayer(nn.Module):
     """A layer that routes tokens to experts and combines their outputs.
 
     Args:
-        router: decides who processes what.
-        experts: what processes.
         groups: what is routed together: the tokens of an "image", of the whole "batch", or of
             groups of this many tokens, which must divide those of the batch. A batch of no images
             has no groups.

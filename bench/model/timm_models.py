@@ -31,9 +31,7 @@ def require_model(name: str) -> None:
 def dense_model(model: ModelConfig, *, in_chans: int, num_classes: int, seed: int) -> nn.Module:
     """Build a timm model by name, with random weights drawn from `seed`, or with those of a file.
 
-    Raises:
-        RequestError: timm has no such model, the model takes no such option, or the file does not
-            hold its weights.
+    `RequestError` where there is no such model or option, or the file does not hold its weights.
     """
     require_model(model.name)
     wanted = {"in_chans": in_chans, "num_classes": num_classes, **model.options}
