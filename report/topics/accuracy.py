@@ -37,8 +37,7 @@ from report.style import (
 )
 from report.table import Column, Lacking, number_of_runs
 from report.timings import of_entry, representative, timings
-from report.topics import generic, tuning
-from report.topics.compute import what_is_matched
+from report.topics import balance, compute, generic, tuning
 from report.topics.cost import timing_cell
 from report.topics.differences import null_caption, null_cells, null_columns
 from report.topics.make import Contents, Sketch, as_figure, as_figures, as_table
@@ -51,17 +50,11 @@ ACCURACY = (
     Column("nll", "NLL", "nat", "lower", digits=3, ranked=True),
     Column("ece", "ECE", "%", "lower", 100, 1, ranked=True),
 )
-COST = (
-    Column("train_flops", "training", "FLOP", si=True),
-    Column("params_total", "params", si=True),
-    Column("params_active", "active", si=True),
+COST = tuple(
+    c for c in compute.COLUMNS if c.key in ("train_flops", "params_total", "params_active")
 )
 OVERHEAD = Column("forward_overhead", "overhead", "×", "lower", n=1)
-BALANCE = (
-    Column("load_cv", "load CV", "", "lower"),
-    Column("dropped", "dropped", "%", "lower", 100, 1),
-    Column("uncovered", "uncovered", "%", "lower", 100, 1),
-)
+BALANCE = tuple(c for c in balance.BALANCE if c.key in ("load_cv", "dropped", "uncovered"))
 ENTROPY = (
     ("H_s", "gates", Column("H_s", "H_s", "bit")),
     ("H_u", "gates", Column("H_u", "H_u", "bit")),
@@ -94,7 +87,7 @@ def table(study: StudyData) -> Contents:
     columns = [*LEAD, *ACCURACY, *null_columns(study), *COST, OVERHEAD, *BALANCE]
     columns += [*(column for *_, column in ENTROPY), *(other.column for other in others)]
     sentences = [
-        what_is_matched(study),
+        compute.what_is_matched(study),
         "Accuracy on the test split.",
         INTERVALS,
         sentence_on_analyses(study),

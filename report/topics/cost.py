@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
@@ -32,11 +32,13 @@ from report.table import (
     Column,
     Lacking,
     Row,
+    file_name,
     text_columns,
+    title,
     words,
 )
 from report.timings import PASSES, Setting, Timing, of_entry, timings
-from report.topics.make import Contents, Sketch, as_figures_at, as_table
+from report.topics.make import Contents, Named, Sketch, as_named_figures, as_table
 from results.conditions import Condition
 
 CAPTION = (
@@ -114,6 +116,7 @@ def _noted(caption: str, is_disturbed: bool) -> str:
 
 
 ALPHAS = (1.0, 0.45)
+OVERHEAD, OVERHEAD_TITLE = "overhead", "Overhead by router"
 OVERHEAD_CAPTION = (
     "Median time over the median time of the dense counterpart, timed in turn with it (of a layer: "
     "a dense MLP that runs the same expert FLOPs; of a model: the one without MoE layers); 1 is no "
@@ -122,8 +125,8 @@ OVERHEAD_CAPTION = (
 )
 
 
-@as_figures_at("overhead", "Overhead by router", "throughput")
-def draw(study: StudyData) -> Iterator[tuple[str, Sketch]]:
+@as_named_figures(OVERHEAD, OVERHEAD_TITLE, "throughput")
+def draw(study: StudyData) -> Iterator[Named]:
     """Draw one figure for each machine and condition, a panel for each setting.
 
     Conditions that differ in the number of experts alone share one: panels tell that number.
@@ -139,11 +142,8 @@ def draw(study: StudyData) -> Iterator[tuple[str, Sketch]]:
             conditions[without_number(condition)].append(condition)
         for shared, alike in conditions.items():
             place = " ".join(filter(None, (machine if len(machines) > 1 else "", shared.label)))
-            drawn = _under(study, here, alike)
-            disturbed = any(t.is_disturbed(f"{name}_overhead") for t in drawn for name in PASSES)
-            caption = _noted(OVERHEAD_CAPTION.format(machine=machine), disturbed)
-            entries = dict.fromkeys(timing.entry for timing in drawn)
-            yield place, (caption, _overheads(study, drawn), entries)
+            sketch = partial(_overheads, study, machine, _under(study, here, alike))
+            yield file_name(OVERHEAD, place), title(OVERHEAD_TITLE, place), sketch
 
 
 def _under(study: StudyData, timed: list[Timing], conditions: list[Condition]) -> list[Timing]:
@@ -159,7 +159,7 @@ def _under(study: StudyData, timed: list[Timing], conditions: list[Condition]) -
     return list(asked.values())
 
 
-def _overheads(study: StudyData, timed: list[Timing]) -> Figure:
+def _overheads(study: StudyData, machine: str, timed: list[Timing]) -> Sketch:
     settings = list(dict.fromkeys(timing.setting for timing in timed))
     names = {timing.entry.router for timing in timed}
     routers = [name for name in study.routers if name in names]
@@ -172,7 +172,9 @@ def _overheads(study: StudyData, timed: list[Timing]) -> Figure:
         for label, alpha in zip(PASSES.values(), ALPHAS, strict=True)
     ]
     figure.legend(handles=handles, loc="outside lower right", ncols=2)
-    return figure
+    disturbed = any(t.is_disturbed(f"{name}_overhead") for t in timed for name in PASSES)
+    caption = _noted(OVERHEAD_CAPTION.format(machine=machine), disturbed)
+    return caption, figure, dict.fromkeys(timing.entry for timing in timed)
 
 
 def _panel(axes: Axes, study: StudyData, timed: list[Timing], routers: list[str]) -> None:
@@ -201,6 +203,7 @@ def _annotate(axes: Axes, text: str, end: tuple[float, float], by: Any, **align:
     axes.annotate(text, end, by, textcoords="offset points", fontsize=7, **align)
 
 
+SCALING, SCALING_TITLE = "scaling_experts", "Cost by number of experts"
 SCALING_CAPTION = (
     "Median time of a forward pass, and of a forward and backward pass, of a layer; and the bytes "
     "of its weights and of what a training pass keeps for its backward pass, its input too. Inputs "
@@ -216,45 +219,41 @@ Points = dict[int, Timing]
 """The timing of a layer by its number of experts."""
 
 
-@as_figures_at("scaling_experts", "Cost by number of experts", "throughput")
-def draw_scaling(study: StudyData) -> Iterator[tuple[str, Sketch]]:
+@as_named_figures(SCALING, SCALING_TITLE, "throughput")
+def draw_scaling(study: StudyData) -> Iterator[Named]:
     """Draw one figure for each machine and size of the inputs."""
     by_setting: dict[Setting, dict[str, Points]] = defaultdict(lambda: defaultdict(dict))
     for timing in timings(study):
         if timing.setting.scope == "layer":
             alike = replace(timing.setting, shape="", num_experts=0)
-            by_setting[alike][_named(timing)][timing.setting.num_experts] = timing
-    scaled = {setting: lines for setting, by in by_setting.items() if (lines := _several(by))}
+            by_setting[alike][_system(timing)][timing.setting.num_experts] = timing
+    scaled = {}
+    for setting, by_system in by_setting.items():
+        if lines := {name: points for name, points in by_system.items() if len(points) > 1}:
+            scaled[setting] = lines
     if not scaled:
         why = "no layer was timed with several numbers of experts (suite throughput)"
         raise Lacking(why, fine=True)
     for setting, lines in scaled.items():
-        sizes = f"{setting.batch} × {setting.tokens} × {setting.dim}"
-        place = " ".join([setting.machine, sizes]) if len(scaled) > 1 else ""
-        drawn = [timing for points in lines.values() for timing in points.values()]
-        disturbed = any(_is_disturbed(timing, names) for timing in drawn for _, names, _ in PANELS)
-        caption = SCALING_CAPTION.format(
-            sizes=sizes, hidden=setting.hidden, machine=setting.machine
-        )
-        entries = dict.fromkeys(t.entry for t in timings(study) if _named(t) in lines)
-        yield place, (_noted(caption, disturbed), _scaling(lines), entries)
+        place = f"{setting.machine} {_sizes(setting)}" if len(scaled) > 1 else ""
+        sketch = partial(_scaling, study, setting, lines)
+        yield file_name(SCALING, place), title(SCALING_TITLE, place), sketch
 
 
-def _named(timing: Timing) -> str:
+def _sizes(setting: Setting) -> str:
+    return f"{setting.batch} × {setting.tokens} × {setting.dim}"
+
+
+def _system(timing: Timing) -> str:
     """Router and condition, but for the number of experts."""
     return f"{timing.entry.router} {without_number(timing.entry.condition)}".strip()
-
-
-def _several(by_system: dict[str, Points]) -> dict[str, Points]:
-    """Return those timed with more than one number of experts."""
-    return {name: points for name, points in by_system.items() if len(points) > 1}
 
 
 def _is_disturbed(timing: Timing, names: Iterable[str]) -> bool:
     return any(timing.is_disturbed(name) for name in names)
 
 
-def _scaling(lines: dict[str, Points]) -> Figure:
+def _scaling(study: StudyData, setting: Setting, lines: dict[str, Points]) -> Sketch:
     styles = router_styles(lines)
     numbers = sorted({number for points in lines.values() for number in points})
     figure, panes = panels(3, 3, PAGE, 2.2 + 0.15 * len(lines))
@@ -282,4 +281,10 @@ def _scaling(lines: dict[str, Points]) -> Figure:
         axes.grid()
         axes.set_title(heading)
     router_legend(figure, styles, 1)
-    return figure
+    drawn = [timing for points in lines.values() for timing in points.values()]
+    disturbed = any(_is_disturbed(timing, names) for timing in drawn for _, names, _ in PANELS)
+    caption = SCALING_CAPTION.format(
+        sizes=_sizes(setting), hidden=setting.hidden, machine=setting.machine
+    )
+    entries = dict.fromkeys(t.entry for t in timings(study) if _system(t) in lines)
+    return _noted(caption, disturbed), figure, entries

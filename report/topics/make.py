@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from matplotlib.figure import Figure
 
@@ -17,104 +18,87 @@ Contents = tuple[str, Iterable[Column], Iterable[Row]]
 """The caption, the columns and the rows of a table."""
 Sketch = tuple[str, Figure, Iterable[Entry]]
 """The caption of a figure, the figure, and the entries that it shows."""
+Named = tuple[str, str, Callable[[], Sketch]]
+"""The name and the title of a figure, and what draws it, or raises `Lacking`."""
 
 
 @dataclass(frozen=True)
 class TableMaker:
-    """A table of a report: call it with a study.
-
-    Attributes:
-        suites: whose numbers it shows.
-    """
+    """A table of a report: call it with a study. `suites`: whose numbers it shows."""
 
     name: str
     title: str
     suites: tuple[str, ...]
-    make: Callable[[StudyData], Contents]
+    contents: Callable[[StudyData], Contents]
 
     def __call__(self, study: StudyData) -> Table | Absent:
         """Make the table, or say what the study lacks for it."""
         try:
-            return assemble(self.name, self.title, *self.make(study))
+            return assemble(self.name, self.title, *self.contents(study))
         except Lacking as lacking:
             return Absent(self.name, self.title, str(lacking), lacking.fine)
 
 
 @dataclass(frozen=True)
 class FigureMaker:
-    """A figure of a report, or several under one name: call it with a study.
-
-    Attributes:
-        suites: whose numbers it shows.
-    """
+    """A figure of a report, or several: call it with a study. `suites`: whose numbers it shows."""
 
     name: str
     title: str
     suites: tuple[str, ...]
-    draw: Callable[[StudyData], Iterator[Drawing | Absent]]
+    sketches: Callable[[StudyData], Iterable[Named]]
 
     def __call__(self, study: StudyData) -> Iterator[Drawing | Absent]:
         """Draw in the style of reports, or say what the study lacks."""
         try:
-            with style():
-                return iter(list(self.draw(study)))
+            for name, heading, sketch in self.sketches(study):
+                yield _drawn(name, heading, sketch)
         except Lacking as lacking:
-            return iter([Absent(self.name, self.title, str(lacking), lacking.fine)])
+            yield Absent(self.name, self.title, str(lacking), lacking.fine)
+
+
+def _drawn(name: str, heading: str, sketch: Callable[[], Sketch]) -> Drawing | Absent:
+    try:
+        with style():
+            caption, figure, entries = sketch()
+        return Drawing(name, heading, caption, figure, tuple(entries))
+    except Lacking as lacking:
+        return Absent(name, heading, str(lacking), lacking.fine)
 
 
 def as_table(
     name: str, title: str, *suites: str
 ) -> Callable[[Callable[[StudyData], Contents]], TableMaker]:
     """Make a table of a function that returns its contents, or raises `Lacking`."""
-    return lambda make: TableMaker(name, title, suites, make)
+    return partial(TableMaker, name, title, suites)
 
 
 def as_figure(
     name: str, title: str, *suites: str
 ) -> Callable[[Callable[[StudyData], Sketch]], FigureMaker]:
     """Make one figure of a function of a study, which returns a sketch or raises `Lacking`."""
-
-    def decorate(sketch: Callable[[StudyData], Sketch]) -> FigureMaker:
-        def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-            caption, figure, entries = sketch(study)
-            yield Drawing(name, title, caption, figure, tuple(entries))
-
-        return FigureMaker(name, title, suites, draw)
-
-    return decorate
+    return lambda sketch: FigureMaker(
+        name, title, suites, lambda study: [(name, title, partial(sketch, study))]
+    )
 
 
 def as_figures(
     name: str, heading: str, *suites: str
 ) -> Callable[[Callable[[StudyData, Condition], Sketch]], FigureMaker]:
     """Make a figure for each condition to show apart, of a function of a study and a condition."""
-
-    def decorate(sketch: Callable[[StudyData, Condition], Sketch]) -> FigureMaker:
-        def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-            for condition in study.conditions or [ANY]:
-                named = file_name(name, condition), title(heading, condition)
-                try:
-                    caption, figure, entries = sketch(study, condition)
-                    yield Drawing(*named, caption, figure, tuple(entries))
-                except Lacking as lacking:
-                    yield Absent(*named, str(lacking), lacking.fine)
-
-        return FigureMaker(name, heading, suites, draw)
-
-    return decorate
+    return lambda sketch: FigureMaker(
+        name,
+        heading,
+        suites,
+        lambda study: (
+            (file_name(name, each), title(heading, each), partial(sketch, study, each))
+            for each in study.conditions or [ANY]
+        ),
+    )
 
 
-def as_figures_at(
-    name: str, heading: str, *suites: str
-) -> Callable[[Callable[[StudyData], Iterator[tuple[str, Sketch]]]], FigureMaker]:
-    """Make a figure of each sketch that a function yields with its place, such as a machine."""
-
-    def decorate(sketches: Callable[[StudyData], Iterator[tuple[str, Sketch]]]) -> FigureMaker:
-        def draw(study: StudyData) -> Iterator[Drawing | Absent]:
-            for place, (caption, figure, entries) in sketches(study):
-                named = file_name(name, place), title(heading, place)
-                yield Drawing(*named, caption, figure, tuple(entries))
-
-        return FigureMaker(name, heading, suites, draw)
-
-    return decorate
+def as_named_figures(
+    name: str, title: str, *suites: str
+) -> Callable[[Callable[[StudyData], Iterable[Named]]], FigureMaker]:
+    """Make figures of a function that names each of them itself."""
+    return partial(FigureMaker, name, title, suites)

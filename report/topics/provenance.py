@@ -89,13 +89,11 @@ def _values_used(study: StudyData, router: str) -> dict[str, list[str]]:
     """Return the values of each hyper-parameter of a router in this study."""
     frames = [study.trials[["router", "options"]], study.measurements[["router", "options"]]]
     both = pd.concat(frames).drop_duplicates()
-    used: dict[str, list[str]] = {}
+    used: dict[str, dict[str, None]] = defaultdict(dict)
     for text in both[both["router"].map(router_of) == router]["options"]:
         for name, value in json.loads(text).items():
-            values = used.setdefault(name, [])
-            if json.dumps(value) not in values:
-                values.append(json.dumps(value))
-    return used
+            used[name][json.dumps(value)] = None
+    return {name: list(values) for name, values in used.items()}
 
 
 def aged_figure(part: Drawing | Absent, study: StudyData) -> Drawing | Absent:
@@ -151,13 +149,12 @@ def older_sentence(study: StudyData, entries: Iterable[Entry], suites: Sequence[
 
 def changed(study: StudyData, entry: Entry, suites: Iterable[str]) -> set[str]:
     """Find what changed since these suites measured an entry; nothing if it is of newest code."""
-    return set[str]().union(*(_changed(study.changed.get(s, {}), entry, s) for s in suites))
-
-
-def _changed(by_entry: dict[Entry, set[str]], entry: Entry, suite: str) -> set[str]:
-    if suite == "throughput":
-        entry = closest_layer(by_entry, entry) or entry
-    return by_entry.get(entry, set())
+    parts = set[str]()
+    for suite in suites:
+        by_entry = study.changed.get(suite, {})
+        layer = closest_layer(by_entry, entry) if suite == "throughput" else None
+        parts |= by_entry.get(layer or entry, set())
+    return parts
 
 
 def _suites(part: Table | Drawing, study: StudyData) -> tuple[str, ...]:

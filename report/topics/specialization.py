@@ -24,9 +24,16 @@ from report.cells import (
 from report.conditions import ANY, Entry
 from report.glyphs import lacking
 from report.study import StudyData
-from report.style import PAGE, Drawing, colour_bar, folded, panels
-from report.table import Absent, Column, Lacking, file_name, title
-from report.topics.make import Contents, FigureMaker, Sketch, as_figures, as_table
+from report.style import PAGE, colour_bar, folded, panels
+from report.table import Column, Lacking, file_name, title
+from report.topics.make import (
+    Contents,
+    Named,
+    Sketch,
+    as_figures,
+    as_named_figures,
+    as_table,
+)
 from results import ArrayRecord
 from results.conditions import Condition
 
@@ -221,22 +228,16 @@ GAP = 0.1
 """Between thumbnails, over their height."""
 
 
-@partial(FigureMaker, IMAGES, IMAGES_TITLE, ("specialization",))
-def draw_images(study: StudyData) -> Iterator[Drawing | Absent]:
+@as_named_figures(IMAGES, IMAGES_TITLE, "specialization")
+def draw_images(study: StudyData) -> Iterator[Named]:
     """Draw figures of a few routers each, a panel for each router, for each condition."""
     for condition in study.conditions or [ANY]:
-        records = of_last_layer(study, condition, "top_images")
-        heading = title(IMAGES_TITLE, condition)
-        if not records:
-            why = why_without(study, "specialization", "images")
-            yield Absent(file_name(IMAGES, condition), heading, why)
-        for start in range(0, len(records), ROUTERS):
+        records = list(of_last_layer(study, condition, "top_images").items())
+        for start in range(0, max(len(records), 1), ROUTERS):
             several = f" {start // ROUTERS + 1}" if start else ""
-            chosen = dict(list(records.items())[start : start + ROUTERS])
-            caption = IMAGES_CAPTION.format(rows=ROWS, seeds=seeds_of(chosen))
             name = file_name(IMAGES, f"{condition}{several}")
-            figure = _images(study, chosen)
-            yield Drawing(name, heading + several, caption, figure, tuple(chosen))
+            chosen = dict(records[start : start + ROUTERS])
+            yield name, title(IMAGES_TITLE, condition) + several, partial(_images, study, chosen)
 
 
 def mosaic(thumbnails: np.ndarray, there: np.ndarray) -> np.ndarray:
@@ -259,7 +260,9 @@ def mosaic(thumbnails: np.ndarray, there: np.ndarray) -> np.ndarray:
     return whole
 
 
-def _images(study: StudyData, records: dict[Entry, ArrayRecord]) -> Figure:
+def _images(study: StudyData, records: dict[Entry, ArrayRecord]) -> Sketch:
+    if not records:
+        raise Lacking(why_without(study, "specialization", "images"))
     rows = max(len(record.values[:ROWS]) for record in records.values())
     figure, axes = panels(len(records), COLUMNS_OF_IMAGES, PAGE, 0.45 + 0.25 * rows)
     for (entry, record), place in zip(records.items(), axes, strict=True):
@@ -282,4 +285,4 @@ def _images(study: StudyData, records: dict[Entry, ArrayRecord]) -> Figure:
         place.tick_params(length=0)
         place.spines[:].set_visible(False)
     figure.supylabel("expert", fontsize=7.5)
-    return figure
+    return IMAGES_CAPTION.format(rows=ROWS, seeds=seeds_of(records)), figure, records

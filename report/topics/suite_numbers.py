@@ -111,21 +111,18 @@ def cards(study: StudyData) -> list[Card]:
     asked = set(study.record.request.get("suites", {}))
     rows = study.components[study.components["kind"] == "suite"]
     known = {row.name: row for row in rows.itertuples(index=False)}
-    return [
-        _card(name, known[name]) if name in known else Card(name, "", "", ())
-        for name in sorted((asked | set(study.measurements["suite"])) - BUILT_IN)
-    ]
-
-
-def _card(name: str, row: Any) -> Card:
-    definitions = tuple(Definition(**each) for each in row.metrics)
-    first = definitions[0].name if definitions else ""
-    return Card(name, row.summary, row.main_metric or first, definitions)
+    made = []
+    for name in sorted((asked | set(study.measurements["suite"])) - BUILT_IN):
+        row: Any = known.get(name)
+        definitions = tuple(Definition(**each) for each in row.metrics) if row else ()
+        first = definitions[0].name if definitions else ""
+        main = (row.main_metric or first) if row else ""
+        made.append(Card(name, row.summary if row else "", main, definitions))
+    return made
 
 
 NO_PLACE = ("constant", "flops", "seconds")
 """Keys of `where` that tell how a number came to be, and set it apart from no other."""
-SHARE_SCALE = 100
 MANY = 1e6
 """From here on a number is told with a prefix, as 1.23 M."""
 
@@ -209,12 +206,11 @@ class Numbers:
 
     def ordered(self, places: Iterable[Place]) -> list[Place]:
         """Places in the order in which they are shown."""
-        declared = self.card.metrics
+        rank = {metric: number for number, metric in enumerate(self.card.metrics)}
 
         def order(place: Place) -> tuple[Any, ...]:
-            known = place.metric in declared
-            rank = declared.index(place.metric) if known else len(declared)
-            return not self.card.is_main(place), rank, place.metric, place.where
+            known = rank.get(place.metric, len(rank))
+            return not self.card.is_main(place), known, place.metric, place.where
 
         return sorted(places, key=order)
 
@@ -231,8 +227,10 @@ class Numbers:
     def column(self, metric: str, key: str, label: str) -> Column:
         """Make a column of a metric, with three digits of its usual value; a share is told in %."""
         definition = self.card.definition(metric)
-        scale = SHARE_SCALE if definition.unit == "share" else 1
-        usual = scale * self._usual(metric)
+        scale = 100 if definition.unit == "share" else 1
+        by_spot = [own for spot, own in self.final.items() if spot.place.metric == metric]
+        sizes = [abs(value) for own in by_spot for _, value in own if value and isfinite(value)]
+        usual = scale * median(sizes or [1.0])
         return Column(
             key,
             label,
@@ -244,12 +242,6 @@ class Numbers:
             n=1 if self.measures_layers else None,
             ranked=definition.better is not None,
         )
-
-    def _usual(self, metric: str) -> float:
-        """Return the median size of a metric's values other than 0; 1 where there is none."""
-        by_spot = [own for spot, own in self.final.items() if spot.place.metric == metric]
-        sizes = [abs(value) for own in by_spot for _, value in own if value and isfinite(value)]
-        return median(sizes or [1.0])
 
 
 def _place(row: Any) -> Place:

@@ -61,13 +61,9 @@ def incomplete(study: StudyData) -> list[Incomplete]:
     trials = study.trials[study.trials["status"] != "done"]
     failed = study.measurements[study.measurements["status"] == "failed"]
     logs = study.trials.dropna(subset="attempt").set_index("attempt")["log"]
-    return [
-        *(_incomplete("training", row, row.log) for row in trials.itertuples()),
-        *(
-            _incomplete(f"suite {row.suite}", row, logs.get(row.attempt))
-            for row in failed.itertuples()
-        ),
-    ]
+    runs = [("training", row, row.log) for row in trials.itertuples()]
+    runs += [(f"suite {row.suite}", row, logs.get(row.attempt)) for row in failed.itertuples()]
+    return [_incomplete(*run) for run in runs]
 
 
 def in_words(status: str) -> str:
@@ -148,11 +144,8 @@ def trials(study: StudyData) -> Contents:
     older = older_sentence(study.trials)
     caption = "One row a trial, n = 1 each." + (f" {OLDER} {older}" if older else "")
     heads = text_columns("router", "condition", "seed", "status")
-    return (
-        caption,
-        (*heads, *NUMBERS, *text_columns("note", "machine", "code", "trial", "log")),
-        rows,
-    )
+    tails = text_columns("note", "machine", "code", "trial", "log")
+    return caption, (*heads, *NUMBERS, *tails), rows
 
 
 @as_table("layers", "Every bare layer")

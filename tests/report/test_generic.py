@@ -184,7 +184,7 @@ def test_the_page_has_a_section_with_layers_folded_away_and_curves(measured, tmp
 def test_the_curve_is_the_mean_of_the_seeds_at_each_snapshot(measured):
     study = load_study(measured)
     (made,) = generic.curves(study)
-    (drawing,) = made.draw(study)
+    (drawing,) = made(study)
     (axes,) = drawing.figure.axes
     lines = {tuple(line.get_xdata()): list(line.get_ydata()) for line in axes.get_lines()}
     assert list(lines) == [(0, 200, 400)]
