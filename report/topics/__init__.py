@@ -7,18 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: its names of tables and figures, in order, and those folded away.
-
-    Attributes:
-        suites: those whose numbers the section is made for; every other suite of a study gets a
-            section from `report.topics.generic`.
-    """
+    """A part of the page: its names of tables and figures, in order, and those folded away."""
 
     anchor: str
     title: str
     shown: tuple[str, ...]
     folded: tuple[str, ...] = ()
-    suites: tuple[str, ...] = ()
 
 
 SECTIONS = (
@@ -26,7 +20,6 @@ SECTIONS = (
         "accuracy",
         "Accuracy",
         ("table:main", "figure:accuracy", "figure:training", "table:rankings", "figure:budgets"),
-        suites=("accuracy",),
     ),
     Section(
         "differences",
@@ -43,23 +36,20 @@ SECTIONS = (
         "What routing costs",
         ("table:spent", "figure:overhead"),
         ("table:throughput",),
-        suites=("throughput",),
     ),
     Section(
         "routing",
         "How they routed",
         ("table:balance", "figure:load", "table:entropy", "figure:entropy", "figure:class_expert"),
         ("table:balance_by_layer", "table:best_and_mean"),
-        suites=("balance", "entropy"),
     ),
     Section(
         "experts",
         "What the experts are for",
         ("table:specialization", "figure:class_change", "figure:expert_images"),
-        suites=("specialization",),
     ),
-    Section("fairness", "Fairness", ("table:editing", "figure:editing"), suites=("editing",)),
+    Section("fairness", "Fairness", ("table:editing", "figure:editing")),
 )
 FAILURES = Section("failures", "Failures", ("table:failures",), ("table:trials", "table:layers"))
-BUILT_IN = frozenset(suite for section in SECTIONS for suite in section.suites)
-"""The suites that have tables and figures of their own."""
+BUILT_IN = frozenset({"accuracy", "balance", "editing", "entropy", "specialization", "throughput"})
+"""The suites that have tables and figures of their own; others get those of `generic`."""

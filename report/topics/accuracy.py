@@ -37,7 +37,7 @@ from report.style import (
 )
 from report.table import Column, Lacking, number_of_runs
 from report.timings import of_entry, representative, timings
-from report.topics import balance, compute, generic, tuning
+from report.topics import compute, generic, routing, tuning
 from report.topics.cost import timing_cell
 from report.topics.differences import null_caption, null_cells, null_columns
 from report.topics.make import Contents, Sketch, as_figure, as_figures, as_table
@@ -54,7 +54,7 @@ COST = tuple(
     c for c in compute.COLUMNS if c.key in ("train_flops", "params_total", "params_active")
 )
 OVERHEAD = Column("forward_overhead", "overhead", "×", "lower", n=1)
-BALANCE = tuple(c for c in balance.BALANCE if c.key in ("load_cv", "dropped", "uncovered"))
+BALANCE = tuple(c for c in routing.BALANCE if c.key in ("load_cv", "dropped", "uncovered"))
 ENTROPY = (
     ("H_s", "gates", Column("H_s", "H_s", "bit")),
     ("H_u", "gates", Column("H_u", "H_u", "bit")),

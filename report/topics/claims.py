@@ -25,8 +25,6 @@ COLUMNS = (
     *text_columns(agreeing="conditions that agree", systems="of", scale="at this scale"),
 )
 SIGNS = {"higher": "> 0", "lower": "< 0", "rises": "> 0", "falls": "< 0"}
-POINTS = {"share": (100.0, "points")}
-"""The scale and the unit of differences in metrics of a unit; of others, 1 and their own."""
 
 
 @as_table("claims", "Claims, by these runs")
@@ -112,7 +110,7 @@ def _unit(study: StudyData, claim: Claim) -> tuple[float, str]:
     """Return the scale at which differences are shown, and their unit."""
     units = study.metrics.loc[study.metrics["metric"] == claim.metric, "unit"].dropna()
     unit = str(units.iloc[-1]) if len(units) else ""
-    scale, shown = POINTS.get(unit, (1.0, unit))
+    scale, shown = (100.0, "points") if unit == "share" else (1.0, unit)
     return scale, f"{shown} a doubling".strip() if claim.over else shown
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
@@ -75,8 +74,26 @@ def sentence_on_n(compared: Sequence[Comparison]) -> str:
 
 
 def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Contents:
-    sentences = (_caption(study, compared), sentence_on_analyses(study), note)
-    caption = " ".join(filter(None, (*sentences, sentence_on_n(compared))))
+    sizes = sorted({c.family for c in compared})
+    tests = counted(sizes[0], "test") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
+    each = " of each condition" if len(study.conditions) > 1 else ""
+    points = counted(100 * (study.smallest_of_interest or 0), "point")
+    sentences = (
+        "Mean over the seeds that both have of router less reference, in percentage points of "
+        "top-1, ± half the width of its 95 % Student t interval (of this difference alone); "
+        "two-sided paired t test; Holm's correction over the tests declared beforehand, every "
+        f"router against each null and all pairs of routers, {tests}{each}; resolved: "
+        f"adjusted p < {ALPHA}.",
+        ""
+        if study.smallest_of_interest is None
+        else f"Not resolved, but smaller than {points}: its interval lies within ± {points}.",
+        "d_z: the mean over the standard deviation of the differences, with "
+        "Hedges' correction. Superiority: the probability that a run of the router beats one of "
+        "the reference, ties half. Correlation: of the pairs.",
+        sentence_on_analyses(study),
+        note,
+        sentence_on_n(compared),
+    )
     rows = []
     for c in compared:
         p_value, correlation = (
@@ -84,7 +101,7 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
         )
         values = (p_value, c.adjusted, c.effect_size, c.superiority, correlation)
         rows.append(_row(c, [_difference_cell(study, c), *_numbers(study, c, *values)]))
-    return caption, COLUMNS, rows
+    return " ".join(filter(None, sentences)), COLUMNS, rows
 
 
 def _row(comparison: Comparison, cells: Sequence[Cell]) -> Row:
@@ -111,30 +128,6 @@ def _numbers(study: StudyData, comparison: Comparison, *values: float | None) ->
     return [number(value, n, trials) for value in values]
 
 
-def _small(study: StudyData) -> str:
-    """Explain the verdict "smaller than", where seeds were added until differences had it."""
-    if study.smallest_of_interest is None:
-        return ""
-    points = counted(100 * study.smallest_of_interest, "point")
-    return f"Not resolved, but smaller than {points}: its interval lies within ± {points}. "
-
-
-def _caption(study: StudyData, compared: Sequence[Comparison]) -> str:
-    sizes = sorted({c.family for c in compared})
-    tests = counted(sizes[0], "test") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
-    each = " of each condition" if len(study.conditions) > 1 else ""
-    return (
-        "Mean over the seeds that both have of router less reference, in percentage points of "
-        "top-1, ± half the width of its 95 % Student t interval (of this difference alone); "
-        "two-sided paired t test; Holm's correction over the tests declared beforehand, every "
-        f"router against each null and all pairs of routers, {tests}{each}; resolved: "
-        f"adjusted p < {ALPHA}. {_small(study)}"
-        "d_z: the mean over the standard deviation of the differences, with "
-        "Hedges' correction. Superiority: the probability that a run of the router beats one of "
-        "the reference, ties half. Correlation: of the pairs."
-    )
-
-
 def null_columns(study: StudyData) -> list[Column]:
     """Make a column of the main table for each null of the study."""
     return [Column(f"over_{name}", f"over {name}", "points", scale=100) for name in nulls(study)]
@@ -142,11 +135,9 @@ def null_columns(study: StudyData) -> list[Column]:
 
 def null_cells(study: StudyData, compared: Sequence[Comparison], entry: Entry) -> list[Cell]:
     """Show the paired difference of a router to each null; nothing for a null itself."""
-    by_null: dict[str, dict[Entry, Comparison]] = defaultdict(dict)
-    for comparison in compared:
-        if comparison.entry == entry:
-            by_null[comparison.reference.router][comparison.reference] = comparison
-    return [_null_cell(study, list(by_null[name].values()), entry) for name in nulls(study)]
+    own = [c for c in compared if c.entry == entry]
+    by_null = {n: {c.reference: c for c in own if c.reference.router == n} for n in nulls(study)}
+    return [_null_cell(study, list(each.values()), entry) for each in by_null.values()]
 
 
 def null_caption(study: StudyData) -> str:
@@ -161,10 +152,8 @@ def null_caption(study: StudyData) -> str:
 
 def _sentence_on_missing(study: StudyData) -> str:
     """Say which of the usual nulls a study lacks, and how to add them; "" where it has all."""
-    lacking = missing_nulls(study)
-    if not lacking:
-        return ""
-    return f"Without {', '.join(lacking)}: add them to the preset or in --routers."
+    lacking = ", ".join(missing_nulls(study))
+    return f"Without {lacking}: add them to the preset or in --routers." if lacking else ""
 
 
 def _null_cell(study: StudyData, compared: Sequence[Comparison], entry: Entry) -> Cell:

@@ -48,7 +48,7 @@ LAYERS = text_columns("router", "condition", "machine")
 
 @dataclass(frozen=True)
 class Headline:
-    """The main metric of a suite, as a column of the main table.
+    """The main metric of a suite, as a column of the main table, and what to say of it.
 
     Attributes:
         machine: whose numbers of bare layers are shown, since machines are never pooled; "" of what
@@ -58,12 +58,8 @@ class Headline:
     numbers: Numbers
     place: Place
     machine: str
-
-    @property
-    def column(self) -> Column:
-        """The column, by a key that no other suite has."""
-        key = f"{self.numbers.card.name}.{self.place.metric}"
-        return self.numbers.column(self.place.metric, key, self.place.metric)
+    column: Column
+    sentence: str
 
     def cell(self, entry: Entry) -> Cell:
         """Show the number of an entry, or of its bare layer."""
@@ -73,24 +69,20 @@ class Headline:
             return words(MISSING)
         return self.numbers.cell(Spot(Who(own, self.machine), None, self.place))
 
-    @property
-    def sentence(self) -> str:
-        """What the column shows."""
-        card = self.numbers.card
-        on = f", bare layers on {self.machine}" if self.machine else ""
-        meaning = card.definition(self.place.metric).meaning or card.summary
-        return f"{self.place.label} (suite {card.name}{on}): {meaning}"
-
 
 def headlines(study: StudyData) -> list[Headline]:
     """Return the main metric of each suite that measured it."""
     shown = []
     for card in cards(study):
         numbers = Numbers.of(study, card)
-        main = [place for place in numbers.places if card.is_main(place)]
         machines = [who.machine for who in numbers.under]
         most = max(dict.fromkeys(machines), key=machines.count, default="")
-        shown += [Headline(numbers, place, most) for place in main[:1]]
+        on = f", bare layers on {most}" if most else ""
+        for place in [place for place in numbers.places if card.is_main(place)][:1]:
+            column = numbers.column(place.metric, f"{card.name}.{place.metric}", place.metric)
+            meaning = card.definition(place.metric).meaning or card.summary
+            sentence = f"{place.label} (suite {card.name}{on}): {meaning}"
+            shown.append(Headline(numbers, place, most, column, sentence))
     return shown
 
 
@@ -103,9 +95,8 @@ def tables(study: StudyData) -> Iterator[Table | Absent]:
             yield Absent(f"{SHOWN}{card.slug}", f"{card.title} by router", why)
         if numbers.places:
             yield _network(numbers)
-        if len(numbers.places) > MOST_NUMBERS or any(
-            spot.layer is not None for spot in numbers.final
-        ):
+        of_layers = any(spot.layer is not None for spot in numbers.final)
+        if of_layers or len(numbers.places) > MOST_NUMBERS:
             yield _every(numbers)
 
 
@@ -144,10 +135,7 @@ def _every(numbers: Numbers) -> Table:
             place = ("all" if layer is None else str(layer), Place("", where).words)
             rows.append(_row(numbers, who, place, [numbers.cell(spot) for spot in spots]))
     columns = [replace(numbers.column(name, name, name), ranked=False) for name in metrics]
-    head = (
-        *(LAYERS if numbers.measures_layers else LEAD),
-        *text_columns("layer", "where"),
-    )
+    head = (*(LAYERS if numbers.measures_layers else LEAD), *text_columns("layer", "where"))
     caption = (
         "Every number of the suite. Layer: MoE layers in network order, from 0; all: of the "
         f"network. {_what(numbers)} {_meanings(card, metrics)}"
@@ -169,12 +157,8 @@ def _what(numbers: Numbers) -> str:
     """Say what was measured when, and what the intervals are."""
     if numbers.measures_layers:
         return "Bare layers, which no training made; numbers of several machines are not pooled."
-    parts = (
-        "At the end of training, of the network or the mean over its MoE layers.",
-        INTERVALS,
-        sentence_on_analyses(numbers.study),
-    )
-    return " ".join(filter(None, parts))
+    when = "At the end of training, of the network or the mean over its MoE layers."
+    return f"{when} {INTERVALS} {sentence_on_analyses(numbers.study)}".strip()
 
 
 def _meanings(card: Card, metrics: Iterable[str]) -> str:
@@ -259,10 +243,10 @@ def section(card: Card) -> Section:
     """Return the place of a suite on the page."""
     shown = (f"table:{SHOWN}{card.slug}", f"figure:{SHOWN}{card.slug}")
     folded = (f"table:{EVERY}{card.slug}",)
-    return Section(f"suite-{card.slug}", card.title, shown, folded, (card.name,))
+    return Section(f"suite-{card.slug}", card.title, shown, folded)
 
 
-def measured_by(study: StudyData) -> dict[str, tuple[str, ...]]:
+def suites_shown(study: StudyData) -> dict[str, tuple[str, ...]]:
     """Return whose numbers these tables and figures show, by their names; the main table too."""
     shown = cards(study)
     own = {f"{start}{card.slug}": (card.name,) for card in shown for start in (SHOWN, EVERY)}

@@ -113,7 +113,10 @@ def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
     def marked(column: Column, cell: Cell, row: Row) -> Cell:
         if column.key not in ("router", "reference") or row.entry is None:
             return cell
-        entry = _entry(study, column, cell, row)
+        entry = row.entry
+        if column.key == "reference":  # it may lack settings of the row's condition
+            (condition,) = row.under
+            entry = study.entry(cell.words, condition) or Entry(cell.words, condition)
         if not changed(study, entry, suites):
             return cell
         older.append(entry)
@@ -127,15 +130,6 @@ def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
         return part
     caption = f"{part.caption} {OLDER} {older_sentence(study, older, suites)}"
     return replace(part, rows=tuple(rows), caption=caption)
-
-
-def _entry(study: StudyData, column: Column, cell: Cell, row: Row) -> Entry:
-    """Return the entry that a cell names: a reference may lack settings of the row's condition."""
-    assert row.entry is not None
-    if column.key != "reference":
-        return row.entry
-    (condition,) = row.under
-    return study.entry(cell.words, condition) or Entry(cell.words, condition)
 
 
 def older_sentence(study: StudyData, entries: Iterable[Entry], suites: Sequence[str]) -> str:
@@ -162,4 +156,4 @@ def _suites(part: Table | Drawing, study: StudyData) -> tuple[str, ...]:
     name = part.name.partition("--")[0]
     makers = TABLES if isinstance(part, Table) else FIGURES
     own = {maker.name: maker.suites for maker in makers}
-    return (*own.get(name, ()), *generic.measured_by(study).get(name, ()))
+    return (*own.get(name, ()), *generic.suites_shown(study).get(name, ()))

@@ -26,14 +26,7 @@ from report.glyphs import lacking
 from report.study import StudyData
 from report.style import PAGE, colour_bar, folded, panels
 from report.table import Column, Lacking, file_name, title
-from report.topics.make import (
-    Contents,
-    Named,
-    Sketch,
-    as_figures,
-    as_named_figures,
-    as_table,
-)
+from report.topics.make import Contents, Named, Sketch, as_figures, as_named_figures, as_table
 from results import ArrayRecord
 from results.conditions import Condition
 
@@ -87,9 +80,8 @@ def of_last_layer(
 def seeds_of(records: dict[Entry, ArrayRecord]) -> str:
     """Say which run each panel shows: `seed 0`, or each router's where they differ."""
     seeds = {entry.router: f"seed {record.seed}" for entry, record in records.items()}
-    if len(set(seeds.values())) == 1:
-        return next(iter(seeds.values()))
-    return ", ".join(f"{router} {seed}" for router, seed in seeds.items())
+    listed = ", ".join(f"{router} {seed}" for router, seed in seeds.items())
+    return listed if len(set(seeds.values())) > 1 else next(iter(seeds.values()))
 
 
 def class_names(study: StudyData, records: dict[Entry, ArrayRecord]) -> list[str]:
@@ -109,12 +101,8 @@ def class_names(study: StudyData, records: dict[Entry, ArrayRecord]) -> list[str
 
 def sentence_on_names(names: list[str]) -> str:
     """Explain the numbers that stand for names that no installed font can write; or ""."""
-    without = [f"{label} is {name}" for label, name in enumerate(names) if lacking(name)]
-    return (
-        f" No installed font has the names of some classes: {', '.join(without)}."
-        if without
-        else ""
-    )
+    without = ", ".join(f"{label} is {name}" for label, name in enumerate(names) if lacking(name))
+    return f" No installed font has the names of some classes: {without}." if without else ""
 
 
 def by_top_class(table: np.ndarray) -> np.ndarray:

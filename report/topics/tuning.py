@@ -62,12 +62,10 @@ def tuned(study: StudyData) -> dict[str, Tuned]:
 def unequal(study: StudyData) -> str:
     """Warn that some routers had more trials than others; "" where all had as many."""
     by_router = tuned(study)
-    if not by_router:
-        return ""
     routers: dict[int, list[str]] = defaultdict(list)
     for name in study.routers:
         routers[by_router[name].trials if name in by_router else 0].append(name)
-    if len(routers) < 2:
+    if not by_router or len(routers) < 2:
         return ""
     counts = "; ".join(f"{n} for {', '.join(routers[n])}" for n in sorted(routers, reverse=True))
     return f"Tuning was not equal: {counts} (trials). What had more has an advantage."
@@ -75,11 +73,10 @@ def unequal(study: StudyData) -> str:
 
 def sentence(study: StudyData) -> str:
     """Say with how many trials each router was tuned; "" where none was."""
-    by_router = tuned(study)
-    counts = {each.trials for each in by_router.values()}
-    if not by_router:
+    least = min((each.trials for each in tuned(study).values()), default=None)
+    if least is None:
         return ""
-    equal = f"Each router was tuned with {counted(min(counts), 'trial')}, on the validation split."
+    equal = f"Each router was tuned with {counted(least, 'trial')}, on the validation split."
     return unequal(study) or equal
 
 

@@ -16,8 +16,8 @@ from report.load import load_study
 from report.style import COLUMN, PAGE, Drawing, folded
 from report.topics import accuracy, specialization
 from report.topics.accuracy import curve
-from report.topics.balance import ranked_loads
 from report.topics.editing import accuracies
+from report.topics.routing import ranked_loads
 from report.topics.specialization import mosaic, points, shares
 from results import Array
 

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from report import contents, glyphs
 from report.load import load_study
 from report.style import Drawing, blank, style
-from report.topics import accuracy, entropy, specialization
+from report.topics import accuracy, routing, specialization
 from results import Array
 
 DOG, CAT = "犬", "猫"
@@ -119,11 +119,11 @@ def test_classes_without_glyphs_are_numbered_and_named_in_the_caption(lab, store
     assert drawing.caption.endswith(f"No installed font has the names of some classes: 1 is {DOG}.")
 
 
-@pytest.mark.parametrize("figure", [accuracy, entropy])
-def test_a_report_has_a_style_of_its_own(lab, store, figure):
+@pytest.mark.parametrize("draw", [accuracy.draw, routing.draw_entropy])
+def test_a_report_has_a_style_of_its_own(lab, store, draw):
     lab(suites=("accuracy", "entropy")).study_of({"soft_moe": [0.8, 0.82]})
     study = load_study(store)
-    usual = next(figure.draw(study)).saved("png")
+    usual = next(draw(study)).saved("png")
     own = {
         "text.usetex": True,
         "font.size": 30,
@@ -134,5 +134,5 @@ def test_a_report_has_a_style_of_its_own(lab, store, figure):
         "figure.dpi": 31,
     }
     with matplotlib.rc_context(own):
-        assert next(figure.draw(study)).saved("png") == usual
+        assert next(draw(study)).saved("png") == usual
         assert matplotlib.rcParams["text.usetex"], "a user's own figures stay as they are"

@@ -1,28 +1,35 @@
-"""How decided a router is, how evenly it uses its experts, and what its choice says of classes."""
+"""How the routers routed: how evenly over experts, how decidedly, and what it says of classes."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 from math import log2
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.ticker import FixedLocator
 
 from report.axes import CUT, halves, mark_cut
 from report.cells import (
     INTERVALS,
     LEAD,
     mean_cell,
+    measured,
     measured_by,
     metric_cell,
     metric_row,
+    why_unmeasured,
     why_without,
 )
 from report.conditions import Entry
 from report.study import StudyData
-from report.style import FAINT, GRID, PAGE, panels, router_legend
+from report.style import FAINT, GRID, PAGE, colour_bar, folded, panels, router_legend
 from report.table import (
+    CONSTANT,
     MISSING,
     Cell,
     Column,
@@ -36,7 +43,102 @@ from report.topics.make import Contents, Sketch, as_figures, as_table
 from results.conditions import Condition
 from results.statistics import mean_interval
 
-COLUMNS = (
+BALANCE = (
+    Column("demand_cv", "demand CV", "", "lower"),
+    Column("load_cv", "load CV", "", "lower"),
+    Column("load_max_over_mean", "load max/mean", "", "lower"),
+    Column("load_gini", "load Gini", "", "lower"),
+    Column("load_entropy", "load entropy", "", "higher", digits=3),
+    Column("load_dead", "dead", "", "lower", digits=1),
+    Column("dropped", "dropped", "%", "lower", 100, 1),
+    Column("uncovered", "uncovered", "%", "lower", 100, 1),
+    Column("experts_per_token_mean", "experts a token"),
+    Column("experts_per_token_min", "fewest", digits=1),
+    Column("experts_per_token_max", "most", digits=1),
+    Column("importance_cv", "importance CV", "", "lower"),
+    Column("capacity", "capacity", digits=1),
+    Column("marginal_error", "marginal error", "", "lower", digits=3),
+)
+BY_LAYER = ("demand_cv", "load_cv", "load_max_over_mean", "load_dead", "dropped", "uncovered")
+
+
+@as_table("balance", "Balance of the experts", "balance")
+def balance_table(study: StudyData) -> Contents:
+    """Make a row for each router and condition: means over the MoE layers."""
+    rows = [
+        metric_row(study, entry, [metric_cell(study, column.key, entry) for column in BALANCE])
+        for entry in measured_by(study, "balance")
+    ]
+    caption = (
+        f"Over the test split at the end of training, mean over the MoE layers. {INTERVALS} "
+        "Demand: tokens that want an expert, before dropping; load: tokens that it processes. CV: "
+        "population std over mean; load entropy: over log2 E (1 is even); dead: experts below 1 % "
+        "of the mean load; dropped: choices of tokens that were lost to capacity; uncovered: "
+        "tokens that no expert processed; capacity: slots of an expert in a group."
+    )
+    return caption, (*LEAD, *BALANCE), rows
+
+
+@as_table("balance_by_layer", "Balance, layer by layer", "balance")
+def layer_table(study: StudyData) -> Contents:
+    """Make a row for each router, condition and MoE layer."""
+    columns = [column for column in BALANCE if column.key in BY_LAYER]
+    rows = []
+    for entry in measured(study, "balance"):
+        for layer in study.layers("load_cv", entry):
+            cells = [metric_cell(study, column.key, entry, layer=layer) for column in columns]
+            rows.append(metric_row(study, entry, cells, str(layer)))
+    if not rows:
+        raise Lacking(why_unmeasured(study, "balance"))
+    caption = f"MoE layers in network order, from 0. {INTERVALS}"
+    return caption, (*LEAD, *text_columns("layer"), *columns), rows
+
+
+LOAD_CAPTION = (
+    "Load over the test split (tokens that an expert processed, after dropping) over the mean of "
+    "its layer: 1 is even. Experts are ranked by load within each run and layer, since an expert's "
+    "number means nothing across seeds; cells are means over the n seeds. Rows: MoE layers from "
+    f"the input. {CONSTANT}: even by construction."
+)
+COLOURS = "PuOr_r"
+
+
+@as_figures("load", "Load of each expert, by layer", "balance")
+def draw_load(study: StudyData, condition: Condition) -> Sketch:
+    """Draw a panel for each router."""
+    ranked = {entry: ranked_loads(study, entry) for entry in study.under(condition)}
+    loads = {entry: own for entry, own in ranked.items() if own is not None}
+    if not loads:
+        raise Lacking(why_without(study, "balance", "loads"))
+    depth = max(len(table) for table, _ in loads.values())
+    norm = TwoSlopeNorm(1, 0, max(2.0, *(float(table.max()) for table, _ in loads.values())))
+    figure, axes = panels(len(loads), 4, PAGE, 0.6 + 0.14 * max(depth, 3))
+    for (entry, (table, n)), place in zip(loads.items(), axes, strict=True):
+        place.imshow(table, cmap=COLOURS, norm=norm, aspect="auto", interpolation="nearest")
+        mark = CONSTANT if study.is_constant("load_cv", entry) else ""
+        place.set_title(folded(f"{entry.router}{mark} (n={n})", 24))
+        layers, experts = table.shape
+        place.yaxis.set_major_locator(FixedLocator(range(0, layers, max(1, layers // 6))))
+        place.set_xticks([0, experts - 1], ["most", "least"])
+    figure.supxlabel("experts by load", fontsize=7.5)
+    figure.supylabel("MoE layer", fontsize=7.5)
+    colour_bar(figure, axes, norm, COLOURS, "load / mean load")
+    return LOAD_CAPTION, figure, loads
+
+
+def ranked_loads(study: StudyData, entry: Entry) -> tuple[np.ndarray, int] | None:
+    """(layers, E) mean over seeds of the loads, largest first, over their mean; and the seeds."""
+    layers: dict[int, list[np.ndarray]] = defaultdict(list)
+    for record in study.array("load", entry):
+        counts = np.sort(np.asarray(record.values, dtype=float))[::-1]
+        layers[record.layer or 0].append(counts / max(counts.mean(), 1e-12))
+    if not layers:
+        return None
+    table = np.stack([np.mean(layers[layer], axis=0) for layer in sorted(layers)])
+    return table, min(len(seeds) for seeds in layers.values())
+
+
+ENTROPY = (
     ("H_s", "soft", Column("H_s", "H_s", "bit")),
     ("H_u", "soft", Column("H_u", "H_u", "bit")),
     ("H_u", "hard", Column("H_u_hard", "H_u hard", "bit")),
@@ -49,12 +151,12 @@ COLUMNS = (
 
 
 @as_table("entropy", "Entropy and mutual information", "entropy")
-def table(study: StudyData) -> Contents:
+def entropy_table(study: StudyData) -> Contents:
     """Make two rows for each router and condition: what the router wanted, and what it did."""
     rows = []
     for entry in measured_by(study, "entropy"):
         for of, label in (("gates", "gates (wanted)"), ("combine", "combine weights (done)")):
-            cells = [metric_cell(study, name, entry, of=of, kind=kind) for name, kind, _ in COLUMNS]
+            cells = [metric_cell(study, name, entry, of=of, kind=kind) for name, kind, _ in ENTROPY]
             rows.append(metric_row(study, entry, cells, label))
     caption = (
         f"Over the tokens of the test split, mean over the MoE layers. {INTERVALS} "
@@ -63,7 +165,7 @@ def table(study: StudyData) -> Contents:
         "corrected by its mean over permutations, normalised by min(H(E), H(Y)); Ŷ: the predicted "
         "class. hard: by the largest weight alone. No direction is better."
     )
-    return caption, (*LEAD, *text_columns("of"), *(column for *_, column in COLUMNS)), rows
+    return caption, (*LEAD, *text_columns("of"), *(column for *_, column in ENTROPY)), rows
 
 
 GATES = {"of": "gates", "kind": "soft"}
@@ -76,7 +178,7 @@ BEST_AND_MEAN: tuple[tuple[str, dict[str, Any], Column], ...] = (
 
 
 @as_table("best_and_mean", "Best run and mean: error and expert use", "accuracy", "entropy")
-def table_of_best(study: StudyData) -> Contents:
+def best_table(study: StudyData) -> Contents:
     """Make a row for each router and condition that has several seeds."""
     rows = []
     for entry in measured_by(study, "entropy"):
@@ -116,7 +218,7 @@ def _of_seed(study: StudyData, entry: Entry, values: pd.Series, seed: int | None
     return summary([values[seed]], trials=study.behind(entry, [seed]))
 
 
-CAPTION = (
+ENTROPY_CAPTION = (
     "Entropies over the test split, in bits, mean over the MoE layers. H_s: mean entropy of a "
     "token's distribution over experts; 0 is decided. H_u: entropy of the mean distribution; log2 "
     "E (dashed) is even use. H_s cannot exceed H_u (grey). Large marker: mean over the seeds "
@@ -126,7 +228,7 @@ OF = {"gates": "gates: what the router wanted", "combine": "combine weights: wha
 
 
 @as_figures("entropy", "How decided, how even: H_s against H_u", "entropy")
-def draw(study: StudyData, condition: Condition) -> Sketch:
+def draw_entropy(study: StudyData, condition: Condition) -> Sketch:
     """Draw a panel for the gates and one for the combine weights."""
     entries = [e for e in study.under(condition) if len(study.final("H_s", e, of="gates"))]
     if not entries:
@@ -142,7 +244,7 @@ def draw(study: StudyData, condition: Condition) -> Sketch:
     styles = {entry.router: study.styles[entry.router] for entry in entries}
     router_legend(figure, styles, 3, linestyle="none")
     counts = number_of_runs({e.router: len(study.final("H_s", e, of="gates")) for e in entries})
-    return CAPTION.format(counts=counts), figure, entries
+    return ENTROPY_CAPTION.format(counts=counts), figure, entries
 
 
 def _panel(
