@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import matplotlib
 import numpy as np
@@ -89,7 +89,7 @@ def test_what_no_font_has_is_written_as_codes(font, kind):
 
 def test_a_whole_report_warns_once(lab, store, fresh, monkeypatch):
     texts = (DOG, CAT, f"{DOG}{CAT}")
-    figure = SimpleNamespace(name="demo", title="Demo", draw=lambda _: map(drawn, texts))
+    figure = Mock(side_effect=lambda _: map(drawn, texts))
     monkeypatch.setattr(contents, "FIGURES", [figure, figure])
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]})
     with pytest.warns(UserWarning, match="no installed font") as caught:
