@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -12,9 +12,8 @@ import numpy as np
 import pandas as pd
 
 from report.claims.claims import Claim
-from report.conditions import ANY, DENSE, Entry, closest, fullest, router_of
+from report.conditions import DENSE, Entry, closest, fullest, router_of
 from report.style import KNOWN, RouterStyle, router_styles
-from report.table import file_name, title
 from report.topics import BUILT_IN
 from results import ArrayRecord, StudyRecord
 from results.conditions import Condition
@@ -99,11 +98,6 @@ class StudyData:
         for (suite, entry), parts in by_entry.items():
             by_suite[suite][entry] = set(parts) - {None}
         return by_suite
-
-    def by_condition(self, name: str, heading: str) -> Iterator[tuple[str, str, Condition]]:
-        """Yield the name and the title of what is drawn once for each condition to show apart."""
-        for condition in self.conditions or [ANY]:
-            yield file_name(name, condition), title(heading, condition), condition
 
     def entry(self, router: str, condition: Condition) -> Entry | None:
         """Return the entry of a router that belongs to a condition."""
