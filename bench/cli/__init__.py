@@ -80,10 +80,7 @@ def _report(error: Exception) -> int:
         print(error)
         return 2
     if hasattr(error, "format_message"):  # typer's own, about options and arguments
-        return _say(f"error: {error.format_message()}", int(getattr(error, "exit_code", 2)))
-    return _say(f"error: {error}", int(getattr(error, "exit_status", 1)))
-
-
-def _say(message: str, status: int) -> int:
-    print(message, file=sys.stderr)
-    return status
+        print(f"error: {error.format_message()}", file=sys.stderr)
+        return int(getattr(error, "exit_code", 2))
+    print(f"error: {error}", file=sys.stderr)
+    return int(getattr(error, "exit_status", 1))

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A router.")]
 Component = Annotated[
-    str,
-    typer.Argument(metavar="NAME", help="NAME or, where several kinds have it, KIND:NAME."),
+    str, typer.Argument(metavar="NAME", help="NAME or, where several kinds have it, KIND:NAME.")
 ]
 MaybeKind = Annotated[
     str | None,

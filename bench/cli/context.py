@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, fields, is_dataclass
 from datetime import datetime
@@ -22,25 +22,31 @@ import typer
 if TYPE_CHECKING:
     from results import Store
 
-Home = Annotated[
-    Path,
-    typer.Option(
-        envvar="BENCH_HOME", metavar="FOLDER", help="Where everything lies that runs make."
-    ),
-]
-Db = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DATABASE",
-        help="A SQLite file or any SQLAlchemy URL.",
-        show_default="bench.db in the home folder",
-    ),
-]
-Plugin = Annotated[
-    list[Path] | None,
-    typer.Option(metavar="FILE", help="Python file that registers components; repeatable."),
-]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """The options that every command takes."""
+
+    home: Annotated[
+        Path,
+        typer.Option(
+            envvar="BENCH_HOME", metavar="FOLDER", help="Where everything lies that runs make."
+        ),
+    ] = Path("runs")
+    db: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATABASE",
+            help="A SQLite file or any SQLAlchemy URL.",
+            show_default="bench.db in the home folder",
+        ),
+    ] = None
+    plugin: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Python file that registers components; repeatable."),
+    ] = None
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+    """`main` searches for it itself, since errors may come before any command."""
 
 
 @dataclass(frozen=True)
@@ -103,20 +109,28 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
     """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        def run(home: Path, db: str | None, plugin: list[Path] | None, **own: Any) -> None:
-            del own["debug"]  # `main` searches for it, since errors may come before any command
-            home = _expanded(home).absolute()
-            database = str(home / "bench.db") if db is None else _database(db)
-            place = Place(home, database, tuple(map(_expanded, plugin or ())))
-            values = {}
-            for each in parameters:
-                group = each.annotation
-                if isinstance(group, type) and is_dataclass(group):
-                    values[each.name] = group(**{f.name: own[f.name] for f in fields(group)})
+        signature = inspect.signature(function, eval_str=True)
+        groups = {each.name: each for each in list(signature.parameters.values())[1:]}
+        groups["common"] = inspect.Parameter(
+            "common", inspect.Parameter.KEYWORD_ONLY, annotation=CommonOptions
+        )
+
+        def run(**options: Any) -> None:
+            values: dict[str, Any] = {}
+            for name, group in groups.items():
+                kind = group.annotation
+                if isinstance(kind, type) and is_dataclass(kind):
+                    values[name] = kind(
+                        **{field.name: options[field.name] for field in fields(kind)}
+                    )
                 else:
-                    values[each.name] = own[each.name]
+                    values[name] = options[name]
+            common = values.pop("common")
+            home = _expanded(common.home).absolute()
+            database = str(home / "bench.db") if common.db is None else _database(common.db)
             try:
-                function(place, **values)
+                plugins = tuple(map(_expanded, common.plugin or ()))
+                function(Place(home, database, plugins), **values)
             except KeyboardInterrupt:
                 # What Python clears up at its end takes a moment; an impatient third Ctrl-C would
                 # print a traceback of it.
@@ -129,11 +143,9 @@ def command(app: typer.Typer, name: str | None = None) -> Callable[[Any], Any]:
                     raise
                 raise classified_error from error
 
-        signature = inspect.signature(function, eval_str=True)
-        parameters = list(signature.parameters.values())[1:]
-        own = [option for each in parameters for option in _options_of(each)]
-        run.__signature__ = signature.replace(parameters=[*own, *_COMMON])  # type: ignore[attr-defined]
-        run.__annotations__ = {p.name: p.annotation for p in (*own, *_COMMON)}
+        options = [option for group in groups.values() for option in _options_of(group)]
+        run.__signature__ = signature.replace(parameters=options)  # type: ignore[attr-defined]
+        run.__annotations__ = {option.name: option.annotation for option in options}
         run.__doc__ = function.__doc__
         app.command(name or function.__name__)(run)
         return function
@@ -147,7 +159,12 @@ def _options_of(parameter: inspect.Parameter) -> list[inspect.Parameter]:
         return [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)]
     types = get_type_hints(parameter.annotation, include_extras=True)
     return [
-        _parameter(field.name, types[field.name], field.default)
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=types[field.name],
+        )
         for field in fields(parameter.annotation)
     ]
 
@@ -168,19 +185,6 @@ def _expanded(path: Path) -> Path:
     except RuntimeError as error:  # no such user, or HOME is unset and the user is nobody's
         raise typer.BadParameter(f"{path}: {error} Write the path in full.") from None
 
-
-def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
-    return inspect.Parameter(
-        name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation
-    )
-
-
-_COMMON: Sequence[inspect.Parameter] = (
-    _parameter("home", Home, Path("runs")),
-    _parameter("db", Db, None),
-    _parameter("plugin", Plugin, None),
-    _parameter("debug", Debug, False),
-)
 
 REFUSED = {
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO),

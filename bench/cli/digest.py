@@ -202,9 +202,5 @@ def _wrapped(line: str) -> list[str]:
     """Wrap text at `WIDTH` columns, but for words that are longer."""
     indent = " " * (len(line) - len(line.lstrip()))
     return textwrap.wrap(
-        line,
-        WIDTH,
-        subsequent_indent=f"{indent}  ",
-        break_long_words=False,
-        break_on_hyphens=False,
+        line, WIDTH, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False
     )

@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,6 +110,10 @@ def diagnose(home: Path, database: str, plugins: Sequence[Path] = ()) -> list[tu
     return findings
 
 
+def _warn_if(bad: bool, detail: str, mend: str) -> Finding:
+    return Finding("warn", detail, mend) if bad else Finding("ok", detail)
+
+
 def _torch() -> Finding:
     try:
         import torch
@@ -146,9 +150,7 @@ def _threads() -> Finding:
 
     threads, there = run_threads(), cores()
     detail = f"a run computes with {threads} of {counted(there, 'core')}"
-    if threads > there:
-        return Finding("warn", detail, f"set OMP_NUM_THREADS={there}")
-    return Finding("ok", detail)
+    return _warn_if(threads > there, detail, f"set OMP_NUM_THREADS={there}")
 
 
 def _load() -> Finding:
@@ -159,9 +161,7 @@ def _load() -> Finding:
 
     load, there = psutil.getloadavg()[0], cores()
     detail = f"{load:.1f} processes wanted to run in the last minute, on {counted(there, 'core')}"
-    if load > there / 2:
-        return Finding("warn", detail, "timings will be noisy: let other work end first")
-    return Finding("ok", detail)
+    return _warn_if(load > there / 2, detail, "timings will be noisy: let other work end first")
 
 
 def _memory() -> Finding:
@@ -169,9 +169,8 @@ def _memory() -> Finding:
 
     memory = psutil.virtual_memory()
     detail = f"{memory.available / GIGABYTE:.1f} of {memory.total / GIGABYTE:.1f} GB free"
-    if memory.available < ENOUGH_MEMORY:
-        return Finding("warn", detail, "end other programs; large presets need more")
-    return Finding("ok", detail)
+    scarce = memory.available < ENOUGH_MEMORY
+    return _warn_if(scarce, detail, "end other programs; large presets need more")
 
 
 def _data() -> Finding:
@@ -195,13 +194,12 @@ def _suites() -> Finding:
     try:
         answers = self_test()
     except BenchError as error:
-        mend = "mend the suite; what it has measured cannot be trusted"
-        return Finding("fail", str(error), mend)
+        return Finding("fail", str(error), "mend the suite; what it has measured cannot be trusted")
     return Finding("ok", f"{counted(answers, 'known answer')}, all measured right")
 
 
 def _home(home: Path) -> Finding:
-    there = next(place for place in _upwards(home) if place.exists())
+    there = next(place for place in (home.absolute(), *home.absolute().parents) if place.exists())
     if not there.is_dir():
         return Finding("fail", f"{there} is a file", "choose another folder with --home")
     try:
@@ -213,13 +211,13 @@ def _home(home: Path) -> Finding:
         return Finding("fail", f"cannot write into {there}: {error.strerror}", mend)
     free = shutil.disk_usage(there).free
     detail = f"{home}: {free / GIGABYTE:.0f} GB free"
-    if free < ENOUGH_DISK:
-        return Finding("warn", detail, "make room: checkpoints of large presets need more")
-    return Finding("ok", detail)
+    mend = "make room: checkpoints of large presets need more"
+    return _warn_if(free < ENOUGH_DISK, detail, mend)
 
 
 def _database(database: str) -> Finding:
-    from results import StoreError, open_store
+    from results import StoreError, describe, open_store
+    from results.text import counted
 
     if "://" not in database:
         file = Path(database)
@@ -232,9 +230,6 @@ def _database(database: str) -> Finding:
             return Finding("ok", f"{file}: none yet; the first run makes it")
     try:
         with open_store(database, create=False) as store:
-            from results import describe
-            from results.text import counted
-
             about = describe(store)
     except StoreError as error:
         return Finding("fail", str(error))
@@ -262,16 +257,10 @@ def _plugin(file: Path) -> Finding:
     return Finding("ok", str(file))
 
 
-def _upwards(folder: Path) -> Iterator[Path]:
-    """Return the folder, and each one above it."""
-    absolute = folder.absolute()
-    yield absolute
-    yield from absolute.parents
-
-
 def _file_system(folder: Path) -> str:
     """Return the type of the file system that a folder lies on; empty where unknown."""
     import psutil
 
     mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
-    return next((mounts[place] for place in _upwards(folder.resolve()) if place in mounts), "")
+    absolute = folder.resolve()
+    return next((mounts[each] for each in (absolute, *absolute.parents) if each in mounts), "")

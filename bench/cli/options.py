@@ -138,8 +138,7 @@ class WorkOptions(WorkerOptions):
         ),
     ] = None
     save_every: Annotated[
-        float,
-        typer.Option(min=0, metavar="SECONDS", help="Between two checkpoints of a training."),
+        float, typer.Option(min=0, metavar="SECONDS", help="Between two checkpoints of a training.")
     ] = 60
 
     def run_options(self, plugins: tuple[Path, ...], retry: RetryName = None) -> RunOptions:

@@ -96,12 +96,21 @@ def contenders(preset: Preset, seed: int, fixed: Collection[str] = ()) -> list[C
             have in common, or holds values that do not fit it; or nothing is left to tune.
     """
     preset = preset.model_copy(update={"tuned": {}, "twins": False})
+    _refuse_closed(preset)
     asked = []
     for router in selected_routers(preset):
         single = _preset_of(preset, router)
-        asked.append(Contender(router.name, single, _space_of(preset, single, router, fixed), seed))
-    for contender in asked:
-        _refuse_unfit(contender)
+        space = _space_of(preset, single, router, fixed)
+        asked.append(Contender(router.name, single, space, seed))
+    for contender in asked:  # the ends of each range, so that every draw is a valid setting
+        for path, where in contender.space.items():
+            categorical = isinstance(where, CategoricalDistribution)
+            ends = where.choices if categorical else (where.low, where.high)  # type: ignore[attr-defined]
+            for value in ends:
+                try:
+                    trial_specs(override(contender.preset, {path: value}, "tune.ranges"))
+                except RequestError as error:
+                    raise RequestError(f"tuning {contender.router}: {error}") from None
     return asked
 
 
@@ -141,7 +150,6 @@ def _space_of(preset: Preset, single: Preset, router: Entry, fixed: Collection[s
         fixed: other paths that are not searched.
     """
     closed = {*fixed, *preset.sweep, *(path for part in preset.parts for path in part.sweep)}
-    _refuse_closed(preset)
     ranges: dict[str, SearchRange | SearchOptions | Range | Choice] = {
         f"router.{info.name}": info.tune
         for info in hyper_infos(router.hyper_model)
@@ -176,10 +184,7 @@ def _refuse_closed(preset: Preset) -> None:
 
 
 def _distribution(
-    path: str,
-    where: SearchRange | SearchOptions | Range | Choice,
-    preset: Preset,
-    router: Entry,
+    path: str, where: SearchRange | SearchOptions | Range | Choice, preset: Preset, router: Entry
 ) -> BaseDistribution:
     """Return a range as Optuna has it; of whole numbers where the setting is declared as one."""
     if isinstance(where, SearchOptions | Choice):
@@ -199,15 +204,3 @@ def _distribution(
     if low != int(low) or high != int(high):
         raise RequestError(f"{path} is a whole number, and its range is {low:g} to {high:g}")
     return IntDistribution(int(low), int(high), log=where.log)
-
-
-def _refuse_unfit(contender: Contender) -> None:
-    """Try the ends of each range, so that every draw is a valid setting."""
-    for path, where in contender.space.items():
-        categorical = isinstance(where, CategoricalDistribution)
-        ends = where.choices if categorical else (where.low, where.high)  # type: ignore[attr-defined]
-        for value in ends:
-            try:
-                trial_specs(override(contender.preset, {path: value}, "tune.ranges"))
-            except RequestError as error:
-                raise RequestError(f"tuning {contender.router}: {error}") from None

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from optuna.distributions import distribution_to_json
-from optuna.trial import FrozenTrial
 
 from bench.config import Preset
 from bench.data import Datasets
@@ -256,20 +255,17 @@ class Tuner:
             self.rows.update(add_to_study(self._study_id, [planned], [], self.store))
             self._trials[fingerprint] = trial
             search.set_training(number, fingerprint)
-            self._give_up_stopped(fingerprint, drawn)
+            attempt, stopped = self.store.last_attempt(fingerprint), drawn.user_attrs.get(STOPPED)
+            if stopped is not None and attempt is not None and attempt.status in UNFINISHED:
+                # Its process was killed before it stopped.
+                self.store.finish_attempt(attempt.id, AttemptStatus.PRUNED, error=stopped)
+                discard_state(trial_folder(self.home, fingerprint))
             (decision,) = self.reuse.trials([planned])
             job = Job(planned, decision, task)
             if not job.idle:
                 yield job
                 return
             self._end(planned, trial)
-
-    def _give_up_stopped(self, fingerprint: str, drawn: FrozenTrial) -> None:
-        """End a trial that was to stop when its process was killed."""
-        attempt, stopped = self.store.last_attempt(fingerprint), drawn.user_attrs.get(STOPPED)
-        if stopped is not None and attempt is not None and attempt.status in UNFINISHED:
-            self.store.finish_attempt(attempt.id, AttemptStatus.PRUNED, error=stopped)
-            discard_state(trial_folder(self.home, fingerprint))
 
     def _end(self, planned: Planned, trial: _Trial) -> bool:
         """Write down how a trial ended; False where it did not."""
