@@ -47,7 +47,7 @@ class RunOfAStudy:
     def __init__(self, store: Store, monkeypatch: pytest.MonkeyPatch, request: Any = None) -> None:
         self.store, self.seconds = store, 0.0
         self.began = datetime.now(UTC) - timedelta(minutes=10)
-        for module in ("leases", "outcomes"):
+        for module in ("leases", "write"):
             monkeypatch.setattr(f"results.store.{module}.now", self.now)
         self.made_by = store.machine(MACHINE), store.code_version(CODE)
         self.study = store.study(
