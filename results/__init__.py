@@ -18,7 +18,7 @@ from results.store.records import (
     StudyRecord,
     Subject,
 )
-from results.store.store import Store, StudyFrames, database_of, describe, load_study, open_store
+from results.store.store import Store, StudyFrames, describe, load_study, open_store
 from results.text import StoreError
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "StudyFrames",
     "StudyRecord",
     "Subject",
-    "database_of",
     "describe",
     "load_study",
     "open_store",

@@ -9,15 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from results.settings import (
-    PARENT,
-    REPLICATE,
-    Settings,
-    comparable,
-    flattened,
-    leaves,
-    without_losses,
-)
+from results.settings import PARENT, REPLICATE, Settings, comparable, flattened, leaves
 from results.text import to_json
 
 OWN = ("router.", "train.losses.", "train.loss_options.")
@@ -90,23 +82,32 @@ def conditions(
         trained: where bare layers are described, the trials beside them: the layers' conditions
             have the settings that the trials' have.
     """
-    described = [without_losses(comparable(each), baselines) for each in descriptions]
-    kinds = [to_json(_without_run(each)) for each in described]
-    distinct = dict(zip(kinds, described, strict=True))
-    others = {
-        to_json(_without_run(each)): each
-        for each in (without_losses(comparable(each), baselines) for each in trained)
-    }
-    flat = flattened([*distinct.values(), *others.values()])
+    kinds, distinct = _distinct(descriptions, baselines)
+    others = _distinct(trained, baselines)[1].values()
+    flat = flattened([*distinct.values(), *others])
     own, of_others = flat[: len(distinct)], flat[len(distinct) :]
     routers = [each["router"]["name"] for each in distinct.values()]
     if trained:
-        of_trials = _shown([each["router"]["name"] for each in others.values()], of_others)
+        of_trials = _shown([each["router"]["name"] for each in others], of_others)
         shown = [_of_layers(routers, own, set().union(*of_trials))] * len(own)
     else:
         shown = _shown(routers, own)
     by_kind = dict(zip(distinct, map(_condition, own, shown), strict=True))
     return [by_kind[kind] for kind in kinds]
+
+
+def _distinct(
+    descriptions: Sequence[Mapping[str, Any]], baselines: Collection[str]
+) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Return the kind of each description, whatever its seed and A/A replicate, and one of each."""
+    described = [comparable(each, baselines) for each in descriptions]
+    kinds = [to_json(_without_run(each)) for each in described]
+    return kinds, dict(zip(kinds, described, strict=True))
+
+
+def _without_run(description: Mapping[str, Any]) -> dict[str, Any]:
+    rest = {name: value for name, value in description.items() if name not in ("seed", REPLICATE)}
+    return rest | {"parent": _without_run(rest["parent"])} if "parent" in rest else rest
 
 
 def router_label(router: str, aa_replicate: int) -> str:
@@ -170,12 +171,6 @@ def _of_layers(
     return shown | of_routers
 
 
-def _without_run(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out what tells the runs of one setting apart: the seed and the A/A replicate."""
-    rest = {name: value for name, value in description.items() if name not in ("seed", REPLICATE)}
-    return rest | {"parent": _without_run(rest["parent"])} if "parent" in rest else rest
-
-
 def _inherited(settings: Sequence[Settings]) -> set[str]:
     """Find the paths of parents that differ, unless the children's own always have the same."""
     parents = [{path: each[path] for path in each if path.startswith(PARENT)} for each in settings]
@@ -191,12 +186,14 @@ def _differing(settings: Sequence[Settings]) -> set[str]:
 
     But the options of experts and losses differ only where two trials have that option.
     """
-    values: dict[str, set[str | None]] = defaultdict(set)
-    for path in {path for each in settings for path in each}:
-        values[path] = {each.get(path) for each in settings}
+    differing = set()
+    for path in set[str]().union(*settings):
+        values = {each.get(path) for each in settings}
         if any(part in path for part in OPTIONS):
-            values[path].discard(None)
-    return {path for path, different in values.items() if len(different) > 1}
+            values.discard(None)
+        if len(values) > 1:
+            differing.add(path)
+    return differing
 
 
 def _needed(

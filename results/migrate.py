@@ -87,7 +87,7 @@ def _upgrade(engine: Engine) -> tuple[str | None, str]:
 def _ours(connection: Connection) -> str | None:
     """Return the revision, if this code can do something with it; None where there is nothing."""
     name = connection.engine.url.render_as_string(hide_password=True)
-    # In this order: between the two looks somebody else may make the schema, all at once.
+    # In this order: between the two queries somebody else may make the schema, all at once.
     tables = sorted(inspect(connection).get_table_names())
     stored = revision(connection) if tables else None
     if tables and (stored is None or MeasurementRow.__tablename__ not in tables):

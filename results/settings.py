@@ -18,8 +18,12 @@ _TEXT = json.JSONEncoder(separators=(",", ":")).encode
 Settings = dict[str, str]
 
 
-def comparable(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Put `found` in the place of each value that was found for a description's router."""
+def comparable(description: Mapping[str, Any], baselines: Collection[str] = ()) -> dict[str, Any]:
+    """Put `found` in the place of each value that was found for a description's router.
+
+    Args:
+        baselines: routers whose auxiliary losses are left out, as they take none.
+    """
     made = deepcopy(dict(description))
     for path in made.pop("found", ()):
         *parents, last = place_of(path)
@@ -28,19 +32,11 @@ def comparable(description: Mapping[str, Any]) -> dict[str, Any]:
             place = place.get(name, {})  # of a bare layer there is no recipe
         if last in place:
             place[last] = FOUND
+    if made["router"]["name"] in baselines:
+        made.get("train", {}).pop("losses", None)
     if "parent" in made:
-        made["parent"] = comparable(made["parent"])
+        made["parent"] = comparable(made["parent"], baselines)
     return made
-
-
-def without_losses(description: Mapping[str, Any], baselines: Collection[str]) -> dict[str, Any]:
-    """Leave out the place of auxiliary losses from a baseline's description, as it takes none."""
-    left = dict(description)
-    if left["router"]["name"] in baselines and "train" in left:
-        left["train"] = {name: each for name, each in left["train"].items() if name != "losses"}
-    if "parent" in left:
-        left["parent"] = without_losses(left["parent"], baselines)
-    return left
 
 
 def place_of(path: str) -> list[str]:
@@ -51,7 +47,7 @@ def place_of(path: str) -> list[str]:
 def flattened(descriptions: Sequence[Mapping[str, Any]]) -> list[Settings]:
     """Return each description as values by path, `UNSET` where it has none and could have one."""
     flat = [dict(_settings(description)) for description in descriptions]
-    paths = {path for each in flat for path in each}
+    paths = set[str]().union(*flat)
     for each, description in zip(flat, descriptions, strict=True):
         free = tuple(f"{place}." for place in _free(description))
         each |= {path: UNSET for path in paths - each.keys() if path.startswith(free)}
@@ -70,8 +66,8 @@ def _free(value: Any, path: str = "") -> Iterator[str]:
     """Yield the paths of the mappings of a description that take any name."""
     if not isinstance(value, Mapping):
         return
-    of_whom = path.replace(PARENT, "")
-    if of_whom in FREE or of_whom.startswith("router.options."):
+    own = path.replace(PARENT, "")
+    if own in FREE or own.startswith("router.options."):
         yield path.replace("router.options.", "router.", 1)
     for key, inner in value.items():
         yield from _free(inner, f"{path}.{key}" if path else key)

@@ -51,7 +51,6 @@ class Machine:
     """What a timing depends on. Two records that differ anywhere are two machines."""
 
     name: str
-    """Host name."""
     system: str
     """Operating system and its release."""
     processor: str
@@ -120,13 +119,11 @@ class Subject:
 
     fingerprint: str
     description: Mapping[str, Any]
-    """All of it, as plain data."""
     components: Sequence[int] = ()
     """Rows of the router, experts and losses that it is made of."""
     parent: str | None = None
     """Fingerprint of the trial that this one is derived from."""
     transform: str | None = None
-    """How (`distill`, `prune`, …)."""
 
 
 @dataclass(frozen=True)
@@ -217,7 +214,6 @@ class Run:
     process_started: float
     """Epoch seconds: two processes of one pid differ in it."""
     command: str
-    """As it was given."""
     jobs: int
     """How many trials it works on at once."""
 
@@ -262,9 +258,7 @@ class StudyRecord:
     name: str
     created_at: datetime
     requested_at: datetime
-    """When it was last asked for."""
     request: dict[str, Any]
-    """The resolved request, as it was last asked."""
     trials: int
     layers: int
 

@@ -69,16 +69,6 @@ def _nearest_database(missing: Path) -> str:
     return nearest(str(missing.absolute()), map(str, around)) if around else ""
 
 
-def default_home() -> Path:
-    """Return the folder of everything that runs make: that of BENCH_HOME, or else `runs`."""
-    return Path(os.environ.get("BENCH_HOME") or "runs")
-
-
-def database_of(home: Path) -> str:
-    """Return the path of the database in a home folder."""
-    return str(home / "bench.db")
-
-
 @dataclass(frozen=True, eq=False)
 class StudyFrames:
     """A study's rows, as they stood when it was loaded.
@@ -115,7 +105,7 @@ def load_study(
     from results.frames import measurements_frame, metrics_frame, trials_frame
 
     if db is None:
-        db = database_of(Path(home or default_home()).expanduser())
+        db = Path(home or os.environ.get("BENCH_HOME") or "runs").expanduser() / "bench.db"
     elif "://" not in str(db):
         db = Path(db).expanduser()
     with open_store(db, create=False, read_only=True) as store:
@@ -129,7 +119,7 @@ def load_study(
 
 @dataclass(frozen=True)
 class Description:
-    """A database in numbers."""
+    """A database in numbers: of rows by table, of attempts by status, of runs that live now."""
 
     url: str
     """Without its password."""
@@ -137,15 +127,12 @@ class Description:
     schema: str
     """Schema revision; always the newest, or the database would not have opened."""
     rows: dict[str, int]
-    """Number of rows by table."""
     studies: list[StudyRecord]
     attempts: dict[str, int]
-    """Number of attempts by status."""
     last_write: datetime | None
     """When an attempt last began or ended, something was measured, a study asked for, or a run
     recorded that it lives."""
     working: int
-    """Number of runs that live now."""
 
 
 def describe(store: Store) -> Description:
