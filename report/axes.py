@@ -27,7 +27,7 @@ def far_nulls(study: StudyData, values: Mapping[Entry, Sequence[float]]) -> dict
     Args:
         values: of each entry, whatever an axis shows of it, in %.
     """
-    nulls = {e for e in values if study.is_baseline(e.router) and e.router != DENSE}
+    nulls = {e for e in values if study.is_baseline(e.system) and e.system.router != DENSE}
     others = [value for entry, each in values.items() if entry not in nulls for value in each]
     if not others:
         return {}
@@ -43,7 +43,7 @@ def name_far(axes: Axes, far: Mapping[Entry, bool], means: Mapping[Entry, float]
     if not far:
         return
     told = [
-        f"{entry.router} {'above' if above else 'below'}: {means[entry]:.1f} %"
+        f"{entry.system} {'above' if above else 'below'}: {means[entry]:.1f} %"
         for entry, above in far.items()
     ]
     axes.text(

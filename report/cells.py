@@ -77,7 +77,7 @@ def lead(study: StudyData, entry: Entry, n: int) -> list[Cell]:
     asked = study.trials_of(entry)
     count = str(n) if n == len(asked) else f"{n} of {len(asked)}"
     counted = words(count, trials=asked["trial"])
-    return [words(entry.router, *marks), words(entry.condition.label), counted]
+    return [words(entry.label, *marks), words(entry.condition.label), counted]
 
 
 def metric_row(

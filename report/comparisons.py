@@ -9,13 +9,12 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from report.conditions import Entry, router_of
+from report.conditions import Entry, System
 from report.study import StudyData
 from results.conditions import Condition
 from results.statistics import (
     ALPHA,
     NULLS,
-    Compared,
     PairedDifference,
     declared,
     effect_size,
@@ -124,13 +123,13 @@ def comparisons(study: StudyData) -> list[Comparison]:
 
 def against_nulls(study: StudyData) -> list[Comparison]:
     """Return those of routers with nulls."""
-    return [c for c in comparisons(study) if study.is_baseline(c.reference.router)]
+    return [c for c in comparisons(study) if study.is_baseline(c.reference.system)]
 
 
 def against_best(study: StudyData) -> list[Comparison]:
     """Return those of every other router with the best under its condition, as router less best."""
     winners = {condition: best(study, condition) for condition in study.conditions}
-    between = [c for c in comparisons(study) if not study.is_baseline(c.reference.router)]
+    between = [c for c in comparisons(study) if not study.is_baseline(c.reference.system)]
     turned = [c.turned() if c.entry == winners[c.condition] else c for c in between]
     return [c for c in turned if c.reference == winners[c.condition]]
 
@@ -138,7 +137,7 @@ def against_best(study: StudyData) -> list[Comparison]:
 def best(study: StudyData, condition: Condition) -> Entry | None:
     """Find the router, nulls apart, of the highest mean accuracy; a null if there are no others."""
     means = _means(study, condition)
-    routers = {e: values for e, values in means.items() if not study.is_baseline(e.router)}
+    routers = {e: values for e, values in means.items() if not study.is_baseline(e.system)}
     return _highest(routers or means)
 
 
@@ -151,7 +150,7 @@ def leader(study: StudyData, condition: Condition) -> Entry | None:
     ahead = {
         entry: values.mean()
         for entry, values in means.items()
-        if study.is_baseline(entry.router)
+        if study.is_baseline(entry.system)
         and values.mean() > own.mean()
         and len(values) >= len(own)
     }
@@ -180,30 +179,29 @@ def _highest(values: dict[Entry, pd.Series]) -> Entry | None:
     return max(full, key=lambda entry: full[entry], default=None)
 
 
-def nulls(study: StudyData) -> list[str]:
+def nulls(study: StudyData) -> list[System]:
     """List what the routers of a study are held against: the usual nulls first."""
-    names = [name for name in study.routers if study.is_baseline(name)]
+    systems = [system for system in study.systems if study.is_baseline(system)]
     usual = {name: place for place, name in enumerate(NULLS)}
-    return sorted(names, key=lambda name: usual.get(router_of(name), len(usual)))
+    return sorted(systems, key=lambda system: usual.get(system.router, len(usual)))
 
 
 def missing_nulls(study: StudyData) -> list[str]:
     """Return the usual nulls that a study lacks."""
-    return [name for name in NULLS if name not in map(router_of, study.routers)]
+    return [name for name in NULLS if name not in {system.router for system in study.systems}]
 
 
 def _under(study: StudyData, condition: Condition) -> list[Comparison]:
-    entries = {entry.router: entry for entry in study.under(condition)}
-    values = {name: study.final(METRIC, entry) for name, entry in entries.items()}
-    references = [name for name in nulls(study) if name in entries]
-    routers = [name for name in entries if name not in references]
-    by_seed = {name: dict(accuracies) for name, accuracies in values.items()}
-
-    def comparison(c: Compared) -> Comparison:
-        return Comparison(
+    entries = {entry.system: entry for entry in study.under(condition)}
+    references = [entries[null] for null in nulls(study) if null in entries]
+    routers = [entry for entry in entries.values() if entry not in references]
+    values = {entry: study.final(METRIC, entry) for entry in entries.values()}
+    by_seed = {entry: dict(accuracies) for entry, accuracies in values.items()}
+    return [
+        Comparison(
             condition=condition,
-            entry=entries[c.system],
-            reference=entries[c.reference],
+            entry=c.system,
+            reference=c.reference,
             ours=values[c.system],
             theirs=values[c.reference],
             difference=c.difference,
@@ -211,10 +209,8 @@ def _under(study: StudyData, condition: Condition) -> list[Comparison]:
             family=c.family,
             interest=study.smallest_of_interest,
         )
-
-    return list(
-        map(comparison, family(by_seed, declared(routers, references), study.planned_analyses))
-    )
+        for c in family(by_seed, declared(routers, references), study.planned_analyses)
+    ]
 
 
 def _minus(value: float | None) -> float | None:

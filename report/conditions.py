@@ -1,4 +1,4 @@
-"""Entries, each a router under a condition, and how their conditions contain each other."""
+"""Entries, each a system under a condition, and how their conditions contain each other."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from results.conditions import Condition, router_label
 from results.settings import PARENT
 
 DENSE = "dense"
-SEPARATOR = " + "
 NAME = "experts.name"
 NUMBER = "experts.num_experts"
 """The setting that figures against the number of experts draw along an axis, or by panel."""
@@ -18,23 +17,52 @@ ANY = Condition()
 """The condition where nothing differs but router and seed."""
 
 
-@dataclass(frozen=True, order=True)
-class Entry:
-    """A router under a condition.
+@dataclass(frozen=True)
+class System:
+    """A router with its experts, as a study compares it.
 
     Attributes:
-        router: its name; with its experts where `Systems` says so.
-        aa_replicate: 1 of a router's second run in the A/A control, which competes with nobody.
+        router: the name that it is registered under.
+        experts: their name; None of the usual ones.
+        num_experts: as conditions have it; None where it sets no system apart.
     """
 
     router: str
+    experts: str | None = None
+    num_experts: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The system for readers: `mumoe + 64 cp`."""
+        return " + ".join(
+            filter(None, (self.router, experts_label(self.num_experts, self.experts)))
+        )
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def experts_label(number: str | None, name: str | None) -> str:
+    """Name experts for readers: `64 cp`."""
+    return " ".join(filter(None, (number, name)))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A system under a condition.
+
+    Attributes:
+        aa_replicate: 1 of a router's second run in the A/A control, which competes with nobody.
+    """
+
+    system: System
     condition: Condition = ANY
     aa_replicate: int = 0
 
     @property
     def label(self) -> str:
-        """The router for readers."""
-        return router_label(self.router, self.aa_replicate)
+        """The system for readers."""
+        return router_label(self.system.label, self.aa_replicate)
 
     @property
     def settings(self) -> frozenset[tuple[str, str]]:
@@ -44,7 +72,7 @@ class Entry:
     def stands_beside(self, other: Entry) -> bool:
         """Tell whether the two compare: one belongs to the condition of the other."""
         return any(
-            closest([one], one.router, condition) is not None
+            closest([one], one.system, condition) is not None
             for one, condition in ((self, other.condition), (other, self.condition))
         )
 
@@ -76,16 +104,16 @@ def fullest(entries: Iterable[Entry]) -> list[Condition]:
 
 
 def _stands_beside(entry: Entry, entries: list[Entry], conditions: Iterable[Condition]) -> bool:
-    own = [other for other in entries if other.router == entry.router]
+    own = [other for other in entries if other.system == entry.system]
     return any(
         entry.settings < frozenset(condition.settings)
-        and closest(own, entry.router, condition) == entry
+        and closest(own, entry.system, condition) == entry
         for condition in conditions
     )
 
 
-def closest(entries: Iterable[Entry], router: str, condition: Condition) -> Entry | None:
-    """Return the entry of a router that belongs to a condition: the fullest that is a part of it.
+def closest(entries: Iterable[Entry], system: System, condition: Condition) -> Entry | None:
+    """Return the entry of a system that belongs to a condition: the fullest that is a part of it.
 
     A router that lacks a swept setting was trained under a part of the others' conditions only. To
     a derived trial belong those that were derived alike, and those that were trained as its parent
@@ -93,7 +121,7 @@ def closest(entries: Iterable[Entry], router: str, condition: Condition) -> Entr
     """
     own_settings = frozenset(condition.settings)
     as_parent = _of_parent(condition)
-    own = [entry for entry in entries if entry.router == router]
+    own = [entry for entry in entries if entry.system == system]
     agreeing = [
         e for e in own if e.settings <= (own_settings if _derivation(e.condition) else as_parent)
     ]
@@ -102,7 +130,7 @@ def closest(entries: Iterable[Entry], router: str, condition: Condition) -> Entr
 
 def closest_layer(layers: Iterable[Entry], entry: Entry) -> Entry | None:
     """Find the bare layer of an entry: it lacks the settings of training, and their origin."""
-    return closest(layers, entry.router, entry.condition.where(lambda path: not _derives(path)))
+    return closest(layers, entry.system, entry.condition.where(lambda path: not _derives(path)))
 
 
 def _derives(path: str) -> bool:
@@ -133,34 +161,29 @@ def _numeric(part: str) -> tuple[float, str]:
         return float("inf"), part
 
 
-def router_of(system: str) -> str:
-    """Return the router of a system, by the name that it is registered under."""
-    return system.partition(SEPARATOR)[0]
-
-
 @dataclass(frozen=True)
 class Systems:
     """How the rows of a study are named: with several kinds of experts, by router and experts.
 
     Attributes:
-        usual: the experts of most rows, as `8 mlp` or `mlp`; None where all have the same.
+        usual: number and name of the experts of most rows; None where all have the same.
         numbered: whether the number of experts belongs to the system, and is no condition.
     """
 
-    usual: str | None = None
+    usual: tuple[str | None, str] | None = None
     numbered: bool = False
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Systems:
         """Find the systems of rows as the database has them, with `experts.name` as a setting."""
-        rows = [e for e in entries if e.router != DENSE and not e.aa_replicate]
+        rows = [e for e in entries if e.system.router != DENSE and not e.aa_replicate]
         names = Counter(entry.condition.mapping.get(NAME) for entry in rows)
         if len(names) < 2 or None in names:
             return cls()
         holders: dict[str | None, set[tuple[str, str | None]]] = defaultdict(set)
         for entry in rows:
             holders[entry.condition.mapping.get(NUMBER)].add(
-                (entry.router, entry.condition.mapping[NAME])
+                (entry.system.router, entry.condition.mapping[NAME])
             )
         # A number that a single system has is part of it; one that several have is swept over.
         numbered = any(len(systems) == 1 for systems in holders.values())
@@ -172,13 +195,13 @@ class Systems:
         values = entry.condition.mapping
         if self.usual is None or NAME not in values:
             return entry
-        experts = _experts(values, self.numbered)
-        unsaid = entry.router == DENSE or experts == self.usual
+        number, name = _experts(values, self.numbered)
+        unsaid = entry.system.router == DENSE or (number, name) == self.usual
         gone = {NAME, NUMBER} if self.numbered else {NAME}
         left = entry.condition.where(lambda path: path not in gone)
-        system = entry.router if unsaid else f"{entry.router}{SEPARATOR}{experts}"
-        return replace(entry, router=system, condition=left)
+        system = entry.system if unsaid else System(entry.system.router, name, number)
+        return replace(entry, system=system, condition=left)
 
 
-def _experts(values: dict[str, str], numbered: bool) -> str:
-    return " ".join(filter(None, (values.get(NUMBER, "") if numbered else "", values[NAME])))
+def _experts(values: dict[str, str], numbered: bool) -> tuple[str | None, str]:
+    return (values.get(NUMBER) if numbered else None), values[NAME]

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from report.claims.claims import Claim
-from report.conditions import Entry, Systems, without_options
+from report.conditions import Entry, System, Systems, experts_label, without_options
 from report.state import state_of
 from report.study import StudyData
 from results import ArrayRecord, Store
@@ -43,7 +43,7 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
         arrays=_arrays(arrays_of(store, record.name), systems),
         components=components_frame(store),
         state=state_of(record.request, trials, measurements),
-        usual_experts=systems.usual,
+        usual_experts=experts_label(*systems.usual) if systems.usual else None,
         claims=claims,
     )
 
@@ -58,16 +58,18 @@ def _with_conditions(frame: pd.DataFrame) -> pd.DataFrame:
 def _entries(frame: pd.DataFrame) -> list[Entry]:
     """Return the entry of each row of a frame with conditions."""
     rows = zip(frame["router"], frame["condition"], frame["aa_replicate"], strict=True)
-    return [Entry(*row) for row in rows]
+    return [Entry(System(router), *more) for router, *more in rows]
 
 
 def _by_system(frame: pd.DataFrame, systems: Systems) -> pd.DataFrame:
-    """Name each row by its system, in `router` and `condition`; add its `entry`."""
+    """Add the `system` and the `entry` of each row; its `condition` is that of the entry."""
     named = [systems.named(entry) for entry in _entries(frame)]
-    routers = pd.Series([entry.router for entry in named], frame.index, object)
-    left = pd.Series([entry.condition for entry in named], frame.index, object)
-    entries = pd.Series(named, frame.index, object)
-    return frame.assign(router=routers, condition=left, entry=entries)
+    made = {
+        "system": [entry.system for entry in named],
+        "condition": [entry.condition for entry in named],
+        "entry": named,
+    }
+    return frame.assign(**{key: pd.Series(own, frame.index, object) for key, own in made.items()})
 
 
 def _metrics(frame: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +85,7 @@ def _arrays(records: list[ArrayRecord], systems: Systems) -> dict[Entry, list[Ar
     newest: dict[Entry, dict[tuple[Any, ...], ArrayRecord]] = defaultdict(dict)
     for record in records:
         bare = without_options(record.condition, record.suite)
-        entry = systems.named(Entry(record.router, bare, record.aa_replicate))
+        entry = systems.named(Entry(System(record.router), bare, record.aa_replicate))
         place = (record.layer, record.step, record.split, json.dumps(record.where, sort_keys=True))
         newest[entry][record.suite, record.seed, record.name, *place] = record
     return {entry: list(arrays.values()) for entry, arrays in newest.items()}

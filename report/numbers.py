@@ -6,10 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from report.claims.claims import Claim
+from report.conditions import Entry
 from report.contents import make_tables
 from report.render import cell_parts
 from report.study import StudyData
@@ -222,7 +224,13 @@ def _sources(store: Store, study: StudyData, number: Number) -> Iterator[Source]
     for place, trial in enumerate(cell.trials):
         row = rows.get(trial)
         fields = {name: text_of(getattr(row, column, None)) for name, column in COLUMNS.items()}
-        router = "" if row is None else router_label(row.router, row.aa_replicate)
+        router = "" if row is None else _router(row)
         value = number.column.number(cell.values[place]) if known else ""
         status = GONE if row is None else in_words(str(row.status))
         yield Source(trial, router, status=status, value=value, **fields)
+
+
+def _router(row: Any) -> str:
+    """Name the router of a trial; with its experts where the study names it so."""
+    entry: Entry | None = getattr(row, "entry", None)
+    return entry.label if entry else router_label(row.router, row.aa_replicate)

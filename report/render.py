@@ -157,7 +157,7 @@ def texts(study: StudyData, tables: Iterable[Table]) -> dict[str, str]:
     """Return the texts with numbers outside of tables, by where they stand."""
     best = {
         f"best {finding.condition}".strip(): " ".join(
-            [finding.router, finding.accuracy, *finding.sentences]
+            [finding.system.label, finding.accuracy, *finding.sentences]
         )
         for finding in findings(study)
     }

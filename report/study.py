@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from report.claims.claims import Claim
-from report.conditions import DENSE, Entry, closest, fullest, router_of
+from report.conditions import DENSE, Entry, System, closest, fullest
 from report.style import KNOWN, RouterStyle, router_styles
 from report.topics import BUILT_IN
 from results import ArrayRecord, StudyRecord
 from results.conditions import Condition
+from results.frames import older_sentence
 from results.statistics import ALPHA
 
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
@@ -44,35 +45,38 @@ class StudyData:
 
     @cached_property
     def families(self) -> dict[str, str]:
-        """The family of every router that the database has a card of, and of its systems."""
+        """The family of every router that the database has a card of."""
         cards = self.components[self.components["kind"] == "router"]
-        own = dict(zip(cards["name"], cards["family"].fillna("other"), strict=True))
-        systems = {*self.trials["router"], *self.metrics["router"]}
-        return own | {s: own[router_of(s)] for s in systems if router_of(s) in own}
+        return dict(zip(cards["name"], cards["family"].fillna("other"), strict=True))
 
     @cached_property
-    def routers(self) -> list[str]:
-        """The routers of the study: baselines first, then by family, the known ones in order."""
-        known = list(KNOWN)
+    def systems(self) -> list[System]:
+        """The systems of the study: baselines first, then by family, the known ones in order."""
+        known = [System(router) for router in KNOWN]
 
-        def place(name: str) -> tuple[int, str, int, str]:
-            family = self.families.get(name, "other")
+        def place(system: System) -> tuple[int, str, int, str]:
+            family = self.families.get(system.router, "other")
             rank = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
-            return rank, family, known.index(name) if name in known else len(known), name
+            number = known.index(system) if system in known else len(known)
+            return rank, family, number, system.label
 
-        return sorted({*self.trials["router"], *self.metrics["router"]}, key=place)
+        return sorted({*self.trials["system"], *self.metrics["system"]}, key=place)
 
     @cached_property
-    def styles(self) -> dict[str, RouterStyle]:
-        """How each router is drawn, in the order of `routers`."""
-        chosen = router_styles(self.routers)
-        return {name: chosen[name] for name in self.routers}
+    def styles(self) -> dict[System, RouterStyle]:
+        """How each system is drawn, in the order of `systems`."""
+        chosen = router_styles([system.label for system in self.systems])
+        return {system: chosen[system.label] for system in self.systems}
+
+    def style(self, entry: Entry | None) -> RouterStyle | None:
+        """Return how an entry is drawn; None of an A/A replicate, which is drawn nowhere."""
+        return None if entry is None or entry.aa_replicate else self.styles.get(entry.system)
 
     @cached_property
     def entries(self) -> list[Entry]:
-        """Every router under every condition that it was trained or should have been, in order."""
+        """Every system under every condition that it was trained or should have been, in order."""
         shown = {entry for entry in self.trials["entry"] if not entry.aa_replicate}
-        return sorted(shown, key=lambda e: (e.order, self.routers.index(e.router)))
+        return sorted(shown, key=lambda e: (e.order, self.systems.index(e.system)))
 
     @cached_property
     def twins(self) -> dict[Entry, Entry]:
@@ -94,18 +98,18 @@ class StudyData:
     def changed(self) -> dict[str, dict[Entry, set[str]]]:
         """By suite, the entries that it measured, and what changed since where they are older."""
         by_suite: dict[str, dict[Entry, set[str]]] = defaultdict(dict)
-        by_entry = self.metrics.groupby(["suite", "entry"])["changed"].unique()
+        by_entry = self.metrics.groupby(["suite", "entry"], sort=False)["changed"].unique()
         for (suite, entry), parts in by_entry.items():
             by_suite[suite][entry] = set(parts) - {None}
         return by_suite
 
-    def entry(self, router: str, condition: Condition) -> Entry | None:
-        """Return the entry of a router that belongs to a condition."""
-        return closest(self.entries, router, condition)
+    def entry(self, system: System, condition: Condition) -> Entry | None:
+        """Return the entry of a system that belongs to a condition."""
+        return closest(self.entries, system, condition)
 
     def under(self, condition: Condition) -> list[Entry]:
-        """Return the entry of each router that belongs to a condition, in order."""
-        own = (self.entry(router, condition) for router in self.routers)
+        """Return the entry of each system that belongs to a condition, in order."""
+        own = (self.entry(system, condition) for system in self.systems)
         return [entry for entry in own if entry is not None]
 
     def finished(self, entry: Entry) -> int:
@@ -115,6 +119,10 @@ class StudyData:
     def trials_of(self, entry: Entry) -> pd.DataFrame:
         """Return the trials of an entry, one row a seed."""
         return self.trials[self.trials["entry"] == entry]
+
+    def sentence_on_older(self, trials: pd.DataFrame) -> str:
+        """Say whose of these are of older code, and what changed since; "" where none are."""
+        return older_sentence(trials.assign(router=trials["system"].map(str)))
 
     def behind(self, entry: Entry | None, seeds: Iterable[int]) -> tuple[str, ...]:
         """Return the fingerprints of the trials of an entry with these seeds, in their order."""
@@ -179,9 +187,10 @@ class StudyData:
         ]
         return sorted(records, key=lambda record: (record.layer or 0, record.seed or 0))
 
-    def is_baseline(self, router: str) -> bool:
-        """Tell whether a router is there to be beaten: a null, or no MoE at all."""
-        return self.families.get(router) in BASELINES or router in (DENSE, "dense_params")
+    def is_baseline(self, system: System) -> bool:
+        """Tell whether a system is there to be beaten: a null, or no MoE at all."""
+        family = self.families.get(system.router)
+        return family in BASELINES or system.router in (DENSE, "dense_params")
 
     @cached_property
     def suite_of(self) -> dict[str, str]:

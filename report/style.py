@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import product
@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from report.conditions import Entry
+from report.conditions import Entry, System
 from report.glyphs import FAMILY, fit, lacking
 
 Dashes = tuple[float, tuple[float, ...]]
@@ -204,10 +204,10 @@ def folded(name: str, width: int = 22) -> str:
 
 
 def router_legend(
-    figure: Figure, styles: dict[str, RouterStyle], columns: int, **line: Any
+    figure: Figure, styles: Mapping[Any, RouterStyle], columns: int, **line: Any
 ) -> None:
-    """Draw one key for the entire figure, below it, with each router's line and marker."""
-    handles = [Line2D([], [], **(style.line | line), label=name) for name, style in styles.items()]
+    """Draw one key for the entire figure, below it, with each system's line and marker."""
+    handles = [Line2D([], [], **(own.line | line), label=str(s)) for s, own in styles.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 
@@ -267,9 +267,9 @@ def colour_bar(
     bar.outline.set_visible(False)
 
 
-def label_routers(axes: Axes, names: Sequence[str]) -> None:
-    """Router names down the y axis, the first on top."""
-    axes.set_yticks(range(len(names)), [folded(name) for name in names])
-    axes.set_ylim(len(names) - 0.4, -0.6)
+def label_systems(axes: Axes, systems: Sequence[System]) -> None:
+    """Name systems down the y axis, the first on top."""
+    axes.set_yticks(range(len(systems)), [folded(system.label) for system in systems])
+    axes.set_ylim(len(systems) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")

@@ -16,7 +16,7 @@ from report.comparisons import (
     higher_of_fewer,
     leader,
 )
-from report.conditions import Entry
+from report.conditions import Entry, System
 from report.study import StudyData
 from report.table import Cell, Column
 from report.topics import claims, control, cost
@@ -36,13 +36,13 @@ class Finding:
     """What has the highest mean accuracy under one condition, in sentences.
 
     Attributes:
-        router: the best router, or the baseline or null that no router reaches.
+        system: the best router, or the baseline or null that no router reaches.
         resolved: whether its lead over all that it was compared with is sure.
         trials: fingerprints of those behind its accuracy.
     """
 
     condition: Condition
-    router: str
+    system: System
     accuracy: str
     sentences: tuple[str, ...]
     resolved: bool
@@ -52,13 +52,12 @@ class Finding:
 def compared(study: StudyData) -> str:
     """Say what was compared, in one sentence."""
     trials = study.trials
-    routers = [name for name in study.routers if not study.is_baseline(name)]
-    baselines = [name for name in study.routers if study.is_baseline(name)]
+    baselines = [system.label for system in study.systems if study.is_baseline(system)]
     beside = f" and {counted(len(baselines), 'baseline')} ({', '.join(baselines)})"
-    what = counted(len(routers), "router") + (beside if baselines else "")
+    what = counted(len(study.systems) - len(baselines), "router") + (beside if baselines else "")
     if trials.empty:
         return f"{what}, as bare layers: nothing was trained."
-    seeds = trials.groupby("entry")["seed"].nunique()
+    seeds = trials.groupby("entry", sort=False)["seed"].nunique()
     least, most = int(seeds.min()), int(seeds.max())
     seeds_each = counted(most, "seed") if least == most else f"{least} to {most} seeds"
     data = ", ".join(sorted(trials["data"].unique()))
@@ -106,12 +105,12 @@ def _finding(
     sentences += [_fewer(study, entry) for entry in higher_of_fewer(study, condition)]
     sentences.append(_lead(behind))
     sentences += [_gap("the next, ", c.turned()) + _seeds(c) for c in behind[:1]]
-    sentences += [_gap("", c, of=winner.router if beaten else "") for c in over]
+    sentences += [_gap("", c, of=winner.label if beaten else "") for c in over]
     sentences.append(sentence_on_n(behind) if behind else "")
     sentences.append(older_sentence(study, study.under(condition), [SUITE]))
     return Finding(
         condition=condition,
-        router=first.router,
+        system=first.system,
         accuracy=_accuracy(cell),
         sentences=tuple(filter(None, sentences)),
         resolved=bool(behind) and all(c.resolved and _behind(c) for c in behind),
@@ -122,12 +121,12 @@ def _finding(
 def _not_reached(study: StudyData, winner: Entry) -> str:
     """Say that a baseline leads, and which router comes next to it."""
     accuracy = _accuracy(_cell(study, winner))
-    return f"It is a baseline; the best router, {winner.router}, has {accuracy}."
+    return f"It is a baseline; the best router, {winner.system}, has {accuracy}."
 
 
 def _fewer(study: StudyData, entry: Entry) -> str:
     """Say that a mean is higher, but made of fewer seeds."""
-    higher = f"{entry.router} has a higher mean, {_accuracy(_cell(study, entry))}"
+    higher = f"{entry.system} has a higher mean, {_accuracy(_cell(study, entry))}"
     return f"{higher}, but it is not compared, since it has fewer seeds."
 
 
@@ -155,7 +154,7 @@ def _gap(over: str, comparison: Comparison, of: str = "") -> str:
     interval = f", 95 % interval {bounds}" if bounds else ""
     verdict = "resolved" if comparison.resolved else comparison.verdict
     whose = f"Lead of {of} over" if of else "Lead over"
-    lead = f"{whose} {over}{comparison.reference.router}: {POINTS.number(difference.mean)} points"
+    lead = f"{whose} {over}{comparison.reference.system}: {POINTS.number(difference.mean)} points"
     return f"{lead}{interval} (n = {difference.n}): {verdict}."
 
 

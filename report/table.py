@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from math import isfinite, log10
 from typing import Literal
 
-from report.conditions import ANY, Entry
+from report.conditions import ANY, Entry, System
 from results.conditions import Condition
 from results.statistics import mean_interval
 
@@ -105,17 +105,14 @@ class Row:
     """The cells of one row, and what they are about.
 
     `n` is the number of runs of a cell that does not say other. `under` are the conditions within
-    which its means are compared.
+    which its means are compared, `reference` is what its entry is compared with.
     """
 
     cells: tuple[Cell, ...]
     n: int | None = None
     entry: Entry | None = None
     under: tuple[Condition, ...] = (ANY,)
-
-    @property
-    def router(self) -> str:
-        return self.entry.router if self.entry else ""
+    reference: Entry | None = None
 
 
 @dataclass(frozen=True)
@@ -283,8 +280,8 @@ def title(text: str, condition: Condition | str) -> str:
     return f"{text}, {condition}" if condition else text
 
 
-def number_of_runs(runs: Mapping[str, int]) -> str:
-    """Say how many runs each router has: `n = 3; soft_moe n = 2`."""
+def number_of_runs(runs: Mapping[System, int]) -> str:
+    """Say how many runs each system has: `n = 3; soft_moe n = 2`."""
     usual = Counter(runs.values()).most_common(1)[0][0]
-    unusual = [f"{name} n = {n}" for name, n in runs.items() if n != usual]
+    unusual = [f"{system} n = {n}" for system, n in runs.items() if n != usual]
     return "; ".join([f"n = {usual}", *unusual])

@@ -83,7 +83,7 @@ def timings(study: StudyData, aa_replicate: int = 0) -> list[Timing]:
         values,
         key=lambda pair: (
             *(pair[0].machine, pair[0].scope, pair[0].shape, pair[1].order),
-            study.routers.index(pair[1].router),
+            study.systems.index(pair[1].system),
         ),
     )
     return [Timing(place[1], place[0], values[place], layers[place]) for place in ordered]

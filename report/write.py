@@ -129,7 +129,7 @@ def _markdown(
     for finding in findings(study):
         under = f" ({finding.condition})" if finding.condition else ""
         told = " ".join(finding.sentences)
-        parts.append(f"**Best{under}: {finding.router}, {finding.accuracy}.** {told}")
+        parts.append(f"**Best{under}: {finding.system}, {finding.accuracy}.** {told}")
     parts += remarks(study)
     parts.append("## Tables")
     parts += [_absent(part) if isinstance(part, Absent) else to_markdown(part) for part in tables]

@@ -151,11 +151,13 @@ def _leader(column: Column, before: Column | None) -> Iterator[str]:
 
 def _second(column: Column, best: Ranked, others: list[Ranked]) -> Iterator[str]:
     """Yield the second of the rows that compare with the best, by the same rules as a report."""
-    from report.conditions import Entry, Systems
+    from report.conditions import Entry, System, Systems
 
-    systems = Systems.of([Entry(*row) for row, _ in (best, *others)])
-    first, interval = systems.named(Entry(*best[0])), best[1]
-    others = [each for each in others if first.stands_beside(systems.named(Entry(*each[0])))]
+    rows = [row for row, _ in (best, *others)]
+    entries = [Entry(System(row.router), row.condition, row.aa_replicate) for row in rows]
+    first, *rest = map(Systems.of(entries).named, entries)
+    others = [each for each, e in zip(others, rest, strict=True) if first.stands_beside(e)]
+    interval = best[1]
     alike = [row for row, other in others if other.mean == interval.mean]
     if alike:
         yield f"{len(alike)} more with the same value: {', '.join(map(_label, alike))}"

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from report.claims.claims import Claim, Side
-from report.conditions import NUMBER, Entry, router_of
+from report.conditions import NUMBER, Entry, System
 from report.study import StudyData
 from results.conditions import Condition
 from results.settings import UNSET
@@ -36,7 +36,7 @@ class Evidence:
 
     by_seed: pd.Series
     by_condition: dict[Hashable, float]
-    systems: tuple[str, ...]
+    systems: tuple[System, ...]
     trials: tuple[str, ...]
 
 
@@ -79,7 +79,7 @@ def slope(study: StudyData, claim: Claim, side: Side, over: str) -> Evidence:
         values = _values(study, claim, side, entry)
         if place is not None and not values.empty:
             left = entry.condition.where(lambda path: path != over)
-            lines[router_of(entry.router), left, _experts(study, entry)][place].append(
+            lines[entry.system.router, left, _experts(study, entry)][place].append(
                 Sample(values, (entry,))
             )
     slopes = {kind: _slope(points) for kind, points in lines.items() if len(points) > 1}
@@ -110,7 +110,7 @@ def _gathered(study: StudyData, samples: Mapping[Hashable, Sample]) -> Evidence:
     return Evidence(
         by_seed=table.mean(axis=1),
         by_condition=dict(zip(samples, means, strict=True)),
-        systems=tuple(dict.fromkeys(entry.router for entry in entries)),
+        systems=tuple(dict.fromkeys(entry.system for entry in entries)),
         trials=tuple(t for entry in entries for t in study.behind(entry, table.index)),
     )
 
@@ -118,7 +118,7 @@ def _gathered(study: StudyData, samples: Mapping[Hashable, Sample]) -> Evidence:
 def _side(study: StudyData, claim: Claim, side: Side, block: Condition) -> Sample | None:
     """Return the mean of a side under a condition; None where no run of it belongs there."""
     samples = []
-    for system in dict.fromkeys(entry.router for entry in _entries(study, side)):
+    for system in dict.fromkeys(entry.system for entry in _entries(study, side)):
         entry = _entry(study, system, side, block)
         if entry is not None:
             values = _values(study, claim, side, entry)
@@ -136,7 +136,7 @@ def _values(study: StudyData, claim: Claim, side: Side, entry: Entry) -> pd.Seri
     return study.final(claim.metric, entry, **(claim.where | side.where))
 
 
-def _entry(study: StudyData, system: str, side: Side, block: Condition) -> Entry | None:
+def _entry(study: StudyData, system: System, side: Side, block: Condition) -> Entry | None:
     """Return the entry of a system under a condition, with what sets the side apart."""
     given = {path: _text(value) for path, value in side.settings.items() if value is not None}
     left_out = dict.fromkeys(side.settings.keys() - given.keys(), UNSET)
@@ -147,7 +147,7 @@ def _entry(study: StudyData, system: str, side: Side, block: Condition) -> Entry
 def _entries(study: StudyData, side: Side) -> Iterator[Entry]:
     """Yield the entries of a side's routers and experts, without what is derived from others."""
     for entry in study.entries:
-        if router_of(entry.router) not in side.routers or "transform" in entry.condition.mapping:
+        if entry.system.router not in side.routers or "transform" in entry.condition.mapping:
             continue
         if not side.experts or _experts(study, entry) in side.experts:
             yield entry
@@ -181,7 +181,7 @@ def _missing(study: StudyData, claim: Claim, sides: Iterable[Side]) -> str:
         if not list(_entries(study, side)):
             named = " or ".join(side.routers)
             experts = f" with {' or '.join(side.experts)} experts" if side.experts else ""
-            known = {router_of(name) for name in study.routers}
+            known = {system.router for system in study.systems}
             return f"no runs of {named}{experts}{_hint(study, claim, named, known)}"
     measured = set(study.metrics["metric"])
     if claim.metric not in measured:

@@ -23,14 +23,14 @@ from report.cells import (
     why_without,
 )
 from report.comparisons import against_nulls
-from report.conditions import DENSE, Entry
+from report.conditions import DENSE, Entry, System
 from report.study import StudyData
 from report.style import (
     COLUMN,
     FAINT,
     PAGE,
     draw_line,
-    label_routers,
+    label_systems,
     over_seeds,
     panels,
     router_legend,
@@ -127,8 +127,8 @@ def draw(study: StudyData) -> Sketch:
         raise Lacking(why_without(study, "accuracy", "a test accuracy"))
     conditions = study.conditions
     single = len(conditions) == 1
-    routers = [name for name in study.routers if any(e.router == name for e in study.entries)]
-    height = 0.5 + (0.27 if single else 0.25) * len(routers)
+    systems = [s for s in study.systems if any(e.system == s for e in study.entries)]
+    height = 0.5 + (0.27 if single else 0.25) * len(systems)
     width = COLUMN if single else PAGE
     figure, axes = panels(len(conditions), COLUMNS, width, height, sharey=True, sharex=True)
     far = far_nulls(study, values)
@@ -137,11 +137,11 @@ def draw(study: StudyData) -> Sketch:
     ends = limits([v for own in near.values() for v in own], intervals, (0, 100))
     for condition, place in zip(conditions, axes, strict=True):
         place.set_title(fill(condition.label, 44, break_long_words=False))
-        for row, router in enumerate(routers):
-            entry = study.entry(router, condition)
+        for row, system in enumerate(systems):
+            entry = study.entry(system, condition)
             own = values[entry] if entry else []
-            _draw_router(place, study, router, own, row, far.get(entry) if entry else None, ends)
-        label_routers(place, routers)
+            _draw_router(place, study, system, own, row, far.get(entry) if entry else None, ends)
+        label_systems(place, systems)
     for lowest in axes[-COLUMNS:]:
         lowest.set_xlabel("top-1 accuracy (%)")
     axes[0].set_xlim(*ends)
@@ -153,7 +153,7 @@ def draw(study: StudyData) -> Sketch:
 def _draw_router(
     axes: Axes,
     study: StudyData,
-    router: str,
+    system: System,
     values: list[float],
     row: int,
     is_above: bool | None,
@@ -165,7 +165,7 @@ def _draw_router(
     if not values:
         axes.text(0.5, row, "no finished trial", transform=beside, ha="center", **note)
         return
-    style, interval = study.styles[router], mean_interval(values, study.confidence)
+    style, interval = study.styles[system], mean_interval(values, study.confidence)
     axes.annotate(f"n={interval.n}", (1.02, row), xycoords=beside, **note)
     if is_above is not None:
         half = "" if interval.low is None else f" ± {interval.mean - interval.low:.1f}"
@@ -175,7 +175,7 @@ def _draw_router(
         )
         axes.annotate(text, (place, row), xycoords=beside, ha=align, **note)
         return
-    if router == DENSE:
+    if system.router == DENSE:
         axes.axvline(interval.mean, color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
     if interval.n > 1:
         level = [row + 0.27] * len(values)
@@ -207,7 +207,7 @@ def draw_training(study: StudyData, condition: Condition) -> Sketch:
     figure, drawn = panels(1 + enlarged, 2, PAGE, 2.1 + 0.05 * len(curves))
     for axes in drawn:
         for entry, points in shown.items():
-            draw_line(axes, study.styles[entry.router], points, "flops")
+            draw_line(axes, study.styles[entry.system], points, "flops")
         axes.set_xlabel("training FLOPs")
         axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
@@ -216,8 +216,8 @@ def draw_training(study: StudyData, condition: Condition) -> Sketch:
     if enlarged:
         _enlarge(drawn[1], shown.values())
     name_far(drawn[0], far, ends)
-    router_legend(figure, {e.router: study.styles[e.router] for e in shown}, 3)
-    counts = number_of_runs({e.router: int(points["n"].max()) for e, points in curves.items()})
+    router_legend(figure, {e.system: study.styles[e.system] for e in shown}, 3)
+    counts = number_of_runs({e.system: int(points["n"].max()) for e, points in curves.items()})
     caption = TRAINING_CAPTION.format(counts=counts, right=RIGHT if enlarged else "")
     return caption, figure, curves
 

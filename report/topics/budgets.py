@@ -82,7 +82,7 @@ def flips(rankings: Iterable[Standing]) -> list[str]:
         second = [b for b, ranks in ranked.items() if ranks[one] > ranks[other]]
         if first and second:
             sentences.append(
-                f"{one.router} before {other.router} by {' and '.join(first)}, after it by "
+                f"{one.system} before {other.system} by {' and '.join(first)}, after it by "
                 f"{' and '.join(second)}"
             )
     return sentences
@@ -168,7 +168,7 @@ def draw(study: StudyData, condition: Condition) -> Sketch:
     near = [entry for entry in entries if entry not in far]
     figure, (left, right) = panels(2, 2, PAGE, 2.1 + 0.05 * len(entries), sharey=True)
     for entry in near:
-        drawn = study.styles[entry.router].line | {"markersize": 3, "markevery": POINTS // 6}
+        drawn = study.styles[entry.system].line | {"markersize": 3, "markevery": POINTS // 6}
         left.plot(lines[entry].index, lines[entry].to_numpy(), **drawn)
     if by_seconds.cut is not None:
         left.axvline(by_seconds.cut, color=FAINT, lw=0.8, ls=":", zorder=0)
@@ -178,8 +178,8 @@ def draw(study: StudyData, condition: Condition) -> Sketch:
     _draw_parameters(right, study, by_parameters, near)
     name_far(left, far, ends)
     left.set_ylabel("validation top-1 (%)")
-    router_legend(figure, {e.router: study.styles[e.router] for e in near}, 3)
-    counts = number_of_runs({e.router: len(v) for e, v in by_seconds.accuracy.items()})
+    router_legend(figure, {e.system: study.styles[e.system] for e in near}, 3)
+    counts = number_of_runs({e.system: len(v) for e, v in by_seconds.accuracy.items()})
     return CAPTION.format(counts=counts), figure, entries
 
 
@@ -210,7 +210,7 @@ def _draw_parameters(
     front = sorted(place for entry, place in places.items() if standing.ranks[entry] == 1)
     axes.plot(*zip(*front, strict=True), color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
     for entry, place in places.items():
-        axes.plot(*place, **study.styles[entry.router].point, ls="")
+        axes.plot(*place, **study.styles[entry.system].point, ls="")
     axes.set_xlabel("parameters")
     axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
     axes.grid()

@@ -13,7 +13,6 @@ from report.claims.verdicts import Judged, Untested, judged
 from report.study import StudyData
 from report.table import OLDER, Cell, Column, Lacking, Row, number, text_columns, words
 from report.topics.make import Contents, as_table
-from results.frames import older_sentence
 from results.text import counted
 
 COLUMNS = (
@@ -35,7 +34,7 @@ def table(study: StudyData) -> Contents:
     if not tested:
         raise Lacking(f"none of {len(claims)} claims is about these runs", fine=True)
     behind = {trial for each in tested for trial in each.evidence.trials}
-    older = older_sentence(study.trials[study.trials["trial"].isin(behind)])
+    older = study.sentence_on_older(study.trials[study.trials["trial"].isin(behind)])
     sentences = (
         f"About these runs: {len(tested)} of {counted(len(claims), 'claim')}. Difference: as the "
         "claim's test has it (table: how each claim is tested), the mean over the conditions that "
@@ -100,7 +99,7 @@ def _row(study: StudyData, tested: Judged) -> Row:
         number(tested.p, n, trials),
         number(tested.adjusted, n, trials),
         words(agreeing, trials=trials),
-        words(", ".join(evidence.systems)),
+        words(", ".join(system.label for system in evidence.systems)),
         words(_scale(study, evidence.trials), trials=trials),
     )
     return Row(cells, n)
@@ -117,7 +116,7 @@ def _unit(study: StudyData, claim: Claim) -> tuple[float, str]:
 def _scale(study: StudyData, behind: Sequence[str]) -> str:
     """At what scale trials were run: `mnist; vit_tiny; 8, 32 experts; 4.0e12 FLOPs a run`."""
     trials = study.trials[study.trials["trial"].isin(behind)]
-    with_experts = trials[[not study.is_baseline(name) for name in trials["router"]]]
+    with_experts = trials[[not study.is_baseline(system) for system in trials["system"]]]
     numbers = sorted(with_experts["num_experts"].dropna().unique())
     noun = "expert" if numbers == [1] else "experts"
     flops = pd.to_numeric(trials["flops"]).median()

@@ -176,7 +176,7 @@ def sentences(study: StudyData) -> list[str]:
 
 def _row(control: Control, numbers: Sequence[Cell], timed: Retimed | None) -> Row:
     entry, n = control.entry, len(control.differences)
-    head = (words(entry.router), words(entry.condition.label), words(str(n), trials=control.trials))
+    head = (words(entry.label), words(entry.condition.label), words(str(n), trials=control.trials))
     ratios = [_ratio(timed, key) for key in ("forward_ms", "forward_overhead")]
     return Row((*head, *numbers, *ratios), n, entry)
 

@@ -12,14 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
-from report.conditions import Entry, fullest, without_number
+from report.conditions import Entry, System, fullest, without_number
 from report.study import StudyData
 from report.style import (
     FAINT,
     INK,
     PAGE,
     PAPER,
-    label_routers,
+    label_systems,
     panels,
     router_legend,
     router_styles,
@@ -76,7 +76,7 @@ def table(study: StudyData) -> Contents:
     rows = []
     for timing in timings(study):
         setting, entry = timing.setting, timing.entry
-        head = [entry.router, entry.condition.label, setting.machine, setting.title, setting.sizes]
+        head = [entry.label, entry.condition.label, setting.machine, setting.title, setting.sizes]
         numbers = [timing_cell(timing, column.key) for column in NUMBERS]
         rows.append(Row((*map(words, [*head, str(setting.threads)]), *numbers), 1, entry))
     if not rows:
@@ -153,19 +153,19 @@ def _under(study: StudyData, timed: list[Timing], conditions: list[Condition]) -
         (setting, timing.entry): timing
         for setting in settings
         for condition in conditions
-        for router in study.routers
-        if (timing := of_entry(timed, setting, Entry(router, condition))) is not None
+        for system in study.systems
+        if (timing := of_entry(timed, setting, Entry(system, condition))) is not None
     }
     return list(asked.values())
 
 
 def _overheads(study: StudyData, machine: str, timed: list[Timing]) -> Sketch:
     settings = list(dict.fromkeys(timing.setting for timing in timed))
-    names = {timing.entry.router for timing in timed}
-    routers = [name for name in study.routers if name in names]
-    figure, axes = panels(len(settings), 3, PAGE, 1.0 + 0.24 * len(routers), sharey=True)
+    shown = {timing.entry.system for timing in timed}
+    systems = [system for system in study.systems if system in shown]
+    figure, axes = panels(len(settings), 3, PAGE, 1.0 + 0.24 * len(systems), sharey=True)
     for setting, place in zip(settings, axes, strict=True):
-        _panel(place, study, [t for t in timed if t.setting == setting], routers)
+        _panel(place, study, [t for t in timed if t.setting == setting], systems)
         place.set_title(f"{setting.title}\n{setting.sizes}")
     handles = [
         Patch(facecolor=INK, alpha=alpha, label=label)
@@ -177,10 +177,10 @@ def _overheads(study: StudyData, machine: str, timed: list[Timing]) -> Sketch:
     return caption, figure, dict.fromkeys(timing.entry for timing in timed)
 
 
-def _panel(axes: Axes, study: StudyData, timed: list[Timing], routers: list[str]) -> None:
+def _panel(axes: Axes, study: StudyData, timed: list[Timing], systems: list[System]) -> None:
     axes.axvline(1, color=FAINT, lw=0.8, zorder=0)
     for timing in timed:
-        style, place = study.styles[timing.entry.router], routers.index(timing.entry.router)
+        style, place = study.styles[timing.entry.system], systems.index(timing.entry.system)
         for name, offset, alpha in zip(PASSES, (-0.19, 0.19), ALPHAS, strict=True):
             value = timing.values.get(f"{name}_overhead")
             if value is None:
@@ -193,7 +193,7 @@ def _panel(axes: Axes, study: StudyData, timed: list[Timing], routers: list[str]
             mark = DISTURBED if timing.is_disturbed(f"{name}_overhead") else ""
             end = (max(value, high), place + offset)
             _annotate(axes, f"{value:.2f}{mark}", end, (2, 0), va="center")
-    label_routers(axes, routers)
+    label_systems(axes, systems)
     axes.margins(x=0.2)
     axes.set_xlim(left=0)
     axes.set_xlabel("time / dense time")
@@ -222,14 +222,14 @@ Points = dict[int, Timing]
 @as_named_figures(SCALING, SCALING_TITLE, "throughput")
 def draw_scaling(study: StudyData) -> Iterator[Named]:
     """Draw one figure for each machine and size of the inputs."""
-    by_setting: dict[Setting, dict[str, Points]] = defaultdict(lambda: defaultdict(dict))
+    by_setting: dict[Setting, dict[Entry, Points]] = defaultdict(lambda: defaultdict(dict))
     for timing in timings(study):
         if timing.setting.scope == "layer":
             alike = replace(timing.setting, shape="", num_experts=0)
-            by_setting[alike][_system(timing)][timing.setting.num_experts] = timing
+            by_setting[alike][_line_of(timing)][timing.setting.num_experts] = timing
     scaled = {}
-    for setting, by_system in by_setting.items():
-        if lines := {name: points for name, points in by_system.items() if len(points) > 1}:
+    for setting, by_entry in by_setting.items():
+        if lines := {entry: points for entry, points in by_entry.items() if len(points) > 1}:
             scaled[setting] = lines
     if not scaled:
         why = "no layer was timed with several numbers of experts (suite throughput)"
@@ -244,28 +244,29 @@ def _sizes(setting: Setting) -> str:
     return f"{setting.batch} × {setting.tokens} × {setting.dim}"
 
 
-def _system(timing: Timing) -> str:
-    """Router and condition, but for the number of experts."""
-    return f"{timing.entry.router} {without_number(timing.entry.condition)}".strip()
+def _line_of(timing: Timing) -> Entry:
+    """Return the system and the condition of a timing, but for the number of experts."""
+    return replace(timing.entry, condition=without_number(timing.entry.condition))
 
 
 def _is_disturbed(timing: Timing, names: Iterable[str]) -> bool:
     return any(timing.is_disturbed(name) for name in names)
 
 
-def _scaling(study: StudyData, setting: Setting, lines: dict[str, Points]) -> Sketch:
-    styles = router_styles(lines)
+def _scaling(study: StudyData, setting: Setting, lines: dict[Entry, Points]) -> Sketch:
+    labels = {entry: f"{entry.system} {entry.condition}".strip() for entry in lines}
+    styles = router_styles(labels.values())
     numbers = sorted({number for points in lines.values() for number in points})
     figure, panes = panels(3, 3, PAGE, 2.2 + 0.15 * len(lines))
     for axes, (heading, names, unit) in zip(panes, PANELS, strict=True):
         scale = 1e-3 if unit == "s" else 1.0
-        for system, points in lines.items():
+        for entry, points in lines.items():
             known = {
                 number: scale * sum(timing.values[name] for name in names)
                 for number, timing in sorted(points.items())
                 if timing.values.keys() >= set(names)
             }
-            axes.plot(list(known), list(known.values()), **styles[system].line)
+            axes.plot(list(known), list(known.values()), **styles[labels[entry]].line)
             for number, value in known.items():
                 if _is_disturbed(points[number], names):
                     _annotate(axes, DISTURBED, (number, value), (2, 2))
@@ -286,5 +287,5 @@ def _scaling(study: StudyData, setting: Setting, lines: dict[str, Points]) -> Sk
     caption = SCALING_CAPTION.format(
         sizes=_sizes(setting), hidden=setting.hidden, machine=setting.machine
     )
-    entries = dict.fromkeys(t.entry for t in timings(study) if _system(t) in lines)
+    entries = dict.fromkeys(t.entry for t in timings(study) if _line_of(t) in lines)
     return _noted(caption, disturbed), figure, entries

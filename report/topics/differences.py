@@ -107,9 +107,9 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
 def _row(comparison: Comparison, cells: Sequence[Cell]) -> Row:
     """Make a row of the two that are compared, and the verdict."""
     n = comparison.difference.n if comparison.difference else 0
-    names = comparison.entry.router, comparison.condition.label, comparison.reference.router, str(n)
+    names = comparison.entry.label, comparison.condition.label, comparison.reference.label, str(n)
     whole = (*map(words, names), *cells, words(comparison.verdict))
-    return Row(whole, n, comparison.entry, (comparison.condition,))
+    return Row(whole, n, comparison.entry, (comparison.condition,), comparison.reference)
 
 
 def _difference_cell(study: StudyData, comparison: Comparison) -> Cell:
@@ -130,19 +130,19 @@ def _numbers(study: StudyData, comparison: Comparison, *values: float | None) ->
 
 def null_columns(study: StudyData) -> list[Column]:
     """Make a column of the main table for each null of the study."""
-    return [Column(f"over_{name}", f"over {name}", "points", scale=100) for name in nulls(study)]
+    return [Column(f"over_{null}", f"over {null}", "points", scale=100) for null in nulls(study)]
 
 
 def null_cells(study: StudyData, compared: Sequence[Comparison], entry: Entry) -> list[Cell]:
     """Show the paired difference of a router to each null; nothing for a null itself."""
     own = [c for c in compared if c.entry == entry]
-    by_null = {n: {c.reference: c for c in own if c.reference.router == n} for n in nulls(study)}
+    by_null = {n: {c.reference: c for c in own if c.reference.system == n} for n in nulls(study)}
     return [_null_cell(study, list(each.values()), entry) for each in by_null.values()]
 
 
 def null_caption(study: StudyData) -> str:
     """Say what the columns are, and which nulls are missing."""
-    names = nulls(study)
+    names = [null.label for null in nulls(study)]
     what = (
         f"Over {', '.join(names)}: mean paired difference in top-1 over the seeds that both have, "
         "± half of its 95 % interval (tests: paired differences to the nulls)."
@@ -161,7 +161,7 @@ def _null_cell(study: StudyData, compared: Sequence[Comparison], entry: Entry) -
     if len(compared) > 1:
         return words(SEVERAL)
     if not compared or compared[0].difference is None:
-        return words("" if study.is_baseline(entry.router) else MISSING)
+        return words("" if study.is_baseline(entry.system) else MISSING)
     return _difference_cell(study, compared[0])
 
 
@@ -206,7 +206,7 @@ def seeds_table(study: StudyData) -> Contents:
 def neighbours(study: StudyData, condition: Condition) -> list[Comparison]:
     """Return each router less the next below it by mean accuracy, nulls apart; the best first."""
     by_pair = {(c.entry, c.reference): c for c in comparisons(study) if c.condition == condition}
-    entries = [e for e in study.under(condition) if not study.is_baseline(e.router)]
+    entries = [e for e in study.under(condition) if not study.is_baseline(e.system)]
     measured = [entry for entry in entries if len(study.final(METRIC, entry))]
     ordered = sorted(measured, key=lambda e: study.final(METRIC, e).mean(), reverse=True)
     return [

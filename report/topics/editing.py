@@ -74,9 +74,9 @@ def draw(study: StudyData) -> Sketch:
     row = 0.12 + 0.12 * max(name.count("\n") + 1 for name in names)
     figure, axes = panels(len(shown), 4, PAGE, 0.6 + row * len(names), sharex=True, sharey=True)
     for (entry, edits), place in zip(shown.items(), axes, strict=True):
-        _panel(place, edits, study.styles[entry.router])
-        several = sum(other.router == entry.router for other in shown) > 1
-        name = f"{entry.router} (n={len(edits['before'])})"
+        _panel(place, edits, study.styles[entry.system])
+        several = sum(other.system == entry.system for other in shown) > 1
+        name = f"{entry.system} (n={len(edits['before'])})"
         place.set_title(folded(title(name, entry.condition if several else "")))
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(len(names) - 0.5, -0.5)

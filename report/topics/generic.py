@@ -149,7 +149,7 @@ def _row(numbers: Numbers, who: Who, place: Sequence[str], cells: Sequence[Cell]
     if not numbers.measures_layers:
         return metric_row(numbers.study, entry, cells, *place, under=under)
     n = max((cell.n or 0 for cell in cells), default=0)
-    head = (entry.router, entry.condition.label, who.machine, *place)
+    head = (entry.label, entry.condition.label, who.machine, *place)
     return Row((*map(words, head), *cells), n, entry, under)
 
 
@@ -199,13 +199,13 @@ def _curves(numbers: Numbers) -> FigureMaker:
         figure, drawn = panels(len(few), 2, PAGE, 2.0 + 0.05 * len(runs))
         for axes, place in zip(drawn, few, strict=True):
             _panel(axes, numbers, place, shown[place])
-        router_legend(figure, {entry.router: study.styles[entry.router] for entry in runs}, 3)
+        router_legend(figure, {entry.system: study.styles[entry.system] for entry in runs}, 3)
         meanings = (f"{p.label}: {card.definition(p.metric).meaning}" for p in few)
         more = f" The first {MOST_CURVES} of {len(shown)} metrics."
         caption = CAPTION.format(
             suite=card.name,
             what="; ".join(each.strip().rstrip(".:") for each in meanings),
-            counts=number_of_runs({entry.router: n for entry, n in runs.items()}),
+            counts=number_of_runs({entry.system: n for entry, n in runs.items()}),
             more=more if len(shown) > MOST_CURVES else "",
         )
         return caption, figure, runs
@@ -218,7 +218,7 @@ def _lines(numbers: Numbers, entries: Iterable[Entry], place: Place) -> dict[Ent
     rows = numbers.snapshots
     rows = rows[(rows["place"] == place) & np.isfinite(rows["value"])]
     whole = rows[rows["layer"].isna()]
-    by_entry = dict(iter((rows if whole.empty else whole).groupby("entry")))
+    by_entry = dict(iter((rows if whole.empty else whole).groupby("entry", sort=False)))
     return {
         entry: over_seeds(
             by_entry[entry].groupby(["seed", "step"], as_index=False)["value"].mean(), "step"
@@ -232,7 +232,7 @@ def _panel(axes: Axes, numbers: Numbers, place: Place, lines: Mapping[Entry, pd.
     column = numbers.column(place.metric, place.metric, place.label)
     for entry, points in lines.items():
         scaled = points[["mean", "low", "high"]] * column.scale
-        draw_line(axes, numbers.study.styles[entry.router], points.assign(**scaled), "step")
+        draw_line(axes, numbers.study.styles[entry.system], points.assign(**scaled), "step")
     axes.set_xlabel("training steps")
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_ylabel(folded(f"{column.heading}{ARROWS[column.better]}", 30))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from report.conditions import Entry, closest_layer, router_of
+from report.conditions import Entry, System, closest_layer
 from report.contents import FIGURES, TABLES
 from report.study import StudyData
 from report.style import Drawing
@@ -32,7 +32,7 @@ def router_cards(study: StudyData) -> list[Card]:
     rows = study.components[study.components["kind"] == "router"].set_index("name")
     known = rows[["family", "summary", "text", "source", "bibtex", "hyper"]].to_dict("index")
     cards = []
-    for name in dict.fromkeys(map(router_of, study.routers)):
+    for name in dict.fromkeys(system.router for system in study.systems):
         unknown = {"summary": "The database has no card of this router.", "hyper": []}
         card = {"text": "", **known.get(name, unknown)}
         optional = {key: card.get(key) or "" for key in ("family", "source", "bibtex")}
@@ -46,7 +46,7 @@ def router_cards(study: StudyData) -> list[Card]:
             }
             for parameter in card["hyper"]
         ]
-        cards.append(card | optional | {"name": name, "hyper": hyper})
+        cards.append(card | optional | {"name": name, "system": System(name), "hyper": hyper})
     return cards
 
 
@@ -90,7 +90,7 @@ def _values_used(study: StudyData, router: str) -> dict[str, list[str]]:
     frames = [study.trials[["router", "options"]], study.measurements[["router", "options"]]]
     both = pd.concat(frames).drop_duplicates()
     used: dict[str, dict[str, None]] = defaultdict(dict)
-    for text in both[both["router"].map(router_of) == router]["options"]:
+    for text in both[both["router"] == router]["options"]:
         for name, value in json.loads(text).items():
             used[name][json.dumps(value)] = None
     return {name: list(values) for name, values in used.items()}
@@ -111,13 +111,8 @@ def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
     suites, older = _suites(part, study), list[Entry]()
 
     def marked(column: Column, cell: Cell, row: Row) -> Cell:
-        if column.key not in ("router", "reference") or row.entry is None:
-            return cell
-        entry = row.entry
-        if column.key == "reference":  # it may lack settings of the row's condition
-            (condition,) = row.under
-            entry = study.entry(cell.words, condition) or Entry(cell.words, condition)
-        if not changed(study, entry, suites):
+        entry = {"router": row.entry, "reference": row.reference}.get(column.key)
+        if entry is None or not changed(study, entry, suites):
             return cell
         older.append(entry)
         return replace(cell, marks=(*cell.marks, OLDER))
@@ -134,11 +129,11 @@ def aged_table(part: Table | Absent, study: StudyData) -> Table | Absent:
 
 def older_sentence(study: StudyData, entries: Iterable[Entry], suites: Sequence[str]) -> str:
     """Say whose numbers by these suites are of older code; "" where none are."""
-    since: dict[str, set[str]] = defaultdict(set)
+    since: dict[System, set[str]] = defaultdict(set)
     for entry in entries:
         if parts := changed(study, entry, suites):
-            since[entry.router] |= parts
-    return sentence(since)
+            since[entry.system] |= parts
+    return sentence({system.label: parts for system, parts in since.items()})
 
 
 def changed(study: StudyData, entry: Entry, suites: Iterable[str]) -> set[str]:

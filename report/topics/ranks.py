@@ -22,13 +22,13 @@ def standings(study: StudyData) -> pd.DataFrame:
     Left out are systems that failed under a condition, and those with one entry for several, as
     `dense` where only the capacity differs: the same runs would count as several blocks.
     """
-    by_router = {}
-    for router in study.routers:
-        entries = [study.entry(router, condition) for condition in study.conditions]
+    by_system = {}
+    for system in study.systems:
+        entries = [study.entry(system, condition) for condition in study.conditions]
         means = [study.final(METRIC, entry).mean() for entry in entries]
         if len(set(entries)) == len(entries):
-            by_router[router] = means
-    return pd.DataFrame(by_router, index=study.conditions).dropna(axis=1)
+            by_system[system] = means
+    return pd.DataFrame(by_system, index=study.conditions).dropna(axis=1)
 
 
 def rank(study: StudyData) -> Ranking:
@@ -55,15 +55,15 @@ def table(study: StudyData) -> Contents:
     """Make a row for each router that has results under every condition, the best rank first."""
     ranks = rank(study)
     rows = []
-    for name, mean in ranks.ranks.items():
-        entries = [study.entry(name, condition) for condition in study.conditions]
+    for system, mean in ranks.ranks.items():
+        entries = [study.entry(system, condition) for condition in study.conditions]
         seeds = [study.final(METRIC, entry).index for entry in entries]
         trials = tuple(chain.from_iterable(map(study.behind, entries, seeds)))
-        apart = [other for other in ranks.ranks.index if ranks.pairs.loc[name, other] < ALPHA]
-        others = words(", ".join(apart) or "none", trials=trials)
+        apart = [other for other in ranks.ranks.index if ranks.pairs.loc[system, other] < ALPHA]
+        others = words(", ".join(map(str, apart)) or "none", trials=trials)
         average = Cell(mean, n=ranks.blocks, trials=trials)
-        rows.append(Row((words(name), average, others), ranks.blocks, entries[0]))
-    out = [name for name in study.routers if name not in ranks.ranks.index]
+        rows.append(Row((words(system.label), average, others), ranks.blocks, entries[0]))
+    out = [system.label for system in study.systems if system not in ranks.ranks.index]
     left = f" Not ranked, for want of runs of their own under each: {', '.join(out)}."
     caption = (
         f"Ranks by mean top-1 within each of {ranks.blocks} conditions, 1 is best, ties share "
@@ -107,7 +107,7 @@ def draw(study: StudyData) -> Sketch:
         ax=axes,
         label_fmt_left="{label}  {rank:.2f}",
         label_fmt_right="{rank:.2f}  {label}",
-        color_palette={name: study.styles[name].colour for name in ranks.ranks.index},
+        color_palette={system: study.styles[system].colour for system in ranks.ranks.index},
         label_props={"fontsize": 7},
         text_h_margin=0.04 * len(ranks.ranks),
         crossbar_props={"color": FAINT, "linewidth": 2.4, "solid_capstyle": "butt"},
@@ -123,7 +123,7 @@ def draw(study: StudyData) -> Sketch:
         "the left. A grey bar joins routers that Nemenyi's test does not tell apart; CD: the "
         f"critical difference. {verdict(ranks)}"
     )
-    return caption, figure, [e for e in study.entries if e.router in ranks.ranks.index]
+    return caption, figure, [e for e in study.entries if e.system in ranks.ranks.index]
 
 
 def _scale(axes: Axes, difference: float) -> None:

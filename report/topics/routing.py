@@ -116,7 +116,7 @@ def draw_load(study: StudyData, condition: Condition) -> Sketch:
     for (entry, (table, n)), place in zip(loads.items(), axes, strict=True):
         place.imshow(table, cmap=COLOURS, norm=norm, aspect="auto", interpolation="nearest")
         mark = CONSTANT if study.is_constant("load_cv", entry) else ""
-        place.set_title(folded(f"{entry.router}{mark} (n={n})", 24))
+        place.set_title(folded(f"{entry.system}{mark} (n={n})", 24))
         layers, experts = table.shape
         place.yaxis.set_major_locator(FixedLocator(range(0, layers, max(1, layers // 6))))
         place.set_xticks([0, experts - 1], ["most", "least"])
@@ -235,15 +235,15 @@ def draw_entropy(study: StudyData, condition: Condition) -> Sketch:
         raise Lacking(why_without(study, "entropy", "entropies"))
     means = [study.final("H_u", e, of=of, kind="soft").mean() for e in entries for of in OF]
     lowest = min(mean for mean in means if mean == mean)
-    rows = study.trials[study.trials["router"].isin([entry.router for entry in entries])]
+    rows = study.trials[study.trials["system"].isin([entry.system for entry in entries])]
     top = log2(max(int(rows["num_experts"].max()), 2))
     figure, axes = panels(len(OF), 2, PAGE, 2.0 + 0.07 * len(entries))
     for (of, label), place in zip(OF.items(), axes, strict=True):
         place.set_title(label)
         _panel(place, study, entries, of, lowest, top)
-    styles = {entry.router: study.styles[entry.router] for entry in entries}
+    styles = {entry.system: study.styles[entry.system] for entry in entries}
     router_legend(figure, styles, 3, linestyle="none")
-    counts = number_of_runs({e.router: len(study.final("H_s", e, of="gates")) for e in entries})
+    counts = number_of_runs({e.system: len(study.final("H_s", e, of="gates")) for e in entries})
     return ENTROPY_CAPTION.format(counts=counts), figure, entries
 
 
@@ -258,7 +258,7 @@ def _panel(
         "$\\log_2 E$", (1.01, top), xycoords=beside, va="center", color=FAINT, parse_math=True
     )
     for entry in entries:
-        style = study.styles[entry.router]
+        style = study.styles[entry.system]
         across = study.final("H_s", entry, of=of)
         up = study.final("H_u", entry, of=of, kind="soft").reindex(across.index)
         if across.empty or up.isna().any():

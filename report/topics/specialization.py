@@ -79,8 +79,8 @@ def of_last_layer(
 
 def seeds_of(records: dict[Entry, ArrayRecord]) -> str:
     """Say which run each panel shows: `seed 0`, or each router's where they differ."""
-    seeds = {entry.router: f"seed {record.seed}" for entry, record in records.items()}
-    listed = ", ".join(f"{router} {seed}" for router, seed in seeds.items())
+    seeds = {entry.system: f"seed {record.seed}" for entry, record in records.items()}
+    listed = ", ".join(f"{system} {seed}" for system, seed in seeds.items())
     return listed if len(set(seeds.values())) > 1 else next(iter(seeds.values()))
 
 
@@ -127,7 +127,7 @@ def draw_maps(
     figure, axes = panels(len(tables), MAP_COLUMNS, PAGE, max(1.75, 0.6 + 0.125 * len(names)))
     for number, ((entry, table), place) in enumerate(zip(tables.items(), axes, strict=True)):
         place.imshow(table, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
-        place.set_title(folded(entry.router))
+        place.set_title(folded(entry.label))
         place.set_xticks([])
         if not names:
             place.yaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -265,7 +265,7 @@ def _images(study: StudyData, records: dict[Entry, ArrayRecord]) -> Sketch:
         thumbnails = record.values[:ROWS]
         picture = mosaic(thumbnails, labels[:ROWS] >= 0)
         place.imshow(picture, interpolation="nearest", aspect="equal")
-        place.set_title(folded(entry.router))
+        place.set_title(folded(entry.label))
         step = picture.shape[0] / len(thumbnails)
         middles = (np.arange(len(thumbnails)) + 0.5) * step - 0.5
         place.set_yticks(middles, [str(number) for number in numbers[:ROWS]])

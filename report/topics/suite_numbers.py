@@ -195,8 +195,8 @@ class Numbers:
             compared = stands_under(self.study)
             return {Who(e): compared[e] for e in measured(self.study, self.card.name)}
         present = {spot.who for spot in self.final}
-        known = self.study.routers.index
-        listed = sorted(present, key=lambda w: (w.machine, w.entry.order, known(w.entry.router)))
+        known = self.study.systems.index
+        listed = sorted(present, key=lambda w: (w.machine, w.entry.order, known(w.entry.system)))
         return {who: tuple(_beside(who, listed)) for who in listed}
 
     @property
@@ -256,5 +256,5 @@ def _beside(who: Who, listed: list[Who]) -> Iterable[Condition]:
     """Return the conditions that a bare layer stands beside on its machine."""
     entries = [other.entry for other in listed if other.machine == who.machine]
     for condition in fullest(entries):
-        if closest(entries, who.entry.router, condition) == who.entry:
+        if closest(entries, who.entry.system, condition) == who.entry:
             yield Condition((("machine", who.machine),)) + condition

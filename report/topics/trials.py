@@ -15,7 +15,6 @@ from report.conditions import Entry
 from report.study import StudyData
 from report.table import OLDER, Cell, Column, Lacking, Row, summary, text_columns, words
 from report.topics.make import Contents, as_table
-from results.frames import older_sentence
 
 NOT_DONE = {
     "waiting": "not run yet",
@@ -141,7 +140,7 @@ def trials(study: StudyData) -> Contents:
             *_texts(row.log),
         )
         rows.append(Row(cells, 1, row.entry))
-    older = older_sentence(study.trials)
+    older = study.sentence_on_older(study.trials)
     caption = "One row a trial, n = 1 each." + (f" {OLDER} {older}" if older else "")
     heads = text_columns("router", "condition", "seed", "status")
     tails = text_columns("note", "machine", "code", "trial", "log")

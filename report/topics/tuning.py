@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from report.conditions import router_of
+from report.conditions import Entry, System
 from report.study import StudyData
 from report.style import PAGE, panels, router_legend
 from report.table import Cell, Column, Lacking, Row, number, text_columns, words
@@ -51,23 +51,21 @@ class Tuned:
         return [value or 0.0 for value in self.values]
 
 
-def tuned(study: StudyData) -> dict[str, Tuned]:
+def tuned(study: StudyData) -> dict[System, Tuned]:
     """Return each system of the study whose router's settings were found, in order."""
     asked: dict[str, dict[str, Any]] = study.record.request.get("tuned", {})
-    return {
-        name: Tuned(**asked[router_of(name)]) for name in study.routers if router_of(name) in asked
-    }
+    return {s: Tuned(**asked[s.router]) for s in study.systems if s.router in asked}
 
 
 def unequal(study: StudyData) -> str:
     """Warn that some routers had more trials than others; "" where all had as many."""
-    by_router = tuned(study)
-    routers: dict[int, list[str]] = defaultdict(list)
-    for name in study.routers:
-        routers[by_router[name].trials if name in by_router else 0].append(name)
-    if not by_router or len(routers) < 2:
+    by_system = tuned(study)
+    systems: dict[int, list[str]] = defaultdict(list)
+    for system in study.systems:
+        systems[by_system[system].trials if system in by_system else 0].append(system.label)
+    if not by_system or len(systems) < 2:
         return ""
-    counts = "; ".join(f"{n} for {', '.join(routers[n])}" for n in sorted(routers, reverse=True))
+    counts = "; ".join(f"{n} for {', '.join(systems[n])}" for n in sorted(systems, reverse=True))
     return f"Tuning was not equal: {counts} (trials). What had more has an advantage."
 
 
@@ -107,20 +105,21 @@ CAPTION = (
 @as_table("tuning", "Tuning")
 def table(study: StudyData) -> Contents:
     """Make a row for each router whose settings were found."""
-    by_router = tuned(study)
-    if not by_router:
+    by_system = tuned(study)
+    if not by_system:
         raise Lacking(UNTUNED, fine=True)
     rows = []
-    for router, each in by_router.items():
+    for system, each in by_system.items():
         trials = tuple(filter(None, each.trainings))
         cells = (
-            words(router),
+            words(system.label),
             *(number(float(n), trials=trials) for n in (each.trials, each.pruned, each.failed)),
             Cell(each.best, n=1, trials=(each.training,), values=(each.best,)),
             words(each.training[:10]),
             words(settings_label(each.settings)),
         )
-        rows.append(Row(cells, None, next((e for e in study.entries if e.router == router), None)))
+        entry = next((e for e in study.entries if e.system == system), Entry(system))
+        rows.append(Row(cells, None, entry))
     sweep = study.record.request["preset"].get("sweep", {})
     at = ", ".join(f"{path}={values[0]}" for path, values in sweep.items())
     where = f"Tuned at {at} alone, and used under every condition." if at else ""
@@ -139,14 +138,14 @@ CURVE_CAPTION = (
 @as_figure("tuning", "Tuning curve")
 def draw(study: StudyData) -> Sketch:
     """Draw one figure of all routers."""
-    by_router = tuned(study)
-    if not by_router:
+    by_system = tuned(study)
+    if not by_system:
         raise Lacking(UNTUNED, fine=True)
-    styles = {name: study.styles[name] for name in by_router}
-    figure, (drawn, expected) = panels(2, 2, PAGE, 2.1 + 0.05 * len(by_router), sharey=True)
-    for name, each in by_router.items():
+    styles = {system: study.styles[system] for system in by_system}
+    figure, (drawn, expected) = panels(2, 2, PAGE, 2.1 + 0.05 * len(by_system), sharey=True)
+    for system, each in by_system.items():
         trials = np.arange(1, len(each.scores) + 1)
-        line = styles[name].line | {"markersize": 3}
+        line = styles[system].line | {"markersize": 3}
         best = 100 * np.maximum.accumulate(each.scores)
         drawn.plot(trials, best, **line, drawstyle="steps-post")
         expected.plot(trials, 100 * expected_best(each.scores), **line)
@@ -157,4 +156,4 @@ def draw(study: StudyData) -> Sketch:
         axes.grid()
     drawn.set_ylabel("best validation top-1 (%)")
     router_legend(figure, styles, 3)
-    return CURVE_CAPTION, figure, [entry for entry in study.entries if entry.router in by_router]
+    return CURVE_CAPTION, figure, [entry for entry in study.entries if entry.system in by_system]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Generic, TypeVar
 
 import numpy as np
 from scipy import special
@@ -17,10 +18,11 @@ FEWEST = 3
 """Seeds at the first interim analysis: below it a t-test finds next to nothing."""
 
 BySeed = Mapping[int, float]
+System = TypeVar("System", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class Compared:
+class Compared(Generic[System]):
     """`system` less `reference`, over the seeds that both have.
 
     Attributes:
@@ -29,8 +31,8 @@ class Compared:
         family: the number of comparisons, of those with seeds enough, that it was adjusted over.
     """
 
-    system: str
-    reference: str
+    system: System
+    reference: System
     difference: PairedDifference | None
     adjusted: float | None = None
     family: int = 0
@@ -41,7 +43,7 @@ class Compared:
         return self.adjusted is not None and self.adjusted < ALPHA
 
 
-def declared(systems: Sequence[str], nulls: Iterable[str]) -> list[tuple[str, str]]:
+def declared(systems: Sequence[System], nulls: Iterable[System]) -> list[tuple[System, System]]:
     """Return each system against each null, then all pairs of systems, as (system, reference).
 
     The best is chosen after seeing the results: only a family that holds all pairs keeps the error
@@ -52,8 +54,8 @@ def declared(systems: Sequence[str], nulls: Iterable[str]) -> list[tuple[str, st
 
 
 def family(
-    values: Mapping[str, BySeed], pairs: Iterable[tuple[str, str]], analyses: int = 1
-) -> list[Compared]:
+    values: Mapping[System, BySeed], pairs: Iterable[tuple[System, System]], analyses: int = 1
+) -> list[Compared[System]]:
     """Return each pair compared, its p-value adjusted by Holm over all of them.
 
     Args:
@@ -77,7 +79,9 @@ def family(
     ]
 
 
-def _compare(values: Mapping[str, BySeed], system: str, reference: str, analyses: int) -> Compared:
+def _compare(
+    values: Mapping[System, BySeed], system: System, reference: System, analyses: int
+) -> Compared[System]:
     ours, theirs = values.get(system, {}), values.get(reference, {})
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from report.conditions import ANY, Entry
+from report.conditions import ANY, Entry, System
 from report.load import load_study
 from report.table import OUTSIDE, Absent
 from report.topics import budgets, compute
@@ -43,7 +43,7 @@ def study(lab, store):
 def test_curves_are_cut_where_all_have_come(study):
     by_flops, by_seconds, by_parameters = standings(study, ANY)
     assert (by_flops.cut, by_seconds.cut, by_parameters.cut) == (4e12, 50.0, None)
-    soft, dense, random = (Entry(name) for name in ("soft_moe", "dense", "random"))
+    soft, dense, random = (Entry(System(name)) for name in ("soft_moe", "dense", "random"))
     # A training of 5e12 FLOPs is cut at 0.8 of its way, one of 600 s at a twelfth.
     assert by_flops.accuracy[soft].to_dict() == pytest.approx({0: at(0.9, 0.8), 1: at(0.88, 0.8)})
     assert by_seconds.accuracy[soft].to_dict() == pytest.approx(
@@ -100,7 +100,7 @@ def test_a_run_that_was_evaluated_too_late_has_no_accuracy_there(lab, store):
     first = (rows["metric"] == "val_top1") & (rows["step"] == 0)
     later = replace(study, metrics=rows[~first])
     _, by_seconds, _ = standings(later, ANY)
-    assert Entry("soft_moe") not in by_seconds.ranks
+    assert Entry(System("soft_moe")) not in by_seconds.ranks
     row = row_of(compute.rankings_table(later), "soft_moe")
     assert (row["rank_seconds"].words, row["rank_flops"].value) == ("–", 1)
 
@@ -110,8 +110,8 @@ def test_seconds_are_those_of_one_machine(lab, store):
     lab(suites=("accuracy",), machines=("slow",)).study_of({"soft_moe": [0.9]})
     study = load_study(store)
     by_flops, by_seconds, _ = standings(study, ANY)
-    assert set(by_flops.ranks) == {Entry("dense"), Entry("soft_moe")}
-    assert set(by_seconds.ranks) == {Entry("dense")}
+    assert set(by_flops.ranks) == {Entry(System("dense")), Entry(System("soft_moe"))}
+    assert set(by_seconds.ranks) == {Entry(System("dense"))}
     assert "s on fast" in compute.rankings_table(study).caption
 
 
@@ -141,7 +141,7 @@ def test_what_was_spent(study):
     assert row["train_seconds"].value == 600
     assert row["machine"].words == "node-1"
     assert (row["params_total"].value, row["steps"].value) == (4000, 400)
-    marked = {row.router for row in table.rows if OUTSIDE in row.cells[0].marks}
+    marked = {row.entry.label for row in table.rows if OUTSIDE in row.cells[0].marks}
     assert marked == {"soft_moe"}
     assert table.caption.startswith("Equal between the routers: the FLOPs of a training;")
 
@@ -171,7 +171,7 @@ def test_a_mean_curve_is_drawn_where_all_seeds_have_come(lab, store):
     lab(suites=("accuracy",)).study_of({"dense": [0.8, 0.6]})
     study = load_study(store)
     machine = study.trials["machine"].iloc[0]
-    curve = mean_curve(study, Entry("dense"), machine)
+    curve = mean_curve(study, Entry(System("dense")), machine)
     assert (curve.index[0], curve.index[-1]) == (0, 60)
     for seconds in (0, len(curve) // 2, len(curve) - 1):
         done = curve.index[seconds] / 60

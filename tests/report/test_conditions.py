@@ -9,7 +9,7 @@ import pytest
 from report.claims.claims import Claim
 from report.claims.verdicts import Judged, judged
 from report.comparisons import comparisons
-from report.conditions import ANY, Entry, Systems, closest, closest_layer, fullest, router_of
+from report.conditions import ANY, Entry, System, Systems, closest, closest_layer, fullest
 from report.load import load_study
 from report.numbers import trace
 from report.timings import of_entry, representative, timings
@@ -34,18 +34,18 @@ def study(lab, store):
 
 def test_each_router_stands_under_the_value_that_it_was_trained_at_alone(study):
     assert study.conditions == [AT_ONE, AT_TWO]
-    under = {told: {e.router for e in study.under(told)} for told in study.conditions}
+    under = {told: {e.label for e in study.under(told)} for told in study.conditions}
     assert under == {
         AT_ONE: {"dense", "softmax_token_choice", "soft_moe"},
         AT_TWO: {"dense", "softmax_token_choice", "softmax_expert_choice"},
     }
-    rows = {(row.entry.router, row.entry.condition) for row in accuracy.table(study).rows}
+    rows = {(row.entry.label, row.entry.condition) for row in accuracy.table(study).rows}
     assert ("softmax_expert_choice", AT_TWO) in rows
     assert {condition for router, condition in rows if router == "dense"} == {ANY}
 
 
 def test_only_runs_of_equal_value_are_compared(study):
-    found = {(c.condition, c.entry.router, c.reference.router) for c in comparisons(study)}
+    found = {(c.condition, c.entry.label, c.reference.label) for c in comparisons(study)}
     ours, expert, soft = "softmax_token_choice", "softmax_expert_choice", "soft_moe"
     assert found == {
         *((AT_ONE, router, "dense") for router in (ours, soft)),
@@ -67,10 +67,10 @@ def test_a_layer_that_was_timed_at_one_value_is_no_timing_of_another(lab, store)
     study = load_study(store)
     found = timings(study)
     setting = representative(found)
-    timed = of_entry(found, setting, Entry("soft_moe", AT_ONE))
+    timed = of_entry(found, setting, Entry(System("soft_moe"), AT_ONE))
     assert timed is not None
     assert timed.entry.condition == AT_ONE
-    assert of_entry(found, setting, Entry("soft_moe", AT_TWO)) is None
+    assert of_entry(found, setting, Entry(System("soft_moe"), AT_TWO)) is None
 
 
 def test_a_side_of_a_claim_without_a_setting_is_the_runs_where_it_is_unset(lab, store):
@@ -103,46 +103,54 @@ def at(settings: str) -> Condition:
 
 
 def test_a_condition_that_stands_beside_fuller_ones_is_not_shown_apart():
-    dense, swept = Entry("dense"), [Entry("soft_moe", at(f"router.slots={n}")) for n in (1, 2)]
+    dense, swept = (
+        Entry(System("dense")),
+        [Entry(System("soft_moe"), at(f"router.slots={n}")) for n in (1, 2)],
+    )
     assert fullest([dense, *swept]) == [at("router.slots=1"), at("router.slots=2")]
 
 
 def test_a_condition_is_shown_where_one_of_its_entries_would_stand_nowhere_else():
     """A loss that is left out is no setting of the condition, and neither is a parent."""
-    plain, weighed = Entry("soft_moe"), Entry("soft_moe", at("train.losses.z=0.1"))
-    derived = Entry("soft_moe", at("transform=distill parent=attentive"))
+    plain, weighed = Entry(System("soft_moe")), Entry(System("soft_moe"), at("train.losses.z=0.1"))
+    derived = Entry(System("soft_moe"), at("transform=distill parent=attentive"))
     assert fullest([plain, weighed, derived]) == [ANY, weighed.condition, derived.condition]
-    assert fullest([Entry("dense"), weighed]) == [weighed.condition]
-    assert fullest([plain, derived, Entry("dense")]) == [ANY, derived.condition]
+    assert fullest([Entry(System("dense")), weighed]) == [weighed.condition]
+    assert fullest([plain, derived, Entry(System("dense"))]) == [ANY, derived.condition]
 
 
 def test_beside_a_derived_trial_stand_those_that_were_trained_as_its_parent() -> None:
-    plain, weighed = Entry("attentive"), Entry("attentive", at("train.losses.importance=0.2"))
+    plain, weighed = (
+        Entry(System("attentive")),
+        Entry(System("attentive"), at("train.losses.importance=0.2")),
+    )
     child = at("transform=distill parent=attentive parent.train.losses.importance=0.2")
     assert closest([plain, weighed], "attentive", child) == weighed
     assert closest([plain, weighed], "attentive", at("transform=distill parent=attentive")) == plain
 
 
 def test_what_stands_beside_a_derived_trial_was_trained_as_its_parent_and_not_as_itself() -> None:
-    plain, weighed = (Entry("soft_moe", at(f"train.losses.z={z}")) for z in ("unset", "0.2"))
+    plain, weighed = (
+        Entry(System("soft_moe"), at(f"train.losses.z={z}")) for z in ("unset", "0.2")
+    )
     child = at("train.losses.z=unset transform=distill parent=attentive parent.train.losses.z=0.2")
     assert closest([plain, weighed], "soft_moe", child) == weighed
-    sibling = Entry("soft_moe", child)
+    sibling = Entry(System("soft_moe"), child)
     assert closest([plain, weighed, sibling], "soft_moe", child) == sibling
 
 
 def test_the_layer_of_a_derived_trial_is_its_own_and_not_its_parents() -> None:
-    layers = [Entry("soft_moe", at(f"router.top_k={k}")) for k in (1, 2)]
+    layers = [Entry(System("soft_moe"), at(f"router.top_k={k}")) for k in (1, 2)]
     child = at(
         "router.top_k=1 train.lr=0.1 transform=distill parent=soft_moe parent.router.top_k=2"
     )
-    assert closest_layer(layers, Entry("soft_moe", child)) == layers[0]
-    assert closest_layer(layers, Entry("soft_moe", at("router.top_k=4"))) is None
+    assert closest_layer(layers, Entry(System("soft_moe"), child)) == layers[0]
+    assert closest_layer(layers, Entry(System("soft_moe"), at("router.top_k=4"))) is None
 
 
 def test_a_router_stands_beside_no_value_that_it_was_not_trained_at() -> None:
-    one, two = (Entry("soft_moe", at(f"router.capacity_factor={c}")) for c in (1.0, 2.0))
-    late, dense = Entry("late", two.condition), Entry("dense")
+    one, two = (Entry(System("soft_moe"), at(f"router.capacity_factor={c}")) for c in (1.0, 2.0))
+    late, dense = Entry(System("late"), two.condition), Entry(System("dense"))
     assert fullest([one, two, late, dense]) == [one.condition, two.condition]
     assert closest([late], "late", one.condition) is None
     assert [late.stands_beside(other) for other in (one, two, dense)] == [False, True, True]
@@ -153,9 +161,9 @@ MANY = "experts.name=cp experts.num_experts=64"
 
 
 def named(*rows):
-    entries = [Entry(router, at(settings)) for router, settings in rows]
+    entries = [Entry(System(router), at(settings)) for router, settings in rows]
     systems = Systems.of(entries)
-    return [(entry.router, entry.condition.label) for entry in map(systems.named, entries)]
+    return [(entry.label, entry.condition.label) for entry in map(systems.named, entries)]
 
 
 def test_a_number_that_one_system_has_is_part_of_its_name():
@@ -187,9 +195,10 @@ def test_one_kind_of_experts_goes_without_saying(condition):
     assert named(("soft_moe", condition), ("dense", "")) == [("soft_moe", condition), ("dense", "")]
 
 
-def test_the_router_of_a_system_is_known():
-    assert router_of("mumoe + 64 cp") == "mumoe"
-    assert router_of("soft_moe") == "soft_moe"
+def test_a_system_is_shown_as_its_router_with_its_experts():
+    assert System("mumoe", "cp", "64").label == "mumoe + 64 cp"
+    assert System("mumoe", "cp").label == "mumoe + cp"
+    assert System("soft_moe").label == "soft_moe"
 
 
 def test_systems_stand_beside_each_other_in_a_report(lab, store):
@@ -198,11 +207,15 @@ def test_systems_stand_beside_each_other_in_a_report(lab, store):
     made.experts = {"name": "cp", "num_experts": 32}
     made.study_of({"my_gate": [0.75, 0.76, 0.78]})
     study = load_study(store)
-    assert study.entries == [Entry(n) for n in ("dense", "my_gate + 32 cp", "soft_moe")]
-    assert study.families["my_gate + 32 cp"] == "token_choice"
+    assert study.entries == [
+        Entry(System("dense")),
+        Entry(System("my_gate", "cp", "32")),
+        Entry(System("soft_moe")),
+    ]
+    assert study.systems == [entry.system for entry in study.entries]
     assert study.conditions == [ANY]
     assert study.usual_experts == "8 mlp"
-    rows = {row.router: row for row in differences.to_nulls(study).rows}
+    rows = {row.entry.label: row for row in differences.to_nulls(study).rows}
     assert rows.keys() == {"soft_moe", "my_gate + 32 cp"}
     assert "with their experts, but for the usual ones (8 mlp)" in accuracy.table(study).caption
-    assert len(study.array("class_expert", Entry("my_gate + 32 cp"), of="gates")) == 6
+    assert len(study.array("class_expert", Entry(System("my_gate", "cp", "32")), of="gates")) == 6

@@ -6,7 +6,7 @@ import pytest
 
 from report import write_report
 from report.comparisons import comparisons
-from report.conditions import Entry
+from report.conditions import Entry, System
 from report.contents import make_tables
 from report.load import load_study
 from report.summary import remarks
@@ -36,13 +36,14 @@ def study(lab, store):
 
 
 def test_a_twin_stands_beside_its_router_and_nowhere_else(study):
-    assert study.routers == list(dict.fromkeys(["dense", "softmax_token_choice", "soft_moe"]))
-    assert {entry.router for entry in study.entries} == set(study.routers)
+    assert study.systems == [System(n) for n in ("dense", "softmax_token_choice", "soft_moe")]
+    assert {entry.system for entry in study.entries} == set(study.systems)
     assert study.twins == {
-        Entry(name): Entry(name, aa_replicate=1) for name in ("softmax_token_choice", "soft_moe")
+        Entry(System(name)): Entry(System(name), aa_replicate=1)
+        for name in ("softmax_token_choice", "soft_moe")
     }
-    compared = {name for c in comparisons(study) for name in (c.entry.router, c.reference.router)}
-    assert compared == set(study.routers)
+    compared = {e.system for c in comparisons(study) for e in (c.entry, c.reference)}
+    assert compared == set(study.systems)
     assert not any(timing.entry.aa_replicate for timing in timings(study))
     for table in make_tables(study):
         if isinstance(table, Table) and table.name not in ("trials", "layers", "failures"):
@@ -83,7 +84,7 @@ def test_differences_alarms_and_noise_floor_by_hand(study):
 def test_each_number_knows_the_trials_of_both(study):
     cell = control.table(study).cell(1, "difference")
     shown = study.trials.set_index("trial")["entry"]
-    runs = [Entry("soft_moe", aa_replicate=replicate) for replicate in (1, 0)]
+    runs = [Entry(System("soft_moe"), aa_replicate=replicate) for replicate in (1, 0)]
     assert [shown[trial] for trial in cell.trials] == [runs[0]] * 4 + [runs[1]] * 4
 
 
@@ -124,7 +125,7 @@ def test_twins_of_other_experts_are_found_and_set_no_system_apart(lab, store):
         lab(twin=twin).study_of({"soft_moe": [0.86, 0.87], "random": [0.8, 0.8]})
         lab(twin=twin, experts={"name": "cp", "num_experts": 64}).study_of({"my_gate": [0.9, 0.9]})
     twins = load_study(store, "tiny").twins
-    assert {entry.router: twin.label for entry, twin in twins.items()} == {
+    assert {entry.label: twin.label for entry, twin in twins.items()} == {
         "random": "random (twin)",
         "soft_moe": "soft_moe (twin)",
         "my_gate + 64 cp": "my_gate + 64 cp (twin)",

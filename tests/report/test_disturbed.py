@@ -56,7 +56,7 @@ def study_of(lab, store):
 def marked(table) -> set[tuple[str, str]]:
     """Router and column of the cells that have the mark."""
     return {
-        (row.router, column.key)
+        (row.entry.label, column.key)
         for row in table.rows
         for column, cell in zip(table.columns, row.cells, strict=True)
         if MARK in cell.marks

@@ -10,7 +10,7 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from report.conditions import Entry
+from report.conditions import Entry, System
 from report.contents import draw_figures
 from report.load import load_study
 from report.style import COLUMN, PAGE, Drawing, folded
@@ -100,9 +100,9 @@ def test_a_figure_is_the_same_bits_each_time(lab, store):
 def test_the_accuracy_figure_shows_means_and_intervals_in_the_router_s_colour(written, drawings):
     axes = drawings["accuracy"].figure.axes[0]
     bars = [part for part in axes.containers if isinstance(part, ErrorbarContainer)]
-    finished = [name for name in written.study.routers if name != "my_gate"]
+    finished = [s for s in written.study.systems if s.router != "my_gate"]
     assert [bar.lines[0].get_color() for bar in bars] == [
-        written.study.styles[name].colour for name in finished
+        written.study.styles[system].colour for system in finished
     ]
     dense = bars[0]
     assert dense.lines[0].get_xdata() == pytest.approx([81.0])
@@ -119,7 +119,7 @@ def test_each_figure_says_how_many_runs_it_shows(drawings):
 
 
 def test_a_curve_is_the_mean_over_seeds_at_each_step(written):
-    points = curve(written.study, Entry("dense"))
+    points = curve(written.study, Entry(System("dense")))
     assert list(points["n"]) == [3] * 11
     assert list(points["flops"]) == pytest.approx([4e11 * tenth for tenth in range(11)])
     last = [100 * (0.1 + (top1 - 0.1) * (1 - 2 ** (-10 / 1.5))) for top1 in (0.8, 0.81, 0.82)]
@@ -138,7 +138,7 @@ def test_the_end_of_training_is_enlarged_where_there_is_something_to_see(
 
 
 def test_loads_are_ranked_within_a_run_before_they_are_averaged(written):
-    table, n = ranked_loads(written.study, Entry("random"))
+    table, n = ranked_loads(written.study, Entry(System("random")))
     assert n == 3
     assert table.shape == (2, 8)
     assert table.mean(1) == pytest.approx([1, 1])
@@ -225,11 +225,11 @@ def test_many_routers_have_several_figures_of_images(lab, store, monkeypatch):
 
 
 def test_subgroups_are_drawn_before_and_after_their_experts_were_edited(written, drawings):
-    found = accuracies(written.study, Entry("random"))
+    found = accuracies(written.study, Entry(System("random")))
     assert found["before"] == pytest.approx(np.array([[95, 10 + s, 20, 90] for s in range(3)]))
     assert found["after"] == pytest.approx(np.full((3, 4), 70))
-    assert set(accuracies(written.study, Entry("dense"))) == {"before"}
-    assert accuracies(written.study, Entry("my_gate")) == {}
+    assert set(accuracies(written.study, Entry(System("dense")))) == {"before"}
+    assert accuracies(written.study, Entry(System("my_gate"))) == {}
     axes = drawings["editing"].figure.axes
     panels = {place.get_title("left").split(" (")[0]: place for place in axes}
     assert "my_gate" not in panels

@@ -3,7 +3,7 @@
 import pytest
 
 from report.axes import far_nulls
-from report.conditions import Entry
+from report.conditions import Entry, System
 from report.load import load_study
 from report.topics import accuracy, budgets
 
@@ -29,8 +29,8 @@ def study(lab, store):
     ],
 )
 def test_a_null_is_far_that_no_run_brings_near(study, values, far):
-    entries = {e: [100 * x for x in NEAR[e.router]] for e in study().entries}
-    null = Entry("dense_params")
+    entries = {e: [100 * x for x in NEAR[e.label]] for e in study().entries}
+    null = Entry(System("dense_params"))
     assert far_nulls(study(), entries | {null: values}) == ({} if far is None else {null: far})
 
 

@@ -70,7 +70,7 @@ def measured(lab, store):
     attempts = load_study(store).trials
     for number, row in enumerate(attempts.itertuples()):
         told = {"status": "skipped", "error": "no MoE layer"}
-        if row.router != "dense":
+        if row.entry.label != "dense":
             told = {"metrics": confidence(0.5 + 0.01 * number)}
         given = ("my/confidence", {}, CONFIDENCE.source_hash, made.machine_ids[0], made.code)
         store.record_measurement(*given, attempt_id=int(row.attempt), **told)
@@ -95,7 +95,7 @@ def test_every_suite_of_this_project_has_a_section_made_for_it():
 def test_a_row_a_router_has_the_mean_and_interval_of_each_number(measured):
     (name,) = (name for name in tables_of(measured) if name.startswith("suite_my-confidence-"))
     table = tables_of(measured)[name]
-    assert [row.router for row in table.rows] == ["random", "soft_moe"]
+    assert [row.entry.label for row in table.rows] == ["random", "soft_moe"]
     assert [column.heading for column in table.columns] == [
         *("router", "n", "confidence, of softmax (%)", "confidence, of softmax, split train (%)"),
         *("confidence, of sigmoid (%)", "spread (logit)", "top1"),
@@ -116,7 +116,9 @@ def test_numbers_of_layers_stand_in_a_table_of_their_own(measured):
     (name,) = (name for name in tables if name.startswith("all_of_my-confidence-"))
     keys = [column.key for column in tables[name].columns]
     spread = {
-        (row.router, row.cells[keys.index("layer")].words): row.cells[keys.index("spread")].value
+        (row.entry.label, row.cells[keys.index("layer")].words): row.cells[
+            keys.index("spread")
+        ].value
         for row in tables[name].rows
         if not row.cells[keys.index("where")].words
     }
@@ -129,7 +131,7 @@ def test_numbers_of_layers_stand_in_a_table_of_their_own(measured):
 def test_bare_layers_are_never_pooled_over_machines(measured):
     table = tables_of(measured)["suite_weights"]
     told = {
-        (row.router, row.cells[1].words): (row.cells[2].value, row.cells[2].best)
+        (row.entry.label, row.cells[1].words): (row.cells[2].value, row.cells[2].best)
         for row in table.rows
     }
     assert told == {
@@ -143,7 +145,7 @@ def test_bare_layers_are_never_pooled_over_machines(measured):
 
 def test_the_main_table_has_the_main_metric_of_each(measured):
     table = tables_of(measured)["main"]
-    routers = [row.router for row in table.rows]
+    routers = [row.entry.label for row in table.rows]
     number = routers.index("soft_moe")
     assert table.cell(number, "my/confidence.confidence").value == pytest.approx(0.51)
     assert table.cell(number, "weights.weights").value == 2e6

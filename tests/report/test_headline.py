@@ -15,7 +15,7 @@ def bold(study, condition=ANY):
     places = [column.key for column in accuracy.table(study).columns]
     rows = accuracy.table(study).rows
     return {
-        row.router
+        row.entry.label
         for row in rows
         if row.cells[places.index("top1")].best and condition in row.under
     }
@@ -27,7 +27,7 @@ def test_a_baseline_that_beats_every_router_is_the_headline(lab, store, baseline
     lab(suites=("accuracy",)).study_of(accuracies)
     study = load_study(store)
     (found,) = findings(study)
-    assert {found.router} == bold(study) == {baseline}
+    assert {found.system.label} == bold(study) == {baseline}
     assert found.accuracy.startswith("91.5 ± ")
     told = " ".join(found.sentences)
     assert told.startswith("It is a baseline; the best router, soft_moe, has 81.0")
@@ -40,7 +40,7 @@ def test_the_best_router_still_leads_over_the_other_nulls(lab, store):
     accuracies = {"soft_moe": [0.8, 0.82], "dense": [0.9, 0.91], "random": [0.5, 0.53]}
     lab(suites=("accuracy",)).study_of(accuracies)
     (found,) = findings(load_study(store))
-    assert found.router == "dense"
+    assert found.system.label == "dense"
     assert any(told.startswith("Lead of soft_moe over random: 29.50") for told in found.sentences)
 
 
@@ -48,7 +48,7 @@ def test_a_baseline_that_a_router_beats_is_no_headline(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.82], "dense": [0.8, 0.81]})
     study = load_study(store)
     (found,) = findings(study)
-    assert {found.router} == bold(study) == {"soft_moe"}
+    assert {found.system.label} == bold(study) == {"soft_moe"}
     assert any(told.startswith("Lead over dense: ") for told in found.sentences)
 
 
@@ -58,7 +58,7 @@ def test_each_condition_has_a_headline_of_its_own(lab, store):
     made.study_of({"soft_moe": [0.8, 0.8], "my_gate": [0.7, 0.71]}, conditions)
     made.study_of({"dense": [0.805, 0.805]})
     study = load_study(store)
-    found = {finding.condition: finding.router for finding in findings(study)}
+    found = {finding.condition: finding.system.label for finding in findings(study)}
     assert list(found.values()) == ["dense", "soft_moe"]
     assert [router in bold(study, condition) for condition, router in found.items()] == [True] * 2
 
@@ -68,7 +68,7 @@ def test_a_higher_mean_of_fewer_seeds_is_told(lab, store, lucky):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.82], lucky: [0.95, None]})
     study = load_study(store)
     (found,) = findings(study)
-    assert found.router == "soft_moe"
+    assert found.system.label == "soft_moe"
     assert bold(study) == {lucky}
     told = f"{lucky} has a higher mean, 95.0 % (n = 1), but it is not compared"
     assert any(sentence.startswith(told) for sentence in found.sentences)

@@ -8,7 +8,7 @@ import pytest
 
 from report import write_report
 from report.claims.claims import Claim
-from report.conditions import Entry
+from report.conditions import Entry, System
 from report.contents import make_tables
 from report.load import load_study
 from report.table import OLDER, Table
@@ -119,5 +119,5 @@ def test_a_suite_of_newer_code_makes_the_others_older(lab, store):
         attempt_id=attempt.id,
     )  # fmt: skip
     found = load_study(store)
-    assert changed(found, Entry("random"), ["balance"]) == {"suite 'balance'"}
-    assert changed(found, Entry("random"), ["accuracy"]) == set()
+    assert changed(found, Entry(System("random")), ["balance"]) == {"suite 'balance'"}
+    assert changed(found, Entry(System("random")), ["accuracy"]) == set()

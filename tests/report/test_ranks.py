@@ -38,7 +38,7 @@ def test_ranks_are_those_of_the_means(lab, store):
         [MEANS[name] + 0.005 + 0.02 for name in values]
     )
     table = ranks.table(study)
-    told = {row.router: (row.cells[1].value, row.cells[2].words) for row in table.rows}
+    told = {row.entry.label: (row.cells[1].value, row.cells[2].words) for row in table.rows}
     # Ranks never vary: Nemenyi's critical difference of four under six conditions is 1.91.
     assert told == {
         "soft_moe": (1.0, "my_gate, random"),
@@ -60,7 +60,7 @@ def test_a_router_that_failed_under_a_condition_is_not_ranked(lab, store):
         made.trial("sinkhorn_token_choice", 0, 0.9, capacity)
     made.trial("sinkhorn_token_choice", 0, None, capacities[0])
     table = ranks.table(load_study(store))
-    assert {row.router for row in table.rows} == set(MEANS)
+    assert {row.entry.label for row in table.rows} == set(MEANS)
     assert "want of runs of their own under each: sinkhorn_token_choice" in table.caption
 
 

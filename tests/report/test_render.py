@@ -105,7 +105,7 @@ def test_every_number_of_a_report_has_its_n(written):
         for row in table.rows:
             for column, cell in zip(table.columns, row.cells, strict=True):
                 if cell.value is not None:
-                    assert cell.n is not None, (name, row.router, column.key)
+                    assert cell.n is not None, (name, row.entry.label, column.key)
 
 
 def test_the_written_files_hold_the_tables(written):

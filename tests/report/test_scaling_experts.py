@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Text
 
+from report.conditions import System
 from report.load import load_study
 from report.table import Absent
 from report.topics import cost
@@ -79,7 +80,7 @@ def test_the_sweep_of_a_suite_is_one_line_of_the_router_in_its_look(timed, store
     (drawing,) = cost.draw_scaling(study)
     (line,) = drawing.figure.axes[0].lines
     assert list(line.get_xdata()) == [2, 8, 32]
-    assert line.get_color() == study.styles[ROUTER].colour
+    assert line.get_color() == study.styles[System(ROUTER)].colour
 
 
 def test_no_text_is_cut_off_or_small(timed, store):

@@ -79,7 +79,7 @@ def test_intervals_cover_the_truth_as_often_as_they_say(study):
         one = again(study, TRUTH, rng)
         for entry in one.entries:
             cell = metric_cell(one, "top1", entry)
-            covered[entry.router] += cell.low <= TRUTH[entry.router] <= cell.high
+            covered[entry.label] += cell.low <= TRUTH[entry.label] <= cell.high
         for table in (differences.to_nulls(one), differences.to_best(one)):
             for router, reference, cell in numbers(table, "router", "reference", "difference"):
                 true = TRUTH[router.words] - TRUTH[reference.words]

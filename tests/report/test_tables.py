@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import t
 
 from report import cells
-from report.conditions import Entry
+from report.conditions import Entry, System
 from report.load import load_study
 from report.summary import findings
 from report.table import CONSTANT, OUTSIDE, Cell, Column, Row, Table, assemble, summary
@@ -26,7 +26,7 @@ def rows_of(table: Table) -> list[dict[str, Cell]]:
 
 
 def row_of(table: Table, router: str) -> dict[str, Cell]:
-    return rows_of(table)[[row.router for row in table.rows].index(router)]
+    return rows_of(table)[[row.entry.label for row in table.rows].index(router)]
 
 
 def test_means_and_intervals_are_those_worked_out_by_hand(written):
@@ -52,7 +52,7 @@ def test_a_router_that_never_finished_has_a_row_without_numbers(written):
 def test_the_best_means_are_marked_whatever_the_direction(written):
     table = written.tables["main"]
     cells = {
-        key: [r.router for r in table.rows if row_of(table, r.router)[key].best]
+        key: [r.entry.label for r in table.rows if row_of(table, r.entry.label)[key].best]
         for key in ("top1", "nll", "load_cv")
     }
     assert cells == {"top1": ["soft_moe"], "nll": ["soft_moe"], "load_cv": []}
@@ -87,14 +87,14 @@ def test_numbers_along_training_and_of_layers_stay_out_of_the_means(written):
     values = [
         dict(zip([c.key for c in by_layer.columns], row.cells, strict=True))["load_cv"].value
         for row in by_layer.rows
-        if row.router == "random"
+        if row.entry.label == "random"
     ]
     assert values == pytest.approx([0.3, 0.4])
 
 
 def test_dense_has_no_entropy_and_says_so(written):
     assert row_of(written.tables["main"], "dense")["H_s"].words == "n/a"
-    assert "dense" not in {row.router for row in written.tables["entropy"].rows}
+    assert "dense" not in {row.entry.label for row in written.tables["entropy"].rows}
 
 
 def test_the_best_run_is_that_of_the_highest_validation_accuracy(lab, store):
@@ -106,14 +106,14 @@ def test_the_best_run_is_that_of_the_highest_validation_accuracy(lab, store):
     assert row["error_best"].value == pytest.approx(0.1)
     assert row["error_best"].n == 1
     assert row["error_mean"].value == pytest.approx(0.2)
-    assert row["H_s_best"].value == study.final("H_s", Entry("soft_moe"), of="gates")[1]
+    assert row["H_s_best"].value == study.final("H_s", Entry(System("soft_moe")), of="gates")[1]
     assert row_of(table, "random")["error_best"].value == pytest.approx(0.4)
-    assert "dense" not in {row.router for row in table.rows}
+    assert "dense" not in {row.entry.label for row in table.rows}
     # Neither the test split nor an earlier evaluation decides.
     frame = study.metrics.copy()
     last = (frame["metric"] == "val_top1") & (frame["step"] == frame["step"].max())
     frame.loc[last & (frame["seed"] == 2), "value"] = 0.99
-    assert cells.best_seed(replace(study, metrics=frame), Entry("soft_moe")) == 2
+    assert cells.best_seed(replace(study, metrics=frame), Entry(System("soft_moe"))) == 2
 
 
 def test_one_seed_has_no_best(lab, store):
@@ -147,12 +147,14 @@ def test_what_a_suite_did_not_find_is_told_from_what_it_did_not_look_at(lab, sto
         attempt_id=store.done_attempt("tiny-random-0-{}").id,
     )  # fmt: skip
     table = accuracy.table(load_study(store))
-    found = {row.router: row_of(table, row.router)["load_cv"].words for row in table.rows}
+    found = {row.entry.label: row_of(table, row.entry.label)["load_cv"].words for row in table.rows}
     assert found == {"soft_moe": "", "random": "n/a", "my_gate": "–"}
 
 
 def test_runs_outside_the_tolerance_are_marked(written):
-    marked = {row.router for row in written.tables["main"].rows if OUTSIDE in row.cells[0].marks}
+    marked = {
+        row.entry.label for row in written.tables["main"].rows if OUTSIDE in row.cells[0].marks
+    }
     assert marked == {"soft_moe"}
 
 
@@ -282,7 +284,7 @@ def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
     assert mean.high - mean.low == pytest.approx(2 * t.ppf(1 - 0.05 / 6, 2) * 0.01 / sqrt(3))
     assert "3 looks planned" in table.caption
     (first,) = findings(study)
-    mean = row_of(accuracy.table(study), first.router)["top1"]
+    mean = row_of(accuracy.table(study), first.system.label)["top1"]
     assert first.accuracy == f"87.3 ± {50 * (mean.high - mean.low):.1f} % (n = 3)"
     corrected = zip(
         *(rows_of(differences.seeds_table(each)) for each in (written.study, study)), strict=True
@@ -360,7 +362,7 @@ def test_machines_of_one_name_are_told_apart(lab, store):
 
 def test_a_failure_is_a_row_with_the_first_line_of_its_reason(written):
     table = written.tables["failures"]
-    assert [row.router for row in table.rows] == [
+    assert [row.entry.label for row in table.rows] == [
         "sparsity_constrained_expert_choice",
         "my_gate",
         "my_gate",
@@ -415,11 +417,14 @@ def test_an_si_column_has_one_prefix_for_all_its_cells():
 
 def test_specialization_is_told_of_routers_with_experts(written):
     table = written.tables["specialization"]
-    assert [row.router for row in table.rows] == [n for n in written.study.routers if n != "dense"]
+    shown = [system for system in written.study.systems if system.router != "dense"]
+    assert [row.entry.system for row in table.rows] == shown
     row = row_of(table, "random")
     assert [row[key].value for key in ("experts_with_effect", "largest_drop", "passes")] == (
         pytest.approx([0.75, 0.1, 0.5])
     )
-    keys = {row.router: row_of(table, row.router)["polysemanticity"] for row in table.rows}
+    keys = {
+        row.entry.label: row_of(table, row.entry.label)["polysemanticity"] for row in table.rows
+    }
     assert [name for name, cell in keys.items() if cell.best] == ["soft_moe"]
     assert keys["my_gate"].words == "–"
