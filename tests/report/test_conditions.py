@@ -125,8 +125,11 @@ def test_beside_a_derived_trial_stand_those_that_were_trained_as_its_parent() ->
         Entry(System("attentive"), at("train.losses.importance=0.2")),
     )
     child = at("transform=distill parent=attentive parent.train.losses.importance=0.2")
-    assert closest([plain, weighed], "attentive", child) == weighed
-    assert closest([plain, weighed], "attentive", at("transform=distill parent=attentive")) == plain
+    assert closest([plain, weighed], System("attentive"), child) == weighed
+    assert (
+        closest([plain, weighed], System("attentive"), at("transform=distill parent=attentive"))
+        == plain
+    )
 
 
 def test_what_stands_beside_a_derived_trial_was_trained_as_its_parent_and_not_as_itself() -> None:
@@ -134,9 +137,9 @@ def test_what_stands_beside_a_derived_trial_was_trained_as_its_parent_and_not_as
         Entry(System("soft_moe"), at(f"train.losses.z={z}")) for z in ("unset", "0.2")
     )
     child = at("train.losses.z=unset transform=distill parent=attentive parent.train.losses.z=0.2")
-    assert closest([plain, weighed], "soft_moe", child) == weighed
+    assert closest([plain, weighed], System("soft_moe"), child) == weighed
     sibling = Entry(System("soft_moe"), child)
-    assert closest([plain, weighed, sibling], "soft_moe", child) == sibling
+    assert closest([plain, weighed, sibling], System("soft_moe"), child) == sibling
 
 
 def test_the_layer_of_a_derived_trial_is_its_own_and_not_its_parents() -> None:
@@ -152,7 +155,7 @@ def test_a_router_stands_beside_no_value_that_it_was_not_trained_at() -> None:
     one, two = (Entry(System("soft_moe"), at(f"router.capacity_factor={c}")) for c in (1.0, 2.0))
     late, dense = Entry(System("late"), two.condition), Entry(System("dense"))
     assert fullest([one, two, late, dense]) == [one.condition, two.condition]
-    assert closest([late], "late", one.condition) is None
+    assert closest([late], System("late"), one.condition) is None
     assert [late.stands_beside(other) for other in (one, two, dense)] == [False, True, True]
 
 
