@@ -14,6 +14,7 @@ from bench.cli import main
 from report.check import check
 from report.claims.claims import Claim, own_claims, published, read_claims
 from report.claims.verdicts import Judged, Untested, judged
+from report.conditions import System
 from report.load import load_study
 from report.topics import claims as tables
 from results import StoreError
@@ -213,7 +214,7 @@ def test_systems_are_told_by_router_and_experts(lab, store):
     found = {each.claim.id: each for each in judged(study)}
     match = found["factorised-experts-match-dense"]
     assert match.verdict == "supported"
-    assert match.evidence.systems == ("mumoe + cp", "dense")
+    assert match.evidence.systems == (System("mumoe", "cp"), System("dense"))
     assert match.difference.mean == pytest.approx(0)
     assert found["more-experts-more-specialized"].why == "no polysemanticity was measured"
 

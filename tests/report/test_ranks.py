@@ -35,7 +35,7 @@ def test_ranks_are_those_of_the_means(lab, store):
     study = study_of(lab, store, 6, dense=[0.9, 0.9])
     values = standings(study)
     assert list(values.loc[Condition.of({"router.capacity_factor": "3.0"})]) == pytest.approx(
-        [MEANS[name] + 0.005 + 0.02 for name in values]
+        [MEANS[system.router] + 0.005 + 0.02 for system in values]
     )
     table = ranks.table(study)
     told = {row.entry.label: (row.cells[1].value, row.cells[2].words) for row in table.rows}
