@@ -8,13 +8,12 @@ from math import pi, sqrt
 import pytest
 from scipy.stats import t
 
-from report import cells
 from report.conditions import Entry, System
 from report.load import load_study
 from report.summary import findings
 from report.table import CONSTANT, OUTSIDE, Cell, Column, Row, Table, assemble, summary
 from report.timings import timings
-from report.topics import accuracy, cost, differences, trials
+from report.topics import accuracy, cost, differences, routing, trials
 
 T_2 = 4.302652729911275
 """The 97.5th percentile of Student's t with two degrees of freedom."""
@@ -101,7 +100,7 @@ def test_the_best_run_is_that_of_the_highest_validation_accuracy(lab, store):
     made = lab(suites=("accuracy", "entropy"))
     made.study_of({"soft_moe": [0.8, 0.9, 0.7], "random": [0.6, 0.5, 0.55], "dense": [0.7] * 3})
     study = load_study(store)
-    table = cells.table(study)
+    table = routing.best_table(study)
     row = row_of(table, "soft_moe")
     assert row["error_best"].value == pytest.approx(0.1)
     assert row["error_best"].n == 1
@@ -113,12 +112,12 @@ def test_the_best_run_is_that_of_the_highest_validation_accuracy(lab, store):
     frame = study.metrics.copy()
     last = (frame["metric"] == "val_top1") & (frame["step"] == frame["step"].max())
     frame.loc[last & (frame["seed"] == 2), "value"] = 0.99
-    assert cells.best_seed(replace(study, metrics=frame), Entry(System("soft_moe"))) == 2
+    assert routing.best_seed(replace(study, metrics=frame), Entry(System("soft_moe"))) == 2
 
 
 def test_one_seed_has_no_best(lab, store):
     lab(suites=("accuracy", "entropy")).study_of({"soft_moe": [0.8]})
-    assert "--seeds 2" in cells.table(load_study(store)).why
+    assert "--seeds 2" in routing.best_table(load_study(store)).why
 
 
 def test_fairness_is_told_before_and_after(written):
