@@ -100,20 +100,20 @@ class Comparison:
 
     def turned(self) -> Comparison:
         """Return the reference less the entry."""
-        difference = self.difference and replace(
-            self.difference,
-            mean=-self.difference.mean,
-            low=_minus(self.difference.high),
-            high=_minus(self.difference.low),
-        )
         return replace(
             self,
             entry=self.reference,
             reference=self.entry,
             ours=self.theirs,
             theirs=self.ours,
-            difference=difference,
+            difference=self.difference and negated(self.difference),
         )
+
+
+def negated(difference: PairedDifference) -> PairedDifference:
+    """Return the difference the other way round."""
+    low, high = (None if end is None else -end for end in (difference.high, difference.low))
+    return replace(difference, mean=-difference.mean, low=low, high=high)
 
 
 def comparisons(study: StudyData) -> list[Comparison]:
@@ -211,7 +211,3 @@ def _under(study: StudyData, condition: Condition) -> list[Comparison]:
         )
         for c in family(by_seed, declared(routers, references), study.planned_analyses)
     ]
-
-
-def _minus(value: float | None) -> float | None:
-    return None if value is None else -value

@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from report.claims.claims import Claim
+from report.claims import Claim
 from report.conditions import Entry, System, Systems, experts_label, without_options
 from report.state import state_of
 from report.study import StudyData

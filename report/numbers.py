@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from report.claims.claims import Claim
+from report.claims import Claim
 from report.conditions import Entry
 from report.contents import make_tables
 from report.render import cell_parts

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from report.claims.claims import Claim
+from report.claims import Claim
 from report.conditions import DENSE, Entry, System, closest, fullest
 from report.style import KNOWN, RouterStyle, router_styles
 from report.topics import BUILT_IN

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from report.claims.claims import Claim
+from report.claims import Claim
 from report.contents import draw_figures, make_tables
 from report.load import load_study
 from report.numbers import FILE as NUMBERS

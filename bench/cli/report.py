@@ -79,7 +79,7 @@ def report(
         if check is not None:
             _check(store, check)
             return
-        from report.claims.claims import own_claims
+        from report.claims import own_claims
         from report.load import load_study
         from report.numbers import trace as traced
         from routers.errors import RequestError

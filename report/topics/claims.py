@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import pandas as pd
 
 from report.cells import sentence_on_analyses
-from report.claims.claims import Claim, Side
-from report.claims.verdicts import Judged, Untested, judged
+from report.claims import Claim, Side
 from report.study import StudyData
 from report.table import OLDER, Cell, Column, Lacking, Row, number, text_columns, words
 from report.topics.make import Contents, as_table
+from report.verdicts import Judged, Untested, judged
 from results.text import counted
 
 COLUMNS = (

@@ -15,9 +15,9 @@ import pytest
 from scipy.stats import binom
 
 from report import write_report
-from report.claims.claims import Claim
-from report.claims.verdicts import Judged, judged
+from report.claims import Claim
 from report.load import load_study
+from report.verdicts import Judged, judged
 
 pytestmark = pytest.mark.slow
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import pytest
 
-from report.claims.claims import Claim
-from report.claims.verdicts import Judged, judged
+from report.claims import Claim
 from report.comparisons import comparisons
 from report.conditions import ANY, Entry, System, Systems, closest, closest_layer, fullest
 from report.load import load_study
 from report.numbers import trace
 from report.timings import of_entry, representative, timings
 from report.topics import accuracy, differences
+from report.verdicts import Judged, judged
 from results.conditions import Condition
 
 ONE, TWO = ({"capacity_factor": factor} for factor in (1.0, 2.0))

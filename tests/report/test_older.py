@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from report import write_report
-from report.claims.claims import Claim
+from report.claims import Claim
 from report.conditions import Entry, System
 from report.contents import make_tables
 from report.load import load_study

@@ -73,10 +73,10 @@ class Claim(BaseModel):
     @model_validator(mode="after")
     def _has_what_its_test_needs(self) -> Claim:
         needed = set(NEEDS[self.test])
-        given = {n for names in NEEDS.values() for n in names if getattr(self, n) is not None}
-        if missing := sorted(needed - given):
+        fields = {n for names in NEEDS.values() for n in names if getattr(self, n) is not None}
+        if missing := sorted(needed - fields):
             raise ValueError(f"the test {self.test!r} needs {', '.join(missing)}")
-        if useless := sorted(given - needed):
+        if useless := sorted(fields - needed):
             raise ValueError(f"the test {self.test!r} takes no {', '.join(useless)}")
         return self
 
@@ -91,19 +91,27 @@ def read_claims(file: Path) -> tuple[Claim, ...]:
     """Return the claims of a YAML file: a list of mappings, see `Claim`.
 
     Raises:
-        StoreError: it cannot be read; the message names the claim, the field and the value.
+        StoreError: it cannot be read, or two claims have one id; the message names the first
+            claim that is wrong, the field and the value.
     """
     try:
-        given = read_yaml(file.read_text(encoding="utf-8-sig"))
+        content = read_yaml(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise StoreError(f"cannot read the claims of {file}: {error.strerror}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise StoreError(f"{file} is not valid YAML: {' '.join(str(error).split())}") from error
-    return checked_claims(given, str(file))
+    try:
+        claims = TypeAdapter(tuple[Claim, ...]).validate_python(content)
+    except ValidationError as error:
+        raise StoreError(f"{file}: {_first(error, content)}") from error
+    twice = [id for id, times in Counter(claim.id for claim in claims).items() if times > 1]
+    if twice:
+        raise StoreError(f"{file}: two claims have the id {twice[0]!r}")
+    return claims
 
 
 def own_claims(file: Path) -> tuple[Claim, ...]:
-    """Claims of a user's own, beside the published ones.
+    """Return the claims of a user's own file.
 
     Raises:
         StoreError: as of `read_claims`, and where an id is that of a published claim.
@@ -115,31 +123,15 @@ def own_claims(file: Path) -> tuple[Claim, ...]:
     return claims
 
 
-def checked_claims(given: Any, name: str) -> tuple[Claim, ...]:
-    """Return the claims of what a YAML file holds.
-
-    Raises:
-        StoreError: they are not right, or two have one id; the message names the first.
-    """
-    try:
-        claims = TypeAdapter(tuple[Claim, ...]).validate_python(given)
-    except ValidationError as error:
-        raise StoreError(f"{name}: {_first(error, given)}") from error
-    twice = [id for id, times in Counter(claim.id for claim in claims).items() if times > 1]
-    if twice:
-        raise StoreError(f"{name}: two claims have the id {twice[0]!r}")
-    return claims
-
-
-def _first(error: ValidationError, given: Any) -> str:
+def _first(error: ValidationError, content: Any) -> str:
     """Return the first mistake, with the claim and the field that it is in."""
     wrong = error.errors()[0]
     if not wrong["loc"]:
-        return "claims are a list of mappings; see report/claims/claims.yaml for what each holds"
+        return "claims are a list of mappings; see report/claims.yaml for what each holds"
     number, *path = wrong["loc"]
-    one = given[number]
+    one = content[number]
     name = one.get("id", f"number {int(number) + 1}") if isinstance(one, dict) else repr(one)
     value = wrong["input"]
-    given = f" (given {json.dumps(value)})" if isinstance(value, str | int | float) else ""
+    quoted = f" (given {json.dumps(value)})" if isinstance(value, str | int | float) else ""
     field = f"{'.'.join(map(str, path))}: " if path else ""
-    return f"claim {name}: {field}{wrong['msg'].removeprefix('Value error, ')}{given}"
+    return f"claim {name}: {field}{wrong['msg'].removeprefix('Value error, ')}{quoted}"

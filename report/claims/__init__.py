@@ -1,1 +1,0 @@
-"""What papers claim of routers, and what the runs of a study say to it."""
