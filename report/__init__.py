@@ -1,17 +1,58 @@
 """Tables, figures and a web page of a study, from the results database alone."""
 
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from report.write import ReportPaths, write_report
 
-__all__ = ["ReportPaths", "write_report"]
+__all__ = ["STATE_FILE", "ReportPaths", "is_written", "state_of", "write_report"]
+
+STATE_FILE = "state.txt"
 
 
 def __getattr__(name: str) -> Any:
-    """matplotlib is imported where a report is written, not where one is only asked for."""
+    """Import matplotlib where a report is written, not where one is only asked for."""
     if name not in __all__:
         raise AttributeError(f"module 'report' has no attribute {name!r}")
     from report import write
 
     return getattr(write, name)
+
+
+def state_of(request: Mapping[str, Any], trials: pd.DataFrame, measurements: pd.DataFrame) -> str:
+    """Hash what a study was asked for, which of its rows count, and the code that shows them.
+
+    Args:
+        request: how its settings were tuned stands there alone.
+        trials: see `trials_frame`.
+        measurements: see `measurements_frame`.
+    """
+    of_trials = ["trial", "attempt", "status", "error", "condition", "older"]
+    of_measurements = ["trial", "measurement", "status", "condition", "older"]
+    rows = [
+        json.dumps(request, sort_keys=True, default=str),
+        trials[of_trials].to_csv(index=False),
+        measurements[of_measurements].to_csv(index=False),
+    ]
+    sources = ("*.py", "*.yaml", "*.jinja", "*.css", "*.js")
+    files = sorted(file for pattern in sources for file in Path(__file__).parent.rglob(pattern))
+    code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    return hashlib.sha256("\n".join([*rows, *code]).encode()).hexdigest()
+
+
+def is_written(folder: Path, state: str) -> bool:
+    """Tell whether a folder holds the report of this very state."""
+    file = folder / STATE_FILE
+    return (
+        (folder / "index.html").exists()
+        and file.exists()
+        and file.read_text(encoding="utf-8") == state
+    )

@@ -9,9 +9,9 @@ from itertools import takewhile, zip_longest
 from pathlib import Path
 
 from report.contents import make_tables
-from report.load import load_study
 from report.numbers import Number, Printed, from_json, numbers, row_names, shown
 from report.render import changed, texts
+from report.study import load_study
 from report.table import Cell, Row, Table
 from report.write import RENDERERS, digests
 from results import Store

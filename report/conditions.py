@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cache
+
+import pandas as pd
 
 from results.conditions import Condition, router_label
 from results.settings import PARENT
@@ -201,6 +205,28 @@ class Systems:
         left = entry.condition.where(lambda path: path not in gone)
         system = entry.system if unsaid else System(entry.system.router, name, number)
         return replace(entry, system=system, condition=left)
+
+    def name_rows(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """Add the `entry` of each row and its `system`; `condition` becomes that of the entry.
+
+        What differs in the options of a suite is left out of what the suite measured.
+        """
+
+        @cache
+        def named(router: str, settings: str, aa_replicate: int, suite: str = "") -> Entry:
+            condition = Condition.of(json.loads(settings))
+            if suite:
+                condition = without_options(condition, suite)
+            return self.named(Entry(System(router), condition, aa_replicate))
+
+        own = [name for name in ("router", "settings", "aa_replicate", "suite") if name in frame]
+        entries = [named(*row) for row in frame[own].itertuples(index=False)]
+        made = {
+            "system": [entry.system for entry in entries],
+            "condition": [entry.condition for entry in entries],
+            "entry": entries,
+        }
+        return frame.assign(**{k: pd.Series(own, frame.index, object) for k, own in made.items()})
 
 
 def _experts(values: dict[str, str], numbered: bool) -> tuple[str | None, str]:

@@ -1,27 +1,43 @@
-"""A study: its frames, and the few questions that tables and figures ask of them."""
+"""A study from the database: its frames, and what tables and figures ask of them."""
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from report import state_of
 from report.claims import Claim
-from report.conditions import DENSE, Entry, System, closest, fullest
+from report.conditions import (
+    DENSE,
+    Entry,
+    System,
+    Systems,
+    closest,
+    experts_label,
+    fullest,
+    without_options,
+)
 from report.style import KNOWN, RouterStyle, router_styles
 from report.topics import BUILT_IN
-from results import ArrayRecord, StudyRecord
+from results import ArrayRecord, Store, StudyRecord
 from results.conditions import Condition
-from results.frames import older_sentence
+from results.frames import (
+    arrays_of,
+    components_frame,
+    measurements_frame,
+    metrics_frame,
+    older_sentence,
+    trials_frame,
+)
 from results.statistics import ALPHA
 
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
-BASELINES = ("baseline", "null")
 
 
 @dataclass(frozen=True)
@@ -37,7 +53,7 @@ class StudyData:
     state: str
     usual_experts: str | None
     claims: tuple[Claim, ...] = ()
-    """Of the user's own, beside the published ones."""
+    """Those of the user's own."""
 
     @property
     def name(self) -> str:
@@ -52,13 +68,13 @@ class StudyData:
     @cached_property
     def systems(self) -> list[System]:
         """The systems of the study: baselines first, then by family, the known ones in order."""
-        known = [System(router) for router in KNOWN]
+        families = {family: number for number, family in enumerate(FAMILIES)}
+        known = {System(router): number for number, router in enumerate(KNOWN)}
 
         def place(system: System) -> tuple[int, str, int, str]:
             family = self.families.get(system.router, "other")
-            rank = FAMILIES.index(family) if family in FAMILIES else len(FAMILIES)
-            number = known.index(system) if system in known else len(known)
-            return rank, family, number, system.label
+            rank = families.get(family, len(families))
+            return rank, family, known.get(system, len(known)), system.label
 
         return sorted({*self.trials["system"], *self.metrics["system"]}, key=place)
 
@@ -78,19 +94,19 @@ class StudyData:
         shown = {entry for entry in self.trials["entry"] if not entry.aa_replicate}
         return sorted(shown, key=lambda e: (e.order, self.systems.index(e.system)))
 
-    @cached_property
-    def twins(self) -> dict[Entry, Entry]:
+    @property
+    def replicates(self) -> dict[Entry, Entry]:
         """The second run of each entry that has one, in order: a control, shown nowhere else."""
         trained = set(self.trials["entry"])
-        twins = {entry: replace(entry, aa_replicate=1) for entry in self.entries}
-        return {entry: twin for entry, twin in twins.items() if twin in trained}
+        second = {entry: replace(entry, aa_replicate=1) for entry in self.entries}
+        return {entry: replicate for entry, replicate in second.items() if replicate in trained}
 
     @cached_property
     def conditions(self) -> list[Condition]:
         """The conditions to show apart.
 
         A router without a swept setting was trained under a part of the others' conditions; it
-        stands beside each of them.
+        belongs to each of them.
         """
         return fullest(self.entries)
 
@@ -126,7 +142,7 @@ class StudyData:
 
     def behind(self, entry: Entry | None, seeds: Iterable[int]) -> tuple[str, ...]:
         """Return the fingerprints of the trials of an entry with these seeds, in their order."""
-        by_seed = self._fingerprints[entry] if entry is not None else {}
+        by_seed = self._fingerprints.get(entry, {})
         return tuple(by_seed[seed] for seed in seeds if seed in by_seed)
 
     def final(
@@ -143,37 +159,28 @@ class StudyData:
                     by_seed[seed] = value
         return pd.Series(by_seed, dtype=float).sort_index()
 
-    def layers(self, metric: str, entry: Entry) -> list[int]:
-        """Return the MoE layers that a metric was measured in, in network order."""
-        return sorted(self.rows(metric, entry)["layer"].dropna().unique())
-
     def is_constant(self, metric: str, entry: Entry) -> bool:
         """Tell whether a metric is what it is by construction, as its suite says."""
         return any(where.get("constant") for where in self.rows(metric, entry)["where"])
 
-    def rows(self, metric: str, entry: Entry, **where: Any) -> pd.DataFrame:
-        """Return all rows of a metric under an entry; `where` as the suite gave it."""
-        if metric not in self._by_metric:
-            return self.metrics.iloc[:0]
-        rows = self._by_metric[metric]
-        rows = rows[rows["entry"] == entry]
-        for key, value in where.items():
-            agrees = [place.get(key) == value for place in rows["where"]]
-            rows = rows[np.array(agrees, dtype=bool)]
-        return rows
+    def rows(self, metric: str, entry: Entry) -> pd.DataFrame:
+        """Return all rows of a metric under an entry."""
+        rows = self._by_metric.get(metric, self.metrics.iloc[:0])
+        return rows[rows["entry"] == entry]
 
     def skipped(self, suite: str, entry: Entry) -> str | None:
         """Say why a suite had nothing to measure of an entry; None where it had, or never ran."""
-        rows = self.measurements
-        own = (rows["suite"] == suite) & (rows["entry"] == entry)
-        reasons = rows[own & (rows["status"] == "skipped")]
-        return None if reasons.empty else str(reasons["error"].iloc[0])
+        reasons = self._measured(suite, entry, ["skipped"])["error"]
+        return None if reasons.empty else str(reasons.iloc[0])
 
     def was_measured(self, suite: str | None, entry: Entry) -> bool:
         """Tell whether a suite has measured an entry, or found that there is nothing to measure."""
+        return not self._measured(suite, entry, ["done", "skipped"]).empty
+
+    def _measured(self, suite: str | None, entry: Entry, statuses: list[str]) -> pd.DataFrame:
         rows = self.measurements
         own = (rows["suite"] == suite) & (rows["entry"] == entry)
-        return bool((own & rows["status"].isin(["done", "skipped"])).any())
+        return rows[own & rows["status"].isin(statuses)]
 
     def array(self, name: str, entry: Entry, **where: Any) -> list[ArrayRecord]:
         """Return an entry's arrays of a name at the end of training; by layer, then by seed."""
@@ -190,15 +197,14 @@ class StudyData:
     def is_baseline(self, system: System) -> bool:
         """Tell whether a system is there to be beaten: a null, or no MoE at all."""
         family = self.families.get(system.router)
-        return family in BASELINES or system.router in (DENSE, "dense_params")
+        return family in ("baseline", "null") or system.router in (DENSE, "dense_params")
 
     @cached_property
     def suite_of(self) -> dict[str, str]:
         """The suite that a metric is of, by name; of several, one that sections are made for."""
         pairs = set(zip(self.metrics["suite"], self.metrics["metric"], strict=True))
-        return {
-            metric: suite for suite, metric in sorted(pairs, key=lambda p: (p[0] in BUILT_IN, p))
-        }
+        last = sorted(pairs, key=lambda pair: (pair[0] in BUILT_IN, pair))
+        return {metric: suite for suite, metric in last}
 
     @property
     def compute(self) -> dict[str, Any]:
@@ -207,16 +213,19 @@ class StudyData:
         return asked
 
     @property
+    def sequential(self) -> dict[str, Any]:
+        """How seeds were to be added until the differences were resolved; empty if not."""
+        return self.record.request.get("sequential") or {}
+
+    @property
     def planned_analyses(self) -> int:
         """The number of planned interim analyses; 1 where the number of seeds was fixed."""
-        sequential: dict[str, Any] = self.record.request.get("sequential") or {}
-        return int(sequential.get("looks", 1))
+        return int(self.sequential.get("looks", 1))
 
     @property
     def smallest_of_interest(self) -> float | None:
         """The smallest difference that seeds were added for, a share; None if they were fixed."""
-        sequential: dict[str, Any] = self.record.request.get("sequential") or {}
-        return sequential["resolve"] / 100 if sequential else None
+        return self.sequential["resolve"] / 100 if self.sequential else None
 
     @property
     def confidence(self) -> float:
@@ -224,12 +233,10 @@ class StudyData:
         return 1 - ALPHA / self.planned_analyses
 
     @cached_property
-    def _fingerprints(self) -> dict[Entry, dict[int, str]]:
+    def _fingerprints(self) -> dict[Entry | None, dict[int, str]]:
         """The fingerprint of each trial, by entry and seed."""
-        by_entry: dict[Entry, dict[int, str]] = defaultdict(dict)
-        for row in self.trials.itertuples():
-            by_entry[row.entry][int(row.seed)] = row.trial
-        return by_entry
+        by_entry = self.trials.groupby("entry", sort=False)
+        return {entry: dict(zip(own["seed"], own["trial"], strict=True)) for entry, own in by_entry}
 
     @cached_property
     def _finals(
@@ -252,3 +259,42 @@ class StudyData:
         owners = self.metrics["metric"].map(self.suite_of)
         own = self.metrics[owners == self.metrics["suite"]]
         return {str(name): rows for name, rows in own.groupby("metric")}
+
+
+def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] = ()) -> StudyData:
+    """Return a study by name, or the one that was asked for last.
+
+    Raises:
+        StoreError: there is no such study, or none at all; the message names the nearest.
+    """
+    record = store.find_study(name)
+    trials = trials_frame(store, record.name)
+    measurements = measurements_frame(store, record.name)
+    # Each once, in their order: of experts that are as usual as others, the first are the usual.
+    systems = Systems.of(dict.fromkeys(Systems().name_rows(trials)["entry"]))
+    # Of one number measured with several options of a suite, the newest.
+    number = ["suite", "trial", "machine", "metric", "layer", "step", "split", "where"]
+    metrics = metrics_frame(store, record.name).sort_values("measurement", kind="stable")
+    metrics = systems.name_rows(metrics.drop_duplicates(number, keep="last"))
+    return StudyData(
+        record=record,
+        trials=systems.name_rows(trials),
+        measurements=systems.name_rows(measurements),
+        metrics=metrics.assign(where=[json.loads(text) for text in metrics["where"]]),
+        arrays=_arrays(arrays_of(store, record.name), systems),
+        components=components_frame(store),
+        state=state_of(record.request, trials, measurements),
+        usual_experts=experts_label(*systems.usual) if systems.usual else None,
+        claims=claims,
+    )
+
+
+def _arrays(records: list[ArrayRecord], systems: Systems) -> dict[Entry, list[ArrayRecord]]:
+    """Sort the arrays by entry; of one measured with several options of a suite, the newest."""
+    newest: dict[Entry, dict[tuple[Any, ...], ArrayRecord]] = defaultdict(dict)
+    for record in records:
+        bare = without_options(record.condition, record.suite)
+        entry = systems.named(Entry(System(record.router), bare, record.aa_replicate))
+        place = (record.layer, record.step, record.split, json.dumps(record.where, sort_keys=True))
+        newest[entry][record.suite, record.seed, record.name, *place] = record
+    return {entry: list(arrays.values()) for entry, arrays in newest.items()}

@@ -193,7 +193,7 @@ def remarks(study: StudyData) -> list[str]:
 
 def _stopped(study: StudyData) -> list[str]:
     """Say how far a study came whose seeds were added until its differences were decided."""
-    asked = study.record.request.get("sequential")
+    asked = study.sequential
     if not asked:
         return []
     planned = ", ".join(map(str, asked["seeds"]))

@@ -7,15 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from report import STATE_FILE as STATE
 from report.claims import Claim
 from report.contents import draw_figures, make_tables
-from report.load import load_study
 from report.numbers import FILE as NUMBERS
 from report.numbers import Printed, to_json
 from report.page import make_page
 from report.render import texts, to_csv, to_latex, to_markdown
-from report.state import FILE as STATE
-from report.study import StudyData
+from report.study import StudyData, load_study
 from report.style import Drawing
 from report.summary import compared, findings, remarks
 from report.table import Absent, Table

@@ -10,7 +10,7 @@ import yaml
 
 from bench.cli import main
 from bench.config.presets import load_preset
-from report.load import load_study
+from report.study import load_study
 from results import open_store
 
 pytestmark = pytest.mark.slow

@@ -80,8 +80,8 @@ def report(
             _check(store, check)
             return
         from report.claims import own_claims
-        from report.load import load_study
         from report.numbers import trace as traced
+        from report.study import load_study
         from routers.errors import RequestError
 
         own = () if claims is None else own_claims(claims)

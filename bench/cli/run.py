@@ -182,7 +182,7 @@ def _add_seeds(plan: Plan, store: Store, do: Callable[[Plan], RunSummary]) -> Ru
     """
     from bench.plan import add_seeds, refuse_other_analyses
     from report.comparisons import comparisons
-    from report.load import load_study
+    from report.study import load_study
 
     request, name, summaries = plan.request, plan.request.study, list["RunSummary"]()
     assert request.sequential is not None
@@ -216,7 +216,7 @@ def _report(store: Store, standing: Standing, home: Path) -> str | None:
 
     Nothing is raised: the results are printed all the same.
     """
-    from report.state import is_written, state_of
+    from report import is_written, state_of
 
     study, folder = standing.study, home / "reports" / standing.study.name
     if is_written(folder, state_of(study.request, standing.trials, standing.measurements)):

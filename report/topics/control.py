@@ -44,7 +44,7 @@ class Control:
 def controls(study: StudyData) -> list[Control]:
     """Return a control for each replicate, in the order of the routers."""
     made = []
-    for entry, replicate in study.twins.items():
+    for entry, replicate in study.replicates.items():
         ours, theirs = study.final(METRIC, entry), study.final(METRIC, replicate)
         seeds = list(ours.index.intersection(theirs.index))
         values = {"router": dict(ours), "replicate": dict(theirs)}

@@ -85,7 +85,7 @@ def layer_table(study: StudyData) -> Contents:
     columns = [column for column in BALANCE if column.key in BY_LAYER]
     rows = []
     for entry in measured(study, "balance"):
-        for layer in study.layers("load_cv", entry):
+        for layer in sorted(study.rows("load_cv", entry)["layer"].dropna().unique()):
             cells = [metric_cell(study, column.key, entry, layer=layer) for column in columns]
             rows.append(metric_row(study, entry, cells, str(layer)))
     if not rows:

@@ -12,8 +12,7 @@ import pytest
 
 from report import ReportPaths, write_report
 from report.contents import make_tables
-from report.load import load_study
-from report.study import StudyData
+from report.study import StudyData, load_study
 from report.table import Table
 from results import Array, CodeVersion, Component, Machine, Metric, Run, Store, open_store
 from results.models import AttemptRow

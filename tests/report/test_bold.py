@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from report.load import load_study
 from report.page import make_page
 from report.render import to_latex, to_markdown
+from report.study import load_study
 from report.topics import accuracy, compute, specialization
 from report.topics.trials import Logs
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from report.conditions import ANY, Entry, System
-from report.load import load_study
+from report.study import load_study
 from report.table import OUTSIDE, Absent
 from report.topics import budgets, compute
 from report.topics.budgets import flips, mean_curve, standings

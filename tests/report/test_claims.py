@@ -14,7 +14,7 @@ from bench.cli import main
 from report.check import check
 from report.claims import Claim, own_claims, published, read_claims
 from report.conditions import System
-from report.load import load_study
+from report.study import load_study
 from report.topics import claims as tables
 from report.verdicts import Judged, Untested, judged
 from results import StoreError

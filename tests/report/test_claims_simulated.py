@@ -16,7 +16,7 @@ from scipy.stats import binom
 
 from report import write_report
 from report.claims import Claim
-from report.load import load_study
+from report.study import load_study
 from report.verdicts import Judged, judged
 
 pytestmark = pytest.mark.slow

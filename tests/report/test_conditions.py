@@ -9,8 +9,8 @@ import pytest
 from report.claims import Claim
 from report.comparisons import comparisons
 from report.conditions import ANY, Entry, System, Systems, closest, closest_layer, fullest
-from report.load import load_study
 from report.numbers import trace
+from report.study import load_study
 from report.timings import of_entry, representative, timings
 from report.topics import accuracy, differences
 from report.verdicts import Judged, judged

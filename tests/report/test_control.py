@@ -8,7 +8,7 @@ from report import write_report
 from report.comparisons import comparisons
 from report.conditions import Entry, System
 from report.contents import make_tables
-from report.load import load_study
+from report.study import load_study
 from report.summary import remarks
 from report.table import Absent, Table
 from report.timings import timings
@@ -38,7 +38,7 @@ def study(lab, store):
 def test_a_twin_stands_beside_its_router_and_nowhere_else(study):
     assert study.systems == [System(n) for n in ("dense", "softmax_token_choice", "soft_moe")]
     assert {entry.system for entry in study.entries} == set(study.systems)
-    assert study.twins == {
+    assert study.replicates == {
         Entry(System(name)): Entry(System(name), aa_replicate=1)
         for name in ("softmax_token_choice", "soft_moe")
     }
@@ -101,7 +101,7 @@ def test_twins_are_controls_under_each_condition(lab, store):
     lab().study_of(ROUTERS, SWEPT)
     lab(twin=1).study_of(TWINS, SWEPT)
     study = load_study(store, "tiny")
-    assert [entry.condition.label for entry in study.twins] == [
+    assert [entry.condition.label for entry in study.replicates] == [
         *["router.capacity_factor=1.0"] * 2,
         *["router.capacity_factor=2.0"] * 2,
     ]
@@ -124,7 +124,7 @@ def test_twins_of_other_experts_are_found_and_set_no_system_apart(lab, store):
     for twin in (0, 1):
         lab(twin=twin).study_of({"soft_moe": [0.86, 0.87], "random": [0.8, 0.8]})
         lab(twin=twin, experts={"name": "cp", "num_experts": 64}).study_of({"my_gate": [0.9, 0.9]})
-    twins = load_study(store, "tiny").twins
+    twins = load_study(store, "tiny").replicates
     assert {entry.label: twin.label for entry, twin in twins.items()} == {
         "random": "random (twin)",
         "soft_moe": "soft_moe (twin)",

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from report.conditions import Entry, System
 from report.contents import draw_figures
-from report.load import load_study
+from report.study import load_study
 from report.style import COLUMN, PAGE, Drawing, folded
 from report.topics import accuracy, specialization
 from report.topics.accuracy import curve

@@ -4,7 +4,7 @@ import pytest
 
 from report.axes import far_nulls
 from report.conditions import Entry, System
-from report.load import load_study
+from report.study import load_study
 from report.topics import accuracy, budgets
 
 NEAR = {"soft_moe": [0.80, 0.82], "softmax_token_choice": [0.81, 0.83], "dense": [0.78, 0.80]}

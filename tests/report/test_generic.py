@@ -9,8 +9,8 @@ import pytest
 from report import write_report
 from report.check import check
 from report.contents import make_tables
-from report.load import load_study
 from report.numbers import trace
+from report.study import load_study
 from report.table import CONSTANT, Table
 from report.topics import BUILT_IN, generic
 from report.topics.suite_numbers import cards

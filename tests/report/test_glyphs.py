@@ -13,7 +13,7 @@ from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 
 from report import contents, glyphs
-from report.load import load_study
+from report.study import load_study
 from report.style import Drawing, blank, style
 from report.topics import accuracy, routing, specialization
 from results import Array

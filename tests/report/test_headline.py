@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from report.conditions import ANY
-from report.load import load_study
+from report.study import load_study
 from report.summary import findings
 from report.topics import accuracy
 

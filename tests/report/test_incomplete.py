@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from report import write_report
-from report.load import load_study
+from report.study import load_study
 from report.topics import trials
 from report.topics.trials import Logs, incomplete, readable
 

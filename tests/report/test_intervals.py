@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from report.axes import CUT, LEAST, halves, is_cut, limits
-from report.load import load_study
+from report.study import load_study
 from report.style import panels, style
 from report.topics import accuracy
 from results.statistics import mean_interval

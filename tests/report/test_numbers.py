@@ -8,12 +8,12 @@ import sqlite3
 import pytest
 
 from bench.cli import main
+from report import STATE_FILE as STATE
 from report import write_report
 from report.check import check
-from report.load import load_study
 from report.numbers import FILE, from_json, numbers, row_names, trace
 from report.render import changed
-from report.state import FILE as STATE
+from report.study import load_study
 from report.table import Cell, Column, Row, Table
 from results import StoreError, open_store
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from report import write_report
-from report.load import load_study
+from report.study import load_study
 from results import StoreError
 
 

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from report import write_report
-from report.load import load_study
+from report.study import load_study
 from report.style import PAGE, Drawing
 from report.summary import findings
 from report.topics import differences, ranks

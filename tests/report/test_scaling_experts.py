@@ -5,7 +5,7 @@ import pytest
 from matplotlib.text import Text
 
 from report.conditions import System
-from report.load import load_study
+from report.study import load_study
 from report.table import Absent
 from report.topics import cost
 from results import Metric

@@ -17,7 +17,7 @@ from scipy.stats import binom
 from report import write_report
 from report.cells import metric_cell
 from report.comparisons import comparisons
-from report.load import load_study
+from report.study import load_study
 from report.topics import differences, ranks
 
 pytestmark = pytest.mark.slow

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import report.state
-from report import write_report
-from report.state import is_written, state_of
+import report
+from report import is_written, state_of, write_report
 from results import Store
 from results.frames import measurements_frame, trials_frame
 
@@ -53,5 +52,5 @@ def test_a_report_of_other_code_is_written_anew(lab, store, tmp_path, monkeypatc
     before = state(store)
     other = tmp_path / "state.py"
     other.write_text("# another version\n")
-    monkeypatch.setattr(report.state, "__file__", str(other))
+    monkeypatch.setattr(report, "__file__", str(other))
     assert state(store) != before

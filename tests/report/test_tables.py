@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import t
 
 from report.conditions import Entry, System
-from report.load import load_study
+from report.study import load_study
 from report.summary import findings
 from report.table import CONSTANT, OUTSIDE, Cell, Column, Row, Table, assemble, summary
 from report.timings import timings

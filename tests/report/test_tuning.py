@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from report.contents import draw_figures, make_tables
-from report.load import load_study
-from report.study import StudyData
+from report.study import StudyData, load_study
 from report.style import Drawing
 from report.summary import remarks
 from report.table import Absent, Table
