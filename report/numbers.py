@@ -16,7 +16,7 @@ from report.contents import make_tables
 from report.render import cell_parts
 from report.study import StudyData
 from report.table import Cell, Column, Row, Table
-from report.topics.trials import in_words, text_of
+from report.topics.trials import readable_status, text_of
 from results import Store, StoreError
 from results.conditions import router_label
 from results.frames import trials_frame
@@ -226,7 +226,7 @@ def _sources(store: Store, study: StudyData, number: Number) -> Iterator[Source]
         fields = {name: text_of(getattr(row, column, None)) for name, column in COLUMNS.items()}
         router = "" if row is None else _router(row)
         value = number.column.number(cell.values[place]) if known else ""
-        status = GONE if row is None else in_words(str(row.status))
+        status = GONE if row is None else readable_status(str(row.status))
         yield Source(trial, router, status=status, value=value, **fields)
 
 

@@ -54,15 +54,15 @@ class ReadOnlyFile:
 
     def _uri(self) -> str:
         endings = ("-wal", "-shm", "-journal")
-        log, index, journal = (self._file.with_name(self._file.name + end) for end in endings)
+        log, index, rollback = (self._file.with_name(self._file.name + end) for end in endings)
         name = self._file.absolute().as_uri()
         if log.exists() and index.exists():
             return f"{name}?mode=ro"
-        if not any(part.exists() and part.stat().st_size for part in (log, journal)):
+        if not any(part.exists() and part.stat().st_size for part in (log, rollback)):
             return f"{name}?mode=ro&immutable=1"
         if self._copy is None:
             self._copy = Path(tempfile.mkdtemp(prefix="moe-router-bench-")) / self._file.name
-            for part in (log, journal, self._file):  # the log before what it is written into
+            for part in (log, rollback, self._file):  # the log before what it is written into
                 if part.exists():
                     shutil.copyfile(part, self._copy.with_name(part.name))
         return self._copy.as_uri()

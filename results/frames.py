@@ -179,8 +179,8 @@ def _measurements(session: Session, study: str | None, history: bool) -> list[di
     for row in rows:
         by_study[row["study"]].append(row)
     for shown in by_study.values():
-        given = option_conditions([(row["suite"], row["options_given"]) for row in shown])
-        for row, differing in zip(shown, given, strict=True):
+        options = option_conditions([(row["suite"], row["options_given"]) for row in shown])
+        for row, differing in zip(shown, options, strict=True):
             row["condition"] += differing
     return rows
 
@@ -214,16 +214,16 @@ def _readable(condition: Condition) -> Condition:
 
 def _frame(rows: Iterable[Any] | pd.DataFrame, columns: list[str]) -> pd.DataFrame:
     """Make a frame of these columns in order, each of its type, whatever the rows hold."""
-    given = rows if isinstance(rows, pd.DataFrame) else list(rows)
-    frame = pd.DataFrame(given, columns=columns, dtype=object)
+    data = rows if isinstance(rows, pd.DataFrame) else list(rows)
+    frame = pd.DataFrame(data, columns=columns, dtype=object)
     return pd.DataFrame({name: _typed(frame[name], TYPES.get(name)) for name in columns})
 
 
 def _typed(column: pd.Series, dtype: Any) -> pd.Series:
     if dtype is not None:
         return column.astype(dtype)
-    words = [readable(cell) if isinstance(cell, str) else cell for cell in column]
-    texts = pd.Series(words, column.index, object)
+    cells = [readable(cell) if isinstance(cell, str) else cell for cell in column]
+    texts = pd.Series(cells, column.index, object)
     return texts.where(texts.notna(), None)
 
 

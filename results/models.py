@@ -1,4 +1,4 @@
-"""The tables. Nothing outside this package sees a row: `records.py` holds what is handed out."""
+"""The tables. Nothing outside this package sees a row: `records.py` holds what is returned."""
 
 from __future__ import annotations
 

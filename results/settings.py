@@ -12,7 +12,7 @@ FREE = ("model.options", "train.losses")
 PARENT = "parent."
 REPLICATE = "twin"
 """The key of a description that is 1 of a router's second run in the A/A control."""
-FOUND, UNSET = "found", "unset"
+TUNED, UNSET = "found", "unset"
 _TEXT = json.JSONEncoder(separators=(",", ":")).encode
 
 Settings = dict[str, str]
@@ -31,7 +31,7 @@ def comparable(description: Mapping[str, Any], baselines: Collection[str] = ()) 
         for name in parents:
             place = place.get(name, {})  # of a bare layer there is no recipe
         if last in place:
-            place[last] = FOUND
+            place[last] = TUNED
     if made["router"]["name"] in baselines:
         made.get("train", {}).pop("losses", None)
     if "parent" in made:

@@ -36,7 +36,7 @@ class EvenTopK(TokenChoice):
 
 @register_router("random", family="null", source="null")
 class RandomRouter(EvenTopK):
-    """k experts uniformly at random, drawn anew for every token at each training step.
+    """k experts uniformly at random, drawn again for every token at each training step.
 
     In eval mode the draw is a hash of the token's own bits and a seed: repeatable, and the same
     whatever else is in the batch.

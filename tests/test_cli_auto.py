@@ -31,21 +31,23 @@ def asked(tmp_path: Path) -> list[str]:
     smoke = load_preset("smoke").model_dump(mode="json", exclude={"name", "parts", "suites"})
     own = {**smoke, "train": {**smoke["train"], "epochs": 0.1}, "suites": {"accuracy": {}}}
     (tmp_path / "short.yaml").write_text(yaml.safe_dump(own | {"seeds": 1}))
-    given = ["--preset", str(tmp_path / "short.yaml"), "--routers", ",".join(ROUTERS)]
-    return [*given, "--home", str(tmp_path / "runs"), "--jobs", "0"]
+    arguments = ["--preset", str(tmp_path / "short.yaml"), "--routers", ",".join(ROUTERS)]
+    return [*arguments, "--home", str(tmp_path / "runs"), "--jobs", "0"]
 
 
 def test_seeds_are_added_up_to_the_limit_and_the_report_says_so(asked, tmp_path, capsys) -> None:
     auto = [*asked, "--seeds", "auto", "--max-seeds", "6", "--resolve"]
     here("plan", *auto, "0")
-    told = capsys.readouterr().out
-    assert "12 trials" in told
+    printed = capsys.readouterr().out
+    assert "12 trials" in printed
     sentence = "All this at most: with --seeds auto it may be over at each interim analysis, at\n"
-    assert f"{sentence}3, 6 seeds." in told
+    assert f"{sentence}3, 6 seeds." in printed
 
     here("run", *auto, "0")
-    told = capsys.readouterr().out
-    analyses = re.findall(r"^(\d) seeds: (\d) of 1 differences decided; (.+)$", told, re.MULTILINE)
+    printed = capsys.readouterr().out
+    analyses = re.findall(
+        r"^(\d) seeds: (\d) of 1 differences decided; (.+)$", printed, re.MULTILINE
+    )
     assert analyses[0][0] == "3"
     assert analyses[-1][2] in ("that is all", "this is the limit")
 
@@ -110,7 +112,7 @@ def test_a_router_trains_again_as_its_own_control(asked, tmp_path, capsys) -> No
 
 
 @pytest.mark.parametrize(
-    ("given", "words"),
+    ("arguments", "message"),
     [
         ("--seeds many", "--seeds many: give a number from 1 on, or auto"),
         ("--seeds 0", "--seeds 0: give a number from 1 on, or auto"),
@@ -121,10 +123,10 @@ def test_a_router_trains_again_as_its_own_control(asked, tmp_path, capsys) -> No
         ("--seeds auto --routers dense", "'dense' is the only one"),
     ],
 )
-def test_what_cannot_be_asked_is_one_message(given, words, asked, tmp_path, capsys) -> None:
-    here("run", *asked, *given.split(), status=2)
+def test_what_cannot_be_asked_is_one_message(arguments, message, asked, tmp_path, capsys) -> None:
+    here("run", *asked, *arguments.split(), status=2)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("error: ")
-    assert words in err
+    assert message in err
     assert not (tmp_path / "runs").exists()

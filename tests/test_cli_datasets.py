@@ -80,8 +80,8 @@ def test_it_is_checked(folder: Path, bench) -> None:
     assert "bars_of_the_test passes" in passed
     failed = output_of(bench, folder, "check", "random_bars_of_the_test", status=1)
     assert "repeatable failed: random_bars_of_the_test: its content hash is" in failed
-    told = " ".join(failed.split())
-    assert "1 image of test is in train as well: image 7 of test is image" in told
+    message = " ".join(failed.split())
+    assert "1 image of test is in train as well: image 7 of test is image" in message
     crashed = " ".join(
         output_of(bench, folder, "check", "broken_bars_of_the_test", status=1).split()
     )
@@ -112,9 +112,9 @@ def test_what_it_holds_decides_whether_a_trial_is_reused(folder: Path, bench) ->
 
 
 def test_a_function_that_fails_is_told_with_its_line(folder: Path, bench) -> None:
-    told = output_of(
+    message = output_of(
         bench, folder, "run", *QUICK[:4], "--set", "data.name=broken_bars_of_the_test", status=2
     )
-    assert "error: data set 'broken_bars_of_the_test' cannot be read: " in told
-    assert 'bars.py:32: return np.load(folder / "bars.npy") — TypeError' in told
-    assert told.count("\n") == 1
+    assert "error: data set 'broken_bars_of_the_test' cannot be read: " in message
+    assert 'bars.py:32: return np.load(folder / "bars.npy") — TypeError' in message
+    assert message.count("\n") == 1

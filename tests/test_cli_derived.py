@@ -57,9 +57,9 @@ def test_a_study_with_derived_trials_from_plan_to_report(place, tmp_path, capsys
     here("run", *asked)
     assert "5 reused" in capsys.readouterr().out
     here("status", *place)
-    told = capsys.readouterr().out
-    assert told.count("started from ") == 2
-    child = re.findall(r"^([0-9a-f]{10}) ", told.split("started from ")[0], re.MULTILINE)[-1]
+    printed = capsys.readouterr().out
+    assert printed.count("started from ") == 2
+    child = re.findall(r"^([0-9a-f]{10}) ", printed.split("started from ")[0], re.MULTILINE)[-1]
     here("why", child, *place)
     assert f"distill from {PARENT}, trial " in capsys.readouterr().out
     here("db", "export", str(tmp_path / "all.csv"), *place)

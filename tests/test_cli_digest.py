@@ -27,8 +27,10 @@ class Night:
             ("accuracy", "top1", "higher"),
             ("balance", "load_cv", "lower"),
         ):
-            told = {"name": metric, "unit": "share", "better": better, "meaning": ""}
-            self.store.component(Component("suite", suite, suite, source_hash="h", metrics=[told]))
+            metric_definition = {"name": metric, "unit": "share", "better": better, "meaning": ""}
+            self.store.component(
+                Component("suite", suite, suite, source_hash="h", metrics=[metric_definition])
+            )
 
     def run(self) -> int:
         command = "python bench.py run --preset tiny"
@@ -92,8 +94,8 @@ def night(tmp_path: Path) -> Night:
 
 def part(text: str, first: str) -> list[str]:
     """The lines of the paragraph that starts so."""
-    (found,) = (each for each in text.split("\n\n") if each.startswith(first))
-    return found.splitlines()
+    (paragraph,) = (each for each in text.split("\n\n") if each.startswith(first))
+    return paragraph.splitlines()
 
 
 def test_the_best_stands_with_its_interval_and_what_came_second(night: Night) -> None:
@@ -176,8 +178,8 @@ def test_what_is_of_older_code_than_the_rest_is_said_so(night: Night) -> None:
     assert "older" not in night.digest()
     night.trial("b", 0, 0.7, code="g")
     night.store.finish_run(run)
-    told = " ".join(part(night.digest(), "Best by each suite's main metric"))
-    assert "Of older code than the newest results here: a; since then suite 'accuracy'" in told
+    paragraph = " ".join(part(night.digest(), "Best by each suite's main metric"))
+    assert "Of older code than the newest results here: a; since then suite 'accuracy'" in paragraph
 
 
 def test_a_failed_measurement_is_a_failure(night: Night) -> None:
@@ -185,9 +187,9 @@ def test_a_failed_measurement_is_a_failure(night: Night) -> None:
     night.trial("a", 0, 0.8)
     attempt = night.store.last_attempt("a-0".ljust(64, "x"))
     assert attempt is not None
-    given = ("entropy", {}, "h", night.machine, night.code)
+    origin = ("entropy", {}, "h", night.machine, night.code)
     night.store.record_measurement(
-        *given, attempt_id=attempt.id, status="failed", error="ValueError: no"
+        *origin, attempt_id=attempt.id, status="failed", error="ValueError: no"
     )
     night.store.finish_run(run)
     assert "  a, seed 0: entropy failed: ValueError: no" in night.digest().splitlines()

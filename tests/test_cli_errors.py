@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ("rn", "Did you mean 'run'?"),
         ("run --presett smoke", "--preset"),
@@ -47,20 +47,20 @@ ROOT = Path(__file__).parent.parent
     ],
 )
 def test_a_wrong_request_is_one_message(
-    arguments: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command, *rest = arguments.split()
-    given = [command, *rest]
+    request = [command, *rest]
     if command in ("status", "report", "why", "run") or arguments == "db info":
-        given += ["--home", str(tmp_path / "runs")]
+        request += ["--home", str(tmp_path / "runs")]
     with pytest.raises(SystemExit) as exited:
-        main(given)
+        main(request)
     out, err = capsys.readouterr()
     assert exited.value.code == 2
     assert out == ""
     assert err.count("\n") == 1
     assert err.startswith("error: ")
-    assert words in err
+    assert message in err
     assert not (tmp_path / "runs").exists()
 
 
@@ -104,13 +104,13 @@ def planned(
 
 def kept_in(message: str) -> Path:
     """The file of the traceback that a message names."""
-    told = re.fullmatch(
+    matched = re.fullmatch(
         "error: this is a fault of the bench itself, not of your request: KeyError: 'surprise'; "
         r"traceback in (\S+); --debug prints it\n",
         message,
     )
-    assert told
-    return Path(told[1])
+    assert matched
+    return Path(matched[1])
 
 
 def test_an_error_that_nobody_foresaw_is_the_benchs_own_fault(
@@ -135,9 +135,9 @@ def test_its_traceback_is_kept_elsewhere_where_the_home_cannot_be_written(
 
 
 def test_debug_prints_its_traceback(tmp_path: Path, planned: Callable[..., str]) -> None:
-    told = planned(KeyError("surprise"), "--home", str(tmp_path), "--debug", status=1)
-    assert "raise error\nKeyError: 'surprise'\n" in told
-    kept_in(told.splitlines(keepends=True)[-1])
+    printed = planned(KeyError("surprise"), "--home", str(tmp_path), "--debug", status=1)
+    assert "raise error\nKeyError: 'surprise'\n" in printed
+    kept_in(printed.splitlines(keepends=True)[-1])
 
 
 @pytest.mark.parametrize(
@@ -157,8 +157,8 @@ def test_debug_prints_its_traceback(tmp_path: Path, planned: Callable[..., str])
 def test_an_error_that_was_foreseen_leaves_no_traceback(
     tmp_path: Path, planned: Callable[..., str], error: Exception, status: int, message: str
 ) -> None:
-    told = planned(error, "--home", str(tmp_path), status=status)
-    assert told == f"error: {message}\n"
+    printed = planned(error, "--home", str(tmp_path), status=status)
+    assert printed == f"error: {message}\n"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -48,8 +48,8 @@ def test_a_width_is_solved_for_once_and_everything_stands_on_it(
     assert "experts.options" not in planned.replace("soft_moe: experts.options.hidden", "")
     assert command("run", *asked, "--jobs", "0") == 0
     assert "2 trained" in capsys.readouterr().out
-    found = facts(tmp_path)
-    dense, soft = found["dense"], found["soft_moe"]
+    stored = facts(tmp_path)
+    dense, soft = stored["dense"], stored["soft_moe"]
     assert dense["steps"] == soft["steps"]
     assert soft["budget"] == dense[matched] == dense["budget"]
     assert soft[matched] == pytest.approx(dense[matched], rel=0.02)
@@ -91,9 +91,9 @@ def test_seconds_are_spent_told_and_reused(tmp_path, capsys):
     ],
 )
 def test_what_cannot_be_matched_is_refused_in_one_line(settings, message, tmp_path, capsys):
-    given = [part for setting in settings for part in ("--set", setting)]
-    assert command("run", *SMALL, *given, "--home", str(tmp_path)) == 2
-    told = capsys.readouterr().err.strip().splitlines()
-    assert len(told) == 1
-    assert told[0].startswith("error: ")
-    assert message in told[0]
+    options = [part for setting in settings for part in ("--set", setting)]
+    assert command("run", *SMALL, *options, "--home", str(tmp_path)) == 2
+    printed = capsys.readouterr().err.strip().splitlines()
+    assert len(printed) == 1
+    assert printed[0].startswith("error: ")
+    assert message in printed[0]

@@ -28,7 +28,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (f"{SMOKE} --sweep train.lr=1e-3,1e-2 --set train.lr=1e-3", "--sweep train.lr and --set"),
         (f"{SMOKE} --sweep train.losses={{}} --set train.losses.z=1", "contradict each other"),
@@ -64,13 +64,13 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 )
 def test_a_request_is_refused(
     arguments: str,
-    words: str,
+    message: str,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert words in refused(shlex.split(arguments), capsys)
+    assert message in refused(shlex.split(arguments), capsys)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -81,8 +81,8 @@ def test_a_request_is_refused(
 def test_the_name_of_a_study_is_no_path(
     command: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    given = [command, "--preset", "smoke", f"--study={name}", "--home", str(tmp_path / "home")]
-    err = refused(given, capsys)
+    request = [command, "--preset", "smoke", f"--study={name}", "--home", str(tmp_path / "home")]
+    err = refused(request, capsys)
     assert f"a study cannot be named {name!r}" in err
     assert "--study gives another name" in err
     assert not (tmp_path / "home").exists()
@@ -100,7 +100,7 @@ suites: {accuracy: {}}
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         (PRESET + "seeds: 2\nseeds: 3\n", "the key 'seeds' stands twice"),
         (PRESET + "train: {lr: 1, lr: 2}\n", "the key 'lr' stands twice"),
@@ -121,12 +121,12 @@ suites: {accuracy: {}}
     ],
 )
 def test_a_preset_that_contradicts_itself_is_refused(
-    text: str | bytes, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    text: str | bytes, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "mine.yaml"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
     err = refused(["run", "--preset", str(file), "--home", str(tmp_path / "home")], capsys)
-    assert words in err
+    assert message in err
     assert str(file) in err
     assert not (tmp_path / "home").exists()
 

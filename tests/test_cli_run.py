@@ -66,16 +66,16 @@ def test_a_run_ends_with_a_table_and_a_report(home: Path) -> None:
 
 
 def test_the_same_run_again_reuses_everything(home: Path, capsys) -> None:
-    given = [*QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2", "--no-report"]
-    here("run", *given, "--home", str(home / "runs"))
+    request = [*QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2", "--no-report"]
+    here("run", *request, "--home", str(home / "runs"))
     output = capsys.readouterr().out
     assert "4 reused" in output
     assert "trained" not in output
 
 
 def test_status_prints_the_digest_that_a_run_ends_with(home: Path, capsys) -> None:
-    given = [*QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2", "--no-report"]
-    here("run", *given, "--home", str(home / "runs"))
+    request = [*QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2", "--no-report"]
+    here("run", *request, "--home", str(home / "runs"))
     output = capsys.readouterr().out
     here("status", "--digest", "--home", str(home / "runs"))
     digest = capsys.readouterr().out
@@ -84,8 +84,8 @@ def test_status_prints_the_digest_that_a_run_ends_with(home: Path, capsys) -> No
 
 
 def test_plan_says_what_is_reused_and_what_is_not(home: Path, capsys) -> None:
-    given = [*QUICK, "--routers", "softmax_token_choice,soft_moe", "--seeds", "3"]
-    here("plan", *given, "--home", str(home / "runs"), "--jobs", "0")
+    request = [*QUICK, "--routers", "softmax_token_choice,soft_moe", "--seeds", "3"]
+    here("plan", *request, "--home", str(home / "runs"), "--jobs", "0")
     output = capsys.readouterr().out
     assert "6 trials" in output
     assert re.search(r"^ +4 to train: new$", output, re.MULTILINE)
@@ -117,8 +117,8 @@ def test_plan_on_an_empty_home_knows_no_finishing_time(tmp_path: Path, capsys) -
 
 
 def test_plan_of_another_preset_goes_by_the_rates_of_this_machine(home: Path, capsys) -> None:
-    given = ["--preset", "tiny", "--routers", "soft_moe,dense", "--seeds", "1", "--jobs", "1"]
-    here("plan", "accuracy", "editing", *given, "--home", str(home / "runs"))
+    request = ["--preset", "tiny", "--routers", "soft_moe,dense", "--seeds", "1", "--jobs", "1"]
+    here("plan", "accuracy", "editing", *request, "--home", str(home / "runs"))
     output = capsys.readouterr().out
     assert re.search(r"^dense +\d+ +.* MB +[\d.]+ (?:s|min)$", output, re.MULTILINE)
     assert re.search(r"^finishing time: about [\d.]+ .* with 1 worker", output, re.MULTILINE)
@@ -126,8 +126,8 @@ def test_plan_of_another_preset_goes_by_the_rates_of_this_machine(home: Path, ca
 
 
 def test_plan_of_what_is_done_has_nothing_left(home: Path, capsys) -> None:
-    given = [*QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2"]
-    here("plan", *given, "--home", str(home / "runs"))
+    request = [*QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2"]
+    here("plan", *request, "--home", str(home / "runs"))
     output = capsys.readouterr().out
     assert re.search(r"^ +4 reused: ", output, re.MULTILINE)
     assert "finishing time: nothing is left to do" in output

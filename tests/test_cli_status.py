@@ -68,8 +68,8 @@ def home(tmp_path: Path) -> Path:
         for number in range(1, 7):
             trial(store, number, routers[(number - 1) % 3], (number - 1) // 3)
         failed = store.begin_attempt(1, machine, code, "logs/1.log")
-        told = {"error": "RuntimeError: \x1b[31mbad\x1b[0m\nmore", "seconds": 3.0}
-        store.finish_attempt(failed, "failed", **told)  # type: ignore[arg-type]
+        failure = {"error": "RuntimeError: \x1b[31mbad\x1b[0m\nmore", "seconds": 3.0}
+        store.finish_attempt(failed, "failed", **failure)  # type: ignore[arg-type]
         with store.writing() as session:  # older code wrote such notes
             session.get_one(AttemptRow, failed).note = "micro-batches of 32"
         done = store.begin_attempt(3, machine, code, "logs/3.log")

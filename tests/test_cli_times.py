@@ -29,7 +29,7 @@ def _in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("moment", "told"),
+    ("moment", "shown"),
     [
         (datetime(2026, 5, 6, 22, 42, tzinfo=UTC), "07:42 JST"),
         (datetime(2026, 5, 7, 7, 42), "07:42 JST"),
@@ -37,8 +37,8 @@ def _in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         (datetime(2026, 1, 1, 22, 42, tzinfo=UTC), "2026-01-02 07:42 JST"),
     ],
 )
-def test_a_time_is_that_of_this_machine_and_says_so(moment: datetime, told: str) -> None:
-    assert clock(moment, NOW) == told
+def test_a_time_is_that_of_this_machine_and_says_so(moment: datetime, shown: str) -> None:
+    assert clock(moment, NOW) == shown
 
 
 def test_status_and_db_info_tell_the_same_time(
@@ -48,14 +48,14 @@ def test_status_and_db_info_tell_the_same_time(
         run = store.start_run(store.study("tiny", {}), Run(*this_process(), "run", 1))
         store.finish_run(run)
         (ended,) = store.runs("tiny")
-    told = []
+    shown = []
     for command in (["status"], ["db", "info"]):
         with pytest.raises(SystemExit) as exited:
             main([*command, "--home", str(tmp_path)])
         assert exited.value.code == 0
-        told.append(set(re.findall(r"\d\d:\d\d(?: \w+)?", capsys.readouterr().out)))
+        shown.append(set(re.findall(r"\d\d:\d\d(?: \w+)?", capsys.readouterr().out)))
     assert ended.finished_at is not None
-    assert told == [{f"{ended.finished_at.astimezone():%H:%M} JST"}] * 2
+    assert shown == [{f"{ended.finished_at.astimezone():%H:%M} JST"}] * 2
 
 
 def test_a_line_of_a_log_has_its_zone(capsys: pytest.CaptureFixture[str]) -> None:

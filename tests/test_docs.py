@@ -32,8 +32,8 @@ LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
 
 def blocks(page: str, language: str, containing: str = "") -> list[str]:
     """Return the fenced blocks of a page in this language that contain a text."""
-    found = FENCE.findall((ROOT / page).read_text(encoding="utf-8"))
-    return [block for kind, block in found if kind == language and containing in block]
+    fenced = FENCE.findall((ROOT / page).read_text(encoding="utf-8"))
+    return [block for kind, block in fenced if kind == language and containing in block]
 
 
 def commands(text: str) -> Iterator[list[str]]:
@@ -42,15 +42,15 @@ def commands(text: str) -> Iterator[list[str]]:
     inline = re.findall(r"`([^`]+)`", FENCE.sub("", text))
     lines = [line for block in fenced for line in block.replace("\\\n", " ").splitlines()]
     for line in [*lines, *(" ".join(code.split()) for code in inline)]:
-        words = shlex.shlex(line, posix=True, punctuation_chars=";|&")
-        words.whitespace_split = True
-        found: list[list[str]] = [[]]
-        for word in words if "bench.py " in line else ():
+        tokens = shlex.shlex(line, posix=True, punctuation_chars=";|&")
+        tokens.whitespace_split = True
+        split: list[list[str]] = [[]]
+        for word in tokens if "bench.py " in line else ():
             if set(word) <= set(";|&"):
-                found.append([])
+                split.append([])
             else:
-                found[-1].append(word)
-        for command in found:
+                split[-1].append(word)
+        for command in split:
             if command[:2] == ["python", "bench.py"]:
                 yield command[2:]
 
@@ -95,13 +95,13 @@ def test_everything_that_has_a_name_stands_in_the_docs():
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_line_parses(line):
-    words = shlex.split(line)
-    if words == ["…"] or "NAME" in words:
+    arguments = shlex.split(line)
+    if arguments == ["…"] or "NAME" in arguments:
         return
     command = typer.main.get_command(app)
     while isinstance(command, CommandGroup):
-        command = command.commands[words.pop(0)]
-    command.make_context(command.name, words)
+        command = command.commands[arguments.pop(0)]
+    command.make_context(command.name, arguments)
 
 
 @pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)

@@ -15,7 +15,7 @@ from moe_router_bench import PACKAGES
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-FOUND = (
+IMPORTED = (
     "[__import__('importlib.util').util.find_spec(name).origin for name in {names}], "
     "'timm' in __import__('sys').modules"
 )
@@ -55,7 +55,7 @@ def python(folder: Path, *arguments: str | Path) -> str:
 
 
 def test_a_worker_imports_them(shadows: Path) -> None:
-    script = SCRIPT.format(found=FOUND.format(names=PACKAGES))
+    script = SCRIPT.format(found=IMPORTED.format(names=PACKAGES))
     own = [str(ROOT / name / "__init__.py") for name in PACKAGES]
     here, worker = ast.literal_eval(python(shadows, "-c", script))
     assert here == (own, False)

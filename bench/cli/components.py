@@ -238,7 +238,7 @@ def _valid(name: str) -> str:
     from routers import ROUTERS
 
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z][a-z])", "_", name.removesuffix(".py"))
-    words = re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
-    if not words or not words[0].isalpha() or keyword.iskeyword(words):
-        words = f"router_{words}".strip("_")
-    return f"my_{words}" if words in ROUTERS.names() or importlib.util.find_spec(words) else words
+    snake = re.sub(r"[^a-z0-9]+", "_", spaced.lower()).strip("_")
+    if not snake or not snake[0].isalpha() or keyword.iskeyword(snake):
+        snake = f"router_{snake}".strip("_")
+    return f"my_{snake}" if snake in ROUTERS.names() or importlib.util.find_spec(snake) else snake

@@ -52,7 +52,7 @@ def read_imagefolder(folder: Path | None, path: str) -> RawData:
             f"{folders['train']} has too few class folders, {len(classes)}; 2 are needed"
         )
     every = [folder for of_split in by_split.values() for folder in of_split]
-    images = FoundImages(root, every, _is_readable)
+    images = ImageFiles(root, every, _is_readable)
     images.warn(name)
     splits = {
         split: _split({folder: images.files[folder] for folder in of_split}, classes)
@@ -102,7 +102,7 @@ def _warn(message: str) -> None:
     print(f"warning: {message}", file=sys.stderr)
 
 
-class FoundImages:
+class ImageFiles:
     """The image files in some folders of a data set, and in all that is in them.
 
     A file that can be reached in several ways is found where it really lies, if that is in one of

@@ -13,7 +13,7 @@ from torch.utils.data import IterableDataset
 
 from bench.data.dataset import DataShape
 from bench.data.files import data_folder
-from bench.data.imagefolder import FoundImages, split_folders
+from bench.data.imagefolder import ImageFiles, split_folders
 from bench.data.pictures import Pictures
 from bench.data.raw import RawData, RawSplit
 from bench.data.registry import KNOWN_SHAPES, register_dataset
@@ -77,7 +77,7 @@ def _folders(name: str, root: Path | None) -> dict[str, Any]:
     parts.setdefault("train", root)
     if not root.is_dir():
         return {"train": _create(name, root, search_split=False)}
-    images = FoundImages(root, parts.values(), lambda file: is_img_extension(Path(file).suffix))
+    images = ImageFiles(root, parts.values(), lambda file: is_img_extension(Path(file).suffix))
     if images.circular:
         # timm would follow them, to as many copies of each image as there are ways to it.
         raise RequestError(

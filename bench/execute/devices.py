@@ -172,9 +172,9 @@ def _command(pid: int) -> str:
     try:
         process = psutil.Process(pid)
         for each in (process, *process.parents()):
-            words = each.cmdline()
-            if not any("multiprocessing" in word for word in words):
-                return f"process {each.pid} ({' '.join(' '.join(words).split())})"
+            arguments = each.cmdline()
+            if not any("multiprocessing" in word for word in arguments):
+                return f"process {each.pid} ({' '.join(' '.join(arguments).split())})"
     except psutil.Error:
         pass  # it ended meanwhile, or is of another container
     return ""

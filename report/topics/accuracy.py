@@ -160,20 +160,20 @@ def _draw_router(
     ends: tuple[float, float],
 ) -> None:
     """Draw a row; `is_above` where its values lie beyond the axis, None where they are on it."""
-    beside = axes.get_yaxis_transform()
+    blended = axes.get_yaxis_transform()
     note: dict[str, Any] = {"va": "center", "fontsize": 7, "color": FAINT}
     if not values:
-        axes.text(0.5, row, "no finished trial", transform=beside, ha="center", **note)
+        axes.text(0.5, row, "no finished trial", transform=blended, ha="center", **note)
         return
     style, interval = study.styles[system], mean_interval(values, study.confidence)
-    axes.annotate(f"n={interval.n}", (1.02, row), xycoords=beside, **note)
+    axes.annotate(f"n={interval.n}", (1.02, row), xycoords=blended, **note)
     if is_above is not None:
         half = "" if interval.low is None else f" ± {interval.mean - interval.low:.1f}"
         number = f"{interval.mean:.1f}{half}"
         text, place, align = (
             (f"{number} ▸", 0.98, "right") if is_above else (f"◂ {number}", 0.02, "left")
         )
-        axes.annotate(text, (place, row), xycoords=beside, ha=align, **note)
+        axes.annotate(text, (place, row), xycoords=blended, ha=align, **note)
         return
     if system.router == DENSE:
         axes.axvline(interval.mean, color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)

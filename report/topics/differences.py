@@ -191,7 +191,9 @@ def seeds_table(study: StudyData) -> Contents:
         cells = _numbers(study, comparison, difference.mean if difference else None, deviation)
         cells += [words(count, trials=comparison.trials(study)) for count in counts]
         rows.append(_row(comparison, cells))
-    analyses = "" if study.planned_analyses == 1 else f" and {study.planned_analyses} looks"
+    analyses = (
+        "" if study.planned_analyses == 1 else f" and {study.planned_analyses} interim analyses"
+    )
     caption = (
         "Routers by mean top-1, each with the next below it. The number of seeds at which a "
         "two-sided paired t test finds a gap of this size with a probability of 80 %, were the "

@@ -132,7 +132,7 @@ def _every(numbers: Numbers) -> Table:
         own = {(layer, where) for other, layer, where in there if other == who}
         for layer, where in sorted(own, key=lambda each: (each[0] is None, each[0] or 0, each[1])):
             spots = [Spot(who, layer, Place(metric, where)) for metric in metrics]
-            place = ("all" if layer is None else str(layer), Place("", where).words)
+            place = ("all" if layer is None else str(layer), Place("", where).qualifiers)
             rows.append(_row(numbers, who, place, [numbers.cell(spot) for spot in spots]))
     columns = [replace(numbers.column(name, name, name), ranked=False) for name in metrics]
     head = (*(LAYERS if numbers.measures_layers else LEAD), *text_columns("layer", "where"))

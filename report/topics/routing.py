@@ -253,9 +253,9 @@ def _panel(
     axes.fill_between([0, top * 1.06], [0, top * 1.06], color=GRID, alpha=0.5, lw=0)
     axes.axhline(top, color=FAINT, lw=0.8, ls=(0, (4, 2)))
     across_ends, up_ends = (-0.04 * top, 1.06 * top), (lowest - 0.05 * top, 1.06 * top)
-    beside = axes.get_yaxis_transform()
+    blended = axes.get_yaxis_transform()
     axes.annotate(
-        "$\\log_2 E$", (1.01, top), xycoords=beside, va="center", color=FAINT, parse_math=True
+        "$\\log_2 E$", (1.01, top), xycoords=blended, va="center", color=FAINT, parse_math=True
     )
     for entry in entries:
         style = study.styles[entry.system]

@@ -49,7 +49,7 @@ def table(study: StudyData) -> Contents:
         rows.append(metric_row(study, entry, cells, under=under[entry]))
     caption = (
         "Over the test split at the end of training, mean over the MoE layers; experts are "
-        f"switched off one by one, and nothing is routed anew. {INTERVALS} Polysemanticity: "
+        f"switched off one by one, and nothing is routed again. {INTERVALS} Polysemanticity: "
         "distance between d / length of d and the one-hot vector of its largest entry, where d is "
         "the accuracy that each class loses without the expert (0: the expert serves one class); "
         "mean over the experts with an effect. Largest drop: of the class that loses most, mean "

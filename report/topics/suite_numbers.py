@@ -33,10 +33,10 @@ class Place:
     @property
     def label(self) -> str:
         """The metric, with what sets this number of it apart."""
-        return ", ".join(filter(None, (self.metric, self.words)))
+        return ", ".join(filter(None, (self.metric, self.qualifiers)))
 
     @property
-    def words(self) -> str:
+    def qualifiers(self) -> str:
         """Where the number applies, for readers."""
         return ", ".join(f"{key} {json.loads(value)}" for key, value in self.where)
 
@@ -197,7 +197,7 @@ class Numbers:
         present = {spot.who for spot in self.final}
         known = self.study.systems.index
         listed = sorted(present, key=lambda w: (w.machine, w.entry.order, known(w.entry.system)))
-        return {who: tuple(_beside(who, listed)) for who in listed}
+        return {who: tuple(_conditions_of(who, listed)) for who in listed}
 
     @property
     def places(self) -> list[Place]:
@@ -252,8 +252,8 @@ def _place(row: Any) -> Place:
     return place_of(row.metric, split | where)
 
 
-def _beside(who: Who, listed: list[Who]) -> Iterable[Condition]:
-    """Return the conditions that a bare layer stands beside on its machine."""
+def _conditions_of(who: Who, listed: list[Who]) -> Iterable[Condition]:
+    """Return the conditions under which a bare layer is shown on its machine."""
     entries = [other.entry for other in listed if other.machine == who.machine]
     for condition in fullest(entries):
         if closest(entries, who.entry.system, condition) == who.entry:

@@ -65,7 +65,7 @@ def incomplete(study: StudyData) -> list[Incomplete]:
     return [_incomplete(*run) for run in runs]
 
 
-def in_words(status: str) -> str:
+def readable_status(status: str) -> str:
     """Return a status for readers: `out of memory`."""
     return status.replace("_", " ")
 
@@ -82,7 +82,7 @@ def _incomplete(what: str, row: Any, log: Any) -> Incomplete:
         entry=row.entry,
         seed=text_of(row.seed),
         what=what,
-        status="not done" if waits else in_words(row.status),
+        status="not done" if waits else readable_status(row.status),
         reason=waits or (lines[0] if lines else "no reason was recorded"),
         machine=text_of(row.machine_name),
         trial=row.trial,
@@ -133,7 +133,7 @@ def trials(study: StudyData) -> Contents:
         values = (top1.get(row.trial), row.flops, row.steps, row.seconds)
         cells = (
             words(row.entry.label, *([OLDER] if row.older else [])),
-            *_texts(row.condition, row.seed, in_words(row.status)),
+            *_texts(row.condition, row.seed, readable_status(row.status)),
             *(_number(value, row.trial) for value in values),
             *_texts(row.note, row.machine_name, row.code),
             words(row.trial[:SHORT], trials=[row.trial]),
@@ -152,7 +152,7 @@ def layers(study: StudyData) -> Contents:
     """Make a row for each bare layer on each machine that timed it."""
     rows = []
     for row in study.measurements[study.measurements["attempt"].isna()].itertuples():
-        what = (row.entry.label, row.condition, row.suite, in_words(row.status))
+        what = (row.entry.label, row.condition, row.suite, readable_status(row.status))
         cells = (
             *_texts(*what, row.machine_name, row.code),
             _number(row.seconds, row.trial),

@@ -1,4 +1,4 @@
-"""A twin is its router again: the same data and surroundings, other MoE weights and other noise."""
+"""An A/A replicate is its router again: the same data, other MoE weights and other noise."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 NOISY = {"noise_std": 1.0}
 
 
-def twin_of(spec: TrialSpec) -> TrialSpec:
+def replicate_of(spec: TrialSpec) -> TrialSpec:
     return spec.model_copy(update={"twin": 1})
 
 
@@ -33,12 +33,12 @@ def outside(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def test_all_but_the_moe_layers_starts_alike_to_the_bit_and_these_do_not(tiny_spec, tiny_dataset):
     spec = tiny_spec("soft_moe", seed=3)
-    model, twin = (trial_model(each, tiny_dataset) for each in (spec, twin_of(spec)))
-    same, other = outside(model), outside(twin)
+    model, replicate = (trial_model(each, tiny_dataset) for each in (spec, replicate_of(spec)))
+    same, other = outside(model), outside(replicate)
     assert same.keys() == other.keys()
     assert all(torch.equal(value, other[key]) for key, value in same.items())
     for layer, counterpart in zip(
-        moe_layers(model).values(), moe_layers(twin).values(), strict=True
+        moe_layers(model).values(), moe_layers(replicate).values(), strict=True
     ):
         assert not layer.experts.weight1.equal(counterpart.experts.weight1)
         for (name, value), drawn in zip(
@@ -49,7 +49,7 @@ def test_all_but_the_moe_layers_starts_alike_to_the_bit_and_these_do_not(tiny_sp
 
 def test_the_streams_differ_in_the_bits_that_a_generator_looks_at():
     """Those of a CPU look at the lowest 32."""
-    seeds = {moe_seed(seed, twin) % 2**32 for seed in range(50) for twin in range(2)}
+    seeds = {moe_seed(seed, number) % 2**32 for seed in range(50) for number in range(2)}
     assert len(seeds) == 100
     assert not seeds & set(range(50)), "what the rest of the model is drawn from"
 
@@ -63,15 +63,15 @@ def test_a_model_and_its_moe_layers_are_not_drawn_from_the_same_numbers(tiny_spe
     assert abs(correlation[0, 1]) < 0.1
 
 
-def test_twins_see_the_same_batches_and_other_noise(tiny_spec, tiny_dataset):
+def test_replicates_see_the_same_batches_and_other_noise(tiny_spec, tiny_dataset):
     spec = tiny_spec("softmax_token_choice", router=NOISY)
-    batches = [TrainingBatches(each, tiny_dataset, CPU) for each in (spec, twin_of(spec))]
+    batches = [TrainingBatches(each, tiny_dataset, CPU) for each in (spec, replicate_of(spec))]
     for step in (0, 1, 8):
         (images, labels), (again, same) = (each(step) for each in batches)
         assert images.equal(again)
         assert labels.equal(same)
     drawn = []
-    for each in (spec, twin_of(spec)):
+    for each in (spec, replicate_of(spec)):
         trainer = Trainer(each, tiny_dataset, batches[0], CPU, steps=2)
         # From the same weights only the noise is left to differ.
         trainer.model.load_state_dict(trial_model(spec, tiny_dataset).state_dict())
@@ -82,11 +82,13 @@ def test_twins_see_the_same_batches_and_other_noise(tiny_spec, tiny_dataset):
     assert any(not value.equal(drawn[3][key]) for key, value in drawn[1].items())
 
 
-def test_from_the_same_weights_and_without_noise_twins_take_the_same_steps(tiny_spec, tiny_dataset):
+def test_from_the_same_weights_and_without_noise_replicates_take_the_same_steps(
+    tiny_spec, tiny_dataset
+):
     """Also dropout is shared: their weights and their noise are all that sets them apart."""
     spec = tiny_spec(model={"options": {**tiny_spec().model.options, "proj_drop_rate": 0.2}})
     ends = []
-    for each in (spec, twin_of(spec)):
+    for each in (spec, replicate_of(spec)):
         batches = TrainingBatches(each, tiny_dataset, CPU)
         trainer = Trainer(each, tiny_dataset, batches, CPU, steps=3)
         trainer.model.load_state_dict(trial_model(spec, tiny_dataset).state_dict())
@@ -96,21 +98,21 @@ def test_from_the_same_weights_and_without_noise_twins_take_the_same_steps(tiny_
     assert all(value.equal(ends[1][key]) for key, value in ends[0].items())
 
 
-def test_a_twin_trains_to_another_end_and_repeats(tiny_spec, tiny_dataset, tmp_path):
+def test_a_replicate_trains_to_another_end_and_repeats(tiny_spec, tiny_dataset, tmp_path):
     spec = tiny_spec("softmax_token_choice", router=NOISY)
     ends = [
         train_trial(each, tiny_dataset, CPU, tmp_path / str(number))
-        for number, each in enumerate((spec, twin_of(spec), twin_of(spec)))
+        for number, each in enumerate((spec, replicate_of(spec), replicate_of(spec)))
     ]
     assert ends[0].sha256 != ends[1].sha256 == ends[2].sha256
     assert len({end.flops for end in ends}) == 1
 
 
-def test_a_bare_layer_of_a_twin_is_another_of_the_same_shape(tiny_spec, tiny_dataset):
+def test_a_bare_layer_of_a_replicate_is_another_of_the_same_shape(tiny_spec, tiny_dataset):
     spec = tiny_spec("soft_moe")
     made = [
         LayerOfTrial(each, tiny_dataset, CPU).layer(2, 16, 16, 32, 4).state_dict()
-        for each in (spec, twin_of(spec))
+        for each in (spec, replicate_of(spec))
     ]
     assert made[0].keys() == made[1].keys()
     assert not made[0]["experts.weight1"].equal(made[1]["experts.weight1"])
@@ -119,36 +121,36 @@ def test_a_bare_layer_of_a_twin_is_another_of_the_same_shape(tiny_spec, tiny_dat
 # What is planned
 
 
-def test_only_a_twin_says_that_it_is_one(tiny_spec):
+def test_only_a_replicate_says_that_it_is_one(tiny_spec):
     spec, prints = tiny_spec("soft_moe"), Fingerprints()
     assert "twin" not in spec.model_dump(mode="json")
-    assert twin_of(spec).model_dump(mode="json")["twin"] == 1
-    trials = [prints.trial(each, lambda _: "data").value for each in (spec, twin_of(spec))]
-    layers = [prints.layer(each).value for each in (spec, twin_of(spec))]
+    assert replicate_of(spec).model_dump(mode="json")["twin"] == 1
+    trials = [prints.trial(each, lambda _: "data").value for each in (spec, replicate_of(spec))]
+    layers = [prints.layer(each).value for each in (spec, replicate_of(spec))]
     assert trials[0] != trials[1]
     assert layers[0] != layers[1]
-    assert twin_of(spec).dense() == spec.dense()
+    assert replicate_of(spec).dense() == spec.dense()
 
 
-def test_each_router_but_a_baseline_has_a_twin_in_each_condition_and_seed():
+def test_each_router_but_a_baseline_has_a_replicate_in_each_condition_and_seed():
     routers = ("softmax_token_choice", "random", "dense")
     asked = {"routers": routers, "seeds": 2, "sweep": {"router.capacity_factor": (1.0, 2.0)}}
     plain = trial_specs(make_request(load_preset("smoke"), **asked).preset)
     both = trial_specs(make_request(load_preset("smoke"), **asked, aa_replicates=True).preset)
     assert [spec for spec in both if not spec.twin] == plain
-    twins = [spec for spec in both if spec.twin]
-    assert [spec.model_copy(update={"twin": 0}) for spec in twins] == [
+    replicates = [spec for spec in both if spec.twin]
+    assert [spec.model_copy(update={"twin": 0}) for spec in replicates] == [
         spec for spec in plain if spec.router.name != "dense"
     ]
     seeds = [spec.seed for spec in both]
     assert seeds == sorted(seeds), "a run that is cut short leaves a balanced comparison"
-    told = dict(zip(labels(both), both, strict=False))
-    assert "softmax_token_choice (twin) router.capacity_factor=2.0" in told
-    assert not any("dense (twin)" in label for label in told)
+    by_label = dict(zip(labels(both), both, strict=False))
+    assert "softmax_token_choice (twin) router.capacity_factor=2.0" in by_label
+    assert not any("dense (twin)" in label for label in by_label)
 
 
 @pytest.mark.parametrize(("parent", "number"), [("softmax_token_choice", 1), ("dense", 0)])
-def test_a_derived_twin_starts_from_its_parents_twin_where_that_has_one(parent, number):
+def test_a_derived_replicate_starts_from_its_parents_replicate_where_that_has_one(parent, number):
     smoke = load_preset("smoke")
     derived = PresetPart(
         routers=("soft_moe",), parent=ParentConfig(router=parent, transform="fine_tune")
@@ -163,6 +165,6 @@ def test_a_derived_twin_starts_from_its_parents_twin_where_that_has_one(parent, 
     assert specs.index(child.parent) < specs.index(child)
 
 
-def test_baselines_alone_have_no_twin_to_ask_for() -> None:
+def test_baselines_alone_have_no_replicate_to_ask_for() -> None:
     with pytest.raises(RequestError, match="--aa trains each router but a baseline"):
         make_request(load_preset("tiny"), routers=["dense", "dense_params"], aa_replicates=True)

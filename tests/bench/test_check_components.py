@@ -97,7 +97,7 @@ class Rigid(Scaled):
 
 
 @pytest.mark.parametrize(
-    ("experts", "check", "words"),
+    ("experts", "check", "message"),
     [
         (Misnamed, "width", "'hidden' is none of their hyper-parameters"),
         (Rigid, "width", "parameters at units = 1, 2, 3, 8: 48, 48, 48, 48"),
@@ -110,12 +110,12 @@ class Rigid(Scaled):
         (Forgetful, "save", "after loading"),
     ],
 )
-def test_a_fault_of_experts_is_found(experts, check, words):
+def test_a_fault_of_experts_is_found(experts, check, message):
     with registered(EXPERTS, experts) as name:
         failures = {
             failure.name: failure.detail for failure in check_component(EXPERTS.get(name)).failures
         }
-    assert words in failures[check]
+    assert message in failures[check]
     assert "for an MLP, defaults" in failures[check]
 
 
@@ -130,17 +130,17 @@ class Squeezed(Scaled):
 
 
 @pytest.mark.parametrize(
-    ("experts", "words", "line"),
+    ("experts", "message", "line"),
     [
         (Nan, "y has ", "return super().forward(slot_inputs).log()"),
         (Squeezed, "", "return super().forward(slot_inputs)[..., :-1]"),
     ],
 )
-def test_the_first_cause_in_experts_is_told_once(experts, words, line):
+def test_the_first_cause_in_experts_is_told_once(experts, message, line):
     with registered(EXPERTS, experts) as name:
         report = check_component(EXPERTS.get(name))
     (cause,) = report.causes
-    assert words in cause.detail
+    assert message in cause.detail
     assert line in cause.detail
 
 
@@ -170,7 +170,7 @@ def overflowing(routing, batch):
 
 
 @pytest.mark.parametrize(
-    ("loss", "check", "words"),
+    ("loss", "check", "message"),
     [
         (no_gradient, "gradient", "does not require grad"),
         (by_position, "order", "the first order gives"),
@@ -179,12 +179,12 @@ def overflowing(routing, batch):
         (overflowing, "finite", "large logits"),
     ],
 )
-def test_a_fault_of_a_loss_is_found(loss, check, words):
+def test_a_fault_of_a_loss_is_found(loss, check, message):
     with registered(LOSSES, loss) as name:
         failures = {
             failure.name: failure.detail for failure in check_component(LOSSES.get(name)).failures
         }
-    assert words in failures[check]
+    assert message in failures[check]
 
 
 def test_a_loss_that_is_no_tensor_is_told_once():

@@ -298,13 +298,13 @@ def test_matching_by_steps_gives_all_the_same_steps(tiny_spec):
 def test_an_estimate_needs_no_data_and_is_exact(name, tiny_spec, tiny_dataset):
     spec = tiny_spec(name)
     expected = DataShape(tiny_dataset.image_shape, tiny_dataset.num_classes, 96)
-    found = estimate(spec, expected)
-    assert found.exact
-    assert found.budget == budget_of(spec, tiny_dataset)
+    estimated = estimate(spec, expected)
+    assert estimated.exact
+    assert estimated.budget == budget_of(spec, tiny_dataset)
     model = trial_model(spec, tiny_dataset)
-    assert found.parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert found.checkpoint_bytes == 4 * found.parameters
-    assert found.training_bytes > 16 * found.parameters
+    assert estimated.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert estimated.checkpoint_bytes == 4 * estimated.parameters
+    assert estimated.training_bytes > 16 * estimated.parameters
 
 
 @pytest.mark.parametrize(
@@ -313,12 +313,12 @@ def test_an_estimate_needs_no_data_and_is_exact(name, tiny_spec, tiny_dataset):
 )
 def test_where_work_depends_on_the_data_the_estimate_says_so(name, router, tiny_spec, tiny_dataset):
     spec = tiny_spec(name, router=router)
-    found = estimate(spec, DataShape(tiny_dataset.image_shape, 4, 96))
-    assert not found.exact
+    estimated = estimate(spec, DataShape(tiny_dataset.image_shape, 4, 96))
+    assert not estimated.exact
     counted = budget_of(spec, tiny_dataset)
-    assert found.budget.own.flops == pytest.approx(counted.own.flops, rel=0.2)
+    assert estimated.budget.own.flops == pytest.approx(counted.own.flops, rel=0.2)
     exact = estimate(tiny_spec("softmax_expert_choice"), DataShape((1, 8, 8), 4, 96))
-    assert found.training_bytes == pytest.approx(exact.training_bytes, rel=0.3)
+    assert estimated.training_bytes == pytest.approx(exact.training_bytes, rel=0.3)
 
 
 def test_the_study_is_estimated_without_its_memory(tiny_spec):
@@ -329,8 +329,8 @@ def test_the_study_is_estimated_without_its_memory(tiny_spec):
         batch_size=1024,
         epochs=90,
     )
-    found = estimate(spec, DataShape((3, 224, 224), 1000, 1_281_167))
+    estimated = estimate(spec, DataShape((3, 224, 224), 1000, 1_281_167))
     # ViT-S/16 is known as 4.6 billion multiply-adds an image; backward twice as much.
-    forward = found.budget.dense.flops / 1024 / 3
+    forward = estimated.budget.dense.flops / 1024 / 3
     assert forward == pytest.approx(2 * 4.6e9, rel=0.05)
-    assert found.parameters > 80e6
+    assert estimated.parameters > 80e6

@@ -116,7 +116,7 @@ def test_an_unknown_setting_is_answered_with_the_nearest(
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "words"),
+    ("path", "value", "message"),
     [
         ("train.lr", "fast", "train.lr = 'fast'"),
         ("train.batch_size", 0, "train.batch_size = 0"),
@@ -129,11 +129,11 @@ def test_an_unknown_setting_is_answered_with_the_nearest(
     ],
 )
 def test_a_value_that_does_not_fit_is_named(
-    smoke: Preset, path: str, value: object, words: str
+    smoke: Preset, path: str, value: object, message: str
 ) -> None:
     with pytest.raises(RequestError) as raised:
         specs(smoke, **{path: value})
-    assert words in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_a_router_setting_that_no_chosen_router_has_is_refused(smoke: Preset) -> None:
@@ -171,7 +171,7 @@ def test_a_malformed_set_is_refused(text: str) -> None:
 def test_a_sweep_is_every_combination_of_routers_that_it_concerns(smoke: Preset) -> None:
     sweep = {"router.affinity": ("linear", "cosine"), "router.capacity_factor": (1, 2)}
     request = make_request(smoke, routers=["softmax_token_choice", "random", "dense"], sweep=sweep)
-    found = [
+    combinations = [
         (spec.router.name, spec.router.options.get("affinity"), options.get("capacity_factor"))
         for spec in trial_specs(request.preset)
         for options in [spec.router.options]
@@ -181,13 +181,13 @@ def test_a_sweep_is_every_combination_of_routers_that_it_concerns(smoke: Preset)
         for affinity in ("linear", "cosine")
         for factor in (1.0, 2.0)
     ]
-    assert set(found) == {
+    assert set(combinations) == {
         *chosen,
         ("random", None, 1.0),
         ("random", None, 2.0),
         ("dense", None, None),
     }
-    assert len(found) == 7
+    assert len(combinations) == 7
 
 
 def test_one_seed_of_every_router_comes_before_the_next_seed(smoke: Preset) -> None:

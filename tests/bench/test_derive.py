@@ -76,9 +76,9 @@ def test_fine_tuning_takes_the_same_and_trains_everything(child, trained):
     spec = child("fine_tune")
     parent = trained(spec)
     model = starting_model(spec, SHAPE, parent)
-    given = parent.state_dict()
-    common = shared(model.state_dict(), given)
-    assert all(torch.equal(model.state_dict()[name], given[name]) for name in common)
+    initial = parent.state_dict()
+    common = shared(model.state_dict(), initial)
+    assert all(torch.equal(model.state_dict()[name], initial[name]) for name in common)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
@@ -103,19 +103,19 @@ def test_training_changes_what_is_free_and_nothing_else(child, trained, tiny_dat
     spec = child(ema=0.9)
     parent = trained(spec)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path, parent=parent)
-    given = parent.state_dict()
+    initial = parent.state_dict()
     weights = read_tensors(outcome.checkpoint, outcome.sha256)
     first = outcome.snapshots[0]
     start = read_tensors(tmp_path / first.file, first.sha256)
     changed = {name for name in weights if not torch.equal(weights[name], start[name])}
     assert changed
     assert in_gates(changed)
-    assert not changed & shared(weights, given)
-    assert all(torch.equal(start[name], given[name]) for name in shared(start, given))
+    assert not changed & shared(weights, initial)
+    assert all(torch.equal(start[name], initial[name]) for name in shared(start, initial))
     tuned = child("fine_tune")
     outcome = train_trial(tuned, tiny_dataset, CPU, tmp_path / "tuned", parent=parent)
     weights = read_tensors(outcome.checkpoint, outcome.sha256)
-    assert any(not torch.equal(weights[name], given[name]) for name in shared(weights, given))
+    assert any(not torch.equal(weights[name], initial[name]) for name in shared(weights, initial))
 
 
 def test_a_step_is_counted_by_what_it_trains(child, trained, tiny_spec, tiny_dataset):
@@ -140,14 +140,14 @@ def test_a_step_is_counted_by_what_it_trains(child, trained, tiny_spec, tiny_dat
 
 def test_what_a_derived_trial_takes_is_estimated_with_what_is_frozen(child, trained, tiny_dataset):
     spec = child()
-    found = estimate(spec, SHAPE, SHAPE)
+    estimated = estimate(spec, SHAPE, SHAPE)
     counted = resolve_budget(
         spec, tiny_dataset, TrainingBatches(spec, tiny_dataset, CPU), CPU, trained(spec)
     )
-    assert found.budget == counted
+    assert estimated.budget == counted
     tuned = estimate(child("fine_tune"), SHAPE, SHAPE)
-    assert found.parameters == tuned.parameters
-    assert found.training_bytes < tuned.training_bytes
+    assert estimated.parameters == tuned.parameters
+    assert estimated.training_bytes < tuned.training_bytes
 
 
 def test_a_parent_of_other_classes_has_not_all_that_is_needed(tiny_spec):
@@ -196,13 +196,13 @@ def test_a_fingerprint_covers_the_parent_and_the_transform(child):
     scratch = value(spec.model_copy(update={"parent": None, "transform": None}))
     longer = spec.parent.train.model_copy(update={"epochs": 9})
     other = spec.derived(spec.parent.model_copy(update={"train": longer}), "distill")
-    found = value(spec)
-    assert found.parent == value(spec.parent).value
+    fingerprint = value(spec)
+    assert fingerprint.parent == value(spec.parent).value
     assert scratch.parent is None
-    assert {part.kind for part in scratch.parts} < {part.kind for part in found.parts}
-    values = [found, scratch, value(other), value(child("fine_tune")), value(spec, "other")]
+    assert {part.kind for part in scratch.parts} < {part.kind for part in fingerprint.parts}
+    values = [fingerprint, scratch, value(other), value(child("fine_tune")), value(spec, "other")]
     assert len({each.value for each in values}) == len(values)
     moved = spec.parent.data.model_copy(update={"data_dir": "/there"})
     elsewhere = spec.derived(spec.parent.model_copy(update={"data": moved}), "distill")
-    assert value(elsewhere).value == found.value
+    assert value(elsewhere).value == fingerprint.value
     assert Fingerprints().layer(spec).value == Fingerprints().layer(other).value

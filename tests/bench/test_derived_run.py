@@ -114,9 +114,9 @@ def test_a_child_is_trained_again_where_its_parent_changes(plan, run, monkeypatc
     tally = run(plan(*elsewhere))
     assert (tally.trained, tally.reused) == (2, 0)
     parent, child, *_ = store.all_trials()
-    told = list(explain(child, store))
-    assert told[2] == f"distill from {PARENT}, trial {parent.fingerprint}"
-    assert f"  same     parent '{PARENT}'" in told
+    explanation = list(explain(child, store))
+    assert explanation[2] == f"distill from {PARENT}, trial {parent.fingerprint}"
+    assert f"  same     parent '{PARENT}'" in explanation
     monkeypatch.setattr(fingerprint, "combined", lambda hashes: f"changed {len(hashes)}")
     _, now = Reuse(store, Path(), None).trials(plan(*both).trials)
     assert f"changed parent: '{PARENT}'; changed source: router" in now.reason
@@ -152,9 +152,9 @@ def test_a_parent_that_fails_fails_its_children_and_the_others_go_on(
     parent, child, other = attempts(store)
     assert [row.status for row in (parent, child, other)] == ["failed", "failed", "done"]
     name = made.trials[0].fingerprint.value[:10]
-    told = f"its parent, exploding seed 0 (trial {name}), failed: ValueError: boom"
-    assert child.error == told
-    assert [failure.error for failure in tally.failures] == ["ValueError: boom", told]
+    message = f"its parent, exploding seed 0 (trial {name}), failed: ValueError: boom"
+    assert child.error == message
+    assert [failure.error for failure in tally.failures] == ["ValueError: boom", message]
     exploding.error = None
     assert run(made).trained == 0
     assert run(made, retry="failed").trained == 2

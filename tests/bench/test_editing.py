@@ -41,13 +41,13 @@ def test_what_is_told_of_the_edits_is_what_the_edited_model_answers(
     results = list(build_suite("editing", max_edits=2).measure(subject))
     arrays = [result for result in results if isinstance(result, Array)]
     factors = {a.layer: torch.tensor(a.values) for a in arrays if a.name == "expert_factors"}
-    told = {a.where["edit"]: a.values for a in arrays if a.name == "subgroup_accuracy"}
+    accuracies = {a.where["edit"]: a.values for a in arrays if a.name == "subgroup_accuracy"}
 
     split = marked.splits["test"]
     layers = list(moe_layers(subject.model).values())
     assert set(factors) == set(range(len(layers)))
-    assert set(told) == ({"before", "after"} if layers else {"before"})
-    for edit, accuracy in told.items():
+    assert set(accuracies) == ({"before", "after"} if layers else {"before"})
+    for edit, accuracy in accuracies.items():
         with reweighted(layers, factors if edit == "after" else {}):
             batches = subject.run(subject.model, "test")
             answers = torch.cat([batch.logits for batch in batches]).argmax(-1)
@@ -62,9 +62,9 @@ def test_the_subject_tells_each_image_s_attribute_and_none_where_there_is_none(
 ):
     spec = tiny_spec()
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
-    told = TrainedTrial(spec, marked, outcome, CPU)
-    assert told.attribute_names == ("first", "second")
-    assert torch.equal(told.attribute("val"), marked.splits["val"].attribute)
+    trained = TrainedTrial(spec, marked, outcome, CPU)
+    assert trained.attribute_names == ("first", "second")
+    assert torch.equal(trained.attribute("val"), marked.splits["val"].attribute)
     untold = TrainedTrial(spec, tiny_dataset, outcome, CPU)
     assert untold.attribute("val") is None
     reason = build_suite("editing").applies_to(untold)

@@ -101,9 +101,9 @@ def test_what_is_measured_depends_on_what_suites_are_handed(
         return fingerprints.layer(spec_of("soft_moe")).value, *suites
 
     def changed(definitions: Definitions, roots: Iterable[Definition]) -> Code:
-        found = code(definitions, roots)
-        others = {("changed", "digest") if each[0] == name else each for each in found.digests}
-        return replace(found, digests=frozenset(others))
+        digests = code(definitions, roots)
+        others = {("changed", "digest") if each[0] == name else each for each in digests.digests}
+        return replace(digests, digests=frozenset(others))
 
     before, code = measured(), Definitions.code
     assert measured() == before

@@ -64,8 +64,8 @@ def start(tmp_path):
 @pytest.fixture
 def gpu(monkeypatch):
     """A machine with one GPU, as far as a lock's name goes."""
-    found = SimpleNamespace(uuid="6f9c2d")
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: found)
+    properties = SimpleNamespace(uuid="6f9c2d")
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
 
 
 def impatient(who: str) -> None:
@@ -89,10 +89,10 @@ def test_trainings_do_not_exclude_each_other_and_a_timing_waits_for_them_all(sta
     assert first.stdout.readline() == second.stdout.readline() == "holds\n"
     assert free(training)
     timed = start("timing")
-    told = timed.stdout.readline()
-    assert told.startswith("waiting process ")
-    assert str(first.pid) in told
-    assert str(second.pid) in told
+    message = timed.stdout.readline()
+    assert message.startswith("waiting process ")
+    assert str(first.pid) in message
+    assert str(second.pid) in message
     assert end(first) == "released"
     assert not free(timing)
     assert end(second) == "released"

@@ -80,9 +80,9 @@ def test_of_any_growing_cost_the_nearest_is_found(growth, target):
     def cost(width):
         return sums[width - 1] if width <= 40 else sums[-1] + 10 * (width - 40)
 
-    found = nearest_width(cost, target)
+    nearest = nearest_width(cost, target)
     best = min(abs(cost(width) - target) for width in range(1, 80))
-    assert abs(cost(found) - target) == best
+    assert abs(cost(nearest) - target) == best
 
 
 def test_the_parameters_of_an_expert_by_hand(tiny_spec):
@@ -134,20 +134,20 @@ def test_what_is_solved_for_at_planning_is_what_training_counts(
 
 def test_factorised_experts_are_solved_for_by_their_rank(tiny_spec):
     spec = tiny_spec("softmax_mixture", match="params", experts={"name": "cp"})
-    (found,) = solved(spec)
-    assert found.found == ("experts.options.rank",)
+    (matched,) = solved(spec)
+    assert matched.found == ("experts.options.rank",)
     by_construction = next(iter(moe_layers(trial_model(spec, SHAPE)).values())).experts.solved_rank
-    assert found.experts.options["rank"] == by_construction
+    assert matched.experts.options["rank"] == by_construction
 
 
 def test_seeds_twins_and_children_share_what_is_solved_for(tiny_spec):
     spec = tiny_spec("soft_moe", match="params", experts={"num_experts": 2})
     child = spec.derived(spec, "fine_tune")
-    first, second, twin, derived = solved(
+    first, second, replicate, derived = solved(
         spec, spec.with_seed(1), spec.model_copy(update={"twin": 1}), child
     )
-    assert (first.seed, second.seed, twin.twin) == (0, 1, 1)
-    assert first.experts == second.experts == twin.experts == derived.experts
+    assert (first.seed, second.seed, replicate.twin) == (0, 1, 1)
+    assert first.experts == second.experts == replicate.experts == derived.experts
     assert derived.parent == first
 
 
@@ -309,17 +309,17 @@ def test_an_interrupted_training_by_the_clock_spends_what_is_left(
 ):
     monkeypatch.setattr(loop, "time", Ticking(1.0))
     spec = by_clock(tiny_spec("dense", evaluations=2, snapshots=1), 12.0)
-    told = []
+    progress = []
     with pytest.raises(TrainingInterrupted):
         train_trial(
             spec, tiny_dataset, CPU, tmp_path,
-            lambda *args: told.append(args),
-            save_every=0, stop=lambda: len(told) == 4,
+            lambda *args: progress.append(args),
+            save_every=0, stop=lambda: len(progress) == 4,
         )  # fmt: skip
-    step, *_, seconds = told[-1]
-    outcome = train_trial(spec, tiny_dataset, CPU, tmp_path, lambda *args: told.append(args))
-    assert told[4][0] > step
-    assert told[4][-1] > seconds
+    step, *_, seconds = progress[-1]
+    outcome = train_trial(spec, tiny_dataset, CPU, tmp_path, lambda *args: progress.append(args))
+    assert progress[4][0] > step
+    assert progress[4][-1] > seconds
     assert outcome.seconds == pytest.approx(12.0, abs=1.5)
     assert [p.step for p in outcome.history if p.name == "val_top1"][-1] == outcome.steps
 

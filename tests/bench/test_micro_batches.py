@@ -163,19 +163,19 @@ def test_a_batch_has_no_more_parts_than_images(tiny_spec, tiny_dataset):
 
 @pytest.mark.parametrize("groups", ["batch", 8, 64])
 def test_groups_of_several_images_are_a_reason(groups, tiny_spec, tiny_dataset):
-    found = reason(tiny_spec(model={"groups": groups}), tiny_dataset)
-    assert found == f"model.groups = {groups!r} routes tokens of several images together"
+    why = reason(tiny_spec(model={"groups": groups}), tiny_dataset)
+    assert why == f"model.groups = {groups!r} routes tokens of several images together"
 
 
 def test_a_loss_over_the_batch_is_a_reason(tiny_spec, tiny_dataset):
-    found = reason(tiny_spec(losses={"z": 0.0, "importance": 0.1}), tiny_dataset)
-    assert found == "the loss 'importance' is taken over the whole batch"
+    why = reason(tiny_spec(losses={"z": 0.0, "importance": 0.1}), tiny_dataset)
+    assert why == "the loss 'importance' is taken over the whole batch"
     assert reason(tiny_spec(losses={"importance": 0.0}), tiny_dataset) is None
 
 
 def test_a_router_that_is_told_the_loads_is_a_reason(listener, tiny_spec, tiny_dataset):
-    found = reason(tiny_spec("listener"), tiny_dataset)
-    assert found == "the router Listener is told the loads of the whole batch"
+    why = reason(tiny_spec("listener"), tiny_dataset)
+    assert why == "the router Listener is told the loads of the whole batch"
 
 
 class RunningMean(nn.Module):
@@ -205,20 +205,20 @@ def test_statistics_of_the_batch_are_a_reason(norm, is_reason, where, tiny_spec,
         at = {"model": model, "router": layer.router, "experts": layer.experts}[where]
         at.own_norm = norm
 
-    found = reason(tiny_spec(), tiny_dataset, change)
+    why = reason(tiny_spec(), tiny_dataset, change)
     prefix = {"model": "", "router": "blocks.1.mlp.router.", "experts": "blocks.1.mlp.experts."}
     name = type(norm).__name__
     what = f"an {name}" if name.startswith("Instance") else f"a {name}"
-    told = f"{prefix[where]}own_norm, {what}, takes statistics of the batch"
-    assert found == (told if is_reason else None)
+    message = f"{prefix[where]}own_norm, {what}, takes statistics of the batch"
+    assert why == (message if is_reason else None)
 
 
 def test_a_buffer_of_an_moe_layer_is_a_reason_and_one_of_the_model_is_not(tiny_spec, tiny_dataset):
     def in_router(model: nn.Module) -> None:
         layer_of(model).router.register_buffer("mean", torch.zeros(4))
 
-    found = reason(tiny_spec(), tiny_dataset, in_router)
-    assert found == "blocks.1.mlp.router.mean may keep statistics of the batch"
+    why = reason(tiny_spec(), tiny_dataset, in_router)
+    assert why == "blocks.1.mlp.router.mean may keep statistics of the batch"
     spec = tiny_spec()
     assert reason(spec, tiny_dataset, lambda m: m.register_buffer("grid", torch.zeros(4))) is None
 

@@ -64,13 +64,13 @@ def test_one_part_without_settings_is_the_preset(preset) -> None:
 
 
 def test_all_parts_come_for_each_condition_and_each_seed_before_the_next(preset) -> None:
-    found = trials(
+    specs = trials(
         preset({"routers": ["random"]}, {"routers": ["soft_moe"]}, sweep={"train.lr": (1, 2)}),
         seeds=2,
     )
-    told = [(spec.seed, spec.train.lr, spec.router.name) for spec in found]
+    order = [(spec.seed, spec.train.lr, spec.router.name) for spec in specs]
     once = [(lr, name) for lr in (1, 2) for name in ("random", "soft_moe")]
-    assert told == [(seed, *each) for seed in (0, 1) for each in once]
+    assert order == [(seed, *each) for seed in (0, 1) for each in once]
 
 
 def test_a_part_wins_over_the_preset_and_its_sweep_and_the_command_over_both(preset) -> None:
@@ -89,7 +89,7 @@ def test_a_part_wins_over_the_preset_and_its_sweep_and_the_command_over_both(pre
 
 
 @pytest.mark.parametrize(
-    ("fields", "words"),
+    ("fields", "message"),
     [
         ({"set": {"train.lrr": 1}}, "no setting 'train.lrr'; did you mean 'train.lr'"),
         ({"set": {"train.lr": "fast"}}, "parts.1.set: train.lr = 'fast'"),
@@ -101,13 +101,13 @@ def test_a_part_wins_over_the_preset_and_its_sweep_and_the_command_over_both(pre
         ({"parent": {"router": "random", "transform": "distil"}}, "no transform.*'distill'"),
     ],
 )
-def test_a_part_that_cannot_be_is_refused(preset, fields, words) -> None:
-    with pytest.raises(RequestError, match=words):
+def test_a_part_that_cannot_be_is_refused(preset, fields, message) -> None:
+    with pytest.raises(RequestError, match=message):
         trials(preset({}, fields))
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("{router: [dense]}", r"no setting 'parts\.0\.router'; did you mean 'parts\.0\.routers'"),
         ("{parent: {router: dense}}", r"'parts\.0\.parent\.transform' is missing"),
@@ -118,10 +118,10 @@ def test_a_part_that_cannot_be_is_refused(preset, fields, words) -> None:
         ("{routers: dense}", r"parts\.0\.routers: routers = 'dense' is no list"),
     ],
 )
-def test_a_file_with_a_wrong_part_is_answered_with_its_place(tmp_path: Path, text, words) -> None:
+def test_a_file_with_a_wrong_part_is_answered_with_its_place(tmp_path: Path, text, message) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(f"description: mine\nparts:\n  - {text}\n")
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(RequestError, match=message):
         load_preset(str(file))
 
 
@@ -153,13 +153,13 @@ def test_a_setting_that_no_router_of_any_part_has_is_refused(preset) -> None:
 
 
 def test_a_derived_trial_starts_from_its_condition_and_seed(preset) -> None:
-    found = trials(preset({"routers": [ATTENTIVE]}, DISTILLED, **LOSSES), seeds=2)
-    assert names(found) == [ATTENTIVE, PLAIN] * 4
-    for parent, child in zip(found[::2], found[1::2], strict=True):
+    specs = trials(preset({"routers": [ATTENTIVE]}, DISTILLED, **LOSSES), seeds=2)
+    assert names(specs) == [ATTENTIVE, PLAIN] * 4
+    for parent, child in zip(specs[::2], specs[1::2], strict=True):
         assert (child.parent, child.transform) == (parent, "distill")
         assert child.train.losses == {}
         assert parent.parent is None
-    assert [spec.seed for spec in found] == [0] * 4 + [1] * 4
+    assert [spec.seed for spec in specs] == [0] * 4 + [1] * 4
 
 
 def test_a_parent_may_be_of_the_same_part_or_be_derived_itself(preset) -> None:
@@ -179,11 +179,11 @@ def test_a_parent_that_was_not_asked_for_is_trained_too(preset) -> None:
 
 def test_a_trial_has_a_parent_and_a_transform_or_neither(preset) -> None:
     parent, child = trials(preset({"routers": [ATTENTIVE]}, DISTILLED))
-    told = child.model_dump(mode="json")
-    assert TrialSpec.model_validate(told) == child
-    del told["transform"]
+    fields = child.model_dump(mode="json")
+    assert TrialSpec.model_validate(fields) == child
+    del fields["transform"]
     with pytest.raises(ValueError, match="a parent and a transform"):
-        TrialSpec.model_validate(told)
+        TrialSpec.model_validate(fields)
     known = {"router", "experts", "model", "data", "train", "compute", "seed"}
     assert parent.model_dump(mode="json").keys() == known
     assert child.condition() == child.with_seed(3).condition()
@@ -191,8 +191,8 @@ def test_a_trial_has_a_parent_and_a_transform_or_neither(preset) -> None:
 
 
 def test_a_label_says_what_a_derived_trial_started_from(preset) -> None:
-    found = trials(preset({"routers": [ATTENTIVE, PLAIN]}, DISTILLED, **LOSSES), seeds=2)
-    assert labels(found)[:6] == [
+    specs = trials(preset({"routers": [ATTENTIVE, PLAIN]}, DISTILLED, **LOSSES), seeds=2)
+    assert labels(specs)[:6] == [
         f"{ATTENTIVE} train.losses.importance=unset",
         f"{PLAIN} train.losses.importance=unset",
         f"{PLAIN} transform=distill parent={ATTENTIVE} parent.train.losses.importance=unset",
@@ -233,14 +233,14 @@ def test_a_part_that_sweeps_has_no_trial_that_others_could_start_from(preset) ->
     with pytest.raises(RequestError, match="no single trial of router 'random'"):
         trials(preset(swept, child))
     single = {"routers": ["random"], "set": {"experts.num_experts": 2}}
-    found = trials(preset(swept, single, child))[-1]
-    assert found.parent is not None
-    assert found.parent.experts.num_experts == 2
+    last = trials(preset(swept, single, child))[-1]
+    assert last.parent is not None
+    assert last.parent.experts.num_experts == 2
 
 
 @pytest.mark.parametrize("parts", [[], [{}]])
 def test_a_setting_of_the_command_ends_a_sweep_of_the_preset(preset, parts) -> None:
     asked = preset(*parts, sweep={"experts.num_experts": (2, 4), "train.lr": (1, 2)})
-    found = trials(asked, settings={"experts.num_experts": 8})
-    assert {spec.experts.num_experts for spec in found} == {8}
-    assert {spec.train.lr for spec in found} == {1, 2}
+    specs = trials(asked, settings={"experts.num_experts": 8})
+    assert {spec.experts.num_experts for spec in specs} == {8}
+    assert {spec.train.lr for spec in specs} == {1, 2}

@@ -190,12 +190,12 @@ def test_what_is_done_is_reused_and_what_is_due_is_measured(store, plan, tmp_pat
 def test_a_training_whose_weights_are_gone_is_done_again(store, plan, tmp_path) -> None:
     made = plan()
     ended(store, made, "done", "weights")
-    found = {(True, "its checkpoint is gone, and a suite needs it")}
-    assert reasons(store, made, tmp_path) == found
+    expected = {(True, "its checkpoint is gone, and a suite needs it")}
+    assert reasons(store, made, tmp_path) == expected
     left_by_training(tmp_path)
     (tmp_path / "first").unlink()
-    found = {(True, "its snapshot first is gone, and a suite needs it")}
-    assert reasons(store, made, tmp_path) == found
+    expected = {(True, "its snapshot first is gone, and a suite needs it")}
+    assert reasons(store, made, tmp_path) == expected
     (tmp_path / "outcome.json").unlink()
     ((train, reason),) = reasons(store, made, tmp_path)
     assert train
@@ -203,25 +203,25 @@ def test_a_training_whose_weights_are_gone_is_done_again(store, plan, tmp_path) 
 
 
 @pytest.mark.parametrize(
-    ("status", "found"),
+    ("status", "reason"),
     [
         ("failed", (False, "it failed: why it did; --retry failed tries again")),
         ("running", (True, "continues an interrupted attempt")),
     ],
 )
-def test_how_the_last_attempt_ended_decides(store, plan, status, found) -> None:
+def test_how_the_last_attempt_ended_decides(store, plan, status, reason) -> None:
     made = plan()
     ended(store, made, status)
-    assert reasons(store, made) == {found}
+    assert reasons(store, made) == {reason}
 
 
 def test_code_that_changed_is_named(store: Store, plan, monkeypatch) -> None:
     made = plan()
     ended(store, made, "done")
     monkeypatch.setattr(fingerprint, "combined", lambda hashes: f"changed {len(hashes)}")
-    found = reasons(store, plan(routers=["dense"]))
+    stale = reasons(store, plan(routers=["dense"]))
     parts = "router 'dense', protocol 'training', model 'vit_tiny_patch16_224'"
-    assert found == {(True, f"changed source: {parts}")}
+    assert stale == {(True, f"changed source: {parts}")}
 
 
 def test_differences_name_each_part_and_setting(store: Store, plan) -> None:

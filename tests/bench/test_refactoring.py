@@ -209,8 +209,8 @@ def router_around(tree: ast.Module, node: ast.AST, file: Path) -> type | None:
     """The router class that a place lies in."""
     module = sys.modules[".".join(file.with_suffix("").parts)]
     around = next(each for each in tree.body if any(node is inner for inner in ast.walk(each)))
-    found = getattr(module, getattr(around, "name", ""), None)
-    return found if isinstance(found, type) and issubclass(found, Router) else None
+    around_it = getattr(module, getattr(around, "name", ""), None)
+    return around_it if isinstance(around_it, type) and issubclass(around_it, Router) else None
 
 
 @pytest.mark.parametrize("mutations", [50, pytest.param(500, marks=pytest.mark.campaign)])
@@ -222,11 +222,11 @@ def test_whatever_changes_a_number_makes_stale_what_uses_it(
         file for name in MUTATED for file in files_of(copy, name) if file.name != "__init__.py"
     ]
     trees = {file: ast.parse(file.read_text("utf-8")) for file in files}
-    found = {file: list(places(tree)) for file, tree in trees.items()}
+    mutable = {file: list(places(tree)) for file, tree in trees.items()}
     # Each file in turn, so that a long one is not drawn from again and again.
-    turns = [file for file in files if found[file]]
+    turns = [file for file in files if mutable[file]]
     draw.shuffle(turns)
-    chosen = [(file, draw.choice(found[file])) for file in (turns * mutations)[:mutations]]
+    chosen = [(file, draw.choice(mutable[file])) for file in (turns * mutations)[:mutations]]
     survived = []
     for file, node in chosen:
         before = file.read_text("utf-8")

@@ -95,37 +95,37 @@ def trial(request, tiny_spec, tiny_dataset, biased) -> dict[str, Any]:
 
 @pytest.fixture
 def plain(tiny_spec, tiny_dataset) -> dict[str, Any]:
-    """A training of 24 steps, whose looks are those of LOOKS."""
+    """A training of 24 steps, whose segments end at SEGMENT_ENDS."""
     spec = tiny_spec("soft_moe", epochs=4, evaluations=5, snapshots=4, match="steps")
     return {"spec": spec, "dataset": tiny_dataset, "device": CPU}
 
 
-LOOKS = [5, 8, 10, 14, 16, 19, 20, 24]
+SEGMENT_ENDS = [5, 8, 10, 14, 16, 19, 20, 24]
 
 
 def stopped_at(step: int, folder: Path, trial: dict[str, Any]) -> list[int]:
-    """Train until the look after a step, or until the end; returns the looks."""
-    looks: list[int] = []
+    """Train until the segment that ends at a step; returns the ends of the segments trained."""
+    steps: list[int] = []
     with pytest.raises(TrainingInterrupted, match=f"stopped after step {step} of 24"):
         train_trial(
             **trial,
             folder=folder,
-            on_progress=lambda done, *_: looks.append(done),
-            stop=lambda: looks[-1] == step,
+            on_progress=lambda done, *_: steps.append(done),
+            stop=lambda: steps[-1] == step,
         )
-    assert looks[-1] == step
+    assert steps[-1] == step
     assert (folder / checkpoint.FILE).exists()
     assert not (folder / "outcome.json").exists()
     torch.rand(7)  # what else happens in between plays no part
-    return looks
+    return steps
 
 
 def facts(outcome: Outcome) -> dict[str, Any]:
     """All of an outcome but the times; snapshots by their SHA-256."""
-    told = json.loads(outcome.model_dump_json(exclude={"seconds"}))
-    for row in told["history"] + told["snapshots"]:
+    fields = json.loads(outcome.model_dump_json(exclude={"seconds"}))
+    for row in fields["history"] + fields["snapshots"]:
         assert row.pop("seconds") >= 0
-    return told
+    return fields
 
 
 # The same bits
@@ -136,7 +136,7 @@ def test_an_interrupted_training_gives_the_same_bits(trial, tmp_path, capsys):
     assert whole.steps == 24
     first = stopped_at(8, tmp_path / "parts", trial)
     second = stopped_at(19, tmp_path / "parts", trial)
-    assert first + second == LOOKS[: LOOKS.index(19) + 1]
+    assert first + second == SEGMENT_ENDS[: SEGMENT_ENDS.index(19) + 1]
     parts = train_trial(**trial, folder=tmp_path / "parts")
     assert facts(parts) == facts(whole)
     assert facts(read_outcome(tmp_path / "parts")) == facts(whole)
@@ -144,37 +144,37 @@ def test_an_interrupted_training_gives_the_same_bits(trial, tmp_path, capsys):
     checkpoint.discard_state(tmp_path / "parts")
     names = [{file.name for file in (tmp_path / of).iterdir()} for of in ("parts", "whole")]
     assert names[0] == names[1]
-    told = capsys.readouterr()
-    assert told.out.splitlines() == [
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == [
         "the training goes on after step 8 of 24",
         "the training goes on after step 19 of 24",
     ]
-    assert told.err == ""
+    assert printed.err == ""
 
 
-@pytest.mark.parametrize("step", LOOKS)
-def test_at_each_look_it_can_be_interrupted(step, plain, tmp_path):
+@pytest.mark.parametrize("step", SEGMENT_ENDS)
+def test_after_each_segment_it_can_be_interrupted(step, plain, tmp_path):
     whole = train_trial(**plain, folder=tmp_path / "whole")
     stopped_at(step, tmp_path / "parts", plain)
-    looks: list[int] = []
+    steps: list[int] = []
     parts = train_trial(
-        **plain, folder=tmp_path / "parts", on_progress=lambda done, *_: looks.append(done)
+        **plain, folder=tmp_path / "parts", on_progress=lambda done, *_: steps.append(done)
     )
     assert facts(parts) == facts(whole)
-    assert looks == LOOKS[LOOKS.index(step) + 1 :]
+    assert steps == SEGMENT_ENDS[SEGMENT_ENDS.index(step) + 1 :]
 
 
 def test_seconds_and_accuracy_go_on_from_what_they_were(plain, tmp_path):
-    told: list[tuple[Any, ...]] = []
+    progress: list[tuple[Any, ...]] = []
     with pytest.raises(TrainingInterrupted):
         train_trial(
-            **plain, folder=tmp_path, on_progress=lambda *at: told.append(at), stop=lambda: True
+            **plain, folder=tmp_path, on_progress=lambda *at: progress.append(at), stop=lambda: True
         )
-    ((_, _, _, accuracy, evaluations, seconds),) = told
-    outcome = train_trial(**plain, folder=tmp_path, on_progress=lambda *at: told.append(at))
-    assert told[1][3:5] == (accuracy, evaluations)  # step 8 is no evaluation
-    assert told[1][5] > seconds > 0
-    assert told[-1][4] == plain["spec"].train.evaluations
+    ((_, _, _, accuracy, evaluations, seconds),) = progress
+    outcome = train_trial(**plain, folder=tmp_path, on_progress=lambda *at: progress.append(at))
+    assert progress[1][3:5] == (accuracy, evaluations)  # step 8 is no evaluation
+    assert progress[1][5] > seconds > 0
+    assert progress[-1][4] == plain["spec"].train.evaluations
     times = [row.seconds for row in outcome.history]
     assert times == sorted(times)
     assert times[0] == seconds
@@ -186,7 +186,7 @@ def test_the_state_is_saved_as_often_as_was_asked(plain, tmp_path, monkeypatch):
     train_trial(**plain, folder=tmp_path)
     assert not kept  # it takes no minute
     train_trial(**plain, folder=tmp_path, save_every=0)
-    assert len(kept) == len(LOOKS)
+    assert len(kept) == len(SEGMENT_ENDS)
 
 
 def test_a_training_that_diverges_leaves_nothing_to_go_on_from(plain, tmp_path, monkeypatch):
@@ -251,12 +251,12 @@ def test_what_is_of_no_use_is_told_and_the_training_starts_again(damage, plain, 
     stopped_at(14, tmp_path / "parts", plain)
     spoil, why = DAMAGES[damage]
     spoil(tmp_path / "parts" / checkpoint.FILE)
-    looks: list[int] = []
+    steps: list[int] = []
     parts = train_trial(
-        **plain, folder=tmp_path / "parts", on_progress=lambda done, *_: looks.append(done)
+        **plain, folder=tmp_path / "parts", on_progress=lambda done, *_: steps.append(done)
     )
     assert facts(parts) == facts(whole)
-    assert looks == LOOKS
+    assert steps == SEGMENT_ENDS
     (line,) = capsys.readouterr().err.splitlines()
     start = (
         f"warning: the training starts again, {tmp_path / 'parts' / checkpoint.FILE} is of no use: "

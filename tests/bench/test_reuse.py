@@ -62,14 +62,14 @@ ENDED = {
 @pytest.mark.parametrize("retry", [None, "failed", "timed_out", "all"])
 def test_only_what_is_asked_for_is_tried_again(store, plan, status: str, retry: Retry) -> None:
     tried(store, plan, status)
-    told, asked = ENDED[status]
+    reason, asked = ENDED[status]
     decision = decided(store, plan, retry)
     if retry == "all" or (retry == asked and retry is not None):
-        again = f"tried again; last time {told.split(';')[0]}"
+        again = f"tried again; last time {reason.split(';')[0]}"
         assert decision == Decision(True, again, plan.trials[0].suites)
     else:
         last = store.last_attempt(plan.trials[0].fingerprint.value)
-        assert decision == Decision(False, told, attempt=last)
+        assert decision == Decision(False, reason, attempt=last)
 
 
 def test_an_error_without_words(store: Store, plan: Plan) -> None:

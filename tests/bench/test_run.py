@@ -167,7 +167,7 @@ def test_bare_layers_are_measured_without_any_training(run, store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "status", "told"),
+    ("error", "status", "message"),
     [
         (ValueError("boom\nand more"), "failed", "ValueError: boom and more"),
         (BenchError("of our own"), "failed", "of our own"),
@@ -181,16 +181,16 @@ def test_bare_layers_are_measured_without_any_training(run, store) -> None:
     ],
 )
 def test_a_failure_is_a_row_and_the_others_go_on(
-    run, store, exploding, error, status, told
+    run, store, exploding, error, status, message
 ) -> None:
     exploding.error = error
     tally = run(["exploding", "dense"])
     failed, done = attempts(store)
     assert (failed.status, done.status) == (status, "done")
-    assert failed.error == told
+    assert failed.error == message
     assert "raise Fuse.error" in failed.traceback
     assert [(f.task.name, f.what, f.error) for f in tally.failures] == [
-        ("exploding", "training", told)
+        ("exploding", "training", message)
     ]
     assert (tally.trained, tally.measured) == (1, 1)
 
@@ -267,7 +267,7 @@ def test_a_suite_that_fails_costs_its_own_measurement(run, store, failing_suite)
 
 
 @pytest.mark.parametrize(
-    ("settings", "words"),
+    ("settings", "message"),
     [
         ({"router.top_k": 9}, "softmax_token_choice: top_k = 9"),
         ({"model.options.colour": 3}, "colour"),
@@ -280,14 +280,14 @@ def test_a_suite_that_fails_costs_its_own_measurement(run, store, failing_suite)
         ),
     ],
 )
-def test_nothing_starts_where_a_model_cannot_be_built(run, store, settings, words) -> None:
-    with pytest.raises(RequestError, match=words):
+def test_nothing_starts_where_a_model_cannot_be_built(run, store, settings, message) -> None:
+    with pytest.raises(RequestError, match=message):
         run(["softmax_token_choice"], settings=settings)
     assert store.studies() == []
 
 
 @pytest.mark.parametrize(
-    ("router", "settings", "words"),
+    ("router", "settings", "message"),
     [
         ("softmax_token_choice", {"train.losses.load": 0.1}, "loss 'load' needs noise"),
         ("softmax_expert_choice", {"train.losses.gshard": 0.1}, "loss 'gshard' has no meaning"),
@@ -295,10 +295,10 @@ def test_nothing_starts_where_a_model_cannot_be_built(run, store, settings, word
     ],
 )
 def test_nothing_starts_where_a_loss_does_not_fit_the_router(
-    run, store, router, settings, words
+    run, store, router, settings, message
 ) -> None:
     state = torch.get_rng_state()
-    with pytest.raises(RequestError, match=f"^{router}: {words}"):
+    with pytest.raises(RequestError, match=f"^{router}: {message}"):
         run([router, "dense"], settings=settings)
     assert store.studies() == []
     assert torch.equal(torch.get_rng_state(), state)
@@ -354,13 +354,13 @@ def test_the_same_seed_gives_the_same_bits(run, store, tmp_path, datasets) -> No
 
 
 def test_a_display_that_fails_ends_no_run(run, capsys) -> None:
-    told: list[Event] = []
+    events: list[Event] = []
 
     def fail(event: Event) -> None:
-        told.append(event)
+        events.append(event)
         raise SystemExit("the pipe is closed")
 
     tally = run(["dense"], on_event=fail)
     assert (tally.trained, tally.failures) == (1, [])
-    assert len(told) == 1
+    assert len(events) == 1
     assert "nothing more is shown here" in capsys.readouterr().err

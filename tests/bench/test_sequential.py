@@ -16,7 +16,7 @@ from routers.errors import RequestError
 
 SYSTEMS, NULLS = ["a", "b", "c"], ["dense", "random"]
 ALIKE = dict.fromkeys([*SYSTEMS, *NULLS], 0.0)
-LOOKS = interim_analyses(3, 20)
+ANALYSES = interim_analyses(3, 20)
 STUDIES = 1500
 
 
@@ -31,18 +31,18 @@ def simulated(
 def _study(
     means: Mapping[str, float], resolve: float, rng: np.random.Generator
 ) -> tuple[Sequential, list[Compared]]:
-    shared = rng.normal(size=LOOKS[-1])  # what a seed does to all
+    shared = rng.normal(size=ANALYSES[-1])  # what a seed does to all
     runs = {
-        name: (mean + shared + rng.normal(size=LOOKS[-1])) / 100 for name, mean in means.items()
+        name: (mean + shared + rng.normal(size=ANALYSES[-1])) / 100 for name, mean in means.items()
     }
-    found: list[Compared] = []
+    compared: list[Compared] = []
 
-    def look(stood: Sequential, n: int) -> list[Compared]:
+    def analyse(stood: Sequential, n: int) -> list[Compared]:
         values = {name: dict(enumerate(own[:n])) for name, own in runs.items()}
-        found[:] = family(values, declared(SYSTEMS, NULLS), len(LOOKS))
-        return found
+        compared[:] = family(values, declared(SYSTEMS, NULLS), len(ANALYSES))
+        return compared
 
-    return add_seeds(Sequential(resolve, LOOKS), look, lambda _: None), found
+    return add_seeds(Sequential(resolve, ANALYSES), analyse, lambda _: None), compared
 
 
 @pytest.fixture(scope="module")
@@ -52,13 +52,13 @@ def alike() -> list[tuple[Sequential, list[Compared]]]:
 
 
 def test_a_study_without_differences_finds_one_in_at_most_5_percent(alike):
-    false = sum(any(c.resolved for c in found) for _, found in alike)
+    false = sum(any(c.resolved for c in compared) for _, compared in alike)
     assert false <= 0.05 * len(alike)
     assert len({left.taken for left, _ in alike}) > 2, "or the rule was not put to the test"
 
 
-def test_the_intervals_hold_the_truth_in_95_percent_whatever_look_was_the_last(alike):
-    differences = [found[0].difference for _, found in alike]
+def test_the_intervals_hold_the_truth_in_95_percent_whatever_analysis_was_the_last(alike):
+    differences = [compared[0].difference for _, compared in alike]
     holds = sum(d.low <= 0 <= d.high for d in differences)
     assert stats.binomtest(holds, len(alike), 0.95, alternative="less").pvalue > 0.05
 
@@ -68,22 +68,22 @@ def test_stopping_at_the_first_small_p_finds_three_times_as_many():
     rng = np.random.default_rng(1)
     alarms = 0
     for _ in range(STUDIES):
-        runs = rng.normal(size=LOOKS[-1])
-        after = range(LOOKS[0], LOOKS[-1] + 1)
+        runs = rng.normal(size=ANALYSES[-1])
+        after = range(ANALYSES[0], ANALYSES[-1] + 1)
         alarms += any(paired_difference(runs[:n], np.zeros(n)).p_value < 0.05 for n in after)
     assert alarms > 0.15 * STUDIES
 
 
 def test_what_differs_is_found_and_the_direction_is_right():
     studies = simulated({**ALIKE, "a": 2.0, "b": -2.0}, 0.5, 100)
-    found = [
+    directions = [
         c.difference.mean > 0
         for _, compared in studies
         for c in compared
         if (c.system, c.reference) == ("a", "b") and c.resolved
     ]
-    assert len(found) > 95
-    assert all(found)
+    assert len(directions) > 95
+    assert all(directions)
 
 
 def test_the_larger_the_differences_the_fewer_the_seeds():
@@ -92,37 +92,37 @@ def test_the_larger_the_differences_the_fewer_the_seeds():
         np.mean([left.taken for left, _ in simulated(_times(steps, scale), 0.01, 60)])
         for scale in (0.1, 1.0, 100.0)
     ]
-    assert taken[0] == LOOKS[-1], "differences this small stay unresolved"
-    assert taken[0] > taken[1] > taken[2] == LOOKS[0]
+    assert taken[0] == ANALYSES[-1], "differences this small stay unresolved"
+    assert taken[0] > taken[1] > taken[2] == ANALYSES[0]
 
 
 def _times(means: Mapping[str, float], scale: float) -> dict[str, float]:
     return {name: scale * mean for name, mean in means.items()}
 
 
-def test_a_look_that_is_left_early_ends_it_as_it_was():
+def test_an_analysis_that_is_left_early_ends_it_as_it_was():
     asked = Sequential(0.5, (3, 6))
     assert add_seeds(asked, lambda *_: None, pytest.fail) == asked
 
 
-def test_each_look_is_told_and_recorded():
-    told: list[str] = []
+def test_each_analysis_is_reported_and_recorded():
+    messages: list[str] = []
     # Of three p = 0.22; of six p = 0.013, three times that is below 0.05.
     runs = {"a": [0.5, 0.55, 0.6, 0.55, 0.551, 0.549], "b": [0.5] * 6}
 
     stages: list[int] = []
 
-    def look(stood: Sequential, n: int) -> list[Compared]:
+    def analyse(stood: Sequential, n: int) -> list[Compared]:
         stages.append(stood.taken)
         values = {name: dict(enumerate(own[:n])) for name, own in runs.items()}
         return family(values, [("a", "b"), ("a", "never trained")], 3)
 
-    left = add_seeds(Sequential(0.5, (3, 6, 12)), look, told.append)
-    assert told == [
+    left = add_seeds(Sequential(0.5, (3, 6, 12)), analyse, messages.append)
+    assert messages == [
         "3 seeds: 0 of 1 differences decided; on to 6 seeds",
         "6 seeds: 1 of 1 differences decided; that is all",
     ]
-    assert stages == [0, 3], "what is written down while it looks again is the look before"
+    assert stages == [0, 3], "what is recorded during an analysis is the one before"
     assert left.record() == {
         "resolve": 0.5,
         "looks": 3,
@@ -133,16 +133,16 @@ def test_each_look_is_told_and_recorded():
     }
 
 
-def test_at_the_limit_what_is_left_is_told():
-    told: list[str] = []
+def test_at_the_limit_what_is_left_is_reported():
+    messages: list[str] = []
     same = {0: 0.5, 1: 0.6, 2: 0.7}
     other = {0: 0.6, 1: 0.5, 2: 0.75}
     left = add_seeds(
         Sequential(0.5, (3,)),
         lambda *_: family({"a": same, "b": other}, [("a", "b")]),
-        told.append,
+        messages.append,
     )
-    assert told == ["3 seeds: 0 of 1 differences decided; this is the limit"]
+    assert messages == ["3 seeds: 0 of 1 differences decided; this is the limit"]
     assert left.over
 
 
@@ -156,7 +156,7 @@ def test_it_begins_with_the_presets_seeds_but_three_at_least(seeds, most, planne
 
 
 @pytest.mark.parametrize(
-    ("routers", "suites", "most", "words"),
+    ("routers", "suites", "most", "message"),
     [
         (
             ("dense", "soft_moe"),
@@ -175,13 +175,13 @@ def test_it_begins_with_the_presets_seeds_but_three_at_least(seeds, most, planne
         (("dense", "random"), ("accuracy",), 20, "dense, random are nulls; add a router"),
     ],
 )
-def test_what_cannot_be_decided_is_refused(routers, suites, most, words):
+def test_what_cannot_be_decided_is_refused(routers, suites, most, message):
     preset = make_request(load_preset("smoke"), routers=routers, seeds=3).preset
-    with pytest.raises(RequestError, match=words):
+    with pytest.raises(RequestError, match=message):
         plan_analyses(preset, suites, 0.5, most)
 
 
-def test_looks_are_planned_once():
+def test_analyses_are_planned_once():
     first = Sequential(0.5, (3, 6))
     refuse_other_analyses("s", first, {})
     refuse_other_analyses("s", first, {"preset": {}})

@@ -153,8 +153,8 @@ def test_the_part_of_an_installed_model_is_the_same_whether_or_not_timm_is_impor
 def test_the_reason_names_the_weights_file_whose_content_is_another(tmp_path: Path) -> None:
     old, new = write(tmp_path / "old.pth", "one"), write(tmp_path / "new.pth", "two")
     then = record_of(spec_of("vit_tiny_patch16_224", weights=str(old)))
-    found = changes(then, spec_of("vit_tiny_patch16_224", weights=str(new)))
-    assert found == [f"changed content of the weights file: '{new}'"]
+    changed = changes(then, spec_of("vit_tiny_patch16_224", weights=str(new)))
+    assert changed == [f"changed content of the weights file: '{new}'"]
 
 
 def test_what_is_found_on_the_path_counts_with_all_that_it_imports(
@@ -187,11 +187,11 @@ def test_modules_of_one_name_in_two_folders_both_count(tmp_path: Path, path: Pat
     write(path / "outside_user.py", "import helper\n")
     seen = []
     for number, file in enumerate((*both, plugin)):
-        found = user_sources([plugin])
-        assert sorted(source.module for source in found.values()) == [
+        sources = user_sources([plugin])
+        assert sorted(source.module for source in sources.values()) == [
             *("helper", "helper", "mine", "outside_user")
         ]
-        seen.append({source.digest for source in found.values()})
+        seen.append({source.digest for source in sources.values()})
         write(file, f"x = {number}")
     assert seen[0] != seen[1] != seen[2]
 

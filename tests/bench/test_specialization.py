@@ -61,9 +61,9 @@ def brute_force(subject, layer):
 )
 def test_as_by_running_every_image_without_each_expert(trained, name, groups):
     subject = trained(name, groups)
-    found = list(build_suite("specialization").measure(subject))
+    measured = list(build_suite("specialization").measure(subject))
     for layer in range(len(moe_layers(subject.model))):
-        (changes,) = [r.values for r in found if (r.name, r.layer) == ("accuracy_change", layer)]
+        (changes,) = [r.values for r in measured if (r.name, r.layer) == ("accuracy_change", layer)]
         np.testing.assert_allclose(changes, brute_force(subject, layer), atol=1e-6)
         assert changes.any()
 

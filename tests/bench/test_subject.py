@@ -149,8 +149,8 @@ def test_a_bare_layer_leaves_a_solved_width_behind_and_keeps_what_was_tuned(
     spec = tiny_spec("mumoe", experts={"name": "tr", "options": options})
     paths = tuple(f"experts.options.{name}" for name in options)
     of_model = LayerOfTrial(spec, tiny_dataset, CPU).layer(3, 49, 32, 64, 8)
-    found = spec.model_copy(update={"found": paths})
-    of_shape = LayerOfTrial(found, tiny_dataset, CPU).layer(3, 49, 32, 64, 8)
+    tuned = spec.model_copy(update={"found": paths})
+    of_shape = LayerOfTrial(tuned, tiny_dataset, CPU).layer(3, 49, 32, 64, 8)
     assert (of_model.experts.ring_rank, of_shape.experts.ring_rank) == (7, 7)
     assert of_model.experts.rank == 3
     assert of_shape.experts.rank is None

@@ -176,7 +176,7 @@ def test_the_same_seed_gives_the_same_bits(name, router, tiny_spec, tiny_dataset
     assert other.sha256 != first.sha256
 
 
-def test_how_often_one_looks_changes_no_bit(tiny_spec, tiny_dataset, tmp_path):
+def test_how_often_progress_is_reported_changes_no_bit(tiny_spec, tiny_dataset, tmp_path):
     seldom = train_trial(tiny_spec(snapshots=1, evaluations=1), tiny_dataset, CPU, tmp_path / "a")
     often = train_trial(tiny_spec(snapshots=9, evaluations=12), tiny_dataset, CPU, tmp_path / "b")
     assert seldom.sha256 == often.sha256

@@ -218,18 +218,18 @@ def test_a_routers_draws_are_its_own_and_the_seeds() -> None:
     (other,) = contenders(preset_of(["softmax_token_choice"]), 1)
     storage = InMemoryStorage()
     searches = [search_of(each, storage=storage) for each in both]
-    beside: list[list[Any]] = [[], []]
+    together: list[list[Any]] = [[], []]
     for _ in range(14):  # one after the other, as they may come; TPE learns from the 10th on
         for place, search in enumerate(searches):
             step = search.next(14)
             assert step is not None
             search.end(step.number, "done", by_rate(step.params))
-            beside[place].append(step.params)
-    assert drawn(search_of(alone), 14, by_rate) == beside[1]
-    assert drawn(search_of(other), 14, by_rate) != beside[1]
-    assert len({each["train.lr"] for each in beside[1]}) == 14
+            together[place].append(step.params)
+    assert drawn(search_of(alone), 14, by_rate) == together[1]
+    assert drawn(search_of(other), 14, by_rate) != together[1]
+    assert len({each["train.lr"] for each in together[1]}) == 14
     # Two routers of one space do not draw the same either.
-    assert [each["train.lr"] for each in beside[0]] != [each["train.lr"] for each in beside[1]]
+    assert [each["train.lr"] for each in together[0]] != [each["train.lr"] for each in together[1]]
 
 
 def test_draws_learn_from_the_trials_before_them() -> None:
@@ -326,9 +326,9 @@ def test_a_tuning_trains_each_router_as_often_and_keeps_the_best(tuned, store, t
 
 
 def test_a_router_is_tuned_the_same_whoever_else_is(tuned, tmp_path) -> None:
-    beside = tuned(["dense", "softmax_token_choice"], 2)
+    together = tuned(["dense", "softmax_token_choice"], 2)
     alone = tuned(["softmax_token_choice"], 2, home=tmp_path / "alone")
-    assert alone["softmax_token_choice"] == beside["softmax_token_choice"]
+    assert alone["softmax_token_choice"] == together["softmax_token_choice"]
 
 
 def test_a_tuning_that_is_over_does_nothing_more_and_more_trials_add_to_it(tuned) -> None:
@@ -510,8 +510,8 @@ def test_a_run_refuses_what_was_not_tuned_or_is_given_twice(tuned, store) -> Non
 def test_a_run_before_any_tuning_is_told_the_command(tmp_path, capsys) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["run", "--tuned", "--preset", "smoke", "--home", str(tmp_path / "new")])
-    assert "nothing was tuned yet" in (told := capsys.readouterr().err)
-    assert "`python bench.py tune`" in told
+    assert "nothing was tuned yet" in (printed := capsys.readouterr().err)
+    assert "`python bench.py tune`" in printed
     assert not (tmp_path / "new").exists()
 
 

@@ -35,8 +35,8 @@ def stored(folder: Path, status: AttemptStatus) -> Store:
     code = store.code_version(CodeVersion(None, False, "3.11", {}))
     attempt = store.begin_attempt(rows[plan.trials[0].fingerprint.value], machine, code)
     if status != "running":
-        told = {"error": "boom\nand so on", "traceback": "Traceback …\n  line\n"}
-        store.finish_attempt(attempt, status, **told)
+        outcome = {"error": "boom\nand so on", "traceback": "Traceback …\n  line\n"}
+        store.finish_attempt(attempt, status, **outcome)
     return store
 
 
@@ -76,9 +76,9 @@ def test_the_definition_that_changed_is_named(
     code = Definitions.code
 
     def changed(definitions: Definitions, roots: Iterable[Definition]) -> Code:
-        found = code(definitions, roots)
-        others = {(name, "0" if name == "learning_rate" else it) for name, it in found.digests}
-        return replace(found, digests=frozenset(others))
+        digests = code(definitions, roots)
+        others = {(name, "0" if name == "learning_rate" else it) for name, it in digests.digests}
+        return replace(digests, digests=frozenset(others))
 
     monkeypatch.setattr(Definitions, "code", changed)
     assert "  CHANGED  protocol 'training': learning_rate" in lines(store)

@@ -123,15 +123,15 @@ class Night:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
-                found = condition()
+                result = condition()
             except (sqlite3.Error, psutil.NoSuchProcess, FileNotFoundError):
-                found = None
+                result = None
             except Exception as error:  # the database is not there yet
                 if type(error).__name__ != "StoreError":
                     raise
-                found = None
-            if found:
-                return found
+                result = None
+            if result:
+                return result
             time.sleep(every)
         raise AssertionError(f"not within {seconds} s:\n{self.output}")
 

@@ -66,13 +66,13 @@ def of_trial() -> None:
     request = make_request(
         load_preset("tiny"), routers=["soft_moe", "dense"], seeds=4, suites=["accuracy", "balance"]
     )
-    told = told_in(request, jobs=1)
-    begin = [at for at, event in told if isinstance(event, (Started, Measuring))]
-    end = [at for at, event in told if isinstance(event, (Ended, Measured))]
-    start = next(at for at, event in told if isinstance(event, Begun))
-    trials = sum(isinstance(event, Ended) for _, event in told)
-    beside = end[-1] - start - (sum(end) - sum(begin))
-    print(f"beside training and measuring: {beside / trials:.2f} s a trial")
+    events = events_of(request, jobs=1)
+    begin = [at for at, event in events if isinstance(event, (Started, Measuring))]
+    end = [at for at, event in events if isinstance(event, (Ended, Measured))]
+    start = next(at for at, event in events if isinstance(event, Begun))
+    trials = sum(isinstance(event, Ended) for _, event in events)
+    overhead = end[-1] - start - (sum(end) - sum(begin))
+    print(f"beside training and measuring: {overhead / trials:.2f} s a trial")
 
 
 def of_workers() -> None:
@@ -84,30 +84,30 @@ def of_workers() -> None:
     request = Request("tiny", load_preset("tiny"), {})
     took = {}
     for jobs in (1, 2):
-        told = told_in(request, jobs)
-        start = next(at for at, event in told if isinstance(event, Begun))
-        took[jobs] = max(at for at, event in told if isinstance(event, Ended)) - start
+        events = events_of(request, jobs)
+        start = next(at for at, event in events if isinstance(event, Begun))
+        took[jobs] = max(at for at, event in events if isinstance(event, Ended)) - start
         print(f"training of tiny with {jobs} worker(s): {took[jobs]:.0f} s")
     print(f"two workers take {took[2] / took[1]:.2f} of the time of one")
 
 
-def told_in(request: Request, jobs: int) -> list[tuple[float, Event]]:
+def events_of(request: Request, jobs: int) -> list[tuple[float, Event]]:
     """The events of a run in a new home, with their times."""
     from bench.data.registry import Datasets
     from bench.execute import RunOptions, run_plan
     from bench.plan.plan import make_plan
     from results import open_store
 
-    told: list[tuple[float, Event]] = []
+    events: list[tuple[float, Event]] = []
     datasets = Datasets()
     with tempfile.TemporaryDirectory() as folder, open_store(Path(folder) / "bench.db") as store:
         plan = make_plan(request, datasets)
         run_plan(
             *(plan, store, Path(folder), datasets),
-            lambda event: told.append((time.perf_counter(), event)),
+            lambda event: events.append((time.perf_counter(), event)),
             RunOptions(jobs=jobs),
         )
-    return told
+    return events
 
 
 def pretend_done(home: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-TOLD = {
+OUTCOMES = {
     "raises": ("failed", "ValueError: a mistake of the router's", "training failed after"),
     "exits": ("failed", "SystemExit: 0", "training failed after"),
     "leaves": ("failed", "its process ended with exit status 0 and no result", "training: new"),
@@ -23,12 +23,12 @@ TOLD = {
 
 
 def test_a_trial_that_goes_wrong_is_a_row(new_night) -> None:
-    night = new_night(routers=[*TOLD, "dense"], seeds=1)
-    night.trouble(*TOLD)
+    night = new_night(routers=[*OUTCOMES, "dense"], seeds=1)
+    night.trouble(*OUTCOMES)
     output = night.run("--timeout", "20s", status=1)
     assert "1 trained" in output
     rows = {row["router"]: row for row in night.attempts()}
-    for router, (status, error, in_log) in TOLD.items():
+    for router, (status, error, in_log) in OUTCOMES.items():
         row = rows[router]
         assert row["status"] == status
         assert row["error"].startswith(error)

@@ -48,8 +48,8 @@ SUITE_METRICS = {
 class Lab:
     """Writes a study: accuracies by router and seed; None is a training that diverged.
 
-    With `twin` those of the routers' twins, into the same study. `begin` is the share of a training
-    after which it is evaluated first.
+    With `aa_replicate` those of the routers' replicates, into the same study. `begin` is the share
+    of a training after which it is evaluated first.
     """
 
     store: Store
@@ -64,7 +64,7 @@ class Lab:
     begin: float = 0.0
     experts: dict[str, Any] = field(default_factory=dict)
     protocol: str = "first"
-    twin: int = 0
+    aa_replicate: int = 0
 
     def __post_init__(self) -> None:
         made = [machine(name, threads) for threads, name in enumerate(self.machines, 1)]
@@ -95,19 +95,19 @@ class Lab:
 
     def described(self, router: str, settings: dict[str, Any]) -> dict[str, Any]:
         """A description with the experts of the lab."""
-        told = description(router, settings)
-        own = {"twin": self.twin} if self.twin else {}
-        return told | {"experts": told["experts"] | self.experts} | own
+        fields = description(router, settings)
+        own = {"twin": self.aa_replicate} if self.aa_replicate else {}
+        return fields | {"experts": fields["experts"] | self.experts} | own
 
     def waiting(self, router: str, seed: int, settings: dict[str, Any] | None = None) -> int:
         """A trial that nobody tried yet."""
-        told = self.described(router, settings or {}) | {"seed": seed}
+        fields = self.described(router, settings or {}) | {"seed": seed}
         fingerprint = f"{self.name}-{router}-{seed}-{settings or {}}"
         if self.protocol != "first":
             fingerprint += self.protocol
-        if self.twin:
+        if self.aa_replicate:
             fingerprint += " twin"
-        trial = self.store.trial(fingerprint, told, [self.made_with()])
+        trial = self.store.trial(fingerprint, fields, [self.made_with()])
         self.store.add_trial_to_study(self.study, trial)
         return trial
 
@@ -115,15 +115,15 @@ class Lab:
         """The protocol that trials and layers are of from now on."""
         return self.store.component(Component("protocol", "training", "", self.protocol))
 
-    def running(self, router: str, seed: int, **told: Any) -> int:
+    def running(self, router: str, seed: int, **fields: Any) -> int:
         """A trial that this process works on."""
         trial = self.waiting(router, seed)
         run = self.store.start_run(self.study, Run(*this_process(), "run", 1))
         assert self.store.lease(run, trial_id=trial) is not None
-        return self.store.begin_attempt(trial, self.machine_ids[0], self.code, **told)
+        return self.store.begin_attempt(trial, self.machine_ids[0], self.code, **fields)
 
     def ended(
-        self, router: str, seed: int, status: Any, note: str | None = None, **told: Any
+        self, router: str, seed: int, status: Any, note: str | None = None, **fields: Any
     ) -> None:
         """A trial that ended otherwise than done."""
         log = f"logs/{router}-{seed}.log"
@@ -131,7 +131,7 @@ class Lab:
             self.waiting(router, seed), self.machine_ids[0], self.code, log
         )
         self.note(attempt, note)
-        self.store.finish_attempt(attempt, status, **told)
+        self.store.finish_attempt(attempt, status, **fields)
 
     def note(self, attempt: int, note: str | None) -> None:
         """Write a note of an attempt down, as older code did."""
@@ -182,7 +182,7 @@ class Lab:
     def accuracy(self, router: str, top1: float, flops: float) -> list[Metric]:
         seconds = self.seconds.get(router, 60.0)
         missed = abs(flops - BUDGET)
-        found = [
+        accuracies = [
             Metric("top1", top1, split="test"),
             Metric("top5", min(1.0, top1 + 0.15), split="test"),
             Metric("nll", 2 * (1 - top1), split="test"),
@@ -203,11 +203,11 @@ class Lab:
             where = {"flops": flops * done, "seconds": seconds * done}
             value = 0.1 + (top1 - 0.1) * (1 - 2.0 ** (-10 * done / 1.5))
             step = round(self.steps * done)
-            found.append(Metric("val_top1", value, step=step, split="val", where=where))
-        return found
+            accuracies.append(Metric("val_top1", value, step=step, split="val", where=where))
+        return accuracies
 
     def layer(self, router: str, settings: dict[str, Any], number: int) -> None:
-        named = f"{self.name}-{router}-{settings}" + " twin" * self.twin
+        named = f"{self.name}-{router}-{settings}" + " twin" * self.aa_replicate
         layer = self.store.layer(named, self.described(router, settings))
         self.store.add_layer_to_study(self.study, layer)
         for place, machine_id in enumerate(self.machine_ids):
@@ -403,7 +403,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 @pytest.fixture
 def lab(store: Store) -> Callable[..., Lab]:
     """Starts a study in the store: `lab(name=…, suites=…)`."""
-    return lambda **given: Lab(store, **given)
+    return lambda **fields: Lab(store, **fields)
 
 
 @pytest.fixture(scope="session")

@@ -43,16 +43,18 @@ if BROWSER:
     def test_the_page_fits_and_its_tables_sort(written, tmp_path, width):
         probed = tmp_path / "page.html"
         probed.write_text(written.html.replace("</body>", PROBE), encoding="utf-8")
-        told = _in_browser(probed, tmp_path, width)
-        assert told["width"] == width
-        assert told["wide"] <= 0, "the page itself scrolls sideways"
-        assert told["up"][0] == "random"
-        assert told["down"][0].startswith("soft_moe")
-        assert told["up"][-1] == told["down"][-1] == "my_gate", "what has no number stays below"
-        assert told["behind"] == ["soft_moe"] * 3, "a number shows its trials"
-        assert told["note"].startswith("Behind 87.3 ± 3.8 (soft_moe")
-        assert told["first"].startswith("Behind soft_moe 87.3 ± 3.8 % (n = 3).")
-        assert told["all"] == len(written.tables["trials"].rows)
+        reported = _in_browser(probed, tmp_path, width)
+        assert reported["width"] == width
+        assert reported["wide"] <= 0, "the page itself scrolls sideways"
+        assert reported["up"][0] == "random"
+        assert reported["down"][0].startswith("soft_moe")
+        assert reported["up"][-1] == reported["down"][-1] == "my_gate", (
+            "what has no number stays below"
+        )
+        assert reported["behind"] == ["soft_moe"] * 3, "a number shows its trials"
+        assert reported["note"].startswith("Behind 87.3 ± 3.8 (soft_moe")
+        assert reported["first"].startswith("Behind soft_moe 87.3 ± 3.8 % (n = 3).")
+        assert reported["all"] == len(written.tables["trials"].rows)
 
 
 def _in_browser(page, folder, width):

@@ -23,7 +23,7 @@ from results.statistics import holm
 from routers import list_routers
 from suites import SUITES
 
-GIVEN = {
+FIELDS = {
     "id": "mine",
     "claim": "Soft is better than random.",
     "source": "me",
@@ -49,17 +49,17 @@ A = [0.80, 0.82, 0.81, 0.84, 0.83]
 B = [0.70, 0.71, 0.73, 0.74, 0.72]
 
 
-def claim(**told):
-    return Claim.model_validate(GIVEN | told)
+def claim(**fields):
+    return Claim.model_validate(FIELDS | fields)
 
 
 @pytest.fixture
 def study(lab, store):
     """Makes a study of accuracies by router and seed, with these claims of the user's own."""
 
-    def make(top1, *claims, conditions=({},), **told):
-        lab(suites=("accuracy",), evaluations=2, **told).study_of(top1, conditions)
-        return load_study(store, told.get("name", "tiny"), claims)
+    def make(top1, *claims, conditions=({},), **options):
+        lab(suites=("accuracy",), evaluations=2, **options).study_of(top1, conditions)
+        return load_study(store, options.get("name", "tiny"), claims)
 
     return make
 
@@ -80,14 +80,14 @@ def test_the_published_claims_name_what_there_is():
 
 
 def test_a_difference_is_tested_as_a_paired_t_test(study):
-    found = own(study({"soft_moe": A, "random": B}, claim()))
+    verdict = own(study({"soft_moe": A, "random": B}, claim()))
     expected = stats.ttest_rel(A, B)
-    assert found.verdict == "supported"
-    assert found.difference.mean == pytest.approx(np.mean(A) - np.mean(B))
+    assert verdict.verdict == "supported"
+    assert verdict.difference.mean == pytest.approx(np.mean(A) - np.mean(B))
     interval = expected.confidence_interval()
-    assert [found.difference.low, found.difference.high] == pytest.approx(list(interval))
-    assert found.p == found.adjusted == pytest.approx(expected.pvalue)
-    assert len(found.evidence.trials) == 10
+    assert [verdict.difference.low, verdict.difference.high] == pytest.approx(list(interval))
+    assert verdict.p == verdict.adjusted == pytest.approx(expected.pvalue)
+    assert len(verdict.evidence.trials) == 10
 
 
 @pytest.mark.parametrize(
@@ -106,8 +106,8 @@ def test_the_direction_decides_between_support_and_contradiction(study, test, le
 
 
 def test_what_is_expected_is_not_supported_by_a_difference_that_may_be_none(study):
-    found = own(study({"soft_moe": A, "random": [*A[1:], A[0]]}, claim()))
-    assert found.verdict == "undecided"
+    verdict = own(study({"soft_moe": A, "random": [*A[1:], A[0]]}, claim()))
+    assert verdict.verdict == "undecided"
     one = own(study({"soft_moe": [0.9], "random": [0.1]}, claim(), name="one"))
     assert (one.verdict, one.p, one.adjusted) == ("undecided", None, None)
 
@@ -120,12 +120,12 @@ def test_equality_is_tested_against_both_ends_of_its_margin(study, shift, verdic
     noise = 0.003 * rng.normal(size=6)
     left = list(0.8 + shift + noise - noise.mean())
     asked = claim(test="equal", margin=margin)
-    found = own(study({"soft_moe": left, "random": [0.8] * 6}, asked))
+    judged_claim = own(study({"soft_moe": left, "random": [0.8] * 6}, asked))
     above = stats.ttest_1samp(np.subtract(left, 0.8), -margin).pvalue
     below = stats.ttest_1samp(np.subtract(left, 0.8), margin).pvalue
-    assert found.p == pytest.approx(max(above, below))
-    assert found.verdict == verdict
-    inside = -margin < found.difference.low and found.difference.high < margin
+    assert judged_claim.p == pytest.approx(max(above, below))
+    assert judged_claim.verdict == verdict
+    inside = -margin < judged_claim.difference.low and judged_claim.difference.high < margin
     assert inside is (verdict == "supported"), "the 95 % interval says the same"
 
 
@@ -149,9 +149,9 @@ def test_one_effect_outweighs_another_where_it_is_larger_in_size(study, who, wha
         for scores in ("softmax", "sinkhorn")
     }  # fmt: skip
     made = study(top1)
-    found = next(e for e in judged(made) if e.claim.id == "who-chooses-outweighs-by-what")
-    assert found.verdict == verdict
-    assert found.difference.mean == pytest.approx(size, abs=0.002)
+    judged_claim = next(e for e in judged(made) if e.claim.id == "who-chooses-outweighs-by-what")
+    assert judged_claim.verdict == verdict
+    assert judged_claim.difference.mean == pytest.approx(size, abs=0.002)
 
 
 def test_a_slope_is_that_of_a_doubling(study, store):
@@ -160,15 +160,15 @@ def test_a_slope_is_that_of_a_doubling(study, store):
     )
     for experts, top1 in ((4, [0.70, 0.72]), (8, [0.75, 0.76]), (32, [0.78, 0.83])):
         study({"soft_moe": top1}, experts={"num_experts": experts}, protocol=str(experts))
-    found = own(load_study(store, "tiny", (asked,)))
+    verdict = own(load_study(store, "tiny", (asked,)))
     doublings = [2, 3, 5]
     slopes = [
         stats.linregress(doublings, accuracies).slope
         for accuracies in ([0.70, 0.75, 0.78], [0.72, 0.76, 0.83])
     ]
-    assert found.evidence.by_seed.tolist() == pytest.approx(slopes)
-    assert found.difference.mean == pytest.approx(np.mean(slopes))
-    assert len(found.evidence.trials) == 6
+    assert verdict.evidence.by_seed.tolist() == pytest.approx(slopes)
+    assert verdict.difference.mean == pytest.approx(np.mean(slopes))
+    assert len(verdict.evidence.trials) == 6
     falls = asked.model_copy(update={"test": "falls"})
     assert own(load_study(store, "tiny", (falls,))).fits is False
 
@@ -179,9 +179,9 @@ def test_a_setting_tells_sides_apart(study):
         left={"routers": ["soft_moe"], "settings": {"router.noise_std": 1.0}},
         right={"routers": ["soft_moe"], "settings": {"router.noise_std": None}},
     )
-    found = own(study({"soft_moe": A, "random": B}, asked, conditions=conditions))
-    assert found.difference.mean == pytest.approx(0.01)
-    assert list(found.evidence.by_condition) == [Condition()]
+    verdict = own(study({"soft_moe": A, "random": B}, asked, conditions=conditions))
+    assert verdict.difference.mean == pytest.approx(0.01)
+    assert list(verdict.evidence.by_condition) == [Condition()]
 
 
 def test_conditions_are_averaged_and_what_lacks_a_setting_counts_once(study):
@@ -189,12 +189,12 @@ def test_conditions_are_averaged_and_what_lacks_a_setting_counts_once(study):
     against = claim(right={"routers": ["dense"]})
     alone = claim(id="alone", left={"routers": ["dense"]}, right={"routers": ["dense"]})
     made = study({"soft_moe": A, "dense": B}, against, alone, conditions=conditions)
-    found = own(made)
+    verdict = own(made)
     gap = np.mean(A) - np.mean(B)
-    assert list(found.evidence.by_condition.values()) == pytest.approx([gap, gap + 0.01])
-    assert found.difference.mean == pytest.approx(gap + 0.005)
-    assert found.difference.n == 5
-    assert found.agreeing == 2
+    assert list(verdict.evidence.by_condition.values()) == pytest.approx([gap, gap + 0.01])
+    assert verdict.difference.mean == pytest.approx(gap + 0.005)
+    assert verdict.difference.n == 5
+    assert verdict.agreeing == 2
     assert len(own(made, 1).evidence.by_condition) == 1
 
 
@@ -211,12 +211,12 @@ def test_systems_are_told_by_router_and_experts(lab, store):
         usual.trial("mumoe", seed, 0.5, {})
         factorised.trial("mumoe", seed, 0.8 + shift, {})
     study = load_study(store)
-    found = {each.claim.id: each for each in judged(study)}
-    match = found["factorised-experts-match-dense"]
+    verdicts = {each.claim.id: each for each in judged(study)}
+    match = verdicts["factorised-experts-match-dense"]
     assert match.verdict == "supported"
     assert match.evidence.systems == (System("mumoe", "cp"), System("dense"))
     assert match.difference.mean == pytest.approx(0)
-    assert found["more-experts-more-specialized"].why == "no polysemanticity was measured"
+    assert verdicts["more-experts-more-specialized"].why == "no polysemanticity was measured"
 
 
 def test_a_run_that_is_derived_from_another_is_no_run_of_its_router(study):
@@ -234,13 +234,13 @@ def test_a_run_that_is_derived_from_another_is_no_run_of_its_router(study):
 
 
 def test_seeds_that_a_side_lacks_are_left_out(study):
-    found = own(study({"soft_moe": A, "random": [*B[:3], None, None]}, claim()))
-    assert found.evidence.by_seed.index.tolist() == [0, 1, 2]
-    assert found.difference.n == 3
+    verdict = own(study({"soft_moe": A, "random": [*B[:3], None, None]}, claim()))
+    assert verdict.evidence.by_seed.index.tolist() == [0, 1, 2]
+    assert verdict.difference.n == 3
 
 
 @pytest.mark.parametrize(
-    ("told", "why"),
+    ("fields", "why"),
     [
         ({"left": {"routers": ["sotf_moe"]}}, "no runs of sotf_moe; did you mean 'soft_moe'"),
         ({"left": {"routers": ["mumoe"], "experts": ["cp"]}}, "no runs of mumoe with cp experts"),
@@ -253,19 +253,21 @@ def test_seeds_that_a_side_lacks_are_left_out(study):
         ({"where": {"edit": "after"}}, "no runs of both sides under one condition, finished"),
     ],
 )
-def test_a_claim_about_other_runs_is_not_tested(study, told, why):
-    found = own(study({"soft_moe": A, "random": B}, claim(**told)))
-    assert isinstance(found, Untested)
-    assert found.why.startswith(why)
+def test_a_claim_about_other_runs_is_not_tested(study, fields, why):
+    verdict = own(study({"soft_moe": A, "random": B}, claim(**fields)))
+    assert isinstance(verdict, Untested)
+    assert verdict.why.startswith(why)
 
 
 def test_p_values_are_holms_over_the_claims_that_are_tested(written):
-    found = [each for each in judged(written.study) if isinstance(each, Judged)]
-    assert len(found) == 4
-    assert [each.adjusted for each in found] == pytest.approx(holm([each.p for each in found]))
+    verdicts = [each for each in judged(written.study) if isinstance(each, Judged)]
+    assert len(verdicts) == 4
+    assert [each.adjusted for each in verdicts] == pytest.approx(
+        holm([each.p for each in verdicts])
+    )
     table = written.tables["claims"]
     assert [cell.value for cell in (table.cell(row, "p_holm") for row in range(4))] == [
-        each.adjusted for each in found
+        each.adjusted for each in verdicts
     ]
     every = written.tables["claim_tests"]
     assert len(every.rows) == len(published())
@@ -275,8 +277,8 @@ def test_p_values_are_holms_over_the_claims_that_are_tested(written):
 def test_a_claim_without_a_test_counts_in_the_family(study):
     """Differences that are all alike have no p-value, but somebody asked."""
     alike = claim(id="alike", right={"routers": ["my_gate"]})
-    found = study({"soft_moe": A, "random": B, "my_gate": [a - 0.1 for a in A]}, claim(), alike)
-    tested, untested = own(found), own(found, 1)
+    together = study({"soft_moe": A, "random": B, "my_gate": [a - 0.1 for a in A]}, claim(), alike)
+    tested, untested = own(together), own(together, 1)
     assert (untested.p, untested.adjusted, untested.verdict) == (None, None, "undecided")
     assert tested.adjusted == pytest.approx(2 * tested.p)
 
@@ -284,8 +286,8 @@ def test_a_claim_without_a_test_counts_in_the_family(study):
 def test_a_setting_of_zero_has_no_doubling(study):
     asked = claim(test="rises", right=None, over="router.noise")
     noises = [{"noise": 0.0}, {"noise": 1.0}, {"noise": 2.0}]
-    found = own(study({"soft_moe": A}, asked, conditions=noises))
-    assert found.difference.mean == pytest.approx(0.01), "from 1 to 2; 0 is left out"
+    verdict = own(study({"soft_moe": A}, asked, conditions=noises))
+    assert verdict.difference.mean == pytest.approx(0.01), "from 1 to 2; 0 is left out"
     few = own(study({"soft_moe": A}, asked, conditions=noises[:2], name="few"))
     assert few.why == "router.noise has the one value 1 above 0"
 
@@ -343,16 +345,16 @@ def test_claims_of_a_users_own_stand_in_the_report(lab, store, tmp_path, capsys)
     assert command("--claims", str(file), "--out", str(out))[0] == 0
     assert "Soft is better than random. | supported" in (out / "tables/claims.md").read_text()
     assert check(store, out).wrong == (), "the claims are kept with the numbers"
-    status, told = command("--claims", str(file), "--trace", "claims", "mine", "difference")
+    status, printed = command("--claims", str(file), "--trace", "claims", "mine", "difference")
     assert status == 0
-    assert "from 10 trials" in told.out
+    assert "from 10 trials" in printed.out
     file.write_text(TEXT.replace("soft_moe", "soft"))
     command("--claims", str(file), "--out", str(out))
     assert "no runs of soft" in (out / "tables/claim_tests.md").read_text()
     file.write_text("- id: 7")
-    status, told = command("--claims", str(file))
+    status, printed = command("--claims", str(file))
     assert status == 2
-    assert "claim 7: id: Input should be a valid string (given 7)" in told.err
+    assert "claim 7: id: Input should be a valid string (given 7)" in printed.err
 
 
 def test_differences_in_shares_are_told_in_points(study):

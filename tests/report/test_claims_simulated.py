@@ -76,8 +76,8 @@ def decided(study, truth, rng):
     shared = SEED * rng.normal(size=SEEDS)
     noise = NOISE * rng.normal(size=len(metrics))
     value = metrics["router"].map(truth) + shared[metrics["seed"].astype(int)] + noise
-    found = judged(replace(study, metrics=metrics.assign(value=value)))
-    return [each for each in found if isinstance(each, Judged)]
+    verdicts = judged(replace(study, metrics=metrics.assign(value=value)))
+    return [each for each in verdicts if isinstance(each, Judged)]
 
 
 def verdicts(study, truth, rng):
@@ -95,10 +95,10 @@ def test_where_nothing_is_true_claims_are_decided_at_most_as_often_as_is_stated(
     rng, wrong, raw = np.random.default_rng(1), 0, 0
     study = replace(study, claims=(AS_GOOD.model_copy(update={"margin": 1e-9}),))
     for _ in range(TIMES):
-        found = decided(study, ALIKE, rng)
-        assert [each.claim.id for each in found] == [*STUDY, "as-good"]
-        wrong += any(each.verdict != "undecided" for each in found)
-        raw += min(each.p for each in found) < 0.05
+        verdicts = decided(study, ALIKE, rng)
+        assert [each.claim.id for each in verdicts] == [*STUDY, "as-good"]
+        wrong += any(each.verdict != "undecided" for each in verdicts)
+        raw += min(each.p for each in verdicts) < 0.05
     assert wrong <= at_most(0.05)
     assert raw > at_most(0.05), "uncorrected tests break the rate, so this test can fail"
 
@@ -107,29 +107,29 @@ def test_where_nothing_is_true_claims_are_decided_at_most_as_often_as_is_stated(
     ("truth", "verdict"), [(AS_CLAIMED, "supported"), (OPPOSITE, "contradicted")]
 )
 def test_what_is_true_is_supported_and_what_is_false_is_contradicted(study, truth, verdict):
-    rng, told = np.random.default_rng(2), Counter()
+    rng, counts = np.random.default_rng(2), Counter()
     for _ in range(TIMES // 3):
-        told.update(verdicts(study, truth, rng).items())
+        counts.update(verdicts(study, truth, rng).items())
     times = TIMES // 3
     for name in STUDY[:3]:
-        assert told[name, verdict] == times, told
+        assert counts[name, verdict] == times, counts
     # Who chooses outweighs the scores in both: the sign of its effect plays no part.
-    assert told[STUDY[3], "supported"] == times
-    assert told["as-good", "contradicted"] == times, "four points are beyond the margin of two"
+    assert counts[STUDY[3], "supported"] == times
+    assert counts["as-good", "contradicted"] == times, "four points are beyond the margin of two"
 
 
 def test_equality_is_supported_within_the_margin_and_seldom_at_its_edge(study):
-    rng, told = np.random.default_rng(3), Counter()
+    rng, counts = np.random.default_rng(3), Counter()
     for place, gap in (("within", 0.0), ("edge", MARGIN), ("beyond", 3 * MARGIN)):
         truth = ALIKE | {"dense": 0.8 - gap}
         for _ in range(TIMES // 2):
-            told[place, verdicts(study, truth, rng)["as-good"]] += 1
-    assert told["within", "supported"] > TIMES // 2 * 0.6
-    assert told["within", "contradicted"] <= at_most(0.025, TIMES // 2)
-    assert told["edge", "supported"] <= at_most(0.025, TIMES // 2)
-    assert told["edge", "contradicted"] <= at_most(0.025, TIMES // 2)
-    assert told["beyond", "contradicted"] > TIMES // 2 * 0.6
-    assert told["beyond", "supported"] == 0
+            counts[place, verdicts(study, truth, rng)["as-good"]] += 1
+    assert counts["within", "supported"] > TIMES // 2 * 0.6
+    assert counts["within", "contradicted"] <= at_most(0.025, TIMES // 2)
+    assert counts["edge", "supported"] <= at_most(0.025, TIMES // 2)
+    assert counts["edge", "contradicted"] <= at_most(0.025, TIMES // 2)
+    assert counts["beyond", "contradicted"] > TIMES // 2 * 0.6
+    assert counts["beyond", "supported"] == 0
 
 
 def test_the_intervals_of_claims_cover_the_truth(study):

@@ -34,7 +34,7 @@ def study(lab, store):
 
 def test_each_router_stands_under_the_value_that_it_was_trained_at_alone(study):
     assert study.conditions == [AT_ONE, AT_TWO]
-    under = {told: {e.label for e in study.under(told)} for told in study.conditions}
+    under = {shown: {e.label for e in study.under(shown)} for shown in study.conditions}
     assert under == {
         AT_ONE: {"dense", "softmax_token_choice", "soft_moe"},
         AT_TWO: {"dense", "softmax_token_choice", "softmax_expert_choice"},
@@ -45,9 +45,9 @@ def test_each_router_stands_under_the_value_that_it_was_trained_at_alone(study):
 
 
 def test_only_runs_of_equal_value_are_compared(study):
-    found = {(c.condition, c.entry.label, c.reference.label) for c in comparisons(study)}
+    compared = {(c.condition, c.entry.label, c.reference.label) for c in comparisons(study)}
     ours, expert, soft = "softmax_token_choice", "softmax_expert_choice", "soft_moe"
-    assert found == {
+    assert compared == {
         *((AT_ONE, router, "dense") for router in (ours, soft)),
         *((AT_TWO, router, "dense") for router in (ours, expert)),
         (AT_ONE, ours, soft),
@@ -57,20 +57,20 @@ def test_only_runs_of_equal_value_are_compared(study):
 
 
 def test_a_trace_names_the_condition_of_a_router_that_has_one_alone(study, store):
-    found = trace(store, study, "main", "softmax_expert_choice", "top1")
-    assert {source.condition for source in found.sources} == {AT_TWO.label}
+    traced = trace(store, study, "main", "softmax_expert_choice", "top1")
+    assert {source.condition for source in traced.sources} == {AT_TWO.label}
 
 
 def test_a_layer_that_was_timed_at_one_value_is_no_timing_of_another(lab, store):
     lab(suites=("accuracy", "throughput")).study_of({"soft_moe": BY_SEED}, (ONE,))
     lab(suites=("accuracy",)).study_of({"soft_moe": BY_SEED}, (TWO,))
     study = load_study(store)
-    found = timings(study)
-    setting = representative(found)
-    timed = of_entry(found, setting, Entry(System("soft_moe"), AT_ONE))
+    measured = timings(study)
+    setting = representative(measured)
+    timed = of_entry(measured, setting, Entry(System("soft_moe"), AT_ONE))
     assert timed is not None
     assert timed.entry.condition == AT_ONE
-    assert of_entry(found, setting, Entry(System("soft_moe"), AT_TWO)) is None
+    assert of_entry(measured, setting, Entry(System("soft_moe"), AT_TWO)) is None
 
 
 def test_a_side_of_a_claim_without_a_setting_is_the_runs_where_it_is_unset(lab, store):
@@ -92,9 +92,9 @@ def test_a_side_of_a_claim_without_a_setting_is_the_runs_where_it_is_unset(lab, 
         supported_if="it is",
         contradicted_if="it is not",
     )
-    (*_, found) = judged(load_study(store, claims=(claim,)))
-    assert isinstance(found, Judged)
-    assert found.evidence.by_condition == pytest.approx({AT_ONE: 0.01, AT_TWO: 0.01})
+    (*_, verdict) = judged(load_study(store, claims=(claim,)))
+    assert isinstance(verdict, Judged)
+    assert verdict.evidence.by_condition == pytest.approx({AT_ONE: 0.01, AT_TWO: 0.01})
 
 
 def at(settings: str) -> Condition:

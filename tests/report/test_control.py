@@ -1,4 +1,4 @@
-"""Twins are controls: their table tells what chance does, and they compete with nobody."""
+"""A/A replicates are controls: their table says what chance does, and they compete with nobody."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUTERS = {
     "soft_moe": [0.86, 0.87, 0.89, 0.88],
     "softmax_token_choice": [0.83, 0.84, 0.84, 0.85],
 }
-TWINS = {
+REPLICATES = {
     # 1, -1, 1 and -1 points: no difference; 2 points each with hardly a spread: an alarm.
     "soft_moe": [0.87, 0.86, 0.90, 0.87],
     "softmax_token_choice": [0.85, 0.86, 0.8601, 0.87],
@@ -31,11 +31,11 @@ SWEPT = ({"capacity_factor": 1.0}, {"capacity_factor": 2.0})
 @pytest.fixture
 def study(lab, store):
     lab(suites=("accuracy", "throughput")).study_of(ROUTERS)
-    lab(suites=("accuracy", "throughput"), twin=1).study_of(TWINS)
+    lab(suites=("accuracy", "throughput"), aa_replicate=1).study_of(REPLICATES)
     return load_study(store, "tiny")
 
 
-def test_a_twin_stands_beside_its_router_and_nowhere_else(study):
+def test_a_replicate_stands_beside_its_router_and_nowhere_else(study):
     assert study.systems == [System(n) for n in ("dense", "softmax_token_choice", "soft_moe")]
     assert {entry.system for entry in study.entries} == set(study.systems)
     assert study.replicates == {
@@ -48,12 +48,12 @@ def test_a_twin_stands_beside_its_router_and_nowhere_else(study):
     for table in make_tables(study):
         if isinstance(table, Table) and table.name not in ("trials", "layers", "failures"):
             named = [cell.words for row in table.rows for cell in row.cells]
-            assert not [words for words in named if "(twin)" in words], table.name
+            assert not [text for text in named if "(twin)" in text], table.name
 
 
-def test_a_failed_twin_is_told(lab, store):
+def test_a_failed_replicate_is_told(lab, store):
     lab().study_of(ROUTERS)
-    lab(twin=1).study_of({"soft_moe": [0.86, None, 0.88, 0.87]})
+    lab(aa_replicate=1).study_of({"soft_moe": [0.86, None, 0.88, 0.87]})
     failures = trials.failures(load_study(store, "tiny"))
     assert [row.cells[0].words for row in failures.rows] == ["soft_moe (twin)"]
 
@@ -89,17 +89,18 @@ def test_each_number_knows_the_trials_of_both(study):
 
 
 def test_the_summary_tells_the_rate_and_the_noise(study):
-    told = " ".join(remarks(study))
-    assert "of 2 tests of a router against itself 1 raised a false alarm, 50 %" in told
+    summary = " ".join(remarks(study))
+    assert "of 2 tests of a router against itself 1 raised a false alarm, 50 %" in summary
     assert (
-        "(95 % interval 1 to 99 %); the noise floor of means of 4 seeds is ± 1.82 points." in told
+        "(95 % interval 1 to 99 %); the noise floor of means of 4 seeds is ± 1.82 points."
+        in summary
     )
-    assert "timed in two processes" in told
+    assert "timed in two processes" in summary
 
 
-def test_twins_are_controls_under_each_condition(lab, store):
+def test_replicates_are_controls_under_each_condition(lab, store):
     lab().study_of(ROUTERS, SWEPT)
-    lab(twin=1).study_of(TWINS, SWEPT)
+    lab(aa_replicate=1).study_of(REPLICATES, SWEPT)
     study = load_study(store, "tiny")
     assert [entry.condition.label for entry in study.replicates] == [
         *["router.capacity_factor=1.0"] * 2,
@@ -110,22 +111,24 @@ def test_twins_are_controls_under_each_condition(lab, store):
 
 def test_only_seeds_of_both_are_paired(lab, store):
     lab().study_of({"soft_moe": [0.86, None, 0.88]})
-    lab(twin=1).study_of({"soft_moe": [0.87, 0.9, None]})
+    lab(aa_replicate=1).study_of({"soft_moe": [0.87, 0.9, None]})
     study = load_study(store, "tiny")
-    (found,) = controls(study)
-    assert found.differences == pytest.approx((0.01,))
-    assert found.alarm is None
+    (control_of_both,) = controls(study)
+    assert control_of_both.differences == pytest.approx((0.01,))
+    assert control_of_both.alarm is None
     table = control.table(study)
     assert [row.cells[0].words for row in table.rows] == ["soft_moe", "all"]
     assert table.cell(0, "floor").value == pytest.approx(0.01 * 12.7062)
 
 
-def test_twins_of_other_experts_are_found_and_set_no_system_apart(lab, store):
-    for twin in (0, 1):
-        lab(twin=twin).study_of({"soft_moe": [0.86, 0.87], "random": [0.8, 0.8]})
-        lab(twin=twin, experts={"name": "cp", "num_experts": 64}).study_of({"my_gate": [0.9, 0.9]})
-    twins = load_study(store, "tiny").replicates
-    assert {entry.label: twin.label for entry, twin in twins.items()} == {
+def test_replicates_of_other_experts_are_found_and_set_no_system_apart(lab, store):
+    for number in (0, 1):
+        lab(aa_replicate=number).study_of({"soft_moe": [0.86, 0.87], "random": [0.8, 0.8]})
+        lab(aa_replicate=number, experts={"name": "cp", "num_experts": 64}).study_of(
+            {"my_gate": [0.9, 0.9]}
+        )
+    replicates = load_study(store, "tiny").replicates
+    assert {entry.label: replicate.label for entry, replicate in replicates.items()} == {
         "random": "random (twin)",
         "soft_moe": "soft_moe (twin)",
         "my_gate + 64 cp": "my_gate + 64 cp (twin)",
@@ -134,12 +137,12 @@ def test_twins_of_other_experts_are_found_and_set_no_system_apart(lab, store):
 
 def test_timings_of_two_processes_are_compared_at_each_setting(lab, store):
     lab(suites=("throughput",)).layer("soft_moe", {}, 0)
-    lab(suites=("throughput",), twin=1).layer("soft_moe", {}, 1)
+    lab(suites=("throughput",), aa_replicate=1).layer("soft_moe", {}, 1)
     study = load_study(store, "tiny")
-    found = retimed(study)
-    assert len(found) == len(timings(study)) == 3
-    ours, theirs = (found[0].router.values["forward_ms"], found[0].replicate.values["forward_ms"])
-    assert found[0].ratio("forward_ms") == pytest.approx(theirs / ours)
+    pairs = retimed(study)
+    assert len(pairs) == len(timings(study)) == 3
+    ours, theirs = (pairs[0].router.values["forward_ms"], pairs[0].replicate.values["forward_ms"])
+    assert pairs[0].ratio("forward_ms") == pytest.approx(theirs / ours)
     table = control.table(study)
     assert [row.cells[0].words for row in table.rows] == ["soft_moe"]
     assert table.cell(0, "forward_ms").value == pytest.approx(theirs / ours)
@@ -148,22 +151,22 @@ def test_timings_of_two_processes_are_compared_at_each_setting(lab, store):
         "soft_moe (twin)",
         "soft_moe",
     ]
-    (told,) = control.sentences(study)
-    assert "median of 3 forward times" in told
+    (sentence,) = control.sentences(study)
+    assert "median of 3 forward times" in sentence
 
 
-def test_without_twins_the_table_says_how_to_have_them(lab, store):
+def test_without_replicates_the_table_says_how_to_have_them(lab, store):
     lab().study_of(ROUTERS)
     study = load_study(store, "tiny")
-    found = control.table(study)
-    assert isinstance(found, Absent)
-    assert "--aa" in found.why
+    table = control.table(study)
+    assert isinstance(table, Absent)
+    assert "--aa" in table.why
     assert control.sentences(study) == []
 
 
 def test_the_written_report_shows_the_control(lab, store, tmp_path):
     lab().study_of(ROUTERS)
-    lab(twin=1).study_of(TWINS)
+    lab(aa_replicate=1).study_of(REPLICATES)
     paths = write_report(store, "tiny", tmp_path / "report")
     for text in (paths.markdown.read_text(), paths.index_html.read_text()):
         assert "A/A control: each router against itself" in text

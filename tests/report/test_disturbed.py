@@ -32,17 +32,17 @@ ROUTERS = {"dense": [0.8, 0.81], "random": [0.79, 0.8], "soft_moe": [0.86, 0.87]
 def study_of(lab, store):
     """Adds a study of three routers with timings, each with what it tells beside its numbers."""
 
-    def make(**told: dict[str, float]):
+    def make(**noise: dict[str, float]):
         here = lab(suites=("accuracy",))
         here.study_of(ROUTERS)
-        timed(here, "", told)
+        timed(here, "", noise)
         return load_study(store)
 
-    def timed(here, named, told):
+    def timed(here, named, noise):
         for router in ROUTERS:
             layer = store.layer(f"{router}{named}", here.described(router, {}))
             store.add_layer_to_study(here.study, layer)
-            own = NUMBERS | told.get(router, {})
+            own = NUMBERS | noise.get(router, {})
             store.record_measurement(
                 *("throughput", {}, "throughput", here.machine_ids[0], here.code),
                 layer_id=layer,
@@ -68,8 +68,8 @@ def test_the_times_of_the_disturbed_pass_are_marked_and_nothing_else(study_of):
     forward = ("forward_ms", "forward_overhead", "images_per_s")
     assert marked(cost.table(study)) == {("random", key) for key in forward}
     assert marked(accuracy.table(study)) == {("random", "forward_overhead")}
-    told = " ".join(remarks(study))
-    assert "Of 6 timings 1 were taken while other processes kept the machine busy (¶)" in told
+    summary = " ".join(remarks(study))
+    assert "Of 6 timings 1 were taken while other processes kept the machine busy (¶)" in summary
 
 
 def test_a_pass_forward_and_backward_has_a_mark_of_its_own(study_of):
@@ -113,18 +113,18 @@ def test_costs_by_number_of_experts_are_marked_point_by_point(lab, store):
 def test_without_a_disturbance_nothing_is_said_of_one(study_of):
     study = study_of(random={"disturbed": 0, "train_disturbed": 0})
     assert marked(cost.table(study)) == marked(accuracy.table(study)) == set()
-    assert not [told for told in remarks(study) if MARK in told]
+    assert not [remark for remark in remarks(study) if MARK in remark]
     (drawing,) = cost.draw(study)
     assert MARK not in drawing.caption
 
 
 def test_the_control_marks_a_ratio_of_which_either_side_was_disturbed(study_of, lab, store):
     study_of()
-    twins = lab(suites=("accuracy",), twin=1)
-    twins.study_of(ROUTERS)
-    study_of.timed(twins, " twin", {"soft_moe": {"disturbed": 1}})
-    found = marked(control.table(load_study(store)))
-    assert found == {("soft_moe", "forward_ms"), ("soft_moe", "forward_overhead")}
+    replicates = lab(suites=("accuracy",), aa_replicate=1)
+    replicates.study_of(ROUTERS)
+    study_of.timed(replicates, " twin", {"soft_moe": {"disturbed": 1}})
+    cells = marked(control.table(load_study(store)))
+    assert cells == {("soft_moe", "forward_ms"), ("soft_moe", "forward_overhead")}
 
 
 def test_every_file_of_the_report_shows_the_mark(study_of, store, tmp_path):

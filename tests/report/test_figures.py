@@ -153,9 +153,9 @@ def test_class_shares_sum_to_one_and_are_ordered_by_class():
 @pytest.mark.parametrize("name", ["class_expert", "class_change"])
 def test_classes_stand_by_name_beside_each_row_of_panels(drawings, name):
     maps = [axes for axes in drawings[name].figure.axes if axes.images]
-    told = [[label.get_text() for label in axes.get_yticklabels()] for axes in maps]
+    ticks = [[label.get_text() for label in axes.get_yticklabels()] for axes in maps]
     names = [*(f"class {index}" for index in range(9)), "a class of …"]
-    assert told == [names if place % 4 == 0 else [] for place in range(len(maps))]
+    assert ticks == [names if place % 4 == 0 else [] for place in range(len(maps))]
 
 
 @pytest.mark.parametrize(("classes", "named"), [(20, True), (21, False)])
@@ -171,9 +171,9 @@ def test_many_classes_are_numbered(lab, store, classes, named):
         ],
     )  # fmt: skip
     drawing = next(specialization.draw_change(load_study(store)))
-    told = {text.get_text() for text in _drawn_texts(drawing.figure)}
-    assert ("c19" in told) is named
-    assert ("class" in told) is not named
+    texts = {text.get_text() for text in _drawn_texts(drawing.figure)}
+    assert ("c19" in texts) is named
+    assert ("class" in texts) is not named
 
 
 def test_changes_are_centred_on_nothing_lost(drawings):
@@ -225,9 +225,9 @@ def test_many_routers_have_several_figures_of_images(lab, store, monkeypatch):
 
 
 def test_subgroups_are_drawn_before_and_after_their_experts_were_edited(written, drawings):
-    found = accuracies(written.study, Entry(System("random")))
-    assert found["before"] == pytest.approx(np.array([[95, 10 + s, 20, 90] for s in range(3)]))
-    assert found["after"] == pytest.approx(np.full((3, 4), 70))
+    values = accuracies(written.study, Entry(System("random")))
+    assert values["before"] == pytest.approx(np.array([[95, 10 + s, 20, 90] for s in range(3)]))
+    assert values["after"] == pytest.approx(np.full((3, 4), 70))
     assert set(accuracies(written.study, Entry(System("dense")))) == {"before"}
     assert accuracies(written.study, Entry(System("my_gate"))) == {}
     axes = drawings["editing"].figure.axes

@@ -35,9 +35,9 @@ def test_a_null_is_far_that_no_run_brings_near(study, values, far):
 
 
 def test_a_router_is_never_left_out_nor_is_dense(study):
-    found = study(my_gate=[0.1, 0.12], dense=[0.3, 0.31])
-    values = {entry: list(100 * found.final("top1", entry)) for entry in found.entries}
-    assert far_nulls(found, values) == {}
+    focused = study(my_gate=[0.1, 0.12], dense=[0.3, 0.31])
+    values = {entry: list(100 * focused.final("top1", entry)) for entry in focused.entries}
+    assert far_nulls(focused, values) == {}
 
 
 @pytest.mark.parametrize("draw", [accuracy.draw, accuracy.draw_training, budgets.draw])

@@ -69,17 +69,17 @@ def measured(lab, store):
     made.study_of({"soft_moe": [0.8] * 3, "random": [0.7] * 3, "dense": [0.75] * 3})
     attempts = load_study(store).trials
     for number, row in enumerate(attempts.itertuples()):
-        told = {"status": "skipped", "error": "no MoE layer"}
+        result = {"status": "skipped", "error": "no MoE layer"}
         if row.entry.label != "dense":
-            told = {"metrics": confidence(0.5 + 0.01 * number)}
-        given = ("my/confidence", {}, CONFIDENCE.source_hash, made.machine_ids[0], made.code)
-        store.record_measurement(*given, attempt_id=int(row.attempt), **told)
+            result = {"metrics": confidence(0.5 + 0.01 * number)}
+        origin = ("my/confidence", {}, CONFIDENCE.source_hash, made.machine_ids[0], made.code)
+        store.record_measurement(*origin, attempt_id=int(row.attempt), **result)
     for router, value in (("soft_moe", 2e6), ("random", 1e6)):
         layer = store.layer(f"tiny-{router}-{{}}", made.described(router, {}))
         for place, machine in enumerate(made.machine_ids):
-            told = {"metrics": [Metric("weights", value + place)]}
-            given = ("weights", {}, WEIGHTS.source_hash, machine, made.code)
-            store.record_measurement(*given, layer_id=layer, **told)
+            result = {"metrics": [Metric("weights", value + place)]}
+            origin = ("weights", {}, WEIGHTS.source_hash, machine, made.code)
+            store.record_measurement(*origin, layer_id=layer, **result)
     return store
 
 
@@ -107,8 +107,8 @@ def test_a_row_a_router_has_the_mean_and_interval_of_each_number(measured):
     assert table.cell(0, "confidence, of softmax").best
     assert not any(table.cell(row, "spread").best for row in (0, 1)), "no direction is better"
     assert table.cell(0, "top1").marks == (CONSTANT,)
-    for told in ("How sure the model is.", "spread: Spread of the logits.", "Student t interval"):
-        assert told in table.caption
+    for text in ("How sure the model is.", "spread: Spread of the logits.", "Student t interval"):
+        assert text in table.caption
 
 
 def test_numbers_of_layers_stand_in_a_table_of_their_own(measured):
@@ -130,11 +130,11 @@ def test_numbers_of_layers_stand_in_a_table_of_their_own(measured):
 
 def test_bare_layers_are_never_pooled_over_machines(measured):
     table = tables_of(measured)["suite_weights"]
-    told = {
+    values = {
         (row.entry.label, row.cells[1].words): (row.cells[2].value, row.cells[2].best)
         for row in table.rows
     }
-    assert told == {
+    assert values == {
         ("random", "a"): (1e6, True),
         ("soft_moe", "a"): (2e6, False),
         ("random", "b"): (1e6 + 1, True),
@@ -161,8 +161,8 @@ def test_each_number_is_traced_and_checked(measured, tmp_path):
     assert checked.wrong == checked.edited == ()
     study = load_study(measured, "tiny")
     (name,) = (name for name in tables_of(measured) if name.startswith("suite_my-confidence-"))
-    found = trace(measured, study, name, "soft_moe", "confidence, of softmax")
-    assert [source.value for source in found.sources] == ["50.0", "51.0", "52.0"]
+    traced = trace(measured, study, name, "soft_moe", "confidence, of softmax")
+    assert [source.value for source in traced.sources] == ["50.0", "51.0", "52.0"]
     (layer,) = trace(measured, study, "main", "random", "weights.weights").sources
     assert layer.trial == "tiny-random-{}"
 

@@ -26,30 +26,32 @@ def test_a_baseline_that_beats_every_router_is_the_headline(lab, store, baseline
     accuracies = {"soft_moe": [0.8, 0.82], "my_gate": [0.7, 0.72], baseline: [0.9, 0.93]}
     lab(suites=("accuracy",)).study_of(accuracies)
     study = load_study(store)
-    (found,) = findings(study)
-    assert {found.system.label} == bold(study) == {baseline}
-    assert found.accuracy.startswith("91.5 ± ")
-    told = " ".join(found.sentences)
-    assert told.startswith("It is a baseline; the best router, soft_moe, has 81.0")
-    assert f"Lead over the next, soft_moe: {91.5 - 81:.2f} points" in told
-    assert "Lead of soft_moe" not in told, "it trails the one null that there is"
-    assert len(found.trials) == 2
+    (finding,) = findings(study)
+    assert {finding.system.label} == bold(study) == {baseline}
+    assert finding.accuracy.startswith("91.5 ± ")
+    text = " ".join(finding.sentences)
+    assert text.startswith("It is a baseline; the best router, soft_moe, has 81.0")
+    assert f"Lead over the next, soft_moe: {91.5 - 81:.2f} points" in text
+    assert "Lead of soft_moe" not in text, "it trails the one null that there is"
+    assert len(finding.trials) == 2
 
 
 def test_the_best_router_still_leads_over_the_other_nulls(lab, store):
     accuracies = {"soft_moe": [0.8, 0.82], "dense": [0.9, 0.91], "random": [0.5, 0.53]}
     lab(suites=("accuracy",)).study_of(accuracies)
-    (found,) = findings(load_study(store))
-    assert found.system.label == "dense"
-    assert any(told.startswith("Lead of soft_moe over random: 29.50") for told in found.sentences)
+    (finding,) = findings(load_study(store))
+    assert finding.system.label == "dense"
+    assert any(
+        sentence.startswith("Lead of soft_moe over random: 29.50") for sentence in finding.sentences
+    )
 
 
 def test_a_baseline_that_a_router_beats_is_no_headline(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.82], "dense": [0.8, 0.81]})
     study = load_study(store)
-    (found,) = findings(study)
-    assert {found.system.label} == bold(study) == {"soft_moe"}
-    assert any(told.startswith("Lead over dense: ") for told in found.sentences)
+    (finding,) = findings(study)
+    assert {finding.system.label} == bold(study) == {"soft_moe"}
+    assert any(sentence.startswith("Lead over dense: ") for sentence in finding.sentences)
 
 
 def test_each_condition_has_a_headline_of_its_own(lab, store):
@@ -58,17 +60,19 @@ def test_each_condition_has_a_headline_of_its_own(lab, store):
     made.study_of({"soft_moe": [0.8, 0.8], "my_gate": [0.7, 0.71]}, conditions)
     made.study_of({"dense": [0.805, 0.805]})
     study = load_study(store)
-    found = {finding.condition: finding.system.label for finding in findings(study)}
-    assert list(found.values()) == ["dense", "soft_moe"]
-    assert [router in bold(study, condition) for condition, router in found.items()] == [True] * 2
+    headlines = {finding.condition: finding.system.label for finding in findings(study)}
+    assert list(headlines.values()) == ["dense", "soft_moe"]
+    assert [router in bold(study, condition) for condition, router in headlines.items()] == [
+        True
+    ] * 2
 
 
 @pytest.mark.parametrize("lucky", ["dense", "my_gate"])
 def test_a_higher_mean_of_fewer_seeds_is_told(lab, store, lucky):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.82], lucky: [0.95, None]})
     study = load_study(store)
-    (found,) = findings(study)
-    assert found.system.label == "soft_moe"
+    (finding,) = findings(study)
+    assert finding.system.label == "soft_moe"
     assert bold(study) == {lucky}
-    told = f"{lucky} has a higher mean, 95.0 % (n = 1), but it is not compared"
-    assert any(sentence.startswith(told) for sentence in found.sentences)
+    expected = f"{lucky} has a higher mean, 95.0 % (n = 1), but it is not compared"
+    assert any(sentence.startswith(expected) for sentence in finding.sentences)

@@ -45,10 +45,10 @@ def command(tmp_path, *arguments):
 def test_each_number_of_each_table_has_trials_of_the_study(written):
     study = written.study
     known = {*study.trials["trial"], *study.measurements["trial"]}
-    found = [number for table in written.tables.values() for number in numbers(table)]
-    assert len(found) > 500
-    assert [number.label for number in found if not number.cell.trials] == []
-    for number in found:
+    every = [number for table in written.tables.values() for number in numbers(table)]
+    assert len(every) > 500
+    assert [number.label for number in every if not number.cell.trials] == []
+    for number in every:
         assert set(number.cell.trials) <= known, number.label
         assert len(set(number.cell.trials)) == len(number.cell.trials), number.label
         assert len(number.cell.values) in (0, len(number.cell.trials)), number.label
@@ -65,25 +65,25 @@ def test_a_mean_is_that_of_what_its_trials_gave(written):
 
 
 def test_a_number_is_traced_to_its_trials(written, opened):
-    found = trace(opened, written.study, "main", "soft_moe", "top-1")
-    assert found.number.shown == "87.3 ± 3.8 %"
-    values = {source.seed: source.value for source in found.sources}
+    traced = trace(opened, written.study, "main", "soft_moe", "top-1")
+    assert traced.number.shown == "87.3 ± 3.8 %"
+    values = {source.seed: source.value for source in traced.sources}
     assert values == {"0": "86.0", "1": "87.0", "2": "89.0"}
-    source = found.sources[0]
+    source = traced.sources[0]
     assert source.trial == "tiny-soft_moe-0-{}"
     assert (source.machine, source.code, source.log) == ("node-1", "0123456789ab", "logs/a.log")
 
 
 def test_a_timing_is_traced_to_its_layer(written, opened):
-    found = trace(opened, written.study, "throughput", "soft_moe model", "forward_ms")
-    assert [source.trial for source in found.sources] == ["tiny-soft_moe-{}"]
-    assert [source.value for source in found.sources] == ["17.00"]
+    traced = trace(opened, written.study, "throughput", "soft_moe model", "forward_ms")
+    assert [source.trial for source in traced.sources] == ["tiny-soft_moe-{}"]
+    assert [source.value for source in traced.sources] == ["17.00"]
 
 
 def test_a_number_made_of_differences_is_traced_to_both_sides(written, opened):
-    found = trace(opened, written.study, "differences_nulls", "soft_moe dense", "difference")
-    assert {source.router for source in found.sources} == {"soft_moe", "dense"}
-    assert len(found.sources) == 6
+    traced = trace(opened, written.study, "differences_nulls", "soft_moe dense", "difference")
+    assert {source.router for source in traced.sources} == {"soft_moe", "dense"}
+    assert len(traced.sources) == 6
 
 
 def test_a_score_of_tuning_is_traced_to_trials_of_no_study(small, store):
@@ -125,17 +125,17 @@ def test_a_number_that_there_is_not_is_said_with_the_nearest(written, opened, pl
 
 def test_a_heading_with_its_unit_tells_columns_apart(written, opened):
     for heading, key in (("training (s)", "train_seconds"), ("training (TFLOP)", "train_flops")):
-        found = trace(opened, written.study, "spent", "soft_moe", heading)
-        assert found.number.column.key == key
+        traced = trace(opened, written.study, "spent", "soft_moe", heading)
+        assert traced.number.column.key == key
 
 
 def test_rows_are_named_by_their_first_words_but_for_counts():
     columns = [Column(key, key, words=True) for key in ("router", "n", "layer")]
     columns += [Column("value", "value"), Column("verdict", "verdict", words=True)]
 
-    def row(*words: str) -> Row:
-        told = [*words, "higher"]
-        cells = [Cell(words=text) for text in told]
+    def row(*names: str) -> Row:
+        texts = [*names, "higher"]
+        cells = [Cell(words=text) for text in texts]
         return Row((*cells[:-1], Cell(1.0), cells[-1]))
 
     table = Table("t", "t", "", tuple(columns), (row("a", "3", "0"), row("a", "2", "0")))
@@ -144,13 +144,13 @@ def test_rows_are_named_by_their_first_words_but_for_counts():
 
 def test_a_report_just_written_holds(small, store, tmp_path, capsys):
     _, folder = small
-    found = check(store, folder)
-    assert found.wrong == ()
-    assert found.numbers > 50
+    checked = check(store, folder)
+    assert checked.wrong == ()
+    assert checked.numbers > 50
     assert command(tmp_path, "--check", str(folder)) == 0
-    told = capsys.readouterr().out
-    assert told.startswith(f"The database supports each of the {found.numbers} numbers of")
-    assert f"Its {found.files} files are as they were written." in told
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"The database supports each of the {checked.numbers} numbers of")
+    assert f"Its {checked.files} files are as they were written." in printed
 
 
 def _edit(file, old, new):
@@ -174,17 +174,17 @@ def test_an_edited_file_is_named_with_the_line(
 ):
     _, folder = small
     _edit(folder / name, old, new)
-    found = check(store, folder)
-    assert found.wrong == (), "the database supports what was written"
-    (line,) = found.edited
+    checked = check(store, folder)
+    assert checked.wrong == (), "the database supports what was written"
+    (line,) = checked.edited
     assert line.startswith(f"{name}: the file was changed after it was written{where}")
     if where:
         assert new in line
         assert old in line
     assert command(tmp_path, "--check", str(folder)) == 1
-    told = capsys.readouterr().out
-    assert line in told
-    assert f"1 of its {found.files} files are not as they were written." in told
+    printed = capsys.readouterr().out
+    assert line in printed
+    assert f"1 of its {checked.files} files are not as they were written." in printed
 
 
 @pytest.mark.slow
@@ -228,9 +228,9 @@ def test_what_another_run_changed_is_named(small, store, tmp_path, capsys):
     assert "85.0" in best, "the summary's numbers are held to the database, too"
     assert "63.5" in best
     assert command(tmp_path, "--check", str(folder)) == 1
-    told = capsys.readouterr().out
-    assert "main, soft_moe, top-1: 85.0 ± 63.5 % in the report" in told
-    assert "no longer hold" in told
+    printed = capsys.readouterr().out
+    assert "main, soft_moe, top-1: 85.0 ± 63.5 % in the report" in printed
+    assert "no longer hold" in printed
 
 
 def test_what_is_gone_is_named(small, tmp_path, store):

@@ -12,7 +12,7 @@ from report import write_report
 from results import Array
 
 ODD = os.fsdecode(b"caf\xe9")
-TOLD = r"caf\xe9"
+READABLE = r"caf\xe9"
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -37,6 +37,6 @@ def test_every_file_of_a_report_can_be_read(lab, store, tmp_path, monkeypatch, o
     assert {file.suffix for file in written} >= {".md", ".tex", ".csv", ".json", ".html"}
     texts = {file.suffix: file.read_text(encoding="utf-8") for file in written}
     assert json.dumps(json.loads(texts[".json"]), ensure_ascii=False).encode()
-    assert TOLD in (paths.folder / "tables" / "main.md").read_text(encoding="utf-8")
+    assert READABLE in (paths.folder / "tables" / "main.md").read_text(encoding="utf-8")
     assert r"caf\textbackslash{}xe9" in (paths.folder / "tables" / "main.tex").read_text()
-    assert f"note={TOLD}" in paths.index_html.read_text(encoding="utf-8")
+    assert f"note={READABLE}" in paths.index_html.read_text(encoding="utf-8")

@@ -48,10 +48,10 @@ def test_rows_of_older_code_are_marked_and_the_caption_names_them(study):
     table = aged_table(accuracy.table(study), study)
     assert marked(table) == {"dense", "random"}
     assert f"{OLDER} {SENTENCE}" in table.caption
-    found = trials.trials(study)
-    assert marked(found) == {"dense", "random"}
-    assert f"{OLDER} {SENTENCE}" in found.caption
-    assert len(found.rows) == 6, "what was replaced is not shown"
+    listed = trials.trials(study)
+    assert marked(listed) == {"dense", "random"}
+    assert f"{OLDER} {SENTENCE}" in listed.caption
+    assert len(listed.rows) == 6, "what was replaced is not shown"
 
 
 def test_a_reference_of_older_code_is_marked_too(study):
@@ -67,8 +67,8 @@ def test_a_reference_that_lacks_a_setting_of_its_row_is_marked_too(lab, store):
     made.study_of({"dense": [0.7, 0.72], "soft_moe": [0.8, 0.82]}, capacities)
     made.protocol = "second"
     made.study_of({"soft_moe": [0.8, 0.82]}, capacities)
-    found = load_study(store)
-    table = aged_table(differences.to_nulls(found), found)
+    study = load_study(store)
+    table = aged_table(differences.to_nulls(study), study)
     keys = [column.key for column in table.columns]
     assert [row.cells[keys.index("reference")].marks for row in table.rows] == [(OLDER,)] * 2
     assert "newest results here: dense;" in table.caption
@@ -118,6 +118,6 @@ def test_a_suite_of_newer_code_makes_the_others_older(lab, store):
         "balance", {}, "balance of newer code", made.machine_ids[0], made.code,
         attempt_id=attempt.id,
     )  # fmt: skip
-    found = load_study(store)
-    assert changed(found, Entry(System("random")), ["balance"]) == {"suite 'balance'"}
-    assert changed(found, Entry(System("random")), ["accuracy"]) == set()
+    study = load_study(store)
+    assert changed(study, Entry(System("random")), ["balance"]) == {"suite 'balance'"}
+    assert changed(study, Entry(System("random")), ["accuracy"]) == set()

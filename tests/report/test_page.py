@@ -20,9 +20,9 @@ class Page(HTMLParser):
         super().__init__()
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.open: list[str] = []
-        self.words: list[str] = []
+        self.texts: list[str] = []
         self.feed(html)
-        self.text = re.sub(r"\s+", " ", " ".join(self.words))
+        self.text = re.sub(r"\s+", " ", " ".join(self.texts))
 
     def handle_starttag(self, tag, attrs):
         self.elements.append((tag, dict(attrs)))
@@ -96,8 +96,8 @@ def test_numbers_carry_their_n(written, page):
     titles = [a.get("title") or "" for tag, a in page.elements if tag == "td"]
     numbers = [a for _, a in page.elements if a.get("class") == "number" and "data-value" in a]
     assert sum(title.startswith("n = ") for title in titles) > 100
-    told = [a for a in numbers if re.fullmatch(r"-?[\d.e+-]+", a["data-value"])]
-    assert all((a.get("title") or "").startswith("n = ") for a in told)
+    values = [a for a in numbers if re.fullmatch(r"-?[\d.e+-]+", a["data-value"])]
+    assert all((a.get("title") or "").startswith("n = ") for a in values)
 
 
 def test_failures_machines_code_and_cards_are_told(page):

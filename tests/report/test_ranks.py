@@ -38,9 +38,9 @@ def test_ranks_are_those_of_the_means(lab, store):
         [MEANS[system.router] + 0.005 + 0.02 for system in values]
     )
     table = ranks.table(study)
-    told = {row.entry.label: (row.cells[1].value, row.cells[2].words) for row in table.rows}
+    shown = {row.entry.label: (row.cells[1].value, row.cells[2].words) for row in table.rows}
     # Ranks never vary: Nemenyi's critical difference of four under six conditions is 1.91.
-    assert told == {
+    assert shown == {
         "soft_moe": (1.0, "my_gate, random"),
         "softmax_token_choice": (2.0, "random"),
         "my_gate": (3.0, "soft_moe"),
@@ -72,9 +72,9 @@ def test_too_few_conditions_are_said_to_be(lab, store, part):
 
 
 def test_the_plain_sentence_stands_in_the_report(written):
-    told = TOO_FEW.format(1, 8)
-    assert told in written.paths.markdown.read_text(encoding="utf-8")
-    assert told.replace("'", "&#39;") in written.html
+    sentence = TOO_FEW.format(1, 8)
+    assert sentence in written.paths.markdown.read_text(encoding="utf-8")
+    assert sentence.replace("'", "&#39;") in written.html
 
 
 def test_the_diagram_is_drawn(lab, store):
@@ -130,4 +130,4 @@ def test_gaps_that_take_too_many_seeds_are_not_counted_out(lab, store):
     )
     study = load_study(store)
     assert differences.seeds_table(study).cell(0, "alone").words == "> 1,000"
-    assert any("more than 1,000 seeds" in told for told in findings(study)[0].sentences)
+    assert any("more than 1,000 seeds" in sentence for sentence in findings(study)[0].sentences)

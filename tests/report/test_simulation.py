@@ -113,29 +113,29 @@ def test_counts_of_few_images_raise_no_false_alarms(lab, store):
     for _ in range(TIMES):
         one = again(study, ALIKE, rng)
         counted = (200 * one.metrics["value"]).round() / 200
-        found = comparisons(replace(one, metrics=one.metrics.assign(value=counted)))
-        resolved += any(c.resolved for c in found)
-        alike += any(c.verdict == "no test: all differences are alike" for c in found)
+        compared = comparisons(replace(one, metrics=one.metrics.assign(value=counted)))
+        resolved += any(c.resolved for c in compared)
+        alike += any(c.verdict == "no test: all differences are alike" for c in compared)
     assert resolved <= bounds(0.05)[1]
     assert alike > bounds(0.05)[1], "so this test can fail"
 
 
 def test_real_differences_are_found_and_told_the_right_way_round(study):
-    rng, told = np.random.default_rng(3), Counter()
+    rng, counts = np.random.default_rng(3), Counter()
     for _ in range(TIMES // 2):
         one = again(study, TRUTH, rng)
         for table in (differences.to_nulls(one), differences.to_best(one)):
             for cells in numbers(table, "router", "reference", "verdict"):
-                told[tuple(cell.words for cell in cells)] += 1
+                counts[tuple(cell.words for cell in cells)] += 1
     # Six points with a standard deviation of the differences of 0.7: d_z above 8.
     for reference in ("dense", "random"):
-        assert told["soft_moe", reference, "higher"] == TIMES // 2
-        assert told["softmax_expert_choice", reference, "lower"] == 0
-    assert told["softmax_token_choice", "soft_moe", "lower"] == TIMES // 2
+        assert counts["soft_moe", reference, "higher"] == TIMES // 2
+        assert counts["softmax_expert_choice", reference, "lower"] == 0
+    assert counts["softmax_token_choice", "soft_moe", "lower"] == TIMES // 2
     # What is none is resolved as seldom as is stated; one point is often too little for five seeds.
-    false = sum(told["softmax_token_choice", "dense", verdict] for verdict in ("higher", "lower"))
+    false = sum(counts["softmax_token_choice", "dense", verdict] for verdict in ("higher", "lower"))
     assert false <= bounds(0.05, TIMES // 2)[1]
-    assert 0 < told["softmax_token_choice", "random", "not resolved"] < TIMES // 2
+    assert 0 < counts["softmax_token_choice", "random", "not resolved"] < TIMES // 2
 
 
 def test_ranks_of_routers_that_are_alike_do_not_differ(lab, store):
@@ -143,11 +143,11 @@ def test_ranks_of_routers_that_are_alike_do_not_differ(lab, store):
     capacities = [{"capacity_factor": float(c)} for c in range(1, 9)]
     made = lab(suites=("accuracy",), evaluations=2)
     made.study_of(drawn(truth, 2, np.random.default_rng(0)), capacities)
-    study, rng, found = load_study(store), np.random.default_rng(4), 0
+    study, rng, alarms = load_study(store), np.random.default_rng(4), 0
     for _ in range(TIMES // 2):
         table = ranks.table(again(study, truth, rng))
-        found += any(cell.words != "none" for (cell,) in numbers(table, "apart"))
-    assert found <= bounds(0.05, TIMES // 2)[1]
+        alarms += any(cell.words != "none" for (cell,) in numbers(table, "apart"))
+    assert alarms <= bounds(0.05, TIMES // 2)[1]
     apart = truth | {"soft_moe": 0.9}
     table = ranks.table(again(study, apart, rng))
     assert table.rows[0].router == "soft_moe"

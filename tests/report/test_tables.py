@@ -146,8 +146,8 @@ def test_what_a_suite_did_not_find_is_told_from_what_it_did_not_look_at(lab, sto
         attempt_id=store.done_attempt("tiny-random-0-{}").id,
     )  # fmt: skip
     table = accuracy.table(load_study(store))
-    found = {row.entry.label: row_of(table, row.entry.label)["load_cv"].words for row in table.rows}
-    assert found == {"soft_moe": "", "random": "n/a", "my_gate": "–"}
+    shown = {row.entry.label: row_of(table, row.entry.label)["load_cv"].words for row in table.rows}
+    assert shown == {"soft_moe": "", "random": "n/a", "my_gate": "–"}
 
 
 def test_runs_outside_the_tolerance_are_marked(written):
@@ -168,8 +168,8 @@ def test_paired_differences_to_dense_are_those_worked_out_by_hand(written):
     row = row_of(written.tables["differences_nulls"], "softmax_token_choice")
     # Seed by seed 0.03, 0.03 and 0.02 more; t = 8 with two degrees of freedom.
     half = T_2 * (0.01 / sqrt(3)) / sqrt(3)
-    found = row["difference"]
-    assert [found.value, found.low, found.high] == pytest.approx(
+    difference = row["difference"]
+    assert [difference.value, difference.low, difference.high] == pytest.approx(
         [0.08 / 3, 0.08 / 3 - half, 0.08 / 3 + half]
     )
     assert row["p"].value == pytest.approx(0.015268, abs=1e-6)
@@ -178,16 +178,16 @@ def test_paired_differences_to_dense_are_those_worked_out_by_hand(written):
 
 def test_holm_corrects_over_all_that_was_declared(written):
     """Six routers with results against two nulls, and each other: 12 + 15 tests."""
-    found = {name: rows_of(written.tables[f"differences_{name}"]) for name in ("nulls", "best")}
+    shown = {name: rows_of(written.tables[f"differences_{name}"]) for name in ("nulls", "best")}
     tested = [
         (row["p"].value, row["p_holm"].value)
-        for rows in found.values()
+        for rows in shown.values()
         for row in rows
         if row["p"].value is not None
     ]
     alike = [
         row
-        for rows in found.values()
+        for rows in shown.values()
         for row in rows
         if row["verdict"].words == "no test: all differences are alike"
     ]
@@ -244,8 +244,8 @@ def test_each_row_of_the_main_table_says_by_how_much_it_beats_each_null(written)
     table = written.tables["main"]
     row, null = row_of(table, "softmax_token_choice"), row_of(table, "random")
     half = T_2 * (0.01 / sqrt(3)) / sqrt(3)
-    found = row["over_dense"]
-    assert [found.value, found.low, found.high] == pytest.approx(
+    difference = row["over_dense"]
+    assert [difference.value, difference.low, difference.high] == pytest.approx(
         [0.08 / 3, 0.08 / 3 - half, 0.08 / 3 + half]
     )
     assert row["over_random"].value == pytest.approx(0.12 / 3)
@@ -276,9 +276,9 @@ def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
     for ours, theirs in zip(rows_of(table), rows_of(fixed), strict=True):
         if theirs["p"].value is not None:
             assert ours["p"].value == pytest.approx(min(1, 3 * theirs["p"].value))
-    found = row_of(table, "softmax_token_choice")["difference"]
+    difference = row_of(table, "softmax_token_choice")["difference"]
     wide = t.ppf(1 - 0.05 / 3 / 2, 2) * (0.01 / sqrt(3)) / sqrt(3)
-    assert found.high - found.low == pytest.approx(2 * wide)
+    assert difference.high - difference.low == pytest.approx(2 * wide)
     mean = row_of(accuracy.table(study), "sinkhorn_token_choice")["top1"]
     assert mean.high - mean.low == pytest.approx(2 * t.ppf(1 - 0.05 / 6, 2) * 0.01 / sqrt(3))
     assert "3 looks planned" in table.caption
@@ -288,11 +288,11 @@ def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
     corrected = zip(
         *(rows_of(differences.seeds_table(each)) for each in (written.study, study)), strict=True
     )
-    told = [(ours["family"].words, theirs["family"].words) for ours, theirs in corrected]
-    counted = [(int(a), int(b)) for a, b in told if a.isdecimal() and b.isdecimal()]
+    seeds = [(ours["family"].words, theirs["family"].words) for ours, theirs in corrected]
+    counted = [(int(a), int(b)) for a, b in seeds if a.isdecimal() and b.isdecimal()]
     assert counted
-    assert all(alone < with_looks for alone, with_looks in counted)
-    assert "and 3 looks" in differences.seeds_table(study).caption
+    assert all(alone < with_analyses for alone, with_analyses in counted)
+    assert "and 3 interim analyses" in differences.seeds_table(study).caption
     assert "3 looks planned" in accuracy.table(study).caption
     assert "3 looks planned" in next(accuracy.draw(study)).caption
 
@@ -304,9 +304,9 @@ def test_a_difference_smaller_than_was_asked_for_is_called_that(written, points,
     study = replace(written.study, record=replace(record, request=request))
     shown = differences.to_best(study), differences.to_best(written.study)
     pairs = zip(*map(rows_of, shown), strict=True)
-    told = [(ours["verdict"].words, fixed["verdict"].words) for ours, fixed in pairs]
-    assert any(fixed == "not resolved" for _, fixed in told)
-    for ours, fixed in told:
+    verdicts = [(ours["verdict"].words, fixed["verdict"].words) for ours, fixed in pairs]
+    assert any(fixed == "not resolved" for _, fixed in verdicts)
+    for ours, fixed in verdicts:
         is_small = small and fixed == "not resolved"
         assert ours == ("smaller than 50 points" if is_small else fixed)
     assert f"smaller than {points} points: its interval lies within" in shown[0].caption
@@ -336,9 +336,9 @@ def test_a_router_is_compared_with_dense_under_each_condition(lab, store):
     capacities = [{"capacity_factor": 2.0}, {"capacity_factor": 10.0}]
     lab().study_of({"dense": [0.8, 0.81], "soft_moe": [0.82, 0.84]}, capacities)
     table = differences.to_nulls(load_study(store))
-    found = {row["condition"].words: row["difference"].value for row in rows_of(table)}
-    assert list(found) == ["router.capacity_factor=2.0", "router.capacity_factor=10.0"]
-    assert list(found.values()) == pytest.approx([0.025, 0.035])
+    shown = {row["condition"].words: row["difference"].value for row in rows_of(table)}
+    assert list(shown) == ["router.capacity_factor=2.0", "router.capacity_factor=10.0"]
+    assert list(shown.values()) == pytest.approx([0.025, 0.035])
 
 
 def test_timings_are_never_pooled_over_machines(lab, store):
@@ -346,10 +346,10 @@ def test_timings_are_never_pooled_over_machines(lab, store):
     table = cost.table(load_study(store))
     keys = [column.key for column in table.columns]
     rows = [dict(zip(keys, row.cells, strict=True)) for row in table.rows]
-    found = {(r["machine"].words, r["what"].words): r["forward_ms"].value for r in rows}
-    assert len(found) == len(rows) == 6
-    assert found["node-1", "layer, shape B"] == pytest.approx(17)
-    assert found["node-2", "layer, shape B"] == pytest.approx(27)
+    shown = {(r["machine"].words, r["what"].words): r["forward_ms"].value for r in rows}
+    assert len(shown) == len(rows) == 6
+    assert shown["node-1", "layer, shape B"] == pytest.approx(17)
+    assert shown["node-2", "layer, shape B"] == pytest.approx(27)
 
 
 def test_machines_of_one_name_are_told_apart(lab, store):
@@ -389,8 +389,8 @@ def test_failed_measurements_and_waiting_trials_are_rows_too(lab, store):
     study.waiting("soft_moe", 1)
     table = trials.failures(load_study(store))
     keys = [column.key for column in table.columns]
-    told = [dict(zip(keys, row.cells, strict=True)) for row in table.rows]
-    assert {(r["what"].words, r["reason"].words) for r in told} == {
+    rows = [dict(zip(keys, row.cells, strict=True)) for row in table.rows]
+    assert {(r["what"].words, r["reason"].words) for r in rows} == {
         ("training", "not run yet"),
         ("suite entropy", "ValueError: no"),
     }

@@ -18,7 +18,7 @@ TOP1: dict[str, list[float | None]] = {"soft_moe": [0.8, 0.82], "dense": [0.7, 0
 WARNING = "Tuning was not equal: 4 for soft_moe; 2 for dense (trials)."
 
 
-def found(values: list[float | None], **changes: Any) -> dict[str, Any]:
+def tuning_record(values: list[float | None], **changes: Any) -> dict[str, Any]:
     """The record of a router's tuning; its first trial is the best."""
     return {
         "trials": len(values),
@@ -55,20 +55,20 @@ def drawing_of(study: StudyData) -> Drawing | Absent:
 
 
 EQUAL = {
-    "soft_moe": found([0.75, 0.5, None, 0.25]),
-    "dense": found([0.7, 0.6, None, 0.1]),
+    "soft_moe": tuning_record([0.75, 0.5, None, 0.25]),
+    "dense": tuning_record([0.7, 0.6, None, 0.1]),
 }
-OTHER = {"soft_moe": EQUAL["soft_moe"], "dense": found([0.7, None])}
+OTHER = {"soft_moe": EQUAL["soft_moe"], "dense": tuning_record([0.7, None])}
 
 
 def test_a_row_tells_how_a_router_was_tuned(study) -> None:
     table = table_of(study(EQUAL), "tuning")
     assert isinstance(table, Table)
     assert [row.cells[0].words for row in table.rows] == ["dense", "soft_moe"]
-    told = dict(zip([column.key for column in table.columns], table.rows[1].cells, strict=True))
-    assert [told[key].value for key in ("trials", "pruned", "failed", "best")] == [4, 1, 1, 0.75]
-    assert told["training"].words == "0123456789"
-    assert told["settings"].words == "router.affinity=cosine train.lr=0.00123"
+    cells = dict(zip([column.key for column in table.columns], table.rows[1].cells, strict=True))
+    assert [cells[key].value for key in ("trials", "pruned", "failed", "best")] == [4, 1, 1, 0.75]
+    assert cells["training"].words == "0123456789"
+    assert cells["settings"].words == "router.affinity=cosine train.lr=0.00123"
     assert "not equal" not in table.caption
 
 

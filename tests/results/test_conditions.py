@@ -9,45 +9,48 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from report.conditions import Entry
-from results.conditions import conditions as found_in
+from results.conditions import conditions as conditions_of
 from results.conditions import label_of
 from results.settings import comparable
 
 
-def conditions(*given: Any, **more: Any) -> list[str]:
+def conditions(*descriptions: Any, **more: Any) -> list[str]:
     """The labels of the conditions of some descriptions."""
-    return [condition.label for condition in found_in(*given, **more)]
+    return [condition.label for condition in conditions_of(*descriptions, **more)]
 
 
 def trial(router: str, parent: dict[str, Any] | None = None, **settings: Any) -> dict[str, Any]:
     """A description; `losses=` and `options=` of the router, `lr=`, `experts=` their number."""
-    told = {
+    described = {
         "router": {"name": router, "options": settings.get("options", {})},
         "experts": {"name": "mlp", "num_experts": settings.get("experts", 8)},
         "train": {"lr": settings.get("lr", 0.1), "losses": settings.get("losses", {})},
         "seed": settings.get("seed", 0),
     }
-    return told | ({} if parent is None else {"parent": parent, "transform": "distill"})
+    return described | ({} if parent is None else {"parent": parent, "transform": "distill"})
 
 
 def test_a_parent_is_named_and_its_settings_are_left_out_where_all_agree() -> None:
     parent = trial("attentive", options={"heads": 2}, losses={"importance": 0.6})
     child = trial("plain", parent, options={"top_k": 1})
-    found = conditions([parent, trial("plain", options={"top_k": 1}), child])
-    assert found == ["", "", "transform=distill parent=attentive"]
+    labels = conditions([parent, trial("plain", options={"top_k": 1}), child])
+    assert labels == ["", "", "transform=distill parent=attentive"]
 
 
 def test_the_losses_of_parents_show_where_children_have_none() -> None:
     weights: tuple[dict[str, float], ...] = ({}, {"importance": 0.6}, {"similarity": 0.4})
     parents = [trial("attentive", losses=losses) for losses in weights]
     children = [trial("plain", parent) for parent in parents]
-    told = [("unset", "unset"), ("0.6", "unset"), ("unset", "0.4")]
+    weights_shown = [("unset", "unset"), ("0.6", "unset"), ("unset", "0.4")]
     assert conditions(parents + children) == [
-        *(f"train.losses.importance={one} train.losses.similarity={other}" for one, other in told),
+        *(
+            f"train.losses.importance={one} train.losses.similarity={other}"
+            for one, other in weights_shown
+        ),
         *(
             f"transform=distill parent=attentive parent.train.losses.importance={one} "
             f"parent.train.losses.similarity={other}"
-            for one, other in told
+            for one, other in weights_shown
         ),
     ]
 
@@ -76,8 +79,8 @@ def test_a_setting_that_the_child_fixes_is_told_of_every_parent() -> None:
 
 def test_what_all_derived_trials_have_of_their_own_is_told_by_their_origin() -> None:
     parent = trial("attentive", lr=0.1)
-    found = conditions([parent, trial("plain", lr=0.1), trial("plain", parent, lr=0.5)])
-    assert found == ["", "", "transform=distill parent=attentive"]
+    labels = conditions([parent, trial("plain", lr=0.1), trial("plain", parent, lr=0.5)])
+    assert labels == ["", "", "transform=distill parent=attentive"]
 
 
 def test_the_options_of_a_loss_are_told_where_they_differ_and_not_where_the_loss_does() -> None:
@@ -140,8 +143,8 @@ def tuned(router: str, lr: float, temperature: float, **settings) -> dict:
 
 
 def test_what_was_found_for_a_router_alone_sets_no_condition_apart():
-    found = [tuned("a", 0.1, 1.0), tuned("b", 0.2, 2.0), tuned("a", 0.3, 1.5, experts=32)]
-    assert conditions(found) == [
+    trials = [tuned("a", 0.1, 1.0), tuned("b", 0.2, 2.0), tuned("a", 0.3, 1.5, experts=32)]
+    assert conditions(trials) == [
         "experts.num_experts=8",
         "experts.num_experts=8",
         "experts.num_experts=32",
@@ -149,8 +152,8 @@ def test_what_was_found_for_a_router_alone_sets_no_condition_apart():
 
 
 def test_a_setting_that_was_found_stands_beside_one_that_was_given():
-    given = {name: value for name, value in tuned("a", 0.1, 1.0).items() if name != "found"}
-    assert conditions([tuned("a", 0.2, 1.0), given]) == [
+    untuned = {name: value for name, value in tuned("a", 0.1, 1.0).items() if name != "found"}
+    assert conditions([tuned("a", 0.2, 1.0), untuned]) == [
         "router.temperature=found train.lr=found",
         "router.temperature=1.0 train.lr=0.1",
     ]
@@ -162,9 +165,9 @@ def test_of_a_bare_layer_the_recipe_is_not_looked_for():
 
 
 def test_a_second_run_is_labelled_and_sets_nothing_apart():
-    same, twin = tuned("a", 0.1, 1.0), tuned("a", 0.1, 1.0, twin=1)
-    assert [label_of(each) for each in (same, twin)] == ["a", "a (twin)"]
-    assert conditions([same, twin]) == ["", ""]
+    same, replicate = tuned("a", 0.1, 1.0), tuned("a", 0.1, 1.0, twin=1)
+    assert [label_of(each) for each in (same, replicate)] == ["a", "a (twin)"]
+    assert conditions([same, replicate]) == ["", ""]
 
 
 def capacity(router: str, factor: float | None = None, **settings: Any) -> dict[str, Any]:
@@ -206,8 +209,8 @@ def test_an_option_of_a_model_or_an_affinity_that_was_not_given_is_unset():
         plain = trial(router, options={"affinity_options": affinity})
         return plain | {"model": {"name": "vit", "options": model}}
 
-    given = [made("plain", {}, {}), made("plain", {"drop": 0.1}, {"hidden": [4]})]
-    assert conditions([*given, made("late", {}, {})]) == [
+    trials = [made("plain", {}, {}), made("plain", {"drop": 0.1}, {"hidden": [4]})]
+    assert conditions([*trials, made("late", {}, {})]) == [
         "model.options.drop=unset router.affinity_options.hidden=unset",
         "model.options.drop=0.1 router.affinity_options.hidden=[4]",
         "model.options.drop=unset router.affinity_options.hidden=unset",
@@ -215,8 +218,8 @@ def test_an_option_of_a_model_or_an_affinity_that_was_not_given_is_unset():
 
 
 def test_a_setting_that_was_found_for_each_router_varies_for_none():
-    found = [tuned("a", 0.1, 1.0), tuned("a", 0.2, 2.0, seed=1), tuned("b", 0.3, 3.0)]
-    assert conditions(found) == ["", "", ""]
+    trials = [tuned("a", 0.1, 1.0), tuned("a", 0.2, 2.0, seed=1), tuned("b", 0.3, 3.0)]
+    assert conditions(trials) == ["", "", ""]
 
 
 def test_children_tell_their_parents_settings_once_their_siblings_differ_in_them():
@@ -263,14 +266,17 @@ def described(router: str, values: Values) -> dict[str, Any]:
     losses = {name: values[name] for name in ("importance", "z") if values[name] is not None}
     options = {name: values[name] for name in HAVE[router]}
     model = {} if values["depth"] is None else {"depth": values["depth"]}
-    told = trial(router, options=options, losses=losses, lr=values["lr"])
-    return told | {"model": {"options": model}}
+    description = trial(router, options=options, losses=losses, lr=values["lr"])
+    return description | {"model": {"options": model}}
 
 
 @given(st.lists(values(), min_size=2, max_size=8))
 def test_only_runs_of_equal_value_stand_beside_each_other(runs):
-    told = found_in([described(*run) for run in runs])
-    entries = [Entry(router, condition) for (router, _), condition in zip(runs, told, strict=True)]
+    conditions_shown = conditions_of([described(*run) for run in runs])
+    entries = [
+        Entry(router, condition)
+        for (router, _), condition in zip(runs, conditions_shown, strict=True)
+    ]
 
     def differ(one: Values, other: Values) -> set[str]:
         return {path for path in one.keys() & other.keys() if one[path] != other[path]}

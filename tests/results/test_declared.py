@@ -28,25 +28,27 @@ def test_pairs_are_by_seed_and_adjusted_together():
         "c": {0: 0.70, 1: 0.71, 2: 0.76},
         "d": {7: 0.5},
     }
-    found = {(c.system, c.reference): c for c in family(values, declared("abd", ["c"]))}
-    assert found["a", "b"].difference.n == 2
-    assert found["a", "b"].difference.mean == pytest.approx(0.005)
-    assert found["a", "d"].difference is None
-    tested = [c for c in found.values() if c.adjusted is not None]
+    compared = {(c.system, c.reference): c for c in family(values, declared("abd", ["c"]))}
+    assert compared["a", "b"].difference.n == 2
+    assert compared["a", "b"].difference.mean == pytest.approx(0.005)
+    assert compared["a", "d"].difference is None
+    tested = [c for c in compared.values() if c.adjusted is not None]
     assert {c.family for c in tested} == {3}
     p_values = [c.difference.p_value for c in tested]
     assert [c.adjusted for c in tested] == pytest.approx(holm(p_values))
     expected = stats.ttest_rel([0.80, 0.82, 0.84], [0.70, 0.71, 0.76]).pvalue
-    assert found["a", "c"].difference.p_value == pytest.approx(expected)
+    assert compared["a", "c"].difference.p_value == pytest.approx(expected)
 
 
 def test_interim_analyses_raise_p_values_and_widen_intervals():
     values = {"a": dict(enumerate(DRUG_1)), "b": dict(enumerate(DRUG_2))}
-    (found,) = family(values, [("a", "b")], analyses=4)
-    assert found.difference.p_value == found.adjusted == pytest.approx(4 * 0.002833, abs=4e-6)
+    (compared,) = family(values, [("a", "b")], analyses=4)
+    assert compared.difference.p_value == compared.adjusted == pytest.approx(4 * 0.002833, abs=4e-6)
     test = stats.ttest_rel(DRUG_1, DRUG_2).confidence_interval(1 - 0.05 / 4)
-    assert (found.difference.low, found.difference.high) == pytest.approx((test.low, test.high))
-    assert found.resolved
+    assert (compared.difference.low, compared.difference.high) == pytest.approx(
+        (test.low, test.high)
+    )
+    assert compared.resolved
 
 
 def test_the_effect_size_of_the_sleep_data():
@@ -59,8 +61,8 @@ def test_the_effect_size_of_the_sleep_data():
 
 def test_the_effect_size_is_unbiased():
     rng = np.random.default_rng(0)
-    found = [effect_size(sample) for sample in rng.normal(0.7, 1.0, size=(20000, 5))]
-    assert np.mean(found) == pytest.approx(0.7, abs=4 * np.std(found) / np.sqrt(20000))
+    effects = [effect_size(sample) for sample in rng.normal(0.7, 1.0, size=(20000, 5))]
+    assert np.mean(effects) == pytest.approx(0.7, abs=4 * np.std(effects) / np.sqrt(20000))
 
 
 def test_aesops_tortoises_and_hares():

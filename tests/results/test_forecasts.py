@@ -77,17 +77,17 @@ def test_a_training_takes_its_flops_over_the_median_rate_of_the_most_alike(store
         trained(store, "a", 1000, seconds)
     trained(store, "a", 1000, 500, model="resnet")  # 2 FLOP/s
     trained(store, "b", 1000, 4)  # 250 FLOP/s
-    found = pace(store)
+    rates = pace(store)
     # Router and model: 3000 FLOPs at 50 FLOP/s.
-    assert found.training(work(router="a", epochs=3, flops=3000)) == pytest.approx(60)
+    assert rates.training(work(router="a", epochs=3, flops=3000)) == pytest.approx(60)
     # The router's four: 10, 20, 90 and 500 s for 1000 FLOPs.
-    assert found.training(work(router="a", model="other", flops=1000)) == pytest.approx(55)
+    assert rates.training(work(router="a", model="other", flops=1000)) == pytest.approx(55)
     # A new router: all five, 20 s for 1000 FLOPs.
-    assert found.training(work(router="new", model="other", flops=500)) == pytest.approx(10)
+    assert rates.training(work(router="new", model="other", flops=500)) == pytest.approx(10)
     # Of one budget all take the same FLOPs, so that these need not be counted.
-    assert found.training(work(router="a")) == 20
-    assert found.training(work(router="new")) == 15
-    assert found.training(work(router="a", epochs=3)) is None
+    assert rates.training(work(router="a")) == 20
+    assert rates.training(work(router="new")) == 15
+    assert rates.training(work(router="a", epochs=3)) is None
 
 
 def test_where_steps_are_matched_the_flops_of_another_router_are_others(store: Store) -> None:
@@ -119,13 +119,13 @@ def test_a_suite_takes_what_it_took_on_trials_and_layers_alike(store: Store) -> 
     measured(store, "throughput", 9.0, layer_id=store.layer("e" * 64, layer))
     other = trained(store, "a", 1000, 10, model="other")
     measured(store, "accuracy", 0.0, attempt_id=other, status="skipped", error="no such data")
-    found = pace(store)
-    assert found.measuring(work(router="a", model="other"), "accuracy") == 0
-    assert found.measuring(work(router="a", model="third"), "accuracy") == 2
-    assert found.measuring(work(router="a"), "accuracy") == 2
-    assert found.measuring(work(router="new"), "accuracy") == 4
-    assert found.measuring(work(router="a"), "throughput") is None
-    assert found.measuring(replace(work(router="a"), layer=True), "throughput") == 9
+    rates = pace(store)
+    assert rates.measuring(work(router="a", model="other"), "accuracy") == 0
+    assert rates.measuring(work(router="a", model="third"), "accuracy") == 2
+    assert rates.measuring(work(router="a"), "accuracy") == 2
+    assert rates.measuring(work(router="new"), "accuracy") == 4
+    assert rates.measuring(work(router="a"), "throughput") is None
+    assert rates.measuring(replace(work(router="a"), layer=True), "throughput") == 9
 
 
 def test_a_plan_ends_when_its_trials_then_its_layers_are_done(store: Store) -> None:

@@ -32,13 +32,13 @@ ACCURACY = Component(
 
 
 def measure(filler, attempt: int, value: float, *, suite: str = "accuracy", **changes) -> int:
-    given = {"options": {}, "source_hash": "h1", "machine_id": filler.machine} | changes
+    origin = {"options": {}, "source_hash": "h1", "machine_id": filler.machine} | changes
     return filler.store.record_measurement(
         suite,
         code_id=filler.code,
         attempt_id=attempt,
         metrics=[Metric("top1", value, split="test")],
-        **given,
+        **origin,
     )
 
 
@@ -60,8 +60,8 @@ def test_metrics_of_some_names_are_the_same_rows_as_among_all(
 ) -> None:
     attempt = filler.trial(description(), "f1")
     metrics = [Metric(name, value, split="test") for name, value in (("top1", 0.7), ("nll", 1.1))]
-    given = ({}, "h1", filler.machine, filler.code)
-    filler.store.record_measurement("accuracy", *given, attempt_id=attempt, metrics=metrics)
+    origin = ({}, "h1", filler.machine, filler.code)
+    filler.store.record_measurement("accuracy", *origin, attempt_id=attempt, metrics=metrics)
     everything = metrics_frame(filler.store, "tiny")
     some = metrics_frame(filler.store, "tiny", names={"nll", "never_seen"})
     assert everything.metric.tolist() == ["top1", "nll"]
@@ -373,17 +373,17 @@ def test_a_database_describes_itself(filler, description: Describe) -> None:
     study = store.find_study().id
     runs = [store.start_run(study, Run(*this_process(), "run", 1)) for _ in range(3)]
     store.finish_run(runs[0])
-    told = describe(store)
-    assert (told.rows["runs"], told.rows["claims"], told.working) == (3, 0, 2)
-    assert (told.url, told.schema) == (store.url, "0003")
-    assert told.size_bytes > 50_000
-    assert told.attempts == {"failed": 1, "done": 1}
-    assert told.rows["trials"] == 1
-    assert told.rows["metrics"] == told.rows["measurements"] == 1
-    assert told.rows["arrays"] == 0
-    assert [study.name for study in told.studies] == ["tiny"]
+    summary = describe(store)
+    assert (summary.rows["runs"], summary.rows["claims"], summary.working) == (3, 0, 2)
+    assert (summary.url, summary.schema) == (store.url, "0003")
+    assert summary.size_bytes > 50_000
+    assert summary.attempts == {"failed": 1, "done": 1}
+    assert summary.rows["trials"] == 1
+    assert summary.rows["metrics"] == summary.rows["measurements"] == 1
+    assert summary.rows["arrays"] == 0
+    assert [study.name for study in summary.studies] == ["tiny"]
     last = store.last_attempt("f1")
     assert last is not None
     assert last.finished_at is not None
-    assert told.last_write is not None
-    assert told.last_write >= last.finished_at
+    assert summary.last_write is not None
+    assert summary.last_write >= last.finished_at

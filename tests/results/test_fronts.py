@@ -29,8 +29,8 @@ SYSTEMS = st.lists(st.tuples(st.integers(0, 5), st.integers(90, 110)), max_size=
 @given(SYSTEMS)
 def test_who_stands_on_a_front_is_beaten_from_the_one_before_and_by_none_of_its_own(points):
     systems = dict(enumerate(points))
-    found = fronts(systems)
-    assert found.keys() == systems.keys()
+    fronts_of = fronts(systems)
+    assert fronts_of.keys() == systems.keys()
 
     def beats(one, other):
         (value, cost), (its_value, its_cost) = systems[one], systems[other]
@@ -38,7 +38,7 @@ def test_who_stands_on_a_front_is_beaten_from_the_one_before_and_by_none_of_its_
             return cost < its_cost * (1 - ALIKE)
         return value > its_value and cost <= its_cost * (1 + ALIKE)
 
-    for name, front in found.items():
-        beaten_from = {found[other] for other in systems if beats(other, name)}
+    for name, front in fronts_of.items():
+        beaten_from = {fronts_of[other] for other in systems if beats(other, name)}
         assert front not in beaten_from
         assert front == 1 or front - 1 in beaten_from

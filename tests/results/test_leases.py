@@ -53,8 +53,8 @@ def test_a_run_is_kept_as_it_was_given(store: Store, study: int) -> None:
     run = store.start_run(study, HERE)
     (record,) = store.runs("tiny")
     assert (record.id, record.study) == (run, "tiny")
-    given = {name: getattr(record, name) for name in Run.__dataclass_fields__}
-    assert Run(**given) == HERE
+    fields = {name: getattr(record, name) for name in Run.__dataclass_fields__}
+    assert Run(**fields) == HERE
     assert before <= record.started_at == record.heartbeat_at
     assert record.finished_at is None
     assert alive(record)
@@ -154,10 +154,15 @@ def test_leases_tell_what_is_worked_on_and_how_far(store: Store, description) ->
     assert first is not None
     progress = {"doing": "training", "step": 3, "steps": 10, "loss": 0.5, "accuracy": None}
     store.heartbeat(run, {first: progress})
-    told, bare_layer = store.leases("tiny")
-    assert (told.id, told.fingerprint, told.router, told.seed) == (first, "f1", "soft_moe", 3)
-    assert (told.trial, told.progress, told.run.id) == (True, progress, run)
-    assert told.run.heartbeat_at > told.run.started_at
+    trial_lease, bare_layer = store.leases("tiny")
+    assert (trial_lease.id, trial_lease.fingerprint, trial_lease.router, trial_lease.seed) == (
+        first,
+        "f1",
+        "soft_moe",
+        3,
+    )
+    assert (trial_lease.trial, trial_lease.progress, trial_lease.run.id) == (True, progress, run)
+    assert trial_lease.run.heartbeat_at > trial_lease.run.started_at
     assert (bare_layer.id, bare_layer.fingerprint, bare_layer.seed) == (second, "l1", None)
     assert (bare_layer.trial, bare_layer.progress) == (False, {})
     assert [lease.fingerprint for lease in store.leases()] == ["f1", "l1", "f2"]

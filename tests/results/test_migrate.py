@@ -46,9 +46,9 @@ def next_revision(tmp_path: Path) -> Path:
 def schema(store_or_engine: Any) -> dict[str, Any]:
     """Everything about the tables that the database itself can tell."""
     inspector = inspect(store_or_engine)
-    told = {}
+    described = {}
     for table in sorted(set(inspector.get_table_names()) - {"alembic_version"}):
-        told[table] = {
+        described[table] = {
             "columns": {
                 column["name"]: (str(column["type"]), column["nullable"], column["default"])
                 for column in inspector.get_columns(table)
@@ -59,7 +59,7 @@ def schema(store_or_engine: Any) -> dict[str, Any]:
             "indexes": _by_name(inspector.get_indexes(table)),
             "checks": _by_name(inspector.get_check_constraints(table)),
         }
-    return told
+    return described
 
 
 def _by_name(constraints: list[Any]) -> list[Any]:

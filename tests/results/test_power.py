@@ -30,9 +30,9 @@ def test_the_power_of_g_power():
 def test_that_many_seeds_find_the_gap_as_often_as_they_should(effect):
     n = seeds_needed(differences(effect))
     samples = np.random.default_rng(0).normal(effect, 1.0, size=(20000, n))
-    found = stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05
+    resolved = stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05
     low, high = stats.binom(20000, power_of(effect, n)).ppf([0.0005, 0.9995]) / 20000
-    assert low <= found.mean() <= high
+    assert low <= resolved.mean() <= high
     assert power_of(effect, n) >= 0.8 > power_of(effect, n - 1)
 
 

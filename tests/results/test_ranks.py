@@ -46,19 +46,19 @@ FIRST_BASE = pd.read_csv(
 
 
 def test_demsars_average_ranks_and_critical_difference():
-    found = ranking(TREES)
+    ranked = ranking(TREES)
     expected = {"C4.5+m+cf": 1.964, "C4.5+m": 2.000, "C4.5+cf": 2.893, "C4.5": 3.143}
-    assert list(found.ranks.index) == list(expected), "the best first"
-    assert list(found.ranks) == pytest.approx(list(expected.values()), abs=5e-4)
-    assert found.blocks == 14
-    assert found.critical_difference == pytest.approx(1.25, abs=5e-3)
+    assert list(ranked.ranks.index) == list(expected), "the best first"
+    assert list(ranked.ranks) == pytest.approx(list(expected.values()), abs=5e-4)
+    assert ranked.blocks == 14
+    assert ranked.critical_difference == pytest.approx(1.25, abs=5e-3)
 
 
 def test_demsars_friedman_statistic_but_for_ties():
     """He prints 9.28; ties are three pairs and one four, Σ(t³-t) = 78 of N·k·(k²-1) = 840."""
-    found = ranking(TREES)
-    assert found.chi_squared * (1 - 78 / 840) == pytest.approx(9.28, abs=5e-3)
-    assert found.f == pytest.approx(13 * found.chi_squared / (14 * 3 - found.chi_squared))
+    ranked = ranking(TREES)
+    assert ranked.chi_squared * (1 - 78 / 840) == pytest.approx(9.28, abs=5e-3)
+    assert ranked.f == pytest.approx(13 * ranked.chi_squared / (14 * 3 - ranked.chi_squared))
 
 
 def test_demsars_table_of_critical_values():
@@ -69,24 +69,24 @@ def test_demsars_table_of_critical_values():
 
 
 def test_rounding_first_base():
-    found = ranking(FIRST_BASE)
-    assert found.chi_squared == pytest.approx(11.143, abs=5e-4)
-    assert found.chi_squared_p == pytest.approx(0.003805, abs=5e-7)
+    ranked = ranking(FIRST_BASE)
+    assert ranked.chi_squared == pytest.approx(11.143, abs=5e-4)
+    assert ranked.chi_squared_p == pytest.approx(0.003805, abs=5e-7)
     # More seconds are a worse time here, but a higher value, so the slowest is first.
-    assert list(found.ranks.index) == ["out", "narrow", "wide"]
+    assert list(ranked.ranks.index) == ["out", "narrow", "wide"]
 
 
 def test_nemenyis_p_values_agree_with_the_critical_difference():
-    found = ranking(TREES)
-    apart = np.abs(np.subtract.outer(found.ranks.to_numpy(), found.ranks.to_numpy()))
-    told = found.pairs.loc[found.ranks.index, found.ranks.index].to_numpy() < 0.05
-    assert (told == (apart > found.critical_difference)).all()
+    ranked = ranking(TREES)
+    apart = np.abs(np.subtract.outer(ranked.ranks.to_numpy(), ranked.ranks.to_numpy()))
+    differ = ranked.pairs.loc[ranked.ranks.index, ranked.ranks.index].to_numpy() < 0.05
+    assert (differ == (apart > ranked.critical_difference)).all()
 
 
 def test_where_all_agree_the_f_is_infinite():
     same = pd.DataFrame([(0.3, 0.2, 0.1)] * 5)
-    found = ranking(same)
-    assert (found.chi_squared, found.f, found.f_p) == (pytest.approx(10), np.inf, 0)
+    ranked = ranking(same)
+    assert (ranked.chi_squared, ranked.f, ranked.f_p) == (pytest.approx(10), np.inf, 0)
 
 
 def test_too_little_for_a_ranking_is_refused():

@@ -30,10 +30,10 @@ def test_what_can_be_written_stays_as_it_is(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [(ODD, r"caf\xe9"), ("a\ud800b", r"a\ud800b"), ("кот", "кот")]
+    ("text", "shown"), [(ODD, r"caf\xe9"), ("a\ud800b", r"a\ud800b"), ("кот", "кот")]
 )
-def test_a_byte_is_told_by_its_number(text: str, told: str) -> None:
-    assert readable(text) == told
+def test_a_byte_is_told_by_its_number(text: str, shown: str) -> None:
+    assert readable(text) == shown
 
 
 def test_a_store_keeps_it(filler, description) -> None:
@@ -54,12 +54,12 @@ def test_a_store_keeps_it(filler, description) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "told"),
+    ("number", "shown"),
     [(0, "0 seeds"), (1, "1 seed"), (2, "2 seeds"), (1200, "1,200 seeds"), (1.0, "1 seed"),
      (0.5, "0.5 seeds"), (100 * 0.003, "0.3 seeds")],
 )  # fmt: skip
-def test_a_number_agrees_with_its_noun(number: float, told: str) -> None:
-    assert counted(number, "seed") == told
+def test_a_number_agrees_with_its_noun(number: float, shown: str) -> None:
+    assert counted(number, "seed") == shown
 
 
 def test_an_irregular_plural_is_given() -> None:

@@ -49,8 +49,10 @@ def test_what_a_url_asks_of_its_sessions_holds_for_a_tuning_too(target: str) -> 
         open_tuning(store.engine) as storage,
         storage.engine.connect() as connection,
     ):
-        told = [connection.scalar(text(f"SHOW {name}")) for name in ("lock_timeout", "search_path")]
-    assert told == ["12345ms", SCHEMA]
+        values = [
+            connection.scalar(text(f"SHOW {name}")) for name in ("lock_timeout", "search_path")
+        ]
+    assert values == ["12345ms", SCHEMA]
 
 
 def test_a_tuning_goes_on_in_each_kind_of_database(store: Store, tmp_path: Path) -> None:
@@ -70,6 +72,8 @@ def test_a_tuning_goes_on_in_each_kind_of_database(store: Store, tmp_path: Path)
 
 def test_a_tuning_that_cannot_be_read_is_told_plainly(sqlite_store: Store, tmp_path: Path) -> None:
     (tmp_path / FILE).write_bytes(b"no database at all, but long enough to be taken for one" * 20)
-    told = pytest.raises(StoreError, match=r"cannot use the tuning beside sqlite:.*not a database")
-    with told, open_tuning(sqlite_store.engine):
+    raised = pytest.raises(
+        StoreError, match=r"cannot use the tuning beside sqlite:.*not a database"
+    )
+    with raised, open_tuning(sqlite_store.engine):
         pass

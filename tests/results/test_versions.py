@@ -27,8 +27,8 @@ from results.store.selection import replaced
     ],
 )
 def test_older_is_what_holds_another_version_than_the_last(asked, expected) -> None:
-    found = replaced([{(name,): code for name, code in each.items()} for each in asked])
-    assert [bool(parts) for parts in found] == expected
+    older = replaced([{(name,): code for name, code in each.items()} for each in asked])
+    assert [bool(parts) for parts in older] == expected
 
 
 @pytest.fixture
@@ -42,9 +42,9 @@ def asked_for(filler, description) -> Callable[..., int]:
             for kind, name, code in (part.split() for part in parts)
         ]
         parent = changes.pop("parent", None)
-        told = description(router, **changes)
+        fields = description(router, **changes)
         fingerprint = f"{router} {' '.join(parts)} {changes}"
-        trial = store.trial(fingerprint, told, store.components(made_of), parent)
+        trial = store.trial(fingerprint, fields, store.components(made_of), parent)
         store.add_trial_to_study(store.study(study, {}), trial)
         attempt = store.begin_attempt(trial, filler.machine, filler.code)
         store.finish_attempt(attempt, "done")
@@ -147,8 +147,10 @@ def test_a_measurement_by_older_code_of_its_suite_is_older(filler, asked_for) ->
     measure(filler, [("accuracy", "1"), ("balance", "1")], attempt_id=first)
     measure(filler, [("accuracy", "2"), ("balance", "1")], attempt_id=second)
     for frame in (metrics_frame, measurements_frame):
-        told = frame(filler.store, "tiny")
-        assert list(zip(told.router, told.suite, told.older, strict=True)) == [
+        measurements = frame(filler.store, "tiny")
+        assert list(
+            zip(measurements.router, measurements.suite, measurements.older, strict=True)
+        ) == [
             ("soft_moe", "accuracy", True),
             ("soft_moe", "balance", False),
             ("random", "accuracy", False),

@@ -37,12 +37,12 @@ def test_an_unknown_name_is_answered_with_the_nearest(registry):
 
 def test_messages_agree_with_the_kind():
     kinds = {kind: Registry(kind) for kind in ("router", "loss", "experts")}
-    told = {}
+    messages = {}
     for kind, registry in kinds.items():
         with pytest.raises(RequestError) as raised:
             registry.get("mpl")
-        told[kind] = str(raised.value).partition(";")[0]
-    assert told == {
+        messages[kind] = str(raised.value).partition(";")[0]
+    assert messages == {
         "router": "no router is named 'mpl'",
         "loss": "no loss is named 'mpl'",
         "experts": "no experts are named 'mpl'",

@@ -16,13 +16,13 @@ SIGN = torch.tensor([-1.0, 1.0])
 
 
 def measured(subject, **options):
-    found = {}
+    results = {}
     for result in build_suite("editing", **options).measure(subject):
         value = result.value if isinstance(result, Metric) else result.values
-        found[(result.name, *result.where.values())] = value
+        results[(result.name, *result.where.values())] = value
         if result.name == "expert_factors":
-            found[result.name, result.layer] = value
-    return found
+            results[result.name, result.layer] = value
+    return results
 
 
 @dataclass

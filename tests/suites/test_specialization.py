@@ -67,10 +67,10 @@ class Deciders:
         if factors:
             self.asked.append((int((factors[0] == 0).nonzero()), len(images)))
             off = (factors[0] == 0)[torch.tensor(self.experts)[places]]
-        given = torch.where(
+        classes = torch.where(
             off, torch.tensor(self.without)[places], torch.tensor(self.with_it)[places]
         )
-        return one_hot(given, self.num_classes).float()
+        return one_hot(classes, self.num_classes).float()
 
 
 def test_an_expert_that_decides_one_class_is_monosemantic():
@@ -131,12 +131,12 @@ def test_only_images_that_use_the_expert_are_run_again_where_groups_are_images()
     labels = [0, 1, 0, 0, 1, 1]
     apart = Deciders(labels, labels, labels, [1, 0] * 3, 2, 2)
     together = replace(apart, groups="batch", asked=[])
-    found, same = measured(apart), measured(together)
+    changed, same = measured(apart), measured(together)
     assert apart.asked == [(0, 2), (1, 1), (0, 1), (1, 2)]
     assert together.asked == [(0, 3), (1, 3), (0, 3), (1, 3)]
-    assert found["passes", 0] == 1 / 2
+    assert changed["passes", 0] == 1 / 2
     assert same["passes", 0] == 1
-    assert found["accuracy_change", 0].tolist() == same["accuracy_change", 0].tolist()
+    assert changed["accuracy_change", 0].tolist() == same["accuracy_change", 0].tolist()
 
 
 def test_whole_batches_are_run_again_where_an_image_alone_is_answered_otherwise():

@@ -92,12 +92,12 @@ def test_clocks_that_disagree_give_no_negative_load():
 
 
 def test_waiting_for_a_disk_is_no_work_and_a_guest_is_counted_once(monkeypatch):
-    told = {"user": 10.0, "nice": 1.0, "system": 2.0, "idle": 50.0, "iowait": 20.0, "steal": 4.0,
+    times = {"user": 10.0, "nice": 1.0, "system": 2.0, "idle": 50.0, "iowait": 20.0, "steal": 4.0,
             "guest": 3.0, "guest_nice": 0.5}  # fmt: skip
 
     class Times:
         def _asdict(self):
-            return told
+            return times
 
     monkeypatch.setattr(psutil, "cpu_times", Times)
     assert system_load.busy_seconds() == 17.0
@@ -233,13 +233,13 @@ def test_the_suite_takes_a_disturbed_timing_with_its_load_and_says_so(layers, pr
         suite = build_suite("throughput", model_batch=0, seconds=0.0, min_repeats=2, **options)
         return {metric.name: metric.value for metric in suite.measure(layers("dense"))}
 
-    told = values(max_load=0.0)
-    assert told["other_load"] > 0
-    assert (told["disturbed"], told["train_disturbed"]) == (1, 1)
-    assert told["forward_overhead"] > 0
-    told = values(max_load=1e6)
-    assert told["train_other_load"] > 0
-    assert (told["disturbed"], told["train_disturbed"]) == (0, 0)
-    told = values(max_load=None)
-    assert "disturbed" not in told
-    assert "other_load" not in told, "too short to tell"
+    timed = values(max_load=0.0)
+    assert timed["other_load"] > 0
+    assert (timed["disturbed"], timed["train_disturbed"]) == (1, 1)
+    assert timed["forward_overhead"] > 0
+    timed = values(max_load=1e6)
+    assert timed["train_other_load"] > 0
+    assert (timed["disturbed"], timed["train_disturbed"]) == (0, 0)
+    timed = values(max_load=None)
+    assert "disturbed" not in timed
+    assert "other_load" not in timed, "too short to tell"

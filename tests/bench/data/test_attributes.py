@@ -71,8 +71,8 @@ def test_without_an_attribute_there_is_none(load):
 def test_a_class_without_one_value_of_the_attribute_is_refused():
     with pytest.raises(RequestError, match="class 'dog, old' has too few training images, 0"):
         assemble("pets", raw(GROUPS[GROUPS != 2]))
-    given = raw()
-    splits = dict.fromkeys(("train", "val"), given.splits["train"])
-    splits["test"] = given.splits["train"].select(np.flatnonzero(GROUPS != 1))
+    source = raw()
+    splits = dict.fromkeys(("train", "val"), source.splits["train"])
+    splits["test"] = source.splits["train"].select(np.flatnonzero(GROUPS != 1))
     with pytest.raises(RequestError, match="no image in test of class 'cat, new'"):
-        assemble("pets", RawData(given.classes, splits, "", attributes=given.attributes))
+        assemble("pets", RawData(source.classes, splits, "", attributes=source.attributes))

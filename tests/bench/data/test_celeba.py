@@ -77,8 +77,8 @@ def test_images_labels_attribute_and_splits_are_those_of_the_files(
         )
         numbers = torch.arange(start, start + count)
         wanted = torch.stack([6 * numbers, 200 * split.labels, 200 * split.attribute], 1)
-        found = split.fetch(torch.arange(count))[:, :, 8, 8].long()
-        assert (found - wanted).abs().max() <= 4  # JPEG
+        centres = split.fetch(torch.arange(count))[:, :, 8, 8].long()
+        assert (centres - wanted).abs().max() <= 4  # JPEG
         start += count
 
 

@@ -45,14 +45,14 @@ def test_statistics_are_those_of_the_training_pixels(draw_images, load):
     torch.testing.assert_close(dataset.std.double(), deviation, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("given", [(), ("val",), ("test",), ("val", "test")])
-def test_missing_splits_come_out_of_train_by_class_and_always_the_same(draw_images, load, given):
-    root = draw_images({"train": TWO} | {split: {"cat": 2, "dog": 3} for split in given})
+@pytest.mark.parametrize("present", [(), ("val",), ("test",), ("val", "test")])
+def test_missing_splits_come_out_of_train_by_class_and_always_the_same(draw_images, load, present):
+    root = draw_images({"train": TWO} | {split: {"cat": 2, "dog": 3} for split in present})
     dataset = load(f"imagefolder:{root}")
     counts = {name: split.labels.bincount().tolist() for name, split in dataset.splits.items()}
     for split in {"val", "test"}:
         assert counts[split] == [2, 3]
-    held = 2 - len(given)
+    held = 2 - len(present)
     assert counts["train"] == [20 - 2 * held, 30 - 3 * held]
     images = torch.cat([everything(split) for split in dataset.splits.values()])
     assert len(images.flatten(1).unique(dim=0)) == len(images)
@@ -332,10 +332,10 @@ class TestLinks:
         after = load(f"imagefolder:{root}")
         assert self.sizes(after) == self.sizes(before)
         assert after.content_hash == before.content_hash
-        told = capsys.readouterr().err
-        assert "lead in a circle and are not followed: " in told
+        warned = capsys.readouterr().err
+        assert "lead in a circle and are not followed: " in warned
         for link in ("cat/loop", "dog/up", "dog/top"):
-            assert f"{root}/train/{link} → " in told
+            assert f"{root}/train/{link} → " in warned
 
     def test_two_folders_that_lead_into_each_other_are_read_once(self, root, load, capsys):
         before = self.sizes(load(f"imagefolder:{root}"))
@@ -343,9 +343,9 @@ class TestLinks:
         (root / "train/dog/cats").symlink_to("../cat")
         (root / "val/cat/again.png").symlink_to("../../train/cat/000.png")
         assert self.sizes(load(f"imagefolder:{root}")) == before
-        told = capsys.readouterr().err
-        assert "lead to images that are read elsewhere and are not read again: " in told
-        assert "val/cat/again.png" in told
+        warned = capsys.readouterr().err
+        assert "lead to images that are read elsewhere and are not read again: " in warned
+        assert "val/cat/again.png" in warned
 
     def test_links_out_of_the_folder_are_followed_and_told(self, root, load, capsys, tmp_path):
         before = self.sizes(load(f"imagefolder:{root}"))
@@ -357,8 +357,8 @@ class TestLinks:
         (outside / "round").symlink_to(outside)
         after = self.sizes(load(f"imagefolder:{root}"))
         assert sum(after["train"] + after["test"]) == sum(before["train"] + before["test"]) + 2
-        told = capsys.readouterr().err
-        assert f"lead out of {root}, and their images are read: {root}/train/cat/more → " in told
+        warned = capsys.readouterr().err
+        assert f"lead out of {root}, and their images are read: {root}/train/cat/more → " in warned
 
     def test_a_split_of_links_to_files_that_lie_beside_it_is_read(self, root, load):
         for split, number in (("train", 0), ("val", 1)):

@@ -45,15 +45,15 @@ def load_returned() -> Iterator[Callable[[Callable[[], Any]], Any]]:
 
 
 def test_arrays_are_split_as_asked_or_class_by_class(load_returned):
-    def given(**splits):
+    def loaded(**splits):
         return load_returned(lambda: RawData.from_arrays(images(), labels(), CLASSES, **splits))
 
-    def sizes(found):
-        return {name: len(split) for name, split in found.splits.items()}
+    def sizes(dataset):
+        return {name: len(split) for name, split in dataset.splits.items()}
 
-    assert sizes(given()) == {"train": 32, "val": 4, "test": 4}
-    assert sizes(given(test=range(30, 40))) == {"train": 26, "val": 4, "test": 10}
-    chosen = given(train=[4, 1, 2, 3], val=[6, 7], test=np.array([9, 8]))
+    assert sizes(loaded()) == {"train": 32, "val": 4, "test": 4}
+    assert sizes(loaded(test=range(30, 40))) == {"train": 26, "val": 4, "test": 10}
+    chosen = loaded(train=[4, 1, 2, 3], val=[6, 7], test=np.array([9, 8]))
     assert sizes(chosen) == {"train": 4, "val": 2, "test": 2}
     assert chosen.splits["test"].labels.tolist() == [1, 0]
     assert (chosen.splits["test"].images[0].permute(1, 2, 0).numpy() == images()[9]).all()

@@ -16,18 +16,18 @@ TWO = {"ant": 20, "bee": 30}
 @pytest.mark.parametrize("names", [("train", "val"), ("training", "validation")])
 def test_a_folder_is_the_same_data_as_through_imagefolder(draw_images, load, names):
     root = draw_images({names[0]: TWO, names[1]: {"ant": 2, "bee": 1}})
-    found = load("timm:folder", data_dir=str(root))
+    dataset = load("timm:folder", data_dir=str(root))
     for old, new in zip(names, ("train", "val"), strict=True):
         (root / old).rename(root / new)
     expected = load(f"imagefolder:{root}")
-    assert found.content_hash == expected.content_hash
-    assert found.classes == ("ant", "bee")
+    assert dataset.content_hash == expected.content_hash
+    assert dataset.classes == ("ant", "bee")
 
 
 def test_a_folder_without_splits_is_split(draw_images, load):
     root = draw_images({"": TWO})
-    found = load("timm:", data_dir=str(root))
-    counts = {name: split.labels.bincount().tolist() for name, split in found.splits.items()}
+    dataset = load("timm:", data_dir=str(root))
+    counts = {name: split.labels.bincount().tolist() for name, split in dataset.splits.items()}
     assert counts == {"train": [16, 24], "val": [2, 3], "test": [2, 3]}
 
 
@@ -36,8 +36,8 @@ def test_a_tar_file_is_read(draw_images, load, tmp_path):
     root = draw_images({"": TWO})
     with tarfile.open(tmp_path / "images.tar", "w") as archive:
         archive.add(root, ".")
-    found = load("timm:", data_dir=str(tmp_path / "images.tar"))
-    assert found.content_hash == load("timm:", data_dir=str(root)).content_hash
+    dataset = load("timm:", data_dir=str(tmp_path / "images.tar"))
+    assert dataset.content_hash == load("timm:", data_dir=str(root)).content_hash
     gc.collect()
 
 
@@ -52,11 +52,11 @@ def test_torchvisions_sets_are_read(load, tmp_path):
         for kind, array in ((f"{stem}-images-idx3", images[stem]), (f"{stem}-labels-idx1", labels)):
             header = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes()
             (folder / f"{kind}-ubyte").write_bytes(header + array.tobytes())
-    found = load("timm:torch/kmnist", data_dir=str(tmp_path))
-    test = found.splits["test"]
+    dataset = load("timm:torch/kmnist", data_dir=str(tmp_path))
+    test = dataset.splits["test"]
     assert torch.equal(test.fetch(torch.arange(30))[:, 0], torch.from_numpy(images["t10k"]))
-    assert [len(found.splits[name]) for name in ("train", "val")] == [90, 10]
-    assert found.classes[0] == "o"
+    assert [len(dataset.splits[name]) for name in ("train", "val")] == [90, 10]
+    assert dataset.classes[0] == "o"
 
 
 class Stream:
@@ -86,11 +86,11 @@ def streams(monkeypatch):
 
 
 def test_a_stream_is_taken_into_memory(streams, load):
-    found = load("timm:wds/shards", data_dir="anywhere")
-    assert [len(found.splits[name]) for name in ("train", "val", "test")] == [54, 9, 6]
+    dataset = load("timm:wds/shards", data_dir="anywhere")
+    assert [len(dataset.splits[name]) for name in ("train", "val", "test")] == [54, 9, 6]
     pixels = torch.from_numpy(streams["validation"].pixels).permute(0, 3, 1, 2)
-    assert torch.equal(found.splits["val"].fetch(torch.arange(9)), pixels)
-    assert found.classes == ("0", "1", "2")
+    assert torch.equal(dataset.splits["val"].fetch(torch.arange(9)), pixels)
+    assert dataset.classes == ("0", "1", "2")
 
 
 @pytest.mark.usefixtures("streams")

@@ -45,10 +45,10 @@ def test_a_step_is_what_the_order_and_the_augmentation_make_of_it(
     dataset = load(f"imagefolder:{pictures}")
     batches = batches_of(dataset, augment, seed=3, batch_size=7)
     for step in (0, 1, 2, 3, 9, 10):
-        for found, wanted in zip(
+        for actual, wanted in zip(
             batches.images(step), expected(dataset, augment, step), strict=True
         ):
-            assert torch.equal(found, wanted)
+            assert torch.equal(actual, wanted)
     batches.close()
     assert torch.equal(batches.images(11)[0], expected(dataset, augment, 11)[0])
     batches.close()

@@ -48,7 +48,7 @@ def model_of(router="softmax_mixture", groups="batch", channels=2, **options):
 
 def networks_of(experts):
     """Each expert as a network of its own."""
-    found = []
+    networks = []
     for e in range(experts.num_experts):
         place = experts.replaced
         network = ImageNetwork(place.token_shape, place.channels, place.widths, place.classes)
@@ -61,8 +61,8 @@ def networks_of(experts):
             for layer, weight, bias in zip(layers, experts.weights, experts.biases, strict=True):
                 layer.weight.copy_(weight[e].T)
                 layer.bias.copy_(bias[e, 0])
-        found.append(network)
-    return found
+        networks.append(network)
+    return networks
 
 
 @pytest.mark.parametrize("channels", [0, 2])

@@ -39,8 +39,8 @@ class Stepping(SoftmaxTokenChoice):
     name = "stepping"
 
     def score(self, tokens, context):
-        told = context.labels.view(-1, 1, 1) * 0.5 + (context.step or 0)
-        return super().score(tokens, context) * (1 + told)
+        shift = context.labels.view(-1, 1, 1) * 0.5 + (context.step or 0)
+        return super().score(tokens, context) * (1 + shift)
 
 
 def model_of(router="softmax_token_choice", dropout=0.0, **options):
@@ -320,12 +320,12 @@ def test_threads_have_passes_of_their_own():
     model.blocks[2].register_forward_pre_hook(lambda *_: (barrier.wait(), None)[1])
 
     def routed(step):
-        found = []
+        recorded = []
         for _ in range(3):
             with torch.no_grad(), forward_pass(model, step=step, labels=LABELS + step) as routings:
                 model(IMAGES.double() + step)
-            found.append([routing.logits for routing in routings])
-        return found
+            recorded.append([routing.logits for routing in routings])
+        return recorded
 
     with ThreadPoolExecutor(2) as pool:
         together = list(pool.map(routed, range(2)))
@@ -342,11 +342,11 @@ def test_copies_and_pickled_models_have_passes_of_their_own():
     model = model_of(Inheriting).eval()
     want = model(IMAGES.double())
     keys = list(model.state_dict())
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert list(twin.state_dict()) == keys
-        assert twin(IMAGES.double()).equal(want)
-        with forward_pass(twin) as routings, forward_pass(model) as originals:
-            twin(IMAGES.double())
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert list(copied.state_dict()) == keys
+        assert copied(IMAGES.double()).equal(want)
+        with forward_pass(copied) as routings, forward_pass(model) as originals:
+            copied(IMAGES.double())
         assert (len(routings), len(originals)) == (4, 0)
 
 

@@ -38,7 +38,7 @@ class Block(nn.Module):
         return self.mlp(images if self.channels_first else images.permute(0, 2, 3, 1))
 
 
-def given_the_weights_of(layer, mlp):
+def with_weights_of(layer, mlp):
     """The layer with one expert, which has the weights of the MLP."""
     experts = layer.experts
     for number, linear in enumerate((mlp.fc1, mlp.fc2), 1):
@@ -55,7 +55,7 @@ def replaced(mlp):
     size = mlp.fc1.in_features, 2, 2
     layer = moefy(Block(mlp), layers="all", num_experts=1, input_size=size).mlp
     assert isinstance(layer, MoELayer)
-    return given_the_weights_of(layer, mlp)
+    return with_weights_of(layer, mlp)
 
 
 def assert_replaced_exactly(mlp):
@@ -178,7 +178,7 @@ def test_every_mlp_of_timm_is_replaced_exactly_or_refused(kind, options):
         layer = moefy(block, layers="all", num_experts=1, input_size=(WIDTH, 3, 3)).mlp
     except RequestError:
         return
-    given_the_weights_of(layer, mlp)
+    with_weights_of(layer, mlp)
     torch.testing.assert_close(block.eval()(images), dense)
 
 

@@ -58,10 +58,10 @@ def test_the_backbone_is_the_files_and_the_head_an_moe_layer(saved):
     ours = built(file)
     assert list(moe_layers(ours)) == ["head"]
     expected = {n: p for n, p in model.named_parameters() if not n.startswith("head")}
-    found = {n: p for n, p in ours.named_parameters() if not n.startswith("head")}
-    assert found.keys() == expected.keys()
+    backbone = {n: p for n, p in ours.named_parameters() if not n.startswith("head")}
+    assert backbone.keys() == expected.keys()
     for name, parameter in expected.items():
-        torch.testing.assert_close(found[name], parameter)
+        torch.testing.assert_close(backbone[name], parameter)
     images = torch.randn(4, 3, 16, 16)
     with forward_pass(ours.eval()) as routings:
         logits = ours(images)
