@@ -27,6 +27,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [*PAGES, ROOT / "CONTRIBUTING.md"]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FOLDERS = ("bench", "docs", "report", "results", "routers", "suites", "tests")
+NAMED = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/(?:[\w.-]*\w/?)*")
+"""A path from the root of the repository, without what ends the sentence."""
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
 
 
@@ -120,12 +123,26 @@ def headings(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-def test_every_page_is_linked_from_the_readme_and_every_file_that_is_named_is_there():
+def test_every_page_is_linked_from_the_readme():
     linked = {(ROOT / link).resolve() for link in LINK.findall(PAGES[0].read_text("utf-8"))}
     assert set(PAGES[1:]) <= linked
     assert any(file.suffix == ".png" for file in linked)
-    for name in re.findall(r"\b(?:tests|report|suites|bench)/[\w/]+\.(?:py|yaml)\b", TEXT):
-        assert (ROOT / name).is_file(), name
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
+def test_every_file_and_folder_that_a_page_names_is_there(page):
+    text = page.read_text(encoding="utf-8")
+    own = set(re.findall(r"Save this as `([\w.]+)`", text))
+    for name in NAMED.findall(text):
+        assert (ROOT / name).exists(), name
+    for name in set(re.findall(r"`(\w+\.(?:py|yaml))`", text)) - own:
+        assert any(file.name == name for folder in FOLDERS for file in (ROOT / folder).rglob("*"))
+
+
+@pytest.mark.parametrize("text", ["see bench/plan/reuse.py.", "`suites/presets/`", "`routers/`"])
+def test_a_file_or_folder_is_seen_in_a_text(text):
+    (name,) = NAMED.findall(text)
+    assert (ROOT / name).exists()
 
 
 def bench_py(folder: Path, *arguments: str) -> None:
