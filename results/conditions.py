@@ -207,7 +207,7 @@ def _needed(
 
     Args:
         besides: paths that are shown in any case.
-        few: so many are all shown.
+        few: the number of paths up to which all are shown.
     """
     apart = {path: _apart(path, routers, settings) for path in paths | besides}
     times = np.sum([each.astype(int) for each in apart.values()], axis=0)

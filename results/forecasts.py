@@ -71,7 +71,7 @@ class Work:
         layer: whether it is a bare layer, which is not trained.
         flops: of its whole training, where they were counted.
         trained: share of its training that is done; 1 where it needs none.
-        training: seconds that this share took.
+        training: seconds that the share of the training took that is done.
         measuring: seconds for which the first of the suites has been measuring.
         after: the name of a work that must have ended, if there is one of this name.
     """
@@ -249,7 +249,7 @@ class Forecast:
 
 
 def forecast(works: Sequence[Work], pace: Pace, workers: int, devices: int = 1) -> Forecast | None:
-    """Spread works over workers; None where nothing tells how long one of the trainings takes.
+    """Spread works over workers; None where it is not known how long one of the trainings takes.
 
     Args:
         works: those under way first, then the others in their order.

@@ -192,7 +192,7 @@ def _done(session: Session, study: str | None, history: bool) -> list[dict[str, 
 
 
 def _definitions(session: Session) -> dict[tuple[str, ...], dict[str, Any]]:
-    """Metric definitions by suite, source hash and metric; the newest also without the hash."""
+    """Return metric definitions by suite, source hash and name; the newest also without hash."""
     by_name: dict[tuple[str, ...], dict[str, Any]] = {}
     suites = select(ComponentRow).filter_by(kind="suite").order_by(ComponentRow.id)
     for suite in session.scalars(suites):

@@ -44,7 +44,7 @@ class CheckResult:
     """One check of one component, over all its settings.
 
     Attributes:
-        meaning: what holds where it passes.
+        meaning: the property that holds if the check passes.
         status: "not applicable" where there is nothing to check, "not run" where a failure of
             another check leaves nothing to check with.
         detail: on failure, under which setting and with which numbers; else what is worth saying.

@@ -71,9 +71,9 @@ def require_equal(
     """Fail where two tensors differ by more than `tolerance` times the largest entry expected.
 
     Args:
-        what: what `actual` is.
+        what: a name for `actual`, for the message.
         axes: a name for each axis, as "gte".
-        source: what `expected` is.
+        source: a name for `expected`, for the message.
     """
     require(
         actual.shape == expected.shape,

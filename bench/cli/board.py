@@ -33,12 +33,12 @@ class Board:
     """A study at one moment.
 
     Attributes:
-        counts: trials by status.
+        counts: number of trials by status.
         worth: trials that have ended, and the shares of those under way.
         layers: bare layers that were measured, and that are to be in all.
-        rate: trials an hour.
-        left: seconds until all is done.
-        workers: a row of cells each, see `worker_cells`.
+        rate: trials finished an hour.
+        left: seconds until all trials are done.
+        workers: a row of cells for each worker, see `worker_cells`.
     """
 
     counts: Mapping[str, int]

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="A router.")]
 Component = Annotated[
-    str, typer.Argument(metavar="NAME", help="NAME or, where several kinds have it, KIND:NAME.")
+    str,
+    typer.Argument(metavar="NAME", help="A component; KIND:NAME where several kinds share a name."),
 ]
 MaybeKind = Annotated[
     str | None,
@@ -31,7 +32,7 @@ MaybeKind = Annotated[
 ]
 MaybeRouter = Annotated[
     str | None,
-    typer.Argument(metavar="NAME", help="A router, for its card; a list of all where none."),
+    typer.Argument(metavar="NAME", help="A router, to show its card; without it, all are listed."),
 ]
 TEMPLATES = Path(__file__).parent / "templates"
 

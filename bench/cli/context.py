@@ -30,7 +30,7 @@ class CommonOptions:
     home: Annotated[
         Path,
         typer.Option(
-            envvar="BENCH_HOME", metavar="FOLDER", help="Where everything lies that runs make."
+            envvar="BENCH_HOME", metavar="FOLDER", help="The folder of everything that runs make."
         ),
     ] = Path("runs")
     db: Annotated[

@@ -36,8 +36,8 @@ class Display:
 
     Args:
         store: the database that the run writes, from which the board is read.
-        study: of the run.
-        console: where to; standard output where None.
+        study: the name of the run's study.
+        console: where to print; None for standard output.
     """
 
     def __init__(self, store: Store, study: str, console: Console | None = None) -> None:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from bench.plan import Retry as RetryName
 
 PresetName = Annotated[
-    str, typer.Option("--preset", metavar="NAME", help="By name, or a YAML file of your own.")
+    str,
+    typer.Option("--preset", metavar="NAME", help="A preset's name, or a YAML file of your own."),
 ]
 Routers = Annotated[str | None, typer.Option(metavar="A,B,…", help="Routers by name, or all.")]
 Set = Annotated[
@@ -47,7 +48,7 @@ class RequestOptions:
 
     suites: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SUITE", help="What measures; the preset's suites where none."),
+        typer.Argument(metavar="SUITE", help="Suites that measure; without any, the preset's."),
     ] = None
     preset: PresetName = "tiny"
     routers: Routers = None
@@ -69,7 +70,9 @@ class RequestOptions:
     ] = None
     max_seeds: Annotated[
         int | None,
-        typer.Option(min=1, metavar="N", help="With --seeds auto: the most.", show_default="20"),
+        typer.Option(
+            min=1, metavar="N", help="With --seeds auto: the most seeds.", show_default="20"
+        ),
     ] = None
     aa: Annotated[
         bool,
@@ -84,11 +87,12 @@ class RequestOptions:
         bool,
         typer.Option(
             "--tuned",
-            help="With the best settings that `tune` found for each router of the preset.",
+            help="Train with the best settings that `tune` found for each router of the preset.",
         ),
     ] = False
     tuning: Annotated[
-        str | None, typer.Option(metavar="NAME", help="With those of this tuning.")
+        str | None,
+        typer.Option(metavar="NAME", help="Train with the best settings of this tuning."),
     ] = None
     set_: Set = None
     sweep: Annotated[
@@ -138,7 +142,8 @@ class WorkOptions(WorkerOptions):
         ),
     ] = None
     save_every: Annotated[
-        float, typer.Option(min=0, metavar="SECONDS", help="Between two checkpoints of a training.")
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="Time between two checkpoints of a training."),
     ] = 60
 
     def run_options(self, plugins: tuple[Path, ...], retry: RetryName = None) -> RunOptions:

@@ -132,8 +132,8 @@ def _print_trainings(
     """Print one row a condition, and the sums.
 
     Args:
-        trials: their number.
-        seconds: of one training by condition, where they are known.
+        trials: number of trials.
+        seconds: duration of one training by condition, where it is known.
     """
     seeds, model = request.preset.seeds, request.preset.model
     asked = f"{counted(trials, 'trial')}, {counted(seeds, 'seed')}"

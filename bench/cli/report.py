@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Out = Annotated[
     Path | None,
     typer.Option(
-        metavar="FOLDER", help="Where to write.", show_default="reports/STUDY in the home"
+        metavar="FOLDER", help="The folder to write.", show_default="reports/STUDY in the home"
     ),
 ]
 Number = Annotated[
@@ -37,7 +37,7 @@ Check = Annotated[
 Claims = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", help="Claims of your own (YAML), tested beside those of the papers."
+        metavar="FILE", help="Claims of your own (YAML), tested in addition to the papers'."
     ),
 ]
 

@@ -15,19 +15,24 @@ if TYPE_CHECKING:
 
 Study = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help="Which study.", show_default="the one asked for last"),
+    typer.Option(metavar="NAME", help="The study to show.", show_default="the one asked for last"),
 ]
 Watch = Annotated[
     bool, typer.Option("--watch", help="Follow what goes on, until it ends or Ctrl-C.")
 ]
 Digest = Annotated[
-    bool, typer.Option("--digest", help="What a run tells at its end: news, failures, the best.")
+    bool,
+    typer.Option("--digest", help="Print what a run prints at its end: news, failures, the best."),
 ]
 Trial = Annotated[
     str,
-    typer.Argument(metavar="TRIAL", help="The beginning of its fingerprint, as `status` shows."),
+    typer.Argument(
+        metavar="TRIAL", help="The beginning of a trial's fingerprint, as `status` shows it."
+    ),
 ]
-Export = Annotated[Path, typer.Argument(metavar="FILE", help="To write; ends in .csv or .parquet.")]
+Export = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The file to write, .csv or .parquet.")
+]
 OneStudy = Annotated[
     str | None, typer.Option(metavar="NAME", help="Only this study.", show_default="all studies")
 ]

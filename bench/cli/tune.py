@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 Trials = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Of each router.", show_default="the preset's"),
+    typer.Option(min=1, metavar="N", help="Trials of each router.", show_default="the preset's"),
 ]
 PrunerName = Annotated[
     Literal["median", "hyperband", "none"] | None,
-    typer.Option(help="Which trials end early.", show_default="the preset's"),
+    typer.Option(help="The rule by which hopeless trials end early.", show_default="the preset's"),
 ]
-Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Of all draws.")]
+Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all draws.")]
 Study = Annotated[
     str | None,
     typer.Option(

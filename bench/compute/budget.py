@@ -57,11 +57,11 @@ class Budget:
 
     Attributes:
         match: the quantity that is matched between routers.
-        amount: the budget of that quantity.
-        tolerance: relative.
+        amount: how much of that quantity a trial may use.
+        tolerance: how far a training may miss the amount, as a share of it.
         flops_budget: FLOPs that the dense model spends in the recipe's epochs.
-        dense_steps: steps of the dense model.
-        dense: cost of the dense model.
+        dense_steps: steps of the dense model in the recipe's epochs.
+        dense: cost of the dense model, of a step.
         steps: steps of the trial; None where seconds decide.
         own: cost of the trial's model, with the FLOPs of its first step; they are those of every
             step, unless the work depends on the data.

@@ -116,10 +116,10 @@ def check_path(path: str, routers: str | Iterable[str] = "all") -> None:
     """Refuse a path that leads to no setting.
 
     Args:
-        routers: those whose hyper-parameters are named as the nearest.
+        routers: the routers whose hyper-parameters may be suggested.
 
     Raises:
-        RequestError: naming the nearest path.
+        RequestError: there is no such setting; the message names the nearest path.
     """
     known = [name for name in setting_paths(Preset) if name.partition(".")[0] in SECTIONS]
     if path in known or any(path.startswith(f"{name}.") for name in OPEN):

@@ -45,8 +45,8 @@ class Pictures:
     """A sequence of pictures.
 
     Attributes:
-        keys: the path of each, or a number by which `open` knows it.
-        open: from key to picture.
+        keys: the path of each picture, or a number by which `open` knows it.
+        open: returns the picture of a key.
         place: says in messages where numbered pictures are.
     """
 

@@ -34,12 +34,12 @@ class RunOptions:
 
     Attributes:
         jobs: workers; None takes one a device, on a CPU one a core. 0 works in this process.
-        devices: those to work on; none takes all.
+        devices: the devices to work on; all of them where it is empty.
         timeout: seconds for one job; None lets it take what it takes.
         save_every: seconds between two checkpoints of a training.
         retry: which trials that gave no result are tried again.
         plugins: the user's files that were loaded.
-        command: the command line that began it.
+        command: the command line that began the run.
     """
 
     jobs: int | None = None
@@ -56,9 +56,9 @@ class RunContext:
     """The facts that all jobs of a run share, as plain data.
 
     Attributes:
-        database: URL, with its password.
+        database: URL of the database, with its password.
         home: folder of everything that runs make.
-        plugin_hashes: of the source of each of the user's files, when the run began.
+        plugin_hashes: hash of the source of each of the user's files, when the run began.
         machine_id, code_id: rows of this machine and of the code that runs.
     """
 
@@ -75,7 +75,7 @@ class JobContext:
     """The resources of one job in the process that does it.
 
     Attributes:
-        stop: whether a training is to save what it has, and to end.
+        stop: returns whether a training is to save what it has, and to end.
     """
 
     run: RunContext

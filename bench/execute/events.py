@@ -61,10 +61,10 @@ class Progress:
     """The state of a training that goes on, `step` of `steps` done.
 
     Attributes:
-        loss: the task's, at the last step.
+        loss: the training loss at the last step, without auxiliary losses.
         accuracy: share of the validation split at the last evaluation; None before the first.
-        evaluations: their number until now.
-        seconds: of training.
+        evaluations: number of evaluations until now.
+        seconds: duration of the training until now, evaluations left out.
     """
 
     task: Task

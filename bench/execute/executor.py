@@ -27,7 +27,7 @@ class Executor(Protocol):
     """The interface of what does jobs, one at a time in each slot.
 
     Attributes:
-        slots: the device of each.
+        slots: the device of each slot.
     """
 
     slots: tuple[str, ...]

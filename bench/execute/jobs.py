@@ -78,9 +78,9 @@ class Assignment:
     """One job for one worker.
 
     Attributes:
-        row: of the trial or layer.
-        attempt: row of the attempt that has begun; None where nothing is to be trained.
-        device: where it works, see `devices`.
+        row: id of the row of the trial or layer.
+        attempt: id of the row of the attempt that has begun; None where nothing is to be trained.
+        device: the device that the worker computes on, see `devices`.
         log: file of the attempt's or measurement's output.
     """
 
@@ -109,7 +109,7 @@ class WorkerFailure:
     """A job whose worker ended without a result.
 
     Attributes:
-        status: what becomes of its attempt.
+        status: the status that the job's attempt gets.
         leave: why the whole run is to end, where it is.
     """
 

@@ -72,9 +72,9 @@ class _Active:
     """A job at work in a slot.
 
     Attributes:
-        lease: its row.
+        lease: id of the row of the job's lease.
         pruned: why its training was asked to stop, where it alone was.
-        progress: what `status` shows.
+        progress: the last state of the training or measurement, which `status` shows.
     """
 
     item: Item
@@ -94,8 +94,8 @@ class JobLoop:
     """The jobs of one run, done by one executor.
 
     Args:
-        jobs: the first ones, in the order of the plan; none is idle.
-        source: of the jobs that follow.
+        jobs: the first jobs, in the order of the plan; none is idle.
+        source: gives the jobs that follow from those that ended.
     """
 
     def __init__(

@@ -101,11 +101,11 @@ class _Busy:
     """A slot at work.
 
     Attributes:
-        events: what it sends.
-        pid: of the worker, and of its process group; None until it has sent it.
-        since: when it began to work; None while it waits for the machine.
-        late: whether it was asked to leave since it took too long.
-        open: whether it may send more.
+        events: the end of the pipe on which the worker's events arrive.
+        pid: id of the worker and of its process group; None until the worker has sent it.
+        since: when the worker began; None while it waits for the machine.
+        late: whether the worker was stopped because it took too long.
+        open: whether the worker may send more events.
     """
 
     future: ProcessFuture[Result | WorkerFailure]

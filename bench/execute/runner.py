@@ -132,7 +132,7 @@ class PlannedJobs:
     """The `JobSource` of a plan: all jobs are known when the run begins, and none is pruned.
 
     Attributes:
-        jobs: idle ones too.
+        jobs: all jobs of the plan, those included that have nothing to do.
         emit: called with each event.
     """
 

@@ -57,10 +57,10 @@ class Objective:
         """Compute the losses of one batch, differentiable.
 
         Args:
-            model: in training mode.
+            model: the model, in training mode.
             images: (n, c, h, w) float, normalised.
-            labels: (n,) long.
-            step: of training, from 0.
+            labels: (n,) long, the classes.
+            step: number of the training step, from 0.
             generator: source of the routers' noise, on the model's device.
         """
         batch = Batch(images, labels)

@@ -79,7 +79,7 @@ class Tape:
         self.end = torch._C._autograd._get_sequence_nr()
 
     def keep_with(self, outputs: Any) -> None:
-        """Live as long as the graph of these tensors."""
+        """Keep the tape alive for as long as the graph of these tensors is."""
         for output in tree_leaves(outputs):
             if isinstance(output, Tensor) and output.grad_fn is not None:
                 # A property, which torch's stubs call a method.

@@ -93,7 +93,7 @@ def refuse_unknown(names: Iterable[str], routers: Iterable[Entry]) -> None:
     """Refuse hyper-parameters that none of these routers has.
 
     Raises:
-        RequestError: naming the nearest.
+        RequestError: there is one; the message names the nearest that exists.
     """
     routers = list(routers)
     known = {field for router in routers for field in router.hyper_model.model_fields}

@@ -24,9 +24,9 @@ class Request:
 
     Attributes:
         study: the name under which the results are kept together.
-        preset: with all overrides applied.
-        suites: those that measure, with the options that were set.
-        tuned: by router, how its settings were tuned, see `bench.tune.best_settings`.
+        preset: the preset with all overrides applied.
+        suites: the suites that measure, with the options that were set.
+        tuned: how the settings of each router were tuned, see `bench.tune.best_settings`.
         sequential: when seeds stop being added; None where their number is fixed.
     """
 

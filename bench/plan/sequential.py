@@ -56,7 +56,7 @@ class Sequential:
         A comparison without a difference, since a router has no result, is left out.
 
         Args:
-            comparisons: of accuracies, as shares.
+            comparisons: the comparisons of accuracies, which are shares.
         """
         decided = [
             is_decided(each.difference, each.adjusted, self.resolve / 100)

@@ -39,14 +39,14 @@ class Outcome(BaseModel):
     Attributes:
         status: "done", or "diverged" where a loss or a router's logits were not finite.
         error: what went wrong; None where nothing did.
-        planned_steps: those that the budget gave.
-        flops: spent on training: forward and backward.
-        flops_budget: those that the dense model spends in the recipe's epochs.
-        budget: of what is matched between routers (see `bench.compute.budget`).
-        budget_error: by how much it was missed, relative.
-        within_tolerance: whether it was met as the recipe asks.
+        planned_steps: steps that the budget allowed.
+        flops: FLOPs of the training, forward and backward.
+        flops_budget: FLOPs that the dense model spends in the recipe's epochs.
+        budget: amount of what is matched between routers (see `bench.compute.budget`).
+        budget_error: by how much the budget was missed, as a share of it.
+        within_tolerance: whether the budget was met as the recipe asks.
         uncounted: operations on floats that ran and that the table of FLOPs does not know.
-        seconds: of training, evaluations left out.
+        seconds: duration of the training, evaluations left out.
         snapshots: weights along the way, the initial ones first.
         folder: where the snapshots lie; not stored, since folders move.
     """

@@ -49,8 +49,8 @@ def learning_rate(step: int, steps: int, train: TrainConfig) -> float:
     """Return the rate of a step: linear warm-up, then half a cosine down to 0 (1608.03983).
 
     Args:
-        step: from 0; the first has a positive rate.
-        steps: of the whole training.
+        step: number of the step, from 0; the first has a positive rate.
+        steps: number of steps of the whole training.
     """
     warmup = round(train.warmup * steps)
     if step < warmup:

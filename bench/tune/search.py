@@ -39,10 +39,10 @@ class Search:
     """The search of one router: its trials, kept by Optuna.
 
     Args:
-        storage: of Optuna.
-        study: the tuning's name.
-        contender: whose search it is.
-        pruner: which trials end early.
+        storage: the storage in which Optuna keeps the trials.
+        study: the name of the tuning.
+        contender: the router that is tuned.
+        pruner: the rule by which trials end early.
     """
 
     def __init__(
@@ -200,12 +200,12 @@ class SearchResult:
     """The outcome of a search for one router.
 
     Attributes:
-        trials: those that are over; each is done, pruned or failed.
+        trials: number of trials that are over; each is done, pruned or failed.
         values: of each trial in order, the share of the validation split that was right when it
             ended; None where it left no model.
-        best: the highest of those that are done; None where none is.
-        settings: with which it was, by path.
-        training: its fingerprint.
+        best: the highest value of a trial that is done; None where none is.
+        settings: the settings of the best trial, by path.
+        training: the fingerprint of the best trial.
         trainings: of each trial in order; None where it drew settings that cannot be trained.
     """
 
@@ -258,8 +258,8 @@ def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] 
     """Return the request with the best settings of each of its routers.
 
     Args:
-        study: the tuning that found them.
-        fixed: paths that a user has set.
+        study: the name of the tuning.
+        fixed: the paths that the user has set.
 
     Raises:
         RequestError: a router was not tuned, or the request gives a setting that was.

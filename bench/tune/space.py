@@ -55,8 +55,8 @@ class Contender:
     """A router, and what its trials have in common.
 
     Attributes:
-        preset: with this router alone.
-        seed: of the tuning.
+        preset: the preset of the tuning, with this router alone.
+        seed: the seed of the tuning.
     """
 
     router: str
@@ -66,7 +66,7 @@ class Contender:
 
     @property
     def training_seed(self) -> int:
-        """Of each of its trainings."""
+        """The seed of each of the trainings."""
         return SEED + self.seed
 
     def planned(

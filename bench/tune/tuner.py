@@ -52,9 +52,10 @@ class Tuning:
 
     Attributes:
         study: the name of the tuning.
-        preset: with all overrides applied; its `tune` says how many trials, and where they search.
-        seed: of all draws.
-        fixed: paths that a user has set; they are not searched.
+        preset: the preset with all overrides applied; its `tune` has the number of trials and the
+            ranges that are searched.
+        seed: the seed of all draws.
+        fixed: the paths that the user has set; they are not searched.
     """
 
     study: str
@@ -160,10 +161,10 @@ class Tuner:
     """The `JobSource` of a tuning: each router's next trial follows its last one.
 
     Attributes:
-        searches: one a router.
-        untuned: the training of each with nothing tuned.
+        searches: the search of each router.
+        untuned: the training of each router with nothing tuned.
         emit: called with each event.
-        rows: grow with the trials.
+        rows: id of the database row of each trial, by fingerprint.
     """
 
     tuning: Tuning

@@ -34,7 +34,7 @@ class Standing:
         cut: where the curves are read, FLOPs or seconds; None for parameters, at the end.
         machine: whose seconds they are; None for other budgets.
         accuracy: validation accuracy of each entry, a share by seed; only of those that have one.
-        ranks: of each of them, 1 the best; those alike share one.
+        ranks: rank of each of these entries, 1 the best; equal ones share a rank.
     """
 
     budget: str
@@ -91,11 +91,11 @@ def flips(rankings: Iterable[Standing]) -> list[str]:
 def curves(
     study: StudyData, entry: Entry, along: str, machine: str | None = None
 ) -> dict[int, pd.Series]:
-    """Validation accuracy by what was spent until then, of each seed.
+    """Return the validation accuracy of each seed by the compute used until then.
 
     Args:
         along: "flops" or "seconds".
-        machine: whose runs alone count; None for all.
+        machine: the machine whose runs alone count; None for all.
     """
     rows = study.rows("val_top1", entry)
     rows = rows[rows["step"].notna()].dropna(subset="value").sort_values("step")
@@ -133,7 +133,7 @@ def _cut(
 
 
 def _last(study: StudyData, entry: Entry) -> pd.Series:
-    """Accuracy at the last evaluation, by seed."""
+    """Return the accuracy at the last evaluation, by seed."""
     by_seed = curves(study, entry, "flops")
     return pd.Series({seed: curve.iloc[-1] for seed, curve in by_seed.items()}, dtype=float)
 
@@ -184,7 +184,9 @@ def draw(study: StudyData, condition: Condition) -> Sketch:
 
 
 def mean_curve(study: StudyData, entry: Entry, machine: str | None) -> pd.Series:
-    """Mean accuracy over the seeds, in %, by seconds; from where all were evaluated to their end.
+    """Return the mean accuracy over the seeds, in %, by seconds.
+
+    It begins where all seeds were evaluated.
 
     Empty where there is none, or one ended before another was evaluated.
     """

@@ -114,7 +114,7 @@ def _unit(study: StudyData, claim: Claim) -> tuple[float, str]:
 
 
 def _scale(study: StudyData, behind: Sequence[str]) -> str:
-    """At what scale trials were run: `mnist; vit_tiny; 8, 32 experts; 4.0e12 FLOPs a run`."""
+    """Say at what scale trials were run: `mnist; vit_tiny; 8, 32 experts; 4.0e12 FLOPs a run`."""
     trials = study.trials[study.trials["trial"].isin(behind)]
     with_experts = trials[[not study.is_baseline(system) for system in trials["system"]]]
     numbers = sorted(with_experts["num_experts"].dropna().unique())

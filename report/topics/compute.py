@@ -81,7 +81,7 @@ def _asked(study: StudyData, entry: Entry) -> Cell:
 
 
 def _seconds(study: StudyData, entry: Entry) -> tuple[Cell, Cell]:
-    """Seconds of training, and whose they are."""
+    """Return the seconds of training, and the machines that they were measured on."""
     trials = study.trials_of(entry)
     names = machine_names(study)
     machines = [names[machine] for machine in trials["machine"].dropna().unique()]
@@ -103,7 +103,7 @@ RANKINGS = (
 
 @as_table("rankings", "Rankings under three budgets", "accuracy")
 def rankings_table(study: StudyData) -> Contents:
-    """Under each condition a row for each of its routers."""
+    """Rank the routers of each condition, a row each."""
     by_condition = {condition: standings(study, condition) for condition in study.conditions}
     require_rivals(chain.from_iterable(by_condition.values()))
     rows = []

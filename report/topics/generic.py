@@ -87,7 +87,7 @@ def headlines(study: StudyData) -> list[Headline]:
 
 
 def tables(study: StudyData) -> Iterator[Table | Absent]:
-    """Of each suite a table of the network's numbers, and one of every layer and place."""
+    """Yield a table of the network's numbers of each suite, and one of every layer and place."""
     for card in cards(study):
         numbers = Numbers.of(study, card)
         if not numbers.final:

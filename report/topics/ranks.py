@@ -17,7 +17,7 @@ from results.statistics.ranks import FEWEST_BLOCKS, FEWEST_SYSTEMS, Ranking, ran
 
 
 def standings(study: StudyData) -> pd.DataFrame:
-    """Mean accuracy over seeds: a row a condition, a column a system that has one under each.
+    """Return mean accuracies: a row a condition, a column a system that has one under each.
 
     Left out are systems that failed under a condition, and those with one entry for several, as
     `dense` where only the capacity differs: the same runs would count as several blocks.

@@ -233,7 +233,7 @@ def mosaic(thumbnails: np.ndarray, there: np.ndarray) -> np.ndarray:
 
     Args:
         thumbnails: uint8 (experts, k, c, h, w).
-        there: bool (experts, k).
+        there: bool (experts, k), where a thumbnail exists.
 
     Returns:
         uint8 (experts · (h + gap), k · (w + gap), 3); channels other than three are averaged.

@@ -25,7 +25,7 @@ from results.conditions import Condition
 
 @dataclass(frozen=True)
 class Place:
-    """Which number of a suite: a metric, and the rest of where it applies, as keys and JSON."""
+    """A number of a suite: its metric, and the rest of where it applies, as keys and JSON."""
 
     metric: str
     where: tuple[tuple[str, str], ...] = ()
@@ -43,7 +43,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Definition:
-    """What the name of a metric means.
+    """The meaning of a metric's name.
 
     Attributes:
         better: which direction is better; None where neither is.
@@ -129,7 +129,7 @@ MANY = 1e6
 
 @dataclass(frozen=True)
 class Who:
-    """What was measured: a trained router under a condition, or its bare layer on one machine.
+    """A subject of a measurement: a trained router under a condition, or a layer on one machine.
 
     Attributes:
         machine: its name; "" of what was trained, whose numbers are pooled over machines.
@@ -141,7 +141,7 @@ class Who:
 
 @dataclass(frozen=True)
 class Spot:
-    """Where a number stands. `layer`: MoE layer; None for the network, or the mean over layers."""
+    """The place of a number. `layer`: MoE layer; None for the network, or the mean over layers."""
 
     who: Who
     layer: int | None
@@ -150,7 +150,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class Numbers:
-    """What a suite measured.
+    """The measurements of a suite.
 
     Attributes:
         final: pairs of a fingerprint and a value, one a seed, at the end of training or of a layer.
@@ -205,7 +205,7 @@ class Numbers:
         return self.ordered({spot.place for spot in self.final if spot.layer is None})
 
     def ordered(self, places: Iterable[Place]) -> list[Place]:
-        """Places in the order in which they are shown."""
+        """Sort places into the order in which they are shown."""
         rank = {metric: number for number, metric in enumerate(self.card.metrics)}
 
         def order(place: Place) -> tuple[Any, ...]:

@@ -56,7 +56,7 @@ class Incomplete:
 
 
 def incomplete(study: StudyData) -> list[Incomplete]:
-    """Trials first, then measurements, each in the order of the database."""
+    """List trials, then measurements, that gave no result, in the order of the database."""
     trials = study.trials[study.trials["status"] != "done"]
     failed = study.measurements[study.measurements["status"] == "failed"]
     logs = study.trials.dropna(subset="attempt").set_index("attempt")["log"]
@@ -176,7 +176,7 @@ def _number(value: Any, trial: str) -> Cell:
 
 
 def _top1(study: StudyData) -> pd.Series:
-    """Accuracy on the test split at the end, by trial."""
+    """Return the accuracy on the test split at the end, by trial."""
     of = study.metrics
     end = of["layer"].isna() & of["step"].isna()
     rows = of[(of["suite"] == "accuracy") & (of["metric"] == "top1") & end]
@@ -200,7 +200,7 @@ class Logs:
         self._page = Path(page).absolute()
 
     def link(self, log: str) -> str | None:
-        """Its address from the page; None where it does not lie under the home."""
+        """Return the address of a log from the page; None where it does not lie under the home."""
         if not log or self._home is None or not (self._home / log).is_file():
             return None
         return quote(Path(os.path.relpath(self._home / log, self._page)).as_posix())

@@ -23,16 +23,16 @@ UNTUNED = "no settings were tuned (tune, then run --tuned)"
 
 @dataclass(frozen=True)
 class Tuned:
-    """How the settings of one router were found.
+    """The tuning of one router.
 
     Attributes:
-        trials: those that are over; of them `done`, `pruned` and `failed`.
-        best: the highest accuracy of those that are done.
-        settings: with which it was, by path.
-        training: its fingerprint.
+        trials: number of trials that are over; of them `done`, `pruned` and `failed`.
+        best: the highest accuracy of a trial that is done.
+        settings: the settings of the best trial, by path.
+        training: the fingerprint of the best trial.
         values: of each trial in order, the share of the validation split that was right when it
             ended; None where it left no model.
-        trainings: those of each trial in order, where they are known.
+        trainings: the fingerprint of each trial in order, where it is known.
     """
 
     trials: int

@@ -95,7 +95,7 @@ def _compare(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: below alpha, all of a family are rejected at error rate alpha.
+    """Adjust a family's p-values by Holm: reject those below alpha at error rate alpha.
 
     Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
     """

@@ -138,7 +138,7 @@ def worked_on(session: Session) -> set[int]:
 
 
 def _lock(session: Session, trial_id: int | None, layer_id: int | None) -> None:
-    """Whoever leases the same waits here on PostgreSQL; SQLite has one writer at a time."""
+    """Lock the row that is leased, on PostgreSQL; SQLite has one writer at a time."""
     row_type: type[TrialRow] | type[LayerRow] = TrialRow if layer_id is None else LayerRow
     subject = trial_id if layer_id is None else layer_id
     if session.scalar(select(row_type.id).filter_by(id=subject).with_for_update()) is None:

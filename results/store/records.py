@@ -22,7 +22,7 @@ Record = TypeVar("Record", bound="DataclassInstance")
 
 
 class AttemptStatus(StrEnum):
-    """How an attempt at a trial stands, as its row says."""
+    """The status of an attempt at a trial."""
 
     RUNNING = "running"
     DONE = "done"
@@ -39,7 +39,7 @@ UNFINISHED = (AttemptStatus.RUNNING, AttemptStatus.INTERRUPTED)
 
 
 class MeasurementStatus(StrEnum):
-    """How a measurement ended, as its row says."""
+    """The status of a measurement."""
 
     DONE = "done"
     FAILED = "failed"

@@ -173,7 +173,7 @@ def _is_baseline(row: Subject, components: Components) -> bool:
 def _changed(
     asked: Sequence[tuple[Any, Subject]], components: Components
 ) -> dict[Subject, str | None]:
-    """Of pairs of a time and a trial or layer: what each holds an older version of."""
+    """Name what each trial or layer, paired with a time, holds an older version of."""
     rows = [row for _, row in sorted(asked, key=lambda pair: pair[0])]
     trials = {row.id: row for row in rows if isinstance(row, TrialRow)}
 

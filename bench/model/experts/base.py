@@ -55,7 +55,7 @@ class Experts(nn.Module, Configurable):
         raise TypeError(f"experts {self.name!r} define no outputs(activations)")
 
     def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
-        """Dispatch, run, combine: (g, t, …) -> (g, t, …)."""
+        """Dispatch tokens, run the experts, combine their outputs: (g, t, …) -> (g, t, …)."""
         return routing.combine(self(routing.dispatch(x)))
 
     def rows(self, routing: Routing) -> int:
