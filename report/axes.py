@@ -1,18 +1,22 @@
-"""What is left out of an axis, and named at its edge: nulls that lie far off.
+"""The axes of figures: what they hold, what they leave out, and what is drawn along them alike.
 
-A dense model with every expert's parameters, say, gets so few steps from the budget that on an axis
-that holds it all routers are one point.
+Nulls that lie far off are named at the edge. A dense model with every expert's parameters, say,
+gets so few steps from the budget that on an axis that holds it all routers are one point.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 
-from report.conditions import DENSE, Entry
+from report.conditions import DENSE, Entry, System
 from report.study import StudyData
-from report.style import FAINT, PAPER
+from report.style import FAINT, PAPER, RouterStyle, folded
 from results.statistics import Interval
 
 LEAST = 5.0
@@ -42,14 +46,14 @@ def name_far(axes: Axes, far: Mapping[Entry, bool], means: Mapping[Entry, float]
     """Name the nulls that a y axis leaves out, with their means in %, in its lower right."""
     if not far:
         return
-    told = [
+    names = [
         f"{entry.system} {'above' if above else 'below'}: {means[entry]:.1f} %"
         for entry, above in far.items()
     ]
     axes.text(
         0.98,
         0.04,
-        "\n".join(sorted(told)),
+        "\n".join(sorted(names)),
         transform=axes.transAxes,
         ha="right",
         va="bottom",
@@ -97,7 +101,7 @@ def mark_cut(
     axes: Axes,
     interval: Interval,
     ends: tuple[float, float],
-    beside: float,
+    across: float,
     colour: str,
     *,
     upright: bool = False,
@@ -105,19 +109,66 @@ def mark_cut(
     """Draw a triangle at each end of an axis that an interval goes beyond.
 
     Args:
-        beside: the place of the mean on the other axis.
+        across: where the mean lies on the other axis.
         upright: along the y axis, not the x axis.
     """
-    for end, marker in _beyond(interval, ends).items():
-        place = (beside, end) if upright else (end, beside)
-        shape = {"<": "v", ">": "^"}[marker] if upright else marker
-        axes.plot(*place, marker=shape, markersize=3.5, mew=0, color=colour, clip_on=False)
+    for end in _beyond(interval, ends):
+        place = (across, end) if upright else (end, across)
+        marker = ("v^" if upright else "<>")[ends.index(end)]
+        axes.plot(*place, marker=marker, markersize=3.5, mew=0, color=colour, clip_on=False)
 
 
-def _beyond(interval: Interval, ends: tuple[float, float]) -> dict[float, str]:
+def _beyond(interval: Interval, ends: tuple[float, float]) -> list[float]:
     """Return the ends that an interval goes beyond."""
     if interval.low is None or interval.high is None:
-        return {}
-    left = {ends[0]: "<"} if interval.low < ends[0] else {}
-    right = {ends[1]: ">"} if interval.high > ends[1] else {}
-    return left | right
+        return []
+    below, above = interval.low < ends[0], interval.high > ends[1]
+    return [end for end, is_beyond in zip(ends, (below, above), strict=True) if is_beyond]
+
+
+def draw_line(axes: Axes, style: RouterStyle, points: pd.DataFrame, along: str) -> None:
+    """Draw a router's mean along a column, with a band from its lowest to its highest seed.
+
+    Args:
+        points: in their order, with the columns `along`, `mean`, `low`, `high`, and `n`, the number
+            of seeds; of a single seed there is no band.
+    """
+    if points["n"].max() > 1:
+        band = (points["low"], points["high"])
+        axes.fill_between(points[along], *band, color=style.colour, alpha=0.15, lw=0)
+    every = max(1, len(points) // 6)
+    axes.plot(points[along], points["mean"], **style.line, markersize=3, markevery=every)
+
+
+def over_seeds(rows: pd.DataFrame, along: str) -> pd.DataFrame:
+    """Summarise the `value` of each place along training over seeds, as `draw_line` draws it.
+
+    Args:
+        rows: one of each `seed` at each place, in order; `along` is averaged, since seeds may
+            differ in it where seconds decide their steps.
+    """
+    return rows.groupby(rows.groupby("seed").cumcount()).agg(
+        **{along: (along, "mean")},
+        mean=("value", "mean"),
+        low=("value", "min"),
+        high=("value", "max"),
+        n=("value", "size"),
+    )
+
+
+def colour_bar(
+    figure: Figure, axes: Sequence[Axes], norm: Normalize, colours: str, label: str
+) -> None:
+    """Draw one scale for all axes, right of them."""
+    mappable = ScalarMappable(norm, colours)
+    bar = figure.colorbar(mappable, ax=list(axes), shrink=0.9, aspect=30, pad=0.02)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+
+
+def label_systems(axes: Axes, systems: Sequence[System]) -> None:
+    """Name systems down the y axis, the first on top."""
+    axes.set_yticks(range(len(systems)), [folded(system.label) for system in systems])
+    axes.set_ylim(len(systems) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")

@@ -1,10 +1,11 @@
-"""The printed numbers of a report: by table, row and column, kept beside it as `numbers.json`."""
+"""The printed numbers of a report, kept in `numbers.json`, and the trials that each is from."""
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from report.conditions import Entry
 from report.contents import make_tables
 from report.render import cell_parts
 from report.study import StudyData
-from report.table import Cell, Column, Row, Table
+from report.table import Cell, Column, Table
 from report.topics.trials import readable_status, text_of
 from results import Store, StoreError
 from results.conditions import router_label
@@ -24,14 +25,14 @@ from results.text import nearest
 
 FILE = "numbers.json"
 NAMELESS = ("n", "status", "claim", "verdict")
-"""Columns of words that tell of a row and do not name it."""
+"""Columns of words that do not name a row."""
 MOST = 8
 """Rows that an error lists."""
 
 
 @dataclass(frozen=True)
 class Number:
-    """A printed number, and where it stands."""
+    """A printed number, and where it stands; `shown` is its text with its unit: `81.2 ± 0.4 %`."""
 
     table: Table
     row: str
@@ -50,8 +51,7 @@ class Printed:
     """The numbers of a written report: all of its tables, as they were made.
 
     Attributes:
-        study: its name.
-        texts: what it says of numbers outside of tables, by where it stands.
+        texts: what it says of numbers outside of tables, by place.
         files: SHA-256 (hex) of each file that shows them, by its path in the folder.
         claims: those of the user's own that were tested.
     """
@@ -67,10 +67,16 @@ class Printed:
 
 def numbers(table: Table) -> Iterator[Number]:
     """Yield every number of a table, and every count of trials, row by row."""
+    return (each for each in cells(table) if each.cell.value is not None or each.cell.trials)
+
+
+def cells(table: Table) -> Iterator[Number]:
+    """Yield every cell of a table, numbers and words alike."""
     for label, row in zip(row_names(table), table.rows, strict=True):
         for column, cell in zip(table.columns, row.cells, strict=True):
-            if cell.value is not None or cell.trials:
-                yield Number(table, label, column, cell, shown(column, cell, row))
+            text = "".join(cell_parts(column, cell, row))
+            unit = f" {column.unit}" if column.unit and cell.value is not None else ""
+            yield Number(table, label, column, cell, text + unit)
 
 
 def row_names(table: Table) -> list[str]:
@@ -85,12 +91,6 @@ def row_names(table: Table) -> list[str]:
         seen[name] += 1
         names.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
     return names
-
-
-def shown(column: Column, cell: Cell, row: Row) -> str:
-    """Return a number as the table prints it, with its unit: `81.2 ± 0.4 %`."""
-    text = "".join(cell_parts(column, cell, row))
-    return f"{text} {column.unit}" if column.unit and cell.value is not None else text
 
 
 def to_json(printed: Printed) -> bytes:
@@ -128,18 +128,19 @@ def find(tables: Sequence[Table], table: str, row: str, column: str) -> Number:
     by_name = {each.name: each for each in tables}
     if table not in by_name:
         raise StoreError(f"no table {table!r} in this report{nearest(table, by_name)}")
-    rows: dict[str, dict[str, Number]] = defaultdict(dict)
+    rows: dict[str, list[Number]] = defaultdict(list)
     for number in numbers(by_name[table]):
-        rows[number.row][number.column.key] = number
-    cells = rows[_row(table, row, rows)]
-    if column in cells:
-        return cells[column]
-    having = [n for n in cells.values() if column in (n.column.label, n.column.heading)]
+        rows[number.row].append(number)
+    own = rows[_row(table, row, rows)]
+    keys = [number.column.key for number in own]
+    if column in keys:
+        return own[keys.index(column)]
+    having = [n for n in own if column in (n.column.label, n.column.heading)]
     if not having:
-        raise StoreError(f"no number {column!r} in that row of {table}{nearest(column, cells)}")
+        raise StoreError(f"no number {column!r} in that row of {table}{nearest(column, keys)}")
     if len(having) > 1:
-        keys = ", ".join(number.column.key for number in having)
-        raise StoreError(f"{len(having)} columns of table {table} are headed {column!r}: {keys}")
+        listed = ", ".join(number.column.key for number in having)
+        raise StoreError(f"{len(having)} columns of table {table} are headed {column!r}: {listed}")
     return having[0]
 
 
@@ -155,18 +156,6 @@ def _row(table: str, asked: str, rows: Iterable[str]) -> str:
         raise StoreError(f"no row {asked!r} in table {table}{nearest(asked, names)}")
     listed = "; ".join(having[:MOST]) + (" …" if len(having) > MOST else "")
     raise StoreError(f"{len(having)} rows of table {table} have {asked!r}: {listed}")
-
-
-COLUMNS = {
-    "condition": "condition",
-    "seed": "seed",
-    "machine": "machine_name",
-    "code": "code",
-    "log": "log",
-    "checkpoint": "checkpoint",
-}
-"""Of each field of a source, the column of a frame that it is in."""
-GONE = "not in this database"
 
 
 @dataclass(frozen=True)
@@ -200,7 +189,7 @@ def trace(store: Store, study: StudyData, table: str, row: str, column: str) -> 
     """Trace a number of a study's report.
 
     Args:
-        store: where the study is from; what found its settings was trained outside of it.
+        store: where the study is from; the trials of a tuning lie outside of the study.
         table: its name, as that of its files.
         row: words that only its row has, such as the router and the condition.
         column: its key or its heading.
@@ -208,29 +197,29 @@ def trace(store: Store, study: StudyData, table: str, row: str, column: str) -> 
     Raises:
         StoreError: there is no such number, or there are several.
     """
-    tables = [each for each in make_tables(study) if isinstance(each, Table)]
-    number = find(tables, table, row, column)
-    return Trace(number, tuple(_sources(store, study, number)))
-
-
-def _sources(store: Store, study: StudyData, number: Number) -> Iterator[Source]:
+    number = find([t for t in make_tables(study) if isinstance(t, Table)], table, row, column)
     cell = number.cell
     layers = study.measurements[study.measurements["attempt"].isna()]
     frames = [layers, study.trials]
     if not set(cell.trials) <= {trial for frame in frames for trial in frame["trial"]}:
         frames.insert(0, trials_frame(store, history=True))
-    rows = {row.trial: row for frame in frames for row in frame.itertuples()}
-    known = len(cell.values) == len(cell.trials)
-    for place, trial in enumerate(cell.trials):
-        row = rows.get(trial)
-        fields = {name: text_of(getattr(row, column, None)) for name, column in COLUMNS.items()}
-        router = "" if row is None else _router(row)
-        value = number.column.number(cell.values[place]) if known else ""
-        status = GONE if row is None else readable_status(str(row.status))
-        yield Source(trial, router, status=status, value=value, **fields)
+    rows = {each.trial: each for frame in frames for each in frame.itertuples()}
+    values = map(number.column.number, cell.values) if len(cell.values) == len(cell.trials) else ()
+    sources = zip_longest(cell.trials, values, fillvalue="")
+    return Trace(number, tuple(_source(trial, rows.get(trial), value) for trial, value in sources))
 
 
-def _router(row: Any) -> str:
-    """Name the router of a trial; with its experts where the study names it so."""
+def _source(trial: str, row: Any, value: str) -> Source:
     entry: Entry | None = getattr(row, "entry", None)
-    return entry.label if entry else router_label(row.router, row.aa_replicate)
+    router = entry.label if entry else ""
+    if row is not None and entry is None:
+        router = router_label(row.router, row.aa_replicate)
+    columns = ("condition", "seed", "code", "log", "checkpoint")
+    return Source(
+        trial=trial,
+        router=router,
+        status="not in this database" if row is None else readable_status(str(row.status)),
+        value=value,
+        machine=text_of(getattr(row, "machine_name", None)),
+        **{column: text_of(getattr(row, column, None)) for column in columns},
+    )

@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from math import isclose
 
-from report.study import StudyData
-from report.summary import compared, findings, remarks
 from report.table import ARROWS, Cell, Column, Row, Table
 
 _LATEX = {
@@ -153,28 +151,4 @@ def _each(table: Table, row: Row, text: Callable[[Column, Cell, Row], str]) -> l
     return [text(column, cell, row) for column, cell in zip(table.columns, row.cells, strict=True)]
 
 
-def texts(study: StudyData, tables: Iterable[Table]) -> dict[str, str]:
-    """Return the texts with numbers outside of tables, by where they stand."""
-    best = {
-        f"best {finding.condition}".strip(): " ".join(
-            [finding.system.label, finding.accuracy, *finding.sentences]
-        )
-        for finding in findings(study)
-    }
-    captions = {f"caption of {table.name}": table.caption for table in tables}
-    return {"summary": compared(study), **best, "remarks": " ".join(remarks(study)), **captions}
-
-
-def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Find the texts whose numbers are others now, with those that are gone; wording is free."""
-    found = []
-    for place, text in then.items():
-        told, held = _numbers(text), _numbers(now.get(place, ""))
-        if told != held:
-            gone = ", ".join(dict.fromkeys(number for number in told if number not in held))
-            found.append(f"{place}: {gone or 'numbers'} in the report, not by the database now")
-    return found
-
-
-def _numbers(text: str) -> list[str]:
-    return re.findall(r"[−-]?\d+(?:[.,]\d+)*", text)
+RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}

@@ -1,4 +1,4 @@
-"""The paper that every figure is drawn on: its size, type, ink and grid.
+"""The style of every figure: its size, type, ink and grid, and fonts for every script.
 
 Figures are drawn at the size at which they are printed: a point of type is a point on paper.
 """
@@ -7,25 +7,25 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import product
 from typing import Any
 
 import matplotlib
 import matplotlib.style
-import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, fontManager, get_font
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 
-from report.conditions import Entry, System
-from report.glyphs import FAMILY, fit, lacking
+from report.conditions import Entry
 
 Dashes = tuple[float, tuple[float, ...]]
 
@@ -103,6 +103,11 @@ FAINT = "#737a84"
 GRID = "#d9dde2"
 PAPER = "#ffffff"
 
+FAMILY = "DejaVu Sans"
+"""The font of all figures, which comes with matplotlib."""
+BOXES = "Last Resort"
+"""A font that has a box for every character, so it helps with none."""
+
 _STYLE: Any = {
     "font.family": FAMILY,
     "font.size": 7.5,
@@ -161,7 +166,7 @@ class Drawing:
     def __post_init__(self) -> None:
         # Laid out once here, and not again for each file that it is saved as.
         with style():
-            object.__setattr__(self, "lacking", fit(self.figure) | lacking(self.caption))
+            object.__setattr__(self, "lacking", _fit(self.figure) | lacking(self.caption))
             self.figure.draw_without_rendering()
             self.figure.set_layout_engine("none")
 
@@ -176,6 +181,67 @@ class Drawing:
         with style():
             self.figure.savefig(out, format=kind, dpi=300, metadata=undated[kind])
         return out.getvalue()
+
+
+def _fit(figure: Figure) -> frozenset[str]:
+    """Give each text of a figure fonts that have its characters; return those that none has.
+
+    Each of these is written as its code, `U+72AC`.
+    """
+    shown = {text.get_text() for text in figure.findobj(Text)}
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            shown |= _fit_ticks(axis)
+    for text in figure.findobj(Text):
+        if wanted := _beyond(text.get_text()):
+            text.set_fontfamily([FAMILY, *_fonts(wanted)[0]])
+            text.set_text(_with_codes(text.get_text()))
+    return frozenset(char for text in shown for char in lacking(text))
+
+
+def lacking(text: str) -> frozenset[str]:
+    """Return the characters of a text that no installed font has."""
+    return _fonts(_beyond(text))[1]
+
+
+def _fit_ticks(axis: Axis) -> set[str]:
+    """Give an axis the codes, since each drawing takes labels from it; return the old labels."""
+    labels = [label.get_text() for label in axis.get_ticklabels()]
+    if any(map(lacking, labels)):
+        axis.set_ticks(axis.get_ticklocs(), list(map(_with_codes, labels)))
+    return set(labels)
+
+
+def _with_codes(text: str) -> str:
+    without = lacking(text)
+    return "".join(f"U+{ord(char):04X}" if char in without else char for char in text)
+
+
+def _beyond(text: str) -> frozenset[str]:
+    """Return the characters that the font of all figures lacks."""
+    own = get_font(findfont(FAMILY))
+    return frozenset(c for c in text if not c.isspace() and not own.get_char_index(ord(c)))
+
+
+@cache
+def _fonts(wanted: frozenset[str]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Installed fonts that have these characters, and those that none of them has.
+
+    The font that has most comes first.
+    """
+    had = {
+        font.name: frozenset(c for c in wanted if get_font(font.fname).get_char_index(ord(c)))
+        for font in (fontManager.ttflist if wanted else ())
+        if not font.name.startswith(BOXES) and (font.style, font.weight) == ("normal", 400)
+    }
+    chosen: list[str] = []
+    while had:
+        best = max(had, key=lambda name: len(had[name] & wanted))
+        if not had[best] & wanted:
+            break
+        chosen.append(best)
+        wanted -= had.pop(best)
+    return tuple(chosen), wanted
 
 
 @contextmanager
@@ -225,51 +291,3 @@ def panels(
     for lowest in axes[max(count - columns, 0) : count]:
         lowest.tick_params(labelbottom=True)  # a shared axis is labelled in the last row alone
     return figure, axes[:count]
-
-
-def draw_line(axes: Axes, style: RouterStyle, points: pd.DataFrame, along: str) -> None:
-    """Draw a router's mean along a column, with a band from its lowest to its highest seed.
-
-    Args:
-        points: in their order, with the columns `along`, `mean`, `low`, `high`, and `n`, the number
-            of seeds; of a single seed there is no band.
-    """
-    if points["n"].max() > 1:
-        band = (points["low"], points["high"])
-        axes.fill_between(points[along], *band, color=style.colour, alpha=0.15, lw=0)
-    every = max(1, len(points) // 6)
-    axes.plot(points[along], points["mean"], **style.line, markersize=3, markevery=every)
-
-
-def over_seeds(rows: pd.DataFrame, along: str) -> pd.DataFrame:
-    """Summarise the `value` of each place along training over seeds, as `draw_line` draws it.
-
-    Args:
-        rows: one of each `seed` at each place, in order; `along` is averaged, since seeds may
-            differ in it where seconds decide their steps.
-    """
-    return rows.groupby(rows.groupby("seed").cumcount()).agg(
-        **{along: (along, "mean")},
-        mean=("value", "mean"),
-        low=("value", "min"),
-        high=("value", "max"),
-        n=("value", "size"),
-    )
-
-
-def colour_bar(
-    figure: Figure, axes: Sequence[Axes], norm: Normalize, colours: str, label: str
-) -> None:
-    """Draw one scale for all axes, right of them."""
-    mappable = ScalarMappable(norm, colours)
-    bar = figure.colorbar(mappable, ax=list(axes), shrink=0.9, aspect=30, pad=0.02)
-    bar.set_label(label)
-    bar.outline.set_visible(False)
-
-
-def label_systems(axes: Axes, systems: Sequence[System]) -> None:
-    """Name systems down the y axis, the first on top."""
-    axes.set_yticks(range(len(systems)), [folded(system.label) for system in systems])
-    axes.set_ylim(len(systems) - 0.4, -0.6)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x")

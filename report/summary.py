@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from report.cells import mean_cell
@@ -18,7 +20,7 @@ from report.comparisons import (
 )
 from report.conditions import Entry, System
 from report.study import StudyData
-from report.table import Cell, Column
+from report.table import Cell, Column, Table
 from report.topics import claims, control, cost
 from report.topics.differences import MANY, sentence_on_n
 from report.topics.provenance import older_sentence
@@ -207,3 +209,30 @@ def _stopped(study: StudyData) -> list[str]:
         f"at {counted(asked['taken'], 'seed')} with {number} {differences} decided, that is "
         f"resolved, or smaller than {counted(asked['resolve'], 'point')}."
     ]
+
+
+def texts(study: StudyData, tables: Iterable[Table]) -> dict[str, str]:
+    """Return the texts with numbers outside of tables, by where they stand."""
+    best = {
+        f"best {finding.condition}".strip(): " ".join(
+            [finding.system.label, finding.accuracy, *finding.sentences]
+        )
+        for finding in findings(study)
+    }
+    captions = {f"caption of {table.name}": table.caption for table in tables}
+    return {"summary": compared(study), **best, "remarks": " ".join(remarks(study)), **captions}
+
+
+def changed(then: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Find the texts whose numbers are others now, with those that are gone; wording is free."""
+    changes = []
+    for place, text in then.items():
+        printed, held = _numbers(text), _numbers(now.get(place, ""))
+        if printed != held:
+            gone = ", ".join(dict.fromkeys(number for number in printed if number not in held))
+            changes.append(f"{place}: {gone or 'numbers'} in the report, not by the database now")
+    return changes
+
+
+def _numbers(text: str) -> list[str]:
+    return re.findall(r"[−-]?\d+(?:[.,]\d+)*", text)

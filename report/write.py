@@ -1,30 +1,32 @@
-"""Writes a report: tables, figures, a Markdown text and a web page, in one folder."""
+"""A report in a folder: its tables, figures, Markdown text and web page are written and checked."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from report import STATE_FILE as STATE
 from report.claims import Claim
 from report.contents import draw_figures, make_tables
 from report.numbers import FILE as NUMBERS
-from report.numbers import Printed, to_json
+from report.numbers import Number, Printed, cells, from_json, numbers, to_json
 from report.page import make_page
-from report.render import texts, to_csv, to_latex, to_markdown
+from report.render import RENDERERS, to_markdown
 from report.study import StudyData, load_study
 from report.style import Drawing
-from report.summary import compared, findings, remarks
+from report.summary import changed, compared, findings, remarks, texts
 from report.table import Absent, Table
 from report.topics import provenance
 from report.topics.provenance import aged_figure, aged_table
 from report.topics.trials import Logs
 from results import Store
 
-RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
 IMAGES = ("png", "pdf")
+CONTEXT = 20
+"""Characters of a line that a message shows before the first that differs."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def write_report(
 
     Args:
         home: the folder that logs are named from; the page links those that lie there.
-        claims: of the user's own, tested beside the published ones.
+        claims: those of the user's own, tested with the published ones.
 
     Raises:
         StoreError: there is no such study; the message names the nearest.
@@ -62,8 +64,17 @@ def write_report(
     made = make_tables(data)
     tables = [aged_table(part, data) for part in made]
     figures = [aged_figure(part, data) for part in draw_figures(data)]
-    written = _write_tables(tables, folder / "tables")
-    drawn = _write_figures(figures, folder / "figures")
+    written = [
+        _write(folder / "tables" / f"{table.name}.{kind}", render(table))
+        for table in _tables(tables)
+        for kind, render in RENDERERS.items()
+    ]
+    drawn = [
+        _write(folder / "figures" / f"{figure.name}.{kind}", figure.saved(kind))
+        for figure in figures
+        if isinstance(figure, Drawing)
+        for kind in IMAGES
+    ]
     others = []
     if bibtex := provenance.bibtex(provenance.router_cards(data)):
         others.append(_write(folder / "references.bib", bibtex + "\n"))
@@ -85,33 +96,8 @@ def write_report(
     )
 
 
-def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
-    """Hash the content of files of a report: SHA-256 (hex) by path, relative to its folder."""
-    return {
-        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files
-    }
-
-
-def _write_tables(tables: list[Table | Absent], folder: Path) -> list[Path]:
-    return [
-        _write(folder / f"{table.name}.{kind}", render(table))
-        for table in _tables(tables)
-        for kind, render in RENDERERS.items()
-    ]
-
-
-def _tables(parts: list[Table | Absent]) -> tuple[Table, ...]:
+def _tables(parts: Iterable[Table | Absent]) -> tuple[Table, ...]:
     return tuple(part for part in parts if isinstance(part, Table))
-
-
-def _write_figures(figures: list[Drawing | Absent], folder: Path) -> list[Path]:
-    return [
-        _write(folder / f"{figure.name}.{kind}", figure.saved(kind))
-        for figure in figures
-        if isinstance(figure, Drawing)
-        for kind in IMAGES
-    ]
 
 
 def _write(path: Path, content: str | bytes) -> Path:
@@ -123,12 +109,12 @@ def _write(path: Path, content: str | bytes) -> Path:
 def _markdown(
     study: StudyData, tables: list[Table | Absent], figures: list[Drawing | Absent]
 ) -> str:
-    """Return the whole report as one Markdown text that shows the figures beside it."""
+    """Return the whole report as one Markdown text that shows the figures."""
     parts = [f"# {study.name}", compared(study)]
     for finding in findings(study):
         under = f" ({finding.condition})" if finding.condition else ""
-        told = " ".join(finding.sentences)
-        parts.append(f"**Best{under}: {finding.system}, {finding.accuracy}.** {told}")
+        sentences = " ".join(finding.sentences)
+        parts.append(f"**Best{under}: {finding.system}, {finding.accuracy}.** {sentences}")
     parts += remarks(study)
     parts.append("## Tables")
     parts += [_absent(part) if isinstance(part, Absent) else to_markdown(part) for part in tables]
@@ -144,3 +130,91 @@ def _shown(drawing: Drawing) -> str:
 
 def _absent(part: Absent) -> str:
     return f"### {part.title}\n\n{'Nothing to show' if part.fine else 'Missing'}: {part.why}."
+
+
+@dataclass(frozen=True)
+class Checked:
+    """The result of checking a report: how many numbers and files it has, and what is wrong.
+
+    Attributes:
+        wrong: a message for each number, and for each text, that the database does not support.
+        edited: a message for each file that is missing, or is not as it was written.
+    """
+
+    study: str
+    numbers: int
+    files: int
+    wrong: tuple[str, ...]
+    edited: tuple[str, ...]
+
+
+def check(store: Store, folder: Path) -> Checked:
+    """Compare a written report with what was written, and each number with the database.
+
+    Raises:
+        StoreError: the folder holds no report, or the database no longer has its study.
+    """
+    printed = from_json(folder)
+    study = load_study(store, printed.study, printed.claims)
+    tables = _tables(make_tables(study))
+    now = {_place(cell): cell for table in tables for cell in cells(table)}
+    then = [number for table in printed.tables for number in numbers(table)]
+    compared = ((number, _wrong(number, now.get(_place(number)))) for number in then)
+    wrong = [f"{number.label}: {why}" for number, why in compared if why]
+    wrong += changed(printed.texts, texts(study, tables))
+    edited = tuple(_edited(folder, printed))
+    return Checked(printed.study, len(then), len(printed.files), tuple(wrong), edited)
+
+
+def _place(number: Number) -> tuple[str, str, str]:
+    return number.table.name, number.row, number.column.key
+
+
+def _wrong(number: Number, now: Number | None) -> str:
+    """Say what no longer holds of a number; "" where all does."""
+    if now is None or (now.cell.value is None and not now.cell.words):
+        return f"{number.shown} in the report, the database has no such number now"
+    if now.shown != number.shown:
+        return f"{number.shown} in the report, {now.shown} by the database"
+    if set(now.cell.trials) != set(number.cell.trials):
+        return f"{number.shown} comes from other trials now"
+    return ""
+
+
+def digests(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Hash the content of files of a report: SHA-256 (hex) by path, relative to its folder."""
+    return {
+        file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+    }
+
+
+def _edited(folder: Path, printed: Printed) -> Iterator[str]:
+    """Name each file that is missing or differs from what was written."""
+    there = {name: folder / name for name in printed.files if (folder / name).is_file()}
+    now = digests(folder, there.values())
+    by_file = {
+        f"tables/{table.name}.{kind}": (render, table)
+        for table in printed.tables
+        for kind, render in RENDERERS.items()
+    }
+    for name, digest in printed.files.items():
+        if name not in there:
+            yield f"{name}: the file is missing"
+        elif now[name] != digest:
+            render, table = by_file.get(name, (None, None))
+            where = _difference(there[name], render(table)) if render and table else ""
+            yield f"{name}: the file was changed after it was written{where}"
+
+
+def _difference(file: Path, written: str) -> str:
+    """Quote the first line of a text file that differs from what was written."""
+    now = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    for number, lines in enumerate(zip_longest(now, written.splitlines(), fillvalue=""), 1):
+        if lines[0] != lines[1]:
+            pairs = enumerate(zip(*lines, strict=False))
+            first = next((i for i, (a, b) in pairs if a != b), min(map(len, lines)))
+            start = max(0, first - CONTEXT)
+            held, was = (repr(line[start : start + 3 * CONTEXT]) for line in lines)
+            return f", line {number}: {held} in the file, {was} when written"
+    return ""

@@ -103,7 +103,7 @@ def report(
 
 def _check(store: Store, folder: Path) -> None:
     """Exit with 1 where a number no longer holds, or a file is not as it was written."""
-    from report.check import check
+    from report.write import check
 
     checked = check(store, folder)
     for line in (*checked.wrong, *checked.edited):

@@ -11,7 +11,18 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from report.axes import CUT, far_nulls, halves, is_cut, limits, mark_cut, name_far
+from report.axes import (
+    CUT,
+    draw_line,
+    far_nulls,
+    halves,
+    is_cut,
+    label_systems,
+    limits,
+    mark_cut,
+    name_far,
+    over_seeds,
+)
 from report.cells import (
     BEST,
     INTERVALS,
@@ -25,16 +36,7 @@ from report.cells import (
 from report.comparisons import against_nulls
 from report.conditions import DENSE, Entry, System
 from report.study import StudyData
-from report.style import (
-    COLUMN,
-    FAINT,
-    PAGE,
-    draw_line,
-    label_systems,
-    over_seeds,
-    panels,
-    router_legend,
-)
+from report.style import COLUMN, FAINT, PAGE, panels, router_legend
 from report.table import Column, Lacking, number_of_runs
 from report.timings import of_entry, representative, timings
 from report.topics import compute, generic, routing, tuning

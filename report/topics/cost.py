@@ -12,18 +12,10 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
 
+from report.axes import label_systems
 from report.conditions import Entry, System, fullest, without_number
 from report.study import StudyData
-from report.style import (
-    FAINT,
-    INK,
-    PAGE,
-    PAPER,
-    label_systems,
-    panels,
-    router_legend,
-    router_styles,
-)
+from report.style import FAINT, INK, PAGE, PAPER, panels, router_legend, router_styles
 from report.table import (
     DISTURBED,
     MISSING,

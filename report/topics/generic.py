@@ -15,10 +15,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from report.axes import draw_line, over_seeds
 from report.cells import BEST, INTERVALS, LEAD, metric_row, sentence_on_analyses, why_unmeasured
 from report.conditions import Entry, closest_layer
 from report.study import StudyData
-from report.style import PAGE, draw_line, folded, over_seeds, panels, router_legend
+from report.style import PAGE, folded, panels, router_legend
 from report.table import (
     ARROWS,
     MISSING,

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.ticker import FixedLocator
 
-from report.axes import CUT, halves, mark_cut
+from report.axes import CUT, colour_bar, halves, mark_cut
 from report.cells import (
     INTERVALS,
     LEAD,
@@ -27,7 +27,7 @@ from report.cells import (
 )
 from report.conditions import Entry
 from report.study import StudyData
-from report.style import FAINT, GRID, PAGE, colour_bar, folded, panels, router_legend
+from report.style import FAINT, GRID, PAGE, folded, panels, router_legend
 from report.table import (
     CONSTANT,
     MISSING,

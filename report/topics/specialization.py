@@ -11,6 +11,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from report.axes import colour_bar
 from report.cells import (
     BEST,
     INTERVALS,
@@ -22,9 +23,8 @@ from report.cells import (
     why_without,
 )
 from report.conditions import ANY, Entry
-from report.glyphs import lacking
 from report.study import StudyData
-from report.style import PAGE, colour_bar, folded, panels
+from report.style import PAGE, folded, lacking, panels
 from report.table import Column, Lacking, file_name, title
 from report.topics.make import Contents, Named, Sketch, as_figures, as_named_figures, as_table
 from results import ArrayRecord

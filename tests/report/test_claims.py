@@ -11,12 +11,12 @@ from scipy import stats
 
 import bench.model  # noqa: F401  registers experts
 from bench.cli import main
-from report.check import check
 from report.claims import Claim, own_claims, published, read_claims
 from report.conditions import System
 from report.study import load_study
 from report.topics import claims as tables
 from report.verdicts import Judged, Untested, judged
+from report.write import check
 from results import StoreError
 from results.conditions import Condition
 from results.statistics import holm

@@ -12,9 +12,10 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 
-from report import contents, glyphs
+import report.style
+from report import contents
 from report.study import load_study
-from report.style import Drawing, blank, style
+from report.style import FAMILY, Drawing, blank, style
 from report.topics import accuracy, routing, specialization
 from results import Array
 
@@ -23,10 +24,10 @@ DOG, CAT = "犬", "猫"
 
 @pytest.fixture
 def fresh():
-    """Fonts are looked for anew, before and after."""
-    glyphs._fonts.cache_clear()
+    """Fonts are searched for again, before and after."""
+    report.style._fonts.cache_clear()
     yield
-    glyphs._fonts.cache_clear()
+    report.style._fonts.cache_clear()
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_a_font_that_has_the_glyphs_is_used(font, kind):
     assert f"my {DOG}" in shown(drawing)
     named = [t for t in drawing.figure.findobj(Text) if DOG in t.get_text()]
     assert len(named) >= 2
-    assert all(text.get_fontfamily() == [glyphs.FAMILY, font] for text in named)
+    assert all(text.get_fontfamily() == [FAMILY, font] for text in named)
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
