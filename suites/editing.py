@@ -47,7 +47,7 @@ class Editing(Suite[TrialSubject]):
 
     Experts and factors are chosen on the validation split; all numbers are of the test split. Of
     a dense model there is only a before. Known limits: what attention, or anything but experts,
-    carries stays; and a bias that all experts carry alike cannot be told from what they know.
+    carries stays; and a bias that all experts carry alike cannot be told apart from what they know.
     """
 
     on = "trial"

@@ -323,7 +323,7 @@ def test_in_a_file_there_are_plain_lines(run: RunOfAStudy, monkeypatch: pytest.M
         "2/3  b  seed 0  training  new",
         "2/3  b  seed 0  failed  RuntimeError: bad thing",
         "1/1  a  done  speed in 3.0 s",
-        "leaving: Ctrl-C; what goes on saves what it has",
+        "stopping: Ctrl-C; running trials save their state",
     ]
 
 

@@ -114,8 +114,8 @@ def check(place: Place, name: Component) -> None:
     """Prove a router, experts, a loss or a data set correct, on a CPU.
 
     Shapes, capacity, gradients, leaks between groups, extreme inputs, save and load, training
-    steps that go on from saved state; of a data set its images, labels and splits. The exit status
-    is 1 where a check fails.
+    steps that continue from saved state; of a data set its images, labels and splits. The exit
+    status is 1 where a check fails.
 
     \b
     Examples:

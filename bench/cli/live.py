@@ -76,7 +76,7 @@ class Display:
             case Started(task, reason) if not self._console.is_terminal:
                 self._print(task, "training", reason)
             case Leaving(reason):
-                line = f"leaving: {reason}; what goes on saves what it has"
+                line = f"stopping: {reason}; running trials save their state"
                 self._console.print(Text(line, "yellow"), soft_wrap=True)
             case Waiting(task, holder, machine):
                 why = "for the machine, which is in use" if machine else "another run works on it"

@@ -79,7 +79,7 @@ class RequestOptions:
         typer.Option(
             "--aa",
             help="Train each router a second time, as its own control: the same data order, but "
-            "MoE weights and noise of its own. The report tells how often chance alone raises an "
+            "MoE weights and noise of its own. The report says how often chance alone raises an "
             "alarm.",
         ),
     ] = False

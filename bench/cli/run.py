@@ -50,9 +50,9 @@ def run(
     """Train and measure what is not done yet, then write the report.
 
     Trials whose description, data and source have not changed are reused; a training that was
-    interrupted goes on from its last checkpoint. A trial that fails is written down with its
-    traceback and its log, and the others go on; the exit status is then 1. Ctrl-C saves and
-    leaves, and the same command goes on; Ctrl-C again leaves at once.
+    interrupted continues from its last checkpoint. A trial that fails is recorded with its
+    traceback and its log, and the others continue; the exit status is then 1. Ctrl-C saves and
+    stops, and the same command resumes; Ctrl-C again stops at once.
 
     --seeds auto adds seeds, the same to every router, until each difference in test accuracy, to a
     null or between two routers, is decided: resolved, or smaller than --resolve points. Interim
@@ -93,7 +93,7 @@ def run(
         try:
             summary = do(planned) if asked.sequential is None else _add_seeds(planned, store, do)
         except StoreError as error:  # no mistake in the request
-            raise BenchError(f"{error}; the same command goes on") from error
+            raise BenchError(f"{error}; resume with the same command") from error
         standing = read_standing(store, asked.study)
         metrics = main_metrics(store, asked.study, history=True)
         # What is written comes before what is shown, which may fail, as into a closed pipe.
@@ -252,7 +252,7 @@ def leave(place: Place, summary: RunSummary, wrong: Sequence[str] = ()) -> None:
     for message in wrong:
         print(f"error: {message}", file=sys.stderr)
     if summary.left:
-        print(f"left early: {summary.left}; the same command goes on", file=sys.stderr)
+        print(f"stopped early: {summary.left}; resume with the same command", file=sys.stderr)
     if summary.left in SIGNALS.values():
         raise typer.Exit(130)
     if summary.failures or summary.left or wrong:

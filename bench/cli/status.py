@@ -18,7 +18,7 @@ Study = Annotated[
     typer.Option(metavar="NAME", help="The study to show.", show_default="the one asked for last"),
 ]
 Watch = Annotated[
-    bool, typer.Option("--watch", help="Follow what goes on, until it ends or Ctrl-C.")
+    bool, typer.Option("--watch", help="Follow the runs until they end, or until Ctrl-C.")
 ]
 Digest = Annotated[
     bool,
@@ -51,7 +51,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def status(place: Place, study: Study = None, watch: Watch = False, digest: Digest = False) -> None:
-    """Show how a study stands: a run that goes on in another terminal, that ended, or that died.
+    """Show the state of a study: of a run in another terminal, or of one that ended or died.
 
     \b
     Examples:

@@ -55,8 +55,8 @@ def tune(
     Optuna searches the preset's ranges, and of each router's own hyper-parameters those that
     declare a range and that the preset leaves open; at the first value of each sweep. What counts
     is the accuracy on the validation split: the test split is not read. A router's draws do not
-    depend on the others. The same command goes on where it was left; more --trials add to it.
-    `run --tuned` uses what was found.
+    depend on the others. The same command resumes a tuning; more --trials add to it.
+    `run --tuned` uses the settings that it found.
 
     \b
     Examples:

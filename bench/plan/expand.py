@@ -159,7 +159,7 @@ def _parent_of(router: str, earlier: dict[str, TrialSpec]) -> TrialSpec:
 def _spec_of(preset: Preset, router: Entry) -> TrialSpec:
     """Return the trial of a router, with seed 0 and the settings that were tuned for it alone."""
     tuned, preset = preset.tuned.get(router.name, {}), preset.model_copy(update={"tuned": {}})
-    preset = override(preset, tuned, f"what was found for {router.name}")
+    preset = override(preset, tuned, f"the tuned settings of {router.name}")
     known = router.hyper_model.model_fields
     shared = {name: value for name, value in preset.router.items() if name in known}
     options = EXPERTS.get(preset.experts.name).validate(preset.experts.options)

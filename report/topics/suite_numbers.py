@@ -124,7 +124,7 @@ def cards(study: StudyData) -> list[Card]:
 NO_PLACE = ("constant", "flops", "seconds")
 """Keys of `where` that tell how a number came to be, and set it apart from no other."""
 MANY = 1e6
-"""From here on a number is told with a prefix, as 1.23 M."""
+"""From here on a number is written with a prefix, as 1.23 M."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class Numbers:
         return summary(values, *marks, trials=trials, confidence=self.study.confidence)
 
     def column(self, metric: str, key: str, label: str) -> Column:
-        """Make a column of a metric, with three digits of its usual value; a share is told in %."""
+        """Make a column of a metric, with three digits of its usual value; shares are in %."""
         definition = self.card.definition(metric)
         scale = 100 if definition.unit == "share" else 1
         by_spot = [own for spot, own in self.final.items() if spot.place.metric == metric]

@@ -19,7 +19,7 @@ from report.topics.make import Contents, as_table
 NOT_DONE = {
     "waiting": "not run yet",
     "running": "worked on when this report was made",
-    "interrupted": "stopped from outside; the next run goes on with it",
+    "interrupted": "stopped from outside; the next run resumes it",
 }
 """Statuses of trials that have not ended, in words."""
 

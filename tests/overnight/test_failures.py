@@ -80,7 +80,7 @@ def test_a_plugin_that_changes_while_a_run_goes_on_is_no_result_of_the_old_one(n
     # It is no failure of the old one either: taken back, the edit would let it go on.
     assert (slow["status"], other["status"]) == ("done", "interrupted")
     assert "has changed since the run began" in other["error"]
-    assert "left early" in night.output
+    assert "stopped early" in night.output
     process = night.start()
     assert process.wait(timeout=120) == 0
     assert "2 trained" in night.output

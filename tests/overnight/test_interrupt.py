@@ -21,7 +21,7 @@ def test_once_saves_and_leaves_and_the_next_run_goes_on(new_night, undisturbed, 
     night.wait_for(lambda: any("step 10" in log.read_text() for log in night.home.glob("logs/*")))
     os.killpg(process.pid, number)  # a terminal sends it to all of the group
     assert process.wait(timeout=60) == 130
-    assert "the same command goes on" in night.output
+    assert "resume with the same command" in night.output
     assert "Traceback" not in night.output
     (slow,) = night.attempts()
     assert (slow["router"], slow["status"]) == ("slow", "interrupted")

@@ -64,7 +64,7 @@ cp runs/bench.db .
 
 @pytest.mark.parametrize("first", ["1200k"])
 def test_a_full_disk(new_night, undisturbed, first: str) -> None:
-    """A small disk fills up, somebody makes room, and the same command goes on."""
+    """A small disk fills up, somebody makes room, and the same command resumes."""
     night = new_night()
     run = " ".join(night.command("--save-every", "0"))
     script = SMALL_DISK.format(first=first, run=run)

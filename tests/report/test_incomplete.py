@@ -42,7 +42,7 @@ def test_what_is_not_done_is_told_from_what_failed(night, store):
         for row in cells(trials.failures(load_study(store)))
     }
     assert reasons == {
-        ("soft_moe", "1"): ("not done", "stopped from outside; the next run goes on with it"),
+        ("soft_moe", "1"): ("not done", "stopped from outside; the next run resumes it"),
         ("soft_moe", "2"): ("not done", "not run yet"),
         ("random", "0"): ("not done", "worked on when this report was made"),
         ("my_gate", "0"): ("timed out", "longer than 20 h"),
