@@ -71,7 +71,7 @@ def study(lab, store):
 
 
 def decided(study, truth, rng):
-    """The claims put to the test by accuracies drawn anew."""
+    """The claims put to the test by accuracies drawn again."""
     metrics = study.metrics[study.metrics["metric"] == "top1"]
     shared = SEED * rng.normal(size=SEEDS)
     noise = NOISE * rng.normal(size=len(metrics))
