@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -98,24 +100,38 @@ def to_json(printed: Printed) -> bytes:
     return TypeAdapter(Printed).dump_json(printed, exclude_defaults=True)
 
 
+class UnreadableReport(StoreError):
+    """Numbers of a report that are damaged, or that another version of the bench wrote."""
+
+    exit_status = 1
+
+
 def from_json(folder: Path) -> Printed:
     """Return the numbers of the report in a folder.
 
     Raises:
-        StoreError: there are none, or another version of the report wrote them.
+        StoreError: there are none.
+        UnreadableReport: they are damaged, or another version of the bench wrote them.
     """
     file = folder / FILE
     if not file.is_file():
         hint = "" if folder.is_dir() else ", which is not there"
         raise StoreError(f"no {FILE} in {folder}{hint}: is it the folder of a report?")
+    content = file.read_bytes()
     try:
-        return TypeAdapter(Printed).validate_json(file.read_bytes())
+        return TypeAdapter(Printed).validate_json(content)
     except ValidationError as error:
         wrong = error.errors()[0]
+        why, study = "it is damaged", ""
+        if wrong["type"] != "json_invalid":
+            why, printed = "another version of the bench wrote it", json.loads(content)
+            study = str(printed.get("study") or "") if isinstance(printed, dict) else ""
         place = ".".join(map(str, wrong["loc"]))
-        raise StoreError(
-            f"{file} cannot be read ({place}: {wrong['msg']}); if another version of the bench "
-            "wrote it, write the report again"
+        which = ["--study", study] if study else []
+        command = shlex.join(["python", "bench.py", "report", *which, "--out", str(folder)])
+        raise UnreadableReport(
+            f"{file} cannot be read ({': '.join(filter(None, (place, wrong['msg'])))}): {why}; "
+            f"write the report again: {command}"
         ) from error
 
 

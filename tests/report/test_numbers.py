@@ -289,6 +289,34 @@ def test_a_folder_without_a_report_is_refused(tmp_path, store, capsys):
         from_json(tmp_path)
 
 
+def test_a_report_of_another_version_is_named_with_the_command_that_writes_it(
+    small, tmp_path, capsys
+):
+    """Older versions knew the entry of a row by its router, as text, without a system."""
+    _, folder = small
+    printed = json.loads((folder / FILE).read_text())
+    for table in printed["tables"]:
+        for row in table["rows"]:
+            for entry in filter(None, (row.get("entry"), row.get("reference"))):
+                entry["router"] = entry.pop("system")["router"]
+    (folder / FILE).write_text(json.dumps(printed))
+    assert command(tmp_path, "--check", str(folder)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        f"error: {folder / FILE} cannot be read (tables.0.rows.0.entry.system: Field required): "
+        "another version of the bench wrote it; write the report again: "
+        f"python bench.py report --study tiny --out {folder}"
+    )
+
+
+def test_a_damaged_report_is_not_taken_for_one_of_another_version(small, tmp_path, capsys):
+    _, folder = small
+    (folder / FILE).write_text((folder / FILE).read_text()[:1000])
+    assert command(tmp_path, "--check", str(folder)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "it is damaged; write the report again: python bench.py report --out" in line
+
+
 def test_the_command_traces(small, tmp_path, capsys):
     assert command(tmp_path, "--trace", "main", "soft_moe", "top1") == 0
     lines = capsys.readouterr().out.splitlines()
