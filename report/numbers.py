@@ -15,10 +15,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from report.claims import Claim
 from report.conditions import Entry
-from report.contents import make_tables
 from report.render import cell_parts
 from report.study import StudyData
 from report.table import Cell, Column, Table
+from report.topics import make_tables
 from report.topics.trials import readable_status, text_of
 from results import Store, StoreError
 from results.conditions import router_label

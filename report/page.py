@@ -16,7 +16,8 @@ from report.study import StudyData
 from report.style import COLUMN, FAINT, GRID, INK, PAPER, Drawing
 from report.summary import compared, findings, remarks
 from report.table import ARROWS, Absent, Cell, Column, Row, Table, said_once
-from report.topics import FAILURES, SECTIONS, Section, generic, provenance
+from report.topics import FAILURES, SECTIONS, generic, provenance
+from report.topics.make import Section
 from report.topics.suite_numbers import cards
 from report.topics.trials import Logs, incomplete, readable
 

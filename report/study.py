@@ -24,7 +24,6 @@ from report.conditions import (
     without_options,
 )
 from report.style import KNOWN, RouterStyle, router_styles
-from report.topics import BUILT_IN
 from results import ArrayRecord, Store, StudyRecord
 from results.conditions import Condition
 from results.frames import (
@@ -37,6 +36,8 @@ from results.frames import (
 )
 from results.statistics import ALPHA
 
+BUILT_IN = frozenset({"accuracy", "balance", "editing", "entropy", "specialization", "throughput"})
+"""The suites that have tables and figures of their own; others get those of `generic`."""
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
 
 
@@ -209,8 +210,7 @@ class StudyData:
     @property
     def compute(self) -> dict[str, Any]:
         """What was made equal between the routers, and how closely, as it was asked for."""
-        asked: dict[str, Any] = self.record.request.get("preset", {}).get("compute", {})
-        return asked
+        return self.record.request.get("preset", {}).get("compute", {})
 
     @property
     def sequential(self) -> dict[str, Any]:

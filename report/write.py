@@ -10,7 +10,6 @@ from pathlib import Path
 
 from report import STATE_FILE as STATE
 from report.claims import Claim
-from report.contents import draw_figures, make_tables
 from report.numbers import FILE as NUMBERS
 from report.numbers import Number, Printed, cells, from_json, numbers, to_json
 from report.page import make_page
@@ -19,7 +18,7 @@ from report.study import StudyData, load_study
 from report.style import Drawing
 from report.summary import changed, compared, findings, remarks, texts
 from report.table import Absent, Table
-from report.topics import provenance
+from report.topics import draw_figures, make_tables, provenance
 from report.topics.provenance import aged_figure, aged_table
 from report.topics.trials import Logs
 from results import Store

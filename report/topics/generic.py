@@ -34,8 +34,7 @@ from report.table import (
     text_columns,
     words,
 )
-from report.topics import Section
-from report.topics.make import FigureMaker, Sketch, as_figures
+from report.topics.make import FigureMaker, Section, Sketch, as_figures
 from report.topics.suite_numbers import Card, Numbers, Place, Spot, Who, cards
 from results.conditions import Condition
 

@@ -23,6 +23,16 @@ Named = tuple[str, str, Callable[[], Sketch]]
 
 
 @dataclass(frozen=True)
+class Section:
+    """A part of the page: its names of tables and figures, in order, and those folded away."""
+
+    anchor: str
+    title: str
+    shown: tuple[str, ...]
+    folded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TableMaker:
     """A table of a report: call it with a study. `suites`: whose numbers it shows."""
 

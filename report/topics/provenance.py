@@ -12,12 +12,11 @@ from typing import Any
 import pandas as pd
 
 from report.conditions import Entry, System, closest_layer
-from report.contents import FIGURES, TABLES
 from report.study import StudyData
 from report.style import Drawing
 from report.table import OLDER, Absent, Cell, Column, Row, Table
 from report.timings import machine_names
-from report.topics import generic
+from report.topics import FIGURES, TABLES, generic
 from results.frames import sentence
 
 Card = dict[str, Any]

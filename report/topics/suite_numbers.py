@@ -16,10 +16,9 @@ import pandas as pd
 
 from report.cells import measured, stands_under
 from report.conditions import Entry, closest, fullest
-from report.study import StudyData
+from report.study import BUILT_IN, StudyData
 from report.table import CONSTANT, MISSING, NOT_APPLICABLE, Cell, Column, summary, words
 from report.timings import machine_names
-from report.topics import BUILT_IN
 from results.conditions import Condition
 
 

@@ -7,12 +7,11 @@ import pytest
 from report import write_report
 from report.comparisons import comparisons
 from report.conditions import Entry, System
-from report.contents import make_tables
 from report.study import load_study
 from report.summary import remarks
 from report.table import Absent, Table
 from report.timings import timings
-from report.topics import control, trials
+from report.topics import control, make_tables, trials
 from report.topics.control import controls, retimed
 
 ROUTERS = {

@@ -11,10 +11,9 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from report.conditions import Entry, System
-from report.contents import draw_figures
 from report.study import load_study
 from report.style import COLUMN, PAGE, Drawing, folded
-from report.topics import accuracy, specialization
+from report.topics import accuracy, draw_figures, specialization
 from report.topics.accuracy import curve
 from report.topics.editing import accuracies
 from report.topics.routing import ranked_loads

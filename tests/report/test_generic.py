@@ -7,12 +7,12 @@ from math import sqrt
 import pytest
 
 from report import write_report
-from report.contents import make_tables
-from report.study import load_study
+from report.numbers import trace
+from report.study import BUILT_IN, load_study
 from report.table import CONSTANT, Table
-from report.topics import BUILT_IN, generic
+from report.topics import generic, make_tables
 from report.topics.suite_numbers import cards
-from report.write import check, trace
+from report.write import check
 from results import Component, Metric
 from suites import SUITES
 

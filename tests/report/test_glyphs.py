@@ -13,7 +13,7 @@ from matplotlib.font_manager import fontManager
 from matplotlib.text import Text
 
 import report.style
-from report import contents
+from report import topics
 from report.study import load_study
 from report.style import FAMILY, Drawing, blank, style
 from report.topics import accuracy, routing, specialization
@@ -91,10 +91,10 @@ def test_what_no_font_has_is_written_as_codes(font, kind):
 def test_a_whole_report_warns_once(lab, store, fresh, monkeypatch):
     texts = (DOG, CAT, f"{DOG}{CAT}")
     figure = Mock(side_effect=lambda _: map(drawn, texts))
-    monkeypatch.setattr(contents, "FIGURES", [figure, figure])
+    monkeypatch.setattr(topics, "FIGURES", [figure, figure])
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]})
     with pytest.warns(UserWarning, match="no installed font") as caught:
-        list(contents.draw_figures(load_study(store)))
+        list(topics.draw_figures(load_study(store)))
     assert [str(each.message).partition(":")[0] for each in caught] == [
         f"no installed font has {DOG} {CAT}"
     ]

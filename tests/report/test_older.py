@@ -9,10 +9,9 @@ import pytest
 from report import write_report
 from report.claims import Claim
 from report.conditions import Entry, System
-from report.contents import make_tables
 from report.study import load_study
 from report.table import OLDER, Table
-from report.topics import accuracy, claims, compute, differences, trials
+from report.topics import accuracy, claims, compute, differences, make_tables, trials
 from report.topics.provenance import aged_table, changed
 
 SENTENCE = (

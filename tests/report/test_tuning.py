@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from report.contents import draw_figures, make_tables
 from report.study import StudyData, load_study
 from report.style import Drawing
 from report.summary import remarks
 from report.table import Absent, Table
+from report.topics import draw_figures, make_tables
 from report.topics.tuning import unequal
 
 TOP1: dict[str, list[float | None]] = {"soft_moe": [0.8, 0.82], "dense": [0.7, 0.71]}
