@@ -66,10 +66,10 @@ class Work:
     """The work left to do on a trial or a bare layer.
 
     Attributes:
-        name: unique among the works.
-        suites: those that are still to measure it.
+        name: a name that is unique among the works.
+        suites: the suites that are still to measure it.
         layer: whether it is a bare layer, which is not trained.
-        flops: of its whole training, where they were counted.
+        flops: FLOPs of the whole training, where they were counted.
         trained: share of its training that is done; 1 where it needs none.
         training: seconds that the share of the training took that is done.
         measuring: seconds for which the first of the suites has been measuring.
@@ -233,8 +233,8 @@ class Forecast:
     """The seconds until a plan, or the rest of a run, is done.
 
     Attributes:
-        training: in which trials are trained.
-        measuring: in which trials are measured.
+        training: seconds in which trials are trained.
+        measuring: seconds in which trials are measured.
         timings: for bare layers, which come after the trials.
     """
 
@@ -252,7 +252,7 @@ def forecast(works: Sequence[Work], pace: Pace, workers: int, devices: int = 1) 
     """Spread works over workers; None where it is not known how long one of the trainings takes.
 
     Args:
-        works: those under way first, then the others in their order.
+        works: the works under way first, then the others in their order.
         workers: at least one, and one for each trial under way.
         devices: each takes one bare layer at a time.
     """

@@ -103,7 +103,7 @@ def metrics_frame(
     for bare layers.
 
     Args:
-        names: of the metrics that are read; None for all.
+        names: names of the metrics that are read; None for all.
     """
     _check_study(store, study)
     columns = {
@@ -244,7 +244,7 @@ def sentence(changed: Mapping[str, Iterable[str]]) -> str:
     """Say which routers' numbers are of older code, and what changed since; "" where none are.
 
     Args:
-        changed: of each router, what changed since, as in the frames.
+        changed: what changed since, of each router, as in the frames.
     """
     if not changed:
         return ""
@@ -266,8 +266,8 @@ def export(store: Store, path: str | Path, study: str | None = None) -> Path:
     """Write all metrics to a file, those of older code too (`current` tells them apart).
 
     Args:
-        path: its ending says the format: `.csv` or `.parquet`.
-        study: None for all studies.
+        path: the file to write; its ending, `.csv` or `.parquet`, says the format.
+        study: name of a study; None for all.
 
     Raises:
         StoreError: another ending, no such study, or a place that cannot be written.

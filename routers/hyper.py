@@ -45,7 +45,7 @@ def hyper(
     """Declare a hyper-parameter of a `Configurable` class.
 
     Args:
-        default: its value where none is given.
+        default: the value where none is given.
         meaning: one line, shown by `bench.py show NAME`.
         tune: where the tuner may search; None is never tuned.
         constraints: what pydantic's `Field` takes: `gt`, `ge`, `lt`, `le`, `multiple_of`, …

@@ -37,7 +37,7 @@ class Site:
     """Properties of a layer that few routers read; the defaults describe MLPs on patches.
 
     Attributes:
-        token_shape: of a token that is no vector, as (c, h, w); routers see it flattened.
+        token_shape: shape of a token that is no vector, as (c, h, w); routers see it flattened.
         levels: sizes of the expert modes, whose product is E; none where there is one mode.
         expert_hidden: width of the experts' hidden activations; None where they have none.
     """

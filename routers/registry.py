@@ -30,7 +30,7 @@ class Entry:
         kind: "router", "experts", "loss", "affinity", "suite" or "dataset".
         family: the group that it is listed under.
         source: where it was published, an arXiv id where there is one.
-        bibtex: how to cite it.
+        bibtex: a BibTeX entry by which to cite it.
     """
 
     name: str

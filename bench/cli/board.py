@@ -84,7 +84,7 @@ def show_board(board: Board, now: datetime, width: int, room: int) -> Renderable
     """Return a board for a terminal: counts, bar and pace, then a line for each worker.
 
     Args:
-        width: columns of the terminal.
+        width: width of the terminal in columns.
         room: lines that there are for the workers.
     """
     measured, layers = board.layers
@@ -109,7 +109,8 @@ def worker_cells(
     Args:
         name: the router, and what sets the trial apart from its others.
         seed: None for a bare layer.
-        progress: of its lease: `doing` is "training" or the suite that measures.
+        progress: the progress that its lease holds: `doing` is "training" or the suite that
+            measures.
         left: seconds until its trial is done.
     """
     step, steps = progress.get("step", 0), progress.get("steps", 0)

@@ -191,8 +191,8 @@ def write_router(name: str, folder: Path) -> tuple[Path, Path]:
     """Write `NAME.py` and `test_NAME.py` into a folder.
 
     Args:
-        name: of the router, lower-case words joined by underscores.
-        folder: an existing folder.
+        name: the router's name, lower-case words joined by underscores.
+        folder: an existing folder, to write the files to.
 
     Returns:
         The router's file and the test's.

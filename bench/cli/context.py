@@ -55,7 +55,7 @@ class Place:
 
     Attributes:
         home: folder of everything that runs make, absolute.
-        database: path or URL.
+        database: path or URL of the database.
         plugins: files to load before the command does its work.
     """
 

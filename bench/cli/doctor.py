@@ -84,7 +84,7 @@ def diagnose(home: Path, database: str, plugins: Sequence[Path] = ()) -> list[tu
 
     Args:
         home: the folder where runs lie; it need not exist.
-        database: path or URL.
+        database: path or URL of the database.
         plugins: files that are to be loaded.
     """
     checks: list[tuple[str, Callable[[], Finding]]] = [

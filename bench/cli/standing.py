@@ -27,14 +27,14 @@ class Standing:
     """A study as the database has it.
 
     Attributes:
-        trials: see `trials_frame`.
-        measurements: see `measurements_frame`.
+        trials: the frame of `trials_frame`.
+        measurements: the frame of `measurements_frame`.
         runs: all there were, the oldest first.
         leases: what its living runs work on.
         own: what its living runs have trained and measured.
         earlier: what was trained and measured before on their machine.
         works: what is left of its trials and layers, by fingerprint; none where no run goes on.
-        now: when this was read.
+        now: the time at which the study was read.
     """
 
     study: StudyRecord

@@ -45,7 +45,7 @@ class Column:
     """The main metric of one suite.
 
     Attributes:
-        values: by router and condition, one a seed.
+        values: values by router and condition, one a seed.
         ends: interval of a value that has its own, as a timing's over its repeats.
         constant: rows whose values are so by construction, and say nothing of the router.
         disturbed: rows that were timed while other processes kept the machine busy.
@@ -159,8 +159,8 @@ def print_standings(study: str, frame: pd.DataFrame, suites: Collection[str]) ->
     """Print each router's main metrics side by side, where there are any.
 
     Args:
-        frame: main metrics that count.
-        suites: those that were asked for; the others' metrics are left out.
+        frame: the main metrics that count.
+        suites: the suites that were asked for; the others' metrics are left out.
     """
     shown = frame[frame["suite"].isin(list(suites))]
     columns = main_columns(shown)

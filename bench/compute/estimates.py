@@ -29,14 +29,14 @@ class Estimate:
     """The estimated cost of one trial.
 
     Attributes:
-        budget: its steps and FLOPs.
+        budget: the trial's steps and FLOPs.
         exact: whether every step takes these FLOPs. Otherwise the router's work depends on the
             data: its conditions were taken as false, or it ran on a few images of noise.
         parameters: number of parameters of the model.
         training_bytes: weights, gradients, AdamW's two moments, and what a step keeps for its
             backward pass. The peak is somewhat above.
-        checkpoint_bytes: size of one snapshot.
-        expert_stats: see `expert_stats`.
+        checkpoint_bytes: size of one snapshot on disk.
+        expert_stats: what the function `expert_stats` returns.
     """
 
     budget: Budget

@@ -70,8 +70,8 @@ def count_flops(
     """Count one call of a function or module.
 
     Args:
-        function: returns one tensor.
-        inputs: its arguments.
+        function: a function that returns one tensor.
+        inputs: arguments of the function.
         backward: also the backward pass from a gradient of ones; gradients are left in `.grad`.
     """
     with FlopCounter() as counter, torch.set_grad_enabled(backward):

@@ -155,7 +155,7 @@ def with_settings(preset: Preset, settings: Mapping[str, Any], sweep: Iterable[s
     """Return the preset with a command's settings, which win over those of a part.
 
     Args:
-        settings: value by path.
+        settings: the new value of each path.
         sweep: paths that the command sweeps over; what a part says of them is dropped.
 
     Raises:

@@ -37,7 +37,7 @@ class TrainingBatches:
 
     Args:
         spec: the trial; its seed decides the order and the augmentation.
-        dataset: what it trains on.
+        dataset: the data set that is trained on.
         device: where the batches are to be.
     """
 

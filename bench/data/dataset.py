@@ -17,7 +17,7 @@ class Split:
 
     Attributes:
         images: uint8 (n, c, h, w); a tensor in memory, or lazily decoded from files.
-        labels: long (n,).
+        labels: long (n,), the classes of the images.
         attribute: long (n,), the value of the protected attribute; None where there is none.
     """
 
@@ -46,13 +46,13 @@ class Dataset:
     """A data set with fixed splits.
 
     Attributes:
-        name: by which it was asked for.
-        classes: names, by label.
+        name: the name by which a request gives the data set.
+        classes: names of the classes, by label.
         splits: "train", "val" and "test"; images of all are of one shape.
         mean: float32 (c,), of the training split's channels, in units of 255.
         std: float32 (c,), likewise; 1 where a channel is constant.
         content_hash: SHA-256 in hexadecimal over the pixels, labels and attribute of the splits.
-        licence: of the images, or where to read it.
+        licence: the licence of the images, or where to read it.
         attributes: names of the protected attribute's values; empty where there is none.
     """
 

@@ -111,7 +111,7 @@ class ImageFiles:
     Args:
         root: the folder of the data set.
         folders: where to look; the first ones get what several of them link to.
-        is_image: of the name of a file.
+        is_image: says of a file's name whether it is an image's.
 
     Attributes:
         files: the paths of the images, by the folder that was asked for, sorted.

@@ -23,7 +23,7 @@ class RawSplit:
 
     Attributes:
         images: uint8 (n, h, w), (n, h, w, 1) or (n, h, w, 3) in memory, or pictures in files.
-        labels: int64 (n,).
+        labels: int64 (n,), the classes of the images.
         attribute: int64 (n,), the value of the protected attribute; None where there is none.
     """
 
@@ -57,10 +57,11 @@ class RawData:
     """The whole content of a source.
 
     Attributes:
-        classes: names, by label.
+        classes: names of the classes, by label.
         splits: "train", and "val" and "test" where the source has them.
-        licence: of the images, or where to read it.
-        val_share: of "train" that becomes "val" where the source has none; None for the usual one.
+        licence: the licence of the images, or where to read it.
+        val_share: the share of "train" that becomes "val" where the source has none; None for the
+            usual one.
         attributes: names of the protected attribute's values; empty where there is none.
     """
 
@@ -86,12 +87,12 @@ class RawData:
 
         Args:
             images: uint8 (n, height, width), (n, height, width, 1) or (n, height, width, 3).
-            labels: int (n,), from 0.
-            classes: names, by label.
+            labels: int (n,), the classes of the images, from 0.
+            classes: names of the classes, by label.
             train: indices; None for all that the other splits leave.
             val: indices; None takes a share of the training images.
-            test: likewise.
-            licence: of the images, or where to read it.
+            test: indices; None takes a share of the training images.
+            licence: the licence of the images, or where to read it.
 
         Raises:
             RequestError: there are not as many labels as images, an index is of no image, or an

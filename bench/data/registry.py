@@ -45,8 +45,9 @@ def register_dataset(
     """Return a decorator that registers the function that reads a data set.
 
     Args:
-        name: as `digits`, or as `imagefolder:PATH`.
-        shape: of what may have to be downloaded, so that it can be planned with before.
+        name: a name such as `digits` or `imagefolder:PATH`.
+        shape: the shape of data that may have to be downloaded, so that it can be planned with
+            before.
         square: whether all images are squares of one size.
         described: see `Registry.register`.
     """

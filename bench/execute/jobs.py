@@ -96,7 +96,7 @@ class Result:
     """The end of a job that its worker finished.
 
     Attributes:
-        status: of the training; None where there was none.
+        status: status of the training; None where there was none.
         leave: why the whole run is to end, where it is.
     """
 
@@ -152,7 +152,7 @@ def first_ready(queue: Sequence[Item], active: Sequence[Job], here: Sequence[Job
 
     Args:
         active: the jobs that are done anywhere now.
-        here: those of them on that device.
+        here: the active jobs on the free slot's device.
     """
     if any(job.is_layer for job in here):
         return None
@@ -176,7 +176,7 @@ class JobStore:
     """The jobs of one run in the database.
 
     Attributes:
-        rows: of the run's trials and layers, by fingerprint.
+        rows: ids of the rows of the run's trials and layers, by fingerprint.
     """
 
     store: Store

@@ -133,7 +133,7 @@ class PlannedJobs:
 
     Attributes:
         jobs: all jobs of the plan, those included that have nothing to do.
-        emit: called with each event.
+        emit: a function that is called with each event.
     """
 
     plan: Plan

@@ -37,12 +37,12 @@ def moefy(
     """Replace modules of a timm model by MoE layers, in place; all else stays as it is.
 
     Args:
-        model: see `places_of`.
+        model: the model to change, see `places_of`.
         router: a registered name, or a callable like a router class.
-        layers: which modules, see `places_of`.
-        groups: see `MoELayer`.
+        layers: the modules to replace, see `places_of`.
+        groups: the tokens that are routed together, see `MoELayer`.
         input_size: (channels, height, width) of an image; the model's own where None.
-        seed: of the new layers' weights, which then leave torch's global generator untouched.
+        seed: seed of the new layers' weights, which then leave torch's global generator untouched.
 
     Returns:
         The same model.

@@ -32,10 +32,11 @@ class ImageNetwork(nn.Module):
     ReLU; then a softmax. The defaults are an expert of 2302.14703 for MNIST.
 
     Args:
-        image_shape: (c, h, w).
-        channels: of the convolution; 0 leaves it out, and the network is an MLP on the pixels.
-        widths: of the hidden layers, at least one.
-        classes: probabilities.
+        image_shape: shape of an image, (c, h, w).
+        channels: channels of the convolution; 0 leaves it out, and the network is an MLP on the
+            pixels.
+        widths: widths of the hidden layers, at least one.
+        classes: number of classes.
     """
 
     def __init__(

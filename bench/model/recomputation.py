@@ -57,7 +57,7 @@ class Tape:
     Attributes:
         first: number of the pass's first node.
         end: number after its last node; none while it runs.
-        calls: by layer; None for a layer that ran twice.
+        calls: the first call of each layer; None for a layer that ran twice.
     """
 
     first: int = field(default_factory=torch._C._autograd._get_sequence_nr)

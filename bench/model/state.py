@@ -20,14 +20,14 @@ class Pass:
     """A pass of a model, or all calls inside one `forward_pass`.
 
     Attributes:
-        models: those whose layers belong to it.
+        models: the models whose layers belong to the pass.
         context: the context of every router.
-        routings: those that are recorded; None where nobody asked for them.
+        routings: the routings that are recorded; None where nobody asked for them.
         called: whether it is one call of the model.
         with_grad: whether gradients were recorded when it began.
         task: the backward pass in which it began, which alone belongs to it; -1 for none.
         tape: what a repetition of its layers needs; None where there will be none.
-        previous_logits: of the layer that ran last.
+        previous_logits: logits of the layer that ran last.
     """
 
     models: tuple[ModelPasses, ...]

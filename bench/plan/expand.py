@@ -214,7 +214,7 @@ def with_widths(
     the width that it would have from scratch.
 
     Args:
-        shape_of: of a data set; it need not be there.
+        shape_of: returns the shape of a data set; it need not be there.
 
     Raises:
         RequestError: the experts have no width, it is set, or would have to be below 1.

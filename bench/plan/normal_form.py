@@ -29,7 +29,7 @@ class Scope:
     """The meanings of names inside a definition.
 
     Attributes:
-        imports: those that functions around import.
+        imports: the names that enclosing functions import.
         hidden: variables of functions around, whatever a module's names of that spelling mean.
         fields: whether annotations count: those in a class body can be its fields.
     """
@@ -47,7 +47,7 @@ class Module:
     Attributes:
         package: that relative imports start from.
         imports: what each name means that an import at the top level binds.
-        bound: by name, the statements that define it.
+        bound: the statements that define each name.
         effects: statements that do more than define. A registration is none: what a registry holds
             is followed from the description that names it.
         stars: modules of which everything is imported.
@@ -178,7 +178,7 @@ class NormalForm:
     """The code of a definition, in a form in which only differences of effect remain.
 
     Attributes:
-        parts: its text, and what it names.
+        parts: the code's text, and the names in it.
         annotated: paths of its annotations: of these classes are the objects that it works on.
     """
 

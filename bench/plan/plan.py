@@ -70,8 +70,8 @@ class Plan:
     """What a request means, in the order in which it is done.
 
     Attributes:
-        trials: to train, then measure; parents before what is derived from them.
-        layers: to measure without training; one of each router and condition.
+        trials: trials to train, then measure; parents before what is derived from them.
+        layers: bare layers to measure without training; one of each router and condition.
     """
 
     request: Request

@@ -31,7 +31,7 @@ class Import:
     """`from module import name`, or `import module` where the name is None.
 
     Attributes:
-        module: its absolute name.
+        module: absolute name of the module.
         relative: whether the statement names it from its own package.
     """
 

@@ -19,9 +19,9 @@ class SavedSnapshot(BaseModel):
     """The weights at one step of a training, saved in a file.
 
     Attributes:
-        seconds: of training until then, evaluations left out.
-        file: its name in the trial's folder.
-        sha256: of the file, in hexadecimal.
+        seconds: duration of the training until then, evaluations left out.
+        file: the file's name in the trial's folder.
+        sha256: SHA-256 of the file, in hexadecimal.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -109,9 +109,10 @@ class Trainer:
     buffers too.
 
     Args:
-        batches: of the training split of `dataset`.
-        steps: of the whole training, for the learning rate's schedule; may be set later.
-        parent: see `starting_model`.
+        batches: batches of the training split of `dataset`.
+        steps: number of steps of the whole training, for the learning rate's schedule; may be set
+            later.
+        parent: the trained parent of a derived trial, see `starting_model`.
 
     Raises:
         RequestError: micro-batches would change the optimisation.

@@ -114,9 +114,9 @@ class Search:
         """Write down that a trial is over.
 
         Args:
-            status: of its attempt. What was stopped is pruned, also where its process came to its
-                end before the request: nothing may hang on how fast it is. What gave no model has
-                the accuracy 0, so that the draws to come keep away from it.
+            status: status of the trial's attempt. What was stopped is pruned, also where its
+                process came to its end before the request: nothing may hang on how fast it is. What
+                gave no model has the accuracy 0, so that the draws to come keep away from it.
         """
         if STOPPED in self.trials[number].user_attrs:
             status = AttemptStatus.PRUNED
@@ -206,7 +206,8 @@ class SearchResult:
         best: the highest value of a trial that is done; None where none is.
         settings: the settings of the best trial, by path.
         training: the fingerprint of the best trial.
-        trainings: of each trial in order; None where it drew settings that cannot be trained.
+        trainings: the fingerprint of each trial in order; None where it drew settings that cannot
+            be trained.
     """
 
     trials: int

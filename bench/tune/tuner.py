@@ -163,7 +163,7 @@ class Tuner:
     Attributes:
         searches: the search of each router.
         untuned: the training of each router with nothing tuned.
-        emit: called with each event.
+        emit: a function that is called with each event.
         rows: id of the database row of each trial, by fingerprint.
     """
 

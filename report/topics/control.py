@@ -25,7 +25,7 @@ class Control:
     Attributes:
         difference: replicate less router, tested as any two routers are, but as a family of its
             own; None without a seed in common.
-        differences: those by seed.
+        differences: the replicate less the router, by seed.
         trials: the fingerprints behind them, the replicate's first.
     """
 

@@ -131,7 +131,8 @@ class Who:
     """A subject of a measurement: a trained router under a condition, or a layer on one machine.
 
     Attributes:
-        machine: its name; "" of what was trained, whose numbers are pooled over machines.
+        machine: name of the machine; "" for what was trained, whose numbers are pooled over
+            machines.
     """
 
     entry: Entry

@@ -60,7 +60,7 @@ def family(
 
     Args:
         values: a number by seed of each system.
-        pairs: as `declared` gives them; systems without values are compared with no seed.
+        pairs: the pairs that `declared` returns; systems without values are compared with no seed.
         analyses: the number of interim analyses that were planned. Bonferroni over them: p-values
             times `analyses`, intervals at a confidence of 1 - 0.05 / `analyses`, valid at each.
     """
@@ -127,8 +127,9 @@ def is_decided(difference: PairedDifference, adjusted: float | None, resolve: fl
     Either the two differ, or they differ by less than anybody asked to see.
 
     Args:
-        difference: its interval at a confidence of 1 - 0.05 / (number of interim analyses).
-        adjusted: see `Compared`.
+        difference: the difference, with its interval at a confidence of 1 - 0.05 / (number of
+            interim analyses).
+        adjusted: the adjusted p-value, see `Compared`.
         resolve: the smallest difference of interest, in the metric's unit.
     """
     if adjusted is not None and adjusted < ALPHA:

@@ -197,7 +197,7 @@ def replaced(asked: Sequence[Versions]) -> list[list[tuple[str, ...]]]:
     """Find what each trial has another version of than the last one that holds it.
 
     Args:
-        asked: of a study's trials and layers, the one that was asked for last at the end.
+        asked: a study's trials and layers; the one that was asked for last at the end.
     """
     newest: dict[tuple[str, ...], str] = {}
     for versions in asked:

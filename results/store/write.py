@@ -194,7 +194,7 @@ class Writer(Database):
 
         Args:
             options: the suite's options, in full.
-            source_hash: of the code that the suite depends on.
+            source_hash: hash of the code that the suite depends on.
         """
         _check_status(status, set(MeasurementStatus))
         measurement = MeasurementRow(

@@ -28,7 +28,7 @@ class MetricDef:
     """The definition of a metric or array.
 
     Attributes:
-        unit: of its values; "" for a pure number.
+        unit: unit of the values; "" for a pure number.
         better: which direction is better; None where neither is.
         meaning: one sentence that a table can carry as its note.
     """

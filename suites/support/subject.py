@@ -65,10 +65,11 @@ class TrialSubject(Protocol):
     """A trained trial, as suites measure it; they set none of its attributes.
 
     Attributes:
-        num_experts: of each MoE layer; for a dense model, those of the MoE that it is compared to.
-        attribute_names: of the protected attribute's values; empty where the data has none.
-        model: with its final weights, in eval mode, on `device`.
-        snapshots: of the training, in order, the initial weights first.
+        num_experts: number of experts of each MoE layer; for a dense model, those of the MoE that
+            it is compared to.
+        attribute_names: names of the protected attribute's values; empty where the data has none.
+        model: the model with its final weights, in eval mode, on `device`.
+        snapshots: snapshots of the training, in order, the initial weights first.
         history: losses and accuracies along the training.
         stats: single numbers of the training: `steps`, `train_flops`, `flops_budget`, `budget`,
             `train_seconds`, `params_total`, `params_active`, `flops_per_image`, …
@@ -100,7 +101,7 @@ class TrialSubject(Protocol):
         """Compute the model's logits with the combine weights of some experts multiplied.
 
         Args:
-            model: in eval mode.
+            model: the model, in eval mode.
             images: (n, c, h, w) float, normalised; a batch of `run`, or a part of one where the
                 groups are images.
             factors: (E,) float by the MoE layer's index in network order; 0 switches an expert off.
@@ -139,8 +140,8 @@ class LayerSubject(Protocol):
         """Return the rows on which a dense MLP runs the FLOPs of a layer's experts.
 
         Args:
-            layer: in the mode that is timed, since capacity may depend on it.
-            mlp: of one expert's shape.
+            layer: the layer, in the mode that is timed, since capacity may depend on it.
+            mlp: an MLP of one expert's shape.
             x: (batch, tokens, dim), the layer's input.
         """
 

@@ -81,7 +81,7 @@ class QuietTimer:
     waited for again and again.
 
     Args:
-        device: where the timings compute.
+        device: the device that the timings run on.
         max_load: cores that other processes may keep busy on a CPU; None takes any load.
     """
 

@@ -28,7 +28,7 @@ class Experts(nn.Module, Configurable):
         width: the hyper-parameter by which an expert grows, unit by unit, and by which compute is
             matched; None where there is none.
         hidden_width: h; None where they have no hidden activations to show.
-        level_sizes: of the expert modes; none where there is one mode.
+        level_sizes: sizes of the expert modes; none where there is one mode.
     """
 
     name: ClassVar[str]

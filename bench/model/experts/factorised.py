@@ -143,9 +143,9 @@ class FactorisedLayer(nn.Module):
     the tokens and the gates, (E_l, t) of each expert mode, or one (E, t) of all experts.
 
     Args:
-        inputs: i.
+        inputs: input width i.
         joined: columns of the input mode, and what the output mode sums over.
-        outputs: o.
+        outputs: output width o.
         bias: whether the input mode has the row of the bias.
     """
 

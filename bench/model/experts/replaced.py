@@ -81,9 +81,9 @@ class ReplacedNetwork:
 
     Attributes:
         token_shape: (c, h, w) of an image.
-        channels: of the convolution; 0 where there is none.
-        widths: of the hidden layers.
-        classes: probabilities that it gives.
+        channels: channels of the convolution; 0 where there is none.
+        widths: widths of the hidden layers.
+        classes: number of classes.
     """
 
     what: ClassVar[str] = "a network"
