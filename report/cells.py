@@ -35,11 +35,11 @@ LEAD = text_columns("router", "condition", "n")
 
 
 def metric_cell(study: StudyData, metric: str, entry: Entry, **where: Any) -> Cell:
-    """Show the mean of a metric over the seeds; `n/a` where its suite looked and there was none."""
+    """Show the mean of a metric over the seeds; `n/a` where its suite ran and there was none."""
     values = study.final(metric, entry, **where)
     if values.empty:
-        looked = study.was_measured(study.suite_of.get(metric), entry)
-        return words(NOT_APPLICABLE if looked else MISSING)
+        was_measured = study.was_measured(study.suite_of.get(metric), entry)
+        return words(NOT_APPLICABLE if was_measured else MISSING)
     marks = [CONSTANT] if study.is_constant(metric, entry) else []
     return mean_cell(study, entry, values, *marks)
 
@@ -51,10 +51,10 @@ def mean_cell(study: StudyData, entry: Entry, values: pd.Series, *marks: str) ->
 
 
 def stands_under(study: StudyData) -> dict[Entry, tuple[Condition, ...]]:
-    """Return the conditions that each entry stands beside, most often its own alone."""
+    """Return the conditions that each entry belongs to, most often its own alone."""
     entries = {condition: study.under(condition) for condition in study.conditions}
     return {
-        entry: tuple(condition for condition, found in entries.items() if entry in found)
+        entry: tuple(condition for condition, own in entries.items() if entry in own)
         for entry in study.entries
     }
 

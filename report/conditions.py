@@ -73,12 +73,16 @@ class Entry:
         """The condition as a set of paths with their values."""
         return frozenset(self.condition.settings)
 
-    def stands_beside(self, other: Entry) -> bool:
+    def compares_with(self, other: Entry) -> bool:
         """Tell whether the two compare: one belongs to the condition of the other."""
         return any(
             closest([one], one.system, condition) is not None
             for one, condition in ((self, other.condition), (other, self.condition))
         )
+
+    @property
+    def is_derived(self) -> bool:
+        return any(_derives(path) for path, _ in self.condition.settings)
 
     @property
     def order(self) -> list[tuple[float, str]]:
@@ -99,21 +103,21 @@ def without_number(condition: Condition) -> Condition:
 def fullest(entries: Iterable[Entry]) -> list[Condition]:
     """Return the conditions to show apart, each once, in order.
 
-    Those left out are just a part of others, and each of their entries stands beside those.
+    Those left out are just a part of others, and each of their entries belongs to those, too.
     """
     entries = list(entries)
     conditions = dict.fromkeys(entry.condition for entry in entries)
-    apart = {entry.condition for entry in entries if not _stands_beside(entry, entries, conditions)}
+
+    def belongs_to_others(entry: Entry) -> bool:
+        own = [other for other in entries if other.system == entry.system]
+        return any(
+            entry.settings < frozenset(condition.settings)
+            and closest(own, entry.system, condition) == entry
+            for condition in conditions
+        )
+
+    apart = {entry.condition for entry in entries if not belongs_to_others(entry)}
     return [condition for condition in conditions if condition in apart]
-
-
-def _stands_beside(entry: Entry, entries: list[Entry], conditions: Iterable[Condition]) -> bool:
-    own = [other for other in entries if other.system == entry.system]
-    return any(
-        entry.settings < frozenset(condition.settings)
-        and closest(own, entry.system, condition) == entry
-        for condition in conditions
-    )
 
 
 def closest(entries: Iterable[Entry], system: System, condition: Condition) -> Entry | None:
@@ -123,11 +127,19 @@ def closest(entries: Iterable[Entry], system: System, condition: Condition) -> E
     a derived trial belong those that were derived alike, and those that were trained as its parent
     was.
     """
-    own_settings = frozenset(condition.settings)
-    as_parent = _of_parent(condition)
-    own = [entry for entry in entries if entry.system == system]
+    settings = condition.mapping
+    own = {path: value for path, value in settings.items() if not _derives(path)}
+    inherited = {
+        path.removeprefix(PARENT): value
+        for path, value in settings.items()
+        if path.startswith(PARENT)
+    }
+    as_parent = frozenset((own | inherited).items())
     agreeing = [
-        e for e in own if e.settings <= (own_settings if _derivation(e.condition) else as_parent)
+        entry
+        for entry in entries
+        if entry.system == system
+        and entry.settings <= (settings.items() if entry.is_derived else as_parent)
     ]
     return max(agreeing, key=lambda entry: len(entry.settings), default=None)
 
@@ -140,22 +152,6 @@ def closest_layer(layers: Iterable[Entry], entry: Entry) -> Entry | None:
 def _derives(path: str) -> bool:
     """Tell whether a setting says where a derived trial started."""
     return path == "transform" or path.startswith("parent")
-
-
-def _derivation(condition: Condition) -> Condition:
-    """Find what a condition tells of where a derived trial started."""
-    return condition.where(_derives)
-
-
-def _of_parent(condition: Condition) -> frozenset[tuple[str, str]]:
-    """Return the settings that a derived trial's parent has: its own where they are told."""
-    own = {path: value for path, value in condition.settings if not _derives(path)}
-    inherited = {
-        path.removeprefix(PARENT): value
-        for path, value in condition.settings
-        if path.startswith(PARENT)
-    }
-    return frozenset((own | inherited).items())
 
 
 def _numeric(part: str) -> tuple[float, str]:

@@ -20,7 +20,7 @@ from report.comparisons import (
 )
 from report.conditions import Entry, System
 from report.study import StudyData
-from report.table import Cell, Column, Table
+from report.table import Column, Table
 from report.topics import claims, control, cost
 from report.topics.differences import MANY, sentence_on_n
 from report.topics.provenance import older_sentence
@@ -55,8 +55,9 @@ def compared(study: StudyData) -> str:
     """Say what was compared, in one sentence."""
     trials = study.trials
     baselines = [system.label for system in study.systems if study.is_baseline(system)]
-    beside = f" and {counted(len(baselines), 'baseline')} ({', '.join(baselines)})"
-    what = counted(len(study.systems) - len(baselines), "router") + (beside if baselines else "")
+    what = counted(len(study.systems) - len(baselines), "router")
+    if baselines:
+        what += f" and {counted(len(baselines), 'baseline')} ({', '.join(baselines)})"
     if trials.empty:
         return f"{what}, as bare layers: nothing was trained."
     seeds = trials.groupby("entry", sort=False)["seed"].nunique()
@@ -102,9 +103,15 @@ def _finding(
     others = [c for c in own if c.reference == first]
     behind = sorted(others, key=lambda c: c.theirs.mean() - c.ours.mean())
     over = [c for c in own if c.entry == winner and c.reference != first]
-    cell = _cell(study, first)
-    sentences = [_not_reached(study, winner) if beaten else ""]
-    sentences += [_fewer(study, entry) for entry in higher_of_fewer(study, condition)]
+    sentences = []
+    if beaten:
+        own_accuracy = _accuracy(study, winner)
+        sentences.append(f"It is a baseline; the best router, {winner.system}, has {own_accuracy}.")
+    sentences += [
+        f"{entry.system} has a higher mean, {_accuracy(study, entry)}, but it is not compared, "
+        "since it has fewer seeds."
+        for entry in higher_of_fewer(study, condition)
+    ]
     sentences.append(_lead(behind))
     sentences += [_gap("the next, ", c.turned()) + _seeds(c) for c in behind[:1]]
     sentences += [_gap("", c, of=winner.label if beaten else "") for c in over]
@@ -113,28 +120,11 @@ def _finding(
     return Finding(
         condition=condition,
         system=first.system,
-        accuracy=_accuracy(cell),
+        accuracy=_accuracy(study, first),
         sentences=tuple(filter(None, sentences)),
         resolved=bool(behind) and all(c.resolved and _behind(c) for c in behind),
-        trials=cell.trials,
+        trials=study.behind(first, study.final(METRIC, first).index),
     )
-
-
-def _not_reached(study: StudyData, winner: Entry) -> str:
-    """Say that a baseline leads, and which router comes next to it."""
-    accuracy = _accuracy(_cell(study, winner))
-    return f"It is a baseline; the best router, {winner.system}, has {accuracy}."
-
-
-def _fewer(study: StudyData, entry: Entry) -> str:
-    """Say that a mean is higher, but made of fewer seeds."""
-    higher = f"{entry.system} has a higher mean, {_accuracy(_cell(study, entry))}"
-    return f"{higher}, but it is not compared, since it has fewer seeds."
-
-
-def _cell(study: StudyData, entry: Entry) -> Cell:
-    """Show the accuracy of an entry."""
-    return mean_cell(study, entry, study.final(METRIC, entry))
 
 
 def _lead(behind: list[Comparison]) -> str:
@@ -173,7 +163,8 @@ def _behind(comparison: Comparison) -> bool:
     return comparison.difference is not None and comparison.difference.mean < 0
 
 
-def _accuracy(cell: Cell) -> str:
+def _accuracy(study: StudyData, entry: Entry) -> str:
+    cell = mean_cell(study, entry, study.final(METRIC, entry))
     assert cell.value is not None
     half = "" if cell.low is None or cell.high is None else SHARE.number((cell.high - cell.low) / 2)
     interval = f" ± {half}" if half else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pandas as pd
 
@@ -45,7 +44,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Timing:
-    """All numbers of one router at one setting; `forward_ms` is the median, `…_p90` beside it.
+    """All numbers of one router at one setting; `forward_ms` is the median.
 
     `layer` is the fingerprint of the bare layer that was timed.
     """
@@ -78,7 +77,9 @@ def timings(study: StudyData, aa_replicate: int = 0) -> list[Timing]:
             continue  # a count of rows or the like was not timed
         setting = Setting(names[row.machine], *(row.where[key] for key in SETTING))
         place = setting, replace(row.entry, aa_replicate=0)
-        values[place][_name(row)], layers[place] = row.value, row.trial
+        quantile = row.where.get("quantile", 0.5)
+        name = row.metric if quantile == 0.5 else f"{row.metric}_p{round(100 * quantile)}"
+        values[place][name], layers[place] = row.value, row.trial
     ordered = sorted(
         values,
         key=lambda pair: (
@@ -107,13 +108,8 @@ def representative(timed: list[Timing]) -> Setting | None:
     return max(layers, key=lambda setting: (layers.count(setting), setting.shape), default=None)
 
 
-def of_entry(found: list[Timing], setting: Setting | None, entry: Entry) -> Timing | None:
+def of_entry(timed: list[Timing], setting: Setting | None, entry: Entry) -> Timing | None:
     """Return the timing of an entry."""
-    timed = {timing.entry: timing for timing in found if timing.setting == setting}
-    chosen = closest_layer(timed, entry)
-    return None if chosen is None else timed[chosen]
-
-
-def _name(row: Any) -> str:
-    quantile = row.where.get("quantile", 0.5)
-    return str(row.metric) if quantile == 0.5 else f"{row.metric}_p{round(100 * quantile)}"
+    by_entry = {timing.entry: timing for timing in timed if timing.setting == setting}
+    chosen = closest_layer(by_entry, entry)
+    return None if chosen is None else by_entry[chosen]

@@ -156,7 +156,7 @@ def _second(column: Column, best: Ranked, others: list[Ranked]) -> Iterator[str]
     rows = [row for row, _ in (best, *others)]
     entries = [Entry(System(row.router), row.condition, row.aa_replicate) for row in rows]
     first, *rest = map(Systems.of(entries).named, entries)
-    others = [each for each, e in zip(others, rest, strict=True) if first.stands_beside(e)]
+    others = [each for each, e in zip(others, rest, strict=True) if first.compares_with(e)]
     interval = best[1]
     alike = [row for row, other in others if other.mean == interval.mean]
     if alike:

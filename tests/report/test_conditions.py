@@ -156,7 +156,7 @@ def test_a_router_stands_beside_no_value_that_it_was_not_trained_at() -> None:
     late, dense = Entry(System("late"), two.condition), Entry(System("dense"))
     assert fullest([one, two, late, dense]) == [one.condition, two.condition]
     assert closest([late], System("late"), one.condition) is None
-    assert [late.stands_beside(other) for other in (one, two, dense)] == [False, True, True]
+    assert [late.compares_with(other) for other in (one, two, dense)] == [False, True, True]
 
 
 MLP, CP = "experts.name=mlp experts.num_experts=8", "experts.name=cp experts.num_experts=8"
