@@ -33,7 +33,7 @@ class Comparison:
     """`entry` less `reference` under a condition, over the seeds that both have.
 
     Attributes:
-        condition: the family; an entry may stand beside several conditions.
+        condition: the family; an entry may belong to several conditions.
         ours, theirs: the values by seed.
         adjusted: the p-value by Holm, over the `family` tests of the condition.
         interest: the smallest difference that seeds were added for, as a share; None if they
@@ -135,10 +135,16 @@ def against_best(study: StudyData) -> list[Comparison]:
 
 
 def best(study: StudyData, condition: Condition) -> Entry | None:
-    """Find the router, nulls apart, of the highest mean accuracy; a null if there are no others."""
+    """Find the router, nulls apart, of the highest mean accuracy; a null if there are no others.
+
+    It is one of those with most seeds, the first of several: a lucky single run of a router that
+    failed otherwise is not best.
+    """
     means = _means(study, condition)
-    routers = {e: values for e, values in means.items() if not study.is_baseline(e.system)}
-    return _highest(routers or means)
+    routers = {e: v for e, v in means.items() if not study.is_baseline(e.system)} or means
+    most = max(map(len, routers.values()), default=0)
+    full = {entry: by_seed.mean() for entry, by_seed in routers.items() if len(by_seed) == most}
+    return max(full, key=lambda entry: full[entry], default=None)
 
 
 def leader(study: StudyData, condition: Condition) -> Entry | None:
@@ -167,16 +173,6 @@ def _means(study: StudyData, condition: Condition) -> dict[Entry, pd.Series]:
     """Return the accuracies by seed of those that have any."""
     values = {entry: study.final(METRIC, entry) for entry in study.under(condition)}
     return {entry: by_seed for entry, by_seed in values.items() if len(by_seed)}
-
-
-def _highest(values: dict[Entry, pd.Series]) -> Entry | None:
-    """Return the highest mean among those with most seeds; the first of several.
-
-    A lucky single run of a router that failed otherwise is not best.
-    """
-    most = max(map(len, values.values()), default=0)
-    full = {entry: by_seed.mean() for entry, by_seed in values.items() if len(by_seed) == most}
-    return max(full, key=lambda entry: full[entry], default=None)
 
 
 def nulls(study: StudyData) -> list[System]:

@@ -125,7 +125,8 @@ def to_csv(table: Table) -> str:
     """Write a line a row, in base units: each number with its interval and number of runs."""
     heads: list[str] = []
     for column in table.columns:
-        heads += [column.key] if column.words else _csv_heads(column.key)
+        endings = () if column.words else ("_low", "_high", "_n", "_marks")
+        heads += [column.key, *(f"{column.key}{ending}" for ending in endings)]
     lines = []
     for row in table.rows:
         line: list[object] = []
@@ -137,10 +138,6 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerows([heads, *lines])
     return text.getvalue()
-
-
-def _csv_heads(key: str) -> list[str]:
-    return [key, *(f"{key}_{part}" for part in ("low", "high", "n", "marks"))]
 
 
 def _pipes(cells: list[str]) -> str:

@@ -214,27 +214,21 @@ def _with_prefix(column: Column, cells: Sequence[Cell]) -> Column:
 def _with_best(
     column: Column, cells: Sequence[Cell], under: Sequence[tuple[Condition, ...]]
 ) -> list[Cell]:
-    """Marks the best mean under each condition, ties as shown included."""
+    """Mark the best mean under each condition, ties as shown included; none where all are alike."""
     if not column.ranked:
         return list(cells)
+    choose = max if column.better == "higher" else min
     best: set[int] = set()
     for condition in {condition for each in under for condition in each}:
-        among = [number for number, each in enumerate(under) if condition in each]
-        best |= _best(column, {number: cells[number] for number in among})
+        shown = {
+            number: float(f"{cell.value * column.scale:.{column.digits}f}")
+            for number, (cell, own) in enumerate(zip(cells, under, strict=True))
+            if condition in own and cell.value is not None and CONSTANT not in cell.marks
+        }
+        if len(set(shown.values())) > 1:
+            top = choose(shown.values())
+            best |= {number for number, value in shown.items() if value == top}
     return [replace(cell, best=number in best) for number, cell in enumerate(cells)]
-
-
-def _best(column: Column, cells: Mapping[int, Cell]) -> set[int]:
-    """Return the numbers of the best cells; none where there is nothing to compare."""
-    shown = {
-        number: float(f"{cell.value * column.scale:.{column.digits}f}")
-        for number, cell in cells.items()
-        if cell.value is not None and CONSTANT not in cell.marks
-    }
-    if len(set(shown.values())) < 2:
-        return set()
-    top = max(shown.values()) if column.better == "higher" else min(shown.values())
-    return {number for number, value in shown.items() if value == top}
 
 
 @dataclass(frozen=True)
