@@ -29,7 +29,7 @@ class Scope:
     """The meanings of names inside a definition.
 
     Attributes:
-        imports: the names that enclosing functions import.
+        imports: the meaning of each name that an enclosing function imports.
         hidden: variables of functions around, whatever a module's names of that spelling mean.
         fields: whether annotations count: those in a class body can be its fields.
     """
@@ -45,7 +45,7 @@ class Module:
     The meaning of a name is a path of a module and a name in it: "F" -> "torch.nn:functional".
 
     Attributes:
-        package: that relative imports start from.
+        package: the package that relative imports start from.
         imports: what each name means that an import at the top level binds.
         bound: the statements that define each name.
         effects: statements that do more than define. A registration is none: what a registry holds
