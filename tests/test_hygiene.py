@@ -29,7 +29,7 @@ STORED = {
     ("bench/config/presets.py", "twins"): "a key of the requests in every database",
 }
 """Identifiers that have one nevertheless, and why: renaming them would orphan stored results."""
-SHARED_BY_TOPICS = {"beside", "found", "words"}
+SHARED_BY_TOPICS = {"found", "words"}
 """Those that modules of `report` outside its topics may still have."""
 PRIVATE = re.compile(r"\b(agenda|anew|crew|desk|errands?|surroundings)\b", re.IGNORECASE)
 """Those of the words that no text of this project needs in their plain sense."""
