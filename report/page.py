@@ -61,7 +61,7 @@ def inline(drawing: Drawing) -> Markup:
         text = text.replace(colour, variable)
     # Glyphs and clip paths have names, and a page holds many figures; nothing else needs one.
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
-    text = re.sub(r' id="([^"]*)"', lambda found: found[0] * (found[1] in used), text)
+    text = re.sub(r' id="([^"]*)"', lambda match: match[0] * (match[1] in used), text)
     text = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{drawing.name}-", text)
     text = re.sub(r' (?:xmlns(?::\w+)?|version)="[^"]*"', "", text)
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
