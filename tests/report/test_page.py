@@ -34,7 +34,7 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if not {"script", "style"} & set(self.open):
-            self.words.append(data)
+            self.texts.append(data)
 
 
 @pytest.fixture(scope="module")
