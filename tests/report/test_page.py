@@ -110,7 +110,7 @@ def test_failures_machines_code_and_cards_are_told(page):
 
 
 def test_captions_say_what_the_bars_are(written, page):
-    captions = [part for part in page.words if "Student t interval" in part]
+    captions = [part for part in page.texts if "Student t interval" in part]
     assert len(captions) >= 3
     assert "95 % bootstrap interval" in page.text
 
