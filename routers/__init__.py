@@ -13,7 +13,9 @@ from routers.router import (
     Router,
     build_router,
     described,
+    finish_step,
     list_routers,
+    listens,
     register_router,
     step_stats,
 )
@@ -26,7 +28,8 @@ from routers.routing import (
 )
 
 # Importing a family registers its routers, in the order in which tables show them.
-from routers import token_choice, expert_choice, soft, mixture, nulls  # isort: skip  # noqa: F401
+from routers import token_choice, biased, balanced, top_p, relu, dynmoe, dselect  # isort: skip  # noqa: F401
+from routers import expert_choice, threshold, soft, smear, mixture, nulls  # isort: skip  # noqa: F401
 
 __all__ = [
     "AFFINITIES",
@@ -53,8 +56,10 @@ __all__ = [
     "build_affinity",
     "build_router",
     "described",
+    "finish_step",
     "hyper",
     "list_routers",
+    "listens",
     "load_entry_points",
     "load_plugin",
     "register_affinity",

@@ -170,6 +170,14 @@ class Deep(Affinity):
         return self.outer
 
 
+def linear(inputs: int, outputs: int) -> nn.Linear:
+    """Build a linear layer with weights of variance 1 / inputs and a bias of 0."""
+    layer = nn.Linear(inputs, outputs)
+    layer.weight = lecun_normal(outputs, inputs)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 @register_affinity("mlp", family="affinity", source="two layers")
 class TwoLayer(Deep):
     """Two layers with tanh between them: tanh(xU + b)V.
@@ -181,10 +189,17 @@ class TwoLayer(Deep):
 
     def build(self) -> None:
         self.width = self.hidden or max(1, self.dim // 4)
-        inner = nn.Linear(self.dim, self.width)
-        inner.weight = lecun_normal(self.width, self.dim)
-        nn.init.zeros_(inner.bias)
-        self.body = nn.Sequential(inner, nn.Tanh())
+        self.body = nn.Sequential(linear(self.dim, self.width), nn.Tanh())
+        super().build()
+
+
+@register_affinity("gelu_mlp", family="affinity", source="arXiv 2503.16057")
+class WideTwoLayer(Deep):
+    """Two layers with GELU between them, the hidden one as wide as the token: GELU(xU + b)V."""
+
+    def build(self) -> None:
+        self.width = self.dim
+        self.body = nn.Sequential(linear(self.dim, self.dim), nn.GELU())
         super().build()
 
 

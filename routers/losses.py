@@ -10,9 +10,10 @@ batch, with clean gates and population variances.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from routers.errors import RequestError, with_article
@@ -74,19 +75,94 @@ def load(routing: Routing, batch: Batch) -> Tensor:
 
 
 @register_loss("gshard", family="balance", source="arXiv 2006.16668, 2101.03961")
-def gshard(routing: Routing, batch: Batch) -> Tensor:
-    """E · Σ_e (share of the tokens whose first choice is e) · (mean gate of e).
+def gshard(routing: Routing, batch: Batch, *, choices: Literal["first", "all"] = "first") -> Tensor:
+    """E · Σ_e (share of the choices that are e) · (mean gate of e).
 
-    1 where both are even, E where one expert has everything. The gradient flows through the mean
+    Of each token's first choice, or of all its choices before any is dropped, as in Mixtral. 1
+    where both are even, E where one expert has everything. The gradient flows through the mean
     gates alone.
 
     Raises:
         RequestError: the tokens choose no experts.
     """
     _choices("gshard", routing)
-    experts = routing.num_experts
-    first = F.one_hot(routing.first_choice(), experts).to(routing.gates.dtype)
-    return experts * (first.mean((0, 1)) * routing.gates.mean((0, 1))).sum()
+    if choices == "first":
+        first = F.one_hot(routing.first_choice(), routing.num_experts).to(routing.gates.dtype)
+        share = first.mean((0, 1))
+    else:
+        demand = routing.demand().sum(0)
+        share = demand / demand.sum().clamp(min=1)
+    return routing.num_experts * (share * routing.gates.mean((0, 1))).sum()
+
+
+@register_loss("global_batch", family="balance", source="arXiv 2501.11873")
+def global_batch(routing: Routing, batch: Batch) -> Tensor:
+    """`gshard` over all choices, whose counts are summed over the processes of a training.
+
+    E/(k T²) · Σ_e n_e Σ_t G_te, with n_e the choices of expert e and T the tokens of all
+    processes, k the mean choices of a token, and Σ_t over this process's tokens: the processes'
+    losses add up to that of the joined batch. An image may be one-sided where the batch is not.
+
+    Raises:
+        RequestError: the tokens choose no experts.
+    """
+    _choices("global_batch", routing)
+    counts = routing.demand().sum(0).to(routing.gates.dtype)
+    tokens = counts.new_tensor(routing.gates.shape[:2].numel())
+    if distributed.is_available() and distributed.is_initialized():
+        for total in (counts, tokens):
+            distributed.all_reduce(total)
+    share = counts / counts.sum().clamp(min=1)
+    return routing.num_experts * (share * routing.gates.sum((0, 1))).sum() / tokens
+
+
+@register_loss("sequence_balance", family="balance", source="arXiv 2412.19437")
+def sequence_balance(routing: Routing, batch: Batch) -> Tensor:
+    """`gshard` over all choices of each image by itself, mean over the images (DeepSeek-V3).
+
+    The gates are the scores over their sum, whether softmax or sigmoid.
+
+    Raises:
+        RequestError: the tokens choose no experts.
+    """
+    _choices("sequence_balance", routing)
+    images, experts = len(batch.labels), routing.num_experts
+    gates = routing.gates.reshape(images, -1, experts).mean(1)
+    taken = routing.sought().reshape(images, -1, experts).sum(1).to(gates.dtype)
+    share = taken / taken.sum(-1, keepdim=True).clamp(min=1)
+    return experts * (share * gates).sum(-1).mean()
+
+
+@register_loss("gate_entropy", family="size", source="arXiv 2403.07652, 2404.05089")
+def gate_entropy(routing: Routing, batch: Batch) -> Tensor:
+    """Mean over the tokens of the entropy of their gates, in nats: it makes each token decided."""
+    return torch.special.entr(routing.gates).sum(-1).mean()
+
+
+@register_loss("router_similarity", family="specialization", source="arXiv 2503.16057")
+def router_similarity(routing: Routing, batch: Batch) -> Tensor:
+    """Press down the gates that two experts share where the same tokens take both (Expert Race).
+
+    With P the softmax of the logits and D the 0/1 selection over the t tokens of the batch, P' =
+    PᵀP and M = DᵀD: (1/t) · Σ_ef W_ef P'_ef, where W is E·M over the sum of M's diagonal on it, and
+    (E² − E)·M over the sum of the rest beside it. W carries no gradient.
+
+    Raises:
+        RequestError: the routing was not made from logits.
+    """
+    if routing.logits is None or routing.logits.dim() != 3:
+        raise RequestError(
+            f"loss 'router_similarity' needs a logit for each expert, and {_kind(routing)} has "
+            "none: leave it out"
+        )
+    selected = routing.taken().flatten(0, 1).to(routing.gates.dtype)
+    gates = routing.logits.flatten(0, 1).softmax(-1)
+    together, experts = selected.T @ selected, routing.num_experts
+    own = torch.eye(experts, dtype=torch.bool, device=together.device)
+    diagonal = experts * together / together.trace().clamp(min=1)
+    rest = together.masked_fill(own, 0)
+    weights = torch.where(own, diagonal, (experts**2 - experts) * rest / rest.sum().clamp(min=1))
+    return (weights * (gates.T @ gates)).sum() / len(gates)
 
 
 @register_loss("z", family="size", source="arXiv 2202.08906")

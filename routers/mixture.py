@@ -131,8 +131,8 @@ class MuMoE(Mixture):
             self.batch_norm = nn.BatchNorm1d(outputs, affine=False)
         return gate
 
-    def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
-        logits = super().score(tokens, context)
+    def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
+        logits = super().compute_logits(tokens, context)
         masked = logits == -torch.inf
         return self._normalised(logits.masked_fill(masked, 0)).masked_fill(masked, -torch.inf)
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from routers.errors import RequestError
 from routers.hyper import hyper
 from routers.layer_info import RouterContext
 from routers.logits import highest
@@ -45,7 +46,7 @@ class RandomRouter(EvenTopK):
 
     seed: int = hyper(0, "Seed of the draw in eval mode.", ge=0)
 
-    def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
+    def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
         groups, length, _ = tokens.shape
         shape = (groups, length, self.num_experts)
         if self.training:
@@ -62,7 +63,7 @@ class HashRouter(EvenTopK):
 
     seed: int = hyper(0, "Seed of the map from positions to experts.", ge=0)
 
-    def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
+    def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
         groups, length, _ = tokens.shape
         order = torch.randperm(length, generator=torch.Generator().manual_seed(self.seed))
         first = (order % self.num_experts).to(tokens.device).unsqueeze(-1)
@@ -95,3 +96,51 @@ def drawn_from_bits(tokens: Tensor, outputs: int, seed: int) -> Tensor:
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
         mixed = (mixed ^ (mixed >> shift)) * factor
     return (mixed ^ (mixed >> 31)).to(tokens.dtype) / 2**63
+
+
+@register_router("forced", family="null", source="null")
+class ForcedRouter(EvenTopK):
+    """k experts in turn, whatever the tokens are: even loads, or a given factor on one expert.
+
+    With `skew` = 1 token i takes the experts i·k, i·k + 1, …, modulo E. With more, expert 0 is
+    taken by `skew` times its even share of the tokens, and the others share the rest. For testing
+    what uneven loads cost, in time and in dropped tokens.
+    """
+
+    skew: float = hyper(1.0, "Load of expert 0 over its even share; 1 is even.", ge=1)
+
+    def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
+        return tokens.new_zeros(*tokens.shape[:2], self.num_experts)
+
+    def allocate(self, logits: Tensor) -> Routing:
+        groups, tokens, experts = logits.shape
+        forced = forced_experts(tokens, experts, self.top_k, self.skew).to(logits.device)
+        chosen = forced.expand(groups, tokens, self.top_k)
+        weights = logits.new_full(chosen.shape, 1 / self.top_k)
+        gates = torch.zeros_like(logits).scatter(-1, chosen, weights)
+        capacity = self.capacity(logits, self.top_k)
+        return TokenChoiceRouting.from_choices(gates, chosen, weights, capacity)
+
+
+def forced_experts(tokens: int, experts: int, k: int, skew: float) -> Tensor:
+    """Return (t, k) long: the experts of each token, in turn, expert 0 `skew` times as often.
+
+    Raises:
+        RequestError: that many tokens do not exist, or the other experts are fewer than k.
+    """
+    if skew == 1:
+        return torch.arange(tokens * k).view(tokens, k) % experts
+    wanted = round(skew * tokens * k / experts)
+    if wanted > tokens or experts - 1 < k:
+        raise RequestError(
+            f"skew = {skew:g} with top_k = {k} asks for {wanted} of {tokens} tokens at one of "
+            f"{experts} experts; the largest skew is {experts / k if experts > k else 1:g}"
+        )
+    # Evenly spread over the sequence: the tokens at which the running count goes up.
+    count = torch.arange(1, tokens + 1) * wanted // max(tokens, 1)
+    taken = count.diff(prepend=count.new_zeros(1)) > 0
+    turn = torch.arange(tokens * k).view(tokens, k)
+    others = turn - count.unsqueeze(1)
+    others = others % (experts - 1) + 1
+    first = torch.where(taken.unsqueeze(1), 0, others[:, :1])
+    return torch.cat([first, others[:, 1:]], 1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
@@ -65,6 +65,11 @@ class Router(nn.Module, Configurable):
     Raises:
         RequestError: a hyper-parameter that the router does not have, or a value that it refuses.
     """
+
+    spans_batch: ClassVar[bool] = False
+    """Whether all tokens of the batch are routed together, by the router's definition."""
+    needs_sums: ClassVar[bool] = False
+    """Whether sums over the batch suffice to `after_step`, so that a batch may be cut."""
 
     # Half of a router, and no strength of one: it is chosen or swept, and tuned by no default.
     affinity: str = hyper("linear", "How tokens become logits: linear, cosine, mlp or soft.")
@@ -136,7 +141,7 @@ class Router(nn.Module, Configurable):
         context = context or RouterContext()
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = (tokens if tokens.dtype == torch.float64 else tokens.float()).flatten(2)
-            logits = self.score(tokens, context)
+            logits = self.compute_logits(tokens, context)
             std = self.logit_noise() if self.training else 0.0
             noisy = logits
             if std > 0:
@@ -145,9 +150,14 @@ class Router(nn.Module, Configurable):
                 routing = self.allocate_noisy(logits, noisy)
             else:
                 routing = self._allocated(logits)
-        return dataclasses.replace(routing, logits=logits, noisy_logits=noisy, noise_std=std)
+            routing = dataclasses.replace(routing, logits=logits, noisy_logits=noisy, noise_std=std)
+            return self.complete(routing, tokens)
 
-    def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
+    def complete(self, routing: Routing, tokens: Tensor) -> Routing:
+        """Return the routing with what a router makes of the tokens themselves, (g, t, d)."""
+        return routing
+
+    def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
         """Compute clean logits: (g, t, d) -> (g, t, E), or (g, t, E, s) for soft routers."""
         logits: Tensor = self.gate(tokens, context)
         return logits
@@ -206,6 +216,9 @@ class Router(nn.Module, Configurable):
             stats: tensors (E,), int64, on the model's device, summed over all groups of the batch:
                 `load`, the tokens that each expert processed; `demand`, the tokens that sought it,
                 so that `demand - load` is the number that it dropped.
+                Besides these: `tokens` and `passes`, the tokens and micro-batches of the step;
+                `model_share`, float, the share of all pairs of a token and an expert that were
+                chosen, mean over the MoE layers; and `routing.statistics`.
         """
 
     def extra_repr(self) -> str:
@@ -213,9 +226,35 @@ class Router(nn.Module, Configurable):
         return ", ".join(f"{name}={value!r}" for name, value in own.items())
 
 
+def listens(router: Router) -> bool:
+    """Tell whether a router has an `after_step` of its own."""
+    return type(router).after_step is not Router.after_step
+
+
 def step_stats(routing: Routing) -> dict[str, Tensor]:
-    """Collect the statistics of a step's routing for `Router.after_step`."""
-    return {"load": routing.expert_load().sum(0), "demand": routing.demand().sum(0)}
+    """Collect the statistics of one micro-batch for `Router.after_step`: they add up."""
+    load = routing.expert_load()
+    return {
+        "load": load.sum(0),
+        "demand": routing.demand().sum(0),
+        "tokens": load.new_tensor(routing.gates.shape[:2].numel()),
+        "passes": load.new_ones(()),
+        **routing.statistics,
+    }
+
+
+def finish_step(routers: Sequence[Router], stats: Sequence[dict[str, Tensor]]) -> None:
+    """Call `after_step` of a model's routers.
+
+    Args:
+        routers: in network order.
+        stats: of each: its `step_stats`, summed over the micro-batches of the step.
+    """
+    shares = [each["demand"].sum() / each["tokens"] / len(each["demand"]) for each in stats]
+    model_share = torch.stack(shares).mean()
+    for router, own in zip(routers, stats, strict=True):
+        if listens(router):
+            router.after_step({**own, "model_share": model_share})
 
 
 def build_router(

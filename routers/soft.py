@@ -53,8 +53,8 @@ class SoftMoE(Router):
     def build_gate(self) -> nn.Module:
         return self.build_affinity(self.num_experts * self.slots)
 
-    def score(self, tokens: Tensor, context: RouterContext) -> Tensor:
-        return super().score(tokens, context).unflatten(-1, (self.num_experts, self.slots))
+    def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
+        return super().compute_logits(tokens, context).unflatten(-1, (self.num_experts, self.slots))
 
     def allocate(self, logits: Tensor) -> Routing:
         return SoftRouting.from_logits(logits)

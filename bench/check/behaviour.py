@@ -21,7 +21,7 @@ from bench.check.cases import Subject, context_of, normal, outputs_of, run, tens
 from bench.check.outcome import Failed, NotApplicable
 from bench.check.reference import require, require_equal, require_finite, require_same
 from bench.model import MLPExperts, MoELayer, forward_pass
-from routers import Router, step_stats
+from routers import Router, finish_step, step_stats
 
 
 def repeatable(subject: Subject) -> None:
@@ -203,7 +203,7 @@ def _take_step(layer: MoELayer, subject: Subject, step: int) -> Tensor:
             if parameter.grad is not None:
                 parameter.sub_(parameter.grad, alpha=0.1)
     try:
-        layer.router.after_step(step_stats(routings[0]))
+        finish_step([layer.router], [step_stats(routings[0])])
     except Exception as error:
         error.add_note("after_step, given load and demand, (E,) int64 each")
         raise

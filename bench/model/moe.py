@@ -23,7 +23,7 @@ class MoELayer(nn.Module):
     Args:
         groups: what is routed together: the tokens of an "image", of the whole "batch", or of
             groups of this many tokens, which must divide those of the batch. A batch of no images
-            has no groups.
+            has no groups. A router that spans the batch by its definition takes all of it.
 
     Attributes:
         factors: (E,) float, times the experts' combine weights; None changes nothing.
@@ -31,7 +31,8 @@ class MoELayer(nn.Module):
 
     def __init__(self, router: Router, experts: Experts, groups: Groups = "image") -> None:
         super().__init__()
-        self.router, self.experts, self.groups = router, experts, groups
+        self.router, self.experts = router, experts
+        self.groups: Groups = "batch" if router.spans_batch else groups
         self.passes = ModelPasses()
         self.factors: Tensor | None = None
 

@@ -34,6 +34,7 @@ class Losses:
 class Objective:
     """The loss: smoothed cross-entropy + Σ weight · (mean auxiliary loss over the MoE layers).
 
+    A router's own loss, which its definition weighs, is added for each layer.
     `RequestError` where the recipe names an auxiliary loss, or an option, that does not exist.
     """
 
@@ -77,6 +78,9 @@ class Objective:
             for weight, loss, options in self._auxiliary:
                 layers = torch.stack([loss(routing, batch, **options) for routing in routings])
                 total = total + weight * layers.mean()
+        for routing in routings:
+            if routing.loss is not None:
+                total = total + routing.loss
         return Losses(total, task.detach(), routings)
 
 

@@ -20,7 +20,7 @@ from bench.config import TrainConfig, TrialSpec
 from bench.data import Dataset, Purpose, TrainingBatches, random_bits
 from bench.model import Objective, moe_layers, starting_model
 from bench.train.checkpoint import module_state, optimizer_state, restore_module, restore_optimizer
-from routers import Router, Routing, step_stats
+from routers import finish_step, listens, step_stats
 from routers.errors import RequestError, with_article
 
 
@@ -88,12 +88,16 @@ def why_not_cut(spec: TrialSpec, model: nn.Module, parts: int) -> str | None:
     layers = moe_layers(model)
     if not layers:
         return None
+    if spanning := next((each.router for each in layers.values() if each.router.spans_batch), None):
+        return f"the router {type(spanning).__name__} routes the tokens of the whole batch together"
     if spec.model.groups != "image":
         return f"model.groups = {spec.model.groups!r} routes tokens of several images together"
     if weighed := [name for name, weight in spec.train.losses.items() if weight]:
         return f"the loss {weighed[0]!r} is taken over the whole batch"
     for name, layer in layers.items():
-        if type(layer.router).after_step is not Router.after_step:
+        if layer.router.needs_sums:
+            continue
+        if listens(layer.router):
             return f"the router {type(layer.router).__name__} is told the loads of the whole batch"
         # Parameters learn by the gradient alone; a buffer may follow the batches.
         for buffer, _ in layer.named_buffers():
@@ -140,6 +144,8 @@ class Trainer:
         self._objective = Objective(spec.train)
         self._noise = torch.Generator(device)
         self._moe_layers = list(moe_layers(self._model).values())
+        # Few routers listen, and counting loads costs time.
+        self._listened_to = any(listens(layer.router) for layer in self._moe_layers)
         self._micro_batches = spec.train.micro_batches
         refuse_other_optimisation(spec, self._model)
         self.overhead = self._overhead(*batches.first) if self._micro_batches > 1 else 0
@@ -159,7 +165,7 @@ class Trainer:
         torch.manual_seed(self._drawn(Purpose.DROPOUT, step))
         self._noise.manual_seed(self._drawn(Purpose.ROUTER_NOISE, self._spec.twin, step))
         parts, train = self._micro_batches, self._spec.train
-        loss, routings = self._differentiate(images, labels, step, parts, counter)
+        loss, stats = self._differentiate(images, labels, step, parts, counter)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(step, self.steps, train)
         if train.clip_norm is not None:
@@ -167,10 +173,8 @@ class Trainer:
         self._optimizer.step()
         if self._average is not None:
             self._average.update_parameters(self._model)
-        # In micro-batches no router overrides `after_step`. Few do, and counting loads costs time.
-        for layer, routing in zip(self._moe_layers, routings, strict=True):
-            if type(layer.router).after_step is not Router.after_step:
-                layer.router.after_step(step_stats(routing))
+        if stats:
+            finish_step([layer.router for layer in self._moe_layers], stats)
         return loss
 
     def state(self) -> dict[str, Tensor]:
@@ -199,19 +203,22 @@ class Trainer:
 
     def _differentiate(
         self, images: Tensor, labels: Tensor, step: int, parts: int, counter: FlopCounter | None
-    ) -> tuple[Tensor, list[Routing]]:
-        """Compute the gradients; returns the task loss and the last micro-batch's routings."""
+    ) -> tuple[Tensor, list[dict[str, Tensor]]]:
+        """Compute the gradients; returns the task loss, and statistics for routers that listen."""
         pieces = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
         shares = images.new_tensor([len(part) / len(labels) for _, part in pieces])
         self._model.train()
         self._optimizer.zero_grad()
-        tasks = []
+        tasks: list[Tensor] = []
+        stats: list[dict[str, Tensor]] = []
         for piece, share in zip(pieces, shares, strict=True):
             with counter or nullcontext():
                 losses = self._objective(self._model, *piece, step=step, generator=self._noise)
                 losses.total.backward(share.to(losses.total.dtype))
             tasks.append(losses.task)
-        return (torch.stack(tasks) * shares).sum(), losses.routings
+            if self._listened_to:
+                stats = added(stats, [step_stats(routing) for routing in losses.routings])
+        return (torch.stack(tasks) * shares).sum(), stats
 
     def _overhead(self, images: Tensor, labels: Tensor) -> int:
         """Count the FLOPs that do not grow with a part's images, and those of summing gradients."""
@@ -227,6 +234,16 @@ class Trainer:
 
     def _drawn(self, purpose: Purpose, *counters: int) -> int:
         return int(random_bits(purpose, self._spec.seed, *counters)[0])
+
+
+def added(sums: list[dict[str, Tensor]], stats: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """Add the statistics of a micro-batch, layer by layer, to those of the ones before."""
+    if not sums:
+        return stats
+    return [
+        {name: before[name] + own[name] for name in own}
+        for before, own in zip(sums, stats, strict=True)
+    ]
 
 
 def resolve_budget(

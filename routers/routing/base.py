@@ -34,6 +34,8 @@ class Routing(ABC):
         noisy_logits: the logits that were allocated by; the same tensor where there is no noise.
         noise_std: standard deviation of the noise that was added to the logits; 0 for none.
         diagnostics: what the allocation reports of itself, such as `marginal_error` (g,).
+        loss: the router's own auxiliary loss in training, weighted, a scalar; None for none.
+        statistics: what the router's `after_step` needs besides the loads, without a gradient.
     """
 
     gates: Tensor
@@ -41,6 +43,8 @@ class Routing(ABC):
     noisy_logits: Tensor | None = field(default=None, kw_only=True)
     noise_std: float = field(default=0.0, kw_only=True)
     diagnostics: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
+    loss: Tensor | None = field(default=None, kw_only=True)
+    statistics: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
 
     constant_load: ClassVar[bool] = False
     """True where the load of an expert is constant by construction."""
@@ -95,13 +99,21 @@ class Routing(ABC):
         """Return (g, t, E): combine weights summed over an expert's slots."""
         return self.combine_tensor().sum(-1)
 
+    def taken(self) -> Tensor:
+        """Return (g, t, E) bool: which experts process each token, after dropping."""
+        return (self.dispatch_tensor() != 0).any(-1)
+
+    def sought(self) -> Tensor:
+        """Return (g, t, E) bool: which experts each token goes to, before dropping."""
+        return self.taken()
+
     def expert_load(self) -> Tensor:
         """Return (g, E) long: tokens that each expert processes, after dropping."""
-        return (self.dispatch_tensor() != 0).any(-1).sum(1)
+        return self.taken().sum(1)
 
     def token_coverage(self) -> Tensor:
         """Return (g, t) long: experts that process each token, after dropping."""
-        return (self.dispatch_tensor() != 0).any(-1).sum(2)
+        return self.taken().sum(2)
 
     def demand(self) -> Tensor:
         """Return (g, E) long: the load before dropping."""

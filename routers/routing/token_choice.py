@@ -110,6 +110,25 @@ class TokenChoiceRouting(Routing):
             slots = capacity
         return cls(gates, experts, weights, position, slots, limits, chosen)
 
+    @classmethod
+    def from_mask(cls, gates: Tensor, weights: Tensor, selected: Tensor) -> Self:
+        """Give each token the experts that a mask selects, any number of them; nothing is dropped.
+
+        Experts of a token are ordered by its gates. A GPU waits for the largest number of them.
+
+        Args:
+            gates: (g, t, E).
+            weights: (g, t, E), combine weight of each pair, were it selected.
+            selected: (g, t, E) bool.
+        """
+        most = int(selected.sum(-1).amax()) if selected.numel() else 0
+        by_gate = gates.argsort(dim=-1, descending=True, stable=True)
+        first = selected.gather(-1, by_gate).byte().argsort(dim=-1, descending=True, stable=True)
+        experts = by_gate.gather(-1, first[..., : max(most, 1)])
+        chosen = selected.gather(-1, experts)
+        kept = weights.gather(-1, experts).masked_fill(~chosen, 0)
+        return cls.from_choices(gates, experts, kept, None, chosen=chosen)
+
     @property
     def choices(self) -> int:
         return self.experts.shape[-1]
@@ -173,6 +192,13 @@ class TokenChoiceRouting(Routing):
     def combine_weights(self) -> Tensor:
         kept = self.weights * self.kept
         return torch.zeros_like(self.gates, dtype=kept.dtype).scatter_add(-1, self.experts, kept)
+
+    def taken(self) -> Tensor:
+        return torch.zeros_like(self.gates, dtype=torch.bool).scatter(-1, self.experts, self.kept)
+
+    def sought(self) -> Tensor:
+        real = torch.ones_like(self.kept) if self.chosen is None else self.chosen
+        return torch.zeros_like(self.gates, dtype=torch.bool).scatter(-1, self.experts, real)
 
     def _counted(self, mask: Tensor) -> Tensor:
         counts = self.experts.new_zeros(self.experts.shape[0], self.num_experts)

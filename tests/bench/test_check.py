@@ -189,8 +189,8 @@ class UnusedParameter(SoftmaxTokenChoice):
 class LeakBetweenGroups(SoftmaxTokenChoice):
     """Logits are centred over the whole batch."""
 
-    def score(self, tokens, context):
-        logits = super().score(tokens, context)
+    def compute_logits(self, tokens, context):
+        logits = super().compute_logits(tokens, context)
         return logits - logits.mean((0, 1))
 
 
@@ -212,8 +212,8 @@ class LeakOfCapacity(SoftmaxTokenChoice):
 class NanOnConstantInput(SoftmaxTokenChoice):
     """Divides by the deviation over the tokens."""
 
-    def score(self, tokens, context):
-        logits = super().score(tokens, context)
+    def compute_logits(self, tokens, context):
+        logits = super().compute_logits(tokens, context)
         centred = logits - logits.mean(1, keepdim=True)
         return centred / centred.square().mean(1, keepdim=True).sqrt()
 
@@ -230,23 +230,23 @@ class OverflowOnHugeInput(SoftmaxTokenChoice):
 class OneExpertBreaks(SoftmaxTokenChoice):
     """Looks at the runner-up, which need not exist."""
 
-    def score(self, tokens, context):
-        logits = super().score(tokens, context)
+    def compute_logits(self, tokens, context):
+        logits = super().compute_logits(tokens, context)
         return logits - logits.topk(2, -1).values[..., 1:].detach()
 
 
 class RandomInEval(SoftmaxTokenChoice):
     """Noise that never stops."""
 
-    def score(self, tokens, context):
-        return super().score(tokens, context) + torch.randn(self.num_experts)
+    def compute_logits(self, tokens, context):
+        return super().compute_logits(tokens, context) + torch.randn(self.num_experts)
 
 
 class UnseededNoise(SoftmaxTokenChoice):
     """Noise in training that does not come from the context's generator."""
 
-    def score(self, tokens, context):
-        logits = super().score(tokens, context)
+    def compute_logits(self, tokens, context):
+        logits = super().compute_logits(tokens, context)
         return logits + torch.randn_like(logits) if self.training else logits
 
 
@@ -346,8 +346,8 @@ class ForgottenState(SoftmaxTokenChoice):
         projection = torch.randn(self.dim, self.dim)
         self.register_buffer("projection", projection, persistent=False)
 
-    def score(self, tokens, context):
-        return super().score(tokens @ self.projection.to(tokens.dtype), context)
+    def compute_logits(self, tokens, context):
+        return super().compute_logits(tokens @ self.projection.to(tokens.dtype), context)
 
 
 @dataclass(frozen=True, eq=False)
@@ -445,8 +445,8 @@ class BatchNormGate(SoftmaxTokenChoice):
         super().__init__(*args, **kwargs)
         self.norm = nn.BatchNorm1d(self.num_experts)
 
-    def score(self, tokens, context):
-        return self.norm(super().score(tokens, context).transpose(1, 2)).transpose(1, 2)
+    def compute_logits(self, tokens, context):
+        return self.norm(super().compute_logits(tokens, context).transpose(1, 2)).transpose(1, 2)
 
 
 def test_batch_statistics_are_checked_in_eval_mode_and_that_is_said():
@@ -559,8 +559,8 @@ class OwnGenerator(SoftmaxTokenChoice):
         super().__init__(*args, **kwargs)
         self.source = torch.Generator().manual_seed(0)
 
-    def score(self, tokens, context):
-        logits = super().score(tokens, context)
+    def compute_logits(self, tokens, context):
+        logits = super().compute_logits(tokens, context)
         noise = torch.randn(logits.shape, generator=self.source)
         return logits + noise if self.training else logits
 

@@ -86,8 +86,8 @@ def test_a_router_that_is_never_finite_diverges_before_its_budget_is_known(
     class NeverFinite(Router):
         """No logit is a number."""
 
-        def score(self, tokens, context):
-            return super().score(tokens, context) * math.nan
+        def compute_logits(self, tokens, context):
+            return super().compute_logits(tokens, context) * math.nan
 
         def allocate(self, logits):
             return MixtureRouting(logits.softmax(-1))

@@ -236,8 +236,8 @@ def test_without_changed_weights_the_answers_are_those_of_the_run(trained):
     class Echo(Router):
         """Adds the logits of the layer before."""
 
-        def score(self, tokens, context):
-            logits = super().score(tokens, context)
+        def compute_logits(self, tokens, context):
+            logits = super().compute_logits(tokens, context)
             before = context.previous_logits
             return logits if before is None else logits + 5 * before
 

@@ -440,11 +440,11 @@ def test_routers_that_listen_are_told_the_loads_of_each_step(tiny_spec, tiny_dat
 def test_routers_see_labels_step_and_generator(tiny_spec, tiny_dataset, monkeypatch):
     seen = []
 
-    def score(self, tokens, context):
+    def compute_logits(self, tokens, context):
         seen.append((context.step, context.labels, context.generator.initial_seed()))
         return self.gate(tokens, context).unflatten(-1, (4, -1))
 
-    monkeypatch.setattr("routers.soft.SoftMoE.score", score)
+    monkeypatch.setattr("routers.soft.SoftMoE.compute_logits", compute_logits)
     spec = tiny_spec("soft_moe")
     batches = TrainingBatches(spec, tiny_dataset, CPU)
     trainer = Trainer(spec, tiny_dataset, batches, CPU, steps=3)

@@ -28,8 +28,8 @@ class Inheriting(SoftmaxTokenChoice):
 
     name = "inheriting"
 
-    def score(self, tokens, context):
-        own = super().score(tokens, context)
+    def compute_logits(self, tokens, context):
+        own = super().compute_logits(tokens, context)
         return own if context.previous_logits is None else own + 3 * context.previous_logits
 
 
@@ -38,9 +38,9 @@ class Stepping(SoftmaxTokenChoice):
 
     name = "stepping"
 
-    def score(self, tokens, context):
+    def compute_logits(self, tokens, context):
         shift = context.labels.view(-1, 1, 1) * 0.5 + (context.step or 0)
-        return super().score(tokens, context) * (1 + shift)
+        return super().compute_logits(tokens, context) * (1 + shift)
 
 
 def model_of(router="softmax_token_choice", dropout=0.0, **options):

@@ -1,0 +1,79 @@
+"""Balanced assignment of tokens to experts (BASE layers)."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from routers.affinity import Affinity
+from routers.errors import RequestError
+from routers.router import Router, register_router
+from routers.routing import Routing, TokenChoiceRouting
+from routers.logits import expert_softmax
+
+
+@register_router("base", family="token_choice", source="arXiv 2103.16716")
+class BaseLayer(Router):
+    """In training each expert gets t/E tokens of a group, by the best balanced assignment (BASE).
+
+    The assignment maximises the sum of the assigned logits; the paper's code approximates it by an
+    auction. In evaluation each token takes its best expert, without a capacity. The weight is
+    σ(L), through which alone the gate learns.
+
+    In the paper the layer is one more block, y = α f(x) + (1 − α) x; here, in the place of an MLP,
+    the block's residual connection carries the token. Cost: an assignment problem a group, solved
+    on the CPU. Known limits: E divides t, and no pair can be masked in training.
+    """
+
+    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
+    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
+    noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
+
+    def build_gate(self) -> nn.Module:
+        gate = super().build_gate()
+        weight = gate.output() if isinstance(gate, Affinity) else None
+        if weight is not None:
+            nn.init.orthogonal_(weight, gain=0.1)
+        return gate
+
+    def allocate(self, logits: Tensor) -> Routing:
+        chosen = balanced_assignment(logits.detach()) if self.training else logits.argmax(-1)
+        experts = chosen.unsqueeze(-1)
+        weights = logits.sigmoid().gather(-1, experts)
+        return TokenChoiceRouting.from_choices(expert_softmax(logits), experts, weights, None)
+
+
+@torch.no_grad()
+def balanced_assignment(scores: Tensor) -> Tensor:
+    """Assign each token to one expert, t/E tokens to each, for the highest sum of scores.
+
+    SciPy solves it on the CPU: exact, and faster than an auction on a GPU for an image's tokens.
+
+    Args:
+        scores: (g, t, E), finite; E divides t.
+
+    Returns:
+        (g, t) long: the expert of each token.
+
+    Raises:
+        RequestError: E does not divide t, or a score is −∞.
+    """
+    _, tokens, experts = scores.shape
+    if tokens % experts:
+        raise RequestError(
+            f"a balanced assignment of {tokens} tokens to {experts} experts does not exist: "
+            "num_experts must divide the tokens of a group"
+        )
+    if not bool(scores.isfinite().all()):
+        raise RequestError("a balanced assignment needs finite logits, and one is −∞")
+    slots = tokens // experts
+    solved = [
+        linear_sum_assignment(np.repeat(group, slots, axis=1), maximize=True)[1] // slots
+        for group in scores.double().cpu().numpy()
+    ]
+    assigned = np.stack(solved) if solved else np.empty((0, tokens), dtype=np.int64)
+    return torch.from_numpy(assigned).to(scores.device)

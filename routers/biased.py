@@ -1,0 +1,209 @@
+"""Token choice by scores that a bias shifts: the bias chooses, and never weighs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from routers.errors import RequestError
+from routers.hyper import Range, hyper
+from routers.router import register_router
+from routers.routing import Routing, TokenChoiceRouting
+from routers.logits import expert_softmax
+from routers.token_choice import TokenChoice
+
+
+class BiasedTopK(TokenChoice):
+    """The base: the k experts of the highest score plus bias, weighted by the scores alone.
+
+    Attributes:
+        bias: (E,) float, a buffer without a gradient.
+    """
+
+    needs_sums = True
+    bias: Tensor
+    score: Literal["sigmoid", "softmax"] = hyper("sigmoid", "Scores that logits become.")
+    normalize: bool = hyper(False, "Divide the weights by the sum of the chosen, for k above 1.")
+    route_scale: float = hyper(1.0, "Factor of all combine weights.", gt=0)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register_buffer("bias", torch.zeros(self.num_experts))
+
+    def allocate(self, logits: Tensor) -> Routing:
+        softmax = self.score == "softmax"
+        scores = expert_softmax(logits) if softmax else logits.sigmoid()
+        masked = logits == -torch.inf
+        biased = self.eligible(scores + self.bias.to(scores.dtype), scores)
+        routing = TokenChoiceRouting.top_k(
+            scores,
+            self.top_k,
+            self.capacity(logits, self.top_k),
+            scores=biased.masked_fill(masked, -torch.inf),
+            renormalize=self.normalize and self.top_k > 1,
+        )
+        return dataclasses.replace(
+            routing,
+            gates=scores if softmax else sigmoid_shares(logits),
+            weights=routing.weights * self.route_scale,
+        )
+
+    def eligible(self, biased: Tensor, scores: Tensor) -> Tensor:
+        """Return the scores to choose by, (g, t, E), −∞ for experts that are out of the choice."""
+        return biased
+
+
+@register_router("sigmoid_top_k", family="token_choice", source="arXiv 2412.19437")
+class SigmoidTopK(BiasedTopK):
+    """Each token takes the k experts of its highest sigmoid scores (DeepSeek-V3).
+
+    C = scale · S / Σ S over the chosen, S = σ(L). Experts do not compete in the score, only in the
+    choice. The bias on the choice stays 0 unless it is loaded.
+
+    With k = 1 the weight is not normalised, as in Megatron: it would be constant, and the gate
+    would get no gradient. Cost: that of `softmax_token_choice`. Known limit: by itself nothing
+    balances it; see `loss_free` and the loss `sequence_balance`.
+    """
+
+    score: ClassVar[Literal["sigmoid"]] = "sigmoid"  # type: ignore[misc]
+    top_k: int = hyper(2, "Experts that each token chooses.", ge=1)
+    normalize: bool = hyper(True, "Divide the weights by the sum of the chosen, for k above 1.")
+
+
+@register_router("loss_free", family="token_choice", source="arXiv 2408.15664")
+class LossFree(BiasedTopK):
+    """Token choice whose load a bias on the choice balances, without an auxiliary loss.
+
+    After each step the bias of an expert goes up by `update_rate` where it got fewer tokens than
+    the mean, and down where it got more; loads count before any is dropped. The weights are the
+    scores without the bias, so that balance costs no gradient. In evaluation the bias is frozen.
+
+    Cost: that of `softmax_token_choice`. Known limit: the bias takes 1 / update_rate steps to
+    cross the range of the scores.
+    """
+
+    update_rate: float = hyper(
+        1e-3, "Change of the bias a step.", gt=0, tune=Range(1e-4, 1e-1, log=True)
+    )
+    centre: bool = hyper(False, "Subtract the mean of each step's change, as torchtitan does.")
+
+    @torch.no_grad()
+    def after_step(self, stats: dict[str, Tensor]) -> None:
+        load = stats["demand"].to(self.bias.dtype)
+        change = (load.mean() - load).sign() * self.update_rate
+        self.bias += change - change.mean() if self.centre else change
+
+
+@register_router(
+    "group_limited_top_k", family="token_choice", source="arXiv 2405.04434, 2412.19437"
+)
+class GroupLimitedTopK(BiasedTopK):
+    """Each token takes its k best experts out of its m best groups of experts (DeepSeek-V2, V3).
+
+    The experts are n equal contiguous groups, as devices would hold them, so that a token's experts
+    lie on few of them. A group's score is the sum of its two best experts (V3), its best (V2), or
+    the sum of its k/m best (Megatron). The bias counts in the choice, and stays 0 unless loaded.
+
+    Cost: a top-2 in each group besides that of `sigmoid_top_k`. Known limit: n divides E.
+    """
+
+    top_k: int = hyper(2, "Experts that each token chooses.", ge=1)
+    normalize: bool = hyper(True, "Divide the weights by the sum of the chosen, for k above 1.")
+    groups: int = hyper(2, "Groups of experts, n.", ge=1)
+    groups_kept: int = hyper(1, "Groups that a token chooses its experts from, m.", ge=1)
+    group_score: Literal["top2", "max", "top_k"] = hyper(
+        "top2", "Score of a group: its two best experts, its best, or its k/m best."
+    )
+
+    def set_hyper(self, options: Mapping[str, Any]) -> None:
+        super().set_hyper(options)
+        n, m, k, experts = self.groups, self.groups_kept, self.top_k, self.num_experts
+        if experts % n:
+            raise RequestError(f"groups = {n} does not divide num_experts = {experts}")
+        if m > n:
+            raise RequestError(f"groups_kept = {m} is more than groups = {n}")
+        if k > m * (experts // n):
+            raise RequestError(
+                f"top_k = {k} is more than the {m * (experts // n)} experts of groups_kept = {m}"
+            )
+        if self.group_score == "top_k" and k < m:
+            raise RequestError(f"group_score = 'top_k' needs top_k of at least groups_kept = {m}")
+
+    def eligible(self, biased: Tensor, scores: Tensor) -> Tensor:
+        grouped = biased.detach().unflatten(-1, (self.groups, -1))
+        best = {"top2": 2, "max": 1, "top_k": self.top_k // self.groups_kept}[self.group_score]
+        group_scores = grouped.topk(min(best, grouped.shape[-1]), dim=-1).values.sum(-1)
+        kept = _highest_mask(group_scores, self.groups_kept)
+        return grouped.masked_fill(~kept.unsqueeze(-1), -torch.inf).flatten(-2)
+
+
+@register_router("quantile_balancing", family="token_choice", source="after arXiv 2502.15451")
+class QuantileBalancing(TokenChoice):
+    """Token choice whose bias is a quantile of the logits: half a step of a balanced assignment.
+
+    Chosen are the k highest of L − β. With α the (k+1)-th largest of a token's L − β, an expert's
+    next β is the (tk/E + 1)-th largest of its L − α over the t tokens of the batch, mean over
+    micro-batches, then centred: the price at which it would get its even share. The weights are
+    the softmax gates without β. In evaluation β is frozen.
+
+    Cost: a sort of each expert's column. Known limit: β is a step late.
+    """
+
+    needs_sums = True
+    bias: Tensor
+    ema: float = hyper(0.0, "Share of the last β that the next one keeps.", ge=0, lt=1)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register_buffer("bias", torch.zeros(self.num_experts))
+
+    def allocate(self, logits: Tensor) -> Routing:
+        shifted = logits - self.bias.to(logits.dtype)
+        routing = TokenChoiceRouting.top_k(
+            expert_softmax(logits),
+            self.top_k,
+            self.capacity(logits, self.top_k),
+            scores=shifted,
+        )
+        if self.training and self.top_k < self.num_experts and logits.numel():
+            routing.statistics["price"] = even_price(logits.detach(), shifted.detach(), self.top_k)
+        return routing
+
+    @torch.no_grad()
+    def after_step(self, stats: dict[str, Tensor]) -> None:
+        if "price" in stats:
+            price = stats["price"] / stats["passes"]
+            bias = self.ema * self.bias + (1 - self.ema) * price.to(self.bias.dtype)
+            self.bias.copy_(bias - bias.mean())
+
+
+def even_price(logits: Tensor, shifted: Tensor, k: int) -> Tensor:
+    """Find the price of each expert at which it is chosen by its even share of the tokens, (E,).
+
+    Args:
+        logits: (g, t, E).
+        shifted: (g, t, E), less the present prices.
+        k: experts of a token, less than E.
+    """
+    experts = logits.shape[-1]
+    alternative = shifted.topk(k + 1, dim=-1).values[..., -1:]
+    column = (logits - alternative).flatten(0, 1)
+    share = column.shape[0] * k // experts
+    price: Tensor = column.topk(share + 1, dim=0).values[-1]
+    return price
+
+
+def sigmoid_shares(logits: Tensor) -> Tensor:
+    """Divide each expert's σ(L) by their sum, also where all of them underflow: (g, t, E)."""
+    return expert_softmax(F.logsigmoid(logits))
+
+
+def _highest_mask(scores: Tensor, k: int) -> Tensor:
+    """Mark the k highest of each row, the lowest index first among equal ones."""
+    order = scores.argsort(dim=-1, descending=True, stable=True)[..., :k]
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(-1, order, True)

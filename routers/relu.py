@@ -1,0 +1,80 @@
+"""Routing by ReLU, whose sparsity an adaptive L1 loss sets (ReMoE)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from routers.affinity import Affinity
+from routers.errors import RequestError
+from routers.hyper import Range, hyper
+from routers.router import Router, register_router
+from routers.routing import Routing, TokenChoiceRouting
+from routers.logits import expert_softmax
+
+
+@register_router("relu", family="token_choice", source="arXiv 2412.14711")
+class ReLURouter(Router):
+    """Each token takes every expert with a positive logit, which is its weight (ReMoE).
+
+    Continuous and differentiable where top-k jumps; a token may take no expert. In training the
+    loss λ · E / (k t²) · Σ_e n_e Σ_t C_te is added in each layer, with n_e the tokens that chose
+    expert e, so that busy experts are pressed harder. After each step λ is multiplied by `alpha`
+    where the model, mean over its layers, is less sparse than 1 − k/E, and divided by it where it
+    is sparser. λ starts at 1e-8. In evaluation there is neither loss nor update.
+
+    The gates are the softmax of the logits. Nothing is dropped: there is no capacity. Cost: at the
+    start half of all pairs are positive, so early steps run E / 2k times as many FLOPs as late
+    ones. Known limit: the sparsity is that of the training's end, not of each step.
+
+    Attributes:
+        strength: (), λ; the same in all layers of a model.
+    """
+
+    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
+    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
+    strength: Tensor
+    target_top_k: float = hyper(1.0, "Mean experts of a token that λ aims at.", gt=0)
+    alpha: float = hyper(
+        1.2, "Factor by which λ goes up or down a step.", gt=1, tune=Range(1.05, 1.5, log=True)
+    )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.target_top_k > self.num_experts:
+            raise RequestError(
+                f"target_top_k = {self.target_top_k} is more than num_experts = {self.num_experts}"
+            )
+        self.register_buffer("strength", torch.tensor(1e-8))
+
+    def build_gate(self) -> nn.Module:
+        return with_deviation(super().build_gate(), 0.01)
+
+    def allocate(self, logits: Tensor) -> Routing:
+        weights, selected = logits.relu(), logits > 0
+        routing = TokenChoiceRouting.from_mask(expert_softmax(logits), weights, selected)
+        return dataclasses.replace(routing, loss=self._loss(weights, selected))
+
+    def _loss(self, weights: Tensor, selected: Tensor) -> Tensor | None:
+        tokens = selected.shape[:2].numel()
+        if not self.training or not tokens:
+            return None
+        counts = selected.sum((0, 1)).to(weights.dtype)
+        pairs = self.target_top_k * tokens**2 / self.num_experts
+        return self.strength * (counts * weights.sum((0, 1))).sum() / pairs
+
+    @torch.no_grad()
+    def after_step(self, stats: dict[str, Tensor]) -> None:
+        too_dense = stats["model_share"] > self.target_top_k / self.num_experts
+        self.strength *= torch.where(too_dense, self.alpha, 1 / self.alpha)
+
+
+def with_deviation(gate: nn.Module, std: float) -> nn.Module:
+    """Draw the output weights of an affinity again, from N(0, std²), as a paper's code does."""
+    weight = gate.output() if isinstance(gate, Affinity) else None
+    if weight is not None:
+        nn.init.normal_(weight, std=std)
+    return gate

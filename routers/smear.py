@@ -1,0 +1,89 @@
+"""One expert for each image, the mean of all experts' weights (SMEAR)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from routers.hyper import Range, hyper
+from routers.layer_info import RouterContext
+from routers.router import Router, register_router
+from routers.routing import MixtureRouting, Routing
+
+
+@dataclass(frozen=True, eq=False)
+class MergedRouting(MixtureRouting):
+    """One expert a group, whose parameters are the weighted mean of all experts'.
+
+    The combine weights say how much of each expert is in it; the output is not the mixture of the
+    experts' outputs, since experts are not linear in their parameters.
+    """
+
+    @property
+    def merge_weights(self) -> Tensor:
+        """(g, E): each expert's share of the group's expert."""
+        return self.weights[:, 0]
+
+
+@register_router("smear", family="soft", source="arXiv 2306.03745")
+class Smear(Router):
+    """All tokens of an image run through one expert, the average of all experts' weights (SMEAR).
+
+    The shares are a softmax over the experts of the image's mean token, after a LayerNorm, times
+    the experts' vectors, after another. Everything is differentiable, nothing is dropped, and an
+    image costs one expert's FLOPs, plus those of averaging. In training a share is set to 0 with
+    probability `expert_dropout`, and the rest is divided by its sum.
+
+    Cost: E · (an expert's parameters) multiplications an image. Known limits: experts need weights
+    that can be averaged (mlp, linear); dispatch and combine tensors say what was averaged, and do
+    not give the output.
+    """
+
+    affinity: ClassVar[str] = "none"  # type: ignore[misc]
+    affinity_options: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
+    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
+    noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
+    expert_dropout: float = hyper(
+        0.1, "Probability to leave an expert out, for each image.", ge=0, lt=1, tune=Range(0, 0.3)
+    )
+
+    def build_gate(self) -> nn.Module:
+        return SmearGate(self.dim, self.num_experts)
+
+    def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
+        """Compute the logits of each image, alike for all its tokens: (g, t, d) -> (g, t, E)."""
+        logits: Tensor = self.gate(tokens.mean(1, keepdim=True))
+        if self.training and self.expert_dropout > 0:
+            drawn = torch.empty_like(logits).uniform_(generator=context.generator)
+            # The logarithm of 1e-10, which the authors' code adds to every share.
+            logits = logits.log_softmax(-1).masked_fill(drawn < self.expert_dropout, -23.02585)
+        return logits.expand(*tokens.shape[:2], self.num_experts)
+
+    def allocate(self, logits: Tensor) -> Routing:
+        return MergedRouting(logits.softmax(-1))
+
+
+class SmearGate(nn.Module):
+    """The gate of SMEAR: both the mean token and the experts' vectors are normalised.
+
+    Args:
+        dim: width d.
+        num_experts: E.
+    """
+
+    def __init__(self, dim: int, num_experts: int) -> None:
+        super().__init__()
+        self.input_norm = nn.LayerNorm(dim)
+        self.vectors = nn.Parameter(torch.randn(num_experts, dim) * 0.01)
+        self.vector_scale = nn.Parameter(torch.full((dim,), 1e-2))
+        self.vector_shift = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (…, d) to logits, (…, E)."""
+        vectors = F.layer_norm(self.vectors, x.shape[-1:], self.vector_scale, self.vector_shift)
+        return F.linear(self.input_norm(x), vectors)

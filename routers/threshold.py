@@ -1,0 +1,228 @@
+"""Experts take tokens out of the whole batch in training, and by a learned threshold afterwards.
+
+Such a router spans the batch: all tokens that it is handed compete, whatever their group. In
+evaluation a threshold decides about each token by itself, so that no image depends on others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from routers.errors import RequestError
+from routers.hyper import Range, hyper
+from routers.relu import with_deviation
+from routers.router import Router, register_router
+from routers.routing import Routing, TokenChoiceRouting
+from routers.logits import expert_softmax
+
+
+class BatchChoice(Router):
+    """The base of routers whose experts take tokens out of the whole batch.
+
+    Attributes:
+        threshold: the score from which a pair is chosen in evaluation, a buffer.
+    """
+
+    spans_batch = True
+    threshold: Tensor
+    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
+    noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
+
+
+@register_router("expert_race", family="expert_choice", source="arXiv 2503.16057")
+class ExpertRace(BatchChoice):
+    """The k · t highest logits of the whole batch win, of all pairs of a token and an expert.
+
+    Tokens compete with tokens and experts with experts, so a hard token may take many experts and
+    an easy one none. The weight of a chosen pair is its logit, which may be negative. The lowest
+    winning logit is averaged over the steps (decay 0.95, from 1) to the threshold of evaluation.
+
+    The paper's per-layer regularisation, whose weight it does not give, is left out; its loss
+    `router_similarity` goes with it, at weight 1e-4. Cost: a sort of all pairs. Known limit: one
+    expert may take everything.
+    """
+
+    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
+    affinity: str = hyper("gelu_mlp", "How tokens become logits: linear, cosine, mlp, gelu_mlp.")
+    top_k: float = hyper(1.0, "Mean experts of a token.", gt=0)
+    decay: float = hyper(0.95, "Share of the last threshold that the next one keeps.", ge=0, lt=1)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.top_k > self.num_experts:
+            raise RequestError(
+                f"top_k = {self.top_k} is more than num_experts = {self.num_experts}"
+            )
+        self.register_buffer("threshold", torch.ones(()))
+
+    def allocate(self, logits: Tensor) -> Routing:
+        gates, statistics = expert_softmax(logits), {}
+        if self.training and logits.numel():
+            pairs = max(1, int(self.top_k * logits.shape[:2].numel()))
+            lowest = logits.detach().flatten().topk(pairs, sorted=False).values.amin()
+            statistics["lowest"] = lowest
+        else:
+            lowest = self.threshold.to(logits.dtype)
+        selected = (logits >= lowest) & (logits > -torch.inf)
+        routing = TokenChoiceRouting.from_mask(gates, logits, selected)
+        routing.statistics.update(statistics)
+        return routing
+
+    @torch.no_grad()
+    def after_step(self, stats: dict[str, Tensor]) -> None:
+        if "lowest" in stats:
+            self.threshold.lerp_(stats["lowest"].to(self.threshold.dtype), 1 - self.decay)
+
+
+@register_router("expert_threshold", family="expert_choice", source="arXiv 2603.11535")
+class ExpertThreshold(BatchChoice):
+    """An expert takes each token whose logit reaches the expert's threshold.
+
+    For `warmup_steps` each expert takes the s = ⌊t / expansion⌋ best tokens of the batch. From
+    then on, and always in evaluation, it takes what reaches c, an exponential mean over the steps
+    of its s-th largest logit, corrected for its start at 0. The weight is σ(L). Routing is causal:
+    no token depends on another of its batch. A token may take no expert.
+
+    The decay is the paper's; the authors' code has 0.99. Cost: that of a linear gate, and in
+    training a top-s of each column. Known limit: loads follow the threshold only on average.
+
+    Attributes:
+        threshold: (E,), the mean before its correction.
+        updates: (), long, steps that it was taken over.
+    """
+
+    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
+    updates: Tensor
+    expansion: float = hyper(8.0, "Tokens over those that each expert takes.", ge=1)
+    warmup_steps: int = hyper(4000, "Steps of expert choice before the threshold decides.", ge=0)
+    decay: float = hyper(0.999, "Share of the last threshold that the next one keeps.", ge=0, lt=1)
+    slack: float | None = hyper(
+        None, "In training an expert's load stays this share around s; none sets no bounds.", ge=0
+    )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.register_buffer("threshold", torch.zeros(self.num_experts))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    def allocate(self, logits: Tensor) -> Routing:
+        scores = logits.detach()
+        ranks = batch_ranks(scores)
+        share = max(1, int(logits.shape[:2].numel() / self.expansion))
+        # A scalar of the device decides, so that nothing waits for it.
+        corrected = 1 - self.decay ** self.updates.to(logits.dtype)
+        threshold = (self.threshold / corrected.clamp(min=1e-12)).to(logits.dtype)
+        selected = scores >= threshold
+        if self.training:
+            if self.slack is not None:
+                low, high = (int(share * (1 + sign * self.slack)) for sign in (-1, 1))
+                selected = ranks < selected.sum((0, 1)).clamp(low, high)
+            selected = torch.where(self.updates < self.warmup_steps, ranks < share, selected)
+        selected = selected & (scores > -torch.inf)
+        weights = logits.sigmoid()
+        routing = TokenChoiceRouting.from_mask(expert_softmax(logits), weights, selected)
+        if self.training and logits.numel():
+            routing.statistics["lowest"] = scores.flatten(0, 1).topk(share, dim=0).values[-1]
+        return routing
+
+    @torch.no_grad()
+    def after_step(self, stats: dict[str, Tensor]) -> None:
+        if "lowest" in stats:
+            lowest = stats["lowest"] / stats["passes"]
+            self.threshold.lerp_(lowest.to(self.threshold.dtype), 1 - self.decay)
+            self.updates += 1
+
+
+@register_router("diffmoe", family="expert_choice", source="arXiv 2503.14487")
+class DiffMoE(BatchChoice):
+    """Experts take the best tokens of the whole batch, and a predictor learns which those are.
+
+    In training each expert takes the s = ⌊capacity_factor · t / E⌋ tokens of its highest softmax
+    gates, which are the weights. A small network on the tokens, without a gradient into them,
+    learns by cross-entropy who was chosen; the s-th largest of its probabilities is averaged over
+    the steps (`decay`, from 0) to the expert's threshold. In evaluation the tokens above it are
+    taken (the paper's text), or the same number of tokens, by their gates (the authors' code),
+    which depends on the batch.
+
+    Cost: the predictor, d² + dE multiplications a token. Known limit: the threshold starts at 0,
+    and is far too low for about 3 / (1 − decay) steps.
+
+    Attributes:
+        threshold: (E,).
+    """
+
+    capacity_factor: float = hyper(1.0, "Slots of all experts over the tokens of the batch.", gt=0)
+    decay: float = hyper(0.95, "Share of the last threshold that the next one keeps.", ge=0, lt=1)
+    evaluation: Literal["threshold", "count"] = hyper(
+        "threshold", "Who is taken in evaluation: tokens above it, or as many, by their gates."
+    )
+    predictor_weight: float = hyper(
+        1.0, "Weight of the predictor's cross-entropy.", ge=0, tune=Range(0.01, 1.0, log=True)
+    )
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.predictor = nn.Sequential(
+            nn.Linear(self.dim, self.dim), nn.SiLU(), nn.Linear(self.dim, self.num_experts)
+        )
+        self.register_buffer("threshold", torch.zeros(self.num_experts))
+
+    def build_gate(self) -> nn.Module:
+        return with_deviation(super().build_gate(), 0.006)
+
+    def share(self, logits: Tensor) -> int:
+        """Return s for (g, t, E) logits."""
+        tokens, experts = logits.shape[:2].numel(), logits.shape[2]
+        return min(tokens, max(1, int(self.capacity_factor * tokens / experts + 1e-9)))
+
+    def allocate(self, logits: Tensor) -> Routing:
+        gates = expert_softmax(logits)
+        selected = (batch_ranks(logits, gates) < self.share(logits)) & (logits > -torch.inf)
+        return TokenChoiceRouting.from_mask(gates, gates, selected)
+
+    def complete(self, routing: Routing, tokens: Tensor) -> Routing:
+        predicted = self.predictor(tokens.detach())
+        assert routing.logits is not None
+        logits = routing.logits
+        if self.training and logits.numel():
+            taken = routing.taken().to(predicted.dtype)
+            loss = F.binary_cross_entropy_with_logits(predicted, taken)
+            probable = predicted.detach().sigmoid().flatten(0, 1)
+            lowest = probable.topk(self.share(logits), dim=0).values[-1]
+            routing.statistics["lowest"] = lowest
+            return dataclasses.replace(routing, loss=self.predictor_weight * loss)
+        above = predicted.sigmoid() > self.threshold.to(predicted.dtype)
+        if self.evaluation == "count":
+            above = batch_ranks(logits, routing.gates) < above.sum((0, 1))
+        selected = above & (logits > -torch.inf)
+        chosen = TokenChoiceRouting.from_mask(routing.gates, routing.gates, selected)
+        return dataclasses.replace(chosen, logits=logits, noisy_logits=logits)
+
+    @torch.no_grad()
+    def after_step(self, stats: dict[str, Tensor]) -> None:
+        if "lowest" in stats:
+            self.threshold.lerp_(stats["lowest"].to(self.threshold.dtype), 1 - self.decay)
+
+
+@torch.no_grad()
+def batch_ranks(scores: Tensor, first: Tensor | None = None) -> Tensor:
+    """Rank the tokens of the batch for each expert, from 0 for the highest.
+
+    Of equal scores the earliest token is first.
+
+    Args:
+        scores: (g, t, E).
+        first: (g, t, E) to rank by before the scores, which then rank its ties.
+    """
+    column = scores.flatten(0, 1)
+    order = column.argsort(dim=0, descending=True, stable=True)
+    if first is not None:
+        again = first.flatten(0, 1).gather(0, order).argsort(dim=0, descending=True, stable=True)
+        order = order.gather(0, again)
+    rank = torch.arange(len(column), device=scores.device).unsqueeze(-1).expand_as(order)
+    return torch.empty_like(order).scatter_(0, order, rank).view_as(scores)

@@ -1,0 +1,41 @@
+"""Token choice of as many experts as a token is unsure between."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from routers.hyper import Range, hyper
+from routers.router import Router, register_router
+from routers.routing import Routing, TokenChoiceRouting
+from routers.logits import expert_softmax
+
+
+@register_router("top_p", family="token_choice", source="arXiv 2403.07652")
+class TopP(Router):
+    """Each token takes its best experts until their softmax gates sum to more than p.
+
+    The expert that crosses p is taken too, so a token has one at least. The weights are the gates,
+    not divided by their sum. Nothing is dropped: there is no capacity.
+
+    Cost: a sort of each token's gates. Known limit: at the start the gates are even, and a token
+    takes more than p · E experts; the losses `gate_entropy` and `gshard` (choices=all) go with it.
+    """
+
+    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
+    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
+    p: float = hyper(
+        0.4, "Sum of the gates that the chosen experts exceed.", gt=0, le=1, tune=Range(0.1, 0.9)
+    )
+
+    def allocate(self, logits: Tensor) -> Routing:
+        gates = expert_softmax(logits)
+        order = logits.argsort(dim=-1, descending=True, stable=True)
+        ranked = gates.detach().gather(-1, order)
+        # The sum before each expert: 0 for the first, whatever its gate rounds to.
+        before = ranked.cumsum(-1).roll(1, -1).index_fill(-1, order.new_zeros(1), 0)
+        needed = (before <= self.p) & (logits.gather(-1, order) > -torch.inf)
+        selected = torch.empty_like(needed).scatter_(-1, order, needed)
+        return TokenChoiceRouting.from_mask(gates, gates, selected)
