@@ -79,7 +79,7 @@ class DSelectK(Router):
     def _loss(self, selected: Tensor) -> Tensor:
         loss = -self.entropy_weight * (selected * (selected + 1e-6).log()).sum()
         if self.num_experts & (self.num_experts - 1):
-            loss = loss + (1 / selected.sum(-1).clamp(min=1e-20)).sum()
+            loss = loss + (1 / selected.sum(-1).clamp(min=1e-6)).sum()
         return loss
 
 

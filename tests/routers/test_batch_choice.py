@@ -1,0 +1,171 @@
+"""Routers that span the batch are what the definitions say: in training, and by threshold."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from routers import build_router, finish_step, step_stats
+
+GROUPS, TOKENS, EXPERTS, DIM = 3, 8, 4, 6
+
+
+def build(name, **options):
+    return build_router(name, dim=DIM, num_experts=EXPERTS, **options)
+
+
+def logits_of(seed):
+    return torch.randn(GROUPS, TOKENS, EXPERTS, generator=torch.Generator().manual_seed(seed))
+
+
+def rows(tensor):
+    return tensor.detach().double().numpy().reshape(-1, EXPERTS)
+
+
+def pairs(routing):
+    return rows(routing.combine_weights()), rows(routing.dispatch_tensor().sum(-1)) != 0
+
+
+def step(router, routing):
+    finish_step([router], [step_stats(routing)])
+
+
+def test_all_pairs_race_and_the_logit_weighs():
+    router, logits = build("expert_race", top_k=1.5), logits_of(0)
+    routing = router.train().allocate(logits)
+    weights, taken = pairs(routing)
+    flat = rows(logits)
+    lowest = np.sort(flat.flatten())[::-1][int(1.5 * GROUPS * TOKENS) - 1]
+    assert (taken == (flat >= lowest)).all()
+    np.testing.assert_allclose(weights, np.where(flat >= lowest, flat, 0), atol=1e-6)
+    step(router, routing)
+    assert router.threshold.item() == pytest.approx(0.95 + 0.05 * lowest, rel=1e-5)
+    weights, taken = pairs(router.eval().allocate(logits))
+    assert (taken == (flat >= router.threshold.item())).all()
+
+
+def test_expert_threshold_warms_up_by_expert_choice_then_uses_the_last_threshold():
+    router = build("expert_threshold", expansion=4, warmup_steps=2, decay=0.9).train()
+    share, mean = GROUPS * TOKENS // 4, np.zeros(EXPERTS)
+    for update in range(4):
+        logits = logits_of(update)
+        routing = router.allocate(logits)
+        flat = rows(logits)
+        weights, taken = pairs(routing)
+        column = np.sort(flat, axis=0)[::-1]
+        if update < 2:
+            want = flat >= column[share - 1]
+            assert (taken.sum(0) == share).all()
+        else:
+            want = flat >= mean / (1 - 0.9**update)
+        assert (taken == want).all()
+        np.testing.assert_allclose(weights, np.where(want, 1 / (1 + np.exp(-flat)), 0), atol=1e-6)
+        mean = 0.9 * mean + 0.1 * column[share - 1]
+        step(router, routing)
+        np.testing.assert_allclose(router.threshold.numpy(), mean, atol=1e-6)
+        assert router.updates == update + 1
+    taken = pairs(router.eval().allocate(logits))[1]
+    assert (taken == (flat >= mean / (1 - 0.9**4))).all()
+
+
+def test_slack_bounds_the_load_of_an_expert_threshold():
+    router = build("expert_threshold", expansion=4, warmup_steps=0, slack=0.5).train()
+    share = GROUPS * TOKENS // 4
+    router.updates.fill_(10**6)
+    router.threshold.copy_(torch.tensor([-9.0, 9.0, 0.0, 0.0]))  # all tokens, none, about half
+    logits = logits_of(1)
+    taken = pairs(router.allocate(logits))[1]
+    assert taken.sum(0)[0] == int(share * 1.5)
+    assert taken.sum(0)[1] == int(share * 0.5)
+    best = np.argsort(-rows(logits)[:, 1])[: int(share * 0.5)]
+    assert taken[best, 1].all()
+    assert pairs(router.eval().allocate(logits))[1].sum(0)[:2].tolist() == [GROUPS * TOKENS, 0]
+
+
+def test_micro_batches_of_an_expert_threshold_give_the_mean_of_their_quantiles():
+    router = build("expert_threshold", expansion=4, decay=0.5).train()
+    parts = [step_stats(router.allocate(logits_of(seed))) for seed in (0, 1)]
+    finish_step([router], [{name: parts[0][name] + parts[1][name] for name in parts[0]}])
+    share = GROUPS * TOKENS // 4
+    each = [np.sort(rows(logits_of(seed)), axis=0)[::-1][share - 1] for seed in (0, 1)]
+    np.testing.assert_allclose(router.threshold.numpy(), np.mean(each, axis=0) / 2, atol=1e-6)
+
+
+def test_diffmoe_trains_by_expert_choice_over_the_batch_and_teaches_its_predictor():
+    router = build("diffmoe", capacity_factor=1.5).train()
+    x = torch.randn(GROUPS, TOKENS, DIM, generator=torch.Generator().manual_seed(0))
+    routing = router(x)
+    gates = rows(routing.gates)
+    share = int(1.5 * GROUPS * TOKENS / EXPERTS)
+    want = gates >= np.sort(gates, axis=0)[::-1][share - 1]
+    weights, taken = pairs(routing)
+    assert (taken == want).all()
+    np.testing.assert_allclose(weights, np.where(want, gates, 0), atol=1e-6)
+    predicted = router.predictor(x)
+    target = torch.from_numpy(want).view_as(predicted).float()
+    torch.testing.assert_close(routing.loss, F.binary_cross_entropy_with_logits(predicted, target))
+    probable = np.sort(rows(predicted.sigmoid()), axis=0)[::-1][share - 1]
+    step(router, routing)
+    np.testing.assert_allclose(router.threshold.numpy(), 0.05 * probable, rtol=1e-4)
+
+
+def test_the_predictor_takes_no_gradient_from_the_tokens():
+    x = torch.randn(GROUPS, TOKENS, DIM, requires_grad=True)
+    build("diffmoe").train()(x).loss.backward()
+    assert x.grad is None
+
+
+def test_diffmoe_evaluates_by_threshold_or_by_count():
+    x = torch.randn(GROUPS, TOKENS, DIM, generator=torch.Generator().manual_seed(2))
+    router = build("diffmoe").eval()
+    router.threshold.copy_(torch.tensor([0.4, 0.5, 0.55, 0.6]))
+    fired = rows(router.predictor(x).sigmoid()) > router.threshold.double().numpy()
+    routing = router(x)
+    assert (pairs(routing)[1] == fired).all()
+    counting = build("diffmoe", evaluation="count").eval()
+    counting.load_state_dict(router.state_dict())
+    gates = rows(routing.gates)
+    taken = pairs(counting(x))[1]
+    assert 0 < fired.sum() < fired.size
+    for e in range(EXPERTS):
+        best = np.argsort(-gates[:, e], kind="stable")[: fired[:, e].sum()]
+        assert sorted(np.flatnonzero(taken[:, e])) == sorted(best)
+
+
+def test_a_threshold_decides_about_each_token_by_itself():
+    x = torch.randn(GROUPS, TOKENS, DIM)
+    for name in ("expert_race", "expert_threshold", "diffmoe"):
+        router = build(name).eval()
+        router.threshold.fill_(0.1)
+        if name == "expert_threshold":
+            router.updates.fill_(10**6)
+        together = router(x).combine_weights()
+        alone = torch.cat([router(group).combine_weights() for group in x.split(1)])
+        torch.testing.assert_close(together, alone)
+
+
+def test_expert_race_loss_by_loops():
+    from routers import LOSSES, Batch
+
+    router = build("expert_race", top_k=2.0).train()
+    logits = logits_of(4)
+    import dataclasses
+
+    routing = dataclasses.replace(router.allocate(logits), logits=logits)
+    loss = LOSSES.get("router_similarity").target(
+        routing, Batch(torch.zeros(GROUPS, 1), torch.zeros(GROUPS, dtype=torch.long))
+    )
+    p = torch.softmax(logits, -1).double().numpy().reshape(-1, EXPERTS)
+    d = pairs(routing)[1].astype(float)
+    shared, both = p.T @ p, d.T @ d
+    total = 0.0
+    off = both.sum() - np.trace(both)
+    for e in range(EXPERTS):
+        for f in range(EXPERTS):
+            scale = EXPERTS / np.trace(both) if e == f else (EXPERTS**2 - EXPERTS) / off
+            total += scale * both[e, f] * shared[e, f]
+    assert off > 0
+    assert loss.item() == pytest.approx(total / len(p), rel=1e-5)
+    assert not math.isnan(loss.item())
