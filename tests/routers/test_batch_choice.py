@@ -1,5 +1,6 @@
 """Routers that span the batch are what the definitions say: in training, and by threshold."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from routers import build_router, finish_step, step_stats
+from routers import LOSSES, Batch, build_router, finish_step, step_stats
 
 GROUPS, TOKENS, EXPERTS, DIM = 3, 8, 4, 6
 
@@ -147,12 +148,8 @@ def test_a_threshold_decides_about_each_token_by_itself():
 
 
 def test_expert_race_loss_by_loops():
-    from routers import LOSSES, Batch
-
     router = build("expert_race", top_k=2.0).train()
     logits = logits_of(4)
-    import dataclasses
-
     routing = dataclasses.replace(router.allocate(logits), logits=logits)
     loss = LOSSES.get("router_similarity").target(
         routing, Batch(torch.zeros(GROUPS, 1), torch.zeros(GROUPS, dtype=torch.long))
