@@ -170,14 +170,6 @@ class Deep(Affinity):
         return self.outer
 
 
-def linear(inputs: int, outputs: int) -> nn.Linear:
-    """Build a linear layer with weights of variance 1 / inputs and a bias of 0."""
-    layer = nn.Linear(inputs, outputs)
-    layer.weight = lecun_normal(outputs, inputs)
-    nn.init.zeros_(layer.bias)
-    return layer
-
-
 @register_affinity("mlp", family="affinity", source="two layers")
 class TwoLayer(Deep):
     """Two layers with tanh between them: tanh(xU + b)V.
@@ -185,21 +177,27 @@ class TwoLayer(Deep):
     Both matrices are initialised with variance 1 over their inputs, the bias with 0.
     """
 
+    activation: ClassVar[type[nn.Module]] = nn.Tanh
     hidden: int | None = hyper(None, "Width of the hidden layer; none gives d / 4.", ge=1)
 
     def build(self) -> None:
         self.width = self.hidden or max(1, self.dim // 4)
-        self.body = nn.Sequential(linear(self.dim, self.width), nn.Tanh())
+        inner = nn.Linear(self.dim, self.width)
+        inner.weight = lecun_normal(self.width, self.dim)
+        nn.init.zeros_(inner.bias)
+        self.body = nn.Sequential(inner, self.activation())
         super().build()
 
 
 @register_affinity("gelu_mlp", family="affinity", source="arXiv 2503.16057")
-class WideTwoLayer(Deep):
-    """Two layers with GELU between them, the hidden one as wide as the token: GELU(xU + b)V."""
+class WideTwoLayer(TwoLayer):
+    """Two layers with GELU between them: GELU(xU + b)V."""
+
+    activation = nn.GELU
+    hidden: int | None = hyper(None, "Width of the hidden layer; none gives d.", ge=1)
 
     def build(self) -> None:
-        self.width = self.dim
-        self.body = nn.Sequential(linear(self.dim, self.dim), nn.GELU())
+        self.hidden = self.hidden or self.dim
         super().build()
 
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from routers.affinity import Affinity
 from routers.errors import RequestError
+from routers.logits import expert_softmax
 from routers.router import Router, register_router
 from routers.routing import Routing, TokenChoiceRouting
-from routers.logits import expert_softmax
 
 
 @register_router("base", family="token_choice", source="arXiv 2103.16716")

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from routers.errors import RequestError
 from routers.hyper import Range, hyper
+from routers.logits import expert_softmax
 from routers.router import register_router
 from routers.routing import Routing, TokenChoiceRouting
-from routers.logits import expert_softmax
 from routers.token_choice import TokenChoice
 
 

@@ -15,10 +15,10 @@ from torch.nn import functional as F
 
 from routers.errors import RequestError
 from routers.hyper import Range, hyper
+from routers.logits import expert_softmax
 from routers.relu import with_deviation
 from routers.router import Router, register_router
 from routers.routing import Routing, TokenChoiceRouting
-from routers.logits import expert_softmax
 
 
 class BatchChoice(Router):

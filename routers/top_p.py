@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from routers.hyper import Range, hyper
+from routers.logits import expert_softmax
 from routers.router import Router, register_router
 from routers.routing import Routing, TokenChoiceRouting
-from routers.logits import expert_softmax
 
 
 @register_router("top_p", family="token_choice", source="arXiv 2403.07652")
