@@ -21,6 +21,7 @@ from routers.router import (
 )
 from routers.routing import (
     ExpertChoiceRouting,
+    MergedRouting,
     MixtureRouting,
     Routing,
     SoftRouting,
@@ -42,6 +43,7 @@ __all__ = [
     "Configurable",
     "Entry",
     "ExpertChoiceRouting",
+    "MergedRouting",
     "MixtureRouting",
     "NonFiniteError",
     "Range",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -12,21 +11,7 @@ from torch.nn import functional as F
 from routers.hyper import Range, hyper
 from routers.layer_info import RouterContext
 from routers.router import Router, register_router
-from routers.routing import MixtureRouting, Routing
-
-
-@dataclass(frozen=True, eq=False)
-class MergedRouting(MixtureRouting):
-    """One expert a group, whose parameters are the weighted mean of all experts'.
-
-    The combine weights say how much of each expert is in it; the output is not the mixture of the
-    experts' outputs, since experts are not linear in their parameters.
-    """
-
-    @property
-    def merge_weights(self) -> Tensor:
-        """(g, E): each expert's share of the group's expert."""
-        return self.weights[:, 0]
+from routers.routing import MergedRouting, Routing
 
 
 @register_router("smear", family="soft", source="arXiv 2306.03745")

@@ -1,12 +1,13 @@
 """The value that a router returns, in its forms."""
 
 from routers.routing.base import Routing
-from routers.routing.dense import MixtureRouting, SoftRouting
+from routers.routing.dense import MergedRouting, MixtureRouting, SoftRouting
 from routers.routing.expert_choice import ExpertChoiceRouting
 from routers.routing.token_choice import TokenChoiceRouting
 
 __all__ = [
     "ExpertChoiceRouting",
+    "MergedRouting",
     "MixtureRouting",
     "Routing",
     "SoftRouting",

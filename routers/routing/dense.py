@@ -81,6 +81,24 @@ class MixtureRouting(SeenByAll):
 
 
 @dataclass(frozen=True, eq=False)
+class MergedRouting(MixtureRouting):
+    """One expert a group, whose parameters are the weighted mean of all experts'.
+
+    The combine weights say how much of each expert is in it; the output is not the mixture of the
+    experts' outputs, since experts are not linear in their parameters (2306.03745).
+    """
+
+    @property
+    def slot_count(self) -> int:
+        return self.gates.shape[:2].numel()
+
+    @property
+    def merge_weights(self) -> Tensor:
+        """(g, E): each expert's share of the group's expert."""
+        return self.weights[:, 0]
+
+
+@dataclass(frozen=True, eq=False)
 class SoftRouting(SeenByAll):
     """Dense dispatch and combine tensors (2308.00951).
 

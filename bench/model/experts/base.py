@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from bench.model.experts.replaced import Replaced, ReplacedMLP
-from routers import Configurable, Registry, RequestError, Routing
+from routers import Configurable, MergedRouting, Registry, RequestError, Routing
 
 EXPERTS = Registry("experts")
 register_experts = EXPERTS.register
@@ -25,6 +26,8 @@ class Experts(nn.Module, Configurable):
 
     Attributes:
         replaces: the kinds of `Replaced` that they can stand in for.
+        stacked: whether every parameter is a stack of one for each expert, (E, …), so that experts
+            can be averaged.
         width: the hyper-parameter by which an expert grows, unit by unit, and by which compute is
             matched; None where there is none.
         hidden_width: h; None where they have no hidden activations to show.
@@ -33,6 +36,7 @@ class Experts(nn.Module, Configurable):
 
     name: ClassVar[str]
     replaces: ClassVar[tuple[type, ...]] = (ReplacedMLP,)
+    stacked: ClassVar[bool] = False
     width: ClassVar[str | None] = None
 
     def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
@@ -56,7 +60,32 @@ class Experts(nn.Module, Configurable):
 
     def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
         """Dispatch tokens, run the experts, combine their outputs: (g, t, …) -> (g, t, …)."""
+        if isinstance(routing, MergedRouting):
+            return self.merged(routing.merge_weights, x)
         return routing.combine(self(routing.dispatch(x)))
+
+    def merged(self, shares: Tensor, x: Tensor) -> Tensor:
+        """Run each group through the mean of all experts' parameters (2306.03745).
+
+        Args:
+            shares: (g, E), the weights of that mean.
+            x: (g, t, …).
+
+        Raises:
+            RequestError: these experts share parameters, or have factors of them.
+        """
+        if not self.stacked:
+            raise RequestError(
+                f"experts {self.name!r} have no weights of their own to average; use experts.name "
+                "= mlp or linear with this router"
+            )
+        averaged = {
+            name: torch.einsum("ge,e...->g...", shares.to(parameter.dtype), parameter)
+            for name, parameter in self.named_parameters()
+        }
+        # The groups stand where the experts stood: one expert for each.
+        y: Tensor = torch.func.functional_call(self, averaged, (x.unsqueeze(1),))
+        return y.squeeze(1)
 
     def rows(self, routing: Routing) -> int:
         """Return the rows on which the replaced module runs the same FLOPs."""

@@ -35,6 +35,7 @@ class MLPExperts(Experts):
     Cost: E times the parameters of the MLP; 4 · d · hidden FLOPs a slot.
     """
 
+    stacked = True
     width = "hidden"
 
     hidden: int | None = hyper(None, "Hidden units of an expert; none keeps the MLP's.", ge=1)
@@ -73,6 +74,7 @@ class LinearExperts(Experts):
     """
 
     replaces = (ReplacedLinear,)
+    stacked = True
 
     def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
         super().__init__(num_experts, replaced, **hyper)
