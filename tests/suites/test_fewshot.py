@@ -1,0 +1,97 @@
+"""Few-shot transfer against scikit-learn, and on features whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.preprocessing import StandardScaler
+
+from routers import RequestError
+from suites import build_suite
+from suites.fewshot import STRENGTHS, LabelledFeatures, ridge_accuracy
+
+
+def blobs(seed, classes=4, each=30, dim=12, spread=2.0):
+    """Gaussian classes: features that tell them apart, but not perfectly."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(classes, dim, generator=torch.Generator().manual_seed(99))
+    labels = torch.arange(classes).repeat_interleave(each)
+    noise = torch.randn(len(labels), dim, generator=generator) * spread
+    scale = torch.logspace(-2, 2, dim)
+    return LabelledFeatures((centres[labels] + noise) * scale, labels)
+
+
+@pytest.mark.parametrize("shots", [5, 10])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_strength_and_the_answers_are_those_of_scikit_learn(shots, seed):
+    train, test = blobs(seed).drawn(shots, seed), blobs(seed + 100)
+    scaler = StandardScaler().fit(train.features.double().numpy())
+    x = scaler.transform(train.features.double().numpy())
+    y = np.eye(4)[train.labels.numpy()]
+    fitted = RidgeCV(alphas=STRENGTHS, scoring="neg_mean_squared_error").fit(x, y)
+    answers = fitted.predict(scaler.transform(test.features.double().numpy())).argmax(1)
+    want = (answers == test.labels.numpy()).mean()
+    assert 0.3 < want < 1
+    assert ridge_accuracy(train, test, shots) == pytest.approx(want)
+
+
+def test_one_shot_has_the_width_as_its_strength():
+    train, test = blobs(0, spread=1.0).drawn(1, 0), blobs(1, spread=1.0)
+    scaler = StandardScaler().fit(train.features.double().numpy())
+    x = scaler.transform(train.features.double().numpy())
+    fitted = Ridge(alpha=12).fit(x, np.eye(4)[train.labels.numpy()])
+    answers = fitted.predict(scaler.transform(test.features.double().numpy())).argmax(1)
+    assert ridge_accuracy(train, test, 1) == pytest.approx((answers == test.labels.numpy()).mean())
+
+
+def test_a_draw_has_each_class_alike_and_is_the_same_again():
+    features = blobs(0)
+    drawn = features.drawn(7, 3)
+    assert drawn.labels.bincount().tolist() == [7] * 4
+    assert drawn.features.equal(features.drawn(7, 3).features)
+    assert not drawn.features.equal(features.drawn(7, 4).features)
+    assert len(drawn.features.unique(dim=0)) == 28
+
+
+class Frozen:
+    """A subject whose features are blobs; it counts how often they are computed."""
+
+    has_features = True
+
+    def __init__(self, spread):
+        self.spread, self.passes = spread, []
+
+    def features(self, data, split):
+        self.passes.append((data, split))
+        made = blobs(len(self.passes), spread=self.spread)
+        return made.features, made.labels
+
+
+def measured(suite, subject):
+    return {(m.name, *m.where.values()): m.value for m in suite.measure(subject)}
+
+
+def test_features_that_separate_give_one_and_noise_gives_chance():
+    suite = build_suite("fewshot", data=["a", "b"])
+    exact, noise = measured(suite, Frozen(1e-3)), measured(suite, Frozen(1e3))
+    assert exact["transfer_top1",] == 1
+    assert exact["fewshot_half_width", "a", 1] == 0
+    assert noise["transfer_top1",] == pytest.approx(0.25, abs=0.08)
+    assert noise["fewshot_half_width", "b", 5] > 0
+
+
+def test_the_headline_is_the_mean_over_sets_at_the_most_shots():
+    values = measured(build_suite("fewshot", data=["a", "b"], shots=[1, 5]), Frozen(2.0))
+    each = [values["fewshot_top1", data, 5] for data in "ab"]
+    assert values["transfer_top1",] == pytest.approx(np.mean(each))
+
+
+def test_each_split_goes_through_the_model_once():
+    subject = Frozen(1.0)
+    measured(build_suite("fewshot", data=["a", "b"], draws=9), subject)
+    assert subject.passes == [("a", "train"), ("a", "test"), ("b", "train"), ("b", "test")]
+
+
+def test_more_shots_than_images_are_refused_by_name():
+    with pytest.raises(RequestError, match=r"class 0 of 'a' has 30 training images, fewer than"):
+        measured(build_suite("fewshot", data=["a"], shots=[31]), Frozen(1.0))
