@@ -10,7 +10,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from routers.affinity import Affinity
-from routers.errors import RequestError
 from routers.logits import expert_softmax
 from routers.router import Router, register_router
 from routers.routing import Routing, TokenChoiceRouting
@@ -18,7 +17,7 @@ from routers.routing import Routing, TokenChoiceRouting
 
 @register_router("base", family="token_choice", source="arXiv 2103.16716")
 class BaseLayer(Router):
-    """In training each expert gets t/E tokens of a group, by the best balanced assignment (BASE).
+    """In training each expert gets t/E tokens of a group, by the best assignment (BASE).
 
     The assignment maximises the sum of the assigned logits; the paper's code approximates it by an
     auction. In evaluation each token takes its best expert, without a capacity. The weight is
@@ -26,7 +25,7 @@ class BaseLayer(Router):
 
     In the paper the layer is one more block, y = α f(x) + (1 − α) x; here, in the place of an MLP,
     the block's residual connection carries the token. Cost: an assignment problem a group, solved
-    on the CPU. Known limits: E divides t, and no pair can be masked in training.
+    on the CPU. Where E does not divide t, an expert takes ⌈t/E⌉ tokens at most.
     """
 
     capacity_factor: ClassVar[None] = None  # type: ignore[misc]
@@ -44,36 +43,32 @@ class BaseLayer(Router):
         chosen = balanced_assignment(logits.detach()) if self.training else logits.argmax(-1)
         experts = chosen.unsqueeze(-1)
         weights = logits.sigmoid().gather(-1, experts)
-        return TokenChoiceRouting.from_choices(expert_softmax(logits), experts, weights, None)
+        allowed = logits.gather(-1, experts) > -torch.inf
+        gates = expert_softmax(logits)
+        return TokenChoiceRouting.from_choices(gates, experts, weights, None, chosen=allowed)
 
 
 @torch.no_grad()
 def balanced_assignment(scores: Tensor) -> Tensor:
-    """Assign each token to one expert, t/E tokens to each, for the highest sum of scores.
+    """Assign each token to one expert, at most ⌈t/E⌉ tokens to each, for the highest sum of scores.
 
     SciPy solves it on the CPU: exact, and faster than an auction on a GPU for an image's tokens.
 
     Args:
-        scores: (g, t, E), finite; E divides t.
+        scores: (g, t, E), finite or −∞, which is assigned where nothing else is left.
 
     Returns:
         (g, t) long: the expert of each token.
-
-    Raises:
-        RequestError: E does not divide t, or a score is −∞.
     """
     _, tokens, experts = scores.shape
-    if tokens % experts:
-        raise RequestError(
-            f"a balanced assignment of {tokens} tokens to {experts} experts does not exist: "
-            "num_experts must divide the tokens of a group"
-        )
-    if not bool(scores.isfinite().all()):
-        raise RequestError("a balanced assignment needs finite logits, and one is −∞")
-    slots = tokens // experts
+    slots = -(-tokens // experts)
+    # Lower than whatever the finite scores can add up to.
+    finite = scores.double().masked_fill(scores == -torch.inf, 0)
+    worst = -2 * (1 + finite.abs().sum(1).amax()) if scores.numel() else 0.0
+    values = finite.masked_fill(scores == -torch.inf, float(worst)).cpu().numpy()
     solved = [
         linear_sum_assignment(np.repeat(group, slots, axis=1), maximize=True)[1] // slots
-        for group in scores.double().cpu().numpy()
+        for group in values
     ]
     assigned = np.stack(solved) if solved else np.empty((0, tokens), dtype=np.int64)
     return torch.from_numpy(assigned).to(scores.device)

@@ -64,9 +64,15 @@ class DSelectK(Router):
         shares = logits[..., self.top_k * self.bits :].softmax(-1)
         selected = self.selectors(codes)
         weights = torch.einsum("gtk,gtke->gte", shares, selected)
-        gates = weights / weights.sum(-1, keepdim=True).clamp(min=1e-20)
+        total = weights.sum(-1, keepdim=True)
+        gates = torch.where(total > 0, weights / total.clamp(min=1e-20), 1 / self.num_experts)
         routing = TokenChoiceRouting.from_mask(gates, weights, weights > 0)
         return dataclasses.replace(routing, loss=self._loss(selected) if self.training else None)
+
+    def complete(self, routing: Routing, tokens: Tensor) -> Routing:
+        # What losses and suites read as logits: one for each expert, of which the gates are made.
+        logits = routing.gates.clamp(min=1e-20).log()
+        return dataclasses.replace(routing, logits=logits, noisy_logits=logits)
 
     def selectors(self, codes: Tensor) -> Tensor:
         """Return each selector's weights of the experts: (g, t, k, m) -> (g, t, k, E)."""

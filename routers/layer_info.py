@@ -40,11 +40,13 @@ class Site:
         token_shape: shape of a token that is no vector, as (c, h, w); routers see it flattened.
         levels: sizes of the expert modes, whose product is E; none where there is one mode.
         expert_hidden: width of the experts' hidden activations; None where they have none.
+        kinds: "mlp", "constant", "copy" or "zero" of each expert; none where all are alike.
     """
 
     token_shape: tuple[int, ...] | None = None
     levels: tuple[int, ...] = ()
     expert_hidden: int | None = None
+    kinds: tuple[str, ...] = ()
 
 
 def two_levels(num_experts: int) -> tuple[int, int]:

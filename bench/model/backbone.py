@@ -120,7 +120,8 @@ def widen(
 def site_of(experts: Experts) -> Site:
     """Describe the layer to the router that will stand in it."""
     shape = experts.replaced.token_shape
-    return Site(shape if len(shape) > 1 else None, experts.level_sizes, experts.hidden_width)
+    images = shape if len(shape) > 1 else None
+    return Site(images, experts.level_sizes, experts.hidden_width, experts.kinds)
 
 
 @contextmanager

@@ -231,9 +231,20 @@ def test_base_assigns_evenly_for_the_highest_sum(seed):
     assert greedy.equal(logits.argmax(-1))
 
 
-def test_base_refuses_tokens_that_cannot_be_shared_out():
-    with pytest.raises(RequestError, match="must divide the tokens"):
-        build("base", experts=4).train().allocate(torch.randn(1, 6, 4))
+def test_experts_that_do_not_divide_the_tokens_get_one_more_at_most():
+    logits = torch.randn(3, 10, 4) + torch.tensor([5.0, 0, 0, 0])
+    load = build("base", experts=4).train().allocate(logits).expert_load()
+    assert load.sum(1).tolist() == [10, 10, 10]
+    assert load.max() == 3
+
+
+def test_a_masked_pair_is_not_processed():
+    logits = torch.randn(1, 4, 2)
+    logits[0, :3, 0] = -torch.inf
+    routing = build("base", experts=2).train().allocate(logits)
+    taken = routing.taken()
+    assert not taken[0, :3, 0].any()
+    assert taken.sum() == 3  # one token finds its only expert full
 
 
 @given(st.integers(1, 30), st.integers(2, 6), st.integers(1, 2), st.integers(0, 2**31))

@@ -12,7 +12,7 @@ from bench.model.experts.replaced import (
 from bench.model.experts.stacked import MLPExperts
 
 # Importing a family registers it.
-from bench.model.experts import factorised  # isort: skip  # noqa: F401
+from bench.model.experts import heterogeneous, mpo, factorised  # isort: skip  # noqa: F401
 
 __all__ = [
     "EXPERTS",

@@ -32,6 +32,7 @@ class Experts(nn.Module, Configurable):
             matched; None where there is none.
         hidden_width: h; None where they have no hidden activations to show.
         level_sizes: sizes of the expert modes; none where there is one mode.
+        kinds: "mlp", "constant", "copy" or "zero" of each expert; none where all are alike.
     """
 
     name: ClassVar[str]
@@ -45,6 +46,7 @@ class Experts(nn.Module, Configurable):
         self.set_hyper(hyper)
         self.hidden_width: int | None = None
         self.level_sizes: tuple[int, ...] = ()
+        self.kinds: tuple[str, ...] = ()
 
     def forward(self, slot_inputs: Tensor) -> Tensor:
         """Apply every expert to its own slots: (E, g, s, …) -> (E, g, s, …)."""
