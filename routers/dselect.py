@@ -91,5 +91,6 @@ class DSelectK(Router):
 
 def smooth_step(x: Tensor, width: float) -> Tensor:
     """Rise from 0 below −width/2 to 1 above width/2 by a cubic with a continuous slope."""
-    inside = x.clamp(-width / 2, width / 2)
-    return -2 * (inside / width) ** 3 + 1.5 * inside / width + 0.5
+    inside = x.clamp(-width / 2, width / 2) / width
+    # Rounding would pass 0 and 1 at the ends.
+    return (-2 * inside**3 + 1.5 * inside + 0.5).clamp(0, 1)
