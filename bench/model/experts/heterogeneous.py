@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.model.experts.base import register_experts
-from bench.model.experts.stacked import MLPExperts
 from bench.model.experts.replaced import Replaced
+from bench.model.experts.stacked import MLPExperts
 from routers import RequestError, Routing, TokenChoiceRouting, hyper
 
 

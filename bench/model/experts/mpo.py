@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.model.experts.base import Experts, register_experts
-from bench.model.experts.stacked import affine
 from bench.model.experts.replaced import Replaced, ReplacedMLP
+from bench.model.experts.stacked import affine
 from routers import RequestError, hyper
 
 CORES, CENTRE = 5, 2
