@@ -65,10 +65,10 @@ class SmearGate(nn.Module):
         super().__init__()
         self.input_norm = nn.LayerNorm(dim)
         self.vectors = nn.Parameter(torch.randn(num_experts, dim) * 0.01)
+        # Without a shift, which would add the same to the logits of all experts.
         self.vector_scale = nn.Parameter(torch.full((dim,), 1e-2))
-        self.vector_shift = nn.Parameter(torch.zeros(dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (…, d) to logits, (…, E)."""
-        vectors = F.layer_norm(self.vectors, x.shape[-1:], self.vector_scale, self.vector_shift)
+        vectors = F.layer_norm(self.vectors, x.shape[-1:], self.vector_scale)
         return F.linear(self.input_norm(x), vectors)

@@ -21,7 +21,7 @@ from bench.check.cases import Subject, context_of, normal, outputs_of, run, tens
 from bench.check.outcome import Failed, NotApplicable
 from bench.check.reference import require, require_equal, require_finite, require_same
 from bench.model import MLPExperts, MoELayer, forward_pass
-from routers import Router, finish_step, step_stats
+from routers import MergedRouting, Router, finish_step, step_stats
 
 
 def repeatable(subject: Subject) -> None:
@@ -47,12 +47,23 @@ def _require_twice(layer: MoELayer, x: Tensor, seed: int, source: str) -> None:
 def groups(subject: Subject) -> str:
     """A group's result does not depend on the other groups of the batch."""
     layer = subject.layer()
+    if layer.router.spans_batch:
+        return _dependence_on_batch(layer.eval(), replace(subject, groups=3))
     _require_groups_apart(layer.eval(), subject, "eval mode")
     reason = _differs_in_training(layer.train(), subject)
     if reason:
         return f"in eval mode only: {reason}"
     _require_groups_apart(layer.train(), subject, "training mode")
     return ""
+
+
+def _dependence_on_batch(layer: MoELayer, subject: Subject) -> str:
+    """Say whether a router that spans the batch by its definition does so in evaluation too."""
+    try:
+        _require_groups_apart(layer, subject, "eval mode")
+    except Failed:
+        return "by its definition routing depends on the other images, in evaluation too"
+    return "in eval mode only: in training the tokens of all images compete"
 
 
 def _require_groups_apart(layer: MoELayer, subject: Subject, mode: str) -> None:
@@ -106,10 +117,12 @@ def save(subject: Subject) -> None:
 
 def definition(subject: Subject) -> None:
     """The layer gives what a plain loop over tokens and experts gives, and the same gradients."""
-    subject = replace(subject, groups=2, tokens=9)
+    subject = replace(subject, groups=min(2, subject.groups), tokens=9)
     layer = subject.layer().train()
     x = subject.tokens_of().requires_grad_()
     y, routing = run(layer, x)
+    if isinstance(routing, MergedRouting):
+        raise NotApplicable("the experts' weights are averaged, not their outputs")
     d, c = routing.dispatch_tensor(), routing.combine_tensor()
     expected = reference.moe_output(d, c, x, plain_experts(layer))
     require_equal(y, expected, "y", "gtd", "the loop")
@@ -147,8 +160,12 @@ def gradient(subject: Subject) -> str:
         raise NotApplicable("the router has no parameter that learns")
     total = torch.zeros((), dtype=torch.float64)
     for seed in range(3):
-        y, _ = run(layer, subject.tokens_of(seed=seed), seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        with forward_pass(layer, generator=generator) as routings:
+            # Twice, as two layers of a model: the second call has the first one's logits.
+            y = layer(layer(subject.tokens_of(seed=seed)))
         total = total + (y * normal(*y.shape, seed=seed, dtype=torch.float32)).sum()
+        total = total + sum(routing.loss for routing in routings if routing.loss is not None)
     total.backward()
     for name, parameter in parameters.items():
         grad = parameter.grad

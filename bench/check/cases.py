@@ -188,6 +188,8 @@ def subjects(name: str, fixed: dict[str, Any], sizes: dict[str, int]) -> list[Su
     """
     entry = ROUTERS.get(name)
     entry.validate(fixed)
+    if entry.target.spans_batch:
+        sizes = {"groups": 1, **sizes}
     first = Subject(entry, fixed, **sizes)
     others = (
         dataclasses.replace(first, options=fixed | setting)

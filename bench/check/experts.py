@@ -39,7 +39,7 @@ PLACES: tuple[Replaced, ...] = (
     ReplacedLinear(12, 7, std=0.5),
     ReplacedNetwork((1, 6, 6), channels=2, widths=(5, 4), classes=3),
 )
-GROUPS, TOKENS, EXPERTS = 2, 5, 4
+GROUPS, TOKENS, EXPERTS = 2, 5, 6
 WIDTHS = (1, 2, 3, 8)
 
 
@@ -86,7 +86,10 @@ def settings(entry: Entry) -> list[Subject]:
         if isinstance(place, entry.target.replaces)
         for options in [{}, *other_settings(entry)]
     )
-    return [subject for subject in subjects if is_accepted(subject.build)]
+    usable = [subject for subject in subjects if is_accepted(subject.build)]
+    if not usable:
+        subjects[0].build()  # for its reason
+    return usable
 
 
 def example_routings() -> dict[str, Routing]:

@@ -212,6 +212,8 @@ def capacity(subject: Subject) -> str:
     """No expert takes more tokens than its capacity, and none drops one while it has room."""
     note = ""
     for where, router, routing in subject.routings:
+        if router.spans_batch:
+            raise NotApplicable("experts take tokens of the whole batch, by a rule of their own")
         if isinstance(routing, MixtureRouting):
             raise NotApplicable("every expert sees every token by definition")
         if "capacity_factor" not in router.hyper_values():

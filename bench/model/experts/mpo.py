@@ -117,7 +117,7 @@ def decompose(matrix: Tensor, bond: int | None) -> list[Tensor]:
     for i, j in list(zip(rows, columns, strict=True))[:-1]:
         u, s, v = torch.linalg.svd(rest.reshape(rest.shape[0] * i * j, -1), full_matrices=False)
         kept = len(s) if bond is None else min(bond, len(s))
-        cores.append(u[:, :kept].reshape(-1, i, j, kept))
+        cores.append(u[:, :kept].reshape(-1, i, j, kept).contiguous())
         rest = s[:kept, None] * v[:kept]
     return [*cores, rest.reshape(-1, rows[-1], columns[-1], 1)]
 
