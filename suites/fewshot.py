@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
 import torch
+from pydantic import PositiveInt
 from scipy import stats
 from torch import Tensor
 
-from routers.errors import RequestError
 from routers.hyper import hyper
 from suites.support.base import Array, Metric, MetricDef, Suite, register_suite
 from suites.support.subject import TrialSubject
@@ -53,8 +53,13 @@ class FewShot(Suite[TrialSubject]):
     )
 
     data: list[str] = hyper([], "Data sets to transfer to, as `data.name` names them.")
-    shots: list[int] = hyper([1, 5, 10], "Training images of each class.")
+    shots: list[PositiveInt] = hyper(
+        [1, 5, 10], "Training images of each class.", min_length=1
+    )
     draws: int = hyper(5, "Draws of the shots, with fixed seeds; at least 5.", ge=5)
+
+    def transfers(self) -> dict[str, int]:
+        return dict.fromkeys(self.data, max(self.shots))
 
     def applies_to(self, subject: TrialSubject) -> str | None:
         if not self.data:
@@ -65,7 +70,6 @@ class FewShot(Suite[TrialSubject]):
         largest = []
         for data in self.data:
             train, test = (LabelledFeatures(*subject.features(data, s)) for s in ("train", "test"))
-            train.require(max(self.shots), data)
             for shots in self.shots:
                 tops = [
                     ridge_accuracy(train.drawn(shots, seed), test, shots)
@@ -91,14 +95,6 @@ class LabelledFeatures:
     features: Tensor
     labels: Tensor
 
-    def require(self, shots: int, data: str) -> None:
-        """Refuse more shots than the rarest class has images.
-
-        Raises:
-            RequestError: it names the class and its images.
-        """
-        refuse_few_images(self.labels.bincount().tolist(), shots, data)
-
     def drawn(self, shots: int, seed: int) -> LabelledFeatures:
         """Draw that many images of each class, without replacement, in the order of the classes."""
         generator = np.random.default_rng(seed)
@@ -109,22 +105,6 @@ class LabelledFeatures:
         ]
         index = torch.from_numpy(np.concatenate(rows))
         return LabelledFeatures(self.features[index], self.labels[index])
-
-
-def refuse_few_images(images: Sequence[int], shots: int, data: str) -> None:
-    """Refuse more shots than a class of a transfer set has training images.
-
-    Args:
-        images: training images of each class.
-
-    Raises:
-        RequestError: it names the rarest class, its images, and the largest number of shots.
-    """
-    if (fewest := min(images)) < shots:
-        raise RequestError(
-            f"suite fewshot: class {list(images).index(fewest)} of {data!r} has {fewest} training "
-            f"images, fewer than shots = {shots}; the most that every class has is {fewest}"
-        )
 
 
 def ridge_accuracy(train: LabelledFeatures, test: LabelledFeatures, shots: int) -> float:

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 import torch
@@ -101,6 +101,28 @@ class TrainedTrial:
         """Return (n,) long: the protected attribute's value of each image of a split, in order."""
         return self._dataset.splits[split].attribute
 
+    @property
+    def has_features(self) -> bool:
+        """Whether the model has pooled features before its classifier, as timm's have."""
+        return hasattr(self.model, "forward_features") and hasattr(self.model, "forward_head")
+
+    def features(self, data: str, split: str) -> tuple[Tensor, Tensor]:
+        """Compute pooled features of another data set, normalised as the model's own images."""
+        model, rows, labels = self.model, [], []
+        batches = transfer_set(data, self._dataset).splits[split]
+        for pixels, own in batches.batches(self._spec.train.batch_size):
+            with (
+                torch.no_grad(),
+                autocast(self._spec.train.precision, self.device),
+                forward_pass(model),
+            ):
+                images = normalise(pixels.to(self.device), self._dataset)
+                # timm's convention; its type stubs know no model's own methods.
+                pooled = model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]
+            rows.append(pooled.float().cpu())
+            labels.append(own.cpu())
+        return torch.cat(rows), torch.cat(labels)
+
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
         """Compute logits of normalised images, with experts reweighted by the MoE layer's index."""
         layers = list(moe_layers(model).values())
@@ -130,6 +152,46 @@ class TrainedTrial:
             "train_seconds": outcome.seconds,
             **model_stats(self.model, next(self.run(self.model, "val"))),
         }
+
+
+@cache
+def _loaded(config: DataConfig) -> Dataset:
+    return load_dataset(config)
+
+
+def transfer_set(name: str, dataset: Dataset) -> Dataset:
+    """Load another data set, its images as large as those of the model's data set.
+
+    Raises:
+        RequestError: there is none of that name, or its images have other channels.
+    """
+    channels, height, _ = dataset.image_shape
+    transfer = _loaded(DataConfig(name=name, image_size=height))
+    if (own := transfer.image_shape[0]) != channels:
+        raise RequestError(
+            f"{name!r} has images of {own} channel{'s' * (own != 1)}, and the model was trained "
+            f"on {channels}; transfer to a data set of {channels}, or set data.channels={own}"
+        )
+    return transfer
+
+
+def refuse_transfer(suite: Suite[Any], dataset: Dataset) -> None:
+    """Refuse transfer sets that a suite cannot use with a model of this data set.
+
+    Raises:
+        RequestError: as `transfer_set`, or a class has too few training images; it names the suite.
+    """
+    for name, needed in suite.transfers().items():
+        try:
+            labels = transfer_set(name, dataset).splits["train"].labels
+        except RequestError as error:
+            raise RequestError(f"suite {suite.name}: {error}") from None
+        images = labels.bincount().tolist()
+        if (fewest := min(images)) < needed:
+            raise RequestError(
+                f"suite {suite.name}: class {images.index(fewest)} of {name!r} has {fewest} "
+                f"training images, and {needed} of each are needed; ask for {fewest} or fewer"
+            )
 
 
 class LayerOfTrial:

@@ -99,6 +99,14 @@ class Suite(Configurable, ABC, Generic[Subject]):
     def __init__(self, **options: Any) -> None:
         self.set_hyper(options)
 
+    def transfers(self) -> dict[str, int]:
+        """Return the data sets that it measures on besides the trial's own.
+
+        By name, each with the training images that it needs of every class. Such a data set is
+        loaded before anything is trained, and refused where it does not fit.
+        """
+        return {}
+
     def applies_to(self, subject: Subject) -> str | None:
         """Say in a few words why the suite cannot measure a subject; None where it can."""
         return None

@@ -69,6 +69,7 @@ class TrialSubject(Protocol):
             it is compared to.
         attribute_names: names of the protected attribute's values; empty where the data has none.
         model: the model with its final weights, in eval mode, on `device`.
+        has_features: whether the model has pooled features before its classifier.
         snapshots: snapshots of the training, in order, the initial weights first.
         history: losses and accuracies along the training.
         stats: single numbers of the training: `steps`, `train_flops`, `flops_budget`, `budget`,
@@ -81,6 +82,7 @@ class TrialSubject(Protocol):
     num_experts: int
     attribute_names: Sequence[str]
     model: nn.Module
+    has_features: bool
     snapshots: Sequence[Snapshot]
     history: Sequence[HistoryPoint]
     stats: Mapping[str, float]
@@ -95,6 +97,18 @@ class TrialSubject(Protocol):
 
         Returns:
             (n,) long, on the CPU; None where the data has no such attribute.
+        """
+
+    def features(self, data: str, split: str) -> tuple[Tensor, Tensor]:
+        """Compute the final model's pooled features of another data set, in one pass.
+
+        Its images are brought to the size of the model's, and normalised as those.
+
+        Returns:
+            (n, d) float, before the classifier, and (n,) long, the labels, both on the CPU.
+
+        Raises:
+            RequestError: no such data set, or its images have other channels.
         """
 
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
