@@ -53,9 +53,7 @@ class FewShot(Suite[TrialSubject]):
     )
 
     data: list[str] = hyper([], "Data sets to transfer to, as `data.name` names them.")
-    shots: list[PositiveInt] = hyper(
-        [1, 5, 10], "Training images of each class.", min_length=1
-    )
+    shots: list[PositiveInt] = hyper([1, 5, 10], "Training images of each class.", min_length=1)
     draws: int = hyper(5, "Draws of the shots, with fixed seeds; at least 5.", ge=5)
 
     def transfers(self) -> dict[str, int]:

@@ -80,12 +80,12 @@ class Subject(Setting):
 
 def settings(entry: Entry) -> list[Subject]:
     """Return every place that the experts can take, with their defaults and each option moved."""
-    subjects = (
+    subjects = [
         Subject(entry, options, place)
         for place in PLACES
         if isinstance(place, entry.target.replaces)
         for options in [{}, *other_settings(entry)]
-    )
+    ]
     usable = [subject for subject in subjects if is_accepted(subject.build)]
     if not usable:
         subjects[0].build()  # for its reason

@@ -19,9 +19,12 @@ from bench.execute.jobs import Job, JobStore, jobs_of
 from bench.execute.loop import JobLoop, JobSource
 from bench.execute.plugins import OPENED, hashes_of
 from bench.execute.processes import ProcessExecutor, fork_server
+from bench.measure import refuse_transfer
 from bench.plan import Plan, Reuse, record_plan
 from results import Run, Store, StoreError
 from results.store.leases import this_process
+from results.text import to_json
+from suites import build_suite
 
 
 class Runner:
@@ -72,6 +75,7 @@ class Runner:
         if pending := source.pending():
             executor = self._executor(lambda: interrupts.reason is not None)
             refuse_untrainable(pending, executor.preflight)
+            self._refuse_transfers(pending)
         rows = source.record()
         process = Run(*this_process(), command=self.context.options.command, jobs=len(self.slots))
         with interrupts:
@@ -100,6 +104,18 @@ class Runner:
             self._on_event = None
             with suppress(OSError):
                 print(f"warning: nothing more is shown here: {error!r}", file=sys.stderr)
+
+    def _refuse_transfers(self, jobs: Iterable[Job]) -> None:
+        """Refuse suites whose transfer sets do not fit the data that trials were trained on."""
+        once = {
+            (suite.name, to_json(suite.options), job.planned.spec.data): suite.options
+            for job in jobs
+            for suite in job.due
+        }
+        for (name, _, data), options in once.items():
+            suite = build_suite(name, **options)
+            if suite.transfers():
+                refuse_transfer(suite, self._datasets.get(data))
 
     def _executor(self, stop: Callable[[], bool]) -> Executor:
         if self.context.options.jobs == 0:

@@ -1,5 +1,11 @@
 """Measuring: the subjects of suites, and a suite's run on one of them."""
 
-from bench.measure.subjects import LayerOfTrial, TrainedTrial, layers_by_image, run_suite
+from bench.measure.subjects import (
+    LayerOfTrial,
+    TrainedTrial,
+    layers_by_image,
+    refuse_transfer,
+    run_suite,
+)
 
-__all__ = ["LayerOfTrial", "TrainedTrial", "layers_by_image", "run_suite"]
+__all__ = ["LayerOfTrial", "TrainedTrial", "layers_by_image", "refuse_transfer", "run_suite"]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import results
 from bench.compute import count_flops, model_stats
-from bench.config import DENSE, Options, RouterConfig, TrialSpec
-from bench.data import Dataset, ShapedData, load_weights
+from bench.config import DENSE, DataConfig, Options, RouterConfig, TrialSpec
+from bench.data import Dataset, ShapedData, load_dataset, load_weights, normalise
 from bench.model import (
     EXPERTS,
     MoELayer,
@@ -33,9 +33,9 @@ from bench.model import (
 )
 from bench.train import Outcome, SavedSnapshot, observe
 from results.store.records import MeasurementStatus
-from routers import ROUTERS, Baseline, BenchError, build_router
+from routers import ROUTERS, Baseline, BenchError, RequestError, build_router
 from routers.errors import describe
-from suites import Array, Metric, build_suite
+from suites import Array, Metric, Suite, build_suite
 from suites.support.subject import HistoryPoint, Observed
 
 

@@ -6,7 +6,6 @@ import torch
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.preprocessing import StandardScaler
 
-from routers import RequestError
 from suites import build_suite
 from suites.fewshot import STRENGTHS, LabelledFeatures, ridge_accuracy
 
@@ -90,8 +89,3 @@ def test_each_split_goes_through_the_model_once():
     subject = Frozen(1.0)
     measured(build_suite("fewshot", data=["a", "b"], draws=9), subject)
     assert subject.passes == [("a", "train"), ("a", "test"), ("b", "train"), ("b", "test")]
-
-
-def test_more_shots_than_images_are_refused_by_name():
-    with pytest.raises(RequestError, match=r"class 0 of 'a' has 30 training images, fewer than"):
-        measured(build_suite("fewshot", data=["a"], shots=[31]), Frozen(1.0))

@@ -11,6 +11,7 @@ from bench.model.experts.base import register_experts
 from bench.model.experts.replaced import Replaced
 from bench.model.experts.stacked import MLPExperts
 from routers import RequestError, Routing, TokenChoiceRouting, hyper
+from routers.hyper import validated
 
 
 @register_experts("heterogeneous", family="mlp", source="arXiv 2410.07348")
@@ -33,7 +34,7 @@ class HeterogeneousExperts(MLPExperts):
     zeros: int = hyper(1, "Zero experts.", ge=0)
 
     def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
-        cheap = self.validate_hyper(hyper)
+        cheap = validated(self.hyper_model, "experts 'heterogeneous'", hyper)
         mlps = num_experts - sum(cheap[name] for name in ("constants", "copies", "zeros"))
         if mlps < 1:
             raise RequestError(

@@ -1,0 +1,37 @@
+"""Few-shot transfer as a user asks for it: what fits is measured, what does not is refused first."""
+
+from __future__ import annotations
+
+import pytest
+
+from results import load_study
+
+RUN = ("run", "fewshot", "--preset", "smoke", "--routers", "dense", "--study", "few")
+
+
+@pytest.mark.slow
+def test_a_tiny_model_transfers_to_two_data_sets(bench, tmp_path):
+    done = bench(tmp_path, *RUN, "--set", "suites.fewshot.data=[digits, mnist5k]")
+    metrics = load_study("few", home=tmp_path / "runs").metrics
+    rows = metrics[metrics["metric"] == "fewshot_top1"]
+    assert len(rows) == 6  # two sets, three numbers of shots
+    headline = metrics[metrics["metric"] == "transfer_top1"]["value"].item()
+    assert 0.2 < headline < 1  # of ten classes
+    assert f"dense: {100 * headline:.1f}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["data=[digits]", "shots=[1, 500]"], "class 1 of 'digits' has 1"),
+        (["data=[digitz]"], "no dataset is named 'digitz'; did you mean 'digits'"),
+        (["data=[fashion_marked]"], "has images of 3 channels, and the model was trained on 1"),
+    ],
+)
+def test_a_transfer_set_that_does_not_fit_is_refused_before_training(
+    bench, tmp_path, options, message
+):
+    settings = [part for option in options for part in ("--set", f"suites.fewshot.{option}")]
+    refused = bench(tmp_path, *RUN, *settings, status=2)
+    assert f"suite fewshot: {message}" in refused.stderr
+    assert "train" not in refused.stdout
