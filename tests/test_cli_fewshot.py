@@ -1,4 +1,4 @@
-"""Few-shot transfer as a user asks for it: what fits is measured, what does not is refused first."""
+"""Few-shot transfer in whole commands: what fits is measured, what does not is refused first."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import pytest
 
 from results import load_study
 
+COLOUR = """
+import numpy as np
+from bench.data import RawData, register_dataset
+
+
+@register_dataset("colour")
+def colour(folder):
+    images, labels = np.zeros((40, 8, 8, 3), dtype=np.uint8), np.arange(40) % 4
+    return RawData.from_arrays(images, labels, ("a", "b", "c", "d"), test=range(20, 40))
+"""
 RUN = ("run", "fewshot", "--preset", "smoke", "--routers", "dense", "--study", "few")
 
 
@@ -25,13 +35,14 @@ def test_a_tiny_model_transfers_to_two_data_sets(bench, tmp_path):
     [
         (["data=[digits]", "shots=[1, 500]"], "class 8 of 'digits' has 141 training images"),
         (["data=[digitz]"], "no dataset is named 'digitz'; did you mean 'digits'"),
-        (["data=[fashion_marked]"], "has images of 3 channels, and the model was trained on 1"),
+        (["data=[colour]"], "'colour' has images of 3 channels, and the model was trained on 1"),
     ],
 )
 def test_a_transfer_set_that_does_not_fit_is_refused_before_training(
     bench, tmp_path, options, message
 ):
     settings = [part for option in options for part in ("--set", f"suites.fewshot.{option}")]
-    refused = bench(tmp_path, *RUN, *settings, status=2)
+    (tmp_path / "colour.py").write_text(COLOUR, encoding="utf-8")
+    refused = bench(tmp_path, *RUN, *settings, "--plugin", "colour.py", status=2)
     assert f"suite fewshot: {message}" in refused.stderr
     assert "train" not in refused.stdout

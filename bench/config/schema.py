@@ -88,6 +88,12 @@ class ExpertsConfig(Config):
     name: str = "mlp"
     num_experts: int = Field(default=8, ge=1)
     options: Options = {}
+    shared: int = Field(
+        default=0,
+        ge=0,
+        exclude_if=lambda number: number == 0,
+        description="Experts beside the routed ones, through which every token goes.",
+    )
 
 
 class RouterConfig(Config):

@@ -230,17 +230,19 @@ class LayerOfTrial:
                         num_experts=num_experts,
                         experts_options=options,
                         seed=seed,
+                        shared=self._spec.experts.shared,
                     )
                 return block["mlp"].to(self.device)
             groups = self._spec.model.groups
             named = {"image": tokens, "batch": batch * tokens}
             in_group = named[groups] if isinstance(groups, str) else groups
-            experts = build_experts(
+            make = partial(
+                build_experts,
                 self._spec.experts.name,
-                num_experts=num_experts,
                 replaced=ReplacedMLP(dim, hidden),
                 **options,
             )
+            experts, shared = make(num_experts=num_experts), self._spec.experts.shared
             gate = build_router(
                 router.name,
                 dim=dim,
@@ -249,7 +251,8 @@ class LayerOfTrial:
                 site=site_of(experts),
                 **router.options,
             )
-            return MoELayer(gate, experts, groups).to(self.device)
+            also = make(num_experts=shared) if shared else None
+            return MoELayer(gate, experts, groups, also).to(self.device)
 
     def mlp(self, dim: int, hidden: int) -> nn.Module:
         """Build a dense MLP of the same kind as one expert: (…, dim) to the same."""
@@ -262,7 +265,8 @@ class LayerOfTrial:
         if isinstance(layer, MoELayer):
             with torch.no_grad(), forward_pass(layer) as routings:
                 layer(x)
-            return layer.experts.rows(routings[0])
+            shared = 0 if layer.shared is None else layer.shared.num_experts
+            return layer.experts.rows(routings[0]) + shared * x.shape[:-1].numel()
         ratio = count_flops(layer, x).total / count_flops(mlp, x).total
         return round(ratio * x.shape[:-1].numel())
 

@@ -27,6 +27,7 @@ def moefy(
     router: str | Callable[..., Router] = "softmax_token_choice",
     experts: str = "mlp",
     num_experts: int = 8,
+    shared: int = 0,
     layers: str | Sequence[int] = "last2",
     groups: Groups = "image",
     router_options: dict[str, Any] | None = None,
@@ -39,6 +40,7 @@ def moefy(
     Args:
         model: the model to change, see `places_of`.
         router: a registered name, or a callable like a router class.
+        shared: experts of the same kind beside the routed ones, through which every token goes.
         layers: the modules to replace, see `places_of`.
         groups: the tokens that are routed together, see `MoELayer`.
         input_size: (channels, height, width) of an image; the model's own where None.
@@ -55,15 +57,15 @@ def moefy(
     dims = {module: replaced[name].dim for name, module in places.items()}
     tokens = tokens_of(model, dims, input_size)
     make_router = router if callable(router) else partial(build_router, router)
+    make_experts = partial(build_experts, experts, **(experts_options or {}))
     passes = ModelPasses()
     with seeded(seed):
         # All experts before all routers: so they start alike whatever the router.
         behind = {
-            name: build_experts(
-                experts, num_experts=num_experts, replaced=shape, **(experts_options or {})
-            )
+            name: make_experts(num_experts=num_experts, replaced=shape)
             for name, shape in replaced.items()
         }
+        layers_of: dict[str, MoELayer] = {}
         for name, module in places.items():
             # Of a group; of a batch they are not known yet.
             known = {"image": tokens[module], "batch": None}
@@ -74,9 +76,12 @@ def moefy(
                 site=site_of(behind[name]),
                 **(router_options or {}),
             )
-            layer = MoELayer(gate, behind[name], groups)
+            layers_of[name] = MoELayer(gate, behind[name], groups)
+        for name, layer in layers_of.items():
+            if shared:
+                layer.shared = make_experts(num_experts=shared, replaced=replaced[name])
             layer.passes = passes
-            weight = next(module.parameters())
+            weight = next(places[name].parameters())
             model.set_submodule(name, layer.to(weight.device, weight.dtype))
     passes.open_around(model)
     return model
@@ -90,6 +95,7 @@ def widen(
     num_experts: int,
     experts_options: dict[str, Any],
     seed: int,
+    shared: int = 0,
 ) -> None:
     """Widen MLPs to the parameters that MoE layers with a linear gate would have in their place."""
     with seeded(seed):
@@ -101,11 +107,14 @@ def widen(
                     f"{layers!r} names {old.what}: leave out 'dense_params'"
                 )
             with torch.device("meta"):
-                behind = build_experts(
-                    experts, num_experts=num_experts, replaced=old, **experts_options
+                behind, *others = (
+                    build_experts(experts, num_experts=number, replaced=old, **experts_options)
+                    for number in (num_experts, shared)
+                    if number
                 )
             gate = old.dim * sum(behind.level_sizes or (num_experts,))
-            parameters = gate + sum(p.numel() for p in behind.parameters())
+            own = (p for each in (behind, *others) for p in each.parameters())
+            parameters = gate + sum(p.numel() for p in own)
             # 2·d·h weights, and h + d biases where there are any.
             hidden = round((parameters - old.bias * old.dim) / (2 * old.dim + old.bias))
             device = next(mlp.parameters()).device

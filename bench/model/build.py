@@ -56,6 +56,7 @@ def trial_model(
         "experts": experts.name,
         "num_experts": experts.num_experts,
         "experts_options": dict(experts.options),
+        "shared": experts.shared,
         "seed": moe_seed(spec.seed, spec.twin),
     }
     target = ROUTERS.get(router.name).target

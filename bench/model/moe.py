@@ -25,13 +25,22 @@ class MoELayer(nn.Module):
             groups of this many tokens, which must divide those of the batch. A batch of no images
             has no groups. A router that spans the batch by its definition takes all of it.
 
+        shared: experts that every token goes through, whose outputs are added, each with weight 1;
+            they compete for nothing, and no routing or loss counts them.
+
     Attributes:
         factors: (E,) float, times the experts' combine weights; None changes nothing.
     """
 
-    def __init__(self, router: Router, experts: Experts, groups: Groups = "image") -> None:
+    def __init__(
+        self,
+        router: Router,
+        experts: Experts,
+        groups: Groups = "image",
+        shared: Experts | None = None,
+    ) -> None:
         super().__init__()
-        self.router, self.experts = router, experts
+        self.router, self.experts, self.shared = router, experts, shared
         self.groups: Groups = "batch" if router.spans_batch else groups
         self.passes = ModelPasses()
         self.factors: Tensor | None = None
@@ -43,7 +52,11 @@ class MoELayer(nn.Module):
         call = self.passes.call(self, x)
         routing = self.route(grouped, call.context, seen)
         call.record(routing)
-        y = self._process(routing, grouped, seen).to(x.dtype)
+        y = self._process(routing, grouped, seen)
+        if self.shared is not None:
+            ones = grouped.new_ones(*grouped.shape[:2], self.shared.num_experts)
+            y = y + self.shared.apply(MixtureRouting(ones), grouped)
+        y = y.to(x.dtype)
         call.keep_with(y)
         return y.reshape(*x.shape[: -len(self.token_shape)], *y.shape[2:])
 
