@@ -112,7 +112,6 @@ class GroupLimitedTopK(BiasedTopK):
     Cost: a top-2 in each group besides that of `sigmoid_top_k`. Known limit: n divides E.
     """
 
-    top_k: int = hyper(2, "Experts that each token chooses.", ge=1)
     normalize: bool = hyper(True, "Divide the weights by the sum of the chosen, for k above 1.")
     groups: int = hyper(2, "Groups of experts, n.", ge=1)
     groups_kept: int = hyper(1, "Groups that a token chooses its experts from, m.", ge=1)
@@ -171,6 +170,7 @@ class QuantileBalancing(TokenChoice):
             scores=shifted,
         )
         if self.training and self.top_k < self.num_experts and logits.numel():
+            routing.statistics["passes"] = logits.new_ones(())
             routing.statistics["price"] = even_price(logits.detach(), shifted.detach(), self.top_k)
         return routing
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from routers.errors import RequestError, with_article
 from routers.registry import Registry
-from routers.routing import Routing
+from routers.routing import MixtureRouting, Routing
 
 LOSSES = Registry("loss")
 register_loss = LOSSES.register
@@ -136,7 +136,9 @@ def sequence_balance(routing: Routing, batch: Batch) -> Tensor:
 @register_loss("gate_entropy", family="size", source="arXiv 2403.07652, 2404.05089")
 def gate_entropy(routing: Routing, batch: Batch) -> Tensor:
     """Mean over the tokens of the entropy of their gates, in nats: it makes each token decided."""
-    return torch.special.entr(routing.gates).sum(-1).mean()
+    # At a gate of 0 the entropy's slope is infinite.
+    gates = routing.gates.clamp(min=torch.finfo(routing.gates.dtype).tiny)
+    return torch.special.entr(gates).sum(-1).mean()
 
 
 @register_loss("router_similarity", family="specialization", source="arXiv 2503.16057")
@@ -148,8 +150,13 @@ def router_similarity(routing: Routing, batch: Batch) -> Tensor:
     (E² − E)·M over the sum of the rest beside it. W carries no gradient.
 
     Raises:
-        RequestError: the routing was not made from logits.
+        RequestError: the routing was not made from logits, or every expert takes every token.
     """
+    if isinstance(routing, MixtureRouting):
+        raise RequestError(
+            f"loss 'router_similarity' has no meaning for {_kind(routing)}, in which every expert "
+            "takes every token: leave it out"
+        )
     if routing.logits is None or routing.logits.dim() != 3:
         raise RequestError(
             f"loss 'router_similarity' needs a logit for each expert, and {_kind(routing)} has "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -56,6 +57,7 @@ class ReLURouter(Router):
     def allocate(self, logits: Tensor) -> Routing:
         weights, selected = logits.relu(), logits > 0
         routing = TokenChoiceRouting.from_mask(expert_softmax(logits), weights, selected)
+        routing.statistics["pairs"] = torch.tensor(logits.numel(), device=logits.device)
         return dataclasses.replace(routing, loss=self._loss(weights, selected))
 
     def _loss(self, weights: Tensor, selected: Tensor) -> Tensor | None:
@@ -67,8 +69,9 @@ class ReLURouter(Router):
         return self.strength * (counts * weights.sum((0, 1))).sum() / pairs
 
     @torch.no_grad()
-    def after_step(self, stats: dict[str, Tensor]) -> None:
-        too_dense = stats["model_share"] > self.target_top_k / self.num_experts
+    def after_model_step(self, layers: Sequence[dict[str, Tensor]]) -> None:
+        shares = [own["demand"].sum() / own["pairs"] for own in layers if "pairs" in own]
+        too_dense = torch.stack(shares).mean() > self.target_top_k / self.num_experts
         self.strength *= torch.where(too_dense, self.alpha, 1 / self.alpha)
 
 

@@ -103,6 +103,11 @@ class Router(nn.Module, Configurable):
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        if callable(vars(cls).get("score")):
+            raise RequestError(
+                f"router {cls.__name__!r} overrides `score`, which is called `compute_logits` now: "
+                "rename it"
+            )
         for name in {"allocate", "allocate_noisy"} & vars(cls).keys():
             setattr(cls, name, refusing_non_finite(vars(cls)[name]))
 
@@ -216,9 +221,15 @@ class Router(nn.Module, Configurable):
             stats: tensors (E,), int64, on the model's device, summed over all groups of the batch:
                 `load`, the tokens that each expert processed; `demand`, the tokens that sought it,
                 so that `demand - load` is the number that it dropped.
-                Besides these: `tokens` and `passes`, the tokens and micro-batches of the step;
-                `model_share`, float, the share of all pairs of a token and an expert that were
-                chosen, mean over the MoE layers; and `routing.statistics`.
+                Besides these what `allocate` puts into `routing.statistics`, summed over the
+                micro-batches of the step.
+        """
+
+    def after_model_step(self, layers: Sequence[dict[str, Tensor]]) -> None:
+        """Update state that all layers of a model share, after `after_step`.
+
+        Args:
+            layers: the `stats` of each MoE layer, in network order.
         """
 
     def extra_repr(self) -> str:
@@ -227,34 +238,28 @@ class Router(nn.Module, Configurable):
 
 
 def listens(router: Router) -> bool:
-    """Tell whether a router has an `after_step` of its own."""
-    return type(router).after_step is not Router.after_step
+    """Tell whether a router has an `after_step`, or an `after_model_step`, of its own."""
+    kind = type(router)
+    hooks = (kind.after_step, kind.after_model_step)
+    return hooks != (Router.after_step, Router.after_model_step)
 
 
 def step_stats(routing: Routing) -> dict[str, Tensor]:
     """Collect the statistics of one micro-batch for `Router.after_step`: they add up."""
-    load = routing.expert_load()
-    return {
-        "load": load.sum(0),
-        "demand": routing.demand().sum(0),
-        "tokens": load.new_tensor(routing.gates.shape[:2].numel()),
-        "passes": load.new_ones(()),
-        **routing.statistics,
-    }
+    counts = {"load": routing.expert_load(), "demand": routing.demand()}
+    return {**{name: count.sum(0) for name, count in counts.items()}, **routing.statistics}
 
 
 def finish_step(routers: Sequence[Router], stats: Sequence[dict[str, Tensor]]) -> None:
-    """Call `after_step` of a model's routers.
+    """Call `after_step` and `after_model_step` of a model's routers.
 
     Args:
         routers: in network order.
         stats: of each: its `step_stats`, summed over the micro-batches of the step.
     """
-    shares = [each["demand"].sum() / each["tokens"] / len(each["demand"]) for each in stats]
-    model_share = torch.stack(shares).mean()
     for router, own in zip(routers, stats, strict=True):
-        if listens(router):
-            router.after_step({**own, "model_share": model_share})
+        router.after_step(own)
+        router.after_model_step(stats)
 
 
 def build_router(

@@ -127,6 +127,7 @@ class ExpertThreshold(BatchChoice):
         weights = logits.sigmoid()
         routing = TokenChoiceRouting.from_mask(expert_softmax(logits), weights, selected)
         if self.training and logits.numel():
+            routing.statistics["passes"] = logits.new_ones(())
             routing.statistics["lowest"] = scores.flatten(0, 1).topk(share, dim=0).values[-1]
         return routing
 

@@ -229,6 +229,8 @@ _ROWS: tuple[tuple[str, str, Rule], ...] = (
     ("elementwise", "silu_backward", _per_output(7)),
     ("elementwise", "sigmoid_backward tanh_backward softplus", _per_output(3)),
     ("elementwise", "softplus_backward", _per_output(4)),
+    ("elementwise", "log_sigmoid_forward log_sigmoid_backward", _per_element(4)),
+    ("elementwise", "binary_cross_entropy_with_logits", _per_element(8)),
     ("elementwise", "addcmul addcdiv lerp", _per_output(3)),
     ("elementwise", "clamp native_dropout native_dropout_backward", _per_output(2)),
     ("reduction", "sum mean amax amin max min argmax argmin prod nansum", _per_element(1)),

@@ -144,8 +144,6 @@ class Trainer:
         self._objective = Objective(spec.train)
         self._noise = torch.Generator(device)
         self._moe_layers = list(moe_layers(self._model).values())
-        # Few routers listen, and counting loads costs time.
-        self._listened_to = any(listens(layer.router) for layer in self._moe_layers)
         self._micro_batches = spec.train.micro_batches
         refuse_other_optimisation(spec, self._model)
         self.overhead = self._overhead(*batches.first) if self._micro_batches > 1 else 0
@@ -216,7 +214,8 @@ class Trainer:
                 losses = self._objective(self._model, *piece, step=step, generator=self._noise)
                 losses.total.backward(share.to(losses.total.dtype))
             tasks.append(losses.task)
-            if self._listened_to:
+            # Few routers listen, and counting loads costs time.
+            if any(listens(layer.router) for layer in self._moe_layers):
                 stats = added(stats, [step_stats(routing) for routing in losses.routings])
         return (torch.stack(tasks) * shares).sum(), stats
 

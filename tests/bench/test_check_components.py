@@ -100,7 +100,7 @@ class Rigid(Scaled):
     ("experts", "check", "message"),
     [
         (Misnamed, "width", "'hidden' is none of their hyper-parameters"),
-        (Rigid, "width", "parameters at units = 1, 2, 3, 8: 48, 48, 48, 48"),
+        (Rigid, "width", "parameters at units = 1, 2, 3, 8: 72, 72, 72, 72"),
         (Leaking, "apart", "y of a token"),
         (Offset, "off", "y with all off"),
         (Drawing, "repeatable", "different"),

@@ -25,8 +25,8 @@ def breaking_from(monkeypatch, number, value=math.nan):
     def broken(self, at, counter=None):
         if at == number and self.steps > 1:  # a budget is found with trainers of one step
             router = list(moe_layers(self._model).values())[-1].router
-            score = router.score
-            router.score = lambda tokens, context: score(tokens, context) * 0 + value
+            score = router.compute_logits
+            router.compute_logits = lambda tokens, context: score(tokens, context) * 0 + value
         return step(self, at, counter)
 
     monkeypatch.setattr(Trainer, "step", broken)

@@ -358,7 +358,7 @@ def test_biases_norms_and_scales_do_not_decay(tiny_spec, tiny_dataset):
 def test_no_bias_of_any_experts_decays(experts):
     places = (ReplacedMLP(12, 24), ReplacedLinear(12, 9), ReplacedNetwork((1, 6, 6), 2, (5, 4), 3))
     place = next(p for p in places if isinstance(p, EXPERTS.get(experts).target.replaces))
-    built = build_experts(experts, num_experts=4, replaced=place)
+    built = build_experts(experts, num_experts=6, replaced=place)
     decaying, _ = build_optimizer(built, TrainConfig(weight_decay=0.3)).param_groups
     spared = {id(parameter) for parameter in decaying["params"]}
     assert not [n for n, p in built.named_parameters() if "bias" in n and id(p) in spared]

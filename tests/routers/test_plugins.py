@@ -150,11 +150,11 @@ def test_helpers_are_shared_within_a_folder(tmp_path):
 
 
 def test_a_plugin_may_be_a_helper_of_another(tmp_path):
-    write(tmp_path, PLUGIN.format(name="base"), "base_router.py")
+    write(tmp_path, PLUGIN.format(name="plain_base"), "base_router.py")
     text = "from base_router import Mine as Base\n" + PLUGIN.format(name="derived")
     load_plugin(write(tmp_path, text, "derived.py"))
     base = load_plugin(tmp_path / "base_router.py")
-    assert {"base", "derived"} <= set(list_routers())
+    assert {"plain_base", "derived"} <= set(list_routers())
     again = "from base_router import Mine as Base\n" + PLUGIN.format(name="again")
     assert load_plugin(write(tmp_path, again, "again.py")).Base is base.Mine
 

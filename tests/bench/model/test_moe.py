@@ -63,7 +63,8 @@ def layer_of(router, dim=6, experts=3, tokens=8, **options):
 def dense_loop(layer, x, routing):
     """Σ_e,s C · expert_e(Σ_t D · x), one expert, slot and token at a time."""
     d, c = routing.dispatch_tensor(), routing.combine_tensor()
-    experts = layer.experts
+    experts, shape = layer.experts, x.shape
+    x = x.reshape(*d.shape[:2], -1)  # routers that span the batch have one group
     y = torch.zeros_like(x)
     for g in range(x.shape[0]):
         for e in range(experts.num_experts):
@@ -72,16 +73,16 @@ def dense_loop(layer, x, routing):
                 hidden = experts.activation(slot @ experts.weight1[e] + experts.bias1[e, 0])
                 out = hidden @ experts.weight2[e] + experts.bias2[e, 0]
                 y = y + c[g, :, e, s].unsqueeze(1) * out * _only(g, x)
-    return y
+    return y.reshape(shape)
 
 
 def _only(group, x):
     return (torch.arange(x.shape[0]) == group).to(x.dtype).view(-1, 1, 1)
 
 
-@pytest.mark.parametrize("router", ROUTED)
+@pytest.mark.parametrize("router", [name for name in ROUTED if name != "smear"])
 def test_a_layer_equals_a_loop_over_tokens_and_experts(router):
-    layer = layer_of(router, capacity_factor=1.3).eval()
+    layer = layer_of(router, capacity_factor=1.3, groups=1).eval()
     x = torch.randn(2, 8, 6, dtype=torch.float64, requires_grad=True)
     with forward_pass(layer) as routings:
         y = layer(x)
