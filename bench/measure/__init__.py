@@ -4,8 +4,8 @@ from bench.measure.subjects import (
     LayerOfTrial,
     TrainedTrial,
     layers_by_image,
-    refuse_transfer,
     run_suite,
 )
+from bench.measure.transfer import refuse_transfer
 
 __all__ = ["LayerOfTrial", "TrainedTrial", "layers_by_image", "refuse_transfer", "run_suite"]

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 import results
 from bench.compute import count_flops, model_stats
-from bench.config import DENSE, DataConfig, Options, RouterConfig, TrialSpec
-from bench.data import Dataset, ShapedData, load_dataset, load_weights, normalise
+from bench.config import DENSE, Options, RouterConfig, TrialSpec
+from bench.data import Dataset, ShapedData, load_weights, normalise
+from bench.measure.transfer import transfer_set
 from bench.model import (
     EXPERTS,
     MoELayer,
@@ -33,9 +34,9 @@ from bench.model import (
 )
 from bench.train import Outcome, SavedSnapshot, observe
 from results.store.records import MeasurementStatus
-from routers import ROUTERS, Baseline, BenchError, RequestError, build_router
+from routers import ROUTERS, Baseline, BenchError, build_router
 from routers.errors import describe
-from suites import Array, Metric, Suite, build_suite
+from suites import Array, Metric, build_suite
 from suites.support.subject import HistoryPoint, Observed
 
 
@@ -152,46 +153,6 @@ class TrainedTrial:
             "train_seconds": outcome.seconds,
             **model_stats(self.model, next(self.run(self.model, "val"))),
         }
-
-
-@cache
-def _loaded(config: DataConfig) -> Dataset:
-    return load_dataset(config)
-
-
-def transfer_set(name: str, dataset: Dataset) -> Dataset:
-    """Load another data set, its images as large as those of the model's data set.
-
-    Raises:
-        RequestError: there is none of that name, or its images have other channels.
-    """
-    channels, height, _ = dataset.image_shape
-    transfer = _loaded(DataConfig(name=name, image_size=height))
-    if (own := transfer.image_shape[0]) != channels:
-        raise RequestError(
-            f"{name!r} has images of {own} channel{'s' * (own != 1)}, and the model was trained "
-            f"on {channels}; transfer to a data set of {channels}, or set data.channels={own}"
-        )
-    return transfer
-
-
-def refuse_transfer(suite: Suite[Any], dataset: Dataset) -> None:
-    """Refuse transfer sets that a suite cannot use with a model of this data set.
-
-    Raises:
-        RequestError: as `transfer_set`, or a class has too few training images; it names the suite.
-    """
-    for name, needed in suite.transfers().items():
-        try:
-            labels = transfer_set(name, dataset).splits["train"].labels
-        except RequestError as error:
-            raise RequestError(f"suite {suite.name}: {error}") from None
-        images = labels.bincount().tolist()
-        if (fewest := min(images)) < needed:
-            raise RequestError(
-                f"suite {suite.name}: class {images.index(fewest)} of {name!r} has {fewest} "
-                f"training images, and {needed} of each are needed; ask for {fewest} or fewer"
-            )
 
 
 class LayerOfTrial:

@@ -281,7 +281,7 @@ def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
     assert difference.high - difference.low == pytest.approx(2 * wide)
     mean = row_of(accuracy.table(study), "sinkhorn_token_choice")["top1"]
     assert mean.high - mean.low == pytest.approx(2 * t.ppf(1 - 0.05 / 6, 2) * 0.01 / sqrt(3))
-    assert "3 looks planned" in table.caption
+    assert "3 interim analyses planned" in table.caption
     (first,) = findings(study)
     mean = row_of(accuracy.table(study), first.system.label)["top1"]
     assert first.accuracy == f"87.3 ± {50 * (mean.high - mean.low):.1f} % (n = 3)"
@@ -293,8 +293,8 @@ def test_a_stopping_rule_widens_intervals_and_raises_p_values(written):
     assert counted
     assert all(alone < with_analyses for alone, with_analyses in counted)
     assert "and 3 interim analyses" in differences.seeds_table(study).caption
-    assert "3 looks planned" in accuracy.table(study).caption
-    assert "3 looks planned" in next(accuracy.draw(study)).caption
+    assert "3 interim analyses planned" in accuracy.table(study).caption
+    assert "3 interim analyses planned" in next(accuracy.draw(study)).caption
 
 
 @pytest.mark.parametrize(("points", "small"), [(0.5, False), (50, True)])
