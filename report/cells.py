@@ -65,9 +65,10 @@ def sentence_on_analyses(study: StudyData) -> str:
     if analyses == 1:
         return ""
     return (
-        f"Seeds were added until the differences were resolved, with {analyses} interim analyses planned: "
-        f"p-values are times {analyses} and intervals as wide as {100 * study.confidence:.4g} % "
-        "ones, so that the error rate and the 95 % hold whichever look was the last."
+        f"Seeds were added until the differences were resolved, with {analyses} interim analyses "
+        f"planned: p-values are times {analyses} and intervals as wide as "
+        f"{100 * study.confidence:.4g} % ones, so that the error rate and the 95 % hold whichever "
+        "analysis was the last."
     )
 
 
