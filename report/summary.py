@@ -192,15 +192,16 @@ def _stopped(study: StudyData) -> list[str]:
     planned = ", ".join(map(str, asked["seeds"]))
     if not asked["taken"]:
         return [
-            f"Seeds are being added, with interim analyses planned at {planned}; the first is not over."
+            f"Seeds are being added, with interim analyses planned at {planned}; the first is not "
+            "over."
         ]
     every = asked["decided"] == asked["compared"]
     number = "all" if every else f"{asked['decided']} of the"
     differences = counted(asked["compared"], "difference")
     return [
-        f"Seeds were added, the same to every router, with interim analyses planned at {planned}: it stopped "
-        f"at {counted(asked['taken'], 'seed')} with {number} {differences} decided, that is "
-        f"resolved, or smaller than {counted(asked['resolve'], 'point')}."
+        f"Seeds were added, the same to every router, with interim analyses planned at {planned}: "
+        f"it stopped at {counted(asked['taken'], 'seed')} with {number} {differences} decided, that "
+        f"is resolved, or smaller than {counted(asked['resolve'], 'point')}."
     ]
 
 
