@@ -200,8 +200,8 @@ def _stopped(study: StudyData) -> list[str]:
     differences = counted(asked["compared"], "difference")
     return [
         f"Seeds were added, the same to every router, with interim analyses planned at {planned}: "
-        f"it stopped at {counted(asked['taken'], 'seed')} with {number} {differences} decided, that "
-        f"is resolved, or smaller than {counted(asked['resolve'], 'point')}."
+        f"it stopped at {counted(asked['taken'], 'seed')} with {number} {differences} decided, "
+        f"that is resolved, or smaller than {counted(asked['resolve'], 'point')}."
     ]
 
 
