@@ -151,7 +151,7 @@ def test_what_was_found_for_a_router_alone_sets_no_condition_apart():
     ]
 
 
-def test_a_setting_that_was_found_stands_beside_one_that_was_given():
+def test_a_setting_that_was_found_compares_with_one_that_was_given():
     untuned = {name: value for name, value in tuned("a", 0.1, 1.0).items() if name != "found"}
     assert conditions([tuned("a", 0.2, 1.0), untuned]) == [
         "router.temperature=found train.lr=found",
@@ -290,6 +290,6 @@ def test_only_runs_of_equal_value_stand_beside_each_other(runs):
     }
     for i, j in pairs:
         if differ(runs[i][1], runs[j][1]) & varied:
-            assert not entries[i].stands_beside(entries[j])
+            assert not entries[i].compares_with(entries[j])
         if runs[i][0] == runs[j][0]:
             assert (entries[i] == entries[j]) == (runs[i] == runs[j])
