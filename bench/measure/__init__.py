@@ -1,11 +1,7 @@
 """Measuring: the subjects of suites, and a suite's run on one of them."""
 
-from bench.measure.subjects import (
-    LayerOfTrial,
-    TrainedTrial,
-    layers_by_image,
-    run_suite,
-)
+from bench.measure.running import run_suite
+from bench.measure.subjects import LayerOfTrial, TrainedTrial, layers_by_image
 from bench.measure.transfer import refuse_transfer
 
 __all__ = ["LayerOfTrial", "TrainedTrial", "layers_by_image", "refuse_transfer", "run_suite"]

@@ -1,18 +1,14 @@
-"""What suites measure, a trained trial or a bare layer, and a suite at work on one of them."""
+"""What suites measure: a trained trial, or a bare layer."""
 
 from __future__ import annotations
 
-import time
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import results
 from bench.compute import count_flops, model_stats
 from bench.config import DENSE, Options, RouterConfig, TrialSpec
 from bench.data import Dataset, ShapedData, load_weights, normalise
@@ -33,10 +29,7 @@ from bench.model import (
     widen,
 )
 from bench.train import Outcome, SavedSnapshot, observe
-from results.store.records import MeasurementStatus
 from routers import ROUTERS, Baseline, BenchError, build_router
-from routers.errors import describe
-from suites import Array, Metric, build_suite
 from suites.support.subject import HistoryPoint, Observed
 
 
@@ -255,34 +248,3 @@ def layers_by_image(spec: TrialSpec, data: ShapedData) -> list[MoELayer]:
     model = spec.model.model_copy(update={"groups": "image"})
     spec = spec.model_copy(update={"model": model})
     return list(moe_layers(trial_model(spec, data, router=RouterConfig(name="random"))).values())
-
-
-@dataclass(frozen=True)
-class SuiteResult:
-    """The results of a suite, or the reason why it was skipped or failed."""
-
-    status: MeasurementStatus
-    seconds: float
-    error: str | None = None
-    traceback: str | None = None
-    metrics: tuple[results.Metric, ...] = ()
-    arrays: tuple[results.Array, ...] = ()
-
-
-def run_suite(name: str, options: Mapping[str, Any], subject: Callable[[], Any]) -> SuiteResult:
-    """Measure a subject, made here, by a suite; an error of either becomes its result."""
-    start = time.perf_counter()
-    try:
-        suite, measured = build_suite(name, **options), subject()
-        if reason := suite.applies_to(measured):
-            return SuiteResult(MeasurementStatus.SKIPPED, time.perf_counter() - start, reason)
-        values = list(suite.measure(measured))
-    except (Exception, SystemExit) as error:
-        seconds, trace = time.perf_counter() - start, traceback.format_exc()
-        return SuiteResult(MeasurementStatus.FAILED, seconds, describe(error), trace)
-    return SuiteResult(
-        MeasurementStatus.DONE,
-        time.perf_counter() - start,
-        metrics=tuple(results.Metric(**vars(each)) for each in values if isinstance(each, Metric)),
-        arrays=tuple(results.Array(**vars(each)) for each in values if isinstance(each, Array)),
-    )

@@ -1,0 +1,58 @@
+"""What a suite yields is checked before it is stored, and a fault names the suite."""
+
+import pytest
+import torch
+
+from bench.measure import run_suite
+from suites import SUITES, Metric, MetricDef, Suite, register_suite
+
+DECLARED = MetricDef("steps_taken", "steps", None, "Steps.")
+
+
+@pytest.fixture
+def yielding():
+    """Register a suite that yields these values, for as long as the test runs."""
+
+    def register(*values):
+        @register_suite("mine")
+        class Mine(Suite):
+            on = "trial"
+            main_metric = "steps_taken"
+            metrics = (DECLARED,)
+
+            def measure(self, subject):
+                yield from values
+
+    yield register
+    SUITES.discard("mine")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (3.0, "suite 'mine' yields a float, not a Metric or an Array"),
+        (
+            Metric("steps_take", 1.0),
+            "suite 'mine' yields 'steps_take', which its `metrics` do not declare; did you mean "
+            "'steps_taken'?",
+        ),
+        (
+            Metric("steps_taken", 1.0, where={"k": torch.tensor(1)}),
+            "suite 'mine' yields 'steps_taken', which cannot be stored: Object of type Tensor",
+        ),
+        (Metric("steps_taken", "many"), "which cannot be stored: could not convert string"),
+    ],
+)
+def test_what_cannot_be_stored_fails_the_suite_by_name(yielding, value, message):
+    yielding(value)
+    result = run_suite("mine", {}, object)
+    assert result.status == "failed"
+    assert message in result.error
+
+
+def test_a_number_of_any_kind_is_stored_as_a_float(yielding):
+    yielding(Metric("steps_taken", torch.tensor(2.0)), Metric("steps_taken", 3, layer=0))
+    result = run_suite("mine", {}, object)
+    assert result.status == "done"
+    assert [metric.value for metric in result.metrics] == [2.0, 3.0]
+    assert all(type(metric.value) is float for metric in result.metrics)
