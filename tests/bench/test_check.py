@@ -65,9 +65,10 @@ def text(report: CheckReport) -> str:
 def test_built_in_routers_pass(name):
     report = check_router(name)
     assert report.passed, text(report)
-    assert {result.name for result in report.results if result.status == "passed"} >= {
+    # Of experts that are averaged in weight space D and C do not give the output.
+    defined = set() if name == "smear" else {"definition"}
+    assert {result.name for result in report.results if result.status == "passed"} >= defined | {
         "shapes",
-        "definition",
         "slots",
         "gates",
         "repeatable",

@@ -150,7 +150,7 @@ def test_ranks_of_routers_that_are_alike_do_not_differ(lab, store):
     assert alarms <= bounds(0.05, TIMES // 2)[1]
     apart = truth | {"soft_moe": 0.9}
     table = ranks.table(again(study, apart, rng))
-    assert table.rows[0].router == "soft_moe"
+    assert table.rows[0].entry.system.router == "soft_moe"
     assert table.cell(0, "rank").value == 1.0
     assert table.cell(0, "apart").words != "none"
 
