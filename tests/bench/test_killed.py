@@ -46,7 +46,7 @@ def spec_file(tiny_spec, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(spec_file: Path, tmp_path_factory) -> Outcome:
-    """That of a training that nobody disturbs."""
+    """Return the outcome of a training that nobody disturbs."""
     outcome, printed = trained(spec_file, tmp_path_factory.mktemp("whole"))
     assert printed == ""
     return outcome
@@ -54,7 +54,7 @@ def whole(spec_file: Path, tmp_path_factory) -> Outcome:
 
 @contextmanager
 def training(spec_file: Path, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process that trains."""
+    """Start a process that trains, for as long as the context lasts."""
     process = subprocess.Popen(
         [sys.executable, "-c", TRAINING, str(spec_file), str(folder)],
         cwd=Path(__file__).parents[2],

@@ -37,7 +37,7 @@ def both(tiny_dataset) -> Callable[[TrialSpec], list[Trainer]]:
 
 
 def cut(spec: TrialSpec, parts: int = 2) -> TrialSpec:
-    """The same trial in so many parts."""
+    """Return the same trial, each of its batches cut into so many parts."""
     train = spec.train.model_copy(update={"micro_batches": parts})
     return spec.model_copy(update={"train": train})
 

@@ -57,7 +57,7 @@ def ended(store: Store, plan: Plan, status: str, checkpoint: str | None = None) 
 
 
 def left_by_training(folder: Path) -> None:
-    """What a training with two snapshots leaves, but for their content."""
+    """Write the files that a training with two snapshots leaves, its snapshots empty."""
     known = {"flops": 1.0, "seconds": 1.0, "sha256": "a" * 64}
     snapshots = [SavedSnapshot(step=n, file=name, **known) for n, name in enumerate(FILES)]
     for name in FILES:
