@@ -19,7 +19,7 @@ from results.store.records import (
     Subject,
 )
 from results.store.store import Store, StudyFrames, describe, load_study, open_store
-from results.text import StoreError
+from results.text import StoreError, UnstorableError
 
 __all__ = [
     "Array",
@@ -37,6 +37,7 @@ __all__ = [
     "StudyFrames",
     "StudyRecord",
     "Subject",
+    "UnstorableError",
     "describe",
     "load_study",
     "open_store",

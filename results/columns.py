@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import JSON, DateTime, Dialect, Double, LargeBinary, MetaData, Text, TypeDecorator
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from results.text import StoreError, readable
+from results.text import UnstorableError, readable
 
 
 class Readable(TypeDecorator[str]):
@@ -62,7 +62,9 @@ class Npy(TypeDecorator[np.ndarray]):
     def process_bind_param(self, value: Any, _dialect: Dialect) -> bytes:
         array = np.asarray(value)
         if array.dtype.hasobject:
-            raise StoreError(f"an array of type {array.dtype} cannot be stored; give it numbers")
+            raise UnstorableError(
+                f"an array of type {array.dtype} cannot be stored; give it numbers"
+            )
         buffer = io.BytesIO()
         np.save(buffer, _readable(array), allow_pickle=False)
         return buffer.getvalue()

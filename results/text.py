@@ -31,6 +31,10 @@ class StoreError(Exception):
     exit_status = 2
 
 
+class UnstorableError(StoreError):
+    """A value that no database can keep, whether or not one is in reach."""
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """End a message with the nearest of what there is, or all of it where none is near."""
     known = sorted(options)
@@ -70,12 +74,12 @@ def to_json(value: Any) -> str:
     """Return JSON with sorted keys and without spaces: one text for equal values.
 
     Raises:
-        StoreError: the value holds something that JSON has no word for: an object, NaN, infinity.
+        UnstorableError: the value holds what JSON has no word for: an object, NaN, infinity.
     """
     try:
         return _ENCODER.encode(value)
     except (TypeError, ValueError) as error:
-        raise StoreError(f"not plain JSON data ({error}): {value!r:.200}") from error
+        raise UnstorableError(f"not plain JSON data ({error}): {value!r:.200}") from error
 
 
 def content_hash(record: DataclassInstance) -> str:

@@ -29,7 +29,7 @@ from bench.execute.jobs import Assignment, Result, WorkerFailure
 from bench.execute.plugins import PluginChangedError
 from bench.execute.worker import rehearse_in_worker, work
 from moe_router_bench import FOLDER
-from results import StoreError
+from results import StoreError, UnstorableError
 from results.store.records import AttemptStatus
 from routers.errors import describe
 
@@ -254,8 +254,9 @@ def _outcome_of(
     except PluginChangedError as changed:
         return WorkerFailure(interrupted, str(changed), leave=str(changed))
     except Exception as error:
-        # The database's troubles are not the trial's.
-        outside = stopping or isinstance(error, (StoreError, StoppedWaiting))
+        # The database's troubles are not the trial's; a value that none can keep is.
+        troubles = isinstance(error, (StoreError, StoppedWaiting))
+        outside = stopping or (troubles and not isinstance(error, UnstorableError))
         trace = str(error.__cause__) if error.__cause__ else None
         status = interrupted if outside else AttemptStatus.FAILED
         return WorkerFailure(status, describe(error), trace)

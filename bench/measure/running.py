@@ -44,7 +44,7 @@ def storable(suite: Suite[Any], value: Any) -> Metric | Array:
             f"{own} {value.name!r}, which its `metrics` do not declare{nearest(value.name, names)}"
         )
     try:
-        json.dumps(value.where)
+        json.dumps(value.where, sort_keys=True, allow_nan=False)  # as the database writes it
         return replace(value, value=float(value.value)) if isinstance(value, Metric) else value
     except (TypeError, ValueError) as error:
         raise RequestError(f"{own} {value.name!r}, which cannot be stored: {error}") from None

@@ -1,9 +1,13 @@
 """What a suite yields is checked before it is stored, and a fault names the suite."""
 
+from concurrent.futures import Future
+
 import pytest
 import torch
 
+from bench.execute.processes import _outcome_of
 from bench.measure import run_suite
+from results import StoreError, UnstorableError
 from suites import SUITES, Metric, MetricDef, Suite, register_suite
 
 DECLARED = MetricDef("steps_taken", "steps", None, "Steps.")
@@ -41,6 +45,10 @@ def yielding():
             "suite 'mine' yields 'steps_taken', which cannot be stored: Object of type Tensor",
         ),
         (Metric("steps_taken", "many"), "which cannot be stored: could not convert string"),
+        (
+            Metric("steps_taken", 1.0, where={"k": float("nan")}),
+            "suite 'mine' yields 'steps_taken', which cannot be stored: Out of range float",
+        ),
     ],
 )
 def test_what_cannot_be_stored_fails_the_suite_by_name(yielding, value, message):
@@ -56,3 +64,13 @@ def test_a_number_of_any_kind_is_stored_as_a_float(yielding):
     assert result.status == "done"
     assert [metric.value for metric in result.metrics] == [2.0, 3.0]
     assert all(type(metric.value) is float for metric in result.metrics)
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(StoreError("out of reach"), "interrupted"), (UnstorableError("an object"), "failed")],
+)
+def test_a_value_that_no_database_keeps_is_a_failure_and_no_interruption(error, status):
+    future = Future()
+    future.set_exception(error)
+    assert _outcome_of(future, stopping=False).status == status
