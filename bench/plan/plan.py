@@ -67,7 +67,7 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a request means, in the order in which it is done.
+    """All work that a request calls for, in the order in which it is done.
 
     Attributes:
         trials: trials to train, then measure; parents before what is derived from them.

@@ -48,7 +48,7 @@ class MeasurementStatus(StrEnum):
 
 @dataclass(frozen=True)
 class Machine:
-    """What a timing depends on. Two records that differ anywhere are two machines."""
+    """The machine that a timing depends on: records that differ anywhere are two machines."""
 
     name: str
     system: str
@@ -195,7 +195,7 @@ class AttemptRecord:
 
 
 class Made(NamedTuple):
-    """What a measurement is of its subject: another one is due where any of this differs."""
+    """The identity of a measurement of its subject: where any of it differs, another is due."""
 
     suite: str
     options: str
@@ -237,7 +237,7 @@ class RunRecord(Run):
 
 @dataclass(frozen=True)
 class LeaseRecord:
-    """What a run works on."""
+    """A lease as stored: the unit of work that a run holds."""
 
     id: int
     fingerprint: str
