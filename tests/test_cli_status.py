@@ -16,7 +16,7 @@ import pytest
 from rich.console import Console
 
 from bench.cli import main
-from bench.cli.live import follow
+from bench.cli.standing import follow
 from results import CodeVersion, Machine, Run, Store, open_store
 from results.models import AttemptRow
 from results.store.leases import this_process

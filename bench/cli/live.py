@@ -8,13 +8,12 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from bench.cli.board import AROUND_WORKERS, show_board
 from bench.cli.display import duration, first_line
-from bench.cli.standing import Monitor, Standing, board_of, read_standing, run_lines, text_of
+from bench.cli.standing import SECONDS, Monitor, board_of, drawn, read_standing
 from bench.execute import Begun, Ended, Event, Leaving, Measured, Reused, Started, Task, Waiting
 from results import Store, StoreError
 
@@ -25,8 +24,6 @@ COLOURS = {
     "pruned": "yellow",
     "waiting": "dim",
 }
-SECONDS = 2
-"""Seconds between two readings of the database."""
 PLAIN_SECONDS = 300
 """Seconds between two lines of how the run stands, where there is no terminal."""
 
@@ -104,23 +101,5 @@ class Display:
         monitor = Monitor(self._store, self._study)
         while not self._closed.is_set():
             with suppress(StoreError, OSError):
-                self._live.update(_drawn(monitor.read(), self._console), refresh=True)
+                self._live.update(drawn(monitor.read(), self._console), refresh=True)
             self._closed.wait(SECONDS)
-
-
-def follow(store: Store, study: str, console: Console | None = None) -> None:
-    """Show how the study stands until no run of it goes on: in place, or in a pipe as text."""
-    console, monitor = console or Console(highlight=False), Monitor(store, study)
-    with Live(console=console, auto_refresh=False, transient=True) as live:
-        while (standing := monitor.read()).living:
-            if console.is_terminal:
-                head = "\n".join((f"Study {study}", *run_lines(standing)))
-                live.update(Group(Text(head), _drawn(standing, console)), refresh=True)
-            else:
-                console.print(Text(text_of(standing)), "", sep="\n", soft_wrap=True)
-            time.sleep(SECONDS)
-
-
-def _drawn(standing: Standing, console: Console) -> RenderableType:
-    room = max(console.height - AROUND_WORKERS - len(standing.living), 1)
-    return show_board(board_of(standing), standing.now, console.width, room)

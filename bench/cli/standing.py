@@ -8,8 +8,19 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 import pandas as pd
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.text import Text
 
-from bench.cli.board import OPEN, UNDER_WAY, Board, worker_cells, worker_lines
+from bench.cli.board import (
+    AROUND_WORKERS,
+    OPEN,
+    UNDER_WAY,
+    Board,
+    show_board,
+    worker_cells,
+    worker_lines,
+)
 from bench.cli.display import clock, duration
 from results import Store
 from results.conditions import router_label
@@ -18,6 +29,8 @@ from results.frames import measurements_frame, trials_frame
 from results.store.leases import alive
 from results.store.records import LeaseRecord, RunRecord, StudyRecord
 
+SECONDS = 2
+"""Seconds between two readings of the database."""
 PAUSE = 20
 """Times as long as a study took to read pass until it is read again: timings may run meanwhile."""
 
@@ -187,6 +200,25 @@ def board_of(standing: Standing) -> Board:
         left=None if ends is None else ends.whole,
         workers=tuple(workers),
     )
+
+
+def follow(store: Store, study: str, console: Console | None = None) -> None:
+    """Show how the study stands until no run of it goes on: in place, or in a pipe as text."""
+    console, monitor = console or Console(highlight=False), Monitor(store, study)
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while (standing := monitor.read()).living:
+            if console.is_terminal:
+                head = "\n".join((f"Study {study}", *run_lines(standing)))
+                live.update(Group(Text(head), drawn(standing, console)), refresh=True)
+            else:
+                console.print(Text(text_of(standing)), "", sep="\n", soft_wrap=True)
+            time.sleep(SECONDS)
+
+
+def drawn(standing: Standing, console: Console) -> RenderableType:
+    """Return the board of a study, fitted to a terminal."""
+    room = max(console.height - AROUND_WORKERS - len(standing.living), 1)
+    return show_board(board_of(standing), standing.now, console.width, room)
 
 
 def _works(

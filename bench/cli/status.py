@@ -69,11 +69,9 @@ def status(place: Place, study: Study = None, watch: Watch = False, digest: Dige
 
             print(text(store, name, place.home))
             return
-        from bench.cli.standing import read_standing
+        from bench.cli.standing import follow, read_standing
 
         if watch:
-            from bench.cli.live import follow
-
             try:
                 follow(store, name)
             except KeyboardInterrupt:
