@@ -13,11 +13,8 @@ from routers.router import (
     Router,
     build_router,
     described,
-    finish_step,
     list_routers,
-    listens,
     register_router,
-    step_stats,
 )
 from routers.routing import (
     ExpertChoiceRouting,
@@ -27,6 +24,7 @@ from routers.routing import (
     SoftRouting,
     TokenChoiceRouting,
 )
+from routers.stepping import finish_step, listens, step_stats
 
 # Importing a family registers its routers, in the order in which tables show them.
 from routers import token_choice, biased, balanced, moe_plus_plus, top_p, relu, dynmoe, dselect  # isort: skip  # noqa: F401

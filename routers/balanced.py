@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from routers.affinity import Affinity
 from routers.logits import expert_softmax
-from routers.router import Router, register_router
+from routers.router import Unlimited, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
 @register_router("base", family="token_choice", source="arXiv 2103.16716")
-class BaseLayer(Router):
+class BaseLayer(Unlimited):
     """In training each expert gets t/E tokens of a group, by the best assignment (BASE).
 
     The assignment maximises the sum of the assigned logits; the paper's code approximates it by an
@@ -28,8 +28,6 @@ class BaseLayer(Router):
     on the CPU. Where E does not divide t, an expert takes ⌈t/E⌉ tokens at most.
     """
 
-    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
-    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
     noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
 
     def build_gate(self) -> nn.Module:

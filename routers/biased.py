@@ -8,11 +8,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from routers.errors import RequestError
 from routers.hyper import Range, hyper
-from routers.logits import expert_softmax
+from routers.logits import expert_softmax, sigmoid_shares
 from routers.router import register_router
 from routers.routing import Routing, TokenChoiceRouting
 from routers.token_choice import TokenChoice
@@ -196,11 +195,6 @@ def even_price(logits: Tensor, shifted: Tensor, k: int) -> Tensor:
     share = column.shape[0] * k // experts
     price: Tensor = column.topk(share + 1, dim=0).values[-1]
     return price
-
-
-def sigmoid_shares(logits: Tensor) -> Tensor:
-    """Divide each expert's σ(L) by their sum, also where all of them underflow: (g, t, E)."""
-    return expert_softmax(F.logsigmoid(logits))
 
 
 def _highest_mask(scores: Tensor, k: int) -> Tensor:

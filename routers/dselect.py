@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from routers.hyper import Range, hyper
 from routers.layer_info import RouterContext
-from routers.router import Router, register_router
+from routers.router import OwnGate, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
 @register_router("dselect_k", family="token_choice", source="arXiv 2106.03760")
-class DSelectK(Router):
+class DSelectK(OwnGate):
     """k selectors, each of which names an expert by the bits of its number, made smooth.
 
     A selector gives each of m = ⌈log₂ E⌉ bits a logit, which a smooth step turns into a value in
@@ -30,11 +29,6 @@ class DSelectK(Router):
     sum. Cost: a d × k(m + 1) product. Known limit: FLOPs fall only as the bits settle.
     """
 
-    affinity: ClassVar[str] = "none"  # type: ignore[misc]
-    affinity_options: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
-    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
-    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
-    noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
     top_k: int = hyper(2, "Selectors, k.", ge=1)
     gamma: float = hyper(1.0, "Width of the smooth step, γ.", gt=0, tune=Range(0.1, 10.0, log=True))
     entropy_weight: float = hyper(

@@ -5,22 +5,22 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from routers.biased import sigmoid_shares
 from routers.errors import RequestError
 from routers.hyper import Range, hyper
 from routers.layer_info import RouterContext
-from routers.router import Router, register_router
+from routers.logits import sigmoid_shares
+from routers.router import OwnGate, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
 @register_router("dynmoe", family="token_choice", source="arXiv 2405.14297")
-class DynMoE(Router):
+class DynMoE(OwnGate):
     """Each token takes every expert whose score passes the expert's own threshold (DynMoE).
 
     The score is σ of the cosine of token and expert vector, the threshold σ(g), g learned from 0.
@@ -41,11 +41,6 @@ class DynMoE(Router):
         chosen_since, unserved_since, steps_since: what was recorded since the last change.
     """
 
-    affinity: ClassVar[str] = "none"  # type: ignore[misc]
-    affinity_options: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
-    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
-    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
-    noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
     needs_sums = True
     mask: Tensor
     chosen_since: Tensor

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
+from torch.nn import functional as F
 
 from routers.errors import NonFiniteError
 
@@ -126,6 +127,11 @@ def without_underflow(probabilities: Tensor, logarithms: Tensor) -> Tensor:
     """
     normal = probabilities >= torch.finfo(probabilities.dtype).tiny
     return torch.where(normal, probabilities, logarithms)
+
+
+def sigmoid_shares(logits: Tensor) -> Tensor:
+    """Divide each expert's σ(L) by their sum, also where all of them underflow: (g, t, E)."""
+    return expert_softmax(F.logsigmoid(logits))
 
 
 @torch.no_grad()

@@ -15,18 +15,11 @@ from routers.errors import RequestError
 from routers.hyper import hyper
 from routers.layer_info import RouterContext
 from routers.logits import expert_softmax, highest
-from routers.router import Router, register_router
+from routers.router import Unlimited, register_router
 from routers.routing import MixtureRouting, Routing, TokenChoiceRouting
 
 
-class Mixture(Router):
-    """The base of mixtures, which have no slots, so no capacity."""
-
-    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
-    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
-
-
-class WeighedMixture(Mixture):
+class WeighedMixture(Unlimited):
     """Mixtures weighted by the softmax of the logits."""
 
     weighed_top_k: int | None = hyper(
@@ -96,7 +89,7 @@ class AttentiveMixture(WeighedMixture):
 
 
 @register_router("mumoe", family="mixture", source="arXiv 2402.12550")
-class MuMoE(Mixture):
+class MuMoE(Unlimited):
     """The gate of μMoE: normalised logits, a sparse softmax, one or two levels of expert modes.
 
     a = entmax-1.5 (1905.05702) or softmax of batch- or layer-normalised logits, for each level by

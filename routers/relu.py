@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,12 @@ from routers.affinity import Affinity
 from routers.errors import RequestError
 from routers.hyper import Range, hyper
 from routers.logits import expert_softmax
-from routers.router import Router, register_router
+from routers.router import Unlimited, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
 @register_router("relu", family="token_choice", source="arXiv 2412.14711")
-class ReLURouter(Router):
+class ReLURouter(Unlimited):
     """Each token takes every expert with a positive logit, which is its weight (ReMoE).
 
     Continuous and differentiable where top-k jumps; a token may take no expert. In training the
@@ -35,8 +35,6 @@ class ReLURouter(Router):
         strength: (), λ; the same in all layers of a model.
     """
 
-    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
-    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
     strength: Tensor
     target_top_k: float = hyper(1.0, "Mean experts of a token that λ aims at.", gt=0)
     alpha: float = hyper(

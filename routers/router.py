@@ -237,29 +237,19 @@ class Router(nn.Module, Configurable):
         return ", ".join(f"{name}={value!r}" for name, value in own.items())
 
 
-def listens(router: Router) -> bool:
-    """Tell whether a router has an `after_step`, or an `after_model_step`, of its own."""
-    kind = type(router)
-    hooks = (kind.after_step, kind.after_model_step)
-    return hooks != (Router.after_step, Router.after_model_step)
+class Unlimited(Router):
+    """The base of routers that drop nothing: they have no capacity."""
+
+    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
+    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
 
 
-def step_stats(routing: Routing) -> dict[str, Tensor]:
-    """Collect the statistics of one micro-batch for `Router.after_step`: they add up."""
-    counts = {"load": routing.expert_load(), "demand": routing.demand()}
-    return {**{name: count.sum(0) for name, count in counts.items()}, **routing.statistics}
+class OwnGate(Unlimited):
+    """The base of routers without capacity whose gate is a part of their definition."""
 
-
-def finish_step(routers: Sequence[Router], stats: Sequence[dict[str, Tensor]]) -> None:
-    """Call `after_step` and `after_model_step` of a model's routers.
-
-    Args:
-        routers: in network order.
-        stats: of each: its `step_stats`, summed over the micro-batches of the step.
-    """
-    for router, own in zip(routers, stats, strict=True):
-        router.after_step(own)
-        router.after_model_step(stats)
+    affinity: ClassVar[str] = "none"  # type: ignore[misc]
+    affinity_options: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+    noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
 
 
 def build_router(

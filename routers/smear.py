@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from routers.hyper import Range, hyper
 from routers.layer_info import RouterContext
-from routers.router import Router, register_router
+from routers.router import OwnGate, register_router
 from routers.routing import MergedRouting, Routing
 
 
 @register_router("smear", family="soft", source="arXiv 2306.03745")
-class Smear(Router):
+class Smear(OwnGate):
     """All tokens of an image run through one expert, the average of all experts' weights (SMEAR).
 
     The shares are a softmax over the experts of the image's mean token, after a LayerNorm, times
@@ -28,11 +26,6 @@ class Smear(Router):
     not give the output.
     """
 
-    affinity: ClassVar[str] = "none"  # type: ignore[misc]
-    affinity_options: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
-    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
-    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
-    noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
     expert_dropout: float = hyper(
         0.1, "Probability to leave an expert out, for each image.", ge=0, lt=1, tune=Range(0, 0.3)
     )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
-
 import torch
 from torch import Tensor
 
 from routers.hyper import Range, hyper
 from routers.logits import expert_softmax
-from routers.router import Router, register_router
+from routers.router import Unlimited, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
 @register_router("top_p", family="token_choice", source="arXiv 2403.07652")
-class TopP(Router):
+class TopP(Unlimited):
     """Each token takes its best experts until their softmax gates sum to more than p.
 
     The expert that crosses p is taken too, so a token has one at least. The weights are the gates,
@@ -24,8 +22,6 @@ class TopP(Router):
     takes more than p · E experts; the losses `gate_entropy` and `gshard` (choices=all) go with it.
     """
 
-    capacity_factor: ClassVar[None] = None  # type: ignore[misc]
-    eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
     p: float = hyper(
         0.4, "Sum of the gates that the chosen experts exceed.", gt=0, le=1, tune=Range(0.1, 0.9)
     )
