@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 import results
 from results.store.records import MeasurementStatus
 from routers import RequestError, described
@@ -45,6 +47,8 @@ def storable(suite: Suite[Any], value: Any) -> Metric | Array:
         )
     try:
         json.dumps(value.where, sort_keys=True, allow_nan=False)  # as the database writes it
+        if isinstance(value, Array) and np.asarray(value.values).dtype.hasobject:
+            raise TypeError("its values are objects, not numbers or text")
         return replace(value, value=float(value.value)) if isinstance(value, Metric) else value
     except (TypeError, ValueError) as error:
         raise RequestError(f"{own} {value.name!r}, which cannot be stored: {error}") from None

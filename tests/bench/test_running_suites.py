@@ -2,13 +2,14 @@
 
 from concurrent.futures import Future
 
+import numpy as np
 import pytest
 import torch
 
 from bench.execute.processes import _outcome_of
 from bench.measure import run_suite
 from results import StoreError, UnstorableError
-from suites import SUITES, Metric, MetricDef, Suite, register_suite
+from suites import SUITES, Array, Metric, MetricDef, Suite, register_suite
 
 DECLARED = MetricDef("steps_taken", "steps", None, "Steps.")
 
@@ -43,6 +44,10 @@ def yielding():
         (
             Metric("steps_taken", 1.0, where={"k": torch.tensor(1)}),
             "suite 'mine' yields 'steps_taken', which cannot be stored: Object of type Tensor",
+        ),
+        (
+            Array("steps_taken", np.array([{}, None])),
+            "which cannot be stored: its values are objects, not numbers or text",
         ),
         (Metric("steps_taken", "many"), "which cannot be stored: could not convert string"),
         (
