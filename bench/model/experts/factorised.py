@@ -54,11 +54,11 @@ class FactorisedExperts(Experts):
 
     def build_layer(self, inputs: int, outputs: int) -> FactorisedLayer:
         """Return one layer, of `modes` and `solved_rank`: (…, inputs) -> (…, outputs)."""
-        raise NotImplementedError
+        raise TypeError(f"experts {self.name!r} define no build_layer(inputs, outputs)")
 
     def layer_parameters(self, modes: tuple[int, ...], inputs: int, outputs: int, rank: int) -> int:
         """Count the parameters of a layer with expert modes of these sizes; linear in the rank."""
-        raise NotImplementedError
+        raise TypeError(f"experts {self.name!r} define no layer_parameters(…)")
 
     def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
         """Compute the experts' mixture of each token: (g, t, i) -> (g, t, o)."""
