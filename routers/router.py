@@ -69,7 +69,9 @@ class Router(nn.Module, Configurable):
     spans_batch: ClassVar[bool] = False
     """Whether all tokens of the batch are routed together, by the router's definition."""
     needs_sums: ClassVar[bool] = False
-    """Whether sums over the batch suffice to `after_step`, so that a batch may be cut."""
+    """Whether `after_step` asks for sums over micro-batches, so that a batch may be cut."""
+    batch_loss: ClassVar[bool] = False
+    """Whether the router's own loss is no mean over tokens, so that no batch may be cut."""
 
     # Half of a router, and no strength of one: it is chosen or swept, and tuned by no default.
     affinity: str = hyper("linear", "How tokens become logits: linear, cosine, mlp or soft.")

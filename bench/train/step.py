@@ -7,7 +7,7 @@ from its parameters, optimiser state and step number goes on as if never interru
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 
 import torch
@@ -58,6 +58,26 @@ def learning_rate(step: int, steps: int, train: TrainConfig) -> float:
     return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def following(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """Return how averaged weights follow: an exponential moving average; counts are copied.
+
+    An average of integers is cut to the integer below, and of truth values is true for ever.
+    """
+    average = get_ema_multi_avg_fn(decay)
+
+    def follow(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
+        if averages[0].is_floating_point():
+            average(averages, values, count)
+        else:
+            for own, value in zip(averages, values, strict=True):
+                own.copy_(value)
+
+    return follow
+
+
 def refuse_other_optimisation(spec: TrialSpec, model: nn.Module) -> None:
     """Refuse `train.micro_batches` where cutting the batch would change what is computed.
 
@@ -95,10 +115,13 @@ def why_not_cut(spec: TrialSpec, model: nn.Module, parts: int) -> str | None:
     if weighed := [name for name, weight in spec.train.losses.items() if weight]:
         return f"the loss {weighed[0]!r} is taken over the whole batch"
     for name, layer in layers.items():
+        router = f"the router {type(layer.router).__name__}"
+        if layer.router.batch_loss:
+            return f"{router} has a loss over the whole batch"
         if layer.router.needs_sums:
             continue
         if listens(layer.router):
-            return f"the router {type(layer.router).__name__} is told the loads of the whole batch"
+            return f"{router} is told the loads of the whole batch"
         # Parameters learn by the gradient alone; a buffer may follow the batches.
         for buffer, _ in layer.named_buffers():
             return f"{name}.{buffer} may keep statistics of the batch"
@@ -139,7 +162,7 @@ class Trainer:
         self._optimizer = build_optimizer(self._model, spec.train)
         self._average = None
         if (decay := spec.train.ema) is not None:
-            follow = get_ema_multi_avg_fn(decay)
+            follow = following(decay)
             self._average = AveragedModel(self._model, multi_avg_fn=follow, use_buffers=True)
         self._objective = Objective(spec.train)
         self._noise = torch.Generator(device)

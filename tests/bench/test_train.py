@@ -413,6 +413,21 @@ def test_averaged_weights_are_what_is_evaluated_and_kept(tiny_spec, tiny_dataset
     torch.testing.assert_close(weights_of(outcome)["head.weight"], average)
 
 
+def test_averaged_weights_follow_and_counts_are_copied(tiny_spec, tiny_dataset):
+    spec = tiny_spec("expert_threshold", ema=0.9)
+    batches = TrainingBatches(spec, tiny_dataset, CPU)
+    trainer = Trainer(spec, tiny_dataset, batches, CPU, steps=3)
+    (own,), (averaged,) = (
+        [layer.router for layer in moe_layers(net).values()]
+        for net in (trainer._model, trainer.model)
+    )
+    for step in range(3):
+        trainer.step(step)
+        assert averaged.updates == own.updates - 1  # the router hears of a step when it is over
+    assert own.updates == 3
+    assert not averaged.threshold.equal(own.threshold)
+
+
 # Routers that listen
 
 
