@@ -35,24 +35,23 @@ class BiasedTopK(TokenChoice):
         self.register_buffer("bias", torch.zeros(self.num_experts))
 
     def allocate(self, logits: Tensor) -> Routing:
-        softmax = self.score == "softmax"
-        scores = expert_softmax(logits) if softmax else logits.sigmoid()
-        masked = logits == -torch.inf
-        biased = self.eligible(scores + self.bias.to(scores.dtype), scores)
+        gates = self.clean_gates(logits)
+        scores = gates if self.score == "softmax" else logits.sigmoid()
+        biased = self.eligible(scores + self.bias.to(scores.dtype))
         routing = TokenChoiceRouting.top_k(
             scores,
             self.top_k,
             self.capacity(logits, self.top_k),
-            scores=biased.masked_fill(masked, -torch.inf),
+            scores=biased.masked_fill(logits == -torch.inf, -torch.inf),
             renormalize=self.normalize and self.top_k > 1,
         )
-        return dataclasses.replace(
-            routing,
-            gates=scores if softmax else sigmoid_shares(logits),
-            weights=routing.weights * self.route_scale,
-        )
+        weights = routing.weights * self.route_scale
+        return dataclasses.replace(routing, gates=gates, weights=weights)
 
-    def eligible(self, biased: Tensor, scores: Tensor) -> Tensor:
+    def clean_gates(self, logits: Tensor) -> Tensor:
+        return expert_softmax(logits) if self.score == "softmax" else sigmoid_shares(logits)
+
+    def eligible(self, biased: Tensor) -> Tensor:
         """Return the scores to choose by, (g, t, E), −∞ for experts that are out of the choice."""
         return biased
 
@@ -132,7 +131,7 @@ class GroupLimitedTopK(BiasedTopK):
         if self.group_score == "top_k" and k < m:
             raise RequestError(f"group_score = 'top_k' needs top_k of at least groups_kept = {m}")
 
-    def eligible(self, biased: Tensor, scores: Tensor) -> Tensor:
+    def eligible(self, biased: Tensor) -> Tensor:
         grouped = biased.detach().unflatten(-1, (self.groups, -1))
         best = {"top2": 2, "max": 1, "top_k": self.top_k // self.groups_kept}[self.group_score]
         group_scores = grouped.topk(min(best, grouped.shape[-1]), dim=-1).values.sum(-1)
@@ -172,6 +171,9 @@ class QuantileBalancing(TokenChoice):
             routing.statistics["passes"] = logits.new_ones(())
             routing.statistics["price"] = even_price(logits.detach(), shifted.detach(), self.top_k)
         return routing
+
+    def clean_gates(self, logits: Tensor) -> Tensor:
+        return expert_softmax(logits)
 
     @torch.no_grad()
     def after_step(self, stats: dict[str, Tensor]) -> None:

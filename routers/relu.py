@@ -59,6 +59,9 @@ class ReLURouter(Unlimited):
         routing.statistics["pairs"] = torch.tensor(logits.numel(), device=logits.device)
         return dataclasses.replace(routing, loss=self._loss(weights, selected))
 
+    def clean_gates(self, logits: Tensor) -> Tensor:
+        return expert_softmax(logits)
+
     def _loss(self, weights: Tensor, selected: Tensor) -> Tensor | None:
         tokens = selected.shape[:2].numel()
         if not self.training or not tokens:

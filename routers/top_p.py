@@ -35,3 +35,6 @@ class TopP(Unlimited):
         needed = (before <= self.p) & (logits.gather(-1, order) > -torch.inf)
         selected = torch.empty_like(needed).scatter_(-1, order, needed)
         return TokenChoiceRouting.from_mask(gates, gates, selected)
+
+    def clean_gates(self, logits: Tensor) -> Tensor:
+        return expert_softmax(logits)
