@@ -1,3 +1,3 @@
 """The engine: from a request to stored rows."""
 
-import moe_router_bench  # noqa: F401
+import moe_router_bench

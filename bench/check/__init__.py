@@ -2,5 +2,3 @@
 
 from bench.check.outcome import render
 from bench.check.run import check_component, check_router
-
-__all__ = ["check_component", "check_router", "render"]

@@ -10,17 +10,3 @@ from bench.compute.budget import (
 )
 from bench.compute.estimates import Estimate, cost_of, estimate
 from bench.compute.flops import FlopCounter, count_flops
-
-__all__ = [
-    "Budget",
-    "ComputeUsed",
-    "Cost",
-    "Estimate",
-    "FlopCounter",
-    "cost_of",
-    "count_flops",
-    "estimate",
-    "match_compute",
-    "model_stats",
-    "parameters_of",
-]

@@ -9,7 +9,7 @@ from bench.config.overrides import (
     with_routers,
     with_settings,
 )
-from bench.config.presets import ParentConfig, Preset, load_preset, nearest_path
+from bench.config.presets import Preset, load_preset, nearest_path
 from bench.config.schema import (
     DENSE,
     AugmentConfig,
@@ -25,30 +25,3 @@ from bench.config.schema import (
     TrainConfig,
     TrialSpec,
 )
-
-__all__ = [
-    "DENSE",
-    "AugmentConfig",
-    "DataConfig",
-    "ExpertsConfig",
-    "Match",
-    "ModelConfig",
-    "Options",
-    "ParentConfig",
-    "Preset",
-    "Pruner",
-    "RouterConfig",
-    "SearchOptions",
-    "SearchRange",
-    "TrainConfig",
-    "TrialSpec",
-    "check_path",
-    "load_preset",
-    "nearest_path",
-    "override",
-    "presets_of",
-    "settings_of",
-    "sweep_of",
-    "with_routers",
-    "with_settings",
-]

@@ -27,7 +27,7 @@ from bench.data.registry import (
 )
 
 # Importing a source registers it.
-from bench.data import (  # isort: skip  # noqa: F401
+from bench.data import (  # isort: skip
     celeba,
     digits,
     fashion_marked,
@@ -36,40 +36,3 @@ from bench.data import (  # isort: skip  # noqa: F401
     timm_sets,
     torchvision_sets,
 )
-
-__all__ = [
-    "DATASETS",
-    "DataShape",
-    "Dataset",
-    "Datasets",
-    "LazyImages",
-    "Pictures",
-    "Purpose",
-    "RawData",
-    "RawSplit",
-    "ShapedData",
-    "SharedDataset",
-    "Split",
-    "TrainingBatches",
-    "assemble",
-    "channel_histogram",
-    "channel_moments",
-    "class_fault",
-    "file_sha256",
-    "find_dataset",
-    "has_size",
-    "image_fault",
-    "label_fault",
-    "load_dataset",
-    "load_weights",
-    "load_with_shape",
-    "normalise",
-    "random_bits",
-    "read_source",
-    "register_dataset",
-    "replacing",
-    "save_weights",
-    "structure_fault",
-    "sweep",
-    "write_tensors",
-]

@@ -19,28 +19,3 @@ from bench.execute.events import (
 from bench.execute.jobs import Job, jobs_of
 from bench.execute.plugins import OPENED
 from bench.execute.runner import Runner, run_plan
-
-__all__ = [
-    "OPENED",
-    "SIGNALS",
-    "Begun",
-    "Ended",
-    "Event",
-    "Job",
-    "Leaving",
-    "Measured",
-    "OnEvent",
-    "Progress",
-    "Reused",
-    "RunOptions",
-    "RunSummary",
-    "Runner",
-    "Started",
-    "Task",
-    "Waiting",
-    "jobs_of",
-    "prepared_machine",
-    "run_plan",
-    "slots",
-    "trial_folder",
-]

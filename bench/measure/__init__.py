@@ -3,5 +3,3 @@
 from bench.measure.running import run_suite
 from bench.measure.subjects import LayerOfTrial, TrainedTrial, layers_by_image
 from bench.measure.transfer import refuse_transfer
-
-__all__ = ["LayerOfTrial", "TrainedTrial", "layers_by_image", "refuse_transfer", "run_suite"]

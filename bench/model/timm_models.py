@@ -14,8 +14,6 @@ from bench.model.classifier import image_classifier
 from bench.model.origin import require_file
 from routers import RequestError
 
-__all__ = ["dense_model", "require_model", "timm"]
-
 register_model(image_classifier)
 
 

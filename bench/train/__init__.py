@@ -5,16 +5,3 @@ from bench.train.evaluation import observe
 from bench.train.loop import SAVE_EVERY, TrainingInterrupted, train_trial
 from bench.train.outcome import Outcome, SavedSnapshot, read_outcome
 from bench.train.step import refuse_other_optimisation, why_not_cut
-
-__all__ = [
-    "SAVE_EVERY",
-    "Outcome",
-    "SavedSnapshot",
-    "TrainingInterrupted",
-    "discard_state",
-    "observe",
-    "read_outcome",
-    "refuse_other_optimisation",
-    "train_trial",
-    "why_not_cut",
-]

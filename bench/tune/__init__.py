@@ -2,5 +2,3 @@
 
 from bench.tune.search import search_results, with_tuned
 from bench.tune.tuner import Tuning, tune, tuning_of
-
-__all__ = ["Tuning", "search_results", "tune", "tuning_of", "with_tuned"]

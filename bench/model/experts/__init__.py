@@ -12,18 +12,4 @@ from bench.model.experts.replaced import (
 from bench.model.experts.stacked import MLPExperts
 
 # Importing a family registers it.
-from bench.model.experts import heterogeneous, mpo, factorised  # isort: skip  # noqa: F401
-
-__all__ = [
-    "EXPERTS",
-    "Experts",
-    "MLPExperts",
-    "Replaced",
-    "ReplacedLinear",
-    "ReplacedMLP",
-    "ReplacedNetwork",
-    "build_experts",
-    "is_linear",
-    "register_experts",
-    "replaced_by",
-]
+from bench.model.experts import heterogeneous, mpo, factorised  # isort: skip
