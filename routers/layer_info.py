@@ -41,12 +41,14 @@ class Site:
         levels: sizes of the expert modes, whose product is E; none where there is one mode.
         expert_hidden: width of the experts' hidden activations; None where they have none.
         kinds: "mlp", "constant", "copy" or "zero" of each expert; none where all are alike.
+        expert_sizes: parameters of each expert; none where all are alike.
     """
 
     token_shape: tuple[int, ...] | None = None
     levels: tuple[int, ...] = ()
     expert_hidden: int | None = None
     kinds: tuple[str, ...] = ()
+    expert_sizes: tuple[int, ...] = ()
 
 
 def two_levels(num_experts: int) -> tuple[int, int]:

@@ -74,6 +74,24 @@ def load(routing: Routing, batch: Batch) -> Tensor:
     return _squared_variation(torch.special.ndtr(margin).mean((0, 1)))
 
 
+@register_loss("complexity", family="balance", source="arXiv 2411.18466")
+def complexity(routing: Routing, batch: Batch) -> Tensor:
+    """½ CV² over the experts of summed gates times parameters, plus ½ of the loss `load` (MoCE-IR).
+
+    Even where an expert's gates are in inverse proportion to its parameters, so that small experts
+    are preferred; with experts of one size the first half is half of `importance`. The authors'
+    code takes the sample variance, which is E/(E − 1) times as large, and weighs by parameters only
+    when its option `with_complexity` is set; the paper always does.
+
+    Raises:
+        RequestError: that of `load`.
+    """
+    summed = routing.gates.sum((0, 1))
+    if routing.expert_sizes:
+        summed = summed * summed.new_tensor(routing.expert_sizes)
+    return (_squared_variation(summed) + load(routing, batch)) / 2
+
+
 @register_loss("gshard", family="balance", source="arXiv 2006.16668, 2101.03961")
 def gshard(routing: Routing, batch: Batch, *, choices: Literal["first", "all"] = "first") -> Tensor:
     """E · Σ_e (share of the choices that are e) · (mean gate of e).

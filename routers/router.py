@@ -152,12 +152,17 @@ class Router(nn.Module, Configurable):
             std = self.logit_noise() if self.training else 0.0
             noisy = logits
             if std > 0:
-                noise = torch.empty_like(logits).normal_(generator=context.generator)
-                noisy = logits + std * noise
+                noisy = logits + std * self.draw_noise(logits, context.generator)
                 routing = self.allocate_noisy(logits, noisy)
             else:
                 routing = self._allocated(logits)
-            routing = dataclasses.replace(routing, logits=logits, noisy_logits=noisy, noise_std=std)
+            routing = dataclasses.replace(
+                routing,
+                logits=logits,
+                noisy_logits=noisy,
+                noise_std=std,
+                expert_sizes=self.site.expert_sizes,
+            )
             return self.complete(routing, tokens)
 
     def complete(self, routing: Routing, tokens: Tensor) -> Routing:
@@ -198,6 +203,10 @@ class Router(nn.Module, Configurable):
     def logit_noise(self) -> float:
         """Return the deviation of the noise on the logits: `noise_std` / E (2106.05974)."""
         return self.noise_std / self.num_experts
+
+    def draw_noise(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Draw standard normal noise of the shape of the logits."""
+        return torch.empty_like(logits).normal_(generator=generator)
 
     def capacity(self, logits: Tensor, k: int = 1) -> int | None:
         """Return each expert's slots for (g, t, E) logits and k choices a token; None for no limit.

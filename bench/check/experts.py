@@ -39,7 +39,7 @@ PLACES: tuple[Replaced, ...] = (
     ReplacedLinear(12, 7, std=0.5),
     ReplacedNetwork((1, 6, 6), channels=2, widths=(5, 4), classes=3),
 )
-GROUPS, TOKENS, EXPERTS = 2, 5, 6
+GROUPS, TOKENS, EXPERTS = 2, 4, 6
 WIDTHS = (1, 2, 3, 8)
 
 
@@ -151,6 +151,8 @@ def one_by_one(experts: Experts) -> list[reference.Expert]:
 def apart(subject: Subject) -> None:
     """A token's output depends on no other token, where routing does not mix them."""
     experts, x = subject.build(), subject.tokens()
+    if experts.mixes_tokens:
+        raise NotApplicable("they mix the tokens of a group by definition")
     other = subject.tokens(seed=7)
     other[0, 0] = x[0, 0]
     for kind, routing in subject.routings.items():

@@ -149,7 +149,7 @@ def model_stats(model: nn.Module, seen: Observed) -> dict[str, float]:
     for layer, routing in zip(moe_layers(model).values(), seen.routings, strict=True):
         active -= parameters_of(layer.experts) * (1 - layer.experts.active_share(routing))
         tokens = routing.gates.shape[:2].numel()
-        per_choice.append(routing.slot_count / (tokens * (routing.choices or 1)))
+        per_choice.append(layer.experts.slots(routing) / (tokens * (routing.choices or 1)))
     with torch.no_grad():
         flops = count_flops(model, seen.images).total
     return {

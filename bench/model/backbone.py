@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -56,6 +57,9 @@ def moefy(
     replaced = {name: replaced_by(module) for name, module in places.items()}
     dims = {module: replaced[name].dim for name, module in places.items()}
     tokens = tokens_of(model, dims, input_size)
+    for name, shape in replaced.items():
+        if isinstance(shape, ReplacedMLP):
+            replaced[name] = replace(shape, tokens=tokens[places[name]])
     make_router = router if callable(router) else partial(build_router, router)
     make_experts = partial(build_experts, experts, **(experts_options or {}))
     passes = ModelPasses()
@@ -130,7 +134,8 @@ def site_of(experts: Experts) -> Site:
     """Describe the layer to the router that will stand in it."""
     shape = experts.replaced.token_shape
     images = shape if len(shape) > 1 else None
-    return Site(images, experts.level_sizes, experts.hidden_width, experts.kinds)
+    levels, sizes = experts.level_sizes, experts.expert_sizes
+    return Site(images, levels, experts.hidden_width, experts.kinds, sizes)
 
 
 @contextmanager

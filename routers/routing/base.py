@@ -36,6 +36,7 @@ class Routing(ABC):
         diagnostics: what the allocation reports of itself, such as `marginal_error` (g,).
         loss: the router's own auxiliary loss in training, weighted, a scalar; None for none.
         statistics: what the router's `after_step` needs besides the loads, without a gradient.
+        expert_sizes: parameters of each expert; none where all are alike.
     """
 
     gates: Tensor
@@ -45,6 +46,7 @@ class Routing(ABC):
     diagnostics: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
     loss: Tensor | None = field(default=None, kw_only=True)
     statistics: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
+    expert_sizes: tuple[int, ...] = field(default=(), kw_only=True)
 
     constant_load: ClassVar[bool] = False
     """True where the load of an expert is constant by construction."""

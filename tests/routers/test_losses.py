@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -58,6 +59,22 @@ def test_importance_by_hand():
     sums = [1.7, 1.1, 1.2]
     variance = sum((value - 4 / 3) ** 2 for value in sums) / 3
     assert loss("importance", routing).item() == pytest.approx(variance / (4 / 3) ** 2)
+
+
+@given(st.integers(2, 6), st.integers(1, 2), st.integers(0, 99), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_complexity_is_half_the_weighed_importance_and_half_the_load(experts, k, seed, sized):
+    k, logits, std = min(k, experts - 1), normal(3, 4, experts, seed=seed), 0.3
+    routing = top_k(logits, k, normal(3, 4, experts, seed=seed + 1), std)
+    sizes = tuple(2**e * 10 for e in range(experts)) if sized else ()
+    routing = dataclasses.replace(routing, expert_sizes=sizes)
+    clean, noisy = logits.flatten(0, 1).numpy(), routing.noisy_logits.flatten(0, 1).numpy()
+    share = np.exp(clean) / np.exp(clean).sum(1, keepdims=True)
+    summed = (share * np.array(sizes or [1])).sum(0)
+    tau = np.sort(noisy, 1)[:, -k][:, None]
+    chosen = (1 - norm.cdf((tau - clean) / std)).mean(0)
+    expected = 0.5 * sum(each.var() / each.mean() ** 2 for each in (summed, chosen))
+    assert loss("complexity", routing).item() == pytest.approx(expected)
 
 
 def test_gshard_by_hand():

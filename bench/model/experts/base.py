@@ -33,11 +33,14 @@ class Experts(nn.Module, Configurable):
         hidden_width: h; None where they have no hidden activations to show.
         level_sizes: sizes of the expert modes; none where there is one mode.
         kinds: "mlp", "constant", "copy" or "zero" of each expert; none where all are alike.
+        expert_sizes: parameters of each expert; none where all are alike.
+        mixes_tokens: whether a token's output depends on the other tokens of its group.
     """
 
     name: ClassVar[str]
     replaces: ClassVar[tuple[type, ...]] = (ReplacedMLP,)
     stacked: ClassVar[bool] = False
+    mixes_tokens: ClassVar[bool] = False
     width: ClassVar[str | None] = None
 
     def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
@@ -47,6 +50,7 @@ class Experts(nn.Module, Configurable):
         self.hidden_width: int | None = None
         self.level_sizes: tuple[int, ...] = ()
         self.kinds: tuple[str, ...] = ()
+        self.expert_sizes: tuple[int, ...] = ()
 
     def forward(self, slot_inputs: Tensor) -> Tensor:
         """Apply every expert to its own slots: (E, g, s, …) -> (E, g, s, …)."""
@@ -89,14 +93,18 @@ class Experts(nn.Module, Configurable):
         y: Tensor = torch.func.functional_call(self, averaged, (x.unsqueeze(1),))
         return y.squeeze(1)
 
+    def slots(self, routing: Routing) -> int:
+        """Return the slots that the experts run, used or not."""
+        return routing.slot_count
+
     def rows(self, routing: Routing) -> int:
         """Return the rows on which the replaced module runs the same FLOPs."""
-        return routing.slot_count
+        return self.slots(routing)
 
     def active_share(self, routing: Routing) -> float:
         """Share of their parameters that act on a token on average."""
         tokens = routing.gates.shape[:2].numel()
-        return min(1.0, routing.slot_count / (tokens * routing.num_experts))
+        return min(1.0, self.slots(routing) / (tokens * routing.num_experts))
 
     def stats(self) -> dict[str, float]:
         """Return single numbers that describe the experts, by name."""

@@ -28,6 +28,7 @@ class ReplacedMLP:
         bias: whether its layers have biases.
         std: standard deviations of the two layers' initial weights: experts start alike.
         dropout: probabilities after the activation and after the second layer.
+        tokens: tokens of an image; None where they are not known.
     """
 
     what: ClassVar[str] = "an MLP"
@@ -38,6 +39,7 @@ class ReplacedMLP:
     bias: bool = True
     std: tuple[float, float] = (0.02, 0.02)
     dropout: tuple[float, float] = (0.0, 0.0)
+    tokens: int | None = None
 
     @property
     def token_shape(self) -> tuple[int, ...]:

@@ -1,0 +1,55 @@
+"""One choice of experts for each image, among experts of unlike size (MoCE-IR)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from routers.hyper import Range, hyper
+from routers.layer_info import RouterContext
+from routers.logits import expert_softmax
+from routers.router import Unlimited, register_router
+from routers.routing import Routing, TokenChoiceRouting
+
+
+@register_router("moce_ir", family="token_choice", source="arXiv 2411.18466")
+class MoCEIR(Unlimited):
+    """All tokens of an image take the k experts of the image's highest noisy gates (MoCE-IR).
+
+    The logits are xW of the mean token, without bias; in training each image draws noise of its
+    own. The weights are the chosen gates of the noisy logits, not divided by their sum. Nothing is
+    dropped. The loss `complexity` moves images to experts of few parameters, and the experts
+    `growing` have such. The authors add to the mean token an embedding of the frequencies of a
+    damaged image's deepest features, left out here; their code also draws noise in evaluation,
+    where this router draws none.
+
+    Cost: one d × E product an image. Known limit: experts that run on slots (such as `mlp`) have as
+    many as the image has tokens, so each of them costs a dense MLP; `growing` run on their own
+    images alone.
+    """
+
+    affinity: ClassVar[str] = "linear"  # type: ignore[misc]
+    affinity_options: ClassVar[dict[str, Any]] = {}  # type: ignore[misc]
+    top_k: int = hyper(1, "Experts that each image chooses.", ge=1)
+    noise_std: float = hyper(
+        1.0,
+        "Deviation of Gaussian noise on the logits in training, times the number of experts.",
+        ge=0,
+        tune=Range(0.0, 2.0),
+    )
+
+    def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
+        """Compute the logits of each image, alike for all its tokens: (g, t, d) -> (g, t, E)."""
+        logits: Tensor = self.gate(tokens.mean(1, keepdim=True), context)
+        return logits.expand(*tokens.shape[:2], self.num_experts)
+
+    def draw_noise(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        return super().draw_noise(logits[:, :1], generator).expand_as(logits)
+
+    def allocate(self, logits: Tensor) -> Routing:
+        return TokenChoiceRouting.top_k(expert_softmax(logits), self.top_k, None, logits=logits)
+
+    def clean_gates(self, logits: Tensor) -> Tensor:
+        return expert_softmax(logits)
