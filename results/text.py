@@ -38,7 +38,7 @@ class UnstorableError(StoreError):
 def nearest(name: str, options: Iterable[str]) -> str:
     """End a message with the nearest of what there is, or all of it where none is near."""
     known = sorted(options)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.65)
     if close:
         return f"; did you mean {' or '.join(repr(match) for match in close)}?"
     return f"; there is {', '.join(known)}" if known else "; there is none"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class BenchError(Exception):
@@ -39,11 +39,26 @@ def with_article(noun: str) -> str:
 
 def nearest(name: str, options: Iterable[str]) -> str:
     """Return the end of an error message: the nearest valid names, or all where none is near."""
-    known = sorted(options)
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    known = set(options)
+    return offer(alike(name, known), known)
+
+
+def alike(name: str, options: Iterable[str]) -> list[str]:
+    """Return the names that this one may be a slip for, the nearest first, at most three."""
+    return difflib.get_close_matches(name, sorted(set(options)), n=3, cutoff=0.65)
+
+
+def offer(close: Sequence[str], known: Iterable[str]) -> str:
+    """Return the end of an error message: the close names, or all where there are none."""
     if close:
-        return f"; did you mean {' or '.join(repr(match) for match in close)}?"
-    return f"; there is {', '.join(known)}" if known else "; there is none"
+        return f"; did you mean {' or '.join(map(repr, close))}?"
+    return f"; there is {', '.join(sorted(known)) or 'none'}"
+
+
+def misspelt(target: object, method: str, base: type) -> str:
+    """Say which method of an object has nearly the name of one that its class lacks, if one has."""
+    close = alike(method, set(dir(type(target))) - set(dir(base)))
+    return f"; it defines `{close[0]}`: did you mean `{method}`?" if close else ""
 
 
 def unknown(name: str, options: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from routers.affinity import AFFINITIES, build_affinity
-from routers.errors import RequestError
+from routers.errors import RequestError, misspelt
 from routers.hyper import Configurable, Range, hyper
 from routers.layer_info import RouterContext, Site
 from routers.logits import refusing_non_finite
@@ -180,7 +180,10 @@ class Router(nn.Module, Configurable):
 
     def allocate(self, logits: Tensor) -> Routing:
         """Assign tokens to experts: (g, t, E) logits -> a routing."""
-        raise TypeError(f"router {type(self).__name__!r} defines no allocate(self, logits)")
+        raise TypeError(
+            f"router {type(self).__name__!r} defines no allocate(self, logits)"
+            f"{misspelt(self, 'allocate', Router)}"
+        )
 
     def _allocated(self, logits: Tensor) -> Routing:
         routing: object = self.allocate(logits)
@@ -189,7 +192,8 @@ class Router(nn.Module, Configurable):
         raise RequestError(
             f"router {getattr(self, 'name', type(self).__name__)!r}: `allocate` returns "
             f"{described(routing)}, not a Routing; build one of the gates, such as "
-            "TokenChoiceRouting.top_k(gates, k=1, capacity=self.capacity(logits))"
+            "TokenChoiceRouting.top_k(gates, k=1, capacity=self.capacity(logits)); for k choices "
+            "pass self.capacity(logits, k)"
         )
 
     def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:

@@ -224,6 +224,13 @@ def test_the_examples_of_other_components_work_when_pasted(tmp_path: Path):
 
 
 @pytest.mark.slow
+def test_the_router_with_a_state_works_when_pasted(tmp_path: Path):
+    (example,) = blocks("docs/routers.md", "python", "register_buffer")
+    (tmp_path / "busy.py").write_text(example)
+    bench_py(tmp_path, "check", "busy_penalty", "--plugin", "busy.py")
+
+
+@pytest.mark.slow
 def test_the_layer_example_works_when_pasted():
     (example,) = blocks("docs/routers.md", "python", "moefy")
     assert python(ROOT, "-c", example).startswith("tensor([[")

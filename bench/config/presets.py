@@ -20,7 +20,7 @@ from bench.config.schema import (
     TuneConfig,
 )
 from results.text import read_yaml
-from routers.errors import RequestError, nearest
+from routers.errors import RequestError, alike, nearest, offer
 
 
 def parse(text: str, where: str) -> Any:
@@ -178,14 +178,13 @@ def setting_paths(model: type[pydantic.BaseModel], prefix: str = "") -> list[str
 
 
 def nearest_path(path: str, options: list[str]) -> str:
-    """Name the nearest paths; the last part counts most, so that `lr` is near `train.lr`."""
-    last = path.rpartition(".")[2]
-    namesakes = [option for option in options if option.rpartition(".")[2] == last]
-    if namesakes:
-        return f"; did you mean {' or '.join(repr(name) for name in namesakes[:3])}?"
-    section = path.partition(".")[0]
-    inside = [option for option in options if option.partition(".")[0] == section]
-    return nearest(path, inside or options)
+    """Name the nearest paths by their last part, so that `lr` is near `train.lr`."""
+    section, last = path.partition(".")[0], path.rpartition(".")[2]
+    inside = [option for option in options if option.partition(".")[0] == section] or options
+    own = {option: option.rpartition(".")[2] for option in options}
+    near = [last] if last in own.values() else alike(last, map(own.__getitem__, inside))
+    among = options if last in near else inside
+    return offer([each for name in near for each in among if own[each] == name][:3], inside)
 
 
 def _path(location: tuple[int | str, ...]) -> str:

@@ -34,9 +34,7 @@ def slots(jobs: int | None, wanted: Sequence[str] = ()) -> tuple[str, ...]:
     known = (*there, CPU)
     for name in wanted:
         if name not in known:
-            raise RequestError(
-                f"there is no device {name!r}{nearest(name, known)}; there are: {', '.join(known)}"
-            )
+            raise RequestError(f"there is no device {name!r}{nearest(name, known)}")
     if CPU in wanted and len(wanted) > 1:
         raise RequestError(f"the CPU works alone or not at all: {','.join(wanted)}")
     names = tuple(dict.fromkeys(wanted)) or there or (CPU,)

@@ -36,18 +36,29 @@ def refuse_untrainable(
     """Rehearse each training once, whatever the number of its seeds.
 
     Raises:
-        RequestError: one cannot be trained as it was asked for; it names the trial.
+        RequestError: one cannot be trained as it was asked for; it names the trial, unless the
+            dense model fails alike.
     """
     trials = [job for job in jobs if job.decision.train]
     once = {condition_of(job.planned.spec): job for job in trials}.values()
     checks = preflight([job.planned.spec for job in once])
     for job, check in zip(once, checks, strict=True):
-        try:
-            check()
-        except RequestError as error:
-            raise RequestError(f"{job.task.name}: {error}") from error
-        except (Exception, SystemExit):
-            continue  # no mistake in the request: its training fails, and its row says why
+        if refusal := _refusal(check):
+            (of_dense,) = preflight([job.planned.spec.dense()])
+            if str(_refusal(of_dense)) == str(refusal):
+                raise refusal
+            raise RequestError(f"{job.task.name}: {refusal}") from refusal
+
+
+def _refusal(check: Check) -> RequestError | None:
+    """Return the mistake in the request that a check finds; other errors fail the training."""
+    try:
+        check()
+    except RequestError as error:
+        return error
+    except (Exception, SystemExit):
+        pass  # the row of the training says why
+    return None
 
 
 def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from sqlalchemy import create_engine, text
 
-from bench.execute.failures import is_disk_full, status_of
+from bench.config import load_preset
+from bench.data import Datasets
+from bench.execute import jobs_of
+from bench.execute.failures import is_disk_full, refuse_untrainable, rehearse, status_of
+from bench.plan import Decision, make_plan, make_request
 from results import StoreError
 from results.connect import resolve, store_errors
+from routers import RequestError
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -43,3 +50,25 @@ def test_memory_that_no_allocator_has_is_known() -> None:
     assert status_of(raised.value) == "out_of_memory"
     assert status_of(MemoryError()) == "out_of_memory"
     assert status_of(RuntimeError("a mistake")) == "failed"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("model.options.img_size", 12, "VisionTransformer does not take images of 1 x 8 x 8"),
+        ("model.groups", 7, "soft_moe: model.groups = 7 does not divide"),
+    ],
+)
+def test_a_mistake_in_the_model_is_not_laid_to_a_router(
+    path: str, value: Any, message: str
+) -> None:
+    datasets, preset = Datasets(), load_preset("smoke")
+    request = make_request(preset, routers=["soft_moe"], seeds=1, settings={path: value})
+    plan = make_plan(request, datasets)
+    jobs = jobs_of(plan, [Decision(True, "new")] * len(plan.trials), [()] * len(plan.layers))
+    device = torch.device("cpu")
+    with pytest.raises(RequestError) as raised:
+        refuse_untrainable(
+            jobs, lambda specs: [partial(rehearse, s, datasets, device) for s in specs]
+        )
+    assert str(raised.value).startswith(message)

@@ -1,8 +1,9 @@
 """One registry for every kind of component."""
 
 import pytest
+import torch
 
-from routers import ROUTERS, Registry, RequestError
+from routers import ROUTERS, Registry, RequestError, Router
 
 
 @pytest.fixture
@@ -70,3 +71,26 @@ def test_every_router_says_what_it_is_and_where_it_comes_from():
         assert card.summary.endswith(".")
         assert card.source
         assert all(info.meaning for info in card.hyper), entry.name
+
+
+def test_a_router_whose_allocate_is_misspelt_is_told_so():
+    class Mine(Router):
+        def alocate(self, logits):
+            return logits
+
+    message = r"'Mine' defines no allocate.*; it defines `alocate`: did you mean `allocate`\?"
+    with pytest.raises(TypeError, match=message):
+        Mine(4, 2)(torch.zeros(1, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("softmoe", "; did you mean 'soft_moe'? If it"),
+        ("zzzz", "; there is attentive, base, dense"),
+    ],
+)
+def test_only_names_that_are_alike_are_offered(name: str, end: str):
+    with pytest.raises(RequestError) as raised:
+        ROUTERS.get(name)
+    assert end in str(raised.value)
