@@ -76,7 +76,7 @@ class ModelConfig(Config):
     """Passed to `timm.create_model`."""
     weights: str | None = None
     """A file of pretrained weights of this timm model."""
-    layers: Literal["last2", "every2", "all", "head"] | tuple[int, ...] = "last2"
+    layers: Literal["last2", "every2", "all", "every_mlp", "head"] | tuple[int, ...] = "last2"
     """Blocks whose MLP becomes an MoE layer; head is the last layer."""
     groups: Literal["image", "batch"] | Annotated[int, Field(ge=1)] = "image"
     """Tokens that are routed together: of an image, the batch, or a number."""

@@ -19,7 +19,9 @@ from routers import RequestError, Router, Site, build_router
 from routers.errors import with_article
 
 MLP_NAMES = ("mlp", "mlp_channels")
-"""What timm calls the MLP of a block; MLP-Mixer has a second one, over tokens."""
+"""What timm calls the MLP of a block."""
+TOKEN_MLP_NAME = "mlp_tokens"
+"""What it calls the second one of an MLP-Mixer's block, which mixes the tokens of a channel."""
 
 
 def moefy(
@@ -155,14 +157,15 @@ def places_of(model: nn.Module, layers: str | Sequence[int]) -> dict[str, nn.Mod
     Args:
         model: a timm model whose blocks have `.mlp` (ViT, DeiT, Swin, …) or, as MLP-Mixer,
             `.mlp_channels`, or an `image_classifier`.
-        layers: "head" for the last layer, else see `chosen_layers`.
+        layers: "head" for the last layer, "every_mlp" for those that mix tokens too, else see
+            `chosen_layers`.
 
     Raises:
         RequestError: there is nothing to replace.
     """
     if layers == "head":
         return _head(model)
-    blocks = blocks_of(model)
+    blocks = blocks_of(model, (*MLP_NAMES, TOKEN_MLP_NAME) if layers == "every_mlp" else MLP_NAMES)
     if not blocks:
         raise RequestError(f"{type(model).__name__} has no block with .mlp to replace")
     names = list(blocks)
@@ -175,12 +178,12 @@ def places_of(model: nn.Module, layers: str | Sequence[int]) -> dict[str, nn.Mod
     return {names[index]: blocks[names[index]] for index in chosen}
 
 
-def blocks_of(model: nn.Module) -> dict[str, nn.Module]:
+def blocks_of(model: nn.Module, names: tuple[str, ...] = MLP_NAMES) -> dict[str, nn.Module]:
     """Return the MLPs of a model's blocks, or its one network, by module name, in network order."""
     return {
         name: module
         for name, module in model.named_modules()
-        if name.rpartition(".")[2] in MLP_NAMES or isinstance(module, ImageNetwork)
+        if name.rpartition(".")[2] in names or isinstance(module, ImageNetwork)
     }
 
 
@@ -188,16 +191,17 @@ def chosen_layers(layers: str | Sequence[int], depth: int) -> list[int]:
     """Return the indices of the blocks to replace, ascending, of `depth` blocks.
 
     Args:
-        layers: "every2" (each second block), "last2" (the last two of those, 2106.05974), "all",
-            or indices, negative ones from the end; `RequestError` where it is none of these.
+        layers: "every2" (each second block), "last2" (the last two of those, 2106.05974), "all"
+            or "every_mlp", or indices, negative ones from the end; `RequestError` where it is
+            none of these.
     """
-    every2 = list(range(1, depth, 2))
-    named = {"every2": every2, "last2": every2[-2:], "all": list(range(depth))}
+    every = list(range(depth))
+    named = {"every2": every[1::2], "last2": every[1::2][-2:], "all": every, "every_mlp": every}
     if isinstance(layers, str):
         if layers not in named:
             raise RequestError(
-                f"model.layers = {layers!r} is not 'every2', 'last2', 'all', 'head' or a list of "
-                "blocks"
+                f"model.layers = {layers!r} is not 'every2', 'last2', 'all', 'every_mlp', 'head' "
+                "or a list of blocks"
             )
         return named[layers]
     for index in layers:

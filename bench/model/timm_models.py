@@ -6,6 +6,7 @@ from typing import Any
 
 import timm
 from timm.models import load_state_dict, register_model
+from timm.models.mlp_mixer import MlpMixer
 from torch import Tensor, nn
 
 from bench.config import ModelConfig
@@ -14,7 +15,22 @@ from bench.model.classifier import image_classifier
 from bench.model.origin import require_file
 from routers import RequestError
 
+
+def mlp_mixer(pretrained: bool = False, **options: Any) -> MlpMixer:
+    """Build an MLP-Mixer of any size (2105.01601); timm's own names fix depth, width and patch.
+
+    Args:
+        options: those of timm's `MlpMixer`, and what timm tells every model.
+    """
+    if pretrained:
+        raise TypeError("there are no weights of a model of any size")
+    of_timm = ("pretrained", "cache")
+    own = {name: value for name, value in options.items() if not name.startswith(of_timm)}
+    return MlpMixer(**own)
+
+
 register_model(image_classifier)
+register_model(mlp_mixer)
 
 
 def require_model(name: str) -> None:

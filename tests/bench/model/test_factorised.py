@@ -340,13 +340,15 @@ def test_models_learn_and_come_back_from_their_state(name, levels):
 def test_an_mlp_mixer_and_a_head(name):
     images = torch.randn(3, 3, 16, 16)
     mixer = MlpMixer(img_size=16, patch_size=4, embed_dim=64, num_blocks=2, num_classes=40)
-    moefy(mixer, router="mumoe", experts=name, num_experts=4, layers="all")
+    moefy(mixer, router="mumoe", experts=name, num_experts=4, layers="every_mlp")
     moefy(mixer, router="softmax_mixture", experts=name, num_experts=4, layers="head")
     y = mixer(images)
     assert y.shape == (3, 40)
     y.sum().backward()
     layers = list(moe_layers(mixer).values())
-    assert [len(layer.experts.blocks) for layer in layers] == [2, 2, 1]
+    # Of each block the MLP over the tokens of a channel, then the one over the channels of a token.
+    assert [len(layer.experts.blocks) for layer in layers] == [2, 2, 2, 2, 1]
+    assert [layer.experts.replaced.dim for layer in layers] == [16, 64, 16, 64, 64]
     assert all(p.grad.isfinite().all() for layer in layers for p in layer.experts.parameters())
 
 
