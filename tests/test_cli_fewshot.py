@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bench.cli import main
+from bench.data import DATASETS
 from results import load_study
 
 COLOUR = """
@@ -39,10 +41,18 @@ def test_a_tiny_model_transfers_to_two_data_sets(bench, tmp_path):
     ],
 )
 def test_a_transfer_set_that_does_not_fit_is_refused_before_training(
-    bench, tmp_path, options, message
+    options, message, tmp_path, capsys
 ):
     settings = [part for option in options for part in ("--set", f"suites.fewshot.{option}")]
-    (tmp_path / "colour.py").write_text(COLOUR, encoding="utf-8")
-    refused = bench(tmp_path, *RUN, *settings, "--plugin", "colour.py", status=2)
-    assert f"suite fewshot: {message}" in refused.stderr
-    assert "train" not in refused.stdout
+    plugin = tmp_path / "colour.py"
+    plugin.write_text(COLOUR, encoding="utf-8")
+    place = ("--plugin", str(plugin), "--home", str(tmp_path / "runs"))
+    try:
+        with pytest.raises(SystemExit) as exited:
+            main([*RUN, *settings, *place])
+    finally:
+        DATASETS.discard("colour")
+    assert exited.value.code == 2
+    out, err = capsys.readouterr()
+    assert f"suite fewshot: {message}" in err
+    assert "train" not in out

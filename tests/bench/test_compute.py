@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench.compute import FlopCounter, count_flops
-from bench.compute.budget import ComputeUsed, Cost, match_compute
+from bench.compute.budget import ComputeUsed, Cost, match_compute, parameters_of
 from bench.compute.estimates import estimate
 from bench.data import DataShape
 from bench.data.batches import TrainingBatches
@@ -242,29 +242,35 @@ def test_an_unknown_operation_is_named():
     assert report.total == 0
 
 
+# Matching
+
+
+@pytest.fixture(scope="module")
+def dense(tiny_spec, tiny_dataset):
+    return budget_of(tiny_spec("dense"), tiny_dataset)
+
+
+def test_the_budget_is_what_the_dense_model_spends(dense):
+    assert dense.steps == dense.dense_steps == 2 * 96 // 16
+    assert dense.error(ComputeUsed(dense.flops_budget, dense.steps, 1.0)) == 0
+    assert dense.flops_budget == dense.steps * dense.own.flops
+
+
 @pytest.mark.parametrize("name", ROUTERS.names())
-def test_every_operation_of_every_router_has_its_price(name, tiny_spec, tiny_dataset):
+def test_every_operation_of_every_router_has_its_price_and_its_steps_spend_the_budget(
+    name, dense, tiny_spec, tiny_dataset
+):
     spec = tiny_spec(name, losses={"importance": 0.01})
     trainer = Trainer(spec, tiny_dataset, TrainingBatches(spec, tiny_dataset, CPU), CPU, steps=1)
     counter = FlopCounter()
     trainer.step(0, counter)
     assert counter.uncounted == {}
-
-
-# Matching
-
-
-def test_the_budget_is_what_the_dense_model_spends(tiny_spec, tiny_dataset):
-    dense = budget_of(tiny_spec("dense"), tiny_dataset)
-    assert dense.steps == dense.dense_steps == 2 * 96 // 16
-    assert dense.error(ComputeUsed(dense.flops_budget, dense.steps, 1.0)) == 0
-    assert dense.flops_budget == dense.steps * dense.own.flops
-    for name in ROUTERS.names():
-        budget = budget_of(tiny_spec(name), tiny_dataset)
-        assert budget.flops_budget == dense.flops_budget
-        spent = budget.steps * budget.own.flops
-        assert abs(spent - budget.flops_budget) <= budget.own.flops / 2
-        assert budget.met_by(ComputeUsed(spent, budget.steps, 1.0))
+    own = Cost(counter.total, parameters_of(trainer.model))
+    budget = match_compute(spec, 96, lambda of: own if of is spec else dense.own)
+    assert budget.flops_budget == dense.flops_budget
+    spent = budget.steps * budget.own.flops
+    assert abs(spent - budget.flops_budget) <= budget.own.flops / 2
+    assert budget.met_by(ComputeUsed(spent, budget.steps, 1.0))
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from bench.data.batches import TrainingBatches
 from bench.execute.failures import status_of
 from bench.model import moe_layers
 from bench.model.build import trial_model
@@ -33,7 +34,18 @@ def breaking_from(monkeypatch, number, value=math.nan):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_router_diverges_by_its_logits(name, tiny_spec, tiny_dataset, tmp_path, monkeypatch):
+def test_every_router_refuses_its_logits_by_layer(name, tiny_spec, tiny_dataset, monkeypatch):
+    breaking_from(monkeypatch, 1)
+    spec = tiny_spec(name)
+    trainer = Trainer(spec, tiny_dataset, TrainingBatches(spec, tiny_dataset, CPU), CPU, steps=2)
+    trainer.step(0)
+    layer = list(moe_layers(trainer.model))[-1]
+    with pytest.raises(NonFiniteError, match=f"^layer {layer}: token 0 of group 0 has the logit"):
+        trainer.step(1)
+
+
+@pytest.mark.parametrize("name", ["softmax_token_choice", "softmax_expert_choice", "soft_moe"])
+def test_a_training_diverges_by_logits(name, tiny_spec, tiny_dataset, tmp_path, monkeypatch):
     breaking_from(monkeypatch, 2)
     spec = tiny_spec(name, match="steps", epochs=0.5, evaluations=1, snapshots=1)
     outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)

@@ -164,15 +164,21 @@ class FakeLayers:
         return make_model("dense")
 
 
-def routed() -> list[str]:
-    """Every registered router that is no baseline, and needs nothing of the experts."""
-    names = [name for name in list_routers() if name != "attentive"]
-    return [name for name in names if not issubclass(ROUTERS.get(name).target, Baseline)]
+EACH_KIND = {
+    *("softmax_token_choice", "top_p", "softmax_expert_choice"),
+    *("soft_moe", "softmax_mixture", "smear"),
+}
+"""A router of each kind of routing, which is all that a suite sees; the others are slow tests."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrise by every router that is no baseline and needs nothing of the experts."""
     if "router" in metafunc.fixturenames:
-        metafunc.parametrize("router", routed())
+        names = [name for name in list_routers() if name != "attentive"]
+        routed = [name for name in names if not issubclass(ROUTERS.get(name).target, Baseline)]
+        assert set(routed) >= EACH_KIND
+        slow = {name: [] if name in EACH_KIND else [pytest.mark.slow] for name in routed}
+        metafunc.parametrize("router", [pytest.param(name, marks=slow[name]) for name in routed])
 
 
 @pytest.fixture
