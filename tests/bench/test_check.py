@@ -35,13 +35,13 @@ from routers.token_choice import SoftmaxTokenChoice
 BUILT_IN = [name for name in list_routers() if not issubclass(ROUTERS.get(name).target, Baseline)]
 
 
-def checked(target: type[Router], *explored: str, **given: object) -> CheckReport:
+def checked(target: type[Router], *explored: str, **hyper: object) -> CheckReport:
     """The report of a router whose hyper-parameters stay at their defaults but those explored."""
     register_router("broken", family="token_choice")(target)
     try:
         defaults = {info.name: info.default for info in ROUTERS.get("broken").hyper}
         fixed = {key: value for key, value in defaults.items() if key not in explored}
-        return check_router("broken", **fixed | given)
+        return check_router("broken", **fixed | hyper)
     finally:
         ROUTERS.discard("broken")
 

@@ -82,7 +82,7 @@ def postgres() -> Iterator[str]:
         watcher.communicate(timeout=60)
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """The path or URL of an empty database, in each kind."""
     if request.param == "sqlite":

@@ -48,6 +48,7 @@ def small_shapes(monkeypatch):
     monkeypatch.setitem(SHAPES, "B", (2, 12, 8, 16))
 
 
+@pytest.mark.slow
 def test_a_suite_is_one_new_file_and_touches_no_other(tmp_path):
     shutil.copytree(Path(suites.__file__).parent, tmp_path / "suites")
     (tmp_path / "suites" / "answered.py").write_text(NEW_SUITE.format(name="answered"))

@@ -414,6 +414,7 @@ def test_a_plan_and_a_models_stats_tell_rank_and_error(name, tiny_spec, tiny_dat
     assert stats["params_active"] == stats["params_total"]
 
 
+@pytest.mark.slow
 def test_a_plan_prints_them(capsys, tmp_path):
     asked = ["--preset", "smoke", "--routers", "mumoe", "--set", "experts.name=cp"]
     with pytest.raises(SystemExit, match=r"^0$"):

@@ -352,6 +352,7 @@ def test_copies_and_pickled_models_have_passes_of_their_own():
 
 # torch's compiler looks at what warns where it is looked at.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")
+@pytest.mark.slow
 @pytest.mark.parametrize("router", ["soft_moe", Inheriting])
 def test_a_compiled_model_routes_alike(router):
     model = model_of(router).eval()
