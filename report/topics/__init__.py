@@ -22,6 +22,7 @@ from report.topics import (
     ranks,
     routing,
     specialization,
+    stability,
     trials,
     tuning,
 )
@@ -42,6 +43,7 @@ TABLES = (
     routing.layer_table,
     routing.entropy_table,
     routing.best_table,
+    stability.table,
     specialization.table,
     editing.table,
     claims.table,
@@ -89,7 +91,7 @@ SECTIONS = (
         "routing",
         "How they routed",
         ("table:balance", "figure:load", "table:entropy", "figure:entropy", "figure:class_expert"),
-        ("table:balance_by_layer", "table:best_and_mean"),
+        ("table:seed_agreement", "table:balance_by_layer", "table:best_and_mean"),
     ),
     Section(
         "experts",

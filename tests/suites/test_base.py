@@ -39,7 +39,9 @@ QUICK = {
     "editing": {"max_edits": 1},
 }
 
-SUITES_OF_OURS = ["accuracy", "balance", "editing", "entropy", "specialization", "throughput"]
+SUITES_OF_OURS = [
+    *("accuracy", "balance", "editing", "entropy", "specialization", "stability", "throughput")
+]
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,108 @@
+"""How alike two seeds route the same tokens, their experts matched one to one.
+
+What suite stability measured of single trainings is shown as any suite's numbers are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import combinations
+from statistics import fmean
+
+import numpy as np
+
+from report.cells import LEAD, measured_by, metric_row, stands_under
+from report.conditions import Entry
+from report.study import StudyData
+from report.table import NOT_APPLICABLE, Cell, Column, Lacking, words
+from report.topics.make import Contents, as_table
+from results.statistics.agreement import PERMUTATIONS, agreement
+
+COLUMNS = (
+    Column("adjusted", "adjusted", digits=3),
+    Column("lowest", "lowest pair", digits=3),
+    Column("highest", "highest pair", digits=3),
+    Column("matched", "matched", "%", scale=100, digits=1),
+    Column("chance", "by chance", "%", scale=100, digits=1),
+    Column("rand", "first choices", digits=3),
+    Column("pairs", "pairs", digits=0),
+)
+CAPTION = (
+    "Tokens sampled from the test split, at the end of training; mean over the MoE layers and over "
+    "all pairs of seeds. Matched: overlap of a token's combine shares, Σ min(p, q), once the "
+    "experts of the two seeds are matched one to one so that it is largest (linear assignment). By "
+    f"chance: the same after the tokens of one were permuted, mean of {PERMUTATIONS}. Adjusted: "
+    "(matched − chance) / (1 − chance); 0 by chance, 1 where equal; lowest and highest: of any "
+    "pair. First choices: their adjusted Rand index, which needs no matching. Pairs share runs, so "
+    "no interval is given."
+)
+
+
+@as_table("seed_agreement", "Agreement of routings between seeds", "stability")
+def table(study: StudyData) -> Contents:
+    """Make a row for each router and condition that has several seeds."""
+    if "stability" not in study.record.request.get("suites", {}):
+        raise Lacking("suite stability was not asked for", fine=True)
+    under, rows = stands_under(study), []
+    for entry in measured_by(study, "stability"):
+        cells = _cells(study, entry)
+        if cells:
+            rows.append(metric_row(study, entry, cells, under=under[entry]))
+    if not rows:
+        raise Lacking("two seeds whose routings can be compared: ask for --seeds 2 or more")
+    return CAPTION, (*LEAD, *COLUMNS), rows
+
+
+def _cells(study: StudyData, entry: Entry) -> list[Cell]:
+    """Compare all pairs of seeds; nothing where there is one seed, or no sample was kept."""
+    shares, first = (_by_seed(study, entry, f"sampled_{name}") for name in ("shares", "first"))
+    pairs = [
+        (one, other)
+        for one, other in combinations(sorted(shares), 2)
+        if [each.shape for each in shares[one]] == [each.shape for each in shares[other]]
+    ]
+    if not pairs:
+        return []
+    seeds = sorted({seed for pair in pairs for seed in pair})
+    trials = study.behind(entry, seeds)
+
+    def cell(values: list[float], of: float | None = None) -> Cell:
+        if not values:
+            return words(NOT_APPLICABLE)
+        return Cell(fmean(values) if of is None else of, n=len(seeds), trials=trials)
+
+    of_pairs = [
+        [agreement(*layers) for layers in zip(shares[one], shares[other], strict=True)]
+        for one, other in pairs
+    ]
+    adjusted = [
+        fmean(values)
+        for layers in of_pairs
+        if (values := [layer.adjusted for layer in layers if layer.adjusted is not None])
+    ]
+    every = [layer for layers in of_pairs for layer in layers]
+    rand = [_adjusted_rand(first[one], first[other]) for one, other in pairs]
+    return [
+        cell(adjusted),
+        cell(adjusted, min(adjusted, default=None)),
+        cell(adjusted, max(adjusted, default=None)),
+        cell([layer.matched for layer in every]),
+        cell([layer.chance for layer in every]),
+        cell(rand),
+        cell(rand, len(pairs)),
+    ]
+
+
+def _by_seed(study: StudyData, entry: Entry, name: str) -> dict[int, list[np.ndarray]]:
+    """Return the arrays of each seed's MoE layers, in network order."""
+    by_seed: dict[int, list[np.ndarray]] = defaultdict(list)
+    for record in study.array(name, entry):
+        if record.seed is not None:
+            by_seed[record.seed].append(record.values)
+    return by_seed
+
+
+def _adjusted_rand(one: list[np.ndarray], other: list[np.ndarray]) -> float:
+    from sklearn.metrics import adjusted_rand_score  # slow to import
+
+    return fmean(adjusted_rand_score(*layers) for layers in zip(one, other, strict=True))
