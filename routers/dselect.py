@@ -29,6 +29,7 @@ class DSelectK(OwnGate):
     sum. Cost: a d × k(m + 1) product. Known limit: FLOPs fall only as the bits settle.
     """
 
+    ignores_groups = True
     batch_loss = True
     top_k: int = hyper(2, "Selectors, k.", ge=1)
     gamma: float = hyper(1.0, "Width of the smooth step, γ.", gt=0, tune=Range(0.1, 10.0, log=True))

@@ -41,6 +41,7 @@ class DynMoE(OwnGate):
         chosen_since, unserved_since, steps_since: what was recorded since the last change.
     """
 
+    ignores_groups = True
     needs_sums = True
     mask: Tensor
     chosen_since: Tensor

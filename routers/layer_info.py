@@ -23,6 +23,7 @@ class RouterContext:
         previous_logits: the logits of the MoE layer before, (g, t, E).
         expert_hidden: gives the experts' hidden activations on every token, (E, g, t, h). All
             experts run when it is called, once in a pass; None outside an MoE layer.
+        mask: (g, t) bool, true for real tokens and false for padding; None where all are real.
     """
 
     generator: torch.Generator | None = None
@@ -30,6 +31,7 @@ class RouterContext:
     labels: Tensor | None = None
     previous_logits: Tensor | None = None
     expert_hidden: Callable[[], Tensor] | None = None
+    mask: Tensor | None = None
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from routers.errors import RequestError, with_article
 from routers.registry import Registry
-from routers.routing import MixtureRouting, Routing
+from routers.routing import Routing
 
 LOSSES = Registry("loss")
 register_loss = LOSSES.register
@@ -47,7 +47,7 @@ def importance(routing: Routing, batch: Batch) -> Tensor:
     0 where the gates are spread evenly, E − 1 where one expert has them all. It balances what the
     gates give, not how many tokens an expert gets.
     """
-    return _squared_variation(routing.gates.sum((0, 1)))
+    return _squared_variation(routing.real(routing.gates).sum(0))
 
 
 @register_loss("load", family="balance", source="arXiv 1701.06538, 2106.05974")
@@ -71,7 +71,7 @@ def load(routing: Routing, batch: Batch) -> Tensor:
     margin = (routing.logits - threshold) / routing.noise_std
     # Never chosen, also where a token has fewer than k other experts: both are −∞ there.
     margin = margin.masked_fill(routing.logits == -torch.inf, -torch.inf)
-    return _squared_variation(torch.special.ndtr(margin).mean((0, 1)))
+    return _squared_variation(routing.real(torch.special.ndtr(margin)).mean(0))
 
 
 @register_loss("complexity", family="balance", source="arXiv 2411.18466")
@@ -86,7 +86,7 @@ def complexity(routing: Routing, batch: Batch) -> Tensor:
     Raises:
         RequestError: that of `load`.
     """
-    summed = routing.gates.sum((0, 1))
+    summed = routing.real(routing.gates).sum(0)
     if routing.expert_sizes:
         summed = summed * summed.new_tensor(routing.expert_sizes)
     return (_squared_variation(summed) + load(routing, batch)) / 2
@@ -105,12 +105,12 @@ def gshard(routing: Routing, batch: Batch, *, choices: Literal["first", "all"] =
     """
     _choices("gshard", routing)
     if choices == "first":
-        first = F.one_hot(routing.first_choice(), routing.num_experts).to(routing.gates.dtype)
-        share = first.mean((0, 1))
+        first = F.one_hot(routing.real(routing.first_choice()), routing.num_experts)
+        share = first.to(routing.gates.dtype).mean(0)
     else:
         demand = routing.demand().sum(0)
         share = demand / demand.sum().clamp(min=1)
-    return routing.num_experts * (share * routing.gates.mean((0, 1))).sum()
+    return routing.num_experts * (share * routing.real(routing.gates).mean(0)).sum()
 
 
 @register_loss("global_batch", family="balance", source="arXiv 2501.11873")
@@ -126,12 +126,13 @@ def global_batch(routing: Routing, batch: Batch) -> Tensor:
     """
     _choices("global_batch", routing)
     counts = routing.demand().sum(0).to(routing.gates.dtype)
-    tokens = counts.new_tensor(routing.gates.shape[:2].numel())
+    gates = routing.real(routing.gates)
+    tokens = counts.new_tensor(len(gates))
     if distributed.is_available() and distributed.is_initialized():
         for total in (counts, tokens):
             distributed.all_reduce(total)
     share = counts / counts.sum().clamp(min=1)
-    return routing.num_experts * (share * routing.gates.sum((0, 1))).sum() / tokens
+    return routing.num_experts * (share * gates.sum(0)).sum() / tokens
 
 
 @register_loss("sequence_balance", family="balance", source="arXiv 2412.19437")
@@ -145,7 +146,7 @@ def sequence_balance(routing: Routing, batch: Batch) -> Tensor:
     """
     _choices("sequence_balance", routing)
     images, experts = len(batch.labels), routing.num_experts
-    gates = routing.gates.reshape(images, -1, experts).mean(1)
+    gates = _image_means(routing, images)
     taken = routing.sought().reshape(images, -1, experts).sum(1).to(gates.dtype)
     share = taken / taken.sum(-1, keepdim=True).clamp(min=1)
     return experts * (share * gates).sum(-1).mean()
@@ -155,7 +156,7 @@ def sequence_balance(routing: Routing, batch: Batch) -> Tensor:
 def gate_entropy(routing: Routing, batch: Batch) -> Tensor:
     """Mean over the tokens of the entropy of their gates, in nats: it makes each token decided."""
     # At a gate of 0 the entropy's slope is infinite.
-    gates = routing.gates.clamp(min=torch.finfo(routing.gates.dtype).tiny)
+    gates = routing.real(routing.gates).clamp(min=torch.finfo(routing.gates.dtype).tiny)
     return torch.special.entr(gates).sum(-1).mean()
 
 
@@ -170,7 +171,7 @@ def router_similarity(routing: Routing, batch: Batch) -> Tensor:
     Raises:
         RequestError: the routing was not made from logits, or every expert takes every token.
     """
-    if isinstance(routing, MixtureRouting):
+    if routing.seen_by_all:
         raise RequestError(
             f"loss 'router_similarity' has no meaning for {_kind(routing)}, in which every expert "
             "takes every token: leave it out"
@@ -180,8 +181,8 @@ def router_similarity(routing: Routing, batch: Batch) -> Tensor:
             f"loss 'router_similarity' needs a logit for each expert, and {_kind(routing)} has "
             "none: leave it out"
         )
-    selected = routing.taken().flatten(0, 1).to(routing.gates.dtype)
-    gates = routing.logits.flatten(0, 1).softmax(-1)
+    selected = routing.real(routing.taken()).to(routing.gates.dtype)
+    gates = routing.real(routing.logits).softmax(-1)
     together, experts = selected.T @ selected, routing.num_experts
     own = torch.eye(experts, dtype=torch.bool, device=together.device)
     diagonal = experts * together / together.trace().clamp(min=1)
@@ -201,7 +202,7 @@ def z(routing: Routing, batch: Batch) -> Tensor:
     """
     if routing.logits is None:
         raise RequestError(f"loss 'z' needs logits, and {_kind(routing)} has none: leave it out")
-    return routing.logits.flatten(2).logsumexp(-1).square().mean()
+    return routing.real(routing.logits.flatten(2)).logsumexp(-1).square().mean()
 
 
 @register_loss("sample_similarity", family="specialization", source="arXiv 2302.14703")
@@ -218,7 +219,7 @@ def sample_similarity(
     B², so its β_s is B² times as much here.
     """
     samples = len(batch.labels)
-    gates = routing.gates.reshape(samples, -1, routing.num_experts).mean(1)
+    gates = _image_means(routing, samples)
     inputs = batch.inputs.flatten(1).to(gates.dtype)
     distances = torch.cdist(inputs, inputs)
     distances = distances / distances.max().clamp(min=torch.finfo(gates.dtype).tiny)
@@ -227,6 +228,15 @@ def sample_similarity(
     same, experts = pairs.trace(), routing.num_experts
     different = (pairs.sum() - same) / max(experts**2 - experts, 1)
     return (beta_same * same / experts - beta_different * different) / samples**2
+
+
+def _image_means(routing: Routing, images: int) -> Tensor:
+    """Return (images, E): the gates of each image, mean over its tokens."""
+    gates = routing.gates.reshape(images, -1, routing.num_experts)
+    if routing.mask is None:
+        return gates.mean(1)
+    real = routing.mask.reshape(images, -1).sum(1, keepdim=True)
+    return gates.sum(1) / real.clamp(min=1)  # padding has gates of 0
 
 
 def _squared_variation(values: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from routers.routing import MixtureRouting, Routing, TokenChoiceRouting
 class WeighedMixture(Unlimited):
     """Mixtures weighted by the softmax of the logits."""
 
+    ignores_groups = True
     weighed_top_k: int | None = hyper(
         None, "Experts that each token weighs; none weighs all.", ge=1
     )
@@ -101,6 +102,7 @@ class MuMoE(Unlimited):
     `normalization = batch` a token's weights depend on the batch in training.
     """
 
+    ignores_groups = True
     activation: Literal["entmax15", "softmax"] = hyper(
         "entmax15", "From logits to weights; entmax15 gives exact zeros."
     )

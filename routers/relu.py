@@ -35,6 +35,7 @@ class ReLURouter(Unlimited):
         strength: (), λ; the same in all layers of a model.
     """
 
+    ignores_groups = True
     batch_loss = True
     strength: Tensor
     target_top_k: float = hyper(1.0, "Mean experts of a token that λ aims at.", gt=0)

@@ -21,7 +21,7 @@ from routers.hyper import Configurable, Range, hyper
 from routers.layer_info import RouterContext, Site
 from routers.logits import refusing_non_finite
 from routers.registry import Registry
-from routers.routing import Routing
+from routers.routing import Routing, route_padded
 
 ROUTERS = Registry("router")
 register_router = ROUTERS.register
@@ -68,6 +68,8 @@ class Router(nn.Module, Configurable):
 
     spans_batch: ClassVar[bool] = False
     """Whether all tokens of the batch are routed together, by the router's definition."""
+    ignores_groups: ClassVar[bool] = False
+    """Whether a token is routed alike whatever group it is in: by itself, or in the whole batch."""
     needs_sums: ClassVar[bool] = False
     """Whether `after_step` asks for sums over micro-batches, so that a batch may be cut."""
     batch_loss: ClassVar[bool] = False
@@ -141,11 +143,20 @@ class Router(nn.Module, Configurable):
 
         Args:
             tokens: (g, t, d) float; tokens of another shape, (g, t, …), are flattened.
+            context: with a `mask` only the real tokens are routed, as groups of their own number.
 
         Raises:
             NonFiniteError: a token's logits are NaN or +∞, or all of them −∞.
+            RequestError: the mask does not fit the tokens.
         """
         context = context or RouterContext()
+        if context.mask is not None:
+            together = self.spans_batch or self.ignores_groups
+            return route_padded(self._route, tokens, context, together)
+        return self._route(tokens, context)
+
+    def _route(self, tokens: Tensor, context: RouterContext) -> Routing:
+        """Route tokens without padding."""
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = (tokens if tokens.dtype == torch.float64 else tokens.float()).flatten(2)
             logits = self.compute_logits(tokens, context)

@@ -22,6 +22,7 @@ class TopP(Unlimited):
     takes more than p · E experts; the losses `gate_entropy` and `gshard` (choices=all) go with it.
     """
 
+    ignores_groups = True
     p: float = hyper(
         0.4, "Sum of the gates that the chosen experts exceed.", gt=0, le=1, tune=Range(0.1, 0.9)
     )

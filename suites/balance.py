@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from routers.hyper import hyper
 from routers.routing import Routing
-from routers.routing.dense import SeenByAll
 from suites.support.base import Array, Metric, MetricDef, Suite, layers_and_mean, register_suite
 from suites.support.subject import TrialSubject, why_not_routed
 
@@ -125,7 +124,7 @@ class LayerCounts:
 
     def add(self, routing: Routing) -> None:
         """Count the groups of one batch."""
-        experts_of_token = routing.token_coverage().flatten()
+        experts_of_token = routing.real(routing.token_coverage())
         self.counts["demand"] += _host(routing.demand().sum(0))
         self.counts["load"] += _host(routing.expert_load().sum(0))
         self.importance += _host(routing.combine_weights().double().sum((0, 1)))
@@ -135,7 +134,7 @@ class LayerCounts:
         if "marginal_error" in routing.diagnostics:
             self.marginal_errors += routing.diagnostics["marginal_error"].tolist()
         self.constant = routing.constant_load
-        self.seen_by_all = isinstance(routing, SeenByAll)
+        self.seen_by_all = routing.seen_by_all
 
     def metrics(self) -> Iterator[Metric]:
         """Return all numbers in `Balance.metrics`."""

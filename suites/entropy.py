@@ -91,8 +91,11 @@ class Entropy(Suite[TrialSubject]):
             predictions.append(batch.logits.argmax(-1).cpu())
             layers = layers or [{of: ImageMasses() for of in OF} for _ in batch.routings]
             for layer, routing in zip(layers, batch.routings, strict=True):
-                layer["gates"].add(routing.gates, len(batch.labels))
-                layer["combine"].add(routing.combine_weights(), len(batch.labels))
+                for of, weights in (
+                    ("gates", routing.gates),
+                    ("combine", routing.combine_weights()),
+                ):
+                    layer[of].add(weights, len(batch.labels), routing.mask)
         label, predicted = torch.cat(labels), torch.cat(predictions)
         of_layers = [self.of_layer(layer, label, predicted) for layer in layers]
         yield from layers_and_mean(of_layers, "test")
@@ -151,8 +154,10 @@ class ImageMasses:
         self._entropies = 0.0
         self._tokens = self._counted = 0
 
-    def add(self, weights: Tensor, images: int) -> None:
+    def add(self, weights: Tensor, images: int, mask: Tensor | None = None) -> None:
         """Add one batch: (g, t, E) weights of the tokens of `images` images, in order.
+
+        Padding, where a (g, t) bool mask is false, has weights of 0 and is not counted.
 
         Raises:
             BenchError: a weight is negative, or the tokens do not divide over the images.
@@ -169,7 +174,7 @@ class ImageMasses:
         self._sums["soft"].append(soft.sum(1).cpu())
         self._sums["hard"].append(hard.sum(1).double().cpu())
         self._entropies += float(entropy_bits(soft[counted.squeeze(-1)]).sum())
-        self._tokens += counted.numel()
+        self._tokens += counted.numel() if mask is None else int(mask.sum())
         self._counted += int(counted.sum())
 
     def of_kind(self, kind: str) -> Tensor:

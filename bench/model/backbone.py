@@ -89,6 +89,9 @@ def moefy(
             layer.passes = passes
             weight = next(places[name].parameters())
             model.set_submodule(name, layer.to(weight.device, weight.dtype))
+            if block := name.rpartition(".")[0]:
+                before = model.get_submodule(block).register_forward_pre_hook
+                before(layer.notice, with_kwargs=True)
     passes.open_around(model)
     return model
 

@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from bench.model.experts import Experts
 from bench.model.state import ModelPasses
-from routers import MixtureRouting, RequestError, Router, RouterContext, Routing
+from routers import (
+    MixtureRouting,
+    PaddedRouting,
+    Part,
+    RequestError,
+    Router,
+    RouterContext,
+    Routing,
+)
 
 Groups = Literal["image", "batch"] | int
 
@@ -44,18 +52,29 @@ class MoELayer(nn.Module):
         self.groups: Groups = "batch" if router.spans_batch else groups
         self.passes = ModelPasses()
         self.factors: Tensor | None = None
+        self._attention: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (batch, …, *token) -> (batch, …, *output); the axes between are tokens."""
+        """Map (batch, …, *token) -> (batch, …, *output); the axes between are tokens.
+
+        Padding, which the pass's mask or the block's attention mask tells, gets an output of 0, so
+        that the block's residual connection carries it unchanged.
+        """
         grouped = self._grouped(x)
-        seen = Activations(self.experts, grouped)
         call = self.passes.call(self, x)
-        routing = self.route(grouped, call.context, seen)
+        mask = self._mask(call.context.mask, grouped)
+        context = replace(call.context, mask=mask)
+        if mask is not None:
+            # What it holds, be it NaN, reaches no weight and no gradient.
+            grouped = _zeroed(grouped, mask)
+        seen = Activations(self.experts, grouped)
+        routing = self.route(grouped, context, seen)
         call.record(routing)
         y = self._process(routing, grouped, seen)
         if self.shared is not None:
             ones = grouped.new_ones(*grouped.shape[:2], self.shared.num_experts)
             y = y + self.shared.apply(MixtureRouting(ones), grouped)
+            y = y if mask is None else _zeroed(y, mask)
         y = y.to(x.dtype)
         call.keep_with(y)
         return y.reshape(*x.shape[: -len(self.token_shape)], *y.shape[2:])
@@ -73,9 +92,35 @@ class MoELayer(nn.Module):
         """The shape of a token: (d,), or the input shape of the replaced module."""
         return self.experts.replaced.token_shape
 
+    def notice(self, block: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        """Take note of the attention mask that a block of timm's was called with."""
+        self._attention = options.get("attn_mask")
+
+    def _mask(self, mask: Tensor | None, grouped: Tensor) -> Tensor | None:
+        """Return (g, t) bool, the real tokens; None where no padding is told."""
+        attention, self._attention = self._attention, None
+        if mask is None and attention is not None:
+            mask = attended(attention)
+        if mask is None:
+            return None
+        if mask.numel() != grouped.shape[:2].numel():
+            raise RequestError(
+                f"a mask of shape {tuple(mask.shape)} does not fit the "
+                f"{grouped.shape[:2].numel()} tokens of a batch at an MoE layer: give (batch, "
+                "tokens) bool, with the class token where the model has one"
+            )
+        return mask.reshape(grouped.shape[:2])
+
     def _process(self, routing: Routing, grouped: Tensor, seen: Activations) -> Tensor:
         if self.factors is not None:
             routing = routing.reweighted(self.factors)
+        if isinstance(routing, PaddedRouting):
+            return routing.spread(
+                lambda part: self._experts(part.routing, part.of(grouped), seen.at(part))
+            )
+        return self._experts(routing, grouped, seen)
+
+    def _experts(self, routing: Routing, grouped: Tensor, seen: Activations) -> Tensor:
         kind = type(self.experts)
         plain = (kind.apply, kind.forward) == (Experts.apply, Experts.forward)
         if plain and seen.value is not None and isinstance(routing, MixtureRouting):
@@ -98,6 +143,20 @@ class MoELayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"groups={self.groups!r}"
+
+
+def attended(mask: Tensor) -> Tensor:
+    """Tell which tokens an attention mask lets anyone read: (b, heads, q, t) -> (b, t) bool.
+
+    The mask is bool, or is added to the scores: 0, or as low as its type allows.
+    """
+    allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+    return allowed.flatten(1, -2).any(1)
+
+
+def _zeroed(values: Tensor, mask: Tensor) -> Tensor:
+    """Set the values of padding to 0: (g, t, …), (g, t) -> (g, t, …)."""
+    return values.masked_fill(~mask.view(*mask.shape, *[1] * (values.dim() - 2)), 0)
 
 
 def moe_layers(model: nn.Module) -> dict[str, MoELayer]:
@@ -141,3 +200,9 @@ class Activations:
             with torch.autocast(self._x.device.type, dtype, enabled):
                 self.value = self._experts.activations(everywhere)
         return self.value
+
+    def at(self, part: Part) -> Activations:
+        """Return those on the tokens of a part of the groups."""
+        own = Activations(self._experts, part.of(self._x))
+        own.value = None if self.value is None else self.value.flatten(1, 2)[:, part.rows]
+        return own

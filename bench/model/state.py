@@ -160,6 +160,7 @@ def forward_pass(
     labels: Tensor | None = None,
     step: int | None = None,
     generator: torch.Generator | None = None,
+    mask: Tensor | None = None,
 ) -> Iterator[list[Routing]]:
     """Record the routings of a model's forward pass.
 
@@ -176,13 +177,14 @@ def forward_pass(
         labels: (batch,) long, for routers that read them.
         step: training step, from 0.
         generator: source of the routers' noise, on the model's device.
+        mask: (batch, tokens) bool, false for padding. timm's NaFlexViT tells its MoE layers itself.
 
     Yields:
         A list that fills with one `Routing` for each MoE layer, in network order.
     """
     candidates = (getattr(module, "passes", None) for module in model.modules())
     models = {id(passes): passes for passes in candidates if isinstance(passes, ModelPasses)}
-    context = RouterContext(generator=generator, step=step, labels=labels)
+    context = RouterContext(generator, step, labels, mask=mask)
     routings: list[Routing] = []
     around = len(_RUNNING.passes)
     run = Pass(tuple(models.values()), context, routings)

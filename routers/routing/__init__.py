@@ -3,13 +3,17 @@
 from routers.routing.base import Routing
 from routers.routing.dense import MergedRouting, MixtureRouting, SoftRouting
 from routers.routing.expert_choice import ExpertChoiceRouting
+from routers.routing.padded import PaddedRouting, Part, route_padded
 from routers.routing.token_choice import TokenChoiceRouting
 
 __all__ = [
     "ExpertChoiceRouting",
     "MergedRouting",
     "MixtureRouting",
+    "PaddedRouting",
+    "Part",
     "Routing",
     "SoftRouting",
     "TokenChoiceRouting",
+    "route_padded",
 ]

@@ -37,6 +37,7 @@ class Routing(ABC):
         loss: the router's own auxiliary loss in training, weighted, a scalar; None for none.
         statistics: what the router's `after_step` needs besides the loads, without a gradient.
         expert_sizes: parameters of each expert; none where all are alike.
+        mask: (g, t) bool, the real tokens where others are padding; None where all are real.
     """
 
     gates: Tensor
@@ -47,9 +48,12 @@ class Routing(ABC):
     loss: Tensor | None = field(default=None, kw_only=True)
     statistics: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
     expert_sizes: tuple[int, ...] = field(default=(), kw_only=True)
+    mask: Tensor | None = field(default=None, kw_only=True)
 
     constant_load: ClassVar[bool] = False
     """True where the load of an expert is constant by construction."""
+    seen_by_all: ClassVar[bool] = False
+    """True where every expert processes every token of its group."""
 
     @property
     def choices(self) -> int | None:
@@ -73,6 +77,10 @@ class Routing(ABC):
     def slot_count(self) -> int:
         """The slots that the experts run in all, used or not: g · E · s."""
         return self.gates.shape[0] * self.num_experts * self.num_slots
+
+    def real(self, values: Tensor) -> Tensor:
+        """Return the values of the real tokens: (g, t, …) -> (n, …), without those of padding."""
+        return values.flatten(0, 1) if self.mask is None else values[self.mask]
 
     @abstractmethod
     def dispatch_tensor(self) -> Tensor:

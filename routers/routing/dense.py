@@ -16,6 +16,10 @@ class SeenByAll(Routing):
     """The base of routings in which every expert sees every token of its group."""
 
     constant_load: ClassVar[bool] = True
+    seen_by_all: ClassVar[bool] = True
+
+    def taken(self) -> Tensor:
+        return torch.ones_like(self.gates, dtype=torch.bool)
 
     def expert_load(self) -> Tensor:
         groups, tokens, experts = self.gates.shape

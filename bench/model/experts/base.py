@@ -103,7 +103,7 @@ class Experts(nn.Module, Configurable):
 
     def active_share(self, routing: Routing) -> float:
         """Share of their parameters that act on a token on average."""
-        tokens = routing.gates.shape[:2].numel()
+        tokens = len(routing.real(routing.gates))
         return min(1.0, self.slots(routing) / (tokens * routing.num_experts))
 
     def stats(self) -> dict[str, float]:
