@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from routers.hyper import hyper
+from routers.routing import Routing
 from suites.support.base import (
     CLASS_NAMES,
     Array,
@@ -39,6 +40,7 @@ from suites.support.base import (
 from suites.support.subject import Observed, TrialSubject, by_image, why_not_routed
 from suites.support.top_images import TOP_IMAGES, TopImages
 
+SIMILARITY_OF = ("outputs", "directions")
 CLOSE = 1e-2
 """Logits that agree to this share, or difference, are the same but for rounding."""
 
@@ -77,6 +79,13 @@ class Specialization(Suite[TrialSubject]):
             None,
             "Mean over the experts switched off of the accuracy that is lost without the expert.",
         ),
+        MetricDef(
+            "expert_similarity",
+            "",
+            "lower",
+            "Mean |cosine| of two outputs that a token's experts give it, where experts report "
+            "them: `of` outputs, or of the directions made of these, which are combined.",
+        ),
         MetricDef("experts_left_out", "experts", None, "Those that were not switched off."),
         MetricDef("passes", "share", None, "Images run again, over images times experts off."),
         MetricDef(
@@ -110,15 +119,22 @@ class Specialization(Suite[TrialSubject]):
             LayerChanges(index, top.most_used(self.max_experts), top.num_experts, subject)
             for index, top in enumerate(shown)
         ]
+        alike = [Similarity() for _ in shown]
         seen = 0
         for batch in subject.run(subject.model, "test"):
+            for similarity, routing in zip(alike, batch.routings, strict=True):
+                similarity.add(routing)
             chosen = torch.arange(seen, seen + len(batch.labels)) % self.every == 0
             apart = runs_apart(subject, batch)
             for layer, top in zip(layers, shown, strict=True):
                 layer.add(batch, chosen, apart)
                 top.keep(batch.images, batch.labels, first=seen)
             seen += len(batch.labels)
-        yield from layers_and_mean([layer.metrics() for layer in layers], "test")
+        metrics = [
+            [*layer.metrics(), *similarity.metrics()]
+            for layer, similarity in zip(layers, alike, strict=True)
+        ]
+        yield from layers_and_mean(metrics, "test")
         for index, (layer, top) in enumerate(zip(layers, shown, strict=True)):
             for array in (*layer.arrays(), *top.arrays()):
                 yield replace(array, layer=index, split="test")
@@ -220,6 +236,32 @@ class LayerChanges:
         yield Array("accuracy_change", self.changes.astype(np.float32))
         values = np.array(list(map(polysemanticity, self.changes)), dtype=np.float32)
         yield Array("expert_polysemanticity", values)
+
+
+class Similarity:
+    """How alike the outputs are that a token's experts give it, in one layer, batch by batch."""
+
+    def __init__(self) -> None:
+        self._sums = dict.fromkeys(SIMILARITY_OF, 0.0)
+        self._pairs = dict.fromkeys(SIMILARITY_OF, 0)
+
+    def add(self, routing: Routing) -> None:
+        """Add all pairs of a token's outputs; outputs of length 0 have no direction."""
+        for of in SIMILARITY_OF:
+            if (vectors := routing.diagnostics.get(f"expert_{of}")) is not None:
+                vectors = vectors.double()
+                lengths = vectors.norm(dim=-1)
+                unit = vectors / lengths.clamp(min=torch.finfo(lengths.dtype).tiny).unsqueeze(-1)
+                there = lengths > 0
+                pairs = (there.unsqueeze(-1) & there.unsqueeze(-2)).triu(1)
+                self._sums[of] += float((unit @ unit.mT).abs()[pairs].sum())
+                self._pairs[of] += int(pairs.sum())
+
+    def metrics(self) -> Iterator[Metric]:
+        """Return the mean over all pairs, where there are any."""
+        for of, pairs in self._pairs.items():
+            if pairs:
+                yield Metric("expert_similarity", self._sums[of] / pairs, where={"of": of})
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:

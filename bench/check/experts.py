@@ -162,12 +162,13 @@ def apart(subject: Subject) -> None:
 
 
 def off(subject: Subject) -> None:
-    """Experts with the weight 0 contribute nothing; with all of them off nothing is left."""
+    """Experts with the weight 0 contribute nothing; with all off a frozen layer is left, if any."""
     experts, x = subject.build(), subject.tokens()
     zeros, ones = torch.zeros(EXPERTS, dtype=x.dtype), torch.ones(EXPERTS, dtype=x.dtype)
     for kind, routing in subject.routings.items():
         y = experts.apply(routing.reweighted(zeros), x)
-        require_equal(y, torch.zeros_like(y), f"{kind}: y with all off", "gtd", "nothing")
+        rest = torch.zeros_like(y) if experts.adapted is None else experts.adapted(x)
+        require_equal(y, rest, f"{kind}: y with all off", "gtd", "what they adapt")
         y = experts.apply(routing, x)
         again = experts.apply(routing.reweighted(ones), x)
         require_equal(again, y, f"{kind}: y with the factor 1", "gtd", "no factor")

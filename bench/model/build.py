@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bench.config import RouterConfig, TrialSpec
 from bench.data import Purpose, ShapedData, random_bits
 from bench.model.backbone import moefy, tokens_of, widen
+from bench.model.moe import moe_layers
 from routers import ROUTERS, Baseline, Router
 from routers.errors import BenchError, RequestError
 from routers.registry import Registry
@@ -79,7 +80,9 @@ def starting_model(spec: TrialSpec, data: ShapedData, parent: nn.Module | None) 
         RequestError: the transform does not fit the two models.
     """
     model = trial_model(spec, data)
-    if spec.transform is not None:
+    if spec.transform is None:
+        _refuse_unadapted(model)
+    else:
         if parent is None:
             raise BenchError("a derived trial is trained from its parent's model; none was given")
         TRANSFORMS.get(spec.transform).target(parent, model)
@@ -120,6 +123,53 @@ def fine_tune(parent: nn.Module, child: nn.Module) -> None:
     """
     last = getattr(child, "get_classifier", nn.Identity)()
     _require(parent, child, _copy_shared(parent, child), [*_routers(child), last])
+
+
+@register_transform("adapt", source="arXiv 2501.10062")
+def adapt(parent: nn.Module, child: nn.Module) -> None:
+    """Copy a dense parent's weights, its MLPs behind experts that adapt them; then train the rest.
+
+    Gates, experts and the last layer are trained; all else is frozen.
+
+    Raises:
+        RequestError: the experts adapt nothing, the parent has no such MLP in the place of an MoE
+            layer, or something else has no counterpart by name and shape.
+    """
+    layers, last = moe_layers(child), getattr(child, "get_classifier", nn.Identity)()
+    learning = [*_routers(child), *(layer.experts for layer in layers.values()), last]
+    _require(parent, child, _copy_shared(parent, child), learning)
+    child.requires_grad_(False)
+    for module in learning:
+        module.requires_grad_(True)
+    for name, layer in layers.items():
+        if (adapted := layer.experts.adapted) is None:
+            raise RequestError(
+                "transform 'adapt' needs experts that adapt a frozen MLP, and "
+                f"{layer.experts.name!r} do not: set experts.name = lora, or choose the transform "
+                "'fine_tune'"
+            )
+        weights = parent.get_submodule(name).state_dict()
+        if _shapes(weights) != _shapes(adapted.state_dict()):
+            raise RequestError(
+                f"transform 'adapt' takes the MLP {name} of a dense parent, and this parent has "
+                "none of its shape there: choose the parent 'dense', of the same model"
+            )
+        adapted.load_state_dict(weights)
+        adapted.requires_grad_(False)
+
+
+def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in weights.items()}
+
+
+def _refuse_unadapted(model: nn.Module) -> None:
+    """Refuse experts of a trial without a parent that adapt an MLP which nobody has trained."""
+    for layer in moe_layers(model).values():
+        if layer.experts.adapted is not None:
+            raise RequestError(
+                f"experts {layer.experts.name!r} adapt the MLPs of a trained dense model: derive "
+                "the trial from one, in a part with `parent: {router: dense, transform: adapt}`"
+            )
 
 
 def _routers(model: nn.Module) -> list[nn.Module]:

@@ -33,7 +33,8 @@ class Routing(ABC):
             the other those of several expert modes; set by `Router.forward`.
         noisy_logits: the logits that were allocated by; the same tensor where there is no noise.
         noise_std: standard deviation of the noise that was added to the logits; 0 for none.
-        diagnostics: what the allocation reports of itself, such as `marginal_error` (g,).
+        diagnostics: what the allocation reports of itself, such as `marginal_error` (g,), and
+            experts that make a token's outputs orthogonal of these, before and after (see `lora`).
         loss: the router's own auxiliary loss in training, weighted, a scalar; None for none.
         statistics: what the router's `after_step` needs besides the loads, without a gradient.
         expert_sizes: parameters of each expert; none where all are alike.

@@ -12,7 +12,7 @@ from torch import Tensor
 from routers.errors import RequestError
 from routers.logits import highest
 from routers.routing.base import Routing
-from routers.routing.gather import CombineRows, DispatchRows, inverse_rows
+from routers.routing.gather import CombineRows, DispatchRows, gather_rows, inverse_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,6 +171,11 @@ class TokenChoiceRouting(Routing):
         weights = self.weights.reshape(-1, choices)
         y = CombineRows.apply(rows, weights, self.token_of_slot, self.slot_of_choice)
         return y.view(groups, tokens, *shape)
+
+    def of_choices(self, slot_outputs: Tensor) -> Tensor:
+        """Gather each choice's output, 0 where it was dropped: (E, g, s, d) -> (g, t, K, d)."""
+        rows = gather_rows(slot_outputs.flatten(0, 2), self.slot_of_choice)
+        return rows.view(*self.experts.shape, -1)
 
     def reweighted(self, factors: Tensor) -> Self:
         return replace(self, weights=self.weights * factors[self.experts])

@@ -12,4 +12,4 @@ from bench.model.experts.replaced import (
 from bench.model.experts.stacked import MLPExperts
 
 # Importing a family registers it.
-from bench.model.experts import heterogeneous, growing, mpo, factorised  # isort: skip
+from bench.model.experts import heterogeneous, growing, lora, mpo, factorised  # isort: skip

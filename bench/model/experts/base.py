@@ -34,6 +34,7 @@ class Experts(nn.Module, Configurable):
         level_sizes: sizes of the expert modes; none where there is one mode.
         kinds: "mlp", "constant", "copy" or "zero" of each expert; none where all are alike.
         expert_sizes: parameters of each expert; none where all are alike.
+        adapted: the frozen layer that they adapt, whose output is part of theirs; None for none.
         mixes_tokens: whether a token's output depends on the other tokens of its group.
     """
 
@@ -51,6 +52,7 @@ class Experts(nn.Module, Configurable):
         self.level_sizes: tuple[int, ...] = ()
         self.kinds: tuple[str, ...] = ()
         self.expert_sizes: tuple[int, ...] = ()
+        self.adapted: nn.Module | None = None
 
     def forward(self, slot_inputs: Tensor) -> Tensor:
         """Apply every expert to its own slots: (E, g, s, …) -> (E, g, s, …)."""
