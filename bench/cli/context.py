@@ -193,14 +193,8 @@ REFUSED = {
 """What an operating system answers where neither the request nor the code is wrong."""
 
 
-class MachineError(Exception):
-    """A refusal by the operating system of what a command needs, as room on a disk."""
-
-    exit_status = 1
-
-
-class OwnFault(Exception):
-    """An error of the bench itself; the message says where its traceback is kept."""
+class CommandError(Exception):
+    """An error that no request is to blame for: the system's refusal, or the bench's own fault."""
 
     exit_status = 1
 
@@ -218,11 +212,11 @@ def classified(error: Exception, home: Path | None) -> Exception:
         return error
     if isinstance(error, OSError) and error.errno in REFUSED:
         where = f": {error.filename}" if error.filename else ""
-        return MachineError(f"the system refuses: {error.strerror}{where}")
+        return CommandError(f"the system refuses: {error.strerror}{where}")
     if isinstance(error, MemoryError):
-        return MachineError("this machine has too little memory for that")
+        return CommandError("this machine has too little memory for that")
     message = " ".join(f"{type(error).__name__}: {error}".split())
-    return OwnFault(
+    return CommandError(
         f"this is a fault of the bench itself, not of your request: {message}; "
         f"traceback in {_keep_traceback(error, home)}; --debug prints it"
     )

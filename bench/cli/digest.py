@@ -37,23 +37,12 @@ class Failure:
 
 
 def digest(store: Store, study: str, home: Path) -> str:
-    """Return what finished, what failed and why, what is new, and who is best: 80 columns of text.
-
-    Args:
-        home: folder of everything that runs make.
-
-    Raises:
-        StoreError: no such study.
-    """
+    """Return what finished, what failed and why, what is new and who is best, 80 columns wide."""
     return digest_of(read_standing(store, study), main_metrics(store, study, history=True), home)
 
 
 def digest_of(standing: Standing, metrics: pd.DataFrame, home: Path) -> str:
-    """Return the digest of a study that was read already.
-
-    Args:
-        metrics: main metrics with their history.
-    """
+    """Return the digest of a study that was read already, with the history of its main metrics."""
     begun = standing.runs[-1].started_at if standing.runs else None
     failures = list(_failures(standing, begun, home))
     page = home / "reports" / standing.study.name / "index.html"

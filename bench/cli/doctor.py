@@ -20,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.cli.context import Place, command
+from bench.cli.display import print_table, table
 
 Status = Literal["ok", "warn", "fail"]
 STYLES: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -57,8 +58,6 @@ def doctor(place: Place) -> None:
     Example:
       python bench.py doctor
     """
-    from bench.cli.display import print_table
-
     findings = diagnose(place.home, place.database, place.plugins)
     print_table(render(findings))
     if any(finding.status == "fail" for _, finding in findings):
@@ -67,16 +66,14 @@ def doctor(place: Place) -> None:
 
 def render(findings: Iterable[tuple[str, Finding]]) -> Table:
     """Return a table; what is to be done is under each finding."""
-    table = Table(show_edge=False, pad_edge=False)
-    table.add_column("")
-    table.add_column("status")
-    table.add_column("what was found", overflow="fold")
+    made = table("", "status", "what was found")
+    made.columns[-1].overflow = "fold"
     for name, finding in findings:
         detail = Text(finding.detail)
         if finding.mend:
             detail.append(f"\n→ {finding.mend}", "bold")
-        table.add_row(name, Text(finding.status, STYLES[finding.status]), detail)
-    return table
+        made.add_row(name, Text(finding.status, STYLES[finding.status]), detail)
+    return made
 
 
 def diagnose(home: Path, database: str, plugins: Sequence[Path] = ()) -> list[tuple[str, Finding]]:

@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -62,33 +62,12 @@ def show_only(name: str) -> torch.device:
     return torch.device(CPU if name == CPU else "cuda")
 
 
-OnWait = Callable[[str], None]
-Stop = Callable[[], bool]
-
 ASK_AGAIN = 0.2
 """Seconds between two attempts at a lock that somebody else has."""
 
 
 class StoppedWaiting(Exception):
     """An end of waiting for a lock, before it was free."""
-
-
-def training(device: torch.device, waiting: OnWait, stop: Stop) -> AbstractContextManager[None]:
-    """Hold a device together with other trainings.
-
-    Args:
-        waiting: called once with who else holds it, where this process must wait.
-
-    Raises:
-        StoppedWaiting: `stop` said so.
-        BenchError: the lock's file cannot be opened.
-    """
-    return _locked(device, fcntl.LOCK_SH, waiting, stop)
-
-
-def timing(device: torch.device, waiting: OnWait, stop: Stop) -> AbstractContextManager[None]:
-    """Hold a device alone. Arguments and errors as of `training`."""
-    return _locked(device, fcntl.LOCK_EX, waiting, stop)
 
 
 def lock_names(device: torch.device) -> list[str]:
@@ -106,14 +85,28 @@ def lock_file(name: str) -> Path:
 
 
 @contextmanager
-def _locked(device: torch.device, how: int, waiting: OnWait, stop: Stop) -> Iterator[None]:
-    """Lock a device's own lock in this way, and those that it shares with others."""
+def holding(
+    device: torch.device,
+    waiting: Callable[[str], None],
+    stop: Callable[[], bool],
+    *,
+    alone: bool,
+) -> Iterator[None]:
+    """Hold a device alone, as timings do, or together with others, as trainings do.
+
+    Args:
+        waiting: called once with who else holds it, where this process must wait.
+
+    Raises:
+        StoppedWaiting: `stop` said so.
+        BenchError: the lock's file cannot be opened.
+    """
     *shared, own = lock_names(device)
     with ExitStack() as held:
         for name in (*shared, own):
             descriptor = _opened(lock_file(name))
             held.callback(os.close, descriptor)
-            mode = how if name == own else fcntl.LOCK_SH
+            mode = fcntl.LOCK_EX if alone and name == own else fcntl.LOCK_SH
             if not _taken(descriptor, mode):
                 waiting(_holders(descriptor))
                 while not _taken(descriptor, mode):

@@ -133,10 +133,7 @@ def run_plan(
     on_event: OnEvent,
     options: RunOptions | None = None,
 ) -> RunSummary:
-    """Do a plan; what is done already is reused, and every result is written when it is known.
-
-    Raises: as of `Runner` and `Runner.run`.
-    """
+    """Do a plan; what is done already is reused, and every result is written when it is known."""
     runner = Runner(store, home, datasets, on_event, options or RunOptions())
     reuse = runner.reuse
     jobs = tuple(jobs_of(plan, reuse.trials(plan.trials), reuse.layers(plan.layers)))

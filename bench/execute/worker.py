@@ -22,7 +22,7 @@ import suites  # noqa: F401
 from bench.config import TrialSpec
 from bench.data import Datasets, SharedDataset, load_weights
 from bench.execute.context import JobContext, RunContext, begin_process, log, tail, trial_folder
-from bench.execute.devices import CPU, timing, training
+from bench.execute.devices import CPU, holding
 from bench.execute.events import (
     Ended,
     Event,
@@ -126,14 +126,13 @@ def do_job(assignment: Assignment, context: JobContext) -> Result:
     def waiting(who: str) -> None:
         context.emit(Waiting(job.task, who, machine=True))
 
-    if job.is_layer:
-        with timing(context.device, waiting, context.stop):
+    with holding(context.device, waiting, context.stop, alone=job.is_layer):
+        if job.is_layer:
             spec = job.planned.spec
             dataset = context.datasets.get(spec.data)
             layer = partial(LayerOfTrial, spec, dataset, context.device)
             _measure(job, layer, context, layer_id=assignment.row)
-        return Result()
-    with training(context.device, waiting, context.stop):
+            return Result()
         result, done = Result(), job.decision.attempt
         if job.decision.train:
             result = _train(assignment, context)
@@ -204,11 +203,7 @@ def _train(assignment: Assignment, context: JobContext) -> Result:
 
 
 def _parent(planned: Planned, context: JobContext) -> nn.Module | None:
-    """Return the trained model that a derived trial starts from, on the CPU.
-
-    Raises:
-        BenchError: its training gave none.
-    """
+    """Return the trained model that a derived trial starts from, on the CPU."""
     spec, fingerprint = planned.spec.parent, planned.fingerprint.parent
     if spec is None or fingerprint is None:
         return None

@@ -1,4 +1,4 @@
-"""A suite at work on a subject: what it yields is checked, and its errors are results."""
+"""A suite at work: what it yields is checked, its errors are results, its transfer sets fit."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 import results
+from bench.config import DataConfig
+from bench.data import Dataset, load_dataset
 from results.store.records import MeasurementStatus
 from routers import RequestError, described
 from routers.errors import describe, nearest
@@ -71,3 +74,43 @@ def run_suite(name: str, options: Mapping[str, Any], subject: Callable[[], Any])
         metrics=tuple(results.Metric(**vars(each)) for each in values if isinstance(each, Metric)),
         arrays=tuple(results.Array(**vars(each)) for each in values if isinstance(each, Array)),
     )
+
+
+@cache
+def _loaded(config: DataConfig) -> Dataset:
+    return load_dataset(config)
+
+
+def transfer_set(name: str, dataset: Dataset) -> Dataset:
+    """Load another data set, its images as large as those of the model's data set.
+
+    Raises:
+        RequestError: there is none of that name, or its images have other channels.
+    """
+    channels, height, _ = dataset.image_shape
+    transfer = _loaded(DataConfig(name=name, image_size=height))
+    if (own := transfer.image_shape[0]) != channels:
+        raise RequestError(
+            f"{name!r} has images of {own} channel{'s' * (own != 1)}, and the model was trained "
+            f"on {channels}; transfer to a data set of {channels}, or set data.channels={own}"
+        )
+    return transfer
+
+
+def refuse_transfer(suite: Suite[Any], dataset: Dataset) -> None:
+    """Refuse transfer sets that a suite cannot use with a model of this data set.
+
+    Raises:
+        RequestError: as `transfer_set`, or a class has too few training images; it names the suite.
+    """
+    for name, needed in suite.transfers().items():
+        try:
+            labels = transfer_set(name, dataset).splits["train"].labels
+        except RequestError as error:
+            raise RequestError(f"suite {suite.name}: {error}") from None
+        images = labels.bincount().tolist()
+        if (fewest := min(images)) < needed:
+            raise RequestError(
+                f"suite {suite.name}: class {images.index(fewest)} of {name!r} has {fewest} "
+                f"training images, and {needed} of each are needed; ask for {fewest} or fewer"
+            )

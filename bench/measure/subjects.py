@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench.compute import count_flops, model_stats
 from bench.config import DENSE, Options, RouterConfig, TrialSpec
 from bench.data import Dataset, ShapedData, load_weights, normalise
-from bench.measure.transfer import transfer_set
+from bench.measure.running import transfer_set
 from bench.model import (
     EXPERTS,
     MoELayer,

@@ -32,11 +32,7 @@ FIRST_GUESS = 256
 
 
 def solved_specs(preset: Preset, datasets: Datasets) -> list[TrialSpec]:
-    """List every trial of a preset, with the width of its experts where compute is matched by it.
-
-    Raises:
-        BenchError: something that does not exist or fit.
-    """
+    """List every trial of a preset, with its experts' width where compute is matched by it."""
     return with_widths(trial_specs(preset), lambda data: load_with_shape(data, datasets)[0])
 
 
@@ -63,11 +59,7 @@ def condition_of(spec: TrialSpec) -> str:
 
 
 def conditions(preset: Preset) -> list[Preset]:
-    """List the preset at each combination of the values that it sweeps over.
-
-    Raises:
-        RequestError: a path that leads to no setting, or a value that does not fit.
-    """
+    """List the preset at each combination of the values that it sweeps over."""
     for path in preset.sweep:
         check_path(path, preset.every_router())
     fixed = preset.model_copy(update={"sweep": {}})
@@ -90,11 +82,7 @@ def selected_routers(preset: Preset) -> list[Entry]:
 
 
 def refuse_unknown(names: Iterable[str], routers: Iterable[Entry]) -> None:
-    """Refuse hyper-parameters that none of these routers has.
-
-    Raises:
-        RequestError: there is one; the message names the nearest that exists.
-    """
+    """Refuse hyper-parameters that none of these routers has."""
     routers = list(routers)
     known = {field for router in routers for field in router.hyper_model.model_fields}
     for name in names:

@@ -85,11 +85,7 @@ def find_component(name: str) -> Entry:
 
 
 def find_registry(kind: str) -> Registry:
-    """Return the registry of a kind, in the plural or as its components are called.
-
-    Raises:
-        RequestError: there is no such kind.
-    """
+    """Return the registry of a kind, in the plural or as its components are called."""
     kinds = REGISTRIES | {registry.kind: registry for registry in REGISTRIES.values()}
     if kind not in kinds:
         raise RequestError(f"there is no kind {kind!r} of components{nearest(kind, REGISTRIES)}")

@@ -105,9 +105,6 @@ def refuse_other_analyses(study: str, asked: Sequential, before: Mapping[str, An
 
     Args:
         before: the study's last request; empty where there was none.
-
-    Raises:
-        RequestError: other analyses were planned first.
     """
     first = before.get("sequential", {}).get("seeds", list(asked.seeds))
     if list(asked.seeds) == first:

@@ -115,11 +115,7 @@ def contenders(preset: Preset, seed: int, fixed: Collection[str] = ()) -> list[C
 
 
 def _preset_of(preset: Preset, router: Entry) -> Preset:
-    """Return the preset with this router alone, at the first value of each sweep.
-
-    Raises:
-        RequestError: the router is in several parts, or is derived from another's training.
-    """
+    """Return the preset with this router alone, at the first value of each sweep."""
     whole = conditions(preset)[0]
     named = [
         (part, single)

@@ -27,7 +27,6 @@ from bench.plan import (
     Decision,
     Fingerprints,
     Planned,
-    Reuse,
     add_to_study,
     differences,
     selected_routers,
@@ -94,8 +93,7 @@ def tune(
         for search, planned in zip(searches, untuned, strict=True):
             _refuse_other(tuning, search, planned)
         _refuse_second(tuning.study, store)
-        jobs = (store, home, datasets, runner.reuse, runner.emit)
-        return runner.run(Tuner(tuning, searches, untuned, *jobs))
+        return runner.run(Tuner(tuning, searches, untuned, runner, store, datasets, fingerprints))
 
 
 def _refuse_other(tuning: Tuning, search: Search, untuned: Planned) -> None:
@@ -103,9 +101,6 @@ def _refuse_other(tuning: Tuning, search: Search, untuned: Planned) -> None:
 
     Args:
         untuned: the router's trial with nothing tuned; the seed is in it.
-
-    Raises:
-        RequestError: it says what differs.
     """
     contender, fingerprint = search.contender, untuned.fingerprint
     ranges = contender.space.items()
@@ -136,9 +131,6 @@ def _refuse_second(study: str, store: Store, run_id: int | None = None) -> None:
 
     Args:
         run_id: this one's; None before it is written down.
-
-    Raises:
-        BenchError: this is not the first.
     """
     for run in store.runs(study):
         if (run_id is None or run.id < run_id) and alive(run):
@@ -163,21 +155,18 @@ class Tuner:
     Attributes:
         searches: the search of each router.
         untuned: the training of each router with nothing tuned.
-        emit: a function that is called with each event.
         rows: id of the database row of each trial, by fingerprint.
     """
 
     tuning: Tuning
     searches: Sequence[Search]
     untuned: Sequence[Planned]
+    runner: Runner
     store: Store
-    home: Path
     datasets: Datasets
-    reuse: Reuse
-    emit: OnEvent
+    fingerprints: Fingerprints
     rows: dict[str, int] = field(default_factory=dict)
     _study_id: int = 0
-    _fingerprints: Fingerprints = field(default_factory=Fingerprints)
     _trials: dict[str, _Trial] = field(default_factory=dict)
 
     @property
@@ -208,13 +197,9 @@ class Tuner:
         return self.rows
 
     def begin(self, run_id: int) -> list[Job]:
-        """Return where each router goes on, or begins.
-
-        Raises:
-            BenchError: another process, that began before, works on this tuning.
-        """
+        """Return where each router goes on, or begins."""
         _refuse_second(self.study, self.store, run_id)
-        self.emit(Begun(self._unfinished()))
+        self.runner.emit(Begun(self._unfinished()))
         return [job for search in self.searches for job in self._next(search)]
 
     def _unfinished(self) -> int:
@@ -247,10 +232,10 @@ class Tuner:
             total = len(self.searches) * self.limit
             task = Task(contender.router, contender.training_seed, place, total)
             try:
-                planned = contender.planned(drawn.params, self.datasets, self._fingerprints)
+                planned = contender.planned(drawn.params, self.datasets, self.fingerprints)
             except RequestError as error:  # settings that do not fit each other cost their trial
                 search.end(number, AttemptStatus.FAILED, 0.0)
-                self.emit(Ended(task, AttemptStatus.FAILED, 0.0, str(error)))
+                self.runner.emit(Ended(task, AttemptStatus.FAILED, 0.0, str(error)))
                 continue
             fingerprint, trial = planned.fingerprint.value, _Trial(search, number)
             self.rows.update(add_to_study(self._study_id, [planned], [], self.store))
@@ -260,8 +245,8 @@ class Tuner:
             if stopped is not None and attempt is not None and attempt.status in UNFINISHED:
                 # Its process was killed before it stopped.
                 self.store.finish_attempt(attempt.id, AttemptStatus.PRUNED, error=stopped)
-                discard_state(trial_folder(self.home, fingerprint))
-            (decision,) = self.reuse.trials([planned])
+                discard_state(trial_folder(self.runner.context.home, fingerprint))
+            (decision,) = self.runner.reuse.trials([planned])
             job = Job(planned, decision, task)
             if not job.idle:
                 yield job
@@ -276,7 +261,7 @@ class Tuner:
         status, accuracy = attempt.status, 0.0
         if status == AttemptStatus.DONE:
             try:
-                outcome = read_outcome((self.home / str(attempt.checkpoint)).parent)
+                outcome = read_outcome((self.runner.context.home / str(attempt.checkpoint)).parent)
             except BenchError:  # somebody deleted it
                 status = AttemptStatus.FAILED
             else:

@@ -8,15 +8,18 @@ import stat
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from bench.execute.devices import StoppedWaiting, lock_file, lock_names, timing, training
+from bench.execute.devices import StoppedWaiting, holding, lock_file, lock_names
 from routers import BenchError
 
 pytestmark = pytest.mark.slow
+
+training, timing = partial(holding, alone=False), partial(holding, alone=True)
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 HOLDER = """
@@ -26,7 +29,7 @@ from bench.execute import devices
 def waiting(who):
     print("waiting", who, flush=True)
 
-with getattr(devices, sys.argv[1])(torch.device("cpu"), waiting, bool):
+with devices.holding(torch.device("cpu"), waiting, bool, alone=sys.argv[1] == "timing"):
     print("holds", flush=True)
     sys.stdin.read()
 print("released", flush=True)
