@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
+from routers.errors import RequestError
 from routers.hyper import Range, hyper
+from routers.learned_threshold import LearnedThreshold
 from routers.logits import expert_softmax, ranking
 from routers.router import Router, register_router
-from routers.routing import ExpertChoiceRouting, Routing
+from routers.routing import ExpertChoiceRouting, Routing, TokenChoiceRouting
 from routers.token_choice import BySinkhornPlan
 from routers.transport import Plan, sparse_plan
 
@@ -18,19 +21,51 @@ from routers.transport import Plan, sparse_plan
 @register_router(
     "softmax_expert_choice", family="expert_choice", source="arXiv 2202.09368, 2401.15969"
 )
-class SoftmaxExpertChoice(Router):
+class SoftmaxExpertChoice(LearnedThreshold):
     """Each expert takes the s tokens of its highest softmax gates.
 
     Every slot is used and the load is equal by construction, unless a mask leaves an expert too
-    few tokens; a token may get several experts, or none. Cost: one d × E product and a top-s over
-    the tokens of each expert. Known limit: which tokens are taken depends on the others of the
-    group.
+    few tokens; a token may get several experts, or none. With `model.groups = batch` the group is
+    the whole batch: an image competes with others, in evaluation too. With `evaluation =
+    threshold` an expert keeps an exponential mean over the steps of its s-th highest gate, and
+    takes in evaluation each token whose gate reaches it: then no token depends on another, and
+    the load is even only on average.
+
+    Cost: one d × E product and a top-s over the tokens of each expert. Known limit: with
+    `evaluation = group` which tokens are taken depends on the others of the group.
     """
+
+    evaluation: Literal["group", "threshold"] = hyper(
+        "group", "Who is taken in evaluation: the group's best, or all above a learned threshold."
+    )
+    decay: float = hyper(0.99, "Share of the last threshold that the next one keeps.", ge=0, lt=1)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        if self.evaluation == "threshold":
+            self.keep_threshold()
+
+    def set_hyper(self, options: Mapping[str, Any]) -> None:
+        super().set_hyper(options)
+        if self.evaluation == "threshold" and (
+            self.capacity_factor is None or self.eval_capacity_factor != "same"
+        ):
+            raise RequestError(
+                "evaluation = 'threshold' learns the lowest gate that a capacity lets in, and has "
+                f"none in evaluation; here capacity_factor = {self.capacity_factor} and "
+                f"eval_capacity_factor = {self.eval_capacity_factor!r}: give a number, and 'same'"
+            )
 
     def allocate(self, logits: Tensor) -> Routing:
         gates = expert_softmax(logits)
-        scores = ranking(logits, gates)
-        return ExpertChoiceRouting.top_tokens(gates, self.capacity(logits), scores=scores)
+        if self.evaluation == "threshold" and not self.training:
+            selected = (gates >= self.cutoff(gates)) & (logits > -torch.inf)
+            return TokenChoiceRouting.from_mask(gates, gates, selected)
+        scores, slots = ranking(logits, gates), self.capacity(logits)
+        routing = ExpertChoiceRouting.top_tokens(gates, slots, scores=scores)
+        if self.evaluation == "threshold" and slots and len(logits):
+            self.note_lowest(routing, gates, slots)
+        return routing
 
     def clean_gates(self, logits: Tensor) -> Tensor:
         return expert_softmax(logits)

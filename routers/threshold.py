@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from routers.errors import RequestError
 from routers.hyper import Range, hyper
+from routers.learned_threshold import LearnedThreshold
 from routers.logits import expert_softmax
 from routers.relu import with_deviation
 from routers.router import Router, register_router
@@ -80,7 +81,7 @@ class ExpertRace(BatchChoice):
 
 
 @register_router("expert_threshold", family="expert_choice", source="arXiv 2603.11535")
-class ExpertThreshold(BatchChoice):
+class ExpertThreshold(BatchChoice, LearnedThreshold):
     """An expert takes each token whose logit reaches the expert's threshold.
 
     For `warmup_steps` each expert takes the s = ⌊t / expansion⌋ best tokens of the batch. From
@@ -90,14 +91,9 @@ class ExpertThreshold(BatchChoice):
 
     The decay is the paper's; the authors' code has 0.99. Cost: that of a linear gate, and in
     training a top-s of each column. Known limit: loads follow the threshold only on average.
-
-    Attributes:
-        threshold: (E,), the mean before its correction.
-        updates: (), long, steps that it was taken over.
     """
 
     capacity_factor: ClassVar[None] = None  # type: ignore[misc]
-    updates: Tensor
     expansion: float = hyper(8.0, "Tokens over those that each expert takes.", ge=1)
     warmup_steps: int = hyper(4000, "Steps of expert choice before the threshold decides.", ge=0)
     decay: float = hyper(0.999, "Share of the last threshold that the next one keeps.", ge=0, lt=1)
@@ -107,17 +103,13 @@ class ExpertThreshold(BatchChoice):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.register_buffer("threshold", torch.zeros(self.num_experts))
-        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+        self.keep_threshold()
 
     def allocate(self, logits: Tensor) -> Routing:
         scores = logits.detach()
         ranks = batch_ranks(scores)
         share = max(1, int(logits.shape[:2].numel() / self.expansion))
-        # A scalar of the device decides, so that nothing waits for it.
-        corrected = 1 - self.decay ** self.updates.to(logits.dtype)
-        threshold = (self.threshold / corrected.clamp(min=1e-12)).to(logits.dtype)
-        selected = scores >= threshold
+        selected = scores >= self.cutoff(scores)
         if self.training:
             if self.slack is not None:
                 low, high = (int(share * (1 + sign * self.slack)) for sign in (-1, 1))
@@ -127,16 +119,8 @@ class ExpertThreshold(BatchChoice):
         weights = logits.sigmoid()
         routing = TokenChoiceRouting.from_mask(expert_softmax(logits), weights, selected)
         if self.training and logits.numel():
-            routing.statistics["passes"] = logits.new_ones(())
-            routing.statistics["lowest"] = scores.flatten(0, 1).topk(share, dim=0).values[-1]
+            self.note_lowest(routing, scores.flatten(0, 1).unsqueeze(0), share)
         return routing
-
-    @torch.no_grad()
-    def after_step(self, stats: dict[str, Tensor]) -> None:
-        if "lowest" in stats:
-            lowest = stats["lowest"] / stats["passes"]
-            self.threshold.lerp_(lowest.to(self.threshold.dtype), 1 - self.decay)
-            self.updates += 1
 
 
 @register_router("diffmoe", family="expert_choice", source="arXiv 2503.14487")

@@ -35,6 +35,7 @@ from routers import (
     TokenChoiceRouting,
     described,
 )
+from routers.learned_threshold import LearnedThreshold
 
 
 def runs(subject: Subject) -> None:
@@ -214,6 +215,8 @@ def capacity(subject: Subject) -> str:
     for where, router, routing in subject.routings:
         if router.spans_batch:
             raise NotApplicable("experts take tokens of the whole batch, by a rule of their own")
+        if isinstance(router, LearnedThreshold) and not isinstance(routing, ExpertChoiceRouting):
+            continue  # a threshold decides, whatever there is room for
         if isinstance(routing, MixtureRouting):
             raise NotApplicable("every expert sees every token by definition")
         if "capacity_factor" not in router.hyper_values():

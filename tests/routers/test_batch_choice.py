@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from routers import LOSSES, Batch, build_router, finish_step, step_stats
+from routers import LOSSES, Batch, RequestError, build_router, finish_step, step_stats
 
 GROUPS, TOKENS, EXPERTS, DIM = 3, 8, 4, 6
 
@@ -166,3 +166,38 @@ def test_expert_race_loss_by_loops():
     assert off > 0
     assert loss.item() == pytest.approx(total / len(p), rel=1e-5)
     assert not math.isnan(loss.item())
+
+
+def test_expert_choice_over_the_batch_learns_the_gate_that_it_lets_in():
+    router = build("softmax_expert_choice", evaluation="threshold", decay=0.9).train()
+    mean, slots = np.zeros(EXPERTS), GROUPS * TOKENS // EXPERTS
+    for update in range(3):
+        logits = logits_of(update).flatten(0, 1).unsqueeze(0)
+        gates = rows(logits.softmax(-1))
+        routing = router.allocate(logits)
+        lowest = np.sort(gates, axis=0)[::-1][slots - 1]
+        assert (pairs(routing)[1] == (gates >= lowest)).all()
+        mean = 0.9 * mean + 0.1 * lowest
+        step(router, routing)
+        np.testing.assert_allclose(router.threshold.numpy(), mean, rtol=1e-5)
+    want = gates >= mean / (1 - 0.9**3)
+    for x in (logits, logits.view(GROUPS, TOKENS, EXPERTS)):  # alike in groups of any size
+        weights, taken = pairs(router.eval().allocate(x))
+        assert (taken == want).all()
+        np.testing.assert_allclose(weights, np.where(want, gates, 0), atol=1e-6)
+    assert 0 < want.sum() < want.size
+
+
+def test_micro_batches_of_expert_choice_give_the_mean_threshold_of_all_groups():
+    routers = [build("softmax_expert_choice", evaluation="threshold").train() for _ in range(2)]
+    logits = logits_of(5)
+    step(routers[0], routers[0].allocate(logits))
+    parts = [step_stats(routers[1].allocate(part)) for part in logits.split([1, 2])]
+    finish_step([routers[1]], [{name: parts[0][name] + parts[1][name] for name in parts[0]}])
+    torch.testing.assert_close(routers[1].threshold, routers[0].threshold)
+
+
+@pytest.mark.parametrize("wrong", [{"capacity_factor": None}, {"eval_capacity_factor": 2.0}])
+def test_a_threshold_without_a_capacity_of_training_is_refused(wrong):
+    with pytest.raises(RequestError, match="learns the lowest gate that a capacity lets in"):
+        build("softmax_expert_choice", evaluation="threshold", **wrong)
