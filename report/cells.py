@@ -11,6 +11,7 @@ from report.conditions import ANY, Entry
 from report.study import StudyData
 from report.table import (
     CONSTANT,
+    DEPENDENT,
     MISSING,
     NOT_APPLICABLE,
     OUTSIDE,
@@ -75,6 +76,7 @@ def sentence_on_analyses(study: StudyData) -> str:
 def lead(study: StudyData, entry: Entry, n: int) -> list[Cell]:
     """Make the cells of `LEAD`. Where trials are missing, `n` says of how many."""
     marks = [OUTSIDE] if outside_tolerance(study, entry) else []
+    marks += [DEPENDENT] if depends_on_batch(study, entry) else []
     asked = study.trials_of(entry)
     count = str(n) if n == len(asked) else f"{n} of {len(asked)}"
     counted = words(count, trials=asked["trial"])
@@ -97,6 +99,11 @@ def metric_row(
 def outside_tolerance(study: StudyData, entry: Entry) -> bool:
     """Tell whether a run missed its budget, of whatever was matched, by more than is allowed."""
     return bool((study.final("within_tolerance", entry) == 0).any())
+
+
+def depends_on_batch(study: StudyData, entry: Entry) -> bool:
+    """Find out whether a run answers an image otherwise beside other images, as its suite saw."""
+    return bool((study.final("depends_on_batch", entry) == 1).any())
 
 
 def measured(study: StudyData, suite: str) -> list[Entry]:

@@ -31,6 +31,7 @@ _LATEX = {
     "‡": r"\textsuperscript{\ddag}",
     "§": r"\textsuperscript{\S}",
     "¶": r"\textsuperscript{\P}",
+    "‖": r"\textsuperscript{$\parallel$}",
     "₂": r"\textsubscript{2}",
     "…": r"\ldots{}",
     "Ŷ": r"$\hat{Y}$",

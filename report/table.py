@@ -23,11 +23,13 @@ OUTSIDE = "†"
 CONSTANT = "‡"
 OLDER = "§"
 DISTURBED = "¶"
+DEPENDENT = "‖"
 SEVERAL = "several"
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 """After the heading of a column, by the better direction."""
 NOTES = {
     OUTSIDE: "{}: at least one run missed its budget by more than the tolerance.",
+    DEPENDENT: "{}: in evaluation the answer to an image depends on the other images of its batch.",
     CONSTANT: "{}: constant by construction, so it says nothing about the router.",
     DISTURBED: "{}: timed while other processes kept the machine busy; their load stands in the "
     "table of timings. To time it again: the same command with another "

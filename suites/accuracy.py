@@ -9,10 +9,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from suites.support.base import Array, Metric, MetricDef, Suite, register_suite
-from suites.support.subject import TrialSubject
+from suites.support.subject import Observed, TrialSubject
 
 CALIBRATION_BINS = 15
 """Of equal width, over the confidence from 0 to 1."""
+
+CLOSE = 1e-4
+"""Relative and absolute difference of two logits that counts as none."""
 
 TOP5_CLASSES = 6
 """With fewer classes than this every answer is among the first five."""
@@ -80,19 +83,28 @@ class Accuracy(Suite[TrialSubject]):
         *CURVES,
         *STATS,
         MetricDef("flops_error", "share", None, "train_flops over flops_budget, less 1."),
+        MetricDef(
+            "depends_on_batch",
+            "",
+            "lower",
+            "1 where an image's answer depends on the other images of its batch, else 0.",
+        ),
     )
 
     def measure(self, subject: TrialSubject) -> Iterator[Metric | Array]:
-        batches = [
-            (batch.logits.double().cpu(), batch.labels.cpu())
-            for batch in subject.run(subject.model, "test")
-        ]
+        batches, depends = [], None
+        for batch in subject.run(subject.model, "test"):
+            batches.append((batch.logits.double().cpu(), batch.labels.cpu()))
+            if depends is None and batch.routings:
+                depends = depends_on_batch(subject, batch)
         logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
         yield Metric("top1", top_k_accuracy(logits, labels, 1), split="test")
         if subject.num_classes >= TOP5_CLASSES:
             yield Metric("top5", top_k_accuracy(logits, labels, 5), split="test")
         yield Metric("nll", float(cross_entropy(logits, labels)), split="test")
         yield Metric("ece", calibration_error(logits, labels), split="test")
+        if depends is not None:
+            yield Metric("depends_on_batch", float(depends), split="test")
         curves = {curve.name for curve in CURVES}
         for point in subject.history:
             if point.name in curves:
@@ -104,6 +116,21 @@ class Accuracy(Suite[TrialSubject]):
                 yield Metric(definition.name, float(stats[definition.name]))
         if "flops_budget" in stats:
             yield Metric("flops_error", stats["train_flops"] / stats["flops_budget"] - 1)
+
+
+def depends_on_batch(subject: TrialSubject, batch: Observed) -> bool:
+    """Find out whether the answers on the first half of a batch change with the images of the rest.
+
+    They cannot where no group of any layer holds tokens of two images. Elsewhere the rest is
+    replaced by its negative: the shapes stay, so that nothing is rounded otherwise.
+    """
+    images = len(batch.labels)
+    if all(routing.gates.shape[0] % images == 0 for routing in batch.routings):
+        return False
+    half = -(-images // 2)
+    changed = torch.cat([batch.images[:half], -batch.images[half:]])
+    answers = subject.answers(subject.model, changed, {})[:half]
+    return not torch.allclose(answers, batch.logits[:half].to(answers), rtol=CLOSE, atol=CLOSE)
 
 
 def top_k_accuracy(logits: Tensor, labels: Tensor, k: int) -> float:

@@ -28,7 +28,6 @@ from torch import Tensor, nn
 
 from routers.hyper import hyper
 from routers.routing import Routing
-from routers.routing.dense import SeenByAll
 from suites.support.base import Array, Metric, MetricDef, Suite, layers_and_mean, register_suite
 from suites.support.subject import TrialSubject, by_image, why_not_routed
 
@@ -155,7 +154,7 @@ class Choices:
         first = routing.first_choice().unsqueeze(-1)
         parts = (by_image(each, images)[:wanted] for each in (first, routing.taken(), shares))
         first, taken, shares = (each.flatten(0, 1).cpu() for each in parts)
-        return cls(first.squeeze(-1), taken, shares, isinstance(routing, SeenByAll))
+        return cls(first.squeeze(-1), taken, shares, routing.seen_by_all)
 
     @classmethod
     def joined(cls, parts: Sequence[Choices]) -> Choices:

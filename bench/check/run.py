@@ -38,6 +38,7 @@ OF_ROUTERS: Checks = {
     behaviour.repeatable: "",
     behaviour.seeded: "repeatable",
     behaviour.groups: "repeatable",
+    behaviour.images: "repeatable groups",
     behaviour.autocast: "repeatable",
     behaviour.save: "repeatable",
     behaviour.steps: "repeatable seeded save",

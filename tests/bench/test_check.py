@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from bench.check import check_router, reference, render
+from bench.check import behaviour, check_router, reference, render
 from bench.check.cases import subjects
 from bench.check.outcome import CheckReport
 from routers import (
@@ -452,6 +452,20 @@ def test_batch_statistics_are_checked_in_eval_mode_and_that_is_said():
     assert report.passed, text(report)
     groups = next(result for result in report.results if result.name == "groups")
     assert groups.detail.startswith("in eval mode only: training uses batch statistics")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "depends"),
+    [
+        ("diffmoe", {"evaluation": "count"}, True),
+        ("diffmoe", {}, False),
+        ("expert_race", {}, False),
+        ("softmax_expert_choice", {}, False),
+    ],
+)
+def test_dependence_on_other_images_in_evaluation_is_said(name, options, depends):
+    note = behaviour.images(subjects(name, options, {})[0])
+    assert note == ("routing depends on the other images of the batch, in evaluation too" * depends)
 
 
 class UnevenCapacities(SoftmaxTokenChoice):

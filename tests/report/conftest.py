@@ -57,6 +57,7 @@ class Lab:
     machines: Sequence[str] = ("node-1",)
     suites: Sequence[str] = tuple(SUITE_METRICS)
     flops_error: dict[str, float] = field(default_factory=dict)
+    dependent: frozenset[str] = frozenset()
     seconds: dict[str, float] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     steps: int = 400
@@ -187,6 +188,7 @@ class Lab:
             Metric("top5", min(1.0, top1 + 0.15), split="test"),
             Metric("nll", 2 * (1 - top1), split="test"),
             Metric("ece", 0.05, split="test"),
+            Metric("depends_on_batch", float(router in self.dependent), split="test"),
             Metric("steps", self.steps),
             Metric("train_flops", flops),
             Metric("step_flops", flops / self.steps),

@@ -11,7 +11,7 @@ from scipy.stats import t
 from report.conditions import Entry, System
 from report.study import load_study
 from report.summary import findings
-from report.table import CONSTANT, OUTSIDE, Cell, Column, Row, Table, assemble, summary
+from report.table import CONSTANT, DEPENDENT, OUTSIDE, Cell, Column, Row, Table, assemble, summary
 from report.timings import timings
 from report.topics import accuracy, cost, differences, routing, trials
 
@@ -162,6 +162,15 @@ def test_one_step_is_within_the_tolerance(lab, store, steps, marked):
     lab(flops_error={"soft_moe": 0.02}, steps=steps).study_of({"soft_moe": [0.8, 0.9]})
     table = accuracy.table(load_study(store))
     assert (OUTSIDE in table.rows[0].cells[0].marks) is marked
+
+
+def test_what_depends_on_other_images_in_evaluation_is_marked_with_a_note(lab, store):
+    accuracies = {"soft_moe": [0.8, 0.9], "softmax_expert_choice": [0.7, 0.8]}
+    lab(dependent=frozenset({"softmax_expert_choice"})).study_of(accuracies)
+    table = accuracy.table(load_study(store))
+    marked = [row.entry.label for row in table.rows if DEPENDENT in row.cells[0].marks]
+    assert marked == ["softmax_expert_choice"]
+    assert [note for note in table.notes if "depends on the other images" in note]
 
 
 def test_paired_differences_to_dense_are_those_worked_out_by_hand(written):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
 
+from routers import build_router
 from suites import HistoryPoint, Metric, Observed, build_suite
 from suites.accuracy import calibration_error
 
@@ -100,3 +101,36 @@ def test_stats_and_the_error_against_the_budget(answers):
     assert got["steps"] == Metric("steps", 30.0)
     assert got["flops_error"].value == pytest.approx(0.02)
     assert "params_total" not in got
+
+
+class OneGroup(torch.nn.Module):
+    """Routes all tokens of a batch together, and answers by each image's mean output."""
+
+    def __init__(self, router):
+        super().__init__()
+        self.router = router
+
+    def forward(self, images):
+        tokens = images.flatten(0, 2).unsqueeze(0)
+        routing = self.router(tokens)
+        return routing.combine(routing.dispatch(tokens)).view_as(images).mean((1, 2))
+
+
+@pytest.mark.parametrize(
+    ("options", "depends"), [({}, 1.0), ({"evaluation": "threshold"}, 0.0)], ids=["group", "own"]
+)
+def test_answers_that_depend_on_the_batch_are_recognised_by_what_runs(options, depends, trial):
+    subject = trial("softmax_expert_choice")
+    assert measured(subject)["depends_on_batch"].value == 0
+    dim = subject.images.shape[-1]
+    router = build_router("softmax_expert_choice", dim=dim, num_experts=4, **options).eval()
+    if options:
+        router.threshold.fill_(0.25)
+        router.updates.fill_(10**6)
+    subject.model, subject.num_classes = OneGroup(router), dim
+    subject.labels = subject.labels % dim
+    assert measured(subject)["depends_on_batch"].value == depends
+
+
+def test_a_model_without_routing_does_not_depend_on_the_batch(trial):
+    assert "depends_on_batch" not in measured(trial("dense"))
