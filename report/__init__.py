@@ -11,20 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from report.write import ReportPaths, write_report
-
-__all__ = ["STATE_FILE", "ReportPaths", "is_written", "state_of", "write_report"]
-
 STATE_FILE = "state.txt"
-
-
-def __getattr__(name: str) -> Any:
-    """Import matplotlib where a report is written, not where one is only asked for."""
-    if name not in __all__:
-        raise AttributeError(f"module 'report' has no attribute {name!r}")
-    from report import write
-
-    return getattr(write, name)
 
 
 def state_of(request: Mapping[str, Any], trials: pd.DataFrame, measurements: pd.DataFrame) -> str:

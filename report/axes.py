@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from report.conditions import DENSE, Entry, System
 from report.study import StudyData
 from report.style import FAINT, PAPER, RouterStyle, folded
-from results.statistics import Interval
+from results.statistics.means import Interval
 
 LEAST = 5.0
 """Points beyond which a null is far, at least."""

@@ -5,6 +5,7 @@ Every router against each null, and all pairs of routers: one family a condition
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pandas as pd
@@ -12,42 +13,27 @@ import pandas as pd
 from report.conditions import Entry, System
 from report.study import StudyData
 from results.conditions import Condition
-from results.statistics import (
-    ALPHA,
-    NULLS,
-    PairedDifference,
-    declared,
-    effect_size,
-    family,
-    is_decided,
-    paired,
-    superiority,
-)
+from results.statistics.comparisons import NULLS, Compared, declared, family, is_decided
+from results.statistics.means import PairedDifference, paired
 from results.text import counted
 
 METRIC, SUITE = "top1", "accuracy"
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """`entry` less `reference` under a condition, over the seeds that both have.
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Compared[Entry]):
+    """`entry` less `reference` under a condition, adjusted over the tests of that condition.
 
     Attributes:
         condition: the family; an entry may belong to several conditions.
         ours, theirs: the values by seed.
-        adjusted: the p-value by Holm, over the `family` tests of the condition.
         interest: the smallest difference that seeds were added for, as a share; None if they
             were fixed.
     """
 
     condition: Condition
-    entry: Entry
-    reference: Entry
     ours: pd.Series
     theirs: pd.Series
-    difference: PairedDifference | None
-    adjusted: float | None
-    family: int
     interest: float | None = None
 
     @property
@@ -59,15 +45,11 @@ class Comparison:
             return "n = 1 is too small for a test"
         if self.adjusted is None:
             return "no test: all differences are alike"
-        if self.is_small and self.interest is not None:
-            return f"smaller than {counted(100 * self.interest, 'point')}"
-        if not self.resolved:
-            return "not resolved"
-        return "higher" if self.difference.mean > 0 else "lower"
-
-    @property
-    def resolved(self) -> bool:
-        return self.adjusted is not None and self.adjusted < ALPHA
+        if self.resolved:
+            return "higher" if self.difference.mean > 0 else "lower"
+        if self.is_small:
+            return f"smaller than {counted(100 * (self.interest or 0), 'point')}"
+        return "not resolved"
 
     @property
     def is_small(self) -> bool:
@@ -78,21 +60,13 @@ class Comparison:
 
     @property
     def seeds(self) -> list[int]:
-        """Those that both have."""
+        """The seeds that both have."""
         return list(self.ours.index.intersection(self.theirs.index))
 
     @property
     def differences(self) -> list[float]:
-        """Seed by seed."""
+        """The differences seed by seed."""
         return paired(list(self.ours[self.seeds]), list(self.theirs[self.seeds])).tolist()
-
-    @property
-    def effect_size(self) -> float | None:
-        return effect_size(self.differences)
-
-    @property
-    def superiority(self) -> float | None:
-        return superiority(list(self.ours), list(self.theirs))
 
     def trials(self, study: StudyData) -> tuple[str, ...]:
         """Return the fingerprints of the trials of both sides."""
@@ -118,7 +92,31 @@ def negated(difference: PairedDifference) -> PairedDifference:
 
 def comparisons(study: StudyData) -> list[Comparison]:
     """Return all that are declared, by condition: against each null, then between routers."""
-    return [each for condition in study.conditions for each in _under(study, condition)]
+    made = []
+    for condition in study.conditions:
+        entries = {entry.system: entry for entry in study.under(condition)}
+        references = [entries[null] for null in nulls(study) if null in entries]
+        routers = [entry for entry in entries.values() if entry not in references]
+        made += compare(study, condition, declared(routers, references))
+    return made
+
+
+def compare(
+    study: StudyData, condition: Condition, pairs: Sequence[tuple[Entry, Entry]]
+) -> list[Comparison]:
+    """Return each pair of an entry and a reference compared, as one family."""
+    values = {entry: study.final(METRIC, entry) for pair in pairs for entry in pair}
+    by_seed = {entry: dict(accuracies) for entry, accuracies in values.items()}
+    return [
+        Comparison(
+            **vars(compared),
+            condition=condition,
+            ours=values[compared.entry],
+            theirs=values[compared.reference],
+            interest=study.smallest_of_interest,
+        )
+        for compared in family(by_seed, pairs, study.planned_analyses)
+    ]
 
 
 def against_nulls(study: StudyData) -> list[Comparison]:
@@ -143,8 +141,8 @@ def best(study: StudyData, condition: Condition) -> Entry | None:
     means = _means(study, condition)
     routers = {e: v for e, v in means.items() if not study.is_baseline(e.system)} or means
     most = max(map(len, routers.values()), default=0)
-    full = {entry: by_seed.mean() for entry, by_seed in routers.items() if len(by_seed) == most}
-    return max(full, key=lambda entry: full[entry], default=None)
+    full = [entry for entry, by_seed in routers.items() if len(by_seed) == most]
+    return max(full, key=lambda entry: means[entry].mean(), default=None)
 
 
 def leader(study: StudyData, condition: Condition) -> Entry | None:
@@ -152,15 +150,9 @@ def leader(study: StudyData, condition: Condition) -> Entry | None:
     winner, means = best(study, condition), _means(study, condition)
     if winner is None:
         return None
-    own = means[winner]
-    ahead = {
-        entry: values.mean()
-        for entry, values in means.items()
-        if study.is_baseline(entry.system)
-        and values.mean() > own.mean()
-        and len(values) >= len(own)
-    }
-    return max(ahead, key=lambda entry: ahead[entry], default=winner)
+    rivals = [winner, *(entry for entry in means if study.is_baseline(entry.system))]
+    full = [entry for entry in rivals if len(means[entry]) >= len(means[winner])]
+    return max(full, key=lambda entry: means[entry].mean())
 
 
 def higher_of_fewer(study: StudyData, condition: Condition) -> list[Entry]:
@@ -180,30 +172,3 @@ def nulls(study: StudyData) -> list[System]:
     systems = [system for system in study.systems if study.is_baseline(system)]
     usual = {name: place for place, name in enumerate(NULLS)}
     return sorted(systems, key=lambda system: usual.get(system.router, len(usual)))
-
-
-def missing_nulls(study: StudyData) -> list[str]:
-    """Return the usual nulls that a study lacks."""
-    return [name for name in NULLS if name not in {system.router for system in study.systems}]
-
-
-def _under(study: StudyData, condition: Condition) -> list[Comparison]:
-    entries = {entry.system: entry for entry in study.under(condition)}
-    references = [entries[null] for null in nulls(study) if null in entries]
-    routers = [entry for entry in entries.values() if entry not in references]
-    values = {entry: study.final(METRIC, entry) for entry in entries.values()}
-    by_seed = {entry: dict(accuracies) for entry, accuracies in values.items()}
-    return [
-        Comparison(
-            condition=condition,
-            entry=c.system,
-            reference=c.reference,
-            ours=values[c.system],
-            theirs=values[c.reference],
-            difference=c.difference,
-            adjusted=c.adjusted,
-            family=c.family,
-            interest=study.smallest_of_interest,
-        )
-        for c in family(by_seed, declared(routers, references), study.planned_analyses)
-    ]

@@ -16,9 +16,8 @@ from report.study import StudyData
 from report.style import COLUMN, FAINT, GRID, INK, PAPER, Drawing
 from report.summary import compared, findings, remarks
 from report.table import ARROWS, Absent, Cell, Column, Row, Table, said_once
-from report.topics import FAILURES, SECTIONS, generic, provenance
-from report.topics.make import Section
-from report.topics.suite_numbers import cards
+from report.topics import provenance, sections
+from report.topics.make import FigureMaker, Section, TableMaker
 from report.topics.trials import Logs, incomplete, readable
 
 LISTS = ("trial", "layer")
@@ -85,9 +84,8 @@ def make_page(
     logs: Logs,
 ) -> str:
     """Return the page as HTML."""
-    parts = [("table", part) for part in tables] + [("figure", part) for part in figures]
+    absent = [p for p in (*tables, *figures) if isinstance(p, Absent) and not p.fine]
     router_cards = provenance.router_cards(study)
-    sections = [*SECTIONS, *map(generic.section, cards(study)), FAILURES]
     return (
         _environment()
         .get_template("page.html.jinja")
@@ -96,8 +94,8 @@ def make_page(
             compared=compared(study),
             findings=findings(study),
             remarks=remarks(study),
-            missing=said_once(p for _, p in parts if isinstance(p, Absent) and not p.fine),
-            sections=[(section, *_chosen(section, parts)) for section in sections],
+            missing=said_once(absent),
+            sections=[(each, *_chosen(each, tables, figures)) for each in sections(study)],
             cards=router_cards,
             bibtex=provenance.bibtex(router_cards),
             machines=provenance.machines(study),
@@ -111,21 +109,23 @@ def make_page(
     )
 
 
-def _chosen(section: Section, parts: Sequence[tuple[str, Part]]) -> tuple[list[Part], list[Part]]:
-    """Return the parts of a section; `figure:load` also names those that were made for a condition.
+def _chosen(
+    section: Section, tables: Sequence[Table | Absent], figures: Sequence[Drawing | Absent]
+) -> tuple[list[Part], list[Part]]:
+    """Return the parts of a section, shown and folded, with those made for each condition.
 
     What is missing is said once, and not folded away.
     """
 
-    def named(names: Iterable[str]) -> list[Part]:
+    def made_by(makers: Iterable[TableMaker | FigureMaker]) -> list[Part]:
         return [
             part
-            for name in names
-            for kind, part in parts
-            if f"{kind}:{part.name.partition('--')[0]}" == name
+            for maker in makers
+            for part in (tables if isinstance(maker, TableMaker) else figures)
+            if part.name.partition("--")[0] == maker.name
         ]
 
-    shown, folded = named(section.shown), named(section.folded)
+    shown, folded = made_by(section.shown), made_by(section.folded)
     absent = said_once(part for part in (*shown, *folded) if isinstance(part, Absent))
     there = [part for part in shown if not isinstance(part, Absent)]
     return [*there, *absent], [part for part in folded if not isinstance(part, Absent)]

@@ -34,7 +34,7 @@ from results.frames import (
     older_sentence,
     trials_frame,
 )
-from results.statistics import ALPHA
+from results.statistics.means import ALPHA
 
 BUILT_IN = frozenset({"accuracy", "balance", "editing", "entropy", "specialization", "throughput"})
 """The suites that have tables and figures of their own; others get those of `generic`."""

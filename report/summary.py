@@ -19,14 +19,14 @@ from report.comparisons import (
     leader,
 )
 from report.conditions import Entry, System
+from report.older import older_sentence
 from report.study import StudyData
 from report.table import Column, Table
 from report.topics import claims, control, cost
 from report.topics.differences import MANY, sentence_on_n
-from report.topics.provenance import older_sentence
 from report.topics.tuning import unequal
 from results.conditions import Condition
-from results.statistics import seeds_needed
+from results.statistics.means import seeds_needed
 from results.text import counted
 
 POINTS = Column("difference", "difference", scale=100)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from report.conditions import ANY, Entry, System
 from results.conditions import Condition
-from results.statistics import mean_interval
+from results.statistics.means import mean_interval
 
 MISSING = "–"
 NOT_APPLICABLE = "n/a"

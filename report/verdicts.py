@@ -18,7 +18,8 @@ from report.conditions import NUMBER, Entry, System
 from report.study import StudyData
 from results.conditions import Condition
 from results.settings import UNSET
-from results.statistics import ALPHA, PairedDifference, holm, paired_difference
+from results.statistics.comparisons import holm
+from results.statistics.means import ALPHA, PairedDifference, paired_difference
 from results.text import nearest
 
 NO_SEED = "the runs that it needs have no seed in common"

@@ -19,7 +19,6 @@ from report.style import Drawing
 from report.summary import changed, compared, findings, remarks, texts
 from report.table import Absent, Table
 from report.topics import draw_figures, make_tables, provenance
-from report.topics.provenance import aged_figure, aged_table
 from report.topics.trials import Logs
 from results import Store
 
@@ -60,9 +59,7 @@ def write_report(
     """
     data = load_study(store, study, claims)
     folder, logs = Path(folder), Logs(home, folder)
-    made = make_tables(data)
-    tables = [aged_table(part, data) for part in made]
-    figures = [aged_figure(part, data) for part in draw_figures(data)]
+    tables, figures = make_tables(data), list(draw_figures(data))
     written = [
         _write(folder / "tables" / f"{table.name}.{kind}", render(table))
         for table in _tables(tables)
@@ -81,7 +78,7 @@ def write_report(
     page = _write(folder / "index.html", make_page(data, tables, figures, logs))
     markdown = _write(folder / "report.md", _markdown(data, tables, figures))
     files = digests(folder, [*written, *drawn, *others, page, markdown])
-    shown_texts = texts(data, _tables(made))
+    shown_texts = texts(data, _tables(tables))
     printed = Printed(data.name, _tables(tables), shown_texts, files, data.claims)
     _write(folder / NUMBERS, to_json(printed))
     _write(folder / STATE, data.state)  # last, since it says that all of the above is written

@@ -32,9 +32,7 @@ STATS = (
     MetricDef("flops_budget", "FLOP", None, "What the dense model spends in the recipe's epochs."),
     MetricDef("budget", "", None, "Of what is matched, in its own unit: see `compute.match`."),
     MetricDef("budget_error", "share", None, "What was spent of it over `budget`, less 1."),
-    MetricDef(
-        "within_tolerance", "", "higher", "1 where the budget was met as the recipe asks, else 0."
-    ),
+    MetricDef("within_tolerance", "", "higher", "1 where the budget was met as asked, else 0."),
     MetricDef("train_seconds", "s", "lower", "Time of training, evaluations left out."),
     MetricDef("params_total", "parameters", None, "Parameters of the whole model."),
     MetricDef("params_active", "parameters", None, "Parameters that act on a token, on average."),
@@ -69,9 +67,7 @@ class Accuracy(Suite[TrialSubject]):
     main_metric = "top1"
     metrics = (
         MetricDef("top1", "share", "higher", "Test images whose most probable class is right."),
-        MetricDef(
-            "top5", "share", "higher", "The right class is among the five most probable ones."
-        ),
+        MetricDef("top5", "share", "higher", "The right class is among the five most probable."),
         MetricDef("nll", "nat", "lower", "Mean negative log-likelihood of the right class."),
         MetricDef(
             "ece",

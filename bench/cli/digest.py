@@ -18,7 +18,7 @@ from bench.cli.summary import ROW, Column, Row, main_columns, main_metrics
 from bench.plan import ENDED
 from results import Store
 from results.frames import older_sentence
-from results.statistics import Interval
+from results.statistics.means import Interval
 
 Ranked = tuple[Row, Interval]
 WIDTH = 80

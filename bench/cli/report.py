@@ -88,7 +88,7 @@ def report(
         if trace is not None:
             _print_trace(traced(store, load_study(store, study, own), *trace))
             return
-        from report import write_report
+        from report.write import write_report
 
         name = store.find_study(study).name
         folder = out or place.home / "reports" / name

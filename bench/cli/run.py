@@ -221,7 +221,7 @@ def _report(store: Store, standing: Standing, home: Path) -> str | None:
     study, folder = standing.study, home / "reports" / standing.study.name
     if is_written(folder, state_of(study.request, standing.trials, standing.measurements)):
         return None
-    from report import write_report  # with matplotlib
+    from report.write import write_report  # with matplotlib
 
     try:
         write_report(store, study.name, folder, home)

@@ -17,7 +17,7 @@ from bench.cli.display import add_grouped, print_table, table
 from results import Store
 from results.conditions import Condition, router_label
 from results.frames import metrics_frame, older_sentence
-from results.statistics import Interval, mean_interval
+from results.statistics.means import Interval, mean_interval
 from suites import SUITES
 
 DISTURBED = "¶"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from itertools import chain
 
 from report.study import StudyData
 from report.style import Drawing
@@ -26,106 +26,89 @@ from report.topics import (
     trials,
     tuning,
 )
-from report.topics.make import Section
+from report.topics.make import FigureMaker, Section, TableMaker
 
-TABLES = (
-    accuracy.table,
-    compute.table,
-    compute.rankings_table,
-    differences.to_nulls,
-    differences.to_best,
-    differences.seeds_table,
-    ranks.table,
-    control.table,
-    tuning.table,
-    cost.table,
-    routing.balance_table,
-    routing.layer_table,
-    routing.entropy_table,
-    routing.best_table,
-    stability.table,
-    specialization.table,
-    editing.table,
-    claims.table,
-    claims.tests,
-)
-RUNS = (trials.failures, trials.trials, trials.layers)
-FIGURES = (
-    accuracy.draw,
-    accuracy.draw_training,
-    budgets.draw,
-    ranks.draw,
-    tuning.draw,
-    cost.draw,
-    cost.draw_scaling,
-    routing.draw_load,
-    routing.draw_entropy,
-    specialization.draw_served,
-    specialization.draw_change,
-    specialization.draw_images,
-    editing.draw,
-)
 SECTIONS = (
     Section(
         "accuracy",
         "Accuracy",
-        ("table:main", "figure:accuracy", "figure:training", "table:rankings", "figure:budgets"),
+        (
+            accuracy.table,
+            accuracy.draw,
+            accuracy.draw_training,
+            compute.rankings_table,
+            budgets.draw,
+        ),
     ),
     Section(
         "differences",
         "Differences",
         (
-            *("table:differences_nulls", "table:differences_best", "table:seeds"),
-            *("table:ranks", "figure:critical_difference", "table:control"),
+            differences.to_nulls,
+            differences.to_best,
+            differences.seeds_table,
+            ranks.table,
+            ranks.draw,
+            control.table,
         ),
     ),
-    Section("tuning", "Tuning", ("table:tuning", "figure:tuning")),
-    Section("claims", "Claims", ("table:claims",), ("table:claim_tests",)),
+    Section("tuning", "Tuning", (tuning.table, tuning.draw)),
+    Section("claims", "Claims", (claims.table,), (claims.tests,)),
     Section(
         "cost",
         "What routing costs",
-        ("table:spent", "figure:overhead"),
-        ("table:throughput",),
+        (compute.table, cost.draw, cost.draw_scaling),
+        (cost.table,),
     ),
     Section(
         "routing",
         "How they routed",
-        ("table:balance", "figure:load", "table:entropy", "figure:entropy", "figure:class_expert"),
-        ("table:seed_agreement", "table:balance_by_layer", "table:best_and_mean"),
+        (
+            routing.balance_table,
+            routing.draw_load,
+            routing.entropy_table,
+            routing.draw_entropy,
+            specialization.draw_served,
+        ),
+        (stability.table, routing.layer_table, routing.best_table),
     ),
     Section(
         "experts",
         "What the experts are for",
-        ("table:specialization", "figure:class_change", "figure:expert_images"),
+        (specialization.table, specialization.draw_change, specialization.draw_images),
     ),
-    Section("fairness", "Fairness", ("table:editing", "figure:editing")),
+    Section("fairness", "Fairness", (editing.table, editing.draw)),
 )
-FAILURES = Section("failures", "Failures", ("table:failures",), ("table:trials", "table:layers"))
+FAILURES = Section("failures", "Failures", (trials.failures,), (trials.trials, trials.layers))
+
+
+def sections(study: StudyData) -> list[Section]:
+    """Return the sections of a study's page, with those of suites that none is made for."""
+    return [*SECTIONS, *generic.sections(study), FAILURES]
 
 
 def make_tables(study: StudyData) -> list[Table | Absent]:
     """Make every table, or say what it lacks."""
-    made, runs = ([make(study) for make in each] for each in (TABLES, RUNS))
-    return [*made, *generic.tables(study), *runs]
+    return [maker(study) for maker in _makers(study) if isinstance(maker, TableMaker)]
 
 
 def draw_figures(study: StudyData) -> Iterator[Drawing | Absent]:
-    """Draw every figure, or say what it lacks: once, where every condition lacks it alike.
+    """Draw every figure, or say what it lacks.
 
     One warning names the characters that no installed font has.
     """
     lacking: set[str] = set()
-    for figure in (*FIGURES, *generic.curves(study)):
-        parts = list(figure(study))
-        absent = [part for part in parts if isinstance(part, Absent)]
-        if len(absent) == len(parts) and len({(part.why, part.fine) for part in absent}) == 1:
-            yield replace(absent[0], name=figure.name, title=figure.title)
-        else:
-            lacking.update(*(part.lacking for part in parts if isinstance(part, Drawing)))
-            yield from parts
+    for maker in _makers(study):
+        for part in maker(study) if isinstance(maker, FigureMaker) else ():
+            lacking |= part.lacking if isinstance(part, Drawing) else set()
+            yield part
     if lacking:
         warnings.warn(
             f"no installed font has {' '.join(sorted(lacking))}: the figures show numbers of "
             "classes, or codes of characters, instead; a Noto font of that script would help",
             stacklevel=2,
         )
+
+
+def _makers(study: StudyData) -> Iterator[TableMaker | FigureMaker]:
+    return chain.from_iterable((*each.shown, *each.folded) for each in sections(study))

@@ -35,6 +35,7 @@ from report.cells import (
 )
 from report.comparisons import against_nulls
 from report.conditions import DENSE, Entry, System
+from report.older import OTHERS
 from report.study import StudyData
 from report.style import COLUMN, FAINT, PAGE, panels, router_legend
 from report.table import Column, Lacking, number_of_runs
@@ -44,7 +45,7 @@ from report.topics.cost import timing_cell
 from report.topics.differences import null_caption, null_cells, null_columns
 from report.topics.make import Contents, Sketch, as_figure, as_figures, as_table
 from results.conditions import Condition
-from results.statistics import mean_interval
+from results.statistics.means import mean_interval
 
 ACCURACY = (
     Column("top1", "top-1", "%", "higher", 100, 1, ranked=True),
@@ -64,7 +65,9 @@ ENTROPY = (
 )
 
 
-@as_table("main", "Routers at equal budgets", "accuracy", "throughput", "balance", "entropy")
+@as_table(
+    "main", "Routers at equal budgets", *("accuracy", "throughput", "balance", "entropy", OTHERS)
+)
 def table(study: StudyData) -> Contents:
     """Make a row for each router under each condition."""
     if not study.entries:

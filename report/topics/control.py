@@ -8,63 +8,37 @@ from itertools import chain
 from statistics import median
 
 from report.cells import sentence_on_analyses
-from report.comparisons import METRIC
+from report.comparisons import Comparison, compare
 from report.conditions import Entry
 from report.study import StudyData
 from report.table import DISTURBED, MISSING, Cell, Column, Lacking, Row, number, text_columns, words
 from report.timings import Timing, of_entry, representative, timings
 from report.topics.make import Contents, as_table
-from results.statistics import ALPHA, Alarms, PairedDifference, alarms, family, noise_floor
+from results.statistics.comparisons import Alarms, alarms, noise_floor
+from results.statistics.means import ALPHA
 from results.text import counted
 
 
-@dataclass(frozen=True)
-class Control:
-    """A router and its replicate under one condition.
-
-    Attributes:
-        difference: replicate less router, tested as any two routers are, but as a family of its
-            own; None without a seed in common.
-        differences: the replicate less the router, by seed.
-        trials: the fingerprints behind them, the replicate's first.
-    """
-
-    entry: Entry
-    difference: PairedDifference | None
-    differences: tuple[float, ...]
-    trials: tuple[str, ...]
-
-    @property
-    def alarm(self) -> bool | None:
-        """Whether the test sees a difference where there is none; None where there is no test."""
-        p_value = self.difference.p_value if self.difference else None
-        return None if p_value is None else p_value < ALPHA
+def controls(study: StudyData) -> list[Comparison]:
+    """Return each replicate less its router, each a family of its own, in order of the routers."""
+    return [
+        made
+        for entry, replicate in study.replicates.items()
+        for made in compare(study, entry.condition, [(replicate, entry)])
+    ]
 
 
-def controls(study: StudyData) -> list[Control]:
-    """Return a control for each replicate, in the order of the routers."""
-    made = []
-    for entry, replicate in study.replicates.items():
-        ours, theirs = study.final(METRIC, entry), study.final(METRIC, replicate)
-        seeds = list(ours.index.intersection(theirs.index))
-        values = {"router": dict(ours), "replicate": dict(theirs)}
-        (compared,) = family(values, [("replicate", "router")], study.planned_analyses)
-        trials = study.behind(replicate, seeds) + study.behind(entry, seeds)
-        made.append(Control(entry, compared.difference, tuple(theirs[seeds] - ours[seeds]), trials))
-    return made
-
-
-def false_alarms(own: Sequence[Control]) -> Alarms | None:
+def false_alarms(own: Sequence[Comparison]) -> Alarms | None:
     """Measure the rate of false alarms over all controls; None where nothing could be tested."""
     p_values = [control.difference.p_value for control in own if control.difference]
     tested = [p_value for p_value in p_values if p_value is not None]
     return alarms(tested) if tested else None
 
 
-def floor_of_all(own: Sequence[Control]) -> tuple[float, int] | None:
+def floor_of_all(own: Sequence[Comparison]) -> tuple[float, int] | None:
     """Return the noise floor from the differences of all controls, and the seeds that it is for."""
     pooled = [difference for control in own for difference in control.differences]
-    n = max((len(control.differences) for control in own), default=0)
+    n = max((len(control.seeds) for control in own), default=0)
     return (noise_floor(pooled, n), n) if n else None
 
 
@@ -113,18 +87,18 @@ def table(study: StudyData) -> Contents:
     setting = representative(own)
     rows = []
     for control in compared:
-        chosen = of_entry(own, setting, control.entry)
+        chosen = of_entry(own, setting, control.reference)
         pair = next((each for each in timed if each.router is chosen), None)
-        numbers = _numbers(control) if control.difference else [words(MISSING)] * 4
-        rows.append(_row(control, numbers, pair))
+        trials = control.trials(study)
+        rows.append(
+            _row(control.reference, len(control.seeds), trials, _numbers(study, control), pair)
+        )
     if compared:
-        rows.append(_row_of_all(compared))
+        rows.append(_row_of_all(study, compared))
     else:  # bare layers alone
         alike = [each for each in timed if each.router.setting == setting]
-        rows = [
-            _row(Control(each.router.entry, None, (), ()), [words("")] * 4, each) for each in alike
-        ]
-    n = max((len(control.differences) for control in compared), default=0)
+        rows = [_row(each.router.entry, 0, (), [words("")] * 4, each) for each in alike]
+    n = max((len(control.seeds) for control in compared), default=0)
     sentences = [
         "Each router was trained a second time, as its twin: the same data order and the same "
         "first weights of all but the MoE layers, whose weights and noise come from a stream of "
@@ -174,40 +148,38 @@ def sentences(study: StudyData) -> list[str]:
     return made
 
 
-def _row(control: Control, numbers: Sequence[Cell], timed: Retimed | None) -> Row:
-    entry, n = control.entry, len(control.differences)
-    head = (words(entry.label), words(entry.condition.label), words(str(n), trials=control.trials))
+def _row(
+    entry: Entry, n: int, trials: Sequence[str], numbers: Sequence[Cell], timed: Retimed | None
+) -> Row:
+    head = (words(entry.label), words(entry.condition.label), words(str(n), trials=trials))
     ratios = [_ratio(timed, key) for key in ("forward_ms", "forward_overhead")]
     return Row((*head, *numbers, *ratios), n, entry)
 
 
-def _numbers(control: Control) -> list[Cell]:
-    difference, n, trials = control.difference, len(control.differences), control.trials
-    assert difference is not None
-    alarm = {None: MISSING, True: "yes", False: "no"}[control.alarm]
+def _numbers(study: StudyData, control: Comparison) -> list[Cell]:
+    difference, trials = control.difference, control.trials(study)
+    if difference is None:
+        return [words(MISSING)] * 4
+    p, n = difference.p_value, difference.n
     return [
         Cell(difference.mean, difference.low, difference.high, n, trials=trials),
-        number(difference.p_value, n, trials),
-        words(alarm),
+        number(p, n, trials),
+        words(MISSING if p is None else "yes" if p < ALPHA else "no"),
         number(noise_floor(control.differences, n), n, trials),
     ]
 
 
-def _row_of_all(compared: Sequence[Control]) -> Row:
-    trials = tuple(chain.from_iterable(control.trials for control in compared))
-    pairs = sum(len(control.differences) for control in compared)
+def _row_of_all(study: StudyData, compared: Sequence[Comparison]) -> Row:
+    trials = tuple(chain.from_iterable(control.trials(study) for control in compared))
+    pairs = sum(len(control.seeds) for control in compared)
     rate, floor = false_alarms(compared), floor_of_all(compared)
     alarmed = words(MISSING)
     if rate is not None:
-        ends = rate.low, rate.high
-        alarmed = Cell(rate.rate, *ends, rate.tests, bracketed=True, trials=trials)
-    cells = (
-        *(words("all"), words(""), words(str(pairs), trials=trials)),
-        *(words(""), words(""), alarmed),
-        number(floor[0] if floor else None, pairs, trials),
-        *(words(""), words("")),
-    )
-    return Row(cells, pairs)
+        alarmed = Cell(rate.rate, rate.low, rate.high, rate.tests, bracketed=True, trials=trials)
+    none = words("")
+    head = (words("all"), none, words(str(pairs), trials=trials), none, none)
+    noise = number(floor[0] if floor else None, pairs, trials)
+    return Row((*head, alarmed, noise, none, none), pairs)
 
 
 def _ratio(timed: Retimed | None, key: str) -> Cell:

@@ -15,7 +15,6 @@ from report.comparisons import (
     against_best,
     against_nulls,
     comparisons,
-    missing_nulls,
     nulls,
 )
 from report.conditions import Entry
@@ -23,7 +22,8 @@ from report.study import StudyData
 from report.table import MISSING, SEVERAL, Cell, Column, Lacking, Row, number, text_columns, words
 from report.topics.make import Contents, as_table
 from results.conditions import Condition
-from results.statistics import ALPHA, seeds_needed
+from results.statistics.comparisons import NULLS
+from results.statistics.means import ALPHA, effect_size, seeds_needed, superiority
 from results.text import counted
 
 COLUMNS = (
@@ -96,10 +96,13 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
     )
     rows = []
     for c in compared:
-        p_value, correlation = (
-            (c.difference.p_value, c.difference.correlation) if c.difference else (None, None)
+        values = (
+            c.difference and c.difference.p_value,
+            c.adjusted,
+            effect_size(c.differences),
+            superiority(list(c.ours), list(c.theirs)),
+            c.difference and c.difference.correlation,
         )
-        values = (p_value, c.adjusted, c.effect_size, c.superiority, correlation)
         rows.append(_row(c, [_difference_cell(study, c), *_numbers(study, c, *values)]))
     return " ".join(filter(None, sentences)), COLUMNS, rows
 
@@ -152,7 +155,8 @@ def null_caption(study: StudyData) -> str:
 
 def _sentence_on_missing(study: StudyData) -> str:
     """Say which of the usual nulls a study lacks, and how to add them; "" where it has all."""
-    lacking = ", ".join(missing_nulls(study))
+    routers = {system.router for system in study.systems}
+    lacking = ", ".join(name for name in NULLS if name not in routers)
     return f"Without {lacking}: add them to the preset or in --routers." if lacking else ""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -23,18 +24,22 @@ from report.style import PAGE, folded, panels, router_legend
 from report.table import (
     ARROWS,
     MISSING,
-    Absent,
     Cell,
     Column,
     Lacking,
     Row,
-    Table,
-    assemble,
     number_of_runs,
     text_columns,
     words,
 )
-from report.topics.make import FigureMaker, Section, Sketch, as_figures
+from report.topics.make import (
+    Contents,
+    FigureMaker,
+    Section,
+    Sketch,
+    TableMaker,
+    as_figures,
+)
 from report.topics.suite_numbers import Card, Numbers, Place, Spot, Who, cards
 from results.conditions import Condition
 
@@ -86,22 +91,28 @@ def headlines(study: StudyData) -> list[Headline]:
     return shown
 
 
-def tables(study: StudyData) -> Iterator[Table | Absent]:
-    """Yield a table of the network's numbers of each suite, and one of every layer and place."""
+def sections(study: StudyData) -> Iterator[Section]:
+    """Yield a section of each suite: its network's numbers, curves, and every layer and place."""
     for card in cards(study):
         numbers = Numbers.of(study, card)
-        if not numbers.final:
-            why = why_unmeasured(study, card.name)
-            yield Absent(f"{SHOWN}{card.slug}", f"{card.title} by router", why)
-        if numbers.places:
-            yield _network(numbers)
-        of_layers = any(spot.layer is not None for spot in numbers.final)
-        if of_layers or len(numbers.places) > MOST_NUMBERS:
-            yield _every(numbers)
+        shown, folded = list[TableMaker | FigureMaker](), list[TableMaker | FigureMaker]()
+        name, suites = f"{SHOWN}{card.slug}", (card.name,)
+        if numbers.places or not numbers.final:
+            heading = f"{card.title} by router"
+            shown.append(TableMaker(name, heading, suites, partial(_network, numbers)))
+        if len(numbers.snapshots):
+            draw = as_figures(name, f"{card.title} along training", *suites)
+            shown.append(draw(partial(_curves, numbers)))
+        if len(numbers.places) > MOST_NUMBERS or any(s.layer is not None for s in numbers.final):
+            name, heading = f"{EVERY}{card.slug}", f"{card.title}, layer by layer"
+            folded.append(TableMaker(name, heading, suites, partial(_every, numbers)))
+        yield Section(f"suite-{card.slug}", card.title, tuple(shown), tuple(folded))
 
 
-def _network(numbers: Numbers) -> Table:
+def _network(numbers: Numbers, study: StudyData) -> Contents:
     """Make a row for each router under each condition; of bare layers, on each machine."""
+    if not numbers.final:
+        raise Lacking(why_unmeasured(study, numbers.card.name))
     card, places = numbers.card, numbers.places[:MOST_NUMBERS]
     columns = [numbers.column(place.metric, place.label, place.label) for place in places]
     rows = [
@@ -117,11 +128,10 @@ def _network(numbers: Numbers) -> Table:
         BEST if any(column.ranked for column in columns) else "",
     )
     head = LAYERS if numbers.measures_layers else LEAD
-    caption, title = " ".join(filter(None, parts)), f"{card.title} by router"
-    return assemble(f"{SHOWN}{card.slug}", title, caption, (*head, *columns), rows)
+    return " ".join(filter(None, parts)), (*head, *columns), rows
 
 
-def _every(numbers: Numbers) -> Table:
+def _every(numbers: Numbers, _: StudyData) -> Contents:
     """Make a row for each router, condition, layer and place; a column for each metric."""
     card = numbers.card
     ordered = numbers.ordered({spot.place for spot in numbers.final})
@@ -140,8 +150,7 @@ def _every(numbers: Numbers) -> Table:
         "Every number of the suite. Layer: MoE layers in network order, from 0; all: of the "
         f"network. {_what(numbers)} {_meanings(card, metrics)}"
     )
-    title = f"{card.title}, layer by layer"
-    return assemble(f"{EVERY}{card.slug}", title, caption, (*head, *columns), rows)
+    return caption, (*head, *columns), rows
 
 
 def _row(numbers: Numbers, who: Who, place: Sequence[str], cells: Sequence[Cell]) -> Row:
@@ -174,43 +183,32 @@ CAPTION = (
 )
 
 
-def curves(study: StudyData) -> list[FigureMaker]:
-    """Return the figure of each suite that measured snapshots."""
-    by_suite = (Numbers.of(study, card) for card in cards(study))
-    return [_curves(numbers) for numbers in by_suite if len(numbers.snapshots)]
-
-
-def _curves(numbers: Numbers) -> FigureMaker:
-    card, study = numbers.card, numbers.study
+def _curves(numbers: Numbers, study: StudyData, condition: Condition) -> Sketch:
+    """Draw a panel for each metric, the main one first."""
+    card = numbers.card
     ordered = numbers.ordered(set(numbers.snapshots["place"]))
-
-    @as_figures(f"{SHOWN}{card.slug}", f"{card.title} along training", card.name)
-    def draw(_: StudyData, condition: Condition) -> Sketch:
-        """Draw a panel for each metric, the main one first."""
-        lines = {place: _lines(numbers, study.under(condition), place) for place in ordered}
-        shown = {place: own for place, own in lines.items() if own}
-        if not shown:
-            raise Lacking(f"suite {card.name} measured no snapshot of a finished trial")
-        few = list(shown)[:MOST_CURVES]
-        runs: dict[Entry, int] = {}
-        for place in few:
-            for entry, points in shown[place].items():
-                runs[entry] = max(runs.get(entry, 0), int(points["n"].max()))
-        figure, drawn = panels(len(few), 2, PAGE, 2.0 + 0.05 * len(runs))
-        for axes, place in zip(drawn, few, strict=True):
-            _panel(axes, numbers, place, shown[place])
-        router_legend(figure, {entry.system: study.styles[entry.system] for entry in runs}, 3)
-        meanings = (f"{p.label}: {card.definition(p.metric).meaning}" for p in few)
-        more = f" The first {MOST_CURVES} of {len(shown)} metrics."
-        caption = CAPTION.format(
-            suite=card.name,
-            what="; ".join(each.strip().rstrip(".:") for each in meanings),
-            counts=number_of_runs({entry.system: n for entry, n in runs.items()}),
-            more=more if len(shown) > MOST_CURVES else "",
-        )
-        return caption, figure, runs
-
-    return draw
+    lines = {place: _lines(numbers, study.under(condition), place) for place in ordered}
+    shown = {place: own for place, own in lines.items() if own}
+    if not shown:
+        raise Lacking(f"suite {card.name} measured no snapshot of a finished trial")
+    few = list(shown)[:MOST_CURVES]
+    runs: dict[Entry, int] = {}
+    for place in few:
+        for entry, points in shown[place].items():
+            runs[entry] = max(runs.get(entry, 0), int(points["n"].max()))
+    figure, drawn = panels(len(few), 2, PAGE, 2.0 + 0.05 * len(runs))
+    for axes, place in zip(drawn, few, strict=True):
+        _panel(axes, numbers, place, shown[place])
+    router_legend(figure, {entry.system: study.styles[entry.system] for entry in runs}, 3)
+    meanings = (f"{p.label}: {card.definition(p.metric).meaning}" for p in few)
+    more = f" The first {MOST_CURVES} of {len(shown)} metrics."
+    caption = CAPTION.format(
+        suite=card.name,
+        what="; ".join(each.strip().rstrip(".:") for each in meanings),
+        counts=number_of_runs({entry.system: n for entry, n in runs.items()}),
+        more=more if len(shown) > MOST_CURVES else "",
+    )
+    return caption, figure, runs
 
 
 def _lines(numbers: Numbers, entries: Iterable[Entry], place: Place) -> dict[Entry, pd.DataFrame]:
@@ -237,17 +235,3 @@ def _panel(axes: Axes, numbers: Numbers, place: Place, lines: Mapping[Entry, pd.
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set_ylabel(folded(f"{column.heading}{ARROWS[column.better]}", 30))
     axes.grid()
-
-
-def section(card: Card) -> Section:
-    """Return the place of a suite on the page."""
-    shown = (f"table:{SHOWN}{card.slug}", f"figure:{SHOWN}{card.slug}")
-    folded = (f"table:{EVERY}{card.slug}",)
-    return Section(f"suite-{card.slug}", card.title, shown, folded)
-
-
-def suites_shown(study: StudyData) -> dict[str, tuple[str, ...]]:
-    """Return whose numbers these tables and figures show, by their names; the main table too."""
-    shown = cards(study)
-    own = {f"{start}{card.slug}": (card.name,) for card in shown for start in (SHOWN, EVERY)}
-    return {"main": tuple(card.name for card in shown), **own}

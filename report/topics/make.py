@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from matplotlib.figure import Figure
 
 from report.conditions import ANY, Entry
+from report.older import aged_table, older_sentence
 from report.study import StudyData
 from report.style import Drawing, style
 from report.table import Absent, Column, Lacking, Row, Table, assemble, file_name, title
@@ -23,16 +24,6 @@ Named = tuple[str, str, Callable[[], Sketch]]
 
 
 @dataclass(frozen=True)
-class Section:
-    """A part of the page: its names of tables and figures, in order, and those folded away."""
-
-    anchor: str
-    title: str
-    shown: tuple[str, ...]
-    folded: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class TableMaker:
     """A table of a report: call it with a study. `suites`: whose numbers it shows."""
 
@@ -44,9 +35,10 @@ class TableMaker:
     def __call__(self, study: StudyData) -> Table | Absent:
         """Make the table, or say what the study lacks for it."""
         try:
-            return assemble(self.name, self.title, *self.contents(study))
+            made = assemble(self.name, self.title, *self.contents(study))
         except Lacking as lacking:
             return Absent(self.name, self.title, str(lacking), lacking.fine)
+        return aged_table(made, study, self.suites)
 
 
 @dataclass(frozen=True)
@@ -58,22 +50,43 @@ class FigureMaker:
     suites: tuple[str, ...]
     sketches: Callable[[StudyData], Iterable[Named]]
 
-    def __call__(self, study: StudyData) -> Iterator[Drawing | Absent]:
-        """Draw in the style of reports, or say what the study lacks."""
+    def __call__(self, study: StudyData) -> list[Drawing | Absent]:
+        """Draw in the style of reports, or say what is lacking: once, where all lack it alike."""
+        parts = list(self._parts(study))
+        absent = [part for part in parts if isinstance(part, Absent)]
+        if len(absent) == len(parts) and len({(part.why, part.fine) for part in absent}) == 1:
+            return [replace(absent[0], name=self.name, title=self.title)]
+        return parts
+
+    def _parts(self, study: StudyData) -> Iterator[Drawing | Absent]:
         try:
             for name, heading, sketch in self.sketches(study):
-                yield _drawn(name, heading, sketch)
+                yield self._drawn(study, name, heading, sketch)
         except Lacking as lacking:
             yield Absent(self.name, self.title, str(lacking), lacking.fine)
 
+    def _drawn(
+        self, study: StudyData, name: str, heading: str, sketch: Callable[[], Sketch]
+    ) -> Drawing | Absent:
+        try:
+            with style():
+                caption, figure, entries = sketch()
+        except Lacking as lacking:
+            return Absent(name, heading, str(lacking), lacking.fine)
+        entries = tuple(entries)
+        older = older_sentence(study, entries, self.suites)
+        caption = f"{caption} {older}" if older else caption
+        return Drawing(name, heading, caption, figure, entries)
 
-def _drawn(name: str, heading: str, sketch: Callable[[], Sketch]) -> Drawing | Absent:
-    try:
-        with style():
-            caption, figure, entries = sketch()
-        return Drawing(name, heading, caption, figure, tuple(entries))
-    except Lacking as lacking:
-        return Absent(name, heading, str(lacking), lacking.fine)
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page: its tables and figures, in order, and those folded away."""
+
+    anchor: str
+    title: str
+    shown: tuple[TableMaker | FigureMaker, ...]
+    folded: tuple[TableMaker | FigureMaker, ...] = ()
 
 
 def as_table(

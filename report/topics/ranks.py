@@ -12,7 +12,7 @@ from report.study import StudyData
 from report.style import FAINT, INK, PAGE, blank
 from report.table import Cell, Column, Lacking, Row, text_columns, words
 from report.topics.make import Contents, Sketch, as_figure, as_table
-from results.statistics import ALPHA
+from results.statistics.means import ALPHA
 from results.statistics.ranks import FEWEST_BLOCKS, FEWEST_SYSTEMS, Ranking, ranking
 
 

@@ -41,7 +41,7 @@ from report.table import (
 )
 from report.topics.make import Contents, Sketch, as_figures, as_table
 from results.conditions import Condition
-from results.statistics import mean_interval
+from results.statistics.means import mean_interval
 
 BALANCE = (
     Column("demand_cv", "demand CV", "", "lower"),

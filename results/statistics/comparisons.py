@@ -23,7 +23,7 @@ System = TypeVar("System", bound=Hashable)
 
 @dataclass(frozen=True)
 class Compared(Generic[System]):
-    """`system` less `reference`, over the seeds that both have.
+    """`entry` less `reference`, over the seeds that both have.
 
     Attributes:
         difference: None where no seed is in common.
@@ -31,7 +31,7 @@ class Compared(Generic[System]):
         family: the number of comparisons, of those with seeds enough, that it was adjusted over.
     """
 
-    system: System
+    entry: System
     reference: System
     difference: PairedDifference | None
     adjusted: float | None = None

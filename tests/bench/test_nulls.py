@@ -6,7 +6,7 @@ import pytest
 
 from bench.config.presets import load_preset
 from bench.plan.expand import trial_specs
-from results.statistics import NULLS
+from results.statistics.comparisons import NULLS
 from routers import list_routers
 
 

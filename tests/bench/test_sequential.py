@@ -11,7 +11,8 @@ from scipy import stats
 from bench.config.presets import load_preset
 from bench.plan.plan import make_request
 from bench.plan.sequential import Sequential, add_seeds, plan_analyses, refuse_other_analyses
-from results.statistics import Compared, declared, family, interim_analyses, paired_difference
+from results.statistics.comparisons import Compared, declared, family, interim_analyses
+from results.statistics.means import paired_difference
 from routers.errors import RequestError
 
 SYSTEMS, NULLS = ["a", "b", "c"], ["dense", "random"]
@@ -80,7 +81,7 @@ def test_what_differs_is_found_and_the_direction_is_right():
         c.difference.mean > 0
         for _, compared in studies
         for c in compared
-        if (c.system, c.reference) == ("a", "b") and c.resolved
+        if (c.entry, c.reference) == ("a", "b") and c.resolved
     ]
     assert len(directions) > 95
     assert all(directions)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from report import ReportPaths, write_report
 from report.study import StudyData, load_study
 from report.table import Table
 from report.topics import make_tables
+from report.write import ReportPaths, write_report
 from results import Array, CodeVersion, Component, Machine, Metric, Run, Store, open_store
 from results.models import AttemptRow
 from results.store.leases import this_process

@@ -19,7 +19,7 @@ from report.verdicts import Judged, Untested, judged
 from report.write import check
 from results import StoreError
 from results.conditions import Condition
-from results.statistics import holm
+from results.statistics.comparisons import holm
 from routers import list_routers
 from suites import SUITES
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from report import write_report
 from report.claims import Claim
 from report.study import load_study
 from report.verdicts import Judged, judged
+from report.write import write_report
 
 pytestmark = pytest.mark.slow
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from report import write_report
 from report.comparisons import comparisons
 from report.conditions import Entry, System
 from report.study import load_study
@@ -13,6 +12,7 @@ from report.table import Absent, Table
 from report.timings import timings
 from report.topics import control, make_tables, trials
 from report.topics.control import controls, retimed
+from report.write import write_report
 
 ROUTERS = {
     "dense": [0.80, 0.81, 0.82, 0.80],

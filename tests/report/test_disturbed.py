@@ -9,11 +9,11 @@ import pytest
 
 from bench.cli.digest import digest
 from bench.cli.summary import Row, main_columns, main_metrics
-from report import write_report
 from report.render import to_latex
 from report.study import load_study
 from report.summary import remarks
 from report.topics import accuracy, control, cost
+from report.write import write_report
 from results import Component, Metric
 from results.conditions import Condition
 

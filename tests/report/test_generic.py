@@ -6,13 +6,13 @@ from math import sqrt
 
 import pytest
 
-from report import write_report
 from report.numbers import trace
 from report.study import BUILT_IN, load_study
 from report.table import CONSTANT, Table
 from report.topics import generic, make_tables
+from report.topics.make import FigureMaker
 from report.topics.suite_numbers import cards
-from report.write import check
+from report.write import check, write_report
 from results import Component, Metric
 from suites import SUITES
 
@@ -185,7 +185,7 @@ def test_the_page_has_a_section_with_layers_folded_away_and_curves(measured, tmp
 
 def test_the_curve_is_the_mean_of_the_seeds_at_each_snapshot(measured):
     study = load_study(measured)
-    (made,) = generic.curves(study)
+    (made,) = [m for s in generic.sections(study) for m in s.shown if isinstance(m, FigureMaker)]
     (drawing,) = made(study)
     (axes,) = drawing.figure.axes
     lines = {tuple(line.get_xdata()): list(line.get_ydata()) for line in axes.get_lines()}

@@ -17,6 +17,7 @@ from report import topics
 from report.study import load_study
 from report.style import FAMILY, Drawing, blank, style
 from report.topics import accuracy, routing, specialization
+from report.topics.make import FigureMaker, Section
 from results import Array
 
 DOG, CAT = "犬", "猫"
@@ -90,8 +91,9 @@ def test_what_no_font_has_is_written_as_codes(font, kind):
 
 def test_a_whole_report_warns_once(lab, store, fresh, monkeypatch):
     texts = (DOG, CAT, f"{DOG}{CAT}")
-    figure = Mock(side_effect=lambda _: map(drawn, texts))
-    monkeypatch.setattr(topics, "FIGURES", [figure, figure])
+    figure = Mock(spec=FigureMaker, side_effect=lambda _: map(drawn, texts))
+    monkeypatch.setattr(topics, "SECTIONS", [Section("both", "Both", (figure, figure))])
+    monkeypatch.setattr(topics, "FAILURES", Section("failures", "Failures", ()))
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]})
     with pytest.warns(UserWarning, match="no installed font") as caught:
         list(topics.draw_figures(load_study(store)))

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from report import write_report
 from report.study import load_study
 from report.topics import trials
 from report.topics.trials import Logs, incomplete, readable
+from report.write import write_report
 
 TRACEBACK = "Traceback (most recent call last):\n  <module>\nValueError: 3 < 4 & more"
 NOTE = "micro-batches of 32: the batch did not fit"

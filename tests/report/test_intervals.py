@@ -10,7 +10,7 @@ from report.axes import CUT, LEAST, halves, is_cut, limits
 from report.study import load_study
 from report.style import panels, style
 from report.topics import accuracy
-from results.statistics import mean_interval
+from results.statistics.means import mean_interval
 
 SEEDS = st.lists(st.floats(0, 100), min_size=1, max_size=5)
 

@@ -9,12 +9,11 @@ import pytest
 
 from bench.cli import main
 from report import STATE_FILE as STATE
-from report import write_report
 from report.numbers import FILE, from_json, numbers, row_names, trace
 from report.study import load_study
 from report.summary import changed
 from report.table import Cell, Column, Row, Table
-from report.write import check
+from report.write import check, write_report
 from results import StoreError, open_store
 
 TOP1 = {"soft_moe": [0.8, 0.9], "dense": [0.7, 0.75]}

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from report import write_report
+from report.write import write_report
 from results import Array
 
 ODD = os.fsdecode(b"caf\xe9")

@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from report import write_report
 from report.claims import Claim
 from report.conditions import Entry, System
+from report.older import changed
 from report.study import load_study
 from report.table import OLDER, Table
 from report.topics import accuracy, claims, compute, differences, make_tables, trials
-from report.topics.provenance import aged_table, changed
+from report.write import write_report
 
 SENTENCE = (
     "Of older code than the newest results here: dense, random; since then protocol 'training' "
@@ -33,18 +33,17 @@ def study(lab, store):
 
 def marked(table, key="router"):
     keys = [column.key for column in table.columns]
-    cells = [row.cells[keys.index(key)] for row in table.rows]
+    cells = [row.cells[keys.index(key)] for row in table.rows if key in keys]
     return {cell.words for cell in cells if OLDER in cell.marks}
 
 
 def test_nothing_is_said_of_a_study_of_one_code(written):
-    for part in written.tables.values():
-        assert aged_table(part, written.study) == part
+    assert not any(OLDER in part.caption or marked(part) for part in written.tables.values())
     assert "Of older code" not in written.html
 
 
 def test_rows_of_older_code_are_marked_and_the_caption_names_them(study):
-    table = aged_table(accuracy.table(study), study)
+    table = accuracy.table(study)
     assert marked(table) == {"dense", "random"}
     assert f"{OLDER} {SENTENCE}" in table.caption
     listed = trials.trials(study)
@@ -54,7 +53,7 @@ def test_rows_of_older_code_are_marked_and_the_caption_names_them(study):
 
 
 def test_a_reference_of_older_code_is_marked_too(study):
-    table = aged_table(differences.to_nulls(study), study)
+    table = differences.to_nulls(study)
     assert marked(table) == set()
     assert marked(table, "reference") == {"dense", "random"}
     assert "random, dense" in table.caption or "dense, random" in table.caption
@@ -67,7 +66,7 @@ def test_a_reference_that_lacks_a_setting_of_its_row_is_marked_too(lab, store):
     made.protocol = "second"
     made.study_of({"soft_moe": [0.8, 0.82]}, capacities)
     study = load_study(store)
-    table = aged_table(differences.to_nulls(study), study)
+    table = differences.to_nulls(study)
     keys = [column.key for column in table.columns]
     assert [row.cells[keys.index("reference")].marks for row in table.rows] == [(OLDER,)] * 2
     assert "newest results here: dense;" in table.caption
@@ -75,7 +74,7 @@ def test_a_reference_that_lacks_a_setting_of_its_row_is_marked_too(lab, store):
 
 def test_what_was_spent_and_rankings_are_marked_too(study):
     for table in (compute.table(study), compute.rankings_table(study)):
-        assert marked(aged_table(table, study)) == {"dense", "random"}
+        assert marked(table) == {"dense", "random"}
 
 
 def test_a_claim_that_older_runs_decide_is_marked(study):
@@ -91,7 +90,7 @@ def test_a_claim_that_older_runs_decide_is_marked(study):
 
 def test_a_table_of_newer_numbers_alone_says_nothing(study):
     tables = {table.name: table for table in make_tables(study) if isinstance(table, Table)}
-    balance = aged_table(tables["balance"], study)
+    balance = tables["balance"]
     assert marked(balance) == {"random"}, "dense has no balance"
     assert "newest results here: random" in balance.caption
 

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from report import write_report
+from report.write import write_report
 
 LOADS = {"src", "srcset", "data", "poster", "action", "background", "xlink:href"}
 

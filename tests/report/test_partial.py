@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from report import write_report
 from report.study import load_study
+from report.write import write_report
 from results import StoreError
 
 

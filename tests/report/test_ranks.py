@@ -9,12 +9,12 @@ import pytest
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from report import write_report
 from report.study import load_study
 from report.style import PAGE, Drawing
 from report.summary import findings
 from report.topics import differences, ranks
 from report.topics.ranks import standings
+from report.write import write_report
 from results.conditions import Condition
 
 MEANS = {"random": 0.70, "softmax_token_choice": 0.80, "soft_moe": 0.84, "my_gate": 0.78}

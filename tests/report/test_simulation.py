@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from report import write_report
 from report.cells import metric_cell
 from report.comparisons import comparisons
 from report.study import load_study
 from report.topics import differences, ranks
+from report.write import write_report
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import report
-from report import is_written, state_of, write_report
+from report import is_written, state_of
+from report.write import write_report
 from results import Store
 from results.frames import measurements_frame, trials_frame
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.statistics import alarms, noise_floor
+from results.statistics.comparisons import alarms, noise_floor
 
 
 def test_clopper_and_pearsons_interval_is_the_published_one():

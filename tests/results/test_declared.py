@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from results.statistics import declared, effect_size, family, holm, superiority
+from results.statistics.comparisons import declared, family, holm
+from results.statistics.means import effect_size, superiority
 
 # Student's sleep data (Biometrika 1908), as in test_statistics.
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]
@@ -28,7 +29,7 @@ def test_pairs_are_by_seed_and_adjusted_together():
         "c": {0: 0.70, 1: 0.71, 2: 0.76},
         "d": {7: 0.5},
     }
-    compared = {(c.system, c.reference): c for c in family(values, declared("abd", ["c"]))}
+    compared = {(c.entry, c.reference): c for c in family(values, declared("abd", ["c"]))}
     assert compared["a", "b"].difference.n == 2
     assert compared["a", "b"].difference.mean == pytest.approx(0.005)
     assert compared["a", "d"].difference is None

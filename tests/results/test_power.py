@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from results.statistics import power_of, seeds_needed
+from results.statistics.means import power_of, seeds_needed
 
 
 def differences(effect: float) -> list[float]:

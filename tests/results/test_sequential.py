@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from results.statistics import interim_analyses, is_decided, paired_difference
+from results.statistics.comparisons import interim_analyses, is_decided
+from results.statistics.means import paired_difference
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 
-from results.statistics import holm, mean_interval, paired_difference
+from results.statistics.comparisons import holm
+from results.statistics.means import mean_interval, paired_difference
 
 # Student's sleep data (Biometrika 1908): extra hours of sleep of ten patients under two drugs.
 DRUG_1 = [0.7, -1.6, -0.2, -1.2, -0.1, 3.4, 3.7, 0.8, 0.0, 2.0]

@@ -4,6 +4,8 @@ Revision ID: 0001
 Revises:
 """
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -12,117 +14,76 @@ down_revision = None
 
 
 def upgrade() -> None:
-    _identity()
-    _studies()
-    _results()
-
-
-def _identity() -> None:
-    """What was run, by which code, on what machine."""
-    op.create_table(
+    """Make the tables: what was run by which code on what machine, studies, and what came of it."""
+    _make(
         "machines",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("hash", sa.String(64), nullable=False, unique=True),
-        sa.Column("first_seen", sa.DateTime, nullable=False),
-        sa.Column("name", sa.Text, nullable=False),
-        sa.Column("system", sa.Text, nullable=False),
-        sa.Column("processor", sa.Text, nullable=False),
-        sa.Column("cores", sa.Integer, nullable=False),
-        sa.Column("threads", sa.Integer, nullable=False),
-        sa.Column("memory_bytes", sa.BigInteger, nullable=False),
+        *_content(),
+        *_needed(sa.Text, "name", "system", "processor"),
+        *_needed(sa.Integer, "cores", "threads"),
+        *_needed(sa.BigInteger, "memory_bytes"),
         sa.Column("gpu", sa.Text),
-        sa.Column("gpu_count", sa.Integer, nullable=False),
+        *_needed(sa.Integer, "gpu_count"),
         sa.Column("gpu_memory_bytes", sa.BigInteger),
         sa.Column("driver", sa.Text),
-        sa.Column("settings", sa.JSON, nullable=False),
+        *_needed(sa.JSON, "settings"),
     )
-    op.create_table(
+    _make(
         "code_versions",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("hash", sa.String(64), nullable=False, unique=True),
-        sa.Column("first_seen", sa.DateTime, nullable=False),
+        *_content(),
         sa.Column("commit", sa.Text),
-        sa.Column("dirty", sa.Boolean, nullable=False),
-        sa.Column("diff", sa.Text, nullable=False),
-        sa.Column("python", sa.Text, nullable=False),
-        sa.Column("libraries", sa.JSON, nullable=False),
+        *_needed(sa.Boolean, "dirty"),
+        *_needed(sa.Text, "diff", "python"),
+        *_needed(sa.JSON, "libraries"),
     )
-    op.create_table(
+    _make(
         "components",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("hash", sa.String(64), nullable=False, unique=True),
-        sa.Column("first_seen", sa.DateTime, nullable=False),
-        sa.Column("kind", sa.Text, nullable=False),
-        sa.Column("name", sa.Text, nullable=False, index=True),
+        *_content(),
+        *_needed(sa.Text, "kind"),
+        *_needed(sa.Text, "name", index=True),
         sa.Column("family", sa.Text),
-        sa.Column("summary", sa.Text, nullable=False),
-        sa.Column("text", sa.Text, nullable=False),
+        *_needed(sa.Text, "summary", "text"),
         sa.Column("source", sa.Text),
         sa.Column("bibtex", sa.Text),
-        sa.Column("hyper", sa.JSON, nullable=False),
-        sa.Column("metrics", sa.JSON, nullable=False),
+        *_needed(sa.JSON, "hyper", "metrics"),
         sa.Column("main_metric", sa.Text),
-        sa.Column("source_hash", sa.Text, nullable=False),
-        sa.Column("source_text", sa.Text, nullable=False),
+        *_needed(sa.Text, "source_hash", "source_text"),
     )
-    op.create_table(
-        "trials",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("fingerprint", sa.Text, nullable=False, unique=True),
-        sa.Column("created_at", sa.DateTime, nullable=False),
-        sa.Column("description", sa.JSON, nullable=False),
-        sa.Column("parent_id", sa.Integer, sa.ForeignKey("trials.id")),
-        sa.Column("transform", sa.Text),
-    )
-    op.create_table(
-        "layers",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("fingerprint", sa.Text, nullable=False, unique=True),
-        sa.Column("created_at", sa.DateTime, nullable=False),
-        sa.Column("description", sa.JSON, nullable=False),
-    )
-    for subject in ("trial", "layer"):
-        op.create_table(
-            f"{subject}_components",
-            sa.Column(
-                f"{subject}_id", sa.Integer, sa.ForeignKey(f"{subject}s.id"), primary_key=True
-            ),
-            sa.Column("component_id", sa.Integer, sa.ForeignKey("components.id"), primary_key=True),
+    for table, derived in (
+        ("trials", [_link("parent_id", "trials"), sa.Column("transform", sa.Text)]),
+        ("layers", []),
+    ):
+        _make(
+            table,
+            *_needed(sa.Text, "fingerprint", unique=True),
+            *_needed(sa.DateTime, "created_at"),
+            *_needed(sa.JSON, "description"),
+            *derived,
         )
-
-
-def _studies() -> None:
-    """What is shown together."""
-    op.create_table(
+    for kind in ("trial", "layer"):
+        op.create_table(
+            f"{kind}_components",
+            _link(f"{kind}_id", f"{kind}s", primary_key=True),
+            _link("component_id", "components", primary_key=True),
+        )
+    _make(
         "studies",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("name", sa.Text, nullable=False, unique=True),
-        sa.Column("created_at", sa.DateTime, nullable=False),
-        sa.Column("requested_at", sa.DateTime, nullable=False),
-        sa.Column("request", sa.JSON, nullable=False),
+        *_needed(sa.Text, "name", unique=True),
+        *_needed(sa.DateTime, "created_at", "requested_at"),
+        *_needed(sa.JSON, "request"),
     )
-    for subject in ("trial", "layer"):
-        key = f"{subject}_id"
+    for kind in ("trial", "layer"):
         op.create_table(
-            f"study_{subject}s",
-            sa.Column("study_id", sa.Integer, sa.ForeignKey("studies.id"), primary_key=True),
-            sa.Column(
-                key, sa.Integer, sa.ForeignKey(f"{subject}s.id"), primary_key=True, index=True
-            ),
-            sa.Column("requested_at", sa.DateTime, nullable=False),
+            f"study_{kind}s",
+            _link("study_id", "studies", primary_key=True),
+            _link(f"{kind}_id", f"{kind}s", primary_key=True, index=True),
+            *_needed(sa.DateTime, "requested_at"),
         )
-
-
-def _results() -> None:
-    """What was tried and what came of it."""
-    op.create_table(
+    _make(
         "attempts",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("trial_id", sa.Integer, sa.ForeignKey("trials.id"), nullable=False, index=True),
-        sa.Column("machine_id", sa.Integer, sa.ForeignKey("machines.id"), nullable=False),
-        sa.Column("code_id", sa.Integer, sa.ForeignKey("code_versions.id"), nullable=False),
-        sa.Column("status", sa.Text, nullable=False),
-        sa.Column("started_at", sa.DateTime, nullable=False),
+        _link("trial_id", "trials", nullable=False, index=True),
+        *_made_by(),
+        *_needed(sa.Text, "status"),
+        *_needed(sa.DateTime, "started_at"),
         sa.Column("finished_at", sa.DateTime),
         sa.Column("error", sa.Text),
         sa.Column("traceback", sa.Text),
@@ -133,41 +94,53 @@ def _results() -> None:
         sa.Column("checkpoint_sha256", sa.String(64)),
         sa.Column("log", sa.Text),
     )
-    op.create_table(
+    _make(
         "measurements",
-        sa.Column("id", sa.Integer, primary_key=True),
-        sa.Column("suite", sa.Text, nullable=False),
-        sa.Column("options", sa.JSON, nullable=False),
-        sa.Column("source_hash", sa.Text, nullable=False),
-        sa.Column("attempt_id", sa.Integer, sa.ForeignKey("attempts.id"), index=True),
-        sa.Column("layer_id", sa.Integer, sa.ForeignKey("layers.id"), index=True),
-        sa.Column("machine_id", sa.Integer, sa.ForeignKey("machines.id"), nullable=False),
-        sa.Column("code_id", sa.Integer, sa.ForeignKey("code_versions.id"), nullable=False),
-        sa.Column("status", sa.Text, nullable=False),
+        *_needed(sa.Text, "suite"),
+        *_needed(sa.JSON, "options"),
+        *_needed(sa.Text, "source_hash"),
+        _link("attempt_id", "attempts", index=True),
+        _link("layer_id", "layers", index=True),
+        *_made_by(),
+        *_needed(sa.Text, "status"),
         sa.Column("error", sa.Text),
         sa.Column("traceback", sa.Text),
         sa.Column("seconds", sa.Double),
-        sa.Column("measured_at", sa.DateTime, nullable=False),
+        *_needed(sa.DateTime, "measured_at"),
         sa.CheckConstraint("(attempt_id IS NULL) <> (layer_id IS NULL)", "one_subject"),
     )
     for table, value in (
         ("metrics", sa.Column("value", sa.Double)),
         ("arrays", sa.Column("values", sa.LargeBinary, nullable=False)),
     ):
-        op.create_table(
+        _make(
             table,
-            sa.Column("id", sa.Integer, primary_key=True),
-            sa.Column(
-                "measurement_id",
-                sa.Integer,
-                sa.ForeignKey("measurements.id"),
-                nullable=False,
-                index=True,
-            ),
-            sa.Column("name", sa.Text, nullable=False),
+            _link("measurement_id", "measurements", nullable=False, index=True),
+            *_needed(sa.Text, "name"),
             value,
             sa.Column("layer", sa.Integer),
             sa.Column("step", sa.BigInteger),
             sa.Column("split", sa.Text),
-            sa.Column("where", sa.JSON, nullable=False),
+            *_needed(sa.JSON, "where"),
         )
+
+
+def _make(table: str, *parts: Any) -> None:
+    op.create_table(table, sa.Column("id", sa.Integer, primary_key=True), *parts)
+
+
+def _needed(kind: Any, *names: str, **options: Any) -> list[sa.Column[Any]]:
+    return [sa.Column(name, kind, nullable=False, **options) for name in names]
+
+
+def _link(name: str, table: str, **options: Any) -> sa.Column[Any]:
+    return sa.Column(name, sa.Integer, sa.ForeignKey(f"{table}.id"), **options)
+
+
+def _content() -> list[sa.Column[Any]]:
+    return [*_needed(sa.String(64), "hash", unique=True), *_needed(sa.DateTime, "first_seen")]
+
+
+def _made_by() -> list[sa.Column[Any]]:
+    links = {"machine_id": "machines", "code_id": "code_versions"}
+    return [_link(name, table, nullable=False) for name, table in links.items()]
