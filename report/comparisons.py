@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import pandas as pd
 
@@ -90,6 +91,7 @@ def negated(difference: PairedDifference) -> PairedDifference:
     return replace(difference, mean=-difference.mean, low=low, high=high)
 
 
+@lru_cache(maxsize=1)
 def comparisons(study: StudyData) -> list[Comparison]:
     """Return all that are declared, by condition: against each null, then between routers."""
     made = []

@@ -41,7 +41,7 @@ BUILT_IN = frozenset({"accuracy", "balance", "editing", "entropy", "specializati
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class StudyData:
     """Everything that a report shows, as frames (columns: see `results.frames`)."""
 

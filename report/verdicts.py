@@ -6,6 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import inf
 from typing import cast
 
@@ -75,6 +76,7 @@ class Untested:
     why: str
 
 
+@lru_cache(maxsize=1)
 def judged(study: StudyData) -> list[Judged | Untested]:
     """Return every published claim and the user's own, in order."""
     tested = [_tested(study, claim) for claim in (*published(), *study.claims)]
