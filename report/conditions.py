@@ -163,7 +163,7 @@ def _numeric(part: str) -> tuple[float, str]:
 
 @dataclass(frozen=True)
 class Systems:
-    """How the rows of a study are named: with several kinds of experts, by router and experts.
+    """The naming of a study's rows: with several kinds of experts, by router and experts.
 
     Attributes:
         usual: number and name of the experts of most rows; None where all have the same.

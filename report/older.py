@@ -1,4 +1,4 @@
-"""What is of older code than the newest results of its study, and the words that say so."""
+"""Marks and sentences on results of older code than the newest results of a study."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ LISTS = ("trial", "layer")
 
 
 class Links:
-    """Where on the page each trial and each bare layer stands."""
+    """The places on the page of trials and bare layers."""
 
     def __init__(self, parts: Iterable[Table | Absent]) -> None:
         self._places: dict[str, list[str]] = {}

@@ -35,7 +35,7 @@ SHARE = Column("top1", "top-1", scale=100, digits=1)
 
 @dataclass(frozen=True)
 class Finding:
-    """What has the highest mean accuracy under one condition, in sentences.
+    """The system of the highest mean accuracy under one condition, in sentences.
 
     Attributes:
         system: the best router, or the baseline or null that no router reaches.

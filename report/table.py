@@ -1,6 +1,6 @@
-"""What a table is: rows of cells that know their interval and their number of seeds.
+"""Tables: rows of cells that know their interval and their number of seeds.
 
-And what stands in the place of a table or figure that a study has no data for.
+`Absent` stands in the place of a table or figure that a study has no data for.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Table:
 
     @property
     def notes(self) -> list[str]:
-        """What the marks in its cells mean."""
+        """The meanings of the marks in its cells."""
         shown = {
             mark for row in self.rows for cell in row.cells for mark in (*cell.marks, cell.words)
         }

@@ -14,13 +14,13 @@ from results.text import counted
 
 PASSES = {"forward": "forward", "train": "forward + backward"}
 TIMES = ("_ms", "_ms_p90", "_overhead", "_per_s")
-"""How the numbers end that a busy machine changes."""
+"""Endings of the numbers that a busy machine changes."""
 SETTING = ("scope", "shape", "batch", "tokens", "num_experts", "dim", "hidden", "threads")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What was timed, where. `shape` names a layer's sizes; a model's is `model`."""
+    """A layer or model on one machine. `shape` names a layer's sizes; a model's is `model`."""
 
     machine: str
     scope: str

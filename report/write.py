@@ -29,7 +29,7 @@ CONTEXT = 20
 
 @dataclass(frozen=True)
 class ReportPaths:
-    """Where the parts of a report lie. `missing`: what it could not show, and why, by title."""
+    """The paths of a report's parts. `missing`: what it could not show, and why, by title."""
 
     folder: Path
     index_html: Path

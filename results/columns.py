@@ -1,4 +1,4 @@
-"""What all tables share: names of constraints, types of columns, a number for each row."""
+"""The base of all tables: names of constraints, types of columns, a number for each row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs between the trials of a study: the settings that are each one's condition."""
+"""Conditions: the settings that differ between the trials of a study."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from results.text import StoreError, to_json
 
 BUSY_SECONDS = 300
-"""How long a writer waits for another one."""
+"""Longest wait of a writer for another one."""
 ASK_AGAIN = 1
 """Seconds that a writer waits inside of SQLite, where it hears no Ctrl-C."""
 CHUNK = 1000

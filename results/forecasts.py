@@ -1,4 +1,4 @@
-"""When a plan or a run ends, from what trainings and measurements have taken on this machine.
+"""Forecasts of when a plan or a run ends, from earlier durations on this machine.
 
 A training takes its FLOPs divided by the FLOP rate of earlier trainings, and a measurement what
 earlier measurements by its suite took: always the median of those that are most alike, by router
@@ -26,7 +26,7 @@ from results.store.store import Store
 from results.text import to_json
 
 HARDWARE = ("name", "processor", "cores", "threads", "gpu", "gpu_count")
-"""What machines have in common whose durations say something of each other."""
+"""Fields that machines share whose durations say something of each other."""
 
 TRUSTED = 0.05
 """Share of a training from which its own pace says more than what others took."""

@@ -135,12 +135,10 @@ def metrics_frame(
     return _frame(metrics.merge(defined, on=keys), METRIC_COLUMNS)
 
 
-def arrays_of(store: Store, study: str | None, name: str | None = None) -> list[ArrayRecord]:
-    """Return the arrays of a study (None: of all), of one name where it is given."""
+def arrays_of(store: Store, study: str | None) -> list[ArrayRecord]:
+    """Return the arrays of a study (None: of all)."""
     _check_study(store, study)
     query = select(ArrayRow).where(ArrayRow.measurement_id.in_(selection.in_study(study)))
-    if name is not None:
-        query = query.where(ArrayRow.name == name)
     own = ("study", "suite", "router", "aa_replicate", "seed")
     with store.reading() as session:
         arrays: dict[int, list[ArrayRow]] = defaultdict(list)

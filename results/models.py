@@ -15,7 +15,7 @@ Hash = String(64)
 
 
 class ContentRow(Row):
-    """What equal records share, by the hash of their content."""
+    """A row that equal records share, by the hash of their content."""
 
     __abstract__ = True
 
@@ -88,7 +88,7 @@ trial_components, layer_components = (
 
 
 class SubjectRow(Row):
-    """What is measured, as identity."""
+    """A subject of measurements, as identity."""
 
     __abstract__ = True
 

@@ -62,7 +62,7 @@ MANY_REPEATS = 1000
 
 
 RATE: dict[Pass, str] = {"forward": "", "train": "train_"}
-"""How the names of rates, memory and loads begin, by pass."""
+"""Prefixes of the names of rates, memory and loads, by pass."""
 
 
 def _definitions(name: Pass, what: str) -> tuple[MetricDef, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli.digest import digest
-from results import CodeVersion, Component, Machine, Metric, Run, Store, open_store
+from results import CodeVersion, Component, Machine, Metric, Run, Store, Subject, open_store
 from results.store.leases import this_process
 
 MACHINE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)
@@ -28,9 +28,9 @@ class Night:
             ("balance", "load_cv", "lower"),
         ):
             metric_definition = {"name": metric, "unit": "share", "better": better, "meaning": ""}
-            self.store.component(
-                Component("suite", suite, suite, source_hash="h", metrics=[metric_definition])
-            )
+            self.store.components(
+                [Component("suite", suite, suite, source_hash="h", metrics=[metric_definition])]
+            )[0]
 
     def run(self) -> int:
         command = "python bench.py run --preset tiny"
@@ -45,7 +45,7 @@ class Night:
             "seed": seed,
         }
         name = "-".join(map(str, (router, seed, *options.values())))
-        trial = self.store.trial(name.ljust(64, "x"), described)
+        trial = self.store.trials([Subject(name.ljust(64, "x"), described)])[0]
         self.store.add_trial_to_study(self.study, trial)
         return trial
 

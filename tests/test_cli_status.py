@@ -17,7 +17,7 @@ from rich.console import Console
 
 from bench.cli import main
 from bench.cli.standing import follow
-from results import CodeVersion, Machine, Run, Store, open_store
+from results import CodeVersion, Machine, Run, Store, Subject, open_store
 from results.models import AttemptRow
 from results.store.leases import this_process
 
@@ -54,7 +54,7 @@ def trial(store: Store, number: int, router: str, seed: int) -> None:
         "data": {"name": "digits"},
         "seed": seed,
     }
-    made = store.trial(f"{number}".rjust(10, "0").ljust(64, "f"), described)
+    made = store.trials([Subject(f"{number}".rjust(10, "0").ljust(64, "f"), described)])[0]
     assert made == number
     store.add_trial_to_study(store.study("tiny", {}), made)
 

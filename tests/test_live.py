@@ -30,7 +30,7 @@ from bench.execute.events import (
     Started,
     Task,
 )
-from results import CodeVersion, Machine, Run, Store, open_store
+from results import CodeVersion, Machine, Run, Store, Subject, open_store
 from results.store.leases import this_process
 
 NOW = datetime(2026, 5, 4, 22, 10)
@@ -63,12 +63,12 @@ class RunOfAStudy:
 
     def trial(self, router: str, seed: int = 0) -> int:
         described = {**described_as(router), "seed": seed}
-        row = self.store.trial(f"{router}{seed}".ljust(64, "f"), described)
+        row = self.store.trials([Subject(f"{router}{seed}".ljust(64, "f"), described)])[0]
         self.store.add_trial_to_study(self.study, row)
         return row
 
     def layer(self, router: str) -> int:
-        row = self.store.layer(f"{router}layer".ljust(64, "f"), described_as(router))
+        row = self.store.layers([Subject(f"{router}layer".ljust(64, "f"), described_as(router))])[0]
         self.store.add_layer_to_study(self.study, row)
         return row
 

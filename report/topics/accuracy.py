@@ -1,4 +1,4 @@
-"""What each router reached: the main table, test accuracy, and validation accuracy in training."""
+"""Accuracy: the main table, test accuracy, and validation accuracy in training."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from report.cells import (
     BEST,
     INTERVALS,
     LEAD,
+    measured,
     metric_cell,
     metric_row,
     sentence_on_analyses,
@@ -99,10 +100,15 @@ def table(study: StudyData) -> Contents:
         BEST,
         null_caption(study),
         tuning.sentence(study),
-        "Training: FLOPs spent. Load CV, dropped, uncovered, H_s and H_u (of the gates), I(E;Y) "
-        "(of the combine weights and the class, bias-corrected): means over the MoE layers. "
-        "Dropped: choices of tokens that were lost to capacity; uncovered: tokens that no expert "
-        "processed.",
+        "Training: FLOPs spent.",
+        "Load CV, dropped (choices of tokens that were lost to capacity), uncovered (tokens that "
+        "no expert processed): means over the MoE layers."
+        if measured(study, "balance")
+        else "",
+        "H_s and H_u (of the gates), I(E;Y) (of the combine weights and the class, "
+        "bias-corrected): means over the MoE layers."
+        if measured(study, "entropy")
+        else "",
         "Overhead: median forward time over that of a dense MLP of the same expert FLOPs, "
         f"{setting.title} ({setting.sizes}) on {setting.machine}."
         if setting

@@ -1,4 +1,4 @@
-"""What the same runs reached by other budgets than the one that they were given.
+"""Accuracy of the same runs by other budgets than the one that they were given.
 
 A curve of validation accuracy is cut where all runs have come: at the FLOPs, and at the seconds,
 that the one which spent the least spent in all. No run can be cut to fewer parameters.

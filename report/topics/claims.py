@@ -1,4 +1,4 @@
-"""What papers claim of routers, and what these runs say to it."""
+"""Claims of papers about routers, and the verdicts of these runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each router really spent, whatever was matched."""
+"""The compute that each router really spent, and rankings by it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What routing costs: timings of each router on each machine, and against the number of experts."""
+"""The cost of routing: timings on each machine, and against the number of experts."""
 
 from __future__ import annotations
 

@@ -40,11 +40,13 @@ COLUMNS = (
 
 @as_table("differences_nulls", "Paired differences to the nulls", "accuracy")
 def to_nulls(study: StudyData) -> Contents:
-    """Compare each router with the nulls that it has to beat."""
-    compared = against_nulls(study)
+    """Compare each router with the nulls that it has to beat; say how to add the usual ones."""
+    compared, routers = against_nulls(study), {system.router for system in study.systems}
+    lacking = ", ".join(name for name in NULLS if name not in routers)
+    hint = f"Without {lacking}: add them to the preset or in --routers." if lacking else ""
     if not compared:
-        raise Lacking("the study has no router and null to compare")
-    return _contents(study, compared, _sentence_on_missing(study))
+        raise Lacking(f"the study has no router and null to compare. {hint}".strip(" ."))
+    return _contents(study, compared, hint)
 
 
 @as_table("differences_best", "Paired differences to the best router", "accuracy")
@@ -144,20 +146,12 @@ def null_cells(study: StudyData, compared: Sequence[Comparison], entry: Entry) -
 
 
 def null_caption(study: StudyData) -> str:
-    """Say what the columns are, and which nulls are missing."""
-    names = [null.label for null in nulls(study)]
-    what = (
-        f"Over {', '.join(names)}: mean paired difference in top-1 over the seeds that both have, "
-        "± half of its 95 % interval (tests: paired differences to the nulls)."
+    """Say what the columns are; "" where there are none."""
+    names = ", ".join(null.label for null in nulls(study))
+    return names and (
+        f"Over {names}: mean paired difference in top-1 over the seeds that both have, ± half of "
+        "its 95 % interval (tests: paired differences to the nulls)."
     )
-    return " ".join(filter(None, (what if names else "", _sentence_on_missing(study))))
-
-
-def _sentence_on_missing(study: StudyData) -> str:
-    """Say which of the usual nulls a study lacks, and how to add them; "" where it has all."""
-    routers = {system.router for system in study.systems}
-    lacking = ", ".join(name for name in NULLS if name not in routers)
-    return f"Without {lacking}: add them to the preset or in --routers." if lacking else ""
 
 
 def _null_cell(study: StudyData, compared: Sequence[Comparison], entry: Entry) -> Cell:

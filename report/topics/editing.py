@@ -23,7 +23,7 @@ PAIRED = (
     Column("editing_top1", "top-1", "%", "higher", 100, 1),
 )
 OFFSETS = {"before": -0.14, "after": 0.14}
-"""How far from the middle of its row each edit is drawn."""
+"""Distance of each edit from the middle of its row."""
 EDITED = Column("edited_experts", "experts edited", digits=1)
 CAPTION = (
     "On the test split, before the experts' combine weights were changed and after it. "

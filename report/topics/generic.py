@@ -44,7 +44,7 @@ from report.topics.suite_numbers import Card, Numbers, Place, Spot, Who, cards
 from results.conditions import Condition
 
 SHOWN, EVERY = "suite_", "all_of_"
-"""How the names of a suite's tables begin: that of the network, and that of all numbers."""
+"""Prefixes of the names of a suite's tables: that of the network, and that of all numbers."""
 MOST_NUMBERS, MOST_CURVES = 12, 6
 """Numbers that stand side by side, of which the table of all has more; and metrics drawn."""
 LAYERS = text_columns("router", "condition", "machine")

@@ -1,4 +1,4 @@
-"""What turns a function of a study into a table, or into figures, of its report."""
+"""Makers of tables and figures: a function of a study, with its name, title and suites."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a study was made: by which code, on which machines, of which components."""
+"""Provenance of a study: its code, machines and components."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from report.study import StudyData
 from report.timings import machine_names
 
 Card = dict[str, Any]
-"""What the page shows of a router, a machine or a version of the code, by name."""
+"""Fields of a router, a machine or a version of the code, as the page shows them."""
 
 
 def router_cards(study: StudyData) -> list[Card]:

@@ -116,6 +116,8 @@ def draw(study: StudyData) -> Sketch:
     )
     for label in drawn["labels"]:
         label.set_color(INK)
+    for (bar,) in drawn["crossbars"]:  # through its ranks in the order of a set, which varies
+        bar.set_xdata(sorted(bar.get_xdata()))
     axes.spines["top"].set_visible(True)
     _scale(axes, ranks.critical_difference)
     caption = (

@@ -1,4 +1,4 @@
-"""How the routers routed: how evenly over experts, how decidedly, and what it says of classes."""
+"""Routing: balance over experts, entropy, and mutual information with classes."""
 
 from __future__ import annotations
 

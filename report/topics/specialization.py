@@ -1,4 +1,4 @@
-"""What the experts are for: what is lost when each is switched off."""
+"""Specialization of experts: the accuracy that is lost when each is switched off."""
 
 from __future__ import annotations
 

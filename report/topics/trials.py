@@ -1,4 +1,4 @@
-"""What was run: every trial and bare layer, and what failed of trials and measurements."""
+"""Every trial and bare layer, and the trials and measurements that failed."""
 
 from __future__ import annotations
 

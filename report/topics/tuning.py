@@ -1,4 +1,4 @@
-"""How the settings of each router were found, as the study's request says."""
+"""The tuning of each router's settings, as the study's request says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Alembic runs to migrate: on the connection and in the transaction that its caller opened."""
+"""Alembic's entry point: it migrates in the transaction that its caller opened."""
 
 from alembic import context
 

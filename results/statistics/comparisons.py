@@ -13,7 +13,7 @@ from scipy import special
 from results.statistics.means import ALPHA, PairedDifference, paired_difference
 
 NULLS = ("dense", "dense_params", "random", "frozen")
-"""What every router is held against: no experts, as many parameters, no choice, none learnt."""
+"""Nulls of every router: no experts, as many parameters, no choice, none learnt."""
 FEWEST = 3
 """Seeds at the first interim analysis: below it a t-test finds next to nothing."""
 
@@ -140,7 +140,7 @@ def is_decided(difference: PairedDifference, adjusted: float | None, resolve: fl
 
 @dataclass(frozen=True)
 class Alarms:
-    """How many tests found a difference where there is none, of how many, and the rate's interval.
+    """Counts of tests, and of those that found a difference where there is none, with the interval.
 
     Attributes:
         low, high: of Clopper and Pearson's exact interval at 95 %.
@@ -157,8 +157,8 @@ class Alarms:
         return self.raised / self.tests
 
 
-def alarms(p_values: Sequence[float], alpha: float = ALPHA) -> Alarms:
-    """Find how often p-values of differences that are none lie below `alpha`.
+def alarms(p_values: Sequence[float]) -> Alarms:
+    """Find how often p-values of differences that are none lie below 0.05.
 
     Raises:
         ValueError: there is no test.
@@ -167,7 +167,7 @@ def alarms(p_values: Sequence[float], alpha: float = ALPHA) -> Alarms:
 
     if not len(p_values):
         raise ValueError("no tests to count the alarms of")
-    raised = sum(p < alpha for p in p_values)
+    raised = sum(p < ALPHA for p in p_values)
     interval = stats.binomtest(raised, len(p_values)).proportion_ci(0.95, method="exact")
     return Alarms(raised, len(p_values), float(interval.low), float(interval.high))
 

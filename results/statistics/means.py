@@ -24,7 +24,7 @@ class Interval:
     low: float | None
     high: float | None
     kind: str
-    """How the interval was made, or why there is none."""
+    """The method of the interval, or why there is none."""
 
 
 @dataclass(frozen=True)

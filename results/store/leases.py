@@ -24,7 +24,7 @@ from results.text import StoreError
 STALE_SECONDS = 120
 """A run on another host that has been silent for so long is dead."""
 CLOCK_SECONDS = 10
-"""How far one process's start may seem to move when the host's clock is set."""
+"""Seconds that a process's start may seem to move when the host's clock is set."""
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 PIDS = Path("/proc/self/ns/pid")
 

@@ -1,4 +1,4 @@
-"""What goes into the database and what comes out of it, as plain frozen data without SQL.
+"""Records: the input and output of the database, as plain frozen data without SQL.
 
 Fields that hold a dict or a list hold plain JSON data.
 """
@@ -68,7 +68,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class CodeVersion:
-    """Which code ran: this repository's commit and the libraries beneath it."""
+    """A version of the code: this repository's commit and the libraries beneath it."""
 
     commit: str | None
     dirty: bool
@@ -161,7 +161,7 @@ class Array:
 
 
 class Ended(TypedDict, total=False):
-    """What is known of an attempt that ended."""
+    """The outcome of an attempt that ended."""
 
     error: str | None
     traceback: str | None
@@ -209,7 +209,7 @@ class Run:
     """A `run` command, and the process that it is."""
 
     host: str
-    """What `pid` is a number on: see `results.store.leases`."""
+    """The machine and container that `pid` is a number on, see `results.store.leases`."""
     pid: int
     process_started: float
     """Epoch seconds: two processes of one pid differ in it."""

@@ -1,4 +1,4 @@
-"""What counts in a study: of all trials, attempts and measurements ever made, the current ones.
+"""Selection: of all trials, attempts and measurements ever made, those that count in a study.
 
 A result of older code stays in the database and no longer counts once newer code has replaced it:
 of trials alike but for their code, and for what was found for their router, the one that the study

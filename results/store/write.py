@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 _LOCK = 2401_15970
 """Number of PostgreSQL's advisory lock under which rows are made that say what something is."""
 ENDED = ("finished_at", "error", "traceback", "log_tail", "note")
-"""What is known of an attempt that ended, and no more of one that goes on."""
+"""Columns of an attempt that ended, empty again once it goes on."""
 
 
 def add(session: Session, row: Row) -> int:
@@ -80,10 +80,6 @@ class Writer(Database):
         """Return the code version's row, made if it is new."""
         return self._by_content(CodeVersionRow, [code])[0]
 
-    def component(self, component: Component) -> int:
-        """Return the component's row, made if this version of it is new."""
-        return self.components([component])[0]
-
     def components(self, components: Sequence[Component]) -> list[int]:
         """Return the row of each component, made where this version of it is new."""
         return self._by_content(ComponentRow, components)
@@ -98,27 +94,9 @@ class Writer(Database):
             study.requested_at, study.request = asked, dict(request)
             return add(session, study)
 
-    def trial(
-        self,
-        fingerprint: str,
-        description: Mapping[str, Any],
-        components: Sequence[int] = (),
-        parent: str | None = None,
-        transform: str | None = None,
-    ) -> int:
-        """Return the trial of this fingerprint, made if new. Arguments as of `Subject`."""
-        subject = Subject(fingerprint, description, components, parent, transform)
-        return self.trials([subject])[0]
-
     def trials(self, subjects: Sequence[Subject]) -> list[int]:
         """Return each trial's row, made where it is new; parents come before their children."""
         return self._subjects(TrialRow, trial_components, subjects)
-
-    def layer(
-        self, fingerprint: str, description: Mapping[str, Any], components: Sequence[int] = ()
-    ) -> int:
-        """Return the bare layer of this fingerprint, made if it is new."""
-        return self.layers([Subject(fingerprint, description, components)])[0]
 
     def layers(self, subjects: Sequence[Subject]) -> list[int]:
         """Return the row of each bare layer, made where it is new."""

@@ -1,4 +1,4 @@
-"""What a suite is: a measurement of a finished trial or of a bare layer, which never trains.
+"""The base of suites: measurements of finished trials or of bare layers, which never train.
 
 A suite is one file in `suites`, or in a plugin; importing it registers it.
 """

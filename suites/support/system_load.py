@@ -25,7 +25,7 @@ SHORTEST = 0.5
 """Seconds to watch at least: the system counts CPU time in steps of some 10 ms."""
 
 TRIES, WAIT = 4, 2.0
-"""How often a disturbed timing is made, at most, and seconds between two times."""
+"""Most tries of a disturbed timing, and seconds between two of them."""
 
 GPU_SAMPLE = 1.0
 """Seconds over which nvidia-smi averages the use of a GPU, at most."""

@@ -14,7 +14,7 @@ from report.study import StudyData, load_study
 from report.table import Table
 from report.topics import make_tables
 from report.write import ReportPaths, write_report
-from results import Array, CodeVersion, Component, Machine, Metric, Run, Store, open_store
+from results import Array, CodeVersion, Component, Machine, Metric, Run, Store, Subject, open_store
 from results.models import AttemptRow
 from results.store.leases import this_process
 
@@ -77,7 +77,7 @@ class Lab:
         request = {"preset": preset, "suites": {suite: {} for suite in self.suites}}
         self.study = self.store.study(self.name, request)
         for suite, metrics in SUITE_METRICS.items():
-            self.store.component(suite_card(suite, metrics))
+            self.store.components([suite_card(suite, metrics)])[0]
 
     def study_of(
         self,
@@ -85,7 +85,7 @@ class Lab:
         conditions: Sequence[dict[str, Any]] = ({},),
     ) -> None:
         for router, values in top1.items():
-            self.store.component(router_card(router))
+            self.store.components([router_card(router)])[0]
             own = conditions if router != "dense" else conditions[:1]
             for number, settings in enumerate(own):
                 swept = {} if router == "dense" else settings
@@ -108,13 +108,13 @@ class Lab:
             fingerprint += self.protocol
         if self.aa_replicate:
             fingerprint += " twin"
-        trial = self.store.trial(fingerprint, fields, [self.made_with()])
+        trial = self.store.trials([Subject(fingerprint, fields, [self.made_with()])])[0]
         self.store.add_trial_to_study(self.study, trial)
         return trial
 
     def made_with(self) -> int:
         """The protocol that trials and layers are of from now on."""
-        return self.store.component(Component("protocol", "training", "", self.protocol))
+        return self.store.components([Component("protocol", "training", "", self.protocol)])[0]
 
     def running(self, router: str, seed: int, **fields: Any) -> int:
         """A trial that this process works on."""
@@ -210,7 +210,7 @@ class Lab:
 
     def layer(self, router: str, settings: dict[str, Any], number: int) -> None:
         named = f"{self.name}-{router}-{settings}" + " twin" * self.aa_replicate
-        layer = self.store.layer(named, self.described(router, settings))
+        layer = self.store.layers([Subject(named, self.described(router, settings))])[0]
         self.store.add_layer_to_study(self.study, layer)
         for place, machine_id in enumerate(self.machine_ids):
             metrics = list(timing(list(FAMILIES).index(router), number + place))

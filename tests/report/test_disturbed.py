@@ -14,7 +14,7 @@ from report.study import load_study
 from report.summary import remarks
 from report.topics import accuracy, control, cost
 from report.write import write_report
-from results import Component, Metric
+from results import Component, Metric, Subject
 from results.conditions import Condition
 
 MARK = "¶"
@@ -40,7 +40,7 @@ def study_of(lab, store):
 
     def timed(here, named, noise):
         for router in ROUTERS:
-            layer = store.layer(f"{router}{named}", here.described(router, {}))
+            layer = store.layers([Subject(f"{router}{named}", here.described(router, {}))])[0]
             store.add_layer_to_study(here.study, layer)
             own = NUMBERS | noise.get(router, {})
             store.record_measurement(
@@ -93,7 +93,7 @@ def test_costs_by_number_of_experts_are_marked_point_by_point(lab, store):
     for number, disturbed in ((4, 0), (16, 1)):
         described = here.described("soft_moe", {})
         described["experts"] = {"name": "mlp", "num_experts": number, "options": {}}
-        layer = store.layer(f"{number}", described)
+        layer = store.layers([Subject(f"{number}", described)])[0]
         store.add_layer_to_study(here.study, layer)
         own = NUMBERS | {"disturbed": disturbed}
         where = {**WHERE, "num_experts": number}
@@ -142,7 +142,7 @@ def test_every_file_of_the_report_shows_the_mark(study_of, store, tmp_path):
 def test_the_terminal_and_the_digest_mark_it_as_well(study_of, store, tmp_path):
     study_of(random={"forward_overhead": 1.1, "disturbed": 1})
     metric = {"name": "forward_overhead", "unit": "", "better": "lower", "meaning": "Time."}
-    store.component(Component("suite", "throughput", "", "throughput", metrics=[metric]))
+    store.components([Component("suite", "throughput", "", "throughput", metrics=[metric])])[0]
     (column,) = [c for c in main_columns(main_metrics(store, "tiny")) if c.suite == "throughput"]
     assert column.cell(Row("random", Condition())) == "1.10¶"
     assert column.cell(Row("soft_moe", Condition())) == "1.50"

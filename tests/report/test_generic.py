@@ -13,7 +13,7 @@ from report.topics import generic, make_tables
 from report.topics.make import FigureMaker
 from report.topics.suite_numbers import cards
 from report.write import check, write_report
-from results import Component, Metric
+from results import Component, Metric, Subject
 from suites import SUITES
 
 T_2 = 4.302652729911275
@@ -64,7 +64,7 @@ def measured(lab, store):
     """A study of two routers and a baseline whose trials and bare layers were measured."""
     made = lab(suites=("accuracy", "throughput", "my/confidence", "weights"), machines=("a", "b"))
     for card in (CONFIDENCE, WEIGHTS):
-        store.component(card)
+        store.components([card])[0]
     made.study_of({"soft_moe": [0.8] * 3, "random": [0.7] * 3, "dense": [0.75] * 3})
     attempts = load_study(store).trials
     for number, row in enumerate(attempts.itertuples()):
@@ -74,7 +74,7 @@ def measured(lab, store):
         origin = ("my/confidence", {}, CONFIDENCE.source_hash, made.machine_ids[0], made.code)
         store.record_measurement(*origin, attempt_id=int(row.attempt), **result)
     for router, value in (("soft_moe", 2e6), ("random", 1e6)):
-        layer = store.layer(f"tiny-{router}-{{}}", made.described(router, {}))
+        layer = store.layers([Subject(f"tiny-{router}-{{}}", made.described(router, {}))])[0]
         for place, machine in enumerate(made.machine_ids):
             result = {"metrics": [Metric("weights", value + place)]}
             origin = ("weights", {}, WEIGHTS.source_hash, machine, made.code)

@@ -11,6 +11,7 @@ from report.study import load_study
 from report.topics import trials
 from report.topics.trials import Logs, incomplete, readable
 from report.write import write_report
+from results import Subject
 
 TRACEBACK = "Traceback (most recent call last):\n  <module>\nValueError: 3 < 4 & more"
 NOTE = "micro-batches of 32: the batch did not fit"
@@ -69,7 +70,7 @@ def test_a_failed_measurement_has_the_log_of_its_trial(night, store):
         "entropy", {}, "entropy", machine, code, attempt_id=attempt,
         status="failed", error="ValueError: no", traceback=TRACEBACK,
     )  # fmt: skip
-    layer = store.layer("layer", night.described("soft_moe", {}))
+    layer = store.layers([Subject("layer", night.described("soft_moe", {}))])[0]
     store.add_layer_to_study(night.study, layer)
     store.record_measurement(
         "throughput", {}, "throughput", machine, code, layer_id=layer,

@@ -14,7 +14,7 @@ from report.study import load_study
 from report.summary import changed
 from report.table import Cell, Column, Row, Table
 from report.write import check, write_report
-from results import StoreError, open_store
+from results import StoreError, Subject, open_store
 
 TOP1 = {"soft_moe": [0.8, 0.9], "dense": [0.7, 0.75]}
 
@@ -90,7 +90,7 @@ def test_a_score_of_tuning_is_traced_to_trials_of_no_study(small, store):
     made, _ = small
     score = {"trials": 2, "done": 2, "pruned": 0, "failed": 0, "best": 0.9, "settings": {}}
     for name in "ab":
-        store.trial(name, made.described("soft_moe", {}), [])
+        store.trials([Subject(name, made.described("soft_moe", {}), [])])[0]
     score |= {"values": [0.8, 0.9], "training": "b", "trainings": ["a", "b", "gone"]}
     request = store.find_study("tiny").request
     store.study("tiny", request | {"tuned": {"soft_moe": score}})

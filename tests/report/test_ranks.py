@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -90,6 +93,31 @@ def test_the_diagram_is_drawn(lab, store):
     assert {(span[0], span[-1]) for span in spans} == {(1.0, 2.0), (2.0, 3.0), (3.0, 4.0)}
     image = imread(io.BytesIO(drawing.saved("png")))[..., :3]
     assert (image < 0.95).any(-1).mean() > 0.01
+
+
+DRAW = """
+import hashlib, sys
+from report.study import load_study
+from report.topics import ranks
+from results import open_store
+
+with open_store(sys.argv[1], read_only=True) as store:
+    (drawing,) = ranks.draw(load_study(store))
+print(hashlib.sha256(drawing.saved("svg")).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_the_diagram_is_the_same_bytes_whatever_the_hash_seed(lab, store):
+    study_of(lab, store, 6)
+    command = [sys.executable, "-c", DRAW, store.engine.url.database]
+    drawn = [
+        subprocess.run(
+            command, env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        ).stdout
+        for seed in ("0", "1")
+    ]
+    assert drawn[0] == drawn[1] != b""
 
 
 def test_ranks_stand_in_a_written_report(lab, store, tmp_path):

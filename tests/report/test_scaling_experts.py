@@ -8,7 +8,7 @@ from report.conditions import System
 from report.study import load_study
 from report.table import Absent
 from report.topics import cost
-from results import Metric
+from results import Metric, Subject
 
 WHERE = {"scope": "layer", "batch": 8, "tokens": 196, "dim": 384, "hidden": 1536, "threads": 1}
 ROUTER = "softmax_token_choice"
@@ -26,7 +26,7 @@ def timed(lab, store):
             "model": {"name": "vit_tiny_patch16_224"},
             "data": {"name": "digits"},
         }
-        layer = store.layer(f"{experts}-{own}-{options}", described)
+        layer = store.layers([Subject(f"{experts}-{own}-{options}", described)])[0]
         store.add_layer_to_study(here.study, layer)
         metrics = [
             Metric(name, value * number, where={**WHERE, "shape": shape, "num_experts": number})

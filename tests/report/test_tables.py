@@ -260,7 +260,9 @@ def test_each_row_of_the_main_table_says_by_how_much_it_beats_each_null(written)
     assert row["over_random"].value == pytest.approx(0.12 / 3)
     assert null["over_dense"] == Cell()
     assert row_of(table, "my_gate")["over_dense"].words == "–"
-    assert "Without dense_params, frozen: add them" in table.caption
+    assert "Without" not in table.caption
+    hint = "Without dense_params, frozen: add them to the preset or in --routers."
+    assert hint in written.tables["differences_nulls"].caption
 
 
 def test_a_router_without_a_null_s_setting_is_told_to_stand_beside_several_of_it(lab, store):

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from results import CodeVersion, Machine, Store, open_store
+from results import CodeVersion, Machine, Store, Subject, open_store
 
 
 def postgres_binaries() -> Path | None:
@@ -150,7 +150,7 @@ class Filler:
         status: str = "done",
     ) -> int:
         """A trial with one ended attempt, in a study; the attempt's id."""
-        trial = self.store.trial(fingerprint or uuid.uuid4().hex, description)
+        trial = self.store.trials([Subject(fingerprint or uuid.uuid4().hex, description)])[0]
         if study is not None:
             self.store.add_trial_to_study(self.store.study(study, {}), trial)
         attempt = self.store.begin_attempt(trial, self.machine, self.code, log="logs/1.txt")

@@ -17,7 +17,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import event, func, select
 
-from results import CodeVersion, Machine, Metric, Store, StoreError, connect, describe, open_store
+from results import (
+    CodeVersion,
+    Machine,
+    Metric,
+    Store,
+    StoreError,
+    Subject,
+    connect,
+    describe,
+    open_store,
+)
 from results.models import (
     AttemptRow,
     LeaseRow,
@@ -150,7 +160,7 @@ def test_a_database_that_stays_locked_is_said_to_be(
 def test_a_full_disk_costs_only_what_did_not_fit(sqlite_store: Store) -> None:
     machine = sqlite_store.machine(Machine("node1", "Linux", "cpu", 2, 1, 2**30))
     code = sqlite_store.code_version(CodeVersion(None, False, "3.11", {}))
-    layer = sqlite_store.layer("l", {})
+    layer = sqlite_store.layers([Subject("l", {})])[0]
 
     @event.listens_for(sqlite_store.engine, "begin")
     def fill(connection):

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from results import CodeVersion, Machine, Store, open_store
+from results import CodeVersion, Machine, Store, Subject, open_store
 from results.forecasts import Forecast, Kind, Load, Pace, Seen, Work, forecast, makespan, read_seen
 
 HERE = Machine("node1", "Linux 6.1", "EPYC 7B13", cores=2, threads=1, memory_bytes=8 * 2**30)
@@ -57,7 +57,7 @@ def trained(
     """The attempt of a training that is done."""
     described = description(router, **settings)
     number = store.newest_attempt() + 1
-    trial = store.trial(f"{number}".rjust(64, "0"), {**described, "seed": number})
+    trial = store.trials([Subject(f"{number}".rjust(64, "0"), {**described, "seed": number})])[0]
     attempt = store.begin_attempt(trial, store.machine(machine), store.code_version(CODE))
     store.finish_attempt(attempt, "done", seconds=seconds, flops=flops, checkpoint="c")
     return attempt
@@ -104,7 +104,9 @@ def test_of_matched_seconds_a_training_takes_those(store: Store) -> None:
 def test_another_machine_and_what_gave_no_result_tell_nothing(store: Store) -> None:
     trained(store, "a", 1000, 10, machine=replace(HERE, processor="Xeon"))
     attempt = store.begin_attempt(
-        store.trial("f" * 64, description("a")), store.machine(HERE), store.code_version(CODE)
+        store.trials([Subject("f" * 64, description("a"))])[0],
+        store.machine(HERE),
+        store.code_version(CODE),
     )
     store.finish_attempt(attempt, "diverged", error="nan", seconds=1.0, flops=100)
     assert pace(store).training(work(router="a", flops=1000)) is None
@@ -116,7 +118,7 @@ def test_a_suite_takes_what_it_took_on_trials_and_layers_alike(store: Store) -> 
     measured(store, "accuracy", 2.0, attempt_id=trained(store, "a", 1000, 10))
     measured(store, "accuracy", 6.0, attempt_id=trained(store, "b", 1000, 10))
     layer = {name: each for name, each in description("a").items() if name != "seed"}
-    measured(store, "throughput", 9.0, layer_id=store.layer("e" * 64, layer))
+    measured(store, "throughput", 9.0, layer_id=store.layers([Subject("e" * 64, layer)])[0])
     other = trained(store, "a", 1000, 10, model="other")
     measured(store, "accuracy", 0.0, attempt_id=other, status="skipped", error="no such data")
     rates = pace(store)
@@ -132,7 +134,7 @@ def test_a_plan_ends_when_its_trials_then_its_layers_are_done(store: Store) -> N
     measured(store, "accuracy", 1.0, attempt_id=trained(store, "parent", 1000, 10))
     measured(store, "accuracy", 1.0, attempt_id=trained(store, "child", 1000, 4))
     layer = {name: each for name, each in description("a").items() if name != "seed"}
-    measured(store, "throughput", 6.0, layer_id=store.layer("e" * 64, layer))
+    measured(store, "throughput", 6.0, layer_id=store.layers([Subject("e" * 64, layer)])[0])
     suites = ("accuracy", "unknown")
     parents = [work(f"p{seed}", suites, router="parent", flops=1000) for seed in (0, 1)]
     children = [

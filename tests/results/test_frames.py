@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from results import Array, Component, Machine, Metric, Run, StoreError, describe
+from results import Array, Component, Machine, Metric, Run, StoreError, Subject, describe
 from results.frames import (
     METRIC_COLUMNS,
     arrays_of,
@@ -77,7 +77,7 @@ def test_an_unknown_study_is_named_with_the_nearest(filler) -> None:
 
 def test_one_row_a_metric_with_all_that_is_known_of_it(filler, description: Describe) -> None:
     store = filler.store
-    store.component(ACCURACY)
+    store.components([ACCURACY])[0]
     attempt = filler.trial(description("soft_moe", seed=3), "f1")
     store.record_measurement(
         "accuracy",
@@ -136,7 +136,7 @@ def test_one_row_a_metric_with_all_that_is_known_of_it(filler, description: Desc
 def test_a_bare_layer_has_no_seed_and_no_attempt(filler, description: Describe) -> None:
     store = filler.store
     bare = {name: description()[name] for name in ("router", "experts", "model", "data")}
-    layer = store.layer("l1", bare)
+    layer = store.layers([Subject("l1", bare)])[0]
     store.add_layer_to_study(store.study("tiny", {}), layer)
     store.record_measurement(
         "throughput",
@@ -196,7 +196,8 @@ def test_a_study_shows_its_own_trials_in_its_own_conditions(filler, description:
     for lr in (0.1, 0.2):
         filler.trial(description(train__lr=lr), f"lr{lr}", study="sweep")
     filler.store.add_trial_to_study(
-        filler.store.study("tiny", {}), filler.store.trial("lr0.1", description(train__lr=0.1))
+        filler.store.study("tiny", {}),
+        filler.store.trials([Subject("lr0.1", description(train__lr=0.1))])[0],
     )
     filler.trial(description(), "alone", study=None)
     assert trials_frame(filler.store, "tiny").condition.tolist() == [""]
@@ -221,7 +222,7 @@ def test_the_attempt_that_is_done_stands_for_its_trial(filler, description: Desc
     measure(filler, failed, 1.0)
     measure(filler, done, 2.0)
     diverged = filler.trial(description(seed=1), "f2", status="diverged")
-    waiting = store.trial("f3", description(seed=2))
+    waiting = store.trials([Subject("f3", description(seed=2))])[0]
     store.add_trial_to_study(store.study("tiny", {}), waiting)
     shown = trials_frame(store, "tiny").set_index("trial")
     assert shown.status.to_dict() == {"f1": "done", "f2": "diverged", "f3": "waiting"}
@@ -241,7 +242,9 @@ def test_newer_code_replaces_a_trial_and_may_be_taken_back(filler, description: 
     measure(filler, filler.trial(description(), "new"), 2.0)
     assert metrics_frame(store, "tiny").trial.tolist() == ["new"]
     assert trials_frame(store, "tiny").trial.tolist() == ["new"]
-    store.add_trial_to_study(store.study("tiny", {}), store.trial("old", description()))
+    store.add_trial_to_study(
+        store.study("tiny", {}), store.trials([Subject("old", description())])[0]
+    )
     assert metrics_frame(store, "tiny").trial.tolist() == ["old"]
     both = metrics_frame(store, "tiny", history=True).set_index("trial").current
     assert both.to_dict() == {"old": True, "new": False}
@@ -294,9 +297,9 @@ def test_what_failed_or_was_skipped_is_a_row_without_metrics(filler, description
 
 def test_units_are_of_the_code_that_measured(filler, description: Describe) -> None:
     store = filler.store
-    store.component(ACCURACY)
+    store.components([ACCURACY])[0]
     share = [{"name": "top1", "unit": "share", "better": "higher"}]
-    store.component(Component("suite", "accuracy", "…", source_hash="h2", metrics=share))
+    store.components([Component("suite", "accuracy", "…", source_hash="h2", metrics=share)])[0]
     attempt = filler.trial(description())
     for source_hash in ("h1", "h2", "h3"):
         measure(filler, attempt, 1.0, source_hash=source_hash)
@@ -320,7 +323,7 @@ def test_arrays_come_with_their_condition(filler, description: Describe) -> None
                 Array("load", np.arange(3)),
             ],
         )
-    first, second = arrays_of(store, "tiny", "class_expert")
+    first, second = (a for a in arrays_of(store, "tiny") if a.name == "class_expert")
     np.testing.assert_array_equal(second.values, table + 1)
     assert (first.study, first.suite, first.router) == ("tiny", "entropy", "soft_moe")
     assert (first.seed, second.seed, first.layer, first.split) == (0, 1, 1, "test")
@@ -330,9 +333,11 @@ def test_arrays_come_with_their_condition(filler, description: Describe) -> None
 
 def test_components_show_their_newest_version(filler) -> None:
     store = filler.store
-    store.component(Component("router", "soft_moe", "v1", "h1", summary="old"))
-    store.component(Component("router", "soft_moe", "v2", "h2", summary="new", bibtex="@a{…}"))
-    store.component(ACCURACY)
+    store.components([Component("router", "soft_moe", "v1", "h1", summary="old")])[0]
+    store.components([Component("router", "soft_moe", "v2", "h2", summary="new", bibtex="@a{…}")])[
+        0
+    ]
+    store.components([ACCURACY])[0]
     shown = components_frame(store).set_index("name")
     assert shown.summary.to_dict() == {"soft_moe": "new", "accuracy": ""}
     assert shown.kind.to_dict() == {"soft_moe": "router", "accuracy": "suite"}

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from results import Component, Machine, StoreError
+from results import Component, Machine, StoreError, Subject
 from results.store.records import ComponentRef
 
 
 def test_trials_come_back_with_their_components(filler) -> None:
     store = filler.store
-    router = store.component(Component("router", "mine", "text", "h1"))
-    data = store.component(Component("data", "digits", "", "h2"))
-    row = store.trial("abc1", {"seed": 0}, components=[router, data])
-    store.trial("abd2", {"seed": 1})
+    router = store.components([Component("router", "mine", "text", "h1")])[0]
+    data = store.components([Component("data", "digits", "", "h2")])[0]
+    row = store.trials([Subject("abc1", {"seed": 0}, components=[router, data])])[0]
+    store.trials([Subject("abd2", {"seed": 1})])[0]
     first, second = store.all_trials()
     assert (first.id, first.fingerprint, first.description) == (row, "abc1", {"seed": 0})
     assert set(first.components) == {
@@ -25,8 +25,8 @@ def test_trials_come_back_with_their_components(filler) -> None:
 
 def test_a_trial_is_found_by_the_beginning_of_its_fingerprint(filler) -> None:
     store = filler.store
-    store.trial("abc1", {})
-    store.trial("abd2", {})
+    store.trials([Subject("abc1", {})])[0]
+    store.trials([Subject("abd2", {})])[0]
     assert store.find_trial("abc").fingerprint == "abc1"
     with pytest.raises(StoreError, match=r"2 trials' fingerprints begin with 'ab'"):
         store.find_trial("ab")

@@ -14,7 +14,7 @@ import psutil
 import pytest
 from sqlalchemy import update
 
-from results import Run, Store, StoreError, open_store
+from results import Run, Store, StoreError, Subject, open_store
 from results.frames import trials_frame
 from results.models import AttemptRow, RunRow
 from results.store.leases import STALE_SECONDS, alive, this_host, this_process
@@ -93,7 +93,7 @@ def test_a_run_elsewhere_lives_as_long_as_it_is_heard_of(store: Store, study: in
 
 
 def test_one_run_holds_a_trial_until_it_lets_go(store: Store, study: int, other_process) -> None:
-    trial, layer = store.trial("f1", {}), store.layer("l1", {})
+    trial, layer = store.trials([Subject("f1", {})])[0], store.layers([Subject("l1", {})])[0]
     mine, other = store.start_run(study, HERE), store.start_run(study, of(other_process))
     lease = store.lease(mine, trial_id=trial)
     assert lease is not None
@@ -117,7 +117,7 @@ def test_only_what_exists_can_be_leased(store: Store, study: int) -> None:
 
 
 def test_the_lease_of_a_dead_run_is_taken_over(store: Store, study: int) -> None:
-    trial = store.trial("f1", {"router": {"name": "soft_moe"}})
+    trial = store.trials([Subject("f1", {"router": {"name": "soft_moe"}})])[0]
     dead, mine = store.start_run(study, ELSEWHERE), store.start_run(study, HERE)
     lost = store.lease(dead, trial_id=trial)
     assert store.lease(mine, trial_id=trial) is None
@@ -136,21 +136,21 @@ def test_the_lease_of_a_dead_run_is_taken_over(store: Store, study: int) -> None
 
 def test_a_run_that_starts_clears_away_what_dead_ones_held(store: Store, study: int) -> None:
     dead, other = store.start_run(study, ELSEWHERE), store.start_run(study, ELSEWHERE)
-    store.lease(dead, trial_id=store.trial("f1", {"router": {"name": "a"}}))
-    kept = store.lease(other, trial_id=store.trial("f2", {"router": {"name": "a"}}))
+    store.lease(dead, trial_id=store.trials([Subject("f1", {"router": {"name": "a"}})])[0])
+    kept = store.lease(other, trial_id=store.trials([Subject("f2", {"router": {"name": "a"}})])[0])
     silent(store, dead, STALE_SECONDS + 1)
     store.start_run(study, HERE)
     assert [lease.id for lease in store.leases()] == [kept]
 
 
 def test_leases_tell_what_is_worked_on_and_how_far(store: Store, description) -> None:
-    trial = store.trial("f1", description("soft_moe", seed=3))
+    trial = store.trials([Subject("f1", description("soft_moe", seed=3))])[0]
     bare = {name: description()[name] for name in ("router", "experts", "model", "data")}
-    layer = store.layer("l1", bare)
+    layer = store.layers([Subject("l1", bare)])[0]
     run = store.start_run(store.study("tiny", {}), HERE)
     first, second = store.lease(run, trial_id=trial), store.lease(run, layer_id=layer)
     other = store.start_run(store.study("other", {}), HERE)
-    store.lease(other, trial_id=store.trial("f2", description()))
+    store.lease(other, trial_id=store.trials([Subject("f2", description())])[0])
     assert first is not None
     progress = {"doing": "training", "step": 3, "steps": 10, "loss": 0.5, "accuracy": None}
     store.heartbeat(run, {first: progress})
@@ -172,7 +172,7 @@ def test_leases_tell_what_is_worked_on_and_how_far(store: Store, description) ->
 
 def test_an_interrupted_attempt_goes_on_in_its_own_row(filler) -> None:
     store = filler.store
-    trial = store.trial("f1", {})
+    trial = store.trials([Subject("f1", {})])[0]
     first = store.begin_attempt(trial, filler.machine, filler.code, "logs/1.txt")
     with store.writing() as session:  # older code wrote such notes
         session.get_one(AttemptRow, first).note = "a note"
@@ -200,7 +200,7 @@ def test_a_running_attempt_that_no_living_run_holds_is_interrupted(filler, descr
     study = store.study("tiny", {})
     trials = store.trials([])
     for number in range(3):
-        trials.append(store.trial(f"f{number}", description(seed=number)))
+        trials.append(store.trials([Subject(f"f{number}", description(seed=number))])[0])
         store.begin_attempt(trials[-1], filler.machine, filler.code)
     store.add_trial_to_study(study, *trials)
     store.lease(store.start_run(study, HERE), trial_id=trials[0])
@@ -233,7 +233,7 @@ with open_store(target) as store:
 def test_of_four_processes_one_gets_each_trial(target: str, tmp_path: Path, description) -> None:
     with open_store(target) as store:
         study = store.study("tiny", {})
-        trials = [store.trial(f"f{number}", description()) for number in range(30)]
+        trials = [store.trials([Subject(f"f{number}", description())])[0] for number in range(30)]
         gone = store.start_run(study, replace(HERE, process_started=0.0))
         for trial in trials[::2]:  # what a dead run left is fought for as well
             store.lease(gone, trial_id=trial)

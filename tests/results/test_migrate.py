@@ -236,7 +236,7 @@ def test_what_an_older_version_wrote_can_be_read(dump: Path, tmp_path: Path) -> 
         assert shown.seed.tolist() == [0, 0, 0]
         assert shown.unit.tolist() == ["%", None, None]
         np.testing.assert_array_equal(shown.value, [81.25, math.nan, 2.5])
-        (load,) = arrays_of(store, "tiny", "load")
+        (load,) = (each for each in arrays_of(store, "tiny") if each.name == "load")
         np.testing.assert_array_equal(load.values, range(8))
         attempt = store.done_attempt("f1")
         assert attempt is not None

@@ -50,12 +50,12 @@ def test_equal_records_are_one_row(store: Store) -> None:
     assert store.machine(MACHINE) != store.machine(replace(MACHINE, threads=2))
     assert store.code_version(CODE) == store.code_version(replace(CODE))
     assert store.code_version(CODE) != store.code_version(replace(CODE, diff="+1"))
-    assert store.component(ROUTER) == store.component(replace(ROUTER))
-    assert store.component(ROUTER) != store.component(replace(ROUTER, summary="other"))
+    assert store.components([ROUTER])[0] == store.components([replace(ROUTER)])[0]
+    assert store.components([ROUTER])[0] != store.components([replace(ROUTER, summary="other")])[0]
 
 
 def test_a_component_is_kept_as_it_was(store: Store) -> None:
-    component = store.component(ROUTER)
+    component = store.components([ROUTER])[0]
     with store.reading() as session:
         row = session.get_one(ComponentRow, component)
         assert row.source_text == "class SoftMoE: ..."
@@ -65,10 +65,10 @@ def test_a_component_is_kept_as_it_was(store: Store) -> None:
 
 
 def test_a_trial_is_its_fingerprint(store: Store, description: Callable) -> None:
-    router = store.component(ROUTER)
-    trial = store.trial("f1", description(), components=[router])
-    assert store.trial("f1", description(), components=[router]) == trial
-    child = store.trial("f2", description(), parent="f1", transform="distilled")
+    router = store.components([ROUTER])[0]
+    trial = store.trials([Subject("f1", description(), components=[router])])[0]
+    assert store.trials([Subject("f1", description(), components=[router])])[0] == trial
+    child = store.trials([Subject("f2", description(), parent="f1", transform="distilled")])[0]
     with store.reading() as session:
         row = session.get_one(TrialRow, trial)
         assert row.description == description()
@@ -79,7 +79,7 @@ def test_a_trial_is_its_fingerprint(store: Store, description: Callable) -> None
 def test_the_story_of_an_attempt(filler) -> None:
     store = filler.store
     before = datetime.now(UTC)
-    trial = store.trial("f1", {"seed": 0})
+    trial = store.trials([Subject("f1", {"seed": 0})])[0]
     assert store.last_attempt("f1") is None
     first = store.begin_attempt(trial, filler.machine, filler.code, log="logs/1.txt")
     running = store.last_attempt("f1")
@@ -109,7 +109,7 @@ def test_the_story_of_an_attempt(filler) -> None:
 
 def test_an_attempt_ends_once(filler) -> None:
     store = filler.store
-    attempt = store.begin_attempt(store.trial("f1", {}), filler.machine, filler.code)
+    attempt = store.begin_attempt(store.trials([Subject("f1", {})])[0], filler.machine, filler.code)
     with pytest.raises(StoreError, match=r"no such status: 'don'; did you mean 'done'"):
         store.finish_attempt(attempt, "don")  # type: ignore[arg-type]
     store.finish_attempt(attempt, "diverged")
@@ -122,9 +122,10 @@ def test_an_attempt_ends_once(filler) -> None:
 def test_what_has_been_measured_of_attempts_and_layers(filler) -> None:
     store, machine, code = filler.store, filler.machine, filler.code
     first, second = (
-        store.begin_attempt(store.trial(name, {}), machine, code) for name in ("f1", "f2")
+        store.begin_attempt(store.trials([Subject(name, {})])[0], machine, code)
+        for name in ("f1", "f2")
     )
-    layer = store.layer("l1", {})
+    layer = store.layers([Subject("l1", {})])[0]
     other = store.machine(replace(MACHINE, threads=2))
     options = {"shapes": ("A", "B"), "repeats": 3}
     store.record_measurement("accuracy", options, "h1", machine, code, attempt_id=first)
@@ -178,7 +179,7 @@ def test_every_float_survives(filler, numbers: list[float]) -> None:
         "h1",
         filler.machine,
         filler.code,
-        layer_id=store.layer("l1", {}),
+        layer_id=store.layers([Subject("l1", {})])[0],
         metrics=[Metric("x", number) for number in numbers],
     )
     np.testing.assert_array_equal(values(store, measurement), np.asarray(numbers, dtype=float))
@@ -192,7 +193,13 @@ def test_numpy_numbers_are_numbers(filler) -> None:
         Metric("x", np.int64(3)),
     ]
     measurement = store.record_measurement(
-        "a", {}, "h", filler.machine, filler.code, layer_id=store.layer("l", {}), metrics=metrics
+        "a",
+        {},
+        "h",
+        filler.machine,
+        filler.code,
+        layer_id=store.layers([Subject("l", {})])[0],
+        metrics=metrics,
     )
     np.testing.assert_array_equal(values(store, measurement), [0.5, math.nan, 3.0])
 
@@ -212,7 +219,7 @@ def test_arrays_keep_type_shape_and_bits(filler, array: np.ndarray) -> None:
         "h1",
         filler.machine,
         filler.code,
-        layer_id=store.layer("l1", {}),
+        layer_id=store.layers([Subject("l1", {})])[0],
         arrays=[Array("class_expert", array, layer=1, where={"of": "gates"})],
     )
     with store.reading() as session:
@@ -233,7 +240,7 @@ def test_arrays_keep_type_shape_and_bits(filler, array: np.ndarray) -> None:
 )
 def test_a_measurement_is_written_whole_or_not_at_all(filler, metrics, arrays, message) -> None:
     store = filler.store
-    layer = store.layer("l1", {})
+    layer = store.layers([Subject("l1", {})])[0]
     with pytest.raises(StoreError, match=message):
         store.record_measurement(
             "accuracy",
@@ -250,8 +257,8 @@ def test_a_measurement_is_written_whole_or_not_at_all(filler, metrics, arrays, m
 
 def test_a_measurement_has_one_subject_and_it_exists(filler) -> None:
     store = filler.store
-    layer = store.layer("l1", {})
-    attempt = store.begin_attempt(store.trial("f1", {}), filler.machine, filler.code)
+    layer = store.layers([Subject("l1", {})])[0]
+    attempt = store.begin_attempt(store.trials([Subject("f1", {})])[0], filler.machine, filler.code)
     for subject in ({}, {"layer_id": layer, "attempt_id": attempt}):
         with pytest.raises(StoreError, match="one_subject"):
             store.record_measurement("a", {}, "h", filler.machine, filler.code, **subject)
@@ -266,7 +273,13 @@ def test_thousands_of_metrics_in_one_measurement(filler) -> None:
         for index in range(5000)
     ]
     measurement = store.record_measurement(
-        "a", {}, "h", filler.machine, filler.code, layer_id=store.layer("l", {}), metrics=metrics
+        "a",
+        {},
+        "h",
+        filler.machine,
+        filler.code,
+        layer_id=store.layers([Subject("l", {})])[0],
+        metrics=metrics,
     )
     assert values(store, measurement) == [metric.value for metric in metrics]
 
@@ -274,8 +287,8 @@ def test_thousands_of_metrics_in_one_measurement(filler) -> None:
 def test_studies_share_trials(filler) -> None:
     store = filler.store
     first, second = store.study("a", {"n": 1}), store.study("b", {})
-    trials = [store.trial(f"f{index}", {}) for index in range(3)]
-    layer = store.layer("l", {})
+    trials = [store.trials([Subject(f"f{index}", {})])[0] for index in range(3)]
+    layer = store.layers([Subject("l", {})])[0]
     store.add_trial_to_study(first, *trials)
     store.add_trial_to_study(first, trials[0])
     store.add_trial_to_study(second, trials[0])

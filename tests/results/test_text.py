@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from results import Array
+from results import Array, Subject
 from results.frames import arrays_of
 from results.models import AttemptRow
 from results.text import counted, readable
@@ -38,7 +38,9 @@ def test_a_byte_is_told_by_its_number(text: str, shown: str) -> None:
 
 def test_a_store_keeps_it(filler, description) -> None:
     store = filler.store
-    attempt = store.begin_attempt(store.trial("f1", {"seed": 0}), filler.machine, filler.code)
+    attempt = store.begin_attempt(
+        store.trials([Subject("f1", {"seed": 0})])[0], filler.machine, filler.code
+    )
     store.finish_attempt(attempt, "failed", error=f"{ODD}/1.png is no image", log_tail=ODD)
     with store.reading() as session:
         row = session.scalars(select(AttemptRow)).one()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from results import Component
+from results import Component, Subject
 from results.frames import measurements_frame, metrics_frame, trials_frame
 from results.store.records import Metric
 from results.store.selection import replaced
@@ -44,7 +44,7 @@ def asked_for(filler, description) -> Callable[..., int]:
         parent = changes.pop("parent", None)
         fields = description(router, **changes)
         fingerprint = f"{router} {' '.join(parts)} {changes}"
-        trial = store.trial(fingerprint, fields, store.components(made_of), parent)
+        trial = store.trials([Subject(fingerprint, fields, store.components(made_of), parent)])[0]
         store.add_trial_to_study(store.study(study, {}), trial)
         attempt = store.begin_attempt(trial, filler.machine, filler.code)
         store.finish_attempt(attempt, "done")
@@ -86,8 +86,8 @@ def test_studies_stand_for_themselves(filler, asked_for) -> None:
 
 def test_of_no_study_nothing_is_older(filler, description) -> None:
     for code in "12":
-        part = filler.store.component(Component("protocol", "training", "", source_hash=code))
-        filler.store.trial(code, description(seed=int(code)), [part])
+        part = filler.store.components([Component("protocol", "training", "", source_hash=code)])[0]
+        filler.store.trials([Subject(code, description(seed=int(code)), [part])])[0]
     assert [is_older for _, is_older in shown(filler, None)] == [False, False]
 
 
@@ -119,8 +119,8 @@ def test_what_is_derived_from_an_older_trial_is_older(filler, asked_for) -> None
 def layer(filler, description, code: str) -> int:
     store = filler.store
     bare = {name: description()[name] for name in ("router", "experts", "model", "data")}
-    part = store.component(Component("router", "soft_moe", "", source_hash=code))
-    row = store.layer(f"l{code}", bare, [part])
+    part = store.components([Component("router", "soft_moe", "", source_hash=code)])[0]
+    row = store.layers([Subject(f"l{code}", bare, [part])])[0]
     store.add_layer_to_study(store.study("tiny", {}), row)
     return row
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from results import Array, CodeVersion, Component, Machine, Metric, Run, open_store
+from results import Array, CodeVersion, Component, Machine, Metric, Run, Subject, open_store
 from results.migrate import head
 from results.models import AttemptRow
 
@@ -32,13 +32,13 @@ def fill(file: Path) -> None:
         machine = store.machine(Machine("node1", "Linux", "EPYC", 2, 1, 2**33))
         code = store.code_version(CodeVersion("0123abcd", False, "3.11.7", {"torch": "2.6.0"}))
         definitions = [{"name": "top1", "unit": "%", "better": "higher", "meaning": "accuracy"}]
-        router = store.component(
-            Component("router", "soft_moe", "class A: ...", "h1", definitions={"SoftMoE": "d1"})
-        )
-        store.component(Component("suite", "accuracy", "…", "h1", metrics=definitions))
+        router = store.components(
+            [Component("router", "soft_moe", "class A: ...", "h1", definitions={"SoftMoE": "d1"})]
+        )[0]
+        store.components([Component("suite", "accuracy", "…", "h1", metrics=definitions)])[0]
         study = store.study("tiny", {"preset": "tiny"})
-        trial = store.trial("f1", DESCRIPTION, components=[router])
-        layer = store.layer("l1", DESCRIPTION, components=[router])
+        trial = store.trials([Subject("f1", DESCRIPTION, components=[router])])[0]
+        layer = store.layers([Subject("l1", DESCRIPTION, components=[router])])[0]
         store.add_trial_to_study(study, trial)
         store.add_layer_to_study(study, layer)
         # Not of this machine, so that the file says nothing of it.
