@@ -81,10 +81,6 @@ class Entry:
         )
 
     @property
-    def is_derived(self) -> bool:
-        return any(_derives(path) for path, _ in self.condition.settings)
-
-    @property
     def order(self) -> list[tuple[float, str]]:
         """Sorts conditions by path, and then by value: numbers as numbers."""
         return [_numeric(part) for pair in self.condition.settings for part in pair]
@@ -139,7 +135,8 @@ def closest(entries: Iterable[Entry], system: System, condition: Condition) -> E
         entry
         for entry in entries
         if entry.system == system
-        and entry.settings <= (settings.items() if entry.is_derived else as_parent)
+        and entry.settings
+        <= (settings.items() if any(map(_derives, entry.condition.mapping)) else as_parent)
     ]
     return max(agreeing, key=lambda entry: len(entry.settings), default=None)
 

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -143,8 +142,8 @@ def _environment() -> Environment:
         inline=inline,
         arxiv=_arxiv,
         breakable=_breakable,
-        moment=_moment,
-        paragraphs=_paragraphs,
+        moment=lambda moment: f"{moment:%-d %B %Y, %H:%M} UTC",
+        paragraphs=lambda text: [part for part in re.split(r"\n\s*\n", text) if part.strip()],
         readable=readable,
     )
     environment.globals.update(
@@ -152,7 +151,7 @@ def _environment() -> Environment:
         cell_parts=cell_parts,
         prose=PROSE,
         hint=_hint,
-        sort_key=_sort_key,
+        sort_key=lambda cell: cell.words if cell.value is None else repr(cell.value),
         column=COLUMN,
     )
     environment.tests.update(
@@ -173,10 +172,6 @@ def _hint(column: Column, cell: Cell, row: Row) -> str:
     return f"n = {runs}, 95 % interval {ends[0]} to {ends[1]}"
 
 
-def _sort_key(cell: Cell) -> Any:
-    return cell.words if cell.value is None else repr(cell.value)
-
-
 def _breakable(text: str) -> Markup:
     """`text` that may be broken after an underscore."""
     return Markup("_<wbr>").join(text.split("_"))
@@ -186,11 +181,3 @@ def _arxiv(text: str) -> Markup:
     """`text` with each arXiv id as a link."""
     link = r'<a href="https://arxiv.org/abs/\1" rel="noreferrer">\1</a>'
     return Markup(re.sub(r"\b(\d{4}\.\d{4,5})\b", link, str(escape(text))))
-
-
-def _paragraphs(text: str) -> list[str]:
-    return [part for part in re.split(r"\n\s*\n", text) if part.strip()]
-
-
-def _moment(moment: datetime) -> str:
-    return f"{moment:%-d %B %Y, %H:%M} UTC"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -103,7 +103,7 @@ def _write(path: Path, content: str | bytes) -> Path:
 
 
 def _markdown(
-    study: StudyData, tables: list[Table | Absent], figures: list[Drawing | Absent]
+    study: StudyData, tables: Sequence[Table | Absent], figures: Sequence[Drawing | Absent]
 ) -> str:
     """Return the whole report as one Markdown text that shows the figures."""
     parts = [f"# {study.name}", compared(study)]
@@ -112,20 +112,18 @@ def _markdown(
         sentences = " ".join(finding.sentences)
         parts.append(f"**Best{under}: {finding.system}, {finding.accuracy}.** {sentences}")
     parts += remarks(study)
-    parts.append("## Tables")
-    parts += [_absent(part) if isinstance(part, Absent) else to_markdown(part) for part in tables]
-    parts.append("## Figures")
-    parts += [_absent(part) if isinstance(part, Absent) else _shown(part) for part in figures]
+    for heading, own in (("Tables", tables), ("Figures", figures)):
+        parts.append(f"## {heading}")
+        for part in own:
+            if isinstance(part, Absent):
+                what = "Nothing to show" if part.fine else "Missing"
+                parts.append(f"### {part.title}\n\n{what}: {part.why}.")
+            elif isinstance(part, Table):
+                parts.append(to_markdown(part))
+            else:
+                image = f"![{part.title}](figures/{part.name}.png)"
+                parts.append(f"### {part.title}\n\n{image}\n\n{part.caption}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
-
-
-def _shown(drawing: Drawing) -> str:
-    image = f"![{drawing.title}](figures/{drawing.name}.png)"
-    return f"### {drawing.title}\n\n{image}\n\n{drawing.caption}"
-
-
-def _absent(part: Absent) -> str:
-    return f"### {part.title}\n\n{'Nothing to show' if part.fine else 'Missing'}: {part.why}."
 
 
 @dataclass(frozen=True)

@@ -107,12 +107,18 @@ def connect(url: URL, *, read_only: bool = False) -> Engine:
     except NoSuchModuleError as error:
         raise StoreError(f"no such kind of database: {url.drivername!r}") from error
     except ModuleNotFoundError as error:
-        raise StoreError(_missing_driver(url, error)) from error
+        if url.get_backend_name() == "postgresql" and error.name == "psycopg":
+            raise StoreError(
+                "PostgreSQL needs the driver psycopg, which is not installed: "
+                "`pip install 'moe-router-bench[postgres]'`"
+            ) from error
+        needed = f"{url.drivername!r} needs the module {error.name!r}, which is not installed"
+        raise StoreError(needed) from error
     if file is not None:
         event.listen(engine, "engine_disposed", lambda _engine: file.close())
     if is_sqlite:
         if read_only:  # before the other listener, which leaves such a connection as it is
-            event.listen(engine, "connect", _refuse_writes)
+            event.listen(engine, "connect", lambda new, _: new.execute("PRAGMA query_only = ON"))
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -181,19 +187,6 @@ def among(
     """Yield the query's rows whose column has one of these values."""
     for some in chunks(values):
         yield from session.execute(query.where(column.in_(some)))
-
-
-def _missing_driver(url: URL, error: ModuleNotFoundError) -> str:
-    if url.get_backend_name() == "postgresql" and error.name == "psycopg":
-        return (
-            "PostgreSQL needs the driver psycopg, which is not installed: "
-            "`pip install 'moe-router-bench[postgres]'`"
-        )
-    return f"{url.drivername!r} needs the module {error.name!r}, which is not installed"
-
-
-def _refuse_writes(connection: sqlite3.Connection, _record: Any) -> None:
-    connection.execute("PRAGMA query_only = ON")
 
 
 def _set_up_sqlite(connection: sqlite3.Connection, _record: Any) -> None:

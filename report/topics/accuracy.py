@@ -34,7 +34,7 @@ from report.cells import (
     stands_under,
     why_without,
 )
-from report.comparisons import against_nulls
+from report.comparisons import against_nulls, nulls
 from report.conditions import DENSE, Entry, System
 from report.older import OTHERS
 from report.study import StudyData
@@ -43,7 +43,7 @@ from report.table import Column, Lacking, number_of_runs
 from report.timings import of_entry, representative, timings
 from report.topics import compute, generic, routing, tuning
 from report.topics.cost import timing_cell
-from report.topics.differences import null_caption, null_cells, null_columns
+from report.topics.differences import null_caption, null_cells
 from report.topics.make import Contents, Sketch, as_figure, as_figures, as_table
 from results.conditions import Condition
 from results.statistics.means import mean_interval
@@ -90,7 +90,10 @@ def table(study: StudyData) -> Contents:
             *(other.cell(entry) for other in others),
         ]
         rows.append(metric_row(study, entry, cells, n=study.finished(entry), under=under[entry]))
-    columns = [*LEAD, *ACCURACY, *null_columns(study), *COST, OVERHEAD, *BALANCE]
+    over_nulls = [
+        Column(f"over_{null}", f"over {null}", "points", scale=100) for null in nulls(study)
+    ]
+    columns = [*LEAD, *ACCURACY, *over_nulls, *COST, OVERHEAD, *BALANCE]
     columns += [*(column for *_, column in ENTROPY), *(other.column for other in others)]
     sentences = [
         compute.what_is_matched(study),

@@ -133,11 +133,6 @@ def _numbers(study: StudyData, comparison: Comparison, *values: float | None) ->
     return [number(value, n, trials) for value in values]
 
 
-def null_columns(study: StudyData) -> list[Column]:
-    """Make a column of the main table for each null of the study."""
-    return [Column(f"over_{null}", f"over {null}", "points", scale=100) for null in nulls(study)]
-
-
 def null_cells(study: StudyData, compared: Sequence[Comparison], entry: Entry) -> list[Cell]:
     """Show the paired difference of a router to each null; nothing for a null itself."""
     own = [c for c in compared if c.entry == entry]

@@ -127,7 +127,10 @@ def trials(study: StudyData) -> Contents:
     """Make a row for each trial, whatever became of it."""
     if study.trials.empty:
         raise Lacking("the study has no trials")
-    top1 = _top1(study)
+    of = study.metrics
+    end = of["layer"].isna() & of["step"].isna()
+    last = of[(of["suite"] == "accuracy") & (of["metric"] == "top1") & end]
+    top1 = last.drop_duplicates("trial", keep="last").set_index("trial")["value"]
     rows = []
     for row in study.trials.itertuples():
         values = (top1.get(row.trial), row.flops, row.steps, row.seconds)
@@ -173,14 +176,6 @@ def _texts(*values: Any) -> list[Cell]:
 def _number(value: Any, trial: str) -> Cell:
     text = text_of(value)
     return summary([float(text)] if text else [], trials=[trial])
-
-
-def _top1(study: StudyData) -> pd.Series:
-    """Return the accuracy on the test split at the end, by trial."""
-    of = study.metrics
-    end = of["layer"].isna() & of["step"].isna()
-    rows = of[(of["suite"] == "accuracy") & (of["metric"] == "top1") & end]
-    return rows.drop_duplicates("trial", keep="last").set_index("trial")["value"]
 
 
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[^\S\n\t ]|[\x00-\x08\x0e-\x1f\x7f]")

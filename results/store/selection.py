@@ -63,7 +63,9 @@ SECTIONS = {"data": "data", "weights": "model"}
 def trials(session: Session, study: str | None) -> Iterator[Fields]:
     """Yield the attempts at the trials of a study (None: of all); `waiting` where there is none."""
     tried, environment_of = _attempts(session, study), _environments(session)
-    parents, working = _parents(session), worked_on(session)
+    parent = aliased(TrialRow)
+    derived = select(TrialRow.id, parent.fingerprint).join(parent, TrialRow.parent_id == parent.id)
+    parents, working = dict(session.execute(derived).all()), worked_on(session)
     for trial, fields in _subjects(session, study):
         if isinstance(trial, LayerRow):
             continue
@@ -240,13 +242,6 @@ def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]
     for row in session.scalars(query):
         by_trial[row.trial_id].append(row)
     return by_trial
-
-
-def _parents(session: Session) -> dict[int, str]:
-    """Return the fingerprint of what each derived trial started from."""
-    parent = aliased(TrialRow)
-    query = select(TrialRow.id, parent.fingerprint).join(parent, TrialRow.parent_id == parent.id)
-    return {row.id: row.fingerprint for row in session.execute(query)}
 
 
 def _measurements(session: Session, study: str | None) -> dict[tuple[str, int], list[Fields]]:
