@@ -94,7 +94,7 @@ def negated(difference: PairedDifference) -> PairedDifference:
 @lru_cache(maxsize=1)
 def comparisons(study: StudyData) -> list[Comparison]:
     """Return all that are declared, by condition: against each null, then between routers."""
-    made = []
+    made = list[Comparison]()
     for condition in study.conditions:
         entries = {entry.system: entry for entry in study.under(condition)}
         references = [entries[null] for null in nulls(study) if null in entries]

@@ -117,12 +117,11 @@ def _chosen(
     """
 
     def made_by(makers: Iterable[TableMaker | FigureMaker]) -> list[Part]:
-        return [
-            part
-            for maker in makers
-            for part in (tables if isinstance(maker, TableMaker) else figures)
-            if part.name.partition("--")[0] == maker.name
-        ]
+        made = list[Part]()
+        for maker in makers:
+            own: Sequence[Part] = tables if isinstance(maker, TableMaker) else figures
+            made += [part for part in own if part.name.partition("--")[0] == maker.name]
+        return made
 
     shown, folded = made_by(section.shown), made_by(section.folded)
     absent = said_once(part for part in (*shown, *folded) if isinstance(part, Absent))

@@ -112,7 +112,8 @@ def _markdown(
         sentences = " ".join(finding.sentences)
         parts.append(f"**Best{under}: {finding.system}, {finding.accuracy}.** {sentences}")
     parts += remarks(study)
-    for heading, own in (("Tables", tables), ("Figures", figures)):
+    sections: dict[str, Sequence[Table | Drawing | Absent]] = {"Tables": tables, "Figures": figures}
+    for heading, own in sections.items():
         parts.append(f"## {heading}")
         for part in own:
             if isinstance(part, Absent):

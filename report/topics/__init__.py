@@ -99,9 +99,10 @@ def draw_figures(study: StudyData) -> Iterator[Drawing | Absent]:
     """
     lacking: set[str] = set()
     for maker in _makers(study):
-        for part in maker(study) if isinstance(maker, FigureMaker) else ():
-            lacking |= part.lacking if isinstance(part, Drawing) else set()
-            yield part
+        if isinstance(maker, FigureMaker):
+            for part in maker(study):
+                lacking |= part.lacking if isinstance(part, Drawing) else set()
+                yield part
     if lacking:
         warnings.warn(
             f"no installed font has {' '.join(sorted(lacking))}: the figures show numbers of "

@@ -99,11 +99,11 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
     rows = []
     for c in compared:
         values = (
-            c.difference and c.difference.p_value,
+            c.difference.p_value if c.difference else None,
             c.adjusted,
             effect_size(c.differences),
             superiority(list(c.ours), list(c.theirs)),
-            c.difference and c.difference.correlation,
+            c.difference.correlation if c.difference else None,
         )
         rows.append(_row(c, [_difference_cell(study, c), *_numbers(study, c, *values)]))
     return " ".join(filter(None, sentences)), COLUMNS, rows

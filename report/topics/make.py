@@ -73,10 +73,10 @@ class FigureMaker:
                 caption, figure, entries = sketch()
         except Lacking as lacking:
             return Absent(name, heading, str(lacking), lacking.fine)
-        entries = tuple(entries)
-        older = older_sentence(study, entries, self.suites)
+        shown = tuple(entries)
+        older = older_sentence(study, shown, self.suites)
         caption = f"{caption} {older}" if older else caption
-        return Drawing(name, heading, caption, figure, entries)
+        return Drawing(name, heading, caption, figure, shown)
 
 
 @dataclass(frozen=True)
