@@ -42,7 +42,7 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 WRITER = """
 import sys, time
 from pathlib import Path
-from results import CodeVersion, Machine, Metric, Run, open_store
+from results import CodeVersion, Machine, Metric, Run, Subject, open_store
 from results.store.leases import this_process
 
 target, go, name, rounds = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
@@ -54,9 +54,9 @@ with open_store(target) as store:
     study = store.study("tiny", {"by": name})
     run = store.start_run(study, Run(*this_process(), "run", 1))
     for index in range(rounds):
-        trial = store.trial(f"shared{index}", {"seed": index})
+        (trial,) = store.trials([Subject(f"shared{index}", {"seed": index})])
         store.add_trial_to_study(study, trial)
-        own = store.trial(f"{name} {index}", {"seed": index})
+        (own,) = store.trials([Subject(f"{name} {index}", {"seed": index})])
         lease = store.lease(run, trial_id=own)
         store.heartbeat(run, {lease: {"step": index}})
         attempt = store.begin_attempt(own, machine, code)
