@@ -79,7 +79,7 @@ class Column:
         interval = mean_interval([scale * value for value in self.values[row]])
         if interval.n == 1 and row in self.ends:
             low, high = (scale * end for end in self.ends[row])
-            return Interval(1, interval.mean, low, high, "of the value's own repeats")
+            return Interval(1, interval.mean, low, high)
         return interval
 
     def number(self, value: float) -> str:

@@ -23,8 +23,6 @@ class Interval:
     mean: float
     low: float | None
     high: float | None
-    kind: str
-    """The method of the interval, or why there is none."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,9 @@ class PairedDifference(Interval):
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Compute the mean with Student's t interval; one value has none, equal ones a width of 0.
+    """Compute the mean with Student's t interval; equal values have one of width 0.
+
+    A single value has no interval, nor have values of which one is not finite; their mean is NaN.
 
     Raises:
         ValueError: there are no values.
@@ -48,12 +48,12 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     if n == 0:
         raise ValueError("no values to take the mean of")
     if not np.isfinite(sample).all():
-        return Interval(n, float("nan"), None, None, "none: a value is not finite")
+        return Interval(n, float("nan"), None, None)
     mean = float(sample.mean())
     if n == 1:
-        return Interval(n, mean, None, None, "none: a single value")
+        return Interval(n, mean, None, None)
     width = float(special.stdtrit(n - 1, (1 + confidence) / 2) * _standard_error(sample))
-    return Interval(n, mean, mean - width, mean + width, f"Student t, {100 * confidence:g} %")
+    return Interval(n, mean, mean - width, mean + width)
 
 
 def _standard_error(sample: np.ndarray) -> float:
@@ -74,7 +74,7 @@ def paired_difference(
     differences = paired(a, b)
     interval = mean_interval(differences.tolist(), confidence)
     if interval.low is not None and np.ptp(differences) == 0 and interval.mean != 0:
-        interval = replace(interval, low=None, high=None, kind="none: the differences are alike")
+        interval = replace(interval, low=None, high=None)
     return PairedDifference(
         **vars(interval),
         correlation=_correlation(np.asarray(a, dtype=float), np.asarray(b, dtype=float)),

@@ -24,7 +24,7 @@ def test_an_interval_worked_by_hand() -> None:
     assert interval.mean == 2.0
     assert interval.high == pytest.approx(2 + 4.302653 / math.sqrt(3), abs=1e-6)
     assert interval.low == pytest.approx(2 - 4.302653 / math.sqrt(3), abs=1e-6)
-    assert (interval.n, interval.kind) == (3, "Student t, 95 %")
+    assert interval.n == 3
 
 
 def test_students_own_example() -> None:
@@ -38,13 +38,12 @@ def test_students_own_example() -> None:
     assert difference.correlation == pytest.approx(0.7951702, abs=1e-7)
 
 
-def test_where_there_is_no_interval_it_says_why() -> None:
+def test_where_there_can_be_no_interval_there_is_none() -> None:
     single = mean_interval([4.0])
     assert (single.n, single.mean, single.low, single.high) == (1, 4.0, None, None)
-    assert single.kind == "none: a single value"
     infinite = mean_interval([1.0, math.inf, -math.inf])
     assert math.isnan(infinite.mean)
-    assert (infinite.low, infinite.kind) == (None, "none: a value is not finite")
+    assert infinite.low is None
     with pytest.raises(ValueError, match="no values"):
         mean_interval([])
     pair = paired_difference([1.0], [0.5])
@@ -66,7 +65,6 @@ def test_differences_that_are_all_alike_have_no_test() -> None:
     for a, b in (([1.5, 2.5, 3.5], [1.0, 2.0, 3.0]), ([0.84, 0.83, 0.81], [0.80, 0.79, 0.77])):
         shifted = paired_difference(a, b)
         assert (shifted.low, shifted.high, shifted.p_value) == (None, None, None)
-        assert shifted.kind == "none: the differences are alike"
     alike = paired_difference([0.1 + 0.2, 0.5], [0.3, 0.5])
     assert (alike.mean, alike.low, alike.high, alike.p_value) == (0.0, 0.0, 0.0, 1.0)
 
@@ -83,7 +81,6 @@ def test_the_paired_test_is_scipys(pairs: list[tuple[float, float]]) -> None:
     assert ours.p_value == pytest.approx(theirs.pvalue, rel=1e-6, abs=1e-12)
     assert ours.low == pytest.approx(expected.low, rel=1e-6, abs=1e-9 * scale)
     assert ours.high == pytest.approx(expected.high, rel=1e-6, abs=1e-9 * scale)
-    assert ours.kind == "Student t, 90 %"
 
 
 def test_intervals_cover_as_often_as_they_say() -> None:
