@@ -9,12 +9,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from report.claims import Claim
-from report.conditions import Entry
 from report.render import cell_parts
 from report.study import StudyData
 from report.table import Cell, Column, Table
@@ -183,14 +181,18 @@ class Source:
 
     trial: str
     router: str
-    condition: str
-    seed: str
     status: str
     value: str
     machine: str
+    condition: str
+    seed: str
     code: str
     log: str
     checkpoint: str
+
+
+COLUMNS = ("condition", "seed", "code", "log", "checkpoint")
+"""Those of a source that the frames of a study have under the same names."""
 
 
 @dataclass(frozen=True)
@@ -221,21 +223,13 @@ def trace(store: Store, study: StudyData, table: str, row: str, column: str) -> 
         frames.insert(0, trials_frame(store, history=True))
     rows = {each.trial: each for frame in frames for each in frame.itertuples()}
     values = map(number.column.number, cell.values) if len(cell.values) == len(cell.trials) else ()
-    sources = zip_longest(cell.trials, values, fillvalue="")
-    return Trace(number, tuple(_source(trial, rows.get(trial), value) for trial, value in sources))
-
-
-def _source(trial: str, row: Any, value: str) -> Source:
-    entry: Entry | None = getattr(row, "entry", None)
-    router = entry.label if entry else ""
-    if row is not None and entry is None:
-        router = router_label(row.router, row.aa_replicate)
-    columns = ("condition", "seed", "code", "log", "checkpoint")
-    return Source(
-        trial=trial,
-        router=router,
-        status="not in this database" if row is None else readable_status(str(row.status)),
-        value=value,
-        machine=text_of(getattr(row, "machine_name", None)),
-        **{column: text_of(getattr(row, column, None)) for column in columns},
-    )
+    sources = []
+    for trial, value in zip_longest(cell.trials, values, fillvalue=""):
+        row = rows.get(trial)
+        router = "" if row is None else router_label(row.router, row.aa_replicate)
+        router = row.entry.label if hasattr(row, "entry") else router
+        status = "not in this database" if row is None else readable_status(str(row.status))
+        known = {name: text_of(getattr(row, name, None)) for name in COLUMNS}
+        machine = text_of(getattr(row, "machine_name", None))
+        sources.append(Source(trial, router, status, value, machine, **known))
+    return Trace(number, tuple(sources))

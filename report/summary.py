@@ -67,7 +67,10 @@ def compared(study: StudyData) -> str:
     models = ", ".join(_model(study, name) for name in sorted(trials["model"].unique()))
     conditions = len(study.conditions)
     under = f", under {conditions} conditions" if conditions > 1 else ""
-    return f"{what} on {data} with {models}{under}; {seeds_each} each, {_outcomes(study)}."
+    statuses = Counter(trials["status"].str.replace("_", " "))
+    outcomes = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
+    ended = f"{counted(len(trials), 'trial')}: {outcomes}"
+    return f"{what} on {data} with {models}{under}; {seeds_each} each, {ended}."
 
 
 def _model(study: StudyData, name: str) -> str:
@@ -169,13 +172,6 @@ def _accuracy(study: StudyData, entry: Entry) -> str:
     half = "" if cell.low is None or cell.high is None else SHARE.number((cell.high - cell.low) / 2)
     interval = f" ± {half}" if half else ""
     return f"{SHARE.number(cell.value)}{interval} % (n = {cell.n})"
-
-
-def _outcomes(study: StudyData) -> str:
-    """Say how the trials ended: `24 trials: 23 done, 1 diverged`."""
-    statuses = Counter(study.trials["status"].str.replace("_", " "))
-    counts = ", ".join(f"{count} {status}" for status, count in statuses.most_common())
-    return f"{counted(len(study.trials), 'trial')}: {counts}"
 
 
 def remarks(study: StudyData) -> list[str]:

@@ -87,14 +87,14 @@ def table(study: StudyData) -> Contents:
             replace(overhead, low=None, high=None),
             *(metric_cell(study, column.key, entry) for column in BALANCE),
             *(metric_cell(study, name, entry, of=of, kind="soft") for name, of, _ in ENTROPY),
-            *(other.cell(entry) for other in others),
+            *(cell(entry) for _, cell, _ in others),
         ]
         rows.append(metric_row(study, entry, cells, n=study.finished(entry), under=under[entry]))
     over_nulls = [
         Column(f"over_{null}", f"over {null}", "points", scale=100) for null in nulls(study)
     ]
     columns = [*LEAD, *ACCURACY, *over_nulls, *COST, OVERHEAD, *BALANCE]
-    columns += [*(column for *_, column in ENTROPY), *(other.column for other in others)]
+    columns += [*(column for *_, column in ENTROPY), *(column for column, *_ in others)]
     sentences = [
         compute.what_is_matched(study),
         "Accuracy on the test split.",
@@ -119,7 +119,7 @@ def table(study: StudyData) -> Contents:
         f"Routers are named with their experts, but for the usual ones ({study.usual_experts})."
         if study.usual_experts
         else "",
-        *(other.sentence for other in others),
+        *(sentence for *_, sentence in others),
     ]
     return " ".join(filter(None, sentences)), columns, rows
 

@@ -7,8 +7,8 @@ snapshots. The report loads no suite: names, units, directions and meanings are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -51,33 +51,16 @@ LAYERS = text_columns("router", "condition", "machine")
 """The columns that say which bare layer a row is about."""
 
 
-@dataclass(frozen=True)
-class Headline:
-    """The main metric of a suite, as a column of the main table, and what to say of it.
-
-    Attributes:
-        machine: whose numbers of bare layers are shown, since machines are never pooled; "" of what
-            was trained.
-    """
-
-    numbers: Numbers
-    place: Place
-    machine: str
-    column: Column
-    sentence: str
-
-    def cell(self, entry: Entry) -> Cell:
-        """Show the number of an entry, or of its bare layer."""
-        layers = [w.entry for w in self.numbers.under if w.machine == self.machine != ""]
-        own = closest_layer(layers, entry) if self.machine else entry
-        if own is None:
-            return words(MISSING)
-        return self.numbers.cell(Spot(Who(own, self.machine), None, self.place))
+Headline = tuple[Column, Callable[[Entry], Cell], str]
+"""A suite's main metric in the main table: the column, an entry's cell, what to say of it."""
 
 
 def headlines(study: StudyData) -> list[Headline]:
-    """Return the main metric of each suite that measured it."""
-    shown = []
+    """Return the main metric of each suite that measured it.
+
+    Of bare layers it is that on the machine with most of them, since machines are never pooled.
+    """
+    shown = list[Headline]()
     for card in cards(study):
         numbers = Numbers.of(study, card)
         machines = [who.machine for who in numbers.under]
@@ -87,8 +70,15 @@ def headlines(study: StudyData) -> list[Headline]:
             column = numbers.column(place.metric, f"{card.name}.{place.metric}", place.metric)
             meaning = card.definition(place.metric).meaning or card.summary
             sentence = f"{place.label} (suite {card.name}{on}): {meaning}"
-            shown.append(Headline(numbers, place, most, column, sentence))
+            shown.append((column, partial(_headline, numbers, place, most), sentence))
     return shown
+
+
+def _headline(numbers: Numbers, place: Place, machine: str, entry: Entry) -> Cell:
+    """Show the number of an entry, or of its bare layer on a machine."""
+    layers = [who.entry for who in numbers.under if who.machine == machine]
+    own = closest_layer(layers, entry) if machine else entry
+    return words(MISSING) if own is None else numbers.cell(Spot(Who(own, machine), None, place))
 
 
 def sections(study: StudyData) -> Iterator[Section]:
