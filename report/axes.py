@@ -92,11 +92,6 @@ def halves(interval: Interval, ends: tuple[float, float]) -> list[list[float]] |
     return [[interval.mean - low], [high - interval.mean]]
 
 
-def is_cut(interval: Interval, ends: tuple[float, float]) -> bool:
-    """Tell whether an interval goes beyond an axis."""
-    return bool(_beyond(interval, ends))
-
-
 def mark_cut(
     axes: Axes,
     interval: Interval,
@@ -112,13 +107,13 @@ def mark_cut(
         across: where the mean lies on the other axis.
         upright: along the y axis, not the x axis.
     """
-    for end in _beyond(interval, ends):
+    for end in beyond(interval, ends):
         place = (across, end) if upright else (end, across)
         marker = ("v^" if upright else "<>")[ends.index(end)]
         axes.plot(*place, marker=marker, markersize=3.5, mew=0, color=colour, clip_on=False)
 
 
-def _beyond(interval: Interval, ends: tuple[float, float]) -> list[float]:
+def beyond(interval: Interval, ends: tuple[float, float]) -> list[float]:
     """Return the ends that an interval goes beyond."""
     if interval.low is None or interval.high is None:
         return []

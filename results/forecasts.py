@@ -230,13 +230,7 @@ class Pace:
 
 @dataclass(frozen=True)
 class Forecast:
-    """The seconds until a plan, or the rest of a run, is done.
-
-    Attributes:
-        training: seconds in which trials are trained.
-        measuring: seconds in which trials are measured.
-        timings: for bare layers, which come after the trials.
-    """
+    """The seconds until a plan, or the rest of a run, is done; bare layers are timed last."""
 
     training: float
     measuring: float

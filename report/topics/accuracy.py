@@ -13,10 +13,10 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from report.axes import (
     CUT,
+    beyond,
     draw_line,
     far_nulls,
     halves,
-    is_cut,
     label_systems,
     limits,
     mark_cut,
@@ -159,7 +159,7 @@ def draw(study: StudyData) -> Sketch:
     for lowest in axes[-COLUMNS:]:
         lowest.set_xlabel("top-1 accuracy (%)")
     axes[0].set_xlim(*ends)
-    cut = CUT if any(is_cut(interval, ends) for interval in intervals) else ""
+    cut = CUT if any(beyond(interval, ends) for interval in intervals) else ""
     sentences = (CAPTION, cut, ARROW if far else "", sentence_on_analyses(study))
     return " ".join(filter(None, sentences)), figure, study.entries
 

@@ -31,8 +31,6 @@ class Incomplete:
     Attributes:
         what: `training`, or the suite.
         status: how it ended, in words; `not done` where it has not.
-        reason: the first line of it.
-        trial: fingerprint.
         log: file, named from the home folder.
     """
 

@@ -93,7 +93,8 @@ class Leases(Database):
         if study is not None:
             query = query.where(RunRow.study.has(name=study))
         with self.reading() as session:
-            return [_run_record(row) for row in session.scalars(query)]
+            rows = session.scalars(query)
+            return [record_of(RunRecord, row, study=row.study.name) for row in rows]
 
     def lease(
         self, run_id: int, *, trial_id: int | None = None, layer_id: int | None = None
@@ -145,10 +146,6 @@ def _lock(session: Session, trial_id: int | None, layer_id: int | None) -> None:
         raise StoreError(f"there is no {row_type.__tablename__[:-1]} {subject} to lease")
 
 
-def _run_record(row: RunRow) -> RunRecord:
-    return record_of(RunRecord, row, study=row.study.name)
-
-
 def _lease_record(row: LeaseRow) -> LeaseRecord:
     subject = row.trial or row.layer
     assert subject is not None  # a lease is of one of them
@@ -159,5 +156,5 @@ def _lease_record(row: LeaseRow) -> LeaseRecord:
         router=label_of(subject.description),
         seed=subject.description.get("seed"),
         trial=row.trial is not None,
-        run=_run_record(row.run),
+        run=record_of(RunRecord, row.run, study=row.run.study.name),
     )

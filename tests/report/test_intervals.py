@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from report.axes import CUT, LEAST, halves, is_cut, limits
+from report.axes import CUT, LEAST, beyond, halves, limits
 from report.study import load_study
 from report.style import panels, style
 from report.topics import accuracy
@@ -32,7 +32,7 @@ def test_an_axis_holds_every_seed_and_nothing_impossible(groups):
             (below,), (above,) = drawn
             assert low <= interval.mean - below + 1e-9
             assert interval.mean + above <= high + 1e-9
-            if not is_cut(interval, (low, high)):
+            if not beyond(interval, (low, high)):
                 assert below + above == pytest.approx(interval.high - interval.low)
             else:
                 assert below + above < interval.high - interval.low
@@ -43,7 +43,7 @@ def test_narrow_intervals_are_never_cut(centre, offsets):
     values = [centre + offset for offset in offsets]
     interval = mean_interval(values)
     if interval.high - interval.low < LEAST:
-        assert not is_cut(interval, limits(values, [interval], (0, 100)))
+        assert not beyond(interval, limits(values, [interval], (0, 100)))
 
 
 def test_two_seeds_do_not_stretch_the_axis_and_the_cut_is_marked(lab, store):
