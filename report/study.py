@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -94,6 +94,13 @@ class StudyData:
         """Every system under every condition that it was trained or should have been, in order."""
         shown = {entry for entry in self.trials["entry"] if not entry.aa_replicate}
         return sorted(shown, key=lambda e: (e.order, self.systems.index(e.system)))
+
+    @property
+    def replicates(self) -> dict[Entry, Entry]:
+        """The second run of each entry that has one, in order: a control, shown nowhere else."""
+        trained = set(self.trials["entry"])
+        second = {entry: replace(entry, aa_replicate=1) for entry in self.entries}
+        return {entry: replicate for entry, replicate in second.items() if replicate in trained}
 
     @cached_property
     def conditions(self) -> list[Condition]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain
 from statistics import median
 
@@ -21,12 +21,9 @@ from results.text import counted
 
 def controls(study: StudyData) -> list[Comparison]:
     """Return each replicate less its router, each a family of its own, in order of the routers."""
-    trained = set(study.trials["entry"])
-    pairs = [(replace(entry, aa_replicate=1), entry) for entry in study.entries]
     return [
         made
-        for replicate, entry in pairs
-        if replicate in trained
+        for entry, replicate in study.replicates.items()
         for made in compare(study, entry.condition, [(replicate, entry)])
     ]
 
