@@ -225,11 +225,12 @@ def trace(store: Store, study: StudyData, table: str, row: str, column: str) -> 
     values = map(number.column.number, cell.values) if len(cell.values) == len(cell.trials) else ()
     sources = []
     for trial, value in zip_longest(cell.trials, values, fillvalue=""):
-        row = rows.get(trial)
-        router = "" if row is None else router_label(row.router, row.aa_replicate)
-        router = row.entry.label if hasattr(row, "entry") else router
-        status = "not in this database" if row is None else readable_status(str(row.status))
-        known = {name: text_of(getattr(row, name, None)) for name in COLUMNS}
-        machine = text_of(getattr(row, "machine_name", None))
+        source = rows.get(trial)
+        entry = getattr(source, "entry", None)  # of a trial of the study
+        router = router_label(source.router, source.aa_replicate) if source else ""
+        router = entry.label if entry else router
+        status = readable_status(str(source.status)) if source else "not in this database"
+        known = {name: text_of(getattr(source, name, None)) for name in COLUMNS}
+        machine = text_of(getattr(source, "machine_name", None))
         sources.append(Source(trial, router, status, value, machine, **known))
     return Trace(number, tuple(sources))
