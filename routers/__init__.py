@@ -1,15 +1,16 @@
 """Routers for vision MoEs in pure torch; knows nothing of the harness around it."""
 
 from routers.affinity import AFFINITIES, build_affinity, register_affinity
+from routers.baseline import Baseline
 from routers.errors import BenchError, NonFiniteError, RequestError
 from routers.hyper import Choice, Configurable, Range, hyper
 from routers.layer_info import RouterContext, Site, two_levels
-from routers.losses import LOSSES, Batch, register_loss
+from routers.losses import LOSSES, register_loss
+from routers.parts import Batch, Parts, in_parts, passes_of
 from routers.plugins import load_entry_points, load_plugin
 from routers.registry import Entry, Registry
 from routers.router import (
     ROUTERS,
-    Baseline,
     Router,
     build_router,
     described,
@@ -48,6 +49,7 @@ __all__ = [
     "NonFiniteError",
     "PaddedRouting",
     "Part",
+    "Parts",
     "Range",
     "Registry",
     "RequestError",
@@ -62,10 +64,12 @@ __all__ = [
     "described",
     "finish_step",
     "hyper",
+    "in_parts",
     "list_routers",
     "listens",
     "load_entry_points",
     "load_plugin",
+    "passes_of",
     "register_affinity",
     "register_loss",
     "register_router",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from routers.hyper import Range, hyper
 from routers.layer_info import RouterContext
+from routers.parts import Batch
 from routers.router import OwnGate, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
@@ -30,7 +31,6 @@ class DSelectK(OwnGate):
     """
 
     ignores_groups = True
-    batch_loss = True
     top_k: int = hyper(2, "Selectors, k.", ge=1)
     gamma: float = hyper(1.0, "Width of the smooth step, γ.", gt=0, tune=Range(0.1, 10.0, log=True))
     entropy_weight: float = hyper(
@@ -69,6 +69,9 @@ class DSelectK(OwnGate):
         # What losses and suites read as logits: one for each expert, of which the gates are made.
         logits = routing.gates.clamp(min=1e-20).log()
         return dataclasses.replace(routing, logits=logits, noisy_logits=logits)
+
+    def own_loss(self, routing: Routing, batch: Batch) -> Tensor | None:
+        return None if routing.loss is None else batch.whole(routing.loss)
 
     def selectors(self, codes: Tensor) -> Tensor:
         """Return each selector's weights of the experts: (g, t, k, m) -> (g, t, k, E)."""

@@ -9,7 +9,6 @@ batch, with clean gates and population variances.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from routers.errors import RequestError, with_article
+from routers.parts import Batch, in_parts
 from routers.registry import Registry
 from routers.routing import Routing
 
@@ -24,33 +24,19 @@ LOSSES = Registry("loss")
 register_loss = LOSSES.register
 
 
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """The inputs of a loss besides the routing: (batch, …) float, and (batch,) long their classes.
-
-    Raises:
-        RequestError: there are no inputs, over which no loss has a mean.
-    """
-
-    inputs: Tensor
-    labels: Tensor
-
-    def __post_init__(self) -> None:
-        if not len(self.inputs):
-            raise RequestError("a loss is a mean over the images of a batch, and this one has none")
-
-
 @register_loss("importance", family="balance", source="arXiv 1701.06538, 2106.05974")
+@in_parts(passes=2)
 def importance(routing: Routing, batch: Batch) -> Tensor:
     """CV² over the experts of the summed gates.
 
     0 where the gates are spread evenly, E − 1 where one expert has them all. It balances what the
     gates give, not how many tokens an expert gets.
     """
-    return _squared_variation(routing.real(routing.gates).sum(0))
+    return _squared_variation(batch.whole(routing.real(routing.gates).sum(0)))
 
 
 @register_loss("load", family="balance", source="arXiv 1701.06538, 2106.05974")
+@in_parts(passes=2)
 def load(routing: Routing, batch: Batch) -> Tensor:
     """CV² over the experts of the mean probability to be chosen if the noise were drawn again.
 
@@ -71,10 +57,11 @@ def load(routing: Routing, batch: Batch) -> Tensor:
     margin = (routing.logits - threshold) / routing.noise_std
     # Never chosen, also where a token has fewer than k other experts: both are −∞ there.
     margin = margin.masked_fill(routing.logits == -torch.inf, -torch.inf)
-    return _squared_variation(routing.real(torch.special.ndtr(margin)).mean(0))
+    return _squared_variation(batch.whole(routing.real(torch.special.ndtr(margin)).sum(0)))
 
 
 @register_loss("complexity", family="balance", source="arXiv 2411.18466")
+@in_parts(passes=2)
 def complexity(routing: Routing, batch: Batch) -> Tensor:
     """½ CV² over the experts of summed gates times parameters, plus ½ of the loss `load` (MoCE-IR).
 
@@ -86,13 +73,14 @@ def complexity(routing: Routing, batch: Batch) -> Tensor:
     Raises:
         RequestError: that of `load`.
     """
-    summed = routing.real(routing.gates).sum(0)
+    summed = batch.whole(routing.real(routing.gates).sum(0))
     if routing.expert_sizes:
         summed = summed * summed.new_tensor(routing.expert_sizes)
     return (_squared_variation(summed) + load(routing, batch)) / 2
 
 
 @register_loss("gshard", family="balance", source="arXiv 2006.16668, 2101.03961")
+@in_parts(passes=2)
 def gshard(routing: Routing, batch: Batch, *, choices: Literal["first", "all"] = "first") -> Tensor:
     """E · Σ_e (share of the choices that are e) · (mean gate of e).
 
@@ -106,26 +94,29 @@ def gshard(routing: Routing, batch: Batch, *, choices: Literal["first", "all"] =
     _choices("gshard", routing)
     if choices == "first":
         first = F.one_hot(routing.real(routing.first_choice()), routing.num_experts)
-        share = first.to(routing.gates.dtype).mean(0)
+        counts = first.sum(0)
     else:
-        demand = routing.demand().sum(0)
-        share = demand / demand.sum().clamp(min=1)
-    return routing.num_experts * (share * routing.real(routing.gates).mean(0)).sum()
+        counts = routing.demand().sum(0)
+    counts = batch.whole(counts.to(routing.gates.dtype))
+    share = counts / counts.sum().clamp(min=1)
+    return routing.num_experts * (share * batch.mean(routing.real(routing.gates))).sum()
 
 
 @register_loss("global_batch", family="balance", source="arXiv 2501.11873")
+@in_parts(passes=1)
 def global_batch(routing: Routing, batch: Batch) -> Tensor:
     """`gshard` over all choices, whose counts are summed over the processes of a training.
 
     E/(k T²) · Σ_e n_e Σ_t G_te, with n_e the choices of expert e and T the tokens of all
     processes, k the mean choices of a token, and Σ_t over this process's tokens: the processes'
     losses add up to that of the joined batch. An image may be one-sided where the batch is not.
+    Over micro-batches n_e is the mean of their counts so far, as in Megatron.
 
     Raises:
         RequestError: the tokens choose no experts.
     """
     _choices("global_batch", routing)
-    counts = routing.demand().sum(0).to(routing.gates.dtype)
+    counts = batch.so_far(routing.demand().sum(0).to(routing.gates.dtype))
     gates = routing.real(routing.gates)
     tokens = counts.new_tensor(len(gates))
     if distributed.is_available() and distributed.is_initialized():
@@ -136,6 +127,7 @@ def global_batch(routing: Routing, batch: Batch) -> Tensor:
 
 
 @register_loss("sequence_balance", family="balance", source="arXiv 2412.19437")
+@in_parts(passes=1)
 def sequence_balance(routing: Routing, batch: Batch) -> Tensor:
     """`gshard` over all choices of each image by itself, mean over the images (DeepSeek-V3).
 
@@ -153,6 +145,7 @@ def sequence_balance(routing: Routing, batch: Batch) -> Tensor:
 
 
 @register_loss("gate_entropy", family="size", source="arXiv 2403.07652, 2404.05089")
+@in_parts(passes=1)
 def gate_entropy(routing: Routing, batch: Batch) -> Tensor:
     """Mean over the tokens of the entropy of their gates, in nats: it makes each token decided."""
     # At a gate of 0 the entropy's slope is infinite.
@@ -161,6 +154,7 @@ def gate_entropy(routing: Routing, batch: Batch) -> Tensor:
 
 
 @register_loss("router_similarity", family="specialization", source="arXiv 2503.16057")
+@in_parts(passes=2)
 def router_similarity(routing: Routing, batch: Batch) -> Tensor:
     """Press down the gates that two experts share where the same tokens take both (Expert Race).
 
@@ -183,15 +177,17 @@ def router_similarity(routing: Routing, batch: Batch) -> Tensor:
         )
     selected = routing.real(routing.taken()).to(routing.gates.dtype)
     gates = routing.real(routing.logits).softmax(-1)
-    together, experts = selected.T @ selected, routing.num_experts
+    together, experts = batch.whole(selected.T @ selected), routing.num_experts
     own = torch.eye(experts, dtype=torch.bool, device=together.device)
     diagonal = experts * together / together.trace().clamp(min=1)
     rest = together.masked_fill(own, 0)
     weights = torch.where(own, diagonal, (experts**2 - experts) * rest / rest.sum().clamp(min=1))
-    return (weights * (gates.T @ gates)).sum() / len(gates)
+    shared = batch.whole(gates.T @ gates) / batch.whole(gates.new_tensor(len(gates)))
+    return (weights * shared).sum()
 
 
 @register_loss("z", family="size", source="arXiv 2202.08906")
+@in_parts(passes=1)
 def z(routing: Routing, batch: Batch) -> Tensor:
     """Mean over the tokens of logsumexp(L)², which keeps the logits small.
 

@@ -13,6 +13,7 @@ from routers.errors import RequestError
 from routers.hyper import Range, hyper
 from routers.layer_info import RouterContext
 from routers.logits import expert_softmax
+from routers.parts import Batch
 from routers.router import Router, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
@@ -37,7 +38,6 @@ class MoEPlusPlus(Router):
         residual: (E, E), the map of the previous logits; unused in the first MoE layer.
     """
 
-    batch_loss = True
     eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
     capacity_factor: float | None = hyper(
         1.1, "Slots of all experts over the tokens' choices, γ; none drops nothing.", gt=0
@@ -81,7 +81,7 @@ class MoEPlusPlus(Router):
             left = routing.weights.masked_fill(zero, 0)
             total = left.sum(-1, keepdim=True)
             routing = dataclasses.replace(routing, weights=left / total.clamp(min=1e-20))
-        return dataclasses.replace(routing, loss=self._loss(routing) if self.training else None)
+        return routing
 
     def limits(self, logits: Tensor) -> Tensor | None:
         """Return (E,) long: each expert's slots for (g, t, E) logits; None for no limit."""
@@ -94,7 +94,11 @@ class MoEPlusPlus(Router):
         ]
         return torch.tensor(slots, device=logits.device)
 
-    def _loss(self, routing: Routing) -> Tensor:
-        share = routing.demand().sum(0) / max(1, routing.gates.shape[:2].numel())
-        eta = routing.gates.new_tensor([1.0 if mlp else self.tau for mlp in self.is_mlp])
-        return self.loss_weight * (eta * share * routing.gates.mean((0, 1))).sum()
+    def own_loss(self, routing: Routing, batch: Batch) -> Tensor | None:
+        if not self.training:
+            return None
+        gates = routing.real(routing.gates)
+        share = batch.whole(routing.demand().sum(0).to(gates.dtype))
+        share = share / batch.whole(gates.new_tensor(len(gates))).clamp(min=1)
+        eta = gates.new_tensor([1.0 if mlp else self.tau for mlp in self.is_mlp])
+        return self.loss_weight * (eta * share * batch.mean(gates)).sum()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from routers.affinity import Affinity
 from routers.errors import RequestError
 from routers.hyper import Range, hyper
 from routers.logits import expert_softmax
+from routers.parts import Batch
 from routers.router import Unlimited, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
@@ -36,7 +36,7 @@ class ReLURouter(Unlimited):
     """
 
     ignores_groups = True
-    batch_loss = True
+    needs_sums = True
     strength: Tensor
     target_top_k: float = hyper(1.0, "Mean experts of a token that λ aims at.", gt=0)
     alpha: float = hyper(
@@ -58,18 +58,19 @@ class ReLURouter(Unlimited):
         weights, selected = logits.relu(), logits > 0
         routing = TokenChoiceRouting.from_mask(expert_softmax(logits), weights, selected)
         routing.statistics["pairs"] = torch.tensor(logits.numel(), device=logits.device)
-        return dataclasses.replace(routing, loss=self._loss(weights, selected))
+        return routing
 
     def clean_gates(self, logits: Tensor) -> Tensor:
         return expert_softmax(logits)
 
-    def _loss(self, weights: Tensor, selected: Tensor) -> Tensor | None:
-        tokens = selected.shape[:2].numel()
-        if not self.training or not tokens:
+    def own_loss(self, routing: Routing, batch: Batch) -> Tensor | None:
+        if not self.training:
             return None
-        counts = selected.sum((0, 1)).to(weights.dtype)
+        weights = routing.real(routing.combine_weights())
+        counts = batch.whole(routing.demand().sum(0).to(weights.dtype))
+        tokens = batch.whole(weights.new_tensor(len(weights))).clamp(min=1)
         pairs = self.target_top_k * tokens**2 / self.num_experts
-        return self.strength * (counts * weights.sum((0, 1))).sum() / pairs
+        return self.strength * (counts * batch.whole(weights.sum(0))).sum() / pairs
 
     @torch.no_grad()
     def after_model_step(self, layers: Sequence[dict[str, Tensor]]) -> None:

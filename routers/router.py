@@ -1,5 +1,5 @@
 """A router: an affinity that turns tokens into logits, and an allocation that turns them into a
-routing. A baseline: a model without MoE layers, which routers are compared to.
+routing.
 
 Axes: g groups, t tokens, d width, E experts, s slots of an expert, k experts of a token.
 """
@@ -20,35 +20,12 @@ from routers.errors import RequestError, misspelt
 from routers.hyper import Configurable, Range, hyper
 from routers.layer_info import RouterContext, Site
 from routers.logits import refusing_non_finite
+from routers.parts import Batch
 from routers.registry import Registry
 from routers.routing import Routing, route_padded
 
 ROUTERS = Registry("router")
 register_router = ROUTERS.register
-
-
-class Baseline(Configurable):
-    """The base of baselines, which take a router's place and leave the model dense."""
-
-    name: ClassVar[str]
-    widen: ClassVar[bool] = False
-    """Whether the MLPs that would become MoE layers are widened to their parameters."""
-
-
-@register_router("dense", family="baseline", source="null")
-class Dense(Baseline):
-    """The model without MoE layers: it sets the compute budget of every comparison."""
-
-
-@register_router("dense_params", family="baseline", source="null")
-class DenseParams(Baseline):
-    """A dense model as large as the MoE: its MLPs are widened to the parameters of MoE layers.
-
-    A step costs about E times as much in those layers, so within a budget of FLOPs it takes
-    fewer steps.
-    """
-
-    widen: ClassVar[bool] = True
 
 
 class Router(nn.Module, Configurable):
@@ -72,8 +49,6 @@ class Router(nn.Module, Configurable):
     """Whether a token is routed alike whatever group it is in: by itself, or in the whole batch."""
     needs_sums: ClassVar[bool] = False
     """Whether `after_step` asks for sums over micro-batches, so that a batch may be cut."""
-    batch_loss: ClassVar[bool] = False
-    """Whether the router's own loss is no mean over tokens, so that no batch may be cut."""
 
     # Half of a router, and no strength of one: it is chosen or swept, and tuned by no default.
     affinity: str = hyper("linear", "How tokens become logits: linear, cosine, mlp or soft.")
@@ -235,6 +210,14 @@ class Router(nn.Module, Configurable):
             return None
         tokens, experts = logits.shape[1:3]
         return min(tokens, math.ceil(factor * tokens * k / experts - 1e-9))
+
+    def own_loss(self, routing: Routing, batch: Batch) -> Tensor | None:
+        """Return the router's own auxiliary loss, weighted, a scalar; None for none.
+
+        By default `routing.loss`, a mean over tokens. One that is no such mean asks `batch.whole`
+        for its sums, so that it does not depend on how a batch is cut.
+        """
+        return routing.loss
 
     def after_step(self, stats: dict[str, Tensor]) -> None:
         """Update the gate after an optimiser step, for gates that are updated without a gradient.

@@ -21,7 +21,7 @@ from bench.check.cases import Subject, context_of, normal, outputs_of, run, tens
 from bench.check.outcome import Failed, NotApplicable
 from bench.check.reference import require, require_equal, require_finite, require_same
 from bench.model import MLPExperts, MoELayer, forward_pass
-from routers import MergedRouting, Router, finish_step, step_stats
+from routers import Batch, MergedRouting, Router, finish_step, step_stats
 
 
 def repeatable(subject: Subject) -> None:
@@ -171,7 +171,9 @@ def gradient(subject: Subject) -> str:
             # Twice, as two layers of a model: the second call has the first one's logits.
             y = layer(layer(subject.tokens_of(seed=seed)))
         total = total + (y * normal(*y.shape, seed=seed, dtype=torch.float32)).sum()
-        total = total + sum(routing.loss for routing in routings if routing.loss is not None)
+        batch = Batch(y, torch.zeros(len(y), dtype=torch.long))
+        own = (layer.router.own_loss(routing, batch) for routing in routings)
+        total = total + sum(loss for loss in own if loss is not None)
     total.backward()
     for name, parameter in parameters.items():
         grad = parameter.grad

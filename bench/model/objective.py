@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from bench.config import TrainConfig
 from bench.model.moe import moe_layers
 from bench.model.state import forward_pass
-from routers import LOSSES, Batch, NonFiniteError, Routing
+from routers import LOSSES, Batch, NonFiniteError, Parts, Routing
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +54,7 @@ class Objective:
         *,
         step: int,
         generator: torch.Generator | None = None,
+        parts: Parts | None = None,
     ) -> Losses:
         """Compute the losses of one batch, differentiable.
 
@@ -63,8 +64,9 @@ class Objective:
             labels: (n,) long, the classes.
             step: number of the training step, from 0.
             generator: source of the routers' noise, on the model's device.
+            parts: where these images are a part of a batch.
         """
-        batch = Batch(images, labels)
+        batch = Batch(images, labels, parts)
         with (
             naming_layer(model),
             forward_pass(model, labels=labels, step=step, generator=generator) as routings,
@@ -78,9 +80,9 @@ class Objective:
             for weight, loss, options in self._auxiliary:
                 layers = torch.stack([loss(routing, batch, **options) for routing in routings])
                 total = total + weight * layers.mean()
-        for routing in routings:
-            if routing.loss is not None:
-                total = total + routing.loss
+        for layer, routing in zip(moe_layers(model).values(), routings, strict=True):
+            if (own := layer.router.own_loss(routing, batch)) is not None:
+                total = total + own
         return Losses(total, task.detach(), routings)
 
 

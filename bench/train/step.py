@@ -12,7 +12,6 @@ from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bench.compute import Budget, Cost, FlopCounter, match_compute, parameters_of
@@ -20,8 +19,8 @@ from bench.config import TrainConfig, TrialSpec
 from bench.data import Dataset, Purpose, TrainingBatches, random_bits
 from bench.model import Objective, moe_layers, starting_model
 from bench.train.checkpoint import module_state, optimizer_state, restore_module, restore_optimizer
-from routers import finish_step, listens, step_stats
-from routers.errors import RequestError, with_article
+from bench.train.micro_batches import needs_sums_first, refuse_other_optimisation
+from routers import Parts, finish_step, listens, step_stats
 
 
 def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
@@ -78,62 +77,12 @@ def following(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     return follow
 
 
-def refuse_other_optimisation(spec: TrialSpec, model: nn.Module) -> None:
-    """Refuse `train.micro_batches` where cutting the batch would change what is computed.
-
-    Raises:
-        RequestError: the message says why.
-    """
-    parts = spec.train.micro_batches
-    if reason := why_not_cut(spec, model, parts):
-        raise RequestError(
-            f"train.micro_batches = {parts} would change what is computed: {reason}; leave it at 1"
-        )
-
-
-def why_not_cut(spec: TrialSpec, model: nn.Module, parts: int) -> str | None:
-    """Say why training in so many micro-batches would be another optimisation.
-
-    None is said where it is the same, but for rounding and for which random numbers are drawn.
-    """
-    if parts == 1:
-        return None
-    if (size := spec.train.batch_size) < parts:
-        return f"train.batch_size = {size} has no {parts} parts"
-    for name, module in model.named_modules():
-        own = [buffer for buffer, _ in module.named_buffers(recurse=False)]
-        running = any(buffer.startswith("running_") for buffer in own)
-        if running or isinstance(module, _BatchNorm):
-            return f"{name}, {with_article(type(module).__name__)}, takes statistics of the batch"
-    layers = moe_layers(model)
-    if not layers:
-        return None
-    if spanning := next((each.router for each in layers.values() if each.router.spans_batch), None):
-        return f"the router {type(spanning).__name__} routes the tokens of the whole batch together"
-    if spec.model.groups != "image":
-        return f"model.groups = {spec.model.groups!r} routes tokens of several images together"
-    if weighed := [name for name, weight in spec.train.losses.items() if weight]:
-        return f"the loss {weighed[0]!r} is taken over the whole batch"
-    for name, layer in layers.items():
-        router = f"the router {type(layer.router).__name__}"
-        if layer.router.batch_loss:
-            return f"{router} has a loss over the whole batch"
-        if layer.router.needs_sums:
-            continue
-        if listens(layer.router):
-            return f"{router} is told the loads of the whole batch"
-        # Parameters learn by the gradient alone; a buffer may follow the batches.
-        for buffer, _ in layer.named_buffers():
-            return f"{name}.{buffer} may keep statistics of the batch"
-    return None
-
-
 class Trainer:
     """The state of one training: model, optimiser, averaged weights.
 
     Each batch goes through the model in `train.micro_batches` parts, one after the other, whose
-    gradients are summed. The averaged weights follow the others as an exponential moving average,
-    buffers too.
+    gradients are summed; twice, first without gradients, where a loss needs sums over the batch.
+    The averaged weights follow the others as an exponential moving average, buffers too.
 
     Args:
         batches: batches of the training split of `dataset`.
@@ -227,20 +176,42 @@ class Trainer:
     ) -> tuple[Tensor, list[dict[str, Tensor]]]:
         """Compute the gradients; returns the task loss, and statistics for routers that listen."""
         pieces = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
-        shares = images.new_tensor([len(part) / len(labels) for _, part in pieces])
+        known = Parts() if parts > 1 else None
+        shares = [len(part) / len(labels) for _, part in pieces]
         self._model.train()
         self._optimizer.zero_grad()
+        if known and needs_sums_first(self._spec, self._model):
+            self._add_up(known, pieces, shares, step)
         tasks: list[Tensor] = []
         stats: list[dict[str, Tensor]] = []
         for piece, share in zip(pieces, shares, strict=True):
             with counter or nullcontext():
-                losses = self._objective(self._model, *piece, step=step, generator=self._noise)
-                losses.total.backward(share.to(losses.total.dtype))
+                if known:
+                    known.begin(share, adding=False)
+                losses = self._objective(
+                    self._model, *piece, step=step, generator=self._noise, parts=known
+                )
+                losses.total.backward(losses.total.new_tensor(share))
             tasks.append(losses.task)
             # Few routers listen, and counting loads costs time.
             if any(listens(layer.router) for layer in self._moe_layers):
                 stats = added(stats, [step_stats(routing) for routing in losses.routings])
-        return (torch.stack(tasks) * shares).sum(), stats
+        return (torch.stack(tasks) * images.new_tensor(shares)).sum(), stats
+
+    def _add_up(
+        self, known: Parts, pieces: list[tuple[Tensor, Tensor]], shares: list[float], step: int
+    ) -> None:
+        """Add up the sums that losses need, in a pass without gradients that draws what later is.
+
+        Its FLOPs are not counted: as the rest of what micro-batches add, they buy memory.
+        """
+        device, noise = next(self._model.parameters()).device, self._noise.get_state()
+        cuda = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(cuda), torch.no_grad():
+            for piece, share in zip(pieces, shares, strict=True):
+                known.begin(share, adding=True)
+                self._objective(self._model, *piece, step=step, generator=self._noise, parts=known)
+        self._noise.set_state(noise)
 
     def _overhead(self, images: Tensor, labels: Tensor) -> int:
         """Count the FLOPs that do not grow with a part's images, and those of summing gradients."""

@@ -17,8 +17,9 @@ from bench.data.batches import TrainingBatches
 from bench.model import moe_layers
 from bench.model.build import trial_model
 from bench.train.loop import TrainingInterrupted, train_trial
-from bench.train.step import Trainer, resolve_budget, why_not_cut
-from routers import ROUTERS, Router, SoftRouting, register_router
+from bench.train.micro_batches import why_not_cut
+from bench.train.step import Trainer, resolve_budget
+from routers import ROUTERS, Parts, Router, SoftRouting, register_router
 from routers.errors import RequestError
 
 CPU = torch.device("cpu")
@@ -67,7 +68,7 @@ LATER = [
     *("sigmoid_top_k", "loss_free", "group_limited_top_k", "top_p", "base"),
     *("dynmoe", "forced", "relu", "dselect_k", "moe_plus_plus", "expert_race", "diffmoe"),
 ]
-CUTTABLE = LATER[: LATER.index("relu")]
+CUTTABLE = LATER[: LATER.index("expert_race")]
 
 
 @pytest.mark.parametrize("name", LATER)
@@ -83,6 +84,44 @@ def test_a_router_of_later_work_is_the_same_in_halves_or_refused(name, tiny_spec
     whole, halves = (each.model.state_dict() for each in trainers)
     for key, tensor in whole.items():
         torch.testing.assert_close(halves[key], tensor, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [16, 5])
+def test_losses_over_sums_are_the_same_in_parts(batch_size, tiny_spec, both):
+    losses = dict.fromkeys(["importance", "gshard", "router_similarity", "z"], 1.0)
+    trainers = both(tiny_spec("softmax_token_choice", batch_size=batch_size, losses=losses))
+    for step in range(2):
+        torch.testing.assert_close(*(each.step(step) for each in trainers))
+        whole, halves = (dict(each.model.named_parameters()) for each in trainers)
+        for key, parameter in whole.items():
+            torch.testing.assert_close(halves[key].grad, parameter.grad, rtol=1e-3, atol=1e-6)
+
+
+def test_the_first_pass_draws_what_the_second_draws(tiny_spec, both, monkeypatch):
+    asked = {True: [], False: []}
+    whole = Parts.whole
+
+    def watched(self, own):
+        asked[self._adding].append(own.detach())
+        return whole(self, own)
+
+    monkeypatch.setattr(Parts, "whole", watched)
+    router = {"noise_std": 3.0}
+    spec = tiny_spec("softmax_token_choice", router=router, losses={"importance": 1.0, "load": 1.0})
+    both(spec)[1].step(0)
+    assert len(asked[True]) == len(asked[False]) > 2
+    assert all(one.equal(other) for one, other in zip(*asked.values(), strict=True))
+
+
+def test_state_is_updated_once_a_step_under_activation_checkpointing(tiny_spec, both):
+    for name in ("loss_free", "quantile_balancing"):
+        plain, other = (each for each in (*both(tiny_spec(name))[:1], *both(tiny_spec(name))[:1]))
+        other._model.set_grad_checkpointing(True)
+        for step in range(2):
+            torch.testing.assert_close(plain.step(step), other.step(step))
+        for one, same in zip(plain.model.buffers(), other.model.buffers(), strict=True):
+            torch.testing.assert_close(one, same)
+        assert any(buffer.any() for buffer in plain.model.buffers())
 
 
 @pytest.mark.parametrize("batch_size", [16, 5, 3, 2])
@@ -190,10 +229,10 @@ def test_groups_of_several_images_are_a_reason(groups, tiny_spec, tiny_dataset):
     assert why == f"model.groups = {groups!r} routes tokens of several images together"
 
 
-def test_a_loss_over_the_batch_is_a_reason(tiny_spec, tiny_dataset):
-    why = reason(tiny_spec(losses={"z": 0.0, "importance": 0.1}), tiny_dataset)
-    assert why == "the loss 'importance' is taken over the whole batch"
-    assert reason(tiny_spec(losses={"importance": 0.0}), tiny_dataset) is None
+def test_a_loss_that_is_no_function_of_sums_is_a_reason(tiny_spec, tiny_dataset):
+    why = reason(tiny_spec(losses={"z": 0.1, "sample_similarity": 0.1}), tiny_dataset)
+    assert why == "the loss 'sample_similarity' is taken over the whole batch"
+    assert reason(tiny_spec(losses={"sample_similarity": 0.0}), tiny_dataset) is None
 
 
 def test_a_router_that_is_told_the_loads_is_a_reason(listener, tiny_spec, tiny_dataset):
@@ -247,8 +286,8 @@ def test_a_buffer_of_an_moe_layer_is_a_reason_and_one_of_the_model_is_not(tiny_s
 
 
 def test_a_training_that_would_be_another_one_is_refused(tiny_spec, tiny_dataset, tmp_path):
-    spec = cut(tiny_spec(losses={"importance": 0.1}))
-    match = "train.micro_batches = 2 .*: the loss 'importance' is taken over the whole batch"
+    spec = cut(tiny_spec(losses={"sample_similarity": 0.1}))
+    match = "train.micro_batches = 2 .*: the loss 'sample_similarity' is taken over the whole batch"
     with pytest.raises(RequestError, match=match):
         train_trial(spec, tiny_dataset, CPU, tmp_path)
 

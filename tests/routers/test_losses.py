@@ -18,10 +18,13 @@ from routers import (
     Batch,
     ExpertChoiceRouting,
     MixtureRouting,
+    Parts,
     RequestError,
     Routing,
     SoftRouting,
     TokenChoiceRouting,
+    build_router,
+    passes_of,
 )
 
 BATCH = Batch(torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.long))
@@ -242,3 +245,54 @@ def test_sample_similarity_of_equal_inputs_or_one_expert_is_zero():
     assert gates.grad.isfinite().all()
     one = Batch(normal(4, 1, 2, 2), torch.zeros(4, dtype=torch.long))
     assert target(MixtureRouting(torch.ones(4, 1, 1)), one, beta_same=0.0) == 0
+
+
+def test_losses_that_may_be_cut_have_the_gradient_of_the_whole_batch():
+    """Each of them, by loss, over three parts of unlike size."""
+    logits = torch.randn(6, 5, 4, dtype=torch.float64, requires_grad=True)
+    noise = torch.randn(6, 5, 4, dtype=torch.float64)
+    router = build_router("softmax_token_choice", dim=3, num_experts=4, top_k=2).train()
+
+    def value_of(loss, part, parts=None):
+        own = logits[part]
+        routing = router.allocate_noisy(own, own + noise[part])
+        routing = dataclasses.replace(
+            routing, logits=own, noisy_logits=own + noise[part], noise_std=1.0
+        )
+        return loss(routing, Batch(noise[part], torch.zeros(len(own)).long(), parts))
+
+    cuttable = [entry for entry in LOSSES.entries() if passes_of(entry.target)]
+    assert len(cuttable) >= 8
+    assert not passes_of(LOSSES.get("sample_similarity").target)
+    for entry in cuttable:
+        if entry.name == "global_batch":
+            continue  # which defines what it does, see below
+        loss, parts = entry.target, Parts()
+        whole = value_of(loss, slice(0, 6))
+        (want,) = torch.autograd.grad(whole, logits)
+        cuts = [slice(0, 1), slice(1, 4), slice(4, 6)]
+        shares = [1 / 6, 3 / 6, 2 / 6]
+        for part, share in zip(cuts, shares, strict=True):
+            parts.begin(share, adding=True)
+            value_of(loss, part, parts)
+        total, got = 0.0, torch.zeros_like(want)
+        for part, share in zip(cuts, shares, strict=True):
+            parts.begin(share, adding=False)
+            value = share * value_of(loss, part, parts)
+            got += torch.autograd.grad(value, logits)[0]
+            total += value.detach()
+        torch.testing.assert_close(total, whole.detach(), msg=entry.name)
+        torch.testing.assert_close(got, want, msg=entry.name)
+
+
+def test_the_global_batch_loss_counts_the_mean_of_the_parts_so_far():
+    router = build_router("softmax_token_choice", dim=3, num_experts=4).train()
+    routings = [router.allocate(torch.randn(2, 5, 4)) for _ in range(3)]
+    parts, counts = Parts(), torch.zeros(4)
+    for number, routing in enumerate(routings, 1):
+        parts.begin(1 / 3, adding=False)
+        batch = Batch(torch.zeros(2, 1), torch.zeros(2).long(), parts)
+        counts += routing.demand().sum(0)
+        share = counts / number / 10
+        want = 4 * (share * routing.gates.mean((0, 1))).sum()
+        torch.testing.assert_close(LOSSES.get("global_batch").target(routing, batch), want)

@@ -10,9 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from routers import RequestError, build_router, finish_step, step_stats
+from routers import Batch, RequestError, build_router, finish_step, step_stats
 
 GROUPS, TOKENS, EXPERTS, DIM = 2, 9, 5, 6
+
+
+def batch_of(images):
+    return Batch(images, torch.zeros(len(images), dtype=torch.long))
 
 
 def logits_of(seed, experts=EXPERTS):
@@ -55,7 +59,8 @@ def test_relu_weighs_by_the_positive_logits():
     taken, weights = arrays(build("relu").train().allocate(logits))
     np.testing.assert_allclose(weights, logits.clamp(min=0).numpy(), atol=1e-7)
     assert (taken == (logits > 0).numpy()).all()
-    assert build("relu").eval().allocate(logits).loss is None
+    off = build("relu").eval()
+    assert off.own_loss(off.allocate(logits), batch_of(logits)) is None
 
 
 def test_the_sparsity_loss_is_weighted_by_the_load():
@@ -69,7 +74,8 @@ def test_the_sparsity_loss_is_weighted_by_the_load():
         / (2.0 * t**2)
         * sum((positive[:, e] > 0).sum() * positive[:, e].sum() for e in range(EXPERTS))
     )
-    assert router.allocate(logits).loss.item() == pytest.approx(want, rel=1e-5)
+    loss = router.own_loss(router.allocate(logits), batch_of(logits))
+    assert loss.item() == pytest.approx(want, rel=1e-5)
 
 
 def test_the_strength_follows_the_sparsity_of_the_whole_model():
@@ -190,8 +196,9 @@ def test_dselect_multiplies_smooth_bits(experts):
         loss += -0.1 * (q * np.log(q + 1e-6)).sum()
         if experts == 5:
             loss += (1 / q.sum(-1)).sum()
-    assert routing.loss.item() == pytest.approx(loss, rel=1e-4)
-    assert router.eval()(x).loss is None
+    batch = batch_of(x)
+    assert router.own_loss(routing, batch).item() == pytest.approx(loss, rel=1e-4)
+    assert router.eval().own_loss(router(x), batch) is None
 
 
 def test_settled_bits_choose_at_most_k_experts():

@@ -84,7 +84,8 @@ def test_real_tokens_are_routed_as_if_there_were_no_padding(name, images, traini
         parameters = {k: p for k, p in layer.named_parameters() if p.requires_grad}
         upstream = torch.linspace(-1, 1, images * REAL * DIM, dtype=y.dtype)
         real = y if own is None else y[own]
-        total = (real.reshape(-1) * upstream).sum() + (routing.loss or 0)
+        own_loss = layer.router.own_loss(routing, Batch(x, labels(x))) or 0
+        total = (real.reshape(-1) * upstream).sum() + own_loss
         grads = torch.autograd.grad(
             total, [batch_in, *parameters.values()], allow_unused=True, materialize_grads=True
         )

@@ -1,0 +1,72 @@
+"""When a batch may come in parts: where training is the same optimisation as with whole batches."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bench.config import TrainConfig, TrialSpec
+from bench.model import moe_layers
+from routers import LOSSES, Router, listens, passes_of
+from routers.errors import RequestError, with_article
+
+
+def refuse_other_optimisation(spec: TrialSpec, model: nn.Module) -> None:
+    """Refuse `train.micro_batches` where cutting the batch would change what is computed.
+
+    Raises:
+        RequestError: the message says why.
+    """
+    parts = spec.train.micro_batches
+    if reason := why_not_cut(spec, model, parts):
+        raise RequestError(
+            f"train.micro_batches = {parts} would change what is computed: {reason}; leave it at 1"
+        )
+
+
+def why_not_cut(spec: TrialSpec, model: nn.Module, parts: int) -> str | None:
+    """Say why training in so many micro-batches would be another optimisation.
+
+    None is said where it is the same, but for rounding and for which random numbers are drawn.
+    """
+    if parts == 1:
+        return None
+    if (size := spec.train.batch_size) < parts:
+        return f"train.batch_size = {size} has no {parts} parts"
+    for name, module in model.named_modules():
+        own = [buffer for buffer, _ in module.named_buffers(recurse=False)]
+        running = any(buffer.startswith("running_") for buffer in own)
+        if running or isinstance(module, _BatchNorm):
+            return f"{name}, {with_article(type(module).__name__)}, takes statistics of the batch"
+    layers = moe_layers(model)
+    if not layers:
+        return None
+    if spanning := next((each.router for each in layers.values() if each.router.spans_batch), None):
+        return f"the router {type(spanning).__name__} routes the tokens of the whole batch together"
+    if spec.model.groups != "image":
+        return f"model.groups = {spec.model.groups!r} routes tokens of several images together"
+    if uncut := [name for name, loss in weighed_losses(spec.train) if not passes_of(loss)]:
+        return f"the loss {uncut[0]!r} is taken over the whole batch"
+    for name, layer in layers.items():
+        router = f"the router {type(layer.router).__name__}"
+        if layer.router.needs_sums:
+            continue
+        if listens(layer.router):
+            return f"{router} is told the loads of the whole batch"
+        # Parameters learn by the gradient alone; a buffer may follow the batches.
+        for buffer, _ in layer.named_buffers():
+            return f"{name}.{buffer} may keep statistics of the batch"
+    return None
+
+
+def weighed_losses(train: TrainConfig) -> list[tuple[str, object]]:
+    """Return the auxiliary losses of a recipe that count, by name."""
+    return [(name, LOSSES.get(name).target) for name, weight in train.losses.items() if weight]
+
+
+def needs_sums_first(spec: TrialSpec, model: nn.Module) -> bool:
+    """Find out whether a loss needs sums over the batch before any part of it is trained on."""
+    routers = [layer.router for layer in moe_layers(model).values()]
+    own = any(type(router).own_loss is not Router.own_loss for router in routers)
+    losses = weighed_losses(spec.train) if routers else []
+    return own or any(passes_of(loss) == 2 for _, loss in losses)

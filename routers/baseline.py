@@ -1,0 +1,32 @@
+"""Baselines: models without MoE layers, which routers are compared to."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from routers.hyper import Configurable
+from routers.router import register_router
+
+
+class Baseline(Configurable):
+    """The base of baselines, which take a router's place and leave the model dense."""
+
+    name: ClassVar[str]
+    widen: ClassVar[bool] = False
+    """Whether the MLPs that would become MoE layers are widened to their parameters."""
+
+
+@register_router("dense", family="baseline", source="null")
+class Dense(Baseline):
+    """The model without MoE layers: it sets the compute budget of every comparison."""
+
+
+@register_router("dense_params", family="baseline", source="null")
+class DenseParams(Baseline):
+    """A dense model as large as the MoE: its MLPs are widened to the parameters of MoE layers.
+
+    A step costs about E times as much in those layers, so within a budget of FLOPs it takes
+    fewer steps.
+    """
+
+    widen: ClassVar[bool] = True

@@ -1,0 +1,105 @@
+"""A batch that comes in parts, as micro-batches: what its losses are over all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from routers.errors import RequestError
+
+Loss = TypeVar("Loss", bound=Callable[..., Tensor])
+
+
+def in_parts(passes: int) -> Callable[[Loss], Loss]:
+    """Declare that a loss does not depend on how a batch is cut.
+
+    Args:
+        passes: 1 for a mean over tokens or images, and a loss that defines what it does with
+            parts; 2 for a function of sums, for which it asks `Batch.whole`.
+    """
+
+    def declare(loss: Loss) -> Loss:
+        loss.passes = passes  # type: ignore[attr-defined]
+        return loss
+
+    return declare
+
+
+def passes_of(loss: Any) -> int:
+    """Return the passes over the parts that a loss needs; 0 where it needs the batch uncut."""
+    return getattr(loss, "passes", 0)
+
+
+class Parts:
+    """The parts of a batch, one after the other; a first pass over them adds up their sums.
+
+    Losses ask in the same order in each part, which is how their sums are known again.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[int, Tensor] = {}
+        self._counts: dict[int, tuple[Tensor, int]] = {}
+        self._adding, self._share = False, 1.0
+        self._summed = self._counted = 0
+
+    def begin(self, share: float, *, adding: bool) -> None:
+        """Begin a part with this share of the images, in the first pass (`adding`) or the last."""
+        self._adding, self._share = adding, share
+        self._summed = self._counted = 0
+
+    def whole(self, own: Tensor) -> Tensor:
+        """Return the sum over all parts; see `Batch.whole`."""
+        index, self._summed = self._summed, self._summed + 1
+        if self._adding:
+            self._sums[index] = self._sums.get(index, 0) + own.detach()
+            return own
+        # The loss is weighed by this part's share of the images, and its gradient must not be.
+        return self._sums[index] + (own - own.detach()) / self._share
+
+    def so_far(self, own: Tensor) -> Tensor:
+        """Return the mean over the parts of the last pass so far; see `Batch.so_far`."""
+        if self._adding:
+            return own
+        index, self._counted = self._counted, self._counted + 1
+        total, parts = self._counts.get(index, (own.new_zeros(()), 0))
+        self._counts[index] = total + own.detach(), parts + 1
+        return self._counts[index][0] / (parts + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """The inputs of a loss besides the routing: (batch, …) float, and (batch,) long their classes.
+
+    Attributes:
+        parts: where these are a part of a larger batch; None where they are all of it.
+
+    Raises:
+        RequestError: there are no inputs, over which no loss has a mean.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    parts: Parts | None = None
+
+    def __post_init__(self) -> None:
+        if not len(self.inputs):
+            raise RequestError("a loss is a mean over the images of a batch, and this one has none")
+
+    def whole(self, own: Tensor) -> Tensor:
+        """Return a sum over tokens as that over the whole batch, of which this may be a part.
+
+        Its value is the batch's, its gradient reaches this part, so that the gradients of all
+        parts add up to that of the batch uncut.
+        """
+        return own if self.parts is None else self.parts.whole(own)
+
+    def so_far(self, own: Tensor) -> Tensor:
+        """Return the mean of this part's counts and those of the parts before it, no gradient."""
+        return own if self.parts is None else self.parts.so_far(own)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean over the tokens of the whole batch: (n, …) of this part -> (…)."""
+        return self.whole(values.sum(0)) / self.whole(values.new_tensor(len(values)))
