@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -74,6 +75,7 @@ class Entropy(Suite[TrialSubject]):
         *_information("MI_prediction", "the class predicted for its image"),
         MetricDef("left_out", "share", None, "Tokens without a p: no expert processed them."),
         MetricDef("class_expert", "tokens", None, "The table T: (classes, E)."),
+        MetricDef("expert_sizes", "parameters", None, "Of each expert, (E,), where they differ."),
         CLASS_NAMES,
     )
 
@@ -86,10 +88,12 @@ class Entropy(Suite[TrialSubject]):
     def measure(self, subject: TrialSubject) -> Iterator[Metric | Array]:
         layers: list[dict[str, ImageMasses]] = []
         labels, predictions = [], []
+        sizes: list[tuple[int, ...]] = []
         for batch in subject.run(subject.model, "test"):
             labels.append(batch.labels.cpu())
             predictions.append(batch.logits.argmax(-1).cpu())
             layers = layers or [{of: ImageMasses() for of in OF} for _ in batch.routings]
+            sizes = [routing.expert_sizes for routing in batch.routings]
             for layer, routing in zip(layers, batch.routings, strict=True):
                 for of, weights in (
                     ("gates", routing.gates),
@@ -105,6 +109,8 @@ class Entropy(Suite[TrialSubject]):
                     table = class_table(masses.of_kind(kind), label, subject.num_classes).float()
                     where = {"of": of, "kind": kind}
                     yield Array("class_expert", table.numpy(), index, split="test", where=where)
+            if sizes[index]:
+                yield Array("expert_sizes", np.array(sizes[index]), index, split="test")
         yield named_classes(subject.class_names)
 
     def of_layer(

@@ -117,18 +117,25 @@ def by_top_class(table: np.ndarray) -> np.ndarray:
 
 
 def draw_maps(
-    tables: dict[Entry, np.ndarray], names: list[str], norm: Normalize, colours: str, label: str
+    tables: dict[Entry, np.ndarray],
+    names: list[str],
+    norm: Normalize,
+    colours: str,
+    label: str,
+    sizes: dict[Entry, np.ndarray] | None = None,
 ) -> Figure:
     """Draw a panel for each (classes, E) table; `names` of the classes may be empty.
 
-    Classes are labelled by number, or by name beside the first panel of each row.
+    Classes are labelled by number, or by name beside the first panel of each row; experts by their
+    parameters where these differ.
     """
     shown = [_shown(label, name) for label, name in enumerate(names)]
     figure, axes = panels(len(tables), MAP_COLUMNS, PAGE, max(1.75, 0.6 + 0.125 * len(names)))
     for number, ((entry, table), place) in enumerate(zip(tables.items(), axes, strict=True)):
         place.imshow(table, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
         place.set_title(folded(entry.label))
-        place.set_xticks([])
+        own: np.ndarray | list[int] = (sizes or {}).get(entry, [])
+        place.set_xticks(range(len(own)), [f"{size:,}" for size in sorted(own)])
         if not names:
             place.yaxis.set_major_locator(MaxNLocator(5, integer=True))
         elif number % MAP_COLUMNS:
@@ -191,17 +198,26 @@ def draw_served(study: StudyData, condition: Condition) -> Sketch:
     records = of_last_layer(study, condition, "class_expert", of="combine", kind="soft")
     if not records:
         raise Lacking(why_without(study, "entropy", "tables of classes and experts"))
-    drawn = {e: shares(np.asarray(r.values, dtype=float)) for e, r in records.items()}
+    sizes = {e: r.values for e, r in of_last_layer(study, condition, "expert_sizes").items()}
+    drawn = {e: shares(np.asarray(r.values, dtype=float), sizes.get(e)) for e, r in records.items()}
     norm = Normalize(0, max(float(table.max()) for table in drawn.values()))
     names = class_names(study, records)
-    figure = draw_maps(drawn, names, norm, "YlGnBu", "share of the class")
+    figure = draw_maps(drawn, names, norm, "YlGnBu", "share of the class", sizes)
     caption = SERVED_CAPTION.format(seeds=seeds_of(records)) + sentence_on_names(names)
+    if sizes:
+        caption += " Experts that differ in size are in that order, under their parameters."
     return caption, figure, records
 
 
-def shares(table: np.ndarray) -> np.ndarray:
-    """(classes, E) with rows that sum to 1, experts ordered by the class that they serve most."""
-    return by_top_class(table / np.maximum(table.sum(1, keepdims=True), 1e-12))
+def shares(table: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
+    """(classes, E) with rows that sum to 1, experts ordered by the class that they serve most.
+
+    By their `sizes`, (E,), where these are given.
+    """
+    of_class: np.ndarray = table / np.maximum(table.sum(1, keepdims=True), 1e-12)
+    if sizes is None:
+        return by_top_class(of_class)
+    return of_class[:, np.argsort(sizes, kind="stable")]
 
 
 IMAGES, IMAGES_TITLE = "expert_images", "Images that weigh each expert most"

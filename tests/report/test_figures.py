@@ -149,6 +149,24 @@ def test_class_shares_sum_to_one_and_are_ordered_by_class():
     assert shares(table).tolist() == [[0.75, 0.25, 0], [0, 0, 1], [0, 0, 0]]
 
 
+def test_experts_that_differ_in_size_stand_by_size_under_their_parameters(lab, store):
+    study, where = lab(suites=("accuracy",)), {"of": "combine", "kind": "soft"}
+    study.study_of({"soft_moe": [0.8]})
+    store.record_measurement(
+        "entropy", {}, "entropy", study.machine_ids[0], study.code,
+        attempt_id=store.done_attempt("tiny-soft_moe-0-{}").id,
+        arrays=[
+            Array("class_expert", np.array([[0.0, 1, 3], [4, 4, 0]]), 0, split="test", where=where),
+            Array("expert_sizes", np.array([2000, 50, 400]), 0, split="test"),
+        ],
+    )  # fmt: skip
+    drawing = next(specialization.draw_served(load_study(store)))
+    (axes,) = [axes for axes in drawing.figure.axes if axes.images]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["50", "400", "2,000"]
+    assert axes.images[0].get_array().tolist() == [[0.25, 0.75, 0], [0.5, 0, 0.5]]
+    assert "under their parameters" in drawing.caption
+
+
 @pytest.mark.parametrize("name", ["class_expert", "class_change"])
 def test_classes_stand_by_name_beside_each_row_of_panels(drawings, name):
     maps = [axes for axes in drawings[name].figure.axes if axes.images]
