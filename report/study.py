@@ -36,7 +36,9 @@ from results.frames import (
 )
 from results.statistics.means import ALPHA
 
-BUILT_IN = frozenset({"accuracy", "balance", "editing", "entropy", "specialization", "throughput"})
+BUILT_IN = frozenset(
+    {"accuracy", "balance", "editing", "entropy", "scaling", "specialization", "throughput"}
+)
 """The suites that have tables and figures of their own; others get those of `generic`."""
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
 

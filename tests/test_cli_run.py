@@ -176,7 +176,7 @@ def test_the_database_is_described_and_exported(home: Path, tmp_path: Path, caps
         here("db", "export", str(file), "--home", str(home / "runs"))
         frame = read(file)
         assert set(frame["suite"]) == {
-            *("accuracy", "fewshot", "throughput"),
+            *("accuracy", "fewshot", "scaling", "throughput"),
             *("balance", "entropy", "specialization", "stability"),
         }
         assert set(frame["router"]) == {"softmax_token_choice", "dense"}

@@ -21,6 +21,7 @@ from report.topics import (
     generic,
     ranks,
     routing,
+    scaling,
     specialization,
     stability,
     trials,
@@ -52,6 +53,7 @@ SECTIONS = (
             control.table,
         ),
     ),
+    Section("scaling", "Scaling", (scaling.draw, scaling.table)),
     Section("tuning", "Tuning", (tuning.table, tuning.draw)),
     Section("claims", "Claims", (claims.table,), (claims.tests,)),
     Section(
