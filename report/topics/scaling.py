@@ -137,8 +137,8 @@ COLUMNS = (
 CAPTION = (
     "Trials that differ along one axis alone. Exponent b of y = a · x^b, by least squares on log y "
     "with an offset for each seed, ± half of its 95 % Student t interval. Lack of fit: p-value of "
-    "the F test of the line against a free mean for each x; below 0.05 no power law fits. Where "
-    f"seeds do not differ R² decides, {LEAST_R_SQUARED} at least. Places: values of x, of which "
+    "the F test of the line against a free mean for each x; below 0.05 no power law fits, nor "
+    f"where R² is below {LEAST_R_SQUARED}. Places: values of x, of which "
     "three are needed. A law holds for the range measured, and for no other. Time of a step: with "
     "whatever else the machine did."
 )
@@ -187,7 +187,7 @@ def draw(study: StudyData) -> Sketch:
     axes_of = [axis for axis in AXES if any(line.axis == axis for line in swept)]
     systems = [s for s in study.systems if any(line.system == s for line in swept)]
     height = 2.0 + 0.05 * len(systems)
-    figure, drawn = panels(len(axes_of) * len(DRAWN), len(axes_of), PAGE, height)
+    figure, drawn = panels(len(axes_of) * len(DRAWN), max(len(axes_of), 2), PAGE, height)
     for place, axes in enumerate(drawn):
         response, axis = DRAWN[place // len(axes_of)], axes_of[place % len(axes_of)]
         for line in swept:
@@ -214,7 +214,7 @@ def _draw_line(axes: Axes, study: StudyData, line: Line, response: str) -> None:
     law = line.law(study, response)
     if isinstance(law, PowerLaw) and not law.against:
         axes.plot(places, law.factor * places**law.exponent, color=style.colour, lw=1.1)
-        axes.plot(places, means, **style.point, markersize=3.5, ls="")
+        axes.plot(places, means, **style.point, markersize=5, ls="")
     else:
         axes.plot(places, means, **style.line | {"linestyle": (0, (3, 2)), "markersize": 3.5})
 
@@ -222,8 +222,8 @@ def _draw_line(axes: Axes, study: StudyData, line: Line, response: str) -> None:
 def _scale(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    for each in (axes.xaxis, axes.yaxis):
+    for each, form in ((axes.xaxis, EngFormatter(sep=" ")), (axes.yaxis, "{x:g}")):
         each.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        each.set_major_formatter(EngFormatter(sep=" "))
+        each.set_major_formatter(form)
         each.set_minor_formatter(NullFormatter())
     axes.grid()

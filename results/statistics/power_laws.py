@@ -2,8 +2,8 @@
 
 Least squares on log y against log x, with an offset for each seed, since runs of one seed share
 their data order and initial weights. The interval of b is Student's t. Whether a line is enough is
-tested against a free mean for each x (lack of fit, an F test); without seeds that differ there is
-no such test, and R² decides.
+tested against a free mean for each x (lack of fit, an F test), which few seeds can refute and seeds
+that do not differ cannot: so R² has a least value, too.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from results.statistics.means import ALPHA
 
 FEWEST = 3
 """Values of x; through two goes any power law."""
-LEAST_R_SQUARED = 0.95
-"""Of log y, without replicates."""
+LEAST_R_SQUARED = 0.9
+"""Of log y, for a law to be said to fit."""
 NOTHING = 1e-18
 """A sum of squares over the whole below this is rounding."""
 
@@ -85,9 +85,10 @@ def _against(
         return "no trend: it is the same everywhere"
     if p is not None and p < ALPHA:
         return f"no power law fits: the means leave the line (lack of fit, p = {p:.2g})"
-    if p is None and r_squared < LEAST_R_SQUARED:
+    flat = low is not None and high is not None and low <= 0 <= high
+    if r_squared < LEAST_R_SQUARED and (p is None or not flat):
         return f"no power law fits: R² = {r_squared:.2f}, below {LEAST_R_SQUARED}"
-    if low is not None and high is not None and low <= 0 <= high:
+    if flat:
         return "no trend: the exponent's interval holds 0"
     return ""
 
