@@ -52,7 +52,13 @@ def _information(name: str, what: str) -> tuple[MetricDef, ...]:
             None,
             f"{name} less its mean over permutations of the classes over images (plug-in bias).",
         ),
-        MetricDef(f"{name}_normalised", "", None, f"{name}_corrected over min(H(E), H(Y))."),
+        MetricDef(
+            f"{name}_normalised",
+            "",
+            None,
+            f"{name}_corrected over min(H(E), H(Y)) less the same bias: 1 is all that can be "
+            "known. It is left out where nothing can be.",
+        ),
     )
 
 
@@ -134,6 +140,9 @@ class Entropy(Suite[TrialSubject]):
     def information(self, masses: Tensor, classes: Tensor) -> dict[str, float]:
         """Compute plain, corrected and normalised I(E;Y), by the ending of the metric's name.
 
+        Both the normalised one and its bound are less the bias, so that an oracle has 1 at any
+        number of images; it is left out where the bound is 0.
+
         The tokens of an image share its class, so classes, (images,) long, are permuted over
         images, whose masses are each image's p summed over its tokens, (images, E).
         """
@@ -145,11 +154,11 @@ class Entropy(Suite[TrialSubject]):
             for _ in range(self.permutations)
         ]
         plain = float(mutual_information_bits(table))
-        corrected = plain - float(mutual_information_bits(torch.stack(shuffled)).mean())
-        most = min(float(entropy_bits(table.sum(0))), float(entropy_bits(table.sum(1))))
+        bias = float(mutual_information_bits(torch.stack(shuffled)).mean())
+        most = min(float(entropy_bits(table.sum(0))), float(entropy_bits(table.sum(1)))) - bias
+        information = {"": plain, "_corrected": plain - bias}
         # Where nothing varies there is nothing to know, and 0/0 is rounding error.
-        normalised = corrected / most if most > 1e-9 else 0.0
-        return {"": plain, "_corrected": corrected, "_normalised": normalised}
+        return information | ({"_normalised": (plain - bias) / most} if most > 1e-9 else {})
 
 
 class ImageMasses:

@@ -162,8 +162,9 @@ def entropy_table(study: StudyData) -> Contents:
         f"Over the tokens of the test split, mean over the MoE layers. {INTERVALS} "
         "H_s: mean entropy of a token's distribution over experts (0: decided); H_u: entropy of "
         "the mean distribution (log2 E: even use); I(E;Y): mutual information of expert and class, "
-        "corrected by its mean over permutations, normalised by min(H(E), H(Y)); Ŷ: the predicted "
-        "class. hard: by the largest weight alone. No direction is better."
+        "corrected by its mean over permutations (the bias), normalised by min(H(E), H(Y)) less "
+        "the bias, not defined where that is 0; Ŷ: the predicted class. hard: by the largest "
+        "weight alone. No direction is better."
     )
     return caption, (*LEAD, *text_columns("of"), *(column for *_, column in ENTROPY)), rows
 

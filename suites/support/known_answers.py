@@ -115,8 +115,8 @@ ROUTINGS = (
         {
             "balance": _spread(ONE_EXPERT)
             | {"dropped": LOST, "uncovered": LOST, "experts_per_token_mean": 1 - LOST},
-            "entropy gates soft": {"H_s": 0, "H_u": 0, "MI_label": 0, "MI_label_normalised": 0},
-            "entropy combine hard": {"H_u": 0, "MI_label": 0, "MI_label_normalised": 0},
+            "entropy gates soft": {"H_s": 0, "H_u": 0, "MI_label": 0},
+            "entropy combine hard": {"H_u": 0, "MI_label": 0},
             "entropy combine": {"left_out": LOST},
             "specialization": {
                 # The first image of a pair fills expert 0: class 0 is lost, class 1 never had it.
@@ -132,7 +132,7 @@ ROUTINGS = (
         {
             "balance": {"load_cv": 0, "dropped": 0, "uncovered": 0, "experts_per_token_mean": 1},
             "entropy gates soft": {"H_s": 0, "H_u": BITS, "MI_label": BITS, "MI_prediction": 0},
-            "entropy combine hard": {"H_u": BITS, "MI_label": BITS, "MI_prediction": 0},
+            "entropy combine hard": {"H_u": BITS, "MI_label": BITS, "MI_label_normalised": 1},
             "specialization": {
                 # Without expert 0 class 0 is lost; without expert 1 class 1 is won.
                 **{"polysemanticity": math.sqrt(2) / 2, "experts_with_effect": 2 / EXPERTS},
@@ -148,7 +148,7 @@ ROUTINGS = (
         oracle,
         {
             "entropy gates hard": {"MI_label": BITS, "MI_label_corrected": 0},
-            "entropy combine soft": {"MI_label": BITS, "MI_label_normalised": 0},
+            "entropy combine soft": {"MI_label": BITS, "MI_label_corrected": 0},
         },
     ),
 )

@@ -5,6 +5,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
@@ -60,7 +62,7 @@ def test_against_scikit_learn_and_scipy_token_by_token(router, trial):
                 assert value(name, "soft") == pytest.approx(bits, abs=1e-9)
 
 
-def test_normalised_is_the_corrected_over_the_smaller_entropy(trial):
+def test_normalised_is_the_corrected_over_the_smaller_entropy_less_the_bias(trial):
     subject = trial("softmax_token_choice")
     got = measured(subject)
     place = (0, "gates", "hard")
@@ -71,7 +73,24 @@ def test_normalised_is_the_corrected_over_the_smaller_entropy(trial):
     chosen = batch.routings[0].gates.argmax(-1)
     labels = batch.labels.unsqueeze(1).expand_as(chosen)
     oracle = normalized_mutual_info_score(labels.flatten(), chosen.flatten(), average_method="min")
-    assert plain * normalised == pytest.approx(oracle * corrected)
+    bound = plain / oracle - (plain - corrected)
+    assert normalised == pytest.approx(corrected / bound)
+
+
+@given(images=st.integers(20, 200), num_classes=st.integers(2, 10), seed=st.integers(0, 99))
+def test_an_oracle_knows_all_at_any_number_of_images(images, num_classes, seed):
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(num_classes, (images - num_classes,), generator=generator)
+    classes = torch.cat([torch.arange(num_classes), drawn])  # each at least once
+    masses = torch.nn.functional.one_hot(classes, 16).double()
+    got = build_suite("entropy").information(masses, classes)
+    assert got["_normalised"] == pytest.approx(1)
+
+
+def test_where_nothing_can_be_known_no_share_of_it_is_told():
+    one_expert = torch.tensor([[1.0, 0.0]] * 6).double()
+    got = build_suite("entropy").information(one_expert, torch.arange(6) % 3)
+    assert got == pytest.approx({"": 0, "_corrected": 0}, abs=1e-12)
 
 
 def test_the_correction_removes_the_plug_in_bias():

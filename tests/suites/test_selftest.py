@@ -47,8 +47,8 @@ def test_a_metric_that_is_missing_is_noticed(monkeypatch):
 
 
 def test_tokens_given_to_the_wrong_images_are_noticed(monkeypatch):
-    def transposed(self, weights, images):
-        right(self, weights.reshape(-1, images, EXPERTS).transpose(0, 1), images)
+    def transposed(self, weights, images, mask):
+        right(self, weights.reshape(-1, images, EXPERTS).transpose(0, 1), images, mask)
 
     right = suites.entropy.ImageMasses.add
     monkeypatch.setattr(suites.entropy.ImageMasses, "add", transposed)
