@@ -148,5 +148,5 @@ class MuMoE(Unlimited):
 def sparse_softmax(logits: Tensor) -> Tensor:
     """Compute entmax-1.5 over the last axis; 0 at −∞, where the library's gives NaN."""
     # 2 below the highest logit the weight is 0, whatever the others are.
-    weights: Tensor = entmax15(logits.maximum(logits.detach().amax(-1, keepdim=True) - 4))
+    weights: Tensor = entmax15((logits - logits.detach().amax(-1, keepdim=True)).clamp(min=-4))
     return weights

@@ -173,7 +173,8 @@ class TrialSpec(Config):
     data: DataConfig
     train: TrainConfig
     compute: ComputeConfig
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Torch and NumPy would take a larger one modulo 2³²: two seeds, one training."""
     parent: TrialSpec | None = Field(default=None, exclude_if=lambda parent: parent is None)
     transform: str | None = Field(default=None, exclude_if=lambda name: name is None)
     found: tuple[str, ...] = Field(default=(), exclude_if=lambda paths: not paths)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from bench.config.overrides import override, settings_of, sweep_of
 from bench.config.presets import Preset, load_preset, preset_names
@@ -36,7 +37,8 @@ def test_every_preset_resolves(name: str) -> None:
         tokens = (spec.model.options["img_size"] // _patch(spec)) ** 2
         if trained and "capacity_factor" in spec.router.options:
             assert tokens % spec.experts.num_experts == 0
-        assert spec.model.options["class_token"] is False
+        if spec.model.name.startswith("vit"):
+            assert spec.model.options["class_token"] is False
 
 
 def _patch(spec: TrialSpec) -> int:
@@ -220,3 +222,10 @@ def test_a_preset_of_ones_own(tmp_path: Path) -> None:
         load_preset(str(file))
     with pytest.raises(RequestError, match="cannot read the preset"):
         load_preset(str(tmp_path / "other.yaml"))
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_would_be_another_one_is_refused(seed: int) -> None:
+    spec = specs(load_preset("smoke"))[0].model_dump()
+    with pytest.raises(ValidationError, match="seed"):
+        TrialSpec.model_validate({**spec, "seed": seed})

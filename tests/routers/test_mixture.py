@@ -164,3 +164,13 @@ def test_float32_outputs_are_mixed_in_float32_under_autocast():
         mixed = routing.combine(slots)
     assert mixed.dtype == torch.float32
     assert mixed.equal(routing.combine(slots))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e20, 3e38])
+def test_entmax_of_large_logits_takes_the_largest(scale):
+    router = build_router("mumoe", dim=4, num_experts=4)
+    gates = router.allocate(scale * torch.tensor([[[1.0, -1.0, 0.5, 0.0]]])).gates
+    assert gates.argmax() == 0
+    assert gates.sum() == pytest.approx(1)
+    if scale > 1:
+        assert gates.flatten().tolist() == [1, 0, 0, 0]
