@@ -19,6 +19,7 @@ from routers.router import (
 )
 from routers.routing import (
     ExpertChoiceRouting,
+    GroupChoiceRouting,
     MergedRouting,
     MixtureRouting,
     PaddedRouting,
@@ -31,7 +32,7 @@ from routers.stepping import finish_step, listens, step_stats
 
 # Importing a family registers its routers, in the order in which tables show them.
 from routers import token_choice, biased, balanced, moe_plus_plus, top_p, relu, dynmoe, dselect  # isort: skip  # noqa: F401
-from routers import expert_choice, threshold, soft, smear, moce, mixture, nulls  # isort: skip  # noqa: F401
+from routers import expert_choice, threshold, soft, smear, mixer, moce, mixture, nulls  # isort: skip  # noqa: F401
 
 __all__ = [
     "AFFINITIES",
@@ -44,6 +45,7 @@ __all__ = [
     "Configurable",
     "Entry",
     "ExpertChoiceRouting",
+    "GroupChoiceRouting",
     "MergedRouting",
     "MixtureRouting",
     "NonFiniteError",

@@ -53,6 +53,23 @@ class Site:
     expert_sizes: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class ExpertTrials:
+    """What a router asks for that is not trained by a gradient: the losses of every expert.
+
+    Attributes:
+        every: steps from one trial to the next; the first is at the end of step `every`.
+        images: images of a batch to try experts on, at most.
+    """
+
+    every: int
+    images: int
+
+    def at(self, step: int) -> bool:
+        """Tell whether a step, numbered from 0, ends with a trial."""
+        return (step + 1) % self.every == 0
+
+
 def two_levels(num_experts: int) -> tuple[int, int]:
     """Split E into two expert modes, as equal as they can be, ascending: 1024 -> (32, 32).
 

@@ -71,8 +71,7 @@ class MoEPlusPlus(Router):
         return logits + nn.functional.linear(context.previous_logits.to(logits), self.residual)
 
     def allocate(self, logits: Tensor) -> Routing:
-        if self.logits_norm:
-            logits = logits / logits.std(-1, keepdim=True).clamp(min=1e-12)
+        logits = self._normed(logits)
         gates = expert_softmax(logits)
         limits = self.limits(logits)
         routing = TokenChoiceRouting.top_k(gates, 2, limits, logits=logits, renormalize=True)
@@ -82,6 +81,14 @@ class MoEPlusPlus(Router):
             total = left.sum(-1, keepdim=True)
             routing = dataclasses.replace(routing, weights=left / total.clamp(min=1e-20))
         return routing
+
+    def clean_gates(self, logits: Tensor) -> Tensor:
+        return expert_softmax(self._normed(logits))
+
+    def _normed(self, logits: Tensor) -> Tensor:
+        if not self.logits_norm:
+            return logits
+        return logits / logits.std(-1, keepdim=True).clamp(min=1e-12)
 
     def limits(self, logits: Tensor) -> Tensor | None:
         """Return (E,) long: each expert's slots for (g, t, E) logits; None for no limit."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from routers.affinity import AFFINITIES, build_affinity
 from routers.errors import RequestError, misspelt
 from routers.hyper import Configurable, Range, hyper
-from routers.layer_info import RouterContext, Site
+from routers.layer_info import ExpertTrials, RouterContext, Site
 from routers.logits import refusing_non_finite
 from routers.parts import Batch
 from routers.registry import Registry
@@ -218,6 +218,11 @@ class Router(nn.Module, Configurable):
         for its sums, so that it does not depend on how a batch is cut.
         """
         return routing.loss
+
+    @property
+    def trials(self) -> ExpertTrials | None:
+        """When `after_step` also gets `expert_losses`, (images, E): the loss by each expert."""
+        return None
 
     def after_step(self, stats: dict[str, Tensor]) -> None:
         """Update the gate after an optimiser step, for gates that are updated without a gradient.

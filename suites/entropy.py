@@ -18,7 +18,7 @@ processed has no p and is left out. All entropies are in bits.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -37,7 +37,7 @@ from suites.support.base import (
     named_classes,
     register_suite,
 )
-from suites.support.subject import TrialSubject, by_image, why_not_routed
+from suites.support.subject import TrialSubject, by_image, routers_of, why_not_routed
 
 OF = ("gates", "combine")
 KINDS = ("soft", "hard")
@@ -82,6 +82,14 @@ class Entropy(Suite[TrialSubject]):
         MetricDef("left_out", "share", None, "Tokens without a p: no expert processed them."),
         MetricDef("class_expert", "tokens", None, "The table T: (classes, E)."),
         MetricDef("expert_sizes", "parameters", None, "Of each expert, (E,), where they differ."),
+        MetricDef(
+            "kind_share",
+            "share",
+            None,
+            "Of the experts that processed a token, those of a kind; where there are several.",
+        ),
+        MetricDef("class_kind", "share", None, "That share for each class: (classes, kinds)."),
+        MetricDef("kind_names", "", None, "Names of the kinds, in the order of `class_kind`."),
         CLASS_NAMES,
     )
 
@@ -92,6 +100,8 @@ class Entropy(Suite[TrialSubject]):
         return why_not_routed(subject.model)
 
     def measure(self, subject: TrialSubject) -> Iterator[Metric | Array]:
+        kinds = [router.site.kinds for router in routers_of(subject.model)]
+        taken = [ImageMasses() for _ in kinds]
         layers: list[dict[str, ImageMasses]] = []
         labels, predictions = [], []
         sizes: list[tuple[int, ...]] = []
@@ -106,8 +116,14 @@ class Entropy(Suite[TrialSubject]):
                     ("combine", routing.combine_weights()),
                 ):
                     layer[of].add(weights, len(batch.labels), routing.mask)
+            for own, masses, routing in zip(kinds, taken, batch.routings, strict=True):
+                if own:
+                    masses.add(routing.taken(), len(batch.labels))
         label, predicted = torch.cat(labels), torch.cat(predictions)
-        of_layers = [self.of_layer(layer, label, predicted) for layer in layers]
+        of_layers = [
+            [*self.of_layer(layer, label, predicted), *kind_shares(own, masses)]
+            for layer, own, masses in zip(layers, kinds, taken, strict=True)
+        ]
         yield from layers_and_mean(of_layers, "test")
         for index, layer in enumerate(layers):
             for of, masses in layer.items():
@@ -117,6 +133,13 @@ class Entropy(Suite[TrialSubject]):
                     yield Array("class_expert", table.numpy(), index, split="test", where=where)
             if sizes[index]:
                 yield Array("expert_sizes", np.array(sizes[index]), index, split="test")
+        for index, (own, masses) in enumerate(zip(kinds, taken, strict=True)):
+            if own:
+                table = class_table(by_kind(masses, own), label, subject.num_classes)
+                shares = (table / table.sum(1, keepdim=True).clamp(min=1e-12)).float()
+                yield Array("class_kind", shares.numpy(), index, split="test")
+                names = np.array(list(dict.fromkeys(own)), dtype=np.str_)
+                yield Array("kind_names", names, index)
         yield named_classes(subject.class_names)
 
     def of_layer(
@@ -205,6 +228,26 @@ class ImageMasses:
     def mean_entropy(self) -> float:
         """H_s: the mean over tokens of H(p), in bits."""
         return self._entropies / self._counted
+
+
+def by_kind(masses: ImageMasses, kinds: Sequence[str]) -> Tensor:
+    """Sum what an image's tokens took over the experts of each kind: (images, kinds).
+
+    Args:
+        kinds: (E,), the kind of each expert; kinds are in the order of their first expert.
+    """
+    names = list(dict.fromkeys(kinds))
+    index = torch.tensor([names.index(kind) for kind in kinds])
+    of_image = masses.of_kind("soft")
+    return of_image.new_zeros(len(of_image), len(names)).index_add_(1, index, of_image)
+
+
+def kind_shares(kinds: Sequence[str], masses: ImageMasses) -> Iterator[Metric]:
+    """Return the share of each kind of expert in what processed the tokens; none of one kind."""
+    if kinds and masses.left_out < 1:
+        total = by_kind(masses, kinds).sum(0)
+        for name, share in zip(dict.fromkeys(kinds), (total / total.sum()).tolist(), strict=True):
+            yield Metric("kind_share", share, where={"kind_of_expert": name})
 
 
 def class_table(masses: Tensor, classes: Tensor, num_classes: int) -> Tensor:

@@ -20,7 +20,7 @@ from bench.check import reference
 from bench.check.cases import Subject, context_of, normal, outputs_of, run, tensors
 from bench.check.outcome import Failed, NotApplicable
 from bench.check.reference import require, require_equal, require_finite, require_same
-from bench.model import MLPExperts, MoELayer, forward_pass
+from bench.model import MLPExperts, MoELayer, expert_losses, forward_pass
 from routers import Batch, MergedRouting, Router, finish_step, step_stats
 
 
@@ -227,8 +227,14 @@ def _take_step(layer: MoELayer, subject: Subject, step: int) -> Tensor:
         for parameter in layer.parameters():
             if parameter.grad is not None:
                 parameter.sub_(parameter.grad, alpha=0.1)
+    stats = step_stats(routings[0])
+    if layer.router.trials:
+        wanted = normal(*y.shape, seed=step, dtype=y.dtype)
+        stats["expert_losses"] = expert_losses(
+            layer, lambda: (layer(x) - wanted).square().mean((1, 2))
+        )
     try:
-        finish_step([layer.router], [step_stats(routings[0])])
+        finish_step([layer.router], [stats])
     except Exception as error:
         error.add_note("after_step, given load and demand, (E,) int64 each")
         raise

@@ -7,6 +7,7 @@ from bench.compute.budget import (
     match_compute,
     model_stats,
     parameters_of,
+    trial_flops,
 )
 from bench.compute.estimates import Estimate, cost_of, estimate
 from bench.compute.flops import FlopCounter, count_flops

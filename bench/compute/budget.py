@@ -9,9 +9,10 @@
 The budget is what the dense model of a recipe, the one without MoE layers, has or spends in the
 recipe's epochs, and of seconds those that were asked for. So it depends on no router. Where the
 number of steps does not follow from it, every router takes as many as the dense model. FLOPs of a
-training step are those of the forward and backward pass of the model and the losses; the optimiser,
-the clipping and the averaging of weights are left out, as is usual: they depend on the parameters
-alone, and on no token.
+training step are those of the forward and backward pass of the model and the losses, and of routers
+that try experts after some steps their mean over the steps. The optimiser, the clipping and the
+averaging of weights are left out, as is usual: they depend on the parameters alone, and on no
+token.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from dataclasses import dataclass
 from statistics import fmean
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bench.compute.flops import count_flops
-from bench.config import Match, TrialSpec
-from bench.model import moe_layers
+from bench.compute.flops import FlopCounter, count_flops
+from bench.config import Match, TrainConfig, TrialSpec
+from bench.model import losses_for, moe_layers
 from suites.support.subject import Observed
 
 
@@ -127,6 +128,22 @@ def match_compute(
         steps = None
     tolerance = spec.compute.tolerance
     return Budget(match, amounts[match], tolerance, flops, dense_steps, dense, steps, own)
+
+
+def trial_flops(model: nn.Module, images: Tensor, labels: Tensor, train: TrainConfig) -> int:
+    """Count what routers spend on trying experts on a batch, spread over the steps.
+
+    Args:
+        images: (n, c, h, w) float, normalised.
+        labels: (n,) long.
+    """
+    flops = 0.0
+    for layer in moe_layers(model).values():
+        if trials := layer.router.trials:
+            with FlopCounter() as counter:
+                losses_for(model, layer, images, labels, train)
+            flops += counter.total / trials.every
+    return round(flops)
 
 
 def parameters_of(model: nn.Module) -> int:

@@ -16,7 +16,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.compute.budget import Budget, Cost, expert_stats, match_compute, parameters_of
+from bench.compute.budget import (
+    Budget,
+    Cost,
+    expert_stats,
+    match_compute,
+    parameters_of,
+    trial_flops,
+)
 from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
 from bench.data import DataShape
@@ -151,4 +158,5 @@ def _count(spec: TrialSpec, data: DataShape, model: nn.Module, images: int) -> _
     model.zero_grad()
     with FlopCounter() as counter, kept_for_backward(model) as kept:
         Objective(spec.train)(model.train(), batch, labels, step=0).total.backward()
-    return _Step(counter.total, sum(kept.values()), exact=True)
+    flops = counter.total + trial_flops(model, batch, labels, spec.train)
+    return _Step(flops, sum(kept.values()), exact=True)

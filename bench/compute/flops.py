@@ -29,7 +29,7 @@ class FlopCounter(TorchDispatchMode):
 
     Attributes:
         by_kind: FLOPs by kind of work: matmul, attention, softmax, norm, elementwise, reduction,
-            sort, random.
+            sort, random; of a training step also trials, of experts by routers that ask for them.
         uncounted: operations on floats that the table does not know, with their number of calls;
             they add nothing to the total.
     """

@@ -3,6 +3,7 @@
 from bench.model.backbone import moefy, seeded, site_of, widen
 from bench.model.build import TRANSFORMS, moe_seed, register_transform, starting_model, trial_model
 from bench.model.classifier import image_classifier
+from bench.model.expert_trials import expert_losses, losses_for
 from bench.model.experts import (
     EXPERTS,
     Experts,

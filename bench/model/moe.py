@@ -9,10 +9,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench.model.experts import Experts
 from bench.model.state import ModelPasses
 from routers import (
+    GroupChoiceRouting,
     MixtureRouting,
     PaddedRouting,
     Part,
@@ -50,9 +52,15 @@ class MoELayer(nn.Module):
         super().__init__()
         self.router, self.experts, self.shared = router, experts, shared
         self.groups: Groups = "batch" if router.spans_batch else groups
+        if router.trials and groups != "image":
+            raise RequestError(
+                f"model.groups = {groups!r}: the router {type(router).__name__} takes an expert "
+                "for each image; use model.groups = 'image'"
+            )
         self.passes = ModelPasses()
         self.factors: Tensor | None = None
         self._attention: Tensor | None = None
+        self._forced: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, …, *token) -> (batch, …, *output); the axes between are tokens.
@@ -83,9 +91,26 @@ class MoELayer(nn.Module):
         self, grouped: Tensor, context: RouterContext, seen: Activations | None = None
     ) -> Routing:
         """Route grouped tokens, (g, t, …)."""
+        if self._forced is not None:
+            return self._all_at(self._forced, grouped)
         seen = seen or Activations(self.experts, grouped)
         routing: Routing = self.router(grouped, replace(context, expert_hidden=seen))
         return routing
+
+    @contextmanager
+    def forced(self, expert: int) -> Iterator[None]:
+        """Send every token to this expert, with weight 1, whatever the router says."""
+        self._forced = expert
+        try:
+            yield
+        finally:
+            self._forced = None
+
+    def _all_at(self, expert: int, grouped: Tensor) -> Routing:
+        experts = torch.full((len(grouped), 1), expert, device=grouped.device)
+        gates = F.one_hot(experts, self.experts.num_experts).to(grouped.dtype)
+        gates = gates.expand(*grouped.shape[:2], -1)
+        return GroupChoiceRouting.of(gates, experts)
 
     @property
     def token_shape(self) -> tuple[int, ...]:

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bench.compute import Budget, Cost, FlopCounter, match_compute, parameters_of
+from bench.compute import Budget, Cost, FlopCounter, match_compute, parameters_of, trial_flops
 from bench.config import TrainConfig, TrialSpec
 from bench.data import Dataset, Purpose, TrainingBatches, random_bits
-from bench.model import Objective, moe_layers, starting_model
+from bench.model import Objective, losses_for, moe_layers, starting_model
 from bench.train.checkpoint import module_state, optimizer_state, restore_module, restore_optimizer
 from bench.train.micro_batches import needs_sums_first, refuse_other_optimisation
 from routers import Parts, finish_step, listens, step_stats
@@ -143,7 +143,12 @@ class Trainer:
         self._optimizer.step()
         if self._average is not None:
             self._average.update_parameters(self._model)
+        if counter is not None:
+            counter.by_kind["trials"] += trial_flops(self._model, images, labels, train)
         if stats:
+            for layer, own in zip(self._moe_layers, stats, strict=True):
+                if layer.router.trials and layer.router.trials.at(step):
+                    own["expert_losses"] = losses_for(self._model, layer, images, labels, train)
             finish_step([layer.router for layer in self._moe_layers], stats)
         return loss
 

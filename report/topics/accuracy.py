@@ -41,7 +41,7 @@ from report.study import StudyData
 from report.style import COLUMN, FAINT, PAGE, panels, router_legend
 from report.table import Column, Lacking, number_of_runs
 from report.timings import of_entry, representative, timings
-from report.topics import compute, generic, routing, tuning
+from report.topics import compute, generic, routing, transfer, tuning
 from report.topics.cost import timing_cell
 from report.topics.differences import null_caption, null_cells
 from report.topics.make import Contents, Sketch, as_figure, as_figures, as_table
@@ -76,12 +76,15 @@ def table(study: StudyData) -> Contents:
     timed = timings(study)
     setting = representative(timed)
     compared, under = against_nulls(study), stands_under(study)
-    others = generic.headlines(study)
+    few = transfer.columns(study)
+    others = [each for each in generic.headlines(study) if each[0].key != transfer.GENERIC]
+    # Few-shot accuracy beside top-1.
+    reached = (ACCURACY[0], *few, *ACCURACY[1:])
     rows = []
     for entry in study.entries:
         overhead = timing_cell(of_entry(timed, setting, entry), OVERHEAD.key)
         cells = [
-            *(metric_cell(study, column.key, entry) for column in ACCURACY),
+            *(metric_cell(study, column.key, entry) for column in reached),
             *null_cells(study, compared, entry),
             *(metric_cell(study, column.key, entry) for column in COST),
             replace(overhead, low=None, high=None),
@@ -93,11 +96,12 @@ def table(study: StudyData) -> Contents:
     over_nulls = [
         Column(f"over_{null}", f"over {null}", "points", scale=100) for null in nulls(study)
     ]
-    columns = [*LEAD, *ACCURACY, *over_nulls, *COST, OVERHEAD, *BALANCE]
+    columns = [*LEAD, *reached, *over_nulls, *COST, OVERHEAD, *BALANCE]
     columns += [*(column for *_, column in ENTROPY), *(column for column, *_ in others)]
     sentences = [
         compute.what_is_matched(study),
         "Accuracy on the test split.",
+        transfer.sentence(few),
         INTERVALS,
         sentence_on_analyses(study),
         BEST,

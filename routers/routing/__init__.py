@@ -4,10 +4,11 @@ from routers.routing.base import Routing
 from routers.routing.dense import MergedRouting, MixtureRouting, SoftRouting
 from routers.routing.expert_choice import ExpertChoiceRouting
 from routers.routing.padded import PaddedRouting, Part, route_padded
-from routers.routing.token_choice import TokenChoiceRouting
+from routers.routing.token_choice import GroupChoiceRouting, TokenChoiceRouting
 
 __all__ = [
     "ExpertChoiceRouting",
+    "GroupChoiceRouting",
     "MergedRouting",
     "MixtureRouting",
     "PaddedRouting",

@@ -150,13 +150,18 @@ class TokenChoiceRouting(Routing):
         groups = len(self.experts)
         group = torch.arange(groups, device=self.experts.device).view(-1, 1, 1)
         row = (self.experts * groups + group) * self.capacity + self.position
-        return torch.where(self.kept, row, self.slot_count).reshape(-1, self.choices)
+        return torch.where(self.kept, row, self._rows).reshape(-1, self.choices)
 
     @cached_property
     def token_of_slot(self) -> Tensor:
         """(E·g·s,) long: row of each slot's token in the flattened (g, t); one past if unused."""
         rows = self.slot_of_choice.shape[0]
-        return inverse_rows(self.slot_of_choice, self.slot_count, rows)
+        return inverse_rows(self.slot_of_choice, self._rows, rows)
+
+    @property
+    def _rows(self) -> int:
+        """The rows of the flattened (E, g, s)."""
+        return self.num_experts * len(self.experts) * self.capacity
 
     def dispatch(self, x: Tensor) -> Tensor:
         groups = x.shape[0]
@@ -220,6 +225,37 @@ class TokenChoiceRouting(Routing):
 
     def first_choice(self) -> Tensor:
         return self.experts[..., 0]
+
+
+@dataclass(frozen=True, eq=False)
+class GroupChoiceRouting(TokenChoiceRouting):
+    """All tokens of a group go to one expert, whose output has no weight but 1."""
+
+    @classmethod
+    def of(cls, gates: Tensor, experts: Tensor, allowed: Tensor | None = None) -> Self:
+        """Send each group to its expert, with weight 1.
+
+        Args:
+            gates: (g, t, E).
+            experts: (g, 1) long.
+            allowed: (g, t, 1) bool, tokens that may go there; None for all.
+        """
+        choices = experts.unsqueeze(-1).expand(*gates.shape[:2], 1)
+        weights = gates.new_ones(choices.shape)
+        if allowed is not None:
+            weights = weights.masked_fill(~allowed, 0)
+        slots = max(1, gates.shape[1])
+        return cls.from_choices(gates, choices, weights, slots, chosen=allowed)
+
+    @property
+    def group_experts(self) -> Tensor:
+        """(g,) long: the expert of each group."""
+        return self.experts[:, 0, 0]
+
+    @property
+    def slot_count(self) -> int:
+        """The tokens: each group runs through its own expert, and no slot stays empty."""
+        return self.gates.shape[:2].numel()
 
 
 def queue_positions(

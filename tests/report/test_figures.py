@@ -21,7 +21,7 @@ from report.topics.specialization import mosaic, points, shares
 from results import Array
 
 NAMES = {
-    *("accuracy", "training", "budgets", "overhead", "load", "entropy"),
+    *("accuracy", "training", "flops", "budgets", "overhead", "load", "entropy"),
     *("class_expert", "class_change", "expert_images", "editing"),
 }
 

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
-from routers import BenchError
+from routers import BenchError, Site
 from suites import Metric, build_suite
 from suites.entropy import ImageMasses, class_table
+from suites.support.subject import routers_of
 
 
 def measured(subject, **options):
@@ -185,3 +186,33 @@ def test_class_table_by_hand():
     masses = torch.tensor([[1.0, 0.0], [0.5, 0.5], [0.0, 2.0]])
     table = class_table(masses, torch.tensor([2, 0, 2]), 3)
     assert table.tolist() == [[0.5, 0.5], [0.0, 0.0], [1.0, 2.0]]
+
+
+def test_kinds_of_experts_are_counted_by_layer_and_class(trial):
+    subject = trial("softmax_token_choice")
+    kinds = ("mlp", "mlp", "copy", "zero")
+    assert not any(r.name.startswith("kind") for r in build_suite("entropy").measure(subject))
+    for router in routers_of(subject.model):
+        router.site = Site(kinds=kinds)
+    results = list(build_suite("entropy").measure(subject))
+    batches = list(subject.run(subject.model, "test"))
+    labels = torch.cat([batch.labels for batch in batches])
+    names = ["mlp", "copy", "zero"]
+    for layer in (0, 1):
+        # One at a time: which class each processed choice is of, and which kind its expert.
+        counts = np.zeros((subject.num_classes, len(names)))
+        taken = torch.cat([b.routings[layer].dispatch_tensor().sum(-1) for b in batches])
+        for image, token, expert in taken.nonzero().tolist():
+            counts[labels[image], names.index(kinds[expert])] += 1
+            assert taken[image, token].sum() == 1
+        (table,) = (r for r in results if r.name == "class_kind" and r.layer == layer)
+        expected = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        np.testing.assert_allclose(table.values, expected, atol=1e-6)
+        (listed,) = (r for r in results if r.name == "kind_names" and r.layer == layer)
+        assert list(listed.values) == names
+        shares = {
+            r.where["kind_of_expert"]: r.value
+            for r in results
+            if r.name == "kind_share" and r.layer == layer
+        }
+        assert list(shares.values()) == pytest.approx(list(counts.sum(0) / counts.sum()))

@@ -6,13 +6,21 @@ Tokens and slots are vectors (d,), or whatever shape the replaced module took.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from bench.model.experts.replaced import Replaced, ReplacedMLP
-from routers import Configurable, MergedRouting, Registry, RequestError, Routing
+from routers import (
+    Configurable,
+    GroupChoiceRouting,
+    MergedRouting,
+    Registry,
+    RequestError,
+    Routing,
+)
 
 EXPERTS = Registry("experts")
 register_experts = EXPERTS.register
@@ -69,14 +77,21 @@ class Experts(nn.Module, Configurable):
     def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
         """Dispatch tokens, run the experts, combine their outputs: (g, t, …) -> (g, t, …)."""
         if isinstance(routing, MergedRouting):
-            return self.merged(routing.merge_weights, x)
+            shares = routing.merge_weights
+            return self.by_group(
+                lambda stack: torch.einsum("ge,e...->g...", shares.to(stack.dtype), stack), x
+            )
+        if isinstance(routing, GroupChoiceRouting):
+            y = self.by_group(lambda stack: stack[routing.group_experts], x)
+            return routing.weights.to(y.dtype) * y
         return routing.combine(self(routing.dispatch(x)))
 
-    def merged(self, shares: Tensor, x: Tensor) -> Tensor:
-        """Run each group through the mean of all experts' parameters (2306.03745).
+    def by_group(self, own: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Run each group through an expert of its own, made of all experts' parameters.
 
         Args:
-            shares: (g, E), the weights of that mean.
+            own: makes of a stack of parameters, (E, …), that of each group, (g, …): their mean
+                (2306.03745), or one of them.
             x: (g, t, …).
 
         Raises:
@@ -84,15 +99,12 @@ class Experts(nn.Module, Configurable):
         """
         if not self.stacked:
             raise RequestError(
-                f"experts {self.name!r} have no weights of their own to average; use experts.name "
-                "= mlp or linear with this router"
+                f"experts {self.name!r} have no weights of their own to average or to take; use "
+                "experts.name = mlp or linear with this router"
             )
-        averaged = {
-            name: torch.einsum("ge,e...->g...", shares.to(parameter.dtype), parameter)
-            for name, parameter in self.named_parameters()
-        }
+        made = {name: own(parameter) for name, parameter in self.named_parameters()}
         # The groups stand where the experts stood: one expert for each.
-        y: Tensor = torch.func.functional_call(self, averaged, (x.unsqueeze(1),))
+        y: Tensor = torch.func.functional_call(self, made, (x.unsqueeze(1),))
         return y.squeeze(1)
 
     def slots(self, routing: Routing) -> int:

@@ -53,12 +53,14 @@ class GrowingExperts(Experts):
     def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
         """Run each expert on the images that any of their tokens takes to it: (g, t, d)."""
         if isinstance(routing, MergedRouting):
-            return self.merged(routing.merge_weights, x)
+            return super().apply(routing, x)  # which refuses it
         if isinstance(routing, SoftRouting):
             raise RequestError(
                 f"experts {self.name!r} read whole images, and slots that mix tokens have no place "
                 "in one: use a router whose experts read tokens, as 'moce_ir'"
             )
+        if not len(x):
+            return x  # no images, and still a part of the graph
         side, weights, y = self._side(x.shape[1]), routing.combine_weights(), torch.zeros_like(x)
         for expert, runs in enumerate((routing.expert_load() > 0).T.tolist()):
             if any(runs):

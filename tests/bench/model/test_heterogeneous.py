@@ -93,6 +93,12 @@ def test_normalised_logits_have_a_deviation_of_one():
     torch.testing.assert_close(routing.gates, want)
 
 
+@pytest.mark.parametrize("logits_norm", [False, True])
+def test_clean_gates_are_those_of_an_allocation(logits_norm):
+    made, logits = router(logits_norm=logits_norm).train(), torch.randn(2, 7, E)
+    torch.testing.assert_close(made.clean_gates(logits), made.allocate(logits).gates)
+
+
 def test_cheap_experts_have_more_room():
     limits = router(tau=0.5, capacity_factor=1.0).limits(torch.zeros(1, 30, E)).tolist()
     assert limits == [6, 6, 12, 12, 12, 12]  # 60 choices over 0.5 · 2 + 4 = 5 units

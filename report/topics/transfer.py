@@ -1,0 +1,84 @@
+"""Few-shot accuracy on other data sets, beside top-1: in the main table, and against FLOPs."""
+
+from __future__ import annotations
+
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from report.axes import far_nulls, name_far
+from report.cells import why_without
+from report.conditions import Entry
+from report.study import StudyData
+from report.style import PAGE, panels, router_legend
+from report.table import Column, Lacking, number_of_runs
+from report.topics.make import Sketch, as_figure
+
+SUITE, HEADLINE = "fewshot", "transfer_top1"
+GENERIC = f"{SUITE}.{HEADLINE}"
+"""The key that any suite's headline has in the main table."""
+
+
+def columns(study: StudyData) -> tuple[Column, ...]:
+    """Return the column of few-shot accuracy; none where the study measured none."""
+    rows = study.metrics[study.metrics["metric"] == "fewshot_top1"]
+    if rows.empty:
+        return ()
+    shots = max(where["shots"] for where in rows["where"])
+    return (Column(HEADLINE, f"{shots}-shot", "%", "higher", 100, 1, ranked=True),)
+
+
+def sentence(shown: tuple[Column, ...]) -> str:
+    """Say what the column is; "" where there is none."""
+    if not shown:
+        return ""
+    return (
+        f"{shown[0].label}: top-1 on the test splits of other data sets, from so many images of "
+        "each class, by ridge regression on the frozen features (suite fewshot)."
+    )
+
+
+CAPTION = (
+    "Test accuracy against the FLOPs of the training, as counted from what ran{second}. Marker: "
+    "mean over the seeds ({counts}); lines join the conditions of a router, in the order of their "
+    "FLOPs."
+)
+SECOND = "; right: {label} accuracy on other data sets, by ridge regression on frozen features"
+
+
+@as_figure("flops", "Accuracy against training FLOPs", "accuracy", SUITE)
+def draw(study: StudyData) -> Sketch:
+    """Draw a panel of top-1, and one of few-shot accuracy where it was measured."""
+    few = columns(study)
+    shown = {"top1": "top-1", **{column.key: column.label for column in few}}
+    places = {metric: points(study, metric) for metric in shown}
+    entries = list(places["top1"])
+    if not entries:
+        raise Lacking(why_without(study, "accuracy", "a test accuracy"))
+    if len(entries) == 1:
+        raise Lacking("one router has none to be compared with", fine=True)
+    far = far_nulls(study, {entry: [place[1]] for entry, place in places["top1"].items()})
+    systems = dict.fromkeys(entry.system for entry in entries if entry not in far)
+    figure, drawn = panels(len(shown), 2, PAGE, 2.1 + 0.05 * len(systems))
+    for axes, (metric, label) in zip(drawn, shown.items(), strict=True):
+        for system in systems:
+            own = [place for entry, place in places[metric].items() if entry.system == system]
+            axes.plot(*zip(*sorted(own), strict=True), **study.styles[system].line)
+        axes.set_xlabel("training FLOPs")
+        axes.set_ylabel(f"{label} (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        axes.grid()
+    name_far(drawn[0], far, {entry: place[1] for entry, place in places["top1"].items()})
+    router_legend(figure, {system: study.styles[system] for system in systems}, 3)
+    runs = {entry.system: len(study.final("top1", entry)) for entry in entries}
+    second = SECOND.format(label=few[0].label) if few else ""
+    return CAPTION.format(second=second, counts=number_of_runs(runs)), figure, entries
+
+
+def points(study: StudyData, metric: str) -> dict[Entry, tuple[float, float]]:
+    """Find the mean training FLOPs of each entry that has a metric, and its mean, in %."""
+    places = {}
+    for entry in study.entries:
+        values, flops = study.final(metric, entry), study.final("train_flops", entry)
+        if len(values) and len(flops):
+            places[entry] = (float(flops.mean()), 100 * float(values.mean()))
+    return places

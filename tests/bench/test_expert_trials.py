@@ -1,0 +1,97 @@
+"""Trials of experts, for routers that ask for their losses: values, FLOPs, resumed trainings."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from bench.compute import FlopCounter, count_flops, estimate
+from bench.data import DataShape, TrainingBatches
+from bench.model import losses_for, moe_layers, trial_model
+from bench.train.loop import TrainingInterrupted, train_trial
+from bench.train.micro_batches import why_not_cut
+from bench.train.step import Trainer, resolve_budget
+from routers import Router
+
+CPU = torch.device("cpu")
+MIXER = {"update_gate_every": 3, "images": 12}
+
+
+@pytest.fixture
+def spec(tiny_spec):
+    return tiny_spec("mixer", router=MIXER, model={"layers": "all"}, label_smoothing=0.1)
+
+
+def trainer(spec, dataset):
+    return Trainer(spec, dataset, TrainingBatches(spec, dataset, CPU), CPU, 6)
+
+
+def test_the_loss_of_an_expert_is_that_of_a_model_whose_layer_has_no_other(spec, tiny_dataset):
+    model = trial_model(spec, tiny_dataset).train()
+    images, labels = torch.randn(16, 1, 8, 8), torch.arange(16) % 4
+    layer = moe_layers(model)["blocks.1.mlp"]
+    losses = losses_for(model, layer, images, labels, spec.train)
+    assert losses.shape == (12, 4)
+    assert model.training
+    stacks = {name: stack.clone() for name, stack in layer.experts.named_parameters()}
+    for expert in range(4):
+        with torch.no_grad():
+            for name, stack in layer.experts.named_parameters():
+                stack.copy_(stacks[name][expert].expand_as(stack))  # so any choice is this one
+            logits = model.eval()(images[:12])
+        expected = F.cross_entropy(logits, labels[:12], reduction="none", label_smoothing=0.1)
+        torch.testing.assert_close(losses[:, expert], expected)
+
+
+def test_a_step_costs_its_share_of_a_trial_whether_it_ends_with_one_or_not(spec, tiny_dataset):
+    counts = []
+    for step in range(4):
+        counter = FlopCounter()
+        trainer(spec, tiny_dataset).step(step, counter)
+        counts.append(counter)
+    assert len({counter.total for counter in counts}) == 1
+    model = trial_model(spec, tiny_dataset).eval()
+    forward = count_flops(model, torch.randn(12, 1, 8, 8)).total
+    # Two layers, four experts each; a trial spares a gate, and adds a loss.
+    assert counts[0].by_kind["trials"] == pytest.approx(2 * 4 * forward / 3, rel=0.02)
+
+
+def test_the_estimate_counts_them_too_and_is_exact(spec, tiny_dataset):
+    batches = TrainingBatches(spec, tiny_dataset, CPU)
+    estimated = estimate(spec, DataShape(tiny_dataset.image_shape, 4, 96))
+    assert estimated.exact
+    assert estimated.budget == resolve_budget(spec, tiny_dataset, batches, CPU)
+
+
+def test_routers_that_ask_get_the_losses_after_some_steps(spec, tiny_dataset, monkeypatch):
+    seen = []
+    own = trial_model(spec, tiny_dataset)
+    kind = type(moe_layers(own)["blocks.0.mlp"].router)
+    assert kind.after_step is not Router.after_step
+    monkeypatch.setattr(kind, "after_step", lambda _, stats: seen.append(stats))
+    training = trainer(spec, tiny_dataset)
+    for step in range(6):
+        training.step(step)
+    assert ["expert_losses" in stats for stats in seen] == 2 * [*4 * [False], *2 * [True]]
+    assert all(stats["contexts"].shape == (16, 16) for stats in seen)
+
+
+def test_an_interrupted_training_gives_the_same_bits(spec, tiny_dataset, tmp_path):
+    trial = {"spec": spec, "dataset": tiny_dataset, "device": CPU}
+    whole = train_trial(**trial, folder=tmp_path / "whole")
+    reached = []
+    with pytest.raises(TrainingInterrupted):
+        train_trial(
+            **trial,
+            folder=tmp_path / "parts",
+            on_progress=lambda done, *_: reached.append(done),
+            stop=lambda: reached[-1] > 3,
+        )
+    torch.rand(7)
+    parts = train_trial(**trial, folder=tmp_path / "parts")
+    assert 3 < reached[-1] < whole.steps
+    assert [each.sha256 for each in parts.snapshots] == [each.sha256 for each in whole.snapshots]
+
+
+def test_a_batch_is_not_cut(spec, tiny_dataset):
+    model = trial_model(spec, tiny_dataset)
+    assert "the router MixER is told the loads" in (why_not_cut(spec, model, 2) or "")

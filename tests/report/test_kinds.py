@@ -1,0 +1,66 @@
+"""The table and the figure of experts of several kinds show what the suite stored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from report.study import load_study
+from report.table import Absent
+from report.topics import kinds
+from results import Array, Metric
+
+NAMES = ["mlp", "constant", "copy", "zero"]
+SHARES = np.array([[0.5, 0.2, 0.2, 0.1], [0.8, 0.1, 0.1, 0.0]])  # of two classes
+
+
+@pytest.fixture
+def study(lab, store):
+    made = lab(suites=("accuracy",))
+    made.study_of({"soft_moe": [0.8] * 2, "softmax_token_choice": [0.75] * 2})
+    for row in load_study(store).trials.itertuples():
+        own = row.entry.label == "soft_moe"
+        flops = Metric("flops_per_image", 60.0 + row.seed if own else 100.0)
+        origin = ("accuracy", {"n": 2}, "accuracy", made.machine_ids[0], made.code)
+        store.record_measurement(*origin, attempt_id=int(row.attempt), metrics=[flops])
+        metrics, arrays = [Metric("H_s", 1.0, split="test")], []
+        if own:
+            metrics += [
+                Metric("kind_share", share, split="test", where={"kind_of_expert": name})
+                for name, share in zip(NAMES, SHARES.mean(0).tolist(), strict=True)
+            ]
+            for layer in (0, 1):
+                values = SHARES[:: 1 - 2 * layer]
+                arrays += [Array("class_kind", values, layer, split="test")]
+                arrays += [Array("kind_names", np.array(NAMES), layer)]
+        origin = ("entropy", {}, "entropy", made.machine_ids[0], made.code)
+        store.record_measurement(
+            *origin, attempt_id=int(row.attempt), metrics=metrics, arrays=arrays
+        )
+    return load_study(store)
+
+
+def test_a_row_of_each_router_whose_experts_are_of_several_kinds(study):
+    table = kinds.table(study)
+    assert [row.entry.label for row in table.rows] == ["soft_moe"]
+    shares = [table.cell(0, f"kind_{name}").value for name in NAMES]
+    assert shares == pytest.approx([0.65, 0.15, 0.15, 0.05])
+    # 60 and 61 FLOPs an image against 100.
+    assert table.cell(0, "flops_saved").value == pytest.approx(0.395)
+
+
+def test_a_stacked_bar_a_class_in_a_panel_a_layer(study):
+    (drawing,) = kinds.draw(study)
+    first, second = drawing.figure.axes
+    for axes, expected in ((first, SHARES), (second, SHARES[::-1])):
+        heights = [[bar.get_height() for bar in kind] for kind in axes.containers]
+        np.testing.assert_allclose(heights, 100 * expected.T)
+        tops = [bar.get_y() + bar.get_height() for bar in axes.containers[-1]]
+        assert tops == pytest.approx([100, 100])
+
+
+def test_a_study_of_alike_experts_lacks_both(lab, store):
+    lab(suites=("accuracy", "entropy")).study_of({"soft_moe": [0.8]})
+    study = load_study(store)
+    assert isinstance(kinds.table(study), Absent)
+    assert all(isinstance(part, Absent) for part in kinds.draw(study))
