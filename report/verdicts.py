@@ -282,10 +282,7 @@ def _number_of(study: StudyData, entry: Entry, path: str) -> float | None:
 
 
 def _missing(study: StudyData, claim: Claim, sides: Iterable[Side]) -> str:
-    """Say which side the study has no runs for, or that the metric was not measured of them.
-
-    Of a user's own claim, with the nearest name that there is.
-    """
+    """Say what is not there: runs of a side, or the metric; of a user's own claim the nearest."""
 
     def hint(name: str, known: Iterable[str]) -> str:
         text = nearest(name, known) if claim in study.claims else ""
