@@ -113,8 +113,8 @@ def test_only_seeds_of_both_are_paired(lab, store):
     lab(aa_replicate=1).study_of({"soft_moe": [0.87, 0.9, None]})
     study = load_study(store, "tiny")
     (control_of_both,) = controls(study)
-    assert control_of_both.differences == pytest.approx((0.01,))
-    assert control_of_both.alarm is None
+    assert control_of_both.differences == pytest.approx([0.01])
+    assert control_of_both.difference.p_value is None
     table = control.table(study)
     assert [row.cells[0].words for row in table.rows] == ["soft_moe", "all"]
     assert table.cell(0, "floor").value == pytest.approx(0.01 * 12.7062)
