@@ -50,13 +50,13 @@ class FigureMaker:
     suites: tuple[str, ...]
     sketches: Callable[[StudyData], Iterable[Named]]
 
-    def __call__(self, study: StudyData) -> list[Drawing | Absent]:
+    def __call__(self, study: StudyData) -> Iterator[Drawing | Absent]:
         """Draw in the style of reports, or say what is lacking: once, where all lack it alike."""
         parts = list(self._parts(study))
         absent = [part for part in parts if isinstance(part, Absent)]
         if len(absent) == len(parts) and len({(part.why, part.fine) for part in absent}) == 1:
-            return [replace(absent[0], name=self.name, title=self.title)]
-        return parts
+            parts = [replace(absent[0], name=self.name, title=self.title)]
+        yield from parts
 
     def _parts(self, study: StudyData) -> Iterator[Drawing | Absent]:
         try:
