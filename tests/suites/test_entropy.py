@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -216,3 +217,11 @@ def test_kinds_of_experts_are_counted_by_layer_and_class(trial):
             if r.name == "kind_share" and r.layer == layer
         }
         assert list(shares.values()) == pytest.approx(list(counts.sum(0) / counts.sum()))
+
+
+def test_sizes_of_unlike_experts_are_kept(trial):
+    subject = trial("softmax_token_choice")
+    assert not any(place[0] == "expert_sizes" for place in measured(subject))
+    for router in routers_of(subject.model):
+        router.site = replace(router.site, expert_sizes=(10, 20, 40, 80))
+    assert measured(subject)["expert_sizes", 1, None, None].values.tolist() == [10, 20, 40, 80]
