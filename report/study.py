@@ -36,9 +36,8 @@ from results.frames import (
 )
 from results.statistics.means import ALPHA
 
-BUILT_IN = frozenset(
-    {"accuracy", "balance", "editing", "entropy", "scaling", "specialization", "throughput"}
-)
+_ROUTED = {"balance", "editing", "entropy", "pruning", "specialization"}
+BUILT_IN = _ROUTED | {"accuracy", "scaling", "throughput"}
 """The suites that have tables and figures of their own; others get those of `generic`."""
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")
 

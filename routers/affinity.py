@@ -112,9 +112,9 @@ class Cosine(Affinity):
     largest_scale = 100.0
 
     def build(self) -> None:
-        width = self.width or min(self.dim, max(4, self.outputs // 2))
-        self.projection = lecun_normal(width, self.dim)
-        self.vectors = lecun_normal(self.outputs, width)
+        self.width = self.width or min(self.dim, max(4, self.outputs // 2))
+        self.projection = lecun_normal(self.width, self.dim)
+        self.vectors = lecun_normal(self.outputs, self.width)
         self.log_scale = nn.Parameter(torch.tensor(-math.log(self.temperature)))
 
     def forward(self, tokens: Tensor, context: object = None) -> Tensor:

@@ -110,6 +110,7 @@ class GroupLimitedTopK(BiasedTopK):
     Cost: a top-2 in each group besides that of `sigmoid_top_k`. Known limit: n divides E.
     """
 
+    prunable = False  # groups are of equal size
     normalize: bool = hyper(True, "Divide the weights by the sum of the chosen, for k above 1.")
     groups: int = hyper(2, "Groups of experts, n.", ge=1)
     groups_kept: int = hyper(1, "Groups that a token chooses its experts from, m.", ge=1)

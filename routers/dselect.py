@@ -31,6 +31,7 @@ class DSelectK(OwnGate):
     """
 
     ignores_groups = True
+    prunable = False  # an expert's bits are its number
     top_k: int = hyper(2, "Selectors, k.", ge=1)
     gamma: float = hyper(1.0, "Width of the smooth step, γ.", gt=0, tune=Range(0.1, 10.0, log=True))
     entropy_weight: float = hyper(

@@ -18,6 +18,10 @@ class RequestError(BenchError):
     exit_status = 2
 
 
+class UndefinedError(RequestError):
+    """A request that has no meaning for what it is asked of, so that its answer is missing."""
+
+
 class NonFiniteError(BenchError):
     """Logits that cannot be routed: NaN, +∞, or a token with nothing but −∞.
 

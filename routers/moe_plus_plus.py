@@ -38,6 +38,7 @@ class MoEPlusPlus(Router):
         residual: (E, E), the map of the previous logits; unused in the first MoE layer.
     """
 
+    prunable = False  # the map between layers reads every expert of the layer before
     eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
     capacity_factor: float | None = hyper(
         1.1, "Slots of all experts over the tokens' choices, γ; none drops nothing.", gt=0

@@ -61,6 +61,7 @@ class HashRouter(EvenTopK):
     An adaptation of hash layers, which hash the token's content: patches have no vocabulary.
     """
 
+    prunable = False
     seed: int = hyper(0, "Seed of the map from positions to experts.", ge=0)
 
     def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
@@ -107,6 +108,7 @@ class ForcedRouter(EvenTopK):
     what uneven loads cost, in time and in dropped tokens.
     """
 
+    prunable = False
     skew: float = hyper(1.0, "Load of expert 0 over its even share; 1 is even.", ge=1)
 
     def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from routers.affinity import AFFINITIES, build_affinity
 from routers.errors import RequestError, misspelt
-from routers.hyper import Configurable, Range, hyper
+from routers.hyper import Range, hyper
 from routers.layer_info import ExpertTrials, RouterContext, Site
 from routers.logits import refusing_non_finite
 from routers.parts import Batch
+from routers.prunable import Prunable
 from routers.registry import Registry
 from routers.routing import Routing, route_padded
 
@@ -28,7 +29,7 @@ ROUTERS = Registry("router")
 register_router = ROUTERS.register
 
 
-class Router(nn.Module, Configurable):
+class Router(nn.Module, Prunable):
     """The base of all routers: subclasses write `allocate`, and seldom anything else.
 
     A logit of −∞ masks a pair of a token and an expert. Logits that are NaN or +∞, and tokens

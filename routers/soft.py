@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -49,6 +49,9 @@ class SoftMoE(Router):
                 "capacity_factor and tokens"
             )
         return max(1, round(self.capacity_factor * self.tokens / self.num_experts))
+
+    def options_with(self, num_experts: int) -> dict[str, Any]:
+        return super().options_with(num_experts) | {"num_slots": self.slots}
 
     def build_gate(self) -> nn.Module:
         return self.build_affinity(self.num_experts * self.slots)

@@ -41,6 +41,11 @@ class SoftmaxGates(TokenChoice):
                 "always 1, and the gate gets no gradient"
             )
 
+    def options_with(self, num_experts: int) -> dict[str, Any]:
+        # The gate of the only expert is 1 in any case.
+        options = super().options_with(num_experts)
+        return options | {"renormalize": self.renormalize and options["top_k"] > 1}
+
     def clean_gates(self, logits: Tensor) -> Tensor:
         return expert_softmax(logits)
 

@@ -27,7 +27,7 @@ from bench.compute.budget import (
 from bench.compute.flops import FlopCounter
 from bench.config import TrialSpec
 from bench.data import DataShape
-from bench.model import Objective, seeded, starting_model, trial_model
+from bench.model import Objective, Parent, seeded, starting_model, trial_model
 from suites.support.timing import kept_for_backward
 
 
@@ -109,7 +109,7 @@ def _start(spec: TrialSpec, data: DataShape, parent_data: DataShape | None) -> n
     """Build the model to train; its parent, if it has one, has its initial weights."""
     if spec.parent is None or parent_data is None:
         return starting_model(spec, data, None)
-    return starting_model(spec, data, trial_model(spec.parent, parent_data))
+    return starting_model(spec, data, Parent(trial_model(spec.parent, parent_data)))
 
 
 @lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ from bench.config import TrialSpec
 from bench.data import Dataset, Datasets
 from bench.execute.jobs import Job
 from bench.measure import layers_by_image
-from bench.model import Objective, moe_layers, starting_model, trial_model
+from bench.model import Objective, Parent, moe_layers, starting_model, trial_model
 from bench.plan import condition_of
 from bench.train import TrainingInterrupted, refuse_other_optimisation, why_not_cut
 from results.store.records import AttemptStatus
@@ -72,7 +72,9 @@ def rehearse(spec: TrialSpec, datasets: Datasets, device: torch.device) -> None:
     """
     dataset, parent = datasets.get(spec.data), spec.parent
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
-        untrained = None if parent is None else trial_model(parent, datasets.get(parent.data))
+        untrained = None
+        if parent is not None:
+            untrained = Parent(trial_model(parent, datasets.get(parent.data)))
         model = starting_model(spec, dataset, untrained)
         model = model.to(device).train()
         refuse_other_optimisation(spec, model)

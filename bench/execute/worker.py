@@ -16,8 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from torch import nn
-
 import suites  # noqa: F401
 from bench.config import TrialSpec
 from bench.data import Datasets, SharedDataset, load_weights
@@ -37,7 +35,7 @@ from bench.execute.failures import DISK_FULL, is_disk_full, rehearse, remedy, st
 from bench.execute.jobs import Assignment, Job, Result, WorkerFailure
 from bench.execute.plugins import OPENED
 from bench.measure import LayerOfTrial, TrainedTrial, run_suite
-from bench.model import trial_model
+from bench.model import Parent, trial_model
 from bench.plan import Planned
 from bench.train import discard_state, read_outcome, train_trial
 from results import AttemptRecord, StoreError, open_store
@@ -202,8 +200,8 @@ def _train(assignment: Assignment, context: JobContext) -> Result:
     return Result(outcome.status)
 
 
-def _parent(planned: Planned, context: JobContext) -> nn.Module | None:
-    """Return the trained model that a derived trial starts from, on the CPU."""
+def _parent(planned: Planned, context: JobContext) -> Parent | None:
+    """Return the trained trial that a derived one starts from, its model on the CPU."""
     spec, fingerprint = planned.spec.parent, planned.fingerprint.parent
     if spec is None or fingerprint is None:
         return None
@@ -215,7 +213,7 @@ def _parent(planned: Planned, context: JobContext) -> nn.Module | None:
         raise BenchError(f"its parent, {name}, {how}")
     model = trial_model(spec, context.datasets.get(spec.data))
     load_weights(model, context.run.home / done.checkpoint, done.checkpoint_sha256)
-    return model
+    return Parent(model, lambda: _trained(spec, done, context).start())
 
 
 def _measure(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 
 import torch
@@ -15,6 +15,7 @@ from bench.data import Dataset, ShapedData, load_weights, normalise
 from bench.measure.running import transfer_set
 from bench.model import (
     EXPERTS,
+    Calibration,
     MoELayer,
     ReplacedMLP,
     autocast,
@@ -22,14 +23,18 @@ from bench.model import (
     forward_pass,
     moe_layers,
     moe_seed,
+    prune,
+    refuse_undefined,
     reweighted,
     seeded,
+    shares_by,
     site_of,
     trial_model,
     widen,
 )
 from bench.train import Outcome, SavedSnapshot, observe
 from routers import ROUTERS, Baseline, BenchError, build_router
+from routers.errors import UndefinedError
 from suites.support.subject import HistoryPoint, Observed
 
 
@@ -55,6 +60,7 @@ class TrainedTrial:
         self.num_classes = dataset.num_classes
         self.num_experts = spec.experts.num_experts
         self.attribute_names = dataset.attributes
+        self.derived = spec.parent is not None
         self.history: list[HistoryPoint] = outcome.history
         self.snapshots = [
             StoredSnapshot(saved.step, saved.flops, saved.seconds, partial(self._load, saved))
@@ -72,6 +78,22 @@ class TrainedTrial:
         if final is None:
             raise BenchError(f"the training {self._outcome.status}: {self._outcome.error}")
         return self._load(final)
+
+    def start(self) -> nn.Module:
+        """Load the model as it was before its first step, in eval mode.
+
+        Raises:
+            UndefinedError: it was derived, and no snapshot was kept of its start.
+        """
+        first = self._outcome.snapshots[0]
+        if first.step == 0:
+            return self._load(first)
+        if self.derived:
+            raise UndefinedError(
+                "no weights were kept from before the first step of a derived trial; set "
+                "train.snapshots to 2 or more"
+            )
+        return trial_model(self._spec, self._dataset).to(self.device).eval()
 
     def _load(self, saved: SavedSnapshot) -> nn.Module:
         model = trial_model(self._spec, self._dataset)
@@ -130,6 +152,32 @@ class TrainedTrial:
         ):
             logits: Tensor = model(images)
         return logits.float()
+
+    def pruned(self, rule: str, experts: int, seed: int = 0) -> nn.Module:
+        """Build the model with fewer experts, those that a rule keeps or merges, in eval mode."""
+        calibration = self._calibration
+        if seed:
+            calibration = replace(calibration, seed=seed)
+        layers, spec = calibration.layers, self._spec
+        for layer in layers:
+            refuse_undefined(layer)
+        options = layers[0].router.options_with(experts) if layers else {}
+        fewer = {
+            "router": spec.router.model_copy(update={"options": options}),
+            "experts": spec.experts.model_copy(update={"num_experts": experts}),
+        }
+        smaller = trial_model(spec.model_copy(update=fewer), self._dataset)
+        prune(self.model, smaller, shares_by(rule, calibration, experts))
+        return smaller.to(self.device).eval()
+
+    @cached_property
+    def _calibration(self) -> Calibration:
+        size = self._spec.train.batch_size
+        return Calibration(self.model, self.start, self._dataset, size)
+
+    def flops_per_image(self, model: nn.Module) -> float:
+        """Count the FLOPs of an image, forward, on the first batch of the validation split."""
+        return model_stats(model, next(self.run(model, "val")))["flops_per_image"]
 
     @cached_property
     def stats(self) -> dict[str, float]:

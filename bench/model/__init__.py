@@ -1,7 +1,15 @@
 """Models: the MoE layer, the experts behind its slots, and timm models made of them."""
 
 from bench.model.backbone import moefy, seeded, site_of, widen
-from bench.model.build import TRANSFORMS, moe_seed, register_transform, starting_model, trial_model
+from bench.model.build import (
+    TRANSFORMS,
+    Parent,
+    moe_seed,
+    register_transform,
+    starting_model,
+    trial_model,
+)
+from bench.model.calibration import Calibration
 from bench.model.classifier import image_classifier
 from bench.model.expert_trials import expert_losses, losses_for
 from bench.model.experts import (
@@ -26,6 +34,7 @@ from bench.model.origin import (
     registering_modules,
     search_folders,
 )
+from bench.model.pruning import prune, refuse_undefined, shares_by
 from bench.model.state import forward_pass
 from routers.plugins import ELSEWHERE
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from bench.config import RouterConfig, TrialSpec
 from bench.data import Purpose, ShapedData, random_bits
 from bench.model.backbone import moefy, tokens_of, widen
+from bench.model.calibration import Calibration
 from bench.model.moe import moe_layers
 from routers import ROUTERS, Baseline, Router
 from routers.errors import BenchError, RequestError
@@ -19,8 +22,22 @@ from routers.registry import Registry
 TRANSFORMS = Registry("transform")
 """Functions `(parent, child) -> None` of two models on one device: the trained parent, which stays
 as it is, and the child with its initial weights. They move what they need into the child, in place,
-and freeze (`requires_grad_(False)`) what is not to be trained."""
+and freeze (`requires_grad_(False)`) what is not to be trained. One with a keyword `calibration` is
+given what images say of the parent."""
 register_transform = TRANSFORMS.register
+
+
+@dataclass(frozen=True, eq=False)
+class Parent:
+    """The trial that another one starts from.
+
+    Attributes:
+        model: its trained model, on the CPU.
+        start: returns that model as it was before its first step; None where it was not trained.
+    """
+
+    model: nn.Module
+    start: Callable[[], nn.Module] | None = None
 
 
 def moe_seed(seed: int, aa_replicate: int = 0) -> int:
@@ -70,10 +87,10 @@ def trial_model(
     return model
 
 
-def starting_model(spec: TrialSpec, data: ShapedData, parent: nn.Module | None) -> nn.Module:
+def starting_model(spec: TrialSpec, data: ShapedData, parent: Parent | None) -> nn.Module:
     """Build the model before the first step of its training, on torch's default device.
 
-    `parent` is the model of `spec.parent`, trained; None where the trial is not derived.
+    `parent` is `spec.parent`, trained; None where the trial is not derived.
 
     Raises:
         BenchError: the parent is missing.
@@ -85,7 +102,12 @@ def starting_model(spec: TrialSpec, data: ShapedData, parent: nn.Module | None) 
     else:
         if parent is None:
             raise BenchError("a derived trial is trained from its parent's model; none was given")
-        TRANSFORMS.get(spec.transform).target(parent, model)
+        transform, more = TRANSFORMS.get(spec.transform).target, {}
+        if "calibration" in inspect.signature(transform, follow_wrapped=False).parameters:
+            start = parent.start or (lambda: parent.model)
+            size = spec.train.batch_size
+            more["calibration"] = Calibration(parent.model, start, data, size, spec.seed)
+        transform(parent.model, model, **more)
     return model
 
 

@@ -120,7 +120,7 @@ def _of_parts(preset: Preset) -> list[TrialSpec]:
             own = {router.name: _spec_of(single, router) for router in chosen}
             if whole is not None and (wanted := whole.parent) is not None:
                 transform = TRANSFORMS.get(wanted.transform).name
-                start = _parent_of(wanted.router, {**own, **latest})
+                start = _parent_of(wanted.router, (own if len(own) > 1 else {}) | latest)
                 own = {
                     # A parent that is a trial of the part itself stays as it is.
                     name: spec if spec is start else spec.derived(start, transform)
@@ -129,8 +129,8 @@ def _of_parts(preset: Preset) -> list[TrialSpec]:
             for name, spec in own.items():
                 made[name].append(spec)
             trials += own.values()
-        # Of a part that sweeps, no trial is the one that others could start from.
-        latest = {name: spec for name, spec in latest.items() if name not in made}
+        # No trial of a sweep is the one that others could start from; children leave their parent.
+        latest = {n: spec for n, spec in latest.items() if n not in made or made[n][0].parent}
         latest |= {name: specs[0] for name, specs in made.items() if len(specs) == 1}
     return trials
 

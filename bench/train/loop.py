@@ -13,11 +13,12 @@ from contextlib import closing
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench.compute import ComputeUsed, FlopCounter
 from bench.config import TrialSpec
 from bench.data import Dataset, TrainingBatches, save_weights, sweep
+from bench.model import Parent
 from bench.train import checkpoint
 from bench.train.evaluation import ByClock, ByStep, Segment, TrainingState, evaluate
 from bench.train.outcome import Outcome, write_outcome
@@ -48,7 +49,7 @@ def train_trial(
     device: torch.device,
     folder: Path,
     on_progress: Progress = lambda *_: None,
-    parent: nn.Module | None = None,
+    parent: Parent | None = None,
     *,
     save_every: float = SAVE_EVERY,
     stop: Callable[[], bool] = lambda: False,
@@ -61,7 +62,7 @@ def train_trial(
     Args:
         folder: for the snapshots, the outcome and, while it trains, its saved state; made where
             it is missing. Nobody else may train there meanwhile.
-        parent: the trained model of the trial that this one is derived from, on the CPU.
+        parent: the trained trial that this one is derived from.
         save_every: seconds between two times that the state is saved; 0 saves after each segment.
         stop: asked after each segment; where it says yes, the training saves its state and ends.
 
@@ -111,7 +112,7 @@ class TrainingLoop:
         batches: TrainingBatches,
         device: torch.device,
         folder: Path,
-        parent: nn.Module | None,
+        parent: Parent | None,
     ) -> None:
         self._spec, self._dataset, self._device, self._folder = spec, dataset, device, folder
         self._budget = resolve_budget(spec, dataset, batches, device, parent)

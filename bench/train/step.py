@@ -17,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from bench.compute import Budget, Cost, FlopCounter, match_compute, parameters_of, trial_flops
 from bench.config import TrainConfig, TrialSpec
 from bench.data import Dataset, Purpose, TrainingBatches, random_bits
-from bench.model import Objective, losses_for, moe_layers, starting_model
+from bench.model import Objective, Parent, losses_for, moe_layers, starting_model
 from bench.train.checkpoint import module_state, optimizer_state, restore_module, restore_optimizer
 from bench.train.micro_batches import needs_sums_first, refuse_other_optimisation
 from routers import Parts, finish_step, listens, step_stats
@@ -104,7 +104,7 @@ class Trainer:
         batches: TrainingBatches,
         device: torch.device,
         steps: int,
-        parent: nn.Module | None = None,
+        parent: Parent | None = None,
     ) -> None:
         self._spec, self._batches, self.steps = spec, batches, steps
         self._model = starting_model(spec, dataset, parent).to(device)
@@ -249,7 +249,7 @@ def resolve_budget(
     dataset: Dataset,
     batches: TrainingBatches,
     device: torch.device,
-    parent: nn.Module | None = None,
+    parent: Parent | None = None,
 ) -> Budget:
     """Resolve the budget of a trial from the FLOPs of its first step on the device it trains on.
 

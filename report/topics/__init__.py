@@ -20,6 +20,7 @@ from report.topics import (
     editing,
     generic,
     kinds,
+    pruning,
     ranks,
     routing,
     scaling,
@@ -85,6 +86,7 @@ SECTIONS = (
         (specialization.table, specialization.draw_change, specialization.draw_images),
     ),
     Section("fairness", "Fairness", (editing.table, editing.draw)),
+    Section("pruning", "Pruning", (pruning.draw, pruning.table)),
 )
 FAILURES = Section("failures", "Failures", (trials.failures,), (trials.trials, trials.layers))
 

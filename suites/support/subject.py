@@ -70,6 +70,7 @@ class TrialSubject(Protocol):
         attribute_names: names of the protected attribute's values; empty where the data has none.
         model: the model with its final weights, in eval mode, on `device`.
         has_features: whether the model has pooled features before its classifier.
+        derived: whether it started from another trained trial, its parent.
         snapshots: snapshots of the training, in order, the initial weights first.
         history: losses and accuracies along the training.
         stats: single numbers of the training: `steps`, `train_flops`, `flops_budget`, `budget`,
@@ -83,6 +84,7 @@ class TrialSubject(Protocol):
     attribute_names: Sequence[str]
     model: nn.Module
     has_features: bool
+    derived: bool
     snapshots: Sequence[Snapshot]
     history: Sequence[HistoryPoint]
     stats: Mapping[str, float]
@@ -110,6 +112,20 @@ class TrialSubject(Protocol):
         Raises:
             RequestError: no such data set, or its images have other channels.
         """
+
+    def pruned(self, rule: str, experts: int, seed: int = 0) -> nn.Module:
+        """Build the final model with so many experts in each layer, in eval mode, on `device`.
+
+        Args:
+            rule: by which they are kept or merged, on validation images: a transform's name.
+            seed: of what the rule draws.
+
+        Raises:
+            UndefinedError: the rule, or pruning, has no meaning for the model.
+        """
+
+    def flops_per_image(self, model: nn.Module) -> float:
+        """Count the FLOPs of one image, forward, in eval mode."""
 
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
         """Compute the model's logits with the combine weights of some experts multiplied.

@@ -13,7 +13,13 @@ from bench.data import DataShape
 from bench.data.batches import TrainingBatches
 from bench.data.files import read_tensors
 from bench.execute.failures import rehearse
-from bench.model.build import TRANSFORMS, register_transform, starting_model, trial_model
+from bench.model.build import (
+    TRANSFORMS,
+    Parent,
+    register_transform,
+    starting_model,
+    trial_model,
+)
 from bench.plan.fingerprint import Fingerprints
 from bench.train.loop import train_trial
 from bench.train.step import resolve_budget
@@ -61,7 +67,7 @@ def test_distilling_takes_what_the_parent_has_and_trains_the_gates(child, traine
     spec = child()
     parent = trained(spec)
     before = {name: tensor.clone() for name, tensor in parent.state_dict().items()}
-    model = starting_model(spec, SHAPE, parent)
+    model = starting_model(spec, SHAPE, Parent(parent))
     fresh = trial_model(spec, SHAPE).state_dict()
     common = shared(model.state_dict(), before)
     for name, tensor in model.state_dict().items():
@@ -75,7 +81,7 @@ def test_distilling_takes_what_the_parent_has_and_trains_the_gates(child, traine
 def test_fine_tuning_takes_the_same_and_trains_everything(child, trained):
     spec = child("fine_tune")
     parent = trained(spec)
-    model = starting_model(spec, SHAPE, parent)
+    model = starting_model(spec, SHAPE, Parent(parent))
     initial = parent.state_dict()
     common = shared(model.state_dict(), initial)
     assert all(torch.equal(model.state_dict()[name], initial[name]) for name in common)
@@ -102,7 +108,7 @@ def test_a_derived_trial_without_its_parent_is_no_trial(child, tiny_dataset, tmp
 def test_training_changes_what_is_free_and_nothing_else(child, trained, tiny_dataset, tmp_path):
     spec = child(ema=0.9)
     parent = trained(spec)
-    outcome = train_trial(spec, tiny_dataset, CPU, tmp_path, parent=parent)
+    outcome = train_trial(spec, tiny_dataset, CPU, tmp_path, parent=Parent(parent))
     initial = parent.state_dict()
     weights = read_tensors(outcome.checkpoint, outcome.sha256)
     first = outcome.snapshots[0]
@@ -113,7 +119,7 @@ def test_training_changes_what_is_free_and_nothing_else(child, trained, tiny_dat
     assert not changed & shared(weights, initial)
     assert all(torch.equal(start[name], initial[name]) for name in shared(start, initial))
     tuned = child("fine_tune")
-    outcome = train_trial(tuned, tiny_dataset, CPU, tmp_path / "tuned", parent=parent)
+    outcome = train_trial(tuned, tiny_dataset, CPU, tmp_path / "tuned", parent=Parent(parent))
     weights = read_tensors(outcome.checkpoint, outcome.sha256)
     assert any(not torch.equal(weights[name], initial[name]) for name in shared(weights, initial))
 
@@ -123,7 +129,7 @@ def test_a_step_is_counted_by_what_it_trains(child, trained, tiny_spec, tiny_dat
     batches = TrainingBatches(spec, tiny_dataset, CPU)
 
     def budget(of, parent=None):
-        return resolve_budget(of, tiny_dataset, batches, CPU, parent)
+        return resolve_budget(of, tiny_dataset, batches, CPU, parent and Parent(parent))
 
     scratch = spec.model_copy(update={"parent": None, "transform": None})
     parent = trained(spec)
@@ -142,7 +148,7 @@ def test_what_a_derived_trial_takes_is_estimated_with_what_is_frozen(child, trai
     spec = child()
     estimated = estimate(spec, SHAPE, SHAPE)
     counted = resolve_budget(
-        spec, tiny_dataset, TrainingBatches(spec, tiny_dataset, CPU), CPU, trained(spec)
+        spec, tiny_dataset, TrainingBatches(spec, tiny_dataset, CPU), CPU, Parent(trained(spec))
     )
     assert estimated.budget == counted
     tuned = estimate(child("fine_tune"), SHAPE, SHAPE)
@@ -154,7 +160,7 @@ def test_a_parent_of_other_classes_has_not_all_that_is_needed(tiny_spec):
     parent = tiny_spec("soft_moe")
     spec = tiny_spec("soft_moe").derived(parent, "distill")
     with pytest.raises(RequestError, match=r"parameters besides the gates.*2 of .*'head\.weight'"):
-        starting_model(spec, SHAPE, trial_model(parent, replace(SHAPE, num_classes=7)))
+        starting_model(spec, SHAPE, Parent(trial_model(parent, replace(SHAPE, num_classes=7))))
     with pytest.raises(RequestError, match=r"parameters besides the gates have no counterpart"):
         estimate(spec, SHAPE, replace(SHAPE, num_classes=7))
 
@@ -180,7 +186,7 @@ def test_a_transform_of_ones_own(child):
     try:
         spec = child("halve_of_the_test")
         parent = trial_model(spec.parent, SHAPE)
-        model = starting_model(spec, SHAPE, parent)
+        model = starting_model(spec, SHAPE, Parent(parent))
         assert torch.equal(model.head.weight, parent.head.weight / 2)
         parts = Fingerprints().trial(spec, lambda _: "data").parts
         assert ("transform", "halve_of_the_test") in {(part.kind, part.name) for part in parts}

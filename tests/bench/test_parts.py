@@ -238,6 +238,17 @@ def test_a_part_that_sweeps_has_no_trial_that_others_could_start_from(preset) ->
     assert last.parent.experts.num_experts == 2
 
 
+def test_children_that_a_part_sweeps_leave_their_parent_to_the_next_part(preset) -> None:
+    parent = {"router": "soft_moe", "transform": "prune_random"}
+    swept = {"routers": ["soft_moe"], "sweep": {"experts.num_experts": [2, 1]}, "parent": parent}
+    other = swept | {"parent": parent | {"transform": "prune_gate_mass"}}
+    first, *children = trials(preset({"routers": ["soft_moe"]}, swept, other))
+    assert [child.parent for child in children] == [first] * 4
+    alone = {"routers": ["soft_moe"], "parent": parent}
+    with pytest.raises(RequestError, match="no single trial of router 'soft_moe' comes before"):
+        trials(preset(alone))
+
+
 @pytest.mark.parametrize("parts", [[], [{}]])
 def test_a_setting_of_the_command_ends_a_sweep_of_the_preset(preset, parts) -> None:
     asked = preset(*parts, sweep={"experts.num_experts": (2, 4), "train.lr": (1, 2)})

@@ -90,7 +90,7 @@ def test_trials_are_measured_by_suites_of_trials_and_layers_by_those_of_layers(p
     made = plan(seeds=2)
     assert [planned.spec.seed for planned in made.trials] == [0, 0, 1, 1]
     about_routing = ["balance", "entropy", "specialization", "stability"]
-    measured = ["accuracy", "fewshot", *about_routing, "scaling", "editing"]
+    measured = ["accuracy", "fewshot", *about_routing, "scaling", "editing", "pruning"]
     assert [suite.name for suite in made.trials[0].suites] == measured
     assert [layer.label for layer in made.layers] == list(ROUTERS)
     assert [suite.name for suite in made.layers[0].suites] == ["throughput"]
@@ -153,7 +153,7 @@ def test_a_request_is_plain_data(store: Store, plan) -> None:
     store.study(request.study, request.record())
     kept = store.find_study("smoke").request
     assert kept["preset"]["routers"] == list(ROUTERS)
-    routing = {"balance", "entropy", "specialization", "stability"}
+    routing = {"balance", "entropy", "specialization", "stability", "pruning"}
     others = {"accuracy", "fewshot", "throughput", "scaling", "editing"}
     assert set(kept["suites"]) == others | routing
 

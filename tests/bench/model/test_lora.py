@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bench.compute import count_flops
 from bench.data import DataShape
 from bench.model import build_experts, moe_layers, reweighted
-from bench.model.build import TRANSFORMS, starting_model, trial_model
+from bench.model.build import TRANSFORMS, Parent, starting_model, trial_model
 from bench.model.experts import ReplacedMLP
 from bench.model.experts.lora import orthonormal
 from routers import RequestError, Routing, SoftRouting, TokenChoiceRouting
@@ -117,7 +117,7 @@ def child(tiny_spec):
 
 def test_adapting_takes_the_dense_model_and_freezes_it(child):
     spec, parent = child()
-    model = starting_model(spec, SHAPE, parent).eval()
+    model = starting_model(spec, SHAPE, Parent(parent)).eval()
     learning = {name for name, p in model.named_parameters() if p.requires_grad}
     mine = (".router.", ".experts.down", ".experts.up", "head.")
     assert learning == {n for n, _ in model.named_parameters() if any(part in n for part in mine)}
@@ -133,10 +133,10 @@ def test_experts_without_a_trained_mlp_are_refused(child, tiny_spec):
         starting_model(tiny_spec(experts={"name": "lora"}), SHAPE, None)
     spec, parent = child(parent="softmax_token_choice")
     with pytest.raises(RequestError, match=r"choose the parent 'dense'"):
-        starting_model(spec, SHAPE, parent)
+        starting_model(spec, SHAPE, Parent(parent))
     spec, parent = child("mlp")
     with pytest.raises(RequestError, match=r"'mlp' do not: set experts.name = lora"):
-        starting_model(spec, SHAPE, parent)
+        starting_model(spec, SHAPE, Parent(parent))
     with pytest.raises(RequestError, match="none of the child's"):
         TRANSFORMS.get("adapt").target(torch.nn.Linear(2, 3), torch.nn.Linear(4, 5))
 
