@@ -164,6 +164,14 @@ class Configurable:
             setattr(cls, name, default.default if isinstance(default, FieldInfo) else default)
         cls._hyper_fields = fields
 
+    @classmethod
+    def refuse_bad_class(cls, owner: str) -> None:
+        """Refuse a class that lacks what its kind of component has to declare.
+
+        Raises:
+            RequestError: the message names the owner, the value and the right one.
+        """
+
     def set_hyper(self, options: Mapping[str, Any]) -> None:
         """Validate `options` and set every hyper-parameter on this instance."""
         owner = getattr(self, "name", type(self).__name__)

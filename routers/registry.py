@@ -99,7 +99,8 @@ class Registry:
         """Return a decorator that registers a class or function under `name`.
 
         Raises:
-            RequestError: the name is taken, or a hyper-parameter refuses its own default.
+            RequestError: the name is taken, a hyper-parameter refuses its own default, or the class
+                lacks what its kind has to declare.
         """
 
         def decorate(target: Target) -> Target:
@@ -109,10 +110,11 @@ class Registry:
                     f"{self.kind} {name!r} {self._is} registered already, by "
                     f"{inspect.getsourcefile(taken.target)}; choose another name"
                 )
-            if isinstance(target, type) and issubclass(target, Configurable):
-                target.name = name  # type: ignore[attr-defined]
             entry = Entry(name, self.kind, family, source, bibtex, target)
             refuse_bad_declaration(entry.hyper_model, f"{self.kind} {name!r}")
+            if isinstance(target, type) and issubclass(target, Configurable):
+                target.refuse_bad_class(f"{self.kind} {name!r}")
+                target.name = name  # type: ignore[attr-defined]
             self._entries[name] = entry
             return target
 

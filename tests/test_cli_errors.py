@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent
         ("routers soft_mo", "did you mean 'soft_moe'"),
         ("show soft_mo", "did you mean 'soft_moe'"),
         ("list dataset:digits", "there is no kind 'dataset:digits' of components"),
-        ("check balance", "there are no checks for the suite 'balance'"),
+        ("check affinity:mlp", "there are no checks for the affinity 'mlp'"),
         ("check soft_mo", "did you mean 'soft_moe'"),
         ("check", "Missing argument"),
         ("status", "there is no database"),

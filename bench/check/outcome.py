@@ -63,7 +63,7 @@ class CheckReport:
     """All checks of one component.
 
     Attributes:
-        kind: "router", "experts", "loss" or "dataset".
+        kind: "router", "experts", "loss", "dataset" or "suite".
         settings: the hyper-parameters of each configuration that was checked.
         note: why there is nothing to check, for a baseline.
         seconds: how long the checks took.

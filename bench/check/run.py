@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from bench.check import behaviour, datasets, experts, losses, routing
+from bench.check import behaviour, datasets, experts, losses, routing, suites
 from bench.check.cases import Setting, subjects
 from bench.check.outcome import CheckReport, CheckResult, NotApplicable, describe_failure
 from bench.data import find_dataset
@@ -72,11 +72,12 @@ OF_DATASETS: Checks = {
     datasets.repeatable: "splits",
     datasets.apart: "splits",
 }
-UNCHECKED = {
-    "affinity": "every router is checked with every affinity",
-    "suite": "it is tried by `run SUITE --preset smoke`",
+OF_SUITES: Checks = {
+    suites.runs: "",
+    suites.finite: "",
+    suites.apart: "",
+    suites.headline: "",
 }
-"""By kind of components that have no checks, what is done instead."""
 
 
 def run_checks(entry: Entry, checks: Checks, settings: Sequence[Setting]) -> CheckReport:
@@ -159,8 +160,11 @@ def check_component(entry: Entry, name: str | None = None) -> CheckReport:
                 return run_checks(entry, OF_LOSSES, losses.settings(entry))
             case "dataset":
                 return _check_dataset((name or entry.name).removeprefix("dataset:"))
+            case "suite":
+                return run_checks(entry, OF_SUITES, [suites.Subject(entry, {})])
     raise RequestError(
-        f"there are no checks for the {entry.kind} {entry.name!r}: {UNCHECKED[entry.kind]}"
+        f"there are no checks for the {entry.kind} {entry.name!r}: "
+        "every router is checked with every affinity"
     )
 
 

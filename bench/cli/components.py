@@ -111,17 +111,19 @@ def new(place: Place, name: Name) -> None:
 
 
 def check(place: Place, name: Component) -> None:
-    """Prove a router, experts, a loss or a data set correct, on a CPU.
+    """Prove a router, experts, a loss, a data set or a suite correct, on a CPU.
 
     Shapes, capacity, gradients, leaks between groups, extreme inputs, save and load, training
-    steps that continue from saved state; of a data set its images, labels and splits. The exit
-    status is 1 where a check fails.
+    steps that continue from saved state; of a data set its images, labels and splits; of a suite
+    what it yields of a tiny trial, against what it declares. The exit status is 1 where a check
+    fails.
 
     \b
     Examples:
       python bench.py check soft_moe
       python bench.py check experts:mlp
       python bench.py check imagefolder:photos
+      python bench.py check balance
       python bench.py check my_router --plugin my_router.py
     """
     place.load()

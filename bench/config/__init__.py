@@ -13,6 +13,7 @@ from bench.config.presets import Preset, load_preset, nearest_path
 from bench.config.schema import (
     DENSE,
     AugmentConfig,
+    ComputeConfig,
     DataConfig,
     ExpertsConfig,
     Match,

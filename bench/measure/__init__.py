@@ -1,4 +1,4 @@
 """Measuring: the subjects of suites, and a suite's run on one of them."""
 
-from bench.measure.running import refuse_transfer, run_suite
+from bench.measure.running import refuse_transfer, run_suite, storable
 from bench.measure.subjects import LayerOfTrial, TrainedTrial, layers_by_image

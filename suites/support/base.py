@@ -14,8 +14,10 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
+from routers.errors import RequestError, alike, nearest
 from routers.hyper import Configurable
 from routers.registry import Registry
+from routers.router import described
 
 SUITES = Registry("suite")
 register_suite = SUITES.register
@@ -79,6 +81,17 @@ def named_classes(names: Sequence[str]) -> Array:
     return Array(CLASS_NAMES.name, np.array(names, dtype=np.str_))
 
 
+DECLARATIONS = {
+    "on": 'write on = "trial" or on = "layer"',
+    "metrics": 'write metrics = (MetricDef("NAME", "UNIT", "higher", "What it means."),)',
+    "main_metric": 'write main_metric = "NAME", the name of one of its metrics',
+    "measure": "write def measure(self, subject), which yields each result",
+}
+"""What a suite has to declare, and how it is written."""
+SUBJECTS = ("trial", "layer")
+BETTER = ("higher", "lower")
+
+
 class Suite(Configurable, ABC, Generic[Subject]):
     """The base of all suites; annotated attributes are a suite's options.
 
@@ -99,6 +112,31 @@ class Suite(Configurable, ABC, Generic[Subject]):
     def __init__(self, **options: Any) -> None:
         self.set_hyper(options)
 
+    @classmethod
+    def refuse_bad_class(cls, owner: str) -> None:
+        """Refuse a suite whose declarations are missing or wrong, when it is registered."""
+        for name, example in DECLARATIONS.items():
+            value = getattr(cls, name, None)
+            if value is None or getattr(value, "__isabstractmethod__", False):
+                close = alike(name, vars(cls).keys() - DECLARATIONS.keys())
+                end = f"it defines `{close[0]}`: did you mean `{name}`?" if close else example
+                raise RequestError(f"{owner} has no `{name}`; {end}")
+        if cls.on not in SUBJECTS:
+            raise RequestError(f"{owner} has on = {cls.on!r}{nearest(str(cls.on), SUBJECTS)}")
+        if not isinstance(cls.metrics, tuple | list):
+            raise RequestError(
+                f"{owner}: metrics is {described(cls.metrics)}, not a tuple of MetricDef; "
+                f"{DECLARATIONS['metrics']}"
+            )
+        names: list[str] = []
+        for definition in cls.metrics:
+            if fault := _fault_of(definition, names):
+                raise RequestError(f"{owner}: {fault}")
+            names.append(definition.name)
+        if cls.main_metric not in names:
+            known = nearest(str(cls.main_metric), names)
+            raise RequestError(f"{owner} has main_metric = {cls.main_metric!r}{known}")
+
     def transfers(self) -> dict[str, int]:
         """Return the data sets that it measures on besides the trial's own.
 
@@ -114,6 +152,21 @@ class Suite(Configurable, ABC, Generic[Subject]):
     @abstractmethod
     def measure(self, subject: Subject) -> Iterator[Metric | Array]:
         """Measure, and yield each result when it is known."""
+
+
+def _fault_of(definition: Any, before: Sequence[str]) -> str | None:
+    """Say what is wrong with the definition of a metric, after those of these names."""
+    if not isinstance(definition, MetricDef):
+        return f"metrics has {described(definition)}, not a MetricDef"
+    for attribute in ("name", "unit", "meaning"):
+        if not isinstance(text := getattr(definition, attribute), str):
+            return f"a MetricDef has {attribute} = {text!r}, which is no text"
+    if definition.name in before:
+        return f"metrics declares {definition.name!r} twice"
+    if definition.better is not None and definition.better not in BETTER:
+        known = nearest(str(definition.better), BETTER)
+        return f"metric {definition.name!r} has better = {definition.better!r}{known}"
+    return None
 
 
 def build_suite(name: str, **options: Any) -> Suite[Any]:
@@ -141,5 +194,5 @@ def layers_and_mean(
             metric = replace(metric, layer=index, split=split or metric.split)
             yield metric
             same[metric.name, *sorted(metric.where.items())].append(metric)
-    for alike in same.values():
-        yield replace(alike[0], layer=None, value=fmean(metric.value for metric in alike))
+    for each in same.values():
+        yield replace(each[0], layer=None, value=fmean(metric.value for metric in each))

@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import suites
 from routers import RequestError, load_plugin
-from suites import SUITES, Metric, build_suite
+from suites import SUITES, Metric, MetricDef, Suite, build_suite, register_suite
 from suites.support.base import layers_and_mean
 from suites.throughput import SHAPES
 
@@ -77,6 +79,51 @@ def test_an_unknown_suite_or_option_is_answered_with_the_nearest():
         build_suite("entropy", permutation=3)
     with pytest.raises(RequestError, match="shapes"):
         build_suite("throughput", shapes=["C"])
+
+
+SHARE = MetricDef("share", "", "higher", "A share.")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"on": None}, 'suite \'wrong\' has no `on`; write on = "trial" or on = "layer"'),
+        ({"on": None, "onn": "trial"}, "has no `on`; it defines `onn`: did you mean `on`?"),
+        ({"on": "trail"}, "suite 'wrong' has on = 'trail'; did you mean 'trial'?"),
+        (
+            {"main_metric": None, "main_metrik": "share"},
+            "`main_metrik`: did you mean",
+        ),
+        ({"main_metric": "shares"}, "has main_metric = 'shares'; did you mean 'share'?"),
+        ({"metrics": None}, "has no `metrics`; write metrics = (MetricDef("),
+        ({"metrics": SHARE}, "metrics is a MetricDef, not a tuple of MetricDef; write metrics = ("),
+        ({"metrics": (SHARE, "gini")}, "suite 'wrong': metrics has a str, not a MetricDef"),
+        ({"metrics": (SHARE, SHARE)}, "suite 'wrong': metrics declares 'share' twice"),
+        (
+            {"metrics": (replace(SHARE, better="highest"),)},
+            "metric 'share' has better = 'highest'; did you mean 'higher'?",
+        ),
+        (
+            {"metrics": (replace(SHARE, unit=None),)},
+            "a MetricDef has unit = None",
+        ),
+        ({"measure": Suite.measure}, "has no `measure`; write def measure(self, subject)"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_when_the_suite_is_registered(attributes, message):
+    right = {
+        "on": "trial",
+        "main_metric": "share",
+        "metrics": (SHARE,),
+        "measure": lambda self, subject: iter(()),
+    }
+    try:
+        register_suite("right")(type("Right", (Suite,), right))
+        with pytest.raises(RequestError, match=re.escape(message)):
+            register_suite("wrong")(type("Wrong", (Suite,), right | attributes))
+        assert "wrong" not in SUITES.names()
+    finally:
+        SUITES.discard("right")
 
 
 def test_mean_over_layers_keeps_names_and_places_apart():
