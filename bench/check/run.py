@@ -76,7 +76,7 @@ OF_SUITES: Checks = {
     suites.runs: "",
     suites.finite: "",
     suites.apart: "",
-    suites.headline: "",
+    suites.headline: "apart",
 }
 
 

@@ -402,6 +402,12 @@ def store(tmp_path: Path) -> Iterator[Store]:
         yield opened
 
 
+@pytest.fixture(scope="session")
+def make_lab() -> type[Lab]:
+    """Starts a study in a store that outlives a test: `make_lab(store, name=…, suites=…)`."""
+    return Lab
+
+
 @pytest.fixture
 def lab(store: Store) -> Callable[..., Lab]:
     """Starts a study in the store: `lab(name=…, suites=…)`."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -19,12 +21,28 @@ from results import StoreError, Subject, open_store
 TOP1 = {"soft_moe": [0.8, 0.9], "dense": [0.7, 0.75]}
 
 
+SUITES = ("accuracy", "throughput")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory, make_lab):
+    """The folder of a database with a study of two routers, and of its report."""
+    folder = tmp_path_factory.mktemp("small")
+    with open_store(folder / "results.db") as store:
+        make_lab(store, suites=SUITES).study_of(TOP1)
+        write_report(store, "tiny", folder / "report", folder)
+    return folder
+
+
 @pytest.fixture
-def small(lab, store, tmp_path):
-    """A study of two routers, and its report."""
-    made = lab(suites=("accuracy", "throughput"))
-    made.study_of(TOP1)
-    return made, write_report(store, "tiny", tmp_path / "report", tmp_path).folder
+def small(template, lab, tmp_path):
+    """A study of two routers, and its report, for one test to change."""
+    with (
+        closing(sqlite3.connect(template / "results.db")) as written,
+        closing(sqlite3.connect(tmp_path / "results.db")) as own,
+    ):
+        written.backup(own)
+    return lab(suites=SUITES), shutil.copytree(template / "report", tmp_path / "report")
 
 
 @pytest.fixture
