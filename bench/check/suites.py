@@ -107,10 +107,10 @@ def headline(subject: Subject) -> str:
 def place(result: Metric | Array) -> str:
     """Return the name of a result and where it applies, in words."""
     parts = {"layer": result.layer, "step": result.step, "split": result.split}
-    words = [f"{name} {value}" for name, value in parts.items() if value is not None]
+    labels = [f"{name} {value}" for name, value in parts.items() if value is not None]
     if result.where:
-        words.append(f"where {json.dumps(result.where, sort_keys=True)}")
-    of = f" of {', '.join(words)}" if words else ""
+        labels.append(f"where {json.dumps(result.where, sort_keys=True)}")
+    of = f" of {', '.join(labels)}" if labels else ""
     return f"{type(result).__name__} {result.name!r}{of}"
 
 
