@@ -244,9 +244,8 @@ class StudyData:
         self,
     ) -> dict[tuple[str | None, str, Entry, int | None], list[tuple[dict[str, Any], int, float]]]:
         """`where`, seed and value of what was measured at the end of training."""
-        rows = self.metrics
-        rows = rows[rows["step"].isna() & rows["seed"].notna() & rows["value"].notna()]
-        rows = rows[rows["split"].isna() | (rows["split"] == "test")]
+        rows = self.metrics.dropna(subset=["seed", "value"])
+        rows = rows[rows["step"].isna() & (rows["split"].isna() | (rows["split"] == "test"))]
         by_place = defaultdict(list)
         for row in rows.itertuples():
             layer = None if pd.isna(row.layer) else int(row.layer)

@@ -52,6 +52,13 @@ def test_no_tracked_file_is_over_a_megabyte():
     assert large == LARGE
 
 
+def test_no_source_file_is_over_300_lines():
+    sources = [file for file in tracked() if file.suffix == ".py" and file.parts[0] != "tests"]
+    lines = {str(file): (ROOT / file).read_text(encoding="utf-8").count("\n") for file in sources}
+    assert len(lines) > 100
+    assert {file: count for file, count in lines.items() if count > 300} == {}
+
+
 def size(file: Path) -> int:
     return (ROOT / file).stat().st_size
 

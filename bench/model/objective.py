@@ -41,9 +41,12 @@ class Objective:
     def __init__(self, train: TrainConfig) -> None:
         self._train = train
         self._auxiliary = [
-            (weight, entry.target, entry.validate(train.loss_options.get(name, {})))
+            (weight, entry.target, options)
             for name, weight in train.losses.items()
             for entry in [LOSSES.get(name)]
+            # One without a weight is named rightly too, and then left out.
+            for options in [entry.validate(train.loss_options.get(name, {}))]
+            if weight
         ]
 
     def __call__(

@@ -180,7 +180,7 @@ class TokenChoiceRouting(Routing):
     def of_choices(self, slot_outputs: Tensor) -> Tensor:
         """Gather each choice's output, 0 where it was dropped: (E, g, s, d) -> (g, t, K, d)."""
         rows = gather_rows(slot_outputs.flatten(0, 2), self.slot_of_choice)
-        return rows.view(*self.experts.shape, -1)
+        return rows.view(*self.experts.shape, slot_outputs.shape[-1])
 
     def reweighted(self, factors: Tensor) -> Self:
         return replace(self, weights=self.weights * factors[self.experts])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from routers import build_router
 from routers.errors import BenchError
 from routers.routing import Routing, TokenChoiceRouting
 from suites.support.base import Metric, build_suite
@@ -164,7 +165,8 @@ class KnownSubject:
 
     def __init__(self, case: KnownRouting) -> None:
         self.case = case
-        self.model: nn.Module = nn.Identity()
+        routers = [build_router("hash", dim=1, num_experts=EXPERTS) for _ in range(2)]
+        self.model: nn.Module = nn.ModuleList(routers)
         self.num_classes = int(case.labels.max()) + 1
         self.class_names = [str(index) for index in range(self.num_classes)]
 

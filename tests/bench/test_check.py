@@ -518,7 +518,7 @@ def test_the_table_is_80_columns_wide_and_tells_what_failed():
     assert max(map(len, lines)) <= 80
     assert any("capacity failed: " in line for line in lines)
     assert any("No expert takes more tokens than its capacity" in line for line in lines)
-    assert "broken fails 1 of 15 checks" in lines[-1]
+    assert "broken fails 1 of 16 checks" in lines[-1]
 
 
 # State from step to step, and after_step.
@@ -676,7 +676,7 @@ def test_the_first_cause_is_told_with_the_routers_own_line(broken, what, line):
     assert cause.detail.endswith(line)
     assert ("test_check.py:" in cause.detail) == bool(line)
     assert {result.status for result in report.results[1:]} == {"not run"}
-    assert "broken fails 1 of 15 checks; 14 were not run" in " ".join(text(report).split())
+    assert "broken fails 1 of 16 checks; 15 were not run" in " ".join(text(report).split())
 
 
 def test_the_operation_that_overflows_is_named():

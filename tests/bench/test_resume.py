@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bench.config.schema import AugmentConfig, TrialSpec
-from bench.model.build import trial_model
+from bench.model.build import Parent, trial_model
 from bench.train import checkpoint
 from bench.train.evaluation import TrainingState
 from bench.train.loop import TrainingInterrupted, train_trial
@@ -89,7 +89,7 @@ def trial(request, tiny_spec, tiny_dataset, biased) -> dict[str, Any]:
         spec = spec.model_copy(update={"data": data})
     if request.param == "distilled":
         before = tiny_spec(name, **recipe)
-        spec, parent = spec.derived(before, "distill"), trial_model(before, tiny_dataset)
+        spec, parent = spec.derived(before, "distill"), Parent(trial_model(before, tiny_dataset))
     return {"spec": spec, "dataset": tiny_dataset, "device": CPU, "parent": parent}
 
 

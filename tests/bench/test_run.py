@@ -44,9 +44,6 @@ QUICK = {
     "suites.throughput.model_batch": 1,
 }
 
-NO_LOSS = {"train.losses.importance": 0.0}
-"""Without what is taken over the whole batch."""
-
 
 @pytest.fixture(scope="session")
 def datasets() -> Datasets:
@@ -175,8 +172,7 @@ def test_bare_layers_are_measured_without_any_training(run, store) -> None:
         (
             torch.OutOfMemoryError("full"),
             "out_of_memory",
-            "OutOfMemoryError: full; train.micro_batches = 2 would change what is computed: the "
-            "loss 'importance' is taken over the whole batch",
+            "OutOfMemoryError: full; --set train.micro_batches=2 trains each batch in 2 parts",
         ),
     ],
 )
@@ -208,13 +204,13 @@ def test_a_training_out_of_memory_in_parts_is_told_of_more_parts_or_why_not(
             "tokens of several images together",
         ),
     ):
-        (failure,) = run(["exploding"], settings=NO_LOSS | settings).failures
+        (failure,) = run(["exploding"], settings=settings).failures
         assert (failure.status, failure.error) == ("out_of_memory", f"MemoryError; {remedy}")
 
 
 def test_a_batch_in_parts_is_another_trial(run, store) -> None:
-    assert run(["soft_moe"], settings=NO_LOSS).trained == 1
-    assert run(["soft_moe"], settings=NO_LOSS | {"train.micro_batches": 2}).trained == 1
+    assert run(["soft_moe"], settings={}).trained == 1
+    assert run(["soft_moe"], settings={"train.micro_batches": 2}).trained == 1
     whole, parts = attempts(store)
     assert (whole.steps, whole.flops) == (parts.steps, parts.flops)
     assert whole.checkpoint_sha256 != parts.checkpoint_sha256
@@ -275,8 +271,8 @@ def test_a_suite_that_fails_costs_its_own_measurement(run, store, failing_suite)
         ({"model.layers": [7]}, "block 7"),
         ({"train.micro_batches": 100}, "train.batch_size = 64 has no 100 parts"),
         (
-            {"train.micro_batches": 2, "train.losses.importance": 0.1},
-            "train.micro_batches = 2 would change what is computed: the loss 'importance'",
+            {"train.micro_batches": 2, "train.losses.sample_similarity": 0.1},
+            "micro_batches = 2 would change what is computed: the loss 'sample_similarity'",
         ),
     ],
 )

@@ -8,7 +8,7 @@ from suites.balance import LayerCounts
 from tests.bench.model.test_moe import ROUTED, layer_of
 
 COVERED = {
-    *("soft_moe", "softmax_mixture", "attentive", "mumoe", "smear", "moce_ir"),
+    *("soft_moe", "softmax_mixture", "attentive", "mumoe", "smear", "moce_ir", "mixer"),
     *("base", "top_p", "dselect_k"),
 }
 """Routers that by their definition leave no token out."""
