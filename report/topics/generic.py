@@ -178,9 +178,10 @@ def _curves(numbers: Numbers, study: StudyData, condition: Condition) -> Sketch:
     card = numbers.card
     ordered = numbers.ordered(set(numbers.snapshots["place"]))
     lines = {place: _lines(numbers, study.under(condition), place) for place in ordered}
-    shown = {place: own for place, own in lines.items() if own}
+    # A line needs two points.
+    shown = {place: own for place, own in lines.items() if any(len(p) > 1 for p in own.values())}
     if not shown:
-        raise Lacking(f"suite {card.name} measured no snapshot of a finished trial")
+        raise Lacking(f"suite {card.name} measured no two snapshots of a finished trial")
     few = list(shown)[:MOST_CURVES]
     runs: dict[Entry, int] = {}
     for place in few:
