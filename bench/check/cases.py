@@ -182,6 +182,9 @@ def subjects(name: str, fixed: dict[str, Any], sizes: dict[str, int]) -> list[Su
     """Return a router in its default setting, and with each hyper-parameter moved from its default.
 
     Hyper-parameters that are `fixed` stay as they are; sizes are fields of `Subject`.
+
+    Raises:
+        RequestError: the hyper-parameters do not fit the router.
     """
     entry = ROUTERS.get(name)
     entry.validate(fixed)

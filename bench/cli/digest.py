@@ -37,7 +37,14 @@ class Failure:
 
 
 def digest(store: Store, study: str, home: Path) -> str:
-    """Return what finished, what failed and why, what is new and who is best, 80 columns wide."""
+    """Return what finished, what failed and why, what is new, and who is best: 80 columns of text.
+
+    Args:
+        home: folder of everything that runs make.
+
+    Raises:
+        StoreError: no such study.
+    """
     return digest_of(read_standing(store, study), main_metrics(store, study, history=True), home)
 
 

@@ -183,7 +183,11 @@ def names(text: str | None) -> list[str]:
 
 
 def seeds_of(text: str | None) -> int | None:
-    """Return a number of seeds; None for `auto` and where there is no text."""
+    """Return a number of seeds; None for `auto` and where there is no text.
+
+    Raises:
+        typer.BadParameter: it is none of them.
+    """
     if text is None or text == AUTO:
         return None
     if not text.isdecimal() or int(text) < 1:

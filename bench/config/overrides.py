@@ -117,6 +117,9 @@ def check_path(path: str, routers: str | Iterable[str] = "all") -> None:
 
     Args:
         routers: the routers whose hyper-parameters may be suggested.
+
+    Raises:
+        RequestError: there is no such setting; the message names the nearest path.
     """
     known = [name for name in setting_paths(Preset) if name.partition(".")[0] in SECTIONS]
     if path in known or any(path.startswith(f"{name}.") for name in OPEN):
@@ -154,6 +157,9 @@ def with_settings(preset: Preset, settings: Mapping[str, Any], sweep: Iterable[s
     Args:
         settings: the new value of each path.
         sweep: paths that the command sweeps over; what a part says of them is dropped.
+
+    Raises:
+        RequestError: see `override`.
     """
     swept = list(sweep)
 

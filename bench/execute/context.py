@@ -148,6 +148,9 @@ def begin_process(log: Path, device: str, plugins: Mapping[Path, str]) -> torch.
 
     Returns:
         The device, as this process sees it.
+
+    Raises:
+        PluginChangedError: see `load_unchanged`.
     """
     threading.Thread(target=_die_with_parent, daemon=True).start()
     log_to(log)

@@ -32,7 +32,11 @@ FIRST_GUESS = 256
 
 
 def solved_specs(preset: Preset, datasets: Datasets) -> list[TrialSpec]:
-    """List every trial of a preset, with its experts' width where compute is matched by it."""
+    """List every trial of a preset, with the width of its experts where compute is matched by it.
+
+    Raises:
+        BenchError: something that does not exist or fit.
+    """
     return with_widths(trial_specs(preset), lambda data: load_with_shape(data, datasets)[0])
 
 
@@ -59,7 +63,11 @@ def condition_of(spec: TrialSpec) -> str:
 
 
 def conditions(preset: Preset) -> list[Preset]:
-    """List the preset at each combination of the values that it sweeps over."""
+    """List the preset at each combination of the values that it sweeps over.
+
+    Raises:
+        RequestError: a path that leads to no setting, or a value that does not fit.
+    """
     for path in preset.sweep:
         check_path(path, preset.every_router())
     fixed = preset.model_copy(update={"sweep": {}})

@@ -95,7 +95,11 @@ class Module:
 
 @cache
 def parsed(text: str, name: str, stem: str) -> Module:
-    """Return the module of a file's text, of a package where the file's stem is "__init__"."""
+    """Return the module of a file's text, of a package where the file's stem is "__init__".
+
+    Raises:
+        SyntaxError: it is no Python.
+    """
     package = name if stem == "__init__" else name.rpartition(".")[0]
     return Module(ast.parse(text), name, package)
 

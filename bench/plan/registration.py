@@ -85,7 +85,11 @@ def find_component(name: str) -> Entry:
 
 
 def find_registry(kind: str) -> Registry:
-    """Return the registry of a kind, in the plural or as its components are called."""
+    """Return the registry of a kind, in the plural or as its components are called.
+
+    Raises:
+        RequestError: there is no such kind.
+    """
     kinds = REGISTRIES | {registry.kind: registry for registry in REGISTRIES.values()}
     if kind not in kinds:
         raise RequestError(f"there is no kind {kind!r} of components{nearest(kind, REGISTRIES)}")

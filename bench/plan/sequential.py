@@ -105,6 +105,9 @@ def refuse_other_analyses(study: str, asked: Sequential, before: Mapping[str, An
     The error rate holds for one plan alone.
 
     Args:
+
+    Raises:
+        RequestError: other analyses were planned first.
         before: the study's last request; empty where there was none.
     """
     first = before.get("sequential", {}).get("seeds", list(asked.seeds))

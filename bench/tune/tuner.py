@@ -197,7 +197,11 @@ class Tuner:
         return self.rows
 
     def begin(self, run_id: int) -> list[Job]:
-        """Return where each router goes on, or begins."""
+        """Return where each router goes on, or begins.
+
+        Raises:
+            BenchError: another process, that began before, works on this tuning.
+        """
         _refuse_second(self.study, self.store, run_id)
         self.runner.emit(Begun(self._unfinished()))
         return [job for search in self.searches for job in self._next(search)]
