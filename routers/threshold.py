@@ -35,8 +35,23 @@ class BatchChoice(Router):
     noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
 
 
+class MeanThreshold(BatchChoice):
+    """The base of those whose threshold is the exponential mean of the lowest score taken.
+
+    Attributes:
+        decay: share of the last threshold that the next one keeps.
+    """
+
+    decay: float
+
+    @torch.no_grad()
+    def after_step(self, stats: dict[str, Tensor]) -> None:
+        if "lowest" in stats:
+            self.threshold.lerp_(stats["lowest"].to(self.threshold.dtype), 1 - self.decay)
+
+
 @register_router("expert_race", family="expert_choice", source="arXiv 2503.16057")
-class ExpertRace(BatchChoice):
+class ExpertRace(MeanThreshold):
     """The k · t highest logits of the whole batch win, of all pairs of a token and an expert.
 
     Tokens compete with tokens and experts with experts, so a hard token may take many experts and
@@ -73,11 +88,6 @@ class ExpertRace(BatchChoice):
         routing = TokenChoiceRouting.from_mask(gates, logits, selected)
         routing.statistics.update(statistics)
         return routing
-
-    @torch.no_grad()
-    def after_step(self, stats: dict[str, Tensor]) -> None:
-        if "lowest" in stats:
-            self.threshold.lerp_(stats["lowest"].to(self.threshold.dtype), 1 - self.decay)
 
 
 @register_router("expert_threshold", family="expert_choice", source="arXiv 2603.11535")
@@ -124,7 +134,7 @@ class ExpertThreshold(BatchChoice, LearnedThreshold):
 
 
 @register_router("diffmoe", family="expert_choice", source="arXiv 2503.14487")
-class DiffMoE(BatchChoice):
+class DiffMoE(MeanThreshold):
     """Experts take the best tokens of the whole batch, and a predictor learns which those are.
 
     In training each expert takes the s = ⌊capacity_factor · t / E⌋ tokens of its highest softmax
@@ -187,11 +197,6 @@ class DiffMoE(BatchChoice):
         selected = above & (logits > -torch.inf)
         chosen = TokenChoiceRouting.from_mask(routing.gates, routing.gates, selected)
         return dataclasses.replace(chosen, logits=logits, noisy_logits=logits)
-
-    @torch.no_grad()
-    def after_step(self, stats: dict[str, Tensor]) -> None:
-        if "lowest" in stats:
-            self.threshold.lerp_(stats["lowest"].to(self.threshold.dtype), 1 - self.decay)
 
 
 @torch.no_grad()
