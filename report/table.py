@@ -276,6 +276,12 @@ def title(text: str, condition: Condition | str) -> str:
     return f"{text}, {condition}" if condition else text
 
 
+def panel_title(text: str, entry: Entry, drawn: Iterable[Entry]) -> str:
+    """Add the condition to a panel's title, where the router is drawn under several."""
+    several = sum(other.system == entry.system for other in drawn) > 1
+    return title(text, entry.condition if several else "")
+
+
 def number_of_runs(runs: Mapping[System, int]) -> str:
     """Say how many runs each system has: `n = 3; soft_moe n = 2`."""
     usual = Counter(runs.values()).most_common(1)[0][0]

@@ -12,7 +12,7 @@ from report.cells import INTERVALS, LEAD, measured_by, metric_cell, metric_row, 
 from report.conditions import Entry
 from report.study import StudyData
 from report.style import FAINT, INK, PAGE, PAPER, RouterStyle, folded, panels
-from report.table import Column, Lacking, title
+from report.table import Column, Lacking, panel_title
 from report.topics.make import Contents, Sketch, as_figure, as_table
 
 PAIRED = (
@@ -75,9 +75,8 @@ def draw(study: StudyData) -> Sketch:
     figure, axes = panels(len(shown), 4, PAGE, 0.6 + row * len(names), sharex=True, sharey=True)
     for (entry, edits), place in zip(shown.items(), axes, strict=True):
         _panel(place, edits, study.styles[entry.system])
-        several = sum(other.system == entry.system for other in shown) > 1
         name = f"{entry.system} (n={len(edits['before'])})"
-        place.set_title(folded(title(name, entry.condition if several else "")))
+        place.set_title(folded(panel_title(name, entry, shown)))
     axes[0].set_yticks(range(len(names)), names)
     axes[0].set_ylim(len(names) - 0.5, -0.5)
     axes[0].set_xlim(-4, 104)

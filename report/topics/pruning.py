@@ -26,8 +26,8 @@ from report.table import (
     Column,
     Lacking,
     number_of_runs,
+    panel_title,
     text_columns,
-    title,
     words,
 )
 from report.topics.make import Contents, Sketch, as_figure, as_table
@@ -87,9 +87,7 @@ def draw(study: StudyData) -> Sketch:
             if not (points := _points(study, entry, rule, sizes)).empty:
                 draw_line(place, styles[rule], points, "experts")
         runs[entry.system] = len(study.final("pruned_top1", entry, experts=sizes[0]))
-        several = sum(other.system == entry.system for other in entries) > 1
-        name = str(entry.system)
-        place.set_title(folded(title(name, entry.condition if several else ""), 36))
+        place.set_title(folded(panel_title(str(entry.system), entry, entries), 36))
         place.set_xscale("log", base=2)
         place.xaxis.set_major_locator(FixedLocator(sizes))
         place.xaxis.set_minor_locator(NullLocator())
