@@ -120,10 +120,9 @@ def depends_on_batch(subject: TrialSubject, batch: Observed) -> bool:
     They cannot where no group of any layer holds tokens of two images. Elsewhere the rest is
     replaced by its negative: the shapes stay, so that nothing is rounded otherwise.
     """
-    images = len(batch.labels)
-    if all(routing.gates.shape[0] % images == 0 for routing in batch.routings):
+    if batch.within_images:
         return False
-    half = -(-images // 2)
+    half = -(-len(batch.labels) // 2)
     changed = torch.cat([batch.images[:half], -batch.images[half:]])
     answers = subject.answers(subject.model, changed, {})[:half]
     return not torch.allclose(answers, batch.logits[:half].to(answers), rtol=CLOSE, atol=CLOSE)

@@ -164,7 +164,7 @@ def runs_apart(subject: TrialSubject, batch: Observed) -> bool:
     No group may hold tokens of two images. Even so a batch of another size rounds otherwise, and
     a router that reads single bits (`random`) then routes otherwise: so one image is tried.
     """
-    if any(routing.gates.shape[0] % len(batch.labels) for routing in batch.routings):
+    if not batch.within_images:
         return False
     alone = subject.answers(subject.model, batch.images[:1], {})
     return torch.allclose(alone, batch.logits[:1], rtol=CLOSE, atol=CLOSE)

@@ -119,9 +119,9 @@ class Stability(Suite[TrialSubject]):
             images = len(batch.labels)
             by_layer = by_layer or [[] for _ in batch.routings]
             if seen < self.images:
+                within_images &= batch.within_images
                 for layer, routing in zip(by_layer, batch.routings, strict=True):
                     layer.append(Choices.of(routing, images, self.images - seen))
-                    within_images &= routing.gates.shape[0] % images == 0
             seen += images
             right += int((batch.logits.argmax(-1) == batch.labels).sum())
             if split != "test" and seen >= self.images:
@@ -183,7 +183,7 @@ class Choices:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What a model did with the images of a split.
+    """The routings and answers of a model on the images of a split.
 
     Attributes:
         layers: the choices of each MoE layer for the images compared, in network order.

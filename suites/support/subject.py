@@ -31,6 +31,11 @@ class Observed:
     logits: Tensor
     routings: list[Routing]
 
+    @property
+    def within_images(self) -> bool:
+        """Whether no group of any layer holds tokens of two images."""
+        return all(routing.gates.shape[0] % len(self.labels) == 0 for routing in self.routings)
+
 
 @dataclass(frozen=True)
 class HistoryPoint:
