@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -27,6 +28,7 @@ from torch.nn.functional import one_hot
 
 from routers.errors import BenchError
 from routers.hyper import hyper
+from routers.routing import Routing
 from suites.support.base import (
     CLASS_NAMES,
     Array,
@@ -100,54 +102,25 @@ class Entropy(Suite[TrialSubject]):
         return why_not_routed(subject.model)
 
     def measure(self, subject: TrialSubject) -> Iterator[Metric | Array]:
-        kinds = [router.site.kinds for router in routers_of(subject.model)]
-        taken = [ImageMasses() for _ in kinds]
-        layers: list[dict[str, ImageMasses]] = []
+        layers = [LayerMasses(router.site.kinds) for router in routers_of(subject.model)]
         labels, predictions = [], []
-        sizes: list[tuple[int, ...]] = []
         for batch in subject.run(subject.model, "test"):
             labels.append(batch.labels.cpu())
             predictions.append(batch.logits.argmax(-1).cpu())
-            layers = layers or [{of: ImageMasses() for of in OF} for _ in batch.routings]
-            sizes = [routing.expert_sizes for routing in batch.routings]
             for layer, routing in zip(layers, batch.routings, strict=True):
-                for of, weights in (
-                    ("gates", routing.gates),
-                    ("combine", routing.combine_weights()),
-                ):
-                    layer[of].add(weights, len(batch.labels), routing.mask)
-            for own, masses, routing in zip(kinds, taken, batch.routings, strict=True):
-                if own:
-                    masses.add(routing.taken(), len(batch.labels))
+                layer.add(routing, len(batch.labels))
         label, predicted = torch.cat(labels), torch.cat(predictions)
-        of_layers = [
-            [*self.of_layer(layer, label, predicted), *kind_shares(own, masses)]
-            for layer, own, masses in zip(layers, kinds, taken, strict=True)
-        ]
+        of_layers = [self.of_layer(layer, label, predicted) for layer in layers]
         yield from layers_and_mean(of_layers, "test")
         for index, layer in enumerate(layers):
-            for of, masses in layer.items():
-                for kind in KINDS:
-                    table = class_table(masses.of_kind(kind), label, subject.num_classes).float()
-                    where = {"of": of, "kind": kind}
-                    yield Array("class_expert", table.numpy(), index, split="test", where=where)
-            if sizes[index]:
-                yield Array("expert_sizes", np.array(sizes[index]), index, split="test")
-        for index, (own, masses) in enumerate(zip(kinds, taken, strict=True)):
-            if own:
-                table = class_table(by_kind(masses, own), label, subject.num_classes)
-                shares = (table / table.sum(1, keepdim=True).clamp(min=1e-12)).float()
-                yield Array("class_kind", shares.numpy(), index, split="test")
-                names = np.array(list(dict.fromkeys(own)), dtype=np.str_)
-                yield Array("kind_names", names, index)
+            for array in layer.arrays(label, subject.num_classes):
+                yield replace(array, layer=index)
         yield named_classes(subject.class_names)
 
-    def of_layer(
-        self, layer: dict[str, ImageMasses], label: Tensor, predicted: Tensor
-    ) -> Iterator[Metric]:
+    def of_layer(self, layer: LayerMasses, label: Tensor, predicted: Tensor) -> Iterator[Metric]:
         """Return all numbers in `metrics` for one layer; label and predicted: (images,) long."""
         known = {"MI_label": label, "MI_prediction": predicted}
-        for of, masses in layer.items():
+        for of, masses in layer.of.items():
             yield Metric("left_out", masses.left_out, where={"of": of})
             if masses.left_out == 1:
                 continue
@@ -159,6 +132,7 @@ class Entropy(Suite[TrialSubject]):
                 for name, classes in known.items():
                     for ending, value in self.information(of_image, classes).items():
                         yield Metric(f"{name}{ending}", value, where=where)
+        yield from layer.kind_shares()
 
     def information(self, masses: Tensor, classes: Tensor) -> dict[str, float]:
         """Compute plain, corrected and normalised I(E;Y), by the ending of the metric's name.
@@ -182,6 +156,64 @@ class Entropy(Suite[TrialSubject]):
         information = {"": plain, "_corrected": plain - bias}
         # Where nothing varies there is nothing to know, and 0/0 is rounding error.
         return information | ({"_normalised": (plain - bias) / most} if most > 1e-9 else {})
+
+
+class LayerMasses:
+    """The distributions of one layer's tokens over its experts, batch by batch.
+
+    Attributes:
+        of: by gates, and by combine weights.
+        taken: by the experts that processed the token, each alike, where they are of several kinds.
+        kinds: (E,), the kind of each expert; none where there is one.
+        sizes: parameters of each expert, (E,); none where all are alike.
+    """
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        self.of = {of: ImageMasses() for of in OF}
+        self.taken = ImageMasses()
+        self.kinds = kinds
+        self.sizes: tuple[int, ...] = ()
+
+    def add(self, routing: Routing, images: int) -> None:
+        """Add one batch of images."""
+        self.of["gates"].add(routing.gates, images, routing.mask)
+        self.of["combine"].add(routing.combine_weights(), images, routing.mask)
+        if self.kinds:
+            self.taken.add(routing.taken(), images, routing.mask)
+        self.sizes = routing.expert_sizes
+
+    def kind_shares(self) -> Iterator[Metric]:
+        """Return the share of each kind of expert in what processed the tokens; none of one."""
+        if self.kinds and self.taken.left_out < 1:
+            total = self.by_kind().sum(0)
+            shares = (total / total.sum()).tolist()
+            for name, share in zip(dict.fromkeys(self.kinds), shares, strict=True):
+                yield Metric("kind_share", share, where={"kind_of_expert": name})
+
+    def by_kind(self) -> Tensor:
+        """Sum what an image's tokens took over the experts of each kind: (images, kinds).
+
+        Kinds are in the order of their first expert.
+        """
+        names = list(dict.fromkeys(self.kinds))
+        index = torch.tensor([names.index(kind) for kind in self.kinds])
+        of_image = self.taken.of_kind("soft")
+        return of_image.new_zeros(len(of_image), len(names)).index_add_(1, index, of_image)
+
+    def arrays(self, label: Tensor, num_classes: int) -> Iterator[Array]:
+        """Return the tables by class, and the names and sizes that go with them."""
+        for of, masses in self.of.items():
+            for kind in KINDS:
+                table = class_table(masses.of_kind(kind), label, num_classes).float()
+                where = {"of": of, "kind": kind}
+                yield Array("class_expert", table.numpy(), split="test", where=where)
+        if self.sizes:
+            yield Array("expert_sizes", np.array(self.sizes), split="test")
+        if self.kinds:
+            table = class_table(self.by_kind(), label, num_classes)
+            shares = (table / table.sum(1, keepdim=True).clamp(min=1e-12)).float()
+            yield Array("class_kind", shares.numpy(), split="test")
+            yield Array("kind_names", np.array(list(dict.fromkeys(self.kinds)), dtype=np.str_))
 
 
 class ImageMasses:
@@ -228,26 +260,6 @@ class ImageMasses:
     def mean_entropy(self) -> float:
         """H_s: the mean over tokens of H(p), in bits."""
         return self._entropies / self._counted
-
-
-def by_kind(masses: ImageMasses, kinds: Sequence[str]) -> Tensor:
-    """Sum what an image's tokens took over the experts of each kind: (images, kinds).
-
-    Args:
-        kinds: (E,), the kind of each expert; kinds are in the order of their first expert.
-    """
-    names = list(dict.fromkeys(kinds))
-    index = torch.tensor([names.index(kind) for kind in kinds])
-    of_image = masses.of_kind("soft")
-    return of_image.new_zeros(len(of_image), len(names)).index_add_(1, index, of_image)
-
-
-def kind_shares(kinds: Sequence[str], masses: ImageMasses) -> Iterator[Metric]:
-    """Return the share of each kind of expert in what processed the tokens; none of one kind."""
-    if kinds and masses.left_out < 1:
-        total = by_kind(masses, kinds).sum(0)
-        for name, share in zip(dict.fromkeys(kinds), (total / total.sum()).tolist(), strict=True):
-            yield Metric("kind_share", share, where={"kind_of_expert": name})
 
 
 def class_table(masses: Tensor, classes: Tensor, num_classes: int) -> Tensor:

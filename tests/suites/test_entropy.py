@@ -13,7 +13,7 @@ from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
 from routers import BenchError, Site
 from suites import Metric, build_suite
-from suites.entropy import ImageMasses, class_table
+from suites.entropy import ImageMasses, LayerMasses, class_table
 from suites.support.subject import routers_of
 
 
@@ -173,7 +173,9 @@ def test_where_no_token_was_processed_only_that_is_said():
     masses = ImageMasses()
     masses.add(torch.zeros(2, 3, 4), 2)
     label = torch.tensor([0, 1])
-    got = list(build_suite("entropy").of_layer({"combine": masses}, label, label))
+    layer = LayerMasses(kinds=())
+    layer.of = {"combine": masses}
+    got = list(build_suite("entropy").of_layer(layer, label, label))
     assert [(metric.name, metric.value) for metric in got] == [("left_out", 1.0)]
 
 
