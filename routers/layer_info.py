@@ -1,4 +1,4 @@
-"""What a router may know besides the tokens: of a forward pass, and of the layer it stands in."""
+"""The inputs of a router besides the tokens: of a forward pass, and of the layer around it."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Site:
 
 @dataclass(frozen=True)
 class ExpertTrials:
-    """What a router asks for that is not trained by a gradient: the losses of every expert.
+    """The request of a router that no gradient trains: the losses of every expert.
 
     Attributes:
         every: steps from one trial to the next; the first is at the end of step `every`.

@@ -13,9 +13,9 @@ from routers.router import OwnGate, register_router
 from routers.routing import GroupChoiceRouting, Routing
 
 ITERATIONS = 20
-"""Of k-means, at most."""
+"""Most iterations of k-means."""
 STILL = 1e-4
-"""What a coordinate of a centre moves by, at most, where k-means has converged."""
+"""Largest move of a coordinate of a centre after which k-means has converged."""
 START = 1e-3
 """Largest distance of a coordinate of the first centres from the mean context."""
 JITTER = 1e-4

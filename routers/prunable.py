@@ -1,4 +1,4 @@
-"""What a router says of itself with fewer experts."""
+"""The hyper-parameters of a router with fewer experts."""
 
 from __future__ import annotations
 

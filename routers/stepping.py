@@ -1,4 +1,4 @@
-"""What a training step tells the routers that update state without a gradient."""
+"""The end of a training step, for routers that update state without a gradient."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class DataShape:
 
 
 ShapedData = Dataset | DataShape
-"""What a model's shape is taken from."""
+"""A source of a model's shape."""
 
 
 def normalise(images: Tensor, dataset: Dataset) -> Tensor:

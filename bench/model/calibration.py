@@ -1,4 +1,4 @@
-"""What a trained model shows of its experts on calibration images."""
+"""The use that a trained model makes of its experts on calibration images."""
 
 from __future__ import annotations
 

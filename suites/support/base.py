@@ -87,7 +87,7 @@ DECLARATIONS = {
     "main_metric": 'write main_metric = "NAME", the name of one of its metrics',
     "measure": "write def measure(self, subject), which yields each result",
 }
-"""What a suite has to declare, and how it is written."""
+"""The declarations of a suite, each with how it is written."""
 SUBJECTS = ("trial", "layer")
 BETTER = ("higher", "lower")
 

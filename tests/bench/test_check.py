@@ -545,7 +545,7 @@ class Balanced(Router):
 
 
 class PlainAttribute(Balanced):
-    """The same bias in an attribute, so small that a few steps do not show it."""
+    """A balancing bias in a plain attribute, so small that a few steps do not show it."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)

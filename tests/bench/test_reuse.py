@@ -1,4 +1,4 @@
-"""What a run does about each trial, by how its attempts ended and what `--retry` asks for."""
+"""The decision about each trial of a run, by how its attempts ended and by `--retry`."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def masks(images):
 
 
 def stripped(x, mask):
-    """The same images without their padding; all have as many real tokens."""
+    """Cut the padding off images that have equally many real tokens."""
     return x[mask].view(len(x), -1, x.shape[-1])
 
 
