@@ -14,6 +14,7 @@ from bench.model.build import trial_model
 from bench.model.experts import ReplacedMLP
 from routers import MixtureRouting, RequestError, RouterContext, TokenChoiceRouting, build_router
 from suites import Observed
+from tests.bench.model.test_factorised import VIT
 
 DIM, E, GROUPS = 8, 4, 3
 
@@ -92,17 +93,6 @@ def test_noise_is_drawn_once_an_image_and_weighs_too():
     best = routing.noisy_logits.softmax(-1).amax(-1)
     torch.testing.assert_close(routing.combine_weights().amax(-1), best)
     torch.testing.assert_close(routing.gates, routing.logits.softmax(-1))
-
-
-VIT = {
-    "img_size": 16,
-    "patch_size": 4,
-    "embed_dim": 24,
-    "depth": 2,
-    "num_heads": 3,
-    "class_token": False,
-    "global_pool": "avg",
-}
 
 
 def vit(options=VIT, **more):
