@@ -125,6 +125,16 @@ def measured_by(study: StudyData, suite: str) -> list[Entry]:
     return entries
 
 
+def require_asked(study: StudyData, suite: str) -> None:
+    """Refuse a part on a suite that the study did not ask for, and so does not lack.
+
+    Raises:
+        Lacking: it did not.
+    """
+    if suite not in study.record.request.get("suites", {}):
+        raise Lacking(f"suite {suite} was not asked for", fine=True)
+
+
 def why_unmeasured(study: StudyData, suite: str) -> str:
     """Say why a suite measured nothing of the study."""
     reasons = (study.skipped(suite, entry) for entry in study.entries)

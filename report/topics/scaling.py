@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
 
-from report.cells import why_unmeasured
+from report.cells import require_asked, why_unmeasured
 from report.conditions import Entry, System
 from report.study import StudyData
 from report.style import PAGE, panels, router_legend
@@ -87,8 +87,7 @@ def lines(study: StudyData) -> list[Line]:
     Raises:
         Lacking: the suite was not asked for, measured nothing, or nothing was swept.
     """
-    if SUITE not in study.record.request.get("suites", {}):
-        raise Lacking("suite scaling was not asked for", fine=True)
+    require_asked(study, SUITE)
     values = _values(study)
     if not values["error"]:
         raise Lacking(why_unmeasured(study, SUITE))

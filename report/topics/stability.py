@@ -11,7 +11,7 @@ from statistics import fmean
 
 import numpy as np
 
-from report.cells import LEAD, measured_by, metric_row, stands_under
+from report.cells import LEAD, measured_by, metric_row, require_asked, stands_under
 from report.conditions import Entry
 from report.study import StudyData
 from report.table import NOT_APPLICABLE, Cell, Column, Lacking, words
@@ -41,8 +41,7 @@ CAPTION = (
 @as_table("seed_agreement", "Agreement of routings between seeds", "stability")
 def table(study: StudyData) -> Contents:
     """Make a row for each router and condition that has several seeds."""
-    if "stability" not in study.record.request.get("suites", {}):
-        raise Lacking("suite stability was not asked for", fine=True)
+    require_asked(study, "stability")
     under, rows = stands_under(study), []
     for entry in measured_by(study, "stability"):
         cells = _cells(study, entry)
