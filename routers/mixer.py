@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import torch
 from torch import Tensor, nn
 
@@ -83,9 +81,13 @@ class MixER(OwnGate):
         allowed = logits.gather(-1, experts.unsqueeze(-1).expand(*logits.shape[:2], 1)) > -torch.inf
         return GroupChoiceRouting.of(logits.softmax(-1), experts, allowed)
 
-    def complete(self, routing: Routing, tokens: Tensor) -> Routing:
-        statistics = {"contexts": tokens.detach().mean(1)} if self.training else {}
-        return dataclasses.replace(routing, statistics=statistics)
+    def forward(self, tokens: Tensor, context: RouterContext | None = None) -> Routing:
+        routing = super().forward(tokens, context)
+        if self.training:
+            # Each row is an image; `complete` sees those of as many real tokens at once.
+            contexts = mean_tokens(tokens.detach().to(self.centres.dtype), routing.mask)
+            routing.statistics["contexts"] = contexts
+        return routing
 
     @torch.no_grad()
     def after_step(self, stats: dict[str, Tensor]) -> None:
@@ -93,6 +95,10 @@ class MixER(OwnGate):
             return
         losses = stats["expert_losses"].double().cpu()
         contexts = stats["contexts"][: len(losses)].double().cpu()
+        real = ~contexts.isnan().any(1)  # an image without real tokens counts nowhere
+        losses, contexts = losses[real], contexts[real]
+        if not len(contexts):
+            return
         drawn = torch.Generator().manual_seed(int(self.seed) + int(self.tries))
         centres = self.centres.double().cpu()
         if not self.known:
@@ -111,6 +117,15 @@ class MixER(OwnGate):
         self.gate.weight.copy_(fitted[:-1].T)
         self.gate.bias.copy_(fitted[-1])
         self.fits += 1
+
+
+def mean_tokens(tokens: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the mean of each image's real tokens: (g, t, …) -> (g, d), NaN where it has none."""
+    flat = tokens.flatten(2)
+    if mask is None:
+        return flat.mean(1)
+    real = mask.unsqueeze(-1)
+    return flat.masked_fill(~real, 0).sum(1) / real.sum(1)
 
 
 def k_means(points: Tensor, centres: Tensor) -> tuple[Tensor | None, Tensor]:

@@ -92,7 +92,7 @@ class MoELayer(nn.Module):
     ) -> Routing:
         """Route grouped tokens, (g, t, …)."""
         if self._forced is not None:
-            return self._all_at(self._forced, grouped)
+            return self._all_at(self._forced, grouped, context.mask)
         seen = seen or Activations(self.experts, grouped)
         routing: Routing = self.router(grouped, replace(context, expert_hidden=seen))
         return routing
@@ -106,11 +106,11 @@ class MoELayer(nn.Module):
         finally:
             self._forced = None
 
-    def _all_at(self, expert: int, grouped: Tensor) -> Routing:
+    def _all_at(self, expert: int, grouped: Tensor, mask: Tensor | None) -> Routing:
         experts = torch.full((len(grouped), 1), expert, device=grouped.device)
         gates = F.one_hot(experts, self.experts.num_experts).to(grouped.dtype)
         gates = gates.expand(*grouped.shape[:2], -1)
-        return GroupChoiceRouting.of(gates, experts)
+        return GroupChoiceRouting.of(gates, experts, None if mask is None else mask.unsqueeze(-1))
 
     @property
     def token_shape(self) -> tuple[int, ...]:

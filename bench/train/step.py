@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -144,7 +145,7 @@ class Trainer:
         if self._average is not None:
             self._average.update_parameters(self._model)
         if counter is not None:
-            counter.by_kind["trials"] += trial_flops(self._model, images, labels, train)
+            counter.by_kind["trials"] += self._trial_flops
         if stats:
             for layer, own in zip(self._moe_layers, stats, strict=True):
                 if layer.router.trials and layer.router.trials.at(step):
@@ -229,6 +230,11 @@ class Trainer:
             return counter.total
 
         return flops(self._micro_batches) - flops(1)
+
+    @cached_property
+    def _trial_flops(self) -> int:
+        """A step's share of trying experts, the same in each step, since it is as many images."""
+        return trial_flops(self._model, *self._batches.first, self._spec.train)
 
     def _drawn(self, purpose: Purpose, *counters: int) -> int:
         return int(random_bits(purpose, self._spec.seed, *counters)[0])

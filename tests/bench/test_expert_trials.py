@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from bench.compute import FlopCounter, count_flops, estimate
 from bench.data import DataShape, TrainingBatches
 from bench.model import losses_for, moe_layers, trial_model
+from bench.train import step
 from bench.train.loop import TrainingInterrupted, train_trial
 from bench.train.micro_batches import why_not_cut
 from bench.train.step import Trainer, resolve_budget
@@ -44,15 +45,26 @@ def test_the_loss_of_an_expert_is_that_of_a_model_whose_layer_has_no_other(spec,
 
 def test_a_step_costs_its_share_of_a_trial_whether_it_ends_with_one_or_not(spec, tiny_dataset):
     counts = []
-    for step in range(4):
+    for number in range(4):
         counter = FlopCounter()
-        trainer(spec, tiny_dataset).step(step, counter)
+        trainer(spec, tiny_dataset).step(number, counter)
         counts.append(counter)
     assert len({counter.total for counter in counts}) == 1
     model = trial_model(spec, tiny_dataset).eval()
     forward = count_flops(model, torch.randn(12, 1, 8, 8)).total
     # Two layers, four experts each; a trial spares a gate, and adds a loss.
     assert counts[0].by_kind["trials"] == pytest.approx(2 * 4 * forward / 3, rel=0.02)
+
+
+def test_a_training_counts_a_trial_once(spec, tiny_dataset, monkeypatch):
+    counted = []
+    flops = step.trial_flops
+    monkeypatch.setattr(step, "trial_flops", lambda *of: counted.append(flops(*of)) or counted[-1])
+    training = trainer(spec, tiny_dataset)
+    for number in range(2):
+        counter = FlopCounter()
+        training.step(number, counter)
+        assert counted == [counter.by_kind["trials"]]
 
 
 def test_the_estimate_counts_them_too_and_is_exact(spec, tiny_dataset):
@@ -69,8 +81,8 @@ def test_routers_that_ask_get_the_losses_after_some_steps(spec, tiny_dataset, mo
     assert kind.after_step is not Router.after_step
     monkeypatch.setattr(kind, "after_step", lambda _, stats: seen.append(stats))
     training = trainer(spec, tiny_dataset)
-    for step in range(6):
-        training.step(step)
+    for number in range(6):
+        training.step(number)
     assert ["expert_losses" in stats for stats in seen] == 2 * [*4 * [False], *2 * [True]]
     assert all(stats["contexts"].shape == (16, 16) for stats in seen)
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bench.model import MLPExperts, MoELayer, ReplacedMLP, expert_losses
-from routers import RequestError, build_router, finish_step, step_stats
+from routers import RequestError, RouterContext, build_router, finish_step, step_stats
 from routers.mixer import best_free_experts, fit_gate, k_means
 
 IMAGES, TOKENS, EXPERTS, DIM = 40, 3, 4, 5
@@ -105,6 +105,34 @@ def test_first_centres_are_drawn_around_the_mean_and_again_after_a_failure():
         if router.fits:
             break
     assert 0 < int(router.fits) <= int(router.tries)
+
+
+def test_padded_images_of_any_sizes_count_as_their_real_tokens_and_empty_ones_nowhere():
+    contexts, losses = contexts_in_blocks(), torch.rand(IMAGES, EXPERTS)
+    mask = torch.arange(TOKENS) < (1 + torch.arange(IMAGES) % TOKENS)[:, None]
+    empty = torch.tensor([0, 25])
+    mask[empty] = False
+    tokens = contexts.unsqueeze(1).expand(-1, TOKENS, -1).masked_fill(~mask[..., None], torch.nan)
+    some = mask.any(1)
+    routers = [build().train(), build().train()]
+    for router in routers:
+        router.centres.copy_(contexts[::10])
+        router.known.fill_(True)
+    padded = routers[0](tokens, RouterContext(mask=mask))
+    assert padded.statistics["contexts"].isnan().all(1).equal(~some)
+    finish_step(routers[:1], [{**step_stats(padded), "expert_losses": losses}])
+    tried(routers[1], contexts[some], losses[some])
+    assert int(routers[0].fits) == 1
+    torch.testing.assert_close(routers[0].state_dict(), routers[1].state_dict())
+
+
+def test_a_batch_of_padding_alone_changes_nothing():
+    router = build().train()
+    before = {name: value.clone() for name, value in router.state_dict().items()}
+    nothing = torch.zeros(2, TOKENS, dtype=torch.bool)
+    routing = router(torch.randn(2, TOKENS, DIM), RouterContext(mask=nothing))
+    finish_step([router], [{**step_stats(routing), "expert_losses": torch.rand(2, EXPERTS)}])
+    assert all(value.equal(before[name]) for name, value in router.state_dict().items())
 
 
 def test_no_gradient_reaches_the_gate_or_passes_through_it():

@@ -200,6 +200,16 @@ def test_shared_experts_leave_padding_alone():
     torch.testing.assert_close(y[masks(2)], run(layer, stripped(x, masks(2)))[0].flatten(0, 1))
 
 
+def test_a_forced_expert_leaves_padding_alone():
+    layer, x, mask = fresh("mixer", True), tokens(2), masks(2)
+    with layer.forced(1):
+        y, routing = run(layer, x, mask)
+        alone, _ = run(layer, stripped(x, mask))
+    assert y[~mask].eq(0).all()
+    torch.testing.assert_close(y[mask], alone.flatten(0, 1))
+    assert routing.expert_load().sum() == mask.sum()
+
+
 def test_a_mask_that_does_not_fit_is_refused():
     layer = fresh("softmax_token_choice", False)
     with pytest.raises(RequestError, match=r"a mask of shape \(2, 7\) does not fit the 16 tokens"):
