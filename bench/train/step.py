@@ -209,7 +209,8 @@ class Trainer:
     ) -> None:
         """Add up the sums that losses need, in a pass without gradients that draws what later is.
 
-        Its FLOPs are not counted: as the rest of what micro-batches add, they buy memory.
+        Its FLOPs are not counted, nor are others that micro-batches add: they buy memory, and a
+        trial in parts would be another training if they used up its budget.
         """
         device, noise = next(self._model.parameters()).device, self._noise.get_state()
         cuda = [device] if device.type == "cuda" else []

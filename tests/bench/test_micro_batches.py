@@ -137,6 +137,15 @@ def test_halves_are_counted_as_the_whole(name, precision, batch_size, tiny_spec,
     assert halves == whole
 
 
+def test_the_first_of_two_passes_takes_no_steps_from_a_training(tiny_spec, tiny_dataset):
+    """It buys memory, as all that micro-batches add; the budget is of the optimisation."""
+    spec = tiny_spec("softmax_token_choice", losses={"importance": 1.0})
+    batches = TrainingBatches(spec, tiny_dataset, CPU)
+    whole, halves = (resolve_budget(each, tiny_dataset, batches, CPU) for each in (spec, cut(spec)))
+    assert halves.steps == whole.steps
+    assert halves.own.flops == pytest.approx(whole.own.flops, rel=1e-4)
+
+
 def test_halves_take_more_by_what_does_not_grow_with_the_images(tiny_spec, both):
     whole, halves = both(tiny_spec("dense"))
     counters = [FlopCounter(), FlopCounter()]
