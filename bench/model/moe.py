@@ -57,6 +57,17 @@ class MoELayer(nn.Module):
                 f"model.groups = {groups!r}: the router {type(router).__name__} takes an expert "
                 "for each image; use model.groups = 'image'"
             )
+        if experts.mixes_tokens and router.spans_batch:
+            raise RequestError(
+                f"the router {type(router).__name__} routes the tokens of the whole batch "
+                f"together, and experts {experts.name!r} read whole images: use a router that "
+                "routes images, as 'moce_ir', or experts.name = mlp"
+            )
+        if experts.mixes_tokens and groups != "image":
+            raise RequestError(
+                f"model.groups = {groups!r}: experts {experts.name!r} read whole images; use "
+                "model.groups = 'image'"
+            )
         self.passes = ModelPasses()
         self.factors: Tensor | None = None
         self._attention: Tensor | None = None

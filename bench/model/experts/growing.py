@@ -73,8 +73,9 @@ class GrowingExperts(Experts):
         """Return the tokens a side of an image."""
         if self.tokens_of_image not in (None, tokens):
             raise RequestError(
-                f"experts {self.name!r} read the {self.tokens_of_image} tokens of an image, and "
-                f"{tokens} are routed together: set model.groups = image"
+                f"experts {self.name!r} read all {self.tokens_of_image} tokens of an image, and "
+                f"here images have {tokens}: leave images unpadded and their tokens undropped "
+                "(model.options.patch_drop_rate = 0)"
             )
         side = math.isqrt(tokens)
         if side * side != tokens:

@@ -149,13 +149,28 @@ def test_the_cost_of_a_training_is_estimated(tiny_spec):
     [
         ({"router": "soft_moe"}, "slots that mix tokens"),
         ({"router": "smear"}, "no weights of their own to average"),
-        ({"groups": "batch"}, "read the 16 tokens of an image, and 64 are routed together"),
+        (
+            {"groups": "batch"},
+            "model.groups = 'batch': experts 'growing' .* model.groups = 'image'",
+        ),
+        ({"groups": 8}, "model.groups = 8: experts 'growing' read whole images; use"),
+        (
+            {"router": "diffmoe"},
+            "the router DiffMoE routes .* whole batch .* 'moce_ir', or experts.name",
+        ),
+        ({"options": {**VIT, "patch_drop_rate": 0.5}}, "all 16 tokens .* have 8: .*drop_rate = 0"),
     ],
 )
 def test_what_does_not_keep_images_whole_is_refused(changed, said):
-    model = vit(**changed)
     with pytest.raises(RequestError, match=said):
-        model(torch.randn(4, 3, 16, 16))
+        vit(**changed).train()(torch.randn(4, 3, 16, 16))
+
+
+def test_padded_images_are_refused_by_their_tokens_and_not_by_their_groups():
+    model, mask = vit(), torch.arange(16) < torch.tensor([[16], [9]])
+    refused = pytest.raises(RequestError, match=r"all 16 tokens .* have 9: leave images unpadded")
+    with refused, forward_pass(model, mask=mask):
+        model(torch.randn(2, 3, 16, 16))
 
 
 def test_a_class_token_is_refused_by_name():
