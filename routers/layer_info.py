@@ -44,6 +44,7 @@ class Site:
         expert_hidden: width of the experts' hidden activations; None where they have none.
         kinds: "mlp", "constant", "copy" or "zero" of each expert; none where all are alike.
         expert_sizes: parameters of each expert; none where all are alike.
+        classes: classes that the model tells apart; None where that is not known.
     """
 
     token_shape: tuple[int, ...] | None = None
@@ -51,6 +52,7 @@ class Site:
     expert_hidden: int | None = None
     kinds: tuple[str, ...] = ()
     expert_sizes: tuple[int, ...] = ()
+    classes: int | None = None
 
 
 @dataclass(frozen=True)

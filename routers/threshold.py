@@ -13,10 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from routers.affinity import Deep
 from routers.errors import RequestError
 from routers.hyper import Range, hyper
+from routers.layer_info import RouterContext
 from routers.learned_threshold import LearnedThreshold
 from routers.logits import expert_softmax
+from routers.parts import Batch
 from routers.relu import with_deviation
 from routers.router import Router, register_router
 from routers.routing import Routing, TokenChoiceRouting
@@ -58,15 +61,22 @@ class ExpertRace(MeanThreshold):
     an easy one none. The weight of a chosen pair is its logit, which may be negative. The lowest
     winning logit is averaged over the steps (decay 0.95, from 1) to the threshold of evaluation.
 
-    The paper's per-layer regularisation, whose weight it does not give, is left out; its loss
-    `router_similarity` goes with it, at weight 1e-4. Cost: a sort of all pairs. Known limit: one
-    expert may take everything.
+    The paper's loss `router_similarity` goes with it, at weight 1e-4, and its per-layer
+    regularisation (`per_layer_weight`): in each layer a linear head on the gate's hidden vector
+    predicts a token's final target, and its loss is added, so that shallow layers get a direct
+    gradient. The paper generates images; here the target is the class of the token's image, and the
+    loss the mean cross-entropy over the tokens. Its weight in the paper is not known to us, so it
+    is off unless given. Cost: a sort of all pairs; in training the head, a product of d × classes a
+    token. Known limit: one expert may take everything.
     """
 
     capacity_factor: ClassVar[None] = None  # type: ignore[misc]
     affinity: str = hyper("gelu_mlp", "How tokens become logits: linear, cosine, mlp, gelu_mlp.")
     top_k: float = hyper(1.0, "Mean experts of a token.", gt=0)
     decay: float = hyper(0.95, "Share of the last threshold that the next one keeps.", ge=0, lt=1)
+    per_layer_weight: float = hyper(
+        0.0, "Weight of the loss by which the gate's hidden vector predicts the class.", ge=0
+    )
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -75,6 +85,42 @@ class ExpertRace(MeanThreshold):
                 f"top_k = {self.top_k} is more than num_experts = {self.num_experts}"
             )
         self.register_buffer("threshold", torch.ones(()))
+        self.head = self._build_head() if self.per_layer_weight else None
+        self._hidden: Tensor | None = None
+
+    def _build_head(self) -> nn.Linear:
+        if not isinstance(self.gate, Deep):
+            raise RequestError(
+                f"per_layer_weight = {self.per_layer_weight} reads the gate's hidden vector, and "
+                f"the affinity {self.affinity!r} has none: use 'gelu_mlp' or 'mlp'"
+            )
+        if not self.site.classes:
+            raise RequestError(
+                f"per_layer_weight = {self.per_layer_weight} predicts classes, whose number is not "
+                "known here: give site=Site(classes=…), or a model with a classifier to moefy"
+            )
+        return nn.Linear(self.gate.width, self.site.classes)
+
+    def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
+        if self.head is None or not self.training:
+            return super().compute_logits(tokens, context)
+        assert isinstance(self.gate, Deep)  # as the head was built
+        self._hidden = self.gate.body(tokens)  # for `complete`, in the same call
+        return F.linear(self._hidden, self.gate.outer)
+
+    def complete(self, routing: Routing, tokens: Tensor) -> Routing:
+        hidden, self._hidden = self._hidden, None
+        return dataclasses.replace(routing, hidden=hidden)
+
+    def own_loss(self, routing: Routing, batch: Batch) -> Tensor | None:
+        if self.head is None or routing.hidden is None:
+            return None
+        groups, tokens = routing.hidden.shape[:2]
+        labels = batch.labels.repeat_interleave(groups * tokens // len(batch.labels))
+        targets = routing.real(labels.view(groups, tokens))
+        predicted = self.head(routing.real(routing.hidden))
+        loss = F.cross_entropy(predicted, targets, reduction="sum") / max(1, len(targets))
+        return self.per_layer_weight * loss
 
     def allocate(self, logits: Tensor) -> Routing:
         gates, statistics = expert_softmax(logits), {}

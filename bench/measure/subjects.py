@@ -250,7 +250,7 @@ class LayerOfTrial:
                 dim=dim,
                 num_experts=num_experts,
                 tokens=in_group,
-                site=site_of(experts),
+                site=site_of(experts, self._data.num_classes),
                 **router.options,
             )
             also = make(num_experts=shared) if shared else None

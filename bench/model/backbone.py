@@ -79,7 +79,7 @@ def moefy(
                 dim=replaced[name].dim,
                 num_experts=num_experts,
                 tokens=known[groups] if isinstance(groups, str) else groups,
-                site=site_of(behind[name]),
+                site=site_of(behind[name], getattr(model, "num_classes", None)),
                 **(router_options or {}),
             )
             layers_of[name] = MoELayer(gate, behind[name], groups)
@@ -135,12 +135,12 @@ def widen(
                     nn.init.zeros_(linear.bias)
 
 
-def site_of(experts: Experts) -> Site:
-    """Describe the layer to the router that will stand in it."""
+def site_of(experts: Experts, classes: int | None = None) -> Site:
+    """Describe the layer to the router that will stand in it, in a model of so many classes."""
     shape = experts.replaced.token_shape
     images = shape if len(shape) > 1 else None
     levels, sizes = experts.level_sizes, experts.expert_sizes
-    return Site(images, levels, experts.hidden_width, experts.kinds, sizes)
+    return Site(images, levels, experts.hidden_width, experts.kinds, sizes, classes)
 
 
 @contextmanager

@@ -69,7 +69,7 @@ class ImageClassifier(nn.Module):
 
     def __init__(self, network: ImageNetwork) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.num_classes = network, network.classes
 
     def forward(self, images: Tensor) -> Tensor:
         probabilities: Tensor = self.network(images)

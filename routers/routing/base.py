@@ -32,6 +32,7 @@ class Routing(ABC):
         logits: the router's logits without noise, (g, t, E), (g, t, E, s) where soft, or one after
             the other those of several expert modes; set by `Router.forward`.
         noisy_logits: the logits that were allocated by; the same tensor where there is no noise.
+        hidden: (g, t, h), the gate's hidden vectors, where the router's own loss reads them.
         noise_std: standard deviation of the noise that was added to the logits; 0 for none.
         diagnostics: what the allocation reports of itself, such as `marginal_error` (g,), and
             experts that make a token's outputs orthogonal of these, before and after (see `lora`).
@@ -44,6 +45,7 @@ class Routing(ABC):
     gates: Tensor
     logits: Tensor | None = field(default=None, kw_only=True)
     noisy_logits: Tensor | None = field(default=None, kw_only=True)
+    hidden: Tensor | None = field(default=None, kw_only=True)
     noise_std: float = field(default=0.0, kw_only=True)
     diagnostics: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
     loss: Tensor | None = field(default=None, kw_only=True)

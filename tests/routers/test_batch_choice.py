@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from routers import LOSSES, Batch, RequestError, build_router, finish_step, step_stats
+from routers import (
+    LOSSES,
+    Batch,
+    RequestError,
+    RouterContext,
+    Site,
+    build_router,
+    finish_step,
+    step_stats,
+)
 
 GROUPS, TOKENS, EXPERTS, DIM = 3, 8, 4, 6
 
@@ -166,6 +175,58 @@ def test_expert_race_loss_by_loops():
     assert off > 0
     assert loss.item() == pytest.approx(total / len(p), rel=1e-5)
     assert not math.isnan(loss.item())
+
+
+def per_layer(**options):
+    torch.manual_seed(0)
+    return build("expert_race", site=Site(classes=5), per_layer_weight=0.3, **options).train()
+
+
+def test_the_per_layer_loss_by_loops():
+    """Each token predicts the class of its image, by a linear map of GELU(xU + b)."""
+    router, x = per_layer(), torch.randn(1, GROUPS * TOKENS, DIM)
+    labels = torch.tensor([4, 0, 2])
+    batch = Batch(torch.zeros(GROUPS, 1), labels)
+    loss = router.own_loss(router(x), batch)
+    inner, head, total = router.gate.body[0], router.head, 0.0
+    for place, token in enumerate(x[0]):
+        hidden = F.gelu(inner.weight @ token + inner.bias)
+        scores = (head.weight @ hidden + head.bias).detach().double().numpy()
+        total += np.log(np.exp(scores).sum()) - scores[labels[place // TOKENS]]
+    assert loss.item() == pytest.approx(0.3 * total / (GROUPS * TOKENS), rel=1e-5)
+    loss.backward()
+    assert all(p.grad.any() for p in (head.weight, inner.weight))
+    assert router.gate.outer.grad is None
+
+
+def test_the_per_layer_head_changes_no_routing_and_is_silent_in_evaluation():
+    x, plain = torch.randn(1, TOKENS, DIM), build("expert_race").train()
+    router = per_layer()
+    plain.load_state_dict(router.state_dict(), strict=False)
+    torch.testing.assert_close(router(x).combine_tensor(), plain(x).combine_tensor())
+    batch = Batch(torch.zeros(1, 1), torch.tensor([1]))
+    assert plain.own_loss(plain(x), batch) is None
+    assert router.eval().own_loss(router(x), batch) is None
+
+
+def test_padding_counts_in_no_per_layer_loss():
+    router, mask = per_layer(), torch.arange(TOKENS) < torch.tensor([[8], [3], [0]])
+    x, labels = torch.randn(GROUPS, TOKENS, DIM), torch.tensor([1, 3, 0])
+    batch = Batch(torch.zeros(GROUPS, 1), labels)
+    flat, own = x.view(1, -1, DIM), mask.view(1, -1)
+    loss = router.own_loss(router(flat, RouterContext(mask=own)), batch)
+    routing = router(x[mask].unsqueeze(0))
+    each = F.cross_entropy(router.head(routing.hidden[0]), labels[[0] * 8 + [1] * 3])
+    torch.testing.assert_close(loss, 0.3 * each)
+    nothing = router(flat, RouterContext(mask=torch.zeros_like(own)))
+    assert router.own_loss(nothing, batch) == 0
+
+
+def test_a_per_layer_loss_without_a_hidden_vector_or_classes_is_refused():
+    with pytest.raises(RequestError, match="the affinity 'linear' has none: use 'gelu_mlp'"):
+        per_layer(affinity="linear")
+    with pytest.raises(RequestError, match="classes, whose number is not known"):
+        build("expert_race", per_layer_weight=0.3)
 
 
 def test_expert_choice_over_the_batch_learns_the_gate_that_it_lets_in():

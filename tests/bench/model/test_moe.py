@@ -29,7 +29,8 @@ from bench.model import (
     trial_model,
 )
 from bench.model.backbone import blocks_of, chosen_layers, site_of
-from routers import ROUTERS, Baseline, RequestError, build_router, list_routers
+from bench.model.objective import Objective
+from routers import ROUTERS, Baseline, Batch, RequestError, build_router, list_routers
 
 ROUTED = [name for name in list_routers() if not issubclass(ROUTERS.get(name).target, Baseline)]
 TINY = {
@@ -300,3 +301,26 @@ def test_a_wrong_model_is_refused_with_the_reason(change, message):
     config = ModelConfig(**{"options": TINY, **change})
     with pytest.raises(RequestError, match=message):
         build("hash", model=config)
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_expert_race_predicts_the_classes_of_its_model_in_each_layer(checkpointed):
+    model = moefy(
+        timm.create_model("vit_tiny_patch16_224", num_classes=7, **TINY),
+        router="expert_race",
+        router_options={"per_layer_weight": 0.5},
+        layers="every2",
+        seed=0,
+    ).train()
+    model.set_grad_checkpointing(checkpointed)
+    images, labels = torch.randn(3, 3, 16, 16), torch.tensor([6, 0, 2])
+    losses = Objective(TrainConfig())(model, images, labels, step=0)
+    layers = moe_layers(model).values()
+    assert [layer.router.head.out_features for layer in layers] == [7, 7]
+    own = [
+        layer.router.own_loss(routing, Batch(images, labels))
+        for layer, routing in zip(layers, losses.routings, strict=True)
+    ]
+    torch.testing.assert_close(losses.total - losses.task, sum(own))
+    losses.total.backward()
+    assert all(layer.router.head.weight.grad.any() for layer in layers)
