@@ -1,4 +1,4 @@
-"""`tune`: search settings for each router with the same number of trials."""
+"""`tune`: search settings for each router with the same number of trainings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,33 @@ if TYPE_CHECKING:
 
 Trials = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", help="Trials of each router.", show_default="the preset's"),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Settings of each router, each trained on one seed.",
+        show_default="the preset's",
+    ),
+]
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Seeds that the best settings are trained on.",
+        show_default="the preset's",
+    ),
 ]
 PrunerName = Annotated[
     Literal["median", "hyperband", "none"] | None,
-    typer.Option(help="The rule by which hopeless trials end early.", show_default="the preset's"),
+    typer.Option(
+        help="The rule by which hopeless settings end early.", show_default="the preset's"
+    ),
 ]
-Seed = Annotated[int, typer.Option(min=0, metavar="N", help="Seed of all draws.")]
+Seed = Annotated[
+    int,
+    # The trainings of one setting have seeds a million apart.
+    typer.Option(min=0, max=999_999, metavar="N", help="Seed of all draws and trainings."),
+]
 Study = Annotated[
     str | None,
     typer.Option(
@@ -42,6 +62,7 @@ def tune(
     preset: PresetName = "tiny",
     routers: Routers = None,
     trials: Trials = None,
+    seeds: Seeds = None,
     pruner: PrunerName = None,
     seed: Seed = 0,
     set_: Set = None,
@@ -50,17 +71,19 @@ def tune(
     *,
     work: WorkOptions,
 ) -> None:
-    """Find the best settings of each router, with as many trials for each.
+    """Find the best settings of each router, with as many trainings for each.
 
-    Optuna searches the preset's ranges, and of each router's own hyper-parameters those that
-    declare a range and that the preset leaves open; at the first value of each sweep. What counts
-    is the accuracy on the validation split: the test split is not read. A router's draws do not
-    depend on the others. The same command resumes a tuning; more --trials add to it.
+    Optuna searches the preset's ranges, and of each router's own hyper-parameters, and its
+    affinity's, those that declare a range and that the preset leaves open; at the first value of
+    each sweep. What counts is the accuracy on the validation split: the test split is not read.
+    Every setting trains on one seed, the best third of them on two seeds more, the best third of
+    those on more again, up to --seeds; the mean over the seeds decides. A router's draws do not
+    depend on the others. The same command resumes a tuning; more --trials or --seeds add to it.
     `run --tuned` uses the settings that it found.
 
     \b
     Examples:
-      python bench.py tune --preset tiny --trials 5
+      python bench.py tune --preset tiny --trials 6 --seeds 3
       python bench.py tune --preset study --routers soft_moe,dense --pruner hyperband
     """
     place.load(watch=True)
@@ -74,7 +97,7 @@ def tune(
     settings = settings_of(set_ or (), data_dir)
     loaded = load_preset(preset)
     request = make_request(loaded, routers=names(routers), settings=settings)
-    changed = {"trials": trials, "pruner": pruner}
+    changed = {"trials": trials, "seeds": seeds, "pruner": pruner}
     tuned = request.preset.tune.model_copy(
         update={name: value for name, value in changed.items() if value is not None}
     )
@@ -93,15 +116,17 @@ def tune(
 
 
 def print_best(store: Store, study: str) -> None:
-    """Print each router's number of trials, and the best of them."""
+    """Print what each router's search came to: its numbers, and the best settings."""
     from bench.cli.display import print_table, table
     from bench.tune import search_results
     from report.topics.tuning import settings_label
 
-    made = table("router", "trials", "pruned", "failed", "best top-1 %", "with", right="trials")
+    numbers = ("settings", "trainings", "pruned", "failed")
+    made = table("router", *numbers, "best top-1 %", "seeds", "with", right=" ".join(numbers))
     for router, each in search_results(store, study).items():
-        counts = (str(count) for count in (each.trials, each.pruned, each.failed))
+        counts = (each.trials, each.count_trainings, each.pruned, each.failed)
         best = "" if each.best is None else f"{100 * each.best:.2f}"
-        made.add_row(router, *counts, best, settings_label(each.settings))
-    print(f"\nTuning {study}: the best accuracy on the validation split\n")
+        label = settings_label(each.settings)
+        made.add_row(router, *map(str, counts), best, str(each.seeds), label)
+    print(f"\nTuning {study}: the best mean accuracy on the validation split\n")
     print_table(made)

@@ -25,4 +25,5 @@ from bench.config.schema import (
     SearchRange,
     TrainConfig,
     TrialSpec,
+    TuneConfig,
 )

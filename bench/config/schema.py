@@ -245,7 +245,9 @@ class TuneConfig(Config):
     """The settings of a tuning, which are the same for every router."""
 
     trials: int = Field(default=20, ge=1)
-    """Of each router."""
+    """Settings of each router; each trains on one seed."""
+    seeds: int = Field(default=3, ge=1)
+    """Those that the best settings train on."""
     pruner: Pruner = "median"
     """Which trials end early, by their validation accuracy."""
     ranges: dict[str, SearchRange | SearchOptions] = SHARED

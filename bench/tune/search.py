@@ -1,56 +1,67 @@
-"""One router's search in an Optuna study: what is tried next, how it went, and the best of it.
+"""One router's search in an Optuna study: what is tried next, and how it went.
 
-Each draw depends on the router's name, the seed, the number of the trial, and how the trials of
-this router before it went: other routers change none of it.
+Each draw depends on the router's name, the seed, the number of the setting, and how the settings of
+this router before it went on their first seed: other routers change none of it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import StorageInternalError
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
-from sqlalchemy import Engine, text
-from sqlalchemy.exc import SQLAlchemyError
 
-from bench.config import Pruner
-from bench.plan import Request, selected_routers
+from bench.config import Pruner, TuneConfig
+from bench.tune.rungs import Tried, count_trainings, next_training
 from bench.tune.space import Contender, Space
-from results import Store, StoreError
-from results.connect import BUSY_SECONDS
 from results.store.records import AttemptStatus
-from routers.errors import RequestError
 
 UNDER_WAY = TrialState.RUNNING
 STATUS, STOPPED, TRAINING, ASKED = "status", "stopped", "training", "asked"
-"""Names under which Optuna keeps what it does not know itself."""
+SETTING, REPEAT = "setting", "repeat"
+"""Names under which Optuna keeps what it does not know itself: of a trial, the number of its
+setting, and which of the seeds it trains on; both count from 0."""
+
+
+def by_setting(trials: Iterable[FrozenTrial]) -> list[list[FrozenTrial]]:
+    """Return the trials of each setting, seed by seed, in the order in which settings were drawn.
+
+    Trials that were kept before settings had several seeds are a setting each.
+    """
+    made: dict[int, list[FrozenTrial]] = defaultdict(list)
+    for trial in trials:
+        made[trial.user_attrs.get(SETTING, trial.number)].append(trial)
+    return [made[number] for number in sorted(made)]
+
+
+def tried_on(trials: Sequence[FrozenTrial]) -> Tried:
+    """Return what a setting has reached by its trials, all of them over."""
+    whole = trials[0].user_attrs[STATUS] == AttemptStatus.DONE
+    return Tried(tuple(trial.value or 0.0 for trial in trials), whole)
 
 
 class Search:
-    """The search of one router: its trials, kept by Optuna.
+    """The search of one router: its trials, each a training, kept by Optuna.
 
     Args:
         storage: the storage in which Optuna keeps the trials.
         study: the name of the tuning.
         contender: the router that is tuned.
-        pruner: the rule by which trials end early.
+        asked: how many settings and seeds there are, and the rule by which trainings end early.
     """
 
     def __init__(
-        self, storage: BaseStorage, study: str, contender: Contender, pruner: Pruner
+        self, storage: BaseStorage, study: str, contender: Contender, asked: TuneConfig
     ) -> None:
         self.contender = contender
-        self._name, self._storage = f"{study}/{contender.router}", storage
-        self._pruner = _pruner(pruner, contender.preset.train.evaluations)
+        self._name, self._storage, self._tune = f"{study}/{contender.router}", storage, asked
+        self._pruner = _pruner(asked.pruner, contender.preset.train.evaluations)
         self._study = optuna.create_study(
             storage=storage,
             study_name=self._name,
@@ -71,24 +82,46 @@ class Search:
         return self._study.user_attrs[ASKED]
 
     @property
-    def over(self) -> int:
-        """How many have ended."""
-        return sum(trial.state != UNDER_WAY for trial in self.trials)
+    def total(self) -> int:
+        """How many trainings there are in the end; where more settings were tried, of those."""
+        settings = max(self._tune.trials, len(by_setting(self.trials)))
+        return count_trainings(settings, self._tune.seeds)
 
-    def next(self, limit: int) -> FrozenTrial | None:
-        """Return the trial that is under way, or one more; None where there are `limit` already."""
-        for trial in self.trials:
+    @property
+    def left(self) -> int:
+        """How many trainings are not over."""
+        over = sum(trial.state != UNDER_WAY for trial in self.trials)
+        return max(self.total - over, 0)
+
+    def next(self) -> FrozenTrial | None:
+        """Return the trial that is under way, or one more; None where all are over."""
+        trials = self.trials
+        for trial in trials:
             if trial.state == UNDER_WAY:
                 return trial
-        number = len(self.trials)
-        if number >= limit:
+        settings = by_setting(trials)
+        limit = max(self._tune.trials, len(settings))
+        following = next_training([tried_on(each) for each in settings], limit, self._tune.seeds)
+        if following is None:
             return None
-        seeded = f"{self.contender.router}\n{self.contender.seed}\n{number}"
-        seed = int.from_bytes(hashlib.sha256(seeded.encode()).digest()[:4], "big")
+        setting, repeat = following
         space = dict(self.contender.space)
-        settings = draw(self.trials, space, seed, self._pruner, study=self._name)
-        self._study.add_trial(create_trial(state=UNDER_WAY, params=settings, distributions=space))
-        return self.trials[number]
+        new = setting == len(settings)
+        values = self._drawn(settings) if new else settings[setting][0].params
+        place = {SETTING: setting, REPEAT: repeat}
+        self._study.add_trial(
+            create_trial(
+                state=UNDER_WAY, params=values, distributions=space, user_attrs=dict(place)
+            )
+        )
+        return self.trials[len(trials)]
+
+    def _drawn(self, settings: Sequence[Sequence[FrozenTrial]]) -> dict[str, Any]:
+        """Draw a new setting from how the others went on their first seed."""
+        seeded = f"{self.contender.router}\n{self.contender.seed}\n{len(settings)}"
+        seed = int.from_bytes(hashlib.sha256(seeded.encode()).digest()[:4], "big")
+        first = [trials[0] for trials in settings]
+        return draw(first, self.contender.space, seed, self._pruner, study=self._name)
 
     def set_training(self, number: int, fingerprint: str) -> None:
         """Write down which training a trial is."""
@@ -101,8 +134,11 @@ class Search:
             evaluation: how many there were, with this one.
 
         Returns:
-            Whether the trial is not worth going on with.
+            Whether the trial is not worth going on with. Those on further seeds always are: a mean
+            is taken of them.
         """
+        if self.trials[number].user_attrs.get(REPEAT, 0):
+            return False
         self._storage.set_trial_intermediate_value(self._id(number), evaluation, accuracy)
         return self._pruner.prune(self._study, self.trials[number])
 
@@ -155,133 +191,3 @@ def _pruner(name: Pruner, evaluations: int) -> BasePruner:
     if name == "hyperband":
         return HyperbandPruner(min_resource=1, max_resource=evaluations)
     return NopPruner()
-
-
-FILE, SCHEMA = "tuning.db", "tuning"
-
-
-@contextmanager
-def open_tuning(engine: Engine) -> Iterator[RDBStorage]:
-    """Return the tuning that belongs to a results database; made where there is none.
-
-    Raises:
-        StoreError: it cannot be reached, read or written.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        storage = _opened(engine)
-        try:
-            yield storage
-        finally:
-            storage.remove_session()
-            storage.engine.dispose()
-    except (StorageInternalError, SQLAlchemyError) as error:
-        url, cause = engine.url.render_as_string(hide_password=True), error.__cause__ or error
-        raise StoreError(f"cannot use the tuning beside {url}: {cause}") from error
-
-
-def _file(engine: Engine) -> Path:
-    return Path(str(engine.url.database)).parent / FILE
-
-
-def _opened(engine: Engine) -> RDBStorage:
-    if engine.dialect.name == "sqlite":
-        wait = {"connect_args": {"timeout": BUSY_SECONDS}}
-        return RDBStorage(f"sqlite:///{_file(engine)}", engine_kwargs=wait)
-    with engine.begin() as connection:
-        connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-    options = [str(engine.url.query.get("options", "")), f"-csearch_path={SCHEMA}"]
-    url = engine.url.update_query_dict({"options": " ".join(options).strip()})
-    return RDBStorage(url.render_as_string(hide_password=False))
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The outcome of a search for one router.
-
-    Attributes:
-        trials: number of trials that are over; each is done, pruned or failed.
-        values: of each trial in order, the share of the validation split that was right when it
-            ended; None where it left no model.
-        best: the highest value of a trial that is done; None where none is.
-        settings: the settings of the best trial, by path.
-        training: the fingerprint of the best trial.
-        trainings: the fingerprint of each trial in order; None where it drew settings that cannot
-            be trained.
-    """
-
-    trials: int
-    done: int
-    pruned: int
-    failed: int
-    values: tuple[float | None, ...]
-    best: float | None
-    settings: dict[str, Any]
-    training: str | None
-    trainings: tuple[str | None, ...]
-
-
-def search_results(store: Store, study: str) -> dict[str, SearchResult]:
-    """Return the results of a tuning so far, by router; nothing where there is no such tuning."""
-    if store.engine.dialect.name == "sqlite" and not _file(store.engine).exists():
-        return {}
-    prefix = f"{study}/"
-    with open_tuning(store.engine) as storage:
-        return {
-            name.removeprefix(prefix): _result(optuna.load_study(study_name=name, storage=storage))
-            for name in optuna.get_all_study_names(storage)
-            if name.startswith(prefix)
-        }
-
-
-def _result(study: optuna.Study) -> SearchResult:
-    trials = [trial for trial in study.get_trials(deepcopy=False) if trial.state != UNDER_WAY]
-    statuses = [trial.user_attrs[STATUS] for trial in trials]
-    done = [trial for trial in trials if trial.user_attrs[STATUS] == "done"]
-    best = max(done, key=lambda trial: trial.value or 0.0, default=None)
-    return SearchResult(
-        trials=len(trials),
-        done=len(done),
-        pruned=statuses.count("pruned"),
-        failed=sum(status not in ("done", "pruned") for status in statuses),
-        values=tuple(
-            trial.value if status in ("done", "pruned") else None
-            for trial, status in zip(trials, statuses, strict=True)
-        ),
-        best=None if best is None else best.value,
-        settings={} if best is None else dict(best.params),
-        training=None if best is None else best.user_attrs[TRAINING],
-        trainings=tuple(trial.user_attrs.get(TRAINING) for trial in trials),
-    )
-
-
-def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] = ()) -> Request:
-    """Return the request with the best settings of each of its routers.
-
-    Args:
-        study: the name of the tuning.
-        fixed: the paths that the user has set.
-
-    Raises:
-        RequestError: a router was not tuned, or the request gives a setting that was.
-    """
-    results = search_results(store, study)
-    routers = [router.name for router in selected_routers(request.preset)]
-    missing = [name for name in routers if name not in results or results[name].best is None]
-    if missing:
-        raise RequestError(
-            f"tuning {study!r} has no result of {', '.join(missing)}; `python bench.py tune "
-            f"--study {study} --routers {','.join(missing)}` makes them, with the same --preset"
-        )
-    tuned = {name: results[name] for name in routers}
-    preset = request.preset
-    closed = {*fixed, *preset.sweep, *(path for part in preset.parts for path in part.sweep)}
-    for name, each in tuned.items():
-        for path in closed & each.settings.keys():
-            raise RequestError(f"{path} is given, and was tuned for {name}; leave one out")
-    settings = {name: each.settings for name, each in tuned.items()}
-    return replace(
-        request,
-        preset=preset.model_copy(update={"tuned": settings}),
-        tuned={name: asdict(each) for name, each in tuned.items()},
-    )

@@ -47,7 +47,8 @@ FIXED = ("train.epochs", "train.evaluations", "train.snapshots")
 
 
 SEED = 1_000_000
-"""The trainings of a tuning have one seed, that no other has: those of a study count from 0."""
+"""The trainings of a tuning have seeds that no other has, this far apart: those of a study count
+from 0."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,18 @@ class Contender:
     space: Space
     seed: int
 
-    @property
-    def training_seed(self) -> int:
-        """The seed of each of the trainings."""
-        return SEED + self.seed
+    def training_seed(self, repeat: int) -> int:
+        """Return the seed of a setting's trainings on its first seed (0), its second (1), …"""
+        return SEED * (1 + repeat) + self.seed
 
     def planned(
-        self, settings: Mapping[str, Any], datasets: Datasets, fingerprints: Fingerprints
+        self,
+        settings: Mapping[str, Any],
+        datasets: Datasets,
+        fingerprints: Fingerprints,
+        repeat: int = 0,
     ) -> Planned:
-        """Plan the training with these settings; no suite measures it, and it keeps no snapshots.
+        """Plan a training with these settings; no suite measures it, and it keeps no snapshots.
 
         Raises:
             BenchError: the settings do not fit, or the data is not there.
@@ -80,7 +84,9 @@ class Contender:
         preset = override(self.preset, settings, f"tuning {self.router}")
         (planned,) = make_plan(Request("", preset, {}), datasets).trials
         train = planned.spec.train.model_copy(update={"snapshots": 0})
-        spec = planned.spec.model_copy(update={"train": train}).with_seed(self.training_seed)
+        spec = planned.spec.model_copy(update={"train": train}).with_seed(
+            self.training_seed(repeat)
+        )
         fingerprint = fingerprints.trial(spec, datasets.hash_of)
         return Planned(self.router, spec, fingerprint, ())
 

@@ -1,4 +1,4 @@
-"""A whole tuning: the same number of trials for each router, in the workers of `run`."""
+"""A whole tuning: the same number of trainings for each router, in the workers of `run`."""
 
 from __future__ import annotations
 
@@ -32,8 +32,10 @@ from bench.plan import (
     selected_routers,
 )
 from bench.train import discard_state, read_outcome
-from bench.tune.search import STOPPED, Search, open_tuning
+from bench.tune.rungs import count_trainings
+from bench.tune.search import REPEAT, STOPPED, Search
 from bench.tune.space import contenders
+from bench.tune.storage import open_tuning
 from results import Store
 from results.store.leases import alive
 from results.store.records import UNFINISHED, AttemptStatus, ComponentRef, TrialRecord
@@ -51,8 +53,8 @@ class Tuning:
 
     Attributes:
         study: the name of the tuning.
-        preset: the preset with all overrides applied; its `tune` has the number of trials and the
-            ranges that are searched.
+        preset: the preset with all overrides applied; its `tune` has the numbers of settings and
+            seeds, and the ranges that are searched.
         seed: the seed of all draws.
         fixed: the paths that the user has set; they are not searched.
     """
@@ -64,7 +66,8 @@ class Tuning:
 
     def record(self) -> dict[str, Any]:
         """Return the request as plain data, for the study's row."""
-        trials = len(selected_routers(self.preset)) * self.preset.tune.trials
+        each = count_trainings(self.preset.tune.trials, self.preset.tune.seeds)
+        trials = len(selected_routers(self.preset)) * each
         tuning = {"seed": self.seed, "trials": trials}
         return {"tuning": tuning, "preset": self.preset.model_dump(mode="json")}
 
@@ -87,9 +90,8 @@ def tune(
     runner, fingerprints = Runner(store, home, datasets, on_event, options), Fingerprints()
     asked = contenders(tuning.preset, tuning.seed, tuning.fixed)
     untuned = [contender.planned({}, datasets, fingerprints) for contender in asked]
-    pruner = tuning.preset.tune.pruner
     with open_tuning(store.engine) as storage:
-        searches = [Search(storage, tuning.study, contender, pruner) for contender in asked]
+        searches = [Search(storage, tuning.study, each, tuning.preset.tune) for each in asked]
         for search, planned in zip(searches, untuned, strict=True):
             _refuse_other(tuning, search, planned)
         _refuse_second(tuning.study, store)
@@ -173,11 +175,6 @@ class Tuner:
     def study(self) -> str:
         return self.tuning.study
 
-    @property
-    def limit(self) -> int:
-        """Trials of each router."""
-        return self.tuning.preset.tune.trials
-
     def pending(self) -> list[Job]:
         """Return each router's training with nothing tuned, where a trial is not over.
 
@@ -207,7 +204,7 @@ class Tuner:
         return [job for search in self.searches for job in self._next(search)]
 
     def _unfinished(self) -> int:
-        return sum(max(self.limit - search.over, 0) for search in self.searches)
+        return sum(search.left for search in self.searches)
 
     def why_prune(self, job: Job, progress: Progress) -> str | None:
         """Say why a training ends early: its router's others were better at this point."""
@@ -230,13 +227,13 @@ class Tuner:
 
     def _next(self, search: Search) -> Iterator[Job]:
         """Yield the next trial that is not done; write down what another run did meanwhile."""
-        while (drawn := search.next(self.limit)) is not None:
-            number, contender = drawn.number, search.contender
-            place = self.searches.index(search) * self.limit + number + 1
-            total = len(self.searches) * self.limit
-            task = Task(contender.router, contender.training_seed, place, total)
+        while (drawn := search.next()) is not None:
+            number, repeat = drawn.number, drawn.user_attrs.get(REPEAT, 0)
+            task = self._task(search, number, repeat)
             try:
-                planned = contender.planned(drawn.params, self.datasets, self.fingerprints)
+                planned = search.contender.planned(
+                    drawn.params, self.datasets, self.fingerprints, repeat
+                )
             except RequestError as error:  # settings that do not fit each other cost their trial
                 search.end(number, AttemptStatus.FAILED, 0.0)
                 self.runner.emit(Ended(task, AttemptStatus.FAILED, 0.0, str(error)))
@@ -256,6 +253,12 @@ class Tuner:
                 yield job
                 return
             self._end(planned, trial)
+
+    def _task(self, search: Search, number: int, repeat: int) -> Task:
+        totals = [each.total for each in self.searches]
+        before = sum(totals[: self.searches.index(search)])
+        seed = search.contender.training_seed(repeat)
+        return Task(search.contender.router, seed, before + number + 1, sum(totals))
 
     def _end(self, planned: Planned, trial: _Trial) -> bool:
         """Write down how a trial ended; False where it did not."""

@@ -58,7 +58,7 @@ SECTIONS = (
         ),
     ),
     Section("scaling", "Scaling", (scaling.draw, scaling.table)),
-    Section("tuning", "Tuning", (tuning.table, tuning.draw)),
+    Section("tuning", "Tuning", (tuning.table, tuning.draw), (tuning.tried_table,)),
     Section("claims", "Claims", (claims.table,), (claims.tests,)),
     Section(
         "cost",

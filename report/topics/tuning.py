@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from report.conditions import Entry, System
 from report.study import StudyData
 from report.style import PAGE, panels, router_legend
-from report.table import Cell, Column, Lacking, Row, number, text_columns, words
+from report.table import Cell, Column, Lacking, Row, number, summary, text_columns, words
 from report.topics.make import Contents, Sketch, as_figure, as_table
 from results.statistics.ranks import expected_best
 from results.text import counted
@@ -22,17 +22,46 @@ UNTUNED = "no settings were tuned (tune, then run --tuned)"
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """The tuning of one router.
+class Setting:
+    """One setting that was tried.
 
     Attributes:
-        trials: number of trials that are over; of them `done`, `pruned` and `failed`.
-        best: the highest accuracy of a trial that is done.
-        settings: the settings of the best trial, by path.
-        training: the fingerprint of the best trial.
-        values: of each trial in order, the share of the validation split that was right when it
-            ended; None where it left no model.
-        trainings: the fingerprint of each trial in order, where it is known.
+        settings: value by path.
+        status: how its training on the first seed ended.
+        values: its validation accuracy on each of its seeds; None where it left no model.
+        trainings: the fingerprint on each seed; None where it could not be trained.
+        flops, seconds: what these trainings took.
+    """
+
+    settings: dict[str, Any]
+    status: str
+    values: Sequence[float | None]
+    trainings: Sequence[str | None]
+    flops: float
+    seconds: float
+
+    @property
+    def scores(self) -> list[float]:
+        """On each seed; what left no model got nothing right."""
+        return [value or 0.0 for value in self.values]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The tuning of one router; older ones had one seed, and say less.
+
+    Attributes:
+        trials: number of settings that were tried; of them `done`, `pruned` and `failed` are those
+            whose training on the first seed ended so.
+        best: the mean accuracy of the best setting over its seeds.
+        settings: the best setting, by path.
+        training: the fingerprint of its training on the first seed.
+        values: the accuracy of each setting on the first seed, in order; None where it left no
+            model.
+        trainings: the fingerprints of all trainings, where they are known.
+        seeds: number of seeds of the best setting.
+        tried: each setting with all of its seeds, in order.
+        flops, seconds: what all trainings took; None where it is not known.
     """
 
     trials: int
@@ -44,38 +73,63 @@ class Tuned:
     training: str
     values: Sequence[float | None] = ()
     trainings: Sequence[str | None] = ()
+    seeds: int = 1
+    tried: Sequence[Setting] = ()
+    flops: float | None = None
+    seconds: float | None = None
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Tuned:
+        """Read a record of a study's request."""
+        tried = tuple(Setting(**each) for each in record.get("tried", ()))
+        return cls(**{**record, "tried": tried})
 
     @property
     def scores(self) -> list[float]:
-        """Of each trial in order; one that left no model got nothing right."""
+        """Of each setting in order, on the first seed; what left no model got nothing right."""
         return [value or 0.0 for value in self.values]
+
+    @property
+    def count_trainings(self) -> int:
+        """The number of trainings."""
+        return sum(len(each.values) for each in self.tried) or self.trials
+
+    @property
+    def best_cell(self) -> Cell:
+        """The mean accuracy of the best setting over its seeds."""
+        chosen = next((each for each in self.tried if each.trainings[0] == self.training), None)
+        if chosen is None:
+            return Cell(self.best, n=1, trials=(self.training,), values=(self.best,))
+        return summary(chosen.scores, trials=[each or "" for each in chosen.trainings])
 
 
 def tuned(study: StudyData) -> dict[System, Tuned]:
     """Return each system of the study whose router's settings were found, in order."""
     asked: dict[str, dict[str, Any]] = study.record.request.get("tuned", {})
-    return {s: Tuned(**asked[s.router]) for s in study.systems if s.router in asked}
+    return {s: Tuned.of(asked[s.router]) for s in study.systems if s.router in asked}
 
 
 def unequal(study: StudyData) -> str:
-    """Warn that some routers had more trials than others; "" where all had as many."""
+    """Warn that some routers had more trainings than others; "" where all had as many."""
     by_system = tuned(study)
     systems: dict[int, list[str]] = defaultdict(list)
     for system in study.systems:
-        systems[by_system[system].trials if system in by_system else 0].append(system.label)
+        count = by_system[system].count_trainings if system in by_system else 0
+        systems[count].append(system.label)
     if not by_system or len(systems) < 2:
         return ""
     counts = "; ".join(f"{n} for {', '.join(systems[n])}" for n in sorted(systems, reverse=True))
-    return f"Tuning was not equal: {counts} (trials). What had more has an advantage."
+    return f"Tuning was not equal: {counts} (trainings). What had more has an advantage."
 
 
 def sentence(study: StudyData) -> str:
-    """Say with how many trials each router was tuned; "" where none was."""
-    least = min((each.trials for each in tuned(study).values()), default=None)
-    if least is None:
+    """Say with how many trainings each router was tuned; "" where none was."""
+    first = next(iter(tuned(study).values()), None)
+    if first is None:
         return ""
-    equal = f"Each router was tuned with {counted(least, 'trial')}, on the validation split."
-    return unequal(study) or equal
+    trainings = counted(first.count_trainings, "training")
+    equal = f"{trainings} of {counted(first.trials, 'setting')}, on the validation split"
+    return unequal(study) or f"Each router was tuned with {equal}."
 
 
 def settings_label(settings: Mapping[str, Any]) -> str:
@@ -86,19 +140,29 @@ def settings_label(settings: Mapping[str, Any]) -> str:
     )
 
 
+COST = (
+    Column("flops", "cost", "FLOP", si=True),
+    Column("hours", "time", "h", digits=2),
+)
 COLUMNS = (
     *text_columns("router"),
-    Column("trials", "trials", digits=0),
+    Column("trials", "settings", digits=0),
+    Column("trainings", "trainings", digits=0),
     Column("pruned", "pruned", digits=0),
     Column("failed", "failed", digits=0),
-    Column("best", "best validation top-1", "%", "higher", 100, 2),
-    *text_columns(training="its trial", settings="its settings"),
+    Column("best", "best mean validation top-1", "%", "higher", 100, 2),
+    Column("seeds", "of seeds", digits=0),
+    *text_columns(training="its first trial"),
+    *COST,
+    *text_columns(settings="its settings"),
 )
 CAPTION = (
-    "The best settings of each router, by the accuracy on the validation split at the end of one "
-    "training each; the test split was not read. The score is the best of all trials, so it is "
-    "higher than what the settings are worth. Pruned: stopped early, since not promising; failed: "
-    "left no model. Both count as trials."
+    "The best settings of each router, by the accuracy on the validation split at the end of "
+    "training; the test split was not read. Every setting was trained on one seed, the best of "
+    "them on more; among those on the most seeds the best mean won, ± half of its 95 % Student t "
+    "interval. It is the best of many, so it is higher than what the settings are worth. Pruned: "
+    "stopped early, since not promising; failed: left no model, both on the first seed. Cost: "
+    "FLOPs of the trainings that came to their end; time: of all, one after the other."
 )
 
 
@@ -111,27 +175,92 @@ def table(study: StudyData) -> Contents:
     rows = []
     for system, each in by_system.items():
         trials = tuple(filter(None, each.trainings))
+        counts = (each.trials, each.count_trainings, each.pruned, each.failed)
         cells = (
             words(system.label),
-            *(number(float(n), trials=trials) for n in (each.trials, each.pruned, each.failed)),
-            Cell(each.best, n=1, trials=(each.training,), values=(each.best,)),
+            *(number(float(count), trials=trials) for count in counts),
+            each.best_cell,
+            number(float(each.seeds)),
             words(each.training[:10]),
+            *_cost(each.flops, each.seconds, trials),
             words(settings_label(each.settings)),
         )
-        entry = next((e for e in study.entries if e.system == system), Entry(system))
-        rows.append(Row(cells, None, entry))
+        rows.append(Row(cells, None, _entry_of(study, system)))
     sweep = study.record.request["preset"].get("sweep", {})
     at = ", ".join(f"{path}={values[0]}" for path, values in sweep.items())
     where = f"Tuned at {at} alone, and used under every condition." if at else ""
-    return " ".join(filter(None, (CAPTION, where, unequal(study)))), COLUMNS, rows
+    caption = " ".join(filter(None, (CAPTION, _whole_cost(by_system), where, unequal(study))))
+    return caption, COLUMNS, rows
+
+
+TRIED = (
+    *text_columns("router", number="setting"),
+    Column("first", "validation top-1 on the first seed", "%", "higher", 100, 2),
+    Column("mean", "mean over its seeds", "%", "higher", 100, 2),
+    Column("seeds", "seeds", digits=0),
+    *text_columns(status="on the first seed", chosen="chosen"),
+    *COST,
+    *text_columns(settings="settings"),
+)
+
+
+@as_table("tuning_trials", "Settings that were tried")
+def tried_table(study: StudyData) -> Contents:
+    """Make a row for each setting that was tried, with all of its trainings."""
+    by_system = tuned(study)
+    if not any(each.tried for each in by_system.values()):
+        raise Lacking(UNTUNED, fine=True)
+    rows = []
+    for system, router in by_system.items():
+        for place, each in enumerate(router.tried, 1):
+            trials = tuple(filter(None, each.trainings))
+            chosen = each.trainings[0] is not None and each.trainings[0] == router.training
+            cells = (
+                words(system.label),
+                words(str(place)),
+                number(each.values[0], 1, trials[:1]),
+                summary(each.scores, trials=trials),
+                number(float(len(each.values)), trials=trials),
+                words(each.status),
+                words("best" if chosen else ""),
+                *_cost(each.flops, each.seconds, trials),
+                words(settings_label(each.settings)),
+            )
+            rows.append(Row(cells, None, _entry_of(study, system)))
+    caption = (
+        "Each setting in the order in which it was drawn. Mean: over all of its seeds ± half of "
+        "its 95 % Student t interval; a training that left no model counts as 0. Best: the highest "
+        "mean among the settings on the most seeds."
+    )
+    return caption, TRIED, rows
+
+
+def _entry_of(study: StudyData, system: System) -> Entry:
+    return next((each for each in study.entries if each.system == system), Entry(system))
+
+
+def _cost(flops: float | None, seconds: float | None, trials: Sequence[str]) -> tuple[Cell, Cell]:
+    hours = None if seconds is None else seconds / 3600
+    return number(flops, trials=trials), number(hours, trials=trials)
+
+
+def _whole_cost(by_system: Mapping[System, Tuned]) -> str:
+    """Say what the tuning of all routers took together; "" where it is not known."""
+    every = by_system.values()
+    flops, seconds = ([getattr(each, name) for each in every] for name in ("flops", "seconds"))
+    if None in flops or None in seconds:
+        return ""
+    count = counted(sum(each.count_trainings for each in every), "training")
+    spent = f"{sum(flops):.1e}".replace("e+", "e")
+    return f"All together: {count}, {spent} FLOPs, {sum(seconds) / 3600:.2f} h."
 
 
 CURVE_CAPTION = (
-    "Best top-1 accuracy on the validation split against the number of trials. Left: as they were "
-    "drawn. Right: expected of as many trials, drawn without replacement from those that were made "
-    "(as arXiv 1909.03004). A pruned trial counts with its accuracy when it was stopped, a failed "
-    "one with none. A curve that still rises at its end says that more trials would find better "
-    "settings."
+    "Best top-1 accuracy on the validation split, on the first seed, against the number of "
+    "settings. Left: as they were drawn. Right: expected of as many settings, drawn without "
+    "replacement from those that were tried (as arXiv 1909.03004). A pruned one counts with its "
+    "accuracy when it was stopped, a failed one with none. A curve that still rises at its end "
+    "says that more settings would find better ones, or luckier ones: one seed decides here."
 )
 
 
@@ -151,7 +280,7 @@ def draw(study: StudyData) -> Sketch:
         expected.plot(trials, 100 * expected_best(each.scores), **line)
     for axes, heading in ((drawn, "as drawn"), (expected, "expected")):
         axes.set_title(heading)
-        axes.set_xlabel("trials")
+        axes.set_xlabel("settings")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid()
     drawn.set_ylabel("best validation top-1 (%)")

@@ -20,14 +20,17 @@ from optuna.trial import TrialState
 
 from bench.cli import main
 from bench.config.presets import Preset, load_preset, validated_preset
+from bench.config.schema import TuneConfig
 from bench.data.registry import Datasets
 from bench.execute.context import RunOptions
 from bench.execute.events import Ended, Event, Progress, Started
 from bench.plan.expand import trial_specs
 from bench.plan.plan import make_plan, make_request
 from bench.train.outcome import read_outcome
-from bench.tune.search import FILE, Search, SearchResult, draw, search_results, with_tuned
+from bench.tune.best_settings import SearchResult, search_results, with_tuned
+from bench.tune.search import Search, draw
 from bench.tune.space import SEED, Contender, contenders
+from bench.tune.storage import FILE
 from bench.tune.tuner import Tuning, tune
 from results import Run, Store, open_store
 from results.frames import measurements_frame, trials_frame
@@ -85,7 +88,7 @@ def preset_of(
     whole = load_preset("smoke").model_copy(update={"parts": ()})
     preset = make_request(whole, routers=routers, settings=QUICK | (settings or {})).preset
     fields = preset.model_dump()
-    fields["tune"] |= {"trials": trials, "pruner": "none", **tuning}
+    fields["tune"] |= {"trials": trials, "seeds": 1, "pruner": "none", **tuning}
     return validated_preset(fields, "the test's preset")
 
 
@@ -194,14 +197,15 @@ def test_a_router_of_several_parts_or_with_a_parent_cannot_be_tuned() -> None:
 
 def search_of(contender: Contender, pruner: Any = "none", storage: Any = None) -> Search:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return Search(storage or InMemoryStorage(), "t", contender, pruner)
+    asked = TuneConfig(trials=30, seeds=1, pruner=pruner)
+    return Search(storage or InMemoryStorage(), "t", contender, asked)
 
 
 def drawn(search: Search, trials: int, value: Callable[[dict[str, Any]], float]) -> list[Any]:
     """The settings of so many trials whose accuracy is a function of them."""
     made = []
     for _ in range(trials):
-        step = search.next(trials)
+        step = search.next()
         assert step is not None
         search.end(step.number, "done", value(step.params))
         made.append(step.params)
@@ -221,7 +225,7 @@ def test_a_routers_draws_are_its_own_and_the_seeds() -> None:
     together: list[list[Any]] = [[], []]
     for _ in range(14):  # one after the other, as they may come; TPE learns from the 10th on
         for place, search in enumerate(searches):
-            step = search.next(14)
+            step = search.next()
             assert step is not None
             search.end(step.number, "done", by_rate(step.params))
             together[place].append(step.params)
@@ -252,12 +256,12 @@ def test_a_draw_is_of_its_arguments_alone() -> None:
 def test_a_trial_under_way_goes_on_with_its_settings() -> None:
     (contender,) = contenders(preset_of(["dense"]), 0)
     storage = InMemoryStorage()
-    begun = search_of(contender, storage=storage).next(3)
+    begun = search_of(contender, storage=storage).next()
     later = search_of(contender, storage=storage)
-    assert later.next(3) == begun
+    assert later.next() == begun
     assert begun is not None
     later.end(begun.number, "done", 0.5)
-    after = later.next(3)
+    after = later.next()
     assert after is not None
     assert after.number == 1
 
@@ -268,7 +272,7 @@ def test_a_pruner_stops_what_is_worse_than_most(pruner: str) -> None:
     search = search_of(contender, pruner)
     stopped = []
     for number in range(16):
-        step = search.next(16)
+        step = search.next()
         assert step is not None
         good = number % 2 == 0
         for evaluation in range(1, 10):
@@ -286,7 +290,7 @@ def test_a_pruner_stops_what_is_worse_than_most(pruner: str) -> None:
 def test_what_was_stopped_is_pruned_also_where_it_was_faster() -> None:
     (contender,) = contenders(preset_of(["dense"]), 0)
     search = search_of(contender, "median")
-    step = search.next(1)
+    step = search.next()
     assert step is not None
     search.report(step.number, 1, 0.25)
     search.stop(step.number, "not promising")
@@ -299,7 +303,7 @@ def test_no_pruner_stops_nothing() -> None:
     (contender,) = contenders(preset_of(["dense"]), 0)
     search = search_of(contender, "none")
     drawn(search, 8, lambda settings: 0.9)
-    step = search.next(9)
+    step = search.next()
     assert step is not None
     assert not any(search.report(step.number, evaluation, 0.0) for evaluation in range(1, 5))
 
@@ -338,6 +342,51 @@ def test_a_tuning_that_is_over_does_nothing_more_and_more_trials_add_to_it(tuned
     assert not [event for event in events if isinstance(event, Started)]
     more = tuned(["dense"], 4)["dense"]
     assert (more.trials, more.values[:2]) == (4, first.values)
+
+
+def test_the_best_settings_train_on_more_seeds_and_their_mean_decides(tuned, store) -> None:
+    """Of 4 settings the best 2 go on, to 3 seeds: 4 + 2 · 2 trainings of each router."""
+    result = tuned(["softmax_token_choice", "dense"], 4, seeds=3)
+    rows = trials_frame(store, "t").set_index("trial")
+    for name, each in result.items():
+        assert each.count_trainings == len(each.trainings) == 8
+        assert sorted(len(one.values) for one in each.tried) == [1, 1, 3, 3]
+        first = sorted((one.values[0] for one in each.tried), reverse=True)
+        finalists = [one for one in each.tried if len(one.values) == 3]
+        assert sorted((one.values[0] for one in finalists), reverse=True) == first[:2]
+        best = max(finalists, key=lambda one: one.mean)
+        assert (each.best, each.settings, each.seeds) == (best.mean, best.settings, 3)
+        assert each.training == best.trainings[0]
+        for one in finalists:
+            own = rows.loc[list(one.trainings)]
+            assert list(own["seed"]) == [SEED, 2 * SEED, 3 * SEED]
+            assert one.flops == own["flops"].sum()
+        assert each.flops == rows.loc[list(each.trainings), "flops"].sum()
+        assert set(rows.loc[list(each.trainings), "router"]) == {name}
+
+
+def test_more_settings_and_more_seeds_add_to_a_tuning(tuned) -> None:
+    first = tuned(["dense"], 4, seeds=3)["dense"]
+    more = tuned(["dense"], 7, seeds=3)["dense"]
+    assert more.values[:4] == first.values
+    # 3 of 7 settings go on; the 2 that were chosen of 4 keep their places.
+    assert more.count_trainings == 7 + 3 * 2
+    kept = {n for n, one in enumerate(first.tried) if len(one.values) == 3}
+    assert kept < {n for n, one in enumerate(more.tried) if len(one.values) == 3}
+    longer = tuned(["dense"], 7, seeds=4)["dense"]
+    assert longer.count_trainings == more.count_trainings + 2
+
+
+def test_no_training_on_a_further_seed_is_stopped() -> None:
+    (contender,) = contenders(preset_of(["dense"]), 0)
+    search = Search(InMemoryStorage(), "t", contender, TuneConfig(trials=8, seeds=2))
+    while (step := search.next()) is not None:
+        repeat = step.user_attrs["repeat"]
+        stopped = search.report(step.number, 1, 0.9 - step.number / 100 if not repeat else 0.0)
+        assert not (repeat and stopped)
+        search.end(step.number, "pruned" if stopped else "done", 0.5)
+    assert any(trial.state == TrialState.PRUNED for trial in search.trials)
+    assert (len(search.trials), search.total, search.left) == (8 + 3, 8 + 3, 0)
 
 
 def test_pruning_ends_a_training_early(tuned, store) -> None:
@@ -540,10 +589,10 @@ def test_tune_and_run_tuned_as_commands(tmp_path, capsys) -> None:
     assert bench("tune", *ours, *home) == 0
     assert bench("tune", *ours, *home, "--routers", "dense", "--trials", "3") == 0
     printed = capsys.readouterr().out
-    assert "Tuning own-tuning: the best accuracy on the validation split" in printed
+    assert "Tuning own-tuning: the best mean accuracy on the validation split" in printed
     assert bench("run", *ours, *home, "--tuned") == 0
     report = (tmp_path / "reports" / "own-tuned" / "report.md").read_text()
-    assert "Tuning was not equal: 3 for dense; 2 for softmax_token_choice (trials)" in report
+    assert "Tuning was not equal: 5 for dense; 4 for softmax_token_choice (trainings)" in report
     assert bench("run", *ours, *home, "--tuned", "--set", "train.lr=0.1") == 2
     assert "train.lr is given, and was tuned" in capsys.readouterr().err
     # What is shown where no study is named is no tuning.
@@ -562,7 +611,8 @@ def own_preset(folder: Path) -> Path:
         "description: Small.\nrouters: [softmax_token_choice, dense]\nseeds: 1\n"
         "model: {options: {img_size: 8, patch_size: 2, embed_dim: 16, depth: 2, num_heads: 2}}\n"
         "experts: {num_experts: 4}\ndata: {name: digits}\n"
-        "train: {epochs: 0.2, evaluations: 2}\nsuites: {accuracy: {}}\ntune: {trials: 2}\n"
+        "train: {epochs: 0.2, evaluations: 2}\nsuites: {accuracy: {}}\n"
+        "tune: {trials: 2, seeds: 2}\n"
     )
     return file
 
@@ -588,9 +638,9 @@ def test_a_tuning_that_is_killed_ends_as_one_that_is_not(tmp_path) -> None:
     process = started(killed)
     end = time.monotonic() + 120
     assert process.stdout is not None
-    for line in process.stdout:  # in the middle of the second trial of a router
+    for line in process.stdout:  # in the middle of a router's first training on its second seed
         assert time.monotonic() < end
-        if line.startswith(("2/4", "4/4")) and "training" in line:
+        if line.startswith(("3/8", "7/8")) and "training" in line:
             break
     process.send_signal(signal.SIGKILL)
     process.communicate()

@@ -15,7 +15,7 @@ from report.topics import draw_figures, make_tables
 from report.topics.tuning import unequal
 
 TOP1: dict[str, list[float | None]] = {"soft_moe": [0.8, 0.82], "dense": [0.7, 0.71]}
-WARNING = "Tuning was not equal: 4 for soft_moe; 2 for dense (trials)."
+WARNING = "Tuning was not equal: 4 for soft_moe; 2 for dense (trainings)."
 
 
 def tuning_record(values: list[float | None], **changes: Any) -> dict[str, Any]:
@@ -72,11 +72,80 @@ def test_a_row_tells_how_a_router_was_tuned(study) -> None:
     assert "not equal" not in table.caption
 
 
+def record_on_seeds() -> dict[str, Any]:
+    """The record of a tuning of 4 settings, 2 of them on 3 seeds; the lucky one is not the best."""
+    by_seed: list[list[float | None]] = [[0.6], [0.8, 0.5, None], [0.7, 0.7, 0.76], [None]]
+    tried = [
+        {
+            "settings": {"train.lr": 0.001 * (1 + number)},
+            "status": "done" if values[0] else "failed",
+            "values": values,
+            "trainings": [f"{number}{seed}" * 32 for seed in range(len(values))],
+            "flops": 1e9 * len(values),
+            "seconds": 36.0 * len(values),
+        }
+        for number, values in enumerate(by_seed)
+    ]
+    return {
+        "trials": 4,
+        "done": 3,
+        "pruned": 0,
+        "failed": 1,
+        "values": [0.6, 0.8, 0.7, None],
+        "best": 0.72,
+        "seeds": 3,
+        "settings": {"train.lr": 0.003},
+        "training": "20" * 32,
+        "trainings": [training for each in tried for training in each["trainings"]],
+        "tried": tried,
+        "flops": 8e9,
+        "seconds": 288.0,
+    }
+
+
+def cells_of(table: Table, row: int) -> dict[str, Any]:
+    keys = [column.key for column in table.columns]
+    return dict(zip(keys, table.rows[row].cells, strict=True))
+
+
+def test_the_best_mean_has_its_seeds_and_the_trainings_their_cost(study) -> None:
+    table = table_of(study({name: record_on_seeds() for name in TOP1}), "tuning")
+    assert isinstance(table, Table)
+    cells = cells_of(table, 1)
+    assert [cells[key].value for key in ("trials", "trainings", "failed")] == [4, 8, 1]
+    assert (cells["best"].value, cells["best"].n) == (pytest.approx(0.72), 3)
+    assert cells["best"].low is not None
+    assert cells["best"].trials == ("20" * 32, "21" * 32, "22" * 32)
+    assert cells["seeds"].value == 3
+    assert (cells["flops"].value, cells["hours"].value) == (8e9, 0.08)
+    assert len(cells["trainings"].trials) == 8
+    assert "All together: 16 trainings, 1.6e10 FLOPs, 0.16 h." in table.caption
+
+
+def test_each_setting_that_was_tried_stands_with_its_seeds(study) -> None:
+    table = table_of(study({name: record_on_seeds() for name in TOP1}), "tuning_trials")
+    assert isinstance(table, Table)
+    assert len(table.rows) == 8
+    lucky, best, failed = (cells_of(table, row) for row in (1, 2, 3))
+    assert lucky["first"].value == 0.8
+    assert (lucky["mean"].value, lucky["seeds"].value) == (pytest.approx(1.3 / 3), 3)
+    assert [each["chosen"].words for each in (lucky, best, failed)] == ["", "best", ""]
+    assert (failed["first"].words, failed["mean"].value, failed["status"].words) == (
+        "–",
+        0,
+        "failed",
+    )
+    assert best["hours"].value == pytest.approx(0.03)
+
+
 def test_equal_numbers_of_trials_are_told_and_no_warning(study) -> None:
     data = study(EQUAL)
     main = table_of(data, "main")
     assert isinstance(main, Table)
-    assert "Each router was tuned with 4 trials, on the validation split." in main.caption
+    assert (
+        "Each router was tuned with 4 trainings of 4 settings, on the validation split."
+        in main.caption
+    )
     assert not [text for text in remarks(data) if "Tuning" in text]
 
 
@@ -84,7 +153,10 @@ def test_equal_numbers_of_trials_are_told_and_no_warning(study) -> None:
     ("tuned", "warning"),
     [
         (OTHER, WARNING),
-        ({"dense": EQUAL["dense"]}, "Tuning was not equal: 4 for dense; 0 for soft_moe (trials)."),
+        (
+            {"dense": EQUAL["dense"]},
+            "Tuning was not equal: 4 for dense; 0 for soft_moe (trainings).",
+        ),
     ],
 )
 def test_unequal_numbers_of_trials_are_warned_of_at_the_top_and_in_the_captions(

@@ -12,7 +12,8 @@ from bench.config.presets import load_preset
 from bench.data.registry import Datasets
 from bench.execute.context import RunOptions
 from bench.plan.plan import make_request
-from bench.tune.search import FILE, SCHEMA, open_tuning, search_results
+from bench.tune.best_settings import search_results
+from bench.tune.storage import FILE, SCHEMA, open_tuning
 from bench.tune.tuner import Tuning, tune
 from results import Store, StoreError, open_store
 
@@ -61,7 +62,7 @@ def test_a_tuning_goes_on_in_each_kind_of_database(store: Store, tmp_path: Path)
     asked = make_request(preset, routers=["dense"], settings=settings).preset
     best = []
     for trials in (1, 2):
-        config = asked.tune.model_copy(update={"trials": trials})
+        config = asked.tune.model_copy(update={"trials": trials, "seeds": 1})
         tuning = Tuning("t", asked.model_copy(update={"tune": config}))
         tally = tune(tuning, store, tmp_path, Datasets(), lambda event: None, RunOptions(jobs=0))
         assert (tally.trained, tally.failures) == (1, [])

@@ -1,0 +1,184 @@
+"""What a tuning found: the best settings of each router, and a request that trains with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from statistics import fmean
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from bench.plan import Request, selected_routers
+from bench.tune.rungs import winner
+from bench.tune.search import STATUS, TRAINING, UNDER_WAY, by_setting, tried_on
+from bench.tune.storage import file_of, open_tuning
+from results import Store
+from results.store.records import AttemptRecord, AttemptStatus
+from routers.errors import RequestError
+
+Attempts = Mapping[str, Sequence[AttemptRecord]]
+
+
+@dataclass(frozen=True)
+class SettingResult:
+    """The outcome of one setting.
+
+    Attributes:
+        settings: value by path.
+        status: how its training on the first seed ended.
+        values: on each seed, the share of the validation split that was right when it ended; None
+            where it left no model, which counts as 0 in the mean.
+        trainings: the fingerprint on each seed; None where the settings cannot be trained.
+        flops, seconds: what all attempts at these trainings took; where a training was interrupted
+            it took more, and found the same.
+    """
+
+    settings: dict[str, Any]
+    status: str
+    values: tuple[float | None, ...]
+    trainings: tuple[str | None, ...]
+    flops: float = field(compare=False)
+    seconds: float = field(compare=False)
+
+    @property
+    def mean(self) -> float:
+        """The mean accuracy over its seeds."""
+        return fmean(value or 0.0 for value in self.values)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """The outcome of a search for one router.
+
+    Attributes:
+        trials: number of settings that were tried; of them `done`, `pruned` and `failed` are those
+            whose training on the first seed ended so.
+        values: of each setting in order, its accuracy on the first seed; None where it left no
+            model.
+        best: the mean accuracy of the best setting over its seeds; None where none is done.
+        seeds: the number of its seeds; 0 where there is none.
+        settings: the best setting, by path.
+        training: the fingerprint of its training on the first seed.
+        trainings: the fingerprints of all trainings, each once; none of settings that cannot be
+            trained.
+        tried: each setting in order, with all of its seeds.
+        flops, seconds: what all attempts at the trainings took.
+    """
+
+    trials: int
+    done: int
+    pruned: int
+    failed: int
+    values: tuple[float | None, ...]
+    best: float | None
+    seeds: int
+    settings: dict[str, Any]
+    training: str | None
+    trainings: tuple[str, ...]
+    tried: tuple[SettingResult, ...]
+    flops: float = field(compare=False)
+    seconds: float = field(compare=False)
+
+    @property
+    def count_trainings(self) -> int:
+        """The number of trainings that are over, with those of settings that cannot be trained."""
+        return sum(len(each.trainings) for each in self.tried)
+
+
+def search_results(store: Store, study: str) -> dict[str, SearchResult]:
+    """Return the results of a tuning so far, by router; nothing where there is no such tuning."""
+    if store.engine.dialect.name == "sqlite" and not file_of(store.engine).exists():
+        return {}
+    prefix = f"{study}/"
+    with open_tuning(store.engine) as storage:
+        return {
+            name.removeprefix(prefix): _result(
+                optuna.load_study(study_name=name, storage=storage), store
+            )
+            for name in optuna.get_all_study_names(storage)
+            if name.startswith(prefix)
+        }
+
+
+def _result(study: optuna.Study, store: Store) -> SearchResult:
+    over = [trial for trial in study.get_trials(deepcopy=False) if trial.state != UNDER_WAY]
+    settings = by_setting(over)
+    trained = [trial.user_attrs[TRAINING] for trial in over if TRAINING in trial.user_attrs]
+    trainings = tuple(dict.fromkeys(trained))
+    attempts = store.attempts(trainings)
+    tried = tuple(_setting(trials, attempts) for trials in settings)
+    number = winner([tried_on(trials) for trials in settings])
+    best = None if number is None else tried[number]
+    statuses = [each.status for each in tried]
+    flops, seconds = _cost(trainings, attempts)
+    return SearchResult(
+        trials=len(tried),
+        done=statuses.count("done"),
+        pruned=statuses.count("pruned"),
+        failed=sum(status not in ("done", "pruned") for status in statuses),
+        values=tuple(each.values[0] for each in tried),
+        best=None if best is None else best.mean,
+        seeds=0 if best is None else len(best.values),
+        settings={} if best is None else best.settings,
+        training=None if best is None else best.trainings[0],
+        trainings=trainings,
+        tried=tried,
+        flops=flops,
+        seconds=seconds,
+    )
+
+
+def _setting(trials: Sequence[FrozenTrial], attempts: Attempts) -> SettingResult:
+    trainings = tuple(trial.user_attrs.get(TRAINING) for trial in trials)
+    left_a_model = (AttemptStatus.DONE, AttemptStatus.PRUNED)
+    flops, seconds = _cost(filter(None, trainings), attempts)
+    return SettingResult(
+        settings=dict(trials[0].params),
+        status=trials[0].user_attrs[STATUS],
+        values=tuple(
+            trial.value if trial.user_attrs[STATUS] in left_a_model else None for trial in trials
+        ),
+        trainings=trainings,
+        flops=flops,
+        seconds=seconds,
+    )
+
+
+def _cost(trainings: Iterable[str], attempts: Attempts) -> tuple[float, float]:
+    """Sum the FLOPs and the seconds of all attempts at some trainings."""
+    made = [attempt for training in trainings for attempt in attempts.get(training, ())]
+    return sum(each.flops or 0.0 for each in made), sum(each.seconds or 0.0 for each in made)
+
+
+def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] = ()) -> Request:
+    """Return the request with the best settings of each of its routers.
+
+    Args:
+        study: the name of the tuning.
+        fixed: the paths that the user has set.
+
+    Raises:
+        RequestError: a router was not tuned, or the request gives a setting that was.
+    """
+    results = search_results(store, study)
+    routers = [router.name for router in selected_routers(request.preset)]
+    missing = [name for name in routers if name not in results or results[name].best is None]
+    if missing:
+        raise RequestError(
+            f"tuning {study!r} has no result of {', '.join(missing)}; `python bench.py tune "
+            f"--study {study} --routers {','.join(missing)}` makes them, with the same --preset"
+        )
+    tuned = {name: results[name] for name in routers}
+    preset = request.preset
+    closed = {*fixed, *preset.sweep, *(path for part in preset.parts for path in part.sweep)}
+    for name, each in tuned.items():
+        for path in closed & each.settings.keys():
+            raise RequestError(f"{path} is given, and was tuned for {name}; leave one out")
+    settings = {name: each.settings for name, each in tuned.items()}
+    return replace(
+        request,
+        preset=preset.model_copy(update={"tuned": settings}),
+        tuned={name: asdict(each) for name, each in tuned.items()},
+    )

@@ -1,0 +1,92 @@
+"""Successive halving over seeds: many settings train on one seed, the best few on more.
+
+Every setting trains on the first seed. The best third of them, but at least two, train on two seeds
+more; the best third of those, but at least two, until they have three times as many again; and so
+on until settings have all the seeds. Between two settings the mean over their seeds decides, so a
+setting that was lucky on one seed does not win. How many trainings that takes follows from the
+numbers of settings and seeds alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from math import ceil
+from statistics import fmean
+
+FACTOR = 3
+"""A rung has this share of the settings of the one below it, and as many times its seeds."""
+FEWEST = 2
+"""Settings of a rung, at least: of one alone there would be nothing to compare."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """How many settings train on how many seeds, those of the rungs below included."""
+
+    settings: int
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a setting has reached.
+
+    Attributes:
+        values: its validation accuracy on each seed so far, at least one; 0 where it left no model.
+        whole: whether it trained to its end on the first seed: it neither failed nor was pruned.
+    """
+
+    values: tuple[float, ...]
+    whole: bool = True
+
+    def score(self, seeds: int) -> tuple[bool, float]:
+        """Return what it is ranked by after this many seeds; the highest is best."""
+        return self.whole, fmean(self.values[:seeds])
+
+
+def rungs(settings: int, seeds: int) -> list[Rung]:
+    """List the rungs, the first one first."""
+    made = [Rung(settings, 1)]
+    while made[-1].seeds < seeds:
+        below = made[-1]
+        fewer = min(below.settings, max(FEWEST, ceil(below.settings / FACTOR)))
+        made.append(Rung(fewer, min(FACTOR * below.seeds, seeds)))
+    return made
+
+
+def count_trainings(settings: int, seeds: int) -> int:
+    """Count the trainings of all rungs."""
+    steps = pairwise([Rung(0, 0), *rungs(settings, seeds)])
+    return sum(rung.settings * (rung.seeds - below.seeds) for below, rung in steps)
+
+
+def next_training(tried: Sequence[Tried], settings: int, seeds: int) -> tuple[int, int] | None:
+    """Return the setting and the seed of the training that comes next; None where all are done.
+
+    Both count from 0; a setting whose number is `len(tried)` is a new one. Where there were fewer
+    settings at first, those that climbed then have kept their places.
+    """
+    if len(tried) < settings:
+        return len(tried), 0
+    for below, rung in pairwise(rungs(settings, seeds)):
+        climbed = [n for n, each in enumerate(tried) if len(each.values) > below.seeds]
+        for number in climbed:
+            if len(tried[number].values) < rung.seeds:
+                return number, len(tried[number].values)
+        if len(climbed) < rung.settings:
+            left = [n for n, each in enumerate(tried) if len(each.values) == below.seeds]
+            return max(left, key=lambda n: tried[n].score(below.seeds)), below.seeds
+    return None
+
+
+def winner(tried: Sequence[Tried]) -> int | None:
+    """Return the setting of the best mean among those on the most seeds; None where none is whole.
+
+    Of several alike, the first.
+    """
+    whole = [number for number, each in enumerate(tried) if each.whole]
+    most = max((len(tried[number].values) for number in whole), default=0)
+    furthest = [number for number in whole if len(tried[number].values) == most]
+    return max(furthest, key=lambda number: fmean(tried[number].values), default=None)
