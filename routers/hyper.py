@@ -4,7 +4,7 @@
         temperature: float = hyper(0.5, "Of the softmax.", gt=0, tune=Range(0.1, 2.0, log=True))
 
 A plain default (`temperature: float = 0.5`) declares one too. A subclass removes an inherited
-one by annotating it as `ClassVar`.
+one by annotating it as `ClassVar`; see `Configurable`.
 """
 
 from __future__ import annotations
@@ -134,35 +134,42 @@ def refuse_bad_declaration(model: type[HyperModel], owner: str) -> None:
                 validated(model, f"the search range of {owner}", defaults | {info.name: end})
 
 
+Declaration = tuple[Any, Any] | None
+"""A hyper-parameter's type and default; None for a name that is none."""
+
+
 class Configurable:
     """A class whose annotated attributes are its hyper-parameters.
+
+    Of the classes that declare a name the first decides, in the order in which Python looks up
+    attributes, whatever other bases inherit: with a value it is a hyper-parameter, as a `ClassVar`
+    it is none. An annotation without a value declares nothing.
 
     `hyper_model` is the pydantic model that validates them; instances carry the values as
     attributes once `set_hyper` has run.
     """
 
     hyper_model: ClassVar[type[HyperModel]] = HyperModel
-    _hyper_fields: ClassVar[dict[str, tuple[Any, Any]]] = {}
+    _declared: ClassVar[dict[str, Declaration]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls._declared = _declarations(cls)
         fields: dict[str, tuple[Any, Any]] = {}
         for base in reversed(cls.__mro__):
-            fields.update(vars(base).get("_hyper_fields", {}))
-            for name, annotation in _own_annotations(base).items():
-                removed = typing.get_origin(annotation) is ClassVar
-                if removed or base is cls:
-                    fields.pop(name, None)
-                # A bare `Tensor` annotation declares a buffer for the type checker, not a setting.
-                if base is cls and not removed and name in vars(cls):
-                    fields[name] = (annotation, vars(cls)[name])
+            own = base._declared if issubclass(base, Configurable) else _declarations(base)
+            for name, declared in own.items():
+                fields.pop(name, None)
+                if declared is not None:
+                    fields[name] = declared
+        _refuse_untyped(cls, fields)
         cls.hyper_model = pydantic.create_model(  # type: ignore[call-overload]
             f"{cls.__name__}Hyper", __base__=HyperModel, **fields
         )
-        for name, (_, default) in fields.items():
+        for name, declared in cls._declared.items():
             # `cls.temperature` reads as its default, not as a pydantic field.
-            setattr(cls, name, default.default if isinstance(default, FieldInfo) else default)
-        cls._hyper_fields = fields
+            if declared is not None and isinstance(declared[1], FieldInfo):
+                setattr(cls, name, declared[1].default)
 
     @classmethod
     def refuse_bad_class(cls, owner: str) -> None:
@@ -192,6 +199,27 @@ def function_hyper_model(function: Callable[..., Any]) -> type[HyperModel]:
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
     return pydantic.create_model(f"{function.__name__}_hyper", __base__=HyperModel, **fields)
+
+
+def _declarations(cls: type) -> dict[str, Declaration]:
+    """Return what a class itself declares; one that is not configurable can only remove."""
+    declared: dict[str, Declaration] = {}
+    for name, annotation in _own_annotations(cls).items():
+        if typing.get_origin(annotation) is ClassVar:
+            declared[name] = None
+        elif issubclass(cls, Configurable) and name in vars(cls):
+            declared[name] = (annotation, vars(cls)[name])
+    return declared
+
+
+def _refuse_untyped(cls: type[Configurable], fields: Mapping[str, tuple[Any, Any]]) -> None:
+    """Refuse a value for an inherited hyper-parameter that has no type, and so no effect."""
+    for name in fields.keys() & vars(cls).keys() - cls._declared.keys():
+        kind = _type_name(fields[name][0])
+        raise RequestError(
+            f"{cls.__name__}.{name} = {vars(cls)[name]!r} has no type and changes no default: "
+            f"write `{name}: {kind} = …`, or `{name}: ClassVar = …` where it cannot be set"
+        )
 
 
 def _own_annotations(cls: type) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Hyper-parameters are declared once, inherited, removed, validated and shown."""
 
 import math
+from itertools import permutations
 from typing import ClassVar, Literal
 
 import pytest
@@ -17,6 +18,8 @@ from routers import (
     register_router,
 )
 from routers.hyper import function_hyper_model, hyper_infos, validated
+from routers.learned_threshold import LearnedThreshold
+from routers.threshold import BatchChoice
 
 
 class Base(Configurable):
@@ -57,6 +60,64 @@ def test_a_grandchild_of_a_removal_does_not_get_it_back():
         """Adds nothing."""
 
     assert [info.name for info in hyper_infos(Grandchild.hyper_model)] == ["rate", "plain", "extra"]
+
+
+class Other(Base):
+    rate: float = 0.25
+
+
+class Plain:
+    plain: ClassVar[int] = 7
+
+
+def names(kind):
+    return [info.name for info in hyper_infos(kind.hyper_model)]
+
+
+@pytest.mark.parametrize("bases", [(Child, Other), (Other, Child)])
+def test_combined_bases_keep_what_each_declares_itself_in_any_order(bases):
+    """Neither gets back from the other what that one only inherits."""
+    kind = type("Combined", bases, {})
+    assert set(names(kind)) == {"rate", "plain", "extra"}
+    assert (kind.rate, kind.mode, kind.plain, kind.extra) == (0.25, "b", 3, None)
+    assert validated(kind.hyper_model, "Combined", {}) == {"rate": 0.25, "plain": 3, "extra": None}
+
+
+@pytest.mark.parametrize("bases", [(Plain, Other, Child), (Other, Plain, Child)])
+def test_a_class_that_is_not_configurable_can_remove_one(bases):
+    kind = type("Combined", bases, {})
+    assert names(kind) == ["extra", "rate"]
+    assert kind.plain == 7
+
+
+def test_of_two_declarations_the_first_in_the_order_of_look_up_decides():
+    class Fixed(Base):
+        rate: ClassVar[float] = 9.0
+
+    first, last = type("First", (Fixed, Other), {}), type("Last", (Other, Fixed), {})
+    assert ("rate" in names(first), first.rate) == (False, 9.0)
+    assert ("rate" in names(last), last.rate) == (True, 0.25)
+
+
+def test_an_annotation_without_a_value_declares_nothing():
+    class Typed(Base):
+        rate: float
+        buffer: torch.Tensor
+
+    assert names(Typed) == names(Base)
+    assert names(type("Grandchild", (Typed,), {})) == names(Base)
+
+
+def test_the_order_of_a_thresholds_bases_does_not_matter():
+    kinds = [type("Both", bases, {}) for bases in permutations((BatchChoice, LearnedThreshold))]
+    assert set(names(kinds[0])) == set(names(kinds[1]))
+    assert not {"noise_std", "eval_capacity_factor"} & set(names(kinds[1]))
+    assert "capacity_factor" in names(kinds[1])
+
+
+def test_a_value_without_a_type_is_refused():
+    with pytest.raises(RequestError, match=r"X.rate = 0.9 has no type .*`rate: float = …`, or"):
+        type("X", (Base,), {"rate": 0.9})
 
 
 def test_instances_carry_validated_values():
