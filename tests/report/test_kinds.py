@@ -52,6 +52,8 @@ def test_a_row_of_each_router_whose_experts_are_of_several_kinds(study):
 def test_a_stacked_bar_a_class_in_a_panel_a_layer(study):
     (drawing,) = kinds.draw(study)
     first, second = drawing.figure.axes
+    titles = [axes.get_title(loc="left").splitlines() for axes in (first, second)]
+    assert titles == [["soft_moe", "layer 0"], ["soft_moe", "layer 1"]]
     for axes, expected in ((first, SHARES), (second, SHARES[::-1])):
         heights = [[bar.get_height() for bar in kind] for kind in axes.containers]
         np.testing.assert_allclose(heights, 100 * expected.T)
