@@ -27,7 +27,12 @@ CURVES = (
 )
 STATS = (
     MetricDef("steps", "steps", None, "Optimiser steps taken."),
-    MetricDef("train_flops", "FLOP", None, "Spent on training, as counted from what ran."),
+    MetricDef(
+        "train_flops",
+        "FLOP",
+        None,
+        "Of training, as counted from what ran; without the optimiser's.",
+    ),
     MetricDef("step_flops", "FLOP", None, "A training step, forward and backward, on average."),
     MetricDef("flops_budget", "FLOP", None, "What the dense model spends in the recipe's epochs."),
     MetricDef("budget", "", None, "Of what is matched, in its own unit: see `compute.match`."),

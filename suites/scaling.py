@@ -44,7 +44,12 @@ class Scaling(Suite[TrialSubject]):
             None,
             "Slots that all experts run for an image, used or not; mean over the MoE layers.",
         ),
-        MetricDef("training_flops", "FLOP", None, "Spent on training, as counted from what ran."),
+        MetricDef(
+            "training_flops",
+            "FLOP",
+            None,
+            "Of training, as counted from what ran; without the optimiser's.",
+        ),
     )
 
     def measure(self, subject: TrialSubject) -> Iterator[Metric | Array]:

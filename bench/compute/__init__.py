@@ -11,3 +11,4 @@ from bench.compute.budget import (
 )
 from bench.compute.estimates import Estimate, cost_of, estimate
 from bench.compute.flops import FlopCounter, count_flops
+from bench.compute.step_flops import Sizes, StepFlops, total_sizes

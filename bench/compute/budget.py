@@ -12,7 +12,8 @@ number of steps does not follow from it, every router takes as many as the dense
 training step are those of the forward and backward pass of the model and the losses, and of routers
 that try experts after some steps their mean over the steps. The optimiser, the clipping and the
 averaging of weights are left out, as is usual: they depend on the parameters alone, and on no
-token.
+token. Where the data decide the work of a step, the number of steps is an estimate, and a training
+to an amount of FLOPs ends when it has spent them.
 """
 
 from __future__ import annotations

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import floor
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 from torch.nn import functional as F
 
+from bench.compute import StepFlops
 from bench.config import TrainConfig
 from bench.data import Dataset, normalise
 from bench.model import autocast, forward_pass, naming_layer
@@ -28,7 +29,7 @@ class TrainingState(BaseModel):
     Attributes:
         steps: optimiser steps done; `flops` and `seconds` were spent on them.
         segment_seconds: time spent on the last segment.
-        flops_per_step: FLOPs of the last step that was counted.
+        step_flops: what is known of the FLOPs of a step.
         uncounted: operations that ran and have no known FLOPs.
         losses: the task loss of each step since the last evaluation.
         history: losses and accuracies at the evaluations.
@@ -41,7 +42,7 @@ class TrainingState(BaseModel):
     seconds: float = 0.0
     segment_seconds: float = 0.0
     over: bool = False
-    flops_per_step: float
+    step_flops: StepFlops = Field(default_factory=StepFlops)
     uncounted: set[str] = set()
     losses: list[float] = []
     history: list[HistoryPoint] = []
@@ -77,7 +78,8 @@ class Segment:
 
     Attributes:
         end: the number of steps done when the segment ends.
-        evaluate, keep: whether the model is evaluated, and its weights saved, at the end.
+        evaluate, keep: whether the model is evaluated, and its weights saved, at the end. Both
+            happen at the end of the training, where nothing may say so beforehand.
         steps: the steps of the whole training, as currently estimated.
     """
 
@@ -101,32 +103,45 @@ class ByStep:
         """Return the steps of the whole training."""
         return self._steps
 
+    def over(self, state: TrainingState, _segment: Segment) -> bool:
+        """Tell whether the training is over, after a step."""
+        return state.steps == self._steps
+
     def next(self, state: TrainingState) -> Segment:
         """Return the next segment of a training that is not over."""
         end = next(end for end in self._ends if end > state.steps)
         return Segment(end, end in self._evaluations, end in self._snapshots, self._steps)
 
 
-class ByClock:
-    """The schedule of a fixed number of seconds; after each segment the steps left are estimated.
+class ByAmount:
+    """The schedule of a fixed amount of seconds or FLOPs, which estimates the steps that are left.
 
-    The training ends after the steps estimated before its last segment, so that the learning rate
-    reaches 0: the seconds are missed by the error of the estimate for that segment.
+    The estimate is made anew for each segment, so the learning rate falls by the share of the
+    amount that was spent. FLOPs are known after each step: a training ends with the one that comes
+    nearest to its amount. Seconds are known after a segment: it ends after the steps estimated
+    before its last segment, and the seconds are missed by the error of that estimate.
 
     Args:
-        seconds: training time, without evaluations.
-        pace: seconds per step, used until the first step was timed.
+        amount: of the training, without evaluations.
+        pace: amount of a step, used until the first step was measured.
     """
 
-    def __init__(self, seconds: float, train: TrainConfig, pace: float) -> None:
-        self._seconds, self._train, self._pace = seconds, train, pace
+    def __init__(
+        self, quantity: Literal["seconds", "flops"], amount: float, train: TrainConfig, pace: float
+    ) -> None:
+        self._quantity, self._amount, self._train, self._pace = quantity, amount, train, pace
 
     def steps(self, state: TrainingState) -> int:
         """Return the steps of the whole training, as currently estimated."""
         if state.over:
             return state.steps
-        left = self._seconds - state.seconds
-        return state.steps + max(1, round(left / self._pace_of(state)))
+        return state.steps + max(1, self._steps_left(state))
+
+    def over(self, state: TrainingState, segment: Segment) -> bool:
+        """Tell whether the training is over, after a step of a segment."""
+        if self._quantity == "flops":
+            return self._amount - state.flops < state.step_flops.last / 2
+        return state.steps == segment.steps
 
     def next(self, state: TrainingState) -> Segment:
         """Return the next segment of a training that is not over."""
@@ -135,19 +150,27 @@ class ByClock:
         evaluation = self._due(self._train.evaluations, state.evaluations, state, steps)
         snapshot = self._due(parts_kept(self._train), kept, state, steps)
         end = min(state.steps + READ_LOSSES_EVERY, evaluation, snapshot)
-        return Segment(end, end == evaluation, end == snapshot, steps)
+        # More steps may follow those estimated, and less may be left for them.
+        sure = end < steps or self._quantity == "seconds"
+        return Segment(end, sure and end == evaluation, sure and end == snapshot, steps)
 
     def _due(self, parts: int, done: int, state: TrainingState, steps: int) -> int:
-        """Return the step at which the next of `parts` equal parts of the seconds ends."""
-        past = floor(parts * state.seconds / self._seconds)
+        """Return the step at which the next of `parts` equal parts of the amount ends."""
+        past = floor(parts * self._spent(state) / self._amount)
         number = max(done, past) + 1
         if number >= parts:
             return steps
-        left = self._seconds * number / parts - state.seconds
+        left = self._amount * number / parts - self._spent(state)
         return min(steps, state.steps + max(1, round(left / self._pace_of(state))))
 
+    def _steps_left(self, state: TrainingState) -> int:
+        return round((self._amount - self._spent(state)) / self._pace_of(state))
+
+    def _spent(self, state: TrainingState) -> float:
+        return state.seconds if self._quantity == "seconds" else state.flops
+
     def _pace_of(self, state: TrainingState) -> float:
-        return state.seconds / state.steps if state.steps else self._pace
+        return self._spent(state) / state.steps if state.steps else self._pace
 
 
 def parts_kept(train: TrainConfig) -> int:

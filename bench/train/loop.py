@@ -20,7 +20,7 @@ from bench.config import TrialSpec
 from bench.data import Dataset, TrainingBatches, save_weights, sweep
 from bench.model import Parent
 from bench.train import checkpoint
-from bench.train.evaluation import ByClock, ByStep, Segment, TrainingState, evaluate
+from bench.train.evaluation import ByAmount, ByStep, Segment, TrainingState, evaluate
 from bench.train.outcome import Outcome, write_outcome
 from bench.train.step import Trainer, resolve_budget
 from routers.errors import NonFiniteError
@@ -120,14 +120,19 @@ class TrainingLoop:
         def trainer(steps: int) -> Trainer:
             return Trainer(spec, dataset, batches, device, steps, parent)
 
-        self._schedule: ByStep | ByClock
-        if self._budget.steps is None:
+        budget, train = self._budget, spec.train
+        self._schedule: ByStep | ByAmount
+        if budget.match == "wall_clock":
             pace = self._pace(trainer(2 * WARM_UP))
-            self._schedule = ByClock(self._budget.amount, spec.train, pace)
+            self._schedule = ByAmount("seconds", budget.amount, train, pace)
+        elif budget.match == "total_flops":
+            self._schedule = ByAmount("flops", budget.amount, train, budget.own.flops)
         else:
-            self._schedule = ByStep(self._budget.steps, spec.train)
-        self.state = TrainingState(flops_per_step=self._budget.own.flops)
+            assert budget.steps is not None  # seconds alone have none
+            self._schedule = ByStep(budget.steps, train)
+        self.state = TrainingState()
         self._trainer = trainer(self.steps)
+        self._trainer.step_flops = self.state.step_flops
         self._training = checkpoint.training_of(spec, dataset)
 
     @property
@@ -143,6 +148,7 @@ class TrainingLoop:
         """
         if saved := checkpoint.saved_state(self._folder, self._training):
             self.state, tensors = saved
+            self._trainer.step_flops = self.state.step_flops
             try:
                 self._trainer.restore(tensors)
             except (ValueError, RuntimeError) as error:
@@ -157,11 +163,10 @@ class TrainingLoop:
         while not state.over:
             segment = self._schedule.next(state)
             loss = self._train(segment)
-            if segment.evaluate:
+            if segment.evaluate or state.over:
                 self._evaluate()
-            if segment.keep:
+            if segment.keep or state.over:
                 self._save_weights()
-            state.over = segment.end == segment.steps
             accuracy, evaluations = state.accuracy, state.evaluations
             on_progress(state.steps, self.steps, loss, accuracy, evaluations, state.seconds)
             stopping = stop()
@@ -172,42 +177,39 @@ class TrainingLoop:
                 raise TrainingInterrupted(f"stopped after step {state.steps} of {self.steps}")
 
     def _train(self, segment: Segment) -> float:
-        """Take the steps of a segment; returns the last loss.
+        """Take the steps of a segment, fewer where the training is over before; returns a loss.
 
-        Before an evaluation the last step's FLOPs are counted; others cost what the last counted
-        one did. Counting slows a step down: it is charged the mean seconds of the segment's others,
-        or of those before.
+        The first step of a training, and each before an evaluation, are counted. That slows them
+        down: they are charged the mean seconds of the segment's others, or of the steps before.
         """
         state, began = self.state, self._now()
         start, self._trainer.steps = state.steps, segment.steps
         losses: list[Tensor] = []
-        counter, seconds = None, 0.0
-        for step in range(start, segment.end):
-            if segment.evaluate and step == segment.end - 1:
-                counter, seconds = FlopCounter(), self._now() - began
+        counts, counting = 0, 0.0  # steps that were counted, and their seconds
+        while state.steps < segment.end and not state.over:
+            last = segment.evaluate and state.steps == segment.end - 1
+            counter = FlopCounter() if last or not state.steps else None
+            at = self._now() if counter else 0.0
             try:
-                losses.append(self._trainer.step(step, counter))
+                losses.append(self._trainer.step(state.steps, counter))
             except NonFiniteError as error:
-                state.steps = step
-                state.flops += len(losses) * state.flops_per_step
                 state.seconds += self._now() - began
                 if losses:
                     self._read(losses, start)  # a loss before it may be the cause
-                raise DivergedError(f"{error}, at step {step + 1} of {self.steps}") from error
-        plain, whole = len(losses) - segment.evaluate, self._now() - began
-        state.flops += plain * state.flops_per_step
-        if counter is None:
-            seconds = whole
-        else:
-            state.flops_per_step = counter.total - self._trainer.overhead
-            state.uncounted |= counter.uncounted.keys()
-            state.flops += state.flops_per_step
-            if plain:
-                seconds = seconds * (plain + 1) / plain
-            else:
-                seconds = state.seconds / state.steps if state.steps else whole
-        state.steps, state.segment_seconds = segment.end, seconds
-        state.seconds += seconds
+                raise DivergedError(
+                    f"{error}, at step {state.steps + 1} of {self.steps}"
+                ) from error
+            state.steps += 1
+            state.flops += state.step_flops.last
+            state.over = self._schedule.over(state, segment)
+            if counter:
+                state.uncounted |= counter.uncounted.keys()
+                counts, counting = counts + 1, counting + self._now() - at
+        whole, plain = self._now() - began, len(losses) - counts
+        before = start and state.seconds / start
+        pace = (whole - counting) / plain if plain else before or whole / len(losses)
+        state.segment_seconds = pace * len(losses)
+        state.seconds += state.segment_seconds
         return self._read(losses, start)
 
     def _read(self, losses: list[Tensor], start: int) -> float:

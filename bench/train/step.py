@@ -15,7 +15,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bench.compute import Budget, Cost, FlopCounter, match_compute, parameters_of, trial_flops
+from bench.compute import (
+    Budget,
+    Cost,
+    FlopCounter,
+    Sizes,
+    StepFlops,
+    match_compute,
+    parameters_of,
+    total_sizes,
+    trial_flops,
+)
 from bench.config import TrainConfig, TrialSpec
 from bench.data import Dataset, Purpose, TrainingBatches, random_bits
 from bench.model import Objective, Parent, losses_for, moe_layers, starting_model
@@ -96,6 +106,7 @@ class Trainer:
 
     Attributes:
         overhead: FLOPs that micro-batches add to each step.
+        step_flops: knows the FLOPs of each step, once one was counted; None where nobody asks.
     """
 
     def __init__(
@@ -118,6 +129,7 @@ class Trainer:
         self._noise = torch.Generator(device)
         self._moe_layers = list(moe_layers(self._model).values())
         self._micro_batches = spec.train.micro_batches
+        self.step_flops: StepFlops | None = None
         refuse_other_optimisation(spec, self._model)
         self.overhead = self._overhead(*batches.first) if self._micro_batches > 1 else 0
 
@@ -136,7 +148,7 @@ class Trainer:
         torch.manual_seed(self._drawn(Purpose.DROPOUT, step))
         self._noise.manual_seed(self._drawn(Purpose.ROUTER_NOISE, self._spec.twin, step))
         parts, train = self._micro_batches, self._spec.train
-        loss, stats = self._differentiate(images, labels, step, parts, counter)
+        loss, stats, sizes = self._differentiate(images, labels, step, parts, counter)
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(step, self.steps, train)
         if train.clip_norm is not None:
@@ -146,6 +158,9 @@ class Trainer:
             self._average.update_parameters(self._model)
         if counter is not None:
             counter.by_kind["trials"] += self._trial_flops
+        if self.step_flops is not None:
+            counted = None if counter is None else counter.total - self.overhead
+            self.step_flops.add(sizes, counted)
         if stats:
             for layer, own in zip(self._moe_layers, stats, strict=True):
                 if layer.router.trials and layer.router.trials.at(step):
@@ -179,8 +194,11 @@ class Trainer:
 
     def _differentiate(
         self, images: Tensor, labels: Tensor, step: int, parts: int, counter: FlopCounter | None
-    ) -> tuple[Tensor, list[dict[str, Tensor]]]:
-        """Compute the gradients; returns the task loss, and statistics for routers that listen."""
+    ) -> tuple[Tensor, list[dict[str, Tensor]], list[Sizes]]:
+        """Compute the gradients; returns the task loss, statistics for routers that listen, sizes.
+
+        Statistics and sizes (see `StepFlops`) are of each MoE layer.
+        """
         pieces = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
         known = Parts() if parts > 1 else None
         shares = [len(part) / len(labels) for _, part in pieces]
@@ -190,6 +208,7 @@ class Trainer:
             self._add_up(known, pieces, shares, step)
         tasks: list[Tensor] = []
         stats: list[dict[str, Tensor]] = []
+        sizes: list[list[Sizes]] = []
         for piece, share in zip(pieces, shares, strict=True):
             with counter or nullcontext():
                 if known:
@@ -202,7 +221,10 @@ class Trainer:
             # Few routers listen, and counting loads costs time.
             if any(listens(layer.router) for layer in self._moe_layers):
                 stats = added(stats, [step_stats(routing) for routing in losses.routings])
-        return (torch.stack(tasks) * images.new_tensor(shares)).sum(), stats
+            if self.step_flops is not None:
+                sizes.append(self.step_flops.see(self._model, losses.routings))
+        loss = (torch.stack(tasks) * images.new_tensor(shares)).sum()
+        return loss, stats, total_sizes(sizes)
 
     def _add_up(
         self, known: Parts, pieces: list[tuple[Tensor, Tensor]], shares: list[float], step: int

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from bench.compute.budget import ComputeUsed
 from bench.config.schema import AugmentConfig, TrainConfig
 from bench.data.batches import TrainingBatches
 from bench.data.files import read_tensors
@@ -124,19 +123,6 @@ def test_the_curves_are_what_an_evaluation_finds(tiny_spec, tiny_dataset, tmp_pa
     assert last["val_loss"].step == outcome.steps
     assert last["val_loss"].flops == outcome.flops
     assert last["train_loss"].split == "train"
-
-
-def test_where_the_work_depends_on_the_data_it_is_counted_along_the_way(
-    tiny_spec, tiny_dataset, tmp_path
-):
-    spec = tiny_spec(router={"capacity_factor": None}, epochs=4, evaluations=4)
-    outcome = train_trial(spec, tiny_dataset, CPU, tmp_path)
-    budget = budget_of(spec, tiny_dataset)
-    assert outcome.flops != budget.steps * budget.own.flops
-    assert outcome.flops == pytest.approx(budget.steps * budget.own.flops, rel=0.5)
-    assert outcome.within_tolerance == budget.met_by(
-        ComputeUsed(outcome.flops, outcome.steps, outcome.seconds)
-    )
 
 
 def test_operations_without_a_price_are_named(tiny_spec, tiny_dataset, tmp_path, monkeypatch):

@@ -111,6 +111,11 @@ class Experts(nn.Module, Configurable):
         """Return the slots that the experts run, used or not."""
         return routing.slot_count
 
+    def sizes(self, routing: Routing) -> tuple[int, ...]:
+        """Return numbers that the routing decides, in which the FLOPs of `apply` are affine."""
+        tokens = routing.gates.shape[:2].numel()
+        return tokens * (routing.choices or 0), self.slots(routing)
+
     def rows(self, routing: Routing) -> int:
         """Return the rows on which the replaced module runs the same FLOPs."""
         return self.slots(routing)

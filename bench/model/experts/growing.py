@@ -106,6 +106,11 @@ class GrowingExperts(Experts):
     def slots(self, routing: Routing) -> int:
         return routing.num_tokens * int((routing.expert_load() > 0).sum())
 
+    def sizes(self, routing: Routing) -> tuple[int, ...]:
+        """Return the images that each expert runs on, and whether it runs at all."""
+        images = (routing.expert_load() > 0).sum(0).tolist()
+        return *images, *(min(1, number) for number in images)
+
     def rows(self, routing: Routing) -> int:
         tokens, side = routing.num_tokens, self._side(routing.num_tokens)
         images = (routing.expert_load() > 0).sum(0).tolist()

@@ -1,0 +1,159 @@
+"""The FLOPs of each step of a training, where routings decide how much experts do.
+
+Counting a step operation by operation takes time, so few steps are. Others differ from them by the
+work of the experts, where routings differ in size: without a capacity, say. That work is affine in
+the sizes (see `Experts.sizes`), so a few counts of a layer give it for any routing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import copy
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from bench.compute.flops import FlopCounter
+from bench.model import MoELayer, moe_layers
+from routers import Routing
+
+Sizes = tuple[int, ...]
+
+
+class LayerWork(BaseModel):
+    """The work of a layer's experts in a step, forward and backward, by the sizes of its routing.
+
+    Attributes:
+        sizes: sizes of some routings, no three of two numbers in a line, and so on.
+        flops: FLOPs that the experts took for each of them.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    sizes: list[Sizes] = []
+    flops: list[float] = []
+
+    def knows(self, sizes: Sizes) -> bool:
+        """Tell whether the FLOPs for these sizes follow from those that were counted."""
+        if not self.sizes:
+            return False
+        rest = _difference(sizes, self.sizes[0])
+        return bool(np.allclose(self._spanned() @ self._shares(rest), rest, atol=1e-6))
+
+    def learn(self, sizes: Sizes, flops: float) -> None:
+        """Add a count."""
+        self.sizes.append(sizes)
+        self.flops.append(flops)
+
+    def growth(self, before: Sizes, after: Sizes) -> float:
+        """Return the FLOPs that sizes take more than others, both of them known."""
+        shares = self._shares(_difference(after, before))
+        return float(shares @ (np.array(self.flops[1:]) - self.flops[0]))
+
+    def _spanned(self) -> NDArray[np.float64]:
+        """Return the differences of sizes from the first, one a column."""
+        rows = [_difference(each, self.sizes[0]) for each in self.sizes[1:]]
+        return np.array(rows, dtype=float).reshape(len(rows), len(self.sizes[0])).T
+
+    def _shares(self, difference: NDArray[np.float64]) -> NDArray[np.floating[Any]]:
+        shares: NDArray[np.floating[Any]] = np.linalg.lstsq(self._spanned(), difference)[0]
+        return shares
+
+
+def _difference(after: Sizes, before: Sizes) -> NDArray[np.float64]:
+    return np.array(after, dtype=float) - np.array(before, dtype=float)
+
+
+class StepFlops(BaseModel):
+    """The FLOPs of a model's training steps.
+
+    Attributes:
+        last: FLOPs of the last step.
+        counted: FLOPs of the step that was counted last; None before the first.
+        counted_sizes: its sizes, one for each MoE layer; those of a batch's parts are added up.
+        layers: one for each MoE layer, in network order.
+    """
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    last: float = 0.0
+    counted: float | None = None
+    counted_sizes: list[Sizes] = []
+    layers: list[LayerWork] = []
+
+    def see(self, model: nn.Module, routings: Sequence[Routing]) -> list[Sizes]:
+        """Return the sizes of routings, one for each MoE layer; counts work that is not known."""
+        layers = moe_layers(model)
+        self.layers += [LayerWork() for _ in range(len(layers) - len(self.layers))]
+        all_sizes = []
+        for (name, layer), routing, work in zip(layers.items(), routings, self.layers, strict=True):
+            sizes = layer.experts.sizes(routing)
+            if not work.knows(sizes):
+                work.learn(sizes, experts_flops(layer, routing, _needs_gradient(model, name)))
+            all_sizes.append(sizes)
+        return all_sizes
+
+    def add(self, sizes: list[Sizes], counted: float | None = None) -> None:
+        """Add a step, whose routings were all seen; the first step must be a counted one."""
+        if counted is not None:
+            self.counted, self.counted_sizes = counted, sizes
+        assert self.counted is not None
+        more = [
+            work.growth(before, after)
+            for work, before, after in zip(self.layers, self.counted_sizes, sizes, strict=True)
+            if before != after
+        ]
+        self.last = self.counted + round(sum(more))
+
+
+def total_sizes(parts: Sequence[list[Sizes]]) -> list[Sizes]:
+    """Add up the sizes of the parts of a batch, layer by layer."""
+    return [tuple(map(sum, zip(*layer, strict=True))) for layer in zip(*parts, strict=True)]
+
+
+def experts_flops(layer: MoELayer, routing: Routing, input_gradient: bool) -> int:
+    """Count what the experts of a layer take for a routing, forward and backward.
+
+    They run on tokens of zeros; no gradient and no random state is changed.
+
+    Args:
+        input_gradient: whether the backward pass goes on to the layers before.
+    """
+    own, leaves = _leaf(routing)
+    device = routing.gates.device
+    x = torch.zeros(*routing.gates.shape[:2], *layer.token_shape, device=device)
+    x.requires_grad_(input_gradient)
+    learned = [parameter for parameter in layer.experts.parameters() if parameter.requires_grad]
+    inputs = [*learned, *leaves, *([x] if input_gradient else [])]
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(cuda), torch.enable_grad(), FlopCounter() as counter:
+        y = layer.experts.apply(own, x)
+        if y.requires_grad:
+            torch.autograd.grad(y, inputs, torch.ones_like(y), allow_unused=True)
+    return counter.total
+
+
+def _leaf(routing: Routing) -> tuple[Routing, list[Tensor]]:
+    """Copy a routing without its graph; also returns its tensors that carry gradients."""
+    own, leaves = copy(routing), []
+    for name, value in vars(routing).items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            leaf = value.detach().requires_grad_(value.requires_grad)
+            object.__setattr__(own, name, leaf)
+            if leaf.requires_grad:
+                leaves.append(leaf)
+    return own, leaves
+
+
+def _needs_gradient(model: nn.Module, layer: str) -> bool:
+    """Find out whether a module before the layer, in network order, learns."""
+    for name, parameter in model.named_parameters():
+        if name.startswith(f"{layer}."):
+            return False
+        if parameter.requires_grad:
+            return True
+    return False
