@@ -116,7 +116,7 @@ class ByStep:
 class ByAmount:
     """The schedule of a fixed amount of seconds or FLOPs, which estimates the steps that are left.
 
-    The estimate is made anew for each segment, so the learning rate falls by the share of the
+    Each segment has its own estimate, so the learning rate falls by the share of the
     amount that was spent. FLOPs are known after each step: a training ends with the one that comes
     nearest to its amount. Seconds are known after a segment: it ends after the steps estimated
     before its last segment, and the seconds are missed by the error of that estimate.
