@@ -55,6 +55,10 @@ class Claim(BaseModel):
     source: str = Field(description="Who says so, and where.")
     scale: str = Field(default="", description="At what scale the source found it.")
     note: str = Field(default="", description="How the test reads the claim.")
+    by_settings: bool = Field(
+        default=False,
+        description="Whether settings may decide it: its verdict says whether they were tuned.",
+    )
     matched: tuple[str, ...] = Field(
         default=(), description="What of compute must be equal, one of; none: whatever is."
     )

@@ -127,13 +127,18 @@ class Soft(Affinity):
     """Cosine of the token and one vector an output, times one learned scale.
 
     Logits are bounded by the scale whatever the width, which keeps a softmax over tokens from
-    collapsing to one of them. The scale starts at 1, the vectors as in V-MoE's code.
-    Known limit: a token much shorter than 1e-3 gets logits near 0.
+    collapsing to one of them. The vectors start as in V-MoE's code.
+    Known limits: a token much shorter than 1e-3 gets logits near 0. At the paper's initial scale
+    of 1 logits lie within ±1, and a softmax over them stays near uniform for thousands of steps.
     """
+
+    initial_scale: float = hyper(
+        1.0, "Of the scale, which is learned from there.", gt=0, tune=Range(1.0, 30.0, log=True)
+    )
 
     def build(self) -> None:
         self.vectors = lecun_normal(self.outputs, self.dim)
-        self.scale = nn.Parameter(torch.ones(()))
+        self.scale = nn.Parameter(torch.tensor(float(self.initial_scale)))
 
     def forward(self, tokens: Tensor, context: object = None) -> Tensor:
         return _cosine(tokens, self.vectors, self.scale)

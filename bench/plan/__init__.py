@@ -3,7 +3,6 @@
 from bench.plan.expand import (
     condition_of,
     conditions,
-    refuse_unknown,
     selected_routers,
     solved_specs,
     trial_specs,
@@ -14,6 +13,7 @@ from bench.plan.plan import (
     Planned,
     PlannedSuite,
     Request,
+    affinities_of,
     checked_name,
     labels,
     make_plan,
@@ -27,5 +27,12 @@ from bench.plan.registration import (
     record_plan,
 )
 from bench.plan.reuse import ENDED, Decision, Retry, Reuse, explain
+from bench.plan.router_options import (
+    PREFIX,
+    affinity_of,
+    affinity_options_in,
+    refuse_unknown,
+    refuse_unknown_options,
+)
 from bench.plan.sequential import Sequential, add_seeds, plan_analyses, refuse_other_analyses
 from bench.plan.user_code import combined, is_own, user_sources

@@ -16,14 +16,19 @@ from bench.config import (
     TrainConfig,
     TrialSpec,
     check_path,
-    nearest_path,
     override,
     presets_of,
 )
 from bench.data import Datasets, DataShape, has_size, load_with_shape
 from bench.model import EXPERTS, TRANSFORMS
+from bench.plan.router_options import (
+    affinity_options_in,
+    options_of,
+    refuse_unknown,
+    refuse_unknown_options,
+)
 from results.text import to_json
-from routers import LOSSES, ROUTERS, Baseline, Entry
+from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
 from routers.errors import RequestError, nearest
 
 SOLVED = {"step_flops": "FLOPs of a training step", "params": "parameters"}
@@ -89,18 +94,6 @@ def selected_routers(preset: Preset) -> list[Entry]:
     return [ROUTERS.get(name) for name in names]
 
 
-def refuse_unknown(names: Iterable[str], routers: Iterable[Entry]) -> None:
-    """Refuse hyper-parameters that none of these routers has."""
-    routers = list(routers)
-    known = {field for router in routers for field in router.hyper_model.model_fields}
-    for name in names:
-        if name not in known:
-            hint = nearest_path(f"router.{name}", sorted(f"router.{field}" for field in known))
-            if all(issubclass(router.target, Baseline) for router in routers):
-                hint = "; baselines have no hyper-parameters"
-            raise RequestError(f"none of the chosen routers has 'router.{name}'{hint}")
-
-
 def _is_baseline(name: str) -> bool:
     return issubclass(ROUTERS.get(name).target, Baseline)
 
@@ -124,6 +117,7 @@ def _of_parts(preset: Preset) -> list[TrialSpec]:
         made: dict[str, list[TrialSpec]] = defaultdict(list)
         for single in part:
             refuse_unknown(single.router, ROUTERS.entries())
+            refuse_unknown_options(affinity_options_in(single.router), AFFINITIES.entries())
             chosen = selected_routers(single)
             own = {router.name: _spec_of(single, router) for router in chosen}
             if whole is not None and (wanted := whole.parent) is not None:
@@ -156,13 +150,11 @@ def _spec_of(preset: Preset, router: Entry) -> TrialSpec:
     """Return the trial of a router, with seed 0 and the settings that were tuned for it alone."""
     tuned, preset = preset.tuned.get(router.name, {}), preset.model_copy(update={"tuned": {}})
     preset = override(preset, tuned, f"the tuned settings of {router.name}")
-    known = router.hyper_model.model_fields
-    shared = {name: value for name, value in preset.router.items() if name in known}
     options = EXPERTS.get(preset.experts.name).validate(preset.experts.options)
     train = _with_losses(preset.train)
     without_losses = train.model_copy(update={"losses": {}, "loss_options": {}})
     return TrialSpec(
-        router=RouterConfig(name=router.name, options=router.validate(shared)),
+        router=RouterConfig(name=router.name, options=options_of(preset, router)),
         experts=preset.experts.model_copy(update={"options": options}),
         model=preset.model,
         data=_sized(preset.data, preset.model),

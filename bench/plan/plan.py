@@ -6,14 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.config import Options, Preset, TrialSpec, with_routers, with_settings
+from bench.config import Options, Preset, TrialSpec, presets_of, with_routers, with_settings
 from bench.data import Datasets
-from bench.plan.expand import refuse_unknown, selected_routers, solved_specs
+from bench.plan.expand import conditions as preset_conditions
+from bench.plan.expand import selected_routers, solved_specs
 from bench.plan.fingerprint import Fingerprint, Fingerprints
+from bench.plan.router_options import (
+    OPTIONS,
+    PREFIX,
+    affinity_of,
+    affinity_options_in,
+    refuse_unknown,
+    refuse_unknown_options,
+)
 from bench.plan.sequential import Sequential
 from results.conditions import conditions, label_of
 from results.text import fault_of
-from routers import ROUTERS, Baseline
+from routers import ROUTERS, Baseline, Entry
 from routers.errors import RequestError
 from suites import SUITES
 
@@ -118,11 +127,34 @@ def make_request(
     chosen_routers = selected_routers(preset)
     # A preset's own settings are for whichever of its routers are chosen.
     refuse_unknown(hyper, chosen_routers)
+    values: dict[str, Sequence[Any]] = {path: [value] for path, value in settings.items()}
+    if options := _affinity_options({**values, **sweep}):
+        refuse_unknown_options(options, affinities_of(preset))
     if aa_replicates and all(issubclass(each.target, Baseline) for each in chosen_routers):
         raise RequestError("--aa trains each router but a baseline again, and no other is chosen")
     names = suites or list(preset.suites)
     chosen = {SUITES.get(name).name: preset.suites.get(name, {}) for name in names}
     return Request(checked_name(study or preset.name), preset, chosen)
+
+
+def affinities_of(preset: Preset) -> list[Entry]:
+    """List the affinities that a preset's routers have, each once."""
+    by_name = {
+        affinity.name: affinity
+        for whole in preset_conditions(preset)
+        for part in presets_of(whole)
+        for single in part
+        for router in selected_routers(single)
+        if (affinity := affinity_of(single, router)) is not None
+    }
+    return list(by_name.values())
+
+
+def _affinity_options(values: Mapping[str, Sequence[Any]]) -> list[str]:
+    """List the options for affinities that a command sets or sweeps, by name."""
+    named = [path.removeprefix(PREFIX).split(".")[0] for path in values if path.startswith(PREFIX)]
+    whole = values.get(f"router.{OPTIONS}", ())
+    return named + [name for each in whole for name in affinity_options_in({OPTIONS: each})]
 
 
 def checked_name(name: str) -> str:

@@ -26,18 +26,22 @@ from bench.config import (
 from bench.data import Datasets
 from bench.model import EXPERTS
 from bench.plan import (
+    PREFIX,
     Fingerprints,
     Planned,
     Request,
+    affinities_of,
+    affinity_of,
+    affinity_options_in,
     conditions,
     make_plan,
     refuse_unknown,
+    refuse_unknown_options,
     selected_routers,
     trial_specs,
 )
 from routers import Choice, Entry, Range
 from routers.errors import RequestError
-from routers.hyper import hyper_infos
 
 Space = Mapping[str, BaseDistribution]
 """Where each path is searched."""
@@ -152,13 +156,19 @@ def _space_of(preset: Preset, single: Preset, router: Entry, fixed: Collection[s
         fixed: other paths that are not searched.
     """
     closed = {*fixed, *preset.sweep, *(path for part in preset.parts for path in part.sweep)}
+    hyper = {f"router.{info.name}": info for info in router.hyper}
+    if (affinity := affinity_of(single, router)) is not None:
+        hyper |= {f"{PREFIX}{info.name}": info for info in affinity.hyper}
+    chosen = {f"router.{name}" for name in single.router}
+    chosen |= {f"{PREFIX}{name}" for name in affinity_options_in(single.router)}
     ranges: dict[str, SearchRange | SearchOptions | Range | Choice] = {
-        f"router.{info.name}": info.tune
-        for info in hyper_infos(router.hyper_model)
-        if info.tune is not None and info.name not in single.router
+        path: info.tune
+        for path, info in hyper.items()
+        if info.tune is not None and path not in chosen
     }
     for path, shared in preset.tune.ranges.items():
-        if not path.startswith("router.") or path.split(".")[1] in router.hyper_model.model_fields:
+        root = path if path.startswith(PREFIX) else ".".join(path.split(".")[:2])
+        if not path.startswith("router.") or root in hyper:
             ranges[path] = shared
     space = {
         path: _distribution(path, where, single, router)
@@ -183,6 +193,8 @@ def _refuse_closed(preset: Preset) -> None:
             )
     hyper = [path.split(".")[1] for path in paths if path.startswith("router.")]
     refuse_unknown(hyper, selected_routers(preset))
+    options = [path.removeprefix(PREFIX) for path in paths if path.startswith(PREFIX)]
+    refuse_unknown_options(options, affinities_of(preset))
 
 
 def _distribution(
@@ -194,7 +206,9 @@ def _distribution(
     low, high = where.low, where.high
     if low > high or (where.log and low <= 0):  # that a router declares: a preset's is checked
         raise RequestError(f"{path} declares no range: {where}")
+    affinity = affinity_of(preset, router)
     models: dict[str, type[BaseModel]] = {
+        PREFIX: router.hyper_model if affinity is None else affinity.hyper_model,
         "router.": router.hyper_model,
         "experts.options.": EXPERTS.get(preset.experts.name).hyper_model,
         "train.": TrainConfig,

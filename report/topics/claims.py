@@ -23,6 +23,7 @@ COLUMNS = (
     Column("p_holm", "p (Holm)", digits=3, p_value=True),
     *text_columns(agreeing="conditions that agree", systems="of", scale="at this scale"),
 )
+TUNED, UNTUNED = "with tuned settings", "with untuned settings"
 SIGNS = {"higher": "> 0", "lower": "< 0", "rises": "> 0", "falls": "< 0"}
 
 
@@ -43,7 +44,7 @@ def table(study: StudyData) -> Contents:
         "where two differences decide, the larger p); Holm's correction over the claims tested. "
         "Supported or contradicted: adjusted p < 0.05, by where the difference lies; undecided "
         "otherwise, whatever was expected. It holds at the scale of these runs, which is not that "
-        "of the papers.",
+        "of the papers, and with their settings: tuned for each router of both sides, or untuned.",
         sentence_on_analyses(study),
         f"{OLDER} {older}" if older else "",
     )
@@ -74,12 +75,28 @@ def tests(study: StudyData) -> Contents:
 
 def sentences(study: StudyData) -> list[str]:
     """Say how the claims came out; nothing where none is about these runs."""
-    verdicts = Counter(each.verdict for each in judged(study) if isinstance(each, Judged))
-    if not verdicts:
+    claims = [each for each in judged(study) if isinstance(each, Judged)]
+    if not claims:
         return []
+    verdicts = Counter(each.verdict for each in claims)
     kinds = ("supported", "contradicted", "undecided")
     counts = ", ".join(f"{verdicts[kind]} {kind}" for kind in kinds)
-    return [f"Of {counted(verdicts.total(), 'claim')} that these runs can test: {counts}."]
+    untuned = [each.claim.id for each in claims if _settings(study, each) == UNTUNED]
+    about = f" With untuned settings, which may decide it: {', '.join(untuned)}." if untuned else ""
+    return [f"Of {counted(len(claims), 'claim')} that these runs can test: {counts}.{about}"]
+
+
+def _settings(study: StudyData, tested: Judged) -> str:
+    """Say whether the settings of both sides were tuned; "" where settings decide nothing."""
+    if not tested.claim.by_settings:
+        return ""
+    asked = study.record.request.get("tuned", {})
+    every = all(system.router in asked for system in tested.evidence.systems)
+    return TUNED if every else UNTUNED
+
+
+def _verdict(study: StudyData, tested: Judged) -> str:
+    return ", ".join(filter(None, (tested.verdict, _settings(study, tested))))
 
 
 def _row(study: StudyData, tested: Judged) -> Row:
@@ -92,7 +109,7 @@ def _row(study: StudyData, tested: Judged) -> Row:
     cells = (
         words(claim.id, *([OLDER] if older.intersection(trials) else [])),
         words(claim.claim),
-        words(tested.verdict),
+        words(_verdict(study, tested)),
         Cell(scale * difference.mean, low, high, n=n, trials=trials),
         words(unit),
         words(str(n), trials=trials),

@@ -78,6 +78,22 @@ def test_a_router_setting_reaches_the_routers_that_have_it(smoke: Preset) -> Non
         assert spec.router.options.get("noise_std") == (0.25 if has_it else None)
 
 
+def test_an_option_of_an_affinity_reaches_the_routers_whose_affinity_has_it(smoke: Preset) -> None:
+    whole = smoke.model_copy(update={"parts": (), "router": {}})
+    set_ = specs(whole, **{"router.affinity_options.initial_scale": 5})
+    options = {spec.router.name: spec.router.options.get("affinity_options") for spec in set_}
+    assert options.pop("soft_moe") == {"initial_scale": 5.0}
+    assert not any(options.values())
+    # Of the others nothing is changed, so they stay the trials that they were.
+    before = [spec for spec in trial_specs(whole) if spec.router.name != "soft_moe"]
+    assert [spec for spec in set_ if spec.router.name != "soft_moe"] == before
+    both = {"router.affinity": "cosine", "router.affinity_options": {"width": 4}}
+    (cosine, _) = (
+        spec for spec in specs(whole, **both) if spec.router.name in ("soft_moe", "frozen")
+    )
+    assert cosine.router.options["affinity_options"] == {"width": 4}
+
+
 def test_options_are_resolved_with_their_defaults(smoke: Preset) -> None:
     for spec in trial_specs(smoke):
         assert (
@@ -106,6 +122,7 @@ def test_a_baseline_has_no_router_options_and_no_auxiliary_losses(smoke: Preset)
         ("experts.num_expert", "'experts.num_experts'"),
         ("train.losses.importanc", "'importance'"),
         ("experts.options.hiden", "'hidden'"),
+        ("router.affinity_options.initial_scal", "'router.affinity_options.initial_scale'"),
         ("sweep.x", "there is compute.match"),
         ("train.lr.x", "there is no setting 'train.lr.x'"),
     ],
@@ -128,6 +145,8 @@ def test_an_unknown_setting_is_answered_with_the_nearest(
         ("model.layers", "last", "model.layers = 'last'"),
         ("router.top_k", 0, "top_k = 0"),
         ("router.top_k.x", 1, "'top_k' is a value"),
+        ("router.affinity_options.initial_scale", 0, "initial_scale = 0"),
+        ("router.affinity", "softt", "no affinity is named 'softt'"),
         ("train.losses.importance", "much", "train.losses"),
         ("train.loss_options.z", {}, "'z', which has no weight"),
     ],
@@ -145,6 +164,15 @@ def test_a_router_setting_that_no_chosen_router_has_is_refused(smoke: Preset) ->
         make_request(smoke, routers=["softmax_token_choice"], settings={"router.num_slots": 2})
     with pytest.raises(RequestError, match="baselines have no hyper-parameters"):
         make_request(smoke, routers=["dense"], sweep={"router.top_k": (1, 2)})
+    for settings in (
+        ("router.affinity_options.initial_scale", 5),
+        (
+            "router.affinity_options",
+            {"initial_scale": 5},
+        ),
+    ):
+        with pytest.raises(RequestError, match=r"none of the affinities linear has '.*scale'"):
+            make_request(smoke, routers=["softmax_token_choice"], settings=dict([settings]))
 
 
 def test_settings_of_the_preset_are_for_whichever_routers_are_chosen(smoke: Preset) -> None:

@@ -57,6 +57,20 @@ def test_each_part_of_a_trial_changes_its_fingerprint() -> None:
     )
 
 
+def test_an_option_of_an_affinity_changes_the_trials_that_have_it_alone() -> None:
+    preset = load_preset("tiny").model_copy(update={"router": {}})
+    options = {"affinity_options": {"initial_scale": 10.0}}
+    sharp = preset.model_copy(update={"router": options})
+    fingerprints = Fingerprints()
+    changed = {
+        before.router.name
+        for before, after in zip(trial_specs(preset), trial_specs(sharp), strict=True)
+        if fingerprints.trial(before, lambda _: "data")
+        != fingerprints.trial(after, lambda _: "data")
+    }
+    assert changed == {"soft_moe"}
+
+
 def test_where_the_data_lies_does_not_change_a_fingerprint() -> None:
     spec = spec_of("soft_moe")
     moved = spec.model_copy(update={"data": spec.data.model_copy(update={"data_dir": "/there"})})

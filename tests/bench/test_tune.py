@@ -108,6 +108,27 @@ def test_a_router_is_searched_in_the_shared_ranges_and_its_own_that_nobody_sets(
     assert batch_priority.choices == (False, True)
 
 
+def test_a_router_is_searched_in_the_ranges_of_its_affinity() -> None:
+    path = "router.affinity_options.initial_scale"
+    scale = FloatDistribution(1.0, 30.0, log=True)
+    plain = preset_of(["soft_moe", "softmax_token_choice"]).model_copy(update={"router": {}})
+    soft, other = contenders(plain, 0)
+    assert (soft.space[path], path in other.space) == (scale, False)
+    cosine = plain.model_copy(update={"router": {"affinity": "cosine"}})
+    names = {name for each in contenders(cosine, 0) for name in each.space}
+    assert "router.affinity_options.temperature" in names
+    assert path not in names
+    # What a preset gives is given, unless its own ranges name it.
+    sharp = plain.model_copy(update={"router": {"affinity_options": {"initial_scale": 10.0}}})
+    assert path not in contenders(sharp, 0)[0].space
+    ranges = {path: {"low": 1, "high": 30, "log": True}, "train.lr": {"low": 1e-3, "high": 1e-2}}
+    named = preset_of(["soft_moe", "softmax_token_choice"], ranges=ranges)
+    soft, other = contenders(named.model_copy(update={"router": sharp.router}), 0)
+    assert (soft.space[path], path in other.space) == (scale, False)
+    with pytest.raises(RequestError, match=r"none of the affinities linear has .*initial_scale"):
+        contenders(preset_of(["softmax_token_choice"], ranges=ranges), 0)
+
+
 def test_what_is_swept_or_set_by_hand_is_not_searched() -> None:
     preset = preset_of(["softmax_token_choice"])
     preset = preset.model_copy(update={"sweep": {"router.noise_std": (1.0, 0.0)}})

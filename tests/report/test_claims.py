@@ -112,6 +112,26 @@ def test_what_is_expected_is_not_supported_by_a_difference_that_may_be_none(stud
     assert (one.verdict, one.p, one.adjusted) == ("undecided", None, None)
 
 
+def test_a_verdict_that_settings_may_decide_says_whether_they_were_tuned(study, store):
+    top1 = {"soft_moe": A, "random": B}
+    plain = study(top1, claim(), claim(id="settings", by_settings=True))
+    for routers, verdict in (
+        ([], "supported, with untuned settings"),
+        (["soft_moe"], "supported, with untuned settings"),
+        (["soft_moe", "random"], "supported, with tuned settings"),
+    ):
+        tuned = {router: {} for router in routers}
+        store.study("tiny", plain.record.request | {"tuned": tuned})
+        made = load_study(store, "tiny", plain.claims)
+        table = tables.table(made)
+        verdicts = {row.cells[0].words: row.cells[2].words for row in table.rows}
+        assert verdicts == {"mine": "supported", "settings": verdict}
+        (sentence,) = tables.sentences(made)
+        warned = "With untuned settings, which may decide it: settings." in sentence
+        assert warned == ("untuned" in verdict)
+    assert [each.id for each in published() if each.by_settings] == ["soft-over-sparse"]
+
+
 @pytest.mark.parametrize(
     ("shift", "verdict"), [(0.0, "supported"), (0.019, "undecided"), (0.05, "contradicted")]
 )

@@ -129,6 +129,19 @@ def test_soft_compares_unit_vectors_and_scales():
     torch.testing.assert_close(affinity(x), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_the_scale_of_soft_starts_where_it_is_set_and_learns_from_there():
+    plain, sharp = (
+        build_affinity("soft", 12, 6, **options) for options in ({}, {"initial_scale": 10})
+    )
+    assert plain.initial_scale == 1.0
+    assert sharp.scale.item() == 10.0
+    assert sharp.scale.requires_grad
+    sharp.load_state_dict({**sharp.state_dict(), "vectors": plain.vectors.detach()})
+    torch.testing.assert_close(sharp(tokens()), 10 * plain(tokens()))
+    with pytest.raises(RequestError, match="initial_scale = 0 is not valid"):
+        build_affinity("soft", 12, 6, initial_scale=0)
+
+
 def test_a_wrong_name_or_hyper_parameter_names_the_nearest():
     with pytest.raises(RequestError, match="cosine"):
         build_affinity("cosin", 12, 6)
