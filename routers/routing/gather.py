@@ -64,7 +64,9 @@ class CombineRows(torch.autograd.Function):
         weights = weights.to(chosen.dtype)
         if chosen.shape[1] == 1:
             return chosen.squeeze(1) * weights
-        return torch.einsum("nkd,nk->nd", chosen, weights)
+        # Autocast would return a type that the gradient of float32 rows could not go back through.
+        with torch.autocast(chosen.device.type, enabled=False):
+            return torch.einsum("nkd,nk->nd", chosen, weights)
 
     @staticmethod
     @once_differentiable

@@ -83,6 +83,33 @@ def test_logits_that_the_last_step_broke_are_noticed(
     assert outcome.error.endswith("in the validation after step 12 of 12")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_that_fly_off_are_a_diverged_training(
+    name, precision, tiny_spec, tiny_dataset, tmp_path
+):
+    """Nothing that a router, its plan or its update makes of huge weights is another error."""
+    experts = {"mumoe": {"name": "cp"}, "moe_plus_plus": {"name": "heterogeneous"}}
+    spec = tiny_spec(
+        name,
+        router={"update_gate_every": 1} if name == "mixer" else {},
+        experts={**experts.get(name, {}), "num_experts": 8},
+        match="steps",
+        epochs=1,
+        snapshots=1,
+        evaluations=1,
+        lr=1e25,
+        clip_norm=None,
+        precision=precision,
+    )
+    try:
+        status = train_trial(spec, tiny_dataset, CPU, tmp_path).status
+    except NonFiniteError as error:
+        status = status_of(error)
+    assert status == "diverged"
+
+
 def test_a_measurement_says_layer_and_token(tiny_spec, tiny_dataset):
     model = trial_model(tiny_spec(), tiny_dataset)
     name, layer = next(iter(moe_layers(model).items()))

@@ -228,3 +228,18 @@ def test_more_choices_than_experts_are_refused_with_both_numbers(k):
 def test_more_slots_than_tokens_are_refused_with_both_numbers():
     with pytest.raises(RequestError, match="cannot choose 6 of 5 tokens"):
         ExpertChoiceRouting.top_tokens(torch.full((1, 5, 3), 1 / 3), 6)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_float32_outputs_are_combined_and_differentiated_in_float32_under_autocast(k):
+    logits, outputs = torch.randn(2, 5, 3), torch.randn(3, 2, 4, 6, requires_grad=True)
+    results = []
+    for enabled in (False, True):
+        weights = logits.softmax(-1).requires_grad_()
+        routing = TokenChoiceRouting.top_k(weights, k, 4)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            y = routing.combine(outputs)
+        results.append((y, *torch.autograd.grad(y.square().sum(), [outputs, weights])))
+    for one, other in zip(*results, strict=True):
+        assert one.dtype == torch.float32
+        assert one.equal(other)
