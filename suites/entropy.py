@@ -11,13 +11,15 @@ and in two kinds, `kind` in `where`:
     soft       p itself
     hard       one-hot at the largest p, at the first where several are
 
+H_s is also measured of the model before its first step (step 0), on the first images: a gate whose
+entropy is then what it is at the end has hardly learned.
+
 A table T[class, expert] is the sum of p over the tokens of a class. A token that no expert
 processed has no p and is left out. All entropies are in bits.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from routers.errors import BenchError
+from routers.errors import BenchError, UndefinedError
 from routers.hyper import hyper
 from routers.routing import Routing
 from suites.support.base import (
@@ -39,6 +41,7 @@ from suites.support.base import (
     named_classes,
     register_suite,
 )
+from suites.support.information import entropy_bits, mutual_information_bits
 from suites.support.subject import TrialSubject, by_image, routers_of, why_not_routed
 
 OF = ("gates", "combine")
@@ -97,11 +100,15 @@ class Entropy(Suite[TrialSubject]):
 
     permutations: int = hyper(20, "Permutations of the classes, to estimate the bias.", ge=1)
     seed: int = hyper(0, "Seed of the permutations.", ge=0)
+    start_images: int = hyper(
+        512, "Images of the test split for H_s before the first step; 0 leaves it out.", ge=0
+    )
 
     def applies_to(self, subject: TrialSubject) -> str | None:
         return why_not_routed(subject.model)
 
     def measure(self, subject: TrialSubject) -> Iterator[Metric | Array]:
+        yield from self.at_start(subject)
         layers = [LayerMasses(router.site.kinds) for router in routers_of(subject.model)]
         labels, predictions = [], []
         for batch in subject.run(subject.model, "test"):
@@ -117,14 +124,33 @@ class Entropy(Suite[TrialSubject]):
                 yield replace(array, layer=index)
         yield named_classes(subject.class_names)
 
+    def at_start(self, subject: TrialSubject) -> Iterator[Metric]:
+        """Return H_s of each layer before the first step, at step 0; none where it is not known."""
+        try:
+            model = subject.start() if self.start_images else None
+        except UndefinedError:  # of a derived trial no weights were kept
+            model = None
+        if model is None:
+            return
+        layers = [LayerMasses(()) for _ in routers_of(model)]
+        seen = 0
+        for batch in subject.run(model, "test"):
+            for layer, routing in zip(layers, batch.routings, strict=True):
+                layer.add(routing, len(batch.labels))
+            seen += len(batch.labels)
+            if seen >= self.start_images:
+                break
+        for metric in layers_and_mean([layer.mean_entropies() for layer in layers], "test"):
+            yield replace(metric, step=0)
+
     def of_layer(self, layer: LayerMasses, label: Tensor, predicted: Tensor) -> Iterator[Metric]:
         """Return all numbers in `metrics` for one layer; label and predicted: (images,) long."""
         known = {"MI_label": label, "MI_prediction": predicted}
+        yield from layer.mean_entropies()
         for of, masses in layer.of.items():
             yield Metric("left_out", masses.left_out, where={"of": of})
             if masses.left_out == 1:
                 continue
-            yield Metric("H_s", masses.mean_entropy, where={"of": of, "kind": "soft"})
             for kind in KINDS:
                 where = {"of": of, "kind": kind}
                 of_image = masses.of_kind(kind)
@@ -181,6 +207,12 @@ class LayerMasses:
         if self.kinds:
             self.taken.add(routing.taken(), images, routing.mask)
         self.sizes = routing.expert_sizes
+
+    def mean_entropies(self) -> Iterator[Metric]:
+        """Return H_s by gates and by combine weights; none where no token has a p."""
+        for of, masses in self.of.items():
+            if masses.left_out < 1:
+                yield Metric("H_s", masses.mean_entropy, where={"of": of, "kind": "soft"})
 
     def kind_shares(self) -> Iterator[Metric]:
         """Return the share of each kind of expert in what processed the tokens; none of one."""
@@ -266,15 +298,3 @@ def class_table(masses: Tensor, classes: Tensor, num_classes: int) -> Tensor:
     """Sum (images, E) masses over the images of each class: (num_classes, E)."""
     table = masses.new_zeros(num_classes, masses.shape[-1])
     return table.index_add_(0, classes, masses)
-
-
-def entropy_bits(masses: Tensor) -> Tensor:
-    """Compute H = −Σ q log2 q of each distribution q, masses over their sum: (…, n) -> (…)."""
-    shares = masses / masses.sum(-1, keepdim=True)
-    return torch.special.entr(shares).sum(-1) / math.log(2)
-
-
-def mutual_information_bits(tables: Tensor) -> Tensor:
-    """Compute I = H(row) + H(column) − H(row, column) of each table, (…, rows, columns) -> (…)."""
-    rows, columns = entropy_bits(tables.sum(-1)), entropy_bits(tables.sum(-2))
-    return rows + columns - entropy_bits(tables.flatten(-2))

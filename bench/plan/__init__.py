@@ -13,7 +13,6 @@ from bench.plan.plan import (
     Planned,
     PlannedSuite,
     Request,
-    affinities_of,
     checked_name,
     labels,
     make_plan,

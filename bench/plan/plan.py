@@ -129,7 +129,7 @@ def make_request(
     refuse_unknown(hyper, chosen_routers)
     values: dict[str, Sequence[Any]] = {path: [value] for path, value in settings.items()}
     if options := _affinity_options({**values, **sweep}):
-        refuse_unknown_options(options, affinities_of(preset))
+        refuse_unknown_options(options, _affinities_of(preset))
     if aa_replicates and all(issubclass(each.target, Baseline) for each in chosen_routers):
         raise RequestError("--aa trains each router but a baseline again, and no other is chosen")
     names = suites or list(preset.suites)
@@ -137,7 +137,7 @@ def make_request(
     return Request(checked_name(study or preset.name), preset, chosen)
 
 
-def affinities_of(preset: Preset) -> list[Entry]:
+def _affinities_of(preset: Preset) -> list[Entry]:
     """List the affinities that a preset's routers have, each once."""
     by_name = {
         affinity.name: affinity

@@ -30,7 +30,6 @@ from bench.plan import (
     Fingerprints,
     Planned,
     Request,
-    affinities_of,
     affinity_of,
     affinity_options_in,
     conditions,
@@ -40,7 +39,7 @@ from bench.plan import (
     selected_routers,
     trial_specs,
 )
-from routers import Choice, Entry, Range
+from routers import AFFINITIES, Choice, Entry, Range
 from routers.errors import RequestError
 
 Space = Mapping[str, BaseDistribution]
@@ -191,10 +190,12 @@ def _refuse_closed(preset: Preset) -> None:
                 "budget or how it is watched; what can be searched is router.…, "
                 f"experts.options.… and train.… but {', '.join(FIXED)}"
             )
-    hyper = [path.split(".")[1] for path in paths if path.startswith("router.")]
-    refuse_unknown(hyper, selected_routers(preset))
-    options = [path.removeprefix(PREFIX) for path in paths if path.startswith(PREFIX)]
-    refuse_unknown_options(options, affinities_of(preset))
+    of_affinities = [path for path in paths if path.startswith(PREFIX)]
+    of_routers = {path for path in paths if path.startswith("router.")} - {*of_affinities}
+    refuse_unknown([path.split(".")[1] for path in sorted(of_routers)], selected_routers(preset))
+    # Those of affinities are for whichever of a preset's routers are chosen.
+    options = [path.removeprefix(PREFIX) for path in of_affinities]
+    refuse_unknown_options(options, AFFINITIES.entries())
 
 
 def _distribution(

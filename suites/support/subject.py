@@ -99,6 +99,13 @@ class TrialSubject(Protocol):
     ) -> Iterator[Observed]:
         """Run the model on every image of a split, in a fixed order, batch by batch."""
 
+    def start(self) -> nn.Module:
+        """Load the model as it was before its first step, in eval mode, on `device`.
+
+        Raises:
+            UndefinedError: it was derived, and no weights were kept of its start.
+        """
+
     def attribute(self, split: str) -> Tensor | None:
         """Return the protected attribute's value of each image of a split, in the order of `run`.
 

@@ -125,8 +125,9 @@ def test_a_router_is_searched_in_the_ranges_of_its_affinity() -> None:
     named = preset_of(["soft_moe", "softmax_token_choice"], ranges=ranges)
     soft, other = contenders(named.model_copy(update={"router": sharp.router}), 0)
     assert (soft.space[path], path in other.space) == (scale, False)
-    with pytest.raises(RequestError, match=r"none of the affinities linear has .*initial_scale"):
-        contenders(preset_of(["softmax_token_choice"], ranges=ranges), 0)
+    (other,) = contenders(preset_of(["softmax_token_choice"], ranges=ranges), 0)
+    assert set(other.space) == {"train.lr", "router.noise_std", "router.batch_priority"}
+    assert set(contenders(preset_of(["dense"], ranges=ranges), 0)[0].space) == {"train.lr"}
 
 
 def test_what_is_swept_or_set_by_hand_is_not_searched() -> None:
@@ -182,6 +183,10 @@ def test_a_range_that_a_router_declares_wrongly_is_named() -> None:
         ({"train.precision": {"options": ["float32", "f8"]}}, r"train\.precision = 'f8'"),
         ({"train.batch_size": {"low": 0.5, "high": 64}}, "batch_size is a whole number.*0.5 to 64"),
         ({"train.epochs": {"low": 1, "high": 4}}, r"train\.epochs is the same for every router"),
+        (
+            {"router.affinity_options.initial_scal": {"low": 1, "high": 2}},
+            r"none of the affinities .* did you mean 'router\.affinity_options\.initial_scale'",
+        ),
         ({"data.name": {"options": ["digits"]}}, r"data\.name is the same for every router"),
         ({"compute.match": {"options": ["steps"]}}, r"compute\.match is the same for every router"),
         (

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from routers import ROUTERS, Baseline, Router, Routing, build_router, list_routers
+from routers.errors import UndefinedError
 from suites import HistoryPoint, Observed
 
 CPU = torch.device("cpu")
@@ -98,6 +99,12 @@ class FakeTrial:
     @property
     def class_names(self) -> list[str]:
         return [str(index) for index in range(self.num_classes)]
+
+    def start(self) -> nn.Module:
+        """The first snapshot; without one the start is not known, as of a derived trial."""
+        if not self.snapshots:
+            raise UndefinedError("no weights were kept")
+        return self.snapshots[0].load()
 
     @torch.no_grad()
     def run(

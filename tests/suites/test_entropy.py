@@ -13,7 +13,7 @@ from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
 from routers import BenchError, Site
 from suites import Metric, build_suite
-from suites.entropy import ImageMasses, LayerMasses, class_table
+from suites.entropy import OF, ImageMasses, LayerMasses, class_table
 from suites.support.subject import routers_of
 
 
@@ -62,6 +62,33 @@ def test_against_scikit_learn_and_scipy_token_by_token(router, trial):
                 independent = np.outer(table.sum(1), table.sum(0))
                 bits = stats.entropy(table.ravel(), independent.ravel(), base=2)
                 assert value(name, "soft") == pytest.approx(bits, abs=1e-9)
+
+
+def test_the_start_is_measured_by_the_same_definition_on_the_first_images(trial):
+    subject = trial("softmax_token_choice")
+    begun = subject.snapshots[1].load()
+    subject.snapshots[0].model = begun
+    results = [r for r in build_suite("entropy").measure(subject) if r.name == "H_s"]
+    started = {(r.layer, r.where["of"]): r.value for r in results if r.step == 0}
+    ended = {(r.layer, r.where["of"]): r.value for r in results if r.step is None}
+    subject.model = begun  # where the training ends as it began
+    again = build_suite("entropy").measure(subject)
+    whole = {(r.layer, r.where["of"]): r.value for r in again if r.name == "H_s" and r.step is None}
+    assert started == pytest.approx(whole)
+    assert started.keys() == ended.keys() == {(n, of) for n in (0, 1, None) for of in OF}
+    assert started[0, "gates"] != pytest.approx(ended[0, "gates"])
+    asked = len(subject.asked)
+    list(build_suite("entropy", start_images=17).at_start(subject))
+    assert [images for _, images in subject.asked[asked:]] == [16, 16]
+
+
+def test_a_start_that_is_not_known_is_left_out(trial):
+    for subject, options in (
+        (trial("softmax_token_choice", snapshots=[]), {}),
+        (trial("softmax_token_choice"), {"start_images": 0}),
+    ):
+        results = list(build_suite("entropy", **options).measure(subject))
+        assert {result.step for result in results} == {None}
 
 
 def test_normalised_is_the_corrected_over_the_smaller_entropy_less_the_bias(trial):

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import stats
 from sklearn.metrics import mutual_info_score
 
-from suites.entropy import entropy_bits, mutual_information_bits
+from suites.support.information import entropy_bits, mutual_information_bits
 
 TABLES = arrays(
     np.int64, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.integers(0, 50)
