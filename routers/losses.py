@@ -35,6 +35,17 @@ def importance(routing: Routing, batch: Batch) -> Tensor:
     return _squared_variation(batch.whole(routing.real(routing.gates).sum(0)))
 
 
+@register_loss("importance_sample", family="balance", source="arXiv 2302.14703")
+@in_parts(passes=2)
+def importance_sample(routing: Routing, batch: Batch) -> Tensor:
+    """`importance` by the sample variance, which is E/(E − 1) times as large.
+
+    So do the attentive gate's authors, whose weights of the loss are meant for it.
+    """
+    experts = routing.num_experts
+    return importance(routing, batch) * experts / max(1, experts - 1)
+
+
 @register_loss("load", family="balance", source="arXiv 1701.06538, 2106.05974")
 @in_parts(passes=2)
 def load(routing: Routing, batch: Batch) -> Tensor:

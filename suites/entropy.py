@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -42,7 +43,13 @@ from suites.support.base import (
     register_suite,
 )
 from suites.support.information import entropy_bits, mutual_information_bits
-from suites.support.subject import TrialSubject, by_image, routers_of, why_not_routed
+from suites.support.subject import (
+    TrialSubject,
+    by_image,
+    chosen_experts_answers,
+    routers_of,
+    why_not_routed,
+)
 
 OF = ("gates", "combine")
 KINDS = ("soft", "hard")
@@ -98,6 +105,10 @@ class Entropy(Suite[TrialSubject]):
         CLASS_NAMES,
     )
 
+    prediction: Literal["model", "expert"] = hyper(
+        "model",
+        "Whose class of an image is predicted: the model's, or its chosen expert's (2302.14703).",
+    )
     permutations: int = hyper(20, "Permutations of the classes, to estimate the bias.", ge=1)
     seed: int = hyper(0, "Seed of the permutations.", ge=0)
     start_images: int = hyper(
@@ -105,6 +116,8 @@ class Entropy(Suite[TrialSubject]):
     )
 
     def applies_to(self, subject: TrialSubject) -> str | None:
+        if self.prediction == "expert" and len(routers_of(subject.model)) > 1:
+            return "no expert predicts a class in a model of several MoE layers"
         return why_not_routed(subject.model)
 
     def measure(self, subject: TrialSubject) -> Iterator[Metric | Array]:
@@ -113,7 +126,12 @@ class Entropy(Suite[TrialSubject]):
         labels, predictions = [], []
         for batch in subject.run(subject.model, "test"):
             labels.append(batch.labels.cpu())
-            predictions.append(batch.logits.argmax(-1).cpu())
+            predicted = (
+                chosen_experts_answers(subject, batch)
+                if self.prediction == "expert"
+                else batch.logits.argmax(-1)
+            )
+            predictions.append(predicted.cpu())
             for layer, routing in zip(layers, batch.routings, strict=True):
                 layer.add(routing, len(batch.labels))
         label, predicted = torch.cat(labels), torch.cat(predictions)

@@ -204,6 +204,30 @@ def why_not_routed(model: nn.Module) -> str | None:
     return None if routers_of(model) else "the model has no MoE layer"
 
 
+def chosen_experts_answers(subject: TrialSubject, batch: Observed) -> Tensor:
+    """Return the class that each image's chosen expert predicts by itself: (n,) long.
+
+    Chosen is the expert of the largest combine weight, the first where several are. The model's
+    only MoE layer gives its answers, and an image is one token there.
+
+    Raises:
+        BenchError: an image has several tokens there, which may choose different experts.
+    """
+    (routing,) = batch.routings
+    weights = by_image(routing.combine_weights(), len(batch.labels))
+    if weights.shape[1] != 1:
+        raise BenchError(
+            f"no one expert predicts the class of an image of {weights.shape[1]} tokens: choose "
+            "prediction = 'model'"
+        )
+    chosen, answers = weights[:, 0].argmax(-1), batch.logits.argmax(-1)
+    for expert in chosen.unique().tolist():
+        alone = torch.eye(weights.shape[2])[expert]
+        own = subject.answers(subject.model, batch.images, {0: alone}).argmax(-1)
+        answers = torch.where(chosen == expert, own, answers)
+    return answers
+
+
 def by_image(weights: Tensor, images: int) -> Tensor:
     """Group the weights of tokens by image: (g, t, E) -> (images, tokens of an image, E).
 

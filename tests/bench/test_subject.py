@@ -10,6 +10,8 @@ from bench.model.build import trial_model
 from bench.train.loop import train_trial
 from bench.train.outcome import read_outcome
 from routers import ROUTERS, BenchError, MixtureRouting, Router
+from suites import build_suite
+from suites.support.subject import chosen_experts_answers
 
 CPU = torch.device("cpu")
 
@@ -40,6 +42,46 @@ def test_the_final_model_runs_on_every_image_in_order(trained, tiny_dataset):
     assert abs(seen[0].images.mean()) < 1  # normalised
     default = next(subject.run(subject.model, "test"))
     assert len(default.labels) == 16  # as in training
+
+
+@pytest.mark.parametrize("router", ["softmax_mixture", "softmax_token_choice"])
+def test_the_chosen_expert_answers_by_itself(trained, router):
+    """As its own network does, whatever the others of a mixture say."""
+    model = {"name": "image_classifier", "options": {"img_size": 8, "hidden": [5, 8]}}
+    model |= {"layers": "all", "groups": "batch"}
+    subject = trained(router, model=model, experts={"name": "classifier", "num_experts": 4})
+    (layer,) = moe_layers(subject.model).values()
+    torch.nn.init.normal_(layer.router.gate.weight, std=0.2)
+    unlike = 0
+    for batch in subject.run(subject.model, "test", batch_size=10):
+        with torch.no_grad():
+            own = layer.experts(batch.images.expand(4, 1, *batch.images.shape))[:, 0].argmax(-1)
+        chosen = batch.routings[0].combine_weights()[0].argmax(-1)
+        answers = chosen_experts_answers(subject, batch)
+        kept = batch.routings[0].combine_weights()[0].any(-1)
+        expected = own[chosen, torch.arange(len(chosen))]
+        assert answers[kept].equal(expected[kept])
+        unlike += int((answers != batch.logits.argmax(-1)).sum())
+        assert len(chosen.unique()) > 1
+    assert (unlike > 0) == (router == "softmax_mixture")
+    values = [
+        next(
+            metric.value
+            for metric in build_suite("entropy", prediction=prediction).measure(subject)
+            if metric.name == "MI_prediction" and metric.where["kind"] == "hard"
+        )
+        for prediction in ("model", "expert")
+    ]
+    assert (values[0] == values[1]) == (router == "softmax_token_choice")
+
+
+def test_an_image_of_several_tokens_or_layers_has_no_one_expert_that_answers(trained):
+    subject = trained()
+    with pytest.raises(BenchError, match="class of an image of 16 tokens: choose prediction"):
+        list(build_suite("entropy", prediction="expert").measure(subject))
+    deep = trained(model={"layers": "all"})
+    reason = build_suite("entropy", prediction="expert").applies_to(deep)
+    assert reason == "no expert predicts a class in a model of several MoE layers"
 
 
 def test_observing_leaves_gradients_to_those_who_consume(trained):

@@ -64,6 +64,14 @@ def test_importance_by_hand():
     assert loss("importance", routing).item() == pytest.approx(variance / (4 / 3) ** 2)
 
 
+@pytest.mark.parametrize("experts", [1, 2, 5, 10])
+def test_importance_by_sample_variance(experts):
+    sums = (gates := normal(2, 4, experts).softmax(-1)).sum((0, 1)).numpy()
+    expected = np.var(sums, ddof=1) / sums.mean() ** 2 if experts > 1 else 0
+    routing = TokenChoiceRouting.top_k(gates, 1, None)
+    assert loss("importance_sample", routing).item() == pytest.approx(expected)
+
+
 @given(st.integers(2, 6), st.integers(1, 2), st.integers(0, 99), st.booleans())
 @settings(max_examples=20, deadline=None)
 def test_complexity_is_half_the_weighed_importance_and_half_the_load(experts, k, seed, sized):
