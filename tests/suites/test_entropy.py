@@ -13,7 +13,8 @@ from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
 from routers import BenchError, Site
 from suites import Metric, build_suite
-from suites.entropy import OF, ImageMasses, LayerMasses, class_table
+from suites.entropy import OF, LayerMasses
+from suites.support.information import ImageMasses, class_table
 from suites.support.subject import routers_of
 
 

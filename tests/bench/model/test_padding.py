@@ -19,7 +19,7 @@ from routers import (
     step_stats,
 )
 from suites.balance import LayerCounts
-from suites.entropy import ImageMasses
+from suites.support.information import ImageMasses
 from tests.bench.model.test_moe import ROUTED, layer_of
 
 TOKENS, REAL, DIM = 8, 6, 6
