@@ -4,7 +4,8 @@ Axes: g groups, t tokens, E experts, s slots of an expert, k experts of a token.
 
 A loss is a function of a routing and the batch, `loss(routing, batch, **options)`; its
 keyword-only arguments are its options. It is unweighted, and is taken over all tokens of the
-batch, with clean gates and population variances.
+batch, with clean gates and population variances; those that count choices take the gates that
+these were made by, noise included.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ def gshard(routing: Routing, batch: Batch, *, choices: Literal["first", "all"] =
 
     Of each token's first choice, or of all its choices before any is dropped, as in Mixtral. 1
     where both are even, E where one expert has everything. The gradient flows through the mean
-    gates alone.
+    gates alone. Under noise these are the noisy ones, by which the choices were made, as in
+    2101.03961 and the code of V-MoE.
 
     Raises:
         RequestError: the tokens choose no experts.
@@ -110,7 +112,7 @@ def gshard(routing: Routing, batch: Batch, *, choices: Literal["first", "all"] =
         counts = routing.demand().sum(0)
     counts = batch.whole(counts.to(routing.gates.dtype))
     share = counts / counts.sum().clamp(min=1)
-    return routing.num_experts * (share * batch.mean(routing.real(routing.gates))).sum()
+    return routing.num_experts * (share * batch.mean(routing.real(_choosing_gates(routing)))).sum()
 
 
 @register_loss("global_batch", family="balance", source="arXiv 2501.11873")
@@ -128,7 +130,7 @@ def global_batch(routing: Routing, batch: Batch) -> Tensor:
     """
     _choices("global_batch", routing)
     counts = batch.so_far(routing.demand().sum(0).to(routing.gates.dtype))
-    gates = routing.real(routing.gates)
+    gates = routing.real(_choosing_gates(routing))
     tokens = counts.new_tensor(len(gates))
     if distributed.is_available() and distributed.is_initialized():
         for total in (counts, tokens):
@@ -149,7 +151,7 @@ def sequence_balance(routing: Routing, batch: Batch) -> Tensor:
     """
     _choices("sequence_balance", routing)
     images, experts = len(batch.labels), routing.num_experts
-    gates = _image_means(routing, images)
+    gates = _image_means(routing, _choosing_gates(routing), images)
     taken = routing.sought().reshape(images, -1, experts).sum(1).to(gates.dtype)
     share = taken / taken.sum(-1, keepdim=True).clamp(min=1)
     return experts * (share * gates).sum(-1).mean()
@@ -226,7 +228,7 @@ def sample_similarity(
     B², so its β_s is B² times as much here.
     """
     samples = len(batch.labels)
-    gates = _image_means(routing, samples)
+    gates = _image_means(routing, routing.gates, samples)
     inputs = batch.inputs.flatten(1).to(gates.dtype)
     distances = torch.cdist(inputs, inputs)
     distances = distances / distances.max().clamp(min=torch.finfo(gates.dtype).tiny)
@@ -237,9 +239,14 @@ def sample_similarity(
     return (beta_same * same / experts - beta_different * different) / samples**2
 
 
-def _image_means(routing: Routing, images: int) -> Tensor:
+def _choosing_gates(routing: Routing) -> Tensor:
+    """Return (g, t, E): the gates by which the tokens chose, noise included."""
+    return routing.gates if routing.noisy_gates is None else routing.noisy_gates
+
+
+def _image_means(routing: Routing, gates: Tensor, images: int) -> Tensor:
     """Return (images, E): the gates of each image, mean over its tokens."""
-    gates = routing.gates.reshape(images, -1, routing.num_experts)
+    gates = gates.reshape(images, -1, routing.num_experts)
     if routing.mask is None:
         return gates.mean(1)
     real = routing.mask.reshape(images, -1).sum(1, keepdim=True)

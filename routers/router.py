@@ -185,7 +185,9 @@ class Router(nn.Module, Prunable):
 
     def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
         """Allocate by the noisy logits; the routing's `gates` stay those of the clean ones."""
-        return dataclasses.replace(self._allocated(noisy), gates=self.clean_gates(logits))
+        routing = self._allocated(noisy)
+        clean = self.clean_gates(logits)
+        return dataclasses.replace(routing, gates=clean, noisy_gates=routing.gates)
 
     def clean_gates(self, logits: Tensor) -> Tensor:
         """Return (g, t, E): the gates of logits without noise."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -116,6 +117,10 @@ class SinkhornTokenChoice(BySinkhornPlan, SoftmaxGates):
     Cost: a fixed number of passes over the (t, E) logits. Known limit: the plan sees the whole
     group, so a token's expert depends on its neighbours.
     """
+
+    def allocate_noisy(self, logits: Tensor, noisy: Tensor) -> Routing:
+        routing = super().allocate_noisy(logits, noisy)
+        return dataclasses.replace(routing, noisy_gates=expert_softmax(noisy))
 
     def choose(self, logits: Tensor, plan: Plan) -> Routing:
         return TokenChoiceRouting.top_k(

@@ -29,6 +29,7 @@ class Routing(ABC):
 
     Attributes:
         gates: (g, t, E) float, each token's distribution over the experts, without noise.
+        noisy_gates: the same with the noise that was added to the logits; None where none was.
         logits: the router's logits without noise, (g, t, E), (g, t, E, s) where soft, or one after
             the other those of several expert modes; set by `Router.forward`.
         noisy_logits: the logits that were allocated by; the same tensor where there is no noise.
@@ -45,6 +46,7 @@ class Routing(ABC):
     gates: Tensor
     logits: Tensor | None = field(default=None, kw_only=True)
     noisy_logits: Tensor | None = field(default=None, kw_only=True)
+    noisy_gates: Tensor | None = field(default=None, kw_only=True)
     hidden: Tensor | None = field(default=None, kw_only=True)
     noise_std: float = field(default=0.0, kw_only=True)
     diagnostics: dict[str, Tensor] = field(default_factory=dict, kw_only=True)

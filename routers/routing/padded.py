@@ -55,7 +55,7 @@ class PaddedRouting(Routing):
         routings = [part.routing for part in parts]
         first = routings[0]
         rows = [part.rows for part in parts]
-        fields = ("gates", "logits", "noisy_logits", "hidden")
+        fields = ("gates", "logits", "noisy_logits", "noisy_gates", "hidden")
         spread = {
             name: None
             if getattr(first, name) is None

@@ -20,6 +20,7 @@ from routers import (
     MixtureRouting,
     Parts,
     RequestError,
+    RouterContext,
     Routing,
     SoftRouting,
     TokenChoiceRouting,
@@ -92,6 +93,30 @@ def test_gshard_by_hand():
     # First choices 0, 2, 2, 0; mean gates 0.425, 0.275, 0.3: 3 · (0.5 · 0.425 + 0.5 · 0.3).
     routing = gates_routing([[0.5, 0.4, 0.1], [0.3, 0.3, 0.4], [0.1, 0.2, 0.7], [0.8, 0.2, 0.0]])
     assert loss("gshard", routing).item() == pytest.approx(1.0875)
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("name", ["softmax_token_choice", "sinkhorn_token_choice", "sigmoid_top_k"])
+def test_losses_of_choices_take_choices_and_gates_by_the_same_noise(name, padded):
+    options = {"top_k": 1, "noise_std": 8.0, "capacity_factor": None}
+    router = build_router(name, dim=6, num_experts=4, **options)
+    x, mask = torch.randn(2, 16, 6), None
+    if padded:
+        mask = torch.arange(16) < torch.tensor([[16], [9]])
+    routing = router.train()(x, RouterContext(torch.Generator().manual_seed(0), mask=mask))
+    noisy = routing.real(routing.noisy_logits)
+    gates = noisy.sigmoid() if name == "sigmoid_top_k" else noisy.softmax(-1)
+    gates = gates / gates.sum(-1, keepdim=True)
+    chosen = routing.real(routing.sought()).float().mean(0)
+    if name != "sinkhorn_token_choice":  # which chooses by a plan of these logits
+        assert routing.real(routing.first_choice()).equal(noisy.argmax(-1))
+    expected = 4 * (chosen * gates.mean(0)).sum()
+    for loss_name in ("gshard", "global_batch"):
+        torch.testing.assert_close(loss(loss_name, routing), expected)
+    clean = 4 * (chosen * routing.real(routing.gates).mean(0)).sum()
+    assert abs(expected - clean) > 1e-3
+    still = router.eval()(x, RouterContext(mask=mask))
+    assert still.noisy_gates is None
 
 
 def test_z_by_hand():
