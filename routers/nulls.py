@@ -44,7 +44,7 @@ class RandomRouter(EvenTopK):
     What a router gains over this one is what its choices are worth.
     """
 
-    seed: int = hyper(0, "Seed of the draw in eval mode.", ge=0)
+    seed: int = hyper(0, "Seed of the draw in eval mode.", ge=0, lt=2**32)
 
     def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
         groups, length, _ = tokens.shape
@@ -62,7 +62,7 @@ class HashRouter(EvenTopK):
     """
 
     prunable = False
-    seed: int = hyper(0, "Seed of the map from positions to experts.", ge=0)
+    seed: int = hyper(0, "Seed of the map from positions to experts.", ge=0, lt=2**32)
 
     def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
         groups, length, _ = tokens.shape

@@ -113,7 +113,7 @@ class Entropy(Suite[TrialSubject]):
         "Whose class of an image is predicted: the model's, or its chosen expert's (2302.14703).",
     )
     permutations: int = hyper(20, "Permutations of the classes, to estimate the bias.", ge=1)
-    seed: int = hyper(0, "Seed of the permutations.", ge=0)
+    seed: int = hyper(0, "Seed of the permutations.", ge=0, lt=2**32)
     start_images: int = hyper(
         512, "Images of the test split for H_s before the first step; 0 leaves it out.", ge=0
     )

@@ -12,7 +12,7 @@ from bench.config.presets import Preset, load_preset, preset_names
 from bench.config.schema import TrialSpec
 from bench.plan.expand import trial_specs
 from bench.plan.plan import make_request
-from routers import ROUTERS, Baseline
+from routers import ROUTERS, Baseline, Registry
 from routers.errors import RequestError
 
 
@@ -259,3 +259,17 @@ def test_a_seed_that_would_be_another_one_is_refused(seed: int) -> None:
     spec = specs(load_preset("smoke"))[0].model_dump()
     with pytest.raises(ValidationError, match="seed"):
         TrialSpec.model_validate({**spec, "seed": seed})
+
+
+def test_so_is_such_a_seed_of_a_component() -> None:
+    seeded = [
+        entry
+        for registry in Registry.instances
+        for entry in registry.entries()
+        if "seed" in entry.hyper_model.model_fields
+    ]
+    assert {"random", "hash", "entropy"} <= {entry.name for entry in seeded}
+    for entry in seeded:
+        assert entry.validate({"seed": 2**32 - 1})["seed"] == 2**32 - 1
+        with pytest.raises(RequestError, match=f"seed = {2**32} is not valid"):
+            entry.validate({"seed": 2**32})
