@@ -29,7 +29,8 @@ BEST = (
     "not its lead is resolved."
 )
 INTERVALS = (
-    "Mean over seeds ± half the width of its 95 % Student t interval (none where n = 1). "
+    "Mean over seeds ± half the width of its 95 % Student t interval (none where n = 1): for the "
+    "eye, as it does not decide whether two systems differ; p (family) does. "
     "n: number of finished seeds, of those asked for; in brackets where it differs from the row's."
 )
 LEAD = text_columns("router", "condition", "n")

@@ -1,6 +1,7 @@
 """The comparisons of test accuracy that are declared beforehand, under each condition.
 
-Every router against each null, and all pairs of routers: one family a condition, corrected by Holm.
+Every router against each null, and all pairs of routers: one family a condition, whose tests and
+intervals hold together.
 """
 
 from __future__ import annotations
@@ -99,16 +100,25 @@ def comparisons(study: StudyData) -> list[Comparison]:
         entries = {entry.system: entry for entry in study.under(condition)}
         references = [entries[null] for null in nulls(study) if null in entries]
         routers = [entry for entry in entries.values() if entry not in references]
-        made += compare(study, condition, declared(routers, references))
+        others = [study.under(other) for other in study.conditions if other != condition]
+        made += compare(study, condition, declared(routers, references), others)
     return made
 
 
 def compare(
-    study: StudyData, condition: Condition, pairs: Sequence[tuple[Entry, Entry]]
+    study: StudyData,
+    condition: Condition,
+    pairs: Sequence[tuple[Entry, Entry]],
+    others: Sequence[Sequence[Entry]] = (),
 ) -> list[Comparison]:
-    """Return each pair of an entry and a reference compared, as one family."""
+    """Return each pair of an entry and a reference compared, as one family.
+
+    Args:
+        others: the entries under other conditions, which tell how much accuracies scatter.
+    """
     values = {entry: study.final(METRIC, entry) for pair in pairs for entry in pair}
     by_seed = {entry: dict(accuracies) for entry, accuracies in values.items()}
+    elsewhere = [{entry: dict(study.final(METRIC, entry)) for entry in each} for each in others]
     return [
         Comparison(
             **vars(compared),
@@ -117,7 +127,7 @@ def compare(
             theirs=values[compared.reference],
             interest=study.smallest_of_interest,
         )
-        for compared in family(by_seed, pairs, study.planned_analyses)
+        for compared in family(by_seed, pairs, study.planned_analyses, elsewhere)
     ]
 
 

@@ -15,6 +15,7 @@ from report.comparisons import (
     against_best,
     against_nulls,
     best,
+    comparisons,
     higher_of_fewer,
     leader,
 )
@@ -26,7 +27,7 @@ from report.topics import claims, control, cost
 from report.topics.differences import MANY, sentence_on_n
 from report.topics.tuning import unequal
 from results.conditions import Condition
-from results.statistics.means import seeds_needed
+from results.statistics.means import ALPHA
 from results.text import counted
 
 POINTS = Column("difference", "difference", scale=100)
@@ -116,7 +117,7 @@ def _finding(
         for entry in higher_of_fewer(study, condition)
     ]
     sentences.append(_lead(behind))
-    sentences += [_gap("the next, ", c.turned()) + _seeds(c) for c in behind[:1]]
+    sentences += [_gap("the next, ", c.turned()) + _seeds(study, c) for c in behind[:1]]
     sentences += [_gap("", c, of=winner.label if beaten else "") for c in over]
     sentences.append(sentence_on_n(behind) if behind else "")
     sentences.append(older_sentence(study, study.under(condition), [SUITE]))
@@ -137,7 +138,7 @@ def _lead(behind: list[Comparison]) -> str:
         return ""
     sure = sum(c.resolved and _behind(c) for c in behind)
     routers = counted(len(behind), "router")
-    return f"Its lead is resolved over {sure} of {routers} (paired t tests, Holm's correction)."
+    return f"Its lead is resolved over {sure} of {routers}."
 
 
 def _gap(over: str, comparison: Comparison, of: str = "") -> str:
@@ -146,20 +147,20 @@ def _gap(over: str, comparison: Comparison, of: str = "") -> str:
     assert difference is not None
     ends = [end for end in (difference.low, difference.high) if end is not None]
     bounds = " to ".join(map(POINTS.number, ends))
-    interval = f", 95 % interval {bounds}" if bounds else ""
+    interval = f", simultaneous 95 % interval {bounds}" if bounds else ""
     verdict = "resolved" if comparison.resolved else comparison.verdict
     whose = f"Lead of {of} over" if of else "Lead over"
     lead = f"{whose} {over}{comparison.reference.system}: {POINTS.number(difference.mean)} points"
     return f"{lead}{interval} (n = {difference.n}): {verdict}."
 
 
-def _seeds(comparison: Comparison) -> str:
+def _seeds(study: StudyData, comparison: Comparison) -> str:
     """Say how many seeds would resolve a lead that is not."""
-    needed = seeds_needed(comparison.differences)
+    needed = comparison.seeds_needed(study.planned_analyses)
     if comparison.resolved or comparison.is_small or needed is None:
         return ""
     seeds = f"about {needed} seeds" if needed <= MANY else f"more than {MANY:,} seeds"
-    return f" A gap such as this one takes {seeds} to resolve (80 % power, one test alone)."
+    return f" A gap such as this one takes {seeds} to resolve (80 % power)."
 
 
 def _behind(comparison: Comparison) -> bool:
@@ -177,7 +178,21 @@ def _accuracy(study: StudyData, entry: Entry) -> str:
 def remarks(study: StudyData) -> list[str]:
     """Return the sentences, in the order in which they are read."""
     warned = filter(None, [unequal(study), cost.sentence(study)])
-    return [*warned, *_stopped(study), *control.sentences(study), *claims.sentences(study)]
+    found = [*_stopped(study), *control.sentences(study), *claims.sentences(study)]
+    return [*warned, *_resolved(study), *found]
+
+
+def _resolved(study: StudyData) -> list[str]:
+    """Explain the word, once in a report; nothing where there is no test."""
+    if all(c.adjusted is None for c in comparisons(study)):
+        return []
+    return [
+        "Resolved: the two differ, with the certainty that holds for all comparisons of a "
+        "condition at once; of studies whose systems are all equal, at most "
+        f"{100 * ALPHA:g} % call any pair resolved. What decides is p (family), in the tables of "
+        "paired differences. Intervals printed beside means are for the eye: systems share their "
+        "seeds, so that intervals which overlap may belong to means that differ."
+    ]
 
 
 def _stopped(study: StudyData) -> list[str]:

@@ -30,7 +30,7 @@ COLUMNS = (
     *text_columns("router", "condition", "reference", n="pairs"),
     Column("difference", "difference in top-1", "points", scale=100),
     Column("p", "p", digits=3, p_value=True),
-    Column("p_holm", "p (Holm)", digits=3, p_value=True),
+    Column("p_family", "p (family)", digits=3, p_value=True),
     Column("effect_size", "d_z"),
     Column("superiority", "superiority"),
     Column("correlation", "correlation"),
@@ -56,8 +56,8 @@ def to_best(study: StudyData) -> Contents:
     if not compared:
         raise Lacking("there is no second router to compare")
     note = (
-        "The reference was chosen after seeing the results, which flatters it: the correction over "
-        "all pairs of routers keeps the error rate of the tests, but the differences and intervals "
+        "The reference was chosen after seeing the results, which flatters it: tests and intervals "
+        "hold nevertheless, since they do so for all pairs of routers at once, but the differences "
         "still lean towards it."
     )
     return _contents(study, compared, note)
@@ -75,6 +75,29 @@ def sentence_on_n(compared: Sequence[Comparison]) -> str:
     return f"With {n}, these intervals are ± {100 * median(halves):.2f} points (median){few}."
 
 
+def sentence_on_noise(compared: Sequence[Comparison]) -> str:
+    """Say how the scatter was estimated, and where a system is judged by its own alone."""
+    if not any(c.degrees for c in compared):
+        return ""
+    shares = [c.share for c in compared if c.share is not None]
+    if not shares:
+        return "Of two systems alone this is the paired t test."
+    noisy = dict.fromkeys(entry for c in compared for entry in c.noisy)
+    low, high = (f"{100 * end:.0f}" for end in (min(shares), max(shares)))
+    between = low if low == high else f"{low} to {high}"
+    sentence = (
+        "Scatter: from all systems of the condition, seeds being blocks; the share of a system's "
+        f"own estimate is {between} %, the larger the more they differ."
+    )
+    if not noisy:
+        return sentence
+    names = ", ".join(f"{each.label} {each.condition}".strip() for each in noisy)
+    return (
+        f"{sentence} More than chance allows (F test) scatters {names}: there the method falls "
+        "back on the system's own estimate alone."
+    )
+
+
 def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Contents:
     sizes = sorted({c.family for c in compared})
     tests = counted(sizes[0], "test") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
@@ -82,10 +105,12 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
     points = counted(100 * (study.smallest_of_interest or 0), "point")
     sentences = (
         "Mean over the seeds that both have of router less reference, in percentage points of "
-        "top-1, ± half the width of its 95 % Student t interval (of this difference alone); "
-        "two-sided paired t test; Holm's correction over the tests declared beforehand, every "
-        f"router against each null and all pairs of routers, {tests}{each}; resolved: "
-        f"adjusted p < {ALPHA}.",
+        "top-1, ± half the width of its simultaneous 95 % interval: all of the family hold at "
+        "once. The family was declared beforehand: every router against each null and all pairs "
+        f"of routers, {tests}{each}. p: two-sided, of this difference alone. p (family) is the "
+        "probability of so large a |t| anywhere in a family of equals, and decides: resolved "
+        f"means p (family) < {ALPHA}, or, which is the same, that the interval leaves out 0.",
+        sentence_on_noise(compared),
         ""
         if study.smallest_of_interest is None
         else f"Not resolved, but smaller than {points}: its interval lies within ± {points}.",
@@ -145,7 +170,8 @@ def null_caption(study: StudyData) -> str:
     names = ", ".join(null.label for null in nulls(study))
     return names and (
         f"Over {names}: mean paired difference in top-1 over the seeds that both have, ± half of "
-        "its 95 % interval (tests: paired differences to the nulls)."
+        "its simultaneous 95 % interval; one that leaves out 0 is resolved (tests: paired "
+        "differences to the nulls)."
     )
 
 
@@ -165,7 +191,7 @@ SEED_COLUMNS = (
     *text_columns("router", "condition", reference="the next below", n="pairs"),
     Column("gap", "gap in top-1", "points", scale=100),
     Column("deviation", "SD of differences", "points", scale=100),
-    *text_columns(alone="seeds, one test", family="seeds, corrected", verdict="verdict"),
+    *text_columns(alone="seeds, one test", family="seeds, family", verdict="verdict"),
 )
 
 
@@ -179,8 +205,11 @@ def seeds_table(study: StudyData) -> Contents:
     for comparison in compared:
         difference, seeds = comparison.difference, len(comparison.seeds)
         deviation = float(np.std(comparison.differences, ddof=1)) if seeds > 1 else None
-        tests = (1, max(comparison.family, 1) * study.planned_analyses)
-        counts = [_number_of_seeds(comparison, ALPHA / number) for number in tests]
+        needed = (
+            seeds_needed(comparison.differences),
+            comparison.seeds_needed(study.planned_analyses),
+        )
+        counts = [number_of_seeds(number) or MISSING for number in needed]
         cells = _numbers(study, comparison, difference.mean if difference else None, deviation)
         cells += [words(count, trials=comparison.trials(study)) for count in counts]
         rows.append(_row(comparison, cells))
@@ -188,12 +217,11 @@ def seeds_table(study: StudyData) -> Contents:
         "" if study.planned_analyses == 1 else f" and {study.planned_analyses} interim analyses"
     )
     caption = (
-        "Routers by mean top-1, each with the next below it. The number of seeds at which a "
-        "two-sided paired t test finds a gap of this size with a probability of 80 %, were the "
-        "observed mean and standard deviation of the paired differences the true ones: of one test "
-        f"at {ALPHA}, and at {ALPHA} over the number of tests of the family{analyses}, with which "
-        "Holm's correction begins. Of few pairs the deviation is itself uncertain, and so is the "
-        "number."
+        "Routers by mean top-1, each with the next below it. The number of seeds at which a gap of "
+        "this size is found with a probability of 80 %, were the observed mean and standard "
+        f"deviation the true ones: by a paired t test of these two alone at {ALPHA}, and by the "
+        f"test of the family{analyses}, which decides, with the deviation that it estimates. Of "
+        "few pairs the deviation is itself uncertain, and so is the number."
     )
     return caption, SEED_COLUMNS, rows
 
@@ -210,8 +238,8 @@ def neighbours(study: StudyData, condition: Condition) -> list[Comparison]:
     ]
 
 
-def _number_of_seeds(comparison: Comparison, alpha: float) -> str:
-    needed = seeds_needed(comparison.differences, alpha=alpha)
+def number_of_seeds(needed: int | None) -> str:
+    """Show a number of seeds; "" where nothing can be said."""
     if needed is None:
-        return MISSING
+        return ""
     return str(needed) if needed <= MANY else f"> {MANY:,}"

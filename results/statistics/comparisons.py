@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import numpy as np
 from scipy import special
 
-from results.statistics.means import ALPHA, PairedDifference, paired_difference
+from results.statistics.blocks import noise
+from results.statistics.largest_t import LargestT
+from results.statistics.means import (
+    ALPHA,
+    PairedDifference,
+    fewest,
+    paired_difference,
+    power_at,
+)
 
 NULLS = ("dense", "dense_params", "random", "frozen")
 """Nulls of every router: no experts, as many parameters, no choice, none learnt."""
@@ -26,9 +34,17 @@ class Compared(Generic[System]):
     """`entry` less `reference`, over the seeds that both have.
 
     Attributes:
-        difference: None where no seed is in common.
+        difference: None where no seed is in common. Its interval is simultaneous: with 95 % those
+            of the whole family hold, after whatever interim analysis. Its p-value is of this
+            difference alone.
         adjusted: the p-value over the family and the interim analyses; None without a test.
         family: the number of comparisons, of those with seeds enough, that it was adjusted over.
+        deviation: the standard deviation of the paired differences, moderated; None without a test.
+        degrees: its degrees of freedom.
+        share: of the estimates of the noise of these two in its variance, the lesser; None without
+            a test, and of a family of two systems.
+        noisy: which of the two have so much noise that only their own estimate of it counts.
+        largest: the distribution by which it was adjusted.
     """
 
     entry: System
@@ -36,11 +52,33 @@ class Compared(Generic[System]):
     difference: PairedDifference | None
     adjusted: float | None = None
     family: int = 0
+    deviation: float | None = None
+    degrees: float | None = None
+    share: float | None = None
+    noisy: tuple[System, ...] = ()
+    largest: LargestT | None = None
 
     @property
     def resolved(self) -> bool:
         """Whether the two differ, at the error rate of the family."""
         return self.adjusted is not None and self.adjusted < ALPHA
+
+    def seeds_needed(self, analyses: int = 1, power: float = 0.8) -> int | None:
+        """Return the fewest seeds at which the family's test finds a gap such as this one.
+
+        Mean and deviation are taken for the true ones. None where nothing can be said.
+        """
+        if self.difference is None or self.largest is None or not self.difference.mean:
+            return None
+        effect, known = self.difference.mean / cast(float, self.deviation), self.difference.n - 1
+        per_seed, largest = cast(float, self.degrees) / known, self.largest
+
+        def is_enough(n: int) -> bool:
+            degrees = per_seed * (n - 1)
+            critical = float(largest.critical(np.array(degrees), ALPHA / analyses))
+            return power_at(effect, n, degrees, critical) >= power
+
+        return fewest(is_enough)
 
 
 def declared(systems: Sequence[System], nulls: Iterable[System]) -> list[tuple[System, System]]:
@@ -54,44 +92,111 @@ def declared(systems: Sequence[System], nulls: Iterable[System]) -> list[tuple[S
 
 
 def family(
-    values: Mapping[System, BySeed], pairs: Iterable[tuple[System, System]], analyses: int = 1
+    values: Mapping[System, BySeed],
+    pairs: Iterable[tuple[System, System]],
+    analyses: int = 1,
+    others: Sequence[Mapping[System, BySeed]] = (),
 ) -> list[Compared[System]]:
-    """Return each pair compared, its p-value adjusted by Holm over all of them.
+    """Return each pair compared, with what holds for all of them at once.
+
+    The noise of each system is estimated from all (see `blocks`), and the largest |t| of the
+    family is the yardstick (see `largest_t`).
 
     Args:
         values: a number by seed of each system.
         pairs: the pairs that `declared` returns; systems without values are compared with no seed.
         analyses: the number of interim analyses that were planned. Bonferroni over them: p-values
             times `analyses`, intervals at a confidence of 1 - 0.05 / `analyses`, valid at each.
+        others: the values under other conditions, which tell of the noise too.
     """
-    compared = [_compare(values, *pair, analyses) for pair in pairs]
-    tests = {i: c.difference for i, c in enumerate(compared) if c.difference and c.difference.n > 1}
-    # One whose differences are all alike has no test, but was declared, so it counts.
-    p_values = [1.0 if test.p_value is None else test.p_value for test in tests.values()]
-    adjusted = {
-        place: p
-        for (place, test), p in zip(tests.items(), holm(p_values), strict=True)
-        if test.p_value is not None
-    }
-    return [
-        replace(c, adjusted=adjusted.get(place), family=len(tests))
-        for place, c in enumerate(compared)
-    ]
+    compared = [_compare(values, *pair) for pair in pairs]
+    tests = [place for place, c in enumerate(compared) if c.difference and c.difference.n > 1]
+    tested = [compared[place] for place in tests]
+    for place, c in zip(tests, _tested(values, tested, analyses, others), strict=True):
+        compared[place] = c
+    return [replace(c, family=len(tests)) for c in compared]
 
 
 def _compare(
-    values: Mapping[System, BySeed], system: System, reference: System, analyses: int
+    values: Mapping[System, BySeed], system: System, reference: System
 ) -> Compared[System]:
     ours, theirs = values.get(system, {}), values.get(reference, {})
     seeds = sorted(ours.keys() & theirs.keys())
     if not seeds:
         return Compared(system, reference, None)
-    difference = paired_difference(
-        [ours[seed] for seed in seeds], [theirs[seed] for seed in seeds], 1 - ALPHA / analyses
-    )
-    if difference.p_value is not None:
-        difference = replace(difference, p_value=min(1.0, analyses * difference.p_value))
+    difference = paired_difference([ours[seed] for seed in seeds], [theirs[seed] for seed in seeds])
     return Compared(system, reference, difference)
+
+
+def _tested(
+    values: Mapping[System, BySeed],
+    compared: Sequence[Compared[System]],
+    analyses: int,
+    others: Sequence[Mapping[System, BySeed]],
+) -> list[Compared[System]]:
+    """Return the comparisons with their tests and intervals, all by one estimate of the noise."""
+    if not compared:
+        return []
+    entries = {c.entry for c in compared}
+    systems = list(dict.fromkeys([*(c.entry for c in compared), *(c.reference for c in compared)]))
+    largest = LargestT(len(entries), len(systems) - len(entries))
+    matrices = [_matrix(values, systems), *(_matrix(each, list(each)) for each in others)]
+    own = noise([matrix for matrix in matrices if np.isfinite(matrix).any()])[0]
+    one, other = (
+        np.array([systems.index(system) for system in side])
+        for side in zip(*((c.entry, c.reference) for c in compared), strict=True)
+    )
+    variance, degrees = own.of_difference(one, other)
+    differences = [cast(PairedDifference, c.difference) for c in compared]
+    errors = np.sqrt(variance / [difference.n for difference in differences])
+    means = np.array([difference.mean for difference in differences])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        t = means / errors
+    halves = largest.critical(degrees, ALPHA / analyses) * errors
+    alone, adjusted = 2 * special.stdtr(degrees, -np.abs(t)), largest.exceeds(t, degrees)
+    made = []
+    for place, c in enumerate(compared):
+        if not (np.isfinite(means[place]) and errors[place] > 0):
+            made.append(_untested(c))
+            continue
+        ends = means[place] - halves[place], means[place] + halves[place]
+        difference = replace(
+            differences[place],
+            low=float(ends[0]),
+            high=float(ends[1]),
+            p_value=min(1.0, analyses * float(alone[place])),
+        )
+        shares = own.shares[[one[place], other[place]]]
+        both = zip((c.entry, c.reference), shares, strict=True)
+        made.append(
+            replace(
+                c,
+                difference=difference,
+                adjusted=min(1.0, analyses * float(adjusted[place])),
+                deviation=float(np.sqrt(variance[place])),
+                degrees=float(degrees[place]),
+                share=float(shares.min()) if own.shares.any() else None,
+                noisy=tuple(system for system, share in both if share == 1),
+                largest=largest,
+            )
+        )
+    return made
+
+
+def _untested(compared: Compared[System]) -> Compared[System]:
+    """Return a comparison without noise to hold it against: no test, but of nothing but zeros."""
+    difference = cast(PairedDifference, compared.difference)
+    if difference.p_value == 1 and difference.low == difference.high == 0:
+        return replace(compared, adjusted=1.0)
+    return replace(compared, difference=replace(difference, low=None, high=None, p_value=None))
+
+
+def _matrix(values: Mapping[System, BySeed], systems: Sequence[System]) -> np.ndarray:
+    """Return the values of systems by seed, NaN where there is none: (systems, seeds)."""
+    seeds = sorted({seed for system in systems for seed in values[system]})
+    rows = [[values[system].get(seed, np.nan) for seed in seeds] for system in systems]
+    matrix = np.array(rows, dtype=float).reshape(len(systems), len(seeds))
+    return np.where(np.isfinite(matrix), matrix, np.nan)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

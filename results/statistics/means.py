@@ -5,7 +5,7 @@ Runs of one seed share data order and initial weights. scipy holds the distribut
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -153,25 +153,35 @@ def seeds_needed(
     if np.ptp(sample) == 0 or sample.mean() == 0:
         return None
     effect = abs(sample.mean()) / sample.std(ddof=1)
+    return fewest(lambda n: power_of(effect, n, alpha) >= power)
+
+
+def fewest(is_enough: Callable[[int], bool]) -> int:
+    """Return the fewest pairs, two at least, that are enough; so are all numbers above it.
+
+    Nobody has many millions: the search ends there.
+    """
     low, high = 1, 2
-    while power_of(effect, high, alpha) < power:
+    while high < 2**24 and not is_enough(high):
         low, high = high, 2 * high
     while high - low > 1:  # enough at `high`, not at `low`
         middle = (low + high) // 2
-        if power_of(effect, middle, alpha) < power:
-            low = middle
-        else:
-            high = middle
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
     return high
 
 
 def power_of(effect: float, n: int, alpha: float = ALPHA) -> float:
     """Compute the power of a two-sided paired t-test of `n` pairs for a standardised effect.
 
-    The square of a noncentral t is a noncentral F, which counts both sides at once.
-
     Args:
-        effect: the mean of the differences over their standard deviation (Cohen's d_z), above 0.
+        effect: the mean of the differences over their standard deviation (Cohen's d_z), not 0.
     """
-    critical = float(special.stdtrit(n - 1, 1 - alpha / 2)) ** 2
-    return float(1 - special.ncfdtr(1, n - 1, n * effect**2, critical))
+    return power_at(effect, n, n - 1, float(special.stdtrit(n - 1, 1 - alpha / 2)))
+
+
+def power_at(effect: float, n: int, degrees: float, critical: float) -> float:
+    """Compute how often |t| exceeds a critical value, of `n` pairs with a standardised effect.
+
+    The square of a noncentral t is a noncentral F, which counts both sides at once.
+    """
+    return float(1 - special.ncfdtr(1, degrees, n * effect**2, critical**2))
