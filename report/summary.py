@@ -178,8 +178,8 @@ def _accuracy(study: StudyData, entry: Entry) -> str:
 def remarks(study: StudyData) -> list[str]:
     """Return the sentences, in the order in which they are read."""
     warned = filter(None, [unequal(study), cost.sentence(study)])
-    found = [*_stopped(study), *control.sentences(study), *claims.sentences(study)]
-    return [*warned, *_resolved(study), *found]
+    outcomes = [*_stopped(study), *control.sentences(study), *claims.sentences(study)]
+    return [*warned, *_resolved(study), *outcomes]
 
 
 def _resolved(study: StudyData) -> list[str]:

@@ -57,10 +57,10 @@ def run(
     --seeds auto adds seeds, the same to every router, until each difference in test accuracy, to a
     null or between two routers, is decided: resolved, or smaller than --resolve points. Interim
     analyses take place at the preset's number of seeds (3 at least), at twice as many, and so on
-    to --max-seeds. Resolved: the p-value times the number of planned analyses (Bonferroni),
-    corrected by Holm over the differences of its condition, is below 0.05; smaller: its interval
-    at 1 - 0.05 / analyses lies within. So chance alone finds a difference under a condition in at
-    most 5 % of all studies, whichever analysis was the last.
+    to --max-seeds. Resolved: the p-value over all differences of its condition, times the number
+    of planned analyses (Bonferroni), is below 0.05; smaller: its interval at 1 - 0.05 / analyses,
+    which holds for all of them at once, lies within. So chance alone finds a difference under a
+    condition in at most 5 % of all studies, whichever analysis was the last.
 
     \b
     Examples:

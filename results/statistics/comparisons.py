@@ -139,7 +139,7 @@ def _tested(
         return []
     entries = {c.entry for c in compared}
     systems = list(dict.fromkeys([*(c.entry for c in compared), *(c.reference for c in compared)]))
-    largest = LargestT(len(entries), len(systems) - len(entries))
+    largest = LargestT.of_family(len(entries), len(systems) - len(entries))
     matrices = [_matrix(values, systems), *(_matrix(each, list(each)) for each in others)]
     own = noise([matrix for matrix in matrices if np.isfinite(matrix).any()])[0]
     one, other = (

@@ -15,6 +15,8 @@ from scipy import special
 
 FARTHEST = 13.0
 """Of two standard normal numbers, none worth mentioning are further apart."""
+FEWEST_ROUTERS = 3
+"""With fewer, nulls count as routers."""
 TAIL = 1e-12
 """The share of variance estimates that is cut off at either end."""
 
@@ -25,6 +27,16 @@ class LargestT:
 
     routers: int
     nulls: int
+
+    @classmethod
+    def of_family(cls, routers: int, nulls: int) -> LargestT:
+        """Return the distribution that a declared family is held against.
+
+        One router's noise is in all of its comparisons with nulls. Where variances differ and
+        seeds are few, Dunnett's distribution errs too often for it, by simulation, and that of
+        all pairs does not.
+        """
+        return cls(routers, nulls) if routers >= FEWEST_ROUTERS else cls(routers + nulls, 0)
 
     def exceeds(self, t: np.ndarray, degrees: np.ndarray) -> np.ndarray:
         """Compute the probability that the largest |t| exceeds each `t`: adjusted p-values.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import sys
 
@@ -143,12 +144,15 @@ def test_the_summary_says_how_many_seeds_would_resolve_a_lead(lab, store):
     )
     study = load_study(store)
     (finding,) = findings(study)
-    # Differences 0, 1 and 0 points: d_z = 0.577.
-    assert (
-        "Lead over the next, my_gate: 0.33 points, 95 % interval −1.10 to 1.77 (n = 3): not "
-        "resolved. A gap such as this one takes about 26 seeds to resolve (80 % power, one test "
-        "alone)." in finding.sentences
+    lead = next(each for each in finding.sentences if "Lead over the next, my_gate" in each)
+    assert lead.startswith("Lead over the next, my_gate: 0.33 points, simultaneous 95 % interval −")
+    # Differences 0, 1 and 0 points: d_z = 0.577 takes 26 pairs alone.
+    seeds = int(
+        re.search(r"not resolved\. A gap such as this one takes about (\d+) seeds", lead)[1]
     )
+    table = differences.seeds_table(study)
+    assert table.cell(0, "alone").words == "26"
+    assert table.cell(0, "family").words == str(seeds)
     assert any(sentence.startswith("Lead over dense: 14.67") for sentence in finding.sentences)
 
 

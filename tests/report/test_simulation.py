@@ -74,19 +74,23 @@ def study(lab, store):
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say(study):
-    rng, covered = np.random.default_rng(1), Counter()
+    rng, covered, together = np.random.default_rng(1), Counter(), 0
     for _ in range(TIMES):
         one = again(study, TRUTH, rng)
         for entry in one.entries:
             cell = metric_cell(one, "top1", entry)
             covered[entry.label] += cell.low <= TRUTH[entry.label] <= cell.high
+        held = []
         for table in (differences.to_nulls(one), differences.to_best(one)):
             for router, reference, cell in numbers(table, "router", "reference", "difference"):
                 true = TRUTH[router.words] - TRUTH[reference.words]
-                covered[router.words, reference.words] += cell.low <= true <= cell.high
+                held.append(cell.low <= true <= cell.high)
+        assert len(held) == 6 + 2
+        together += all(held)
     low, high = bounds(0.95)
-    assert len(covered) == 5 + 6 + 2
+    assert len(covered) == 5
     assert all(low <= count <= high for count in covered.values()), covered
+    assert together >= low, "those of differences hold all at once"
 
 
 def test_nothing_is_resolved_where_all_are_alike(study):
@@ -97,7 +101,7 @@ def test_nothing_is_resolved_where_all_are_alike(study):
         tests = [
             cells
             for table in (differences.to_nulls(one), differences.to_best(one))
-            for cells in numbers(table, "p", "p_holm", "verdict")
+            for cells in numbers(table, "p", "p_family", "verdict")
         ]
         assert len(tests) == 6 + 2
         raw += any(p.value < 0.05 for p, _, _ in tests)
@@ -115,9 +119,9 @@ def test_counts_of_few_images_raise_no_false_alarms(lab, store):
         counted = (200 * one.metrics["value"]).round() / 200
         compared = comparisons(replace(one, metrics=one.metrics.assign(value=counted)))
         resolved += any(c.resolved for c in compared)
-        alike += any(c.verdict == "no test: all differences are alike" for c in compared)
+        alike += any(np.ptp(c.differences) == 0 and c.differences[0] for c in compared)
     assert resolved <= bounds(0.05)[1]
-    assert alike > bounds(0.05)[1], "so this test can fail"
+    assert alike > bounds(0.05)[1], "each of them certain by its own t test, so this can fail"
 
 
 def test_real_differences_are_found_and_told_the_right_way_round(study):

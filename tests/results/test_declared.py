@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
-from results.statistics.comparisons import declared, family, holm
+from results.statistics.blocks import noise
+from results.statistics.comparisons import declared, family
+from results.statistics.largest_t import LargestT
 from results.statistics.means import effect_size, superiority
 
 # Student's sleep data (Biometrika 1908), as in test_statistics.
@@ -35,16 +39,93 @@ def test_pairs_are_by_seed_and_adjusted_together():
     assert compared["a", "d"].difference is None
     tested = [c for c in compared.values() if c.adjusted is not None]
     assert {c.family for c in tested} == {3}
-    p_values = [c.difference.p_value for c in tested]
-    assert [c.adjusted for c in tested] == pytest.approx(holm(p_values))
-    expected = stats.ttest_rel([0.80, 0.82, 0.84], [0.70, 0.71, 0.76]).pvalue
-    assert compared["a", "c"].difference.p_value == pytest.approx(expected)
+    assert all(c.adjusted >= c.difference.p_value for c in tested)
+    matrix = [[0.80, 0.82, 0.84, np.nan], [np.nan, 0.81, 0.84, 0.9], [0.70, 0.71, 0.76, np.nan]]
+    ((variance,), (degrees,)) = noise([np.array(matrix)])[0].of_difference(
+        np.array([0]), np.array([2])
+    )
+    a_c = compared["a", "c"]
+    assert (a_c.deviation, a_c.degrees) == pytest.approx((np.sqrt(variance), degrees))
+    t = a_c.difference.mean / (a_c.deviation / np.sqrt(3))
+    assert a_c.difference.p_value == pytest.approx(2 * stats.t.sf(t, degrees))
+    # With two routers the null counts as a third: Tukey's studentized range.
+    expected = stats.studentized_range.sf(np.sqrt(2) * t, 3, degrees)
+    assert a_c.adjusted == pytest.approx(expected, abs=1e-6)
+    half = LargestT(3, 0).critical(degrees, 0.05) * a_c.deviation / np.sqrt(3)
+    assert a_c.difference.high - a_c.difference.mean == pytest.approx(half)
+
+
+@given(
+    st.lists(st.lists(st.integers(0, 60), min_size=3, max_size=3), min_size=3, max_size=6),
+    st.integers(1, 4),
+)
+def test_resolved_is_an_interval_that_leaves_out_zero(counts, analyses):
+    """Accuracies of 200 images, often alike."""
+    names = "abcdef"[: len(counts)]
+    values = {
+        name: dict(enumerate(np.array(each) / 200))
+        for name, each in zip(names, counts, strict=True)
+    }
+    for c in family(values, declared(names[:-1], names[-1:]), analyses):
+        if c.adjusted is None:
+            assert c.difference.low is None
+        elif abs(c.adjusted - 0.05) > 1e-5:
+            assert c.resolved == (c.difference.low > 0 or c.difference.high < 0)
+
+
+def test_differences_all_alike_are_tested_by_the_noise_of_the_others():
+    values = {
+        "a": {0: 0.80, 1: 0.82, 2: 0.84},
+        "b": {0: 0.70, 1: 0.72, 2: 0.74},
+        "c": {0: 0.70, 1: 0.71, 2: 0.76},
+    }
+    a_b = family(values, declared("abc", []))[0]
+    assert 0 < a_b.adjusted < 0.05
+    (alone,) = family(values, [("a", "b")])
+    assert (alone.adjusted, alone.difference.low) == (None, None)
+
+
+def test_a_system_that_scatters_beyond_chance_is_named_and_stands_for_itself():
+    rng = np.random.default_rng(3)
+    values = {name: dict(enumerate(rng.normal(0, 0.01, 5))) for name in "bcdefg"}
+    values["a"] = dict(enumerate(rng.normal(0, 1, 5)))
+    compared = family(values, declared("abcdefg", []))
+    assert {c.noisy for c in compared if "a" in (c.entry, c.reference)} == {("a",)}
+    assert {c.noisy for c in compared if "a" not in (c.entry, c.reference)} == {()}
+    assert {c.degrees < 4 for c in compared if c.noisy} == {True}
+
+
+def test_other_conditions_sharpen_a_test_and_leave_families_of_two_alone():
+    rng = np.random.default_rng(4)
+    conditions = [{name: dict(enumerate(rng.normal(size=3))) for name in "abcde"} for _ in range(4)]
+    pairs = declared("abcde", [])
+    alone = family(conditions[0], pairs)
+    informed = family(conditions[0], pairs, others=conditions[1:])
+    assert all(c.degrees > d.degrees for c, d in zip(informed, alone, strict=True))
+    two = family(conditions[0], [("a", "b")])
+    assert two == family(conditions[0], [("a", "b")], others=conditions[1:])
+
+
+def test_the_seeds_that_a_family_needs():
+    rng = np.random.default_rng(5)
+    noise_of = rng.normal(size=(6, 4))
+    values = {name: dict(enumerate(row)) for name, row in zip("abcdef", noise_of, strict=True)}
+    values["a"] = {seed: value + 3 for seed, value in values["a"].items()}
+    compared = family(values, declared("abcdef", []))
+    a_b, b_c = compared[0], compared[5]
+    assert a_b.seeds_needed() < b_c.seeds_needed()
+    assert a_b.seeds_needed(analyses=4) > a_b.seeds_needed()
+    assert a_b.seeds_needed(power=0.99) > a_b.seeds_needed()
+    assert compared[0].difference.mean > 0
+    (untested,) = family({"a": {0: 1.0}, "b": {0: 2.0}}, [("a", "b")])
+    assert untested.seeds_needed() is None
 
 
 def test_interim_analyses_raise_p_values_and_widen_intervals():
     values = {"a": dict(enumerate(DRUG_1)), "b": dict(enumerate(DRUG_2))}
     (compared,) = family(values, [("a", "b")], analyses=4)
-    assert compared.difference.p_value == compared.adjusted == pytest.approx(4 * 0.002833, abs=4e-6)
+    assert compared.difference.p_value == pytest.approx(4 * 0.002833, abs=4e-6)
+    assert compared.adjusted == pytest.approx(compared.difference.p_value, abs=1e-7)
     test = stats.ttest_rel(DRUG_1, DRUG_2).confidence_interval(1 - 0.05 / 4)
     assert (compared.difference.low, compared.difference.high) == pytest.approx(
         (test.low, test.high)

@@ -1,0 +1,122 @@
+"""The error rates and the power that docs/statistics.md publishes, repeated on a smaller scale."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from results.statistics.comparisons import declared, family
+
+ROOT = Path(__file__).parents[2]
+STUDIES = 200
+
+
+def loaded():
+    """The script, which is no module of a package."""
+    spec = importlib.util.spec_from_file_location(
+        "power_simulation", ROOT / "tools" / "power_simulation.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+power_simulation = loaded()
+SIZES = [(n, k) for n in power_simulation.SEEDS for k in power_simulation.SYSTEMS]
+
+
+def most(share, times=STUDIES):
+    """The count that a binomial stays below but for once in ten thousand."""
+    return binom(times, share).ppf(0.9999)
+
+
+def test_the_script_compares_as_reports_do():
+    """Study by study, a failed run and nulls included."""
+    drawn = power_simulation.failed(power_simulation.EQUAL)(np.random.default_rng(0), 5, 7, 4)
+    pairs = power_simulation.compared(drawn, nulls=2)
+    for place, study in enumerate(drawn):
+        values = {
+            system: {seed: value for seed, value in enumerate(row) if np.isfinite(value)}
+            for system, row in enumerate(study)
+        }
+        made = {(c.entry, c.reference): c for c in family(values, declared(range(5), (5, 6)))}
+        ordered = [made[pair] for pair in combinations(range(7), 2) if pair[0] < 5]
+        assert [c.difference.mean for c in ordered] == pytest.approx(pairs.means[place])
+        halves = [(c.difference.high - c.difference.low) / 2 for c in ordered]
+        assert halves == pytest.approx(pairs.halves()[place])
+
+
+def test_holm_before_was_that_of_the_claims():
+    from results.statistics.comparisons import holm
+    from results.statistics.means import paired_difference
+
+    study = np.random.default_rng(1).normal(size=(4, 5)) + np.array([0, 0.5, 3, 6])[:, None]
+    p_values = [paired_difference(study[i], study[j]).p_value for i, j in combinations(range(4), 2)]
+    means, errors = power_simulation.separate(study[None])
+    resolved = power_simulation.resolved_by_holm(means, errors, 4)[0]
+    assert list(resolved) == [p < 0.05 for p in holm(p_values)]
+    assert 0 < resolved.sum() < 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", power_simulation.CASES, ids=lambda case: case.name)
+def test_false_alarms_and_coverage_are_within_their_limits(case):
+    cells = [power_simulation.errors(case, *size, STUDIES) for size in SIZES]
+    alarms = [cell.alarms * STUDIES for cell in cells]
+    assert max(alarms) <= most(case.limit)
+    assert sum(alarms) <= most(case.limit, STUDIES * len(SIZES))
+    assert min(cell.coverage for cell in cells) >= 0.94
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("routers", [1, 2, 6])
+@pytest.mark.parametrize("case", power_simulation.CASES, ids=lambda case: case.name)
+def test_families_with_nulls_keep_within_them_too(case, routers):
+    for seeds in (3, 5):
+        errors = power_simulation.errors(case, seeds, routers + 4, STUDIES, nulls=4)
+        assert errors.alarms * STUDIES <= most(case.limit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "gap"), [(3, 3.0), (5, 2.0)])
+def test_a_gap_that_was_lost_before_is_resolved(seeds, gap):
+    """With ten systems. The comparisons of one study are not independent: 200 tests count."""
+    drawn = power_simulation.EQUAL(np.random.default_rng(seeds), STUDIES, 10, seeds)
+    assert power_simulation.power_at(drawn, gap) * STUDIES >= binom(STUDIES, 0.8).ppf(0.0001)
+    assert power_simulation.power_before(drawn, gap) < 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variances", [(1, 1, 1, 1), (8, 1, 1, 1), (8, 8, 1, 1)])
+def test_other_conditions_raise_no_false_alarms(variances):
+    limit = 0.05 if len(set(variances)) == 1 else 0.075
+    for seeds, systems in SIZES:
+        share = power_simulation.over_conditions(variances, seeds, systems, STUDIES)
+        assert share * STUDIES <= most(limit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", power_simulation.CASES[:5], ids=lambda case: case.name)
+def test_interim_analyses_raise_none_together(case):
+    for systems in power_simulation.SYSTEMS:
+        share = power_simulation.over_analyses(case, 20, systems, STUDIES)
+        assert share * STUDIES <= most(case.limit)
+
+
+@pytest.mark.slow
+def test_one_estimate_of_all_systems_would_break_the_limit(monkeypatch):
+    """So that these tests can fail: Tukey's test with the pooled variance, as textbooks have it."""
+    from results.statistics import blocks
+
+    monkeypatch.setattr(blocks, "_share", lambda ratios, _: np.zeros(ratios.shape[:-1]))
+    monkeypatch.setattr(blocks, "STANDS_OUT", 0.0)
+    case = power_simulation.CASES[2]
+    errors = power_simulation.errors(case, 3, 20, STUDIES)
+    assert errors.alarms * STUDIES > most(case.limit)
