@@ -27,7 +27,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LINKING = [*PAGES, ROOT / "CONTRIBUTING.md"]
 TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-FOLDERS = ("bench", "docs", "report", "results", "routers", "suites", "tests")
+FOLDERS = ("bench", "docs", "report", "results", "routers", "suites", "tests", "tools")
 NAMED = re.compile(rf"(?<![\w./-])(?:{'|'.join(FOLDERS)})/(?:[\w.-]*\w/?)*")
 """A path from the root of the repository, without what ends the sentence."""
 LINK = re.compile(r"!?\[[^]]*\]\(([^)\s]+)\)")
