@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from report.study import StudyData, load_study
+from report.style import Drawing
 from report.table import Table
 from report.topics import make_tables
 from report.write import ReportPaths, write_report
@@ -386,6 +389,28 @@ def timing(number: int, slower: int) -> Iterator[Metric]:
         yield Metric("other_load", 0.07, where=where)
 
 
+LOOKED_AT = {"test_browser", "test_figures", "test_glyphs", "test_odd_names", "test_ranks"}
+"""The modules that look at images. Saving those of a report takes as long as all else of it."""
+SAVED = Drawing.saved
+
+
+def blank(kind: str) -> bytes:
+    """Return an image file in which nothing is drawn."""
+    out = io.BytesIO()
+    Figure(figsize=(0.1, 0.1)).savefig(out, format=kind)
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _images(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Save blank images where nobody looks at them; figures are drawn and laid out as ever."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.module.__name__.rpartition(".")[2] not in LOOKED_AT:
+            files = {kind: blank(kind) for kind in ("png", "pdf", "svg")}
+            patch.setattr(Drawing, "saved", lambda _drawing, kind: files[kind])
+        yield
+
+
 @dataclass(frozen=True)
 class Written:
     """A report of nine routers, one of which diverged at every seed, and what it was made of."""
@@ -419,7 +444,9 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
     folder = tmp_path_factory.mktemp("nine")
     with open_store(folder / "results.db") as opened:
         Lab(opened, flops_error={"soft_moe": 0.03}).study_of(NINE)
-        paths = write_report(opened, "tiny", folder / "report")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Drawing, "saved", SAVED)  # whoever asks first, many will look
+            paths = write_report(opened, "tiny", folder / "report")
         study = load_study(opened, "tiny")
     tables = {table.name: table for table in make_tables(study) if isinstance(table, Table)}
     return Written(study, tables, paths, paths.index_html.read_text(encoding="utf-8"))
