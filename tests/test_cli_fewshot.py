@@ -40,6 +40,7 @@ def test_a_tiny_model_transfers_to_two_data_sets(bench, tmp_path):
         (["data=[colour]"], "'colour' has images of 3 channels, and the model was trained on 1"),
     ],
 )
+@pytest.mark.slow
 def test_a_transfer_set_that_does_not_fit_is_refused_before_training(
     options, message, tmp_path, capsys
 ):

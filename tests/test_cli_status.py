@@ -176,6 +176,7 @@ def test_a_database_without_a_run_tells_its_trials_alone(
     assert lines[:3] == ["Study tiny", "1 of 6 trials done, 1 failed, 4 waiting", ""]
 
 
+@pytest.mark.slow
 def test_watching_in_a_pipe_prints_how_it_stands_until_the_run_is_over(
     home: Path, other: subprocess.Popen[str]
 ) -> None:
@@ -207,6 +208,7 @@ def test_watching_on_a_terminal_draws_the_board_in_place(
     assert any("38 %" in line and "━" in line for line in lines)  # two and a quarter of six
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_watching_and_is_no_failure(home: Path, other: subprocess.Popen[str]) -> None:
     watching = watch(home)
     assert watching.stdout is not None

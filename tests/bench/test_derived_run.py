@@ -107,6 +107,7 @@ def test_a_derived_trial_starts_from_what_its_parent_learnt(plan, run, store, tm
     assert (again.trained, again.reused) == (0, 4)
 
 
+@pytest.mark.slow
 def test_a_child_is_trained_again_where_its_parent_changes(plan, run, monkeypatch, store) -> None:
     both = [{"routers": [PARENT]}, DISTILLED]
     run(plan(*both))
@@ -122,6 +123,7 @@ def test_a_child_is_trained_again_where_its_parent_changes(plan, run, monkeypatc
     assert f"changed parent: '{PARENT}'; changed source: router" in now.reason
 
 
+@pytest.mark.slow
 def test_a_parent_without_weights_is_trained_again_where_a_child_needs_them(
     plan, run, store, tmp_path
 ) -> None:
@@ -142,6 +144,7 @@ def test_a_parent_without_weights_is_trained_again_where_a_child_needs_them(
     assert run(made) == RunSummary(reused=2)  # the child has what it needs
 
 
+@pytest.mark.slow
 def test_a_parent_that_fails_fails_its_children_and_the_others_go_on(
     plan, run, store, exploding
 ) -> None:

@@ -31,6 +31,7 @@ def marked(tiny_dataset):
 
 @pytest.mark.parametrize("groups", ["image", "batch"])
 @pytest.mark.parametrize("name", ["softmax_token_choice", "soft_moe", "mumoe", "dense"])
+@pytest.mark.slow
 def test_what_is_told_of_the_edits_is_what_the_edited_model_answers(
     name, groups, tiny_spec, marked, tmp_path
 ):

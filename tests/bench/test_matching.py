@@ -119,6 +119,7 @@ def test_the_flops_of_a_step_by_hand(tiny_spec):
 
 @pytest.mark.parametrize("match", ["step_flops", "params"])
 @pytest.mark.parametrize("name", ["soft_moe", "random", "frozen", "dense_params", "dense"])
+@pytest.mark.slow
 def test_what_is_solved_for_at_planning_is_what_training_counts(
     match, name, tiny_spec, tiny_dataset
 ):

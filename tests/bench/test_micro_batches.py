@@ -72,6 +72,7 @@ CUTTABLE = LATER[: LATER.index("expert_race")]
 
 
 @pytest.mark.parametrize("name", LATER)
+@pytest.mark.slow
 def test_a_router_of_later_work_is_the_same_in_halves_or_refused(name, tiny_spec, both):
     spec = tiny_spec(name)
     if name not in CUTTABLE:
@@ -127,6 +128,7 @@ def test_state_is_updated_once_a_step_under_activation_checkpointing(tiny_spec, 
 @pytest.mark.parametrize("batch_size", [16, 5, 3, 2])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", [*NAMES, "cosine"])
+@pytest.mark.slow
 def test_halves_are_counted_as_the_whole(name, precision, batch_size, tiny_spec, tiny_dataset):
     """The gates of Soft MoE and of the cosine norm their parameters in each half."""
     router = {"affinity": "cosine"} if name == "cosine" else {}

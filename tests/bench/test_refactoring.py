@@ -214,6 +214,7 @@ def router_around(tree: ast.Module, node: ast.AST, file: Path) -> type | None:
 
 
 @pytest.mark.parametrize("mutations", [50, pytest.param(500, marks=pytest.mark.campaign)])
+@pytest.mark.slow
 def test_whatever_changes_a_number_makes_stale_what_uses_it(
     copy: Path, original, mutations: int
 ) -> None:

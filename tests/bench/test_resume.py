@@ -131,6 +131,7 @@ def facts(outcome: Outcome) -> dict[str, Any]:
 # The same bits
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_gives_the_same_bits(trial, tmp_path, capsys):
     whole = train_trial(**trial, folder=tmp_path / "whole")
     assert whole.steps == 24
@@ -246,6 +247,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.slow
 def test_what_is_of_no_use_is_told_and_the_training_starts_again(damage, plain, tmp_path, capsys):
     whole = train_trial(**plain, folder=tmp_path / "whole")
     stopped_at(14, tmp_path / "parts", plain)
@@ -265,6 +267,7 @@ def test_what_is_of_no_use_is_told_and_the_training_starts_again(damage, plain, 
     assert re.search(why, line.removeprefix(start))
 
 
+@pytest.mark.slow
 def test_another_trials_state_is_not_taken(plain, tmp_path, capsys):
     stopped_at(14, tmp_path, plain)
     other = {**plain, "spec": plain["spec"].model_copy(update={"seed": 1})}

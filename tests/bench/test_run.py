@@ -142,6 +142,7 @@ def test_a_suite_that_is_asked_for_later_measures_without_training(run, store) -
     assert measurements(store) == [("accuracy", "done"), ("entropy", "done")]
 
 
+@pytest.mark.slow
 def test_weights_that_the_database_does_not_know_are_not_measured(run, store, tmp_path) -> None:
     run(["dense"], suites=["accuracy"])
     (row,) = attempts(store)
@@ -176,6 +177,7 @@ def test_bare_layers_are_measured_without_any_training(run, store) -> None:
         ),
     ],
 )
+@pytest.mark.slow
 def test_a_failure_is_a_row_and_the_others_go_on(
     run, store, exploding, error, status, message
 ) -> None:

@@ -78,6 +78,7 @@ def values(spec: TrialSpec) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("where", ["plugin", "path"])
+@pytest.mark.slow
 def test_a_plugins_model_counts_with_the_class_that_it_builds(
     where: str, tmp_path: Path, path: Path
 ) -> None:
@@ -103,6 +104,7 @@ def changes(then: TrialRecord, spec: TrialSpec) -> list[str]:
     return differences(Fingerprints().trial(spec, lambda _: "data"), then)
 
 
+@pytest.mark.slow
 def test_the_reason_names_the_model(tmp_path: Path) -> None:
     name = "outside_named_model"
     helper = write(tmp_path / "net.py", NET.format(depth=2))

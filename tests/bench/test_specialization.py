@@ -59,6 +59,7 @@ def brute_force(subject, layer):
         "random",
     ],
 )
+@pytest.mark.slow
 def test_as_by_running_every_image_without_each_expert(trained, name, groups):
     subject = trained(name, groups)
     measured = list(build_suite("specialization").measure(subject))

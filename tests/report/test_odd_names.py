@@ -16,6 +16,7 @@ READABLE = r"caf\xe9"
 
 
 @pytest.mark.parametrize("older", [False, True])
+@pytest.mark.slow
 def test_every_file_of_a_report_can_be_read(lab, store, tmp_path, monkeypatch, older):
     """`older`: the database was written before names were made readable."""
     if older:

@@ -81,6 +81,7 @@ def count(store: Store, row: type) -> int:
         return session.scalar(select(func.count()).select_from(row)) or 0
 
 
+@pytest.mark.slow
 def test_four_writers_begin_on_no_database_and_lose_nothing(target: str, tmp_path: Path) -> None:
     go = tmp_path / "go"
     writers = [start_writer(target, go, str(number), rounds=15) for number in range(4)]
@@ -96,6 +97,7 @@ def test_four_writers_begin_on_no_database_and_lose_nothing(target: str, tmp_pat
         assert count(store, LeaseRow) == 0
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_had_written_is_there(target: str, tmp_path: Path) -> None:
     go = tmp_path / "go"
     go.touch()

@@ -230,6 +230,7 @@ with open_store(target) as store:
 """
 
 
+@pytest.mark.slow
 def test_of_four_processes_one_gets_each_trial(target: str, tmp_path: Path, description) -> None:
     with open_store(target) as store:
         study = store.study("tiny", {})

@@ -56,6 +56,7 @@ def test_what_a_url_asks_of_its_sessions_holds_for_a_tuning_too(target: str) -> 
     assert values == ["12345ms", SCHEMA]
 
 
+@pytest.mark.slow
 def test_a_tuning_goes_on_in_each_kind_of_database(store: Store, tmp_path: Path) -> None:
     preset = load_preset("smoke").model_copy(update={"parts": ()})
     settings = {"train.epochs": 0.2, "train.evaluations": 2}

@@ -138,6 +138,7 @@ def test_mean_over_layers_keeps_names_and_places_apart():
 
 
 @pytest.mark.parametrize("suite", SUITES_OF_OURS)
+@pytest.mark.slow
 def test_all_that_is_measured_is_declared_finite_and_told_apart(suite, router, trial, layers):
     measuring = build_suite(suite, **QUICK.get(suite, {}))
     subject = trial(router) if measuring.on == "trial" else layers(router)

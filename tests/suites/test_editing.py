@@ -196,6 +196,7 @@ def test_the_size_of_the_batches_changes_nothing(batch_size):
         assert np.array_equal(value, other[key]), key
 
 
+@pytest.mark.slow
 def test_real_routers_are_edited_alike_each_time_and_never_for_the_worse(router, trial):
     first, second = (measured(trial(router), max_edits=2) for _ in range(2))
     assert all(np.array_equal(value, second[key]) for key, value in first.items())

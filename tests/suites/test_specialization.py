@@ -237,6 +237,7 @@ def test_thumbnails_are_small_and_sixteen_experts_at_most_are_shown(trial):
     assert got["top_images", 0].max() == 255
 
 
+@pytest.mark.slow
 def test_real_routers_give_the_same_each_time_and_whatever_the_size_of_the_batches(router, trial):
     first, second = measured(trial(router)), measured(trial(router))
     assert first.keys() == second.keys()

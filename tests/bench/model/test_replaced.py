@@ -213,6 +213,7 @@ def mlps_of(name):
 
 
 @pytest.mark.parametrize("name", REPLACED.split())
+@pytest.mark.slow
 def test_the_mlps_of_a_family_are_replaced_exactly(name):
     for mlp in mlps_of(name):
         assert_replaced_exactly(mlp)
