@@ -232,7 +232,7 @@ def linear_cka(outputs: Tensor) -> Tensor:
     cross = torch.stack([(each.T @ centred).square().sum((1, 2)) for each in centred])
     own = cross.diagonal().sqrt()
     similarity: Tensor = cross / (own.unsqueeze(1) * own).clamp(min=1e-300)
-    return similarity.clamp(max=1)  # of rounding, which would make a distance negative
+    return similarity
 
 
 def _groups(distances: Tensor, kept: int) -> Tensor:
