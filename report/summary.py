@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from report import undertrained
 from report.cells import mean_cell
 from report.comparisons import (
     METRIC,
@@ -23,7 +24,7 @@ from report.conditions import Entry, System
 from report.older import older_sentence
 from report.study import StudyData
 from report.table import Column, Table
-from report.topics import claims, control, cost
+from report.topics import claims, control, cost, gates
 from report.topics.differences import MANY, sentence_on_n
 from report.topics.tuning import unequal
 from results.conditions import Condition
@@ -118,7 +119,8 @@ def _finding(
     ]
     sentences.append(_lead(behind))
     sentences += [_gap("the next, ", c.turned()) + _seeds(study, c) for c in behind[:1]]
-    sentences += [_gap("", c, of=winner.label if beaten else "") for c in over]
+    trained = [c for c in over if undertrained.share_of_steps(study, c) is None]
+    sentences += [_gap("", c, of=winner.label if beaten else "") for c in trained]
     sentences.append(sentence_on_n(behind) if behind else "")
     sentences.append(older_sentence(study, study.under(condition), [SUITE]))
     return Finding(
@@ -177,7 +179,8 @@ def _accuracy(study: StudyData, entry: Entry) -> str:
 
 def remarks(study: StudyData) -> list[str]:
     """Return the sentences, in the order in which they are read."""
-    warned = filter(None, [unequal(study), cost.sentence(study)])
+    about = (unequal, gates.sentence, undertrained.sentence, cost.sentence)
+    warned = filter(None, (sentence(study) for sentence in about))
     outcomes = [*_stopped(study), *control.sentences(study), *claims.sentences(study)]
     return [*warned, *_resolved(study), *outcomes]
 

@@ -11,6 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from report import undertrained
 from report.axes import (
     CUT,
     beyond,
@@ -106,6 +107,7 @@ def table(study: StudyData) -> Contents:
         sentence_on_analyses(study),
         BEST,
         null_caption(study),
+        undertrained.sentence(study),
         tuning.sentence(study),
         "Training: FLOPs spent.",
         "Load CV, dropped (choices of tokens that were lost to capacity), uncovered (tokens that "

@@ -8,6 +8,7 @@ from statistics import median
 
 import numpy as np
 
+from report import undertrained
 from report.cells import sentence_on_analyses
 from report.comparisons import (
     METRIC,
@@ -118,6 +119,7 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
         "Hedges' correction. Superiority: the probability that a run of the router beats one of "
         "the reference, ties half. Correlation: of the pairs.",
         sentence_on_analyses(study),
+        undertrained.caption(study, compared),
         note,
         sentence_on_n(compared),
     )
@@ -130,15 +132,16 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
             superiority(list(c.ours), list(c.theirs)),
             c.difference.correlation if c.difference else None,
         )
-        rows.append(_row(c, [_difference_cell(study, c), *_numbers(study, c, *values)]))
+        cells = [_difference_cell(study, c), *_numbers(study, c, *values)]
+        rows.append(_row(study, c, cells))
     return " ".join(filter(None, sentences)), COLUMNS, rows
 
 
-def _row(comparison: Comparison, cells: Sequence[Cell]) -> Row:
+def _row(study: StudyData, comparison: Comparison, cells: Sequence[Cell]) -> Row:
     """Make a row of the two that are compared, and the verdict."""
     n = comparison.difference.n if comparison.difference else 0
     names = comparison.entry.label, comparison.condition.label, comparison.reference.label, str(n)
-    whole = (*map(words, names), *cells, words(comparison.verdict))
+    whole = (*map(words, names), *cells, words(undertrained.verdict(study, comparison)))
     return Row(whole, n, comparison.entry, (comparison.condition,), comparison.reference)
 
 
@@ -212,7 +215,7 @@ def seeds_table(study: StudyData) -> Contents:
         counts = [number_of_seeds(number) or MISSING for number in needed]
         cells = _numbers(study, comparison, difference.mean if difference else None, deviation)
         cells += [words(count, trials=comparison.trials(study)) for count in counts]
-        rows.append(_row(comparison, cells))
+        rows.append(_row(study, comparison, cells))
     analyses = (
         "" if study.planned_analyses == 1 else f" and {study.planned_analyses} interim analyses"
     )

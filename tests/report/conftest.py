@@ -35,6 +35,7 @@ FAMILIES = {
     "soft_moe": "soft",
     "my_gate": "token_choice",
     "dense_params": "baseline",
+    "frozen": "null",
 }
 CONSTANT = {"expert_choice", "soft"}
 SUITE_METRICS = {
@@ -64,11 +65,13 @@ class Lab:
     seconds: dict[str, float] = field(default_factory=dict)
     parameters: dict[str, int] = field(default_factory=dict)
     steps: int = 400
+    steps_of: dict[str, int] = field(default_factory=dict)
     evaluations: int = 11
     begin: float = 0.0
     experts: dict[str, Any] = field(default_factory=dict)
     protocol: str = "first"
     aa_replicate: int = 0
+    entropies: Callable[[str, np.random.Generator], tuple[list[Metric], list[Array]]] | None = None
 
     def __post_init__(self) -> None:
         made = [machine(name, threads) for threads, name in enumerate(self.machines, 1)]
@@ -158,9 +161,8 @@ class Lab:
             self.store.finish_attempt(attempt, "diverged", error=error, steps=17)
             return
         flops = BUDGET * (1 + self.flops_error.get(router, 0.0))
-        self.store.finish_attempt(
-            attempt, "done", flops=flops, steps=self.steps, seconds=60.0 + seed
-        )
+        steps = self.steps_of.get(router, self.steps)
+        self.store.finish_attempt(attempt, "done", flops=flops, steps=steps, seconds=60.0 + seed)
         for suite in {"accuracy", "editing", *ABOUT_ROUTING} & set(self.suites):
             self.measure(suite, router, seed, top1, attempt, flops)
 
@@ -177,7 +179,10 @@ class Lab:
         else:
             number = list(FAMILIES).index(router)
             rng = np.random.default_rng([number, seed])
-            metrics, arrays = ABOUT_ROUTING[suite](router, rng)
+            measured = ABOUT_ROUTING[suite]
+            if suite == "entropy" and self.entropies is not None:
+                measured = self.entropies
+            metrics, arrays = measured(router, rng)
             made = {"metrics": metrics, "arrays": arrays}
         self.store.record_measurement(
             suite, {}, suite, self.machine_ids[0], self.code, attempt_id=attempt, **made

@@ -1,0 +1,134 @@
+"""Gates: whether each has left the entropy that it began with, or hardly learned to choose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import log2
+
+import pandas as pd
+
+from report.cells import INTERVALS, LEAD, mean_cell, measured, measured_by, metric_row
+from report.conditions import Entry, System
+from report.study import StudyData
+from report.table import MISSING, Column, Lacking, number, text_columns, words
+from report.topics.make import Contents, as_table
+
+HARDLY = 0.05
+"""A gate has hardly moved where H_s changes in no layer by this share of log2 E."""
+FROZEN = System("frozen")
+"""A router whose gate is never trained: its H_s changes as far as tokens do."""
+OF = "gates"
+
+
+@dataclass(frozen=True)
+class GateChange:
+    """How far the entropy of a gate went in training.
+
+    Attributes:
+        start, end: mean over the MoE layers of H_s by seed, in bits, of the seeds that have both.
+        largest: the largest change of a layer, the mean over the seeds, as a share of log2 E.
+    """
+
+    start: pd.Series
+    end: pd.Series
+    largest: float
+
+
+NULL, STILL, AS_FROZEN, MOVED = "null model", "hardly moved", "no further than frozen", "moved"
+
+
+def verdict(study: StudyData, entry: Entry, change: GateChange) -> str:
+    """Say what became of a gate, in words."""
+    if study.families.get(entry.system.router) == "null":
+        return NULL
+    if change.largest < HARDLY:
+        return STILL
+    frozen = study.entry(FROZEN, entry.condition)
+    untrained = None if frozen is None else gate_change(study, frozen)
+    if untrained is not None and change.largest <= untrained.largest:
+        return AS_FROZEN
+    return MOVED
+
+
+def gate_change(study: StudyData, entry: Entry) -> GateChange | None:
+    """Find how far the entropy of an entry's gates went; None where its start is not known."""
+    rows = study.rows("H_s", entry)
+    of_gates = rows["where"].map(lambda where: where.get("of") == OF).astype(bool)
+    at_start = rows[of_gates & (rows["step"] == 0) & (rows["split"] == "test")]
+    numbers = study.trials_of(entry)["num_experts"].dropna()
+    if at_start.empty or numbers.empty or numbers.iloc[0] < 2:
+        return None
+    by_place = {
+        None if pd.isna(layer) else int(layer): own.set_index("seed")["value"].sort_index()
+        for layer, own in at_start.groupby("layer", dropna=False)
+    }
+    ends = {layer: study.final("H_s", entry, layer, of=OF) for layer in by_place}
+    changes = {layer: (ends[layer] - start).dropna() for layer, start in by_place.items()}
+    layers = [abs(own.mean()) for layer, own in changes.items() if layer is not None and len(own)]
+    if not layers:
+        return None
+    seeds = changes[None].index
+    return GateChange(
+        start=by_place[None][seeds],
+        end=ends[None][seeds],
+        largest=float(max(layers)) / log2(int(numbers.iloc[0])),
+    )
+
+
+COLUMNS = (
+    *LEAD,
+    Column("start", "H_s at the start", "bit"),
+    Column("end", "H_s at the end", "bit"),
+    Column("change", "change", "bit"),
+    Column("largest", "largest of a layer", "% of log2 E", scale=100, digits=1),
+    *text_columns("gate"),
+)
+
+
+@as_table("gates", "Whether the gates have learned", "entropy")
+def table(study: StudyData) -> Contents:
+    """Make a row for each router and condition."""
+    rows, known = [], False
+    for entry in measured_by(study, "entropy"):
+        change = gate_change(study, entry)
+        known |= change is not None
+        if change is None:
+            cells = [words(MISSING) for _ in COLUMNS[len(LEAD) :]]
+            rows.append(metric_row(study, entry, cells))
+            continue
+        trials = study.behind(entry, change.start.index)
+        means = (change.start, change.end, change.end - change.start)
+        cells = [
+            *(mean_cell(study, entry, by_seed) for by_seed in means),
+            number(change.largest, trials=trials),
+            words(verdict(study, entry, change), trials=trials),
+        ]
+        rows.append(metric_row(study, entry, cells))
+    if not known:
+        raise Lacking("the entropy of no gate was measured before its first step (suite entropy)")
+    caption = (
+        "H_s: mean entropy of a token's gates, mean over the MoE layers; before the first step on "
+        f"the first images of the test split, at the end on all of it. {INTERVALS} Largest of a "
+        "layer: the largest mean change of any MoE layer. A gate has hardly moved where that is "
+        f"below {100 * HARDLY:g} %: what is compared then is initialisations, not routers. The "
+        "gates of null models are not meant to learn; but H_s changes with the tokens too, so that "
+        "of frozen shows how far it goes without any training of the gate."
+    )
+    return caption, COLUMNS, rows
+
+
+def sentence(study: StudyData) -> str:
+    """Name the routers whose gates have hardly moved; "" where there are none."""
+    still = []
+    for entry in measured(study, "entropy"):
+        change = gate_change(study, entry)
+        if change is not None and verdict(study, entry, change) in (STILL, AS_FROZEN):
+            condition = f" ({entry.condition})" if entry.condition else ""
+            still.append(f"{entry.system}{condition}")
+    if not still:
+        return ""
+    return (
+        "Gates that have hardly moved (the entropy of their choices changed in no MoE layer by "
+        f"{100 * HARDLY:g} % of log2 E, or no further than that of frozen): {', '.join(still)}. "
+        "Comparisons with them are of initialisations, not of routers."
+    )
