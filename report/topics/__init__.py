@@ -53,6 +53,8 @@ SECTIONS = (
             differences.to_nulls,
             differences.to_best,
             differences.seeds_table,
+            ranks.bootstrap_table,
+            ranks.draw_intervals,
             ranks.table,
             ranks.draw,
             control.table,

@@ -1,19 +1,32 @@
-"""The accuracies that ranks are made of: every system under every condition."""
+"""Ranks by accuracy: over conditions, by Friedman's test, and by chance, in bootstrap samples."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
+from report.axes import label_systems
 from report.comparisons import METRIC
+from report.conditions import Entry, System
 from report.study import StudyData
-from report.style import FAINT, INK, PAGE, blank
-from report.table import Cell, Column, Lacking, Row, text_columns, words
+from report.style import COLUMN, FAINT, INK, PAGE, blank
+from report.table import Cell, Column, Lacking, Row, number, text_columns, words
 from report.topics.make import Contents, Sketch, as_figure, as_table
 from results.statistics.means import ALPHA
-from results.statistics.ranks import FEWEST_BLOCKS, FEWEST_SYSTEMS, Ranking, ranking
+from results.statistics.ranks import (
+    FEWEST_BLOCKS,
+    FEWEST_SYSTEMS,
+    Ranking,
+    RankSpread,
+    bootstrap_ranks,
+    ranking,
+)
 
 
 def standings(study: StudyData) -> pd.DataFrame:
@@ -134,3 +147,109 @@ def _scale(axes: Axes, difference: float) -> None:
     axes.text(
         1 + difference / 2, 1.7, f"CD = {difference:.2f}", ha="center", va="bottom", fontsize=7
     )
+
+
+@dataclass(frozen=True)
+class Place:
+    """A system with where it ranks in bootstrap samples, and the trials behind that."""
+
+    system: System
+    entries: tuple[Entry, ...]
+    spread: RankSpread
+    seeds: int
+    trials: tuple[str, ...]
+
+
+@lru_cache(maxsize=1)
+def places(study: StudyData) -> list[Place]:
+    """Rank the systems that have results under every condition, in bootstrap samples.
+
+    Raises:
+        Lacking: there are no two of them, or there is but one run of each to draw from.
+    """
+    systems = list(standings(study))
+    entries = {s: [study.entry(s, condition) for condition in study.conditions] for s in systems}
+    runs = {s: [study.final(METRIC, entry) for entry in own] for s, own in entries.items()}
+    seeds = sorted({int(seed) for own in runs.values() for each in own for seed in each.index})
+    if len(systems) < 2:
+        raise Lacking("no two routers have results of their own under each condition", fine=True)
+    if len(seeds) < 2 and len(study.conditions) < 2:
+        raise Lacking("of one seed and condition there is nothing to draw from", fine=True)
+    values = np.array([[each.reindex(seeds) for each in own] for own in runs.values()], dtype=float)
+    spreads = bootstrap_ranks(values.swapaxes(0, 1))
+    made = [
+        Place(
+            system,
+            tuple(filter(None, entries[system])),
+            spread,
+            max(map(len, runs[system])),
+            tuple(
+                chain.from_iterable(
+                    study.behind(entry, own.index)
+                    for entry, own in zip(entries[system], runs[system], strict=True)
+                )
+            ),
+        )
+        for system, spread in zip(systems, spreads, strict=True)
+    ]
+    return sorted(made, key=lambda place: place.spread.mean)
+
+
+def caption_of_places(study: StudyData) -> str:
+    """Say how the samples were drawn."""
+    conditions = len(study.conditions)
+    over = "seeds" if conditions == 1 else f"seeds and of {conditions} conditions"
+    average = "" if conditions == 1 else " (of its average rank over the conditions)"
+    return (
+        f"Rank by mean top-1{average} in 4,000 bootstrap samples of {over}, each one fewer than "
+        "there are, drawn with replacement, a seed for all routers at once. Best: the share of "
+        "samples that a router leads. It says how much the order depends on chance; whether two "
+        "routers differ is for the paired differences to say. Of few seeds there are few "
+        "different samples."
+    )
+
+
+@as_table("rank_bootstrap", "Ranks in bootstrap samples", "accuracy")
+def bootstrap_table(study: StudyData) -> Contents:
+    """Make a row for each system, the best mean rank first."""
+    rows = []
+    for place in places(study):
+        n, spread, trials = place.seeds, place.spread, place.trials
+        mean = Cell(spread.mean, spread.low, spread.high, n, bracketed=True, trials=trials)
+        cells = (words(place.system.label), mean, number(spread.best, n, trials))
+        rows.append(Row(cells, n, place.entries[0]))
+    columns = (
+        *text_columns("router"),
+        Column("rank", "mean rank", better="lower"),
+        Column("best", "best", "%", scale=100, digits=0),
+    )
+    return f"Mean rank and the interval of 95 % of them. {caption_of_places(study)}", columns, rows
+
+
+@as_figure("rank_intervals", "Ranks in bootstrap samples", "accuracy")
+def draw_intervals(study: StudyData) -> Sketch:
+    """Draw the interval of each system's rank, the best on top."""
+    shown = places(study)
+    figure = blank(COLUMN, 0.6 + 0.2 * len(shown))
+    axes = figure.subplots()
+    for row, place in enumerate(shown):
+        style, spread = study.styles[place.system], place.spread
+        axes.plot([spread.low, spread.high], [row, row], color=style.colour, lw=1.3)
+        axes.plot([spread.mean], [row], **style.point, ls="", clip_on=False)
+        axes.annotate(
+            f"{100 * spread.best:.0f} %",
+            (1.02, row),
+            xycoords=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=7,
+            color=FAINT,
+        )
+    label_systems(axes, [place.system for place in shown])
+    axes.set_xlim(0.8, len(shown) + 0.2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("rank by mean top-1")
+    caption = (
+        "Marker: mean rank; line: the interval of 95 % of the ranks; on the right: how often it is "
+        f"best. {caption_of_places(study)}"
+    )
+    return caption, figure, [entry for place in shown for entry in place.entries]

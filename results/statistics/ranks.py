@@ -1,4 +1,4 @@
-"""Ranks of systems: over conditions (Demšar, JMLR 7, 2006), and by two aims (Pareto fronts)."""
+"""Ranks of systems: over conditions (Demšar, JMLR 7, 2006), by chance, and by two aims (Pareto)."""
 
 from __future__ import annotations
 
@@ -76,6 +76,55 @@ def critical_difference(systems: int, blocks: int) -> float:
     """Compute the difference of average ranks from which on Nemenyi's test tells systems apart."""
     quantile = stats.studentized_range.ppf(1 - ALPHA, systems, np.inf) / np.sqrt(2)
     return float(quantile * np.sqrt(systems * (systems + 1) / (6 * blocks)))
+
+
+@dataclass(frozen=True)
+class RankSpread:
+    """Where a system ranks in bootstrap samples.
+
+    Attributes:
+        mean: of the ranks, 1 is best.
+        low, high: hold 95 % of them.
+        best: the share of samples that it leads; those that lead together share it.
+    """
+
+    mean: float
+    low: float
+    high: float
+    best: float
+
+
+def bootstrap_ranks(values: np.ndarray, samples: int = 4000) -> list[RankSpread]:
+    """Rank each system by its mean, in samples of seeds and of conditions.
+
+    A sample draws one less than there are, with replacement: means then vary as much as they truly
+    do, which those of as many as there are do not. A seed is drawn for all systems and conditions
+    at once, as systems of one seed are paired. Under several conditions a system's rank is that of
+    its average rank.
+
+    Args:
+        values: (conditions, systems, seeds), NaN where a run failed; each system has one run under
+            each condition, or more.
+    """
+    conditions, _, seeds = values.shape
+    generator = np.random.default_rng(0)
+    drawn = generator.multinomial(max(seeds - 1, 1), np.full(seeds, 1 / seeds), samples)
+    weights = generator.multinomial(
+        max(conditions - 1, 1), np.full(conditions, 1 / conditions), samples
+    )
+    present = np.isfinite(values)
+    counts = np.einsum("bn,ckn->bck", drawn, present)
+    sums = np.einsum("bn,ckn->bck", drawn, np.where(present, values, 0.0))
+    # None of a system's seeds may be drawn: its mean over all of them then stands for it.
+    means = np.where(counts > 0, sums / np.maximum(counts, 1), np.nanmean(values, -1))
+    within = stats.rankdata(-means.round(12), axis=-1)
+    averages = np.einsum("bc,bck->bk", weights, within) / weights.sum(-1, keepdims=True)
+    ranks = stats.rankdata(averages.round(9), axis=-1)
+    leads = averages.round(9) == averages.round(9).min(-1, keepdims=True)
+    best = (leads / leads.sum(-1, keepdims=True)).mean(0)
+    low, high = np.quantile(ranks, [0.025, 0.975], axis=0, method="inverted_cdf")
+    columns = zip(ranks.mean(0).tolist(), low.tolist(), high.tolist(), best.tolist(), strict=True)
+    return [RankSpread(*column) for column in columns]
 
 
 def fronts(systems: Mapping[Name, tuple[float, float]]) -> dict[Name, int]:

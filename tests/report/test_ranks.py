@@ -121,6 +121,39 @@ def test_the_diagram_is_the_same_bytes_whatever_the_hash_seed(lab, store):
     assert drawn[0] == drawn[1] != b""
 
 
+def test_one_condition_has_ranks_by_bootstrap(lab, store):
+    lab(suites=("accuracy",)).study_of(
+        {"soft_moe": [0.84, 0.86, 0.85], "my_gate": [0.80, 0.88, 0.85], "dense": [0.7, 0.7, None]}
+    )
+    study = load_study(store)
+    table = ranks.bootstrap_table(study)
+    assert [row.entry.label for row in table.rows] == ["soft_moe", "my_gate", "dense"]
+    first, last = table.cell(0, "rank"), table.cell(2, "rank")
+    assert (first.low, first.high) == (1, 2)
+    assert (last.low, last.value, last.high) == (3, 3, 3)
+    assert 0.5 < table.cell(0, "best").value < 1
+    assert table.cell(0, "best").value + table.cell(1, "best").value == pytest.approx(1)
+    assert len(first.trials) == 3
+    assert len(last.trials) == 2
+    (drawing,) = ranks.draw_intervals(study)
+    texts = {text.get_text() for text in drawing.figure.findobj(Text)}
+    assert {"soft_moe", "my_gate", "0 %", "rank by mean top-1"} <= texts
+
+
+def test_of_one_run_each_there_is_nothing_to_draw_from(lab, store):
+    lab(suites=("accuracy",)).study_of({"soft_moe": [0.84], "my_gate": [0.80]})
+    assert ranks.bootstrap_table(load_study(store)).why == (
+        "of one seed and condition there is nothing to draw from"
+    )
+
+
+def test_ranks_over_conditions_are_drawn_with_them(lab, store):
+    table = ranks.bootstrap_table(study_of(lab, store, 3))
+    assert [row.entry.label for row in table.rows][:2] == ["soft_moe", "softmax_token_choice"]
+    assert "of 3 conditions" in table.caption
+    assert len(table.cell(0, "rank").trials) == 6
+
+
 def test_ranks_are_a_part_of_a_report(lab, store):
     tables = make_tables(study_of(lab, store, 5))
     assert {"ranks", "seeds"} <= {table.name for table in tables if isinstance(table, Table)}

@@ -7,8 +7,9 @@ from io import StringIO
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
-from results.statistics.ranks import critical_difference, ranking
+from results.statistics.ranks import bootstrap_ranks, critical_difference, ranking
 
 # Demšar, JMLR 7 (2006), table 6: AUC of four decision trees on 14 data sets.
 TREES = pd.DataFrame(
@@ -94,3 +95,69 @@ def test_too_little_for_a_ranking_is_refused():
         ranking(TREES[:4])
     with pytest.raises(ValueError, match="with gaps"):
         ranking(TREES.mask(TREES == 0.599))
+
+
+def test_a_system_that_always_leads_is_first_in_every_sample():
+    values = np.arange(4)[:, None] + np.random.default_rng(0).normal(0, 0.01, size=(1, 4, 3))
+    spreads = bootstrap_ranks(values)
+    assert [(each.mean, each.low, each.high) for each in spreads] == [
+        (4, 4, 4),
+        (3, 3, 3),
+        (2, 2, 2),
+        (1, 1, 1),
+    ]
+    assert [each.best for each in spreads] == [0, 0, 0, 1]
+
+
+def test_two_samples_of_two_seeds_worked_by_hand():
+    """One seed is drawn of two: each system leads in one of them, and the third in neither."""
+    first, second, third = bootstrap_ranks(np.array([[[3.0, 1.0], [2.0, 2.0], [0.0, 0.0]]]))
+    assert first.best + second.best == 1
+    assert first.best == pytest.approx(0.5, abs=0.05)
+    assert (first.low, first.high, third.low, third.high) == (1, 2, 3, 3)
+    assert first.mean + second.mean == 3
+
+
+def test_who_ties_shares_the_lead():
+    spreads = bootstrap_ranks(np.full((2, 4, 3), 0.8))
+    assert [(each.mean, each.best) for each in spreads] == [(2.5, 0.25)] * 4
+
+
+def test_equals_lead_equally_often_and_their_ranks_spread():
+    rng = np.random.default_rng(1)
+    spreads = [bootstrap_ranks(rng.normal(size=(1, 5, 5)), 200) for _ in range(200)]
+    best = np.mean([[each.best for each in study] for study in spreads], 0)
+    assert best == pytest.approx(0.2, abs=0.08)
+    widths = np.mean([[each.high - each.low for each in study] for study in spreads])
+    assert widths > 2
+
+
+def test_means_of_samples_vary_as_much_as_means_do():
+    """The share of samples in which one beats another is what its t value says, about."""
+    rng = np.random.default_rng(2)
+    own = rng.normal(size=40)
+    other = rng.normal(size=40)
+    spread, _ = bootstrap_ranks(np.array([[own, other]]))
+    z = (own - other).mean() / ((own - other).std(ddof=1) / np.sqrt(40))
+    assert spread.best == pytest.approx(stats.norm.cdf(z), abs=0.03)
+
+
+def test_conditions_are_drawn_too_and_failed_runs_are_left_out():
+    """Either condition is drawn alone, and each system leads under one."""
+    values = np.array([[[2.0, 2.0], [1.0, 1.0]], [[0.0, np.nan], [1.0, 1.0]]])
+    first, second = bootstrap_ranks(values)
+    assert first.best == pytest.approx(0.5, abs=0.05)
+    assert (first.low, first.high, second.low, second.high) == (1, 2, 1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "least"), [(3, 0.88), (5, 0.96), (10, 0.98)])
+def test_intervals_hold_the_true_rank(seeds, least):
+    """Of systems half a standard deviation apart."""
+    rng, places = np.random.default_rng(seeds), np.arange(1, 9)
+    held = []
+    for _ in range(200):
+        drawn = rng.normal(size=(1, 8, seeds)) - places[:, None] / 2
+        spreads = bootstrap_ranks(drawn, 600)
+        held += [s.low <= place <= s.high for s, place in zip(spreads, places, strict=True)]
+    assert np.mean(held) >= least
