@@ -15,8 +15,7 @@ from report.study import StudyData
 from report.style import COLUMN, FAINT, GRID, INK, PAPER, Drawing
 from report.summary import compared, findings, remarks
 from report.table import ARROWS, Absent, Cell, Column, Row, Table, said_once
-from report.topics import provenance, sections
-from report.topics.make import FigureMaker, Section, TableMaker
+from report.topics import chosen, provenance, sections
 from report.topics.trials import Logs, incomplete, readable
 
 LISTS = ("trial", "layer")
@@ -68,7 +67,6 @@ def inline(drawing: Drawing) -> Markup:
     return Markup(text.replace("<svg", label, 1))
 
 
-Part = Table | Drawing | Absent
 PROSE = (
     *("reason", "note", "claim", "systems", "scale", "source", "scale of the source", "test"),
     *("supported if", "contradicted if", "not tested, since"),
@@ -94,7 +92,7 @@ def make_page(
             findings=findings(study),
             remarks=remarks(study),
             missing=said_once(absent),
-            sections=[(each, *_chosen(each, tables, figures)) for each in sections(study)],
+            sections=[(each, *chosen(each, tables, figures)) for each in sections(study)],
             cards=router_cards,
             bibtex=provenance.bibtex(router_cards),
             machines=provenance.machines(study),
@@ -106,27 +104,6 @@ def make_page(
             made=datetime.now(UTC),
         )
     )
-
-
-def _chosen(
-    section: Section, tables: Sequence[Table | Absent], figures: Sequence[Drawing | Absent]
-) -> tuple[list[Part], list[Part]]:
-    """Return the parts of a section, shown and folded, with those made for each condition.
-
-    What is missing is said once, and not folded away.
-    """
-
-    def made_by(makers: Iterable[TableMaker | FigureMaker]) -> list[Part]:
-        made = list[Part]()
-        for maker in makers:
-            own: Sequence[Part] = tables if isinstance(maker, TableMaker) else figures
-            made += [part for part in own if part.name.partition("--")[0] == maker.name]
-        return made
-
-    shown, folded = made_by(section.shown), made_by(section.folded)
-    absent = said_once(part for part in (*shown, *folded) if isinstance(part, Absent))
-    there = [part for part in shown if not isinstance(part, Absent)]
-    return [*there, *absent], [part for part in folded if not isinstance(part, Absent)]
 
 
 def _environment() -> Environment:

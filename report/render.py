@@ -1,56 +1,13 @@
-"""A table as Markdown, as LaTeX (booktabs) and as CSV."""
+"""A table as Markdown and as CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Callable
 from math import isclose
 
 from report.table import ARROWS, Cell, Column, Row, Table
-
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    **{char: "\\" + char for char in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "–": "--",
-    "−": "$-$",
-    "±": r"$\pm$",
-    "×": r"$\times$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "·": r"$\cdot$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "†": r"\textsuperscript{\dag}",
-    "‡": r"\textsuperscript{\ddag}",
-    "§": r"\textsuperscript{\S}",
-    "¶": r"\textsuperscript{\P}",
-    "‖": r"\textsuperscript{$\parallel$}",
-    "₂": r"\textsubscript{2}",
-    "…": r"\ldots{}",
-    "Ŷ": r"$\hat{Y}$",
-}
-_SYMBOL = re.compile(r"(H_[su]|I\(E;[YŶ]\))")
-_HAT = r"\hat{Y}"
-
-
-def latex_text(text: str) -> str:
-    """`text` with every character that LaTeX reads as a command made harmless."""
-    return "".join(_LATEX.get(char, char) for char in text)
-
-
-def latex_heading(text: str) -> str:
-    """Escape a heading, with the symbols of entropy and mutual information set as mathematics."""
-    parts = enumerate(_SYMBOL.split(text))
-    return "".join(
-        f"${part.replace('Ŷ', _HAT)}$" if place % 2 else latex_text(part) for place, part in parts
-    )
 
 
 def cell_parts(column: Column, cell: Cell, row: Row) -> tuple[str, str]:
@@ -89,39 +46,6 @@ def to_markdown(table: Table) -> str:
     return "\n".join(lines)
 
 
-def to_latex(table: Table) -> str:
-    """Write a booktabs table, `table*` and shrunk to the text width only where it is wider."""
-
-    def text(column: Column, cell: Cell, row: Row) -> str:
-        shown = latex_text(plain_cell(column, cell, row))
-        return rf"\textbf{{{shown}}}" if cell.best else shown
-
-    heads = [latex_heading(column.heading + ARROWS[column.better]) for column in table.columns]
-    shape = "".join("l" if column.words else "r" for column in table.columns)
-    body = [" & ".join(_each(table, row, text)) + r" \\" for row in table.rows]
-    caption = latex_heading(" ".join([f"{table.title}.", table.caption, *table.notes]))
-    return "\n".join(
-        [
-            r"% needs \usepackage{booktabs,graphicx}",
-            r"\begin{table*}",
-            r"\centering",
-            rf"\caption{{{caption}}}",
-            rf"\label{{tab:{table.name}}}",
-            r"\footnotesize\setlength{\tabcolsep}{4pt}",
-            r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{@{{}}{shape}@{{}}}}",
-            r"\toprule",
-            " & ".join(heads) + r" \\",
-            r"\midrule",
-            *body,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            r"\end{table*}",
-            "",
-        ]
-    )
-
-
 def to_csv(table: Table) -> str:
     """Write a line a row, in base units: each number with its interval and number of runs."""
     heads: list[str] = []
@@ -147,6 +71,3 @@ def _pipes(cells: list[str]) -> str:
 
 def _each(table: Table, row: Row, text: Callable[[Column, Cell, Row], str]) -> list[str]:
     return [text(column, cell, row) for column, cell in zip(table.columns, row.cells, strict=True)]
-
-
-RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}

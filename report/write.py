@@ -10,10 +10,12 @@ from pathlib import Path
 
 from report import STATE_FILE as STATE
 from report.claims import Claim
+from report.latex import to_latex
 from report.numbers import FILE as NUMBERS
 from report.numbers import Number, Printed, cells, from_json, numbers, to_json
 from report.page import make_page
-from report.render import RENDERERS, to_markdown
+from report.paper import to_paper
+from report.render import to_csv, to_markdown
 from report.study import StudyData, load_study
 from report.style import Drawing
 from report.summary import changed, compared, findings, remarks, texts
@@ -23,6 +25,7 @@ from report.topics.trials import Logs
 from results import Store
 
 IMAGES = ("png", "pdf")
+RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
 CONTEXT = 20
 """Characters of a line that a message shows before the first that differs."""
 
@@ -77,7 +80,8 @@ def write_report(
     absent = [p for p in (*tables, *figures) if isinstance(p, Absent) and not p.fine]
     page = _write(folder / "index.html", make_page(data, tables, figures, logs))
     markdown = _write(folder / "report.md", _markdown(data, tables, figures))
-    files = digests(folder, [*written, *drawn, *others, page, markdown])
+    paper = _write(folder / "report.tex", to_paper(data, tables, figures, cites=bool(bibtex)))
+    files = digests(folder, [paper, *written, *drawn, *others, page, markdown])
     shown_texts = texts(data, _tables(tables))
     printed = Printed(data.name, _tables(tables), shown_texts, files, data.claims)
     _write(folder / NUMBERS, to_json(printed))

@@ -57,8 +57,9 @@ def report(
 ) -> None:
     """Write the tables, figures and web page of a study.
 
-    Tables in Markdown, LaTeX and CSV, figures in PNG and PDF, one HTML page with them all. It
-    reads the database alone: no plugin, no data and no GPU is needed.
+    Tables in Markdown, LaTeX and CSV, figures in PNG and PDF, one HTML page with them all, and
+    report.tex, which pdflatex compiles. It reads the database alone: no plugin, no data and no
+    GPU is needed.
 
     \b
     Examples:

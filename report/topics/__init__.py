@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 
 from report.study import StudyData
 from report.style import Drawing
-from report.table import Absent, Table
+from report.table import Absent, Table, said_once
 from report.topics import (
     accuracy,
     budgets,
@@ -92,6 +92,7 @@ SECTIONS = (
     Section("fairness", "Fairness", (editing.table, editing.draw)),
     Section("pruning", "Pruning", (pruning.draw, pruning.table)),
 )
+Part = Table | Drawing | Absent
 FAILURES = Section("failures", "Failures", (trials.failures,), (trials.trials, trials.layers))
 
 
@@ -126,3 +127,24 @@ def draw_figures(study: StudyData) -> Iterator[Drawing | Absent]:
 
 def _makers(study: StudyData) -> Iterator[TableMaker | FigureMaker]:
     return chain.from_iterable((*each.shown, *each.folded) for each in sections(study))
+
+
+def chosen(
+    section: Section, tables: Sequence[Table | Absent], figures: Sequence[Drawing | Absent]
+) -> tuple[list[Part], list[Part]]:
+    """Return the parts of a section, shown and folded, with those made for each condition.
+
+    What is missing is said once, and not folded away.
+    """
+
+    def made_by(makers: Iterable[TableMaker | FigureMaker]) -> list[Part]:
+        made = list[Part]()
+        for maker in makers:
+            own: Sequence[Part] = tables if isinstance(maker, TableMaker) else figures
+            made += [part for part in own if part.name.partition("--")[0] == maker.name]
+        return made
+
+    shown, folded = made_by(section.shown), made_by(section.folded)
+    absent = said_once(part for part in (*shown, *folded) if isinstance(part, Absent))
+    there = [part for part in shown if not isinstance(part, Absent)]
+    return [*there, *absent], [part for part in folded if not isinstance(part, Absent)]

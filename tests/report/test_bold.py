@@ -6,8 +6,9 @@ import re
 
 import pytest
 
+from report.latex import latex_heading, to_latex
 from report.page import make_page
-from report.render import to_latex, to_markdown
+from report.render import to_markdown
 from report.study import load_study
 from report.topics import accuracy, compute, specialization
 from report.topics.trials import Logs
@@ -43,8 +44,11 @@ def test_each_condition_has_its_own_best(study, make):
     bold = [row for row in markdown if row.split(" | ")[place].startswith("**")]
     assert conditions_in_bold(bold) == ["1.0", "2.0"]
 
-    latex = [line for line in to_latex(table).splitlines() if line.endswith(r" \\")][1:]
-    bold = [row for row in latex if row.split(" & ")[place].startswith(r"\textbf")]
+    heading = latex_heading(table.columns[place].heading)
+    (part,) = (each for each in to_latex(table).split(r"\toprule")[1:] if heading in each)
+    latex = [line.split(" & ") for line in part.splitlines() if line.endswith(r" \\")]
+    (own,) = (number for number, head in enumerate(latex[0]) if heading in head)
+    bold = [" & ".join(row) for row in latex[1:] if row[own].startswith(r"\bfseries")]
     assert conditions_in_bold(bold) == ["1.0", "2.0"]
 
     page = make_page(study, [table], [], Logs(None, "."))

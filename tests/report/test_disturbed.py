@@ -9,7 +9,7 @@ import pytest
 
 from bench.cli.digest import digest
 from bench.cli.summary import Row, main_columns, main_metrics
-from report.render import to_latex
+from report.latex import to_latex
 from report.study import load_study
 from report.summary import remarks
 from report.topics import accuracy, control, cost
@@ -132,7 +132,7 @@ def test_every_file_of_the_report_shows_the_mark(study_of, store, tmp_path):
     paths = write_report(store, "tiny", tmp_path / "report")
     assert "1.50¶" in paths.markdown.read_text(encoding="utf-8")
     assert "<sup>¶</sup>" in paths.index_html.read_text(encoding="utf-8")
-    assert r"1.50\textsuperscript{\P}" in to_latex(accuracy.table(study))
+    assert r"1.50{$^\mathparagraph$}" in to_latex(accuracy.table(study))
     text = (paths.folder / "tables" / "main.csv").read_text(encoding="utf-8")
     rows = {row["router"]: row for row in csv.DictReader(io.StringIO(text))}
     assert rows["random"]["forward_overhead_marks"] == MARK

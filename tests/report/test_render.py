@@ -1,16 +1,13 @@
-"""Tables as Markdown, LaTeX and CSV."""
+"""Tables as Markdown and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
-import re
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from report.render import latex_heading, latex_text, to_csv, to_latex, to_markdown
+from report.render import to_csv, to_markdown
 from report.table import MISSING, OUTSIDE, Cell, Column, Row, assemble, words
 
 
@@ -48,46 +45,6 @@ def test_markdown(table):
         "What it shows: 100 % of it. †: at least one run missed its budget by more than the "
         "tolerance. –: not measured.",
     ]
-
-
-def test_latex_is_a_booktabs_table_with_what_tex_reads_as_commands_escaped(table):
-    text = to_latex(table)
-    assert r"soft\_moe\textsuperscript{\dag} & \textbf{87.1 $\pm$ 1.0}" in text
-    assert r"my\textbar{}gate \& co & 50.0 (n=1) & --" in text
-    assert r"top-1 (\%) $\uparrow$" in text
-    assert r"100 \% of it" in text
-    for command in (r"\toprule", r"\midrule", r"\bottomrule", r"\label{tab:demo}"):
-        assert text.count(command) == 1
-    rows = [line for line in text.splitlines() if line.endswith(r"\\")]
-    assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {3}
-
-
-def test_every_latex_table_of_a_report_is_well_formed(written):
-    for path in written.paths.tables:
-        if path.suffix == ".tex":
-            text = path.read_text(encoding="utf-8")
-            body = re.sub(r"\\[{}]", "", text)
-            assert body.count("{") == body.count("}")
-            assert text.count(r"\begin{") == text.count(r"\end{")
-            plain = re.sub(r"\$.*?\$", "", text.replace(r"\label{tab:" + path.stem, ""))
-            assert not re.search(r"(?<!\\)_", plain)
-            assert text.isascii()
-
-
-def test_entropies_are_set_as_mathematics(written):
-    paths = {path.name: path.read_text(encoding="utf-8") for path in written.paths.tables}
-    assert "$H_s$ (bit) & $H_u$ (bit) & $I(E;Y)$" in paths["main.tex"]
-    assert r"$I(E;\hat{Y})$" in latex_heading("I(E;Ŷ) corr.")
-
-
-@given(st.text())
-def test_no_text_can_start_a_latex_command_or_comment(text):
-    escaped = latex_text(text)
-    plain = re.sub(r"\\(textbackslash|textasciitilde|textasciicircum)\{\}", "", escaped)
-    plain = re.sub(r"\\(textless|textgreater|textbar|ldots)\{\}", "", plain)
-    plain = re.sub(r"\\text(super|sub)script\{(\\d?dag|\\S|\\P|2)\}", "", plain)
-    plain = re.sub(r"\$(-|\\hat\{Y\}|\\(pm|times|leq|geq|cdot|uparrow|downarrow))\$", "", plain)
-    assert not re.search(r"(?<!\\)[&%$#_{}]|[~^\\](?![&%$#_{}])", plain)
 
 
 def test_csv_keeps_every_number_in_base_units_with_its_interval_and_its_n(table):

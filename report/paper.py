@@ -1,0 +1,81 @@
+r"""A report as one LaTeX document, `report.tex`, which holds its tables and figures.
+
+Those that a page folds away, as the list of all trials, stand in the folder `tables` alone.
+`pdflatex report` compiles it by itself, in the folder of the report; `bibtex report` adds the
+references.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from report.latex import PACKAGES, latex_heading, latex_text
+from report.study import StudyData
+from report.style import Drawing
+from report.summary import compared, findings, remarks
+from report.table import Absent, Table, said_once
+from report.topics import chosen, sections
+
+HEAD = rf"""\documentclass[10pt]{{article}}
+\usepackage[textwidth=6.8in, textheight=9.4in]{{geometry}}
+\usepackage{{graphicx}}
+{PACKAGES}
+\usepackage[hidelinks]{{hyperref}}
+\setlength{{\parindent}}{{0pt}}\setlength{{\parskip}}{{4pt}}
+\renewcommand{{\topfraction}}{{0.95}}\renewcommand{{\textfraction}}{{0.02}}
+\renewcommand{{\floatpagefraction}}{{0.6}}"""
+
+
+def to_paper(
+    study: StudyData,
+    tables: Sequence[Table | Absent],
+    figures: Sequence[Drawing | Absent],
+    cites: bool,
+) -> str:
+    """Write the document; `cites`: there is a `references.bib`."""
+    body = []
+    for section in sections(study):
+        shown, _ = chosen(section, tables, figures)
+        there = [_shown(part) for part in shown if not isinstance(part, Absent)]
+        if there:
+            body.append("\n\n".join([rf"\section{{{latex_text(section.title)}}}", *there]))
+    parts = (*tables, *figures)
+    absent = said_once(part for part in parts if isinstance(part, Absent) and not part.fine)
+    if absent:
+        named = "; ".join(f"{part.title} ({part.why})" for part in absent)
+        body.append(latex_text(f"Not shown: {named}."))
+    references = [r"\nocite{*}", r"\bibliographystyle{plain}", r"\bibliography{references}"]
+    blocks = [
+        HEAD,
+        rf"\title{{{latex_text(study.name)}}}\date{{}}\author{{}}",
+        r"\begin{document}",
+        r"\maketitle",
+        *_opening(study),
+        "\n\n\\clearpage\n".join(body),
+        *(references if cites else []),
+        r"\end{document}",
+    ]
+    return "\n\n".join(blocks) + "\n"
+
+
+def _opening(study: StudyData) -> list[str]:
+    """Return the summary as paragraphs."""
+    paragraphs = [latex_heading(compared(study))]
+    for finding in findings(study):
+        under = f" ({finding.condition})" if finding.condition else ""
+        best = latex_heading(f"Best{under}: {finding.system}, {finding.accuracy}.")
+        paragraphs.append(rf"\textbf{{{best}}} {latex_heading(' '.join(finding.sentences))}")
+    return [*paragraphs, *map(latex_heading, remarks(study))]
+
+
+def _shown(part: Table | Drawing) -> str:
+    if isinstance(part, Table):
+        return rf"\input{{tables/{part.name}.tex}}"
+    return "\n".join([
+        r"\begin{figure}[htbp]",
+        r"\centering",
+        rf"\includegraphics{{{{figures/{part.name}}}.pdf}}",
+        rf"\caption{{{latex_heading(f'{part.title}. {part.caption}')}}}",
+        rf"\label{{fig:{part.name}}}",
+        r"\end{figure}",
+    ])  # fmt: skip
