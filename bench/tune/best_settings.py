@@ -32,14 +32,15 @@ class SettingResult:
             where it left no model, which counts as 0 in the mean.
         trainings: the fingerprint on each seed; None where the settings cannot be trained.
         flops, seconds: what all attempts at these trainings took; where a training was interrupted
-            it took more, and found the same.
+            it took more, and found the same. FLOPs are known of trainings that came to their end;
+            None of no such one.
     """
 
     settings: dict[str, Any]
     status: str
     values: tuple[float | None, ...]
     trainings: tuple[str | None, ...]
-    flops: float = field(compare=False)
+    flops: float | None = field(compare=False)
     seconds: float = field(compare=False)
 
     @property
@@ -78,7 +79,7 @@ class SearchResult:
     training: str | None
     trainings: tuple[str, ...]
     tried: tuple[SettingResult, ...]
-    flops: float = field(compare=False)
+    flops: float | None = field(compare=False)
     seconds: float = field(compare=False)
 
     @property
@@ -146,10 +147,11 @@ def _setting(trials: Sequence[FrozenTrial], attempts: Attempts) -> SettingResult
     )
 
 
-def _cost(trainings: Iterable[str], attempts: Attempts) -> tuple[float, float]:
+def _cost(trainings: Iterable[str], attempts: Attempts) -> tuple[float | None, float]:
     """Sum the FLOPs and the seconds of all attempts at some trainings."""
     made = [attempt for training in trainings for attempt in attempts.get(training, ())]
-    return sum(each.flops or 0.0 for each in made), sum(each.seconds or 0.0 for each in made)
+    flops = [attempt.flops for attempt in made if attempt.flops is not None]
+    return sum(flops) if flops else None, sum(attempt.seconds or 0.0 for attempt in made)
 
 
 def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] = ()) -> Request:

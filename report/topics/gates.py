@@ -110,9 +110,9 @@ def table(study: StudyData) -> Contents:
         "H_s: mean entropy of a token's gates, mean over the MoE layers; before the first step on "
         f"the first images of the test split, at the end on all of it. {INTERVALS} Largest of a "
         "layer: the largest mean change of any MoE layer. A gate has hardly moved where that is "
-        f"below {100 * HARDLY:g} %: what is compared then is initialisations, not routers. The "
-        "gates of null models are not meant to learn; but H_s changes with the tokens too, so that "
-        "of frozen shows how far it goes without any training of the gate."
+        f"below {100 * HARDLY:g} %, and hardly learned where it went no further than that of "
+        "frozen, whose gate is never trained: H_s changes with the tokens too. What is compared "
+        "then is initialisations, not routers. The gates of null models are not meant to learn."
     )
     return caption, COLUMNS, rows
 

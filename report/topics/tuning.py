@@ -30,14 +30,14 @@ class Setting:
         status: how its training on the first seed ended.
         values: its validation accuracy on each of its seeds; None where it left no model.
         trainings: the fingerprint on each seed; None where it could not be trained.
-        flops, seconds: what these trainings took.
+        flops, seconds: what these trainings took; FLOPs are known of those that came to their end.
     """
 
     settings: dict[str, Any]
     status: str
     values: Sequence[float | None]
     trainings: Sequence[str | None]
-    flops: float
+    flops: float | None
     seconds: float
 
     @property
@@ -142,7 +142,7 @@ def settings_label(settings: Mapping[str, Any]) -> str:
 
 COST = (
     Column("flops", "cost", "FLOP", si=True),
-    Column("hours", "time", "h", digits=2),
+    Column("minutes", "time", "min", digits=1),
 )
 COLUMNS = (
     *text_columns("router"),
@@ -198,7 +198,7 @@ TRIED = (
     Column("first", "validation top-1 on the first seed", "%", "higher", 100, 2),
     Column("mean", "mean over its seeds", "%", "higher", 100, 2),
     Column("seeds", "seeds", digits=0),
-    *text_columns(status="on the first seed", chosen="chosen"),
+    *text_columns(status="outcome on it", chosen="chosen"),
     *COST,
     *text_columns(settings="settings"),
 )
@@ -240,19 +240,19 @@ def _entry_of(study: StudyData, system: System) -> Entry:
 
 
 def _cost(flops: float | None, seconds: float | None, trials: Sequence[str]) -> tuple[Cell, Cell]:
-    hours = None if seconds is None else seconds / 3600
-    return number(flops, trials=trials), number(hours, trials=trials)
+    minutes = None if seconds is None else seconds / 60
+    return number(flops, trials=trials), number(minutes, trials=trials)
 
 
 def _whole_cost(by_system: Mapping[System, Tuned]) -> str:
     """Say what the tuning of all routers took together; "" where it is not known."""
     every = by_system.values()
-    flops, seconds = ([getattr(each, name) for each in every] for name in ("flops", "seconds"))
-    if None in flops or None in seconds:
+    seconds = [each.seconds for each in every if each.seconds is not None]
+    if len(seconds) < len(every):
         return ""
     count = counted(sum(each.count_trainings for each in every), "training")
-    spent = f"{sum(flops):.1e}".replace("e+", "e")
-    return f"All together: {count}, {spent} FLOPs, {sum(seconds) / 3600:.2f} h."
+    spent = f"{sum(each.flops or 0.0 for each in every):.1e}".replace("e+", "e")
+    return f"All together: {count}, {spent} FLOPs, {sum(seconds) / 60:.1f} min."
 
 
 CURVE_CAPTION = (

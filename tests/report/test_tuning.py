@@ -117,9 +117,9 @@ def test_the_best_mean_has_its_seeds_and_the_trainings_their_cost(study) -> None
     assert cells["best"].low is not None
     assert cells["best"].trials == ("20" * 32, "21" * 32, "22" * 32)
     assert cells["seeds"].value == 3
-    assert (cells["flops"].value, cells["hours"].value) == (8e9, 0.08)
+    assert (cells["flops"].value, cells["minutes"].value) == (8e9, 4.8)
     assert len(cells["trainings"].trials) == 8
-    assert "All together: 16 trainings, 1.6e10 FLOPs, 0.16 h." in table.caption
+    assert "All together: 16 trainings, 1.6e10 FLOPs, 9.6 min." in table.caption
 
 
 def test_each_setting_that_was_tried_stands_with_its_seeds(study) -> None:
@@ -135,7 +135,7 @@ def test_each_setting_that_was_tried_stands_with_its_seeds(study) -> None:
         0,
         "failed",
     )
-    assert best["hours"].value == pytest.approx(0.03)
+    assert best["minutes"].value == pytest.approx(1.8)
 
 
 def test_equal_numbers_of_trials_are_told_and_no_warning(study) -> None:
