@@ -180,7 +180,7 @@ def _edit(file, old, new):
     ("name", "old", "new", "where"),
     [
         ("tables/main.md", "85.0 ±", "95.0 ±", ", line 6: "),
-        ("tables/main.tex", "85.0 $", "95.0 $", ", line 13: "),
+        ("tables/main.tex", "85.0{ $", "95.0{ $", ", line 14: "),
         ("tables/main.csv", "0.85", "0.95", ", line 3: "),
         ("report.md", "85.0 ±", "95.0 ±", ""),
         ("index.html", "85.0", "95.0", ""),
