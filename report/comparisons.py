@@ -15,7 +15,8 @@ import pandas as pd
 from report.conditions import Entry, System
 from report.study import StudyData
 from results.conditions import Condition
-from results.statistics.comparisons import NULLS, Compared, declared, family, is_decided
+from results.statistics.comparisons import NULLS, Compared, declared, family
+from results.statistics.interim import is_decided
 from results.statistics.means import PairedDifference, paired
 from results.text import counted
 

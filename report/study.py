@@ -34,6 +34,7 @@ from results.frames import (
     older_sentence,
     trials_frame,
 )
+from results.statistics.interim import planned_analyses
 from results.statistics.means import ALPHA
 
 _ROUTED = {"balance", "editing", "entropy", "pruning", "specialization"}
@@ -221,7 +222,7 @@ class StudyData:
     @property
     def planned_analyses(self) -> int:
         """The number of planned interim analyses; 1 where the number of seeds was fixed."""
-        return int(self.sequential.get("looks", 1))
+        return planned_analyses(self.record.request)
 
     @property
     def smallest_of_interest(self) -> float | None:

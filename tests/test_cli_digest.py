@@ -110,14 +110,28 @@ def test_the_best_stands_with_its_interval_and_what_came_second(night: Night) ->
     assert lines[1:4] == [
         "  accuracy: top1 in % ↑",
         "    a: 81.0 (68.3 to 93.7, n = 2)",
-        "    then b: 70.5 (64.1 to 76.9, n = 2); lead not resolved: the intervals overlap",
+        # Seed by seed 10 and 11 points: t = 21 with one degree of freedom.
+        "    then b: 70.5 (64.1 to 76.9, n = 2)",
     ]
     # What is constant by construction is no merit.
     assert lines[4:] == [
         "  balance: load_cv in % ↓",
         "    b: 30.0 (30.0 to 30.0, n = 2)",
-        "    then a: 40.0 (40.0 to 40.0, n = 2)",
+        "    then a: 40.0 (40.0 to 40.0, n = 2); lead not resolved: no test, as all",
+        "      differences are alike",
     ]
+
+
+def test_a_lead_within_the_noise_is_not_resolved(night: Night) -> None:
+    run = night.run()
+    for seed, (a, b, c) in enumerate([(0.80, 0.70, 0.75), (0.82, 0.81, 0.83), (0.81, 0.80, 0.78)]):
+        night.trial("a", seed, a)
+        night.trial("b", seed, b)
+        night.trial("c", seed, c)
+    night.store.finish_run(run)
+    lines = part(night.digest(), "Best by each suite's main metric")
+    assert lines[3].startswith("    then c: 78.7 (")
+    assert "lead not resolved (p = 0." in " ".join(lines[3:5])
 
 
 def test_one_seed_and_equal_values_resolve_nothing(night: Night) -> None:
@@ -126,7 +140,7 @@ def test_one_seed_and_equal_values_resolve_nothing(night: Night) -> None:
     night.trial("b", 0, 0.7)
     night.store.finish_run(run)
     lines = part(night.digest(), "Best by each suite's main metric")
-    assert lines[3] == "    then b: 70.0 (n = 1); lead not resolved: no interval from one seed"
+    assert lines[3] == "    then b: 70.0 (n = 1); lead not resolved: no test of one seed"
     assert lines[6] == "    1 more with the same value: b"
 
 
@@ -143,7 +157,7 @@ def test_the_lead_is_over_what_was_trained_alike(night: Night) -> None:
     ]
     night.trial("dense", 0, 0.1)
     lines = part(night.digest(), "Best by each suite's main metric")
-    assert lines[3] == "    then dense: 10.0 (n = 1); lead not resolved: no interval from one seed"
+    assert lines[3] == "    then dense: 10.0 (n = 1); lead not resolved: no test of one seed"
 
 
 def test_what_is_new_is_told_against_what_was_there_before(night: Night) -> None:

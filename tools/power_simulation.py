@@ -20,7 +20,7 @@ import numpy as np
 from scipy import special
 
 from results.statistics.blocks import noise
-from results.statistics.comparisons import interim_analyses
+from results.statistics.interim import interim_analyses
 from results.statistics.largest_t import LargestT
 from results.statistics.means import ALPHA
 

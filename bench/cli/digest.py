@@ -18,6 +18,8 @@ from bench.cli.summary import ROW, Column, Row, main_columns, main_metrics
 from bench.plan import ENDED
 from results import Store
 from results.frames import older_sentence
+from results.statistics.comparisons import declared, family
+from results.statistics.interim import planned_analyses
 from results.statistics.means import Interval
 
 Ranked = tuple[Row, Interval]
@@ -57,7 +59,7 @@ def digest_of(standing: Standing, metrics: pd.DataFrame, home: Path) -> str:
         head_lines(standing, board_of(standing)),
         list(_news(standing, failures, begun)),
         list(_failed(failures)),
-        list(_best(metrics, begun)),
+        list(_best(metrics, begun, planned_analyses(standing.study.request))),
         [f"report: {page}"] if page.exists() else [],
     ]
     return "\n\n".join("\n".join(lines) for lines in parts if lines)
@@ -110,8 +112,12 @@ def _failures(standing: Standing, begun: datetime | None, home: Path) -> Iterato
         yield failure(row, f"{row.suite} failed", row.at)
 
 
-def _best(frame: pd.DataFrame, begun: datetime | None) -> Iterator[str]:
-    """Return each suite's best row, and the one before the latest run where it was another."""
+def _best(frame: pd.DataFrame, begun: datetime | None, analyses: int) -> Iterator[str]:
+    """Return each suite's best row, and the one before the latest run where it was another.
+
+    Args:
+        analyses: the number of interim analyses that were planned.
+    """
     now = frame[frame["current"]]
     columns = main_columns(now)
     before = {}
@@ -125,12 +131,12 @@ def _best(frame: pd.DataFrame, begun: datetime | None) -> Iterator[str]:
         yield "Best by each suite's main metric, with its 95 % interval:"
     for column in columns:
         yield f"  {column.meaning}"
-        for line in _leader(column, before.get(column.suite)):
+        for line in _leader(column, before.get(column.suite), analyses):
             yield from _wrapped(f"    {line}")
     yield from _wrapped(older_sentence(now))
 
 
-def _leader(column: Column, before: Column | None) -> Iterator[str]:
+def _leader(column: Column, before: Column | None, analyses: int) -> Iterator[str]:
     ranked = _ranked(column)
     if column.better is None:
         yield "neither direction is better"
@@ -139,13 +145,13 @@ def _leader(column: Column, before: Column | None) -> Iterator[str]:
     else:
         (best, interval), *others = ranked
         yield f"{_label(best)}: {_value_text(column, best, interval)}"
-        yield from _second(column, ranked[0], others)
+        yield from _second(column, ranked[0], others, analyses)
         was = _ranked(before)[:1] if before else []
         if was and was[0][0] != best:
             yield f"before the latest run: {_label(was[0][0])}: {_value_text(column, *was[0])}"
 
 
-def _second(column: Column, best: Ranked, others: list[Ranked]) -> Iterator[str]:
+def _second(column: Column, best: Ranked, others: list[Ranked], analyses: int) -> Iterator[str]:
     """Yield the second of the rows that compare with the best, by the same rules as a report."""
     from report.conditions import Entry, System, Systems
 
@@ -159,16 +165,25 @@ def _second(column: Column, best: Ranked, others: list[Ranked]) -> Iterator[str]
         yield f"{len(alike)} more with the same value: {', '.join(map(_label, alike))}"
     elif others:
         row, second = others[0]
-        lead = _unresolved(interval, second)
+        compared = [best[0], *(each for each, _ in others)]
+        lead = _unresolved(column, compared, analyses)
         yield f"then {_label(row)}: {_value_text(column, row, second)}{lead}"
 
 
-def _unresolved(a: Interval, b: Interval) -> str:
-    if a.low is None or a.high is None or b.low is None or b.high is None:
-        return "; lead not resolved: no interval from one seed"
-    if a.low <= b.high and b.low <= a.high:
-        return "; lead not resolved: the intervals overlap"
-    return ""
+def _unresolved(column: Column, rows: list[Row], analyses: int) -> str:
+    """Say that the first of the rows is not shown to differ from the second; "" if it is.
+
+    All pairs of rows are one family. Timings of bare layers, which have no seed, are not tested.
+    """
+    values = {row: column.by_seed[row] for row in rows if row in column.by_seed}
+    if not values:
+        return ""
+    lead = family(values, declared(rows, []), analyses)[0]
+    if lead.difference is None or lead.difference.n == 1:
+        return "; lead not resolved: no test of one seed"
+    if lead.adjusted is None:
+        return "; lead not resolved: no test, as all differences are alike"
+    return "" if lead.resolved else f"; lead not resolved (p = {lead.adjusted:.2g} over all pairs)"
 
 
 def _ranked(column: Column) -> list[Ranked]:

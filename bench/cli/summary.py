@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -46,6 +46,7 @@ class Column:
 
     Attributes:
         values: values by router and condition, one a seed.
+        by_seed: the same values by seed, of trained models.
         ends: interval of a value that has its own, as a timing's over its repeats.
         constant: rows whose values are so by construction, and say nothing of the router.
         disturbed: rows that were timed while other processes kept the machine busy.
@@ -56,6 +57,7 @@ class Column:
     unit: str
     better: str | None
     values: dict[Row, list[float]]
+    by_seed: dict[Row, dict[int, float]] = field(default_factory=dict)
     ends: dict[Row, tuple[float, float]] = field(default_factory=dict)
     constant: Collection[Row] = ()
     disturbed: Collection[Row] = ()
@@ -140,14 +142,26 @@ def _column(suite: str, frame: pd.DataFrame) -> Column:
     marks = _by_row(chosen[chosen["metric"] == "disturbed"])
     disturbed = {row for row, values in marks.items() if any(values)}
     unit, better = mean[["unit", "better"]].iloc[0] if len(mean) else ("", None)
-    return Column(suite, target.main_metric, unit or "", better, values, ends, constant, disturbed)
+    by_seed = {
+        row: dict(zip(group["seed"].astype(int), group["value"], strict=True))
+        for row, group in _groups(mean.dropna(subset="seed"))
+    }
+    return Column(
+        *(suite, target.main_metric, unit or "", better, values),
+        by_seed=by_seed,
+        ends=ends,
+        constant=constant,
+        disturbed=disturbed,
+    )
 
 
 def _by_row(frame: pd.DataFrame) -> dict[Row, list[float]]:
-    return {
-        Row(router, Condition.of(json.loads(settings)), replicate): group["value"].tolist()
-        for (router, replicate, settings), group in frame.groupby(ROW, sort=False)
-    }
+    return {row: group["value"].tolist() for row, group in _groups(frame)}
+
+
+def _groups(frame: pd.DataFrame) -> Iterator[tuple[Row, pd.DataFrame]]:
+    for (router, replicate, settings), group in frame.groupby(ROW, sort=False):
+        yield Row(router, Condition.of(json.loads(settings)), replicate), group
 
 
 WIDTH = 80

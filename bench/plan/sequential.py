@@ -8,7 +8,8 @@ from typing import Any, Protocol
 
 from bench.config import Preset
 from bench.plan.expand import selected_routers
-from results.statistics.comparisons import FEWEST, NULLS, interim_analyses, is_decided
+from results.statistics.comparisons import NULLS
+from results.statistics.interim import FEWEST, interim_analyses, is_decided
 from results.statistics.means import PairedDifference
 from routers.errors import RequestError
 

@@ -1,4 +1,4 @@
-"""Families of comparisons: declared beforehand, over interim analyses, and of the A/A control."""
+"""Families of comparisons, declared beforehand, and those of the A/A control."""
 
 from __future__ import annotations
 
@@ -22,8 +22,6 @@ from results.statistics.means import (
 
 NULLS = ("dense", "dense_params", "random", "frozen")
 """Nulls of every router: no experts, as many parameters, no choice, none learnt."""
-FEWEST = 3
-"""Seeds at the first interim analysis: below it a t-test finds next to nothing."""
 
 BySeed = Mapping[int, float]
 System = TypeVar("System", bound=Hashable)
@@ -210,37 +208,6 @@ def holm(p_values: Sequence[float]) -> list[float]:
     adjusted = np.empty_like(raw)
     adjusted[order] = np.minimum(np.maximum.accumulate(stepped), 1.0)
     return adjusted.tolist()
-
-
-def interim_analyses(first: int, most: int) -> tuple[int, ...]:
-    """Return the numbers of seeds to analyse at: `first`, twice as many each time, `most` at last.
-
-    Raises:
-        ValueError: `most` is below `first`.
-    """
-    if not 1 <= first <= most:
-        raise ValueError(f"no interim analyses from {first} to {most} seeds")
-    planned = [first]
-    while planned[-1] * 2 < most:
-        planned.append(planned[-1] * 2)
-    return tuple(dict.fromkeys([*planned, most]))
-
-
-def is_decided(difference: PairedDifference, adjusted: float | None, resolve: float) -> bool:
-    """Tell whether more seeds would tell nothing that was asked for.
-
-    Either the two differ, or they differ by less than anybody asked to see.
-
-    Args:
-        difference: the difference, with its interval at a confidence of 1 - 0.05 / (number of
-            interim analyses).
-        adjusted: the adjusted p-value, see `Compared`.
-        resolve: the smallest difference of interest, in the metric's unit.
-    """
-    if adjusted is not None and adjusted < ALPHA:
-        return True
-    low, high = difference.low, difference.high
-    return low is not None and high is not None and -resolve <= low and high <= resolve
 
 
 @dataclass(frozen=True)

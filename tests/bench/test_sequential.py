@@ -11,7 +11,8 @@ from scipy import stats
 from bench.config.presets import load_preset
 from bench.plan.plan import make_request
 from bench.plan.sequential import Sequential, add_seeds, plan_analyses, refuse_other_analyses
-from results.statistics.comparisons import Compared, declared, family, interim_analyses
+from results.statistics.comparisons import Compared, declared, family
+from results.statistics.interim import interim_analyses
 from results.statistics.means import paired_difference
 from routers.errors import RequestError
 

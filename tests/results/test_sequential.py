@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from results.statistics.comparisons import interim_analyses, is_decided
+from results.statistics.interim import interim_analyses, is_decided
 from results.statistics.means import paired_difference
 
 
