@@ -34,8 +34,7 @@ from results.frames import (
     older_sentence,
     trials_frame,
 )
-from results.statistics.interim import planned_analyses
-from results.statistics.means import ALPHA
+from results.statistics.interim import confidence_of, planned_analyses
 
 _ROUTED = {"balance", "editing", "entropy", "pruning", "specialization"}
 BUILT_IN = _ROUTED | {"accuracy", "scaling", "throughput"}
@@ -232,7 +231,7 @@ class StudyData:
     @property
     def confidence(self) -> float:
         """The confidence of each interval: 95 % hold after the last analysis (Bonferroni)."""
-        return 1 - ALPHA / self.planned_analyses
+        return confidence_of(self.record.request)
 
     @cached_property
     def _fingerprints(self) -> dict[Entry | None, dict[int, str]]:
