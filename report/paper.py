@@ -51,6 +51,8 @@ def to_paper(
         r"\begin{document}",
         r"\maketitle",
         *_opening(study),
+        r"\section{Methods}",
+        r"\input{methods}",
         "\n\n\\clearpage\n".join(body),
         *(references if cites else []),
         r"\end{document}",

@@ -11,6 +11,7 @@ from pathlib import Path
 from report import STATE_FILE as STATE
 from report.claims import Claim
 from report.latex import to_latex
+from report.methods import methods_latex, methods_markdown
 from report.numbers import FILE as NUMBERS
 from report.numbers import Number, Printed, cells, from_json, numbers, to_json
 from report.page import make_page
@@ -80,8 +81,12 @@ def write_report(
     absent = [p for p in (*tables, *figures) if isinstance(p, Absent) and not p.fine]
     page = _write(folder / "index.html", make_page(data, tables, figures, logs))
     markdown = _write(folder / "report.md", _markdown(data, tables, figures))
-    paper = _write(folder / "report.tex", to_paper(data, tables, figures, cites=bool(bibtex)))
-    files = digests(folder, [paper, *written, *drawn, *others, page, markdown])
+    others += [
+        _write(folder / "methods.md", methods_markdown(data)),
+        _write(folder / "methods.tex", methods_latex(data)),
+        _write(folder / "report.tex", to_paper(data, tables, figures, cites=bool(bibtex))),
+    ]
+    files = digests(folder, [*written, *drawn, *others, page, markdown])
     shown_texts = texts(data, _tables(tables))
     printed = Printed(data.name, _tables(tables), shown_texts, files, data.claims)
     _write(folder / NUMBERS, to_json(printed))

@@ -1,0 +1,57 @@
+"""The methods section: what it says is what was asked for, and what ran."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.config import load_preset
+from report.methods import methods, methods_latex, methods_markdown
+from report.study import load_study
+
+ROUTERS = {"dense": [0.8, 0.81], "random": [0.7, 0.71], "soft_moe": [0.9, None]}
+
+
+@pytest.fixture
+def study(lab, store):
+    lab().study_of(ROUTERS)
+    store.study("tiny", {"preset": load_preset("tiny").model_dump(mode="json"), "suites": {}})
+    return load_study(store)
+
+
+def test_each_paragraph_says_what_was_asked_for_and_what_ran(study):
+    said = dict(methods(study))
+    assert list(said) == [
+        "Data and model", "Routers", "Training", "Budget and tuning", "Seeds and comparisons",
+        "Hardware and software",
+    ]  # fmt: skip
+    for heading, sentence in (
+        ("Data and model", "Models were trained on fashion_mnist_mini."),
+        ("Data and model", "Training images were augmented by random flips."),
+        ("Data and model", "MoE layers stand in every second block; tokens are routed within"),
+        ("Routers", "Compared are soft_moe (arXiv 2401.15969)."),
+        ("Routers", "Baselines without a learned router are dense and random."),
+        ("Training", "AdamW, learning rate 0.004, weight decay 0.05, in batches of 64"),
+        ("Training", "Gradients were clipped at the norm 1."),
+        ("Training", "Auxiliary losses, where they have a meaning: importance (weight 0.01)."),
+        ("Budget and tuning", "The budget is what the dense model takes in 3 epochs."),
+        ("Seeds and comparisons", "Each system was trained with 2 seeds."),
+        ("Seeds and comparisons", "1 trial did not finish, and left no number."),
+        ("Hardware and software", "Hardware: Processor of node-1 (1 thread)."),
+        ("Hardware and software", "commit 0123456789ab, Python 3.11, torch 2.6."),
+    ):
+        assert sentence in said[heading]
+
+
+def test_it_is_a_part_of_a_paper_in_markdown_and_latex(study):
+    assert "\n## Training\n\nModels were trained by AdamW" in methods_markdown(study)
+    latex = methods_latex(study)
+    assert r"\paragraph{Training.} Models were trained by AdamW" in latex
+    assert r"fashion\_mnist\_mini" in latex
+
+
+def test_a_study_of_bare_layers_has_no_training(lab, store):
+    made = lab(suites=("throughput",))
+    made.layer("soft_moe", {}, 0)
+    said = dict(methods(load_study(store)))
+    assert "Training" not in said
+    assert said["Routers"] == "Compared are soft_moe."
