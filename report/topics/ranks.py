@@ -16,7 +16,16 @@ from report.comparisons import METRIC
 from report.conditions import Entry, System
 from report.study import StudyData
 from report.style import COLUMN, FAINT, INK, PAGE, blank
-from report.table import Cell, Column, Lacking, Row, number, text_columns, words
+from report.table import (
+    Cell,
+    Column,
+    Lacking,
+    Row,
+    number,
+    number_of_runs,
+    text_columns,
+    words,
+)
 from report.topics.make import Contents, Sketch, as_figure, as_table
 from results.statistics.means import ALPHA
 from results.statistics.ranks import (
@@ -248,8 +257,9 @@ def draw_intervals(study: StudyData) -> Sketch:
     axes.set_xlim(0.8, len(shown) + 0.2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("rank by mean top-1")
+    runs = number_of_runs({place.system: place.seeds for place in shown})
     caption = (
         "Marker: mean rank; line: the interval of 95 % of the ranks; on the right: how often it is "
-        f"best. {caption_of_places(study)}"
+        f"best. {runs}. {caption_of_places(study)}"
     )
     return caption, figure, [entry for place in shown for entry in place.entries]
