@@ -403,6 +403,31 @@ def test_more_settings_and_more_seeds_add_to_a_tuning(tuned) -> None:
     assert longer.count_trainings == more.count_trainings + 2
 
 
+def test_a_tuning_that_was_begun_with_one_seed_goes_on_with_more() -> None:
+    """What Optuna kept then says nothing of settings and seeds: each trial is a setting."""
+    (contender,) = contenders(preset_of(["dense"]), 0)
+    storage = InMemoryStorage()
+    before = optuna.create_study(storage=storage, study_name="t/dense", direction="maximize")
+    space = dict(contender.space)
+    for lr, accuracy in ((1e-3, 0.5), (2e-3, 0.7), (3e-3, 0.6)):
+        settings = {"train.lr": lr, "train.weight_decay": 0.1}
+        before.add_trial(
+            optuna.create_trial(
+                params=settings,
+                distributions=space,
+                value=accuracy,
+                user_attrs={"status": "done", "training": "of older code"},
+            )
+        )
+    search = Search(storage, "t", contender, TuneConfig(trials=3, seeds=2))
+    assert (search.total, search.left) == (5, 2)
+    further = []
+    while (step := search.next()) is not None:
+        further.append((step.params["train.lr"], step.user_attrs["repeat"]))
+        search.end(step.number, "done", 0.6)
+    assert further == [(2e-3, 1), (3e-3, 1)]
+
+
 def test_no_training_on_a_further_seed_is_stopped() -> None:
     (contender,) = contenders(preset_of(["dense"]), 0)
     search = Search(InMemoryStorage(), "t", contender, TuneConfig(trials=8, seeds=2))
