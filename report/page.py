@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -99,9 +98,9 @@ def make_page(
             codes=provenance.codes(study),
             request=json.dumps(study.record.request, indent=2),
             incomplete=incomplete(study),
+            newest=provenance.newest(study),
             logs=logs,
             links=Links(tables),
-            made=datetime.now(UTC),
         )
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -25,6 +26,8 @@ from report.topics import draw_figures, make_tables, provenance
 from report.topics.trials import Logs
 from results import Store
 
+MANIFEST = "manifest.json"
+"""Each file, its SHA-256 (hex), and the fingerprints of the trials that a table or figure shows."""
 IMAGES = ("png", "pdf")
 RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
 CONTEXT = 20
@@ -90,6 +93,7 @@ def write_report(
     shown_texts = texts(data, _tables(tables))
     printed = Printed(data.name, _tables(tables), shown_texts, files, data.claims)
     _write(folder / NUMBERS, to_json(printed))
+    _write(folder / MANIFEST, _manifest(data, files, _tables(tables), figures))
     _write(folder / STATE, data.state)  # last, since it says that all of the above is written
     return ReportPaths(
         folder=folder,
@@ -109,6 +113,28 @@ def _write(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return path
+
+
+def _manifest(
+    study: StudyData,
+    files: Mapping[str, str],
+    tables: Sequence[Table],
+    figures: Sequence[Drawing | Absent],
+) -> str:
+    """List the files with their digests, and the trials behind each table and figure, as JSON."""
+    behind = {
+        f"tables/{table.name}": {t for row in table.rows for cell in row.cells for t in cell.trials}
+        for table in tables
+    }
+    for figure in figures:
+        if isinstance(figure, Drawing):
+            shown = study.trials[study.trials["entry"].isin(figure.entries)]
+            behind[f"figures/{figure.name}"] = set(shown["trial"])
+    listed = {
+        name: {"sha256": digest, "trials": sorted(behind.get(name.rpartition(".")[0], ()))}
+        for name, digest in sorted(files.items())
+    }
+    return json.dumps({"study": study.name, "files": listed}, indent=1) + "\n"
 
 
 def _markdown(

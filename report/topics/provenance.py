@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -71,6 +72,12 @@ def codes(study: StudyData) -> list[Card]:
         }
         for row in both.drop_duplicates("code").itertuples()
     ]
+
+
+def newest(study: StudyData) -> datetime:
+    """Return the time of the newest result, or of the request where there is none."""
+    times = [*study.trials["finished_at"].dropna(), *study.measurements["at"].dropna()]
+    return max([study.record.requested_at, *times])
 
 
 def bibtex(cards: Iterable[Card]) -> str:

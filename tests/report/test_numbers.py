@@ -15,7 +15,7 @@ from report.numbers import FILE, from_json, numbers, row_names, trace
 from report.study import load_study
 from report.summary import changed
 from report.table import Cell, Column, Row, Table
-from report.write import check, write_report
+from report.write import MANIFEST, check, write_report
 from results import StoreError, Subject, open_store
 
 TOP1 = {"soft_moe": [0.8, 0.9], "dense": [0.7, 0.75]}
@@ -209,7 +209,7 @@ def test_every_file_of_a_report_is_checked(small, store):
     """A deleted file and a changed one are named, whichever it is."""
     _, folder = small
     files = {f.relative_to(folder).as_posix(): f for f in folder.rglob("*") if f.is_file()}
-    shown = files.keys() - {FILE, STATE}
+    shown = files.keys() - {FILE, STATE, MANIFEST}
     assert shown == from_json(folder).files.keys()
     for name in shown:
         file = files[name]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 
 import pytest
 
+from report import STATE_FILE as STATE
 from report.study import load_study
-from report.write import write_report
+from report.write import MANIFEST, NUMBERS, write_report
 from results import StoreError
 
 
@@ -91,12 +94,31 @@ def test_a_router_that_the_database_has_no_card_of(lab, store, tmp_path):
     assert "The database has no card of this router." in html
 
 
-def test_a_report_is_written_twice_into_the_same_folder(lab, store, tmp_path):
+def test_a_report_is_written_twice_to_the_same_bytes(lab, store, tmp_path):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.9]})
-    first = write_report(store, None, tmp_path / "out")
-    before = {path: path.read_bytes() for path in (*first.tables, *first.figures)}
-    second = write_report(store, None, tmp_path / "out")
-    assert {path: path.read_bytes() for path in (*second.tables, *second.figures)} == before
+    folder = tmp_path / "out"
+
+    def files():
+        write_report(store, None, folder)
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    assert files() == files()
+
+
+def test_the_manifest_names_each_file_with_the_trials_behind_it(lab, store, tmp_path):
+    lab(suites=("accuracy",)).study_of({"soft_moe": [0.8, 0.9], "random": [0.7]})
+    folder = tmp_path / "out"
+    write_report(store, None, folder)
+    listed = json.loads((folder / MANIFEST).read_text())["files"]
+    there = {p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()}
+    assert listed.keys() == there - {MANIFEST, NUMBERS, STATE}
+    for name, entry in listed.items():
+        content = (folder / name).read_bytes()
+        assert hashlib.sha256(content).hexdigest() == entry["sha256"]
+    everyone = sorted(load_study(store).trials["trial"])
+    assert listed["tables/main.csv"]["trials"] == everyone
+    assert listed["figures/accuracy.pdf"]["trials"] == everyone
+    assert listed["report.md"]["trials"] == []
 
 
 def test_the_study_that_was_asked_for_last_is_taken(lab, store):
