@@ -6,9 +6,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+import pandas as pd
+
 from report.conditions import Entry, System, closest_layer
 from report.study import BUILT_IN, StudyData
 from report.table import OLDER, Cell, Column, Row, Table
+from results import frames
 from results.frames import sentence
 
 OTHERS = "*"
@@ -54,3 +57,8 @@ def changed(study: StudyData, entry: Entry, suites: Sequence[str]) -> set[str]:
         layer = closest_layer(by_entry, entry) if suite == "throughput" else None
         parts |= by_entry.get(layer or entry, set())
     return parts
+
+
+def older_trials_sentence(trials: pd.DataFrame) -> str:
+    """Say whose of these trials are of older code, and what changed since; "" where none are."""
+    return frames.older_sentence(trials.assign(router=trials["system"].map(str)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +31,6 @@ from results.frames import (
     components_frame,
     measurements_frame,
     metrics_frame,
-    older_sentence,
     trials_frame,
 )
 from results.statistics.interim import confidence_of, planned_analyses
@@ -96,13 +95,6 @@ class StudyData:
         shown = {entry for entry in self.trials["entry"] if not entry.aa_replicate}
         return sorted(shown, key=lambda e: (e.order, self.systems.index(e.system)))
 
-    @property
-    def replicates(self) -> dict[Entry, Entry]:
-        """The second run of each entry that has one, in order: a control, shown nowhere else."""
-        trained = set(self.trials["entry"])
-        second = {entry: replace(entry, aa_replicate=1) for entry in self.entries}
-        return {entry: replicate for entry, replicate in second.items() if replicate in trained}
-
     @cached_property
     def conditions(self) -> list[Condition]:
         """The conditions to show apart.
@@ -136,11 +128,7 @@ class StudyData:
 
     def trials_of(self, entry: Entry) -> pd.DataFrame:
         """Return the trials of an entry, one row a seed."""
-        return self.trials[self.trials["entry"] == entry]
-
-    def sentence_on_older(self, trials: pd.DataFrame) -> str:
-        """Say whose of these are of older code, and what changed since; "" where none are."""
-        return older_sentence(trials.assign(router=trials["system"].map(str)))
+        return self._by_entry.get(entry, self.trials.iloc[:0])
 
     def behind(self, entry: Entry | None, seeds: Iterable[int]) -> tuple[str, ...]:
         """Return the fingerprints of the trials of an entry with these seeds, in their order."""
@@ -167,8 +155,7 @@ class StudyData:
 
     def rows(self, metric: str, entry: Entry) -> pd.DataFrame:
         """Return all rows of a metric under an entry."""
-        rows = self._by_metric.get(metric, self.metrics.iloc[:0])
-        return rows[rows["entry"] == entry]
+        return self._by_metric.get((metric, entry), self.metrics.iloc[:0])
 
     def skipped(self, suite: str, entry: Entry) -> str | None:
         """Say why a suite had nothing to measure of an entry; None where it had, or never ran."""
@@ -180,9 +167,8 @@ class StudyData:
         return not self._measured(suite, entry, ["done", "skipped"]).empty
 
     def _measured(self, suite: str | None, entry: Entry, statuses: list[str]) -> pd.DataFrame:
-        rows = self.measurements
-        own = (rows["suite"] == suite) & (rows["entry"] == entry)
-        return rows[own & rows["status"].isin(statuses)]
+        own = self._by_suite.get((suite, entry))
+        return self.measurements[:0] if own is None else own[own["status"].isin(statuses)]
 
     def array(self, name: str, entry: Entry, **where: Any) -> list[ArrayRecord]:
         """Return an entry's arrays of a name at the end of training; by layer, then by seed."""
@@ -236,7 +222,7 @@ class StudyData:
     @cached_property
     def _fingerprints(self) -> dict[Entry | None, dict[int, str]]:
         """The fingerprint of each trial, by entry and seed."""
-        by_entry = self.trials.groupby("entry", sort=False)
+        by_entry = self._by_entry.items()
         return {entry: dict(zip(own["seed"], own["trial"], strict=True)) for entry, own in by_entry}
 
     @cached_property
@@ -254,11 +240,22 @@ class StudyData:
         return by_place
 
     @cached_property
-    def _by_metric(self) -> dict[str, pd.DataFrame]:
-        """The rows of each metric, by the suite that it is of."""
+    def _by_metric(self) -> dict[Any, pd.DataFrame]:
+        """The rows of each metric and entry, by the suite that the metric is of."""
         owners = self.metrics["metric"].map(self.suite_of)
-        own = self.metrics[owners == self.metrics["suite"]]
-        return {str(name): rows for name, rows in own.groupby("metric")}
+        return _grouped(self.metrics[owners == self.metrics["suite"]], ["metric", "entry"])
+
+    @cached_property
+    def _by_suite(self) -> dict[Any, pd.DataFrame]:
+        return _grouped(self.measurements, ["suite", "entry"])
+
+    @cached_property
+    def _by_entry(self) -> dict[Any, pd.DataFrame]:
+        return _grouped(self.trials, "entry")
+
+
+def _grouped(rows: pd.DataFrame, by: str | list[str]) -> dict[Any, pd.DataFrame]:
+    return dict(iter(rows.groupby(by, sort=False)))
 
 
 def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] = ()) -> StudyData:

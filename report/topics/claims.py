@@ -9,6 +9,7 @@ import pandas as pd
 
 from report.cells import sentence_on_analyses
 from report.claims import Claim, Side
+from report.older import older_trials_sentence
 from report.study import StudyData
 from report.table import OLDER, Cell, Column, Lacking, Row, number, text_columns, words
 from report.topics.make import Contents, as_table
@@ -35,7 +36,7 @@ def table(study: StudyData) -> Contents:
     if not tested:
         raise Lacking(f"none of {len(claims)} claims is about these runs", fine=True)
     behind = {trial for each in tested for trial in each.evidence.trials}
-    older = study.sentence_on_older(study.trials[study.trials["trial"].isin(behind)])
+    older = older_trials_sentence(study.trials[study.trials["trial"].isin(behind)])
     sentences = (
         f"About these runs: {len(tested)} of {counted(len(claims), 'claim')}. Difference: as the "
         "claim's test has it (table: how each claim is tested), the mean over the conditions that "

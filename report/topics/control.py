@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from statistics import median
 
@@ -19,11 +19,18 @@ from results.statistics.means import ALPHA
 from results.text import counted
 
 
+def replicates(study: StudyData) -> dict[Entry, Entry]:
+    """Return the second run of each entry that has one, in order."""
+    trained = set(study.trials["entry"])
+    second = {entry: replace(entry, aa_replicate=1) for entry in study.entries}
+    return {entry: replicate for entry, replicate in second.items() if replicate in trained}
+
+
 def controls(study: StudyData) -> list[Comparison]:
     """Return each replicate less its router, each a family of its own, in order of the routers."""
     return [
         made
-        for entry, replicate in study.replicates.items()
+        for entry, replicate in replicates(study).items()
         for made in compare(study, entry.condition, [(replicate, entry)])
     ]
 

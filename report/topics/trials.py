@@ -12,6 +12,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from report.conditions import Entry
+from report.older import older_trials_sentence
 from report.study import StudyData
 from report.table import OLDER, Cell, Column, Lacking, Row, summary, text_columns, words
 from report.topics.make import Contents, as_table
@@ -141,7 +142,7 @@ def trials(study: StudyData) -> Contents:
             *_texts(row.log),
         )
         rows.append(Row(cells, 1, row.entry))
-    older = study.sentence_on_older(study.trials)
+    older = older_trials_sentence(study.trials)
     caption = "One row a trial, n = 1 each." + (f" {OLDER} {older}" if older else "")
     heads = text_columns("router", "condition", "seed", "status")
     tails = text_columns("note", "machine", "code", "trial", "log")

@@ -37,7 +37,7 @@ def study(lab, store):
 def test_a_replicate_stands_beside_its_router_and_nowhere_else(study):
     assert study.systems == [System(n) for n in ("dense", "softmax_token_choice", "soft_moe")]
     assert {entry.system for entry in study.entries} == set(study.systems)
-    assert study.replicates == {
+    assert control.replicates(study) == {
         Entry(System(name)): Entry(System(name), aa_replicate=1)
         for name in ("softmax_token_choice", "soft_moe")
     }
@@ -101,7 +101,7 @@ def test_replicates_are_controls_under_each_condition(lab, store):
     lab().study_of(ROUTERS, SWEPT)
     lab(aa_replicate=1).study_of(REPLICATES, SWEPT)
     study = load_study(store, "tiny")
-    assert [entry.condition.label for entry in study.replicates] == [
+    assert [entry.condition.label for entry in control.replicates(study)] == [
         *["router.capacity_factor=1.0"] * 2,
         *["router.capacity_factor=2.0"] * 2,
     ]
@@ -126,7 +126,7 @@ def test_replicates_of_other_experts_are_found_and_set_no_system_apart(lab, stor
         lab(aa_replicate=number, experts={"name": "cp", "num_experts": 64}).study_of(
             {"my_gate": [0.9, 0.9]}
         )
-    replicates = load_study(store, "tiny").replicates
+    replicates = control.replicates(load_study(store, "tiny"))
     assert {entry.label: replicate.label for entry, replicate in replicates.items()} == {
         "random": "random (twin)",
         "soft_moe": "soft_moe (twin)",

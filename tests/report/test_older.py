@@ -105,7 +105,7 @@ def test_the_whole_report_says_it(study, store, tmp_path):
     assert SENTENCE in summary
     assert html.count(SENTENCE.replace("'", "&#39;")) >= 5
     assert f"<sup>{OLDER}</sup>" in html
-    assert r"random\textsuperscript{\S}" in (tmp_path / "tables" / "main.tex").read_text()
+    assert r"random$^\mathsection$" in (tmp_path / "tables" / "main.tex").read_text()
 
 
 def test_a_suite_of_newer_code_makes_the_others_older(lab, store):
