@@ -53,15 +53,17 @@ class Noise:
         """Return the variance of differences seed by seed, and its degrees of freedom.
 
         By Satterthwaite, of two own estimates and the one of all systems. An own estimate counts
-        one degree of freedom less than it has, and as many less again as failed runs cost it: the
-        largest of many t is larger where their variances are estimated apart.
+        fewer degrees of freedom than it has, since the largest of many t is larger where their
+        variances are estimated apart: one fewer, and as many again as failed runs cost it, but
+        three quarters at most. By simulation.
 
         Args:
             one, other: the places of the systems of each pair.
         """
         a, b = self.variances[..., one], self.variances[..., other]
         sum_of_both = np.maximum(a + b, TINY)
-        counted = np.maximum(2 * self.own - self.own.max() - 1, 0.4)
+        fewer = np.minimum(2 * self.own - self.own.max() - 1, 0.75 * self.own)
+        counted = np.maximum(fewer, 0.4)
         from_own = (
             self.shares[..., one] * (a / sum_of_both) ** 2 / counted[one]
             + self.shares[..., other] * (b / sum_of_both) ** 2 / counted[other]
