@@ -99,6 +99,17 @@ def sentence_on_noise(compared: Sequence[Comparison]) -> str:
     )
 
 
+def sentence_on_few_routers(study: StudyData, compared: Sequence[Comparison]) -> str:
+    """Say where nulls count as routers; "" where there are routers enough."""
+    with_nulls = [c.largest for c in compared if study.is_baseline(c.reference.system)]
+    if all(each is None or each.nulls or each.routers < 3 for each in with_nulls):
+        return ""
+    return (
+        "Of fewer than three routers the method falls back on the yardstick of all pairs, nulls "
+        "among them."
+    )
+
+
 def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Contents:
     sizes = sorted({c.family for c in compared})
     tests = counted(sizes[0], "test") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
@@ -112,6 +123,7 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
         "probability of so large a |t| anywhere in a family of equals, and decides: resolved "
         f"means p (family) < {ALPHA}, or, which is the same, that the interval leaves out 0.",
         sentence_on_noise(compared),
+        sentence_on_few_routers(study, compared),
         ""
         if study.smallest_of_interest is None
         else f"Not resolved, but smaller than {points}: its interval lies within ± {points}.",

@@ -232,6 +232,20 @@ def test_a_system_that_scatters_more_than_the_others_is_named(lab, store):
     )
 
 
+def test_with_few_routers_nulls_count_as_routers_and_the_caption_says_so(lab, store):
+    sentence = "Of fewer than three routers the method falls back on the yardstick of all pairs"
+    accuracies = {"dense": [0.7, 0.72, 0.71], "random": [0.6, 0.63, 0.61]}
+    lab(suites=("accuracy",)).study_of(accuracies | {"soft_moe": [0.8, 0.81, 0.83]})
+    study = load_study(store)
+    assert sentence in differences.to_nulls(study).caption
+    assert {c.largest for c in comparisons(study)} == {LargestT(3, 0)}
+
+
+def test_with_routers_enough_no_null_counts_as_one(written):
+    caption = written.tables["differences_nulls"].caption
+    assert "fewer than three routers" not in caption
+
+
 def test_the_word_resolved_is_explained_once_and_what_decides_is_said(written):
     text = written.paths.markdown.read_text(encoding="utf-8")
     assert text.count("Resolved: the two differ") == 1
