@@ -30,6 +30,7 @@ from report.topics import (
     transfer,
     trials,
     tuning,
+    wins,
 )
 from report.topics.make import FigureMaker, Section, TableMaker
 
@@ -52,6 +53,7 @@ SECTIONS = (
         (
             differences.to_nulls,
             differences.to_best,
+            wins.draw,
             differences.seeds_table,
             ranks.bootstrap_table,
             ranks.draw_intervals,
