@@ -29,7 +29,7 @@ STANDS_OUT = 0.02
 """The error rate of the F tests, corrected by Bonferroni, of a system against all others: one that
 has too much noise keeps its own variance."""
 FEWEST = 5
-"""Systems of a condition from which on other conditions are heard."""
+"""Systems of a condition from which on other conditions count."""
 TINY = float(np.finfo(float).tiny)
 
 

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import special
+
+if TYPE_CHECKING:
+    from scipy.interpolate import CubicSpline
 
 FARTHEST = 13.0
 """Of two standard normal numbers, none worth mentioning are further apart."""
@@ -73,7 +77,7 @@ def _estimates(degrees: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 @lru_cache(maxsize=64)
-def _beyond_at_known_variance(routers: int, nulls: int):  # type: ignore[no-untyped-def]
+def _beyond_at_known_variance(routers: int, nulls: int) -> CubicSpline:
     """Return the probability, by distance, that two that are compared lie further apart."""
     from scipy.interpolate import CubicSpline  # slow to import
 
@@ -105,7 +109,7 @@ def _normal(x: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=64)
-def _log_critical(routers: int, nulls: int, alpha: float):  # type: ignore[no-untyped-def]
+def _log_critical(routers: int, nulls: int, alpha: float) -> CubicSpline:
     """Return the logarithm of the critical value by the inverse of the degrees of freedom."""
     from scipy.interpolate import CubicSpline
 

@@ -110,7 +110,7 @@ def test_a_condition_is_drawn_up_towards_noisier_ones_and_never_down():
     assert (of_differences(VALUES, 3 * VALUES[::-1])[0] > quiet).all()
     assert of_differences(3 * VALUES, VALUES[::-1])[0] == pytest.approx(loud)
     few = of_differences(VALUES, 3 * VALUES[:4])
-    assert few[0] == pytest.approx(quiet), "too few systems to be heard"
+    assert few[0] == pytest.approx(quiet), "of too few systems to count"
 
 
 def test_without_noise_there_is_no_variance():
