@@ -37,7 +37,7 @@ def draw(study: StudyData, condition: Condition) -> Sketch:
         raise Lacking("no two systems were compared", fine=True)
     means = {each.entry: study.final(METRIC, each.entry).mean() for each in both}
     entries = sorted(means, key=lambda entry: -means[entry])
-    figure = blank(PAGE, 0.4 + min(4.2, 0.36 * len(entries)))
+    figure = blank(PAGE, 0.5 + min(5.0, 0.3 * len(entries)))
     axes = figure.subplots()
     _fill(axes, entries, both)
     runs = number_of_runs({entry.system: study.finished(entry) for entry in entries})
@@ -51,7 +51,8 @@ def _fill(axes: Axes, entries: list[Entry], compared: list[Comparison]) -> None:
         assert each.difference is not None
         points[place[each.entry], place[each.reference]] = 100 * each.difference.mean
     largest = float(np.nanmax(abs(points))) or 1.0
-    image = axes.imshow(points, cmap="PuOr_r", norm=Normalize(-largest, largest))
+    norm = Normalize(-largest, largest)
+    image = axes.imshow(points, cmap="PuOr_r", norm=norm, aspect="auto")
     for each in compared:
         row, column = place[each.entry], place[each.reference]
         value = points[row, column]
@@ -68,4 +69,5 @@ def _fill(axes: Axes, entries: list[Entry], compared: list[Comparison]) -> None:
     axes.set_yticks(range(len(entries)), labels)
     axes.tick_params(length=0, labelbottom=False, labeltop=True)
     axes.spines[:].set_visible(False)
-    axes.figure.colorbar(image, ax=axes, shrink=0.7, label="points of top-1", pad=0.02)
+    bar = axes.figure.colorbar(image, ax=axes, shrink=0.7)
+    bar.ax.set_title("points", fontsize=7)
