@@ -19,7 +19,7 @@ from routers.errors import RequestError
 SYSTEMS, NULLS = ["a", "b", "c"], ["dense", "random"]
 ALIKE = dict.fromkeys([*SYSTEMS, *NULLS], 0.0)
 ANALYSES = interim_analyses(3, 20)
-STUDIES = 1500
+STUDIES = 900
 
 
 def simulated(
