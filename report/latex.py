@@ -22,7 +22,7 @@ _LATEX = {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    "–": "--",
+    "–": r"\textendash{}",
     "−": "$-$",
     "±": r"$\pm$",
     "×": r"$\times$",
@@ -61,7 +61,9 @@ def latex_text(text: str) -> str:
 
     A character that a plain LaTeX has no glyph for is written as its code, `U+72AC`.
     """
-    return "".join(map(_latex_char, text))
+    composed = unicodedata.normalize("NFC", text)
+    # Two hyphens would be set as a dash.
+    return "".join(map(_latex_char, composed)).replace("--", "-{}-")
 
 
 def _latex_char(char: str) -> str:

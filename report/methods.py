@@ -16,8 +16,8 @@ from results.text import counted
 Paragraph = tuple[str, str]
 """A heading and what stands under it."""
 LAYERS = {
-    "last2": "in the last two of every second block",
-    "every2": "in every second block",
+    "last2": "in the last two of the even-numbered blocks",
+    "every2": "in the even-numbered blocks",
     "all": "in every block",
     "every_mlp": "in the place of every MLP",
     "head": "in the place of the classifier",
@@ -72,7 +72,11 @@ def _data(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
     settings = ", ".join(f"{key} = {value}" for key, value in options.items())
     said.append(f"The backbone is timm's {_listed(names)}{f' ({settings})' if settings else ''}.")
     if where := model.get("layers"):
-        blocks = LAYERS.get(where) if isinstance(where, str) else f"in the blocks {where}"
+        blocks = (
+            LAYERS.get(where)
+            if isinstance(where, str)
+            else f"in blocks {_listed(map(str, where))}, counted from 0"
+        )
         said.append(f"MoE layers stand {blocks}; tokens are routed {_scope(model['groups'])}.")
     return said
 
@@ -108,18 +112,48 @@ def _training(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
     train = preset.get("train")
     if not train or study.trials.empty:
         return []
-    said = [
-        f"Models were trained by AdamW, learning rate {train['lr']:g}, weight decay "
-        f"{train['weight_decay']:g}, in batches of {train['batch_size']}, with a linear warm-up "
-        f"over {100 * train['warmup']:g} % of the steps and a cosine decay to 0.",
-        f"Label smoothing was {train['label_smoothing']:g}.",
-        f"Gradients were clipped at the norm {train['clip_norm']:g}." if train["clip_norm"] else "",
-        f"Weights were averaged (decay {train['ema']:g})." if train["ema"] else "",
+    settings = {
+        "train.lr": f"learning rate {train['lr']:g}",
+        "train.weight_decay": f"weight decay {train['weight_decay']:g}",
+        "train.batch_size": f"batches of {train['batch_size']}",
+        "train.label_smoothing": f"label smoothing {train['label_smoothing']:g}",
+        "train.clip_norm": f"gradients clipped at norm {train['clip_norm'] or 'infinity'}",
+        "train.ema": f"weights averaged with decay {train['ema']}" if train["ema"] else "",
+        "train.precision": f"precision {train['precision']}",
+    }
+    losses = [f"{name} (weight {weight:g})" for name, weight in train["losses"].items()]
+    settings["train.losses"] = f"auxiliary losses {_listed(losses)}" if losses else ""
+    tuned = {path for each in tuning.tuned(study).values() for path in each.settings}
+    varied = tuned | _swept(preset)
+    fixed = [
+        text
+        for path, text in settings.items()
+        if text and not any(other == path or other.startswith(f"{path}.") for other in varied)
     ]
-    if losses := train["losses"]:
-        named = [f"{name} (weight {weight:g})" for name, weight in losses.items()]
-        said.append(f"Auxiliary losses, where they have a meaning: {_listed(named)}.")
-    return [*said, f"Precision: {train['precision']}."]
+    return [
+        f"Models were trained by AdamW, with a linear warm-up over {100 * train['warmup']:g} % of "
+        "the steps and a cosine decay to 0.",
+        f"Fixed were: {_listed(fixed)}." if fixed else "",
+        f"Tuned for each router were {_listed(sorted(tuned))}; the table of the tuning has the "
+        "values."
+        if tuned
+        else "",
+        *(_part(part) for part in preset.get("parts", []) if part.get("set")),
+    ]
+
+
+def _swept(preset: Mapping[str, Any]) -> set[str]:
+    """Return the paths that the preset gives several values, or other ones in a part."""
+    parts = preset.get("parts", [])
+    of_parts = (
+        path for part in parts for where in ("set", "sweep") for path in part.get(where, {})
+    )
+    return {*preset.get("sweep", {}), *of_parts}
+
+
+def _part(part: Mapping[str, Any]) -> str:
+    settings = [f"{path} = {value}" for path, value in part["set"].items()]
+    return f"{_listed(part['routers'])} had {_listed(settings)}."
 
 
 def _budget(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
@@ -152,7 +186,7 @@ def _comparisons(study: StudyData) -> list[str]:
         said.append(
             "Declared before training were all pairs of routers"
             + (f", and each router against {against}" if against else "")
-            + ". Within a condition, variances are moderated over the systems (Smyth, 2004), and "
+            + ". Variances are moderated over the systems and conditions (Smyth, 2004), and "
             "p-values and intervals of differences hold for the whole family at once; resolved "
             f"means a p-value below {ALPHA:g}."
         )
@@ -172,9 +206,8 @@ def _machines(study: StudyData) -> list[str]:
         said.append(f"Hardware: {_listed(dict.fromkeys(named))}.")
     for code in codes:
         libraries = ", ".join(f"{name} {version}" for name, version in code["libraries"].items())
-        said.append(
-            f"Software: commit {code['commit'][:12]}, Python {code['python']}, {libraries}."
-        )
+        commit = code["commit"][:12] + (" with changes" if code["changed"] else "")
+        said.append(f"Software: commit {commit}, Python {code['python']}, {libraries}.")
     return said
 
 

@@ -177,7 +177,7 @@ def _unresolved(column: Column, rows: list[Row], analyses: int) -> str:
     """
     values = {row: column.by_seed[row] for row in rows if row in column.by_seed}
     if not values:
-        return ""
+        return "; lead not tested"
     lead = family(values, declared(rows, []), analyses)[0]
     if lead.difference is None or lead.difference.n == 1:
         return "; lead not resolved: no test of one seed"

@@ -64,7 +64,8 @@ class Budget:
         flops_budget: FLOPs that the dense model spends in the recipe's epochs.
         dense_steps: steps of the dense model in the recipe's epochs.
         dense: cost of the dense model, of a step.
-        steps: steps of the trial; None where seconds decide.
+        steps: steps of the trial, of an amount of FLOPs an estimate by the first one; None where
+            seconds decide.
         own: cost of the trial's model, with the FLOPs of its first step; they are those of every
             step, unless the work depends on the data.
     """
@@ -105,8 +106,8 @@ def match_compute(
 ) -> Budget:
     """Compute the budget of a trial.
 
-    For "total_flops", the trial gets the number of steps whose FLOPs are nearest to the budget, at
-    least one.
+    For "total_flops" the number of steps is the one whose FLOPs would be nearest to the budget, at
+    least one, if each took those of the first.
 
     Args:
         num_samples: images of the training split.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from bench.compute.flops import FlopCounter
 from bench.model import MoELayer, moe_layers
-from routers import Routing
+from routers import PaddedRouting, Routing
 
 Sizes = tuple[int, ...]
 
@@ -28,7 +29,7 @@ class LayerWork(BaseModel):
     """The work of a layer's experts in a step, forward and backward, by the sizes of its routing.
 
     Attributes:
-        sizes: sizes of some routings, no three of two numbers in a line, and so on.
+        sizes: sizes that were counted; the work of none follows from the others'.
         flops: FLOPs that the experts took for each of them.
     """
 
@@ -49,7 +50,7 @@ class LayerWork(BaseModel):
         self.sizes.append(sizes)
         self.flops.append(flops)
 
-    def growth(self, before: Sizes, after: Sizes) -> float:
+    def extra_flops(self, before: Sizes, after: Sizes) -> float:
         """Return the FLOPs that sizes take more than others, both of them known."""
         shares = self._shares(_difference(after, before))
         return float(shares @ (np.array(self.flops[1:]) - self.flops[0]))
@@ -85,8 +86,11 @@ class StepFlops(BaseModel):
     counted_sizes: list[Sizes] = []
     layers: list[LayerWork] = []
 
-    def see(self, model: nn.Module, routings: Sequence[Routing]) -> list[Sizes]:
-        """Return the sizes of routings, one for each MoE layer; counts work that is not known."""
+    def sizes_of(self, model: nn.Module, routings: Sequence[Routing]) -> list[Sizes]:
+        """Return the sizes of each MoE layer's routing.
+
+        The work of experts that does not follow from what was counted is counted here.
+        """
         layers = moe_layers(model)
         self.layers += [LayerWork() for _ in range(len(layers) - len(self.layers))]
         all_sizes = []
@@ -98,12 +102,12 @@ class StepFlops(BaseModel):
         return all_sizes
 
     def add(self, sizes: list[Sizes], counted: float | None = None) -> None:
-        """Add a step, whose routings were all seen; the first step must be a counted one."""
+        """Add a step, by its `sizes_of`; the first must be a counted one."""
         if counted is not None:
             self.counted, self.counted_sizes = counted, sizes
         assert self.counted is not None
         more = [
-            work.growth(before, after)
+            work.extra_flops(before, after)
             for work, before, after in zip(self.layers, self.counted_sizes, sizes, strict=True)
             if before != after
         ]
@@ -131,7 +135,7 @@ def experts_flops(layer: MoELayer, routing: Routing, input_gradient: bool) -> in
     inputs = [*learned, *leaves, *([x] if input_gradient else [])]
     cuda = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(cuda), torch.enable_grad(), FlopCounter() as counter:
-        y = layer.experts.apply(own, x)
+        y = layer.process(own, x)
         if y.requires_grad:
             torch.autograd.grad(y, inputs, torch.ones_like(y), allow_unused=True)
     return counter.total
@@ -139,7 +143,14 @@ def experts_flops(layer: MoELayer, routing: Routing, input_gradient: bool) -> in
 
 def _leaf(routing: Routing) -> tuple[Routing, list[Tensor]]:
     """Copy a routing without its graph; also returns its tensors that carry gradients."""
-    own, leaves = copy(routing), []
+    own, leaves = copy(routing), list[Tensor]()
+    if isinstance(routing, PaddedRouting):
+        parts = []
+        for part in routing.parts:
+            inner, more = _leaf(part.routing)
+            parts.append(replace(part, routing=inner))
+            leaves += more
+        object.__setattr__(own, "parts", tuple(parts))
     for name, value in vars(routing).items():
         if isinstance(value, Tensor) and value.is_floating_point():
             leaf = value.detach().requires_grad_(value.requires_grad)

@@ -247,7 +247,7 @@ class TuneConfig(Config):
     trials: int = Field(default=20, ge=1)
     """Settings of each router; each trains on one seed."""
     seeds: int = Field(default=3, ge=1)
-    """Those that the best settings train on."""
+    """Seeds that the best settings train on."""
     pruner: Pruner = "median"
     """Which trials end early, by their validation accuracy."""
     ranges: dict[str, SearchRange | SearchOptions] = SHARED

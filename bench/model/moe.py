@@ -89,7 +89,7 @@ class MoELayer(nn.Module):
         seen = Activations(self.experts, grouped)
         routing = self.route(grouped, context, seen)
         call.record(routing)
-        y = self._process(routing, grouped, seen)
+        y = self.process(routing, grouped, seen)
         if self.shared is not None:
             ones = grouped.new_ones(*grouped.shape[:2], self.shared.num_experts)
             y = y + self.shared.apply(MixtureRouting(ones), grouped)
@@ -147,7 +147,9 @@ class MoELayer(nn.Module):
             )
         return mask.reshape(grouped.shape[:2])
 
-    def _process(self, routing: Routing, grouped: Tensor, seen: Activations) -> Tensor:
+    def process(self, routing: Routing, grouped: Tensor, seen: Activations | None = None) -> Tensor:
+        """Run the experts on grouped tokens, (g, t, …), as they were routed."""
+        seen = seen or Activations(self.experts, grouped)
         if self.factors is not None:
             routing = routing.reweighted(self.factors)
         if isinstance(routing, PaddedRouting):

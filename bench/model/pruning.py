@@ -209,7 +209,7 @@ def merge_by_outputs(calibration: Calibration, kept: int) -> list[Tensor]:
         with torch.no_grad():
             slots = tokens.expand(layer.router.num_experts, 1, *tokens.shape)
             outputs = layer.experts(slots).flatten(3).squeeze(1).double()
-        # Of equal experts it may be 1 and a rounding error.
+        # Rounding may put the similarity of equal experts above 1.
         merged.append(_groups((1 - linear_cka(outputs)).clamp(min=0), kept))
     return merged
 

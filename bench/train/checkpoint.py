@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -56,7 +57,10 @@ def saved_state(folder: Path, training: str) -> tuple[TrainingState, dict[str, T
             raise UnusableError("its content is not what was written")
         if metadata["training"] != training:
             raise UnusableError("it is of another training")
-        state = TrainingState.model_validate(json.loads(metadata["state"]))
+        try:
+            state = TrainingState.model_validate_json(metadata["state"])
+        except ValidationError:
+            raise UnusableError("another version of the bench saved it") from None
         for snapshot in state.snapshots:
             if file_sha256(folder / snapshot.file) != snapshot.sha256:
                 raise UnusableError(f"the snapshot {snapshot.file} is damaged or was replaced")

@@ -79,7 +79,7 @@ class Segment:
     Attributes:
         end: the number of steps done when the segment ends.
         evaluate, keep: whether the model is evaluated, and its weights saved, at the end. Both
-            happen at the end of the training, where nothing may say so beforehand.
+            happen at the end of the training in any case; a budget of FLOPs does not foresee it.
         steps: the steps of the whole training, as currently estimated.
     """
 

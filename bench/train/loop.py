@@ -179,8 +179,9 @@ class TrainingLoop:
     def _train(self, segment: Segment) -> float:
         """Take the steps of a segment, fewer where the training is over before; returns a loss.
 
-        The first step of a training, and each before an evaluation, are counted. That slows them
-        down: they are charged the mean seconds of the segment's others, or of the steps before.
+        The first step of a training, and the last before an evaluation, are counted. That slows
+        them down: they are charged the mean seconds of the segment's others, or of the steps
+        before.
         """
         state, began = self.state, self._now()
         start, self._trainer.steps = state.steps, segment.steps
@@ -206,8 +207,10 @@ class TrainingLoop:
                 state.uncounted |= counter.uncounted.keys()
                 counts, counting = counts + 1, counting + self._now() - at
         whole, plain = self._now() - began, len(losses) - counts
-        before = start and state.seconds / start
-        pace = (whole - counting) / plain if plain else before or whole / len(losses)
+        if plain:
+            pace = (whole - counting) / plain
+        else:
+            pace = state.seconds / start if start else whole / len(losses)
         state.segment_seconds = pace * len(losses)
         state.seconds += state.segment_seconds
         return self._read(losses, start)

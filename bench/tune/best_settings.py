@@ -11,7 +11,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from bench.plan import Request, selected_routers
-from bench.tune.rungs import winner
+from bench.tune.rungs import Tried, next_training, winner
 from bench.tune.search import STATUS, TRAINING, UNDER_WAY, by_setting, tried_on
 from bench.tune.storage import file_of, open_tuning
 from results import Store
@@ -81,6 +81,16 @@ class SearchResult:
     tried: tuple[SettingResult, ...]
     flops: float | None = field(compare=False)
     seconds: float = field(compare=False)
+
+    @property
+    def is_between_rungs(self) -> bool:
+        """Whether some settings had begun on further seeds, and others were still to follow."""
+        tried = [
+            Tried(tuple(value or 0.0 for value in each.values), each.status == AttemptStatus.DONE)
+            for each in self.tried
+        ]
+        seeds = max((len(each.values) for each in tried), default=0)
+        return next_training(tried, len(tried), seeds) is not None
 
     @property
     def count_trainings(self) -> int:
@@ -162,7 +172,8 @@ def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] 
         fixed: the paths that the user has set.
 
     Raises:
-        RequestError: a router was not tuned, or the request gives a setting that was.
+        RequestError: a router was not tuned, its tuning was interrupted, or the request gives a
+            setting that was tuned.
     """
     results = search_results(store, study)
     routers = [router.name for router in selected_routers(request.preset)]
@@ -173,6 +184,11 @@ def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] 
             f"--study {study} --routers {','.join(missing)}` makes them, with the same --preset"
         )
     tuned = {name: results[name] for name in routers}
+    if begun := [name for name, each in tuned.items() if each.is_between_rungs]:
+        raise RequestError(
+            f"tuning {study!r} of {', '.join(begun)} was interrupted before its best settings had "
+            "all their seeds: run the same `tune` command again to finish it"
+        )
     preset = request.preset
     closed = {*fixed, *preset.sweep, *(path for part in preset.parts for path in part.sweep)}
     for name, each in tuned.items():

@@ -130,5 +130,6 @@ def sentence(study: StudyData) -> str:
     return (
         "Gates that have hardly moved (the entropy of their choices changed in no MoE layer by "
         f"{100 * HARDLY:g} % of log2 E, or no further than that of frozen): {', '.join(still)}. "
-        "Comparisons with them are of initialisations, not of routers."
+        "They may have learned little, and comparisons with them are then of initialisations, not "
+        "of routers."
     )

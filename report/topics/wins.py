@@ -11,7 +11,7 @@ from report.comparisons import METRIC, Comparison, comparisons
 from report.conditions import Entry
 from report.study import StudyData
 from report.style import INK, PAGE, PAPER, blank
-from report.table import Lacking, number_of_runs
+from report.table import Column, Lacking, number_of_runs
 from report.topics.make import Sketch, as_figures
 from results.conditions import Condition
 
@@ -20,6 +20,7 @@ CAPTION = (
     "the column, both numbered in the order of their means. Framed: resolved. Pairs that were not "
     "declared for comparison, as two baselines, are empty."
 )
+POINTS = Column("points", "points", digits=1)
 MOST = 12
 """Systems up to which each cell shows its number."""
 
@@ -58,7 +59,7 @@ def _fill(axes: Axes, entries: list[Entry], compared: list[Comparison]) -> None:
         value = points[row, column]
         if len(entries) <= MOST:
             colour = PAPER if abs(value) > 0.5 * largest else INK
-            shown = f"{value:.1f}".replace("-", "−")
+            shown = POINTS.number(value)
             axes.text(column, row, shown, ha="center", va="center", fontsize=7, color=colour)
         if each.resolved:
             corner = (column - 0.44, row - 0.44)

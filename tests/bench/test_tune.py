@@ -27,7 +27,12 @@ from bench.execute.events import Ended, Event, Progress, Started
 from bench.plan.expand import trial_specs
 from bench.plan.plan import make_plan, make_request
 from bench.train.outcome import read_outcome
-from bench.tune.best_settings import SearchResult, search_results, with_tuned
+from bench.tune.best_settings import (
+    SearchResult,
+    SettingResult,
+    search_results,
+    with_tuned,
+)
 from bench.tune.search import Search, draw
 from bench.tune.space import SEED, Contender, contenders
 from bench.tune.storage import FILE
@@ -605,6 +610,36 @@ def test_a_run_refuses_what_was_not_tuned_or_is_given_twice(tuned, store) -> Non
     swept = replace(dense, preset=dense.preset.model_copy(update={"sweep": {"train.lr": (1, 2)}}))
     with pytest.raises(RequestError, match=r"train\.lr is given, and was tuned for dense"):
         with_tuned(swept, store, "t")
+
+
+def setting_result(*values: float) -> SettingResult:
+    trainings = tuple(str(seed) for seed in range(len(values)))
+    return SettingResult({"train.lr": 0.1}, "done", values, trainings, None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("tried", "between"),
+    [
+        ([(0.9,), (0.8,), (0.7,), (0.6,)], False),
+        ([(0.9, 0.5), (0.8,), (0.7,), (0.6,)], True),
+        ([(0.9, 0.5), (0.8, 0.8), (0.7,), (0.6,)], False),
+        ([(0.9, 0.5, 0.5), (0.8, 0.8), (0.7,), (0.6,)], True),
+    ],
+)
+def test_a_tuning_that_was_interrupted_between_its_rungs_is_known(tried, between) -> None:
+    """Otherwise the only setting on a second seed would win, whatever it reached there."""
+    results = tuple(setting_result(*values) for values in tried)
+    values = tuple(each.values[0] for each in results)
+    result = SearchResult(4, 4, 0, 0, values, 0.9, 1, {}, None, (), results, None, 0.0)
+    assert result.is_between_rungs == between
+
+
+def test_a_run_refuses_a_tuning_that_was_interrupted(tuned, store, monkeypatch) -> None:
+    tuned(["dense"], 1)
+    monkeypatch.setattr(SearchResult, "is_between_rungs", True)
+    whole = load_preset("smoke").model_copy(update={"parts": ()})
+    with pytest.raises(RequestError, match=r"tuning 't' of dense was interrupted .*again"):
+        with_tuned(make_request(whole, routers=["dense"]), store, "t")
 
 
 def test_a_run_before_any_tuning_is_told_the_command(tmp_path, capsys) -> None:

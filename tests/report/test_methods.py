@@ -27,12 +27,15 @@ def test_each_paragraph_says_what_was_asked_for_and_what_ran(study):
     for heading, sentence in (
         ("Data and model", "Models were trained on fashion_mnist_mini."),
         ("Data and model", "Training images were augmented by random flips."),
-        ("Data and model", "MoE layers stand in every second block; tokens are routed within"),
+        (
+            "Data and model",
+            "MoE layers stand in the even-numbered blocks; tokens are routed within",
+        ),
         ("Routers", "Compared are soft_moe (arXiv 2401.15969)."),
         ("Routers", "Baselines without a learned router are dense and random."),
-        ("Training", "AdamW, learning rate 0.004, weight decay 0.05, in batches of 64"),
-        ("Training", "Gradients were clipped at the norm 1."),
-        ("Training", "Auxiliary losses, where they have a meaning: importance (weight 0.01)."),
+        ("Training", "Fixed were: learning rate 0.004, weight decay 0.05, batches of 64, label"),
+        ("Training", "gradients clipped at norm 1.0, precision float32 and auxiliary losses"),
+        ("Training", "importance (weight 0.01)."),
         ("Budget and tuning", "The budget is what the dense model takes in 3 epochs."),
         ("Seeds and comparisons", "Each system was trained with 2 seeds."),
         ("Seeds and comparisons", "1 trial did not finish, and left no number."),
@@ -47,6 +50,25 @@ def test_it_is_a_part_of_a_paper_in_markdown_and_latex(study):
     latex = methods_latex(study)
     assert r"\paragraph{Training.} Models were trained by AdamW" in latex
     assert r"fashion\_mnist\_mini" in latex
+
+
+def test_what_was_tuned_swept_or_set_in_a_part_is_not_said_to_be_fixed(lab, store):
+    lab().study_of(ROUTERS)
+    preset = load_preset("tiny").model_dump(mode="json")
+    preset["sweep"] = {"train.losses.importance": [0.0, 0.1]}
+    preset["parts"] = [{"routers": ["soft_moe"], "set": {"train.batch_size": 32}, "sweep": {}}]
+    tuned = {
+        "trials": 4, "done": 4, "pruned": 0, "failed": 0, "values": [0.5], "best": 0.5,
+        "settings": {"train.lr": 0.001}, "training": None,
+    }  # fmt: skip
+    store.study("tiny", {"preset": preset, "suites": {}, "tuned": {"soft_moe": tuned}})
+    text = dict(methods(load_study(store)))["Training"]
+    assert "Fixed were: weight decay 0.05, label smoothing 0.1," in text
+    assert "learning rate 0.004" not in text
+    assert "batches of 64" not in text
+    assert "importance" not in text
+    assert "Tuned for each router were train.lr; the table" in text
+    assert "soft_moe had train.batch_size = 32." in text
 
 
 def test_a_study_of_bare_layers_has_no_training(lab, store):

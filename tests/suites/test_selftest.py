@@ -32,7 +32,7 @@ def test_a_wrong_statistic_is_noticed(monkeypatch):
 def test_entropies_in_the_wrong_unit_are_noticed(monkeypatch):
     right = suites.entropy.entropy_bits
     monkeypatch.setattr(suites.entropy, "entropy_bits", lambda masses: 0.6931 * right(masses))
-    with pytest.raises(BenchError, match=r"H_s = 1\.3862 \(layer 0, of gates.*expected 2$"):
+    with pytest.raises(BenchError, match=r"H_[su] = 1\.3862 \(layer 0, of gates.*expected 2$"):
         self_test()
 
 
