@@ -42,6 +42,7 @@ def modules(names: list[str]) -> list[str]:
 
 
 @pytest.mark.parametrize("jobs", EXECUTORS)
+@pytest.mark.slow
 def test_seven_modules_from_the_command_to_an_optimiser_step(
     jobs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -78,6 +78,7 @@ def attempts(store: Store) -> list[AttemptRow]:
         return list(session.scalars(rows))
 
 
+@pytest.mark.slow
 def test_a_derived_trial_starts_from_what_its_parent_learnt(plan, run, store, tmp_path) -> None:
     made = plan({"routers": [PARENT]}, DISTILLED, seeds=2)
     assert [planned.label for planned in made.trials] == LABELS * 2

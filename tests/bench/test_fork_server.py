@@ -15,6 +15,7 @@ def family() -> tuple[int, int, bool]:
     return os.getpid(), os.getppid(), sys.modules.keys() >= LOADED
 
 
+@pytest.mark.slow
 def test_a_process_for_each_call_forked_from_a_server_with_everything_loaded() -> None:
     begin = forked(family, timeout=60)
     (first, server, loaded), (second, same, _) = (begin().result() for _ in range(2))

@@ -146,6 +146,7 @@ class Reworded(ast.NodeTransformer):
         return node
 
 
+@pytest.mark.slow
 def test_other_words_and_another_layout_make_nothing_stale(copy: Path, original) -> None:
     for file in copy.rglob("*.py"):
         before = file.read_text("utf-8")

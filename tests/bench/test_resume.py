@@ -154,6 +154,7 @@ def test_an_interrupted_training_gives_the_same_bits(trial, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("step", SEGMENT_ENDS)
+@pytest.mark.slow
 def test_after_each_segment_it_can_be_interrupted(step, plain, tmp_path):
     whole = train_trial(**plain, folder=tmp_path / "whole")
     stopped_at(step, tmp_path / "parts", plain)

@@ -53,18 +53,21 @@ def alike() -> list[tuple[Sequential, list[Compared]]]:
     return simulated(ALIKE, 2.0, STUDIES)
 
 
+@pytest.mark.slow
 def test_a_study_without_differences_finds_one_in_at_most_5_percent(alike):
     false = sum(any(c.resolved for c in compared) for _, compared in alike)
     assert false <= 0.05 * len(alike)
     assert len({left.taken for left, _ in alike}) > 2, "or the rule was not put to the test"
 
 
+@pytest.mark.slow
 def test_the_intervals_hold_the_truth_in_95_percent_whatever_analysis_was_the_last(alike):
     differences = [compared[0].difference for _, compared in alike]
     holds = sum(d.low <= 0 <= d.high for d in differences)
     assert stats.binomtest(holds, len(alike), 0.95, alternative="less").pvalue > 0.05
 
 
+@pytest.mark.slow
 def test_stopping_at_the_first_small_p_finds_three_times_as_many():
     """One comparison alone, without any difference, tested after each seed from 3 to 20."""
     rng = np.random.default_rng(1)

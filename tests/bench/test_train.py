@@ -151,6 +151,7 @@ def test_operations_without_a_price_are_named(tiny_spec, tiny_dataset, tmp_path,
         ("sinkhorn_expert_choice", {}),
     ],
 )
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits(name, router, tiny_spec, tiny_dataset, tmp_path):
     spec = tiny_spec(name, router=router, losses={"importance": 0.1}, clip_norm=0.5)
     first = train_trial(spec, tiny_dataset, CPU, tmp_path / "a")

@@ -352,6 +352,7 @@ def test_a_file_of_claims_that_is_not_there_is_said(tmp_path):
         read_claims(tmp_path / "none.yaml")
 
 
+@pytest.mark.slow
 def test_claims_of_a_users_own_stand_in_the_report(lab, store, tmp_path, capsys):
     def command(*arguments):
         place = ["--home", str(tmp_path), "--db", str(tmp_path / "results.db")]

@@ -163,6 +163,7 @@ def test_without_replicates_the_table_says_how_to_have_them(lab, store):
     assert control.sentences(study) == []
 
 
+@pytest.mark.slow
 def test_the_written_report_shows_the_control(lab, store, tmp_path):
     lab().study_of(ROUTERS)
     lab(aa_replicate=1).study_of(REPLICATES)

@@ -155,6 +155,7 @@ def test_the_main_table_has_the_main_metric_of_each(measured):
     assert "(suite weights, bare layers on a): Of a bare layer." in table.caption
 
 
+@pytest.mark.slow
 def test_each_number_is_traced_and_checked(measured, tmp_path):
     folder = write_report(measured, "tiny", tmp_path / "report").folder
     checked = check(measured, folder)
