@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+import pytest
+
 from bench.execute.processes import forked
 
 LOADED = {"torch", "timm", "bench.execute.worker"}
