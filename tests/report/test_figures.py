@@ -23,7 +23,7 @@ from results import Array
 NAMES = {
     *("accuracy", "training", "flops", "budgets", "overhead", "load", "entropy"),
     *("class_expert", "class_change", "expert_images", "editing"),
-    *("rank_intervals", "win_matrix"),
+    *("rank_intervals", "win_matrix", "pareto"),
 }
 
 

@@ -1,0 +1,104 @@
+"""Test accuracy against what a model costs, and the Pareto front: what nothing else surpasses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from report.axes import far_nulls, name_far
+from report.comparisons import METRIC
+from report.conditions import Entry
+from report.study import StudyData
+from report.style import FAINT, PAGE, panels, router_legend
+from report.table import DISTURBED, Lacking, number_of_runs
+from report.timings import Setting, Timing, of_entry, timings
+from report.topics.make import Sketch, as_figures
+from results.conditions import Condition
+from results.text import counted
+
+CAPTION = (
+    "Top-1 on the test split, mean over the seeds ({counts}), against what the model costs on one "
+    "image or has. Line: the Pareto front, of the systems that no cheaper one reaches.{timed}"
+)
+TIME, MILLISECONDS = "forward_ms", "forward, ms an image"
+Places = Mapping[Entry, tuple[float, float]]
+"""The cost and the accuracy in % of each entry."""
+
+
+@as_figures("pareto", "Accuracy against cost", "accuracy", "throughput")
+def draw(study: StudyData, condition: Condition) -> Sketch:
+    """Draw a panel for milliseconds, where models were timed, for FLOPs and for parameters."""
+    accuracy = {e: 100 * study.final(METRIC, e).mean() for e in study.under(condition)}
+    accuracy = {entry: value for entry, value in accuracy.items() if value == value}
+    if len(accuracy) < 2:
+        raise Lacking("fewer than two systems have a test accuracy", fine=True)
+    timed = _timed(study, list(accuracy))
+    costs: dict[str, Mapping[Entry, float]] = {
+        MILLISECONDS: {e: t.values[TIME] / t.setting.batch for e, t in timed.items()},
+        "forward FLOPs an image": _means(study, "flops_per_image", accuracy),
+        "parameters": _means(study, "params_total", accuracy),
+    }
+    costs = {label: of for label, of in costs.items() if of}
+    far = far_nulls(study, {entry: [value] for entry, value in accuracy.items()})
+    near = [entry for entry in accuracy if entry not in far]
+    figure, drawn = panels(len(costs), 3, PAGE, 2.1 + 0.05 * len(near), sharey=True)
+    for axes, (label, of) in zip(drawn, costs.items(), strict=True):
+        _draw(axes, study, {e: (of[e], accuracy[e]) for e in near if e in of})
+        axes.set_xlabel(label)
+        if label != MILLISECONDS:
+            axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
+    drawn[0].set_ylabel("top-1 (%)")
+    name_far(drawn[0], far, accuracy)
+    router_legend(figure, {entry.system: study.styles[entry.system] for entry in near}, 3)
+    counts = number_of_runs({entry.system: study.finished(entry) for entry in accuracy})
+    return CAPTION.format(counts=counts, timed=_sentence(timed)), figure, list(accuracy)
+
+
+def front(places: Places) -> list[Entry]:
+    """Return the entries that no other of at most their cost reaches, the cheapest first."""
+    kept: list[Entry] = []
+    for entry in sorted(places, key=lambda e: (places[e][0], -places[e][1])):
+        if not kept or places[entry][1] > places[kept[-1]][1]:
+            kept.append(entry)
+    return kept
+
+
+def _draw(axes: Axes, study: StudyData, places: Places) -> None:
+    best = [places[entry] for entry in front(places)]
+    axes.plot(*zip(*best, strict=True), color=FAINT, lw=0.8, drawstyle="steps-post", zorder=0)
+    for entry, place in places.items():
+        axes.plot(*place, **study.styles[entry.system].point, ls="")
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.grid()
+
+
+def _means(study: StudyData, metric: str, accuracy: Mapping[Entry, float]) -> dict[Entry, float]:
+    values = {entry: study.final(metric, entry) for entry in accuracy}
+    return {entry: float(each.mean()) for entry, each in values.items() if len(each)}
+
+
+def _timed(study: StudyData, entries: list[Entry]) -> dict[Entry, Timing]:
+    """Return the timing of each entry's whole model, at the setting that most have."""
+    models = [timing for timing in timings(study) if timing.setting.scope == "model"]
+    settings = [timing.setting for timing in models]
+    setting: Setting | None = max(settings, key=settings.count, default=None)
+    by_entry = {entry: of_entry(models, setting, entry) for entry in entries}
+    return {e: t for e, t in by_entry.items() if t is not None and TIME in t.values}
+
+
+def _sentence(timed: Mapping[Entry, Timing]) -> str:
+    """Say how the milliseconds were measured; "" where there are none."""
+    if not timed:
+        return ""
+    setting = next(iter(timed.values())).setting
+    threads = counted(setting.threads, "thread")
+    said = (
+        f" Milliseconds: median of whole models timed in turn, {setting.sizes}, {threads}, on "
+        f"{setting.machine}."
+    )
+    if disturbed := [e.label for e, t in timed.items() if t.is_disturbed(TIME)]:
+        said += f" {DISTURBED} Timed while other processes kept the machine busy: "
+        said += f"{', '.join(disturbed)}."
+    return said
