@@ -25,8 +25,8 @@ from report.table import (
 from results.conditions import Condition
 
 BEST = (
-    "Bold: best mean under a condition, among its rows and those without its settings, whether or "
-    "not its lead is resolved."
+    "Bold: best mean under a condition, among its rows and those without its settings, where it is "
+    "resolved from all of them."
 )
 INTERVALS = (
     "Mean over seeds ± half the width of its 95 % Student t interval (none where n = 1): for the "

@@ -36,6 +36,7 @@ _LATEX = {
     "§": r"$^\mathsection$",
     "¶": r"$^\mathparagraph$",
     "‖": r"$^\parallel$",
+    "≈": r"$^\approx$",
     "₂": r"\textsubscript{2}",
     "…": r"\ldots{}",
     "Ŷ": r"$\hat{Y}$",

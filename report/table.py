@@ -24,12 +24,14 @@ CONSTANT = "‡"
 OLDER = "§"
 DISTURBED = "¶"
 DEPENDENT = "‖"
+TIED = "≈"
 SEVERAL = "several"
 ARROWS = {"higher": " ↑", "lower": " ↓", None: ""}
 """After the heading of a column, by the better direction."""
 NOTES = {
     OUTSIDE: "{}: at least one run missed its budget by more than the tolerance.",
     DEPENDENT: "{}: in evaluation the answer to an image depends on the other images of its batch.",
+    TIED: "{}: the best mean under a condition, or not resolved from it.",
     CONSTANT: "{}: constant by construction, so it says nothing about the router.",
     DISTURBED: "{}: timed while other processes kept the machine busy; their load stands in the "
     "table of timings. To time it again: the same command with another "
@@ -49,7 +51,8 @@ class Column:
     """One column. A value is shown as `value * scale` with `digits` decimals, in `unit`.
 
     `n` is the number of runs of its cells where that is not the row's. The best means of a `ranked`
-    column are marked. A `p_value` too small for its decimals is shown as less than the last one.
+    column are marked (see `report.best`). A `p_value` too small for its decimals is shown as less
+    than the last one.
     """
 
     key: str
@@ -190,7 +193,7 @@ def assemble(
     columns: Iterable[Column],
     rows: Iterable[Row],
 ) -> Table:
-    """Make a table without empty columns, with one prefix a SI column, best means marked."""
+    """Make a table without empty columns, with one prefix a SI column."""
     kept_columns, kept_cells = [], []
     listed = list(rows)
     for index, column in enumerate(columns):
@@ -199,7 +202,7 @@ def assemble(
             continue
         fitted = _with_prefix(column, cells) if column.si else column
         kept_columns.append(fitted)
-        kept_cells.append(_with_best(fitted, cells, [row.under for row in listed]))
+        kept_cells.append(cells)
     finished = tuple(
         replace(row, cells=tuple(cells))
         for row, cells in zip(listed, zip(*kept_cells, strict=True), strict=True)
@@ -211,26 +214,6 @@ def _with_prefix(column: Column, cells: Sequence[Cell]) -> Column:
     largest = max(abs(cell.value) for cell in cells if cell.value is not None)
     power = 0 if largest < 1 else min(int(log10(largest) + 1e-12) // 3, len(_PREFIXES) - 1)
     return replace(column, scale=10.0 ** (-3 * power), unit=_PREFIXES[power] + column.unit)
-
-
-def _with_best(
-    column: Column, cells: Sequence[Cell], under: Sequence[tuple[Condition, ...]]
-) -> list[Cell]:
-    """Mark the best mean under each condition, ties as shown included; none where all are alike."""
-    if not column.ranked:
-        return list(cells)
-    choose = max if column.better == "higher" else min
-    best: set[int] = set()
-    for condition in {condition for each in under for condition in each}:
-        shown = {
-            number: float(f"{cell.value * column.scale:.{column.digits}f}")
-            for number, (cell, own) in enumerate(zip(cells, under, strict=True))
-            if condition in own and cell.value is not None and CONSTANT not in cell.marks
-        }
-        if len(set(shown.values())) > 1:
-            top = choose(shown.values())
-            best |= {number for number, value in shown.items() if value == top}
-    return [replace(cell, best=number in best) for number, cell in enumerate(cells)]
 
 
 @dataclass(frozen=True)

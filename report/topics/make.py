@@ -8,6 +8,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
+from report.best import with_best
 from report.conditions import ANY, Entry
 from report.older import aged_table, older_sentence
 from report.study import StudyData
@@ -35,7 +36,7 @@ class TableMaker:
     def __call__(self, study: StudyData) -> Table | Absent:
         """Make the table, or say what the study lacks for it."""
         try:
-            made = assemble(self.name, self.title, *self.contents(study))
+            made = with_best(study, assemble(self.name, self.title, *self.contents(study)))
         except Lacking as lacking:
             return Absent(self.name, self.title, str(lacking), lacking.fine)
         return aged_table(made, study, self.suites)

@@ -10,6 +10,7 @@ from report.latex import latex_heading, to_latex
 from report.page import make_page
 from report.render import to_markdown
 from report.study import load_study
+from report.table import TIED
 from report.topics import accuracy, compute, specialization
 from report.topics.trials import Logs
 
@@ -25,8 +26,8 @@ COLUMNS = {
 def study(lab, store):
     """`soft_moe` is ahead under both conditions, by 1 point more under the second."""
     made = lab(suites=("accuracy", "specialization"))
-    made.study_of({"soft_moe": [0.8, 0.81], "my_gate": [0.6, 0.61]}, CONDITIONS)
-    made.study_of({"dense": [0.4, 0.41]})
+    made.study_of({"soft_moe": [0.8, 0.81, 0.83], "my_gate": [0.6, 0.62, 0.61]}, CONDITIONS)
+    made.study_of({"dense": [0.4, 0.41, 0.4]})
     return load_study(store)
 
 
@@ -56,3 +57,28 @@ def test_each_condition_has_its_own_best(study, make):
     rows = [row.replace("<wbr>", "") for row in body.split("<tr")[2:]]
     bold = [row for row in rows if re.findall(r'<td class="([^"]*)"', row)[place].endswith("best")]
     assert conditions_in_bold(bold) == ["1.0", "2.0"]
+
+
+def test_a_row_may_be_the_best_under_one_of_its_conditions(lab, store):
+    made = lab(suites=("accuracy",))
+    made.study_of({"soft_moe": [0.5, 0.51, 0.53]}, CONDITIONS[:1])
+    made.study_of({"my_gate": [0.4, 0.42, 0.41]}, CONDITIONS)
+    for seed, value in enumerate([0.9, 0.91, 0.89]):
+        made.trial("soft_moe", seed, value, CONDITIONS[1])
+    made.study_of({"dense": [0.7, 0.72, 0.7]})
+    table = accuracy.table(load_study(store))
+    place = [column.key for column in table.columns].index("top1")
+    bold = {(row.entry.label, len(row.under)) for row in table.rows if row.cells[place].best}
+    assert bold == {("dense", 2), ("soft_moe", 1)}
+
+
+def test_a_lead_that_is_not_resolved_is_not_bold(lab, store):
+    lab(suites=("accuracy",)).study_of(
+        {"soft_moe": [0.8, 0.9, 0.7], "my_gate": [0.82, 0.7, 0.83], "dense": [0.2, 0.25, 0.21]}
+    )
+    table = accuracy.table(load_study(store))
+    place = [column.key for column in table.columns].index("top1")
+    cells = {row.entry.label: row.cells[place] for row in table.rows}
+    assert not any(cell.best for cell in cells.values())
+    assert {label for label, c in cells.items() if TIED in c.marks} == {"soft_moe", "my_gate"}
+    assert f"{TIED}: the best mean under a condition, or not resolved from it." in table.notes

@@ -19,7 +19,7 @@ PROBE = """<script>
   const up = order();
   head.querySelector("button").click();
   const down = order();
-  const best = table.tBodies[0].rows[0].querySelector("td.best a.from");
+  const best = table.tBodies[0].rows[0].cells[head.cellIndex].querySelector("a.from");
   best.click();
   const list = document.querySelector("#table-trials");
   const left = [...list.querySelectorAll("tbody tr")].filter((row) => row.checkVisibility());

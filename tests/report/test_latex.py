@@ -32,7 +32,7 @@ def test_numbers_are_aligned_at_their_points_and_what_tex_reads_as_commands_is_e
     ]
     rows = [
         Row((
-            words("soft_moe", OUTSIDE), Cell(0.871, 0.861, 0.881, 3), Cell(1e-7, n=3),
+            words("soft_moe", OUTSIDE), Cell(0.871, 0.861, 0.881, 3, best=True), Cell(1e-7, n=3),
             Cell(1.5, 1.4, 1.9, 3, bracketed=True),
         ), 3),
         Row((words("my|gate & co"), Cell(0.5, n=1), words(MISSING), Cell(-12.0, n=3)), 3),

@@ -22,7 +22,7 @@ def table():
     ]
     rows = [
         Row((
-            words("soft_moe", OUTSIDE), Cell(0.871, 0.861, 0.881, 3), Cell(1e-7, n=3),
+            words("soft_moe", OUTSIDE), Cell(0.871, 0.861, 0.881, 3, best=True), Cell(1e-7, n=3),
             Cell(1.5, 1.4, 1.9, 3, bracketed=True), words(MISSING),
         ), 3),
         Row((

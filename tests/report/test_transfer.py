@@ -52,7 +52,7 @@ def test_the_headline_stands_next_to_top1_and_nowhere_else_in_the_main_table(stu
     by_router = {row.entry.label: row for row in table.rows}
     cells = {name: row.cells[keys.index("transfer_top1")] for name, row in by_router.items()}
     assert cells["soft_moe"].value == pytest.approx(0.41)
-    assert cells["soft_moe"].best
+    assert table.columns[keys.index("transfer_top1")].ranked
     assert cells["random"].value is None
     assert [column.key for column, *_ in generic.headlines(study)] == ["fewshot.transfer_top1"]
 

@@ -1,0 +1,72 @@
+"""The best means of a table: bold where the tests bear it, and which others may be as good."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from report.study import StudyData
+from report.table import CONSTANT, TIED, Cell, Column, Row, Table
+from results.conditions import Condition
+from results.statistics.comparisons import NULLS, declared, family
+
+BySeed = Mapping[int, float]
+
+
+def with_best(study: StudyData, table: Table) -> Table:
+    """Mark the best means of the ranked columns, under each condition.
+
+    The best is bold where it is resolved from each other that it is compared with, by the tests of
+    test accuracy on the values of the column. Otherwise it, and those that it is not resolved
+    from, have a mark. Nothing is marked where no test can be made, as of one seed.
+    """
+    seeds = dict(zip(study.trials["trial"], study.trials["seed"], strict=True))
+    columns = [list(cells) for cells in zip(*(row.cells for row in table.rows), strict=True)]
+    for place, column in enumerate(table.columns):
+        if column.ranked:
+            columns[place] = _marked(study, column, columns[place], table.rows, seeds)
+    rows = zip(table.rows, zip(*columns, strict=True), strict=True)
+    return replace(table, rows=tuple(replace(row, cells=cells) for row, cells in rows))
+
+
+def _marked(
+    study: StudyData,
+    column: Column,
+    cells: Sequence[Cell],
+    rows: Sequence[Row],
+    seeds: Mapping[str, int],
+) -> list[Cell]:
+    by_condition: dict[Condition, dict[int, BySeed]] = {}
+    for number, (cell, row) in enumerate(zip(cells, rows, strict=True)):
+        if cell.value is None or not cell.values or CONSTANT in cell.marks:
+            continue
+        pairs = zip(cell.trials, cell.values, strict=True)
+        by_seed = {seeds[trial]: value for trial, value in pairs if trial in seeds}
+        for condition in row.under if by_seed else ():  # a bare layer has none
+            by_condition.setdefault(condition, {})[number] = by_seed
+    best, tied = set[int](), set[int]()
+    for condition, values in by_condition.items():
+        others = [other for place, other in by_condition.items() if place != condition]
+        nulls = [n for n in values if (entry := rows[n].entry) and entry.system.router in NULLS]
+        compared = family(
+            values,
+            declared([number for number in values if number not in nulls], nulls),
+            study.planned_analyses,
+            others,
+        )
+        means = {number: fmean(by_seed.values()) for number, by_seed in values.items()}
+        choose = max if column.better == "higher" else min
+        leader = choose(means, key=means.__getitem__)
+        if all(each.adjusted is None for each in compared):
+            continue
+        with_leader = [each for each in compared if leader in (each.entry, each.reference)]
+        unresolved = [each for each in with_leader if not each.resolved]
+        if unresolved:
+            tied |= {leader, *(n for each in unresolved for n in (each.entry, each.reference))}
+        else:
+            best.add(leader)
+    return [
+        replace(cell, best=number in best, marks=(*cell.marks, *([TIED] if number in tied else ())))
+        for number, cell in enumerate(cells)
+    ]
