@@ -52,7 +52,7 @@ if BROWSER:
             "what has no number stays below"
         )
         assert reported["behind"] == ["soft_moe"] * 3, "a number shows its trials"
-        assert reported["note"].startswith("Behind 87.3 ± 3.8 (soft_moe")
+        assert reported["note"].startswith("Behind 87.3 ± 3.8≈ (soft_moe")
         assert reported["first"].startswith("Behind soft_moe 87.3 ± 3.8 % (n = 3).")
         assert reported["all"] == len(written.tables["trials"].rows)
 
