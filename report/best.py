@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import isfinite
 from statistics import fmean
 
 from report.study import StudyData
@@ -42,7 +43,7 @@ def _marked(
         if cell.value is None or not cell.values or CONSTANT in cell.marks:
             continue
         pairs = zip(cell.trials, cell.values, strict=True)
-        by_seed = {seeds[trial]: value for trial, value in pairs if trial in seeds}
+        by_seed = {seeds[t]: value for t, value in pairs if t in seeds and isfinite(value)}
         for condition in row.under if by_seed else ():  # a bare layer has none
             by_condition.setdefault(condition, {})[number] = by_seed
     best, tied = set[int](), set[int]()
