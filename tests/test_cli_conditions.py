@@ -16,7 +16,7 @@ QUICK = (
     *("--study", "mixed", "--no-report"),
 )
 FIRST = ("--routers", "softmax_token_choice,soft_moe,dense")
-SECOND = ("--routers", "softmax_token_choice,softmax_expert_choice,dense")
+SECOND = ("--routers", "softmax_token_choice,sparsity_constrained_expert_choice,dense")
 
 
 def bench(home: Path, *arguments: str) -> None:
@@ -39,11 +39,13 @@ def test_a_router_is_told_at_the_value_that_it_was_trained_at(
         ("softmax_token_choice", f"{setting}={first}"),
         ("softmax_token_choice", f"{setting}={second}"),
         ("soft_moe", f"{setting}={first}"),
-        ("softmax_expert_choice", f"{setting}={second}"),
+        ("sparsity_constrained_expert_choice", f"{setting}={second}"),
     }
     bench(tmp_path, "db", "export", str(tmp_path / "all.csv"))
     exported = pd.read_csv(tmp_path / "all.csv", keep_default_na=False)
     assert set(zip(exported["router"], exported["condition"], strict=True)) == expected
     capsys.readouterr()
-    bench(tmp_path, "report", "--trace", "main", "softmax_expert_choice", "top1")
-    assert f"softmax_expert_choice, {setting}={second}, seed 0" in capsys.readouterr().out
+    bench(tmp_path, "report", "--trace", "main", "sparsity_constrained_expert_choice", "top1")
+    assert (
+        f"sparsity_constrained_expert_choice, {setting}={second}, seed 0" in capsys.readouterr().out
+    )
