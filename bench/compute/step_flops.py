@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
 from bench.compute.flops import FlopCounter
-from bench.model import MoELayer, moe_layers
+from bench.model import MoELayer
 from routers import PaddedRouting, Routing
 
 Sizes = tuple[int, ...]
@@ -40,8 +41,8 @@ class LayerWork(BaseModel):
 
     def knows(self, sizes: Sizes) -> bool:
         """Tell whether the FLOPs for these sizes follow from those that were counted."""
-        if not self.sizes:
-            return False
+        if not self.sizes or sizes in self.sizes:
+            return bool(self.sizes)
         rest = _difference(sizes, self.sizes[0])
         return bool(np.allclose(self._spanned() @ self._shares(rest), rest, atol=1e-6))
 
@@ -86,18 +87,19 @@ class StepFlops(BaseModel):
     counted_sizes: list[Sizes] = []
     layers: list[LayerWork] = []
 
-    def sizes_of(self, model: nn.Module, routings: Sequence[Routing]) -> list[Sizes]:
-        """Return the sizes of each MoE layer's routing.
+    def sizes_of(
+        self, model: nn.Module, layers: Sequence[MoELayer], routings: Sequence[Routing]
+    ) -> list[Sizes]:
+        """Return the sizes of each routing of a model's MoE layers, in network order.
 
         The work of experts that does not follow from what was counted is counted here.
         """
-        layers = moe_layers(model)
         self.layers += [LayerWork() for _ in range(len(layers) - len(self.layers))]
         all_sizes = []
-        for (name, layer), routing, work in zip(layers.items(), routings, self.layers, strict=True):
+        for layer, routing, work in zip(layers, routings, self.layers, strict=True):
             sizes = layer.experts.sizes(routing)
             if not work.knows(sizes):
-                work.learn(sizes, experts_flops(layer, routing, _needs_gradient(model, name)))
+                work.learn(sizes, experts_flops(layer, routing, _needs_gradient(model, layer)))
             all_sizes.append(sizes)
         return all_sizes
 
@@ -160,11 +162,8 @@ def _leaf(routing: Routing) -> tuple[Routing, list[Tensor]]:
     return own, leaves
 
 
-def _needs_gradient(model: nn.Module, layer: str) -> bool:
+def _needs_gradient(model: nn.Module, layer: MoELayer) -> bool:
     """Find out whether a module before the layer, in network order, learns."""
-    for name, parameter in model.named_parameters():
-        if name.startswith(f"{layer}."):
-            return False
-        if parameter.requires_grad:
-            return True
-    return False
+    own = set(layer.parameters())
+    before = takewhile(lambda parameter: parameter not in own, model.parameters())
+    return any(parameter.requires_grad for parameter in before)

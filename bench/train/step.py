@@ -222,7 +222,8 @@ class Trainer:
             if any(listens(layer.router) for layer in self._moe_layers):
                 stats = added(stats, [step_stats(routing) for routing in losses.routings])
             if self.step_flops is not None:
-                sizes.append(self.step_flops.sizes_of(self._model, losses.routings))
+                layers = self._moe_layers
+                sizes.append(self.step_flops.sizes_of(self._model, layers, losses.routings))
         loss = (torch.stack(tasks) * images.new_tensor(shares)).sum()
         return loss, stats, total_sizes(sizes)
 
