@@ -1,4 +1,4 @@
-"""What a tuning found: the best settings of each router, and a request that trains with them."""
+"""The results of a tuning: the best settings of each router, and a request that uses them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial
 
 from bench.plan import Request, selected_routers
 from bench.tune.rungs import Tried, next_training, winner
-from bench.tune.search import STATUS, TRAINING, UNDER_WAY, by_setting, tried_on
+from bench.tune.search import STATUS, TRAINING, UNDER_WAY, by_setting
 from bench.tune.storage import file_of, open_tuning
 from results import Store
 from results.store.records import AttemptRecord, AttemptStatus
@@ -46,7 +46,13 @@ class SettingResult:
     @property
     def mean(self) -> float:
         """The mean accuracy over its seeds."""
-        return fmean(value or 0.0 for value in self.values)
+        return fmean(self.reached.values)
+
+    @property
+    def reached(self) -> Tried:
+        """What settings are compared by."""
+        values = tuple(value or 0.0 for value in self.values)
+        return Tried(values, self.status == AttemptStatus.DONE)
 
 
 @dataclass(frozen=True)
@@ -85,10 +91,7 @@ class SearchResult:
     @property
     def is_between_rungs(self) -> bool:
         """Whether some settings had begun on further seeds, and others were still to follow."""
-        tried = [
-            Tried(tuple(value or 0.0 for value in each.values), each.status == AttemptStatus.DONE)
-            for each in self.tried
-        ]
+        tried = [each.reached for each in self.tried]
         seeds = max((len(each.values) for each in tried), default=0)
         return next_training(tried, len(tried), seeds) is not None
 
@@ -120,7 +123,7 @@ def _result(study: optuna.Study, store: Store) -> SearchResult:
     trainings = tuple(dict.fromkeys(trained))
     attempts = store.attempts(trainings)
     tried = tuple(_setting(trials, attempts) for trials in settings)
-    number = winner([tried_on(trials) for trials in settings])
+    number = winner([each.reached for each in tried])
     best = None if number is None else tried[number]
     statuses = [each.status for each in tried]
     flops, seconds = _cost(trainings, attempts)

@@ -31,7 +31,7 @@ class Rung:
 
 @dataclass(frozen=True)
 class Tried:
-    """What a setting has reached.
+    """The accuracies that a setting has reached.
 
     Attributes:
         values: its validation accuracy on each seed so far, at least one; 0 where it left no model.
