@@ -100,7 +100,7 @@ PACKAGES = r"""\usepackage{booktabs,longtable,array}
 \usepackage{siunitx}
 \sisetup{group-digits=none, reset-text-series=false, text-series-to-math=true,
   table-align-text-after=false}"""
-"""What a document needs that holds these tables."""
+"""The packages and settings that a document with these tables needs."""
 _NUMBER = re.compile(r"−?(\d+)(\.\d+)?")
 
 

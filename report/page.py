@@ -13,7 +13,7 @@ from report.render import cell_parts
 from report.study import StudyData
 from report.style import COLUMN, FAINT, GRID, INK, PAPER, Drawing
 from report.summary import compared, findings, remarks
-from report.table import ARROWS, Absent, Cell, Column, Row, Table, said_once
+from report.table import ARROWS, Absent, Cell, Column, Row, Table, missing, said_once
 from report.topics import chosen, provenance, sections
 from report.topics.trials import Logs, incomplete, readable
 
@@ -80,7 +80,6 @@ def make_page(
     logs: Logs,
 ) -> str:
     """Return the page as HTML."""
-    absent = [p for p in (*tables, *figures) if isinstance(p, Absent) and not p.fine]
     router_cards = provenance.router_cards(study)
     return (
         _environment()
@@ -90,7 +89,7 @@ def make_page(
             compared=compared(study),
             findings=findings(study),
             remarks=remarks(study),
-            missing=said_once(absent),
+            missing=said_once(missing([*tables, *figures])),
             sections=[(each, *chosen(each, tables, figures)) for each in sections(study)],
             cards=router_cards,
             bibtex=provenance.bibtex(router_cards),

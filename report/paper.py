@@ -13,7 +13,7 @@ from report.latex import PACKAGES, latex_heading, latex_text
 from report.study import StudyData
 from report.style import Drawing
 from report.summary import compared, findings, remarks
-from report.table import Absent, Table, said_once
+from report.table import Absent, Table, missing, said_once
 from report.topics import chosen, sections
 
 HEAD = rf"""\documentclass[10pt]{{article}}
@@ -39,9 +39,7 @@ def to_paper(
         there = [_shown(part) for part in shown if not isinstance(part, Absent)]
         if there:
             body.append("\n\n".join([rf"\section{{{latex_text(section.title)}}}", *there]))
-    parts = (*tables, *figures)
-    absent = said_once(part for part in parts if isinstance(part, Absent) and not part.fine)
-    if absent:
+    if absent := said_once(missing([*tables, *figures])):
         named = "; ".join(f"{part.title} ({part.why})" for part in absent)
         body.append(latex_text(f"Not shown: {named}."))
     references = [r"\nocite{*}", r"\bibliographystyle{plain}", r"\bibliography{references}"]
@@ -64,9 +62,8 @@ def _opening(study: StudyData) -> list[str]:
     """Return the summary as paragraphs."""
     paragraphs = [latex_heading(compared(study))]
     for finding in findings(study):
-        under = f" ({finding.condition})" if finding.condition else ""
-        best = latex_heading(f"Best{under}: {finding.system}, {finding.accuracy}.")
-        paragraphs.append(rf"\textbf{{{best}}} {latex_heading(' '.join(finding.sentences))}")
+        best, sentences = map(latex_heading, (finding.headline, " ".join(finding.sentences)))
+        paragraphs.append(rf"\textbf{{{best}}} {sentences}")
     return [*paragraphs, *map(latex_heading, remarks(study))]
 
 

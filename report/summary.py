@@ -52,6 +52,12 @@ class Finding:
     resolved: bool
     trials: tuple[str, ...]
 
+    @property
+    def headline(self) -> str:
+        """What is best, in a sentence."""
+        under = f" ({self.condition})" if self.condition else ""
+        return f"Best{under}: {self.system}, {self.accuracy}."
+
 
 def compared(study: StudyData) -> str:
     """Say what was compared, in one sentence."""

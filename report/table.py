@@ -234,6 +234,11 @@ class Lacking(Exception):
         self.fine = fine
 
 
+def missing(parts: Iterable[object]) -> list[Absent]:
+    """Return those of a report's parts that the study should have and lacks."""
+    return [part for part in parts if isinstance(part, Absent) and not part.fine]
+
+
 def said_once(parts: Iterable[Absent]) -> list[Absent]:
     """Join the parts that are missing for one reason to one, which names them all."""
     by_reason: dict[tuple[str, bool], list[Absent]] = {}

@@ -21,7 +21,7 @@ from report.render import to_csv, to_markdown
 from report.study import StudyData, load_study
 from report.style import Drawing
 from report.summary import changed, compared, findings, remarks, texts
-from report.table import Absent, Table
+from report.table import Absent, Table, missing
 from report.topics import draw_figures, make_tables, provenance
 from report.topics.trials import Logs
 from results import Store
@@ -81,7 +81,6 @@ def write_report(
     others = []
     if bibtex := provenance.bibtex(provenance.router_cards(data)):
         others.append(_write(folder / "references.bib", bibtex + "\n"))
-    absent = [p for p in (*tables, *figures) if isinstance(p, Absent) and not p.fine]
     page = _write(folder / "index.html", make_page(data, tables, figures, logs))
     markdown = _write(folder / "report.md", _markdown(data, tables, figures))
     others += [
@@ -101,7 +100,7 @@ def write_report(
         markdown=markdown,
         tables=tuple(written),
         figures=tuple(drawn),
-        missing={part.title: part.why for part in absent},
+        missing={part.title: part.why for part in missing([*tables, *figures])},
     )
 
 
@@ -143,9 +142,7 @@ def _markdown(
     """Return the whole report as one Markdown text that shows the figures."""
     parts = [f"# {study.name}", compared(study)]
     for finding in findings(study):
-        under = f" ({finding.condition})" if finding.condition else ""
-        sentences = " ".join(finding.sentences)
-        parts.append(f"**Best{under}: {finding.system}, {finding.accuracy}.** {sentences}")
+        parts.append(f"**{finding.headline}** {' '.join(finding.sentences)}")
     parts += remarks(study)
     sections: dict[str, Sequence[Table | Drawing | Absent]] = {"Tables": tables, "Figures": figures}
     for heading, own in sections.items():
