@@ -1,4 +1,4 @@
-"""What a router takes of a preset's `router`: its hyper-parameters, and those of its affinity."""
+"""The options that a router gets of a preset's `router`: its own, and those of its affinity."""
 
 from __future__ import annotations
 

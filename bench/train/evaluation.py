@@ -116,9 +116,9 @@ class ByStep:
 class ByAmount:
     """The schedule of a fixed amount of seconds or FLOPs, which estimates the steps that are left.
 
-    Each segment has its own estimate, so the learning rate falls by the share of the
-    amount that was spent. FLOPs are known after each step: a training ends with the one that comes
-    nearest to its amount. Seconds are known after a segment: it ends after the steps estimated
+    Each segment has its own estimate, so the learning rate falls by the share of the amount that
+    was spent. FLOPs are known after each step: a training ends with the one that comes nearest to
+    its amount. Seconds are known after a segment: it ends after the steps estimated
     before its last segment, and the seconds are missed by the error of that estimate.
 
     Args:

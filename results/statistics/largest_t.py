@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline
 
 FARTHEST = 13.0
-"""Of two standard normal numbers, none worth mentioning are further apart."""
+"""The distance of standard normal numbers beyond which none is worth mentioning."""
 FEWEST_ROUTERS = 3
 """With fewer, nulls count as routers."""
 TAIL = 1e-12

@@ -264,7 +264,7 @@ def test_what_is_gone_is_named(small, tmp_path, store):
 
 
 def test_a_number_that_other_trials_give_now_is_named(small, store, tmp_path):
-    """The same protocol asked for again: as good, but not what was printed."""
+    """Runs of the same protocol are as good, but are not those that were printed."""
     made, folder = small
     made.protocol = "second"
     for seed, value in enumerate(TOP1["soft_moe"]):
