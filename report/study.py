@@ -35,7 +35,7 @@ from results.frames import (
 )
 from results.statistics.interim import confidence_of, planned_analyses
 
-_ROUTED = {"balance", "editing", "entropy", "pruning", "specialization"}
+_ROUTED = {"balance", "editing", "entropy", "pruning", "specialization", "traces"}
 BUILT_IN = _ROUTED | {"accuracy", "scaling", "throughput"}
 """The suites that have tables and figures of their own; others get those of `generic`."""
 FAMILIES = ("baseline", "null", "token_choice", "expert_choice", "soft")

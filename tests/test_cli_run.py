@@ -177,7 +177,7 @@ def test_the_database_is_described_and_exported(home: Path, tmp_path: Path, caps
         frame = read(file)
         assert set(frame["suite"]) == {
             *("accuracy", "fewshot", "scaling", "throughput"),
-            *("balance", "entropy", "specialization", "stability", "pruning"),
+            *("balance", "entropy", "specialization", "stability", "traces", "pruning"),
         }
         assert set(frame["router"]) == {"softmax_token_choice", "dense"}
     here("db", "upgrade", "--home", str(home / "runs"))

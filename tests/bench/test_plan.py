@@ -89,7 +89,7 @@ def reasons(store: Store, plan: Plan, home: Path = Path()) -> set[tuple[bool, st
 def test_trials_are_measured_by_suites_of_trials_and_layers_by_those_of_layers(plan) -> None:
     made = plan(seeds=2)
     assert [planned.spec.seed for planned in made.trials] == [0, 0, 1, 1]
-    about_routing = ["balance", "entropy", "specialization", "stability"]
+    about_routing = ["balance", "entropy", "specialization", "stability", "traces"]
     measured = ["accuracy", "fewshot", *about_routing, "scaling", "editing", "pruning"]
     assert [suite.name for suite in made.trials[0].suites] == measured
     assert [layer.label for layer in made.layers] == list(ROUTERS)
@@ -153,7 +153,7 @@ def test_a_request_is_plain_data(store: Store, plan) -> None:
     store.study(request.study, request.record())
     kept = store.find_study("smoke").request
     assert kept["preset"]["routers"] == list(ROUTERS)
-    routing = {"balance", "entropy", "specialization", "stability", "pruning"}
+    routing = {"balance", "entropy", "specialization", "stability", "traces", "pruning"}
     others = {"accuracy", "fewshot", "throughput", "scaling", "editing"}
     assert set(kept["suites"]) == others | routing
 

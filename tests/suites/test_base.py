@@ -42,7 +42,8 @@ QUICK = {
 }
 
 SUITES_OF_OURS = [
-    *("accuracy", "balance", "editing", "entropy", "specialization", "stability", "throughput")
+    *("accuracy", "balance", "editing", "entropy", "specialization", "stability", "throughput"),
+    "traces",
 ]
 
 
