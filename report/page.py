@@ -15,6 +15,7 @@ from report.style import COLUMN, FAINT, GRID, INK, PAPER, Drawing
 from report.summary import compared, findings, remarks
 from report.table import ARROWS, Absent, Cell, Column, Row, Table, missing, said_once
 from report.topics import chosen, provenance, sections
+from report.topics.traces import Explorer
 from report.topics.trials import Logs, incomplete, readable
 
 LISTS = ("trial", "layer")
@@ -78,6 +79,7 @@ def make_page(
     tables: Sequence[Table | Absent],
     figures: Sequence[Drawing | Absent],
     logs: Logs,
+    explorer: Explorer | Absent,
 ) -> str:
     """Return the page as HTML."""
     router_cards = provenance.router_cards(study)
@@ -89,7 +91,8 @@ def make_page(
             compared=compared(study),
             findings=findings(study),
             remarks=remarks(study),
-            missing=said_once(missing([*tables, *figures])),
+            missing=said_once(missing([*tables, *figures, explorer])),
+            explorer=None if isinstance(explorer, Absent) else explorer,
             sections=[(each, *chosen(each, tables, figures)) for each in sections(study)],
             cards=router_cards,
             bibtex=provenance.bibtex(router_cards),

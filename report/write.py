@@ -23,6 +23,7 @@ from report.style import Drawing
 from report.summary import changed, compared, findings, remarks, texts
 from report.table import Absent, Table, missing
 from report.topics import draw_figures, make_tables, provenance
+from report.topics.traces import explorer
 from report.topics.trials import Logs
 from results import Store
 
@@ -67,6 +68,7 @@ def write_report(
     data = load_study(store, study, claims)
     folder, logs = Path(folder), Logs(home, folder)
     tables, figures = make_tables(data), list(draw_figures(data))
+    traces = explorer(data)
     written = [
         _write(folder / "tables" / f"{table.name}.{kind}", render(table))
         for table in _tables(tables)
@@ -81,7 +83,7 @@ def write_report(
     others = []
     if bibtex := provenance.bibtex(provenance.router_cards(data)):
         others.append(_write(folder / "references.bib", bibtex + "\n"))
-    page = _write(folder / "index.html", make_page(data, tables, figures, logs))
+    page = _write(folder / "index.html", make_page(data, tables, figures, logs, traces))
     markdown = _write(folder / "report.md", _markdown(data, tables, figures))
     others += [
         _write(folder / "methods.md", methods_markdown(data)),
@@ -100,7 +102,7 @@ def write_report(
         markdown=markdown,
         tables=tuple(written),
         figures=tuple(drawn),
-        missing={part.title: part.why for part in missing([*tables, *figures])},
+        missing={part.title: part.why for part in missing([*tables, *figures, traces])},
     )
 
 

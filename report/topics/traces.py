@@ -1,0 +1,168 @@
+"""The routing explorer of the page: where each patch of a few test images went.
+
+What suite traces kept of each router's first seed becomes plain data for a script of the page.
+Bytes are base64. Thumbnails stand once for all routers that saw the same images.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from report.cells import require_asked, why_without
+from report.conditions import Entry
+from report.older import older_sentence
+from report.study import StudyData
+from report.table import Absent, Lacking
+from results import ArrayRecord
+
+SUITE, TITLE = "traces", "Where each patch went"
+MOST = 8 * 10**6
+"""Characters of data on the page, at most; what is beyond is left out, snapshots first."""
+TOP_CLASSES = 4
+"""Classes that are listed of an expert."""
+SMALL = 127
+"""Experts up to which a number of one fits a byte."""
+CAPTION = (
+    "The first test images of each class, the same for every router and seed. A patch is coloured "
+    "by the expert with the largest combine weight, the more opaque the larger that expert's share "
+    "of the patch's combine weight, from the smallest to the largest share shown. A patch without "
+    "a colour got nothing from any expert. Tokens that are no patches are left out. One run of "
+    "each router (n = 1), since an expert's number means nothing across seeds."
+)
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """The routing explorer: `data` for the script, plain and ready for JSON."""
+
+    title: str
+    caption: str
+    data: dict[str, Any]
+
+
+def explorer(study: StudyData) -> Explorer | Absent:
+    """Collect the traces of a study, or say what it lacks."""
+    try:
+        traced = {entry: own for entry in study.entries if (own := _of_first_seed(study, entry))}
+        if not traced:
+            require_asked(study, SUITE)
+            raise Lacking(why_without(study, SUITE, "patches on a grid"))
+    except Lacking as lacking:
+        return Absent("explorer", TITLE, str(lacking), lacking.fine)
+    samples: dict[str, int] = {}
+    # Routers before baselines: the first two are those that a reader sees first.
+    order = sorted(traced, key=lambda entry: study.is_baseline(entry.system))
+    routers = [_router(entry, traced[entry], samples) for entry in order]
+    kept, left_out = within(MOST, routers)
+    sentences = CAPTION, left_out, older_sentence(study, traced, (SUITE,))
+    data = {"samples": list(map(json.loads, samples)), "routers": kept}
+    return Explorer(TITLE, " ".join(filter(None, sentences)), data)
+
+
+def _of_first_seed(study: StudyData, entry: Entry) -> list[ArrayRecord]:
+    """Return the arrays of an entry's lowest seed; none where no patch was traced."""
+    own = [record for record in study.arrays.get(entry, ()) if record.suite == SUITE]
+    first = min((record.seed or 0 for record in own), default=0)
+    own = [record for record in own if (record.seed or 0) == first]
+    return own if any(record.name == "traced_experts" for record in own) else []
+
+
+def _router(entry: Entry, records: list[ArrayRecord], samples: dict[str, int]) -> dict[str, Any]:
+    """Describe the traces of one router; its sample is added to those of the page if it is new."""
+    whole = {record.name: np.asarray(record.values) for record in records if record.layer is None}
+    sample = json.dumps(_sample(whole))
+    maps = {(record.layer or 0, record.step) for record in records if record.layer is not None}
+    by_layer: dict[int, list[dict[str, Any]]] = {}
+    # The end, which has no step, after all snapshots.
+    for layer, step in sorted(maps, key=lambda each: (each[0], each[1] is None, each[1] or 0)):
+        own = {r.name: np.asarray(r.values) for r in records if (r.layer, r.step) == (layer, step)}
+        by_layer.setdefault(layer, []).append({"step": step, **_map(own, whole["traced_labels"])})
+    return {
+        "name": " · ".join(filter(None, (entry.label, entry.condition.label))),
+        "seed": records[0].seed,
+        "sample": samples.setdefault(sample, len(samples)),
+        "layers": [{"layer": layer, "maps": own} for layer, own in by_layer.items()],
+    }
+
+
+def _sample(whole: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Describe the images: pixels channel by channel, labels, and the classes' names by label."""
+    images, labels = whole["traced_images"], whole["traced_labels"].tolist()
+    names = list(map(str, whole["class_names"]))
+    return {
+        **dict(zip(("images", "channels", "height", "width"), images.shape, strict=True)),
+        "pixels": encoded(images),
+        "labels": labels,
+        "classes": {label: names[label] for label in sorted(set(labels))},
+    }
+
+
+def _map(own: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
+    """Describe one layer at one time: the expert and share of each patch, and experts' classes."""
+    experts, weights = own["traced_experts"], own["traced_weights"]
+    number = weights.shape[1]
+    _, rows, columns = experts.shape
+    return {
+        "number": number,
+        "rows": rows,
+        "columns": columns,
+        "experts": encoded(experts.astype(np.int8 if number <= SMALL else "<i2")),
+        "shares": encoded(own["traced_shares"]),
+        "classes": list(top_classes(weights, labels)),
+    }
+
+
+def top_classes(weights: np.ndarray, labels: np.ndarray) -> Iterator[list[tuple[int, int]]]:
+    """Yield of each expert the classes that most of its combine weight goes to, with its percent.
+
+    Args:
+        weights: (n, E), what each image gives each expert.
+        labels: (n,).
+    """
+    classes = np.unique(labels)
+    by_class = np.stack([weights[labels == label].sum(0) for label in classes]).astype(np.float64)
+    for column in by_class.T:
+        most = np.argsort(-column, kind="stable")[:TOP_CLASSES]
+        total = column.sum()
+        yield [(int(classes[c]), round(100 * column[c] / total)) for c in most if column[c] > 0]
+
+
+def encoded(values: np.ndarray) -> str:
+    """Return the bytes of an array, its last axis fastest, as base64."""
+    return base64.b64encode(np.ascontiguousarray(values).tobytes()).decode("ascii")
+
+
+def within(most: int, routers: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """Leave out what does not fit into `most` characters, and say what that was.
+
+    First all snapshots before the end, then the last routers; one is always kept.
+    """
+    if sum(map(size, routers)) <= most:
+        return routers, ""
+    sentence = "Snapshots before the end are left out, to keep this page small."
+    kept = [_end_alone(router) for router in routers]
+    total = np.cumsum([size(router) for router in kept])
+    fitting = max(1, int((total <= most).sum()))
+    if fitting < len(kept):
+        left_out = len(kept) - fitting
+        sentence += f" So are {left_out} of {len(kept)} routers and conditions."
+    return kept[:fitting], sentence
+
+
+def size(router: dict[str, Any]) -> int:
+    """Count the characters of a router's traces on the page."""
+    return len(json.dumps(router))
+
+
+def _end_alone(router: dict[str, Any]) -> dict[str, Any]:
+    layers = [
+        {**each, "maps": [own for own in each["maps"] if own["step"] is None]}
+        for each in router["layers"]
+    ]
+    return {**router, "layers": [each for each in layers if each["maps"]]}
