@@ -132,6 +132,18 @@ def option_conditions(measured: Sequence[tuple[str, Mapping[str, Any]]]) -> list
     return [by_kind[kind] for kind in kinds]
 
 
+def conditions_at(
+    paths: Collection[str], descriptions: Sequence[Mapping[str, Any]]
+) -> list[Condition]:
+    """Return what each description has at these paths, of whatever studies the descriptions are.
+
+    `conditions` chooses the paths by what differs within one study; those of several studies
+    compare once each has the paths of all.
+    """
+    flat = flattened([comparable(each) for each in descriptions])
+    return [_condition(settings, set(paths)) for settings in flat]
+
+
 def _shown(routers: Sequence[str], settings: Sequence[Settings]) -> list[set[str]]:
     """Choose the paths that each trial's condition has."""
     # What sets all derived trials apart from the others is the transform's name.

@@ -40,6 +40,15 @@ Claims = Annotated[
         metavar="FILE", help="Claims of your own (YAML), tested in addition to the papers'."
     ),
 ]
+Compare = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        metavar="A B",
+        help="Compare two studies, or two versions of the code that made one: A and B are each "
+        "STUDY or STUDY@COMMIT. Prints paired differences and what changed; writes compare.md and "
+        "compare.csv.",
+    ),
+]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -54,6 +63,7 @@ def report(
     claims: Claims = None,
     trace: Number = None,
     check: Check = None,
+    compare: Compare = None,
 ) -> None:
     """Write the tables, figures and web page of a study.
 
@@ -68,10 +78,17 @@ def report(
       python bench.py report --claims mine.yaml
       python bench.py report --trace main soft_moe top-1
       python bench.py report --check paper/tables
+      python bench.py report --compare tiny mine
+      python bench.py report --compare tiny@3f9a2c tiny@81b0de
+
+    The last compares tiny before and after a change of code. STUDY@COMMIT is the study as it stood
+    when that commit had made its last result; with changes that were not committed it is named as
+    STUDY@COMMIT+STATE. The page of the report lists the versions of the code.
     """
     for option, value, ignored in (
         ("check", check, {"trace": trace, "out": out, "claims": claims, "study": study}),
         ("trace", trace, {"out": out}),
+        ("compare", compare, {"trace": trace, "check": check, "claims": claims, "study": study}),
     ):
         for other, its in ignored.items():
             if value is not None and its is not None:
@@ -79,6 +96,11 @@ def report(
     with place.store() as store:
         if check is not None:
             _check(store, check)
+            return
+        if compare is not None:
+            from bench.cli.compare import compare_studies
+
+            compare_studies(store, compare, out, place.home)
             return
         from report.claims import own_claims
         from report.numbers import trace as traced

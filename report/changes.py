@@ -1,0 +1,166 @@
+"""What changed between the two sides of a comparison: settings, code, source, machines."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+import pandas as pd
+
+from report.compare import Comparison
+from results import Store
+from results.settings import flattened, leaves
+from results.text import to_json
+
+MOST_NAMES = 6
+"""Definitions that are named of a source that changed."""
+ABSENT = "none"
+
+Section = tuple[str, list[str]]
+"""A heading, and a line for each thing that changed."""
+
+
+def what_changed(store: Store, made: Comparison) -> list[Section]:
+    """Say what differs between the trials that are compared, and the numbers of their systems.
+
+    Returns:
+        Settings, code, source and machines, each with at least one line.
+    """
+    return [
+        ("Settings", _settings(made) or ["the same"]),
+        ("Code", _code(made) or ["the same"]),
+        ("Source", [*_components(store, made), *_suites(made)] or ["the same"]),
+        ("Machines", _machines(made) or ["the same"]),
+    ]
+
+
+def _settings(made: Comparison) -> list[str]:
+    """Name each setting that differs within a pair of trials, and in which systems."""
+    described = made.a.descriptions | made.b.descriptions
+    systems: dict[tuple[str, str, str], dict[str, None]] = defaultdict(dict)
+    for entry, a, b in made.pairs:
+        if a != b:
+            for change in _differing(to_json(described[a]), to_json(described[b])):
+                systems[change][entry.label] = None
+    labels = {entry.label for entry, _, _ in made.pairs}
+    lines = [
+        f"{path}: {a} → {b}{_of(own, labels)}" for (path, a, b), own in sorted(systems.items())
+    ]
+    before, after = (_options(side.metrics) for side in (made.a, made.b))
+    return lines + [
+        f"{path}: {' or '.join(before[path])} → {' or '.join(after[path])}"
+        for path in sorted(before.keys() & after.keys())
+        if before[path] != after[path]
+    ]
+
+
+@lru_cache(maxsize=4096)
+def _differing(a: str, b: str) -> list[tuple[str, str, str]]:
+    """Return the paths at which two descriptions (JSON) differ, with both values."""
+    before, after = flattened([json.loads(a), json.loads(b)])
+    paths = sorted((before.keys() | after.keys()) - {"router.name"})
+    return [
+        (path, before.get(path, ABSENT), after.get(path, ABSENT))
+        for path in paths
+        if before.get(path) != after.get(path)
+    ]
+
+
+def _options(metrics: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the values of each option of the suites."""
+    values: dict[str, dict[str, None]] = defaultdict(dict)
+    for suite, text in sorted(set(zip(metrics["suite"], metrics["suite_options"], strict=True))):
+        for path, value in leaves(json.loads(text), suite):
+            values[path][value] = None
+    return {path: list(own) for path, own in values.items()}
+
+
+def _of(systems: Iterable[str], every: set[str]) -> str:
+    """Name the systems that something concerns, unless it concerns all."""
+    return "" if set(systems) == every else f" ({', '.join(systems)})"
+
+
+def _code(made: Comparison) -> list[str]:
+    """Name the versions of the code, Python and the libraries that differ."""
+    a, b = (_environment(rows) for rows in made.apart)
+    return [
+        f"{name}: {' and '.join(a.get(name, [ABSENT]))} → {' and '.join(b.get(name, [ABSENT]))}"
+        for name in dict.fromkeys([*a, *b])
+        if a.get(name) != b.get(name)
+    ]
+
+
+def _environment(rows: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the versions of the code, of Python and of each library that made these rows."""
+    values: dict[str, set[str]] = defaultdict(set)
+    columns = rows[["code", "python", "libraries"]].drop_duplicates()
+    for code, python, libraries in columns.itertuples(index=False):
+        commit, plus, _ = code.partition("+")
+        unclean = f"{code} (changed since the commit)" if plus else commit
+        own = {"commit": unclean, "python": python, **json.loads(libraries)}
+        for name, value in own.items():
+            values[name].add(str(value))
+    return {name: sorted(own) for name, own in values.items()}
+
+
+def _components(store: Store, made: Comparison) -> Iterator[str]:
+    """Name each component that the trials of a pair hold another version of."""
+    needed = {trial for _, a, b in made.pairs if a != b for trial in (a, b)}
+    trials = {each.fingerprint: each for each in store.all_trials() if each.fingerprint in needed}
+    systems: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    between: dict[tuple[str, str], tuple[str, str]] = {}
+    for entry, a, b in made.pairs:
+        if a == b:
+            continue
+        before, after = (_hashes(trials[trial].components) for trial in (a, b))
+        for part in before.keys() | after.keys():
+            if before.get(part) != after.get(part) and part[0] != "parent":
+                systems[part][entry.label] = None
+                between.setdefault(part, (a, b))
+    labels = {entry.label for entry, _, _ in made.pairs}
+    for part in sorted(systems):
+        kind, name = part
+        then, now = (store.definitions_of(trials[each]).get(part, {}) for each in between[part])
+        which = _names(then, now) if then and now else ""
+        yield f"{kind} {name!r}{which}{_of(systems[part], labels)}"
+
+
+def _hashes(components: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], str]:
+    return {(kind, name): source_hash for kind, name, source_hash in components}
+
+
+def _names(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """Name the definitions that changed, came or went."""
+    names = sorted(dict(before.items() ^ after.items()))
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f": {', '.join(names[:MOST_NAMES])}{more}" if names else ""
+
+
+def _suites(made: Comparison) -> Iterator[str]:
+    """Name each suite of which other code measured."""
+    a, b = (side.metrics.groupby("suite")["source_hash"].unique() for side in (made.a, made.b))
+    for suite in sorted(set(a.index) & set(b.index)):
+        if set(a[suite]) != set(b[suite]):
+            yield f"suite {suite!r}"
+
+
+def _machines(made: Comparison) -> list[str]:
+    """Name the machines of each side that the other does not have."""
+    a, b = (_hardware(rows) for rows in made.apart)
+    if a.keys() == b.keys():
+        return []
+    return [f"{' and '.join(a.values()) or ABSENT} → {' and '.join(b.values()) or ABSENT}"]
+
+
+def _hardware(rows: pd.DataFrame) -> dict[str, str]:
+    machines = rows.drop_duplicates("machine").sort_values("machine_name")
+    return {row.machine: f"{row.machine_name} ({_parts(row)})" for row in machines.itertuples()}
+
+
+def _parts(row: Any) -> str:
+    threads = f"{row.threads} thread{'s' if row.threads != 1 else ''}"
+    parts: Sequence[str | None] = (row.processor, row.gpu, row.driver, threads)
+    return ", ".join(filter(None, parts))

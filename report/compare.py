@@ -1,0 +1,293 @@
+"""Two sides compared, system by system: paired differences, and what only one of them has.
+
+A system is a router under the settings in which trials differ within either study. Seeds are
+paired. The two sides may differ in what seeds mean, as where the data do, and then the noise of
+all systems is no guide to that of one. So each difference has the paired t test by itself, and
+Bonferroni's correction makes tests and intervals hold for all systems at once.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import pandas as pd
+
+from report.conditions import Entry, System, closest_layer
+from report.versions import FORWARD, TOP1, TRAINING, Side, known_versions, load_side
+from results import Store, StoreError
+from results.conditions import conditions_at
+from results.frames import ENVIRONMENT
+from results.settings import REPLICATE
+from results.statistics.means import ALPHA, PairedDifference, paired_difference
+
+SAME = "the same trials"
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number of one run, and the measurement and machine that it is of."""
+
+    value: float
+    measurement: int
+    machine: str
+    trial: str
+
+
+Runs = Mapping[int, Value]
+"""A metric of one system by seed."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A metric of one system on both sides, and B less A over the seeds that both have.
+
+    Attributes:
+        a, b: the runs of each side.
+        seeds: those that are paired. A run that both sides share is no pair, unless all are.
+        difference: None without a pair. The interval of a tested one is simultaneous.
+        tests: the number of systems that it is tested with; 0 where it is not tested.
+    """
+
+    entry: Entry
+    a: Runs
+    b: Runs
+    seeds: tuple[int, ...]
+    difference: PairedDifference | None
+    tests: int = 0
+
+    @property
+    def label(self) -> str:
+        """The system for readers, with its condition."""
+        return f"{self.entry.label} {self.entry.condition}".strip()
+
+    @property
+    def shared(self) -> list[int]:
+        """The seeds whose run is one and the same on both sides."""
+        both = sorted(self.a.keys() & self.b.keys())
+        return [seed for seed in both if self.a[seed].measurement == self.b[seed].measurement]
+
+    @property
+    def is_same(self) -> bool:
+        """Whether each pair is one and the same run."""
+        return bool(self.seeds) and set(self.seeds) <= set(self.shared)
+
+    @property
+    def adjusted(self) -> float | None:
+        """The p-value over all systems that are tested (Bonferroni); None without a test."""
+        if not self.tests or self.difference is None or self.difference.p_value is None:
+            return None
+        return min(1.0, self.tests * self.difference.p_value)
+
+    @property
+    def resolved(self) -> bool:
+        """Whether the sides differ, at the error rate of all systems together."""
+        return self.adjusted is not None and self.adjusted < ALPHA
+
+    @property
+    def verdict(self) -> str:
+        """Whether the difference is one, in words."""
+        if self.difference is None:
+            return "no seed in common"
+        if self.is_same:
+            return SAME
+        if self.difference.n == 1:
+            return "n = 1 is too small for a test"
+        if self.adjusted is None:
+            return "no test: all differences are alike"
+        return "resolved" if self.resolved else "not resolved"
+
+    def mean(self, side: Runs) -> float | None:
+        """Return the mean over the paired seeds; over all of the side where there is no pair."""
+        values = [side[seed].value for seed in self.seeds or side]
+        return sum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The `forward_ms` of a system, timed alike on both sides."""
+
+    entry: Entry
+    a: float
+    b: float
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """Two sides, and the systems that both have."""
+
+    a: Side
+    b: Side
+
+    @cached_property
+    def named(self) -> dict[str, Entry]:
+        """The system of each trial and layer by fingerprint, named alike on both sides."""
+        described = self.a.descriptions | self.b.descriptions
+        made = conditions_at(self.a.paths | self.b.paths, list(described.values()))
+        return {
+            fingerprint: Entry(System(about["router"]["name"]), condition, about.get(REPLICATE, 0))
+            for (fingerprint, about), condition in zip(described.items(), made, strict=True)
+        }
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """The systems that both sides have, in the order of A."""
+        return [entry for entry in self._entries(self.a) if entry in self._entries(self.b)]
+
+    def only(self, side: Side) -> list[Entry]:
+        """Return the systems that this side alone has."""
+        return [entry for entry in self._entries(side) if entry not in self.entries]
+
+    def _entries(self, side: Side) -> list[Entry]:
+        """Return a side's systems, of bare layers those alone that it has no trial of."""
+        trained = dict.fromkeys(self.named[trial] for trial in side.trials["trial"])
+        layers = dict.fromkeys(self.named[each] for each in self._layers(side)["trial"])
+        belonging = {closest_layer(layers, entry) for entry in trained}
+        listed = [*trained, *(layer for layer in layers if layer not in belonging)]
+        return [entry for entry in listed if not entry.aa_replicate]
+
+    @staticmethod
+    def _layers(side: Side) -> pd.DataFrame:
+        return side.metrics[side.metrics["seed"].isna()]
+
+    def runs(self, side: Side, metric: str) -> dict[Entry, dict[int, Value]]:
+        """Return a metric of trials by system and seed."""
+        rows = side.metrics[(side.metrics["metric"] == metric) & side.metrics["seed"].notna()]
+        by_entry: dict[Entry, dict[int, Value]] = defaultdict(dict)
+        for row in rows.dropna(subset=["value"]).itertuples():
+            value = Value(row.value, int(row.measurement), row.machine, row.trial)
+            by_entry[self.named[row.trial]][int(row.seed)] = value
+        return by_entry
+
+    def changes(self, metric: str = TOP1) -> list[Change]:
+        """Compare a metric of the systems that both sides have; those without a value are left out.
+
+        Only top-1 is tested.
+        """
+        a, b = self.runs(self.a, metric), self.runs(self.b, metric)
+        either = [entry for entry in self.entries if a.get(entry) or b.get(entry)]
+        made = [_change(each, a.get(each, {}), b.get(each, {}), metric) for each in either]
+        tested = [c for c in made if c.difference and c.difference.n > 1 and not c.is_same]
+        if metric != TOP1 or not tested:
+            return made
+        return [_tested(c, len(tested)) if c in tested else c for c in made]
+
+    @cached_property
+    def pairs(self) -> list[tuple[Entry, str, str]]:
+        """The trials that are compared: a system, and the fingerprints of its runs of one seed."""
+        a, b = (self._trials(side) for side in (self.a, self.b))
+        return [(key[0], trial, b[key]) for key, trial in a.items() if key in b]
+
+    @cached_property
+    def apart(self) -> list[pd.DataFrame]:
+        """What each side made of the systems that both have, but for what they share.
+
+        Columns of the environment: see `results.frames.ENVIRONMENT`.
+        """
+        frames = []
+        for side, other in ((self.a, self.b), (self.b, self.a)):
+            kept = []
+            for own, others, row in (
+                (side.trials, other.trials, "attempt"),
+                (side.metrics, other.metrics, "measurement"),
+            ):
+                both = own["trial"].map(self.named).isin(self.entries + self._bare(side))
+                mine = own[both & own["machine"].notna() & ~own[row].isin(others[row])]
+                kept.append(mine[ENVIRONMENT])
+            frames.append(pd.concat(kept))
+        return frames
+
+    def _bare(self, side: Side) -> list[Entry]:
+        """Return the bare layers of the systems that both sides have."""
+        layers = dict.fromkeys(self.named[each] for each in self._layers(side)["trial"])
+        belonging = (closest_layer(layers, entry) for entry in self.entries)
+        return [layer for layer in belonging if layer is not None]
+
+    def _trials(self, side: Side) -> dict[tuple[Entry, int], str]:
+        """Return the fingerprints of a side's trials by system and seed."""
+        rows = side.trials[["trial", "seed"]].itertuples(index=False)
+        return {(self.named[trial], int(seed)): trial for trial, seed in rows}
+
+    @cached_property
+    def timed(self) -> tuple[str, list[Timing]]:
+        """The setting that most systems were timed at on both sides, on one machine; their times.
+
+        Layers come before whole models. "" where nothing was timed on one machine on both sides.
+        """
+        a, b = self._times(self.a), self._times(self.b)
+        both = [setting for setting in a if setting in b]
+        shared = {s: [e for e in self.entries if e in a[s] and e in b[s]] for s in both}
+        rank = Counter({s: len(entries) for s, entries in shared.items() if entries})
+        chosen = max(rank, key=lambda s: ("layer" in s, rank[s], s), default="")
+        return chosen, [Timing(e, a[chosen][e], b[chosen][e]) for e in shared.get(chosen, [])]
+
+    def _times(self, side: Side) -> dict[str, dict[Entry, float]]:
+        """Return `forward_ms` (median) by setting, with the machine, and system."""
+        rows = self._layers(side)
+        by_setting: dict[str, dict[Entry, float]] = defaultdict(dict)
+        for row in rows[rows["metric"] == FORWARD].itertuples():
+            where = json.loads(row.where)
+            if where.get("quantile") == 0.5:
+                kept = {key: where[key] for key in ("scope", "shape", "batch") if key in where}
+                place = ", ".join(f"{key} {value}" for key, value in kept.items())
+                setting = f"{place}, on {row.machine_name} ({row.machine[:6]})"
+                by_setting[setting][self.named[row.trial]] = row.value
+        return {
+            setting: {
+                entry: times[layer]
+                for entry in self._entries(side)
+                if (layer := closest_layer(times, entry)) is not None
+            }
+            for setting, times in by_setting.items()
+        }
+
+
+def _change(entry: Entry, a: Runs, b: Runs, metric: str) -> Change:
+    seeds = sorted(a.keys() & b.keys())
+    if metric == TRAINING:  # a time belongs to its machine
+        seeds = [seed for seed in seeds if a[seed].machine == b[seed].machine]
+    apart = [seed for seed in seeds if a[seed].measurement != b[seed].measurement]
+    change = Change(entry, a, b, tuple(apart or seeds), None)
+    return replace(change, difference=_difference(change)) if change.seeds else change
+
+
+def _difference(change: Change, confidence: float = 1 - ALPHA) -> PairedDifference:
+    a, b = ([side[seed].value for seed in change.seeds] for side in (change.a, change.b))
+    return paired_difference(b, a, confidence)
+
+
+def _tested(change: Change, tests: int) -> Change:
+    """Return a change with an interval that holds with those of all tests at once."""
+    difference = _difference(change, 1 - ALPHA / tests)
+    return replace(change, tests=tests, difference=difference)
+
+
+def compare(store: Store, a: str, b: str) -> Comparison:
+    """Compare two studies, or one before and after a change of code.
+
+    Args:
+        a, b: `STUDY` or `STUDY@CODE`, see `report.versions`.
+
+    Raises:
+        StoreError: a side does not exist, both are the same, or they have no system in common.
+    """
+    made = Comparison(load_side(store, a), load_side(store, b))
+    if made.a.label == made.b.label:
+        made_by = ", ".join(known_versions(store, made.a.study))
+        raise StoreError(
+            f"{a} and {b} are the same; name two studies, or two versions of the code that made "
+            f"one, as {made.a.study}@COMMIT; {made.a.study} was made by {made_by}"
+        )
+    if not made.entries:
+        has = " ".join(f"{side.label} has {listed(made.only(side))}." for side in (made.a, made.b))
+        raise StoreError(f"{made.a.label} and {made.b.label} have no system in common. {has}")
+    return made
+
+
+def listed(entries: Sequence[Entry]) -> str:
+    """Name systems with their conditions."""
+    labels = [f"{each.label} {each.condition}".strip() for each in entries]
+    return ", ".join(labels) or "none"

@@ -1,0 +1,216 @@
+"""A comparison of two sides for readers: its tables, its notes, and the files that hold them."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from report.changes import Section, what_changed
+from report.compare import Change, Comparison, listed
+from report.conditions import Entry
+from report.render import to_markdown
+from report.table import MISSING, Cell, Column, Row, Table, assemble, number, text_columns, words
+from report.versions import FEW_SHOT, LOAD, TOP1, TRAINING
+from results import Store
+from results.statistics.means import ALPHA
+from results.text import counted
+
+COLUMNS = (
+    *text_columns("router", "condition", n="pairs"),
+    Column("a", "A", "%", scale=100),
+    Column("b", "B", "%", scale=100),
+    Column("difference", "B − A", "points", scale=100),
+    Column("p", "p", digits=3, p_value=True),
+    Column("p_family", "p (family)", digits=3, p_value=True),
+    *text_columns("verdict"),
+)
+PLAIN = {FEW_SHOT: ("few-shot", "points", 100.0), TRAINING: ("training", "s", 1.0)}
+PLAIN |= {LOAD: ("load CV", "", 1.0)}
+"""By metric that is not tested: what it is called, in what it is shown, and its scale."""
+HEADS = (
+    *("router", "condition", "metric", "pairs", "a", "b", "difference", "low", "high"),
+    *("p", "p_family", "verdict"),
+)
+
+
+@dataclass(frozen=True)
+class Plain:
+    """A metric of a system that is shown without a test: `name` with its unit, scaled to it."""
+
+    entry: Entry
+    metric: str
+    name: str
+    n: int | None
+    a: float
+    b: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A comparison, ready to be shown.
+
+    Attributes:
+        top1: the paired differences; None where no system has a top-1.
+        plain: the other metrics of systems that both sides have them of.
+        notes: what only one side has, and what cannot be compared.
+        changed: what changed between the sides.
+    """
+
+    a: str
+    b: str
+    changes: Sequence[Change]
+    top1: Table | None
+    plain: Sequence[Plain]
+    notes: Sequence[str]
+    changed: Sequence[Section]
+
+
+def show(store: Store, made: Comparison) -> Compared:
+    """Make a comparison's tables and notes."""
+    changes = made.changes()
+    rows = [_row(change) for change in changes]
+    title = f"{made.b.label} against {made.a.label}"
+    table = assemble("compare", title, _caption(changes), COLUMNS, rows) if rows else None
+    return Compared(
+        a=made.a.label,
+        b=made.b.label,
+        changes=changes,
+        top1=table,
+        plain=list(_plain(made)),
+        notes=list(_notes(made, changes)),
+        changed=what_changed(store, made),
+    )
+
+
+def _row(change: Change) -> Row:
+    made, n = change.difference, len(change.seeds)
+    trials = tuple(each[seed].trial for each in (change.b, change.a) for seed in change.seeds)
+    means = [number(change.mean(side), n, trials) for side in (change.a, change.b)]
+    cell = Cell(made.mean, made.low, made.high, n, trials=trials) if made else words(MISSING)
+    tested = made if change.tests else None
+    p_values = (tested.p_value if tested else None, change.adjusted)
+    labels = (change.entry.label, change.entry.condition.label, str(n))
+    cells = (*map(words, labels), *means, cell, *map(number, p_values), words(change.verdict))
+    return Row(cells, n, change.entry)
+
+
+def _caption(changes: Sequence[Change]) -> str:
+    tests = max((change.tests for change in changes), default=0)
+    sentence = "Mean top-1 on the test images over the seeds that both have, and B − A."
+    if not tests:
+        return f"{sentence} Nothing is tested: no system has two pairs of its own on both sides."
+    return (
+        f"{sentence} ±: half of its simultaneous 95 % interval. p: paired t test over seeds, "
+        f"two-sided. p (family): the same for {counted(tests, 'system')} at once (Bonferroni), "
+        f"which decides: resolved means p (family) < {ALPHA}, or, which is the same, that the "
+        "interval leaves out 0."
+    )
+
+
+def _plain(made: Comparison) -> Iterator[Plain]:
+    for metric, (name, unit, scale) in PLAIN.items():
+        shown = f"{name} ({unit})" if unit else name
+        for change in made.changes(metric):
+            a, b = change.mean(change.a), change.mean(change.b)
+            if change.seeds and a is not None and b is not None:
+                n = len(change.seeds)
+                yield Plain(change.entry, metric, shown, n, scale * a, scale * b)
+    for timing in made.timed[1]:
+        yield Plain(timing.entry, "forward_ms", "forward (ms)", None, timing.a, timing.b)
+
+
+def _notes(made: Comparison, changes: Sequence[Change]) -> Iterator[str]:
+    """Name what only one side has, and what is not compared."""
+    for name, side in (("A", made.a), ("B", made.b)):
+        if only := made.only(side):
+            yield f"Only {name} has {listed(only)}."
+    alone: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+    for change in changes:
+        for name, own, other in (("A", change.a, change.b), ("B", change.b, change.a)):
+            if numbers := sorted(own.keys() - other.keys()):
+                alone[f"Only {name} has a result of", _seeds(numbers)].append(change.entry)
+        if change.shared and not change.is_same:
+            alone["Left out, since both sides share the trial:", _seeds(change.shared)].append(
+                change.entry
+            )
+    for (what, seeds), entries in alone.items():
+        systems = "all systems" if len(entries) == len(changes) > 1 else listed(entries)
+        yield f"{what} {seeds}: {systems}."
+    measured = {change.entry for change in changes}
+    if lacking := [entry for entry in made.entries if entry not in measured]:
+        yield f"Neither has a top-1 of {listed(lacking)}."
+    setting, timed = made.timed
+    if timed:
+        yield f"forward: median of forward_ms, {setting}."
+    sides = (side.metrics["metric"].isin([TRAINING, "forward_ms"]) for side in (made.a, made.b))
+    a, b = (set(s.metrics[own]["machine"]) for s, own in zip((made.a, made.b), sides, strict=True))
+    if a and b and a != b:
+        yield "Times are compared where both were taken on one machine."
+
+
+def _seeds(seeds: Sequence[int]) -> str:
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+
+
+def plain_table(shown: Compared) -> Table | None:
+    """Make a row a system and metric; None where there is none."""
+    columns = (
+        *text_columns("router", "condition", "metric", n="pairs"),
+        *(Column(key, label, digits=3) for key, label in (("a", "A"), ("b", "B"))),
+        Column("difference", "B − A", digits=3),
+    )
+    rows = [
+        Row(
+            (
+                *map(words, (each.entry.label, each.entry.condition.label, each.name)),
+                words(str(each.n or "")),
+                *map(number, (each.a, each.b, each.b - each.a)),
+            ),
+            each.n,
+            each.entry,
+        )
+        for each in shown.plain
+    ]
+    caption = "Means over the seeds that both have, not tested."
+    return assemble("plain", "Other metrics", caption, columns, rows) if rows else None
+
+
+def write(shown: Compared, folder: Path) -> tuple[Path, Path]:
+    """Write `compare.md` and `compare.csv` into a folder; return both."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = folder / "compare.md", folder / "compare.csv"
+    for file, text in zip(files, (_markdown(shown), _csv(shown)), strict=True):
+        file.write_text(text, encoding="utf-8")
+    return files
+
+
+def _markdown(shown: Compared) -> str:
+    parts = [f"# {shown.b} against {shown.a}", f"A is `{shown.a}`, B is `{shown.b}`."]
+    parts += [to_markdown(table).strip() for table in (shown.top1, plain_table(shown)) if table]
+    if shown.notes:
+        parts.append("\n".join(f"- {note}" for note in shown.notes))
+    parts.append("## What changed")
+    for heading, lines in shown.changed:
+        parts.append("\n".join([f"### {heading}", "", *(f"- {line}" for line in lines)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _csv(shown: Compared) -> str:
+    """Write a line a system and metric: top-1 as a share, others as `compare.md` shows them."""
+    rows: list[Sequence[object]] = []
+    for change in shown.changes:
+        made, tested = change.difference, change.difference if change.tests else None
+        system = (change.entry.label, change.entry.condition.label, TOP1, len(change.seeds))
+        means = (change.mean(change.a), change.mean(change.b), made and made.mean)
+        interval = (made and made.low, made and made.high, tested and tested.p_value)
+        rows.append((*system, *means, *interval, change.adjusted, change.verdict))
+    for each in shown.plain:
+        named = (each.entry.label, each.entry.condition.label, each.name, each.n or "")
+        rows.append((*named, each.a, each.b, each.b - each.a, *[None] * 4, "not tested"))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([HEADS, *rows])
+    return text.getvalue()
