@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cache
 
 import pandas as pd
@@ -29,18 +29,26 @@ class System:
         router: the name that it is registered under.
         experts: their name; None of the usual ones.
         num_experts: as conditions have it; None where it sets no system apart.
+        display: the router as a paper prints it; "" where nothing but its name is known.
     """
 
     router: str
     experts: str | None = None
     num_experts: str | None = None
+    display: str = field(default="", compare=False)
 
     @property
     def label(self) -> str:
-        """The system for readers: `mumoe + 64 cp`."""
-        return " + ".join(
-            filter(None, (self.router, experts_label(self.num_experts, self.experts)))
-        )
+        """The system for readers: `μMoE + 64 cp`."""
+        return self._with_experts(self.display or self.router)
+
+    @property
+    def key(self) -> str:
+        """The system by the name that its router is registered under: `mumoe + 64 cp`."""
+        return self._with_experts(self.router)
+
+    def _with_experts(self, router: str) -> str:
+        return " + ".join(filter(None, (router, experts_label(self.num_experts, self.experts))))
 
     def __str__(self) -> str:
         return self.label
@@ -165,10 +173,12 @@ class Systems:
     Attributes:
         usual: number and name of the experts of most rows; None where all have the same.
         numbered: whether the number of experts belongs to the system, and is no condition.
+        displays: names of routers as papers print them, by registered name.
     """
 
     usual: tuple[str | None, str] | None = None
     numbered: bool = False
+    displays: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, entries: Iterable[Entry]) -> Systems:
@@ -189,14 +199,16 @@ class Systems:
 
     def named(self, entry: Entry) -> Entry:
         """Return the entry of a row's system, under the condition that is left."""
-        values = entry.condition.mapping
+        values, router = entry.condition.mapping, entry.system.router
+        system = replace(entry.system, display=self.displays.get(router, ""))
         if self.usual is None or NAME not in values:
-            return entry
+            return replace(entry, system=system)
         number, name = _experts(values, self.numbered)
-        unsaid = entry.system.router == DENSE or (number, name) == self.usual
+        unsaid = router == DENSE or (number, name) == self.usual
         gone = {NAME, NUMBER} if self.numbered else {NAME}
         left = entry.condition.where(lambda path: path not in gone)
-        system = entry.system if unsaid else System(entry.system.router, name, number)
+        if not unsaid:
+            system = replace(system, experts=name, num_experts=number)
         return replace(entry, system=system, condition=left)
 
     def name_rows(self, frame: pd.DataFrame) -> pd.DataFrame:

@@ -209,12 +209,14 @@ def trace(store: Store, study: StudyData, table: str, row: str, column: str) -> 
     Args:
         store: where the study is from; the trials of a tuning lie outside of the study.
         table: its name, as that of its files.
-        row: words that only its row has, such as the router and the condition.
+        row: words that only its row has, such as the router, by either name, and the condition.
         column: its key or its heading.
 
     Raises:
         StoreError: there is no such number, or there are several.
     """
+    displays = {system.router: system.display or system.router for system in study.systems}
+    row = " ".join(displays.get(word, word) for word in row.split())
     number = find([t for t in make_tables(study) if isinstance(t, Table)], table, row, column)
     cell = number.cell
     layers = study.measurements[study.measurements["attempt"].isna()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -82,8 +82,8 @@ class StudyData:
     @cached_property
     def styles(self) -> dict[System, RouterStyle]:
         """How each system is drawn, in the order of `systems`."""
-        chosen = router_styles([system.label for system in self.systems])
-        return {system: chosen[system.label] for system in self.systems}
+        chosen = router_styles([system.key for system in self.systems])
+        return {system: chosen[system.key] for system in self.systems}
 
     def style(self, entry: Entry | None) -> RouterStyle | None:
         """Return how an entry is drawn; None of an A/A replicate, which is drawn nowhere."""
@@ -99,8 +99,7 @@ class StudyData:
     def conditions(self) -> list[Condition]:
         """The conditions to show apart.
 
-        A router without a swept setting was trained under a part of the others' conditions; it
-        belongs to each of them.
+        A router without a swept setting belongs to each condition of the others.
         """
         return fullest(self.entries)
 
@@ -267,8 +266,12 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
     record = store.find_study(name)
     trials = trials_frame(store, record.name)
     measurements = measurements_frame(store, record.name)
+    components = components_frame(store)
+    routers = components.loc[components["kind"] == "router", ["name", "display"]].dropna()
+    displays = dict(routers.itertuples(index=False))
     # Each once, in their order: of experts that are as usual as others, the first are the usual.
-    systems = Systems.of(dict.fromkeys(Systems().name_rows(trials)["entry"]))
+    entries = dict.fromkeys(Systems().name_rows(trials)["entry"])
+    systems = replace(Systems.of(entries), displays=displays)
     # Of one number measured with several options of a suite, the newest.
     number = ["suite", "trial", "machine", "metric", "layer", "step", "split", "where"]
     metrics = metrics_frame(store, record.name).sort_values("measurement", kind="stable")
@@ -279,7 +282,7 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
         measurements=systems.name_rows(measurements),
         metrics=metrics.assign(where=[json.loads(text) for text in metrics["where"]]),
         arrays=_arrays(arrays_of(store, record.name), systems),
-        components=components_frame(store),
+        components=components,
         state=state_of(record.request, trials, measurements),
         usual_experts=experts_label(*systems.usual) if systems.usual else None,
         claims=claims,

@@ -48,8 +48,8 @@ METRIC_COLUMNS = [
     *ENVIRONMENT,
 ]
 COMPONENT_COLUMNS = [
-    *("kind", "name", "family", "summary", "text", "source", "bibtex", "hyper", "metrics"),
-    *("main_metric", "source_hash", "source_text", "first_seen"),
+    *("kind", "name", "family", "display", "summary", "text", "source", "bibtex", "hyper"),
+    *("metrics", "main_metric", "source_hash", "source_text", "first_seen"),
 ]
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("num_experts", "seed", "layer", "step", "steps", "threads"), "Int64"),

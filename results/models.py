@@ -55,6 +55,7 @@ class ComponentRow(ContentRow):
     kind: Mapped[str]
     name: Mapped[str] = mapped_column(index=True)
     family: Mapped[str | None]
+    display: Mapped[str | None]
     summary: Mapped[str]
     text: Mapped[str]
     source: Mapped[str | None]

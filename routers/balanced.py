@@ -15,7 +15,7 @@ from routers.router import Unlimited, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
-@register_router("base", family="token_choice", source="arXiv 2103.16716")
+@register_router("base", family="token_choice", display="BASE", source="arXiv 2103.16716")
 class BaseLayer(Unlimited):
     """In training each expert gets t/E tokens of a group, by the best assignment (BASE).
 

@@ -16,12 +16,14 @@ class Baseline(Configurable):
     """Whether the MLPs that would become MoE layers are widened to their parameters."""
 
 
-@register_router("dense", family="baseline", source="null")
+@register_router("dense", family="baseline", display="Dense", source="null")
 class Dense(Baseline):
     """The model without MoE layers: it sets the compute budget of every comparison."""
 
 
-@register_router("dense_params", family="baseline", source="null")
+@register_router(
+    "dense_params", family="baseline", display="Dense, equal parameters", source="null"
+)
 class DenseParams(Baseline):
     """A dense model as large as the MoE: its MLPs are widened to the parameters of MoE layers.
 

@@ -56,7 +56,9 @@ class BiasedTopK(TokenChoice):
         return biased
 
 
-@register_router("sigmoid_top_k", family="token_choice", source="arXiv 2412.19437")
+@register_router(
+    "sigmoid_top_k", family="token_choice", display="Sigmoid Top-k", source="arXiv 2412.19437"
+)
 class SigmoidTopK(BiasedTopK):
     """Each token takes the k experts of its highest sigmoid scores (DeepSeek-V3).
 
@@ -73,7 +75,9 @@ class SigmoidTopK(BiasedTopK):
     normalize: bool = hyper(True, "Divide the weights by the sum of the chosen, for k above 1.")
 
 
-@register_router("loss_free", family="token_choice", source="arXiv 2408.15664")
+@register_router(
+    "loss_free", family="token_choice", display="Loss-Free Balancing", source="arXiv 2408.15664"
+)
 class LossFree(BiasedTopK):
     """Token choice whose load a bias on the choice balances, without an auxiliary loss.
 
@@ -98,7 +102,10 @@ class LossFree(BiasedTopK):
 
 
 @register_router(
-    "group_limited_top_k", family="token_choice", source="arXiv 2405.04434, 2412.19437"
+    "group_limited_top_k",
+    family="token_choice",
+    display="Group-Limited Top-k",
+    source="arXiv 2405.04434, 2412.19437",
 )
 class GroupLimitedTopK(BiasedTopK):
     """Each token takes its k best experts out of its m best groups of experts (DeepSeek-V2, V3).
@@ -140,7 +147,12 @@ class GroupLimitedTopK(BiasedTopK):
         return grouped.masked_fill(~kept.unsqueeze(-1), -torch.inf).flatten(-2)
 
 
-@register_router("quantile_balancing", family="token_choice", source="after arXiv 2502.15451")
+@register_router(
+    "quantile_balancing",
+    family="token_choice",
+    display="Quantile Balancing",
+    source="after arXiv 2502.15451",
+)
 class QuantileBalancing(TokenChoice):
     """Token choice whose bias is a quantile of the logits: half a step of a balanced assignment.
 

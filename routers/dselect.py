@@ -15,7 +15,7 @@ from routers.router import OwnGate, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
-@register_router("dselect_k", family="token_choice", source="arXiv 2106.03760")
+@register_router("dselect_k", family="token_choice", display="DSelect-k", source="arXiv 2106.03760")
 class DSelectK(OwnGate):
     """k selectors, each of which names an expert by the bits of its number, made smooth.
 

@@ -19,7 +19,7 @@ from routers.router import OwnGate, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
-@register_router("dynmoe", family="token_choice", source="arXiv 2405.14297")
+@register_router("dynmoe", family="token_choice", display="DynMoE", source="arXiv 2405.14297")
 class DynMoE(OwnGate):
     """Each token takes every expert whose score passes the expert's own threshold (DynMoE).
 

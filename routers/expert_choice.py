@@ -19,7 +19,10 @@ from routers.transport import Plan, sparse_plan
 
 
 @register_router(
-    "softmax_expert_choice", family="expert_choice", source="arXiv 2202.09368, 2401.15969"
+    "softmax_expert_choice",
+    family="expert_choice",
+    display="Softmax Expert Choice",
+    source="arXiv 2202.09368, 2401.15969",
 )
 class SoftmaxExpertChoice(LearnedThreshold):
     """Each expert takes the s tokens of its highest softmax gates.
@@ -71,7 +74,12 @@ class SoftmaxExpertChoice(LearnedThreshold):
         return expert_softmax(logits)
 
 
-@register_router("sinkhorn_expert_choice", family="expert_choice", source="arXiv 2401.15969")
+@register_router(
+    "sinkhorn_expert_choice",
+    family="expert_choice",
+    display="Sinkhorn Expert Choice",
+    source="arXiv 2401.15969",
+)
 class SinkhornExpertChoice(BySinkhornPlan):
     """Each expert takes the s tokens of the highest mass in an entropic transport plan.
 
@@ -87,6 +95,7 @@ class SinkhornExpertChoice(BySinkhornPlan):
 @register_router(
     "sparsity_constrained_expert_choice",
     family="expert_choice",
+    display="Sparsity-constrained Expert Choice",
     source="arXiv 2209.15466, 2401.15969",
 )
 class SparsityConstrainedExpertChoice(Router):

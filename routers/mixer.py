@@ -20,7 +20,7 @@ JITTER = 1e-4
 """Deviation of the noise on the contexts that the gate is fitted to."""
 
 
-@register_router("mixer", family="token_choice", source="arXiv 2502.05335")
+@register_router("mixer", family="token_choice", display="MixER", source="arXiv 2502.05335")
 class MixER(OwnGate):
     """Each image takes one expert; k-means and least squares fit the gate, not a gradient (MixER).
 

@@ -49,7 +49,12 @@ class WeighedMixture(Unlimited):
         return MixtureRouting(gates, weights)
 
 
-@register_router("softmax_mixture", family="mixture", source="Jacobs et al. 1991, arXiv 2302.14703")
+@register_router(
+    "softmax_mixture",
+    family="mixture",
+    display="Softmax Mixture",
+    source="Jacobs et al. 1991, arXiv 2302.14703",
+)
 class SoftmaxMixture(WeighedMixture):
     """The classic mixture: all experts run on each token, weighted by the softmax gates.
 
@@ -74,7 +79,7 @@ class SoftmaxMixture(WeighedMixture):
         )
 
 
-@register_router("attentive", family="mixture", source="arXiv 2302.14703")
+@register_router("attentive", family="mixture", display="Attentive Gate", source="arXiv 2302.14703")
 class AttentiveMixture(WeighedMixture):
     """A mixture whose gate attends to the experts' hidden activations.
 
@@ -89,7 +94,7 @@ class AttentiveMixture(WeighedMixture):
     affinity: str = hyper("attentive", "How tokens become logits; attentive reads the experts.")
 
 
-@register_router("mumoe", family="mixture", source="arXiv 2402.12550")
+@register_router("mumoe", family="mixture", display="μMoE", source="arXiv 2402.12550")
 class MuMoE(Unlimited):
     """The gate of μMoE: normalised logits, a sparse softmax, one or two levels of expert modes.
 

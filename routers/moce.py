@@ -14,7 +14,7 @@ from routers.router import Unlimited, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
-@register_router("moce_ir", family="token_choice", source="arXiv 2411.18466")
+@register_router("moce_ir", family="token_choice", display="MoCE-IR", source="arXiv 2411.18466")
 class MoCEIR(Unlimited):
     """All tokens of an image take the k experts of the image's highest noisy gates (MoCE-IR).
 

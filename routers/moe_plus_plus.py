@@ -18,7 +18,7 @@ from routers.router import Router, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
-@register_router("moe_plus_plus", family="token_choice", source="arXiv 2410.07348")
+@register_router("moe_plus_plus", family="token_choice", display="MoE++", source="arXiv 2410.07348")
 class MoEPlusPlus(Router):
     """Each token takes two experts, some of which cost nothing; layers pass logits on (MoE++).
 

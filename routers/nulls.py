@@ -35,7 +35,7 @@ class EvenTopK(TokenChoice):
         return TokenChoiceRouting.from_choices(gates, experts, weights, capacity, chosen=chosen)
 
 
-@register_router("random", family="null", source="null")
+@register_router("random", family="null", display="Random", source="null")
 class RandomRouter(EvenTopK):
     """k experts uniformly at random, drawn again for every token at each training step.
 
@@ -54,7 +54,7 @@ class RandomRouter(EvenTopK):
         return drawn_from_bits(tokens, self.num_experts, self.seed)
 
 
-@register_router("hash", family="null", source="arXiv 2106.04426, adapted")
+@register_router("hash", family="null", display="Hash", source="arXiv 2106.04426, adapted")
 class HashRouter(EvenTopK):
     """k experts fixed by the token's position in its group, balanced over positions.
 
@@ -74,7 +74,7 @@ class HashRouter(EvenTopK):
         return logits.expand(groups, length, self.num_experts)
 
 
-@register_router("frozen", family="null", source="null")
+@register_router("frozen", family="null", display="Frozen gate", source="null")
 class FrozenRouter(SoftmaxTokenChoice):
     """A softmax token-choice router whose gate keeps its initial weights.
 
@@ -99,7 +99,7 @@ def drawn_from_bits(tokens: Tensor, outputs: int, seed: int) -> Tensor:
     return (mixed ^ (mixed >> 31)).to(tokens.dtype) / 2**63
 
 
-@register_router("forced", family="null", source="null")
+@register_router("forced", family="null", display="Forced", source="null")
 class ForcedRouter(EvenTopK):
     """k experts in turn, whatever the tokens are: even loads, or a given factor on one expert.
 

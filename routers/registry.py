@@ -29,6 +29,7 @@ class Entry:
     Attributes:
         kind: "router", "experts", "loss", "affinity", "suite" or "dataset".
         family: the group that it is listed under.
+        display: its name as a paper prints it; the registered one where none is set.
         source: where it was published, an arXiv id where there is one.
         bibtex: a BibTeX entry by which to cite it.
     """
@@ -36,6 +37,7 @@ class Entry:
     name: str
     kind: str
     family: str
+    display: str
     source: str | None
     bibtex: str | None
     target: Any
@@ -93,6 +95,7 @@ class Registry:
         name: str,
         *,
         family: str = "other",
+        display: str | None = None,
         source: str | None = None,
         bibtex: str | None = None,
     ) -> Callable[[Target], Target]:
@@ -110,7 +113,7 @@ class Registry:
                     f"{self.kind} {name!r} {self._is} registered already, by "
                     f"{inspect.getsourcefile(taken.target)}; choose another name"
                 )
-            entry = Entry(name, self.kind, family, source, bibtex, target)
+            entry = Entry(name, self.kind, family, display or name, source, bibtex, target)
             refuse_bad_declaration(entry.hyper_model, f"{self.kind} {name!r}")
             if isinstance(target, type) and issubclass(target, Configurable):
                 target.refuse_bad_class(f"{self.kind} {name!r}")

@@ -17,7 +17,7 @@ from routers.router import Unlimited, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
-@register_router("relu", family="token_choice", source="arXiv 2412.14711")
+@register_router("relu", family="token_choice", display="ReMoE", source="arXiv 2412.14711")
 class ReLURouter(Unlimited):
     """Each token takes every expert with a positive logit, which is its weight (ReMoE).
 

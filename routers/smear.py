@@ -12,7 +12,7 @@ from routers.router import OwnGate, register_router
 from routers.routing import MergedRouting, Routing
 
 
-@register_router("smear", family="soft", source="arXiv 2306.03745")
+@register_router("smear", family="soft", display="SMEAR", source="arXiv 2306.03745")
 class Smear(OwnGate):
     """All tokens of an image run through one expert, the average of all experts' weights (SMEAR).
 

@@ -13,7 +13,9 @@ from routers.router import Router, register_router
 from routers.routing import Routing, SoftRouting
 
 
-@register_router("soft_moe", family="soft", source="arXiv 2308.00951, 2401.15969")
+@register_router(
+    "soft_moe", family="soft", display="Soft MoE", source="arXiv 2308.00951, 2401.15969"
+)
 class SoftMoE(Router):
     """Each slot reads a softmax mixture of all tokens, each token one of all slots' outputs.
 

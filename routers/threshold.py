@@ -53,7 +53,9 @@ class MeanThreshold(BatchChoice):
             self.threshold.lerp_(stats["lowest"].to(self.threshold.dtype), 1 - self.decay)
 
 
-@register_router("expert_race", family="expert_choice", source="arXiv 2503.16057")
+@register_router(
+    "expert_race", family="expert_choice", display="Expert Race", source="arXiv 2503.16057"
+)
 class ExpertRace(MeanThreshold):
     """The k · t highest logits of the whole batch win, of all pairs of a token and an expert.
 
@@ -136,7 +138,12 @@ class ExpertRace(MeanThreshold):
         return routing
 
 
-@register_router("expert_threshold", family="expert_choice", source="arXiv 2603.11535")
+@register_router(
+    "expert_threshold",
+    family="expert_choice",
+    display="Expert Threshold",
+    source="arXiv 2603.11535",
+)
 class ExpertThreshold(BatchChoice, LearnedThreshold):
     """An expert takes each token whose logit reaches the expert's threshold.
 
@@ -179,7 +186,7 @@ class ExpertThreshold(BatchChoice, LearnedThreshold):
         return routing
 
 
-@register_router("diffmoe", family="expert_choice", source="arXiv 2503.14487")
+@register_router("diffmoe", family="expert_choice", display="DiffMoE", source="arXiv 2503.14487")
 class DiffMoE(MeanThreshold):
     """Experts take the best tokens of the whole batch, and a predictor learns which those are.
 

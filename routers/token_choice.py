@@ -52,7 +52,10 @@ class SoftmaxGates(TokenChoice):
 
 
 @register_router(
-    "softmax_token_choice", family="token_choice", source="arXiv 2401.15969, 2106.05974"
+    "softmax_token_choice",
+    family="token_choice",
+    display="Softmax Token Choice",
+    source="arXiv 2401.15969, 2106.05974",
 )
 class SoftmaxTokenChoice(SoftmaxGates):
     """Each token takes the k experts of its highest softmax gates.
@@ -105,7 +108,12 @@ class BySinkhornPlan(Router):
         raise TypeError(f"router {type(self).__name__!r} defines no choose(self, logits, plan)")
 
 
-@register_router("sinkhorn_token_choice", family="token_choice", source="arXiv 2401.15969")
+@register_router(
+    "sinkhorn_token_choice",
+    family="token_choice",
+    display="Sinkhorn Token Choice",
+    source="arXiv 2401.15969",
+)
 class SinkhornTokenChoice(BySinkhornPlan, SoftmaxGates):
     """Each token takes its k best experts of an entropic transport plan.
 

@@ -11,7 +11,7 @@ from routers.router import Unlimited, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
-@register_router("top_p", family="token_choice", source="arXiv 2403.07652")
+@register_router("top_p", family="token_choice", display="Top-p", source="arXiv 2403.07652")
 class TopP(Unlimited):
     """Each token takes its best experts until their softmax gates sum to more than p.
 

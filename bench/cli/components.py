@@ -154,7 +154,8 @@ def print_components(registries: Iterable[Registry]) -> None:
 def print_card(card: Entry) -> None:
     """Print all that is known of a component; of a suite also what it measures."""
     family, source = card.family.replace("_", " "), card.source or "no source given"
-    print_table(Text(card.name, "bold"))
+    display = f" ({card.display})" if card.display != card.name else ""
+    print_table(Text(card.name + display, "bold"))
     print_table(Text(f"    {card.kind}; {family}; {source}", no_wrap=False))
     # The lines of a paragraph are joined; those of an indented one stay as they are.
     paragraphs = [

@@ -18,6 +18,7 @@ SHOWN: Mapping[str, tuple[int | None, tuple[str, ...]]] = {
     "Field": (None, ("description",)),
     "MetricDef": (3, ("meaning",)),
     "hyper": (1, ("meaning", "tune")),
+    "register_router": (None, ("display",)),
 }
 """Arguments that change no number that a given value leads to, by what is called: place, names."""
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)

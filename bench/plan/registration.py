@@ -115,6 +115,7 @@ def component_of(part: Part) -> Component:
         source_text=entry.source_text,
         source_hash=part.digest,
         family=entry.family,
+        display=entry.display,
         summary=entry.summary,
         text=entry.text,
         source=entry.source,

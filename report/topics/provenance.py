@@ -26,7 +26,10 @@ def router_cards(study: StudyData) -> list[Card]:
     rows = study.components[study.components["kind"] == "router"].set_index("name")
     known = rows[["family", "summary", "text", "source", "bibtex", "hyper"]].to_dict("index")
     cards = []
-    for name in dict.fromkeys(system.router for system in study.systems):
+    for system in {
+        system.router: System(system.router, display=system.display) for system in study.systems
+    }.values():
+        name = system.router
         unknown = {"summary": "The database has no card of this router.", "hyper": []}
         card = {"text": "", **known.get(name, unknown)}
         optional = {key: card.get(key) or "" for key in ("family", "source", "bibtex")}
@@ -40,7 +43,7 @@ def router_cards(study: StudyData) -> list[Card]:
             }
             for parameter in card["hyper"]
         ]
-        cards.append(card | optional | {"name": name, "system": System(name), "hyper": hyper})
+        cards.append(card | optional | {"name": name, "system": system, "hyper": hyper})
     return cards
 
 

@@ -90,6 +90,8 @@ class Component:
     source_hash: str
     """As `measurements.source_hash` gives it."""
     family: str | None = None
+    display: str | None = None
+    """The name as a paper prints it."""
     summary: str = ""
     text: str = ""
     source: str | None = None

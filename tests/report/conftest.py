@@ -71,6 +71,7 @@ class Lab:
     experts: dict[str, Any] = field(default_factory=dict)
     protocol: str = "first"
     aa_replicate: int = 0
+    displays: dict[str, str] = field(default_factory=dict)
     entropies: Callable[[str, np.random.Generator], tuple[list[Metric], list[Array]]] | None = None
 
     def __post_init__(self) -> None:
@@ -91,7 +92,7 @@ class Lab:
         conditions: Sequence[dict[str, Any]] = ({},),
     ) -> None:
         for router, values in top1.items():
-            self.store.components([router_card(router)])[0]
+            self.store.components([router_card(router, self.displays.get(router))])[0]
             own = conditions if router != "dense" else conditions[:1]
             for number, settings in enumerate(own):
                 swept = {} if router == "dense" else settings
@@ -237,13 +238,14 @@ def machine(name: str, threads: int) -> Machine:
     return Machine(name, "Linux 6.1", f"Processor of {name}", 2, threads, 8 * 2**30)
 
 
-def router_card(name: str) -> Component:
+def router_card(name: str, display: str | None = None) -> Component:
     return Component(
         kind="router",
         name=name,
         source_text=f"class {name}: ...",
         source_hash=name,
         family=FAMILIES[name],
+        display=display,
         summary=f"What {name} does & is.",
         text="A longer text with <angle> brackets.",
         source="arXiv 2401.15969",
