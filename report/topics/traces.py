@@ -7,12 +7,15 @@ Bytes are base64. Thumbnails stand once for all routers that saw the same images
 from __future__ import annotations
 
 import base64
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from colorsys import hls_to_rgb
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from report.cells import require_asked, why_without
 from report.conditions import Entry
@@ -28,6 +31,12 @@ TOP_CLASSES = 4
 """Classes that are listed of an expert."""
 SMALL = 127
 """Experts up to which a number of one fits a byte."""
+PALETTE = (
+    *("#332288", "#bd1f01", "#92dadd", "#ffa90e", "#882255", "#ddcc77", "#9970ab", "#a96b59"),
+    *("#ee7733", "#44aa99"),
+)
+"""Colours of up to ten experts, which colour-blind readers can tell apart."""
+GOLDEN, LIGHTNESSES = 0.381966, (0.4, 0.55, 0.7)
 CAPTION = (
     "The first test images of each class, the same for every router and seed. A patch is coloured "
     "by the expert with the largest combine weight, the more opaque the larger that expert's share "
@@ -56,13 +65,25 @@ def explorer(study: StudyData) -> Explorer | Absent:
     except Lacking as lacking:
         return Absent("explorer", TITLE, str(lacking), lacking.fine)
     samples: dict[str, int] = {}
-    # Routers before baselines: the first two are those that a reader sees first.
+    # Routers before baselines, since what stands first is seen first.
     order = sorted(traced, key=lambda entry: study.is_baseline(entry.system))
     routers = [_router(entry, traced[entry], samples) for entry in order]
     kept, left_out = within(MOST, routers)
     sentences = CAPTION, left_out, older_sentence(study, traced, (SUITE,))
-    data = {"samples": list(map(json.loads, samples)), "routers": kept}
+    data = {
+        "samples": list(map(json.loads, samples)),
+        "routers": kept,
+        "first": _first_two(study, order[: len(kept)]),
+        "colours": {number: colours(number) for number in sorted(_numbers(kept))},
+    }
     return Explorer(TITLE, " ".join(filter(None, sentences)), data)
+
+
+def _first_two(study: StudyData, entries: Sequence[Entry]) -> tuple[int, int]:
+    """Return the numbers of the entries to show first: of two families, where there are two."""
+    families = [study.families.get(entry.system.router) for entry in entries]
+    other = (number for number, family in enumerate(families) if family != families[0])
+    return 0, next(other, min(1, len(entries) - 1))
 
 
 def _of_first_seed(study: StudyData, entry: Entry) -> list[ArrayRecord]:
@@ -92,12 +113,13 @@ def _router(entry: Entry, records: list[ArrayRecord], samples: dict[str, int]) -
 
 
 def _sample(whole: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Describe the images: pixels channel by channel, labels, and the classes' names by label."""
+    """Describe the images as PNG, their labels, and the classes' names by label."""
     images, labels = whole["traced_images"], whole["traced_labels"].tolist()
     names = list(map(str, whole["class_names"]))
     return {
-        **dict(zip(("images", "channels", "height", "width"), images.shape, strict=True)),
-        "pixels": encoded(images),
+        "height": images.shape[2],
+        "width": images.shape[3],
+        "images": list(map(png, images)),
         "labels": labels,
         "classes": {label: names[label] for label in sorted(set(labels))},
     }
@@ -108,18 +130,22 @@ def _map(own: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
     experts, weights = own["traced_experts"], own["traced_weights"]
     number = weights.shape[1]
     _, rows, columns = experts.shape
+    shares = own["traced_shares"]
+    shown = shares[experts >= 0]
     return {
         "number": number,
         "rows": rows,
         "columns": columns,
+        "low": int(shown.min(initial=255)),
+        "high": int(shown.max(initial=0)),
         "experts": encoded(experts.astype(np.int8 if number <= SMALL else "<i2")),
-        "shares": encoded(own["traced_shares"]),
+        "shares": encoded(shares),
         "classes": list(top_classes(weights, labels)),
     }
 
 
-def top_classes(weights: np.ndarray, labels: np.ndarray) -> Iterator[list[tuple[int, int]]]:
-    """Yield of each expert the classes that most of its combine weight goes to, with its percent.
+def top_classes(weights: np.ndarray, labels: np.ndarray) -> Iterator[list[tuple[int, float]]]:
+    """Yield of each expert the classes that most of its combine weight goes to, with its share.
 
     Args:
         weights: (n, E), what each image gives each expert.
@@ -130,7 +156,33 @@ def top_classes(weights: np.ndarray, labels: np.ndarray) -> Iterator[list[tuple[
     for column in by_class.T:
         most = np.argsort(-column, kind="stable")[:TOP_CLASSES]
         total = column.sum()
-        yield [(int(classes[c]), round(100 * column[c] / total)) for c in most if column[c] > 0]
+        yield [(int(classes[c]), round(column[c] / total, 3)) for c in most if column[c] > 0]
+
+
+def colours(number: int) -> list[tuple[int, ...]]:
+    """Return the colours of so many experts, (red, green, blue) each, of 255.
+
+    Those of more than ten go around the hues in large steps, so that neighbours differ.
+    """
+    if number <= len(PALETTE):
+        return [tuple(bytes.fromhex(colour[1:])) for colour in PALETTE[:number]]
+    turns = ((expert * GOLDEN % 1, LIGHTNESSES[expert % 3]) for expert in range(number))
+    made = (hls_to_rgb(hue, lightness, 0.65) for hue, lightness in turns)
+    return [tuple(round(255 * part) for part in colour) for colour in made]
+
+
+def _numbers(routers: list[dict[str, Any]]) -> set[int]:
+    return {
+        own["number"] for router in routers for each in router["layers"] for own in each["maps"]
+    }
+
+
+def png(image: np.ndarray) -> str:
+    """Return a (c, h, w) uint8 image as PNG in base64: in colour where it has three channels."""
+    pixels = image.transpose(1, 2, 0) if len(image) == 3 else image[0]
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def encoded(values: np.ndarray) -> str:
