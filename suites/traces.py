@@ -5,14 +5,15 @@ study show the same images. Of each patch it keeps the expert with the largest c
 that expert's share of the patch's combine weight; weights are read as absolute values, summed over
 an expert's slots. A patch whose combine weights are all 0, as of a dropped token, has no expert.
 
-Only tokens that are patches have a place in the image: class tokens and registers are left out.
+Only the sample is run, as if the split had no other images: a router that routes the tokens of a
+whole batch together sees these. Only tokens that are patches have a place in an image: class tokens
+and registers are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from math import inf
 
 import numpy as np
 import torch
@@ -44,8 +45,8 @@ class Traces(Suite[TrialSubject]):
     """Where each patch of a few test images went: a small sample, for the web page.
 
     At the end of training and at snapshots before it, for each MoE layer whose tokens lie on a
-    grid over the image, or are whole images. Images are routed in the batches of the evaluation.
-    Known limit: of the experts that process a patch, only the one of the largest weight is kept.
+    grid over the image, or are whole images. Known limit: of the experts that process a patch,
+    only the one of the largest weight is kept.
     """
 
     on = "trial"
@@ -100,82 +101,47 @@ class Traces(Suite[TrialSubject]):
         return why_not_routed(subject.model)
 
     def measure(self, subject: TrialSubject) -> Iterator[Metric | Array]:
-        sample = self.sample(subject, subject.model)
+        labels = subject.labels_of("test")
+        shown = range(min(self.classes, subject.num_classes))
+        places = torch.cat([(labels == each).nonzero()[: self.images, 0] for each in shown])
+        sample = Sample.routed(subject, subject.model, places)
         yield from layers_and_mean([layer_metrics(weights) for weights in sample.layers], "test")
         yield Array("traced_images", thumbnails(sample.images), split="test")
-        yield Array("traced_labels", sample.labels.numpy(), split="test")
-        yield Array("traced_index", sample.places.numpy(), split="test")
+        yield Array("traced_labels", labels[places].numpy(), split="test")
+        yield Array("traced_index", places.numpy(), split="test")
         yield named_classes(subject.class_names)
         yield from sample.traces(subject.model)
         earlier = subject.snapshots[:-1]  # the last one is the end
         spaced = np.linspace(0, len(earlier), min(self.snapshots, len(earlier)), endpoint=False)
         for snapshot in (earlier[int(place)] for place in spaced):
-            model, last = snapshot.load(), int(sample.places.max())
-            for array in self.sample(subject, model, last).traces(model):
+            model = snapshot.load()
+            for array in Sample.routed(subject, model, places).traces(model):
                 yield replace(array, step=snapshot.step)
-
-    def sample(self, subject: TrialSubject, model: nn.Module, last: float = inf) -> Sample:
-        """Run a model on the test split, no further than the image at place `last`."""
-        missing = [self.images] * min(self.classes, subject.num_classes)
-        parts: list[Sample] = []
-        seen = 0
-        for batch in subject.run(model, "test"):
-            rows = torch.tensor(first_of_each(batch.labels, missing), dtype=torch.long)
-            weights = (
-                by_image(each.combine_weights(), len(batch.labels)) for each in batch.routings
-            )
-            layers = [each.abs().float().cpu()[rows] for each in weights]
-            images, labels = batch.images.cpu()[rows].float(), batch.labels.cpu()[rows]
-            parts.append(Sample(seen + rows, labels, images, layers))
-            seen += len(batch.labels)
-            if not any(missing) or seen > last:
-                break
-        return Sample.joined(parts)
-
-
-def first_of_each(labels: Tensor, missing: list[int]) -> list[int]:
-    """Return the rows of images that are among the first of their class, and count them off.
-
-    Args:
-        labels: (n,) long.
-        missing: images of each class that are still to come; changed in place.
-    """
-    rows = []
-    for row, label in enumerate(labels.tolist()):
-        if label < len(missing) and missing[label]:
-            missing[label] -= 1
-            rows.append(row)
-    return rows
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """The sampled images, ordered by class, and how one model routed them; on the CPU.
+    """The sampled images, and how one model routed them; on the CPU.
 
     Attributes:
-        places: (n,) long, in the split.
-        labels: (n,) long.
         images: (n, c, h, w) float, normalised.
         layers: of each MoE layer, (n, tokens, E) float, the absolute combine weights.
     """
 
-    places: Tensor
-    labels: Tensor
     images: Tensor
     layers: list[Tensor]
 
     @classmethod
-    def joined(cls, parts: list[Sample]) -> Sample:
-        """Join batches to one."""
-        labels = torch.cat([part.labels for part in parts])
-        order = labels.argsort(stable=True)
-        layers = zip(*(part.layers for part in parts), strict=True)
-        return cls(
-            torch.cat([part.places for part in parts])[order],
-            labels[order],
-            torch.cat([part.images for part in parts])[order],
-            [torch.cat(layer)[order] for layer in layers],
-        )
+    def routed(cls, subject: TrialSubject, model: nn.Module, places: Tensor) -> Sample:
+        """Run a model on the images at these places of the test split."""
+        images, routings = [], []
+        for batch in subject.run(model, "test", places=places):
+            images.append(batch.images.float().cpu())
+            weights = [
+                by_image(each.combine_weights(), len(batch.labels)) for each in batch.routings
+            ]
+            routings.append([each.abs().float().cpu() for each in weights])
+        return cls(torch.cat(images), [torch.cat(layer) for layer in zip(*routings, strict=True)])
 
     def traces(self, model: nn.Module) -> Iterator[Array]:
         """Return the arrays of each layer whose tokens have a place in the image."""

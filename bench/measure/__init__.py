@@ -1,4 +1,5 @@
 """Measuring: the subjects of suites, and a suite's run on one of them."""
 
+from bench.measure.layers import LayerOfTrial, layers_by_image
 from bench.measure.running import refuse_transfer, run_suite, storable
-from bench.measure.subjects import LayerOfTrial, TrainedTrial, layers_by_image
+from bench.measure.subjects import TrainedTrial

@@ -95,9 +95,21 @@ class TrialSubject(Protocol):
     stats: Mapping[str, float]
 
     def run(
-        self, model: nn.Module, split: str, batch_size: int | None = None
+        self,
+        model: nn.Module,
+        split: str,
+        batch_size: int | None = None,
+        places: Tensor | None = None,
     ) -> Iterator[Observed]:
-        """Run the model on every image of a split, in a fixed order, batch by batch."""
+        """Run the model on every image of a split, in a fixed order, batch by batch.
+
+        Args:
+            places: (k,) long, on the CPU; the images there alone, in this order, as if the split
+                had no others.
+        """
+
+    def labels_of(self, split: str) -> Tensor:
+        """Return the class of each image of a split, in the order of `run`: (n,) long, CPU."""
 
     def start(self) -> nn.Module:
         """Load the model as it was before its first step, in eval mode, on `device`.

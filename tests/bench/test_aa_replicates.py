@@ -8,7 +8,7 @@ import torch
 from bench.config.presets import ParentConfig, PresetPart, load_preset
 from bench.config.schema import TrialSpec
 from bench.data.batches import TrainingBatches
-from bench.measure.subjects import LayerOfTrial
+from bench.measure import LayerOfTrial
 from bench.model import moe_layers
 from bench.model.build import moe_seed, trial_model
 from bench.plan.expand import trial_specs

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from bench.compute import model_stats
-from bench.measure.subjects import LayerOfTrial, TrainedTrial
+from bench.measure import LayerOfTrial, TrainedTrial
 from bench.model import MoELayer, moe_layers
 from bench.model.build import trial_model
 from bench.train.loop import train_trial
@@ -42,6 +42,17 @@ def test_the_final_model_runs_on_every_image_in_order(trained, tiny_dataset):
     assert abs(seen[0].images.mean()) < 1  # normalised
     default = next(subject.run(subject.model, "test"))
     assert len(default.labels) == 16  # as in training
+
+
+def test_the_images_at_some_places_run_as_if_there_were_no_others(trained):
+    subject = trained()
+    (whole,) = subject.run(subject.model, "test", batch_size=32)
+    places = torch.tensor([30, 2, 17])
+    two, one = subject.run(subject.model, "test", 2, places=places)
+    assert torch.equal(torch.cat([two.images, one.images]), whole.images[places])
+    assert torch.equal(torch.cat([two.labels, one.labels]), subject.labels_of("test")[places])
+    assert two.routings[0].gates.shape == (2, 16, 4)
+    torch.testing.assert_close(one.logits, whole.logits[places[2:]])
 
 
 @pytest.mark.parametrize("router", ["softmax_mixture", "softmax_token_choice"])

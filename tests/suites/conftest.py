@@ -106,12 +106,21 @@ class FakeTrial:
             raise UndefinedError("no weights were kept")
         return self.snapshots[0].load()
 
+    def labels_of(self, split: str) -> Tensor:
+        return self.labels
+
     @torch.no_grad()
     def run(
-        self, model: nn.Module, split: str, batch_size: int | None = None
+        self,
+        model: nn.Module,
+        split: str,
+        batch_size: int | None = None,
+        places: Tensor | None = None,
     ) -> Iterator[Observed]:
         size = batch_size or self.batch_size
-        for images, labels in zip(self.images.split(size), self.labels.split(size), strict=True):
+        chosen = slice(None) if places is None else places
+        parts = (each[chosen].split(size) for each in (self.images, self.labels))
+        for images, labels in zip(*parts, strict=True):
             self.asked.append((split, len(labels)))
             routings: list[Routing] = []
             handles = [

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.models.mlp_mixer import MlpMixer
 
+from bench.model import moefy
 from routers import MixtureRouting
-from suites import Array, build_suite
+from suites import Array, Observed, build_suite
 from suites.support.known_answers import ROUTINGS, KnownSubject
 from suites.traces import Grid, grid_of, thumbnails
-from tests.suites.conftest import EACH_KIND
+from tests.suites.conftest import EACH_KIND, FakeTrial
 
 GRID = (4, 3)
 """Where the twelve tokens of the subjects' images are said to lie."""
@@ -30,24 +32,29 @@ def on_grid(subject, grid=GRID):
     return subject
 
 
+class Sampled(KnownSubject):
+    """A known routing of the images at some places alone, in one batch."""
+
+    def labels_of(self, split):
+        return self.case.labels
+
+    def run(self, model, split, batch_size=None, places=None):
+        labels = self.case.labels[places]
+        images = labels.view(-1, 1, 1, 1).float()
+        yield Observed(images, labels, images, [self.case.route(labels)] * 2)
+
+
 def known(name, grid=(2, 4)):
-    subject = KnownSubject(next(case for case in ROUTINGS if case.name == name))
+    subject = Sampled(next(case for case in ROUTINGS if case.name == name))
     subject.model.grid_size = grid
     return subject
 
 
 def materialised(subject, model, places):
     """The combine weights of images, (n, tokens, E) for each layer, from the definition."""
-    by_place = {}
-    seen = 0
-    for batch in subject.run(model, "test"):
-        images = len(batch.labels)
-        tensors = [each.combine_tensor().sum(-1).abs() for each in batch.routings]
-        layers = [each.reshape(images, -1, each.shape[-1]) for each in tensors]
-        for row in range(images):
-            by_place[seen + row] = [layer[row] for layer in layers]
-        seen += images
-    return [np.stack(layer) for layer in zip(*(by_place[p] for p in places), strict=True)]
+    (batch,) = subject.run(model, "test", 40, places=torch.from_numpy(places))
+    tensors = [each.combine_tensor().sum(-1).abs() for each in batch.routings]
+    return [each.reshape(len(places), -1, each.shape[-1]).numpy() for each in tensors]
 
 
 @pytest.mark.parametrize("kind", sorted(EACH_KIND))
@@ -57,7 +64,7 @@ def test_each_patch_has_the_expert_and_share_of_the_materialised_combine_tensor(
     index = got["traced_index", None, None]
     first, last = subject.snapshots
     for model, step in ((subject.model, None), (first.model, first.step)):
-        for layer, weights in enumerate(materialised(subject, model, index.tolist())):
+        for layer, weights in enumerate(materialised(subject, model, index)):
             experts = got["traced_experts", layer, step]
             shares = got["traced_shares", layer, step]
             assert experts.dtype == np.int16
@@ -96,11 +103,11 @@ def test_a_full_expert_drops_the_rest_by_hand():
     assert got["traced_labels", None, None].tolist() == sorted([*range(8), *range(8)])
     experts, shares = got["traced_experts", 1, None], got["traced_shares", 1, None]
     upper = [[0, 0, 0, 0], [-1, -1, -1, -1]]
-    for place, own, share in zip(got["traced_index", None, None], experts, shares, strict=True):
-        assert own.tolist() == (upper if place % 2 == 0 else [[-1] * 4] * 2)
+    for image, (own, share) in enumerate(zip(experts, shares, strict=True)):
+        assert own.tolist() == (upper if image % 2 == 0 else [[-1] * 4] * 2)
         assert share.tolist() == (255 * (own == 0)).tolist()
     assert got["traced_weights", 1, None][0].tolist() == [4, 0, 0, 0]
-    assert got["traced_weights", 1, None][2].tolist() == [0, 0, 0, 0]
+    assert got["traced_weights", 1, None][1].tolist() == [0, 0, 0, 0]
     assert got["top_share", None, None] == 1 / 4
     assert got["without_expert", None, None] == 3 / 4
 
@@ -136,17 +143,11 @@ def test_routers_and_seeds_show_the_same_images_whatever_the_batches(trial):
     assert few["traced_labels", None, None].tolist() == [0, 1, 2]
 
 
-def test_a_split_is_read_no_further_than_needed(trial):
+def test_only_the_sample_is_run(trial):
     subject = on_grid(trial("soft_moe", labels=torch.arange(40) % 7 % 6))  # class 6 has no image
-    subject.num_classes = 6
-    measured(subject)
-    assert subject.asked == [("test", 16)] * 2
-    subject.asked.clear()
-    subject.num_classes = 7
-    measured(subject)
-    assert subject.asked == [("test", 16), ("test", 16), ("test", 8), ("test", 16)], (
-        "the first pass looks for class 6, the others know where the sample ends"
-    )
+    got = measured(subject)
+    assert got["traced_labels", None, None].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert subject.asked == [("test", 12)] * 2, "of the end and one snapshot"
 
 
 def test_tokens_on_no_grid_are_not_traced_but_counted(trial):
@@ -196,6 +197,18 @@ def test_patches_lie_where_timm_embeds_them(name, options, tokens, grid):
     size = options.get("img_size", 224)
     size = torch.Size(size if isinstance(size, tuple) else (size, size))
     assert grid_of(model, tokens, size) == grid
+
+
+def test_channels_that_are_routed_as_tokens_are_no_patches():
+    """An MLP-Mixer of as many channels as patches: its first network mixes channels."""
+    model = MlpMixer(2, img_size=32, patch_size=8, embed_dim=16, num_blocks=1)
+    model = moefy(model, num_experts=4, layers="every_mlp", input_size=(3, 32, 32), seed=0).eval()
+    torch.manual_seed(0)
+    subject = FakeTrial(model, torch.randn(4, 3, 32, 32), torch.arange(4) % 2, num_classes=2)
+    got = measured(subject)
+    assert [layer for name, layer, _ in got if name == "traced_experts"] == [1]
+    assert got["traced_experts", 1, None].shape == (4, 4, 4)
+    assert ("top_share", 0, None) in got
 
 
 def test_each_channel_of_a_thumbnail_goes_from_dark_to_bright():
