@@ -106,6 +106,12 @@ def write_report(
     )
 
 
+def page_of(study: StudyData, home: Path | str) -> str:
+    """Make the web page of a study alone, as HTML whose links to logs begin at the home folder."""
+    figures = list(draw_figures(study))
+    return make_page(study, make_tables(study), figures, Logs(home, home), explorer(study))
+
+
 def _tables(parts: Iterable[Table | Absent]) -> tuple[Table, ...]:
     return tuple(part for part in parts if isinstance(part, Table))
 

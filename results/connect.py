@@ -90,15 +90,18 @@ def connect(url: URL, *, read_only: bool = False) -> Engine:
     A SQLite file that may not be written is opened for reading alone.
 
     Args:
-        read_only: True where every write is to be refused.
+        read_only: True where every write is to be refused. Nothing is written beside a SQLite file
+            either, and the log of a run that died stays as it is.
 
     Raises:
         StoreError: there is no driver for this kind of database.
     """
     is_sqlite = url.get_backend_name() == "sqlite"
     file = None
-    if is_sqlite and url.database and may_only_be_read(Path(url.database)):
-        file = ReadOnlyFile(Path(url.database))
+    if is_sqlite and url.database:
+        path = Path(url.database)
+        if (read_only and path.is_file()) or may_only_be_read(path):
+            file = ReadOnlyFile(path)
     options: dict[str, Any] = {"creator": file.connect} if file else {}
     if read_only and not is_sqlite:
         options["execution_options"] = {f"{url.get_backend_name()}_readonly": True}

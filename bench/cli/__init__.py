@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from bench.cli import components, doctor, report, run, status, tune
+from bench.cli import components, doctor, report, run, serve, status, tune
 from bench.cli.context import classified
 
 EPILOG = """\b
@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (run, tune, report, status, components, doctor):
+for group in (run, tune, report, serve, status, components, doctor):
     group.add_to(app)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,3 +80,24 @@ def test_a_database_that_is_read_only_refuses_writes(target: str) -> None:
         assert [study.name for study in store.studies()] == ["tiny"]
         with pytest.raises(StoreError, match=r"cannot write to .*read.?only"):
             store.study("mine", {})
+
+
+@pytest.mark.parametrize("left", ["nothing", "the log of a run that died"])
+def test_reading_writes_nothing_beside_a_database(tmp_path: Path, left: str) -> None:
+    file = make(tmp_path / "bench.db", "one")
+    if left != "nothing":
+        live = make(tmp_path / "live" / "bench.db", "one")
+        with open_store(live) as store:
+            store.study("two", {})
+            for ending in ("", "-wal", "-shm"):
+                shutil.copyfile(f"{live}{ending}", f"{file}{ending}")
+    before = {each.name: each.read_bytes() for each in tmp_path.glob("bench.db*")}
+    times = {each.name: each.stat().st_mtime_ns for each in tmp_path.glob("bench.db*")}
+    with open_store(file, create=False, read_only=True) as store:
+        names = [study.name for study in store.studies()]
+    assert names == (["one"] if left == "nothing" else ["one", "two"])
+    after = {each.name: each.read_bytes() for each in tmp_path.glob("bench.db*")}
+    assert after.keys() == before.keys()
+    for name in before.keys() - {"bench.db-shm"}:  # in which readers mark what they read
+        assert after[name] == before[name]
+        assert (tmp_path / name).stat().st_mtime_ns == times[name]

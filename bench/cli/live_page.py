@@ -1,0 +1,194 @@
+"""The page of a study that runs: read from the database again and again, and made when it changed.
+
+A run is not disturbed: the database is opened for reading alone and closed after each reading,
+reading and drawing take a small share of the time, and nothing is drawn while a layer is timed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+
+from report import state_of
+from report.study import StudyData, load_study
+from report.write import page_of
+from results import Store, open_store
+from results.connect import resolve
+from results.frames import measurements_frame, trials_frame
+from results.store.leases import alive
+from results.text import counted
+
+SECONDS = 2.0
+"""Least time between two readings of the database."""
+PAUSE, PAUSE_DRAWING = 10, 5
+"""Times as long as a reading, or the making of a page, took pass until the next."""
+WATCHED = 60.0
+"""Seconds after a browser asked last in which the page is still made."""
+POLL = 3000
+"""Milliseconds after which the page asks for the state again."""
+LIVE = """
+<style>
+  #live { position: fixed; right: 1rem; bottom: 1rem; padding: .3rem .7rem; z-index: 9;
+    border-radius: .4rem; background: #1f2933; color: #fff; font: 13px system-ui, sans-serif; }
+</style>
+<div id="live" role="status">LINE</div>
+<script>
+(() => {
+  const page = "PAGE", banner = document.getElementById("live"), kept = sessionStorage;
+  const place = kept.getItem("scroll");
+  kept.removeItem("scroll");
+  if (place !== null) addEventListener("load", () => scrollTo(0, Number(place)));
+  const ask = async () => {
+    try {
+      const state = await (await fetch("/state")).json();
+      banner.textContent = state.line;
+      if (state.page !== page) {
+        kept.setItem("scroll", String(scrollY));
+        location.reload();
+        return;
+      }
+    } catch { banner.textContent = "the server has ended or cannot be reached"; }
+    setTimeout(ask, POLL);
+  };
+  setTimeout(ask, POLL);
+})();
+</script>
+"""
+FIRST = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>STUDY</title></head>
+<body style="font: 16px system-ui, sans-serif; margin: 2rem">
+<p>The page of study <b>STUDY</b> is being made.</p>
+</body></html>
+"""
+"""The page until there is one."""
+
+
+class LivePage:
+    """The page of a study and its state, kept up to date by `watch` in a thread of its own.
+
+    Args:
+        database: path or URL of the database.
+        study: the study's name.
+        home: the folder that its logs are named from.
+    """
+
+    def __init__(self, database: str, study: str, home: Path) -> None:
+        self._database, self._study, self._home = database, study, home
+        self._closed = threading.Event()
+        self._asked = time.monotonic()
+        self._files: list[tuple[int, int] | None] | None = None
+        self._state = self._page = ""
+        self._html = FIRST.replace("STUDY", escape(study))
+        self._line, self._logs = "reading the database", frozenset[str]()
+        self._draw_again = 0.0
+
+    def html(self) -> str:
+        """Return the page as it was made last, with the line and the script that keep it live."""
+        self._asked = time.monotonic()
+        live = LIVE.replace("PAGE", self._page).replace("POLL", str(POLL))
+        before, end, after = self._html.rpartition("</body>")
+        return "".join((before, live.replace("LINE", escape(self._line)), end, after))
+
+    def state(self) -> dict[str, str]:
+        """Return which page there is, and a line that says how the study stands."""
+        self._asked = time.monotonic()
+        return {"page": self._page, "line": self._line}
+
+    def log(self, name: str) -> Path | None:
+        """Return the log file of this name; None unless it is of the study and lies in the home."""
+        if name not in self._logs:
+            return None
+        file = (self._home / name).resolve()
+        return file if file.is_relative_to(self._home.resolve()) and file.is_file() else None
+
+    def close(self) -> None:
+        """Let `watch` return."""
+        self._closed.set()
+
+    def watch(self) -> None:
+        """Keep the page up to date until `close`; what cannot be read is tried again."""
+        pause = 0.0
+        while not self._closed.wait(pause):
+            try:
+                pause = self.refresh()
+            except Exception as error:  # whatever it is, the server goes on with the page it has
+                self._files, pause = None, SECONDS
+                self._line = f"the study cannot be shown now: {error}"
+
+    def refresh(self) -> float:
+        """Read the study if its database changed, and make its page if the study changed.
+
+        Returns:
+            Seconds until it should be called again.
+        """
+        begun, files = time.monotonic(), self._stamps()
+        if files is not None and files == self._files and self._state == self._page:
+            return SECONDS
+        with open_store(self._database, create=False, read_only=True) as store:
+            self._read(store)
+            took = time.monotonic() - begun
+            data = load_study(store, self._study) if self._may_draw(store) else None
+        if data is not None:
+            self._draw(data)
+        self._files = files
+        return max(SECONDS, PAUSE * took)
+
+    def _read(self, store: Store) -> None:
+        """Read how the study stands."""
+        record = store.find_study(self._study)
+        trials, measurements = (
+            frame(store, record.name) for frame in (trials_frame, measurements_frame)
+        )
+        self._logs = frozenset(trials["log"].dropna())
+        self._line = line_of(trials, measurements, any(map(alive, store.runs(record.name))))
+        self._state = state_of(record.request, trials, measurements)
+
+    def _may_draw(self, store: Store) -> bool:
+        """Tell whether the page is due, somebody sees it, and nothing is timed meanwhile."""
+        now = time.monotonic()
+        due = self._state != self._page and now >= self._draw_again
+        seen = now - self._asked < WATCHED or not self._page
+        return due and seen and not any(not e.trial and alive(e.run) for e in store.leases())
+
+    def _draw(self, data: StudyData) -> None:
+        begun = time.monotonic()
+        self._html = page_of(data, self._home)
+        self._page = data.state
+        ended = time.monotonic()
+        self._draw_again = ended + PAUSE_DRAWING * (ended - begun)
+
+    def _stamps(self) -> list[tuple[int, int] | None] | None:
+        """Return time and size of a SQLite file and its log; None of other databases."""
+        url = resolve(self._database)
+        if url.get_backend_name() != "sqlite" or not url.database:
+            return None
+        stamps: list[tuple[int, int] | None] = []
+        for ending in ("", "-wal"):
+            stamps.append(None)
+            with suppress(OSError):
+                stat = Path(url.database + ending).stat()
+                stamps[-1] = stat.st_mtime_ns, stat.st_size
+        return stamps
+
+
+def line_of(trials: pd.DataFrame, measurements: pd.DataFrame, living: bool) -> str:
+    """Say how a study stands: `live: 3 of 9 trials done, 1 running, last result 14:03:22`.
+
+    Args:
+        living: whether a run of the study goes on.
+    """
+    counts = trials["status"].value_counts()
+    parts = [f"{counts.get('done', 0)} of {counted(len(trials), 'trial')} done"]
+    for status in ("running", "failed"):
+        if status in counts:
+            parts.append(f"{counts[status]} {status}")
+    times = [*trials["finished_at"].dropna(), *measurements["at"].dropna()]
+    if times:
+        last = max(times).to_pydatetime().astimezone()
+        parts.append(f"last result {last:%H:%M:%S}")
+    return f"{'live' if living else 'no run goes on'}: {', '.join(parts)}"

@@ -1,0 +1,149 @@
+"""`serve`: the page of a study on this machine alone, kept up to date while a run goes on."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import socket
+import threading
+from contextlib import suppress
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+import typer
+
+from bench.cli.context import Place, command
+
+if TYPE_CHECKING:
+    from bench.cli.live_page import LivePage
+
+HOST = "127.0.0.1"
+NAMES = (HOST, "localhost")
+"""Names that a browser may know this server by; under others a foreign page might read it."""
+NICENESS = 10
+"""Added to the process's own: a run has precedence."""
+POLICY = "default-src 'self' 'unsafe-inline' data:"
+"""What a browser may load for the page: nothing of other servers."""
+
+StudyName = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="STUDY", help="The study to show.", show_default="the one asked for last"
+    ),
+]
+Port = Annotated[
+    int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 takes a free one.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register this command."""
+    command(app)(serve)
+
+
+def serve(place: Place, study: StudyName = None, port: Port = 8765) -> None:
+    """Show the page of a study in a browser of this machine, and follow its results.
+
+    The page is that of `report`. It is renewed as results come, while it is open, but not while a
+    layer is timed. The database is opened for reading alone. Ctrl-C ends the server. On another
+    machine, forward the port: ssh -L 8765:localhost:8765 HOST.
+
+    \b
+    Examples:
+      python bench.py serve
+      python bench.py serve tiny --port 8080
+    """
+    from results import open_store
+
+    with open_store(place.database, create=False, read_only=True) as store:
+        name = store.find_study(study).name
+    from bench.cli.live_page import LivePage  # slow to import
+
+    page = LivePage(place.database, name, place.home)
+    with suppress(KeyboardInterrupt), listen(port, page) as server:
+        os.nice(NICENESS)
+        threading.Thread(target=page.watch, daemon=True).start()
+        print(f"study {name}: http://{HOST}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
+        server.serve_forever()
+    page.close()
+
+
+def listen(port: int, page: LivePage) -> Server:
+    """Open a port of this machine for browsers on it.
+
+    Raises:
+        RequestError: the port is in use, or may not be opened; the message names a free one.
+    """
+    from routers.errors import RequestError
+
+    try:
+        return Server(port, page)
+    except OSError as error:
+        with socket.create_server((HOST, 0)) as other:
+            free = other.getsockname()[1]
+        why = "is in use" if error.errno == errno.EADDRINUSE else f"cannot be used ({error})"
+        raise RequestError(f"port {port} {why}; --port {free} is free") from error
+
+
+class Server(ThreadingHTTPServer):
+    """A server of one page, its state, and the logs of its study."""
+
+    daemon_threads = True
+
+    def __init__(self, port: int, page: LivePage) -> None:
+        self.page = page
+        super().__init__((HOST, port), Handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that goes away."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers to GET and HEAD."""
+
+    server: Server
+    server_version = "moe-router-bench"
+
+    def do_GET(self) -> None:
+        page, path = self.server.page, unquote(urlsplit(self.path).path)
+        if self.headers.get("Host", "").partition(":")[0] not in NAMES:
+            self.send_error(HTTPStatus.FORBIDDEN)
+        elif path == "/":
+            self._answer("text/html", page.html())
+        elif path == "/state":
+            self._answer("application/json", json.dumps(page.state()))
+        elif log := page.log(path.removeprefix("/")):
+            with log.open("rb") as file:
+                self._head("text/plain", os.fstat(file.fileno()).st_size)
+                if self.command == "GET":
+                    shutil.copyfileobj(file, self.wfile)
+        else:
+            self.send_error(HTTPStatus.NOT_FOUND)
+
+    do_HEAD = do_GET
+
+    def _answer(self, kind: str, text: str) -> None:
+        content = text.encode("utf-8", errors="replace")
+        self._head(kind, len(content))
+        if self.command == "GET":
+            self.wfile.write(content)
+
+    def _head(self, kind: str, length: int) -> None:
+        self.send_response(HTTPStatus.OK)
+        headers = {
+            "Content-Type": f"{kind}; charset=utf-8",
+            "Content-Length": str(length),
+            "Content-Security-Policy": POLICY,
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+        }
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Print no line for a request."""
