@@ -4,7 +4,7 @@
   const data = JSON.parse(document.getElementById("explorer-data").textContent);
   const [layers, times, classes, bare] = ["layer", "time", "class", "bare"].map((name) =>
     section.querySelector(`.explorer-controls [name=${name}]`));
-  const [WEAKEST, STRONGEST, FADED] = [90, 205, 12]; // opacity of a patch, of 255
+  const [WEAKEST, STRONGEST, FADED] = [110, 205, 12]; // opacity of a patch, of 255
   const [TOP_PATCHES, MOST_LISTED] = [8, 16];
 
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
@@ -152,7 +152,7 @@
       ];
     }
 
-    inWords([label, share]) { return `${this.sample.classes[label]} ${percent(share)}`; }
+    inWords([label, share]) { return `${this.sample.classes[label]}\u00a0${percent(share)}`; }
 
     details(where) {
       const own = this.shown.flatMap((each) => each.patches.filter(({ expert }) => expert === this.expert)

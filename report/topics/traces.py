@@ -32,8 +32,8 @@ TOP_CLASSES = 4
 SMALL = 127
 """Experts up to which a number of one fits a byte."""
 PALETTE = (
-    *("#332288", "#bd1f01", "#92dadd", "#ffa90e", "#882255", "#ddcc77", "#9970ab", "#a96b59"),
-    *("#ee7733", "#44aa99"),
+    *("#ccbb44", "#01665e", "#911eb4", "#88ccee", "#8c510a", "#f1a2a9", "#b2df8a", "#9970ab"),
+    *("#6a9f58", "#4477ff"),
 )
 """Colours of up to ten experts, which colour-blind readers can tell apart."""
 GOLDEN, LIGHTNESSES = 0.381966, (0.4, 0.55, 0.7)
