@@ -138,7 +138,7 @@ def _training(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
         "values."
         if tuned
         else "",
-        *(_part(part) for part in preset.get("parts", []) if part.get("set")),
+        *(_part(part, preset) for part in preset.get("parts", []) if part.get("set")),
     ]
 
 
@@ -151,9 +151,11 @@ def _swept(preset: Mapping[str, Any]) -> set[str]:
     return {*preset.get("sweep", {}), *of_parts}
 
 
-def _part(part: Mapping[str, Any]) -> str:
+def _part(part: Mapping[str, Any], preset: Mapping[str, Any]) -> str:
+    """Say what a part set for its routers: those of the preset, where it names none."""
+    routers = part["routers"] or preset["routers"]
     settings = [f"{path} = {value}" for path, value in part["set"].items()]
-    return f"{_listed(part['routers'])} had {_listed(settings)}."
+    return f"{_listed(routers)} had {_listed(settings)}."
 
 
 def _budget(study: StudyData, preset: Mapping[str, Any]) -> list[str]:

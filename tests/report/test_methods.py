@@ -71,6 +71,16 @@ def test_what_was_tuned_swept_or_set_in_a_part_is_not_said_to_be_fixed(lab, stor
     assert "soft_moe had train.batch_size = 32." in text
 
 
+def test_a_part_without_routers_has_those_of_the_preset(lab, store):
+    """As `--set` makes of the first part of preset smoke."""
+    lab(suites=()).study_of({"soft_moe": [0.5]})
+    preset = load_preset("tiny").model_dump(mode="json")
+    preset["routers"] = ["soft_moe", "dense"]
+    preset["parts"] = [{"routers": None, "set": {"train.epochs": 0.1}, "sweep": {}}]
+    store.study("tiny", {"preset": preset, "suites": {}})
+    assert "soft_moe and dense had train.epochs = 0.1." in methods_markdown(load_study(store))
+
+
 def test_a_study_of_bare_layers_has_no_training(lab, store):
     made = lab(suites=("throughput",))
     made.layer("soft_moe", {}, 0)
