@@ -144,15 +144,15 @@
     }
 
     overview() {
-      const experts = this.map?.classes.map(([most], expert) => most && `${expert}:\u00a0${this.inWords(most)}`) ?? [];
-      const listed = experts.filter(Boolean).slice(0, MOST_LISTED);
+      const experts = this.map?.classes.flatMap(([most], expert) => (most ? [`${expert}\u00a0→\u00a0${this.inWords(most)}`] : [])) ?? [];
+      const listed = [...experts.slice(0, MOST_LISTED), ...(experts.length > MOST_LISTED ? ["…"] : [])];
       return [
         element("p", "", "Choose an expert, or a patch, to see what it takes."),
-        element("p", "", `Most of each expert’s weight: ${listed.join(" · ")}${listed.length < experts.length ? " …" : ""}`),
+        element("p", "", `The class that each expert takes most, with its part of the expert’s weight: ${listed.join(", ")}`),
       ];
     }
 
-    inWords([label, share]) { return `${this.sample.classes[label]}\u00a0${percent(share)}`; }
+    inWords([label, share]) { return `${this.sample.classes[label]}\u00a0(${percent(share)})`; }
 
     details(where) {
       const own = this.shown.flatMap((each) => each.patches.filter(({ expert }) => expert === this.expert)

@@ -38,7 +38,7 @@ PALETTE = (
 """Colours of up to ten experts, which colour-blind readers can tell apart."""
 GOLDEN, LIGHTNESSES = 0.381966, (0.4, 0.55, 0.7)
 CAPTION = (
-    "The first test images of each class, the same for every router and seed. A patch is coloured "
+    "The first test images of each class, the same for all routers and seeds. A patch is coloured "
     "by the expert with the largest combine weight, the more opaque the larger that expert's share "
     "of the patch's combine weight, from the smallest to the largest share shown. A patch without "
     "a colour got nothing from any expert. Tokens that are no patches are left out. One run of "

@@ -15,7 +15,8 @@ from report.study import load_study
 from report.table import Absent
 from report.topics.traces import PALETTE, colours, explorer, top_classes, within
 from report.write import write_report
-from results import Array, Metric
+from results import Array, Metric, open_store
+from tests.report.conftest import router_card
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 HOSTILE = "<script>alert(1)</script>"
@@ -79,10 +80,8 @@ def record(store, lab, router, seed=0, arrays=(), settings=None, **result):
     )
 
 
-@pytest.fixture
-def traced(lab, store):
+def study_of_two(made, store):
     """A study of two routers, one of them with a second seed, and a dense model."""
-    made = lab(suites=("accuracy", "traces"))
     # The later seed is recorded first.
     record(store, made, "soft_moe", 1, arrays(seed=1))
     record(store, made, "soft_moe", 0, arrays())
@@ -90,6 +89,11 @@ def traced(lab, store):
     dense = {"status": "skipped", "error": "the model has no MoE layer"}
     record(store, made, "dense", **dense)
     return made
+
+
+@pytest.fixture
+def traced(lab, store):
+    return study_of_two(lab(suites=("accuracy", "traces")), store)
 
 
 def decoded(text, dtype=np.int8):
@@ -124,6 +128,27 @@ def test_routers_that_saw_the_same_images_share_them(traced, store):
     assert sample["classes"] == {"0": "left", "1": HOSTILE}
     with Image.open(io.BytesIO(base64.b64decode(sample["images"][3]))) as image:
         assert np.asarray(image).tolist() == np.arange(192, 256).reshape(8, 8).tolist()
+
+
+def test_routers_of_other_data_have_images_of_their_own(lab, store):
+    made = lab(suites=("traces",))
+    record(store, made, "soft_moe", 0, arrays())
+    record(store, made, "my_gate", 0, arrays(names=("one", "other")))
+    data = explorer(load_study(store)).data
+    samples = {router["name"]: data["samples"][router["sample"]] for router in data["routers"]}
+    assert samples["soft_moe"]["classes"] == {"0": "left", "1": HOSTILE}
+    assert samples["my_gate"]["classes"] == {"0": "one", "1": "other"}
+
+
+def test_the_two_that_are_shown_first_are_of_two_families_and_no_baselines(lab, store):
+    made = lab(suites=("traces",))
+    for router in ("random", "softmax_token_choice", "my_gate", "soft_moe"):
+        store.components([router_card(router)])
+        record(store, made, router, 0, arrays())
+    data = explorer(load_study(store)).data
+    names = [router["name"] for router in data["routers"]]
+    assert names[-1] == "random"
+    assert [names[number] for number in data["first"]] == ["softmax_token_choice", "soft_moe"]
 
 
 def test_many_experts_have_their_numbers_in_two_bytes(lab, store):
@@ -232,34 +257,46 @@ def choose(pane, name):
     pane.locator("select").select_option(label=name)
 
 
-@pytest.fixture
-def page(traced, store, tmp_path):
-    """Opens the report of the study at some width; at the end nothing may have gone wrong."""
+@pytest.fixture(scope="module")
+def browser():
     if BROWSER is None:
         pytest.skip("no Chromium is installed")
     api = pytest.importorskip("playwright.sync_api")
-    report = write_report(store, traced.name, tmp_path / "report")
-    wrong = []
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=arguments)
+        started = playwright.chromium.launch(executable_path=BROWSER, args=arguments)
+        yield started
+        started.close()
 
-        def opened(width):
-            tab = browser.new_page(viewport={"width": width, "height": 900})
-            tab.on(
-                "console", lambda message: message.type == "error" and wrong.append(message.text)
-            )
-            tab.on("pageerror", lambda error: wrong.append(str(error)))
-            tab.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
-            tab.on(
-                "request",
-                lambda request: request.url.startswith("http") and wrong.append(request.url),
-            )
-            tab.goto(report.index_html.as_uri())
-            return tab
 
-        yield opened
-        browser.close()
+@pytest.fixture(scope="module")
+def address(make_lab, tmp_path_factory):
+    """Where the page of the study lies."""
+    folder = tmp_path_factory.mktemp("explorer")
+    with open_store(folder / "results.db") as store:
+        made = study_of_two(make_lab(store, suites=("accuracy", "traces")), store)
+        return write_report(store, made.name, folder / "report").index_html.as_uri()
+
+
+@pytest.fixture
+def page(browser, address):
+    """Opens the page at some width; at the end nothing may have gone wrong."""
+    wrong = []
+    tabs = []
+
+    def opened(width):
+        tab = browser.new_page(viewport={"width": width, "height": 900})
+        tabs.append(tab)
+        tab.on("console", lambda each: each.type == "error" and wrong.append(each.text))
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
+        tab.on("request", lambda each: each.url.startswith("http") and wrong.append(each.url))
+        tab.goto(address)
+        return tab
+
+    yield opened
+    for tab in tabs:
+        tab.close()
     assert wrong == []
 
 
@@ -294,12 +331,17 @@ def test_an_expert_shows_its_patches_and_classes(page, width):
     assert left.locator(".experts button").all_inner_texts() == [
         *("0\n31\xa0%", "1\n6\xa0%", "2\n19\xa0%", "3\n25\xa0%", "none\n19\xa0%")
     ]
+    overview = left.locator(".chosen-expert").inner_text()
+    assert overview.endswith(
+        "expert’s weight: 0\xa0→\xa0left\xa0(100\xa0%), 1\xa0→\xa0left\xa0(100\xa0%), "
+        f"2\xa0→\xa0{HOSTILE}\xa0(83\xa0%), 3\xa0→\xa0{HOSTILE}\xa0(100\xa0%)"
+    )
     left.locator(".experts button").nth(2).click()
     strong = patches_of(left)[..., 3] > 50
     assert (strong == (EXPERTS == 2).reshape(4, 4)).all()
     text = left.locator(".chosen-expert").inner_text()
     assert "Expert 2 has the largest share of 3 of these patches." in text
-    assert f"{HOSTILE}\xa083\xa0%, left\xa017\xa0%" in text
+    assert f"{HOSTILE}\xa0(83\xa0%), left\xa0(17\xa0%)" in text
     crops = left.locator(".crop")
     titles = [crop.get_attribute("title") for crop in crops.all()]
     assert titles == [
