@@ -17,7 +17,7 @@ from functools import cached_property
 import pandas as pd
 
 from report.conditions import Entry, System, closest_layer
-from report.versions import FORWARD, TOP1, TRAINING, Side, known_versions, load_side
+from report.versions import FORWARD, TOP1, TRAINING, Side, known_text, known_versions, load_side
 from results import Store, StoreError
 from results.conditions import conditions_at
 from results.frames import ENVIRONMENT
@@ -269,17 +269,18 @@ def compare(store: Store, a: str, b: str) -> Comparison:
     """Compare two studies, or one before and after a change of code.
 
     Args:
-        a, b: `STUDY` or `STUDY@CODE`, see `report.versions`.
+        a, b: `STUDY`, `STUDY@CODE` or `STUDY@TIME`, see `report.versions`.
 
     Raises:
         StoreError: a side does not exist, both are the same, or they have no system in common.
     """
     made = Comparison(load_side(store, a), load_side(store, b))
     if made.a.label == made.b.label:
-        made_by = ", ".join(known_versions(store, made.a.study))
+        study = made.a.study
         raise StoreError(
-            f"{a} and {b} are the same; name two studies, or two versions of the code that made "
-            f"one, as {made.a.study}@COMMIT; {made.a.study} was made by {made_by}"
+            f"{a} and {b} are the same; name two studies, or one before and after a change, as "
+            f"{study}@COMMIT or {study}@TIME; {study} was made by "
+            f"{known_text(known_versions(store, study))}"
         )
     if not made.entries:
         has = " ".join(f"{side.label} has {listed(made.only(side))}." for side in (made.a, made.b))

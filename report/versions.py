@@ -1,14 +1,18 @@
-"""One side of a comparison: a study as it stands, or as it stood under a version of the code.
+"""One side of a comparison: a study as it stands, or as it stood before code changed.
 
+A study keeps the results of older code, so that one study has a side before a change and one after.
 `STUDY@CODE` names a version of the code, as the column `code` of frames has it: the first twelve
-digits of the commit and, where files differed from it, `+` and six digits of the whole state. A
-study keeps the results of older code, so that one study has a side before a change and one after.
+digits of the commit and, where files differed from it, `+` and six digits of the whole state.
+`STUDY@TIME` is the study as it stood at a time of this machine, such as 2026-05-04T18:00: a plugin
+that changed has no commit here.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pandas as pd
@@ -71,17 +75,45 @@ def load_side(store: Store, text: str) -> Side:
     metrics = _final(metrics).assign(kind=metrics["trial"].map(kinds), own=False)
     if not at:
         return Side(study, study, trials, _newest(metrics), descriptions)
-    code = _version(study, version, known_versions(store, study))
-    trials, metrics = _as_of(code, trials.assign(kind=trials["trial"].map(kinds)), metrics)
+    trials, known = trials.assign(kind=trials["trial"].map(kinds)), known_versions(store, study)
+    if (moment := _moment(version)) is not None:
+        label = f"{study}@{moment:%Y-%m-%dT%H:%M:%S}"
+        trials, metrics = _as_of(moment, trials, metrics)
+        if trials.empty and metrics.empty:
+            raise StoreError(
+                f"there is no {label}: study {study!r} was made by {known_text(known)}"
+            )
+        return Side(label, study, trials, _newest(metrics), descriptions)
+    code = _version(study, version, list(known))
+    own = [*trials[trials["code"] == code][["started_at", "finished_at"]].stack().dropna()]
+    own += [*metrics[metrics["code"] == code]["at"], known[code]]
+    trials, metrics = _as_of(max(own), trials, metrics, code)
     return Side(f"{study}@{code}", study, trials, _newest(metrics), descriptions)
 
 
-def known_versions(store: Store, study: str) -> list[str]:
-    """List the versions of the code that made results of a study, by when each was used first."""
+def _moment(text: str) -> datetime | None:
+    """Return the time that a text names, by this machine's clock; None where it names none."""
+    if "-" not in text:  # a commit of digits alone is no year
+        return None
+    try:
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        return None
+
+
+def known_versions(store: Store, study: str) -> dict[str, datetime]:
+    """Return when each version of the code that made results of a study was used first."""
     trials = trials_frame(store, study, history=True)[["code", "started_at"]]
     measured = measurements_frame(store, study, history=True)[["code", "at"]]
     rows = pd.concat([trials.set_axis(measured.columns, axis=1), measured]).dropna()
-    return list(rows.sort_values("at", kind="stable")["code"].drop_duplicates())
+    first = rows.sort_values("at", kind="stable").drop_duplicates("code")
+    return {row.code: row.at.to_pydatetime() for row in first.itertuples()}
+
+
+def known_text(known: Mapping[str, datetime]) -> str:
+    """Name versions of the code with the times of this machine at which each was used first."""
+    times = {code: f"{at.astimezone():%Y-%m-%dT%H:%M}" for code, at in known.items()}
+    return ", ".join(f"{code} (from {time})" for code, time in times.items()) or "no code yet"
 
 
 def _version(study: str, asked: str, known: list[str]) -> str:
@@ -99,23 +131,22 @@ def _version(study: str, asked: str, known: list[str]) -> str:
 
 
 def _as_of(
-    code: str, trials: pd.DataFrame, metrics: pd.DataFrame
+    until: datetime, trials: pd.DataFrame, metrics: pd.DataFrame, code: str = ""
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return what counted when this code had made its last result.
+    """Return what counted at a time: of each trial and number, the newest that there was.
 
-    That is what the code made, and older results where it made none: those that it would reuse.
+    Args:
+        code: the version whose results count before any other's.
     """
     tried = trials.dropna(subset=["attempt"])
     tried = tried.assign(own=tried["code"] == code, done=tried["status"] == "done")
     metrics = metrics.assign(own=metrics["code"] == code)
-    own = tried[tried["own"]]
-    times = [*own["started_at"], *own["finished_at"].dropna(), *metrics[metrics["own"]]["at"]]
-    tried = tried[tried["own"] | (tried["finished_at"] <= max(times))]
+    tried = tried[tried["own"] | (tried["finished_at"] <= until)]
     last = tried.sort_values(["own", "attempt"]).drop_duplicates("kind", keep="last")
     tried = tried[tried["trial"].isin(last["trial"])]
     counting = tried.sort_values(["done", "attempt"]).drop_duplicates("trial", keep="last")
     counts = metrics["attempt"].isin(counting["attempt"]) | metrics["attempt"].isna()
-    return counting, metrics[counts & (metrics["own"] | (metrics["at"] <= max(times)))]
+    return counting, metrics[counts & (metrics["own"] | (metrics["at"] <= until))]
 
 
 def _final(metrics: pd.DataFrame) -> pd.DataFrame:

@@ -44,9 +44,9 @@ Compare = Annotated[
     tuple[str, str] | None,
     typer.Option(
         metavar="A B",
-        help="Compare two studies, or two versions of the code that made one: A and B are each "
-        "STUDY or STUDY@COMMIT. Prints paired differences and what changed; writes compare.md and "
-        "compare.csv.",
+        help="Compare two studies, or one before and after a change of code: A and B are each "
+        "STUDY, STUDY@COMMIT or STUDY@TIME. Prints paired differences and what changed; writes "
+        "compare.md and compare.csv.",
     ),
 ]
 
@@ -81,9 +81,11 @@ def report(
       python bench.py report --compare tiny mine
       python bench.py report --compare tiny@3f9a2c tiny@81b0de
 
-    The last compares tiny before and after a change of code. STUDY@COMMIT is the study as it stood
-    when that commit had made its last result; with changes that were not committed it is named as
-    STUDY@COMMIT+STATE. The page of the report lists the versions of the code.
+      python bench.py report --compare tiny@2026-05-04T18:00 tiny
+
+    The last two compare tiny before and after a change of code: STUDY@COMMIT as it stood when that
+    commit had made its last result, STUDY@TIME as it stood then. A changed file of your own has no
+    commit here, so name a time. --compare tiny tiny lists the versions that made tiny.
     """
     for option, value, ignored in (
         ("check", check, {"trace": trace, "out": out, "claims": claims, "study": study}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from datetime import UTC, datetime, timedelta
 from math import sqrt
 
 import pytest
@@ -169,7 +170,10 @@ def test_an_interval_leaves_out_zero_where_the_difference_is_resolved():
 @pytest.mark.parametrize(
     ("sides", "message"),
     [
-        (("tiny", "tiny"), r"are the same; .* tiny was made by 0123456789ab, fedcba987654\+\w{6}$"),
+        (
+            ("tiny", "tiny"),
+            r"are the same; .* was made by 0123456789ab \(from 20.*fedcba987654\+",
+        ),
         (("tiny", "tinny"), "no study 'tinny' .*did you mean 'tiny'"),
         (("tiny@0", "tiny@77"), "no version of the code of study 'tiny' begins with '77'; there"),
         (("tiny@", "tiny@0"), "no version of the code of study 'tiny' begins with ''"),
@@ -192,6 +196,25 @@ def test_a_version_is_named_by_its_commit_and_several_are_listed(changed, store)
         StoreError, match=r"more than one .* 'fed': fedcba987654\+\w+, fedcba987654"
     ):
         load_side(store, "tiny@fed")
+
+
+def test_a_study_as_it_stood_at_a_time(lab, store, monkeypatch):
+    """A plugin that changed has no commit of its own: the code is the same on both sides."""
+    clock = [datetime(2026, 5, 4, 12, tzinfo=UTC)]
+    for module in ("leases", "write"):
+        monkeypatch.setattr(f"results.store.{module}.now", lambda: clock[0])
+    made = lab(suites=("accuracy",))
+    made.study_of({"dense": [0.7, 0.72], "soft_moe": [0.80, 0.82, 0.81]})
+    clock[0] += timedelta(hours=6)
+    made.protocol = "second"
+    made.study_of({"soft_moe": [0.83, 0.85, 0.85]})
+    between = (clock[0] - timedelta(hours=1)).astimezone()
+    compared = compare(store, f"tiny@{between:%Y-%m-%dT%H:%M}", "tiny")
+    assert by_router(compared)["soft_moe"].difference.mean == pytest.approx(0.1 / 3)
+    assert by_router(compared)["dense"].verdict == "the same trials"
+    assert compared.a.label == f"tiny@{between:%Y-%m-%dT%H:%M}:00"
+    with pytest.raises(StoreError, match=r"there is no tiny@2020-01-01T00:00:00: study 'tiny' was"):
+        compare(store, "tiny@2020-01-01", "tiny")
 
 
 def test_code_that_was_taken_back_stands_as_it_did(changed, store):
