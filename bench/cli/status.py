@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +32,14 @@ Trial = Annotated[
     ),
 ]
 Export = Annotated[
-    Path, typer.Argument(metavar="FILE", help="The file to write, .csv or .parquet.")
+    Path | None, typer.Argument(metavar="FILE", help="The file to write, .csv or .parquet.")
+]
+EventFiles = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Write the curves of each trial as event files of TensorBoard, instead of a file.",
+    ),
 ]
 OneStudy = Annotated[
     str | None, typer.Option(metavar="NAME", help="Only this study.", show_default="all studies")
@@ -171,7 +179,12 @@ def upgrade(place: Place) -> None:
     print(f"{place.database}: schema {before or 'none'} -> {now}")
 
 
-def export(place: Place, path: Export, study: OneStudy = None) -> None:
+def export(
+    place: Place,
+    path: Export = None,
+    study: OneStudy = None,
+    tensorboard: EventFiles = None,
+) -> None:
     """Write one tidy table, a row a metric.
 
     With study, suite, router, hyper-parameters, seed, layer, step, split and environment.
@@ -180,8 +193,19 @@ def export(place: Place, path: Export, study: OneStudy = None) -> None:
     Examples:
       python bench.py db export results.csv
       python bench.py db export results.parquet --study tiny
+      python bench.py db export --tensorboard runs/tensorboard
     """
-    from results.frames import export as write
-
+    if (path is None) == (tensorboard is None):
+        raise typer.BadParameter("name either a FILE or --tensorboard FOLDER")
     with place.store() as store:
-        print(f"wrote {write(store, path, study)}")
+        if tensorboard is not None:
+            from results.event_files import write_event_files
+            from results.text import counted
+
+            trials = counted(write_event_files(store, tensorboard, study), "trial")
+            print(f"wrote the curves of {trials}; to see them:\n")
+            print(f"tensorboard --logdir {shlex.quote(str(tensorboard))}")
+        elif path is not None:
+            from results.frames import export as write
+
+            print(f"wrote {write(store, path, study)}")
