@@ -8,8 +8,7 @@ Bonferroni's correction makes tests and intervals hold for all systems at once.
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,7 +16,7 @@ from functools import cached_property
 import pandas as pd
 
 from report.conditions import Entry, System, closest_layer
-from report.versions import FORWARD, TOP1, TRAINING, Side, known_text, known_versions, load_side
+from report.versions import TOP1, TRAINING, Side, known_text, known_versions, load_side
 from results import Store, StoreError
 from results.conditions import conditions_at
 from results.frames import ENVIRONMENT
@@ -106,15 +105,6 @@ class Change:
         return sum(values) / len(values) if values else None
 
 
-@dataclass(frozen=True)
-class Timing:
-    """The `forward_ms` of a system, timed alike on both sides."""
-
-    entry: Entry
-    a: float
-    b: float
-
-
 @dataclass(frozen=True, eq=False)
 class Comparison:
     """Two sides, and the systems that both have."""
@@ -135,22 +125,23 @@ class Comparison:
     @cached_property
     def entries(self) -> list[Entry]:
         """The systems that both sides have, in the order of A."""
-        return [entry for entry in self._entries(self.a) if entry in self._entries(self.b)]
+        return [entry for entry in self.systems(self.a) if entry in self.systems(self.b)]
 
     def only(self, side: Side) -> list[Entry]:
         """Return the systems that this side alone has."""
-        return [entry for entry in self._entries(side) if entry not in self.entries]
+        return [entry for entry in self.systems(side) if entry not in self.entries]
 
-    def _entries(self, side: Side) -> list[Entry]:
+    def systems(self, side: Side) -> list[Entry]:
         """Return a side's systems, of bare layers those alone that it has no trial of."""
         trained = dict.fromkeys(self.named[trial] for trial in side.trials["trial"])
-        layers = dict.fromkeys(self.named[each] for each in self._layers(side)["trial"])
+        layers = dict.fromkeys(self.named[each] for each in self.layers(side)["trial"])
         belonging = {closest_layer(layers, entry) for entry in trained}
         listed = [*trained, *(layer for layer in layers if layer not in belonging)]
         return [entry for entry in listed if not entry.aa_replicate]
 
     @staticmethod
-    def _layers(side: Side) -> pd.DataFrame:
+    def layers(side: Side) -> pd.DataFrame:
+        """Return what a side measured of bare layers."""
         return side.metrics[side.metrics["seed"].isna()]
 
     def runs(self, side: Side, metric: str) -> dict[Entry, dict[int, Value]]:
@@ -202,7 +193,7 @@ class Comparison:
 
     def _bare(self, side: Side) -> list[Entry]:
         """Return the bare layers of the systems that both sides have."""
-        layers = dict.fromkeys(self.named[each] for each in self._layers(side)["trial"])
+        layers = dict.fromkeys(self.named[each] for each in self.layers(side)["trial"])
         belonging = (closest_layer(layers, entry) for entry in self.entries)
         return [layer for layer in belonging if layer is not None]
 
@@ -210,39 +201,6 @@ class Comparison:
         """Return the fingerprints of a side's trials by system and seed."""
         rows = side.trials[["trial", "seed"]].itertuples(index=False)
         return {(self.named[trial], int(seed)): trial for trial, seed in rows}
-
-    @cached_property
-    def timed(self) -> tuple[str, list[Timing]]:
-        """The setting that most systems were timed at on both sides, on one machine; their times.
-
-        Layers come before whole models. "" where nothing was timed on one machine on both sides.
-        """
-        a, b = self._times(self.a), self._times(self.b)
-        both = [setting for setting in a if setting in b]
-        shared = {s: [e for e in self.entries if e in a[s] and e in b[s]] for s in both}
-        rank = Counter({s: len(entries) for s, entries in shared.items() if entries})
-        chosen = max(rank, key=lambda s: ("layer" in s, rank[s], s), default="")
-        return chosen, [Timing(e, a[chosen][e], b[chosen][e]) for e in shared.get(chosen, [])]
-
-    def _times(self, side: Side) -> dict[str, dict[Entry, float]]:
-        """Return `forward_ms` (median) by setting, with the machine, and system."""
-        rows = self._layers(side)
-        by_setting: dict[str, dict[Entry, float]] = defaultdict(dict)
-        for row in rows[rows["metric"] == FORWARD].itertuples():
-            where = json.loads(row.where)
-            if where.get("quantile") == 0.5:
-                kept = {key: where[key] for key in ("scope", "shape", "batch") if key in where}
-                place = ", ".join(f"{key} {value}" for key, value in kept.items())
-                setting = f"{place}, on {row.machine_name} ({row.machine[:6]})"
-                by_setting[setting][self.named[row.trial]] = row.value
-        return {
-            setting: {
-                entry: times[layer]
-                for entry in self._entries(side)
-                if (layer := closest_layer(times, entry)) is not None
-            }
-            for setting, times in by_setting.items()
-        }
 
 
 def _change(entry: Entry, a: Runs, b: Runs, metric: str) -> Change:

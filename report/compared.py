@@ -11,10 +11,22 @@ from pathlib import Path
 
 from report.changes import Section, what_changed
 from report.compare import Change, Comparison, listed
+from report.compare_times import timed
 from report.conditions import Entry
 from report.render import to_markdown
-from report.table import MISSING, Cell, Column, Row, Table, assemble, number, text_columns, words
-from report.versions import FEW_SHOT, LOAD, TOP1, TRAINING
+from report.table import (
+    DISTURBED,
+    MISSING,
+    Cell,
+    Column,
+    Row,
+    Table,
+    assemble,
+    number,
+    text_columns,
+    words,
+)
+from report.versions import FEW_SHOT, FORWARD, LOAD, TOP1, TRAINING
 from results import Store
 from results.statistics.means import ALPHA
 from results.text import counted
@@ -39,7 +51,10 @@ HEADS = (
 
 @dataclass(frozen=True)
 class Plain:
-    """A metric of a system that is shown without a test: `name` with its unit, scaled to it."""
+    """A metric of a system that is shown without a test: `name` with its unit, scaled to it.
+
+    `mark` follows the difference.
+    """
 
     entry: Entry
     metric: str
@@ -47,6 +62,7 @@ class Plain:
     n: int | None
     a: float
     b: float
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +121,7 @@ def _caption(changes: Sequence[Change]) -> str:
         return f"{sentence} Nothing is tested: no system has two pairs of its own on both sides."
     return (
         f"{sentence} ±: half of its simultaneous 95 % interval. p: paired t test over seeds, "
-        f"two-sided. p (family): the same for {counted(tests, 'system')} at once (Bonferroni), "
+        f"two-sided. p (family): corrected for {counted(tests, 'test')} (Bonferroni), "
         f"which decides: resolved means p (family) < {ALPHA}, or, which is the same, that the "
         "interval leaves out 0."
     )
@@ -119,8 +135,9 @@ def _plain(made: Comparison) -> Iterator[Plain]:
             if change.seeds and a is not None and b is not None:
                 n = len(change.seeds)
                 yield Plain(change.entry, metric, shown, n, scale * a, scale * b)
-    for timing in made.timed[1]:
-        yield Plain(timing.entry, "forward_ms", "forward (ms)", None, timing.a, timing.b)
+    for each in timed(made)[1]:
+        mark = DISTURBED * each.disturbed
+        yield Plain(each.entry, FORWARD, "forward (ms)", None, each.a.ms, each.b.ms, mark)
 
 
 def _notes(made: Comparison, changes: Sequence[Change]) -> Iterator[str]:
@@ -143,10 +160,12 @@ def _notes(made: Comparison, changes: Sequence[Change]) -> Iterator[str]:
     measured = {change.entry for change in changes}
     if lacking := [entry for entry in made.entries if entry not in measured]:
         yield f"Neither has a top-1 of {listed(lacking)}."
-    setting, timed = made.timed
-    if timed:
+    setting, times = timed(made)
+    if times:
         yield f"forward: median of forward_ms, {setting}."
-    sides = (side.metrics["metric"].isin([TRAINING, "forward_ms"]) for side in (made.a, made.b))
+    if any(each.disturbed for each in times):
+        yield f"{DISTURBED}: other processes kept the machine busy while it was timed."
+    sides = (side.metrics["metric"].isin([TRAINING, FORWARD]) for side in (made.a, made.b))
     a, b = (set(s.metrics[own]["machine"]) for s, own in zip((made.a, made.b), sides, strict=True))
     if a and b and a != b:
         yield "Times are compared where both were taken on one machine."
@@ -168,7 +187,8 @@ def plain_table(shown: Compared) -> Table | None:
             (
                 *map(words, (each.entry.label, each.entry.condition.label, each.name)),
                 words(str(each.n or "")),
-                *map(number, (each.a, each.b, each.b - each.a)),
+                *map(number, (each.a, each.b)),
+                Cell(each.b - each.a, marks=tuple(each.mark)),
             ),
             each.n,
             each.entry,

@@ -22,12 +22,10 @@ from results.frames import measurements_frame, metrics_frame, trials_frame
 from results.settings import comparable
 from results.text import nearest, to_json
 
-TOP1, FEW_SHOT, TRAINING, FORWARD, LOAD = (
-    *("top1", "transfer_top1", "train_seconds"),
-    *("forward_ms", "load_cv"),
-)
-METRICS = (TOP1, FEW_SHOT, TRAINING, FORWARD, LOAD)
-"""The metrics that are compared."""
+TOP1, FEW_SHOT, TRAINING, LOAD = "top1", "transfer_top1", "train_seconds", "load_cv"
+FORWARD, DISTURBED = "forward_ms", "disturbed"
+METRICS = (TOP1, FEW_SHOT, TRAINING, LOAD, FORWARD, DISTURBED)
+"""The metrics that are compared, and what says whether other processes disturbed a timing."""
 DIGITS = 12
 """Digits of a commit in the name of a version."""
 

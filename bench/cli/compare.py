@@ -100,7 +100,8 @@ def _print_plain(shown: Compared) -> None:
     for each in shown.plain:
         system = each.entry.label, each.entry.condition.label
         difference = each.b - each.a
-        cells[system][each.name] = f"{difference:+.3g}".replace("-", "−") if difference else "0"
+        shown_as = f"{difference:+.3g}".replace("-", "−") if difference else "0"
+        cells[system][each.name] = shown_as + each.mark
     _print_lines(
         names, [Line(*key, [own.get(name, "") for name in names]) for key, own in cells.items()]
     )

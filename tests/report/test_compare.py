@@ -10,9 +10,11 @@ import pytest
 
 from report.changes import what_changed
 from report.compare import Change, Value, compare
-from report.compared import show, write
+from report.compared import plain_table, show, write
+from report.render import to_markdown
 from report.versions import load_side
 from results import CodeVersion, Metric, StoreError, open_store
+from results.models import MetricRow
 from results.statistics.means import paired_difference
 
 NEW = CodeVersion("fedcba9876543210", True, "3.11", {"torch": "2.7"}, "a diff")
@@ -136,6 +138,23 @@ def test_other_metrics_are_plain_differences_over_the_pairs(lab, store):
     assert plain["few-shot (points)"] == (pytest.approx(40), pytest.approx(47), 1)
     assert plain["forward (ms)"][2] is None
     assert plain["forward (ms)"][0] == plain["forward (ms)"][1] > 0
+
+
+def test_a_timing_that_other_load_disturbed_is_marked(lab, store):
+    lab(suites=("throughput",)).study_of({"dense": [0.7], "soft_moe": [0.8]})
+    other = lab(name="other", suites=("throughput",))
+    other.study_of({"dense": [0.7], "soft_moe": [0.8]})
+    where = {"scope": "layer", "shape": "B", "batch": 64, "threads": 1}
+    layers = {record.router: record for record in load_side(store, "other").metrics.itertuples()}
+    with store.writing() as session:
+        made = int(layers["soft_moe"].measurement)
+        session.add(MetricRow(measurement_id=made, name="disturbed", value=1.0, where=where))
+    shown = show(store, compare(store, "tiny", "other"))
+    assert {each.entry.label: each.mark for each in shown.plain if "forward" in each.name} == {
+        "dense": "", "soft_moe": "¶"
+    }  # fmt: skip
+    assert any(note.startswith("¶: other processes kept") for note in shown.notes)
+    assert "0.000¶ |" in to_markdown(plain_table(shown))
 
 
 def test_a_difference_at_one_seed_or_the_same_at_all_is_not_tested(lab, store):
