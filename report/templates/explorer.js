@@ -7,23 +7,26 @@
   const [WEAKEST, STRONGEST, FADED] = [110, 205, 12]; // opacity of a patch, of 255
   const [TOP_PATCHES, MOST_LISTED] = [8, 16];
 
-  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const percent = (share) => `${Math.round(100 * share)}\u00a0%`;
-  const colours = ({ number }) => data.colours[number]; // of each expert: red, green, blue
+  const ofByte = (share) => percent(share / 255);
+  const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
+  // Children that are strings become text, never markup.
   function element(tag, className, ...children) {
     const made = document.createElement(tag);
     made.className = className;
-    made.append(...children); // strings become text, never markup
+    made.append(...children);
     return made;
   }
 
-  // A map with its patches, image by image and row by row, which are decoded when they are first seen.
+  const paragraph = (text) => element("p", "", text);
+
+  // A map with its patches, image by image and row by row, decoded when it is first shown.
   function decoded(map) {
     if (map.patches) return map;
     const raw = bytes(map.experts);
     const experts = map.number > 127 ? new Int16Array(raw.buffer) : new Int8Array(raw.buffer);
-    const shares = bytes(map.shares); // of 255
+    const shares = bytes(map.shares);
     const size = map.rows * map.columns;
     map.patches = Array.from(experts, (expert, at) => ({
       expert, share: shares[at], image: Math.floor(at / size),
@@ -42,33 +45,38 @@
 
     get router() { return data.routers[this.select.value]; }
     get sample() { return data.samples[this.router.sample]; }
+    get colours() { return data.colours[this.map.number]; }
     get map() {
-      const maps = this.router.layers.find(({ layer }) => layer === Number(layers.value))?.maps;
-      return maps && decoded(times.value === "end" ? maps.at(-1) : maps[Math.min(times.value, maps.length - 1)]);
+      const own = this.router.layers.find(({ layer }) => layer === Number(layers.value));
+      const last = own && own.maps.length - 1;
+      const place = times.value === "end" ? last : Math.min(times.value, last);
+      return own && decoded(own.maps[place]);
     }
 
     // Shows the images of the chosen classes, and the experts of the chosen layer.
     show() {
       const { sample, map } = this;
-      this.shown = [];
       const chosen = Object.entries(map ? sample.classes : {}).filter(
         ([, name]) => !classes.value || classes.value === name);
+      this.shown = [];
       this.find(".traced").replaceChildren(...chosen.map(([label, name]) => {
-        const images = sample.labels.flatMap((own, image) => (own === Number(label) ? [image] : []));
+        const images = sample.labels.flatMap((own, at) => (own === Number(label) ? [at] : []));
         const heading = element("figcaption", "", name);
         heading.title = name;
-        return element("figure", "", heading, element("div", "images", ...images.map((image) => this.picture(image, name))));
+        const pictures = images.map((image) => this.picture(image, name));
+        return element("figure", "", heading, element("div", "images", ...pictures));
       }));
-      this.find(".note").textContent = map ? this.about() : "It has no such layer, or one whose tokens are no patches.";
+      this.find(".note").textContent = this.about();
       this.find(".experts").replaceChildren(...(map ? this.legend() : []));
       this.choose(null);
     }
 
     about() {
+      if (!this.map) return "It has no such layer, or one whose tokens are no patches.";
       const { step, low, high } = this.map;
       const when = step === null ? "end of training" : `step ${step}`;
-      const opacity = low < high ? `Opacity: shares from ${percent(low / 255)} to ${percent(high / 255)}` : `All shares are ${percent(high / 255)}`;
-      return `Seed ${this.router.seed}, ${when}. ${opacity}.`;
+      const opacity = low < high ? `Opacity: shares from ${ofByte(low)} to` : "All shares are";
+      return `Seed ${this.router.seed}, ${when}. ${opacity} ${ofByte(high)}.`;
     }
 
     // One image with its patches above it: a canvas that has a pixel for each patch.
@@ -85,8 +93,12 @@
         const row = place(y / overlay.clientHeight, map.rows);
         return patches[row * map.columns + place(x / overlay.clientWidth, map.columns)];
       };
-      overlay.addEventListener("mousemove", (event) => { overlay.title = this.describe(under(event), name); });
-      overlay.addEventListener("click", (event) => this.choose(under(event).expert, this.describe(under(event), name)));
+      overlay.addEventListener("mousemove", (event) => {
+        overlay.title = this.describe(under(event), name);
+      });
+      overlay.addEventListener("click", (event) => {
+        this.choose(under(event).expert, this.describe(under(event), name));
+      });
       const frame = element("div", "image", below, overlay);
       frame.style.aspectRatio = `${sample.width} / ${sample.height}`;
       this.shown.push({ frame, overlay, patches, source, name });
@@ -94,92 +106,103 @@
     }
 
     describe({ row, column, expert, share }, name) {
-      const what = expert < 0 ? "no expert" : `expert ${expert}, ${percent(share / 255)}`;
+      const what = expert < 0 ? "no expert" : `expert ${expert}, ${ofByte(share)}`;
       return `${name}, row ${row + 1}, column ${column + 1}: ${what}`;
     }
 
     legend() {
-      const { number } = this.map;
       const patches = this.shown.flatMap((each) => each.patches);
       const counts = new Map();
       for (const { expert } of patches) counts.set(expert, (counts.get(expert) ?? 0) + 1);
-      return [...Array(number).keys(), ...(counts.has(-1) ? [-1] : [])].map((expert) => {
-        const swatch = element("i", expert < 0 ? "swatch none" : "swatch");
-        if (expert >= 0) swatch.style.setProperty("--colour", `rgb(${colours(this.map)[expert]})`);
-        const share = percent((counts.get(expert) ?? 0) / patches.length);
-        const button = element("button", "", swatch, expert < 0 ? "none" : expert, element("span", "share", share));
+      const experts = [...Array(this.map.number).keys(), ...(counts.has(-1) ? [-1] : [])];
+      return experts.map((expert) => {
+        const none = expert < 0;
+        const swatch = element("i", none ? "swatch none" : "swatch");
+        if (!none) swatch.style.setProperty("--colour", `rgb(${this.colours[expert]})`);
+        const share = element("span", "share", percent((counts.get(expert) ?? 0) / patches.length));
+        const button = element("button", "", swatch, none ? "none" : expert, share);
+        const title = `Patches of which expert ${expert} has the largest share`;
         Object.assign(button, { type: "button", value: expert });
-        button.title = expert < 0 ? "Patches without an expert" : `Patches of which expert ${expert} has the largest share`;
+        button.title = none ? "Patches without an expert" : title;
         button.addEventListener("click", () => this.choose(expert));
         return button;
       });
     }
 
-    // Highlights an expert's patches and lists what it takes; of all again, if it was chosen before.
+    // Highlights an expert's patches and lists what it takes; all again, if it was chosen before.
     choose(expert, where = "") {
       this.expert = expert === this.expert ? null : expert;
       for (const button of this.find(".experts").children) {
         button.setAttribute("aria-pressed", Number(button.value) === this.expert);
       }
       this.paint();
-      const details = this.expert === null ? this.overview() : this.details(where);
-      this.find(".chosen-expert").replaceChildren(...(this.map ? details : []));
+      const details = () => (this.expert === null ? this.overview() : this.details(where));
+      this.find(".chosen-expert").replaceChildren(...(this.map ? details() : []));
     }
 
     paint() {
       for (const { frame, overlay, patches } of this.shown) {
-        const { low, high, rows, columns } = this.map;
+        const { colours, map: { low, high, rows, columns } } = this;
         const pixels = new ImageData(columns, rows);
-        const isShown = ({ expert }) => this.expert === null || expert === this.expert;
+        const isChosen = ({ expert }) => this.expert === null || expert === this.expert;
         patches.forEach((patch, at) => {
           if (patch.expert < 0) return;
           const strength = high > low ? (patch.share - low) / (high - low) : 1;
-          const opacity = isShown(patch) ? WEAKEST + strength * (STRONGEST - WEAKEST) : FADED;
-          pixels.data.set([...colours(this.map)[patch.expert], opacity], 4 * at);
+          const opacity = WEAKEST + strength * (STRONGEST - WEAKEST);
+          const shown = isChosen(patch) ? opacity : FADED;
+          pixels.data.set([...colours[patch.expert], shown], 4 * at);
         });
         overlay.getContext("2d").putImageData(pixels, 0, 0);
         overlay.style.visibility = bare.checked ? "hidden" : "";
-        frame.classList.toggle("without", !bare.checked && !patches.some(isShown));
+        frame.classList.toggle("without", !bare.checked && !patches.some(isChosen));
       }
-    }
-
-    overview() {
-      const experts = this.map?.classes.flatMap(([most], expert) => (most ? [`${expert}\u00a0→\u00a0${this.inWords(most)}`] : [])) ?? [];
-      const listed = [...experts.slice(0, MOST_LISTED), ...(experts.length > MOST_LISTED ? ["…"] : [])];
-      return [
-        element("p", "", "Choose an expert, or a patch, to see what it takes."),
-        element("p", "", `The class that each expert takes most, with its part of the expert’s weight: ${listed.join(", ")}`),
-      ];
     }
 
     inWords([label, share]) { return `${this.sample.classes[label]}\u00a0(${percent(share)})`; }
 
+    overview() {
+      const most = this.map.classes.flatMap(([first], expert) =>
+        (first ? [`${expert}\u00a0→\u00a0${this.inWords(first)}`] : []));
+      const listed = most.slice(0, MOST_LISTED).join(", ") + (most.length > MOST_LISTED ? ", …" : "");
+      const heading = "The class that each expert takes most, with its part of the expert’s weight";
+      return [
+        paragraph("Choose an expert, or a patch, to see what it takes."),
+        paragraph(`${heading}: ${listed}`),
+      ];
+    }
+
     details(where) {
-      const own = this.shown.flatMap((each) => each.patches.filter(({ expert }) => expert === this.expert)
-        .sort((one, other) => other.share - one.share).map((patch, rank) => ({ ...each, patch, rank })));
+      const own = this.shown.flatMap((each) => each.patches
+        .filter(({ expert }) => expert === this.expert)
+        .sort((one, other) => other.share - one.share)
+        .map((patch, rank) => ({ ...each, patch, rank })));
       const counted = `${own.length} of these patches`;
-      const lines = where ? [element("p", "", `${where}.`)] : [];
-      if (this.expert < 0) return [...lines, element("p", "", `${counted} got nothing from any expert.`)];
+      const lines = where ? [paragraph(`${where}.`)] : [];
+      if (this.expert < 0) return [...lines, paragraph(`${counted} got nothing from any expert.`)];
       const most = this.map.classes[this.expert].map((each) => this.inWords(each)).join(", ");
-      lines.push(element("p", "", `Expert ${this.expert} has the largest share of ${counted}. ${most ? `Of its weight in the whole sample: ${most}.` : ""}`));
+      const weight = most ? ` Of its weight in the whole sample: ${most}.` : "";
+      lines.push(paragraph(`Expert ${this.expert} has the largest share of ${counted}.${weight}`));
       // Of equal shares, patches of different images first.
       own.sort((one, other) => other.patch.share - one.patch.share || one.rank - other.rank);
-      return [...lines, element("div", "crops", ...own.slice(0, TOP_PATCHES).map((each) => this.crop(each)))];
+      const crops = own.slice(0, TOP_PATCHES).map((each) => this.crop(each));
+      return [...lines, element("div", "crops", ...crops)];
     }
 
     crop({ patch, source, name }) {
       const { rows, columns } = this.map;
       const crop = element("i", "crop");
       const part = (place, count) => `${(100 * place) / Math.max(1, count - 1)}%`;
-      crop.style.background = `url(${source}) ${part(patch.column, columns)} ${part(patch.row, rows)} / ${100 * columns}% ${100 * rows}%`;
+      const position = `${part(patch.column, columns)} ${part(patch.row, rows)}`;
+      crop.style.background = `url(${source}) ${position} / ${100 * columns}% ${100 * rows}%`;
       crop.title = this.describe(patch, name);
       return crop;
     }
   }
 
-  const panes = [...section.querySelectorAll(".pane")].map((root, side) => new Pane(root, data.first[side]));
+  const roots = [...section.querySelectorAll(".pane")];
+  const panes = roots.map((root, side) => new Pane(root, data.first[side]));
 
-  // Offers what the two routers have; what was chosen before stays where it is still there.
+  // Offers [label, value] options; what was chosen before stays where it is still there.
   function offer(select, options) {
     const before = select.value;
     select.replaceChildren(...options.map(([label, value]) => new Option(label, value)));
@@ -187,14 +210,15 @@
     select.parentElement.hidden = options.length < 2;
   }
 
+  // Offers what either router has, and shows both.
   function update() {
     const own = panes.flatMap((pane) => pane.router.layers);
     const numbers = [...new Set(own.map(({ layer }) => layer))].sort((one, other) => one - other);
-    offer(layers, numbers.map((number) => [number, number]));
-    const before = Math.max(...own.map(({ maps }) => maps.length)) - 1;
-    const earlier = [...Array(before).keys()].map((place) => [place ? `snapshot ${place}` : "start", place]);
-    offer(times, [["end of training", "end"], ...earlier]);
+    const before = [...Array(Math.max(...own.map(({ maps }) => maps.length)) - 1).keys()];
     const names = new Set(panes.flatMap((pane) => Object.values(pane.sample.classes)));
+    const earlier = before.map((place) => [place ? `snapshot ${place}` : "start", place]);
+    offer(layers, numbers.map((number) => [number, number]));
+    offer(times, [["end of training", "end"], ...earlier]);
     offer(classes, [["all", ""], ...[...names].map((name) => [name, name])]);
     for (const pane of panes) pane.show();
   }
