@@ -5,19 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
+from report.board import board
 from report.render import cell_parts
 from report.study import StudyData
 from report.style import COLUMN, FAINT, GRID, INK, PAPER, Drawing
-from report.summary import compared, findings, remarks
+from report.summary import caveats, compared, findings, resolved_means
 from report.table import ARROWS, Absent, Cell, Column, Row, Table, missing, said_once
 from report.topics import chosen, provenance, sections
 from report.topics.traces import Explorer
 from report.topics.trials import Logs, incomplete, readable
 
+VENDOR = Path(__file__).parent / "vendor"
 LISTS = ("trial", "layer")
 """Columns that hold what a row is the trial or the layer of; its table has a row for each."""
 
@@ -90,7 +93,9 @@ def make_page(
             study=study,
             compared=compared(study),
             findings=findings(study),
-            remarks=remarks(study),
+            caveats=caveats(study),
+            resolved=resolved_means(study),
+            board=board(study, tables, logs),
             missing=said_once(missing([*tables, *figures, explorer])),
             explorer=None if isinstance(explorer, Absent) else explorer,
             sections=[(each, *chosen(each, tables, figures)) for each in sections(study)],
@@ -130,6 +135,7 @@ def _environment() -> Environment:
         hint=_hint,
         sort_key=lambda cell: cell.words if cell.value is None else repr(cell.value),
         column=COLUMN,
+        vendored=_vendored,
     )
     environment.tests.update(
         table=lambda part: isinstance(part, Table),
@@ -158,3 +164,9 @@ def _arxiv(text: str) -> Markup:
     """`text` with each arXiv id as a link."""
     link = r'<a href="https://arxiv.org/abs/\1" rel="noreferrer">\1</a>'
     return Markup(re.sub(r"\b(\d{4}\.\d{4,5})\b", link, str(escape(text))))
+
+
+def _vendored(name: str) -> Markup:
+    """Return a library's file; without the address of its source map, which no page has."""
+    text = (VENDOR / name).read_text(encoding="utf-8")
+    return Markup(re.sub(r"//# sourceMappingURL=.*", "", text))

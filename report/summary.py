@@ -41,6 +41,8 @@ class Finding:
 
     Attributes:
         system: the best router, or the baseline or null that no router reaches.
+        lead: over how many others its lead is resolved; "" where nothing is tested.
+        details: by how much it leads, and how sure that is.
         resolved: whether its lead over all that it was compared with is sure.
         trials: fingerprints of those behind its accuracy.
     """
@@ -48,9 +50,15 @@ class Finding:
     condition: Condition
     system: System
     accuracy: str
-    sentences: tuple[str, ...]
+    lead: str
+    details: tuple[str, ...]
     resolved: bool
     trials: tuple[str, ...]
+
+    @property
+    def sentences(self) -> tuple[str, ...]:
+        """Return the lead and the details."""
+        return tuple(filter(None, (self.lead, *self.details)))
 
     @property
     def headline(self) -> str:
@@ -114,16 +122,16 @@ def _finding(
     others = [c for c in own if c.reference == first]
     behind = sorted(others, key=lambda c: c.theirs.mean() - c.ours.mean())
     over = [c for c in own if c.entry == winner and c.reference != first]
-    sentences = []
+    lead = _lead(behind)
     if beaten:
         own_accuracy = _accuracy(study, winner)
-        sentences.append(f"It is a baseline; the best router, {winner.system}, has {own_accuracy}.")
-    sentences += [
+        baseline = f"It is a baseline; the best router, {winner.system}, has {own_accuracy}."
+        lead = f"{baseline} {lead}".strip()
+    sentences = [
         f"{entry.system} has a higher mean, {_accuracy(study, entry)}, but it is not compared, "
         "since it has fewer seeds."
         for entry in higher_of_fewer(study, condition)
     ]
-    sentences.append(_lead(behind))
     sentences += [_gap("the next, ", c.turned()) + _seeds(study, c) for c in behind[:1]]
     trained = [c for c in over if undertrained.share_of_steps(study, c) is None]
     sentences += [_gap("", c, of=winner.label if beaten else "") for c in trained]
@@ -133,7 +141,8 @@ def _finding(
         condition=condition,
         system=first.system,
         accuracy=_accuracy(study, first),
-        sentences=tuple(filter(None, sentences)),
+        lead=lead,
+        details=tuple(filter(None, sentences)),
         resolved=bool(behind) and all(c.resolved and _behind(c) for c in behind),
         trials=study.behind(first, study.final(METRIC, first).index),
     )
@@ -184,14 +193,18 @@ def _accuracy(study: StudyData, entry: Entry) -> str:
 
 
 def remarks(study: StudyData) -> list[str]:
-    """Return the sentences, in the order in which they are read."""
+    """Return what a reader should know of the numbers, in the order in which it is read."""
+    return [*caveats(study), *resolved_means(study)]
+
+
+def caveats(study: StudyData) -> list[str]:
+    """Return what to be careful about, then what became of a stopping rule, control and claims."""
     about = (unequal, gates.sentence, undertrained.sentence, cost.sentence)
     warned = filter(None, (sentence(study) for sentence in about))
-    outcomes = [*_stopped(study), *control.sentences(study), *claims.sentences(study)]
-    return [*warned, *_resolved(study), *outcomes]
+    return [*warned, *_stopped(study), *control.sentences(study), *claims.sentences(study)]
 
 
-def _resolved(study: StudyData) -> list[str]:
+def resolved_means(study: StudyData) -> list[str]:
     """Explain the word, once in a report; nothing where there is no test."""
     if all(c.adjusted is None for c in comparisons(study)):
         return []

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
+import yaml
+
 from report import STATE_FILE as STATE
 from report.claims import Claim
 from report.latex import to_latex
@@ -29,6 +31,8 @@ from results import Store
 
 MANIFEST = "manifest.json"
 """Each file, its SHA-256 (hex), and the fingerprints of the trials that a table or figure shows."""
+PRESET = "preset.yaml"
+"""The preset with every setting as it ran: `run --preset` trains the study again."""
 IMAGES = ("png", "pdf")
 RENDERERS = {"md": to_markdown, "tex": to_latex, "csv": to_csv}
 CONTEXT = 20
@@ -88,6 +92,7 @@ def write_report(
     others += [
         _write(folder / "methods.md", methods_markdown(data)),
         _write(folder / "methods.tex", methods_latex(data)),
+        _write(folder / PRESET, _preset(data)),
         _write(folder / "report.tex", to_paper(data, tables, figures, cites=bool(bibtex))),
     ]
     files = digests(folder, [*written, *drawn, *others, page, markdown])
@@ -120,6 +125,11 @@ def _write(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return path
+
+
+def _preset(study: StudyData) -> str:
+    preset = study.record.request.get("preset", {})
+    return yaml.safe_dump(preset, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _manifest(

@@ -34,9 +34,9 @@ def draw(study: StudyData, condition: Condition) -> Sketch:
     accuracy = {entry: value for entry, value in accuracy.items() if value == value}
     if len(accuracy) < 2:
         raise Lacking("fewer than two systems have a test accuracy", fine=True)
-    timed = _timed(study, list(accuracy))
+    models = timed(study, list(accuracy))
     costs: dict[str, Mapping[Entry, float]] = {
-        MILLISECONDS: {e: t.values[TIME] / t.setting.batch for e, t in timed.items()},
+        MILLISECONDS: {e: t.values[TIME] / t.setting.batch for e, t in models.items()},
         "forward FLOPs an image": _means(study, "flops_per_image", accuracy),
         "parameters": _means(study, "params_total", accuracy),
     }
@@ -53,7 +53,7 @@ def draw(study: StudyData, condition: Condition) -> Sketch:
     name_far(drawn[0], far, accuracy)
     router_legend(figure, {entry.system: study.styles[entry.system] for entry in near}, 3)
     counts = number_of_runs({entry.system: study.finished(entry) for entry in accuracy})
-    return CAPTION.format(counts=counts, timed=_sentence(timed)), figure, list(accuracy)
+    return CAPTION.format(counts=counts, timed=_sentence(models)), figure, list(accuracy)
 
 
 def front(places: Places) -> list[Entry]:
@@ -79,7 +79,7 @@ def _means(study: StudyData, metric: str, accuracy: Mapping[Entry, float]) -> di
     return {entry: float(each.mean()) for entry, each in values.items() if len(each)}
 
 
-def _timed(study: StudyData, entries: list[Entry]) -> dict[Entry, Timing]:
+def timed(study: StudyData, entries: list[Entry]) -> dict[Entry, Timing]:
     """Return the timing of each entry's whole model, at the setting that most have."""
     models = [timing for timing in timings(study) if timing.setting.scope == "model"]
     settings = [timing.setting for timing in models]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from bench.config.overrides import override, settings_of, sweep_of
@@ -273,3 +274,15 @@ def test_so_is_such_a_seed_of_a_component() -> None:
         assert entry.validate({"seed": 2**32 - 1})["seed"] == 2**32 - 1
         with pytest.raises(RequestError, match=f"seed = {2**32} is not valid"):
             entry.validate({"seed": 2**32})
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_a_preset_as_a_report_writes_it_trains_the_same(name: str, tmp_path: Path) -> None:
+    """A study's request has every setting resolved, its tuned ones too."""
+    preset = load_preset(name)
+    file = tmp_path / "preset.yaml"
+    file.write_text(yaml.safe_dump(preset.model_dump(mode="json"), sort_keys=False))
+    assert load_preset(str(file)).model_dump(exclude={"name"}) == preset.model_dump(
+        exclude={"name"}
+    )
+    assert trial_specs(load_preset(str(file))) == trial_specs(preset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -470,3 +471,34 @@ NINE: dict[str, list[float | None]] = {
     "soft_moe": [0.86, 0.87, 0.89],
     "my_gate": [None, None, None],
 }
+
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.fixture
+def browse() -> Iterator[Callable[..., Any]]:
+    """Opens a page from disk in a real browser, at a width; at the end nothing may have gone wrong:
+    no error or warning on the console, no dialog, no request but for the page."""
+    if BROWSER is None:
+        pytest.skip("no Chromium is installed")
+    api = pytest.importorskip("playwright.sync_api")
+    wrong: list[str] = []
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=BROWSER, args=arguments)
+
+        def opened(page: Path, width: int, **options: Any) -> Any:
+            tab = browser.new_page(viewport={"width": width, "height": 900}, **options)
+            tab.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
+            tab.on("pageerror", lambda error: wrong.append(str(error)))
+            tab.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
+            tab.on("request", lambda asked: asked.url == page.as_uri() or wrong.append(asked.url))
+            tab.goto(page.as_uri())
+            return tab
+
+        yield opened
+        browser.close()
+    assert wrong == []

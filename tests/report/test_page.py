@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
+import report
 from report.write import write_report
 
 LOADS = {"src", "srcset", "data", "poster", "action", "background", "xlink:href"}
@@ -54,7 +56,18 @@ def test_the_page_asks_the_network_for_nothing(written, page):
     styles = "".join(re.findall(r"<style.*?</style>", written.html, re.DOTALL))
     assert "@import" not in styles
     assert not re.search(r"url\((?!#)", styles)
-    assert "fetch(" not in written.html
+
+
+def test_links_of_the_page_and_of_its_scripts_lead_to_ids_that_stand_once(written):
+    """What the scripts look up by id, with the libraries left out."""
+    ids = Counter(re.findall(r'\bid="([\w-]+)"', written.html))
+    own = "".join(
+        (Path(report.__file__).parent / "templates" / name).read_text(encoding="utf-8")
+        for name in ("board.js", "charts.js", "page.js")
+    )
+    looked_up = set(re.findall(r'\$\("#([\w-]+)"', own))
+    assert len(looked_up) > 5
+    assert {name: ids[name] for name in looked_up if ids[name] > 1} == {}
 
 
 def test_links_outside_lead_to_the_papers_only(page):

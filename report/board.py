@@ -1,0 +1,225 @@
+"""The data of the page's interactive part: its charts, the leaderboard, and the trials behind it.
+
+Plain lists and dicts, ready for JSON; a number that is not finite is null. Systems and conditions
+stand there by their labels, trials by their place in `trials`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from report.cells import mean_cell
+from report.comparisons import METRIC
+from report.conditions import Entry, experts_label
+from report.render import cell_parts
+from report.study import StudyData
+from report.style import RouterStyle
+from report.table import ARROWS, Absent, Cell, Column, Row, Table
+from report.topics import pareto, provenance
+from report.topics.accuracy import curve
+from report.topics.trials import NOT_DONE, SHORT, Logs, readable, readable_status, text_of
+
+Plain = dict[str, Any]
+
+MERGED = ("main", "compute", "balance")
+"""Tables whose columns the leaderboard has; of two columns with one key, the first."""
+SHOWN = ("top1", "train_flops", "forward_overhead", "load_cv", "dropped", "H_s")
+"""Columns that the leaderboard shows at first, with those of few-shot accuracy."""
+SHAPES = {
+    "o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "D": "diamond",
+    "P": "cross", "X": "cross", "p": "square", "<": "triangle-left", ">": "triangle-right",
+    "h": "circle", "d": "diamond", "*": "triangle-up", "H": "square",
+}  # fmt: skip
+"""The mark of Vega for one of matplotlib."""
+MOST_EXPERTS = 256
+"""Experts of a layer up to which the page holds its loads."""
+TAIL = 4000
+"""Characters of a log that the page holds at most."""
+
+
+def board(study: StudyData, tables: Sequence[Table | Absent], logs: Logs) -> Plain:
+    """Collect everything that the page's charts and its leaderboard show."""
+    made = {table.name: table for table in tables if isinstance(table, Table)}
+    parts = [made[name] for name in MERGED if name in made]
+    numbers = {trial: number for number, trial in enumerate(study.trials["trial"])}
+    return _finite({
+        "study": study.name,
+        "routers": [_router(system.label, style) for system, style in study.styles.items()],
+        "conditions": [condition.label for condition in study.conditions],
+        "runs": list(_runs(study)),
+        "curves": list(_curves(study)),
+        "loads": list(_loads(study)),
+        "columns": [_column(study, each) for each in _columns(parts).values()],
+        "rows": [_row(study, entry, parts, numbers) for entry in study.entries],
+        "trials": list(_trials(study, logs)),
+        "sources": _sources(study),
+    })  # fmt: skip
+
+
+def _router(label: str, style: RouterStyle) -> Plain:
+    dashes = list(style.dashes[1])
+    return {
+        "name": label,
+        "colour": style.colour,
+        "shape": SHAPES[style.marker],
+        "dash": [round(2 * each, 1) for each in dashes] or [1, 0],
+    }
+
+
+def _runs(study: StudyData) -> Iterator[Plain]:
+    """Yield the accuracy in % and the costs of each system under each condition."""
+    for condition in study.conditions:
+        entries = study.under(condition)
+        timings = pareto.timed(study, entries)
+        for entry in entries:
+            cell = mean_cell(study, entry, study.final(METRIC, entry))
+            if cell.value is None:
+                continue
+            timing = timings.get(entry)
+            yield {
+                **_place(entry, condition.label),
+                **dict(zip(("top1", "low", "high"), _scaled(cell, 100), strict=True)),
+                "n": cell.n,
+                "flops": _mean(study, "train_flops", entry),
+                "seconds": _mean(study, "train_seconds", entry),
+                "parameters": _mean(study, "params_total", entry),
+                "image_flops": _mean(study, "flops_per_image", entry),
+                "ms": timing and timing.values[pareto.TIME] / timing.setting.batch,
+            }
+
+
+def _curves(study: StudyData) -> Iterator[Plain]:
+    """Yield validation accuracy in % along training: mean, lowest and highest seed."""
+    for condition in study.conditions:
+        for entry in study.under(condition):
+            points = curve(study, entry).drop(columns="n").round({"mean": 3, "low": 3, "high": 3})
+            for point in points.to_dict("records"):
+                yield _place(entry, condition.label) | point
+
+
+def _loads(study: StudyData) -> Iterator[Plain]:
+    """Yield loads over their mean, largest first, mean over seeds, by layer and share of training.
+
+    `share` is in %. At the end of training they are of the test split, before of the validation
+    split.
+    """
+    for entry in study.entries:
+        by_place: dict[tuple[int, int], list[np.ndarray]] = defaultdict(list)
+        steps = max(study.trials_of(entry)["steps"].max(), 1)
+        for record in study.arrays.get(entry, ()):
+            if record.name == "load" and len(record.values) <= MOST_EXPERTS:
+                share = 100 if record.step is None else round(100 * record.step / steps)
+                if record.step is None or share < 100:
+                    counts = np.sort(np.asarray(record.values, dtype=float))[::-1]
+                    loads = counts / max(counts.mean(), 1e-12)
+                    by_place[record.layer or 0, share].append(loads)
+        for (layer, share), runs in sorted(by_place.items()):
+            loads = np.mean(runs, axis=0).round(3).tolist()
+            place = _place(entry, entry.condition.label)
+            yield place | {"layer": layer, "share": share, "loads": loads}
+
+
+def _columns(parts: Sequence[Table]) -> dict[str, Column]:
+    columns: dict[str, Column] = {}
+    for column in (each for table in parts for each in table.columns if not each.words):
+        columns.setdefault(column.key, column)
+    return columns
+
+
+def _column(study: StudyData, column: Column) -> Plain:
+    suite = study.suite_of.get(column.key, "comparisons")
+    return {
+        "key": column.key,
+        "title": column.label + ARROWS[column.better],
+        "unit": column.scope,
+        "better": column.better,
+        "suite": suite,
+        "shown": column.key in SHOWN or suite == "fewshot",
+    }
+
+
+def _row(study: StudyData, entry: Entry, parts: Sequence[Table], numbers: dict[str, int]) -> Plain:
+    """Make a row of the leaderboard: a system under a condition, with its cells by column."""
+    trials = study.trials_of(entry)
+    cells: Plain = {}
+    for table in parts:
+        for row in (each for each in table.rows if each.entry == entry):
+            for column, cell in zip(table.columns, row.cells, strict=True):
+                if not column.words and (cell.value is not None or cell.words):
+                    cells.setdefault(column.key, _cell(column, cell, row, numbers))
+    first = trials.iloc[0]
+    place = _place(entry, entry.condition.label)
+    is_dense = study.families.get(entry.system.router) == "baseline"
+    experts = "" if is_dense else experts_label(str(first["num_experts"]), first["experts"])
+    return place | {"data": first["data"], "experts": experts, "cells": cells}
+
+
+def _cell(column: Column, cell: Cell, row: Row, numbers: dict[str, int]) -> Plain:
+    shown, rest = cell_parts(column, cell, row)
+    value, low, high = _scaled(cell, column.scale)
+    behind = [numbers[trial] for trial in cell.trials if trial in numbers]
+    values = [column.number(each) for each in cell.values]
+    return {
+        "shown": shown, "rest": rest, "marks": "".join(cell.marks), "best": cell.best,
+        "value": value, "low": low, "high": high, "n": cell.n or column.n or row.n,
+        "trials": behind, "values": values if len(values) == len(behind) else [],
+    }  # fmt: skip
+
+
+def _trials(study: StudyData, logs: Logs) -> Iterator[Plain]:
+    """Yield each trial: how it ended, what made it, its validation accuracies along training."""
+    rows = study.metrics[(study.metrics["metric"] == "val_top1") & study.metrics["step"].notna()]
+    curves = dict(iter(rows.sort_values("step").groupby("trial")))
+    for row in study.trials.itertuples():
+        own = curves.get(row.trial)
+        points = [] if own is None else zip(own["step"], 100 * own["value"], strict=True)
+        reason = NOT_DONE.get(str(row.status)) or text_of(row.error).strip().partition("\n")[0]
+        yield {
+            **_place(row.entry, row.condition.label),
+            "name": row.router,
+            "id": row.trial[:SHORT],
+            "seed": int(row.seed),
+            "status": readable_status(str(row.status)),
+            "reason": reason,
+            "machine": text_of(row.machine_name),
+            "code": text_of(row.code),
+            "log": text_of(row.log),
+            "address": logs.link(text_of(row.log)),
+            "tail": readable(text_of(row.log_tail))[-TAIL:],
+            "curve": [[int(step), round(value, 2)] for step, value in points],
+        }
+
+
+def _sources(study: StudyData) -> dict[str, str]:
+    """Return the file of each router, as of its newest version, by registered name."""
+    cards = study.components[study.components["kind"] == "router"]
+    texts = dict(zip(cards["name"], cards["source_text"], strict=True))
+    return {card["name"]: texts.get(card["name"], "") for card in provenance.router_cards(study)}
+
+
+def _place(entry: Entry, condition: str) -> Plain:
+    return {"router": entry.label, "condition": condition}
+
+
+def _mean(study: StudyData, metric: str, entry: Entry) -> float | None:
+    values = study.final(metric, entry)
+    return None if values.empty else float(values.mean())
+
+
+def _scaled(cell: Cell, scale: float) -> tuple[float | None, ...]:
+    ends = (cell.value, cell.low, cell.high)
+    return tuple(None if end is None else round(scale * end, 6) for end in ends)
+
+
+def _finite(value: Any) -> Any:
+    """Return plain data with null for each number that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
