@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from report import state_of
-from report.study import StudyData, load_study
+from report.study import load_study
 from report.write import page_of
 from results import Store, open_store
 from results.connect import resolve
@@ -26,7 +26,7 @@ from results.text import counted
 SECONDS = 2.0
 """Least time between two readings of the database."""
 PAUSE, PAUSE_DRAWING = 10, 5
-"""Times as long as a reading, or the making of a page, took pass until the next."""
+"""Times the processor time that a reading, or the making of a page, took pass until the next."""
 WATCHED = 60.0
 """Seconds after a browser asked last in which the page is still made."""
 POLL = 3000
@@ -85,19 +85,22 @@ class LivePage:
         self._state = self._page = ""
         self._html = FIRST.replace("STUDY", escape(study))
         self._line, self._logs = "reading the database", frozenset[str]()
-        self._draw_again = 0.0
+        self._fault, self._draw_again = "", 0.0
+        self._drawing: threading.Thread | None = None
 
     def html(self) -> str:
         """Return the page as it was made last, with the line and the script that keep it live."""
         self._asked = time.monotonic()
         live = LIVE.replace("PAGE", self._page).replace("POLL", str(POLL))
         before, end, after = self._html.rpartition("</body>")
-        return "".join((before, live.replace("LINE", escape(self._line)), end, after))
+        return "".join(
+            (before, live.replace("LINE", escape(self._fault or self._line)), end, after)
+        )
 
     def state(self) -> dict[str, str]:
         """Return which page there is, and a line that says how the study stands."""
         self._asked = time.monotonic()
-        return {"page": self._page, "line": self._line}
+        return {"page": self._page, "line": self._fault or self._line}
 
     def log(self, name: str) -> Path | None:
         """Return the log file of this name; None unless it is of the study and lies in the home."""
@@ -121,22 +124,23 @@ class LivePage:
                 self._line = f"the study cannot be shown now: {error}"
 
     def refresh(self) -> float:
-        """Read the study if its database changed, and make its page if the study changed.
+        """Read the study if its database changed; begin to make its page if the study changed.
 
         Returns:
             Seconds until it should be called again.
         """
-        begun, files = time.monotonic(), self._stamps()
-        if files is not None and files == self._files and self._state == self._page:
+        begun, files = time.thread_time(), self._stamps()
+        drawing = self._drawing is not None and self._drawing.is_alive()
+        if files is not None and files == self._files and (self._state == self._page or drawing):
             return SECONDS
         with open_store(self._database, create=False, read_only=True) as store:
             self._read(store)
-            took = time.monotonic() - begun
-            data = load_study(store, self._study) if self._may_draw(store) else None
-        if data is not None:
-            self._draw(data)
+            due = not drawing and self._may_draw(store)
+        if due:
+            self._drawing = threading.Thread(target=self._draw, daemon=True)
+            self._drawing.start()
         self._files = files
-        return max(SECONDS, PAUSE * took)
+        return max(SECONDS, PAUSE * (time.thread_time() - begun))
 
     def _read(self, store: Store) -> None:
         """Read how the study stands."""
@@ -155,12 +159,17 @@ class LivePage:
         seen = now - self._asked < WATCHED or not self._page
         return due and seen and not any(not e.trial and alive(e.run) for e in store.leases())
 
-    def _draw(self, data: StudyData) -> None:
-        begun = time.monotonic()
-        self._html = page_of(data, self._home)
-        self._page = data.state
-        ended = time.monotonic()
-        self._draw_again = ended + PAUSE_DRAWING * (ended - begun)
+    def _draw(self) -> None:
+        """Make the page; what is wrong with it stands in the line."""
+        begun = time.thread_time()
+        try:
+            with open_store(self._database, create=False, read_only=True) as store:
+                data = load_study(store, self._study)
+            self._html = page_of(data, self._home)
+            self._page, self._fault = data.state, ""
+        except Exception as error:  # it is made again when the study has changed
+            self._page, self._fault = self._state, f"the page cannot be made: {error}"
+        self._draw_again = time.monotonic() + PAUSE_DRAWING * (time.thread_time() - begun)
 
     def _stamps(self) -> list[tuple[int, int] | None] | None:
         """Return time and size of a SQLite file and its log; None of other databases."""

@@ -162,38 +162,65 @@ def page(home) -> Iterator[LivePage]:
     made.close()
 
 
+def refresh(page: LivePage) -> None:
+    """Read the study, and wait for the page if it is made."""
+    page.refresh()
+    if page._drawing is not None:
+        page._drawing.join(120)
+
+
+def test_a_page_that_cannot_be_made_says_why_and_the_last_one_stays(home, page, monkeypatch):
+    def fail(*_: object) -> str:
+        raise ValueError("no such colour")
+
+    refresh(page)
+    with open_store(home / "bench.db") as store:
+        store.study("tiny", {"suites": {}})
+    with monkeypatch.context() as broken:
+        broken.setattr(live_page, "page_of", fail)
+        page._draw_again = 0
+        refresh(page)
+    assert page.state()["line"] == "the page cannot be made: no such colour"
+    assert "soft_moe" in page.html()
+    with open_store(home / "bench.db") as store:
+        store.study("tiny", {"suites": {"accuracy": {}}})
+    page._draw_again = 0
+    refresh(page)
+    assert page.state()["line"].startswith("no run goes on: 4 of 4")
+
+
 def test_the_page_is_not_made_while_a_layer_is_timed(home, page, make_lab) -> None:
     with open_store(home / "bench.db") as store:
         made = make_lab(store, suites=("accuracy", "throughput"))
         made.study_of({"random": [0.6]})
         run = store.start_run(made.study, Run(*this_process(), "run", 1))
         lease = store.lease(run, layer_id=1)
-        page.refresh()
+        refresh(page)
         assert page.state()["line"].startswith("live: 5 of 5 trials done")
         assert page.state()["page"] == ""
         store.release(lease)
-        page.refresh()
+        refresh(page)
         assert page.state()["page"]
         assert "random" in page.html()
 
 
 def test_the_page_is_made_once_and_not_again_where_nobody_sees_it(home, page, make_lab) -> None:
-    page.refresh()
+    refresh(page)
     first = page.state()["page"]
     page._asked -= live_page.WATCHED + 1
     page._draw_again = 0
     with open_store(home / "bench.db") as store:
         make_lab(store, suites=("accuracy",)).study_of({"random": [0.6]})
-    page.refresh()
+    refresh(page)
     assert page._page == first
     page.state()
-    page.refresh()
+    refresh(page)
     assert page._page not in ("", first)
 
 
 def test_a_database_that_is_gone_leaves_the_page_as_it_was(home, page, monkeypatch) -> None:
     monkeypatch.setattr(live_page, "SECONDS", 0.01)
-    page.refresh()
+    refresh(page)
     (home / "bench.db").rename(home / "moved.db")
     watching = threading.Thread(target=page.watch, daemon=True)
     watching.start()

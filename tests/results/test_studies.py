@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.cli.live_page import LivePage
 from results import Metric, StoreError, load_study, open_store
 
 
@@ -101,3 +102,16 @@ def test_reading_writes_nothing_beside_a_database(tmp_path: Path, left: str) -> 
     for name in before.keys() - {"bench.db-shm"}:  # in which readers mark what they read
         assert after[name] == before[name]
         assert (tmp_path / name).stat().st_mtime_ns == times[name]
+
+
+def test_a_live_page_reads_a_database_of_each_kind(
+    filler, target: str, description: Callable[..., dict[str, object]], tmp_path: Path
+) -> None:
+    filler.trial(description("soft_moe", seed=3))
+    page = LivePage(target, "tiny", tmp_path)
+    page._draw_again = float("inf")
+    page.refresh()
+    assert page.state()["line"].startswith("no run goes on: 1 of 1 trial done, last result ")
+    filler.trial(description("soft_moe", seed=4))
+    page.refresh()
+    assert "2 of 2 trials done" in page.state()["line"]
