@@ -15,7 +15,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from report.conditions import Entry, System, closest_layer
+from report.conditions import Entry, System, Systems, closest_layer
 from report.versions import TOP1, TRAINING, Side, known_text, known_versions, load_side
 from results import Store, StoreError
 from results.conditions import conditions_at
@@ -117,10 +117,12 @@ class Comparison:
         """The system of each trial and layer by fingerprint, named alike on both sides."""
         described = self.a.descriptions | self.b.descriptions
         made = conditions_at(self.a.paths | self.b.paths, list(described.values()))
-        return {
+        bare = {
             fingerprint: Entry(System(about["router"]["name"]), condition, about.get(REPLICATE, 0))
             for (fingerprint, about), condition in zip(described.items(), made, strict=True)
         }
+        systems = Systems.of(dict.fromkeys(bare.values()))
+        return {fingerprint: systems.named(entry) for fingerprint, entry in bare.items()}
 
     @cached_property
     def entries(self) -> list[Entry]:

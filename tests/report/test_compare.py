@@ -122,6 +122,17 @@ def test_swept_settings_match_by_value_and_one_value_matches_the_same(lab, store
     assert only.condition.label == "router.capacity_factor=1.0"
 
 
+def test_experts_are_named_where_they_differ_and_belong_to_the_system(lab, store):
+    lab(suites=("accuracy",)).study_of({"dense": [0.7], "soft_moe": [0.8, 0.82]})
+    other = lab(name="other", suites=("accuracy",))
+    other.study_of({"dense": [0.7], "soft_moe": [0.9, 0.93]})
+    other.experts = {"name": "cp"}
+    other.study_of({"random": [0.1]})
+    made = compare(store, "tiny", "other")
+    assert [change.label for change in made.changes()] == ["dense", "soft_moe"]
+    assert [entry.label for entry in made.only(made.b)] == ["random + cp"]
+
+
 def test_other_metrics_are_plain_differences_over_the_pairs(lab, store):
     lab(seconds={"soft_moe": 60.0}).study_of({"dense": [0.7], "soft_moe": [0.8, 0.8]})
     other = lab(name="other", seconds={"soft_moe": 75.5})
