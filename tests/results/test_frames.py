@@ -380,7 +380,7 @@ def test_a_database_describes_itself(filler, description: Describe) -> None:
     store.finish_run(runs[0])
     summary = describe(store)
     assert (summary.rows["runs"], summary.rows["claims"], summary.working) == (3, 0, 2)
-    assert (summary.url, summary.schema) == (store.url, "0003")
+    assert (summary.url, summary.schema) == (store.url, "0004")
     assert summary.size_bytes > 50_000
     assert summary.attempts == {"failed": 1, "done": 1}
     assert summary.rows["trials"] == 1
