@@ -7,9 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from typing import Any
 
 import pandas as pd
 
+from results import ArrayRecord
 from results.conditions import Condition, router_label
 from results.settings import PARENT
 
@@ -232,6 +234,17 @@ class Systems:
             "entry": entries,
         }
         return frame.assign(**{k: pd.Series(own, frame.index, object) for k, own in made.items()})
+
+    def name_arrays(self, records: Iterable[ArrayRecord]) -> dict[Entry, list[ArrayRecord]]:
+        """Sort arrays by entry; of one measured with several options of a suite, the newest."""
+        newest: dict[Entry, dict[tuple[Any, ...], ArrayRecord]] = defaultdict(dict)
+        for record in records:
+            bare = without_options(record.condition, record.suite)
+            entry = self.named(Entry(System(record.router), bare, record.aa_replicate))
+            where = json.dumps(record.where, sort_keys=True)
+            place = (record.name, record.layer, record.step, record.split, where)
+            newest[entry][record.suite, record.seed, *place] = record
+        return {entry: list(arrays.values()) for entry, arrays in newest.items()}
 
 
 def _experts(values: dict[str, str], numbered: bool) -> tuple[str | None, str]:

@@ -21,7 +21,6 @@ from report.conditions import (
     closest,
     experts_label,
     fullest,
-    without_options,
 )
 from report.style import KNOWN, RouterStyle, router_styles
 from results import ArrayRecord, Store, StudyRecord
@@ -125,6 +124,12 @@ class StudyData:
         """Return the number of seeds whose trial is done."""
         return int((self.trials_of(entry)["status"] == "done").sum())
 
+    @cached_property
+    def steps(self) -> dict[Entry, float]:
+        """The mean number of optimiser steps of the finished trials of each entry."""
+        done = self.trials[self.trials["status"] == "done"].dropna(subset="steps")
+        return done.groupby("entry", sort=False)["steps"].mean().to_dict()
+
     def trials_of(self, entry: Entry) -> pd.DataFrame:
         """Return the trials of an entry, one row a seed."""
         return self._by_entry.get(entry, self.trials.iloc[:0])
@@ -150,7 +155,7 @@ class StudyData:
 
     def is_constant(self, metric: str, entry: Entry) -> bool:
         """Tell whether a metric is what it is by construction, as its suite says."""
-        return any(where.get("constant") for where in self.rows(metric, entry)["where"])
+        return (metric, entry) in self._constants
 
     def rows(self, metric: str, entry: Entry) -> pd.DataFrame:
         """Return all rows of a metric under an entry."""
@@ -158,16 +163,12 @@ class StudyData:
 
     def skipped(self, suite: str, entry: Entry) -> str | None:
         """Say why a suite had nothing to measure of an entry; None where it had, or never ran."""
-        reasons = self._measured(suite, entry, ["skipped"])["error"]
-        return None if reasons.empty else str(reasons.iloc[0])
+        reasons = [error for status, error in self._outcomes[suite, entry] if status == "skipped"]
+        return str(reasons[0]) if reasons else None
 
     def was_measured(self, suite: str | None, entry: Entry) -> bool:
         """Tell whether a suite has measured an entry, or found that there is nothing to measure."""
-        return not self._measured(suite, entry, ["done", "skipped"]).empty
-
-    def _measured(self, suite: str | None, entry: Entry, statuses: list[str]) -> pd.DataFrame:
-        own = self._by_suite.get((suite, entry))
-        return self.measurements[:0] if own is None else own[own["status"].isin(statuses)]
+        return any(status in ("done", "skipped") for status, _ in self._outcomes[suite, entry])
 
     def array(self, name: str, entry: Entry, **where: Any) -> list[ArrayRecord]:
         """Return an entry's arrays of a name at the end of training; by layer, then by seed."""
@@ -245,8 +246,17 @@ class StudyData:
         return _grouped(self.metrics[owners == self.metrics["suite"]], ["metric", "entry"])
 
     @cached_property
-    def _by_suite(self) -> dict[Any, pd.DataFrame]:
-        return _grouped(self.measurements, ["suite", "entry"])
+    def _constants(self) -> set[tuple[str, Entry]]:
+        places = {key: rows["where"] for key, rows in self._by_metric.items()}
+        return {key for key, own in places.items() if any(each.get("constant") for each in own)}
+
+    @cached_property
+    def _outcomes(self) -> dict[tuple[str | None, Entry], list[tuple[str, Any]]]:
+        """Status and error of each measurement, by suite and entry."""
+        outcomes = defaultdict(list)
+        for row in self.measurements.itertuples():
+            outcomes[row.suite, row.entry].append((row.status, row.error))
+        return outcomes
 
     @cached_property
     def _by_entry(self) -> dict[Any, pd.DataFrame]:
@@ -281,20 +291,9 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
         trials=systems.name_rows(trials),
         measurements=systems.name_rows(measurements),
         metrics=metrics.assign(where=[json.loads(text) for text in metrics["where"]]),
-        arrays=_arrays(arrays_of(store, record.name), systems),
+        arrays=systems.name_arrays(arrays_of(store, record.name)),
         components=components,
         state=state_of(record.request, trials, measurements),
         usual_experts=experts_label(*systems.usual) if systems.usual else None,
         claims=claims,
     )
-
-
-def _arrays(records: list[ArrayRecord], systems: Systems) -> dict[Entry, list[ArrayRecord]]:
-    """Sort the arrays by entry; of one measured with several options of a suite, the newest."""
-    newest: dict[Entry, dict[tuple[Any, ...], ArrayRecord]] = defaultdict(dict)
-    for record in records:
-        bare = without_options(record.condition, record.suite)
-        entry = systems.named(Entry(System(record.router), bare, record.aa_replicate))
-        place = (record.layer, record.step, record.split, json.dumps(record.where, sort_keys=True))
-        newest[entry][record.suite, record.seed, record.name, *place] = record
-    return {entry: list(arrays.values()) for entry, arrays in newest.items()}

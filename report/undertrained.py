@@ -6,18 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from report.comparisons import Comparison, against_nulls
-from report.conditions import Entry, System
+from report.conditions import System
 from report.study import StudyData
 
 FEW = 0.5
 """A baseline of fewer steps than this share of a router's is far from trained beside it."""
-
-
-def steps_of(study: StudyData, entry: Entry) -> float | None:
-    """Return the mean number of optimiser steps of an entry's runs; None where none is done."""
-    trials = study.trials_of(entry)
-    steps = trials.loc[trials["status"] == "done", "steps"].dropna()
-    return None if steps.empty else float(steps.mean())
 
 
 def share_of_steps(study: StudyData, comparison: Comparison) -> float | None:
@@ -27,7 +20,7 @@ def share_of_steps(study: StudyData, comparison: Comparison) -> float | None:
     """
     if not study.is_baseline(comparison.reference.system):
         return None
-    own, theirs = (steps_of(study, e) for e in (comparison.entry, comparison.reference))
+    own, theirs = (study.steps.get(e) for e in (comparison.entry, comparison.reference))
     if not own or theirs is None or theirs >= FEW * own:
         return None
     return theirs / own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import log2
 
@@ -34,20 +35,30 @@ class GateChange:
     largest: float
 
 
+Changes = Mapping[Entry, GateChange | None]
+"""How far each entry's gates went; None where their start is not known."""
 NULL, STILL, AS_FROZEN, MOVED = "null model", "hardly moved", "no further than frozen", "moved"
 
 
-def verdict(study: StudyData, entry: Entry, change: GateChange) -> str:
-    """Say what became of a gate, in words."""
+def verdict(study: StudyData, entry: Entry, changes: Changes) -> str:
+    """Say what became of a gate whose change is known, in words."""
+    change = changes[entry]
+    assert change is not None
     if study.families.get(entry.system.router) == "null":
         return NULL
     if change.largest < HARDLY:
         return STILL
     frozen = study.entry(FROZEN, entry.condition)
-    untrained = None if frozen is None else gate_change(study, frozen)
+    untrained = None if frozen is None else changes.get(frozen)
     if untrained is not None and change.largest <= untrained.largest:
         return AS_FROZEN
     return MOVED
+
+
+def gate_changes(study: StudyData, entries: Iterable[Entry]) -> Changes:
+    """Find how far the gates of entries went, and those of `frozen` beside them."""
+    frozen = {study.entry(FROZEN, entry.condition) for entry in entries} - {None}
+    return {e: gate_change(study, e) for e in dict.fromkeys([*entries, *frozen]) if e}
 
 
 def gate_change(study: StudyData, entry: Entry) -> GateChange | None:
@@ -89,8 +100,10 @@ COLUMNS = (
 def table(study: StudyData) -> Contents:
     """Make a row for each router and condition."""
     rows, known = [], False
-    for entry in measured_by(study, "entropy"):
-        change = gate_change(study, entry)
+    entries = measured_by(study, "entropy")
+    changes = gate_changes(study, entries)
+    for entry in entries:
+        change = changes[entry]
         known |= change is not None
         if change is None:
             cells = [words(MISSING) for _ in COLUMNS[len(LEAD) :]]
@@ -101,7 +114,7 @@ def table(study: StudyData) -> Contents:
         cells = [
             *(mean_cell(study, entry, by_seed) for by_seed in means),
             number(change.largest, trials=trials),
-            words(verdict(study, entry, change), trials=trials),
+            words(verdict(study, entry, changes), trials=trials),
         ]
         rows.append(metric_row(study, entry, cells))
     if not known:
@@ -120,9 +133,10 @@ def table(study: StudyData) -> Contents:
 def sentence(study: StudyData) -> str:
     """Name the routers whose gates have hardly moved; "" where there are none."""
     still = []
-    for entry in measured(study, "entropy"):
-        change = gate_change(study, entry)
-        if change is not None and verdict(study, entry, change) in (STILL, AS_FROZEN):
+    entries = measured(study, "entropy")
+    changes = gate_changes(study, entries)
+    for entry in entries:
+        if changes[entry] and verdict(study, entry, changes) in (STILL, AS_FROZEN):
             condition = f" ({entry.condition})" if entry.condition else ""
             still.append(f"{entry.system}{condition}")
     if not still:

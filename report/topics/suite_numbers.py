@@ -8,6 +8,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import floor, isfinite, log10
 from statistics import median
 from typing import Any, Literal
@@ -188,7 +189,7 @@ class Numbers:
         """Whether these are numbers of bare layers, which no training made."""
         return any(spot.who.machine for spot in self.final)
 
-    @property
+    @cached_property
     def under(self) -> dict[Who, tuple[Condition, ...]]:
         """What was measured, or should have been, in order; with whom it compares."""
         if not self.measures_layers:
