@@ -15,11 +15,11 @@ from functools import cached_property
 
 import pandas as pd
 
-from report.conditions import Entry, System, Systems, closest_layer
+from report.conditions import Entry, System, Systems, closest_layer, displays
 from report.versions import TOP1, TRAINING, Side, known_text, known_versions, load_side
 from results import Store, StoreError
 from results.conditions import conditions_at
-from results.frames import ENVIRONMENT
+from results.frames import ENVIRONMENT, components_frame
 from results.settings import REPLICATE
 from results.statistics.means import ALPHA, PairedDifference, paired_difference
 
@@ -111,6 +111,8 @@ class Comparison:
 
     a: Side
     b: Side
+    displays: Mapping[str, str]
+    """Routers as papers print them, by registered name."""
 
     @cached_property
     def named(self) -> dict[str, Entry]:
@@ -121,7 +123,7 @@ class Comparison:
             fingerprint: Entry(System(about["router"]["name"]), condition, about.get(REPLICATE, 0))
             for (fingerprint, about), condition in zip(described.items(), made, strict=True)
         }
-        systems = Systems.of(dict.fromkeys(bare.values()))
+        systems = replace(Systems.of(dict.fromkeys(bare.values())), displays=self.displays)
         return {fingerprint: systems.named(entry) for fingerprint, entry in bare.items()}
 
     @cached_property
@@ -234,7 +236,7 @@ def compare(store: Store, a: str, b: str) -> Comparison:
     Raises:
         StoreError: a side does not exist, both are the same, or they have no system in common.
     """
-    made = Comparison(load_side(store, a), load_side(store, b))
+    made = Comparison(load_side(store, a), load_side(store, b), displays(components_frame(store)))
     if made.a.label == made.b.label:
         study = made.a.study
         raise StoreError(

@@ -168,6 +168,16 @@ def _numeric(part: str) -> tuple[float, str]:
         return float("inf"), part
 
 
+def displays(components: pd.DataFrame) -> dict[str, str]:
+    """Return routers as papers print them, by registered name.
+
+    Args:
+        components: see `results.frames.components_frame`.
+    """
+    routers = components.loc[components["kind"] == "router", ["name", "display"]].dropna()
+    return dict(routers.itertuples(index=False))
+
+
 @dataclass(frozen=True)
 class Systems:
     """The naming of a study's rows: with several kinds of experts, by router and experts.

@@ -19,6 +19,7 @@ from report.conditions import (
     System,
     Systems,
     closest,
+    displays,
     experts_label,
     fullest,
 )
@@ -277,11 +278,9 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
     trials = trials_frame(store, record.name)
     measurements = measurements_frame(store, record.name)
     components = components_frame(store)
-    routers = components.loc[components["kind"] == "router", ["name", "display"]].dropna()
-    displays = dict(routers.itertuples(index=False))
     # Each once, in their order: of experts that are as usual as others, the first are the usual.
     entries = dict.fromkeys(Systems().name_rows(trials)["entry"])
-    systems = replace(Systems.of(entries), displays=displays)
+    systems = replace(Systems.of(entries), displays=displays(components))
     # Of one number measured with several options of a suite, the newest.
     number = ["suite", "trial", "machine", "metric", "layer", "step", "split", "where"]
     metrics = metrics_frame(store, record.name).sort_values("measurement", kind="stable")
