@@ -26,8 +26,8 @@ NAMES = (HOST, "localhost")
 """Names that a browser may know this server by; under others a foreign page might read it."""
 NICENESS = 10
 """Added to the process's own: a run has precedence."""
-POLICY = "default-src 'self' 'unsafe-inline' data:"
-"""What a browser may load for the page: nothing of other servers."""
+POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
+"""What a browser may load for the page, whose charts are compiled: nothing of other servers."""
 
 StudyName = Annotated[
     str | None,

@@ -243,6 +243,26 @@ PROBE = """<!DOCTYPE html><html><body style="height: 9000px"><p id="at">first</p
 if BROWSER:
 
     @pytest.mark.slow
+    def test_the_charts_are_drawn_under_the_policy_of_the_server(home, tmp_path) -> None:
+        served = Served("--home", str(home))
+        try:
+            served.until(lambda state: bool(state["page"]))
+            arguments = [
+                BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+                "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
+                "--virtual-time-budget=8000", "--dump-dom", f"http://127.0.0.1:{served.port}/",
+            ]  # fmt: skip
+            done = subprocess.run(
+                arguments, capture_output=True, text=True, timeout=120, check=True
+            )
+        finally:
+            assert served.end() == (0, "", "")
+        said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+        assert not [line for line in said if "Policy" in line or "rror" in line]
+        assert "vega-embed" in done.stdout
+        assert 'class="marks"' in done.stdout
+
+    @pytest.mark.slow
     def test_a_browser_loads_a_new_page_and_stays_where_it_was(tmp_path, page, monkeypatch) -> None:
         monkeypatch.setattr(live_page, "POLL", 500)
         page._html, asked = PROBE, []
