@@ -22,7 +22,7 @@ class Dense(Baseline):
 
 
 @register_router(
-    "dense_params", family="baseline", display="Dense, equal parameters", source="null"
+    "dense_params", family="baseline", display="Wide Dense", source="null"
 )
 class DenseParams(Baseline):
     """A dense model as large as the MoE: its MLPs are widened to the parameters of MoE layers.

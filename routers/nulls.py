@@ -74,7 +74,7 @@ class HashRouter(EvenTopK):
         return logits.expand(groups, length, self.num_experts)
 
 
-@register_router("frozen", family="null", display="Frozen gate", source="null")
+@register_router("frozen", family="null", display="Frozen Gate", source="null")
 class FrozenRouter(SoftmaxTokenChoice):
     """A softmax token-choice router whose gate keeps its initial weights.
 
