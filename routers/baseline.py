@@ -21,9 +21,7 @@ class Dense(Baseline):
     """The model without MoE layers: it sets the compute budget of every comparison."""
 
 
-@register_router(
-    "dense_params", family="baseline", display="Wide Dense", source="null"
-)
+@register_router("dense_params", family="baseline", display="Wide Dense", source="null")
 class DenseParams(Baseline):
     """A dense model as large as the MoE: its MLPs are widened to the parameters of MoE layers.
 

@@ -95,7 +95,7 @@ def table(study: StudyData) -> Contents:
         ]
         rows.append(metric_row(study, entry, cells, n=study.finished(entry), under=under[entry]))
     over_nulls = [
-        Column(f"over_{null}", f"over {null}", "points", scale=100) for null in nulls(study)
+        Column(f"over_{null.key}", f"over {null}", "points", scale=100) for null in nulls(study)
     ]
     columns = [*LEAD, *reached, *over_nulls, *COST, OVERHEAD, *BALANCE]
     columns += [*(column for *_, column in ENTROPY), *(column for column, *_ in others)]
