@@ -110,7 +110,7 @@ def _loads(study: StudyData) -> Iterator[Plain]:
     """
     for entry in study.entries:
         by_place: dict[tuple[int, int], list[np.ndarray]] = defaultdict(list)
-        steps = max(study.trials_of(entry)["steps"].max(), 1)
+        steps = max(study.steps.get(entry, 1), 1)
         for record in study.arrays.get(entry, ()):
             if record.name == "load" and len(record.values) <= MOST_EXPERTS:
                 share = 100 if record.step is None else round(100 * record.step / steps)

@@ -48,7 +48,7 @@ const value = (id) => ($(id) ? $(id).value : "");
 const condition = () => ($("#by-condition") ? value("#by-condition") : DATA.conditions[0] ?? "");
 
 function drawAll() {
-  const [cost, label] = [value("#by-cost"), $("#by-cost")?.selectedOptions[0].text ?? ""];
+  const [cost, label] = [value("#by-cost"), $("#by-cost")?.selectedOptions[0]?.text ?? ""];
   show("ranking", { condition: condition() });
   show("cost", { condition: condition(), cost, label });
   show("training", { condition: condition() });

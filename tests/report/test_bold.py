@@ -12,6 +12,7 @@ from report.render import to_markdown
 from report.study import load_study
 from report.table import TIED
 from report.topics import accuracy, compute, specialization
+from report.topics.traces import explorer
 from report.topics.trials import Logs
 
 CONDITIONS = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
@@ -52,7 +53,7 @@ def test_each_condition_has_its_own_best(study, make):
     bold = [" & ".join(row) for row in latex[1:] if row[own].startswith(r"\bfseries")]
     assert conditions_in_bold(bold) == ["1.0", "2.0"]
 
-    page = make_page(study, [table], [], Logs(None, "."))
+    page = make_page(study, [table], [], Logs(None, "."), explorer(study))
     body = page[page.index(f'id="table-{table.name}"') :].partition("</table>")[0]
     rows = [row.replace("<wbr>", "") for row in body.split("<tr")[2:]]
     bold = [row for row in rows if re.findall(r'<td class="([^"]*)"', row)[place].endswith("best")]

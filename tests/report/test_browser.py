@@ -6,6 +6,11 @@ import pytest
 
 from report.write import write_report
 
+STILL = """() => new Promise((done) => {
+    const height = document.documentElement.scrollHeight;
+    setTimeout(() => done(height === document.documentElement.scrollHeight), 300);
+})"""
+"""Whether the page has stopped growing: nothing moves away from under a click."""
 HOSTILE = "<script>alert(1)</script>"
 WIDTHS = pytest.mark.parametrize("width", [1280, 420])
 
@@ -18,6 +23,7 @@ def opened(browse):
         tab = browse(page, width)
         for chart in ("ranking", "cost", "training", "loads"):
             tab.wait_for_selector(f"#chart-{chart} svg")
+        tab.wait_for_function(STILL)
         return tab
 
     return wait
