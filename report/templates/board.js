@@ -184,7 +184,7 @@ function explain(row, column, cell) {
   place.replaceChildren(...parts.filter(Boolean));
   place.hidden = false;
   if (trials.some((each) => each.curve.length > 1)) draw(curves, "trials", DATA, { trials });
-  place.scrollIntoView({ behavior: "smooth", block: "nearest" });
+  place.scrollIntoView({ block: "nearest" });
 }
 
 // ---- start

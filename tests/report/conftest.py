@@ -491,7 +491,9 @@ def browse() -> Iterator[Callable[..., Any]]:
         browser = playwright.chromium.launch(executable_path=BROWSER, args=arguments)
 
         def opened(page: Path, width: int, **options: Any) -> Any:
-            tab = browser.new_page(viewport={"width": width, "height": 900}, **options)
+            tab = browser.new_page(
+                viewport={"width": width, "height": 900}, reduced_motion="reduce", **options
+            )
             tab.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
             tab.on("pageerror", lambda error: wrong.append(str(error)))
             tab.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
