@@ -102,7 +102,7 @@ def test_a_router_trains_again_as_its_own_control(asked, tmp_path, capsys) -> No
     assert "soft_moe (twin)" in capsys.readouterr().out
     with open_store(tmp_path / "runs" / "bench.db") as store:
         study = load_study(store, "short")
-    assert [system.label for system in study.systems] == ["dense", "soft_moe"]
+    assert [system.key for system in study.systems] == ["dense", "soft_moe"]
     weights = study.trials.groupby(["router", "aa_replicate"])["checkpoint_sha256"].unique()
     assert sorted(weights.index) == [("dense", 0), ("soft_moe", 0), ("soft_moe", 1)]
     assert not set(weights["soft_moe", 0]) & set(weights["soft_moe", 1])

@@ -47,5 +47,5 @@ def test_a_router_is_told_at_the_value_that_it_was_trained_at(
     capsys.readouterr()
     bench(tmp_path, "report", "--trace", "main", "sparsity_constrained_expert_choice", "top1")
     assert (
-        f"sparsity_constrained_expert_choice, {setting}={second}, seed 0" in capsys.readouterr().out
+        f"Sparsity-constrained Expert Choice, {setting}={second}, seed 0" in capsys.readouterr().out
     )

@@ -77,8 +77,8 @@ def test_seconds_are_spent_told_and_reused(tmp_path, capsys):
     assert "2 reused" in capsys.readouterr().out
     with (tmp_path / "reports" / "smoke" / "tables" / "spent.csv").open() as file:
         rows = {row["router"]: row for row in csv.DictReader(file)}
-    assert set(rows) == {"dense", "soft_moe"}
-    assert float(rows["soft_moe"]["train_seconds"]) > 0
+    assert set(rows) == {"Dense", "Soft MoE"}
+    assert float(rows["Soft MoE"]["train_seconds"]) > 0
 
 
 @pytest.mark.parametrize(

@@ -678,7 +678,7 @@ def test_tune_and_run_tuned_as_commands(tmp_path, capsys) -> None:
     assert "Tuning own-tuning: the best mean accuracy on the validation split" in printed
     assert bench("run", *ours, *home, "--tuned") == 0
     report = (tmp_path / "reports" / "own-tuned" / "report.md").read_text()
-    assert "Tuning was not equal: 5 for dense; 4 for softmax_token_choice (trainings)" in report
+    assert "Tuning was not equal: 5 for Dense; 4 for Softmax Token Choice (trainings)" in report
     assert bench("run", *ours, *home, "--tuned", "--set", "train.lr=0.1") == 2
     assert "train.lr is given, and was tuned" in capsys.readouterr().err
     # What is shown where no study is named is no tuning.
