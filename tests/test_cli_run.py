@@ -57,7 +57,7 @@ def test_a_run_ends_with_a_table_and_a_report(home: Path) -> None:
     output = (home / "output.txt").read_text()
     assert "Study smoke: mean of n seeds, ± half of its 95 % interval" in output
     assert re.search(r"^softmax_token_choice +\d+\.\d±\d+\.\d +", output, re.MULTILINE)
-    assert "4 trained, 24 measured, 14 skipped" in output
+    assert "4 trained, 26 measured, 16 skipped" in output
     page = Path(re.search(r"^report: (.+)$", output, re.MULTILINE)[1])  # type: ignore[index]
     assert page.is_relative_to(home / "runs" / "reports" / "smoke")
     assert "softmax_token_choice" in page.read_text()

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import threading
 from contextlib import suppress
 from http import HTTPStatus
@@ -70,6 +71,9 @@ def serve(place: Place, study: StudyName = None, port: Port = 8765) -> None:
         print(f"study {name}: http://{HOST}:{server.server_port}/ (Ctrl-C ends it)", flush=True)
         server.serve_forever()
     page.close()
+    # A thread may be drawing, in C++ code that an interpreter's end aborts; it has nothing to keep.
+    sys.stdout.flush()
+    os._exit(0)
 
 
 def listen(port: int, page: LivePage) -> Server:
