@@ -20,9 +20,10 @@ from report.render import cell_parts
 from report.study import StudyData
 from report.style import RouterStyle
 from report.table import ARROWS, Absent, Cell, Column, Row, Table
-from report.topics import pareto, provenance
+from report.topics import pareto
 from report.topics.accuracy import curve
-from report.topics.trials import NOT_DONE, SHORT, Logs, readable, readable_status, text_of
+from report.topics.routing import over_mean
+from report.topics.trials import SHORT, Logs, readable, readable_status, reason_of, text_of
 
 Plain = dict[str, Any]
 
@@ -30,6 +31,11 @@ MERGED = ("main", "compute", "balance")
 """Tables whose columns the leaderboard has; of two columns with one key, the first."""
 SHOWN = ("top1", "train_flops", "forward_overhead", "load_cv", "dropped", "H_s")
 """Columns that the leaderboard shows at first, with those of few-shot accuracy."""
+COSTS = {
+    "flops": "train_flops", "seconds": "train_seconds", "parameters": "params_total",
+    "image_flops": "flops_per_image",
+}  # fmt: skip
+"""The metric behind each cost, by its name on the page."""
 SHAPES = {
     "o": "circle", "s": "square", "^": "triangle-up", "v": "triangle-down", "D": "diamond",
     "P": "cross", "X": "cross", "p": "square", "<": "triangle-left", ">": "triangle-right",
@@ -48,7 +54,6 @@ def board(study: StudyData, tables: Sequence[Table | Absent], logs: Logs) -> Pla
     parts = [made[name] for name in MERGED if name in made]
     numbers = {trial: number for number, trial in enumerate(study.trials["trial"])}
     return _finite({
-        "study": study.name,
         "routers": [_router(system.label, style) for system, style in study.styles.items()],
         "conditions": [condition.label for condition in study.conditions],
         "runs": list(_runs(study)),
@@ -75,21 +80,17 @@ def _runs(study: StudyData) -> Iterator[Plain]:
     """Yield the accuracy in % and the costs of each system under each condition."""
     for condition in study.conditions:
         entries = study.under(condition)
-        timings = pareto.timed(study, entries)
+        costs = {key: pareto.means(study, metric, entries) for key, metric in COSTS.items()}
+        costs["ms"] = pareto.per_image(pareto.timed(study, entries))
         for entry in entries:
             cell = mean_cell(study, entry, study.final(METRIC, entry))
             if cell.value is None:
                 continue
-            timing = timings.get(entry)
             yield {
                 **_place(entry, condition.label),
                 **dict(zip(("top1", "low", "high"), _scaled(cell, 100), strict=True)),
                 "n": cell.n,
-                "flops": _mean(study, "train_flops", entry),
-                "seconds": _mean(study, "train_seconds", entry),
-                "parameters": _mean(study, "params_total", entry),
-                "image_flops": _mean(study, "flops_per_image", entry),
-                "ms": timing and timing.values[pareto.TIME] / timing.setting.batch,
+                **{key: of.get(entry) for key, of in costs.items()},
             }
 
 
@@ -115,9 +116,7 @@ def _loads(study: StudyData) -> Iterator[Plain]:
             if record.name == "load" and len(record.values) <= MOST_EXPERTS:
                 share = 100 if record.step is None else round(100 * record.step / steps)
                 if record.step is None or share < 100:
-                    counts = np.sort(np.asarray(record.values, dtype=float))[::-1]
-                    loads = counts / max(counts.mean(), 1e-12)
-                    by_place[record.layer or 0, share].append(loads)
+                    by_place[record.layer or 0, share].append(over_mean(record.values))
         for (layer, share), runs in sorted(by_place.items()):
             loads = np.mean(runs, axis=0).round(3).tolist()
             place = _place(entry, entry.condition.label)
@@ -178,14 +177,13 @@ def _trials(study: StudyData, logs: Logs) -> Iterator[Plain]:
     for row in study.trials.itertuples():
         own = curves.get(row.trial)
         points = [] if own is None else zip(own["step"], 100 * own["value"], strict=True)
-        reason = NOT_DONE.get(str(row.status)) or text_of(row.error).strip().partition("\n")[0]
         yield {
             **_place(row.entry, row.condition.label),
             "name": row.router,
             "id": row.trial[:SHORT],
             "seed": int(row.seed),
             "status": readable_status(str(row.status)),
-            "reason": reason,
+            "reason": "" if row.status == "done" else reason_of(str(row.status), row.error),
             "machine": text_of(row.machine_name),
             "code": text_of(row.code),
             "log": text_of(row.log),
@@ -199,16 +197,11 @@ def _sources(study: StudyData) -> dict[str, str]:
     """Return the file of each router, as of its newest version, by registered name."""
     cards = study.components[study.components["kind"] == "router"]
     texts = dict(zip(cards["name"], cards["source_text"], strict=True))
-    return {card["name"]: texts.get(card["name"], "") for card in provenance.router_cards(study)}
+    return {system.router: texts.get(system.router, "") for system in study.systems}
 
 
 def _place(entry: Entry, condition: str) -> Plain:
     return {"router": entry.label, "condition": condition}
-
-
-def _mean(study: StudyData, metric: str, entry: Entry) -> float | None:
-    values = study.final(metric, entry)
-    return None if values.empty else float(values.mean())
 
 
 def _scaled(cell: Cell, scale: float) -> tuple[float | None, ...]:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
 from report.compare import Comparison
+from report.topics.provenance import hardware
 from results import Store
 from results.settings import flattened, leaves
-from results.text import to_json
+from results.text import counted
 
 MOST_NAMES = 6
 """Definitions that are named of a source that changed."""
@@ -43,7 +43,7 @@ def _settings(made: Comparison) -> list[str]:
     systems: dict[tuple[str, str, str], dict[str, None]] = defaultdict(dict)
     for entry, a, b in made.pairs:
         if a != b:
-            for change in _differing(to_json(described[a]), to_json(described[b])):
+            for change in _differing(described[a], described[b]):
                 systems[change][entry.label] = None
     labels = {entry.label for entry, _, _ in made.pairs}
     lines = [
@@ -57,10 +57,9 @@ def _settings(made: Comparison) -> list[str]:
     ]
 
 
-@lru_cache(maxsize=4096)
-def _differing(a: str, b: str) -> list[tuple[str, str, str]]:
-    """Return the paths at which two descriptions (JSON) differ, with both values."""
-    before, after = flattened([json.loads(a), json.loads(b)])
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return the paths at which two descriptions differ, with both values."""
+    before, after = flattened([a, b])
     paths = sorted((before.keys() | after.keys()) - {"router.name"})
     return [
         (path, before.get(path, ABSENT), after.get(path, ABSENT))
@@ -149,18 +148,15 @@ def _suites(made: Comparison) -> Iterator[str]:
 
 def _machines(made: Comparison) -> list[str]:
     """Name the machines of each side that the other does not have."""
-    a, b = (_hardware(rows) for rows in made.apart)
+    a, b = (_machines_of(rows) for rows in made.apart)
     if a.keys() == b.keys():
         return []
     return [f"{' and '.join(a.values()) or ABSENT} → {' and '.join(b.values()) or ABSENT}"]
 
 
-def _hardware(rows: pd.DataFrame) -> dict[str, str]:
+def _machines_of(rows: pd.DataFrame) -> dict[str, str]:
     machines = rows.drop_duplicates("machine").sort_values("machine_name")
-    return {row.machine: f"{row.machine_name} ({_parts(row)})" for row in machines.itertuples()}
-
-
-def _parts(row: Any) -> str:
-    threads = f"{row.threads} thread{'s' if row.threads != 1 else ''}"
-    parts: Sequence[str | None] = (row.processor, row.gpu, row.driver, threads)
-    return ", ".join(filter(None, parts))
+    return {
+        row.machine: f"{row.machine_name} ({hardware(row)}, {counted(row.threads, 'thread')})"
+        for row in machines.itertuples()
+    }

@@ -61,7 +61,7 @@ class Change:
     @property
     def label(self) -> str:
         """The system for readers, with its condition."""
-        return f"{self.entry.label} {self.entry.condition}".strip()
+        return self.entry.full_label
 
     @property
     def shared(self) -> list[int]:
@@ -252,5 +252,4 @@ def compare(store: Store, a: str, b: str) -> Comparison:
 
 def listed(entries: Sequence[Entry]) -> str:
     """Name systems with their conditions."""
-    labels = [f"{each.label} {each.condition}".strip() for each in entries]
-    return ", ".join(labels) or "none"
+    return ", ".join(each.full_label for each in entries) or "none"

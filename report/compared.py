@@ -11,7 +11,7 @@ from pathlib import Path
 
 from report.changes import Section, what_changed
 from report.compare import Change, Comparison, listed
-from report.compare_times import timed
+from report.compare_times import Timed, timed
 from report.conditions import Entry
 from report.render import to_markdown
 from report.table import (
@@ -87,7 +87,7 @@ class Compared:
 
 def show(store: Store, made: Comparison) -> Compared:
     """Make a comparison's tables and notes."""
-    changes = made.changes()
+    changes, (setting, times) = made.changes(), timed(made)
     rows = [_row(change) for change in changes]
     title = f"{made.b.label} against {made.a.label}"
     table = assemble("compare", title, _caption(changes), COLUMNS, rows) if rows else None
@@ -96,8 +96,8 @@ def show(store: Store, made: Comparison) -> Compared:
         b=made.b.label,
         changes=changes,
         top1=table,
-        plain=list(_plain(made)),
-        notes=list(_notes(made, changes)),
+        plain=list(_plain(made, times)),
+        notes=list(_notes(made, changes, setting, times)),
         changed=what_changed(store, made),
     )
 
@@ -127,7 +127,7 @@ def _caption(changes: Sequence[Change]) -> str:
     )
 
 
-def _plain(made: Comparison) -> Iterator[Plain]:
+def _plain(made: Comparison, times: Sequence[Timed]) -> Iterator[Plain]:
     for metric, (name, unit, scale) in PLAIN.items():
         shown = f"{name} ({unit})" if unit else name
         for change in made.changes(metric):
@@ -135,12 +135,14 @@ def _plain(made: Comparison) -> Iterator[Plain]:
             if change.seeds and a is not None and b is not None:
                 n = len(change.seeds)
                 yield Plain(change.entry, metric, shown, n, scale * a, scale * b)
-    for each in timed(made)[1]:
+    for each in times:
         mark = DISTURBED * each.disturbed
         yield Plain(each.entry, FORWARD, "forward (ms)", None, each.a.ms, each.b.ms, mark)
 
 
-def _notes(made: Comparison, changes: Sequence[Change]) -> Iterator[str]:
+def _notes(
+    made: Comparison, changes: Sequence[Change], setting: str, times: Sequence[Timed]
+) -> Iterator[str]:
     """Name what only one side has, and what is not compared."""
     for name, side in (("A", made.a), ("B", made.b)):
         if only := made.only(side):
@@ -160,7 +162,6 @@ def _notes(made: Comparison, changes: Sequence[Change]) -> Iterator[str]:
     measured = {change.entry for change in changes}
     if lacking := [entry for entry in made.entries if entry not in measured]:
         yield f"Neither has a top-1 of {listed(lacking)}."
-    setting, times = timed(made)
     if times:
         yield f"forward: median of forward_ms, {setting}."
     if any(each.disturbed for each in times):

@@ -79,6 +79,11 @@ class Entry:
         return router_label(self.system.label, self.aa_replicate)
 
     @property
+    def full_label(self) -> str:
+        """The system for readers, with its condition."""
+        return f"{self.label} {self.condition}".strip()
+
+    @property
     def settings(self) -> frozenset[tuple[str, str]]:
         """The condition as a set of paths with their values."""
         return frozenset(self.condition.settings)

@@ -92,7 +92,7 @@ def sentence_on_noise(compared: Sequence[Comparison]) -> str:
     )
     if not noisy:
         return sentence
-    names = ", ".join(f"{each.label} {each.condition}".strip() for each in noisy)
+    names = ", ".join(each.full_label for each in noisy)
     return (
         f"{sentence} More than chance allows (F test) scatters {names}: there the method falls "
         "back on the system's own estimate alone."

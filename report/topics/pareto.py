@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -34,11 +34,11 @@ def draw(study: StudyData, condition: Condition) -> Sketch:
     accuracy = {entry: value for entry, value in accuracy.items() if value == value}
     if len(accuracy) < 2:
         raise Lacking("fewer than two systems have a test accuracy", fine=True)
-    models = timed(study, list(accuracy))
+    models = timed(study, accuracy)
     costs: dict[str, Mapping[Entry, float]] = {
-        MILLISECONDS: {e: t.values[TIME] / t.setting.batch for e, t in models.items()},
-        "forward FLOPs an image": _means(study, "flops_per_image", accuracy),
-        "parameters": _means(study, "params_total", accuracy),
+        MILLISECONDS: per_image(models),
+        "forward FLOPs an image": means(study, "flops_per_image", accuracy),
+        "parameters": means(study, "params_total", accuracy),
     }
     costs = {label: of for label, of in costs.items() if of}
     far = far_nulls(study, {entry: [value] for entry, value in accuracy.items()})
@@ -74,18 +74,24 @@ def _draw(axes: Axes, study: StudyData, places: Places) -> None:
     axes.grid()
 
 
-def _means(study: StudyData, metric: str, accuracy: Mapping[Entry, float]) -> dict[Entry, float]:
-    values = {entry: study.final(metric, entry) for entry in accuracy}
+def means(study: StudyData, metric: str, entries: Iterable[Entry]) -> dict[Entry, float]:
+    """Return the mean of a metric over the seeds of each entry that has it."""
+    values = {entry: study.final(metric, entry) for entry in entries}
     return {entry: float(each.mean()) for entry, each in values.items() if len(each)}
 
 
-def timed(study: StudyData, entries: list[Entry]) -> dict[Entry, Timing]:
+def timed(study: StudyData, entries: Iterable[Entry]) -> dict[Entry, Timing]:
     """Return the timing of each entry's whole model, at the setting that most have."""
     models = [timing for timing in timings(study) if timing.setting.scope == "model"]
     settings = [timing.setting for timing in models]
     setting: Setting | None = max(settings, key=settings.count, default=None)
     by_entry = {entry: of_entry(models, setting, entry) for entry in entries}
     return {e: t for e, t in by_entry.items() if t is not None and TIME in t.values}
+
+
+def per_image(models: Mapping[Entry, Timing]) -> dict[Entry, float]:
+    """Return the milliseconds of a forward pass, for one image of its batch."""
+    return {e: each.values[TIME] / each.setting.batch for e, each in models.items()}
 
 
 def _sentence(timed: Mapping[Entry, Timing]) -> str:

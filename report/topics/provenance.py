@@ -54,13 +54,18 @@ def machines(study: StudyData) -> list[Card]:
     return [
         {
             "name": names[row.machine],
-            "hardware": ", ".join(filter(None, (row.processor, row.gpu, row.driver))),
+            "hardware": hardware(row),
             "threads": str(row.threads),
             "trials": int((study.trials["machine"] == row.machine).sum()),
             "measurements": int((study.measurements["machine"] == row.machine).sum()),
         }
         for row in both.drop_duplicates("machine").itertuples()
     ]
+
+
+def hardware(row: Any) -> str:
+    """Name the processor and the GPU of a row, with its driver."""
+    return ", ".join(filter(None, (row.processor, row.gpu, row.driver)))
 
 
 def codes(study: StudyData) -> list[Card]:

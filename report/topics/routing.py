@@ -130,12 +130,17 @@ def ranked_loads(study: StudyData, entry: Entry) -> tuple[np.ndarray, int] | Non
     """(layers, E) mean over seeds of the loads, largest first, over their mean; and the seeds."""
     layers: dict[int, list[np.ndarray]] = defaultdict(list)
     for record in study.array("load", entry):
-        counts = np.sort(np.asarray(record.values, dtype=float))[::-1]
-        layers[record.layer or 0].append(counts / max(counts.mean(), 1e-12))
+        layers[record.layer or 0].append(over_mean(record.values))
     if not layers:
         return None
     table = np.stack([np.mean(layers[layer], axis=0) for layer in sorted(layers)])
     return table, min(len(seeds) for seeds in layers.values())
+
+
+def over_mean(loads: np.ndarray) -> np.ndarray:
+    """Return the loads of a layer's experts over their mean, the largest first: (E,)."""
+    ranked = np.sort(np.asarray(loads, dtype=float))[::-1]
+    return ranked / max(ranked.mean(), 1e-12)
 
 
 ENTROPY = (

@@ -74,15 +74,19 @@ def text_of(value: Any) -> str:
     return "" if pd.isna(value) else str(value)
 
 
+def reason_of(status: str, error: Any) -> str:
+    """Say why a trial or a measurement gave no result, in one line."""
+    lines = text_of(error).strip().splitlines()
+    return NOT_DONE.get(status) or (lines[0] if lines else "no reason was recorded")
+
+
 def _incomplete(what: str, row: Any, log: Any) -> Incomplete:
-    lines = text_of(row.error).strip().splitlines()
-    waits = NOT_DONE.get(row.status)
     return Incomplete(
         entry=row.entry,
         seed=text_of(row.seed),
         what=what,
-        status="not done" if waits else readable_status(row.status),
-        reason=waits or (lines[0] if lines else "no reason was recorded"),
+        status="not done" if row.status in NOT_DONE else readable_status(row.status),
+        reason=reason_of(row.status, row.error),
         machine=text_of(row.machine_name),
         trial=row.trial,
         log=text_of(log),
