@@ -473,34 +473,45 @@ NINE: dict[str, list[float | None]] = {
 }
 
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The program of a browser."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    return program
+
+
+@pytest.fixture(scope="module")
+def browser(chromium: str) -> Iterator[Any]:
+    api = pytest.importorskip("playwright.sync_api")
+    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium, args=arguments)
+        yield started
+        started.close()
 
 
 @pytest.fixture
-def browse() -> Iterator[Callable[..., Any]]:
+def browse(browser: Any) -> Iterator[Callable[..., Any]]:
     """Opens a page from disk in a real browser, at a width; at the end nothing may have gone wrong:
     no error or warning on the console, no dialog, no request but for the page."""
-    if BROWSER is None:
-        pytest.skip("no Chromium is installed")
-    api = pytest.importorskip("playwright.sync_api")
     wrong: list[str] = []
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=BROWSER, args=arguments)
+    tabs = []
 
-        def opened(page: Path, width: int, **options: Any) -> Any:
-            tab = browser.new_page(
-                viewport={"width": width, "height": 900}, reduced_motion="reduce", **options
-            )
-            tab.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
-            tab.on("pageerror", lambda error: wrong.append(str(error)))
-            tab.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
-            tab.on("request", lambda asked: asked.url == page.as_uri() or wrong.append(asked.url))
-            tab.goto(page.as_uri())
-            return tab
+    def opened(page: Path, width: int) -> Any:
+        size = {"width": width, "height": 900}
+        tab = browser.new_page(viewport=size, reduced_motion="reduce")
+        tabs.append(tab)
+        tab.on("console", lambda message: wrong.append(f"{message.type}: {message.text}"))
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.on("dialog", lambda dialog: wrong.append(f"dialog: {dialog.message}"))
+        tab.on("request", lambda asked: asked.url == page.as_uri() or wrong.append(asked.url))
+        tab.goto(page.as_uri())
+        return tab
 
-        yield opened
-        browser.close()
+    yield opened
+    for tab in tabs:
+        tab.close()
     assert wrong == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,8 +23,6 @@ from results import Run, open_store
 from results.store.leases import this_process
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
 TOP1 = {"dense": [0.7, 0.72], "soft_moe": [0.8, 0.82]}
 
 
@@ -240,56 +237,55 @@ PROBE = """<!DOCTYPE html><html><body style="height: 9000px"><p id="at">first</p
   else { sessionStorage.setItem("again", "1"); scrollTo(0, 700); }
 }, 50));</script></body></html>"""
 
-if BROWSER:
 
-    @pytest.mark.slow
-    def test_the_charts_are_drawn_under_the_policy_of_the_server(home, tmp_path) -> None:
-        served = Served("--home", str(home))
-        try:
-            served.until(lambda state: bool(state["page"]))
-            arguments = [
-                BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-                "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
-                "--virtual-time-budget=8000", "--dump-dom", f"http://127.0.0.1:{served.port}/",
-            ]  # fmt: skip
-            done = subprocess.run(
-                arguments, capture_output=True, text=True, timeout=120, check=True
-            )
-        finally:
-            assert served.end() == (0, "", "")
-        said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-        assert not [line for line in said if "Policy" in line or "rror" in line]
-        assert "vega-embed" in done.stdout
-        assert 'class="marks"' in done.stdout
+def dumped(
+    chromium: str, port: int, folder: Path, milliseconds: int
+) -> subprocess.CompletedProcess[str]:
+    """What a browser has made of a page after some time of its own clock, and what it logged."""
+    arguments = [
+        chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+        "--disable-background-networking", f"--user-data-dir={folder / 'profile'}",
+        f"--virtual-time-budget={milliseconds}", "--dump-dom", f"http://127.0.0.1:{port}/",
+    ]  # fmt: skip
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
 
-    @pytest.mark.slow
-    def test_a_browser_loads_a_new_page_and_stays_where_it_was(tmp_path, page, monkeypatch) -> None:
-        monkeypatch.setattr(live_page, "POLL", 500)
-        page._html, asked = PROBE, []
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if self.path == "/state":
-                    asked.append(page._page)
-                    page._page = "second"
-                text = page.html() if self.path == "/" else json.dumps(page.state())
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(text.encode())
+@pytest.mark.slow
+def test_the_charts_are_drawn_under_the_policy_of_the_server(home, tmp_path, chromium) -> None:
+    served = Served("--home", str(home))
+    try:
+        served.until(lambda state: bool(state["page"]))
+        done = dumped(chromium, served.port, tmp_path, milliseconds=8000)
+    finally:
+        assert served.end() == (0, "", "")
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert not [line for line in said if "Policy" in line or "rror" in line]
+    assert "vega-embed" in done.stdout
+    assert 'class="marks"' in done.stdout
 
-            def log_message(self, *_: object) -> None: ...
 
-        with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            arguments = [
-                BROWSER, "--headless", "--no-sandbox", "--disable-gpu",
-                "--disable-background-networking", f"--user-data-dir={tmp_path / 'profile'}",
-                "--virtual-time-budget=6000", "--dump-dom",
-                f"http://127.0.0.1:{server.server_port}/",
-            ]  # fmt: skip
-            done = subprocess.run(
-                arguments, capture_output=True, text=True, timeout=120, check=True
-            )
-            server.shutdown()
-        assert asked[:2] == ["", "second"]
-        assert '<p id="at">at 700</p>' in done.stdout
+@pytest.mark.slow
+def test_a_browser_loads_a_new_page_and_stays_where_it_was(
+    tmp_path, page, monkeypatch, chromium
+) -> None:
+    monkeypatch.setattr(live_page, "POLL", 500)
+    page._html, asked = PROBE, []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/state":
+                asked.append(page._page)
+                page._page = "second"
+            text = page.html() if self.path == "/" else json.dumps(page.state())
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        done = dumped(chromium, server.server_port, tmp_path, milliseconds=6000)
+        server.shutdown()
+    assert asked[:2] == ["", "second"]
+    assert '<p id="at">at 700</p>' in done.stdout
