@@ -27,7 +27,7 @@ from report.topics.trials import SHORT, Logs, readable, readable_status, reason_
 
 Plain = dict[str, Any]
 
-MERGED = ("main", "compute", "balance")
+MERGED = ("main", "spent", "balance")
 """Tables whose columns the leaderboard has; of two columns with one key, the first."""
 SHOWN = ("top1", "train_flops", "forward_overhead", "load_cv", "dropped", "H_s")
 """Columns that the leaderboard shows at first, with those of few-shot accuracy."""
@@ -131,7 +131,7 @@ def _columns(parts: Sequence[Table]) -> dict[str, Column]:
 
 
 def _column(study: StudyData, column: Column) -> Plain:
-    suite = study.suite_of.get(column.key, "comparisons")
+    suite = study.suite_of.get(column.key, "other")
     return {
         "key": column.key,
         "title": column.label + ARROWS[column.better],

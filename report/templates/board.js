@@ -167,7 +167,7 @@ function explain(row, column, cell) {
   const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads.map((head) => element("th", {}, head)))),
     element("tbody", {}, ...trials.map(line)));
   const name = trials[0]?.name ?? "";
-  const suite = column.suite === "comparisons" ? "" : ` ${column.suite}`;
+  const suite = column.suite === "other" ? "" : ` ${column.suite}`;
   const command = `python bench.py run${suite} --preset preset.yaml --routers ${name} --study again --home again`;
   const curves = element("div", { className: "chart" });
   const folded = (title, text) => (text ? element("details", {}, element("summary", {}, title), element("pre", {}, text)) : null);
