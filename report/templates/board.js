@@ -49,12 +49,15 @@ const condition = () => ($("#by-condition") ? value("#by-condition") : DATA.cond
 
 function drawAll() {
   const [cost, label] = [value("#by-cost"), $("#by-cost")?.selectedOptions[0]?.text ?? ""];
-  show("ranking", { condition: condition() });
-  show("cost", { condition: condition(), cost, label });
-  show("training", { condition: condition() });
+  const drawn = [
+    show("ranking", { condition: condition() }),
+    show("cost", { condition: condition(), cost, label }),
+    show("training", { condition: condition() }),
+  ];
   for (const finding of document.querySelectorAll(".finding[data-condition]")) {
     finding.hidden = finding.dataset.condition !== condition() && DATA.conditions.length > 1;
   }
+  return Promise.all(drawn);
 }
 
 function drawLoads() {
@@ -71,7 +74,7 @@ function drawLoads() {
   $("#load-share-shown").textContent = `${share} %`;
   const columns = place.clientWidth > 700 ? 3 : 1;
   const width = Math.max((place.clientWidth - 120) / columns - 60, 120);
-  draw(place, "loads", { ...DATA, loads: under }, { routers, share, columns, width });
+  return draw(place, "loads", { ...DATA, loads: under }, { routers, share, columns, width });
 }
 
 // ---- the leaderboard
@@ -141,6 +144,8 @@ function makeLeaderboard() {
   leaderboard = new Tabulator("#leaderboard-table", {
     data: DATA.rows, columns: [...columns, ...DATA.columns.map(numbers)], layout: "fitDataFill",
     columnDefaults: { headerWordWrap: true, resizable: false }, placeholder: "no finished trial",
+    // By itself it draws all rows again when it is first scrolled to, under a reader's click.
+    autoResize: false,
     initialSort: first ? [{ column: `cells.${first.key}`, dir: "desc" }] : [],
   });
   const suites = [...new Set(DATA.columns.map((column) => column.suite))];
@@ -152,6 +157,7 @@ function makeLeaderboard() {
     });
     $("#columns").append(element("fieldset", {}, element("legend", {}, suite), ...boxes));
   }
+  return leaderboard;
 }
 
 // What is behind a number: its trials with their curves, logs and failures, and how to make it again.
@@ -206,6 +212,13 @@ $("#all-routers")?.addEventListener("click", () => { chosen.clear(); update(); }
 for (const id of ["#by-condition", "#by-cost"]) $(id)?.addEventListener("change", () => { drawAll(); drawLoads(); });
 $("#load-share")?.addEventListener("input", drawLoads);
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { drawAll(); drawLoads(); });
-if (DATA.rows.length) makeLeaderboard();
-drawAll();
-drawLoads();
+let width = innerWidth;
+addEventListener("resize", () => {
+  if (width === innerWidth) return;
+  width = innerWidth;
+  leaderboard?.redraw(true);
+  drawLoads();
+});
+const built = DATA.rows.length ? new Promise((done) => makeLeaderboard().on("tableBuilt", done)) : null;
+// From then on nothing moves by itself.
+Promise.all([built, drawAll(), drawLoads()]).then(() => { document.body.dataset.drawn = "all"; });

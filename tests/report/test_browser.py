@@ -6,24 +6,17 @@ import pytest
 
 from report.write import write_report
 
-STILL = """() => new Promise((done) => {
-    const height = document.documentElement.scrollHeight;
-    setTimeout(() => done(height === document.documentElement.scrollHeight), 300);
-})"""
-"""Whether the page has stopped growing: nothing moves away from under a click."""
 HOSTILE = "<script>alert(1)</script>"
 WIDTHS = pytest.mark.parametrize("width", [1280, 420])
 
 
 @pytest.fixture
 def opened(browse):
-    """Opens a page and waits until all of its charts are drawn."""
+    """Opens a page and waits until its charts and its table are drawn, so that nothing moves."""
 
     def wait(page, width):
         tab = browse(page, width)
-        for chart in ("ranking", "cost", "training", "loads"):
-            tab.wait_for_selector(f"#chart-{chart} svg")
-        tab.wait_for_function(STILL)
+        tab.wait_for_selector("body[data-drawn]", state="attached")
         return tab
 
     return wait
