@@ -10,7 +10,7 @@ from results.statistics.comparisons import NULLS
 from routers import list_routers
 
 
-@pytest.mark.parametrize("name", ["smoke", "tiny", "mixtures", "small", "study", "cpu-study"])
+@pytest.mark.parametrize("name", ["smoke", "tiny", "mixtures", "small", "study"])
 def test_the_four_nulls_stand_in_each_preset(name):
     assert set(NULLS) <= set(load_preset(name).routers)
 
