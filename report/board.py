@@ -22,7 +22,7 @@ from report.style import RouterStyle
 from report.table import ARROWS, Absent, Cell, Column, Row, Table
 from report.topics import pareto
 from report.topics.accuracy import curve
-from report.topics.routing import over_mean
+from report.topics.loads import over_mean
 from report.topics.trials import SHORT, Logs, readable, readable_status, reason_of, text_of
 
 Plain = dict[str, Any]

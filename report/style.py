@@ -94,8 +94,8 @@ def router_styles(names: Iterable[str]) -> dict[str, RouterStyle]:
     return chosen
 
 
-COLUMN = 3.3
-PAGE = 6.8
+COLUMN = 3.25
+PAGE = 6.75
 """Widths in inches: one column of a two-column paper, and both."""
 
 INK = "#1b1f24"

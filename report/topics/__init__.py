@@ -11,6 +11,7 @@ from report.style import Drawing
 from report.table import Absent, Table, said_once
 from report.topics import (
     accuracy,
+    affinities,
     budgets,
     claims,
     compute,
@@ -21,6 +22,7 @@ from report.topics import (
     gates,
     generic,
     kinds,
+    loads,
     pareto,
     pruning,
     ranks,
@@ -43,6 +45,7 @@ SECTIONS = (
             accuracy.table,
             accuracy.draw,
             accuracy.draw_training,
+            affinities.draw,
             transfer.draw,
             pareto.draw,
             compute.rankings_table,
@@ -78,7 +81,8 @@ SECTIONS = (
         "How they routed",
         (
             routing.balance_table,
-            routing.draw_load,
+            loads.draw_load,
+            loads.draw_over_ideal,
             routing.entropy_table,
             gates.table,
             routing.draw_entropy,

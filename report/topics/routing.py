@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import replace
 from math import log2
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import TwoSlopeNorm
-from matplotlib.ticker import FixedLocator
 
-from report.axes import CUT, colour_bar, halves, mark_cut
+from report.axes import CUT, halves, mark_cut
 from report.cells import (
     INTERVALS,
     LEAD,
@@ -27,9 +23,8 @@ from report.cells import (
 )
 from report.conditions import Entry
 from report.study import StudyData
-from report.style import FAINT, GRID, PAGE, folded, panels, router_legend
+from report.style import FAINT, GRID, PAGE, panels, router_legend
 from report.table import (
-    CONSTANT,
     MISSING,
     Cell,
     Column,
@@ -92,55 +87,6 @@ def layer_table(study: StudyData) -> Contents:
         raise Lacking(why_unmeasured(study, "balance"))
     caption = f"MoE layers in network order, from 0. {INTERVALS}"
     return caption, (*LEAD, *text_columns("layer"), *columns), rows
-
-
-LOAD_CAPTION = (
-    "Load over the test split (tokens that an expert processed, after dropping) over the mean of "
-    "its layer: 1 is even. Experts are ranked by load within each run and layer, since an expert's "
-    "number means nothing across seeds; cells are means over the n seeds. Rows: MoE layers from "
-    f"the input. {CONSTANT}: even by construction."
-)
-COLOURS = "PuOr_r"
-
-
-@as_figures("load", "Load of each expert, by layer", "balance")
-def draw_load(study: StudyData, condition: Condition) -> Sketch:
-    """Draw a panel for each router."""
-    ranked = {entry: ranked_loads(study, entry) for entry in study.under(condition)}
-    loads = {entry: own for entry, own in ranked.items() if own is not None}
-    if not loads:
-        raise Lacking(why_without(study, "balance", "loads"))
-    depth = max(len(table) for table, _ in loads.values())
-    norm = TwoSlopeNorm(1, 0, max(2.0, *(float(table.max()) for table, _ in loads.values())))
-    figure, axes = panels(len(loads), 4, PAGE, 0.6 + 0.14 * max(depth, 3))
-    for (entry, (table, n)), place in zip(loads.items(), axes, strict=True):
-        place.imshow(table, cmap=COLOURS, norm=norm, aspect="auto", interpolation="nearest")
-        mark = CONSTANT if study.is_constant("load_cv", entry) else ""
-        place.set_title(folded(f"{entry.system}{mark} (n={n})", 24))
-        layers, experts = table.shape
-        place.yaxis.set_major_locator(FixedLocator(range(0, layers, max(1, layers // 6))))
-        place.set_xticks([0, experts - 1], ["most", "least"])
-    figure.supxlabel("experts by load", fontsize=7.5)
-    figure.supylabel("MoE layer", fontsize=7.5)
-    colour_bar(figure, axes, norm, COLOURS, "load / mean load")
-    return LOAD_CAPTION, figure, loads
-
-
-def ranked_loads(study: StudyData, entry: Entry) -> tuple[np.ndarray, int] | None:
-    """(layers, E) mean over seeds of the loads, largest first, over their mean; and the seeds."""
-    layers: dict[int, list[np.ndarray]] = defaultdict(list)
-    for record in study.array("load", entry):
-        layers[record.layer or 0].append(over_mean(record.values))
-    if not layers:
-        return None
-    table = np.stack([np.mean(layers[layer], axis=0) for layer in sorted(layers)])
-    return table, min(len(seeds) for seeds in layers.values())
-
-
-def over_mean(loads: np.ndarray) -> np.ndarray:
-    """Return the loads of a layer's experts over their mean, the largest first: (E,)."""
-    ranked = np.sort(np.asarray(loads, dtype=float))[::-1]
-    return ranked / max(ranked.mean(), 1e-12)
 
 
 ENTROPY = (

@@ -13,15 +13,14 @@ from matplotlib.text import Text
 from report.conditions import Entry, System
 from report.study import load_study
 from report.style import COLUMN, PAGE, Drawing, folded
-from report.topics import accuracy, draw_figures, specialization
+from report.topics import accuracy, draw_figures, loads, specialization
 from report.topics.accuracy import curve
 from report.topics.editing import accuracies
-from report.topics.routing import ranked_loads
 from report.topics.specialization import mosaic, points, shares
 from results import Array
 
 NAMES = {
-    *("accuracy", "training", "flops", "budgets", "overhead", "load", "entropy"),
+    *("accuracy", "training", "flops", "budgets", "overhead", "load", "load_over_ideal", "entropy"),
     *("class_expert", "class_change", "expert_images", "editing"),
     *("rank_intervals", "win_matrix", "pareto"),
 }
@@ -138,11 +137,34 @@ def test_the_end_of_training_is_enlarged_where_there_is_something_to_see(
 
 
 def test_loads_are_ranked_within_a_run_before_they_are_averaged(written):
-    table, n = ranked_loads(written.study, Entry(System("random")))
-    assert n == 3
-    assert table.shape == (2, 8)
-    assert table.mean(1) == pytest.approx([1, 1])
-    assert (np.diff(table, axis=1) <= 0).all()
+    layers = loads.loads_over_mean(written.study, Entry(System("random")))
+    assert [rows.shape for rows in layers] == [(3, 8), (3, 8)]
+    for rows in layers:
+        assert rows.mean(1) == pytest.approx([1, 1, 1])
+        assert (np.diff(rows, axis=1) <= 0).all()
+
+
+def test_loads_over_ideal_show_the_median_the_95th_percentile_and_the_largest(lab, store):
+    study = lab(suites=("accuracy",))
+    study.study_of({"soft_moe": [0.8, 0.9]})
+    by_seed = [([9, 1, 2, 0], [4, 4, 4, 4]), ([2, 2, 5, 3], [0, 0, 0, 12])]
+    for seed, layers in enumerate(by_seed):
+        store.record_measurement(
+            "balance", {}, "balance", study.machine_ids[0], study.code,
+            attempt_id=store.done_attempt(f"tiny-soft_moe-{seed}-{{}}").id,
+            arrays=[
+                Array("load", np.array(load), layer, split="test")
+                for layer, load in enumerate(layers)
+            ],
+        )  # fmt: skip
+    drawing = next(loads.draw_over_ideal(load_study(store)))
+    (axes,) = (axes for axes in drawing.figure.axes if axes.lines)
+    ranked = np.array([[3, 2 / 3, 1 / 3, 0], [1, 1, 1, 1], [5 / 3, 1, 2 / 3, 2 / 3], [4, 0, 0, 0]])
+    assert axes.lines[0].get_ydata() == pytest.approx(np.median(ranked, axis=0))
+    (band,) = axes.collections
+    edges = band.get_paths()[0].vertices
+    assert max(edges[:, 1]) == pytest.approx(np.percentile(ranked[:, 0], 95))
+    assert [text.get_text() for text in axes.texts] == ["max 4.00"]
 
 
 def test_class_shares_sum_to_one_and_are_ordered_by_class():

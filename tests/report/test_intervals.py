@@ -68,7 +68,7 @@ def test_three_seeds_that_agree_need_no_cut(lab, store):
 @pytest.mark.parametrize(("count", "columns"), [(1, 2), (5, 2), (7, 4), (8, 4), (5, 3)])
 def test_the_last_panel_of_every_column_has_its_tick_labels(count, columns):
     with style():
-        figure, axes = panels(count, columns, 6.8, 1.0, sharex=True, sharey=True)
+        figure, axes = panels(count, columns, 6.75, 1.0, sharex=True, sharey=True)
         for place in axes:
             place.plot([0, 1])
         figure.draw_without_rendering()
