@@ -24,15 +24,15 @@ from report.table import (
 )
 from results.conditions import Condition
 
-BEST = (
-    "Bold: best mean under a condition, among its rows and those without its settings, where it is "
-    "resolved from all of them."
+INTERVALS = "Mean over the n seeds ± half of its 95 % Student t interval."
+READING = (
+    "Where a table gives the mean over seeds, ± is half the width of its 95 % Student t interval; "
+    "with one seed there is none. It is for the eye: whether two systems differ is not decided by "
+    "it but by p (family). n is the number of finished seeds, of those asked for; it stands in "
+    "brackets where it differs from that of its row. Bold is the best mean under a condition, "
+    "among its rows and those without its settings, where it is resolved from all of them."
 )
-INTERVALS = (
-    "Mean over seeds ± half the width of its 95 % Student t interval (none where n = 1): for the "
-    "eye, as it does not decide whether two systems differ; p (family) does. "
-    "n: number of finished seeds, of those asked for; in brackets where it differs from the row's."
-)
+"""What holds for all tables, and is said once."""
 LEAD = text_columns("router", "condition", "n")
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from report.render import cell_parts
-from report.table import ARROWS, Cell, Column, Row, Table
+from report.table import ARROWS, Cell, Column, Row, Table, parted
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -124,7 +124,8 @@ def to_latex(table: Table) -> str:
     """Write a table for a page of 6.75 in: `table*`, or `longtable` where it takes several."""
     columns = [_column(table, place) for place in range(len(table.columns))]
     parts = _split(columns)
-    caption = latex_heading(" ".join([f"{table.title}.", table.caption, *table.notes]))
+    summary, _ = parted(table.caption)
+    caption = latex_heading(" ".join([f"{table.title}.", summary, *table.notes]))
     titled = rf"\caption{{{caption}}}\label{{tab:{table.name}}}"
     needs = [f"% needs {line}" for line in PACKAGES.splitlines()]
     small = r"\footnotesize\setlength{\tabcolsep}{4pt}"

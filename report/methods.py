@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from report.cells import READING
 from report.comparisons import comparisons, nulls
 from report.latex import latex_heading, latex_text
 from report.study import StudyData
@@ -33,6 +34,7 @@ def methods(study: StudyData) -> list[Paragraph]:
         ("Training", _training(study, preset)),
         ("Budget and tuning", _budget(study, preset)),
         ("Seeds and comparisons", _comparisons(study)),
+        ("Tables", [] if study.trials.empty else [READING]),
         ("Hardware and software", _machines(study)),
     ]
     return [(heading, " ".join(filter(None, said))) for heading, said in paragraphs if any(said)]

@@ -10,7 +10,7 @@ import pandas as pd
 
 from report.conditions import Entry, System, closest_layer
 from report.study import BUILT_IN, StudyData
-from report.table import OLDER, Cell, Column, Row, Table
+from report.table import OLDER, Cell, Column, Row, Table, with_warning
 from results import frames
 from results.frames import sentence
 
@@ -35,7 +35,8 @@ def aged_table(table: Table, study: StudyData, suites: Sequence[str]) -> Table:
         rows.append(replace(row, cells=tuple(marked(*pair, row) for pair in pairs)))
     if not older:
         return table
-    caption = f"{table.caption} {OLDER} {older_sentence(study, older, suites)}"
+    warning = f"{OLDER} {older_sentence(study, older, suites)}"
+    caption = with_warning(table.caption, warning)
     return replace(table, rows=tuple(rows), caption=caption)
 
 

@@ -11,11 +11,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from report.board import board
+from report.cells import READING
 from report.render import cell_parts
 from report.study import StudyData
 from report.style import COLUMN, FAINT, GRID, INK, PAPER, Drawing
 from report.summary import caveats, compared, findings, resolved_means
-from report.table import ARROWS, Absent, Cell, Column, Row, Table, missing, said_once
+from report.table import ARROWS, Absent, Cell, Column, Row, Table, missing, parted, said_once
 from report.topics import chosen, provenance, sections
 from report.topics.traces import Explorer
 from report.topics.trials import Logs, incomplete, readable
@@ -136,6 +137,8 @@ def _environment() -> Environment:
         sort_key=lambda cell: cell.words if cell.value is None else repr(cell.value),
         column=COLUMN,
         vendored=_vendored,
+        parted=parted,
+        reading=READING,
     )
     environment.tests.update(
         table=lambda part: isinstance(part, Table),

@@ -13,17 +13,20 @@ from report.latex import PACKAGES, latex_heading, latex_text
 from report.study import StudyData
 from report.style import Drawing
 from report.summary import compared, findings, remarks
-from report.table import Absent, Table, missing, said_once
+from report.table import Absent, Table, missing, parted, said_once
 from report.topics import chosen, sections
 
 HEAD = rf"""\documentclass[10pt]{{article}}
-\usepackage[textwidth=6.8in, textheight=9.4in]{{geometry}}
+\usepackage[textwidth=6.75in, textheight=9.4in]{{geometry}}
 \usepackage{{graphicx}}
 {PACKAGES}
 \usepackage[hidelinks]{{hyperref}}
 \setlength{{\parindent}}{{0pt}}\setlength{{\parskip}}{{4pt}}
 \renewcommand{{\topfraction}}{{0.95}}\renewcommand{{\textfraction}}{{0.02}}
 \renewcommand{{\floatpagefraction}}{{0.6}}"""
+
+
+NOTES = r"\section{Notes on the tables and figures}"
 
 
 def to_paper(
@@ -33,12 +36,14 @@ def to_paper(
     cites: bool,
 ) -> str:
     """Write the document; `cites`: there is a `references.bib`."""
-    body = []
+    body, notes = [], []
     for section in sections(study):
         shown, _ = chosen(section, tables, figures)
-        there = [_shown(part) for part in shown if not isinstance(part, Absent)]
+        there = [part for part in shown if not isinstance(part, Absent)]
         if there:
-            body.append("\n\n".join([rf"\section{{{latex_text(section.title)}}}", *there]))
+            heading = rf"\section{{{latex_text(section.title)}}}"
+            body.append("\n\n".join([heading, *map(_shown, there)]))
+        notes += [_note(part) for part in there if parted(part.caption)[1]]
     if absent := said_once(missing([*tables, *figures])):
         named = "; ".join(f"{part.title} ({part.why})" for part in absent)
         body.append(latex_text(f"Not shown: {named}."))
@@ -52,10 +57,18 @@ def to_paper(
         r"\section{Methods}",
         r"\input{methods}",
         "\n\n\\clearpage\n".join(body),
+        *([NOTES, *notes] if notes else []),
         *(references if cites else []),
         r"\end{document}",
     ]
     return "\n\n".join(blocks) + "\n"
+
+
+def _note(part: Table | Drawing) -> str:
+    """Write what the caption of a table or figure leaves out."""
+    kind, prefix = ("Table", "tab") if isinstance(part, Table) else ("Figure", "fig")
+    name = rf"{kind}~\ref{{{prefix}:{part.name}}}"
+    return rf"\paragraph{{{name}}} {latex_heading(parted(part.caption)[1])}"
 
 
 def _opening(study: StudyData) -> list[str]:
@@ -74,7 +87,7 @@ def _shown(part: Table | Drawing) -> str:
         r"\begin{figure}[htbp]",
         r"\centering",
         rf"\includegraphics{{{{figures/{part.name}}}.pdf}}",
-        rf"\caption{{{latex_heading(f'{part.title}. {part.caption}')}}}",
+        rf"\caption{{{latex_heading(f'{part.title}. {parted(part.caption)[0]}')}}}",
         rf"\label{{fig:{part.name}}}",
         r"\end{figure}",
     ])  # fmt: skip

@@ -7,7 +7,7 @@ import io
 from collections.abc import Callable
 from math import isclose
 
-from report.table import ARROWS, Cell, Column, Row, Table
+from report.table import ARROWS, Cell, Column, Row, Table, parted
 
 
 def cell_parts(column: Column, cell: Cell, row: Row) -> tuple[str, str]:
@@ -42,7 +42,9 @@ def to_markdown(table: Table) -> str:
     rules = [":---" if column.words else "---:" for column in table.columns]
     lines = [f"### {table.title}", "", _pipes(heads), _pipes(rules)]
     lines += [_pipes(_each(table, row, text)) for row in table.rows]
-    lines += ["", " ".join([table.caption, *table.notes]), ""]
+    summary, details = parted(table.caption)
+    lines += ["", " ".join([summary, *table.notes]), ""]
+    lines += [details, ""] if details else []
     return "\n".join(lines)
 
 

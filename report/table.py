@@ -250,6 +250,28 @@ def said_once(parts: Iterable[Absent]) -> list[Absent]:
     ]
 
 
+DETAILS = "\n\n"
+"""What divides a caption: its summary, and the details that stand one click away."""
+
+
+def captioned(summary: str, *details: str) -> str:
+    """Write a caption of a summary, of three sentences at most, and of details."""
+    rest = " ".join(filter(None, details))
+    return f"{summary}{DETAILS}{rest}" if rest else summary
+
+
+def with_warning(caption: str, warning: str) -> str:
+    """Add a sentence to the summary of a caption."""
+    summary, divider, details = caption.partition(DETAILS)
+    return f"{summary} {warning}{divider}{details}"
+
+
+def parted(caption: str) -> tuple[str, str]:
+    """Return the summary of a caption, and its details; "" where it has none."""
+    summary, _, details = caption.partition(DETAILS)
+    return summary, details
+
+
 def file_name(name: str, condition: Condition | str) -> str:
     """Name a part that is made once for each condition: letters, digits, `-`, `_`."""
     label = str(condition)

@@ -25,7 +25,6 @@ from report.axes import (
     over_seeds,
 )
 from report.cells import (
-    BEST,
     INTERVALS,
     LEAD,
     measured,
@@ -40,7 +39,7 @@ from report.conditions import DENSE, Entry, System
 from report.older import OTHERS
 from report.study import StudyData
 from report.style import COLUMN, FAINT, PAGE, panels, router_legend
-from report.table import Column, Lacking, number_of_runs
+from report.table import Column, Lacking, captioned, number_of_runs
 from report.timings import of_entry, representative, timings
 from report.topics import compute, generic, routing, transfer, tuning
 from report.topics.cost import timing_cell
@@ -99,13 +98,10 @@ def table(study: StudyData) -> Contents:
     ]
     columns = [*LEAD, *reached, *over_nulls, *COST, OVERHEAD, *BALANCE]
     columns += [*(column for *_, column in ENTROPY), *(column for column, *_ in others)]
-    sentences = [
-        compute.what_is_matched(study),
-        "Accuracy on the test split.",
+    summary = (compute.what_is_matched(study), "Accuracy on the test split.", INTERVALS)
+    details = [
         transfer.sentence(few),
-        INTERVALS,
         sentence_on_analyses(study),
-        BEST,
         null_caption(study),
         undertrained.sentence(study),
         tuning.sentence(study),
@@ -127,7 +123,7 @@ def table(study: StudyData) -> Contents:
         else "",
         *(sentence for *_, sentence in others),
     ]
-    return " ".join(filter(None, sentences)), columns, rows
+    return captioned(" ".join(filter(None, summary)), *details), columns, rows
 
 
 CAPTION = (
@@ -166,8 +162,8 @@ def draw(study: StudyData) -> Sketch:
         lowest.set_xlabel("top-1 accuracy (%)")
     axes[0].set_xlim(*ends)
     cut = CUT if any(beyond(interval, ends) for interval in intervals) else ""
-    sentences = (CAPTION, cut, ARROW if far else "", sentence_on_analyses(study))
-    return " ".join(filter(None, sentences)), figure, study.entries
+    details = (cut, ARROW if far else "", sentence_on_analyses(study))
+    return captioned(CAPTION, *details), figure, study.entries
 
 
 def _draw_router(

@@ -11,7 +11,7 @@ from report.cells import sentence_on_analyses
 from report.claims import Claim, Side
 from report.older import older_trials_sentence
 from report.study import StudyData
-from report.table import OLDER, Cell, Column, Lacking, Row, number, text_columns, words
+from report.table import OLDER, Cell, Column, Lacking, Row, captioned, number, text_columns, words
 from report.topics.make import Contents, as_table
 from report.verdicts import Judged, Untested, judged
 from results.text import counted
@@ -37,19 +37,23 @@ def table(study: StudyData) -> Contents:
         raise Lacking(f"none of {len(claims)} claims is about these runs", fine=True)
     behind = {trial for each in tested for trial in each.evidence.trials}
     older = older_trials_sentence(study.trials[study.trials["trial"].isin(behind)])
-    sentences = (
+    summary = (
         f"About these runs: {len(tested)} of {counted(len(claims), 'claim')}. Difference: as the "
-        "claim's test has it (table: how each claim is tested), the mean over the conditions that "
-        "have both sides, paired by seed, ± half of its 95 % Student t interval over the seeds "
-        "that all of them have. p: two-sided paired t test (against the nearer end of a margin; "
+        "claim's test has it, paired by seed, ± half of its 95 % Student t interval. It holds at "
+        "the scale of these runs, which is not that of the papers, and with their settings, tuned "
+        "or untuned."
+    )
+    details = (
+        "The test of each claim stands in the table that says how each is tested. Difference: the "
+        "mean over the conditions that have both sides, with its interval over the seeds that all "
+        "of them have. p: two-sided paired t test (against the nearer end of a margin; "
         "where two differences decide, the larger p); Holm's correction over the claims tested. "
         "Supported or contradicted: adjusted p < 0.05, by where the difference lies; undecided "
-        "otherwise, whatever was expected. It holds at the scale of these runs, which is not that "
-        "of the papers, and with their settings: tuned for each router of both sides, or untuned.",
+        "otherwise, whatever was expected. Tuned: for each router of both sides.",
         sentence_on_analyses(study),
         f"{OLDER} {older}" if older else "",
     )
-    return " ".join(filter(None, sentences)), COLUMNS, [_row(study, each) for each in tested]
+    return captioned(summary, *details), COLUMNS, [_row(study, each) for each in tested]
 
 
 @as_table("claim_tests", "How each claim is tested")

@@ -6,10 +6,10 @@ import json
 from itertools import chain
 from statistics import fmean
 
-from report.cells import BEST, INTERVALS, LEAD, lead, mean_cell, metric_cell, metric_row
+from report.cells import INTERVALS, LEAD, lead, mean_cell, metric_cell, metric_row
 from report.conditions import Entry
 from report.study import StudyData
-from report.table import MISSING, Cell, Column, Lacking, Row, text_columns, words
+from report.table import MISSING, Cell, Column, Lacking, Row, captioned, text_columns, words
 from report.timings import machine_names
 from report.topics.budgets import Standing, flips, require_rivals, standings
 from report.topics.make import Contents, as_table
@@ -51,15 +51,20 @@ def table(study: StudyData) -> Contents:
         cells = [metric_cell(study, column.key, entry) for column in COLUMNS]
         cells += [_asked(study, entry), *_seconds(study, entry)]
         rows.append(metric_row(study, entry, cells, n=study.finished(entry)))
-    caption = (
-        f"{what_is_matched(study)} Off budget: what was spent of what is matched, over the budget, "
-        "less 1. Training and steps: forward and backward passes, as counted from what ran. "
-        "Active: parameters that act on a token, on average. Real capacity: slots that the experts "
-        "run for each choice of a token (for each token where tokens do not choose), used or not, "
-        "mean over the MoE layers, outside training; asked for: the capacity factor. Seconds: of "
-        "training, evaluations left out, with whatever else the machine did meanwhile; those of "
-        f"several machines are not pooled. {INTERVALS}"
+    summary = (
+        what_is_matched(study),
+        INTERVALS,
+        "Seconds are of training, with whatever else the machine did meanwhile.",
     )
+    details = (
+        "Off budget: what was spent of what is matched, over the budget, less 1. Training and "
+        "steps: forward and backward passes, as counted from what ran. Active: parameters that "
+        "act on a token, on average. Real capacity: slots that the experts run for each choice of "
+        "a token (for each token where tokens do not choose), used or not, mean over the MoE "
+        "layers, outside training; asked for: the capacity factor. Seconds leave evaluations out; "
+        "those of several machines are not pooled."
+    )
+    caption = captioned(" ".join(filter(None, summary)), details)
     return caption, (*LEAD, *COLUMNS, *MORE), rows
 
 
@@ -115,17 +120,20 @@ def rankings_table(study: StudyData) -> Contents:
             cells.append(metric_cell(study, "params_total", entry))
             rows.append(Row(tuple(cells), study.finished(entry), entry, (condition,)))
     cuts = "; ".join(_where(study, *each) for each in by_condition.items())
-    sentences = [
-        "The same runs, cut. By FLOPs and by seconds: the mean validation accuracy where every "
-        "run of the condition has come, read off each seed's curve, linearly between two "
+    summary = (
+        "The same runs, cut where every run of the condition has come: accuracy on the validation "
+        f"split at equal FLOPs and at equal seconds, and at the end. {INTERVALS}"
+    )
+    details = (
+        "By FLOPs and by seconds, accuracy is read off each seed's curve, linearly between two "
         f"evaluations ({cuts}). What was cut was not trained for that budget: its learning "
         "rate had not fallen to its end. Seconds are of training alone, with whatever else ran "
         "beside it. By parameters no run can be cut: a front holds those of which none is more "
         "accurate at the end with no more parameters, or as accurate with fewer (by more than "
-        f"{100 * ALIKE:g} %). {INTERVALS} {BEST}",
+        f"{100 * ALIKE:g} %).",
         *(_sentence(condition, standing) for condition, standing in by_condition.items()),
-    ]
-    return " ".join(sentences), (*LEAD, *RANKINGS), rows
+    )
+    return captioned(summary, *details), (*LEAD, *RANKINGS), rows
 
 
 def _cells(study: StudyData, standing: Standing, entry: Entry) -> tuple[Cell, Cell]:

@@ -11,7 +11,18 @@ from report.cells import sentence_on_analyses
 from report.comparisons import Comparison, compare
 from report.conditions import Entry
 from report.study import StudyData
-from report.table import DISTURBED, MISSING, Cell, Column, Lacking, Row, number, text_columns, words
+from report.table import (
+    DISTURBED,
+    MISSING,
+    Cell,
+    Column,
+    Lacking,
+    Row,
+    captioned,
+    number,
+    text_columns,
+    words,
+)
 from report.timings import Timing, of_entry, representative, timings
 from report.topics.make import Contents, as_table
 from results.statistics.comparisons import Alarms, alarms, noise_floor
@@ -106,11 +117,14 @@ def table(study: StudyData) -> Contents:
         alike = [each for each in timed if each.router.setting == setting]
         rows = [_row(each.router.entry, 0, (), [words("")] * 4, each) for each in alike]
     n = max((len(control.seeds) for control in compared), default=0)
-    sentences = [
-        "Each router was trained a second time, as its twin: the same data order and the same "
-        "first weights of all but the MoE layers, whose weights and noise come from a stream of "
-        "their own. So nothing but chance makes the difference, twin less router, ± half the width "
-        f"of its {100 * study.confidence:g} % Student t interval; two-sided paired t test, p "
+    summary = (
+        "Each router was trained a second time, as its twin, from other first weights and noise of "
+        "its MoE layers, so that nothing but chance makes the difference. Difference: twin less "
+        f"router, ± half of its {100 * study.confidence:g} % Student t interval."
+    )
+    details = (
+        "A twin has the same data order and the same first weights of all but the MoE layers, "
+        "whose weights and noise come from a stream of their own. p: two-sided paired t test, "
         "uncorrected for the number of rows.",
         sentence_on_analyses(study),
         f"False alarm: p < {ALPHA}; in the last row the share of rows, with Clopper and Pearson's "
@@ -124,8 +138,8 @@ def table(study: StudyData) -> Contents:
         "process of its own (but where a run has --jobs 0)."
         if setting
         else "",
-    ]
-    return " ".join(filter(None, sentences)), COLUMNS, rows
+    )
+    return captioned(summary, *details), COLUMNS, rows
 
 
 def sentences(study: StudyData) -> list[str]:

@@ -24,22 +24,24 @@ from report.table import (
     Column,
     Lacking,
     Row,
+    captioned,
     file_name,
     text_columns,
     title,
+    with_warning,
     words,
 )
 from report.timings import PASSES, Setting, Timing, of_entry, timings
 from report.topics.make import Contents, Named, Sketch, as_named_figures, as_table
 from results.conditions import Condition
 
-CAPTION = (
-    "Each row is one layer or model with untrained weights on one machine (n = 1); machines are "
-    "never pooled. Median and 90th percentile over the repeats. Overhead: median time over that of "
-    "the dense counterpart, timed in turn with it in one process (of a layer: a dense MLP that "
-    "runs the same expert FLOPs; of a model: the same model without MoE layers), with its 95 % "
-    "bootstrap interval over the repeats. fwd: forward; train: forward and backward. Others: cores "
-    "that other processes kept busy meanwhile."
+CAPTION = captioned(
+    "Each row is one layer or model with untrained weights on one machine (n = 1). Median and 90th "
+    "percentile over the repeats; fwd: forward; train: forward and backward. Overhead: median time "
+    "over that of the dense counterpart, with its 95 % bootstrap interval over the repeats.",
+    "The counterpart is timed in turn with it in one process: of a layer, a dense MLP that runs "
+    "the same expert FLOPs; of a model, the same model without MoE layers. Machines are never "
+    "pooled. Others: cores that other processes kept busy meanwhile.",
 )
 NUMBERS = (
     Column("forward_ms", "fwd median", "ms", "lower"),
@@ -104,16 +106,17 @@ def timing_cell(timing: Timing | None, key: str) -> Cell:
 
 def _noted(caption: str, is_disturbed: bool) -> str:
     """Add the note on disturbed timings to a caption."""
-    return f"{caption} {NOTES[DISTURBED].format(DISTURBED)}" if is_disturbed else caption
+    return with_warning(caption, NOTES[DISTURBED].format(DISTURBED)) if is_disturbed else caption
 
 
 ALPHAS = (1.0, 0.45)
 OVERHEAD, OVERHEAD_TITLE = "overhead", "Overhead by router"
-OVERHEAD_CAPTION = (
-    "Median time over the median time of the dense counterpart, timed in turn with it (of a layer: "
-    "a dense MLP that runs the same expert FLOPs; of a model: the one without MoE layers); 1 is no "
-    "overhead. Upper bar of each pair: forward; lower, pale one: forward and backward. Error bar: "
-    "95 % bootstrap interval over the repeats. One layer or model each (n = 1), on {machine}."
+OVERHEAD_CAPTION = captioned(
+    "Median time over that of the dense counterpart; 1 is no overhead. Upper bar of each pair: "
+    "forward; lower, pale one: forward and backward; error bar: 95 % bootstrap interval over the "
+    "repeats. One layer or model each (n = 1), on {machine}.",
+    "The counterpart is timed in turn with it: of a layer, a dense MLP that runs the same expert "
+    "FLOPs; of a model, the one without MoE layers.",
 )
 
 

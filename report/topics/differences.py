@@ -20,7 +20,18 @@ from report.comparisons import (
 )
 from report.conditions import Entry
 from report.study import StudyData
-from report.table import MISSING, SEVERAL, Cell, Column, Lacking, Row, number, text_columns, words
+from report.table import (
+    MISSING,
+    SEVERAL,
+    Cell,
+    Column,
+    Lacking,
+    Row,
+    captioned,
+    number,
+    text_columns,
+    words,
+)
 from report.topics.make import Contents, as_table
 from results.conditions import Condition
 from results.statistics.comparisons import NULLS
@@ -115,13 +126,16 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
     tests = counted(sizes[0], "test") if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]} tests"
     each = " of each condition" if len(study.conditions) > 1 else ""
     points = counted(100 * (study.smallest_of_interest or 0), "point")
-    sentences = (
-        "Mean over the seeds that both have of router less reference, in percentage points of "
-        "top-1, ± half the width of its simultaneous 95 % interval: all of the family hold at "
-        "once. The family was declared beforehand: every router against each null and all pairs "
-        f"of routers, {tests}{each}. p: two-sided, of this difference alone. p (family) is the "
-        "probability of so large a |t| anywhere in a family of equals, and decides: resolved "
-        f"means p (family) < {ALPHA}, or, which is the same, that the interval leaves out 0.",
+    summary = (
+        "Router less reference in percentage points of top-1, mean over the seeds that both have, "
+        f"± half of its simultaneous 95 % interval. Resolved: p (family) < {ALPHA}, or, which is "
+        f"the same, the interval leaves out 0. {sentence_on_n(compared)}"
+    )
+    details = (
+        "Simultaneous: all intervals of the family hold at once. The family was declared "
+        "beforehand: every router against each null and all pairs of routers, "
+        f"{tests}{each}. p: two-sided, of this difference alone. p (family): the probability of "
+        "so large a |t| anywhere in a family of equals.",
         sentence_on_noise(compared),
         sentence_on_few_routers(study, compared),
         ""
@@ -133,7 +147,6 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
         sentence_on_analyses(study),
         undertrained.caption(study, compared),
         note,
-        sentence_on_n(compared),
     )
     rows = []
     for c in compared:
@@ -146,7 +159,7 @@ def _contents(study: StudyData, compared: Sequence[Comparison], note: str) -> Co
         )
         cells = [_difference_cell(study, c), *_numbers(study, c, *values)]
         rows.append(_row(study, c, cells))
-    return " ".join(filter(None, sentences)), COLUMNS, rows
+    return captioned(summary, *details), COLUMNS, rows
 
 
 def _row(study: StudyData, comparison: Comparison, cells: Sequence[Cell]) -> Row:

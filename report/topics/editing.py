@@ -12,7 +12,7 @@ from report.cells import INTERVALS, LEAD, measured_by, metric_cell, metric_row, 
 from report.conditions import Entry
 from report.study import StudyData
 from report.style import FAINT, INK, PAGE, PAPER, RouterStyle, folded, panels
-from report.table import Column, Lacking, panel_title
+from report.table import Column, Lacking, captioned, panel_title
 from report.topics.make import Contents, Sketch, as_figure, as_table
 
 PAIRED = (
@@ -25,13 +25,13 @@ PAIRED = (
 OFFSETS = {"before": -0.14, "after": 0.14}
 """Distance of each edit from the middle of its row."""
 EDITED = Column("edited_experts", "experts edited", digits=1)
-CAPTION = (
+CAPTION = captioned(
     "On the test split, before the experts' combine weights were changed and after it. "
-    f"Which experts, and by how much, was chosen on the validation split. {INTERVALS} "
+    f"Which experts, and by how much, was chosen on the validation split. {INTERVALS}",
     "Subgroups: the images of a class with a value of the protected attribute. Worst: max-min "
     "fairness; std: population standard deviation of the subgroups' accuracies; opportunity gap: "
     "largest difference of true positive rates between two values of the attribute (of class 1 "
-    "where there are two classes); experts edited: of all layers."
+    "where there are two classes); experts edited: of all layers.",
 )
 
 

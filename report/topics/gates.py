@@ -11,7 +11,7 @@ import pandas as pd
 from report.cells import INTERVALS, LEAD, mean_cell, measured, measured_by, metric_row
 from report.conditions import Entry, System
 from report.study import StudyData
-from report.table import MISSING, Column, Lacking, number, text_columns, words
+from report.table import MISSING, Column, Lacking, captioned, number, text_columns, words
 from report.topics.make import Contents, as_table
 
 HARDLY = 0.05
@@ -119,13 +119,14 @@ def table(study: StudyData) -> Contents:
         rows.append(metric_row(study, entry, cells))
     if not known:
         raise Lacking("the entropy of no gate was measured before its first step (suite entropy)")
-    caption = (
+    caption = captioned(
         "H_s: mean entropy of a token's gates, mean over the MoE layers; before the first step on "
         f"the first images of the test split, at the end on all of it. {INTERVALS} Largest of a "
-        "layer: the largest mean change of any MoE layer. A gate has hardly moved where that is "
-        f"below {100 * HARDLY:g} %, and hardly learned where it went no further than that of "
-        "frozen, whose gate is never trained: H_s changes with the tokens too. What is compared "
-        "then is initialisations, not routers. The gates of null models are not meant to learn."
+        "layer: the largest mean change of any MoE layer.",
+        f"A gate has hardly moved where that is below {100 * HARDLY:g} %, and hardly learned where "
+        "it went no further than that of frozen, whose gate is never trained: H_s changes with "
+        "the tokens too. What is compared then is initialisations, not routers. The gates of null "
+        "models are not meant to learn.",
     )
     return caption, COLUMNS, rows
 

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from report.axes import draw_line, over_seeds
-from report.cells import BEST, INTERVALS, LEAD, metric_row, sentence_on_analyses, why_unmeasured
+from report.cells import INTERVALS, LEAD, metric_row, sentence_on_analyses, why_unmeasured
 from report.conditions import Entry, closest_layer
 from report.study import StudyData
 from report.style import PAGE, folded, panels, router_legend
@@ -28,6 +28,7 @@ from report.table import (
     Column,
     Lacking,
     Row,
+    captioned,
     number_of_runs,
     text_columns,
     words,
@@ -110,15 +111,14 @@ def _network(numbers: Numbers, study: StudyData) -> Contents:
         for who in numbers.under
     ]
     left_out = len(numbers.places) - len(places)
-    parts = (
-        card.summary,
+    caption = captioned(
+        f"{card.summary} {_what(numbers)}".strip(),
         f"{left_out} more numbers stand in the table of all." if left_out else "",
-        _what(numbers),
         _meanings(card, [place.metric for place in places]),
-        BEST if any(column.ranked for column in columns) else "",
+        sentence_on_analyses(study),
     )
     head = LAYERS if numbers.measures_layers else LEAD
-    return " ".join(filter(None, parts)), (*head, *columns), rows
+    return caption, (*head, *columns), rows
 
 
 def _every(numbers: Numbers, _: StudyData) -> Contents:
@@ -136,9 +136,11 @@ def _every(numbers: Numbers, _: StudyData) -> Contents:
             rows.append(_row(numbers, who, place, [numbers.cell(spot) for spot in spots]))
     columns = [replace(numbers.column(name, name, name), ranked=False) for name in metrics]
     head = (*(LAYERS if numbers.measures_layers else LEAD), *text_columns("layer", "where"))
-    caption = (
-        "Every number of the suite. Layer: MoE layers in network order, from 0; all: of the "
-        f"network. {_what(numbers)} {_meanings(card, metrics)}"
+    caption = captioned(
+        "Every number of the suite; layer: MoE layers in network order, from 0; all: of the "
+        f"network. {_what(numbers)}",
+        _meanings(card, metrics),
+        sentence_on_analyses(numbers.study),
     )
     return caption, (*head, *columns), rows
 
@@ -157,7 +159,7 @@ def _what(numbers: Numbers) -> str:
     if numbers.measures_layers:
         return "Bare layers, which no training made; numbers of several machines are not pooled."
     when = "At the end of training, of the network or the mean over its MoE layers."
-    return f"{when} {INTERVALS} {sentence_on_analyses(numbers.study)}".strip()
+    return f"{when} {INTERVALS}"
 
 
 def _meanings(card: Card, metrics: Iterable[str]) -> str:
@@ -168,8 +170,8 @@ def _meanings(card: Card, metrics: Iterable[str]) -> str:
 
 CAPTION = (
     "What suite {suite} measured at snapshots of the trainings, against the training steps until "
-    "then: {what}. Line: mean over the seeds ({counts}); band: from the lowest to the highest seed "
-    "(none where n = 1).{more}"
+    "then. Line: mean over the seeds ({counts}); band: from the lowest to the highest seed (none "
+    "where n = 1)."
 )
 
 
@@ -191,13 +193,15 @@ def _curves(numbers: Numbers, study: StudyData, condition: Condition) -> Sketch:
     for axes, place in zip(drawn, few, strict=True):
         _panel(axes, numbers, place, shown[place])
     router_legend(figure, {entry.system: study.styles[entry.system] for entry in runs}, 3)
-    meanings = (f"{p.label}: {card.definition(p.metric).meaning}" for p in few)
-    more = f" The first {MOST_CURVES} of {len(shown)} metrics."
-    caption = CAPTION.format(
-        suite=card.name,
-        what="; ".join(each.strip().rstrip(".:") for each in meanings),
-        counts=number_of_runs({entry.system: n for entry, n in runs.items()}),
-        more=more if len(shown) > MOST_CURVES else "",
+    meanings = "; ".join(
+        f"{p.label}: {card.definition(p.metric).meaning}".strip().rstrip(".:") for p in few
+    )
+    counts = number_of_runs({entry.system: n for entry, n in runs.items()})
+    more = f"The first {MOST_CURVES} of {len(shown)} metrics."
+    caption = captioned(
+        CAPTION.format(suite=card.name, counts=counts),
+        f"{meanings}.",
+        more if len(shown) > MOST_CURVES else "",
     )
     return caption, figure, runs
 

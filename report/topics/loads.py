@@ -14,7 +14,7 @@ from report.cells import why_without
 from report.conditions import Entry
 from report.study import StudyData
 from report.style import FAINT, PAGE, RouterStyle, folded, panels
-from report.table import CONSTANT, Lacking
+from report.table import CONSTANT, Lacking, captioned
 from report.topics.make import Sketch, as_figures
 from results.conditions import Condition
 
@@ -22,7 +22,7 @@ BY_LAYER = (
     "Load over the test split (tokens that an expert processed, after dropping) over the mean of "
     "its layer: 1 is even. Experts are ranked by load within each run and layer, since an expert's "
     "number means nothing across seeds; cells are means over the n seeds. Rows: MoE layers from "
-    f"the input. {CONSTANT}: even by construction."
+    f"the input; {CONSTANT}: even by construction."
 )
 OVER_IDEAL = (
     "Load over ideal: an expert's tokens over those that it would process if all were equally "
@@ -72,8 +72,8 @@ def draw_over_ideal(study: StudyData, condition: Condition) -> Sketch:
     figure.supxlabel("experts by load", fontsize=7.5)
     figure.supylabel("load / ideal load", fontsize=7.5)
     even = ", ".join(str(entry.system) for entry in every if entry not in layers)
-    more = f" Even by construction, and left out: {even}." if even else ""
-    return f"{OVER_IDEAL}{more}", figure, layers
+    more = f"Even by construction, and left out: {even}." if even else ""
+    return captioned(OVER_IDEAL, more), figure, layers
 
 
 def _draw_ranked(axes: Axes, style: RouterStyle, loads: np.ndarray) -> None:

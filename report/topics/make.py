@@ -13,7 +13,17 @@ from report.conditions import ANY, Entry
 from report.older import aged_table, older_sentence
 from report.study import StudyData
 from report.style import Drawing, style
-from report.table import Absent, Column, Lacking, Row, Table, assemble, file_name, title
+from report.table import (
+    Absent,
+    Column,
+    Lacking,
+    Row,
+    Table,
+    assemble,
+    file_name,
+    title,
+    with_warning,
+)
 from results.conditions import Condition
 
 Contents = tuple[str, Iterable[Column], Iterable[Row]]
@@ -76,7 +86,7 @@ class FigureMaker:
             return Absent(name, heading, str(lacking), lacking.fine)
         shown = tuple(entries)
         older = older_sentence(study, shown, self.suites)
-        caption = f"{caption} {older}" if older else caption
+        caption = with_warning(caption, older) if older else caption
         return Drawing(name, heading, caption, figure, shown)
 
 

@@ -12,7 +12,7 @@ from report.comparisons import METRIC
 from report.conditions import Entry
 from report.study import StudyData
 from report.style import FAINT, PAGE, panels, router_legend
-from report.table import DISTURBED, Lacking, number_of_runs
+from report.table import DISTURBED, Lacking, number_of_runs, with_warning
 from report.timings import Setting, Timing, of_entry, timings
 from report.topics.make import Sketch, as_figures
 from results.conditions import Condition
@@ -20,7 +20,7 @@ from results.text import counted
 
 CAPTION = (
     "Top-1 on the test split, mean over the seeds ({counts}), against what the model costs on one "
-    "image or has. Line: the Pareto front, of the systems that no cheaper one reaches.{timed}"
+    "image or has. Line: the Pareto front, of the systems that no cheaper one reaches."
 )
 TIME, MILLISECONDS = "forward_ms", "forward, ms an image"
 Places = Mapping[Entry, tuple[float, float]]
@@ -53,7 +53,11 @@ def draw(study: StudyData, condition: Condition) -> Sketch:
     name_far(drawn[0], far, accuracy)
     router_legend(figure, {entry.system: study.styles[entry.system] for entry in near}, 3)
     counts = number_of_runs({entry.system: study.finished(entry) for entry in accuracy})
-    return CAPTION.format(counts=counts, timed=_sentence(models)), figure, list(accuracy)
+    caption = f"{CAPTION.format(counts=counts)} {_times(models)}".strip()
+    if disturbed := [e.label for e, timing in models.items() if timing.is_disturbed(TIME)]:
+        busy = f"{DISTURBED}: timed while other processes kept the machine busy"
+        caption = with_warning(caption, f"{busy}: {', '.join(disturbed)}.")
+    return caption, figure, list(accuracy)
 
 
 def front(places: Places) -> list[Entry]:
@@ -94,17 +98,13 @@ def per_image(models: Mapping[Entry, Timing]) -> dict[Entry, float]:
     return {e: each.values[TIME] / each.setting.batch for e, each in models.items()}
 
 
-def _sentence(timed: Mapping[Entry, Timing]) -> str:
+def _times(timed: Mapping[Entry, Timing]) -> str:
     """Say how the milliseconds were measured; "" where there are none."""
     if not timed:
         return ""
     setting = next(iter(timed.values())).setting
     threads = counted(setting.threads, "thread")
-    said = (
-        f" Milliseconds: median of whole models timed in turn, {setting.sizes}, {threads}, on "
+    return (
+        f"Milliseconds: median of whole models timed in turn, {setting.sizes}, {threads}, on "
         f"{setting.machine}."
     )
-    if disturbed := [e.label for e, t in timed.items() if t.is_disturbed(TIME)]:
-        said += f" {DISTURBED} Timed while other processes kept the machine busy: "
-        said += f"{', '.join(disturbed)}."
-    return said

@@ -25,6 +25,7 @@ from report.table import (
     Cell,
     Column,
     Lacking,
+    captioned,
     number_of_runs,
     panel_title,
     text_columns,
@@ -41,9 +42,12 @@ COSTS = (
 CAPTION = (
     "Test top-1 with so many experts left in each MoE layer, by the rule that kept or merged them, "
     "on validation images; nothing was trained after it. In a router's first row all are left. "
+    f"{INTERVALS}"
+)
+MEANINGS = (
     "FLOPs: of one image, forward; parameters: of the whole network; time: of one test batch, "
     "forward, the whole network and all rules in turn; FLOPs and times: mean over the rules. "
-    "The start of router change is {starts}. {undefined}"
+    "The start of router change is {starts}."
 )
 
 
@@ -60,8 +64,9 @@ def table(study: StudyData) -> Contents:
             cells += [_cost(study, cost.key, entry, experts) for cost in COSTS]
             rows.append(metric_row(study, entry, cells, str(experts)))
     columns = (*LEAD, *text_columns("experts"), *tops, *COSTS)
-    caption = CAPTION.format(starts=_starts(study, entries), undefined=_undefined(study, entries))
-    return f"{caption} {INTERVALS} {sentence_on_analyses(study)}".strip(), columns, rows
+    meanings = MEANINGS.format(starts=_starts(study, entries))
+    details = (meanings, _undefined(study, entries), sentence_on_analyses(study))
+    return captioned(CAPTION, *details), columns, rows
 
 
 FIGURE_CAPTION = (

@@ -21,6 +21,7 @@ from report.table import (
     Column,
     Lacking,
     Row,
+    captioned,
     number,
     number_of_runs,
     text_columns,
@@ -86,11 +87,13 @@ def table(study: StudyData) -> Contents:
         average = Cell(mean, n=ranks.blocks, trials=trials)
         rows.append(Row((words(system.label), average, others), ranks.blocks, entries[0]))
     out = [system.label for system in study.systems if system not in ranks.ranks.index]
-    left = f" Not ranked, for want of runs of their own under each: {', '.join(out)}."
-    caption = (
+    left = f"Not ranked, for want of runs of their own under each: {', '.join(out)}."
+    caption = captioned(
         f"Ranks by mean top-1 within each of {ranks.blocks} conditions, 1 is best, ties share "
-        f"theirs. {verdict(ranks)} Conditions that share a data set or seeds are not independent, "
-        f"so these p-values are lower than they should be.{left if out else ''}"
+        f"theirs. {verdict(ranks)}",
+        "Conditions that share a data set or seeds are not independent, so these p-values are "
+        "lower than they should be.",
+        left if out else "",
     )
     columns = (
         *text_columns("router"),
@@ -142,10 +145,11 @@ def draw(study: StudyData) -> Sketch:
         bar.set_xdata(sorted(bar.get_xdata()))
     axes.spines["top"].set_visible(True)
     _scale(axes, ranks.critical_difference)
-    caption = (
+    caption = captioned(
         f"Average rank of each router over {ranks.blocks} conditions by mean top-1, the best on "
         "the left. A grey bar joins routers that Nemenyi's test does not tell apart; CD: the "
-        f"critical difference. {verdict(ranks)}"
+        "critical difference.",
+        verdict(ranks),
     )
     return caption, figure, [e for e in study.entries if e.system in ranks.ranks.index]
 
@@ -211,10 +215,9 @@ def caption_of_places(study: StudyData) -> str:
     average = "" if conditions == 1 else " (of its average rank over the conditions)"
     return (
         f"Rank by mean top-1{average} in 4,000 bootstrap samples of {over}, each one fewer than "
-        "there are, drawn with replacement, a seed for all routers at once. Best: the share of "
-        "samples that a router leads. It says how much the order depends on chance; whether two "
-        "routers differ is for the paired differences to say. Of few seeds there are few "
-        "different samples."
+        "there are, drawn with replacement, a seed for all routers at once. It says how much the "
+        "order depends on chance; whether two routers differ is for the paired differences to say. "
+        "Of few seeds there are few different samples."
     )
 
 
@@ -232,7 +235,12 @@ def bootstrap_table(study: StudyData) -> Contents:
         Column("rank", "mean rank", better="lower"),
         Column("best", "best", "%", scale=100, digits=0),
     )
-    return f"Mean rank and the interval of 95 % of them. {caption_of_places(study)}", columns, rows
+    caption = captioned(
+        "Mean rank in bootstrap samples, and the interval of 95 % of the ranks. Best: the share of "
+        "samples that a router leads.",
+        caption_of_places(study),
+    )
+    return caption, columns, rows
 
 
 @as_figure("rank_intervals", "Ranks in bootstrap samples", "accuracy")
@@ -258,8 +266,9 @@ def draw_intervals(study: StudyData) -> Sketch:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("rank by mean top-1")
     runs = number_of_runs({place.system: place.seeds for place in shown})
-    caption = (
-        "Marker: mean rank; line: the interval of 95 % of the ranks; on the right: how often it is "
-        f"best. {runs}. {caption_of_places(study)}"
+    caption = captioned(
+        f"Ranks in bootstrap samples ({runs}). Marker: mean rank; line: the interval of 95 % of "
+        "the ranks; on the right: the share of samples that the router leads.",
+        caption_of_places(study),
     )
     return caption, figure, [entry for place in shown for entry in place.entries]

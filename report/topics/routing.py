@@ -29,6 +29,7 @@ from report.table import (
     Cell,
     Column,
     Lacking,
+    captioned,
     number_of_runs,
     summary,
     text_columns,
@@ -64,12 +65,12 @@ def balance_table(study: StudyData) -> Contents:
         metric_row(study, entry, [metric_cell(study, column.key, entry) for column in BALANCE])
         for entry in measured_by(study, "balance")
     ]
-    caption = (
-        f"Over the test split at the end of training, mean over the MoE layers. {INTERVALS} "
+    caption = captioned(
+        f"Over the test split at the end of training, mean over the MoE layers. {INTERVALS}",
         "Demand: tokens that want an expert, before dropping; load: tokens that it processes. CV: "
         "population std over mean; load entropy: over log2 E (1 is even); dead: experts below 1 % "
         "of the mean load; dropped: choices of tokens that were lost to capacity; uncovered: "
-        "tokens that no expert processed; capacity: slots of an expert in a group."
+        "tokens that no expert processed; capacity: slots of an expert in a group.",
     )
     return caption, (*LEAD, *BALANCE), rows
 
@@ -109,13 +110,13 @@ def entropy_table(study: StudyData) -> Contents:
         for of, label in (("gates", "gates (wanted)"), ("combine", "combine weights (done)")):
             cells = [metric_cell(study, name, entry, of=of, kind=kind) for name, kind, _ in ENTROPY]
             rows.append(metric_row(study, entry, cells, label))
-    caption = (
-        f"Over the tokens of the test split, mean over the MoE layers. {INTERVALS} "
+    caption = captioned(
+        f"Over the tokens of the test split, mean over the MoE layers. {INTERVALS}",
         "H_s: mean entropy of a token's distribution over experts (0: decided); H_u: entropy of "
         "the mean distribution (log2 E: even use); I(E;Y): mutual information of expert and class, "
         "corrected by its mean over permutations (the bias), normalised by min(H(E), H(Y)) less "
         "the bias, not defined where that is 0; Ŷ: the predicted class. hard: by the largest "
-        "weight alone. No direction is better."
+        "weight alone. No direction is better.",
     )
     return caption, (*LEAD, *text_columns("of"), *(column for *_, column in ENTROPY)), rows
 
@@ -147,12 +148,13 @@ def best_table(study: StudyData) -> Contents:
         for which, n in (("best", 1), ("mean", None))
         for *_, column in BEST_AND_MEAN
     ]
-    caption = (
+    caption = captioned(
         "Best: the one run of the highest last accuracy on the validation split (n = 1); it says "
-        f"what luck can reach, and compares nothing. {INTERVALS} Error: share of the test split "
+        f"what luck can reach, and compares nothing. {INTERVALS}",
+        "Error: share of the test split "
         "that is answered wrongly. I(E;Ŷ): mutual information of the expert (by the gates) with "
         "the predicted class, not corrected for its bias; H_s: mean entropy of the gates; H_u: "
-        "entropy of the mean gates. Means over the MoE layers."
+        "entropy of the mean gates. Means over the MoE layers.",
     )
     return caption, (*LEAD, *columns), rows
 
@@ -170,11 +172,12 @@ def _of_seed(study: StudyData, entry: Entry, values: pd.Series, seed: int | None
     return summary([values[seed]], trials=study.behind(entry, [seed]))
 
 
-ENTROPY_CAPTION = (
+ENTROPY_CAPTION = captioned(
     "Entropies over the test split, in bits, mean over the MoE layers. H_s: mean entropy of a "
-    "token's distribution over experts; 0 is decided. H_u: entropy of the mean distribution; log2 "
-    "E (dashed) is even use. H_s cannot exceed H_u (grey). Large marker: mean over the seeds "
-    "({counts}); bars: 95 % Student t intervals (none where n = 1); dots: the seeds. " + CUT
+    "token's distribution over experts (0 is decided); H_u: entropy of the mean distribution (log2 "
+    "E, dashed, is even use). Large marker: mean over the seeds ({counts}); bars: 95 % Student t "
+    "intervals (none where n = 1); dots: the seeds.",
+    f"H_s cannot exceed H_u (grey). {CUT}",
 )
 OF = {"gates": "gates: what the router wanted", "combine": "combine weights: what it did"}
 

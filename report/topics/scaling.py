@@ -15,7 +15,7 @@ from report.cells import require_asked, why_unmeasured
 from report.conditions import Entry, System
 from report.study import StudyData
 from report.style import PAGE, panels, router_legend
-from report.table import Cell, Column, Lacking, Row, number, text_columns, words
+from report.table import Cell, Column, Lacking, Row, captioned, number, text_columns, words
 from report.topics.make import Contents, Sketch, as_figure, as_table
 from results.conditions import Condition
 from results.statistics.power_laws import LEAST_R_SQUARED, PowerLaw, power_law
@@ -133,13 +133,13 @@ COLUMNS = (
     Column("places", "places", digits=0),
     *text_columns(verdict="power law"),
 )
-CAPTION = (
-    "Trials that differ along one axis alone. Exponent b of y = a · x^b, by least squares on log y "
-    "with an offset for each seed, ± half of its 95 % Student t interval. Lack of fit: p-value of "
+CAPTION = captioned(
+    "Trials that differ along one axis alone. Exponent b of y = a · x^b, ± half of its 95 % "
+    "Student t interval. A law holds for the range measured, and for no other.",
+    "Fitted by least squares on log y with an offset for each seed. Lack of fit: p-value of "
     "the F test of the line against a free mean for each x; below 0.05 no power law fits, nor "
     f"where R² is below {LEAST_R_SQUARED}. Places: values of x, of which "
-    "three are needed. A law holds for the range measured, and for no other. Time of a step: with "
-    "whatever else the machine did."
+    "three are needed. Time of a step: with whatever else the machine did.",
 )
 
 

@@ -13,7 +13,6 @@ from matplotlib.ticker import MaxNLocator
 
 from report.axes import colour_bar
 from report.cells import (
-    BEST,
     INTERVALS,
     LEAD,
     measured_by,
@@ -25,7 +24,7 @@ from report.cells import (
 from report.conditions import ANY, Entry
 from report.study import StudyData
 from report.style import PAGE, folded, lacking, panels
-from report.table import Column, Lacking, file_name, title
+from report.table import Column, Lacking, captioned, file_name, title
 from report.topics.make import Contents, Named, Sketch, as_figures, as_named_figures, as_table
 from results import ArrayRecord
 from results.conditions import Condition
@@ -47,14 +46,14 @@ def table(study: StudyData) -> Contents:
     for entry in measured_by(study, "specialization"):
         cells = [metric_cell(study, column.key, entry) for column in COLUMNS]
         rows.append(metric_row(study, entry, cells, under=under[entry]))
-    caption = (
+    caption = captioned(
         "Over the test split at the end of training, mean over the MoE layers; experts are "
-        f"switched off one by one, and nothing is routed again. {INTERVALS} Polysemanticity: "
-        "distance between d / length of d and the one-hot vector of its largest entry, where d is "
-        "the accuracy that each class loses without the expert (0: the expert serves one class); "
-        "mean over the experts with an effect. Largest drop: of the class that loses most, mean "
-        "over the same. Accuracy drop: mean over the experts switched off; left out: those that "
-        f"were not. Passes: images run again, of one pass for each expert. {BEST}"
+        f"switched off one by one, and nothing is routed again. {INTERVALS}",
+        "Polysemanticity: distance between d / length of d and the one-hot vector of its largest "
+        "entry, where d is the accuracy that each class loses without the expert (0: the expert "
+        "serves one class); mean over the experts with an effect. Largest drop: of the class that "
+        "loses most, mean over the same. Accuracy drop: mean over the experts switched off; left "
+        "out: those that were not. Passes: images run again, of one pass for each expert.",
     )
     return caption, (*LEAD, *COLUMNS), rows
 
@@ -102,7 +101,7 @@ def class_names(study: StudyData, records: dict[Entry, ArrayRecord]) -> list[str
 def sentence_on_names(names: list[str]) -> str:
     """Explain the numbers that stand for names that no installed font can write; or ""."""
     without = ", ".join(f"{label} is {name}" for label, name in enumerate(names) if lacking(name))
-    return f" No installed font has the names of some classes: {without}." if without else ""
+    return f"No installed font has the names of some classes: {without}." if without else ""
 
 
 def by_top_class(table: np.ndarray) -> np.ndarray:
@@ -175,7 +174,7 @@ def draw_change(study: StudyData, condition: Condition) -> Sketch:
     names = class_names(study, records)
     norm = Normalize(-largest, largest)
     figure = draw_maps(drawn, names, norm, "PuOr", "accuracy lost (points)")
-    caption = CHANGE_CAPTION.format(seeds=seeds_of(records)) + sentence_on_names(names)
+    caption = captioned(CHANGE_CAPTION.format(seeds=seeds_of(records)), sentence_on_names(names))
     return caption, figure, records
 
 
@@ -203,9 +202,9 @@ def draw_served(study: StudyData, condition: Condition) -> Sketch:
     norm = Normalize(0, max(float(table.max()) for table in drawn.values()))
     names = class_names(study, records)
     figure = draw_maps(drawn, names, norm, "YlGnBu", "share of the class", sizes)
-    caption = SERVED_CAPTION.format(seeds=seeds_of(records)) + sentence_on_names(names)
-    if sizes:
-        caption += " Experts that differ in size are in that order, under their parameters."
+    by_size = "Experts that differ in size are in that order, under their parameters."
+    summary = SERVED_CAPTION.format(seeds=seeds_of(records))
+    caption = captioned(summary, by_size if sizes else "", sentence_on_names(names))
     return caption, figure, records
 
 

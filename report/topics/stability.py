@@ -14,7 +14,7 @@ import numpy as np
 from report.cells import LEAD, measured_by, metric_row, require_asked, stands_under
 from report.conditions import Entry
 from report.study import StudyData
-from report.table import NOT_APPLICABLE, Cell, Column, Lacking, words
+from report.table import NOT_APPLICABLE, Cell, Column, Lacking, captioned, words
 from report.topics.make import Contents, as_table
 from results.statistics.agreement import PERMUTATIONS, agreement
 
@@ -27,14 +27,15 @@ COLUMNS = (
     Column("rand", "first choices", digits=3),
     Column("pairs", "pairs", digits=0),
 )
-CAPTION = (
+CAPTION = captioned(
     "Tokens sampled from the test split, at the end of training; mean over the MoE layers and over "
-    "all pairs of seeds. Matched: overlap of a token's combine shares, Σ min(p, q), once the "
+    "all pairs of seeds. Adjusted agreement is 0 by chance and 1 where two routings are equal. "
+    "Pairs share runs, so no interval is given.",
+    "Matched: overlap of a token's combine shares, Σ min(p, q), once the "
     "experts of the two seeds are matched one to one so that it is largest (linear assignment). By "
     f"chance: the same after the tokens of one were permuted, mean of {PERMUTATIONS}. Adjusted: "
-    "(matched − chance) / (1 − chance); 0 by chance, 1 where equal; lowest and highest: of any "
-    "pair. First choices: their adjusted Rand index, which needs no matching. Pairs share runs, so "
-    "no interval is given."
+    "(matched − chance) / (1 − chance); lowest and highest: of any pair. First choices: their "
+    "adjusted Rand index, which needs no matching.",
 )
 
 

@@ -12,6 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from colorsys import hls_to_rgb
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from report.cells import require_asked, why_without
 from report.conditions import Entry
 from report.older import older_sentence
 from report.study import StudyData
-from report.table import Absent, Lacking
+from report.table import Absent, Lacking, captioned, with_warning
 from results import ArrayRecord
 
 SUITE, TITLE = "traces", "Where each patch went"
@@ -39,10 +40,13 @@ PALETTE = (
 GOLDEN, LIGHTNESSES = 0.381966, (0.4, 0.55, 0.7)
 CAPTION = (
     "The first test images of each class, the same for all routers and seeds. A patch is coloured "
-    "by the expert with the largest combine weight, the more opaque the larger that expert's share "
-    "of the patch's combine weight, from the smallest to the largest share shown. A patch without "
-    "a colour got nothing from any expert. Tokens that are no patches are left out. One run of "
-    "each router (n = 1), since an expert's number means nothing across seeds."
+    "by the expert with the largest combine weight, the more opaque the larger its share; one "
+    "without a colour got nothing from any expert. One run of each router (n = 1), since an "
+    "expert's number means nothing across seeds."
+)
+DETAILS = (
+    "Opacity goes from the smallest to the largest share of a patch's combine weight that is "
+    "shown. Tokens that are no patches are left out."
 )
 
 
@@ -69,14 +73,15 @@ def explorer(study: StudyData) -> Explorer | Absent:
     order = sorted(traced, key=lambda entry: study.is_baseline(entry.system))
     routers = [_router(entry, traced[entry], samples) for entry in order]
     kept, left_out = within(MOST, routers)
-    sentences = CAPTION, left_out, older_sentence(study, traced, (SUITE,))
+    warnings = filter(None, (left_out, older_sentence(study, traced, (SUITE,))))
+    caption = reduce(with_warning, warnings, captioned(CAPTION, DETAILS))
     data = {
         "samples": list(map(json.loads, samples)),
         "routers": kept,
         "first": _first_two(study, order[: len(kept)]),
         "colours": {number: colours(number) for number in sorted(_numbers(kept))},
     }
-    return Explorer(TITLE, " ".join(filter(None, sentences)), data)
+    return Explorer(TITLE, caption, data)
 
 
 def _first_two(study: StudyData, entries: Sequence[Entry]) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from report.conditions import Entry, System
 from report.study import StudyData
 from report.style import PAGE, panels, router_legend
-from report.table import Cell, Column, Lacking, Row, number, summary, text_columns, words
+from report.table import Cell, Column, Lacking, Row, captioned, number, summary, text_columns, words
 from report.topics.make import Contents, Sketch, as_figure, as_table
 from results.statistics.ranks import expected_best
 from results.text import counted
@@ -158,11 +158,14 @@ COLUMNS = (
 )
 CAPTION = (
     "The best settings of each router, by the accuracy on the validation split at the end of "
-    "training; the test split was not read. Every setting was trained on one seed, the best of "
-    "them on more; among those on the most seeds the best mean won, ± half of its 95 % Student t "
-    "interval. It is the best of many, so it is higher than what the settings are worth. Pruned: "
-    "stopped early, since not promising; failed: left no model, both on the first seed. Cost: "
-    "FLOPs of the trainings that came to their end; time: of all, one after the other."
+    "training; the test split was not read. Mean over the seeds of a setting ± half of its 95 % "
+    "Student t interval; as the best of many it is higher than what the settings are worth."
+)
+RULES = (
+    "Every setting was trained on one seed, the best of them on more; among those on the most "
+    "seeds the best mean won. Pruned: stopped early, since not promising; failed: left no model, "
+    "both on the first seed. Cost: FLOPs of the trainings that came to their end; time: of all, "
+    "one after the other."
 )
 
 
@@ -189,8 +192,8 @@ def table(study: StudyData) -> Contents:
     sweep = study.record.request["preset"].get("sweep", {})
     at = ", ".join(f"{path}={values[0]}" for path, values in sweep.items())
     where = f"Tuned at {at} alone, and used under every condition." if at else ""
-    caption = " ".join(filter(None, (CAPTION, _whole_cost(by_system), where, unequal(study))))
-    return caption, COLUMNS, rows
+    summary = " ".join(filter(None, (CAPTION, unequal(study))))
+    return captioned(summary, RULES, _whole_cost(by_system), where), COLUMNS, rows
 
 
 TRIED = (
@@ -255,12 +258,12 @@ def _whole_cost(by_system: Mapping[System, Tuned]) -> str:
     return f"All together: {count}, {spent} FLOPs, {sum(seconds) / 60:.1f} min."
 
 
-CURVE_CAPTION = (
+CURVE_CAPTION = captioned(
     "Best top-1 accuracy on the validation split, on the first seed, against the number of "
-    "settings. Left: as they were drawn. Right: expected of as many settings, drawn without "
-    "replacement from those that were tried (as arXiv 1909.03004). A pruned one counts with its "
-    "accuracy when it was stopped, a failed one with none. A curve that still rises at its end "
-    "says that more settings would find better ones, or luckier ones: one seed decides here."
+    "settings. Left: as they were drawn; right: expected of as many settings, drawn without "
+    "replacement from those that were tried (as arXiv 1909.03004). A curve that still rises at its "
+    "end says that more settings would find better ones, or luckier ones: one seed decides here.",
+    "A pruned setting counts with its accuracy when it was stopped, a failed one with none.",
 )
 
 

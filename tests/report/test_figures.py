@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from matplotlib.text import Text
 from report.conditions import Entry, System
 from report.study import load_study
 from report.style import COLUMN, PAGE, Drawing, folded
+from report.table import parted
 from report.topics import accuracy, draw_figures, loads, specialization
 from report.topics.accuracy import curve
 from report.topics.editing import accuracies
@@ -134,6 +136,14 @@ def test_the_end_of_training_is_enlarged_where_there_is_something_to_see(
     drawing = next(accuracy.draw_training(load_study(store)))
     assert len(drawing.figure.axes) == panels
     assert ("enlarged" in drawing.caption) is (panels == 2)
+
+
+def test_captions_have_a_summary_of_three_sentences_and_details_apart(written, drawings):
+    for part in (*written.tables.values(), *drawings.values()):
+        summary, details = parted(part.caption)
+        sentences = re.split(r"(?<=[.!?]) (?=[^a-z])", summary)
+        assert 1 <= len(sentences) <= 3, (part.name, sentences)
+        assert "\n" not in details
 
 
 def test_loads_are_ranked_within_a_run_before_they_are_averaged(written):
