@@ -40,6 +40,7 @@ class RunOptions:
         retry: which trials that gave no result are tried again.
         plugins: the user's files that were loaded.
         command: the command line that began the run.
+        rehearse: whether trainings are rehearsed before the first begins.
     """
 
     jobs: int | None = None
@@ -49,6 +50,7 @@ class RunOptions:
     retry: Retry = None
     plugins: tuple[Path, ...] = ()
     command: str = ""
+    rehearse: bool = True
 
 
 @dataclass(frozen=True)
