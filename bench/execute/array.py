@@ -23,7 +23,6 @@ from bench.config import ClusterConfig
 from bench.execute import array_worker
 from bench.execute.array_worker import ArrayWorker
 from bench.execute.devices import gpus
-from moe_router_bench import FOLDER
 from results.store.leases import this_host
 from routers.errors import BenchError, RequestError
 
@@ -155,7 +154,7 @@ def submit_array(
     )
     auto.update_parameters(**_parameters(study, config))
     arguments = tuple(sys.argv[1:])
-    again = [sys.executable, str(Path(FOLDER, "moe_router_bench.py")), *arguments]
+    again = [sys.executable, *sys.argv]
     members = [
         ArrayWorker(again, Path.cwd(), _gpus_of(number, executor, config), config.save_seconds)
         for number in range(workers)

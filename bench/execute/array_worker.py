@@ -5,9 +5,11 @@ The class travels to the worker by value, so that it needs nothing there but sub
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,6 +18,8 @@ from typing import Any
 
 IN_ARRAY = "BENCH_IN_ARRAY"
 """The environment variable that says to a command that it is a worker of an array."""
+PR_SET_PDEATHSIG = 1
+"""The option of prctl(2) that names the signal a process gets when its parent ends."""
 RESUMABLE = 75
 """Exit status of such a command that could not go on, and that the same command continues."""
 
@@ -142,3 +146,5 @@ def _listen_to_one_signal() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    if sys.platform == "linux":  # a worker that is killed leaves nothing behind
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
