@@ -167,7 +167,7 @@ class WorkOptions(WorkerOptions):
 
     def run_options(self, plugins: tuple[Path, ...], retry: RetryName = None) -> RunOptions:
         """Return how a run is done, with the command that resumes it."""
-        from bench.execute import RunOptions, gpus, in_array
+        from bench.execute import RunOptions, array_began, gpus, in_array
 
         jobs = self.jobs
         if jobs is None and in_array() and not gpus():
@@ -180,6 +180,7 @@ class WorkOptions(WorkerOptions):
             retry=retry,
             plugins=plugins,
             rehearse=not in_array(),
+            newest=array_began(),
             command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",
         )
 

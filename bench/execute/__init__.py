@@ -7,7 +7,7 @@ from bench.execute.array import (
     refuse_missing,
     submit_array,
 )
-from bench.execute.array_worker import IN_ARRAY, RESUMABLE, in_array
+from bench.execute.array_worker import IN_ARRAY, RESUMABLE, array_began, in_array
 from bench.execute.context import SIGNALS, RunOptions, prepared_machine, trial_folder
 from bench.execute.devices import gpus, slots
 from bench.execute.events import (

@@ -131,8 +131,12 @@ def submit_array(
     config: ClusterConfig,
     home: Path,
     command: str,
+    newest: tuple[int, int],
 ) -> ArrayRecord:
     """Submit workers that each give the command of this process again, and keep their names.
+
+    Args:
+        newest: see `ArrayWorker`.
 
     Raises:
         RequestError: submitit or Slurm is not installed.
@@ -156,7 +160,9 @@ def submit_array(
     arguments = tuple(sys.argv[1:])
     again = [sys.executable, *sys.argv]
     members = [
-        ArrayWorker(again, Path.cwd(), _gpus_of(number, executor, config), config.save_seconds)
+        ArrayWorker(
+            again, Path.cwd(), newest, _gpus_of(number, executor, config), config.save_seconds
+        )
         for number in range(workers)
     ]
     cloudpickle.register_pickle_by_value(array_worker)

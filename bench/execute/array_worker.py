@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 IN_ARRAY = "BENCH_IN_ARRAY"
-"""The environment variable that says to a command that it is a worker of an array."""
+"""The environment variable that says to a command that it is a worker of an array, and the numbers
+of the attempt and the measurement that were the newest when the array was submitted."""
 PR_SET_PDEATHSIG = 1
 """The option of prctl(2) that names the signal a process gets when its parent ends."""
 RESUMABLE = 75
@@ -29,12 +30,22 @@ def in_array() -> bool:
     return IN_ARRAY in os.environ
 
 
+def array_began() -> tuple[int, int] | None:
+    """Return what was newest when the array of this worker was submitted; None outside of one."""
+    if not in_array():
+        return None
+    attempt, measurement = os.environ[IN_ARRAY].split(",")
+    return int(attempt), int(measurement)
+
+
 class ArrayWorker:
     """A worker: does jobs of a study until none is left, and can be requeued.
 
     Args:
         command: the program and its arguments.
         folder: the folder in which the command was given.
+        newest: the attempt and the measurement that are the newest now: each worker retries no
+            later ones, however often it is requeued.
         gpus: the GPUs that it may use, as `CUDA_VISIBLE_DEVICES` has them; None leaves the
             cluster's choice.
         save_seconds: seconds for saving what is trained, before the worker is killed.
@@ -48,9 +59,14 @@ class ArrayWorker:
     """Seconds that are kept for the request to be requeued."""
 
     def __init__(
-        self, command: Sequence[str], folder: Path, gpus: str | None, save_seconds: float
+        self,
+        command: Sequence[str],
+        folder: Path,
+        newest: tuple[int, int],
+        gpus: str | None,
+        save_seconds: float,
     ) -> None:
-        self._command, self._folder = list(command), str(folder)
+        self._command, self._folder, self._newest = list(command), str(folder), newest
         self._gpus, self._save_seconds = gpus, save_seconds
         self._pid: int | None = None
         self._stopping = False
@@ -85,12 +101,12 @@ class ArrayWorker:
                 # It goes on from its last checkpoint; its workers end with it.
                 os.kill(self._pid, signal.SIGKILL)
             time.sleep(0.1)
-        again = ArrayWorker(self._command, Path(self._folder), self._gpus, self._save_seconds)
-        return DelayedSubmission(again)
+        self._pid, self._stopping = None, False
+        return DelayedSubmission(self)
 
     def _run(self) -> int:
         """Give the command once; returns its exit status, negative where a signal ended it."""
-        environment = {**os.environ, IN_ARRAY: "1"}
+        environment = {**os.environ, IN_ARRAY: ",".join(map(str, self._newest))}
         if self._gpus is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus
         process = subprocess.Popen(

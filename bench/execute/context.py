@@ -41,6 +41,7 @@ class RunOptions:
         plugins: the user's files that were loaded.
         command: the command line that began the run.
         rehearse: whether trainings are rehearsed before the first begins.
+        newest: the attempt and measurement up to which `retry` holds; None for those of the start.
     """
 
     jobs: int | None = None
@@ -51,6 +52,7 @@ class RunOptions:
     plugins: tuple[Path, ...] = ()
     command: str = ""
     rehearse: bool = True
+    newest: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ class Runner:
             store.machine(prepared_machine()),
             store.code_version(code_version()),
         )
-        self.reuse = Reuse(store, home, self.context.machine_id, options.retry)
+        self.reuse = Reuse(store, home, self.context.machine_id, options.retry, options.newest)
         self.summary = RunSummary()
         self._store, self._datasets = store, datasets
         self._on_event: OnEvent | None = on_event

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+import psutil
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "scontrol")
 PATH = os.pathsep.join((os.environ["PATH"], "/usr/sbin"))
 
@@ -109,10 +111,12 @@ def _end(pid_file: Path) -> None:
     """End the process of a file and wait for it."""
     if not pid_file.exists():
         return
-    process = int(pid_file.read_text())
-    os.kill(process, 15)
+    process = psutil.Process(int(pid_file.read_text()))
+    process.terminate()
     deadline = time.monotonic() + 30
-    while Path(f"/proc/{process}").exists() and time.monotonic() < deadline:
+    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+        if time.monotonic() > deadline:
+            process.kill()
         time.sleep(0.1)
 
 
