@@ -170,6 +170,26 @@ def test_a_local_array_does_a_study_and_a_second_time_reuses_it(tmp_path: Path, 
 
 
 @pytest.mark.slow
+def test_stop_asks_a_run_on_this_machine_to_leave(tmp_path: Path, bench) -> None:
+    asked = [*SMALL, "--set", "train.epochs=200", "--home", "runs", "--no-report"]
+    command = [sys.executable, str(ROOT / "bench.py"), *asked]
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+
+    def trained() -> bool:
+        logs = tmp_path.glob("runs/logs/*.log")
+        return any(" step " in log.read_text() for log in logs)
+
+    wait_for(trained)
+    stopped = bench(tmp_path, "stop", "smoke")
+    assert f"process {running.pid} on " in stopped.stdout
+    assert "asked to save and end" in stopped.stdout
+    assert "resume with: cd " in stopped.stdout
+    _, error = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "stopped early: SIGTERM" in error
+
+
+@pytest.mark.slow
 @pytest.mark.usefixtures("left_alone")
 def test_an_array_tunes_as_one_process_does(tmp_path: Path, bench) -> None:
     asked = ["tune", "--preset", "smoke", "--routers", "soft_moe,dense", "--trials", "3"]
