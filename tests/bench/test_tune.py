@@ -581,7 +581,7 @@ def test_tunings_at_once_share_the_trainings(tuned, store, datasets, tmp_path) -
         with open_store(tmp_path / "bench.db") as own:
             tune(Tuning("t", preset), own, tmp_path, Datasets(), on_event, RunOptions(jobs=1))
 
-    assert prepare_tuning(Tuning("t", preset), store, tmp_path, datasets, RunOptions(jobs=0)) == 2
+    assert prepare_tuning(Tuning("t", preset), store, tmp_path, datasets, RunOptions(jobs=1)) == 2
     with ThreadPoolExecutor(2) as threads:
         for future in [threads.submit(work) for _ in range(2)]:
             future.result()
