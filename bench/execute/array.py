@@ -161,7 +161,12 @@ def submit_array(
     again = [sys.executable, *sys.argv]
     members = [
         ArrayWorker(
-            again, Path.cwd(), newest, _gpus_of(number, executor, config), config.save_seconds
+            again,
+            Path.cwd(),
+            newest,
+            _gpus_of(number, executor, config),
+            config.save_seconds,
+            60.0 * config.minutes,
         )
         for number in range(workers)
     ]

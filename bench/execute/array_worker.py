@@ -49,6 +49,7 @@ class ArrayWorker:
         gpus: the GPUs that it may use, as `CUDA_VISIBLE_DEVICES` has them; None leaves the
             cluster's choice.
         save_seconds: seconds for saving what is trained, before the worker is killed.
+        limit: seconds after which it is killed.
     """
 
     RESTARTS = 20
@@ -65,9 +66,10 @@ class ArrayWorker:
         newest: tuple[int, int],
         gpus: str | None,
         save_seconds: float,
+        limit: float,
     ) -> None:
         self._command, self._folder, self._newest = list(command), str(folder), newest
-        self._gpus, self._save_seconds = gpus, save_seconds
+        self._gpus, self._save_seconds, self._limit = gpus, save_seconds, limit
         self._pid: int | None = None
         self._stopping = False
 
@@ -78,6 +80,7 @@ class ArrayWorker:
             RuntimeError: the command ended too early, and not because it was asked to.
         """
         signal.signal(signal.SIGTERM, lambda *_: self._request_stop())
+        self._watch_limit()
         for restart in range(self.RESTARTS + 1):
             status = self._run()
             if self._stopping:
@@ -103,6 +106,12 @@ class ArrayWorker:
             time.sleep(0.1)
         self._pid, self._stopping = None, False
         return DelayedSubmission(self)
+
+    def _watch_limit(self) -> None:
+        """Send this process the signal of the time limit in time: Slurm's own may come too late."""
+        number = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), number))
+        signal.setitimer(signal.ITIMER_REAL, max(self._limit - self._save_seconds, 1.0))
 
     def _run(self) -> int:
         """Give the command once; returns its exit status, negative where a signal ended it."""
