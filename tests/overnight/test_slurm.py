@@ -21,7 +21,8 @@ from tests.overnight.conftest import Night
 from tests.overnight.slurm import running_slurm, why_no_slurm
 from tests.results.conftest import as_server_user, postgres, postgres_binaries  # noqa: F401
 
-pytestmark = pytest.mark.slow
+# Starting Slurm and waiting for its time limits takes a quarter of an hour.
+pytestmark = pytest.mark.campaign
 
 Started = Callable[..., Night]
 
