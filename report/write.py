@@ -12,6 +12,7 @@ from pathlib import Path
 import yaml
 
 from report import STATE_FILE as STATE
+from report.cells import READING
 from report.claims import Claim
 from report.latex import to_latex
 from report.methods import methods_latex, methods_markdown
@@ -164,7 +165,7 @@ def _markdown(
     parts += remarks(study)
     sections: dict[str, Sequence[Table | Drawing | Absent]] = {"Tables": tables, "Figures": figures}
     for heading, own in sections.items():
-        parts.append(f"## {heading}")
+        parts += [f"## {heading}", *([READING] if own is tables else [])]
         for part in own:
             if isinstance(part, Absent):
                 what = "Nothing to show" if part.fine else "Missing"

@@ -232,7 +232,7 @@ def test_a_study_as_it_stood_at_a_time(lab, store, monkeypatch):
     """A plugin that changed has no commit of its own: the code is the same on both sides."""
     clock = [datetime(2026, 5, 4, 12, tzinfo=UTC)]
     for module in ("leases", "write"):
-        monkeypatch.setattr(f"results.store.{module}.now", lambda: clock[0])
+        monkeypatch.setattr(f"results.store.{module}.now", lambda *_: clock[0])
     made = lab(suites=("accuracy",))
     made.study_of({"dense": [0.7, 0.72], "soft_moe": [0.80, 0.82, 0.81]})
     clock[0] += timedelta(hours=6)

@@ -253,7 +253,7 @@ def test_the_word_resolved_is_explained_once_and_what_decides_is_said(written):
     text = written.paths.markdown.read_text(encoding="utf-8")
     assert text.count("Resolved: the two differ") == 1
     assert "Intervals printed beside means are for the eye" in text
-    assert "it does not decide whether two systems differ; p (family) does" in text
+    assert "whether two systems differ is not decided by it but by p (family)" in text
 
 
 def test_the_best_is_the_reference_whichever_way_the_pair_was_declared(written):
