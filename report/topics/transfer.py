@@ -41,6 +41,8 @@ CAPTION = (
     "mean over the seeds ({counts}); lines join the conditions of a router, in the order of their "
     "FLOPs."
 )
+ALIKE = 1.05
+"""The largest FLOPs over the least, below which an axis would show the rest of a division."""
 SECOND = "; right: {label} accuracy on other data sets, by ridge regression on frozen features"
 
 
@@ -67,6 +69,9 @@ def draw(study: StudyData) -> Sketch:
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axes.grid()
+        flops = [place[0] for place in places[metric].values()]
+        if max(flops) < ALIKE * min(flops):  # equal budgets, met as closely as steps allow
+            axes.set_xlim(0.9 * min(flops), 1.1 * max(flops))
     name_far(drawn[0], far, {entry: place[1] for entry, place in places["top1"].items()})
     router_legend(figure, {system: study.styles[system] for system in systems}, 3)
     runs = {entry.system: len(study.final("top1", entry)) for entry in entries}

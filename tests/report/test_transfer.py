@@ -79,8 +79,11 @@ def test_two_panels_against_the_flops_that_were_spent(study):
 def test_conditions_of_a_router_are_joined(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]}, [{"top_k": 1}, {"top_k": 2}])
     (drawing,) = transfer.draw(load_study(store))
-    (line,) = drawing.figure.axes[0].lines
+    (axes,) = drawing.figure.axes
+    (line,) = axes.lines
     assert list(line.get_ydata()) == pytest.approx([80, 81])
+    # Both spent the same: the axis does not enlarge what is no difference.
+    assert axes.get_xlim() == pytest.approx((3.6e12, 4.4e12))
 
 
 def test_a_single_router_is_compared_with_none(lab, store):
