@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from optuna.distributions import distribution_to_json
-from optuna.trial import FrozenTrial
 
 from bench.config import Preset
 from bench.data import Datasets
@@ -86,34 +84,9 @@ def tune(
 
     Raises:
         RequestError: something cannot be tuned or trained as asked for.
+        BenchError: another process works on this tuning.
         KeyboardInterrupt, StoreError: as of `bench.execute.runner.run_plan`.
     """
-    with _opened(tuning, store, home, datasets, on_event, options) as tuner:
-        return tuner.runner.run(tuner)
-
-
-def prepare_tuning(
-    tuning: Tuning, store: Store, home: Path, datasets: Datasets, options: RunOptions
-) -> int:
-    """Check a tuning and write it, for workers of an array; returns how many routers are open.
-
-    Raises:
-        RequestError: something cannot be tuned or trained as asked for.
-    """
-    with _opened(tuning, store, home, datasets, lambda event: None, options) as tuner:
-        return tuner.runner.prepare(tuner)
-
-
-@contextmanager
-def _opened(
-    tuning: Tuning,
-    store: Store,
-    home: Path,
-    datasets: Datasets,
-    on_event: OnEvent,
-    options: RunOptions,
-) -> Iterator[Tuner]:
-    """Open the search of each router, begun as it is asked for now."""
     runner, fingerprints = Runner(store, home, datasets, on_event, options), Fingerprints()
     asked = contenders(tuning.preset, tuning.seed, tuning.fixed)
     untuned = [contender.planned({}, datasets, fingerprints) for contender in asked]
@@ -121,7 +94,8 @@ def _opened(
         searches = [Search(storage, tuning.study, each, tuning.preset.tune) for each in asked]
         for search, planned in zip(searches, untuned, strict=True):
             _refuse_other(tuning, search, planned)
-        yield Tuner(tuning, searches, untuned, runner, store, datasets, fingerprints)
+        _refuse_second(tuning.study, store)
+        return runner.run(Tuner(tuning, searches, untuned, runner, store, datasets, fingerprints))
 
 
 def _refuse_other(tuning: Tuning, search: Search, untuned: Planned) -> None:
@@ -154,6 +128,19 @@ def _refuse_other(tuning: Tuning, search: Search, untuned: Planned) -> None:
     )
 
 
+def _refuse_second(study: str, store: Store, run_id: int | None = None) -> None:
+    """Let, of two processes that tune at once, the one that was written down first go on.
+
+    Args:
+        run_id: this one's; None before it is written down.
+    """
+    for run in store.runs(study):
+        if (run_id is None or run.id < run_id) and alive(run):
+            raise BenchError(
+                f"{study} is tuned already by process {run.pid} on {run.node}: {run.command}"
+            )
+
+
 @dataclass
 class _Trial:
     """A trial under way, and how many of its evaluations were reported."""
@@ -166,9 +153,6 @@ class _Trial:
 @dataclass
 class Tuner:
     """The `JobSource` of a tuning: each router's next trial follows its last one.
-
-    Runs at once on one tuning share its routers: each knows the trial under way of each router,
-    and trains those that nobody else has leased.
 
     Attributes:
         searches: the search of each router.
@@ -210,7 +194,12 @@ class Tuner:
         return self.rows
 
     def begin(self, run_id: int) -> list[Job]:
-        """Return where each router goes on, or begins."""
+        """Return where each router goes on, or begins.
+
+        Raises:
+            BenchError: another process, that began before, works on this tuning.
+        """
+        _refuse_second(self.study, self.store, run_id)
         self.runner.emit(Begun(self._unfinished()))
         return [job for search in self.searches for job in self._next(search)]
 
@@ -238,7 +227,7 @@ class Tuner:
 
     def _next(self, search: Search) -> Iterator[Job]:
         """Yield the next trial that is not done; write down what another run did meanwhile."""
-        while (drawn := self._drawn(search)) is not None:
+        while (drawn := search.next()) is not None:
             number, repeat = drawn.number, drawn.user_attrs.get(REPEAT, 0)
             task = self._task(search, number, repeat)
             try:
@@ -246,8 +235,7 @@ class Tuner:
                     drawn.params, self.datasets, self.fingerprints, repeat
                 )
             except RequestError as error:  # settings that do not fit each other cost their trial
-                with self.store.one_at_a_time():
-                    search.end(number, AttemptStatus.FAILED, 0.0)
+                search.end(number, AttemptStatus.FAILED, 0.0)
                 self.runner.emit(Ended(task, AttemptStatus.FAILED, 0.0, str(error)))
                 continue
             fingerprint, trial = planned.fingerprint.value, _Trial(search, number)
@@ -255,8 +243,7 @@ class Tuner:
             self._trials[fingerprint] = trial
             search.set_training(number, fingerprint)
             attempt, stopped = self.store.last_attempt(fingerprint), drawn.user_attrs.get(STOPPED)
-            open_ = attempt is not None and attempt.status in UNFINISHED
-            if stopped is not None and attempt and open_ and not self._at_work(fingerprint):
+            if stopped is not None and attempt is not None and attempt.status in UNFINISHED:
                 # Its process was killed before it stopped.
                 self.store.finish_attempt(attempt.id, AttemptStatus.PRUNED, error=stopped)
                 discard_state(trial_folder(self.runner.context.home, fingerprint))
@@ -266,15 +253,6 @@ class Tuner:
                 yield job
                 return
             self._end(planned, trial)
-
-    def _drawn(self, search: Search) -> FrozenTrial | None:
-        """Return the trial under way, or one more, which no other run adds at the same time."""
-        with self.store.one_at_a_time():
-            return search.next()
-
-    def _at_work(self, fingerprint: str) -> bool:
-        leases = self.store.leases(self.study)
-        return any(each.fingerprint == fingerprint and alive(each.run) for each in leases)
 
     def _task(self, search: Search, number: int, repeat: int) -> Task:
         totals = [each.total for each in self.searches]
@@ -295,6 +273,5 @@ class Tuner:
                 status = AttemptStatus.FAILED
             else:
                 *_, accuracy = (p.value for p in outcome.history if p.name == "val_top1")
-        with self.store.one_at_a_time():  # another run may see its end, too
-            trial.search.end(trial.number, status, accuracy)
+        trial.search.end(trial.number, status, accuracy)
         return True

@@ -215,12 +215,6 @@ class Writer(Database):
                 session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
             yield session
 
-    @contextmanager
-    def one_at_a_time(self) -> Iterator[None]:
-        """Let no other process be in here; nothing is written to this database meanwhile."""
-        with self._alone():
-            yield
-
     def _by_content(
         self,
         row_type: type[MachineRow] | type[CodeVersionRow] | type[ComponentRow],
