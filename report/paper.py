@@ -21,7 +21,7 @@ HEAD = rf"""\documentclass[10pt]{{article}}
 \usepackage{{graphicx}}
 {PACKAGES}
 \usepackage[hidelinks]{{hyperref}}
-\setlength{{\parindent}}{{0pt}}\setlength{{\parskip}}{{4pt}}
+\setlength{{\parindent}}{{0pt}}\setlength{{\parskip}}{{4pt}}\setlength{{\emergencystretch}}{{3em}}
 \renewcommand{{\topfraction}}{{0.95}}\renewcommand{{\textfraction}}{{0.02}}
 \renewcommand{{\floatpagefraction}}{{0.6}}"""
 
