@@ -45,7 +45,7 @@ def started(home: Path, environment: dict[str, str], *arguments: str) -> subproc
 
 
 def said(home: Path, environment: dict[str, str], *arguments: str) -> str:
-    """What a command says in ASCII; its exit status is 0."""
+    """Return what a command says in ASCII; its exit status is 0."""
     process = started(home, environment, *arguments)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output.decode(errors="replace")

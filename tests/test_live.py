@@ -1,4 +1,4 @@
-"""What a run shows while it goes on, on a terminal and in a file."""
+"""The display of a run while it goes on, on a terminal and in a file."""
 
 from __future__ import annotations
 

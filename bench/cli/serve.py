@@ -28,7 +28,7 @@ NAMES = (HOST, "localhost")
 NICENESS = 10
 """Added to the process's own: a run has precedence."""
 POLICY = "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:"
-"""What a browser may load for the page, whose charts are compiled: nothing of other servers."""
+"""The content security policy of the page: it compiles its charts, and asks no other server."""
 
 StudyName = Annotated[
     str | None,

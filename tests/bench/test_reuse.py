@@ -131,7 +131,7 @@ def test_a_suite_that_has_not_measured_is_due(store: Store, plan: Plan, tmp_path
 
 
 def left_behind(folder: Path) -> None:
-    """What a training without snapshots leaves beside its weights."""
+    """Write what a training without snapshots leaves beside its weights."""
     numbers = {"steps": 1, "planned_steps": 1, "flops": 1.0, "flops_budget": 1.0, "seconds": 1.0}
     numbers |= {"budget": 1.0, "budget_error": 0.0}
     lists = {"uncounted": [], "history": [], "snapshots": []}

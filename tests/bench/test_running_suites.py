@@ -1,4 +1,4 @@
-"""What a suite yields is checked before it is stored, and a fault names the suite."""
+"""Checks of what a suite yields before it is stored; a fault names the suite."""
 
 from concurrent.futures import Future
 

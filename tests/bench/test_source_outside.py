@@ -1,4 +1,4 @@
-"""What a trial depends on outside this repository: a plugin's models, helpers and weights."""
+"""Sources outside this repository that a trial depends on: plugins, their helpers, weights."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def of_reused() -> None:
 
 
 def of_trial() -> None:
-    """What a trial takes beside training and measuring, one worker after the other."""
+    """Print what a trial takes beside training and measuring, one worker after the other."""
     from bench.config.presets import load_preset
     from bench.execute.events import Begun, Ended, Measured, Measuring, Started
     from bench.plan.plan import make_request

@@ -241,7 +241,7 @@ PROBE = """<!DOCTYPE html><html><body style="height: 9000px"><p id="at">first</p
 def dumped(
     chromium: str, port: int, folder: Path, milliseconds: int
 ) -> subprocess.CompletedProcess[str]:
-    """What a browser has made of a page after some time of its own clock, and what it logged."""
+    """Return what a browser has made of a page after some time of its own clock, and its log."""
     arguments = [
         chromium, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
         "--disable-background-networking", f"--user-data-dir={folder / 'profile'}",
