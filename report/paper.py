@@ -24,8 +24,6 @@ HEAD = rf"""\documentclass[10pt]{{article}}
 \setlength{{\parindent}}{{0pt}}\setlength{{\parskip}}{{4pt}}\setlength{{\emergencystretch}}{{3em}}
 \renewcommand{{\topfraction}}{{0.95}}\renewcommand{{\textfraction}}{{0.02}}
 \renewcommand{{\floatpagefraction}}{{0.6}}"""
-
-
 NOTES = r"\section{Notes on the tables and figures}"
 
 

@@ -260,16 +260,16 @@ def captioned(summary: str, *details: str) -> str:
     return f"{summary}{DETAILS}{rest}" if rest else summary
 
 
-def with_warning(caption: str, warning: str) -> str:
-    """Add a sentence to the summary of a caption."""
-    summary, divider, details = caption.partition(DETAILS)
-    return f"{summary} {warning}{divider}{details}"
-
-
 def parted(caption: str) -> tuple[str, str]:
     """Return the summary of a caption, and its details; "" where it has none."""
     summary, _, details = caption.partition(DETAILS)
     return summary, details
+
+
+def with_warning(caption: str, warning: str) -> str:
+    """Add a sentence to the summary of a caption."""
+    summary, details = parted(caption)
+    return captioned(f"{summary} {warning}", details)
 
 
 def file_name(name: str, condition: Condition | str) -> str:

@@ -51,17 +51,17 @@ def draw(study: StudyData) -> Iterator[Named]:
 
 
 def _sketch(study: StudyData, cells: Cells) -> Sketch:
-    systems = [system for system in study.systems if any(system == own for own, _ in cells)]
+    shown = {system for system, _ in cells}
+    systems = [system for system in study.systems if system in shown]
     affinities = sorted({affinity for _, affinity in cells})
+    places = {(systems.index(s), affinities.index(a)): entry for (s, a), entry in cells.items()}
     means = np.full((len(systems), len(affinities)), np.nan)
-    for (system, affinity), entry in cells.items():
-        place = systems.index(system), affinities.index(affinity)
+    for place, entry in places.items():
         means[place] = 100 * study.final("top1", entry).mean()
     figure, (axes,) = panels(1, 1, PAGE, 0.6 + 0.25 * len(systems))
     norm = Normalize(float(np.nanmin(means)), float(np.nanmax(means)))
     axes.imshow(means, cmap=COLOURS, norm=norm, aspect="auto", interpolation="nearest")
-    for (system, affinity), entry in cells.items():
-        row, column = systems.index(system), affinities.index(affinity)
+    for (row, column), entry in places.items():
         _write(axes, study, entry, row, column, float(norm(means[row, column])))
     axes.set_xticks(range(len(affinities)), affinities)
     axes.set_yticks(range(len(systems)), [folded(str(system), 40) for system in systems])

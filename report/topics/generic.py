@@ -115,7 +115,7 @@ def _network(numbers: Numbers, study: StudyData) -> Contents:
         f"{card.summary} {_what(numbers)}".strip(),
         f"{left_out} more numbers stand in the table of all." if left_out else "",
         _meanings(card, [place.metric for place in places]),
-        sentence_on_analyses(study),
+        _analyses(numbers),
     )
     head = LAYERS if numbers.measures_layers else LEAD
     return caption, (*head, *columns), rows
@@ -140,7 +140,7 @@ def _every(numbers: Numbers, _: StudyData) -> Contents:
         "Every number of the suite; layer: MoE layers in network order, from 0; all: of the "
         f"network. {_what(numbers)}",
         _meanings(card, metrics),
-        sentence_on_analyses(numbers.study),
+        _analyses(numbers),
     )
     return caption, (*head, *columns), rows
 
@@ -160,6 +160,11 @@ def _what(numbers: Numbers) -> str:
         return "Bare layers, which no training made; numbers of several machines are not pooled."
     when = "At the end of training, of the network or the mean over its MoE layers."
     return f"{when} {INTERVALS}"
+
+
+def _analyses(numbers: Numbers) -> str:
+    """Say what a stopping rule does to intervals; "" of bare layers, which have no seeds."""
+    return "" if numbers.measures_layers else sentence_on_analyses(numbers.study)
 
 
 def _meanings(card: Card, metrics: Iterable[str]) -> str:

@@ -63,10 +63,7 @@ def draw_over_ideal(study: StudyData, condition: Condition) -> Sketch:
         raise Lacking("every load is even by construction", fine=True)
     figure, axes = panels(len(layers), 4, PAGE, 1.25, sharey=True)
     for (entry, own), place in zip(layers.items(), axes, strict=True):
-        # Layers with fewer experts have no such rank.
-        most = max(rows.shape[1] for rows in own)
-        padded = [np.pad(r, ((0, 0), (0, most - r.shape[1])), constant_values=np.nan) for r in own]
-        _draw_ranked(place, study.styles[entry.system], np.concatenate(padded))
+        _draw_ranked(place, study.styles[entry.system], np.concatenate(own))
         place.set_title(_title(study, entry, own))
     axes[0].set_ylim(bottom=0)
     figure.supxlabel("experts by load", fontsize=7.5)
@@ -78,13 +75,12 @@ def draw_over_ideal(study: StudyData, condition: Condition) -> Sketch:
 
 def _draw_ranked(axes: Axes, style: RouterStyle, loads: np.ndarray) -> None:
     """Draw loads over their ideal, (runs and layers, E), each row from the largest down."""
-    middle, high = np.nanpercentile(loads, PERCENTILES, axis=0)
+    middle, high = np.percentile(loads, PERCENTILES, axis=0)
     ranks = np.arange(1, loads.shape[1] + 1)
     axes.fill_between(ranks, middle, high, color=style.colour, alpha=0.25, lw=0)
     axes.plot(ranks, middle, **style.line, markersize=3)
     axes.axhline(1, color=FAINT, lw=0.8, ls=(0, (4, 2)), zorder=0)
-    largest = float(np.nanmax(loads))
-    axes.text(0.97, 0.95, f"max {largest:.2f}", transform=axes.transAxes, ha="right", va="top")
+    axes.text(0.97, 0.95, f"max {loads.max():.2f}", transform=axes.transAxes, ha="right", va="top")
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, steps=[1, 2, 4, 5, 10]))
 
 
