@@ -219,6 +219,9 @@ addEventListener("resize", () => {
   leaderboard?.redraw(true);
   drawLoads();
 });
-const built = DATA.rows.length ? new Promise((done) => makeLeaderboard().on("tableBuilt", done)) : null;
+const built = DATA.rows.length ? new Promise((done) => makeLeaderboard().on("tableBuilt", () => {
+  leaderboard.redraw(true); // rows are as high as names need in the width that columns have now
+  done();
+})) : null;
 // From then on nothing moves by itself.
 Promise.all([built, drawAll(), drawLoads()]).then(() => { document.body.dataset.drawn = "all"; });
