@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from io import StringIO
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,30 @@ def test_a_run_in_another_terminal_is_shown_with_its_workers(
     assert workers[2] == ["dense", "0", "entropy"]
     assert max(len(line) for line in lines if str(home) not in line) <= 80
     assert re.search(r"^0000000002  sparsity\S+ +0  running ", "\n".join(lines), re.MULTILINE)
+
+
+def test_workers_of_several_hosts_are_shown_by_host(
+    home: Path, other: subprocess.Popen[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_store(home / "bench.db") as store:
+        for number, (trial, host) in enumerate(
+            ((4, "node7 boot"), (5, "node7 boot"), (6, "node2 b"))
+        ):
+            run = store.start_run(1, Run(host, 70 + number, 0.0, command=COMMAND, jobs=1))
+            lease = store.lease(run, trial_id=trial)
+            assert lease is not None
+            store.heartbeat(run, {lease: {"doing": "training", "step": 7, "steps": 8}})
+    lines = status(home, capsys).splitlines()
+    running = [line.partition("): ")[2] for line in lines if line.startswith("running since")]
+    assert "process 72 on node2, 1 worker" in running
+    assert "2 processes on node7, 2 workers" in running
+    assert len(running) == 3
+    heading = next(place for place, line in enumerate(lines) if line.split()[:1] == ["seed"])
+    assert lines[heading].split()[-1] == "host"
+    hosts = [line.split()[-1] for line in lines[heading + 1 : heading + 6]]
+    assert len(list(groupby(hosts))) == 3  # one host after the other
+    assert hosts.count("node7") == 2
+    assert max(len(line) for line in lines if str(home) not in line) <= 80
 
 
 def test_what_failed_is_told_with_its_note_and_its_log(

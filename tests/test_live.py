@@ -58,7 +58,7 @@ class RunOfAStudy:
     def begin(self, jobs: int = 1) -> None:
         self.run = self.store.start_run(self.study, Run(*this_process(), command="", jobs=jobs))
 
-    def now(self) -> datetime:
+    def now(self, _session: object = None) -> datetime:
         return self.began + timedelta(seconds=self.seconds)
 
     def trial(self, router: str, seed: int = 0) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from bench.cli import components, doctor, report, run, serve, status, tune
+from bench.cli import components, doctor, report, run, serve, status, stop, tune
 from bench.cli.context import classified
 
 EPILOG = """\b
@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (run, tune, report, serve, status, components, doctor):
+for group in (run, tune, stop, report, serve, status, components, doctor):
     group.add_to(app)
 
 
@@ -83,4 +83,15 @@ def _report(error: Exception) -> int:
         print(f"error: {error.format_message()}", file=sys.stderr)
         return int(getattr(error, "exit_code", 2))
     print(f"error: {error}", file=sys.stderr)
-    return int(getattr(error, "exit_status", 1))
+    return _status_in_array(error) or int(getattr(error, "exit_status", 1))
+
+
+def _status_in_array(error: Exception) -> int | None:
+    """Return the status of a worker of an array that cannot reach the database; None otherwise."""
+    from results.text import StoreError
+
+    if not isinstance(error, StoreError) and not isinstance(error.__cause__, StoreError):
+        return None
+    from bench.execute import RESUMABLE, in_array  # takes seconds where nothing is loaded yet
+
+    return RESUMABLE if in_array() else None

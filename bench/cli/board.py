@@ -19,7 +19,8 @@ OPEN = ("interrupted", "waiting")
 """Statuses of trials that have no result, and that nobody works on."""
 UNDER_WAY = ("running", *OPEN)
 """Statuses of trials that have no result yet; every other one is an end."""
-HEADINGS = ("", "seed", "step", "loss", "top-1 %", "left")
+HEADINGS = ("", "seed", "step", "loss", "top-1 %", "left", "host")
+"""The last one is left out where all workers are on one host."""
 BAR = 20
 """Columns of the bar."""
 AROUND_WORKERS = 6
@@ -102,7 +103,11 @@ def show_board(board: Board, now: datetime, width: int, room: int) -> Renderable
 
 
 def worker_cells(
-    name: str, seed: int | None, progress: Mapping[str, Any], left: float | None
+    name: str,
+    seed: int | None,
+    progress: Mapping[str, Any],
+    left: float | None,
+    host: str | None = None,
 ) -> tuple[str, ...]:
     """Return what a worker does as cells under `HEADINGS`.
 
@@ -112,6 +117,7 @@ def worker_cells(
         progress: the progress that its lease holds: `doing` is "training" or the suite that
             measures.
         left: seconds until its trial is done.
+        host: the host's name, where there are several.
     """
     step, steps = progress.get("step", 0), progress.get("steps", 0)
     loss, accuracy = progress.get("loss"), progress.get("accuracy")
@@ -122,6 +128,7 @@ def worker_cells(
         "" if loss is None else f"{loss:.3f}",
         "" if accuracy is None else f"{100 * accuracy:.1f}",
         duration(left) if left else "",
+        *((host,) if host else ()),
     )
 
 
@@ -129,7 +136,7 @@ def worker_lines(workers: Sequence[tuple[str, ...]], width: int) -> list[str]:
     """Return a heading and a line for each worker; the name takes the columns that are left."""
     if not workers:
         return []
-    rows = [HEADINGS, *workers]
+    rows = [HEADINGS[: len(workers[0])], *workers]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     widths[0] = min(widths[0], max(width - sum(widths[1:]) - GAP * len(widths[1:]), 10))
     lines = []
@@ -137,7 +144,7 @@ def worker_lines(workers: Sequence[tuple[str, ...]], width: int) -> list[str]:
         cut = name if len(name) <= widths[0] else f"{name[: widths[0] - 1]}…"
         lines.append(
             (" " * GAP).join(
-                cell.ljust(columns) if place in (0, 2) else cell.rjust(columns)
+                cell.ljust(columns) if place in (0, 2, 6) else cell.rjust(columns)
                 for place, (cell, columns) in enumerate(zip((cut, *others), widths, strict=True))
             )
         )

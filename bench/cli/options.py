@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 import sys
 from dataclasses import dataclass
@@ -148,21 +147,51 @@ class WorkOptions(WorkerOptions):
 
     def run_options(self, plugins: tuple[Path, ...], retry: RetryName = None) -> RunOptions:
         """Return how a run is done, with the command that resumes it."""
-        from bench.execute import RunOptions
+        from bench.execute import RunOptions, array_began, gpus, in_array
 
+        jobs = self.jobs
+        if jobs is None and in_array() and not gpus():
+            jobs = 1  # the other cores are those of other workers
         return RunOptions(
-            jobs=self.jobs,
+            jobs=jobs,
             devices=tuple(names(self.devices)),
             timeout=None if self.timeout is None else seconds_of(self.timeout),
             save_every=self.save_every,
             retry=retry,
             plugins=plugins,
+            rehearse=not in_array(),
+            newest=array_began(),
             command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",
         )
 
 
+@dataclass(frozen=True)
+class ArrayOptions(WorkOptions):
+    """How the work of a run is done: by this command's workers, or by those of an array."""
+
+    executor: Annotated[
+        Literal["slurm", "local"] | None,
+        typer.Option(
+            help="Submit an array of workers with submitit: to Slurm, or, by the same path, to "
+            "this machine.",
+            show_default="worker processes of this command",
+        ),
+    ] = None
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Workers of the array.", show_default="4"),
+    ] = None
+    cluster: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML file of what each worker asks the cluster for; over the preset's section "
+            "cluster.",
+        ),
+    ] = None
+
+
 AUTO = "auto"
-UNITS = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 
 def names(text: str | None) -> list[str]:
@@ -201,7 +230,9 @@ def seconds_of(text: str) -> float:
     Raises:
         typer.BadParameter: it is none, or not positive.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower())
-    if match is None or match[2] not in UNITS or float(match[1]) <= 0:
-        raise typer.BadParameter(f"{text!r} is no time; write it as 90s, 30m, 2.5h or 1d")
-    return float(match[1]) * UNITS[match[2]]
+    from bench.config import seconds_in
+
+    try:
+        return seconds_in(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -14,16 +14,17 @@ import typer
 from bench.cli.context import Place, classified, command
 from bench.cli.options import (
     AUTO,
+    ArrayOptions,
     NoReport,
     RequestOptions,
     Retry,
     WorkerOptions,
-    WorkOptions,
     names,
     seeds_of,
 )
 
 if TYPE_CHECKING:
+    from bench.cli.array import ArrayEnd
     from bench.cli.standing import Standing
     from bench.execute import RunSummary
     from bench.plan import Plan, Request, Sequential
@@ -43,7 +44,7 @@ def add_to(app: typer.Typer) -> None:
 def run(
     place: Place,
     request: RequestOptions,
-    work: WorkOptions,
+    work: ArrayOptions,
     retry: Retry = None,
     no_report: NoReport = False,
 ) -> None:
@@ -71,17 +72,19 @@ def run(
       python bench.py run --sweep router.affinity=linear,cosine --study affinities
       python bench.py run --preset study --devices 0,1 --timeout 9h --retry failed
     """
+    from bench.cli.array import asked_array, work_by_array
     from bench.cli.digest import digest_of
     from bench.cli.live import Display
     from bench.cli.standing import read_standing
     from bench.cli.summary import main_metrics, print_standings
     from bench.data import Datasets
-    from bench.execute import run_plan
+    from bench.execute import in_array, prepare_plan, run_plan
     from bench.plan import make_plan
     from results import StoreError
     from routers.errors import BenchError
 
     asked = asked_for(place, request)
+    cluster = asked_array(work, asked.preset)
     options, datasets = work.run_options(place.plugins, retry), Datasets()
     planned = make_plan(asked, datasets)
     with place.store(create=True) as store:
@@ -90,10 +93,22 @@ def run(
             with Display(store, asked.study) as display:
                 return run_plan(part, store, place.home, datasets, display, options)
 
+        def prepare() -> int:
+            return prepare_plan(planned, store, place.home, datasets, options)
+
+        summary: RunSummary | ArrayEnd
         try:
-            summary = do(planned) if asked.sequential is None else _add_seeds(planned, store, do)
+            if cluster is not None:
+                how = (work, cluster, options, prepare)
+                summary = work_by_array(place, asked.study, store, *how)
+            else:
+                sequential = asked.sequential is not None
+                summary = _add_seeds(planned, store, do) if sequential else do(planned)
         except StoreError as error:  # no mistake in the request
             raise BenchError(f"{error}; resume with the same command") from error
+        if in_array():
+            leave(place, summary)
+            return
         standing = read_standing(store, asked.study)
         metrics = main_metrics(store, asked.study, history=True)
         # What is written comes before what is shown, which may fail, as into a closed pipe.
@@ -230,16 +245,17 @@ def _report(store: Store, standing: Standing, home: Path) -> str | None:
     return None
 
 
-def leave(place: Place, summary: RunSummary, wrong: Sequence[str] = ()) -> None:
+def leave(place: Place, summary: RunSummary | ArrayEnd, wrong: Sequence[str] = ()) -> None:
     """End `run` or `tune`, with a warning of files of plugins that no fingerprint covers.
 
     Args:
         wrong: messages of what else went wrong.
 
     Raises:
-        typer.Exit: with 130 where it was interrupted, with 1 where something failed or is left.
+        typer.Exit: with 130 where it was interrupted, with 1 where something failed or is left; a
+            worker of an array, that is to go on, with its own status.
     """
-    from bench.execute import OPENED, SIGNALS
+    from bench.execute import OPENED, RESUMABLE, SIGNALS, in_array
 
     if files := OPENED.unknown(place.plugins, place.home):
         more = f", and {len(files) - MOST_FILES} more" if len(files) > MOST_FILES else ""
@@ -255,5 +271,7 @@ def leave(place: Place, summary: RunSummary, wrong: Sequence[str] = ()) -> None:
         print(f"stopped early: {summary.left}; resume with the same command", file=sys.stderr)
     if summary.left in SIGNALS.values():
         raise typer.Exit(130)
+    if in_array() and (summary.left or summary.interrupted):
+        raise typer.Exit(RESUMABLE)
     if summary.failures or summary.left or wrong:
         raise typer.Exit(1)

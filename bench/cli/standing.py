@@ -28,6 +28,7 @@ from results.forecasts import Kind, Pace, Seen, Work, forecast, read_seen
 from results.frames import measurements_frame, trials_frame
 from results.store.leases import alive
 from results.store.records import LeaseRecord, RunRecord, StudyRecord
+from results.text import counted
 
 SECONDS = 2
 """Seconds between two readings of the database."""
@@ -114,12 +115,7 @@ def run_lines(standing: Standing) -> list[str]:
     """Say whether a run goes on, ended or died, and which command resumes it."""
     now = standing.now
     if standing.living:
-        return [
-            f"running since {clock(run.started_at, now)} "
-            f"({duration((now - run.started_at).total_seconds())}): process {run.pid} on "
-            f"{run.node}, {run.jobs} worker{'s' * (run.jobs != 1)}"
-            for run in standing.living
-        ]
+        return [_of_host(runs, now) for _, runs in sorted(_by_host(standing.living).items())]
     if not standing.runs:
         return []
     run = standing.runs[-1]
@@ -131,6 +127,23 @@ def run_lines(standing: Standing) -> list[str]:
     if left := len(standing.open):
         return [f"stopped {took} with {left} trial{'s' * (left != 1)} left", resume]
     return [f"finished {took}"]
+
+
+def _by_host(runs: Sequence[RunRecord]) -> dict[str, list[RunRecord]]:
+    made: dict[str, list[RunRecord]] = {}
+    for run in runs:
+        made.setdefault(run.host, []).append(run)
+    return made
+
+
+def _of_host(runs: Sequence[RunRecord], now: datetime) -> str:
+    """Say what works on a host: a process, or how many, and their workers."""
+    first, jobs = min(run.started_at for run in runs), sum(run.jobs for run in runs)
+    process = f"process {runs[0].pid}" if len(runs) == 1 else f"{len(runs)} processes"
+    return (
+        f"running since {clock(first, now)} ({duration((now - first).total_seconds())}): "
+        f"{process} on {runs[0].node}, {counted(jobs, 'worker')}"
+    )
 
 
 def head_lines(standing: Standing, board: Board) -> list[str]:
@@ -148,7 +161,8 @@ def text_of(standing: Standing) -> str:
 
 def board_of(standing: Standing) -> Board:
     """Return the counts, the pace and the workers, as `run` and `status` show them."""
-    study, trials, leases = standing.study, standing.trials, standing.leases
+    study, trials = standing.study, standing.trials
+    leases = sorted(standing.leases, key=lambda lease: lease.run.host)
     begun, living = _begun(standing.runs), standing.living
     measured = set(standing.measurements[standing.measurements["seed"].isna()]["trial"])
     leased = {lease.fingerprint for lease in leases}
@@ -183,12 +197,14 @@ def board_of(standing: Standing) -> Board:
         row.trial: f"{router_label(row.router, row.aa_replicate)} {row.condition}".strip()
         for row in trials.itertuples(index=False)
     }
+    several = len(_by_host(living)) > 1
     workers = (
         worker_cells(
             labels.get(lease.fingerprint, lease.router),
             lease.seed,
             lease.progress,
             None if work.layer else pace.left(work),
+            lease.run.node if several else None,
         )
         for lease, work in zip(leases, works, strict=True)
     )
@@ -217,7 +233,7 @@ def follow(store: Store, study: str, console: Console | None = None) -> None:
 
 def drawn(standing: Standing, console: Console) -> RenderableType:
     """Return the board of a study, fitted to a terminal."""
-    room = max(console.height - AROUND_WORKERS - len(standing.living), 1)
+    room = max(console.height - AROUND_WORKERS - len(_by_host(standing.living)), 1)
     return show_board(board_of(standing), standing.now, console.width, room)
 
 

@@ -1,5 +1,6 @@
 """A request as validated plain data: a trial's settings, presets, and changes to them."""
 
+from bench.config.cluster import ClusterConfig, cluster_config, seconds_in
 from bench.config.overrides import (
     check_path,
     override,

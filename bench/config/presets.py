@@ -9,6 +9,7 @@ import pydantic
 import yaml
 from pydantic import BeforeValidator, Field, model_validator
 
+from bench.config.cluster import ClusterConfig
 from bench.config.schema import (
     ComputeConfig,
     Config,
@@ -104,6 +105,12 @@ class Preset(Config):
     tune: TuneConfig = TuneConfig()
     tuned: dict[str, Options] = Field(default={})
     """Router -> path -> value, over all other settings: found for it alone."""
+    cluster: ClusterConfig = ClusterConfig()
+    """What workers of `--executor slurm` ask for; part of no trial and no stored request."""
+
+    def record(self) -> dict[str, Any]:
+        """Return the preset as plain data, without what changes no result."""
+        return self.model_dump(mode="json", exclude={"cluster"})
 
     def every_router(self) -> Literal["all"] | tuple[str, ...]:
         """Return the routers of all parts, each once, in order."""

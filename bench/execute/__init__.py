@@ -1,7 +1,15 @@
 """Doing a plan: the job loop, its executors, and what each worker writes down."""
 
+from bench.execute.array import (
+    ArrayRecord,
+    ExecutorName,
+    read_array,
+    refuse_missing,
+    submit_array,
+)
+from bench.execute.array_worker import IN_ARRAY, RESUMABLE, array_began, in_array
 from bench.execute.context import SIGNALS, RunOptions, prepared_machine, trial_folder
-from bench.execute.devices import slots
+from bench.execute.devices import gpus, slots
 from bench.execute.events import (
     Begun,
     Ended,
@@ -18,4 +26,4 @@ from bench.execute.events import (
 )
 from bench.execute.jobs import Job, jobs_of
 from bench.execute.plugins import OPENED
-from bench.execute.runner import Runner, run_plan
+from bench.execute.runner import Runner, prepare_plan, run_plan

@@ -40,6 +40,8 @@ class RunOptions:
         retry: which trials that gave no result are tried again.
         plugins: the user's files that were loaded.
         command: the command line that began the run.
+        rehearse: whether trainings are rehearsed before the first begins.
+        newest: the attempt and measurement up to which `retry` holds; None for those of the start.
     """
 
     jobs: int | None = None
@@ -49,6 +51,8 @@ class RunOptions:
     retry: Retry = None
     plugins: tuple[Path, ...] = ()
     command: str = ""
+    rehearse: bool = True
+    newest: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

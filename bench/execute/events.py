@@ -151,6 +151,11 @@ class RunSummary:
     failures: list[Failure] = field(default_factory=list)
     left: str | None = None
 
+    @property
+    def interrupted(self) -> bool:
+        """Whether something was ended from outside, which the next run continues."""
+        return any(each.status == AttemptStatus.INTERRUPTED for each in self.failures)
+
     def add(self, event: Event) -> None:
         """Count an event."""
         match event:

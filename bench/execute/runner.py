@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +58,7 @@ class Runner:
             store.machine(prepared_machine()),
             store.code_version(code_version()),
         )
-        self.reuse = Reuse(store, home, self.context.machine_id, options.retry)
+        self.reuse = Reuse(store, home, self.context.machine_id, options.retry, options.newest)
         self.summary = RunSummary()
         self._store, self._datasets = store, datasets
         self._on_event: OnEvent | None = on_event
@@ -74,8 +74,8 @@ class Runner:
         interrupts, executor = Interrupts(), None
         if pending := source.pending():
             executor = self._executor(lambda: interrupts.reason is not None)
-            refuse_untrainable(pending, executor.preflight)
-            self._refuse_transfers(pending)
+            if self.context.options.rehearse:
+                self._check(pending, executor)
         rows = source.record()
         process = Run(*this_process(), command=self.context.options.command, jobs=len(self.slots))
         with interrupts:
@@ -91,6 +91,18 @@ class Runner:
                     self._store.finish_run(run_id)
         return self.summary
 
+    def prepare(self, source: JobSource) -> int:
+        """Rehearse the jobs of a source and write its study, for others to do; returns how many.
+
+        Raises:
+            RequestError: a trial cannot be trained as asked for.
+        """
+        pending = source.pending()
+        if pending:
+            self._check(pending, self._executor(lambda: False))
+        source.record()
+        return len(pending)
+
     def emit(self, event: Event) -> None:
         """Count an event and show it; a display that fails ends no run, and is left alone."""
         self.summary.add(event)
@@ -105,8 +117,9 @@ class Runner:
             with suppress(OSError):
                 print(f"warning: nothing more is shown here: {error!r}", file=sys.stderr)
 
-    def _refuse_transfers(self, jobs: Iterable[Job]) -> None:
-        """Refuse suites whose transfer sets do not fit the data that trials were trained on."""
+    def _check(self, jobs: Sequence[Job], executor: Executor) -> None:
+        """Refuse what cannot be trained, and transfer sets that do not fit the trained data."""
+        refuse_untrainable(jobs, executor.preflight)
         once = {
             (suite.name, to_json(suite.options), job.planned.spec.data): suite.options
             for job in jobs
@@ -135,9 +148,25 @@ def run_plan(
 ) -> RunSummary:
     """Do a plan; what is done already is reused, and every result is written when it is known."""
     runner = Runner(store, home, datasets, on_event, options or RunOptions())
+    return runner.run(_planned_jobs(plan, store, runner))
+
+
+def prepare_plan(
+    plan: Plan, store: Store, home: Path, datasets: Datasets, options: RunOptions
+) -> int:
+    """Check a plan and write it, for workers of an array; returns the number of its open jobs.
+
+    Raises:
+        RequestError: a trial cannot be trained as asked for.
+    """
+    runner = Runner(store, home, datasets, lambda event: None, options)
+    return runner.prepare(_planned_jobs(plan, store, runner))
+
+
+def _planned_jobs(plan: Plan, store: Store, runner: Runner) -> PlannedJobs:
     reuse = runner.reuse
     jobs = tuple(jobs_of(plan, reuse.trials(plan.trials), reuse.layers(plan.layers)))
-    return runner.run(PlannedJobs(plan, jobs, store, runner.emit))
+    return PlannedJobs(plan, jobs, store, runner.emit)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class Request:
 
     def record(self) -> dict[str, Any]:
         """Return the request as plain data, for the study's row."""
-        record = {"preset": self.preset.model_dump(mode="json"), "suites": dict(self.suites)}
+        record = {"preset": self.preset.record(), "suites": dict(self.suites)}
         if self.tuned:
             record["tuned"] = dict(self.tuned)
         if self.sequential is not None:

@@ -49,6 +49,11 @@ class Decision:
     attempt: AttemptRecord | None = None
 
 
+def newest_of(store: Store) -> tuple[int, int]:
+    """Return the numbers of the attempt and of the measurement that were made last."""
+    return store.newest_attempt(), store.newest_measurement()
+
+
 class Reuse:
     """The decisions on reuse, by the current content of the database and the home folder.
 
@@ -57,16 +62,22 @@ class Reuse:
         machine_id: row of this machine, to which timings belong; None where it has none yet.
         retry: which trials are tried again that ended without a result; of "noisy" none, but the
             timings that other load disturbed.
+        newest: the attempt and the measurement up to which that holds; None for those of now.
     """
 
     def __init__(
-        self, store: Store, home: Path, machine_id: int | None, retry: Retry = None
+        self,
+        store: Store,
+        home: Path,
+        machine_id: int | None,
+        retry: Retry = None,
+        newest: tuple[int, int] | None = None,
     ) -> None:
         self._store, self._home = store, home
         self._machine_id, self._retry = machine_id, retry
         # What another run tries again meanwhile is not tried a third time.
-        self._newest = store.newest_attempt()
-        self._newest_timing = store.newest_measurement() if retry == "noisy" else 0
+        self._newest, timing = newest or newest_of(store)
+        self._newest_timing = timing if retry == "noisy" else 0
 
     def trials(self, planned: Sequence[Planned]) -> list[Decision]:
         """Decide on each trial; parents come before their children."""

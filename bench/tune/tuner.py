@@ -69,7 +69,7 @@ class Tuning:
         each = count_trainings(self.preset.tune.trials, self.preset.tune.seeds)
         trials = len(selected_routers(self.preset)) * each
         tuning = {"seed": self.seed, "trials": trials}
-        return {"tuning": tuning, "preset": self.preset.model_dump(mode="json")}
+        return {"tuning": tuning, "preset": self.preset.record()}
 
 
 def tune(

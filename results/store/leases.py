@@ -6,6 +6,7 @@ import os
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ CLOCK_SECONDS = 10
 """Seconds that a process's start may seem to move when the host's clock is set."""
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 PIDS = Path("/proc/self/ns/pid")
+_RUN = joinedload(LeaseRow.run).joinedload(RunRow.study)
 
 
 def this_process() -> tuple[str, int, float]:
@@ -42,12 +44,12 @@ def this_host() -> str:
     return " ".join(filter(None, (platform.node(), boot, pids)))
 
 
-def alive(run: RunRecord | RunRow) -> bool:
-    """Tell whether the run works still: it has not finished, and its process exists."""
+def alive(run: RunRecord) -> bool:
+    """Tell whether a run worked when it was read: it had not finished, and its process exists."""
     if run.finished_at is not None:
         return False
     if run.host != this_host():
-        return (now() - run.heartbeat_at).total_seconds() < STALE_SECONDS
+        return run.silent_seconds < STALE_SECONDS
     try:
         process = psutil.Process(run.pid)
         same = abs(process.create_time() - run.process_started) < CLOCK_SECONDS
@@ -62,10 +64,10 @@ class Leases(Database):
     def start_run(self, study_id: int, run: Run) -> int:
         """Begin a run; what dead ones had leased is free again."""
         with self.writing() as session:
-            held = session.scalars(select(LeaseRow).options(joinedload(LeaseRow.run)))
-            dead = [lease.id for lease in held if not alive(lease.run)]
+            held = session.scalars(select(LeaseRow).options(_RUN)).all()
+            begun = now(session)
+            dead = [lease.id for lease in held if not alive(_run_record(lease.run, begun))]
             session.execute(delete(LeaseRow).where(LeaseRow.id.in_(dead)))
-            begun = now()
             row = RunRow(study_id=study_id, started_at=begun, heartbeat_at=begun, **asdict(run))
             return add(session, row)
 
@@ -76,7 +78,8 @@ class Leases(Database):
             progress: plain data by lease; a lease that the run has lost is passed over.
         """
         with self.writing() as session:
-            session.execute(update(RunRow).filter_by(id=run_id).values(heartbeat_at=now()))
+            heard = update(RunRow).filter_by(id=run_id).values(heartbeat_at=now(session))
+            session.execute(heard)
             for lease_id, reached in progress.items():
                 lease = update(LeaseRow).filter_by(id=lease_id, run_id=run_id)
                 session.execute(lease.values(progress=dict(reached)))
@@ -85,7 +88,8 @@ class Leases(Database):
         """End a run, and release what it still holds."""
         with self.writing() as session:
             session.execute(delete(LeaseRow).filter_by(run_id=run_id))
-            session.execute(update(RunRow).filter_by(id=run_id).values(finished_at=now()))
+            ended = update(RunRow).filter_by(id=run_id).values(finished_at=now(session))
+            session.execute(ended)
 
     def runs(self, study: str | None = None) -> list[RunRecord]:
         """Return the runs of a study (None: of all), the oldest first."""
@@ -93,8 +97,9 @@ class Leases(Database):
         if study is not None:
             query = query.where(RunRow.study.has(name=study))
         with self.reading() as session:
-            rows = session.scalars(query)
-            return [record_of(RunRecord, row, study=row.study.name) for row in rows]
+            rows = session.scalars(query).all()
+            at = now(session)
+            return [_run_record(row, at) for row in rows]
 
     def lease(
         self, run_id: int, *, trial_id: int | None = None, layer_id: int | None = None
@@ -105,17 +110,18 @@ class Leases(Database):
             The lease's id; None where another run, that lives, holds it.
         """
         subject = {"trial_id": trial_id, "layer_id": layer_id}
-        leases = select(LeaseRow).filter_by(**subject).options(joinedload(LeaseRow.run))
+        leases = select(LeaseRow).filter_by(**subject).options(_RUN)
         with self.writing() as session:
             _lock(session, trial_id, layer_id)
             held = session.scalars(leases).one_or_none()
-            if held is not None and held.run_id == run_id:
-                return held.id
-            if held is not None and alive(held.run):
-                return None
+            at = now(session)
             if held is not None:
+                if held.run_id == run_id:
+                    return held.id
+                if alive(_run_record(held.run, at)):
+                    return None
                 session.execute(delete(LeaseRow).filter_by(id=held.id))
-            return add(session, LeaseRow(run_id=run_id, taken_at=now(), progress={}, **subject))
+            return add(session, LeaseRow(run_id=run_id, taken_at=at, progress={}, **subject))
 
     def release(self, lease_id: int) -> None:
         """Let go of what was leased; nothing happens where another run has taken it over."""
@@ -124,18 +130,21 @@ class Leases(Database):
 
     def leases(self, study: str | None = None) -> list[LeaseRecord]:
         """List what a study's runs (None: all runs) have leased, dead ones too; oldest first."""
-        related = (LeaseRow.trial, LeaseRow.layer, LeaseRow.run)
-        query = select(LeaseRow).order_by(LeaseRow.id).options(*map(joinedload, related))
+        related = (joinedload(LeaseRow.trial), joinedload(LeaseRow.layer), _RUN)
+        query = select(LeaseRow).order_by(LeaseRow.id).options(*related)
         if study is not None:
             query = query.join(RunRow).join(StudyRow).where(StudyRow.name == study)
         with self.reading() as session:
-            return [_lease_record(row) for row in session.scalars(query)]
+            rows = session.scalars(query).all()
+            at = now(session)
+            return [_lease_record(row, at) for row in rows]
 
 
 def worked_on(session: Session) -> set[int]:
     """Return the trials that a run which lives has leased."""
-    held = session.scalars(select(LeaseRow).options(joinedload(LeaseRow.run)))
-    return {row.trial_id for row in held if row.trial_id and alive(row.run)}
+    held = session.scalars(select(LeaseRow).options(_RUN)).all()
+    at = now(session)
+    return {row.trial_id for row in held if row.trial_id and alive(_run_record(row.run, at))}
 
 
 def _lock(session: Session, trial_id: int | None, layer_id: int | None) -> None:
@@ -146,7 +155,13 @@ def _lock(session: Session, trial_id: int | None, layer_id: int | None) -> None:
         raise StoreError(f"there is no {row_type.__tablename__[:-1]} {subject} to lease")
 
 
-def _lease_record(row: LeaseRow) -> LeaseRecord:
+def _run_record(row: RunRow, at: datetime) -> RunRecord:
+    """Return a run as it stands at a time by the database's clock, after the row was read."""
+    silent = (at - row.heartbeat_at).total_seconds()
+    return record_of(RunRecord, row, study=row.study.name, silent_seconds=silent)
+
+
+def _lease_record(row: LeaseRow, at: datetime) -> LeaseRecord:
     subject = row.trial or row.layer
     assert subject is not None  # a lease is of one of them
     return record_of(
@@ -156,5 +171,5 @@ def _lease_record(row: LeaseRow) -> LeaseRecord:
         router=label_of(subject.description),
         seed=subject.description.get("seed"),
         trial=row.trial is not None,
-        run=record_of(RunRecord, row.run, study=row.run.study.name),
+        run=_run_record(row.run, at),
     )

@@ -234,6 +234,8 @@ class RunRecord(Run):
     started_at: datetime
     heartbeat_at: datetime
     """When it last said that it lives."""
+    silent_seconds: float
+    """Seconds since then when it was read, by the clock that wrote `heartbeat_at`."""
     finished_at: datetime | None
 
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Unpack
 
-from sqlalchemy import Table, delete, insert, select, text, update
+from sqlalchemy import Table, delete, func, insert, select, text, update
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from results.columns import Row
@@ -64,8 +64,14 @@ def add(session: Session, row: Row) -> int:
     return row.id
 
 
-def now() -> datetime:
-    """Return the time, with its zone."""
+def now(session: Session) -> datetime:
+    """Return the time, with its zone, by the one clock of all that write into the database.
+
+    It is the server's: the clocks of two hosts may differ by more than a run may be silent. Those
+    who share a SQLite file share a machine, and its clock.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        return session.scalars(select(func.clock_timestamp())).one()
     return datetime.now(UTC)
 
 
@@ -86,8 +92,8 @@ class Writer(Database):
 
     def study(self, name: str, request: Mapping[str, Any]) -> int:
         """Return the study of this name, made if new; it keeps the request that was made last."""
-        asked = now()
         with self._alone() as session:
+            asked = now(session)
             study = session.scalars(select(StudyRow).filter_by(name=name)).one_or_none()
             if study is None:
                 study = StudyRow(name=name, created_at=asked)
@@ -127,7 +133,8 @@ class Writer(Database):
         with self.writing() as session:
             attempt = session.scalars(last.limit(1)).one_or_none()
             if attempt is None or attempt.status not in UNFINISHED:
-                return add(session, AttemptRow(trial_id=trial_id, started_at=now(), **begun))
+                at = now(session)
+                return add(session, AttemptRow(trial_id=trial_id, started_at=at, **begun))
             for name, value in begun.items():
                 setattr(attempt, name, value)
             return attempt.id
@@ -142,9 +149,9 @@ class Writer(Database):
         """
         _check_status(status, set(AttemptStatus) - {AttemptStatus.RUNNING})
         ended = dict.fromkeys(Ended.__annotations__) | known
-        ended |= {"status": status, "finished_at": now()}
         open_yet = (AttemptRow.id == attempt_id) & AttemptRow.status.in_(UNFINISHED)
         with self.writing() as session:
+            ended |= {"status": status, "finished_at": now(session)}
             ending = update(AttemptRow).where(open_yet).values(ended).returning(AttemptRow.id)
             if not session.scalars(ending).all():
                 attempt = session.get(AttemptRow, attempt_id)
@@ -187,9 +194,9 @@ class Writer(Database):
             error=error,
             traceback=traceback,
             seconds=seconds,
-            measured_at=now(),
         )
         with self.writing() as session:
+            measurement.measured_at = now(session)
             measurement_id = add(session, measurement)
             for row_type, values in ((MetricRow, metrics), (ArrayRow, arrays)):
                 rows = [
@@ -215,10 +222,10 @@ class Writer(Database):
     ) -> list[int]:
         hashes = [content_hash(record) for record in records]
         with self._alone() as session:
-            rows = _ids(session, row_type, row_type.hash, hashes)
+            rows, at = _ids(session, row_type, row_type.hash, hashes), now(session)
             for key, record in zip(hashes, records, strict=True):
                 if key not in rows:
-                    row = row_type(hash=key, first_seen=now(), **asdict(record))
+                    row = row_type(hash=key, first_seen=at, **asdict(record))
                     rows[key] = add(session, row)
             return [rows[key] for key in hashes]
 
@@ -230,13 +237,14 @@ class Writer(Database):
         key, links = made_of.columns.keys()[0], []
         with self._alone() as session:
             rows = _ids(session, row_type, row_type.fingerprint, wanted + parents)
+            at = now(session)
             for each in subjects:
                 if each.fingerprint in rows:
                     continue
                 row = row_type(
                     fingerprint=each.fingerprint,
                     description=dict(each.description),
-                    created_at=now(),
+                    created_at=at,
                 )
                 if isinstance(row, TrialRow):
                     row.transform = each.transform
@@ -254,8 +262,8 @@ class Writer(Database):
         key: str,
         ids: Iterable[int],
     ) -> None:
-        asked = now()
         with self._alone() as session:
+            asked = now(session)
             for some in chunks(ids):
                 shown = delete(link).filter_by(study_id=study_id)
                 session.execute(shown.where(getattr(link, key).in_(some)))

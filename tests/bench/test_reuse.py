@@ -13,7 +13,7 @@ from bench.config.presets import load_preset
 from bench.data.registry import Datasets
 from bench.plan.plan import Plan, make_plan, make_request
 from bench.plan.registration import record_plan
-from bench.plan.reuse import Decision, Retry, Reuse
+from bench.plan.reuse import Decision, Retry, Reuse, newest_of
 from bench.train.outcome import Outcome, write_outcome
 from results import CodeVersion, Machine, Metric, Store, open_store
 
@@ -70,6 +70,17 @@ def test_only_what_is_asked_for_is_tried_again(store, plan, status: str, retry: 
     else:
         last = store.last_attempt(plan.trials[0].fingerprint.value)
         assert decision == Decision(False, reason, attempt=last)
+
+
+def test_a_worker_that_is_requeued_tries_nothing_a_third_time(store, plan, tmp_path) -> None:
+    tried(store, plan, "failed")
+    submitted = newest_of(store)
+    first = Reuse(store, tmp_path, None, "failed", submitted).trials(plan.trials)[0]
+    assert first.reason.startswith("tried again; last time it failed")
+    tried(store, plan, "failed")
+    again = Reuse(store, tmp_path, None, "failed", submitted).trials(plan.trials)[0]
+    assert not again.train
+    assert Reuse(store, tmp_path, None, "failed").trials(plan.trials)[0].train
 
 
 def test_an_error_without_words(store: Store, plan: Plan) -> None:

@@ -18,10 +18,11 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from sqlalchemy import inspect, text
 
 from bench.cli import main
 from bench.config.presets import load_preset
-from results import open_store
+from results import Store, open_store
 from results.frames import metrics_frame, trials_frame
 from results.store.leases import alive
 
@@ -41,14 +42,16 @@ class Night:
     folder: Path
     plugin: Path
     started: list[subprocess.Popen[str]] = field(default_factory=list)
+    url: str | None = None
+    """Of the database, where it is no file in the home."""
 
     @property
     def home(self) -> Path:
         return self.folder / "runs"
 
     @property
-    def database(self) -> Path:
-        return self.home / "bench.db"
+    def database(self) -> Path | str:
+        return self.url or self.home / "bench.db"
 
     @property
     def output(self) -> str:
@@ -57,7 +60,7 @@ class Night:
 
     def asked(self, *more: str) -> list[str]:
         asked = ["run", "--preset", "night.yaml", "--plugin", str(self.plugin), "--no-report"]
-        return [*asked, "--home", "runs", *more]
+        return [*asked, "--home", "runs", *(("--db", self.url) if self.url else ()), *more]
 
     def command(self, *more: str) -> list[str]:
         return [sys.executable, str(ROOT / "bench.py"), *self.asked(*more)]
@@ -145,13 +148,14 @@ class Night:
             trials = trials_frame(store, history=True)
             metrics = metrics_frame(store, history=True)
             claims = store.leases()
+            tables = _counts(store)
         metrics = metrics[~metrics["metric"].str.contains("seconds")]
         metrics["where"] = metrics["where"].str.replace(r'"seconds": ?[0-9.e-]+', "", regex=True)
         return {
             "claims": claims,
             "trials": _plain(trials),
             "metrics": _plain(metrics),
-            "tables": _counts(self.database),
+            "tables": tables,
         }
 
 
@@ -160,16 +164,12 @@ def _plain(frame: Any) -> list[str]:
     return sorted(kept.to_json(orient="records", lines=True).splitlines())
 
 
-def _counts(database: Path) -> dict[str, int]:
+def _counts(store: Store) -> dict[str, int]:
     """Rows by table; of `runs` there is one for each command."""
-    with sqlite3.connect(database) as connection:
-        names = [
-            name
-            for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
-        ]
+    with store.reading() as session:
         return {
-            name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]
-            for name in names
+            name: session.execute(text(f"SELECT count(*) FROM {name}")).scalar_one()
+            for name in inspect(session.connection()).get_table_names()
             if name != "runs"
         }
 

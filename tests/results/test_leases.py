@@ -12,11 +12,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from results import Run, Store, StoreError, Subject, open_store
 from results.frames import trials_frame
 from results.models import AttemptRow, RunRow
+from results.store import write
 from results.store.leases import STALE_SECONDS, alive, this_host, this_process
 
 HERE = Run(*this_process(), command="run --preset tiny", jobs=2)
@@ -39,6 +40,16 @@ def study(store: Store) -> int:
 
 def of(process: psutil.Process) -> Run:
     return Run(this_host(), process.pid, process.create_time(), "run", jobs=1)
+
+
+class ClockThatIsOff(datetime):
+    """The clock of a host that is so many hours ahead."""
+
+    hours = 0
+
+    @classmethod
+    def now(cls, tz=None):
+        return datetime.now(tz) + timedelta(hours=cls.hours)
 
 
 def silent(store: Store, run_id: int, seconds: float) -> None:
@@ -90,6 +101,37 @@ def test_a_run_elsewhere_lives_as_long_as_it_is_heard_of(store: Store, study: in
     assert not alive(store.runs()[0])
     store.heartbeat(run, {})
     assert alive(store.runs()[0])
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_host_whose_clock_is_off_is_neither_dead_nor_immortal(
+    store: Store, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    if store.engine.dialect.name != "postgresql":
+        pytest.skip("those who share a SQLite file share a clock")
+    trial = store.trials([Subject("f1", {"router": {"name": "soft_moe"}})])[0]
+    study = store.study("tiny", {})
+    mine = store.start_run(study, HERE)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(write, "datetime", ClockThatIsOff)
+        elsewhere.setattr(ClockThatIsOff, "hours", hours)
+        run = store.start_run(study, ELSEWHERE)
+        lease = store.lease(run, trial_id=trial)
+        assert lease is not None
+        store.heartbeat(run, {lease: {"doing": "training"}})
+    (held,) = store.leases()
+    assert abs(held.run.silent_seconds) < STALE_SECONDS / 2
+    assert alive(held.run)
+    assert store.lease(mine, trial_id=trial) is None
+    ago = f"heartbeat_at - interval '{STALE_SECONDS + 1} seconds'"
+    with store.writing() as session:
+        session.execute(text(f"UPDATE runs SET heartbeat_at = {ago} WHERE id = {run}"))
+    assert not alive(store.leases()[0].run)
+    with monkeypatch.context() as elsewhere:  # the one who asks may be off as well
+        elsewhere.setattr(write, "datetime", ClockThatIsOff)
+        elsewhere.setattr(ClockThatIsOff, "hours", hours)
+        assert {run.id: alive(run) for run in store.runs()} == {mine: True, run: False}
+        assert store.lease(mine, trial_id=trial) is not None
 
 
 def test_one_run_holds_a_trial_until_it_lets_go(store: Store, study: int, other_process) -> None:

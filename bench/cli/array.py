@@ -1,0 +1,169 @@
+"""Arrays of workers on the command line: submitted once, followed, and left to themselves."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from bench.cli.context import Place
+from bench.cli.live import PLAIN_SECONDS
+from bench.cli.options import ArrayOptions
+from bench.cli.standing import SECONDS, Monitor, board_of, drawn, run_lines
+from bench.config import ClusterConfig, Preset, cluster_config
+from bench.execute import ArrayRecord, in_array, read_array, refuse_missing, submit_array
+from bench.plan import newest_of
+from results import Store, StoreError
+from results.text import counted
+from routers.errors import BenchError, RequestError
+
+if TYPE_CHECKING:
+    from bench.execute import RunOptions
+
+WORKERS = 4
+ASK_AGAIN = 10.0
+"""Seconds between two questions to Slurm."""
+
+
+@dataclass(frozen=True)
+class ArrayEnd:
+    """The end of an array.
+
+    Attributes:
+        left: why not everything is done; None where it is.
+        failures: the exit statuses of workers other than 0.
+    """
+
+    left: str | None = None
+    failures: Sequence[int] = ()
+    interrupted = False
+
+
+def asked_array(work: ArrayOptions, preset: Preset) -> ClusterConfig | None:
+    """Return what the workers of the array that options ask for need; None where they ask for none.
+
+    Raises:
+        typer.BadParameter, RequestError: options contradict each other, or what an array needs is
+            not there.
+    """
+    if work.executor is None:
+        for option, value in (("--workers", work.workers), ("--cluster", work.cluster)):
+            if value is not None:
+                raise typer.BadParameter(
+                    f"{option} is for an array of workers: add --executor slurm or local, or, for "
+                    "worker processes of this command, give --jobs"
+                )
+        return None
+    if in_array():
+        return None
+    if work.jobs == 0:
+        raise typer.BadParameter(
+            f"--jobs 0 works in this process, and --executor {work.executor} in others: give one "
+            "of them"
+        )
+    if work.devices is not None:
+        raise typer.BadParameter(
+            f"--devices {work.devices} names devices of this machine, and --executor "
+            f"{work.executor} takes those of its workers: leave it out"
+        )
+    refuse_missing(work.executor)
+    return cluster_config(preset.cluster, work.cluster)
+
+
+def work_by_array(
+    place: Place,
+    study: str,
+    store: Store,
+    work: ArrayOptions,
+    cluster: ClusterConfig,
+    options: RunOptions,
+    prepare: Callable[[], int],
+) -> ArrayEnd:
+    """Let an array do what is open of a study, and follow it to its end.
+
+    Args:
+        prepare: checks the work and writes it down; returns the number of open jobs.
+
+    Raises:
+        typer.Exit: at Ctrl-C, which the array does not hear.
+    """
+    array = _array_at_work(place.home, study)
+    if array is None:
+        if not prepare():
+            return ArrayEnd()
+        assert work.executor is not None
+        workers = work.workers or WORKERS
+        newest = newest_of(store)
+        how = (workers, cluster, place.home, options.command, newest)
+        array = submit_array(study, work.executor, *how)
+        print(f"submitted {counted(workers, 'worker')}, output in {array.folder}")
+    else:
+        print(f"{array.name} works on study {study} already, output in {array.folder}")
+    try:
+        _follow(array, store)
+    except KeyboardInterrupt:
+        print(
+            f"\nonly this display is closed: {array.name} works on. The same command shows it "
+            f"again; `python bench.py stop {study}` ends it",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    statuses = array.statuses()
+    if not statuses:
+        return ArrayEnd(f"no worker came to its end; their output is in {array.folder}")
+    return ArrayEnd(failures=[status for status in statuses if status])
+
+
+def _array_at_work(home: Path, study: str) -> ArrayRecord | None:
+    """Return the array that is at work on a study by this very command; None where none is.
+
+    Raises:
+        RequestError: another command's array is at work on it.
+    """
+    array = read_array(home, study)
+    if array is None or not array.states():
+        return None
+    if array.arguments != tuple(sys.argv[1:]):
+        raise RequestError(
+            f"{array.name} works on study {study!r} by another command: {array.command}; wait for "
+            f"its end, end it with `python bench.py stop {study}`, or give --study another name"
+        )
+    return array
+
+
+def _follow(array: ArrayRecord, store: Store) -> None:
+    """Show how an array goes on until it is over: in place, or in a pipe now and then as a line."""
+    console, monitor = Console(highlight=False), Monitor(store, array.study)
+    states, asked, shown = array.states(), time.monotonic(), 0.0
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+        while states:
+            line = f"{array.name}: {states_text(states)}"
+            with suppress(StoreError):  # the database may be restarting
+                standing = monitor.read()
+                if console.is_terminal:
+                    head = "\n".join((f"Study {array.study}", line, *run_lines(standing)))
+                    live.update(Group(Text(head), drawn(standing, console)), refresh=True)
+                elif not shown or time.monotonic() - shown > PLAIN_SECONDS:
+                    shown = time.monotonic()
+                    board = board_of(standing).line(datetime.now())
+                    console.print(Text(f"{line}; {board}"), soft_wrap=True)
+            time.sleep(SECONDS)
+            if array.executor == "local" or time.monotonic() - asked > ASK_AGAIN:
+                with suppress(BenchError):  # Slurm may be restarting
+                    states, asked = array.states(), time.monotonic()
+
+
+def states_text(states: Counter[str]) -> str:
+    """Return `3 running, 13 pending`."""
+    return ", ".join(f"{number} {state}" for state, number in sorted(states.items(), reverse=True))

@@ -1,0 +1,153 @@
+"""Arrays of a real Slurm on a real PostgreSQL, with workers that are lost, and a server that is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import psutil
+import pytest
+import yaml
+
+from results import open_store
+from results.store.leases import alive
+from tests.overnight.conftest import Night
+from tests.overnight.slurm import running_slurm, why_no_slurm
+from tests.results.conftest import as_server_user, postgres, postgres_binaries  # noqa: F401
+
+# Starting Slurm and waiting for its time limits takes a quarter of an hour.
+pytestmark = pytest.mark.campaign
+
+Started = Callable[..., Night]
+
+
+@pytest.fixture(scope="module")
+def slurm() -> Iterator[Path]:
+    if reason := why_no_slurm():
+        pytest.skip(reason)
+    with running_slurm() as folder:
+        yield folder
+
+
+@pytest.fixture
+def cluster_night(
+    new_night: Started,
+    slurm: Path,
+    postgres: str,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> Started:
+    """Makes nights whose database is PostgreSQL, and whose commands find Slurm."""
+    import psycopg
+
+    monkeypatch.setenv("SLURM_CONF", str(slurm / "slurm.conf"))
+
+    def new(cluster: dict[str, object], **changed: object) -> Night:
+        database = f"bench_{uuid.uuid4().hex}"
+        with psycopg.connect(postgres.format(database="postgres"), autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {database}")
+        night = replace(new_night(**changed), url=postgres.format(database=database))
+        (night.folder / "cluster.yaml").write_text(yaml.safe_dump(cluster))
+        return night
+
+    return new
+
+
+def submit(night: Night, workers: int) -> subprocess.Popen[str]:
+    array = ("--executor", "slurm", "--workers", str(workers), "--cluster", "cluster.yaml")
+    return night.start("--save-every", "0", *array)
+
+
+def tasks(night: Night) -> dict[str, psutil.Process]:
+    """The process of each worker's command that is at work, by the name of its job."""
+    with open_store(str(night.database)) as store:
+        processes = [psutil.Process(run.pid) for run in store.runs() if alive(run)]
+    named = {}
+    for process in processes:
+        environment = process.environ()
+        number = environment["SLURM_ARRAY_TASK_ID"]
+        named[f"{environment['SLURM_ARRAY_JOB_ID']}_{number}"] = process
+    return named
+
+
+def training(night: Night) -> list[str]:
+    """The jobs that hold a trial now."""
+    with open_store(str(night.database)) as store:
+        pids = {lease.run.pid for lease in store.leases() if lease.progress.get("step")}
+    return [name for name, process in tasks(night).items() if process.pid in pids]
+
+
+def restart(url: str) -> None:
+    """Restart the server of a database, as for an upgrade: every connection to it is cut."""
+    folder = parse_qs(urlsplit(url).query)["host"][0]
+    call = [*as_server_user(), f"{postgres_binaries()}/pg_ctl", "-D", f"{folder}/data"]
+    call += ["--wait", "-m", "fast", "-l", f"{folder}/log", "restart"]
+    subprocess.run(call, check=True, cwd="/", stdout=subprocess.DEVNULL)
+
+
+def printed(night: Night) -> str:
+    """What the workers have printed, and submitit about them."""
+    files = sorted(night.home.glob("cluster/night/*_log.*"))
+    return "\n".join(file.read_text(errors="replace") for file in files)
+
+
+def test_workers_that_are_lost_and_a_server_that_restarts_change_no_row(
+    cluster_night: Started, new_night: Started
+) -> None:
+    longer = {"train": {"epochs": 8}}
+    night, alone = cluster_night({"time": "30m"}, **longer), new_night(**longer)
+    process = submit(night, 3)
+    night.wait_for(lambda: len(training(night)) >= 2, 240)
+    cancelled, killed, *_ = training(night)
+    subprocess.run(["scancel", cancelled], check=True)
+    command = tasks(night)[killed]
+    os.kill(command.ppid(), signal.SIGKILL)
+    night.wait_for(lambda: not {cancelled, killed} & tasks(night).keys())
+    night.wait_for(lambda: training(night), 120)
+    assert night.url is not None
+    restart(night.url)
+    assert process.wait(timeout=400) == 0, night.output + printed(night)
+    assert "CANCELLED" in printed(night)
+    assert "4 of 4 trials done" in night.output
+    alone.run()
+    assert night.rows() == alone.rows()
+
+
+def test_the_time_limit_saves_and_requeues_a_worker(
+    cluster_night: Started, new_night: Started
+) -> None:
+    longer = {"routers": ["slow"], "seeds": 1, "train": {"epochs": 40}}
+    # Slurm sends the signal up to a minute early.
+    night = cluster_night({"time": "1m", "save_seconds": 30}, **longer)
+    alone = new_night(**longer)
+    assert submit(night, 1).wait(timeout=600) == 0, night.output + printed(night)
+    assert "this job is timed-out" in printed(night)
+    assert "TrainingInterrupted: stopped after step" in printed(night)
+    alone.run()
+    assert night.rows() == alone.rows()
+
+
+def test_pre_emption_requeues_a_worker_and_stop_ends_the_array(cluster_night: Started) -> None:
+    night = cluster_night({"time": "30m"}, train={"epochs": 400})
+    process = submit(night, 2)
+    night.wait_for(lambda: len(training(night)) == 2, 240)
+    first, before = training(night)[0], tasks(night)
+    subprocess.run(["scancel", "--batch", "--signal=USR2", first], check=True)
+    night.wait_for(lambda: tasks(night).get(first, before[first]) != before[first], 120)
+    assert "this job is preempted" in printed(night)
+    night.wait_for(lambda: len(training(night)) == 2, 120)
+
+    stop = [*night.command()[:2], "stop", "night", "--home", "runs", "--db", str(night.url)]
+    done = subprocess.run(stop, cwd=night.folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "2 workers asked to save and end" in done.stdout
+    assert done.stdout.count("resume with:") == 1
+    assert not tasks(night)
+    assert {row["status"] for row in night.attempts()} == {"interrupted"}
+    assert process.wait(timeout=60) == 1
+    assert "stopped early: no worker came to its end" in night.output

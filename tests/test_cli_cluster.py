@@ -1,0 +1,235 @@
+"""`run --executor` and `stop`: what they refuse, and whole arrays on this machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from bench.cli import main
+from bench.config import load_preset
+from results import Run, open_store
+from results.frames import trials_frame
+from results.store.leases import alive, this_process
+
+ROOT = Path(__file__).parent.parent
+SMALL = ("run", "accuracy", "--preset", "smoke", "--routers", "soft_moe,dense", "--seeds", "1")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    with pytest.raises(SystemExit) as exited:
+        main(arguments)
+    assert exited.value.code == 2
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.err
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--workers", "3"), "--workers is for an array of workers: add --executor slurm or local"),
+        (("--cluster", "c.yaml"), "--cluster is for an array of workers"),
+        (("--executor", "local", "--jobs", "0"), "--jobs 0 works in this process"),
+        (
+            ("--executor", "local", "--devices", "cpu"),
+            "--devices cpu names devices of this machine",
+        ),
+        (("--executor", "slrum"), "slrum"),
+        (("--executor", "local", "--workers", "0"), "--workers"),
+        (("--executor", "local", "--cluster", "none.yaml"), "none.yaml: cannot read it"),
+    ],
+)
+def test_options_that_contradict_each_other_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
+) -> None:
+    assert message in refused(capsys, *SMALL, "--home", str(tmp_path), *options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("partitoin: gpu", "there is no setting 'partitoin'; did you mean 'partition'?"),
+        ("time: soon", "time = 'soon': 'soon' is no time; write it as 90s, 30m, 2.5h or 1d"),
+        ("gpus: -1", "gpus = -1: Input should be greater than or equal to 0"),
+        ("gpus: yes", "gpus = True is yes or no"),
+        ("[gpu]", "is not a mapping, as `partition: gpu`"),
+        ("gpus: [", "is not valid YAML"),
+    ],
+)
+def test_a_wrong_cluster_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, message: str
+) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text(text)
+    asked = (*SMALL, "--home", str(tmp_path / "runs"), "--executor", "local", "--cluster")
+    assert message in refused(capsys, *asked, str(file))
+
+
+def test_a_wrong_section_of_a_preset_names_the_nearest_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("description: mine\nrouters: [dense]\ncluster: {tiem: 2h}\n")
+    asked = ("run", "--preset", str(preset), "--home", str(tmp_path))
+    assert "there is no setting 'cluster.tiem'; did you mean 'cluster.time'?" in refused(
+        capsys, *asked
+    )
+
+
+def test_what_is_asked_of_a_cluster_is_part_of_no_stored_request(tmp_path: Path) -> None:
+    preset = tmp_path / "mine.yaml"
+    preset.write_text("description: mine\ncluster: {partition: gpu, gpus: 2}\n")
+    loaded = load_preset(str(preset))
+    assert loaded.cluster.gpus == 2
+    assert "cluster" not in loaded.record()
+
+
+def test_without_slurm_the_message_names_the_local_executor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    error = refused(capsys, *SMALL, "--home", str(tmp_path), "--executor", "slurm")
+    assert "no `sbatch`" in error
+    assert "--executor local" in error
+
+
+def test_without_submitit_the_message_says_how_to_install_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    error = refused(capsys, *SMALL, "--home", str(tmp_path), "--executor", "local")
+    assert "pip install 'moe-router-bench[cluster]'" in error
+
+
+def test_stop_names_the_nearest_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_store(tmp_path / "bench.db") as store:
+        store.study("tiny", {})
+    assert "did you mean 'tiny'?" in refused(capsys, "stop", "tinyy", "--home", str(tmp_path))
+
+
+def test_stop_of_a_study_that_nobody_works_on_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_store(tmp_path / "bench.db") as store:
+        run = store.start_run(store.study("tiny", {}), Run(*this_process(), command="c", jobs=1))
+        store.finish_run(run)
+    with pytest.raises(SystemExit) as exited:
+        main(["stop", "tiny", "--home", str(tmp_path)])
+    assert exited.value.code == 0
+    assert capsys.readouterr().out == "nobody works on study tiny\n"
+
+
+@pytest.fixture
+def left_alone(tmp_path: Path) -> Iterator[None]:
+    """No worker of an array outlives its test."""
+    yield
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or ())
+        if "submitit" in line and str(tmp_path) in line:
+            for each in (*process.children(recursive=True), process):
+                each.kill()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("left_alone")
+def test_a_local_array_does_a_study_and_a_second_time_reuses_it(tmp_path: Path, bench) -> None:
+    (tmp_path / "results.py").write_text("raise ImportError")  # a user's own, of the same name
+    cluster = tmp_path / "cluster.yaml"
+    cluster.write_text("setup: [export SEEN=1]\n")
+    asked = [*SMALL, "--set", "train.epochs=0.2", "--executor", "local", "--workers", "2"]
+    done = bench(tmp_path, *asked, "--cluster", str(cluster))
+    assert "submitted 2 workers" in done.stdout
+    assert "2 of 2 trials done" in done.stdout
+    assert (tmp_path / "runs/reports/smoke/index.html").is_file()
+    with open_store(tmp_path / "runs/bench.db") as store:
+        runs = store.runs("smoke")
+    assert len(runs) == 2
+    assert {run.jobs for run in runs} == {1}
+    assert all("--executor local" in run.command for run in runs)
+    assert json.loads((tmp_path / "runs/cluster/smoke.json").read_text())["executor"] == "local"
+    again = bench(tmp_path, *asked)
+    assert "submitted" not in again.stdout
+
+
+@pytest.mark.slow
+def test_stop_asks_a_run_on_this_machine_to_leave(tmp_path: Path, bench) -> None:
+    asked = [*SMALL, "--set", "train.epochs=200", "--home", "runs", "--no-report"]
+    command = [sys.executable, str(ROOT / "bench.py"), *asked]
+    running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+
+    def trained() -> bool:
+        logs = tmp_path.glob("runs/logs/*.log")
+        return any(" step " in log.read_text() for log in logs)
+
+    wait_for(trained)
+    stopped = bench(tmp_path, "stop", "smoke")
+    assert f"process {running.pid} on " in stopped.stdout
+    assert "asked to save and end" in stopped.stdout
+    assert "resume with: cd " in stopped.stdout
+    _, error = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "stopped early: SIGTERM" in error
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("left_alone")
+def test_a_closed_display_is_opened_again_and_stop_ends_the_array(tmp_path: Path, bench) -> None:
+    long = yaml.safe_load((ROOT / "suites/presets/smoke.yaml").read_text())
+    (tmp_path / "long.yaml").write_text(
+        yaml.safe_dump({**long, "train": {**long["train"], "epochs": 200}})
+    )
+    asked = ["run", "accuracy", "--preset", "long.yaml", "--routers", "soft_moe,dense"]
+    asked += ["--seeds", "1", "--home", "runs", "--executor", "local", "--workers", "2"]
+    command = [sys.executable, str(ROOT / "bench.py"), *asked]
+
+    def opened() -> subprocess.Popen[str]:
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        return subprocess.Popen(command, cwd=tmp_path, text=True, start_new_session=True, **pipes)
+
+    def statuses() -> list[str]:
+        with open_store(tmp_path / "runs/bench.db") as store:
+            return list(trials_frame(store, "long")["status"])
+
+    first = opened()
+    wait_for(lambda: (tmp_path / "runs/cluster/long.json").exists())
+    wait_for(lambda: statuses() == ["running", "running"])
+    with open_store(tmp_path / "runs/bench.db") as store:
+        workers = [psutil.Process(run.pid) for run in store.runs("long")]
+    psutil.Process(first.pid).send_signal(2)
+    _, error = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert "only this display is closed" in error
+    assert all(worker.is_running() for worker in workers)
+
+    second = opened()
+    assert second.stdout is not None
+    assert "works on study long already" in second.stdout.readline()
+    other = bench(tmp_path, *asked[:-1], "3", status=2)
+    assert "works on study 'long' by another command" in other.stderr
+    stopped = bench(tmp_path, "stop", "long")
+    assert "2 workers asked to save and end" in stopped.stdout
+    assert "resume with: cd " in stopped.stdout
+    _, error = second.communicate(timeout=60)
+    assert second.returncode == 1
+    assert "stopped early: no worker came to its end" in error
+    assert statuses() == ["interrupted", "interrupted"]
+    assert len(list(tmp_path.glob("runs/trials/*/resume.safetensors"))) == 2
+    with open_store(tmp_path / "runs/bench.db") as store:
+        assert not any(map(alive, store.runs("long")))
