@@ -1,7 +1,5 @@
 """What machine and what code made a number."""
 
-from __future__ import annotations
-
 import ctypes
 import os
 import platform

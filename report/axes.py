@@ -4,8 +4,6 @@ Nulls that lie far off are named at the edge. A dense model with every expert's 
 gets so few steps from the budget that on an axis that holds it all routers are one point.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd

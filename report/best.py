@@ -1,7 +1,5 @@
 """The best means of a table: bold where the tests bear it, and which others may be as good."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isfinite

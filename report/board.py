@@ -4,8 +4,6 @@ Plain lists and dicts, ready for JSON; a number that is not finite is null. Syst
 stand there by their labels, trials by their place in `trials`.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from math import isfinite

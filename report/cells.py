@@ -1,7 +1,5 @@
 """Cells of a study: a metric's mean over seeds, with what must be said about it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

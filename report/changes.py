@@ -1,7 +1,5 @@
 """What changed between the two sides of a comparison: settings, code, source, machines."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping

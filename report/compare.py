@@ -6,8 +6,6 @@ all systems is no guide to that of one. So each difference has the paired t test
 Bonferroni's correction makes tests and intervals hold for all systems at once.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The timings of two sides: each system at one setting, on one machine, once on each side."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A comparison of two sides for readers: its tables, its notes, and the files that hold them."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections import defaultdict

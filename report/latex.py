@@ -4,8 +4,6 @@ A table that is wider than a page becomes several, one below the other, which be
 columns. Nothing is shrunk.
 """
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """The protocol of a study as a methods section, filled from what was asked for and what ran."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

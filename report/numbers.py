@@ -1,7 +1,5 @@
 """The printed numbers of a report, kept in `numbers.json`, and the trials that each is from."""
 
-from __future__ import annotations
-
 import json
 import shlex
 from collections import Counter, defaultdict

@@ -1,7 +1,5 @@
 """Marks and sentences on results of older code than the newest results of a study."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """The web page: one file that asks the network for nothing."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterable, Sequence

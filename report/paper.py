@@ -5,8 +5,6 @@ Those that a page folds away, as the list of all trials, stand in the folder `ta
 references.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from report.latex import PACKAGES, latex_heading, latex_text

@@ -1,7 +1,5 @@
 """A study from the database: its frames, and what tables and figures ask of them."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable

@@ -3,8 +3,6 @@
 Figures are drawn at the size at which they are printed: a point of type is a point on paper.
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """The summary at the top of a report: what was compared, what is best, and whether that is sure."""
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping

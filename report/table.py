@@ -3,8 +3,6 @@
 `Absent` stands in the place of a table or figure that a study has no data for.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter

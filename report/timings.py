@@ -1,7 +1,5 @@
 """Timings of bare layers and whole models: each of one router on one machine, never pooled."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Hashable
 from dataclasses import dataclass, replace

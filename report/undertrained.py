@@ -1,7 +1,5 @@
 """Baselines that are far from trained: at equal compute a large one takes few steps."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 

@@ -1,7 +1,5 @@
 """Claims put to the test: supported, contradicted or undecided, by the runs of one study."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence

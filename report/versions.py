@@ -7,8 +7,6 @@ digits of the commit and, where files differed from it, `+` and six digits of th
 that changed has no commit here.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A report in a folder: its tables, figures, Markdown text and web page are written and checked."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence

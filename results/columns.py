@@ -1,7 +1,5 @@
 """The base of all tables: names of constraints, types of columns, a number for each row."""
 
-from __future__ import annotations
-
 import io
 import math
 from datetime import UTC, datetime

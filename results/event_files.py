@@ -1,7 +1,5 @@
 """Curves as the event files that TensorBoard reads: a run a trial, a scalar a metric and layer."""
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@ Unless `history` is asked for, a frame holds what counts now (see `results.store
 A missing word is None, a missing whole number `pandas.NA`.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from collections import defaultdict

@@ -1,7 +1,5 @@
 """The schema's versions: a new database gets the newest, an old one is upgraded when asked."""
 
-from __future__ import annotations
-
 import shlex
 from pathlib import Path
 

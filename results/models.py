@@ -1,7 +1,5 @@
 """The tables. Nothing outside this package sees a row: `records.py` holds what is returned."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A description as values by path: the paths are those that `--set` takes."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from copy import deepcopy

@@ -1,7 +1,5 @@
 """Accuracy on the test split, and along training against FLOPs and seconds."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

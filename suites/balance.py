@@ -4,8 +4,6 @@ Over the test split at the end, and over a part of the validation split at each 
 Notation: x_e is the demand or the load of expert e, summed over all groups of the split.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import replace
 

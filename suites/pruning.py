@@ -1,7 +1,5 @@
 """Pruning: what is left of a trained model with fewer experts, and what it costs then."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from statistics import fmean
 from typing import Any

@@ -5,8 +5,6 @@ A suite sees one trial, and a power law takes several. So a study sweeps the set
 and what it reached there; and the report fits the laws over all trials.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

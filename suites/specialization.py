@@ -16,8 +16,6 @@ Only images that give the expert weight in that layer are run again, where that 
 running all; an expert that no image uses costs nothing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 

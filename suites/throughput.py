@@ -10,8 +10,6 @@ is what routing, dispatching and combining cost, or factorising. The dense count
 is the same model without MoE layers. Inputs are standard normal, weights untrained, all float32.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any, Literal

@@ -3,8 +3,6 @@
 Axes: g groups, t tokens, d width, E experts.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from collections.abc import Callable, Iterator

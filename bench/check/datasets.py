@@ -1,7 +1,5 @@
 """Checks of data sets: what the function returns, and the splits that the bench makes of it."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property

@@ -3,8 +3,6 @@
 Axes: g groups, t tokens, d width, E experts, s slots of an expert.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 

@@ -3,8 +3,6 @@
 Axes: g groups, t tokens, E experts.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Results of conformance checks as plain data, and the lines of code that failures name."""
 
-from __future__ import annotations
-
 import inspect
 import linecache
 import sys

@@ -4,8 +4,6 @@ Axes: g groups, t tokens, d width, E experts, s slots of an expert. Nothing here
 a router or of experts; only tensors come in.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 

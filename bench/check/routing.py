@@ -3,8 +3,6 @@
 Axes: g groups, t tokens, d width, E experts, s slots of an expert.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Running checks on a component in all its settings."""
 
-from __future__ import annotations
-
 import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence

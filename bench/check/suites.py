@@ -1,7 +1,5 @@
 """Checks of suites: what one yields of a tiny subject agrees with what it declares."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections import Counter

@@ -3,8 +3,6 @@
 Nothing heavy is imported until a command runs, so that `--help` answers at once.
 """
 
-from __future__ import annotations
-
 import io
 import sys
 import traceback

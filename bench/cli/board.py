@@ -1,7 +1,5 @@
 """How a run stands at one moment, on a terminal and as a line of text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta

@@ -1,7 +1,5 @@
 """The digest of a study: what a reader wants to know in the morning, as plain text."""
 
-from __future__ import annotations
-
 import math
 import textwrap
 from collections.abc import Iterator

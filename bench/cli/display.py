@@ -1,7 +1,5 @@
 """Numbers as people read them, and tables that fit a terminal."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime

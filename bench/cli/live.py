@@ -1,7 +1,5 @@
 """A run as it happens: what ends as lines and, on a terminal, what goes on below them."""
 
-from __future__ import annotations
-
 import threading
 import time
 from contextlib import suppress

@@ -4,8 +4,6 @@ A run is not disturbed: the database is opened for reading alone and closed afte
 reading and drawing take a small share of the time, and nothing is drawn while a layer is timed.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from contextlib import suppress

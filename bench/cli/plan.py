@@ -1,7 +1,5 @@
 """What `plan` prints: what each training takes, what is reused and why, and when all is done."""
 
-from __future__ import annotations
-
 import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence

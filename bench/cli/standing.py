@@ -1,7 +1,5 @@
 """How a study stands, from the database alone: of a run that goes on, that ended, or that died."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

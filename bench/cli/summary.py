@@ -1,7 +1,5 @@
 """Each suite's main metric, by router and condition."""
 
-from __future__ import annotations
-
 import json
 import textwrap
 from collections.abc import Collection, Iterator

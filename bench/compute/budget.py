@@ -16,8 +16,6 @@ token. Where the data decide the work of a step, the number of steps is an estim
 to an amount of FLOPs ends when it has spent them.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass

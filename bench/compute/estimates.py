@@ -4,8 +4,6 @@ Everything runs on torch's fake tensors, which have a shape and no values. They 
 of a CPU, so the FLOPs are those of a training there.
 """
 
-from __future__ import annotations
-
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import lru_cache

@@ -6,8 +6,6 @@ counts n, as a dot product of n counts 2n. Moving data and integer work (indices
 cost nothing.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable

@@ -5,8 +5,6 @@ work of the experts, where routings differ in size: without a capacity, say. Tha
 the sizes (see `Experts.sizes`), so a few counts of a layer give it for any routing.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What the workers of an array ask a cluster for: section `cluster` of a preset, or a file."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """`--set path=value` and `--sweep path=a,b`: changes to a preset, by path."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any

@@ -1,7 +1,5 @@
 """Presets: YAML files that name a study's starting point, in `suites/presets` or a user's own."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 

@@ -1,7 +1,5 @@
 """The batches of a training, made ahead by worker processes where making them is slow."""
 
-from __future__ import annotations
-
 import os
 import random
 import re

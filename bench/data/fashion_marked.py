@@ -5,8 +5,6 @@ T-shirt and shirt, pullover and coat, each class has one. A white square in a co
 goes with the class in training and against it in testing.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Files on disk: published ones known by their hash, and weights, written whole or not at all."""
 
-from __future__ import annotations
-
 import gzip
 import hashlib
 import os

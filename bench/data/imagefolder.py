@@ -3,8 +3,6 @@
 The validation split may be named `valid` or `validation` as well.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections import deque

@@ -5,8 +5,6 @@ N images. So two runs with the same seed see the same images in the same order, 
 each of them takes, and a run that resumes needs to know only its step.
 """
 
-from __future__ import annotations
-
 from enum import IntEnum
 from functools import lru_cache
 

@@ -1,7 +1,5 @@
 """`timm:NAME`: what timm's `create_dataset` knows, such as `timm:folder` or `timm:torch/kmnist`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path

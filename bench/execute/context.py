@@ -1,7 +1,5 @@
 """What jobs need from their run; processes that are set up to compute, log, and be interrupted."""
 
-from __future__ import annotations
-
 import faulthandler
 import multiprocessing
 import os

@@ -1,7 +1,5 @@
 """Where workers work: one slot each, on a GPU or on a core."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 import tempfile

@@ -1,7 +1,5 @@
 """What happens during a run, as plain data for displays and logs, and the summary of it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 

@@ -3,8 +3,6 @@
 The other implementation is in `processes`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Failures of trainings: detected before any starts, by a rehearsal, or named when they happen."""
 
-from __future__ import annotations
-
 import errno
 import math
 import sqlite3

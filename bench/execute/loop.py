@@ -3,8 +3,6 @@
 A job that another run holds is asked for again until it is done.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The user's plugins in worker processes: the ones that were planned, or none."""
 
-from __future__ import annotations
-
 import os
 import sys
 import tempfile

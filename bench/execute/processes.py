@@ -1,7 +1,5 @@
 """Worker processes, one for each job: forked, followed, and distinguished by how they end."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -3,8 +3,6 @@
 `work` is what a worker process runs; an executor that has a process already calls `do_job`.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import time

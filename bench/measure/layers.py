@@ -1,7 +1,5 @@
 """What suites of layers measure: bare layers and models of a trial, before any training."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import torch

@@ -1,7 +1,5 @@
 """A suite at work: what it yields is checked, its errors are results, its transfer sets fit."""
 
-from __future__ import annotations
-
 import json
 import time
 import traceback

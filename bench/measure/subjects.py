@@ -1,7 +1,5 @@
 """What suites of trials measure: a trained trial."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial

@@ -6,8 +6,6 @@ it means. So a digest outlives a module that is renamed, a function that is move
 written otherwise and an error that is reworded; what can change a number changes it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass

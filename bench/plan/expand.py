@@ -1,7 +1,5 @@
 """The expansion of a preset into trials, each fully resolved, also in its experts' width."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import cache

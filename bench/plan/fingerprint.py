@@ -1,7 +1,5 @@
 """The identity of a trial: its description, its data, and the source that it depends on."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 from collections import defaultdict

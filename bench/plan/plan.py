@@ -1,7 +1,5 @@
 """From a request to what it means: trials, bare layers, and the suites that measure them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any

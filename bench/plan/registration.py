@@ -1,7 +1,5 @@
 """Components by name, and the rows that a plan writes before anything runs."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 

@@ -1,7 +1,5 @@
 """Whether a trial's result is there already, and why or why not."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass

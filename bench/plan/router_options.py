@@ -1,7 +1,5 @@
 """The options that a router gets of a preset's `router`: its own, and those of its affinity."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from typing import Any
 

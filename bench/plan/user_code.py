@@ -6,8 +6,6 @@ package each `__init__` on the way counts too, since it runs. A digest is of the
 comments and docstrings, and knows neither the file's name nor its place.
 """
 
-from __future__ import annotations
-
 import ast
 import hashlib
 import sys

@@ -3,8 +3,6 @@
 It is one safetensors file: tensors, and JSON in its metadata. Nothing is unpickled.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import platform

@@ -3,8 +3,6 @@
 A schedule depends on the training state alone, so a resumed training follows the same one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import floor

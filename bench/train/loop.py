@@ -3,8 +3,6 @@
 The test split is never evaluated here.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 import time

@@ -1,7 +1,5 @@
 """When a batch may come in parts: where training is the same optimisation as with whole batches."""
 
-from __future__ import annotations
-
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 

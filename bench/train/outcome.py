@@ -1,7 +1,5 @@
 """The outcome of a training, stored as JSON next to its snapshots."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Literal

@@ -4,8 +4,6 @@ The random numbers of a step depend on the seed and the step's number alone, so 
 from its parameters, optimiser state and step number goes on as if never interrupted.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """The results of a tuning: the best settings of each router, and a request that uses them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from statistics import fmean

@@ -7,8 +7,6 @@ setting that was lucky on one seed does not win. How many trainings that takes f
 numbers of settings and seeds alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

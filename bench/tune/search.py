@@ -4,8 +4,6 @@ Each draw depends on the router's name, the seed, the number of the setting, and
 this router before it went on their first seed: other routers change none of it.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

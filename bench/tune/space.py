@@ -1,7 +1,5 @@
 """Where one router's trials search: ranges that all share, and those that it declares itself."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Where Optuna keeps the trials of tunings: tables of its own, beside the results."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A whole tuning: the same number of trainings for each router, in the workers of `run`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path

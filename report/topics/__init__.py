@@ -1,7 +1,5 @@
 """The tables, figures and sections of a report, in the order in which they are read."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain

@@ -1,7 +1,5 @@
 """Accuracy: the main table, test accuracy, and validation accuracy in training."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import replace
 from textwrap import fill

@@ -3,8 +3,6 @@
 The two choices that arXiv 2401.15969 separates, as a heat map of test accuracy.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from functools import partial
 

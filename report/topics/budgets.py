@@ -4,8 +4,6 @@ A curve of validation accuracy is cut where all runs have come: at the FLOPs, an
 that the one which spent the least spent in all. No run can be cut to fewer parameters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations

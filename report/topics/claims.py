@@ -1,7 +1,5 @@
 """Claims of papers about routers, and the verdicts of these runs."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Sequence
 

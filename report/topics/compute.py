@@ -1,7 +1,5 @@
 """The compute that each router really spent, and rankings by it."""
 
-from __future__ import annotations
-
 import json
 from itertools import chain
 from statistics import fmean

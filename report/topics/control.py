@@ -1,7 +1,5 @@
 """The A/A control: each router against its replicate, which differs by chance alone."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain

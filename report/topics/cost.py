@@ -1,7 +1,5 @@
 """The cost of routing: timings on each machine, and against the number of experts."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace

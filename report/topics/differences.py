@@ -1,7 +1,5 @@
 """Paired differences in test accuracy: to each null, to the best router, to the next below."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median

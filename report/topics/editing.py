@@ -1,7 +1,5 @@
 """Fairness before and after experts were re-weighted, and what it cost."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

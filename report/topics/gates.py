@@ -1,7 +1,5 @@
 """Gates: whether each has left the entropy that it began with, or hardly learned to choose."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import log2

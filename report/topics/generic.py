@@ -5,8 +5,6 @@ each router under each condition, a folded table with every layer, and curves of
 snapshots. The report loads no suite: names, units, directions and meanings are those of its card.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Experts of several kinds: what share of the tokens each kind takes, and what that saves."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Loads of single experts: by layer as a heat map, and against the fair share as curves."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Makers of tables and figures: a function of a study, with its name, title and suites."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial

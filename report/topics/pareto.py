@@ -1,7 +1,5 @@
 """Test accuracy against what a model costs, and the Pareto front: what nothing else surpasses."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 
 from matplotlib.axes import Axes

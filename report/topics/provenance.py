@@ -1,7 +1,5 @@
 """Provenance of a study: its code, machines and components."""
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Iterable

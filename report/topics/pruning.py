@@ -1,7 +1,5 @@
 """Pruned models: accuracy, FLOPs, bytes and time against the experts that are left."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """Ranks by accuracy: over conditions, by Friedman's test, and by chance, in bootstrap samples."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain

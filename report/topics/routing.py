@@ -1,7 +1,5 @@
 """Routing: balance over experts, entropy, and mutual information with classes."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from math import log2
 from typing import Any

@@ -1,7 +1,5 @@
 """Error and cost against experts, slots and budget, with power laws where they fit."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

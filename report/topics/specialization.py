@@ -1,7 +1,5 @@
 """Specialization of experts: the accuracy that is lost when each is switched off."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import partial
 from typing import Any

@@ -3,8 +3,6 @@
 What suite stability measured of single trainings is shown as any suite's numbers are.
 """
 
-from __future__ import annotations
-
 from collections import defaultdict
 from itertools import combinations
 from statistics import fmean

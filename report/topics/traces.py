@@ -4,8 +4,6 @@ What suite traces kept of each router's first seed becomes plain data for a scri
 Bytes are base64. Thumbnails stand once for all routers that saw the same images.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 import json

@@ -1,7 +1,5 @@
 """Few-shot accuracy on other data sets, beside top-1: in the main table, and against FLOPs."""
 
-from __future__ import annotations
-
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from report.axes import far_nulls, name_far

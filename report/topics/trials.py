@@ -1,7 +1,5 @@
 """Every trial and bare layer, and the trials and measurements that failed."""
 
-from __future__ import annotations
-
 import os
 import re
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The win matrix: every pair of systems under a condition, and which of them differ."""
 
-from __future__ import annotations
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize

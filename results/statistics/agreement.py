@@ -6,8 +6,6 @@ is held against chance: the same matching after the tokens of one routing were p
 keeps how often each routing uses each expert and nothing else.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

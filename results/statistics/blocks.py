@@ -10,8 +10,6 @@ Sources: Smyth, "Linear models and empirical Bayes methods for assessing differe
 variability", 1948 (variances of systems within blocks).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Families of comparisons, declared beforehand, and those of the A/A control."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations

@@ -1,7 +1,5 @@
 """Interim analyses: when seeds are added until differences are decided, and what decides one."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -3,8 +3,6 @@
 Runs of one seed share data order and initial weights. scipy holds the distributions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 

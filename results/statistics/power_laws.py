@@ -6,8 +6,6 @@ tested against a free mean for each x (lack of fit, an F test), which few seeds 
 that do not differ cannot: so R² has a least value, too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

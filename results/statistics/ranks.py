@@ -1,7 +1,5 @@
 """Ranks of systems: over conditions (Demšar, JMLR 7, 2006), by chance, and by two aims (Pareto)."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from math import comb

@@ -1,7 +1,5 @@
 """Runs, and what each works on: no trial is done twice however many runs share a database."""
 
-from __future__ import annotations
-
 import os
 import platform
 from collections.abc import Mapping

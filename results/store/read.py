@@ -1,7 +1,5 @@
 """Reading what the engine asks: what has been done already, by what, and how it went."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Iterable
 from typing import Any

@@ -3,8 +3,6 @@
 Fields that hold a dict or a list hold plain JSON data.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime

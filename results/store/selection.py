@@ -17,8 +17,6 @@ a study.
 What is given is one dict a row of a frame to be. `current` in it says whether the row counts.
 """
 
-from __future__ import annotations
-
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence

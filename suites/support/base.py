@@ -3,8 +3,6 @@
 A suite is one file in `suites`, or in a plugin; importing it registers it.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """Masses of images over experts, and entropy and mutual information of their tables, in bits."""
 
-from __future__ import annotations
-
 import math
 
 import torch

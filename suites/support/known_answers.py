@@ -4,8 +4,6 @@ Each routes IMAGES images of TOKENS tokens to EXPERTS experts, two images to a g
 the images to a batch, so that groups, batches and images differ in size.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The subjects of suites, which the engine provides. Suites import no engine."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol

@@ -1,7 +1,5 @@
 """Timing alternatives against each other in one process."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """The images that an expert weighs most: the use of each expert, and thumbnails."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -1,7 +1,5 @@
 """A class-balanced 6,000 + 2,000 images of Fashion-MNIST (arXiv 1708.07747, MIT licence)."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

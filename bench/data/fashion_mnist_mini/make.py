@@ -5,8 +5,6 @@
 FOLDER holds the four `*-ubyte.gz` files, as in Debian's package `dataset-fashion-mnist`.
 """
 
-from __future__ import annotations
-
 import sys
 import zipfile
 from pathlib import Path
