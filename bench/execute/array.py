@@ -217,9 +217,12 @@ def _parameters(study: str, config: ClusterConfig) -> dict[str, Any]:
     """Return what submitit is to ask for, for each worker."""
     import submitit
 
-    setup = list(config.setup) or None
+    setup = list(config.setup)
     names = ("partition", "account", "qos", "constraint")
     signal_name = submitit.JobEnvironment.USR_SIG
+    # Slurm may send it as soon as the script starts, which must not end it: the worker, once it
+    # runs, keeps the time by itself.
+    ignored = f"trap '' {signal_name}"
     return {
         "name": f"moe-{study}",
         "timeout_min": config.minutes,
@@ -227,8 +230,8 @@ def _parameters(study: str, config: ClusterConfig) -> dict[str, Any]:
         "cpus_per_task": config.cpus,
         "mem_gb": config.memory_gb,
         **{f"slurm_{name}": getattr(config, name) for name in names},
-        "slurm_setup": setup,
-        "local_setup": setup,
+        "slurm_setup": [ignored, *setup],
+        "local_setup": setup or None,
         "slurm_use_srun": False,
         "slurm_signal_delay_s": config.save_seconds,
         "slurm_additional_parameters": {

@@ -121,9 +121,9 @@ def test_workers_that_are_lost_and_a_server_that_restarts_change_no_row(
 def test_the_time_limit_saves_and_requeues_a_worker(
     cluster_night: Started, new_night: Started
 ) -> None:
-    longer = {"routers": ["slow"], "seeds": 1, "train": {"epochs": 40}}
-    # Slurm sends the signal up to a minute early.
-    night = cluster_night({"time": "1m", "save_seconds": 30}, **longer)
+    longer = {"routers": ["slow"], "seeds": 1, "train": {"epochs": 10}}
+    # Slurm sends the signal up to a minute early: to the first worker in its first minute.
+    night = cluster_night({"time": "1m", "save_seconds": 20}, **longer)
     alone = new_night(**longer)
     assert submit(night, 1).wait(timeout=600) == 0, night.output + printed(night)
     assert "this job is timed-out" in printed(night)
