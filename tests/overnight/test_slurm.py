@@ -21,8 +21,7 @@ from tests.overnight.conftest import Night
 from tests.overnight.slurm import running_slurm, why_no_slurm
 from tests.results.conftest import as_server_user, postgres, postgres_binaries  # noqa: F401
 
-# Starting Slurm and waiting for its time limits takes a quarter of an hour.
-pytestmark = pytest.mark.campaign
+pytestmark = pytest.mark.slow
 
 Started = Callable[..., Night]
 
@@ -132,6 +131,7 @@ def test_the_time_limit_saves_and_requeues_a_worker(
     assert night.rows() == alone.rows()
 
 
+@pytest.mark.campaign
 def test_pre_emption_requeues_a_worker_and_stop_ends_the_array(cluster_night: Started) -> None:
     night = cluster_night({"time": "30m"}, train={"epochs": 400})
     process = submit(night, 2)
