@@ -10,7 +10,7 @@ import ast
 import hashlib
 import sys
 import tokenize
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -25,20 +25,6 @@ SUFFIXES = (".py", *EXTENSION_SUFFIXES)
 
 
 @dataclass(frozen=True)
-class Import:
-    """`from module import name`, or `import module` where the name is None.
-
-    Attributes:
-        module: absolute name of the module.
-        relative: whether the statement names it from its own package.
-    """
-
-    module: str
-    name: str | None
-    relative: bool = False
-
-
-@dataclass(frozen=True)
 class Source:
     """A file of the user's code.
 
@@ -46,47 +32,29 @@ class Source:
         module: the dotted name that it is imported by.
         digest: SHA-256 of the code without comments and docstrings; of the bytes of what is no
             Python source.
-        imports: all that it imports, also inside functions.
-        exports: local name and the import that binds it, at the top level.
+        imports: the modules that it may import, also inside functions, and whether a statement
+            names them from its own package.
         references: what the code names, as `bench.plan.definitions` resolves it.
     """
 
     module: str
     digest: str
-    imports: tuple[Import, ...] = ()
-    exports: tuple[tuple[str, Import], ...] = ()
+    imports: tuple[tuple[str, bool], ...] = ()
     references: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class Root:
-    """A folder that modules are looked for in; `only` names the top-level modules that count."""
-
-    folder: Path
-    only: tuple[str, ...] | None = None
-
-    def find(self, module: str) -> Path | None:
-        """Return the file of a module, if it lies here."""
-        top = module.partition(".")[0]
-        if not top or (self.only is not None and top not in self.only):
-            return None
-        path = self.folder.joinpath(*module.split("."))
-        files = [path / "__init__.py", *(path.with_name(path.name + end) for end in SUFFIXES)]
-        return next((file for file in files if file.is_file()), None)
 
 
 def user_sources(files: Iterable[Path]) -> dict[Path, Source]:
     """Collect files and those that they depend on, without files of this repository."""
     sources: dict[Path, Source] = {}
-    waiting = [(file.resolve(), _root_of(file.resolve())) for file in files]
+    waiting = [(file.resolve(), _home_of(file.resolve())) for file in files]
     while waiting:
-        file, root = waiting.pop()
+        file, home = waiting.pop()
         if file not in sources and not is_own(file):
-            parts = file.relative_to(root.folder).with_suffix("").parts
+            parts = file.relative_to(home).with_suffix("").parts
             module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
             sources[file] = source = _parse(file, module)
-            for wanted in source.imports:
-                waiting += _resolve(wanted, root)
+            for name, relative in source.imports:
+                waiting += _files_of(name, relative, home, parts[0])
     return sources
 
 
@@ -100,42 +68,42 @@ def combined(lines: Iterable[str]) -> str:
     return _sha256("\n".join(sorted(lines)))
 
 
-def _root_of(file: Path) -> Root:
-    """Return the root in which a file's imports are found where Python finds them nowhere."""
+def _home_of(file: Path) -> Path:
+    """Return the folder in which a file's imports are found where Python finds them nowhere."""
     folder = file.parent
     # Where a file lies in a package, its imports name the package's folder too.
     while (folder / "__init__.py").is_file():
         folder = folder.parent
-    # Next to an installed plugin lie all other installed packages; only its own counts.
-    top = file.relative_to(folder).parts[0].removesuffix(".py")
-    return Root(folder, (top,) if is_installed(file) else None)
+    return folder
 
 
-def _resolve(
-    wanted: Import, root: Root, seen: frozenset[Import] = frozenset()
-) -> list[tuple[Path, Root]]:
-    """Return the files that an import reads what it needs from; none where they are installed."""
-    top = wanted.module.partition(".")[0]
-    roots = [root]
-    if not wanted.relative:
-        foreign = top in PACKAGES or top in sys.stdlib_module_names
-        roots = [] if foreign else [*(Root(each, (top,)) for each in search_folders(top)), root]
-    home = next((each for each in roots if each.find(wanted.module)), None)
-    file = home.find(wanted.module) if home and wanted not in seen else None
-    if home is None or file is None:
-        return []
-    # The `__init__` files that run before, with its own.
-    parts = wanted.module.split(".")
-    folders = [home.folder.joinpath(*parts[:depth]) for depth in range(1, len(parts) + 1)]
-    files = [init for folder in folders if (init := folder / "__init__.py").is_file()]
-    before = [(each, home) for each in files]
-    if wanted.name is None or file.name != "__init__.py":
-        return [*before, (file, home)]
-    through = dict(_parse(file, wanted.module).exports).get(wanted.name, wanted)
-    if through != wanted and (resolved := _resolve(through, home, seen | {wanted})):
-        return [*before, *resolved]
-    submodule = home.find(f"{wanted.module}.{wanted.name}")
-    return [*before, (submodule or file, home)]
+def _files_of(name: str, relative: bool, home: Path, own: str) -> Iterator[tuple[Path, Path]]:
+    """Yield a module's file, and each `__init__` that runs before it, with the folder of both.
+
+    Args:
+        home: where its importer lies.
+        own: the package or module that the importer belongs to. Next to an installed plugin lie all
+            other installed packages; only its own counts.
+    """
+    parts = name.split(".")
+    homes = [home]
+    if not relative:
+        foreign = parts[0] in PACKAGES or parts[0] in sys.stdlib_module_names
+        homes = [] if foreign else [*search_folders(parts[0]), home]
+    folder = next((each for each in homes if _find(each, parts)), None)
+    if folder is None:
+        return
+    for depth in range(1, len(parts) + 1):
+        file = _find(folder, parts[:depth])
+        if file and (parts[0] == own or not is_installed(file)):
+            yield file, folder
+
+
+def _find(folder: Path, parts: Sequence[str]) -> Path | None:
+    """Return the file of a module, if it lies there."""
+    path = folder.joinpath(*parts)
+    files = [path / "__init__.py", *(path.with_name(path.name + end) for end in SUFFIXES)]
+    return next((file for file in files if file.is_file()), None)
 
 
 def _parse(file: Path, module: str) -> Source:
@@ -153,15 +121,9 @@ def _analyse(text: str, module: str, stem: str) -> Source:
     except (SyntaxError, ValueError):  # it may be imported by code that never runs here
         return Source(module, _sha256(text))
     package = module if stem == "__init__" else module.rpartition(".")[0]
-    exports = tuple(
-        (alias.asname or alias.name, _import_from(node, alias.name, package))
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    )
     imports = tuple(dict.fromkeys(_imports(tree, package)))
     _remove_texts(tree)
-    return Source(module, _sha256(ast.unparse(tree)), imports, exports, named)
+    return Source(module, _sha256(ast.unparse(tree)), imports, named)
 
 
 def _references(module: Module) -> frozenset[str]:
@@ -171,22 +133,17 @@ def _references(module: Module) -> frozenset[str]:
     return frozenset(named).union(module.stars, *(code.annotated for code in each))
 
 
-def _imports(tree: ast.AST, package: str) -> Iterator[Import]:
+def _imports(tree: ast.AST, package: str) -> Iterator[tuple[str, bool]]:
+    """Yield what may be a module: of `from module import name` that is `module.name` too."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
-            yield from (Import(alias.name, None) for alias in node.names)
+            yield from ((alias.name, False) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from (_import_from(node, alias.name, package) for alias in node.names)
+            module = imported_module(node, package)
+            inner = (f"{module}.{alias.name}".lstrip(".") for alias in node.names)
+            yield from ((each, node.level > 0) for each in (module, *inner) if each)
         elif not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)):
             yield from _imports(node, package)
-
-
-def _import_from(node: ast.ImportFrom, name: str, package: str) -> Import:
-    """Resolve one name of `from … import`, where the file's package is `package`."""
-    module = imported_module(node, package)
-    if not module:  # `from . import name` in a file of no package
-        return Import(name, None, relative=True)
-    return Import(module, None if name == "*" else name, relative=node.level > 0)
 
 
 def _remove_texts(tree: ast.AST) -> None:
