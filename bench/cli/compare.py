@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from report.compared import Compared
+    from report.compare.tables import Compared
     from results import Store
 
 WIDTH = 80
@@ -37,7 +37,7 @@ def compare_studies(store: Store, sides: tuple[str, str], out: Path | None, home
         RequestError: the folder cannot be written.
     """
     from report.compare import compare
-    from report.compared import show, write
+    from report.compare.tables import show, write
     from routers.errors import RequestError
 
     made = compare(store, *sides)

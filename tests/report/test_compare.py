@@ -8,11 +8,11 @@ from math import sqrt
 
 import pytest
 
-from report.changes import what_changed
 from report.compare import Change, Value, compare
-from report.compared import plain_table, show, write
+from report.compare.changes import what_changed
+from report.compare.sides import load_side
+from report.compare.tables import plain_table, show, write
 from report.render import to_markdown
-from report.versions import load_side
 from results import CodeVersion, Metric, StoreError, open_store
 from results.models import MetricRow
 from results.statistics.means import paired_difference

@@ -5,8 +5,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 
 from report.compare import Comparison
+from report.compare.sides import DISTURBED, FORWARD, Side
 from report.conditions import Entry, closest_layer
-from report.versions import DISTURBED, FORWARD, Side
 
 SETTING = ("scope", "shape", "batch")
 """What sets timings apart: of layers by their shape, of whole models by their batch."""

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from report.changes import Section, what_changed
 from report.compare import Change, Comparison, listed
-from report.compare_times import Timed, timed
+from report.compare.changes import Section, what_changed
+from report.compare.sides import FEW_SHOT, FORWARD, LOAD, TOP1, TRAINING
+from report.compare.times import Timed, timed
 from report.conditions import Entry
 from report.render import to_markdown
 from report.table import (
@@ -24,7 +25,6 @@ from report.table import (
     text_columns,
     words,
 )
-from report.versions import FEW_SHOT, FORWARD, LOAD, TOP1, TRAINING
 from results import Store
 from results.statistics.means import ALPHA
 from results.text import counted

@@ -13,8 +13,8 @@ from functools import cached_property
 
 import pandas as pd
 
+from report.compare.sides import TOP1, TRAINING, Side, known_text, known_versions, load_side
 from report.conditions import Entry, System, Systems, closest_layer, displays
-from report.versions import TOP1, TRAINING, Side, known_text, known_versions, load_side
 from results import Store, StoreError
 from results.conditions import conditions_at
 from results.frames import ENVIRONMENT, components_frame
@@ -229,7 +229,7 @@ def compare(store: Store, a: str, b: str) -> Comparison:
     """Compare two studies, or one before and after a change of code.
 
     Args:
-        a, b: `STUDY`, `STUDY@CODE` or `STUDY@TIME`, see `report.versions`.
+        a, b: `STUDY`, `STUDY@CODE` or `STUDY@TIME`, see `report.compare.sides`.
 
     Raises:
         StoreError: a side does not exist, both are the same, or they have no system in common.
