@@ -95,13 +95,12 @@ def _print_top1(shown: Compared) -> None:
 
 def _print_plain(shown: Compared) -> None:
     """Print a row a system with a column a metric."""
-    names = list(dict.fromkeys(each.name for each in shown.plain))
     cells: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
-    for each in shown.plain:
-        system = each.entry.label, each.entry.condition.label
-        difference = each.b - each.a
-        shown_as = f"{difference:+.3g}".replace("-", "−") if difference else "0"
-        cells[system][each.name] = shown_as + each.mark
+    for row in shown.plain:
+        router, condition, name, *_, difference = row.cells
+        signed = f"{difference.value:+.3g}".replace("-", "−") if difference.value else "0"
+        cells[router.words, condition.words][name.words] = signed + "".join(difference.marks)
+    names = list(dict.fromkeys(row.cells[2].words for row in shown.plain))
     _print_lines(
         names, [Line(*key, [own.get(name, "") for name in names]) for key, own in cells.items()]
     )

@@ -21,8 +21,8 @@ from results.settings import comparable
 from results.text import nearest, to_json
 
 TOP1, FEW_SHOT, TRAINING, LOAD = "top1", "transfer_top1", "train_seconds", "load_cv"
-FORWARD, DISTURBED = "forward_ms", "disturbed"
-METRICS = (TOP1, FEW_SHOT, TRAINING, LOAD, FORWARD, DISTURBED)
+FORWARD, WAS_DISTURBED = "forward_ms", "disturbed"
+METRICS = (TOP1, FEW_SHOT, TRAINING, LOAD, FORWARD, WAS_DISTURBED)
 """The metrics that are compared, and what says whether other processes disturbed a timing."""
 DIGITS = 12
 """Digits of a commit in the name of a version."""

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,8 @@ from pathlib import Path
 
 from report.compare import Change, Comparison, listed
 from report.compare.changes import Section, what_changed
-from report.compare.sides import FEW_SHOT, FORWARD, LOAD, TOP1, TRAINING
-from report.compare.times import Timed, timed
-from report.conditions import Entry
+from report.compare.sides import FEW_SHOT, FORWARD, LOAD, TOP1, TRAINING, WAS_DISTURBED, Side
+from report.conditions import Entry, closest_layer
 from report.render import to_markdown
 from report.table import (
     DISTURBED,
@@ -41,26 +41,21 @@ COLUMNS = (
 PLAIN = {FEW_SHOT: ("few-shot", "points", 100.0), TRAINING: ("training", "s", 1.0)}
 PLAIN |= {LOAD: ("load CV", "", 1.0)}
 """By metric that is not tested: what it is called, in what it is shown, and its scale."""
+PLAIN_COLUMNS = (
+    *text_columns("router", "condition", "metric", n="pairs"),
+    *(Column(key, label, digits=3) for key, label in (("a", "A"), ("b", "B"))),
+    Column("difference", "B − A", digits=3),
+)
 HEADS = (
     *("router", "condition", "metric", "pairs", "a", "b", "difference", "low", "high"),
     *("p", "p_family", "verdict"),
 )
-
-
-@dataclass(frozen=True)
-class Plain:
-    """A metric of a system that is shown without a test: `name` with its unit, scaled to it.
-
-    `mark` follows the difference.
-    """
-
-    entry: Entry
-    metric: str
-    name: str
-    n: int | None
-    a: float
-    b: float
-    mark: str = ""
+SETTING = ("scope", "shape", "batch")
+"""What sets timings apart: of layers by their shape, of whole models by their batch."""
+Time = tuple[float, bool]
+"""The median of `forward_ms`, and whether other processes disturbed it."""
+Timed = tuple[Entry, float, float, bool]
+"""A system, its times at one setting on both sides, and whether others disturbed either."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class Compared:
 
     Attributes:
         top1: the paired differences; None where no system has a top-1.
-        plain: the other metrics of systems that both sides have them of.
+        plain: rows of `PLAIN_COLUMNS`: the other metrics of systems that both sides have them of.
         notes: what only one side has, and what cannot be compared.
         changed: what changed between the sides.
     """
@@ -78,7 +73,7 @@ class Compared:
     b: str
     changes: Sequence[Change]
     top1: Table | None
-    plain: Sequence[Plain]
+    plain: Sequence[Row]
     notes: Sequence[str]
     changed: Sequence[Section]
 
@@ -125,17 +120,63 @@ def _caption(changes: Sequence[Change]) -> str:
     )
 
 
-def _plain(made: Comparison, times: Sequence[Timed]) -> Iterator[Plain]:
+def _plain(made: Comparison, times: Sequence[Timed]) -> Iterator[Row]:
     for metric, (name, unit, scale) in PLAIN.items():
         shown = f"{name} ({unit})" if unit else name
         for change in made.changes(metric):
             a, b = change.mean(change.a), change.mean(change.b)
             if change.seeds and a is not None and b is not None:
-                n = len(change.seeds)
-                yield Plain(change.entry, metric, shown, n, scale * a, scale * b)
-    for each in times:
-        mark = DISTURBED * each.disturbed
-        yield Plain(each.entry, FORWARD, "forward (ms)", None, each.a.ms, each.b.ms, mark)
+                yield _plain_row(change.entry, shown, len(change.seeds), scale * a, scale * b)
+    for entry, a, b, disturbed in times:
+        yield _plain_row(entry, "forward (ms)", None, a, b, *[DISTURBED] * disturbed)
+
+
+def _plain_row(entry: Entry, name: str, n: int | None, a: float, b: float, *marks: str) -> Row:
+    labels = (entry.label, entry.condition.label, name, str(n or ""))
+    return Row((*map(words, labels), number(a), number(b), Cell(b - a, marks=marks)), n, entry)
+
+
+def timed(made: Comparison) -> tuple[str, list[Timed]]:
+    """Return the setting that most systems were timed at on both sides, and their times.
+
+    It names the machine, which is the same. Layers come before whole models. "" where nothing was
+    timed on one machine on both sides.
+    """
+    a, b = _times(made, made.a), _times(made, made.b)
+    both = {s: [e for e in made.entries if e in a[s] and e in b[s]] for s in a if s in b}
+    shared = {setting: entries for setting, entries in both.items() if entries}
+    chosen = max(shared, key=lambda s: ("layer" in s, len(shared[s]), s), default="")
+    pairs = [(e, a[chosen][e], b[chosen][e]) for e in shared.get(chosen, [])]
+    return chosen, [(e, ours[0], theirs[0], ours[1] or theirs[1]) for e, ours, theirs in pairs]
+
+
+def _times(made: Comparison, side: Side) -> dict[str, dict[Entry, Time]]:
+    """Return the times of a side's systems by setting."""
+    rows = made.layers(side)
+    disturbed = {
+        (row.trial, row.machine, _setting(json.loads(row.where)))
+        for row in rows[(rows["metric"] == WAS_DISTURBED) & (rows["value"] == 1)].itertuples()
+    }
+    by_setting: dict[str, dict[Entry, Time]] = defaultdict(dict)
+    for row in rows[rows["metric"] == FORWARD].itertuples():
+        where = json.loads(row.where)
+        if where.get("quantile") == 0.5:
+            place = _setting(where)
+            name = f"{place}, on {row.machine_name} ({row.machine[:6]})"
+            time = row.value, (row.trial, row.machine, place) in disturbed
+            by_setting[name][made.named[row.trial]] = time
+    return {
+        setting: {
+            entry: times[layer]
+            for entry in made.systems(side)
+            if (layer := closest_layer(times, entry)) is not None
+        }
+        for setting, times in by_setting.items()
+    }
+
+
+def _setting(where: dict[str, object]) -> str:
+    return ", ".join(f"{key} {where[key]}" for key in SETTING if key in where)
 
 
 def _notes(
@@ -162,7 +203,7 @@ def _notes(
         yield f"Neither has a top-1 of {listed(lacking)}."
     if times:
         yield f"forward: median of forward_ms, {setting}."
-    if any(each.disturbed for each in times):
+    if any(disturbed for *_, disturbed in times):
         yield f"{DISTURBED}: other processes kept the machine busy while it was timed."
     sides = (side.metrics["metric"].isin([TRAINING, FORWARD]) for side in (made.a, made.b))
     a, b = (set(s.metrics[own]["machine"]) for s, own in zip((made.a, made.b), sides, strict=True))
@@ -176,26 +217,9 @@ def _seeds(seeds: Sequence[int]) -> str:
 
 def plain_table(shown: Compared) -> Table | None:
     """Make a row a system and metric; None where there is none."""
-    columns = (
-        *text_columns("router", "condition", "metric", n="pairs"),
-        *(Column(key, label, digits=3) for key, label in (("a", "A"), ("b", "B"))),
-        Column("difference", "B − A", digits=3),
-    )
-    rows = [
-        Row(
-            (
-                *map(words, (each.entry.label, each.entry.condition.label, each.name)),
-                words(str(each.n or "")),
-                *map(number, (each.a, each.b)),
-                Cell(each.b - each.a, marks=tuple(each.mark)),
-            ),
-            each.n,
-            each.entry,
-        )
-        for each in shown.plain
-    ]
     caption = "Means over the seeds that both have, not tested."
-    return assemble("plain", "Other metrics", caption, columns, rows) if rows else None
+    rows = shown.plain
+    return assemble("plain", "Other metrics", caption, PLAIN_COLUMNS, rows) if rows else None
 
 
 def write(shown: Compared, folder: Path) -> tuple[Path, Path]:
@@ -227,9 +251,9 @@ def _csv(shown: Compared) -> str:
         means = (change.mean(change.a), change.mean(change.b), made and made.mean)
         interval = (made and made.low, made and made.high, tested and tested.p_value)
         rows.append((*system, *means, *interval, change.adjusted, change.verdict))
-    for each in shown.plain:
-        named = (each.entry.label, each.entry.condition.label, each.name, each.n or "")
-        rows.append((*named, each.a, each.b, each.b - each.a, *[None] * 4, "not tested"))
+    for row in shown.plain:
+        cells = [cell.words if cell.value is None else cell.value for cell in row.cells]
+        rows.append((*cells, *[None] * 4, "not tested"))
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([HEADS, *rows])
     return text.getvalue()

@@ -144,7 +144,11 @@ def test_other_metrics_are_plain_differences_over_the_pairs(lab, store):
             metrics=[Metric("transfer_top1", value, split="test")],
         )  # fmt: skip
     shown = show(store, compare(store, "tiny", "other"))
-    plain = {each.name: (each.a, each.b, each.n) for each in shown.plain}
+    plain = {
+        name.words: (a.value, b.value, row.n)
+        for row in shown.plain
+        for _, _, name, _, a, b, _ in [row.cells]
+    }
     assert plain["training (s)"] == (60.0, 75.5, 2)
     assert plain["few-shot (points)"] == (pytest.approx(40), pytest.approx(47), 1)
     assert plain["forward (ms)"][2] is None
@@ -161,9 +165,8 @@ def test_a_timing_that_other_load_disturbed_is_marked(lab, store):
         made = int(layers["soft_moe"].measurement)
         session.add(MetricRow(measurement_id=made, name="disturbed", value=1.0, where=where))
     shown = show(store, compare(store, "tiny", "other"))
-    assert {each.entry.label: each.mark for each in shown.plain if "forward" in each.name} == {
-        "dense": "", "soft_moe": "¶"
-    }  # fmt: skip
+    marks = {row.entry.label: row.cells[-1].marks for row in shown.plain}
+    assert marks == {"dense": (), "soft_moe": ("¶",)}
     assert any(note.startswith("¶: other processes kept") for note in shown.notes)
     assert "0.000¶ |" in to_markdown(plain_table(shown))
 
