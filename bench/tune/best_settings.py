@@ -1,9 +1,7 @@
 """The results of a tuning: the best settings of each router, and a request that uses them."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from statistics import fmean
-from typing import Any
+from dataclasses import asdict, replace
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -14,89 +12,10 @@ from bench.tune.search import STATUS, TRAINING, UNDER_WAY, by_setting
 from bench.tune.storage import file_of, open_tuning
 from results import Store
 from results.store.records import AttemptRecord, AttemptStatus
+from results.tuned import SearchResult, SettingResult
 from routers.errors import RequestError
 
 Attempts = Mapping[str, Sequence[AttemptRecord]]
-
-
-@dataclass(frozen=True)
-class SettingResult:
-    """The outcome of one setting.
-
-    Attributes:
-        settings: value by path.
-        status: how its training on the first seed ended.
-        values: on each seed, the share of the validation split that was right when it ended; None
-            where it left no model, which counts as 0 in the mean.
-        trainings: the fingerprint on each seed; None where the settings cannot be trained.
-        flops, seconds: what all attempts at these trainings took; where a training was interrupted
-            it took more, and found the same. FLOPs are known of trainings that came to their end;
-            None of no such one.
-    """
-
-    settings: dict[str, Any]
-    status: str
-    values: tuple[float | None, ...]
-    trainings: tuple[str | None, ...]
-    flops: float | None = field(compare=False)
-    seconds: float = field(compare=False)
-
-    @property
-    def mean(self) -> float:
-        """The mean accuracy over its seeds."""
-        return fmean(self.reached.values)
-
-    @property
-    def reached(self) -> Tried:
-        """What settings are compared by."""
-        values = tuple(value or 0.0 for value in self.values)
-        return Tried(values, self.status == AttemptStatus.DONE)
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The outcome of a search for one router.
-
-    Attributes:
-        trials: number of settings that were tried; of them `done`, `pruned` and `failed` are those
-            whose training on the first seed ended so.
-        values: of each setting in order, its accuracy on the first seed; None where it left no
-            model.
-        best: the mean accuracy of the best setting over its seeds; None where none is done.
-        seeds: the number of its seeds; 0 where there is none.
-        settings: the best setting, by path.
-        training: the fingerprint of its training on the first seed.
-        trainings: the fingerprints of all trainings, each once; none of settings that cannot be
-            trained.
-        tried: each setting in order, with all of its seeds.
-        flops, seconds: what all attempts at the trainings took.
-    """
-
-    trials: int
-    done: int
-    pruned: int
-    failed: int
-    values: tuple[float | None, ...]
-    best: float | None
-    seeds: int
-    settings: dict[str, Any]
-    training: str | None
-    trainings: tuple[str, ...]
-    tried: tuple[SettingResult, ...]
-    flops: float | None = field(compare=False)
-    seconds: float = field(compare=False)
-
-    @property
-    def is_between_rungs(self) -> bool:
-        """Whether some settings had begun on further seeds, and others were still to follow."""
-        tried = [each.reached for each in self.tried]
-        seeds = max((len(each.values) for each in tried), default=0)
-        return next_training(tried, len(tried), seeds) is not None
-
-    @property
-    def count_trainings(self) -> int:
-        """The number of trainings that are over, with those of settings that cannot be trained."""
-        return sum(len(each.trainings) for each in self.tried)
 
 
 def search_results(store: Store, study: str) -> dict[str, SearchResult]:
@@ -121,7 +40,7 @@ def _result(study: optuna.Study, store: Store) -> SearchResult:
     trainings = tuple(dict.fromkeys(trained))
     attempts = store.attempts(trainings)
     tried = tuple(_setting(trials, attempts) for trials in settings)
-    number = winner([each.reached for each in tried])
+    number = winner(list(map(_reached, tried)))
     best = None if number is None else tried[number]
     statuses = [each.status for each in tried]
     flops, seconds = _cost(trainings, attempts)
@@ -140,6 +59,18 @@ def _result(study: optuna.Study, store: Store) -> SearchResult:
         flops=flops,
         seconds=seconds,
     )
+
+
+def _reached(setting: SettingResult) -> Tried:
+    """Return what settings are compared by."""
+    return Tried(setting.scores, setting.status == AttemptStatus.DONE)
+
+
+def is_between_rungs(result: SearchResult) -> bool:
+    """Tell whether some settings had begun on further seeds, and others were still to follow."""
+    tried = list(map(_reached, result.tried))
+    seeds = max((len(each.values) for each in tried), default=0)
+    return next_training(tried, len(tried), seeds) is not None
 
 
 def _setting(trials: Sequence[FrozenTrial], attempts: Attempts) -> SettingResult:
@@ -185,7 +116,7 @@ def with_tuned(request: Request, store: Store, study: str, fixed: Iterable[str] 
             f"--study {study} --routers {','.join(missing)}` makes them, with the same --preset"
         )
     tuned = {name: results[name] for name in routers}
-    if begun := [name for name, each in tuned.items() if each.is_between_rungs]:
+    if begun := [name for name, each in tuned.items() if is_between_rungs(each)]:
         raise RequestError(
             f"tuning {study!r} of {', '.join(begun)} was interrupted before its best settings had "
             "all their seeds: run the same `tune` command again to finish it"

@@ -1,10 +1,7 @@
 """The tuning of each router's settings, as the study's request says."""
 
-from __future__ import annotations
-
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,96 +14,24 @@ from report.table import Cell, Column, Lacking, Row, captioned, number, summary,
 from report.topics.make import Contents, Sketch, as_figure, as_table
 from results.statistics.ranks import expected_best
 from results.text import counted
+from results.tuned import SearchResult
 
 UNTUNED = "no settings were tuned (tune, then run --tuned)"
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One setting that was tried.
-
-    Attributes:
-        settings: value by path.
-        status: how its training on the first seed ended.
-        values: its validation accuracy on each of its seeds; None where it left no model.
-        trainings: the fingerprint on each seed; None where it could not be trained.
-        flops, seconds: what these trainings took; FLOPs are known of those that came to their end.
-    """
-
-    settings: dict[str, Any]
-    status: str
-    values: Sequence[float | None]
-    trainings: Sequence[str | None]
-    flops: float | None
-    seconds: float
-
-    @property
-    def scores(self) -> list[float]:
-        """On each seed; what left no model got nothing right."""
-        return [value or 0.0 for value in self.values]
-
-
-@dataclass(frozen=True)
-class Tuned:
-    """The tuning of one router; older ones had one seed, and say less.
-
-    Attributes:
-        trials: number of settings that were tried; of them `done`, `pruned` and `failed` are those
-            whose training on the first seed ended so.
-        best: the mean accuracy of the best setting over its seeds.
-        settings: the best setting, by path.
-        training: the fingerprint of its training on the first seed.
-        values: the accuracy of each setting on the first seed, in order; None where it left no
-            model.
-        trainings: the fingerprints of all trainings, where they are known.
-        seeds: number of seeds of the best setting.
-        tried: each setting with all of its seeds, in order.
-        flops, seconds: what all trainings took; None where it is not known.
-    """
-
-    trials: int
-    done: int
-    pruned: int
-    failed: int
-    best: float
-    settings: dict[str, Any]
-    training: str
-    values: Sequence[float | None] = ()
-    trainings: Sequence[str | None] = ()
-    seeds: int = 1
-    tried: Sequence[Setting] = ()
-    flops: float | None = None
-    seconds: float | None = None
-
-    @classmethod
-    def of(cls, record: Mapping[str, Any]) -> Tuned:
-        """Read a record of a study's request."""
-        tried = tuple(Setting(**each) for each in record.get("tried", ()))
-        return cls(**{**record, "tried": tried})
-
-    @property
-    def scores(self) -> list[float]:
-        """Of each setting in order, on the first seed; what left no model got nothing right."""
-        return [value or 0.0 for value in self.values]
-
-    @property
-    def count_trainings(self) -> int:
-        """The number of trainings."""
-        return sum(len(each.values) for each in self.tried) or self.trials
-
-    @property
-    def best_cell(self) -> Cell:
-        """The mean accuracy of the best setting over its seeds."""
-        chosen = next((each for each in self.tried if each.trainings[0] == self.training), None)
-        if chosen is None:
-            return Cell(self.best, n=1, trials=(self.training,), values=(self.best,))
-        return summary(chosen.scores, trials=[each or "" for each in chosen.trainings])
-
-
-def tuned(study: StudyData) -> dict[System, Tuned]:
+def tuned(study: StudyData) -> dict[System, SearchResult]:
     """Return each system of the study whose router's settings were found, in order."""
     asked: dict[str, dict[str, Any]] = study.record.request.get("tuned", {})
-    return {s: Tuned.of(asked[s.router]) for s in study.systems if s.router in asked}
+    return {s: SearchResult.of(asked[s.router]) for s in study.systems if s.router in asked}
+
+
+def _best_cell(router: SearchResult) -> Cell:
+    """Show the mean accuracy of the best setting over its seeds."""
+    chosen = next((each for each in router.tried if each.trainings[0] == router.training), None)
+    if chosen is None:
+        best = router.best or 0.0
+        return Cell(best, n=1, trials=(str(router.training),), values=(best,))
+    return summary(chosen.scores, trials=[each or "" for each in chosen.trainings])
 
 
 def unequal(study: StudyData) -> str:
@@ -182,9 +107,9 @@ def table(study: StudyData) -> Contents:
         cells = (
             words(system.label),
             *(number(float(count), trials=trials) for count in counts),
-            each.best_cell,
+            _best_cell(each),
             number(float(each.seeds)),
-            words(each.training[:10]),
+            words(str(each.training)[:10]),
             *_cost(each.flops, each.seconds, trials),
             words(settings_label(each.settings)),
         )
@@ -247,7 +172,7 @@ def _cost(flops: float | None, seconds: float | None, trials: Sequence[str]) -> 
     return number(flops, trials=trials), number(minutes, trials=trials)
 
 
-def _whole_cost(by_system: Mapping[System, Tuned]) -> str:
+def _whole_cost(by_system: Mapping[System, SearchResult]) -> str:
     """Say what the tuning of all routers took together; "" where it is not known."""
     every = by_system.values()
     seconds = [each.seconds for each in every if each.seconds is not None]

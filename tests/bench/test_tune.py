@@ -27,12 +27,8 @@ from bench.execute.events import Ended, Event, Progress, Started
 from bench.plan.expand import trial_specs
 from bench.plan.plan import make_plan, make_request
 from bench.train.outcome import read_outcome
-from bench.tune.best_settings import (
-    SearchResult,
-    SettingResult,
-    search_results,
-    with_tuned,
-)
+from bench.tune import best_settings
+from bench.tune.best_settings import is_between_rungs, search_results, with_tuned
 from bench.tune.search import Search, draw
 from bench.tune.space import SEED, Contender, contenders
 from bench.tune.storage import FILE
@@ -40,6 +36,7 @@ from bench.tune.tuner import Tuning, tune
 from results import Run, Store, open_store
 from results.frames import measurements_frame, trials_frame
 from results.store.leases import this_process
+from results.tuned import SearchResult, SettingResult
 from routers import ROUTERS, Range, Router, register_router
 from routers.errors import BenchError, RequestError
 from routers.hyper import hyper
@@ -631,12 +628,12 @@ def test_a_tuning_that_was_interrupted_between_its_rungs_is_known(tried, between
     results = tuple(setting_result(*values) for values in tried)
     values = tuple(each.values[0] for each in results)
     result = SearchResult(4, 4, 0, 0, values, 0.9, 1, {}, None, (), results, None, 0.0)
-    assert result.is_between_rungs == between
+    assert is_between_rungs(result) == between
 
 
 def test_a_run_refuses_a_tuning_that_was_interrupted(tuned, store, monkeypatch) -> None:
     tuned(["dense"], 1)
-    monkeypatch.setattr(SearchResult, "is_between_rungs", True)
+    monkeypatch.setattr(best_settings, "is_between_rungs", lambda result: True)
     whole = load_preset("smoke").model_copy(update={"parts": ()})
     with pytest.raises(RequestError, match=r"tuning 't' of dense was interrupted .*again"):
         with_tuned(make_request(whole, routers=["dense"]), store, "t")
