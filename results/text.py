@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _LONE = re.compile("[\ud800-\udfff]")
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+MOST_NAMES = 8
+"""Entries of a mapping that a text names."""
 LONGEST = 100
 RULE = (
     f"a name is at most {LONGEST} letters, digits, '.', '-' and '_', and begins with none of "
@@ -47,6 +49,13 @@ def nearest(name: str, options: Iterable[str]) -> str:
 def counted(number: float, noun: str, plural: str = "") -> str:
     """Return a number with its noun: `1 seed`, `1,200 seeds`, `2 studies`."""
     return f"{number:,.12g} {noun if number == 1 else plural or noun + 's'}"
+
+
+def changed_names(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    """Name the entries that changed, came or went: `: a, b and 2 more`; "" where none did."""
+    names = sorted(dict(before.items() ^ after.items()))
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return f": {', '.join(names[:MOST_NAMES])}{more}" if names else ""
 
 
 def readable(text: str) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.cli.display import WIDTH, wrapped
+
 if TYPE_CHECKING:
     from report.compare.tables import Compared
     from results import Store
 
-WIDTH = 80
 GAP = 2
 SHOWN = {"n": "n", "a": "A", "b": "B", "difference": "B − A", "p_family": "p (family)"}
 """The columns that a terminal has room for, and their heads there."""
@@ -60,19 +60,19 @@ def print_comparison(shown: Compared) -> None:
         print("\nTop-1 in %, B − A in percentage points\n")
         _print_top1(shown)
         print()
-        _print_wrapped(shown.top1.caption)
+        _print_text(shown.top1.caption)
     if shown.plain:
         print("\nB − A of other metrics, not tested\n")
         _print_plain(shown)
     if shown.notes:
         print()
     for note in shown.notes:
-        _print_wrapped(note)
+        _print_text(note)
     print("\nWhat changed (A → B)")
     for heading, lines in shown.changed:
         print(f"\n{heading}")
         for line in lines:
-            _print_wrapped(line, "  ")
+            print("\n".join(wrapped(f"  {line}")))
 
 
 def _print_top1(shown: Compared) -> None:
@@ -124,7 +124,7 @@ def _print_lines(heads: Sequence[str], rows: Sequence[Line]) -> None:
         if row.condition != condition:
             condition = row.condition
             print()
-            _print_wrapped(condition)
+            _print_text(condition)
         if len(row.router) > room:
             print(row.router)
         name = row.router if len(row.router) <= room else ""
@@ -133,12 +133,5 @@ def _print_lines(heads: Sequence[str], rows: Sequence[Line]) -> None:
             print(f"  {row.note}")
 
 
-def _print_wrapped(text: str, indent: str = "") -> None:
-    lines = textwrap.wrap(
-        text,
-        WIDTH,
-        initial_indent=indent,
-        subsequent_indent=f"{indent}  " if indent else "",
-        break_on_hyphens=False,
-    )
-    print("\n".join(lines))
+def _print_text(text: str) -> None:
+    print("\n".join(wrapped(text, hang="")))

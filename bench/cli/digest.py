@@ -1,7 +1,6 @@
 """The digest of a study: what a reader wants to know in the morning, as plain text."""
 
 import math
-import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.cli.display import first_line
+from bench.cli.display import first_line, wrapped
 from bench.cli.standing import Standing, board_of, head_lines, read_standing
 from bench.cli.summary import ROW, Column, Row, main_columns, main_metrics
 from bench.plan import ENDED
@@ -21,7 +20,6 @@ from results.statistics.interim import planned_analyses
 from results.statistics.means import Interval
 
 Ranked = tuple[Row, Interval]
-WIDTH = 80
 MOST = 20
 """Failures that are listed; `status` lists all."""
 
@@ -87,7 +85,7 @@ def _failed(failures: list[Failure]) -> Iterator[str]:
         yield f"{len(failures)} failed:"
     for failure in sorted(failures, key=lambda failure: not failure.new)[:MOST]:
         before = "" if failure.new else " (before the latest run)"
-        yield from _wrapped(f"  {failure.what}: {failure.why}{before}")
+        yield from wrapped(f"  {failure.what}: {failure.why}{before}")
         if failure.log:
             yield f"    log: {failure.log}"
     if len(failures) > MOST:
@@ -130,8 +128,8 @@ def _best(frame: pd.DataFrame, begun: datetime | None, analyses: int) -> Iterato
     for column in columns:
         yield f"  {column.meaning}"
         for line in _leader(column, before.get(column.suite), analyses):
-            yield from _wrapped(f"    {line}")
-    yield from _wrapped(older_sentence(now))
+            yield from wrapped(f"    {line}")
+    yield from wrapped(older_sentence(now))
 
 
 def _leader(column: Column, before: Column | None, analyses: int) -> Iterator[str]:
@@ -207,11 +205,3 @@ def _value_text(column: Column, row: Row, interval: Interval) -> str:
 
 def _label(row: Row) -> str:
     return f"{row.label} {row.condition}".strip()
-
-
-def _wrapped(line: str) -> list[str]:
-    """Wrap text at `WIDTH` columns, but for words that are longer."""
-    indent = " " * (len(line) - len(line.lstrip()))
-    return textwrap.wrap(
-        line, WIDTH, subsequent_indent=f"{indent}  ", break_long_words=False, break_on_hyphens=False
-    )

@@ -1,6 +1,7 @@
 """Numbers as people read them, and tables that fit a terminal."""
 
 import re
+import textwrap
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
@@ -9,6 +10,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+WIDTH = 80
+"""Columns of a terminal, at least."""
 
 
 def duration(seconds: float) -> str:
@@ -39,6 +43,14 @@ def first_line(text: str | None) -> str:
     lines = (re.sub(r"\x1b\[[0-9;?]*[ -/]*[@-~]", "", line) for line in (text or "").splitlines())
     plain = (re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", line).strip() for line in lines)
     return next(filter(None, plain), "")
+
+
+def wrapped(line: str, hang: str = "  ") -> list[str]:
+    """Wrap a text at `WIDTH` columns, but for words that are longer; its other lines hang."""
+    indent = " " * (len(line) - len(line.lstrip())) + hang
+    return textwrap.wrap(
+        line, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def size(amount: float) -> str:

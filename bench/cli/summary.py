@@ -1,7 +1,6 @@
 """Each suite's main metric, by router and condition."""
 
 import json
-import textwrap
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from bench.cli.display import add_grouped, print_table, table
+from bench.cli.display import WIDTH, add_grouped, print_table, table, wrapped
 from results import Store
 from results.conditions import Condition, router_label
 from results.frames import metrics_frame, older_sentence
@@ -162,7 +161,6 @@ def _groups(frame: pd.DataFrame) -> Iterator[tuple[Row, pd.DataFrame]]:
         yield Row(router, Condition.of(json.loads(settings)), replicate), group
 
 
-WIDTH = 80
 ROOMY = Console(width=1000)
 """For measuring how wide a table would be."""
 
@@ -186,7 +184,7 @@ def print_standings(study: str, frame: pd.DataFrame, suites: Collection[str]) ->
         print()
     print("\n".join(column.meaning for column in columns))
     if older := older_sentence(shown):
-        print(textwrap.fill(older, WIDTH))
+        print("\n".join(wrapped(older, hang="")))
 
 
 def side_by_side(columns: list[Column]) -> list[list[Column]]:

@@ -11,13 +11,13 @@ import pydantic
 
 from bench.config import TrialSpec
 from bench.data import Datasets
-from bench.plan.fingerprint import Fingerprint, Fingerprints, Part, differences, identity
+from bench.plan.fingerprint import Fingerprint, Fingerprints, differences, identity
 from bench.plan.plan import Planned, PlannedSuite
 from bench.train import read_outcome
 from results import AttemptRecord, Store
 from results.store.leases import alive
 from results.store.records import AttemptStatus, Made, TrialRecord
-from results.text import to_json
+from results.text import changed_names, to_json
 from routers.errors import BenchError
 
 Retry = Literal["failed", "timed_out", "all", "noisy"] | None
@@ -215,10 +215,6 @@ def _missing(suites: Sequence[PlannedSuite], made: set[Made]) -> tuple[PlannedSu
     )
 
 
-MOST_NAMES = 8
-"""Definitions that are named of a part that changed."""
-
-
 def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
     """Yield lines that compare a stored trial with what its description would be now."""
     yield f"trial {trial.fingerprint}"
@@ -237,21 +233,13 @@ def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
     stored = store.definitions_of(trial)
     for part in now.parts:
         same = (part.kind, part.name, part.digest) in before
-        which = "" if same else _changed_definitions(part, stored.get((part.kind, part.name)))
+        known = stored.get((part.kind, part.name))  # None of an older version of the bench
+        which = changed_names(known, part.definitions) if known and not same else ""
         yield f"  {'same   ' if same else 'CHANGED'}  {part.label}{which}"
     if changed:
         yield f"not reused: {'; '.join(changed)}"
     else:
         yield from _unchanged(trial, store)
-
-
-def _changed_definitions(now: Part, before: Mapping[str, str] | None) -> str:
-    """Name the definitions that changed, came or went; "" where they are not known."""
-    if not before:
-        return ""
-    names = sorted(dict(now.definitions.items() ^ before.items()))
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return f": {', '.join(names[:MOST_NAMES])}{more}" if names else ""
 
 
 def _require_model(now: Fingerprint, spec: TrialSpec, trial: TrialRecord) -> None:

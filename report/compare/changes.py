@@ -11,10 +11,8 @@ from report.compare import Comparison
 from report.topics.provenance import hardware
 from results import Store
 from results.settings import flattened, leaves
-from results.text import counted
+from results.text import changed_names, counted
 
-MOST_NAMES = 6
-"""Definitions that are named of a source that changed."""
 ABSENT = "none"
 
 Section = tuple[str, list[str]]
@@ -121,19 +119,12 @@ def _components(store: Store, made: Comparison) -> Iterator[str]:
     for part in sorted(systems):
         kind, name = part
         then, now = (store.definitions_of(trials[each]).get(part, {}) for each in between[part])
-        which = _names(then, now) if then and now else ""
+        which = changed_names(then, now) if then and now else ""
         yield f"{kind} {name!r}{which}{_of(systems[part], labels)}"
 
 
 def _hashes(components: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], str]:
     return {(kind, name): source_hash for kind, name, source_hash in components}
-
-
-def _names(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    """Name the definitions that changed, came or went."""
-    names = sorted(dict(before.items() ^ after.items()))
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return f": {', '.join(names[:MOST_NAMES])}{more}" if names else ""
 
 
 def _suites(made: Comparison) -> Iterator[str]:
