@@ -281,7 +281,7 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
     systems = replace(Systems.of(entries), displays=displays(components))
     # Of one number measured with several options of a suite, the newest.
     number = ["suite", "trial", "machine", "metric", "layer", "step", "split", "where"]
-    metrics = metrics_frame(store, record.name).sort_values("measurement", kind="stable")
+    metrics = metrics_frame(store, record.name).sort_values(["at", "measurement"])
     metrics = systems.name_rows(metrics.drop_duplicates(number, keep="last"))
     return StudyData(
         record=record,

@@ -49,6 +49,7 @@ COMPONENT_COLUMNS = [
     *("kind", "name", "family", "display", "summary", "text", "source", "bibtex", "hyper"),
     *("metrics", "main_metric", "source_hash", "source_text", "first_seen"),
 ]
+BY_FIRST_SEEN = (ComponentRow.first_seen, ComponentRow.id)
 TYPES: dict[str, Any] = {
     **dict.fromkeys(("num_experts", "seed", "layer", "step", "steps", "threads"), "Int64"),
     **dict.fromkeys(("attempt", "measurement"), "Int64"),
@@ -156,7 +157,7 @@ def arrays_of(store: Store, study: str | None) -> list[ArrayRecord]:
 
 def components_frame(store: Store) -> pd.DataFrame:
     """Return one row a router, experts, loss or suite: its card, as of its newest version."""
-    query = select(ComponentRow).order_by(ComponentRow.kind, ComponentRow.name, ComponentRow.id)
+    query = select(ComponentRow).order_by(ComponentRow.kind, ComponentRow.name, *BY_FIRST_SEEN)
     with store.reading() as session:
         newest = {(row.kind, row.name): row for row in session.scalars(query)}
         rows = [{name: getattr(row, name) for name in COMPONENT_COLUMNS} for row in newest.values()]
@@ -190,7 +191,7 @@ def _done(session: Session, study: str | None, history: bool) -> list[dict[str, 
 def _definitions(session: Session) -> dict[tuple[str, ...], dict[str, Any]]:
     """Return metric definitions by suite, source hash and name; the newest also without hash."""
     by_name: dict[tuple[str, ...], dict[str, Any]] = {}
-    suites = select(ComponentRow).filter_by(kind="suite").order_by(ComponentRow.id)
+    suites = select(ComponentRow).filter_by(kind="suite").order_by(*BY_FIRST_SEEN)
     for suite in session.scalars(suites):
         for definition in suite.metrics:
             by_name[suite.name, suite.source_hash, definition["name"]] = definition

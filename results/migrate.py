@@ -51,16 +51,22 @@ def upgrade(target: str | Path) -> tuple[str | None, str]:
         engine.dispose()
 
 
-def prepare(engine: Engine) -> None:
+def prepare(engine: Engine, *, create: bool = True) -> None:
     """Create the schema in an empty database; see that any other has the newest.
+
+    Args:
+        create: False where an empty database is refused.
 
     Raises:
         StoreError: its schema is older or newer, or its tables are not ours.
     """
     with engine.connect() as connection:
         stored = _ours(connection)
-    if stored is None:
+    if stored is None and create:
         _upgrade(engine)
+    elif stored is None:
+        name = engine.url.render_as_string(hide_password=True)
+        raise StoreError(f"the database {name} is empty")
     elif stored != head():
         name = engine.url.render_as_string(hide_password=True)
         raise StoreError(

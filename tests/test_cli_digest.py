@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,15 @@ def part(text: str, first: str) -> list[str]:
     """The lines of the paragraph that starts so."""
     (paragraph,) = (each for each in text.split("\n\n") if each.startswith(first))
     return paragraph.splitlines()
+
+
+def test_what_was_known_of_a_trial_of_two_machines_is_one_value(night: Night) -> None:
+    night.trial("a", 0, 0.90)
+    night.machine = night.store.machine(replace(MACHINE, name="node2"))
+    night.trial("a", 0, 0.80)
+    night.run()
+    night.trial("b", 0, 0.95)
+    assert "before the latest run: a: 80.0 (n = 1)" in night.digest()
 
 
 def test_the_best_stands_with_its_interval_and_what_came_second(night: Night) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import typer
 
-from bench.cli import components, doctor, report, run, serve, status, stop, tune
+from bench.cli import components, db, doctor, report, run, serve, status, stop, tune
 from bench.cli.context import classified
 
 EPILOG = """\b
@@ -28,7 +28,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (run, tune, stop, report, serve, status, components, doctor):
+for group in (run, tune, stop, report, serve, status, db, components, doctor):
     group.add_to(app)
 
 

@@ -120,7 +120,9 @@ def _best(frame: pd.DataFrame, begun: datetime | None, analyses: int) -> Iterato
     if begun is not None:
         # What was known then: the last value of each number.
         earlier = frame[frame["at"] < begun].sort_values("at", kind="stable")
-        place = ["suite", *ROW, "seed", "metric", "layer", "step", "where", "machine"]
+        layers = earlier["attempt"].isna()  # which are timed on each machine
+        earlier = earlier.assign(timed_on=earlier["machine"].where(layers))
+        place = ["suite", *ROW, "seed", "metric", "layer", "step", "where", "timed_on"]
         known = earlier.drop_duplicates(place, keep="last")
         before = {column.suite: column for column in main_columns(known)}
     if columns:

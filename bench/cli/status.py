@@ -1,9 +1,7 @@
-"""`status`, `why` and `db`: what the database holds."""
+"""`status` and `why`: how the trials of a study stand."""
 
 from __future__ import annotations
 
-import shlex
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,31 +29,12 @@ Trial = Annotated[
         metavar="TRIAL", help="The beginning of a trial's fingerprint, as `status` shows it."
     ),
 ]
-Export = Annotated[
-    Path | None, typer.Argument(metavar="FILE", help="The file to write, .csv or .parquet.")
-]
-EventFiles = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FOLDER",
-        help="Write the curves of each trial as event files of TensorBoard, instead of a file.",
-    ),
-]
-OneStudy = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Only this study.", show_default="all studies")
-]
 
 
 def add_to(app: typer.Typer) -> None:
     """Register these commands."""
     command(app)(status)
     command(app)(why)
-    group = typer.Typer(
-        help="The database: info, upgrade, export.", no_args_is_help=True, rich_markup_mode=None
-    )
-    for function in (info, upgrade, export):
-        command(group)(function)
-    app.add_typer(group, name="db")
 
 
 def status(place: Place, study: Study = None, watch: Watch = False, digest: Digest = False) -> None:
@@ -132,80 +111,3 @@ def why(place: Place, trial: Trial) -> None:
     with place.store() as store:
         for line in explain(store.find_trial(trial), store):
             print(line)
-
-
-def info(place: Place) -> None:
-    """Show what the database holds.
-
-    \b
-    Example:
-      python bench.py db info
-    """
-    from bench.cli.display import clock, print_table, size, table
-    from results import describe
-
-    with place.store() as store:
-        about = describe(store)
-    now = datetime.now()
-    print(f"{about.url}\n{size(about.size_bytes)}, schema {about.schema}")
-    if about.last_write is not None:
-        print(f"last written {clock(about.last_write, now)}")
-    if about.working:
-        print(f"{about.working} {'run works' if about.working == 1 else 'runs work'} on it now")
-    print()
-    rows = table("table", "rows", right="rows")
-    for name, number in about.rows.items():
-        rows.add_row(name, str(number))
-    print_table(rows)
-    if about.studies:
-        print()
-        studies = table("study", "trials", "layers", "last asked for", right="trials layers")
-        for study in about.studies:
-            asked = clock(study.requested_at, now)
-            studies.add_row(study.name, str(study.trials), str(study.layers), asked)
-        print_table(studies)
-
-
-def upgrade(place: Place) -> None:
-    """Bring a database of an older version to the schema of this one.
-
-    \b
-    Example:
-      python bench.py db upgrade --db old/bench.db
-    """
-    from results.migrate import upgrade as upgrade_database
-
-    before, now = upgrade_database(place.database)
-    print(f"{place.database}: schema {before or 'none'} -> {now}")
-
-
-def export(
-    place: Place,
-    path: Export = None,
-    study: OneStudy = None,
-    tensorboard: EventFiles = None,
-) -> None:
-    """Write one tidy table, a row a metric.
-
-    With study, suite, router, hyper-parameters, seed, layer, step, split and environment.
-
-    \b
-    Examples:
-      python bench.py db export results.csv
-      python bench.py db export results.parquet --study tiny
-      python bench.py db export --tensorboard runs/tensorboard
-    """
-    if (path is None) == (tensorboard is None):
-        raise typer.BadParameter("name either a FILE or --tensorboard FOLDER")
-    with place.store() as store:
-        if tensorboard is not None:
-            from results.event_files import write_event_files
-            from results.text import counted
-
-            trials = counted(write_event_files(store, tensorboard, study), "trial")
-            print(f"wrote the curves of {trials}; to see them:\n")
-            print(f"tensorboard --logdir {shlex.quote(str(tensorboard))}")
-        elif path is not None:
-            from results.frames import export as write
-
-            print(f"wrote {write(store, path, study)}")

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from results.files import file_sha256
 from routers.errors import BenchError, RequestError
 
 CONNECT_SECONDS = 20
@@ -137,12 +138,6 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise BenchError(f"checkpoint {path} is not a safetensors file: {error}") from None
-
-
-def file_sha256(path: Path) -> str:
-    """Hash a file's content (SHA-256 in hexadecimal)."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

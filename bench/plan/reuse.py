@@ -16,6 +16,7 @@ from bench.plan.plan import Planned, PlannedSuite
 from bench.train import read_outcome
 from results import AttemptRecord, Store
 from results.store.leases import alive
+from results.store.read import counting
 from results.store.records import AttemptStatus, Made, TrialRecord
 from results.text import changed_names, to_json
 from routers.errors import BenchError
@@ -154,14 +155,13 @@ class Reuse:
     def _results(
         self, planned: Sequence[Planned], tried: Mapping[str, Sequence[AttemptRecord]]
     ) -> dict[str, AttemptRecord]:
-        """Find the last done attempt at each trial, by the clock rather one of this machine."""
+        """Find the attempt at each trial that counts, by the clock rather one of this machine."""
         results = {}
         for each in planned:
             attempts = tried.get(each.fingerprint.value, ())
-            done = [attempt for attempt in attempts if attempt.status == AttemptStatus.DONE]
-            here = [attempt for attempt in done if not self._is_of_other_clock(each, attempt)]
-            if done:
-                results[each.fingerprint.value] = (here or done)[-1]
+            here = [attempt for attempt in attempts if not self._is_of_other_clock(each, attempt)]
+            if done := counting(here) or counting(attempts):
+                results[each.fingerprint.value] = done
         return results
 
     def _is_of_other_clock(self, planned: Planned, attempt: AttemptRecord) -> bool:

@@ -138,9 +138,10 @@ def _as_of(
     tried = tried.assign(own=tried["code"] == code, done=tried["status"] == "done")
     metrics = metrics.assign(own=metrics["code"] == code)
     tried = tried[tried["own"] | (tried["finished_at"] <= until)]
-    last = tried.sort_values(["own", "attempt"]).drop_duplicates("kind", keep="last")
+    last = tried.sort_values(["own", "started_at", "attempt"]).drop_duplicates("kind", keep="last")
     tried = tried[tried["trial"].isin(last["trial"])]
-    counting = tried.sort_values(["done", "attempt"]).drop_duplicates("trial", keep="last")
+    counting = tried.sort_values(["done", "started_at", "attempt"])
+    counting = counting.drop_duplicates("trial", keep="last")
     counts = metrics["attempt"].isin(counting["attempt"]) | metrics["attempt"].isna()
     return counting, metrics[counts & (metrics["own"] | (metrics["at"] <= until))]
 
@@ -154,5 +155,5 @@ def _final(metrics: pd.DataFrame) -> pd.DataFrame:
 def _newest(metrics: pd.DataFrame) -> pd.DataFrame:
     """Keep one of each number; of several, that of the code that was asked for, or the newest."""
     number = ["kind", "suite", "machine", "metric", "where"]
-    ordered = metrics.sort_values(["own", "measurement"], kind="stable")
+    ordered = metrics.sort_values(["own", "at", "measurement"])
     return ordered.drop_duplicates(number, keep="last")

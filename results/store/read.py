@@ -36,6 +36,9 @@ from results.text import StoreError, content_hash, nearest
 MADE = (MeasurementRow.suite, cast(MeasurementRow.options, Text), MeasurementRow.source_hash)
 """Options as text: they are written as `results.text.to_json` writes them."""
 MEASURED = (MeasurementStatus.DONE, MeasurementStatus.SKIPPED)
+BY_BEGIN = (AttemptRow.started_at, AttemptRow.id)
+BY_TIME = (MeasurementRow.measured_at, MeasurementRow.id)
+"""The newest last. Numbers alone do not say it: rows that were merged have the highest."""
 DISTURBED = or_(MetricRow.name == "disturbed", MetricRow.name.endswith("_disturbed"))
 """Metrics that are 1 where other processes disturbed a timing, of each pass its own."""
 
@@ -44,7 +47,7 @@ class Reader(Database):
     """The half of a store that reads."""
 
     def attempts(self, fingerprints: Iterable[str]) -> dict[str, list[AttemptRecord]]:
-        """Return all attempts at each of these trials that was tried, the oldest first."""
+        """Return all attempts at each of these trials that was tried, by when they came here."""
         query = select(AttemptRow, TrialRow.fingerprint).join(AttemptRow.trial)
         query = query.order_by(AttemptRow.id)
         tried: dict[str, list[AttemptRecord]] = defaultdict(list)
@@ -60,9 +63,8 @@ class Reader(Database):
         return tried[-1] if tried else None
 
     def done_attempt(self, fingerprint: str) -> AttemptRecord | None:
-        """Return the last attempt at this trial that is done."""
-        tried = reversed(self.attempts([fingerprint]).get(fingerprint, []))
-        return next((each for each in tried if each.status == AttemptStatus.DONE), None)
+        """Return the attempt at this trial that counts: of those done the one that began last."""
+        return counting(self.attempts([fingerprint]).get(fingerprint, []))
 
     def newest_attempt(self) -> int:
         """Return the number of the attempt that began last; 0 where there is none."""
@@ -103,7 +105,7 @@ class Reader(Database):
         disturbed = values.where(DISTURBED, MetricRow.value > 0).exists()
         query = _of_layers(machine_id).add_columns(MeasurementRow.id, disturbed)
         query = query.where(MeasurementRow.status == MeasurementStatus.DONE)
-        query = query.order_by(MeasurementRow.id)
+        query = query.order_by(*BY_TIME)
         last: dict[tuple[str, Made], bool] = {}
         with self.reading() as session:
             rows = among(session, query, LayerRow.fingerprint, fingerprints)
@@ -213,11 +215,17 @@ class Reader(Database):
             .join(StudyTrialRow, StudyTrialRow.trial_id == AttemptRow.trial_id)
             .join(StudyRow)
             .where(StudyRow.name == study)
-            .order_by(AttemptRow.id.desc())
+            .order_by(AttemptRow.started_at.desc(), AttemptRow.id.desc())
         )
         with self.reading() as session:
             row = session.scalars(query.limit(1)).one_or_none()
             return None if row is None else record_of(Machine, row)
+
+
+def counting(attempts: Iterable[AttemptRecord]) -> AttemptRecord | None:
+    """Return the attempt whose result counts: of those that are done, the one that began last."""
+    done = (each for each in attempts if each.status == AttemptStatus.DONE)
+    return max(done, key=lambda each: (each.started_at, each.id), default=None)
 
 
 def _of_layers(machine_id: int) -> Select[Any, Any, Any, Any]:

@@ -2,8 +2,8 @@
 
 A result of older code stays in the database and no longer counts once newer code has replaced it:
 of trials alike but for their code, and for what was found for their router, the one that the study
-asked for last counts; of a trial's attempts, the last that is done; of a suite's measurements of
-it, those of the suite's newest code.
+asked for last counts; of a trial's attempts that are done, the one that began last; of a suite's
+measurements of it, those of the suite's newest code.
 
 What counts may still be of older code than what stands beside it: a study that was asked for with
 two routers, and after a change of the code with one of them, shows both. `older` says so, and
@@ -43,6 +43,7 @@ from results.models import (
 )
 from results.settings import REPLICATE, comparable
 from results.store.leases import worked_on
+from results.store.read import BY_BEGIN, BY_TIME
 from results.store.records import AttemptStatus, MeasurementStatus
 from results.text import to_json
 
@@ -206,13 +207,17 @@ def replaced(asked: Sequence[Versions]) -> list[list[tuple[str, ...]]]:
 
 
 def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
-    """Yield measurements of one attempt or layer: one counts for each options and machine."""
+    """Yield measurements of one attempt or layer, of which one counts for each options.
+
+    Of a layer one counts for each options and machine.
+
+    Args:
+        made: the newest last.
+    """
     newest_code = {row["suite"]: row["source_hash"] for row in made}
     counting = {
-        (row["suite"], row["suite_options"], row["machine"]): row["measurement"]
-        for row in sorted(
-            made, key=lambda row: (row["status"] == MeasurementStatus.DONE, row["measurement"])
-        )
+        (row["suite"], row["suite_options"], row["attempt"] or row["machine"]): row["measurement"]
+        for row in sorted(made, key=lambda row: row["status"] == MeasurementStatus.DONE)
         if row["source_hash"] == newest_code[row["suite"]]
     }
     for row in made:
@@ -222,7 +227,7 @@ def _measured(made: Sequence[Fields], fields: Fields) -> Iterator[Fields]:
 
 def _with_older_suites(made: Sequence[Fields]) -> Iterator[Fields]:
     """Mark as older, of a study's measurements, what other code of a suite made than the last."""
-    in_order = sorted(made, key=lambda row: row["measurement"])
+    in_order = sorted(made, key=lambda row: (row["at"], row["measurement"]))
     newest_code = {row["suite"]: row["source_hash"] for row in in_order}
     for row in made:
         suite = row["suite"]
@@ -233,7 +238,8 @@ def _with_older_suites(made: Sequence[Fields]) -> Iterator[Fields]:
 
 def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]]:
     """Return the attempts by trial. The last of each list stands for the trial."""
-    query = select(AttemptRow).order_by(AttemptRow.status == AttemptStatus.DONE, AttemptRow.id)
+    done = AttemptRow.status == AttemptStatus.DONE
+    query = select(AttemptRow).order_by(done, *BY_BEGIN)
     if study is not None:
         query = query.where(AttemptRow.trial_id.in_(_trials_of(study)))
     by_trial: dict[int, list[AttemptRow]] = defaultdict(list)
@@ -260,7 +266,7 @@ def _measurements(session: Session, study: str | None) -> dict[tuple[str, int], 
     query = select(*others, *columns.values()).where(MeasurementRow.id.in_(in_study(study)))
     environment_of, options_of = _environments(session), cache(json.loads)
     by_subject: dict[tuple[str, int], list[Fields]] = defaultdict(list)
-    made = session.execute(query.order_by(MeasurementRow.id))
+    made = session.execute(query.order_by(*BY_TIME))
     for layer_id, machine_id, code_id, *values in made:
         fields = dict(zip(columns, values, strict=True)) | environment_of(machine_id, code_id)
         fields["options_given"] = options_of(fields["suite_options"])

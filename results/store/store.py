@@ -55,7 +55,7 @@ def open_store(target: str | Path, *, create: bool = True, read_only: bool = Fal
     engine = connect(url, read_only=read_only)
     try:
         with store_errors(url, "open"):
-            prepare(engine)
+            prepare(engine, create=not read_only)
     except BaseException:
         engine.dispose()
         raise

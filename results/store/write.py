@@ -92,7 +92,7 @@ class Writer(Database):
 
     def study(self, name: str, request: Mapping[str, Any]) -> int:
         """Return the study of this name, made if new; it keeps the request that was made last."""
-        with self._alone() as session:
+        with self.alone() as session:
             asked = now(session)
             study = session.scalars(select(StudyRow).filter_by(name=name)).one_or_none()
             if study is None:
@@ -208,8 +208,8 @@ class Writer(Database):
             return measurement_id
 
     @contextmanager
-    def _alone(self) -> Iterator[Session]:
-        """Yield a transaction in which nobody else makes such rows, on PostgreSQL either."""
+    def alone(self) -> Iterator[Session]:
+        """Open a transaction in which nobody else makes rows that say what something is."""
         with self.writing() as session:
             if session.get_bind().dialect.name == "postgresql":
                 session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
@@ -221,7 +221,7 @@ class Writer(Database):
         records: Sequence[DataclassInstance],
     ) -> list[int]:
         hashes = [content_hash(record) for record in records]
-        with self._alone() as session:
+        with self.alone() as session:
             rows, at = _ids(session, row_type, row_type.hash, hashes), now(session)
             for key, record in zip(hashes, records, strict=True):
                 if key not in rows:
@@ -235,7 +235,7 @@ class Writer(Database):
         wanted = [each.fingerprint for each in subjects]
         parents = [each.parent for each in subjects if each.parent is not None]
         key, links = made_of.columns.keys()[0], []
-        with self._alone() as session:
+        with self.alone() as session:
             rows = _ids(session, row_type, row_type.fingerprint, wanted + parents)
             at = now(session)
             for each in subjects:
@@ -262,7 +262,7 @@ class Writer(Database):
         key: str,
         ids: Iterable[int],
     ) -> None:
-        with self._alone() as session:
+        with self.alone() as session:
             asked = now(session)
             for some in chunks(ids):
                 shown = delete(link).filter_by(study_id=study_id)

@@ -31,7 +31,9 @@ ACCURACY = Component(
 )
 
 
-def measure(filler, attempt: int, value: float, *, suite: str = "accuracy", **changes) -> int:
+def measure(
+    filler, attempt: int | None, value: float, *, suite: str = "accuracy", **changes
+) -> int:
     origin = {"options": {}, "source_hash": "h1", "machine_id": filler.machine} | changes
     return filler.store.record_measurement(
         suite,
@@ -263,13 +265,23 @@ def test_newer_code_of_a_suite_replaces_its_measurement(filler, description: Des
 
 
 def test_timings_of_two_machines_both_count(filler, description: Describe) -> None:
-    other = filler.store.machine(Machine("node2", "Linux", "cpu", 2, 1, 2**30))
-    attempt = filler.trial(description())
+    store = filler.store
+    other = store.machine(Machine("node2", "Linux", "cpu", 2, 1, 2**30))
+    (layer,) = store.layers([Subject("layer", description(seed=None))])
+    store.add_layer_to_study(store.study("tiny", {}), layer)
     for value, machine in ((1.0, filler.machine), (2.0, other), (3.0, other)):
-        measure(filler, attempt, value, machine_id=machine)
-    shown = metrics_frame(filler.store, "tiny")
+        measure(filler, None, value, machine_id=machine, layer_id=layer)
+    shown = metrics_frame(store, "tiny")
     assert dict(zip(shown.machine_name, shown.value, strict=True)) == {"node1": 1.0, "node2": 3.0}
     assert shown.machine.nunique() == 2
+
+
+def test_a_trial_that_two_machines_have_measured_has_one_result(filler, description) -> None:
+    other = filler.store.machine(Machine("node2", "Linux", "cpu", 2, 1, 2**30))
+    attempt = filler.trial(description())
+    for value, machine in ((1.0, filler.machine), (2.0, other)):
+        measure(filler, attempt, value, machine_id=machine)
+    assert metrics_frame(filler.store, "tiny").value.tolist() == [2.0]
 
 
 def test_options_that_differ_are_conditions(filler, description: Describe) -> None:

@@ -1,0 +1,206 @@
+"""`db`: what the database holds, and what can be done with it."""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from collections.abc import Sequence
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli.context import Place, command
+
+if TYPE_CHECKING:
+    from results.merge import Disagreement, Merged
+
+MOST_DISAGREEMENTS = 30
+"""Rows of a table that is printed."""
+
+Export = Annotated[
+    Path | None, typer.Argument(metavar="FILE", help="The file to write, .csv or .parquet.")
+]
+EventFiles = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Write the curves of each trial as event files of TensorBoard, instead of a file.",
+    ),
+]
+OneStudy = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Only this study.", show_default="all studies")
+]
+Sources = Annotated[
+    list[str],
+    typer.Argument(metavar="DATABASE", help="SQLite files or URLs, which are only read."),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register these commands."""
+    group = typer.Typer(
+        help="The database: info, upgrade, merge, export.",
+        no_args_is_help=True,
+        rich_markup_mode=None,
+    )
+    for function in (info, upgrade, merge, export):
+        command(group)(function)
+    app.add_typer(group, name="db")
+
+
+def info(place: Place) -> None:
+    """Show what the database holds.
+
+    \b
+    Example:
+      python bench.py db info
+    """
+    from bench.cli.display import clock, print_table, size, table
+    from results import describe
+
+    with place.store() as store:
+        about = describe(store)
+    now = datetime.now()
+    print(f"{about.url}\n{size(about.size_bytes)}, schema {about.schema}")
+    if about.last_write is not None:
+        print(f"last written {clock(about.last_write, now)}")
+    if about.working:
+        print(f"{about.working} {'run works' if about.working == 1 else 'runs work'} on it now")
+    print()
+    rows = table("table", "rows", right="rows")
+    for name, number in about.rows.items():
+        rows.add_row(name, str(number))
+    print_table(rows)
+    if about.studies:
+        print()
+        studies = table("study", "trials", "layers", "last asked for", right="trials layers")
+        for study in about.studies:
+            asked = clock(study.requested_at, now)
+            studies.add_row(study.name, str(study.trials), str(study.layers), asked)
+        print_table(studies)
+
+
+def upgrade(place: Place) -> None:
+    """Bring a database of an older version to the schema of this one.
+
+    \b
+    Example:
+      python bench.py db upgrade --db old/bench.db
+    """
+    from results.migrate import upgrade as upgrade_database
+
+    before, now = upgrade_database(place.database)
+    print(f"{place.database}: schema {before or 'none'} -> {now}")
+
+
+def merge(place: Place, sources: Sources) -> None:
+    """Add to the database what others hold, such as those of other machines.
+
+    Equal trials are one. Each measurement stays with its machine, and results of one trial that
+    differ are shown. Merging again changes nothing. Weights and logs that lie beside a SQLite file
+    are copied into the home folder.
+
+    \b
+    Examples:
+      python bench.py db merge node1/bench.db node2/bench.db
+      python bench.py db merge node1/bench.db node2/bench.db --db all.db
+    """
+    from results.merge import disagreements, merge_all
+
+    merged = merge_all(place.database, sources, place.home)
+    for each in merged:
+        print(_brought(each))
+    if not any(each.is_new for each in merged):
+        print(f"nothing was changed: {place.database} holds all of it")
+    trials = {trial for each in merged for trial in each.trials}
+    with place.store() as store:
+        differing = disagreements(store, trials)
+    if differing:
+        _print_disagreements(differing)
+
+
+def _brought(merged: Merged) -> str:
+    """Say in some lines what a source brought."""
+    from results.text import counted
+
+    nouns = {name: (name[:-1], name) for name in merged.added if "_" not in name}
+    nouns |= {"code_versions": ("code version", "code versions"), "studies": ("study", "studies")}
+    numbers = [counted(n, *nouns[name]) for name, n in merged.added.items() if name in nouns]
+    lines = [f"new: {', '.join(numbers)}" if numbers else "nothing new"]
+    if merged.folders:
+        lines.append(f"copied the weights of {counted(merged.folders, 'trial')}")
+    if merged.unfinished:
+        left_out = counted(merged.unfinished, "attempt that has", "attempts that have")
+        lines.append(f"left out {left_out} not ended")
+    wrap = partial(textwrap.fill, width=80, initial_indent="  ", subsequent_indent="    ")
+    return "\n".join([merged.source, *map(wrap, lines)])
+
+
+def _print_disagreements(differing: Sequence[Disagreement]) -> None:
+    """Print results of equal trials that differ, a row a metric."""
+    from bench.cli.display import print_table, table
+    from results.text import counted
+
+    trials = counted(len({each.trial for each in differing}), "trial")
+    print(
+        f"\nResults of {trials} differ between attempts that should agree. All are kept,\n"
+        "each with its machine; in a report the attempt that began last counts. The\n"
+        "largest differences, one number a metric:\n"
+    )
+    rows = table("trial", "metric", "earliest", "other", "difference", right="difference")
+    rows.columns[0].overflow = "fold"
+    for each in differing[:MOST_DISAGREEMENTS]:
+        seed = "" if each.seed is None else f" seed {each.seed}"
+        value, other_value = _distinct(each.value, each.other_value)
+        rows.add_row(
+            f"{each.trial[:10]}{seed}\n{each.router}",
+            f"{each.suite} {each.metric}\n{each.place}".rstrip(),
+            f"{value}\n{each.machine}",
+            f"{other_value}\n{each.other_machine}",
+            f"{100 * each.size:.2g} %\n{each.differing} of {each.numbers}",
+        )
+    print_table(rows)
+    if len(differing) > MOST_DISAGREEMENTS:
+        more = counted(len(differing) - MOST_DISAGREEMENTS, "metric")
+        print(f"\n… and {more} with smaller differences; `db export` writes all values")
+
+
+def _distinct(one: float, other: float) -> tuple[str, str]:
+    """Return two numbers with four digits, or nine where those do not tell them apart."""
+    texts = [(f"{one:.{digits}g}", f"{other:.{digits}g}") for digits in (4, 9)]
+    return next((pair for pair in texts if pair[0] != pair[1]), texts[-1])
+
+
+def export(
+    place: Place,
+    path: Export = None,
+    study: OneStudy = None,
+    tensorboard: EventFiles = None,
+) -> None:
+    """Write one tidy table, a row a metric.
+
+    With study, suite, router, hyper-parameters, seed, layer, step, split and environment.
+
+    \b
+    Examples:
+      python bench.py db export results.csv
+      python bench.py db export results.parquet --study tiny
+      python bench.py db export --tensorboard runs/tensorboard
+    """
+    if (path is None) == (tensorboard is None):
+        raise typer.BadParameter("name either a FILE or --tensorboard FOLDER")
+    with place.store() as store:
+        if tensorboard is not None:
+            from results.event_files import write_event_files
+            from results.text import counted
+
+            trials = counted(write_event_files(store, tensorboard, study), "trial")
+            print(f"wrote the curves of {trials}; to see them:\n")
+            print(f"tensorboard --logdir {shlex.quote(str(tensorboard))}")
+        elif path is not None:
+            from results.frames import export as write
+
+            print(f"wrote {write(store, path, study)}")

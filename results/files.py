@@ -1,0 +1,59 @@
+"""Files: their hashes, and file systems on which the locks of SQLite hold on no other machine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+NETWORK = (
+    *("afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
+    *("gfs2", "glusterfs", "gpfs", "lustre", "nfs", "ocfs2", "orangefs", "panfs", "smb", "wekafs"),
+)
+"""How the types of file systems begin that other machines may have mounted as well."""
+WAY_OUT = (
+    "name a PostgreSQL server, `--db postgresql://USER@HOST/NAME`, or give each machine a file on "
+    "its own disk, and put them together with `python bench.py db merge A.db B.db`"
+)
+
+Mount = tuple[str, str]
+"""The folder that a file system is mounted on, and its type."""
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's content (SHA-256 in hexadecimal)."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def mounts() -> list[Mount]:
+    """Return what is mounted here, in the order in which it was mounted."""
+    return [(each.mountpoint, each.fstype) for each in psutil.disk_partitions(all=True)]
+
+
+def file_system(path: Path, mounted: Iterable[Mount] | None = None) -> str:
+    """Return the type of the file system that a path lies on, or would lie on; "" if unknown.
+
+    Args:
+        mounted: what is mounted, see `mounts`, which is asked where this is None. Of two on one
+            folder the last hides the other.
+    """
+    types = {Path(folder): kind for folder, kind in (mounts() if mounted is None else mounted)}
+    absolute = path.resolve()
+    return next((types[each] for each in (absolute, *absolute.parents) if each in types), "")
+
+
+def network_file_system(path: Path, mounted: Iterable[Mount] | None = None) -> str:
+    """Return the type of the network file system that a path lies on; "" where it is on none."""
+    kind = file_system(path, mounted)
+    return kind if kind.startswith(NETWORK) else ""
+
+
+def refusal(file: Path, kind: str) -> str:
+    """Say why a SQLite file on a network file system is refused, and what to do instead."""
+    return (
+        f"{file} lies on a network file system ({kind}), where the locks of SQLite do not hold "
+        f"between machines and a database is damaged sooner or later: {WAY_OUT}"
+    )

@@ -1,0 +1,124 @@
+"""Merging: what several machines keep in databases of their own, put together in one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from results.connect import resolve, store_errors
+from results.merge.disagreements import Disagreement, disagreements
+from results.merge.files import copy_files, files_of, own_paths
+from results.merge.rows import RowCopy
+from results.models import AttemptRow, TrialRow
+from results.store.records import UNFINISHED
+from results.store.store import Store, open_store
+from results.text import StoreError
+
+__all__ = ["Disagreement", "Merged", "disagreements", "merge", "merge_all"]
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What one source brought.
+
+    Attributes:
+        added: new rows by table; empty where the target had all of them.
+        updated: rows of which an earlier or later time was taken over.
+        unfinished: attempts that were left out, since they have not ended.
+        folders: folders of weights that were copied.
+        trials: fingerprints of the trials at which the source holds attempts that ended.
+    """
+
+    source: str
+    added: dict[str, int]
+    updated: int
+    unfinished: int
+    folders: int
+    trials: tuple[str, ...]
+
+    @property
+    def is_new(self) -> bool:
+        """Whether anything was changed."""
+        return bool(self.added or self.updated or self.folders)
+
+
+def merge_all(target: str, sources: Sequence[str], home: Path) -> list[Merged]:
+    """Merge databases into another, which is made where there is none.
+
+    All sources are opened, for reading alone, before anything is written.
+
+    Args:
+        target, sources: SQLite files or SQLAlchemy URLs.
+        home: the folder from which the target's attempts name their files.
+
+    Raises:
+        StoreError: a database cannot be used, or is the target itself.
+    """
+    with ExitStack() as opened:
+        stores = []
+        for name in sources:
+            if _same(name, target):
+                raise StoreError(
+                    f"{name} is the database that is merged into: name the others alone, or "
+                    "another one to merge into with --db"
+                )
+            store = open_store(name, create=False, read_only=True)
+            stores.append(opened.enter_context(store))
+        into = opened.enter_context(open_store(target))
+        return [merge(into, store, home) for store in stores]
+
+
+def merge(target: Store, source: Store, home: Path) -> Merged:
+    """Add to a database what another one holds, in one transaction; then the files that lie there.
+
+    Attempts that have not ended, and leases, are left out. Merging again changes nothing.
+
+    Raises:
+        StoreError: a row of the source refers to one that is not there; nothing was merged.
+    """
+    with _snapshot(source) as reading, target.alone() as writing:
+        copied = RowCopy(reading, writing, {"attempts": own_paths(writing)})
+        try:
+            copied.run()
+        except StoreError as error:
+            raise StoreError(f"cannot merge {source.url}: {error}") from None
+        files = files_of(copied)
+        tried = select(TrialRow.fingerprint).join(AttemptRow, AttemptRow.trial_id == TrialRow.id)
+        ended = tried.where(AttemptRow.status.not_in(UNFINISHED)).distinct()
+        trials = tuple(reading.scalars(ended))
+    url = source.engine.url
+    folders = 0
+    if url.get_backend_name() == "sqlite" and url.database:
+        folders = copy_files(files, Path(url.database).parent, home)
+    return Merged(
+        source=source.url,
+        added=dict(copied.added),
+        updated=copied.updated,
+        unfinished=len(copied.left_out["attempts"]),
+        folders=folders,
+        trials=trials,
+    )
+
+
+@contextmanager
+def _snapshot(store: Store) -> Iterator[Session]:
+    """Open a session that reads the database as it is now, whoever writes into it meanwhile."""
+    engine = store.engine
+    if engine.dialect.name == "postgresql":
+        engine = engine.execution_options(isolation_level="REPEATABLE READ")
+    with store_errors(engine.url, "read"), Session(engine) as session:
+        yield session
+
+
+def _same(one: str, other: str) -> bool:
+    """Tell whether two names are of one database."""
+    urls = (resolve(one), resolve(other))
+    files = [Path(url.database) for url in urls if url.database and url.host is None]
+    if len(files) == 2 and all(file.exists() for file in files):
+        return files[0].samefile(files[1])
+    return urls[0] == urls[1]

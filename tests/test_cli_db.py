@@ -1,0 +1,77 @@
+"""`db merge` as a user types it, of databases that two small runs have made."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from results import open_store
+from results.frames import metrics_frame
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parent.parent
+QUICK = [
+    *("--preset", "smoke", "--set", "train.epochs=0.2", "--no-report", "--study", "both"),
+    *("--set", "suites.throughput.seconds=0", "--set", "suites.throughput.min_repeats=1"),
+    *("--set", "suites.throughput.model_batch=1"),
+]
+
+
+def run(folder: Path, *arguments: str, threads: int = 1, status: int = 0) -> str:
+    """A command with a home in a folder; returns what it printed."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "bench.py"), *arguments],
+        cwd=folder,
+        env={**os.environ, "BENCH_HOME": str(folder / "runs"), "OMP_NUM_THREADS": str(threads)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two homes; the number of threads makes them two machines. Both have trained `dense`."""
+    folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
+    for threads, (folder, router) in enumerate(zip(folders, ["soft_moe", "random"], strict=True)):
+        routers = f"dense,{router}"
+        run(folder, "run", *QUICK, "--routers", routers, "--seeds", "1", threads=threads + 1)
+    return folders
+
+
+def test_a_merged_database_is_reported_reused_and_merged_again(nodes, tmp_path: Path) -> None:
+    sources = [str(node / "runs" / "bench.db") for node in nodes]
+    output = run(tmp_path, "db", "merge", *sources)
+    assert output.count("2 attempts") == 2
+    assert "copied the weights of 2 trials" in output
+    assert max(map(len, output.splitlines())) <= 100
+    again = run(tmp_path, "db", "merge", *reversed(sources))
+    assert again.count("  nothing new\n") == 2
+    assert "nothing was changed" in again
+    with open_store(tmp_path / "runs" / "bench.db", create=False) as store:
+        frame = metrics_frame(store, "both")
+    timed = frame[frame["metric"] == "forward_ms"]
+    assert timed.groupby("router")["machine"].nunique()["dense"] == 2
+    assert frame[frame["metric"] == "top1"].groupby("router")["trial"].nunique().to_dict() == {
+        "dense": 1,
+        "random": 1,
+        "soft_moe": 1,
+    }
+    report = run(tmp_path, "report", "--study", "both", "--out", "paper")
+    page = (tmp_path / "paper" / "index.html").read_text()
+    assert "soft_moe" in page
+    assert "random" in page
+    assert "report:" in report
+    run(tmp_path, "report", "--check", "paper")
+    request = ["--routers", "dense,soft_moe,random", "--seeds", "1"]
+    assert re.search(r"3 reused", run(tmp_path, "run", *QUICK, *request))
+    # A suite that is new needs the weights, which have come along.
+    assert re.search(r"3 measured", run(tmp_path, "run", "fewshot", *QUICK, *request))
