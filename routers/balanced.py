@@ -28,6 +28,7 @@ class BaseLayer(Unlimited):
     on the CPU. Where E does not divide t, an expert takes ⌈t/E⌉ tokens at most.
     """
 
+    host_reads = "an assignment problem is solved on the CPU"
     noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
 
     def build_gate(self) -> nn.Module:
@@ -61,7 +62,8 @@ def balanced_assignment(scores: Tensor) -> Tensor:
     _, tokens, experts = scores.shape
     slots = -(-tokens // experts)
     # Lower than whatever the finite scores can add up to.
-    finite = scores.double().masked_fill(scores == -torch.inf, 0)
+    # SciPy refuses NaN and +∞, which on a GPU come here: see `Routing.refused`.
+    finite = scores.double().nan_to_num(0, 0, 0)
     worst = -2 * (1 + finite.abs().sum(1).amax()) if scores.numel() else 0.0
     values = finite.masked_fill(scores == -torch.inf, float(worst)).cpu().numpy()
     solved = [

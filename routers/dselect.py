@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from routers.hyper import Range, hyper
 from routers.layer_info import RouterContext
 from routers.parts import Batch
-from routers.router import OwnGate, register_router
+from routers.router import RAGGED, OwnGate, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
@@ -31,6 +31,7 @@ class DSelectK(OwnGate):
     """
 
     ignores_groups = True
+    host_reads = RAGGED
     prunable = False  # an expert's bits are its number
     top_k: int = hyper(2, "Selectors, k.", ge=1)
     gamma: float = hyper(1.0, "Width of the smooth step, γ.", gt=0, tune=Range(0.1, 10.0, log=True))

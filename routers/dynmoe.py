@@ -15,7 +15,7 @@ from routers.errors import RequestError
 from routers.hyper import Range, hyper
 from routers.layer_info import RouterContext
 from routers.logits import sigmoid_shares
-from routers.router import OwnGate, register_router
+from routers.router import RAGGED, OwnGate, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
@@ -42,6 +42,7 @@ class DynMoE(OwnGate):
     """
 
     ignores_groups = True
+    host_reads = RAGGED
     needs_sums = True
     mask: Tensor
     chosen_since: Tensor

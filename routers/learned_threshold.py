@@ -41,7 +41,7 @@ class LearnedThreshold(Router):
     def note_lowest(self, routing: Routing, scores: Tensor, share: int) -> None:
         """Note the s-th largest score of each expert: (g, t, E), of each group by itself."""
         lowest = scores.detach().topk(share, dim=1).values[:, -1]
-        routing.statistics["groups"] = lowest.new_tensor(len(lowest))
+        routing.statistics["groups"] = lowest.new_full((), len(lowest))
         routing.statistics["lowest"] = lowest.sum(0)
 
     @torch.no_grad()

@@ -9,8 +9,10 @@ units of a CPU idle. With the tokens last, a softmax over 8 experts is 14 times 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import wraps
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -21,24 +23,44 @@ from torch.nn import functional as F
 from routers.errors import NonFiniteError
 
 
-def exceptional(condition: Tensor) -> bool:
-    """Answer whether what hardly ever is the case is so; on a GPU the caller waits for it.
+def readable(tensor: Tensor) -> bool:
+    """Tell whether the host may read a value: on a GPU it waits, and torch's compiler cannot."""
+    return tensor.is_cpu and not torch.compiler.is_compiling()
+
+
+def exceptional(condition: Tensor, *, unread: bool = True) -> bool:
+    """Answer whether what hardly ever is the case is so, or `unread` where that cannot be read.
 
     Tensors without values (torch's fake ones, which trace a computation) take the usual way.
     """
+    if not readable(condition):
+        return unread
     return not isinstance(condition, FakeTensor) and bool(condition)
 
 
-def require_finite(modes: Sequence[Tensor], router: object = None, what: str = "logit") -> None:
+def filled(values: Sequence[float], like: Tensor) -> Tensor:
+    """Make an (n,) tensor of the type and device of another, without a copy that a GPU waits for.
+
+    It is filled where it lies, once for each run of equal values.
+    """
+    runs = [(value, len(list(run))) for value, run in groupby(values)]
+    return torch.cat([like.new_full((count,), value) for value, count in runs])
+
+
+def require_finite(
+    modes: Sequence[Tensor], router: object = None, what: str = "logit"
+) -> Tensor | None:
     """Refuse logits that hold NaN or +∞, and tokens without a finite logit.
 
-    A logit of −∞ masks a pair and is allowed. It costs one maximum over each token's logits, and
-    one read of a single truth value: on a GPU the caller waits until the logits are computed, once
-    a routing; `torch.compile` breaks its graph there.
+    A logit of −∞ masks a pair and is allowed. It costs one maximum over each token's logits.
+    Nothing waits for a GPU: there, and where torch's compiler traces, nothing is raised.
 
     Args:
         modes: (g, t, …) each, the logits of each expert mode; mostly one.
         router: what they are of, for the error.
+
+    Returns:
+        A scalar, bool, whether they had to be refused, where it was not read; None where it was.
 
     Raises:
         NonFiniteError: it names the first such token.
@@ -46,8 +68,10 @@ def require_finite(modes: Sequence[Tensor], router: object = None, what: str = "
     # A maximum is NaN beside a NaN, and −∞ where there is nothing else.
     peaks = [logits.detach().flatten(2).amax(-1) for logits in modes]
     finite = torch.stack(peaks).isfinite().all(0) if len(peaks) > 1 else peaks[0].isfinite()
-    if exceptional((~finite).any()):
+    fault = (~finite).any()
+    if exceptional(fault, unread=False):
         raise NonFiniteError(_first_fault(modes, finite, what), router)
+    return None if readable(fault) else fault
 
 
 def _first_fault(modes: Sequence[Tensor], finite: Tensor, what: str) -> str:
@@ -71,8 +95,9 @@ def refusing_non_finite(allocate: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(allocate)
     def checked(self: Any, logits: Tensor, *noisy: Tensor) -> Any:
-        require_finite(self.modes(noisy[0] if noisy else logits), self)
-        return allocate(self, logits, *noisy)
+        fault = require_finite(self.modes(noisy[0] if noisy else logits), self)
+        routing = allocate(self, logits, *noisy)
+        return routing if fault is None else dataclasses.replace(routing, refused=fault)
 
     return checked
 
@@ -82,8 +107,8 @@ def highest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Find the k highest scores of each row, the lowest index first among equal ones.
 
     One choice is a maximum, whose index is the first by torch's promise. More are a top-k, and
-    where it meets equal scores a second one, which ranks them by their index. It never waits for a
-    GPU: there it takes the second one always.
+    where it meets equal scores a second one, which ranks them by their index. Where it cannot read
+    whether it does, as on a GPU, it takes the second one always.
 
     Args:
         scores: (…, n) without NaN, n at least k.
@@ -94,7 +119,7 @@ def highest(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if k == 1:
         values, index = scores.max(-1, keepdim=True)
         return values, index
-    if scores.is_cpu:
+    if readable(scores):
         values, index = scores.topk(min(k + 1, scores.shape[-1]))
         if not exceptional((values[..., 1:] == values[..., :-1]).any()):
             return values[..., :k].contiguous(), index[..., :k].contiguous()

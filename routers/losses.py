@@ -17,6 +17,7 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from routers.errors import RequestError, with_article
+from routers.logits import filled
 from routers.parts import Batch, in_parts
 from routers.registry import Registry
 from routers.routing import Routing
@@ -87,7 +88,7 @@ def complexity(routing: Routing, batch: Batch) -> Tensor:
     """
     summed = batch.whole(routing.real(routing.gates).sum(0))
     if routing.expert_sizes:
-        summed = summed * summed.new_tensor(routing.expert_sizes)
+        summed = summed * filled(routing.expert_sizes, summed)
     return (_squared_variation(summed) + load(routing, batch)) / 2
 
 
@@ -131,7 +132,7 @@ def global_batch(routing: Routing, batch: Batch) -> Tensor:
     _choices("global_batch", routing)
     counts = batch.so_far(routing.demand().sum(0).to(routing.gates.dtype))
     gates = routing.real(_choosing_gates(routing))
-    tokens = counts.new_tensor(len(gates))
+    tokens = counts.new_full((), len(gates))
     if distributed.is_available() and distributed.is_initialized():
         for total in (counts, tokens):
             distributed.all_reduce(total)
@@ -195,7 +196,7 @@ def router_similarity(routing: Routing, batch: Batch) -> Tensor:
     diagonal = experts * together / together.trace().clamp(min=1)
     rest = together.masked_fill(own, 0)
     weights = torch.where(own, diagonal, (experts**2 - experts) * rest / rest.sum().clamp(min=1))
-    shared = batch.whole(gates.T @ gates) / batch.whole(gates.new_tensor(len(gates)))
+    shared = batch.whole(gates.T @ gates) / batch.whole(gates.new_full((), len(gates)))
     return (weights * shared).sum()
 
 

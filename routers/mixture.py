@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from entmax import entmax15
+from entmax.activations import Entmax15Function
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -14,7 +14,7 @@ from routers.affinity import Affinity
 from routers.errors import RequestError
 from routers.hyper import hyper
 from routers.layer_info import RouterContext
-from routers.logits import expert_softmax, highest
+from routers.logits import expert_softmax, highest, readable
 from routers.router import Unlimited, register_router
 from routers.routing import MixtureRouting, Routing, TokenChoiceRouting
 
@@ -153,5 +153,25 @@ class MuMoE(Unlimited):
 def sparse_softmax(logits: Tensor) -> Tensor:
     """Compute entmax-1.5 over the last axis; 0 at −∞, where the library's gives NaN."""
     # 2 below the highest logit the weight is 0, whatever the others are.
-    weights: Tensor = entmax15((logits - logits.detach().amax(-1, keepdim=True)).clamp(min=-4))
+    below = (logits - logits.detach().amax(-1, keepdim=True)).clamp(min=-4)
+    if not readable(below):
+        below = below.nan_to_num()  # of NaN entmax makes an index that ends a GPU's process
+    weights: Tensor = Entmax15.apply(below)
     return weights
+
+
+class Entmax15(torch.autograd.Function):
+    """The library's entmax-1.5 over the last axis, in a form that torch's compiler can trace."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        weights: Tensor = Entmax15Function.forward(ctx, x, -1)
+        return weights
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (weights,) = ctx.saved_tensors
+        slope = weights.sqrt()
+        moved = grad * slope
+        mean = moved.sum(-1, keepdim=True) / slope.sum(-1, keepdim=True)
+        return moved - mean * slope

@@ -49,7 +49,9 @@ class MoCEIR(Unlimited):
         return super().draw_noise(logits[:, :1], generator).expand_as(logits)
 
     def allocate(self, logits: Tensor) -> Routing:
-        return TokenChoiceRouting.top_k(expert_softmax(logits), self.top_k, None, logits=logits)
+        # All tokens of an image go to its experts, which have room for them: nothing is dropped.
+        gates, slots = expert_softmax(logits), max(1, logits.shape[1])
+        return TokenChoiceRouting.top_k(gates, self.top_k, slots, logits=logits)
 
     def clean_gates(self, logits: Tensor) -> Tensor:
         return expert_softmax(logits)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from routers.errors import RequestError
 from routers.hyper import Range, hyper
 from routers.layer_info import RouterContext
-from routers.logits import expert_softmax
+from routers.logits import expert_softmax, filled
 from routers.parts import Batch
 from routers.router import Router, register_router
 from routers.routing import Routing, TokenChoiceRouting
@@ -77,7 +77,7 @@ class MoEPlusPlus(Router):
         limits = self.limits(logits)
         routing = TokenChoiceRouting.top_k(gates, 2, limits, logits=logits, renormalize=True)
         if not self.mixtral_gating:
-            zero = logits.new_tensor(self.is_zero).bool()[routing.experts]
+            zero = filled(self.is_zero, logits).bool()[routing.experts]
             left = routing.weights.masked_fill(zero, 0)
             total = left.sum(-1, keepdim=True)
             routing = dataclasses.replace(routing, weights=left / total.clamp(min=1e-20))
@@ -91,22 +91,21 @@ class MoEPlusPlus(Router):
             return logits
         return logits / logits.std(-1, keepdim=True).clamp(min=1e-12)
 
-    def limits(self, logits: Tensor) -> Tensor | None:
-        """Return (E,) long: each expert's slots for (g, t, E) logits; None for no limit."""
+    def limits(self, logits: Tensor) -> tuple[int, ...] | None:
+        """Return each expert's slots for (g, t, E) logits; None for no limit."""
         if self.capacity_factor is None:
             return None
         tokens, mlps = logits.shape[1], sum(self.is_mlp)
         unit = self.capacity_factor * 2 * tokens / (self.tau * mlps + self.num_experts - mlps)
-        slots = [
+        return tuple(
             min(tokens, math.ceil(unit * (self.tau if mlp else 1.0) - 1e-9)) for mlp in self.is_mlp
-        ]
-        return torch.tensor(slots, device=logits.device)
+        )
 
     def own_loss(self, routing: Routing, batch: Batch) -> Tensor | None:
         if not self.training:
             return None
         gates = routing.real(routing.gates)
         share = batch.whole(routing.demand().sum(0).to(gates.dtype))
-        share = share / batch.whole(gates.new_tensor(len(gates))).clamp(min=1)
-        eta = gates.new_tensor([1.0 if mlp else self.tau for mlp in self.is_mlp])
+        share = share / batch.whole(gates.new_full((), len(gates))).clamp(min=1)
+        eta = filled([1.0 if mlp else self.tau for mlp in self.is_mlp], gates)
         return self.loss_weight * (eta * share * batch.mean(gates)).sum()

@@ -44,14 +44,19 @@ class RandomRouter(EvenTopK):
     What a router gains over this one is what its choices are worth.
     """
 
+    odd: Tensor
     seed: int = hyper(0, "Seed of the draw in eval mode.", ge=0, lt=2**32)
+
+    def build_gate(self) -> nn.Module:
+        self.register_buffer("odd", odd_numbers(self.dim, self.seed), persistent=False)
+        return super().build_gate()
 
     def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
         groups, length, _ = tokens.shape
         shape = (groups, length, self.num_experts)
         if self.training:
             return torch.empty(shape, device=tokens.device).uniform_(generator=context.generator)
-        return drawn_from_bits(tokens, self.num_experts, self.seed)
+        return drawn_from_bits(tokens, self.num_experts, self.odd)
 
 
 @register_router("hash", family="null", display="Hash", source="arXiv 2106.04426, adapted")
@@ -62,12 +67,22 @@ class HashRouter(EvenTopK):
     """
 
     prunable = False
+    order: Tensor
     seed: int = hyper(0, "Seed of the map from positions to experts.", ge=0, lt=2**32)
+
+    def build_gate(self) -> nn.Module:
+        self.register_buffer("order", self.permuted(self.tokens or 0), persistent=False)
+        return super().build_gate()
+
+    def permuted(self, length: int) -> Tensor:
+        """Draw the order of this many positions, (length,) long."""
+        return torch.randperm(length, generator=torch.Generator().manual_seed(self.seed))
 
     def compute_logits(self, tokens: Tensor, context: RouterContext) -> Tensor:
         groups, length, _ = tokens.shape
-        order = torch.randperm(length, generator=torch.Generator().manual_seed(self.seed))
-        first = (order % self.num_experts).to(tokens.device).unsqueeze(-1)
+        known = length == len(self.order)  # groups of another length are copied to the device
+        order = self.order if known else self.permuted(length).to(tokens.device)
+        first = (order % self.num_experts).unsqueeze(-1)
         expert = torch.arange(self.num_experts, device=tokens.device)
         # 0 for the position's expert, -1 for the next one round, …
         logits = -((expert - first) % self.num_experts).to(tokens.dtype)
@@ -86,13 +101,17 @@ class FrozenRouter(SoftmaxTokenChoice):
         return super().build_gate().requires_grad_(False)
 
 
-def drawn_from_bits(tokens: Tensor, outputs: int, seed: int) -> Tensor:
-    """Hash each token's float32 bits and a seed to n numbers in [-1, 1]: (g, t, d) -> (g, t, n)."""
-    bits = tokens.float().contiguous().view(torch.int32).long()
+def odd_numbers(count: int, seed: int) -> Tensor:
+    """Draw odd factors, (count,) long."""
     generator = torch.Generator().manual_seed(seed)
-    odd = torch.randint(-(2**62), 2**62, (tokens.shape[-1],), generator=generator) * 2 + 1
+    return torch.randint(-(2**62), 2**62, (count,), generator=generator) * 2 + 1
+
+
+def drawn_from_bits(tokens: Tensor, outputs: int, odd: Tensor) -> Tensor:
+    """Hash each token's float32 bits by factors (d,) to n in [-1, 1]: (g, t, d) -> (g, t, n)."""
+    bits = tokens.float().contiguous().view(torch.int32).long()
     # Integers wrap round, so the sum is exact in any order and on any device.
-    key = (bits * odd.to(bits.device)).sum(-1, keepdim=True)
+    key = (bits * odd).sum(-1, keepdim=True)
     mixed = key + torch.arange(1, outputs + 1, device=bits.device) * -7046029254386353131
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):
         mixed = (mixed ^ (mixed >> shift)) * factor
@@ -116,7 +135,7 @@ class ForcedRouter(EvenTopK):
 
     def allocate(self, logits: Tensor) -> Routing:
         groups, tokens, experts = logits.shape
-        forced = forced_experts(tokens, experts, self.top_k, self.skew).to(logits.device)
+        forced = forced_experts(tokens, experts, self.top_k, self.skew, logits.device)
         chosen = forced.expand(groups, tokens, self.top_k)
         weights = logits.new_full(chosen.shape, 1 / self.top_k)
         gates = torch.zeros_like(logits).scatter(-1, chosen, weights)
@@ -124,14 +143,16 @@ class ForcedRouter(EvenTopK):
         return TokenChoiceRouting.from_choices(gates, chosen, weights, capacity)
 
 
-def forced_experts(tokens: int, experts: int, k: int, skew: float) -> Tensor:
+def forced_experts(
+    tokens: int, experts: int, k: int, skew: float, device: torch.device | None = None
+) -> Tensor:
     """Return (t, k) long: the experts of each token, in turn, expert 0 `skew` times as often.
 
     Raises:
         RequestError: that many tokens do not exist, or the other experts are fewer than k.
     """
     if skew == 1:
-        return torch.arange(tokens * k).view(tokens, k) % experts
+        return torch.arange(tokens * k, device=device).view(tokens, k) % experts
     wanted = round(skew * tokens * k / experts)
     if wanted > tokens or experts - 1 < k:
         raise RequestError(
@@ -139,9 +160,9 @@ def forced_experts(tokens: int, experts: int, k: int, skew: float) -> Tensor:
             f"{experts} experts; the largest skew is {experts / k if experts > k else 1:g}"
         )
     # Evenly spread over the sequence: the tokens at which the running count goes up.
-    count = torch.arange(1, tokens + 1) * wanted // max(tokens, 1)
+    count = torch.arange(1, tokens + 1, device=device) * wanted // max(tokens, 1)
     taken = count.diff(prepend=count.new_zeros(1)) > 0
-    turn = torch.arange(tokens * k).view(tokens, k)
+    turn = torch.arange(tokens * k, device=device).view(tokens, k)
     others = turn - count.unsqueeze(1)
     others = others % (experts - 1) + 1
     first = torch.where(taken.unsqueeze(1), 0, others[:, :1])

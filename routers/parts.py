@@ -102,4 +102,4 @@ class Batch:
 
     def mean(self, values: Tensor) -> Tensor:
         """Return the mean over the tokens of the whole batch: (n, …) of this part -> (…)."""
-        return self.whole(values.sum(0)) / self.whole(values.new_tensor(len(values)))
+        return self.whole(values.sum(0)) / self.whole(values.new_full((), len(values)))

@@ -13,7 +13,7 @@ from routers.errors import RequestError
 from routers.hyper import Range, hyper
 from routers.logits import expert_softmax
 from routers.parts import Batch
-from routers.router import Unlimited, register_router
+from routers.router import RAGGED, Unlimited, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
@@ -36,6 +36,7 @@ class ReLURouter(Unlimited):
     """
 
     ignores_groups = True
+    host_reads = RAGGED
     needs_sums = True
     strength: Tensor
     target_top_k: float = hyper(1.0, "Mean experts of a token that λ aims at.", gt=0)
@@ -57,7 +58,7 @@ class ReLURouter(Unlimited):
     def allocate(self, logits: Tensor) -> Routing:
         weights, selected = logits.relu(), logits > 0
         routing = TokenChoiceRouting.from_mask(expert_softmax(logits), weights, selected)
-        routing.statistics["pairs"] = torch.tensor(logits.numel(), device=logits.device)
+        routing.statistics["pairs"] = torch.full((), logits.numel(), device=logits.device)
         return routing
 
     def clean_gates(self, logits: Tensor) -> Tensor:
@@ -68,7 +69,7 @@ class ReLURouter(Unlimited):
             return None
         weights = routing.real(routing.combine_weights())
         counts = batch.whole(routing.demand().sum(0).to(weights.dtype))
-        tokens = batch.whole(weights.new_tensor(len(weights))).clamp(min=1)
+        tokens = batch.whole(weights.new_full((), len(weights))).clamp(min=1)
         pairs = self.target_top_k * tokens**2 / self.num_experts
         return self.strength * (counts * batch.whole(weights.sum(0))).sum() / pairs
 

@@ -25,6 +25,8 @@ from routers.prunable import Prunable
 from routers.registry import Registry
 from routers.routing import Routing, route_padded
 
+RAGGED = "tokens take different numbers of experts, and the largest sets the shape"
+
 ROUTERS = Registry("router")
 register_router = ROUTERS.register
 
@@ -48,6 +50,8 @@ class Router(nn.Module, Prunable):
     """Whether all tokens of the batch are routed together, by the router's definition."""
     ignores_groups: ClassVar[bool] = False
     """Whether a token is routed alike whatever group it is in: by itself, or in the whole batch."""
+    host_reads: ClassVar[str] = ""
+    """Why a forward pass waits for a GPU to read values; empty where it does not."""
     needs_sums: ClassVar[bool] = False
     """Whether `after_step` asks for sums over micro-batches, so that a batch may be cut."""
 
@@ -122,7 +126,8 @@ class Router(nn.Module, Prunable):
             context: with a `mask` only the real tokens are routed, as groups of their own number.
 
         Raises:
-            NonFiniteError: a token's logits are NaN or +∞, or all of them −∞.
+            NonFiniteError: a token's logits are NaN or +∞, or all of them −∞. Where only a wait for
+                a GPU would tell, `refused` of the routing says so instead.
             RequestError: the mask does not fit the tokens.
         """
         context = context or RouterContext()

@@ -21,7 +21,7 @@ from routers.learned_threshold import LearnedThreshold
 from routers.logits import expert_softmax
 from routers.parts import Batch
 from routers.relu import with_deviation
-from routers.router import Router, register_router
+from routers.router import RAGGED, Router, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
@@ -33,6 +33,7 @@ class BatchChoice(Router):
     """
 
     spans_batch = True
+    host_reads = RAGGED
     threshold: Tensor
     eval_capacity_factor: ClassVar[Literal["same"]] = "same"  # type: ignore[misc]
     noise_std: ClassVar[float] = 0.0  # type: ignore[misc]
@@ -249,7 +250,9 @@ class DiffMoE(MeanThreshold):
             above = batch_ranks(logits, routing.gates) < above.sum((0, 1))
         selected = above & (logits > -torch.inf)
         chosen = TokenChoiceRouting.from_mask(routing.gates, routing.gates, selected)
-        return dataclasses.replace(chosen, logits=logits, noisy_logits=logits)
+        return dataclasses.replace(
+            chosen, logits=logits, noisy_logits=logits, refused=routing.refused
+        )
 
 
 @torch.no_grad()

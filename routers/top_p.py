@@ -7,7 +7,7 @@ from torch import Tensor
 
 from routers.hyper import Range, hyper
 from routers.logits import expert_softmax
-from routers.router import Unlimited, register_router
+from routers.router import RAGGED, Unlimited, register_router
 from routers.routing import Routing, TokenChoiceRouting
 
 
@@ -23,6 +23,7 @@ class TopP(Unlimited):
     """
 
     ignores_groups = True
+    host_reads = RAGGED
     p: float = hyper(
         0.4, "Sum of the gates that the chosen experts exceed.", gt=0, le=1, tune=Range(0.1, 0.9)
     )

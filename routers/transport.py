@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from routers.logits import highest, require_finite, without_underflow
+from routers.logits import highest, readable, require_finite, without_underflow
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +73,10 @@ _SAFE_SPREAD = {torch.float32: 40.0, torch.float64: 340.0}
 def _balance(kernel_log: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Balance each group by the fast form where it is safe: (g, E, t) of L/ε -> plan, scores."""
     low, high = kernel_log.flatten(1).aminmax(dim=1)
+    if not readable(high):
+        # The form that is safe for all: which groups are wide would have to be waited for.
+        logarithms = _scale_logarithms(kernel_log - high[:, None, None], iterations)
+        return logarithms.exp(), without_underflow(logarithms.exp(), logarithms)
     # Masked groups are wide, and what is not finite seems so.
     wide = ~(high - low <= _SAFE_SPREAD[kernel_log.dtype])
     if not wide.any():

@@ -249,7 +249,7 @@ def _own_limits(routing: Routing) -> Tensor | None:
         chosen = routing.chosen
         if routing.limits is None and chosen is not None and not chosen.all():
             return torch.tensor(routing.capacity).expand(routing.num_experts)
-        return routing.limits
+        return None if routing.limits is None else torch.tensor(routing.limits)
     return None
 
 

@@ -24,7 +24,7 @@ from bench.model.experts import (
     register_experts,
 )
 from bench.model.moe import Activations, MoELayer, moe_layers, reweighted
-from bench.model.objective import Objective, autocast, naming_layer
+from bench.model.objective import Objective, autocast, naming_layer, unless_refused
 from bench.model.origin import (
     Origin,
     defining_files,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
@@ -78,6 +79,7 @@ class Objective:
             logits = model(images)
         smoothing = self._train.label_smoothing
         task = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        task = unless_refused(task, routings)
         total = task
         if routings:
             for weight, loss, options in self._auxiliary:
@@ -87,6 +89,14 @@ class Objective:
             if (own := layer.router.own_loss(routing, batch)) is not None:
                 total = total + own
         return Losses(total, task.detach(), routings)
+
+
+def unless_refused(loss: Tensor, routings: Iterable[Routing]) -> Tensor:
+    """Return a loss, as NaN where a router had to refuse its logits and nothing waited to raise."""
+    for routing in routings:
+        if routing.refused is not None:
+            loss = loss.masked_fill(routing.refused, math.nan)
+    return loss
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from bench.compute import StepFlops
 from bench.config import TrainConfig
 from bench.data import Dataset, normalise
-from bench.model import autocast, forward_pass, naming_layer
+from bench.model import autocast, forward_pass, naming_layer, unless_refused
 from bench.train.outcome import SavedSnapshot
 from suites.support.subject import HistoryPoint, Observed
 
@@ -240,7 +240,8 @@ def evaluate(
     )
     for batch in observed:
         right += (batch.logits.argmax(-1) == batch.labels).sum()
-        loss += F.cross_entropy(batch.logits, batch.labels, reduction="sum")
+        summed = F.cross_entropy(batch.logits, batch.labels, reduction="sum")
+        loss += unless_refused(summed, batch.routings)
         seen += len(batch.labels)
     model.train(was_training)
     return Score(right.item() / seen, loss.item() / seen)

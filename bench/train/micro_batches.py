@@ -51,8 +51,9 @@ def why_not_cut(spec: TrialSpec, model: nn.Module, parts: int) -> str | None:
             continue
         if listens(layer.router):
             return f"{router} is told the loads of the whole batch"
-        # Parameters learn by the gradient alone; a buffer may follow the batches.
-        for buffer, _ in layer.named_buffers():
+        # Parameters learn by the gradient alone; a buffer may follow the batches, if it is saved.
+        parameters = dict(layer.named_parameters())
+        for buffer in layer.state_dict().keys() - parameters.keys():
             return f"{name}.{buffer} may keep statistics of the batch"
     return None
 

@@ -14,13 +14,34 @@ and `combine` are the fast paths, and must equal it in value and in gradient.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from routers.errors import RequestError
+
+T = TypeVar("T")
+
+
+class computed_once(Generic[T]):
+    """A property that is kept from its first use on; while torch's compiler traces, it is not.
+
+    The one of `functools` takes a lock in Python 3.11, which the compiler cannot trace.
+    """
+
+    def __init__(self, compute: Callable[[Any], T]) -> None:
+        self.compute, self.name, self.__doc__ = compute, compute.__name__, compute.__doc__
+
+    def __get__(self, routing: Any, owner: type) -> T:
+        if routing is None:  # asked of the class
+            return self  # type: ignore[return-value]
+        value = self.compute(routing)
+        if not torch.compiler.is_compiling():
+            routing.__dict__[self.name] = value
+        return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +62,8 @@ class Routing(ABC):
         statistics: what the router's `after_step` needs besides the loads, without a gradient.
         expert_sizes: parameters of each expert; none where all are alike.
         mask: (g, t) bool, the real tokens where others are padding; None where all are real.
+        refused: scalar bool, whether a token's logits were not finite, where nothing could wait for
+            the answer (on a GPU) to raise an error; None where it was known.
     """
 
     gates: Tensor
@@ -54,6 +77,7 @@ class Routing(ABC):
     statistics: dict[str, Tensor] = field(default_factory=dict, kw_only=True)
     expert_sizes: tuple[int, ...] = field(default=(), kw_only=True)
     mask: Tensor | None = field(default=None, kw_only=True)
+    refused: Tensor | None = field(default=None, kw_only=True)
 
     constant_load: ClassVar[bool] = False
     """True where the load of an expert is constant by construction."""

@@ -118,8 +118,7 @@ class SoftRouting(SeenByAll):
     def from_logits(cls, logits: Tensor) -> Self:
         """Dispatch (g, t, E, s) by a softmax over the tokens, combine by one over all slots.
 
-        A pair at −∞ has weight 0 in both; a slot that has no other reads nothing. Whether there is
-        such a slot is asked once, for which the caller waits for a GPU.
+        A pair at −∞ has weight 0 in both; a slot that has no other reads nothing.
         """
         slot_weights = logits.flatten(2).softmax(-1).view_as(logits)
         empty = logits.detach().amax(1, keepdim=True) == -torch.inf

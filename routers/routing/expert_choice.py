@@ -36,8 +36,7 @@ class ExpertChoiceRouting(Routing):
         """Give each expert the `capacity` tokens of its highest scores, weighted by their gates.
 
         Of equal scores the earliest token is first. A score of −∞ is never chosen: an expert with
-        fewer others leaves slots empty. Whether one does is asked once where there are scores, for
-        which the caller waits for a GPU.
+        fewer others leaves slots empty.
 
         Args:
             gates: (g, t, E).

@@ -68,6 +68,7 @@ class PaddedRouting(Routing):
             for routing, weight in zip(routings, weights, strict=True)
             if routing.loss is not None
         ]
+        refused = [routing.refused for routing in routings if routing.refused is not None]
         return cls(
             **spread,  # type: ignore[arg-type]
             parts=tuple(parts),
@@ -79,6 +80,7 @@ class PaddedRouting(Routing):
                 for name in first.diagnostics
             },
             loss=reduce(torch.add, losses) if losses else None,
+            refused=reduce(torch.logical_or, refused) if refused else None,
             statistics={
                 name: reduce(torch.add, [routing.statistics[name] for routing in routings])
                 for name in first.statistics

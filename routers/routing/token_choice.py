@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from routers.errors import RequestError
-from routers.logits import highest
-from routers.routing.base import Routing
+from routers.logits import filled, highest
+from routers.routing.base import Routing, computed_once
 from routers.routing.gather import CombineRows, DispatchRows, gather_rows, inverse_rows
 
 
@@ -24,7 +24,7 @@ class TokenChoiceRouting(Routing):
         weights: (g, t, K) float, combine weight of each choice, were it kept.
         position: (g, t, K) long, place of each choice in its expert's queue, from 0.
         capacity: slots of each expert; the same for all.
-        limits: (E,) long, where experts differ: slots that each may fill, at most `capacity`.
+        limits: where experts differ, slots that each may fill, at most `capacity`.
         chosen: (g, t, K) bool, which choices are real, where tokens take different numbers of
             experts; None where all are.
     """
@@ -33,7 +33,7 @@ class TokenChoiceRouting(Routing):
     weights: Tensor
     position: Tensor
     capacity: int
-    limits: Tensor | None = None
+    limits: tuple[int, ...] | None = None
     chosen: Tensor | None = None
 
     @classmethod
@@ -41,7 +41,7 @@ class TokenChoiceRouting(Routing):
         cls,
         gates: Tensor,
         k: int,
-        capacity: int | Tensor | None,
+        capacity: int | Sequence[int] | None,
         *,
         logits: Tensor | None = None,
         scores: Tensor | None = None,
@@ -55,7 +55,8 @@ class TokenChoiceRouting(Routing):
 
         Args:
             gates: (g, t, E).
-            capacity: slots of every expert, (E,) of them, or None to drop nothing.
+            capacity: slots of every expert, E numbers where they differ, or None to drop nothing,
+                for which a GPU waits.
             logits: (g, t, E) that the gates are the softmax of: chooses as the gates do, also
                 where these underflow or round to equal values. Give it for k above 1.
             scores: (g, t, E) to choose by instead.
@@ -91,7 +92,7 @@ class TokenChoiceRouting(Routing):
         gates: Tensor,
         experts: Tensor,
         weights: Tensor,
-        capacity: int | Tensor | None,
+        capacity: int | Sequence[int] | None,
         *,
         priority: Tensor | None = None,
         chosen: Tensor | None = None,
@@ -104,10 +105,11 @@ class TokenChoiceRouting(Routing):
         limits = None
         if capacity is None:
             slots = max(int(longest), 1)
-        elif isinstance(capacity, Tensor):
-            limits, slots = capacity, int(capacity.max())
-        else:
+        elif isinstance(capacity, int):
             slots = capacity
+        else:
+            limits = tuple(map(int, capacity))
+            slots = max(limits)
         return cls(gates, experts, weights, position, slots, limits, chosen)
 
     @classmethod
@@ -137,14 +139,16 @@ class TokenChoiceRouting(Routing):
     def num_slots(self) -> int:
         return self.capacity
 
-    @cached_property
+    @computed_once
     def kept(self) -> Tensor:
         """(g, t, K) bool: the choices that found a slot."""
-        limit = self.capacity if self.limits is None else self.limits[self.experts]
+        limit: Tensor | int = self.capacity
+        if self.limits is not None:
+            limit = filled(self.limits, self.experts)[self.experts]
         kept = self.position < limit
         return kept if self.chosen is None else kept & self.chosen
 
-    @cached_property
+    @computed_once
     def slot_of_choice(self) -> Tensor:
         """(g·t, K) long: row of each choice in the flattened (E, g, s); one past it if dropped."""
         groups = len(self.experts)
@@ -152,7 +156,7 @@ class TokenChoiceRouting(Routing):
         row = (self.experts * groups + group) * self.capacity + self.position
         return torch.where(self.kept, row, self._rows).reshape(-1, self.choices)
 
-    @cached_property
+    @computed_once
     def token_of_slot(self) -> Tensor:
         """(E·g·s,) long: row of each slot's token in the flattened (g, t); one past if unused."""
         rows = self.slot_of_choice.shape[0]

@@ -9,7 +9,7 @@ from bench.data.batches import TrainingBatches
 from bench.execute.failures import status_of
 from bench.model import moe_layers
 from bench.model.build import trial_model
-from bench.train.evaluation import observe
+from bench.train.evaluation import evaluate, observe
 from bench.train.loop import train_trial
 from bench.train.step import Trainer
 from routers import ROUTERS, Baseline, NonFiniteError, Router, list_routers, register_router
@@ -42,6 +42,32 @@ def test_every_router_refuses_its_logits_by_layer(name, tiny_spec, tiny_dataset,
     layer = list(moe_layers(trainer.model))[-1]
     with pytest.raises(NonFiniteError, match=f"^layer {layer}: token 0 of group 0 has the logit"):
         trainer.step(1)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", NAMES)
+def test_where_nothing_waits_for_the_logits_the_loss_is_nan(
+    name, value, tiny_spec, tiny_dataset, monkeypatch
+):
+    for module in ("logits", "mixture", "transport"):  # as on a GPU
+        monkeypatch.setattr(f"routers.{module}.readable", lambda tensor: False)
+    breaking_from(monkeypatch, 1, value)
+    spec = tiny_spec(name)
+    trainer = Trainer(spec, tiny_dataset, TrainingBatches(spec, tiny_dataset, CPU), CPU, steps=2)
+    assert trainer.step(0).isfinite()
+    assert trainer.step(1).isnan()
+
+
+def test_a_validation_whose_logits_nothing_waits_for_is_nan(tiny_spec, tiny_dataset, monkeypatch):
+    monkeypatch.setattr("routers.logits.readable", lambda tensor: False)
+    model = trial_model(tiny_spec("relu"), tiny_dataset)
+    assert math.isfinite(evaluate(model, tiny_dataset, "val", batch_size=8, device=CPU).loss)
+    # A gate of ReLU lets no token of −∞ to an expert, so that the output alone would not show it.
+    router = moe_layers(model).popitem()[1].router
+    router.compute_logits = lambda tokens, context: torch.full(
+        (*tokens.shape[:2], router.num_experts), -math.inf
+    )
+    assert math.isnan(evaluate(model, tiny_dataset, "val", batch_size=8, device=CPU).loss)
 
 
 @pytest.mark.parametrize("name", ["softmax_token_choice", "softmax_expert_choice", "soft_moe"])

@@ -63,7 +63,7 @@ class HeterogeneousExperts(MLPExperts):
 
     def _mlp_slots(self, routing: Routing) -> int:
         if isinstance(routing, TokenChoiceRouting) and routing.limits is not None:
-            return min(routing.num_slots, int(routing.limits[: self.mlps].max()))
+            return min(routing.num_slots, max(routing.limits[: self.mlps]))
         return routing.num_slots
 
     def _run(self, slot_inputs: Tensor, slots: int) -> Tensor:
