@@ -20,25 +20,3 @@ from results.store.records import (
 )
 from results.store.store import Store, StudyFrames, describe, load_study, open_store
 from results.text import StoreError, UnstorableError
-
-__all__ = [
-    "Array",
-    "ArrayRecord",
-    "AttemptRecord",
-    "CodeVersion",
-    "Component",
-    "LeaseRecord",
-    "Machine",
-    "Metric",
-    "Run",
-    "RunRecord",
-    "Store",
-    "StoreError",
-    "StudyFrames",
-    "StudyRecord",
-    "Subject",
-    "UnstorableError",
-    "describe",
-    "load_study",
-    "open_store",
-]

@@ -17,19 +17,3 @@ from suites.support.subject import HistoryPoint, LayerSubject, Observed, Snapsho
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
-
-__all__ = [
-    "SUITES",
-    "Array",
-    "HistoryPoint",
-    "LayerSubject",
-    "Metric",
-    "MetricDef",
-    "Observed",
-    "Snapshot",
-    "Suite",
-    "TrialSubject",
-    "build_suite",
-    "layers_and_mean",
-    "register_suite",
-]
