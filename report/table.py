@@ -49,7 +49,7 @@ class Column:
     """One column. A value is shown as `value * scale` with `digits` decimals, in `unit`.
 
     `n` is the number of runs of its cells where that is not the row's. The best means of a `ranked`
-    column are marked (see `report.best`). A `p_value` too small for its decimals is shown as less
+    column are marked (see `report.marks`). A `p_value` too small for its decimals is shown as less
     than the last one.
     """
 

@@ -6,7 +6,7 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from report.best import with_best
+from report.marks import with_best
 from report.conditions import ANY, Entry
 from report.older import aged_table, older_sentence
 from report.study import StudyData
