@@ -19,7 +19,7 @@ from report.comparisons import (
     leader,
 )
 from report.conditions import Entry, System
-from report.older import older_sentence
+from report.marks import older_sentence
 from report.study import StudyData
 from report.table import Column, Table
 from report.topics import claims, control, cost, gates

@@ -34,7 +34,7 @@ from report.cells import (
 )
 from report.comparisons import against_nulls, nulls
 from report.conditions import DENSE, Entry, System
-from report.older import OTHERS
+from report.marks import OTHERS
 from report.study import StudyData
 from report.style import COLUMN, FAINT, PAGE, panels, router_legend
 from report.table import Column, Lacking, captioned, number_of_runs

@@ -7,7 +7,7 @@ import pandas as pd
 
 from report.cells import sentence_on_analyses
 from report.claims import Claim, Side
-from report.older import older_trials_sentence
+from report.marks import older_trials_sentence
 from report.study import StudyData
 from report.table import OLDER, Cell, Column, Lacking, Row, captioned, number, text_columns, words
 from report.topics.make import Contents, as_table

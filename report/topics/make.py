@@ -6,9 +6,8 @@ from functools import partial
 
 from matplotlib.figure import Figure
 
-from report.marks import with_best
 from report.conditions import ANY, Entry
-from report.older import aged_table, older_sentence
+from report.marks import aged_table, older_sentence, with_best
 from report.study import StudyData
 from report.style import Drawing, style
 from report.table import (

@@ -18,7 +18,7 @@ from PIL import Image
 
 from report.cells import require_asked, why_without
 from report.conditions import Entry
-from report.older import older_sentence
+from report.marks import older_sentence
 from report.study import StudyData
 from report.table import Absent, Lacking, captioned, with_warning
 from results import ArrayRecord

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from report.conditions import Entry
-from report.older import older_trials_sentence
+from report.marks import older_trials_sentence
 from report.study import StudyData
 from report.table import OLDER, Cell, Column, Lacking, Row, summary, text_columns, words
 from report.topics.make import Contents, as_table

@@ -8,7 +8,7 @@ import pytest
 
 from report.claims import Claim
 from report.conditions import Entry, System
-from report.older import changed
+from report.marks import changed
 from report.study import load_study
 from report.table import OLDER, Table
 from report.topics import accuracy, claims, compute, differences, make_tables, trials
