@@ -139,8 +139,7 @@ def _environment() -> Environment:
         reading=READING,
     )
     environment.tests.update(
-        table=lambda part: isinstance(part, Table),
-        drawing=lambda part: isinstance(part, Drawing),
+        table=lambda part: isinstance(part, Table), drawing=lambda part: isinstance(part, Drawing)
     )
     return environment
 

@@ -185,11 +185,7 @@ def summary(
 
 
 def assemble(
-    name: str,
-    title: str,
-    caption: str,
-    columns: Iterable[Column],
-    rows: Iterable[Row],
+    name: str, title: str, caption: str, columns: Iterable[Column], rows: Iterable[Row]
 ) -> Table:
     """Make a table without empty columns, with one prefix a SI column."""
     kept_columns, kept_cells = [], []

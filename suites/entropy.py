@@ -48,12 +48,7 @@ from suites.support.information import (
     entropy_bits,
     mutual_information_bits,
 )
-from suites.support.subject import (
-    TrialSubject,
-    chosen_experts_answers,
-    routers_of,
-    why_not_routed,
-)
+from suites.support.subject import TrialSubject, chosen_experts_answers, routers_of, why_not_routed
 
 OF = ("gates", "combine")
 

@@ -11,16 +11,7 @@ import torch
 from torch import Tensor
 
 from bench.check import reference
-from bench.check.cases import (
-    CASES,
-    KINDS,
-    Subject,
-    context_of,
-    in_case,
-    normal,
-    outputs_of,
-    run,
-)
+from bench.check.cases import CASES, KINDS, Subject, context_of, in_case, normal, outputs_of, run
 from bench.check.outcome import Failed, NotApplicable, WrongReturn
 from bench.check.reference import require, require_all, require_equal, require_finite
 from routers import (

@@ -70,12 +70,7 @@ OF_DATASETS: Checks = {
     datasets.repeatable: "splits",
     datasets.apart: "splits",
 }
-OF_SUITES: Checks = {
-    suites.runs: "",
-    suites.finite: "",
-    suites.apart: "",
-    suites.headline: "apart",
-}
+OF_SUITES: Checks = {suites.runs: "", suites.finite: "", suites.apart: "", suites.headline: "apart"}
 
 
 def run_checks(entry: Entry, checks: Checks, settings: Sequence[Setting]) -> CheckReport:

@@ -178,8 +178,7 @@ class ArrayOptions(WorkOptions):
         ),
     ] = None
     workers: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Workers of the array.", show_default="4"),
+        int | None, typer.Option(min=1, metavar="N", help="Workers of the array.", show_default="4")
     ] = None
     cluster: Annotated[
         Path | None,

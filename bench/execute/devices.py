@@ -84,11 +84,7 @@ def lock_file(name: str) -> Path:
 
 @contextmanager
 def holding(
-    device: torch.device,
-    waiting: Callable[[str], None],
-    stop: Callable[[], bool],
-    *,
-    alone: bool,
+    device: torch.device, waiting: Callable[[str], None], stop: Callable[[], bool], *, alone: bool
 ) -> Iterator[None]:
     """Hold a device alone, as timings do, or together with others, as trainings do.
 

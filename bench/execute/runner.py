@@ -42,12 +42,7 @@ class Runner:
     """
 
     def __init__(
-        self,
-        store: Store,
-        home: Path,
-        datasets: Datasets,
-        on_event: OnEvent,
-        options: RunOptions,
+        self, store: Store, home: Path, datasets: Datasets, on_event: OnEvent, options: RunOptions
     ) -> None:
         self.slots = slots(options.jobs, options.devices)
         self.context = RunContext(

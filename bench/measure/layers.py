@@ -67,10 +67,7 @@ class LayerOfTrial:
             named = {"image": tokens, "batch": batch * tokens}
             in_group = named[groups] if isinstance(groups, str) else groups
             make = partial(
-                build_experts,
-                self._spec.experts.name,
-                replaced=ReplacedMLP(dim, hidden),
-                **options,
+                build_experts, self._spec.experts.name, replaced=ReplacedMLP(dim, hidden), **options
             )
             experts, shared = make(num_experts=num_experts), self._spec.experts.shared
             gate = build_router(

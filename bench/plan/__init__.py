@@ -1,12 +1,6 @@
 """Plans: the trials of a request, their identity, their reuse and their forecast."""
 
-from bench.plan.expand import (
-    condition_of,
-    conditions,
-    selected_routers,
-    solved_specs,
-    trial_specs,
-)
+from bench.plan.expand import condition_of, conditions, selected_routers, solved_specs, trial_specs
 from bench.plan.fingerprint import Fingerprints, differences
 from bench.plan.plan import (
     Plan,

@@ -21,14 +21,7 @@ from bench.execute import (
     Task,
     trial_folder,
 )
-from bench.plan import (
-    Decision,
-    Fingerprints,
-    Planned,
-    add_to_study,
-    differences,
-    selected_routers,
-)
+from bench.plan import Decision, Fingerprints, Planned, add_to_study, differences, selected_routers
 from bench.train import discard_state, read_outcome
 from bench.tune.rungs import count_trainings
 from bench.tune.search import REPEAT, STOPPED, Search

@@ -69,10 +69,7 @@ SECTIONS = (
     Section("tuning", "Tuning", (tuning.table, tuning.draw), (tuning.tried_table,)),
     Section("claims", "Claims", (claims.table,), (claims.tests,)),
     Section(
-        "cost",
-        "What routing costs",
-        (compute.table, cost.draw, cost.draw_scaling),
-        (cost.table,),
+        "cost", "What routing costs", (compute.table, cost.draw, cost.draw_scaling), (cost.table,)
     ),
     Section(
         "routing",

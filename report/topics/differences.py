@@ -8,14 +8,7 @@ import numpy as np
 
 from report import undertrained
 from report.cells import sentence_on_analyses
-from report.comparisons import (
-    METRIC,
-    Comparison,
-    against_best,
-    against_nulls,
-    comparisons,
-    nulls,
-)
+from report.comparisons import METRIC, Comparison, against_best, against_nulls, comparisons, nulls
 from report.conditions import Entry
 from report.study import StudyData
 from report.table import (

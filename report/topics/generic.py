@@ -31,14 +31,7 @@ from report.table import (
     text_columns,
     words,
 )
-from report.topics.make import (
-    Contents,
-    FigureMaker,
-    Section,
-    Sketch,
-    TableMaker,
-    as_figures,
-)
+from report.topics.make import Contents, FigureMaker, Section, Sketch, TableMaker, as_figures
 from report.topics.suite_numbers import Card, Numbers, Place, Spot, Who, cards
 from results.conditions import Condition
 

@@ -65,10 +65,7 @@ def settings_label(settings: Mapping[str, Any]) -> str:
     )
 
 
-COST = (
-    Column("flops", "cost", "FLOP", si=True),
-    Column("minutes", "time", "min", digits=1),
-)
+COST = (Column("flops", "cost", "FLOP", si=True), Column("minutes", "time", "min", digits=1))
 COLUMNS = (
     *text_columns("router"),
     Column("trials", "settings", digits=0),

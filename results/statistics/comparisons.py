@@ -10,13 +10,7 @@ from scipy import special
 
 from results.statistics.blocks import noise
 from results.statistics.largest_t import LargestT
-from results.statistics.means import (
-    ALPHA,
-    PairedDifference,
-    fewest,
-    paired_difference,
-    power_at,
-)
+from results.statistics.means import ALPHA, PairedDifference, fewest, paired_difference, power_at
 
 NULLS = ("dense", "dense_params", "random", "frozen")
 """Nulls of every router: no experts, as many parameters, no choice, none learnt."""

@@ -242,9 +242,7 @@ class Writer(Database):
                 if each.fingerprint in rows:
                     continue
                 row = row_type(
-                    fingerprint=each.fingerprint,
-                    description=dict(each.description),
-                    created_at=at,
+                    fingerprint=each.fingerprint, description=dict(each.description), created_at=at
                 )
                 if isinstance(row, TrialRow):
                     row.transform = each.transform
