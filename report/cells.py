@@ -74,7 +74,8 @@ def sentence_on_analyses(study: StudyData) -> str:
 
 def lead(study: StudyData, entry: Entry, n: int) -> list[Cell]:
     """Make the cells of `LEAD`. Where trials are missing, `n` says of how many."""
-    marks = [OUTSIDE] if outside_tolerance(study, entry) else []
+    missed = (study.final("within_tolerance", entry) == 0).any()
+    marks = [OUTSIDE] if missed else []
     marks += [DEPENDENT] if depends_on_batch(study, entry) else []
     asked = study.trials_of(entry)
     count = str(n) if n == len(asked) else f"{n} of {len(asked)}"
@@ -93,11 +94,6 @@ def metric_row(
     """Make a row that begins with `LEAD` and `labels`; `n` is the most runs of any cell if None."""
     n = max((cell.n or 0 for cell in cells), default=0) if n is None else n
     return Row((*lead(study, entry, n), *map(words, labels), *cells), n, entry, under)
-
-
-def outside_tolerance(study: StudyData, entry: Entry) -> bool:
-    """Tell whether a run missed its budget, of whatever was matched, by more than is allowed."""
-    return bool((study.final("within_tolerance", entry) == 0).any())
 
 
 def depends_on_batch(study: StudyData, entry: Entry) -> bool:

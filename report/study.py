@@ -31,7 +31,8 @@ from results.frames import (
     metrics_frame,
     trials_frame,
 )
-from results.statistics.interim import confidence_of, planned_analyses
+from results.statistics.interim import planned_analyses
+from results.statistics.means import ALPHA
 
 _ROUTED = {"balance", "editing", "entropy", "pruning", "specialization", "traces"}
 BUILT_IN = _ROUTED | {"accuracy", "scaling", "throughput"}
@@ -216,7 +217,7 @@ class StudyData:
     @property
     def confidence(self) -> float:
         """The confidence of each interval: 95 % hold after the last analysis (Bonferroni)."""
-        return confidence_of(self.record.request)
+        return 1 - ALPHA / self.planned_analyses
 
     @cached_property
     def _fingerprints(self) -> dict[Entry | None, dict[int, str]]:

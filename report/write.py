@@ -69,6 +69,8 @@ def write_report(
         StoreError: there is no such study; the message names the nearest.
     """
     data = load_study(store, study, claims)
+    asked = data.record.request.get("preset", {})
+    preset = yaml.safe_dump(asked, sort_keys=False, allow_unicode=True, width=100)
     folder, logs = Path(folder), Logs(home, folder)
     tables, figures = make_tables(data), list(draw_figures(data))
     traces = explorer(data)
@@ -91,7 +93,7 @@ def write_report(
     others += [
         _write(folder / "methods.md", methods_markdown(data)),
         _write(folder / "methods.tex", methods_latex(data)),
-        _write(folder / PRESET, _preset(data)),
+        _write(folder / PRESET, preset),
         _write(folder / "report.tex", to_paper(data, tables, figures, cites=bool(bibtex))),
     ]
     files = digests(folder, [*written, *drawn, *others, page, markdown])
@@ -124,11 +126,6 @@ def _write(path: Path, content: str | bytes) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
     return path
-
-
-def _preset(study: StudyData) -> str:
-    preset = study.record.request.get("preset", {})
-    return yaml.safe_dump(preset, sort_keys=False, allow_unicode=True, width=100)
 
 
 def _manifest(

@@ -50,7 +50,7 @@ class Decision:
 
 def newest_of(store: Store) -> tuple[int, int]:
     """Return the numbers of the attempt and of the measurement that were made last."""
-    return store.newest_attempt(), store.newest_measurement()
+    return store.newest()
 
 
 class Reuse:

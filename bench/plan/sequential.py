@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from bench.config import Preset
 from bench.plan.expand import selected_routers
-from results.statistics.comparisons import NULLS
+from results.statistics.comparisons import NULLS, Compared
 from results.statistics.interim import FEWEST, interim_analyses, is_decided
-from results.statistics.means import PairedDifference
 from routers.errors import RequestError
 
 SUITE = "accuracy"
-
-
-class Tested(Protocol):
-    """A comparison declared beforehand, its p-value adjusted for family and interim analyses."""
-
-    @property
-    def difference(self) -> PairedDifference | None: ...
-
-    @property
-    def adjusted(self) -> float | None: ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +41,7 @@ class Sequential:
         """Return the rule as plain data, for the study's row."""
         return {**asdict(self), "seeds": list(self.seeds), "looks": len(self.seeds)}
 
-    def after(self, taken: int, comparisons: Iterable[Tested]) -> Sequential:
+    def after(self, taken: int, comparisons: Iterable[Compared[Any]]) -> Sequential:
         """Return the rule with its progress after an interim analysis of so many seeds.
 
         A comparison without a difference, since a router has no result, is left out.
@@ -106,10 +95,10 @@ def refuse_other_analyses(study: str, asked: Sequential, before: Mapping[str, An
     The error rate holds for one plan alone.
 
     Args:
+        before: the study's last request; empty where there was none.
 
     Raises:
         RequestError: other analyses were planned first.
-        before: the study's last request; empty where there was none.
     """
     first = before.get("sequential", {}).get("seeds", list(asked.seeds))
     if list(asked.seeds) == first:
@@ -124,7 +113,7 @@ def refuse_other_analyses(study: str, asked: Sequential, before: Mapping[str, An
 
 def add_seeds(
     asked: Sequential,
-    analyse: Callable[[Sequential, int], Iterable[Tested] | None],
+    analyse: Callable[[Sequential, int], Iterable[Compared[Any]] | None],
     emit: Callable[[str], None],
 ) -> Sequential:
     """Run one interim analysis after the other, until all is decided or the limit is reached.

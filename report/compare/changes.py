@@ -110,7 +110,10 @@ def _components(store: Store, made: Comparison) -> Iterator[str]:
     for entry, a, b in made.pairs:
         if a == b:
             continue
-        before, after = (_hashes(trials[trial].components) for trial in (a, b))
+        before, after = (
+            {(kind, name): code for kind, name, code in trials[trial].components}
+            for trial in (a, b)
+        )
         for part in before.keys() | after.keys():
             if before.get(part) != after.get(part) and part[0] != "parent":
                 systems[part][entry.label] = None
@@ -121,10 +124,6 @@ def _components(store: Store, made: Comparison) -> Iterator[str]:
         then, now = (store.definitions_of(trials[each]).get(part, {}) for each in between[part])
         which = changed_names(then, now) if then and now else ""
         yield f"{kind} {name!r}{which}{_of(systems[part], labels)}"
-
-
-def _hashes(components: Iterable[tuple[str, str, str]]) -> dict[tuple[str, str], str]:
-    return {(kind, name): source_hash for kind, name, source_hash in components}
 
 
 def _suites(made: Comparison) -> Iterator[str]:

@@ -98,10 +98,6 @@ def _settings(study: StudyData, tested: Judged) -> str:
     return TUNED if every else UNTUNED
 
 
-def _verdict(study: StudyData, tested: Judged) -> str:
-    return ", ".join(filter(None, (tested.verdict, _settings(study, tested))))
-
-
 def _row(study: StudyData, tested: Judged) -> Row:
     difference, evidence, claim = tested.difference, tested.evidence, tested.claim
     scale, unit = _unit(study, claim)
@@ -112,7 +108,7 @@ def _row(study: StudyData, tested: Judged) -> Row:
     cells = (
         words(claim.id, *([OLDER] if older.intersection(trials) else [])),
         words(claim.claim),
-        words(_verdict(study, tested)),
+        words(", ".join(filter(None, (tested.verdict, _settings(study, tested))))),
         Cell(scale * difference.mean, low, high, n=n, trials=trials),
         words(unit),
         words(str(n), trials=trials),

@@ -28,11 +28,6 @@ def planned_analyses(request: Mapping[str, Any]) -> int:
     return int((request.get("sequential") or {}).get("looks", 1))
 
 
-def confidence_of(request: Mapping[str, Any]) -> float:
-    """Return the confidence of a study's intervals: 95 % over the analyses (Bonferroni)."""
-    return 1 - ALPHA / planned_analyses(request)
-
-
 def is_decided(difference: PairedDifference, adjusted: float | None, resolve: float) -> bool:
     """Tell whether more seeds would tell nothing that was asked for.
 

@@ -66,15 +66,14 @@ class Reader(Database):
         """Return the attempt at this trial that counts: of those done the one that began last."""
         return counting(self.attempts([fingerprint]).get(fingerprint, []))
 
-    def newest_attempt(self) -> int:
-        """Return the number of the attempt that began last; 0 where there is none."""
+    def newest(self) -> tuple[int, int]:
+        """Return the numbers of the attempt and measurement that were made last; 0 without any."""
         with self.reading() as session:
-            return session.scalar(select(func.max(AttemptRow.id))) or 0
-
-    def newest_measurement(self) -> int:
-        """Return the number of the measurement that was made last; 0 where there is none."""
-        with self.reading() as session:
-            return session.scalar(select(func.max(MeasurementRow.id))) or 0
+            attempt, measurement = (
+                session.scalar(select(func.max(row.id))) or 0
+                for row in (AttemptRow, MeasurementRow)
+            )
+            return attempt, measurement
 
     def measured(self, attempt_ids: Iterable[int]) -> dict[int, set[Made]]:
         """Find what has been measured of each of these attempts."""

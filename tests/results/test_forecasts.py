@@ -56,7 +56,7 @@ def trained(
 ) -> int:
     """The attempt of a training that is done."""
     described = description(router, **settings)
-    number = store.newest_attempt() + 1
+    number = store.newest()[0] + 1
     trial = store.trials([Subject(f"{number}".rjust(64, "0"), {**described, "seed": number})])[0]
     attempt = store.begin_attempt(trial, store.machine(machine), store.code_version(CODE))
     store.finish_attempt(attempt, "done", seconds=seconds, flops=flops, checkpoint="c")
