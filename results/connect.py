@@ -16,6 +16,7 @@ from sqlalchemy import URL, Connection, Engine, Select, create_engine, event, ma
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError, StatementError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from results.files import WAY_OUT, refusal
 from results.text import StoreError, to_json
 
 BUSY_SECONDS = 300
@@ -87,14 +88,16 @@ def resolve(target: str | Path) -> URL:
 def connect(url: URL, *, read_only: bool = False) -> Engine:
     """Make an engine for `url`; connections with the option `write=True` begin as writers.
 
-    A SQLite file that may not be written is opened for reading alone.
+    A SQLite file that may not be written is opened for reading alone. One on a network file system
+    is refused, unless it is only read.
 
     Args:
         read_only: True where every write is to be refused. Nothing is written beside a SQLite file
             either, and the log of a run that died stays as it is.
 
     Raises:
-        StoreError: there is no driver for this kind of database.
+        StoreError: there is no driver for this kind of database, or it cannot be written where it
+            lies.
     """
     is_sqlite = url.get_backend_name() == "sqlite"
     file = None
@@ -102,6 +105,8 @@ def connect(url: URL, *, read_only: bool = False) -> Engine:
         path = Path(url.database)
         if (read_only and path.is_file()) or may_only_be_read(path):
             file = ReadOnlyFile(path)
+        elif not read_only and (why := refusal(path)):
+            raise StoreError(f"{why}: {WAY_OUT}")
     options: dict[str, Any] = {"creator": file.connect} if file else {}
     if read_only and not is_sqlite:
         options["execution_options"] = {f"{url.get_backend_name()}_readonly": True}

@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 
 NETWORK = (
-    *("afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs"),
-    *("gfs2", "glusterfs", "gpfs", "lustre", "nfs", "ocfs2", "orangefs", "panfs", "smb", "wekafs"),
+    *("afpfs", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.gcsfuse", "fuse.glusterfs"),
+    *("fuse.juicefs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs", "gfs2", "glusterfs", "gpfs"),
+    *("lustre", "nfs", "ocfs2", "orangefs", "panfs", "smb", "wekafs"),
 )
 """How the types of file systems begin that other machines may have mounted as well."""
 WAY_OUT = (
@@ -51,9 +52,15 @@ def network_file_system(path: Path, mounted: Iterable[Mount] | None = None) -> s
     return kind if kind.startswith(NETWORK) else ""
 
 
-def refusal(file: Path, kind: str) -> str:
-    """Say why a SQLite file on a network file system is refused, and what to do instead."""
+def refusal(file: Path) -> str:
+    """Say why a SQLite file cannot be written where it lies; "" where it can.
+
+    `WAY_OUT` says what to do instead.
+    """
+    kind = network_file_system(file)
+    if not kind:
+        return ""
     return (
         f"{file} lies on a network file system ({kind}), where the locks of SQLite do not hold "
-        f"between machines and a database is damaged sooner or later: {WAY_OUT}"
+        "between machines and a database is damaged sooner or later"
     )

@@ -27,7 +27,6 @@ STYLES: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"
 GIGABYTE = 10**9
 ENOUGH_DISK = 5 * GIGABYTE
 ENOUGH_MEMORY = 2 * GIGABYTE
-SHARED_FILE_SYSTEMS = ("nfs", "cifs", "smb", "9p", "lustre", "afs", "fuse.sshfs")
 
 
 @dataclass(frozen=True)
@@ -214,15 +213,13 @@ def _home(home: Path) -> Finding:
 
 def _database(database: str) -> Finding:
     from results import StoreError, describe, open_store
+    from results.files import WAY_OUT, refusal
     from results.text import counted
 
     if "://" not in database:
         file = Path(database)
-        system = _file_system(file.parent)
-        if system.startswith(SHARED_FILE_SYSTEMS):
-            detail = f"{file} lies on a shared file system ({system}), where SQLite may lock up"
-            mend = "keep it on a local disk, or use PostgreSQL with --db"
-            return Finding("warn", detail, mend)
+        if why := refusal(file):
+            return Finding("fail", why, WAY_OUT)
         if not file.exists():
             return Finding("ok", f"{file}: none yet; the first run makes it")
     try:
@@ -252,12 +249,3 @@ def _plugin(file: Path) -> Finding:
     except RequestError as error:
         return Finding("fail", str(error))
     return Finding("ok", str(file))
-
-
-def _file_system(folder: Path) -> str:
-    """Return the type of the file system that a folder lies on; empty where unknown."""
-    import psutil
-
-    mounts = {Path(part.mountpoint): part.fstype for part in psutil.disk_partitions(all=True)}
-    absolute = folder.resolve()
-    return next((mounts[each] for each in (absolute, *absolute.parents) if each in mounts), "")

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from results.columns import Base
 from results.connect import connect, resolve, store_errors
+from results.files import network_file_system
 from results.migrate import prepare, revision
 from results.models import AttemptRow, MeasurementRow, RunRow, StudyRow
 from results.store.leases import Leases, alive
@@ -34,7 +35,8 @@ def open_store(target: str | Path, *, create: bool = True, read_only: bool = Fal
 
     Args:
         target: the path of a SQLite file, or any SQLAlchemy URL.
-        create: False where only an existing database is of use.
+        create: False where only an existing database is of use; on a network file system, where
+            SQLite cannot write, it is opened for reading alone.
         read_only: True where every write is to be refused.
 
     Raises:
@@ -45,21 +47,25 @@ def open_store(target: str | Path, *, create: bool = True, read_only: bool = Fal
     file = Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
     if file is not None and not create and not file.exists():
         raise StoreError(f"there is no database {file}{_nearest_database(file)}")
-    if file is not None:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"cannot make the folder {file.parent} for the database: {error}"
-            ) from error
+    if file is not None and not create and network_file_system(file):
+        read_only = True
     engine = connect(url, read_only=read_only)
     try:
+        if file is not None:
+            _make_folder(file.parent)
         with store_errors(url, "open"):
             prepare(engine, create=not read_only)
     except BaseException:
         engine.dispose()
         raise
     return Store(engine)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"cannot make the folder {folder} for the database: {error}") from error
 
 
 def _nearest_database(missing: Path) -> str:

@@ -76,13 +76,15 @@ def test_a_file_that_is_no_database_fails(findings_of, tmp_path):
     assert findings_of(database=str(file))["database"].status == "fail"
 
 
-def test_a_database_on_a_network_disk_is_warned_of(findings_of, tmp_path, monkeypatch):
+def test_a_database_on_a_network_disk_fails(findings_of, tmp_path, monkeypatch):
     Partition = namedtuple("Partition", "mountpoint fstype")
     mounts = [Partition("/", "ext4"), Partition(str(tmp_path.resolve()), "nfs4")]
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: mounts)
     finding = findings_of()["database"]
-    assert finding.status == "warn"
+    assert finding.status == "fail"
     assert "nfs4" in finding.detail
+    assert "--db postgresql://" in finding.mend
+    assert "db merge" in finding.mend
 
 
 def test_a_home_that_cannot_be_written_fails(findings_of, monkeypatch):

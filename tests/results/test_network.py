@@ -1,0 +1,104 @@
+"""SQLite on a file system that other machines have mounted: it is read there, and never written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+from results import StoreError, files, load_study, open_store
+from results.connect import connect, resolve
+from results.files import NETWORK, Mount, file_system, network_file_system
+from results.migrate import upgrade
+
+LOCAL = ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "apfs", "9p", "")
+MOUNTED: list[Mount] = [
+    ("/", "ext4"),
+    ("/home", "autofs"),
+    ("/home", "nfs4"),
+    ("/home/me/scratch", "xfs"),
+    ("/data", "lustre"),
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/runs/bench.db", "ext4"),
+        ("/home/me/bench.db", "nfs4"),  # the later of two mounts hides the other
+        ("/home/me/scratch/a/b/bench.db", "xfs"),
+        ("/home/me/scratches/bench.db", "nfs4"),
+        ("/data", "lustre"),
+        ("/database/bench.db", "ext4"),
+        ("/data/../runs/bench.db", "ext4"),
+    ],
+)
+def test_a_path_lies_on_the_nearest_mount_above_it(path: str, kind: str) -> None:
+    assert file_system(Path(path), MOUNTED) == kind
+    assert network_file_system(Path(path), MOUNTED) == (kind if kind[0] in "nl" else "")
+
+
+def test_a_link_is_followed_to_where_the_file_lies(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/data")
+    assert file_system(tmp_path / "link" / "bench.db", MOUNTED) == "lustre"
+
+
+def test_without_a_table_of_mounts_nothing_is_known() -> None:
+    assert file_system(Path("/runs"), []) == ""
+    assert files.mounts()
+
+
+@pytest.mark.parametrize("kind", [*NETWORK, "nfs4", "smb3", "fuse.cephfs", *LOCAL])
+def test_each_kind_is_shared_or_not(kind: str) -> None:
+    shared = network_file_system(Path("/x/bench.db"), [("/", kind)])
+    assert shared == ("" if kind in LOCAL else kind)
+
+
+@pytest.fixture
+def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A database, with a study, in a folder that is then on a network file system."""
+    folder = tmp_path / "shared"
+    with open_store(folder / "bench.db") as store:
+        store.study("tiny", {})
+    mounted = [("/", "ext4"), (str(folder.resolve()), "nfs4")]
+    monkeypatch.setattr(files, "mounts", lambda: mounted)
+    return folder / "bench.db"
+
+
+def test_a_writer_is_refused_and_told_the_way_out(shared: Path, tmp_path: Path) -> None:
+    message = (
+        r"bench.db lies on a network file system \(nfs4\), .* locks .*: name a PostgreSQL server, "
+        r"`--db postgresql://.*`, or .*`python bench.py db merge A.db B.db`"
+    )
+    for attempt in (open_store, upgrade, lambda file: connect(resolve(file))):
+        with pytest.raises(StoreError, match=message):
+            attempt(shared)
+    with pytest.raises(StoreError, match=message):
+        open_store(shared.parent / "new" / "bench.db")
+    assert [file.name for file in shared.parent.iterdir()] == ["bench.db"]
+    open_store(tmp_path / "local.db").close()
+
+
+def test_a_reader_reads_it_and_writes_nothing(shared: Path) -> None:
+    before = shared.read_bytes()
+    with open_store(shared, create=False) as store:
+        assert [study.name for study in store.studies()] == ["tiny"]
+        with pytest.raises(StoreError, match=r"cannot write to .*readonly"):
+            store.study("other", {})
+    assert load_study("tiny", db=shared).trials.empty
+    assert [file.name for file in shared.parent.iterdir()] == ["bench.db"]
+    assert shared.read_bytes() == before
+
+
+def test_a_run_there_ends_with_one_message(shared: Path, capsys) -> None:
+    for command in (["run", "--preset", "smoke", "--no-report"], ["db", "upgrade"]):
+        with pytest.raises(SystemExit) as exited:
+            main([*command, "--home", str(shared.parent)])
+        assert exited.value.code == 2
+        error = capsys.readouterr().err
+        assert error.count("error:") == 1
+        assert "network file system (nfs4)" in error
+    with pytest.raises(SystemExit) as exited:
+        main(["db", "info", "--home", str(shared.parent)])
+    assert exited.value.code == 0
