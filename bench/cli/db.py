@@ -42,11 +42,11 @@ Sources = Annotated[
 def add_to(app: typer.Typer) -> None:
     """Register these commands."""
     group = typer.Typer(
-        help="The database: info, upgrade, merge, export.",
+        help="The database: info, upgrade, merge, verify, export.",
         no_args_is_help=True,
         rich_markup_mode=None,
     )
-    for function in (info, upgrade, merge, export):
+    for function in (info, upgrade, merge, verify, export):
         command(group)(function)
     app.add_typer(group, name="db")
 
@@ -172,6 +172,51 @@ def _distinct(one: float, other: float) -> tuple[str, str]:
     """Return two numbers with four digits, or nine where those do not tell them apart."""
     texts = [(f"{one:.{digits}g}", f"{other:.{digits}g}") for digits in (4, 9)]
     return next((pair for pair in texts if pair[0] != pair[1]), texts[-1])
+
+
+def verify(place: Place) -> None:
+    """Find what is wrong in the database and with its weights; nothing is changed.
+
+    Rows that refer to none, or belong to nothing; arrays that cannot be read; weights in the home
+    folder that are not as they were written, or that no attempt has trained. The exit status is 1
+    where something is wrong.
+
+    \b
+    Example:
+      python bench.py db verify
+    """
+    from bench.cli.display import print_table, table
+    from bench.execute import verify_weights
+    from results import open_store
+    from results.text import counted
+    from results.verify import verify_rows
+
+    with open_store(place.database, create=False, read_only=True) as store:
+        print(store.url)
+        faults = verify_rows(store)
+        damaged = any(fault.kind == "database file" for fault in faults)
+        weights = None if damaged else verify_weights(store, place.home)
+    if weights is None:
+        print("the file itself is damaged, so neither rows nor weights were compared")
+    else:
+        faults += weights.faults
+        files = counted(weights.checked, "file")
+        print(f"{files} of weights {'is' if weights.checked == 1 else 'are'} as written")
+    if weights and weights.absent:
+        absent = counted(weights.absent, "trial is", "trials are")
+        print(f"the weights of {absent} not there: a suite that needs them trains again")
+    if not faults:
+        print("nothing is wrong")
+        return
+    made = table("what", "where", "why")
+    for column in made.columns[1:]:
+        column.overflow = "fold"
+    for fault in faults:
+        made.add_row(fault.kind, fault.what, fault.why)
+    print()
+    print_table(made)
+    print(f"\n{counted(len(faults), 'fault')}; nothing was changed")
+    raise typer.Exit(1)
 
 
 def export(

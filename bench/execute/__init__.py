@@ -27,3 +27,4 @@ from bench.execute.events import (
 from bench.execute.jobs import Job, jobs_of
 from bench.execute.plugins import OPENED
 from bench.execute.runner import Runner, prepare_plan, run_plan
+from bench.execute.stored_weights import verify_weights
