@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.execute.plugins import OpenedFiles
+from bench.execute import plugins
 
 pytestmark = pytest.mark.slow
 
@@ -74,7 +74,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_what_is_covered_installed_temporary_or_the_benchs_own_is_not_named(
-    tmp_path: Path, temporary: Path
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plugin = write(tmp_path / "mine" / "mine.py", "import helper")
     table = write(tmp_path / "mine" / "table.txt")
@@ -92,15 +92,15 @@ def test_what_is_covered_installed_temporary_or_the_benchs_own_is_not_named(
         tmp_path / "mine",
         tmp_path / "mine" / "not_there.txt",
     ]
-    opened = OpenedFiles()
-    opened.names.update(map(str, [*silent, table]))
-    assert opened.unknown([plugin], tmp_path / "mine" / "runs") == [table]
-    assert opened.unknown([plugin], tmp_path / "mine" / "runs") == []
+    monkeypatch.setattr(plugins, "OPENED", set(map(str, [*silent, table])))
+    assert plugins.opened_uncovered([plugin], tmp_path / "mine" / "runs") == [table]
 
 
-def test_a_plugin_among_temporary_files_has_what_lies_beside_it_named(temporary: Path) -> None:
+def test_a_plugin_among_temporary_files_has_what_lies_beside_it_named(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     plugin = write(temporary / "mine" / "mine.py")
     table = write(temporary / "mine" / "table.txt")
-    opened = OpenedFiles()
-    opened.names.update([str(table), str(write(temporary / "scratch.txt"))])
-    assert opened.unknown([plugin], temporary / "runs") == [table]
+    opened = {str(table), str(write(temporary / "scratch.txt"))}
+    monkeypatch.setattr(plugins, "OPENED", opened)
+    assert plugins.opened_uncovered([plugin], temporary / "runs") == [table]

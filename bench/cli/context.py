@@ -92,9 +92,9 @@ class Place:
         from routers import load_entry_points, load_plugin
 
         if watch:
-            from bench.execute import OPENED
+            from bench.execute import watch_opened
 
-            OPENED.watch()
+            watch_opened()
         for failure in load_entry_points():
             print(f"warning: {failure.message}; it is left out", file=sys.stderr)
         for plugin in self.plugins:

@@ -255,9 +255,9 @@ def leave(place: Place, summary: RunSummary | ArrayEnd, wrong: Sequence[str] = (
         typer.Exit: with 130 where it was interrupted, with 1 where something failed or is left; a
             worker of an array, that is to go on, with its own status.
     """
-    from bench.execute import OPENED, RESUMABLE, SIGNALS, in_array
+    from bench.execute import RESUMABLE, SIGNALS, in_array, opened_uncovered
 
-    if files := OPENED.unknown(place.plugins, place.home):
+    if files := opened_uncovered(place.plugins, place.home):
         more = f", and {len(files) - MOST_FILES} more" if len(files) > MOST_FILES else ""
         print(
             "warning: plugins read files that are no part of a trial's fingerprint; results are "

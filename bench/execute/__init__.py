@@ -25,6 +25,6 @@ from bench.execute.events import (
     Waiting,
 )
 from bench.execute.jobs import Job, jobs_of
-from bench.execute.plugins import OPENED
+from bench.execute.plugins import opened_uncovered, watch_opened
 from bench.execute.runner import Runner, prepare_plan, run_plan
 from bench.execute.stored_weights import verify_weights

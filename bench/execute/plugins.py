@@ -19,56 +19,48 @@ from routers.errors import BenchError
 SYSTEM_FOLDERS = ("/proc", "/sys", "/dev")
 
 
-class OpenedFiles:
-    """The files that plugins opened in this process and in workers: `names`, absolute paths."""
-
-    def __init__(self) -> None:
-        self._watching = False
-        self.names: set[str] = set()
-        self._returned: set[Path] = set()
-
-    def watch(self) -> None:
-        """Begin to collect, before plugins are imported; it cannot be ended."""
-        if not self._watching:
-            self._watching = True
-            sys.addaudithook(self._on_audit_event)
-
-    def unknown(self, plugins: Sequence[Path], home: Path) -> list[Path]:
-        """Return the files that no fingerprint covers; each is returned once.
-
-        Args:
-            plugins: the user's files; the modules that they import are covered.
-            home: the folder of everything that runs make.
-        """
-        covered = user_sources(plugins)
-        temporary = Path(tempfile.gettempdir()).resolve()
-        folders = {plugin.resolve().parent for plugin in plugins} - {temporary}
-        made = [home.resolve(), *map(Path, SYSTEM_FOLDERS)]
-        unknown = []
-        for file in sorted({_source(Path(name)).resolve() for name in self.names}):
-            known = file in covered or file in self._returned or _kind(str(file)) != "plugin"
-            in_passing = any(map(file.is_relative_to, made)) or (
-                file.is_relative_to(temporary) and not any(map(file.is_relative_to, folders))
-            )
-            if not known and not in_passing and file.is_file():
-                unknown.append(file)
-        self._returned.update(unknown)
-        return unknown
-
-    def _on_audit_event(self, event: str, arguments: tuple[Any, ...]) -> None:
-        """Note a file that a plugin opens for reading. Python calls this at each audit event."""
-        if event != "open":
-            return
-        path, _, flags = arguments
-        if not isinstance(path, (str, bytes)) or not isinstance(flags, int):
-            return  # a file that is open already
-        writes = flags & (os.O_WRONLY | os.O_TRUNC | os.O_EXCL)
-        if not writes and _by_plugin(sys._getframe(1)):
-            self.names.add(os.path.abspath(os.fsdecode(path)))
+OPENED: set[str] = set()
+"""The files that plugins opened for reading, in this process and in workers: absolute paths."""
 
 
-OPENED = OpenedFiles()
-"""Of this process: an audit hook belongs to it, and cannot be removed."""
+@cache
+def watch_opened() -> None:
+    """Begin to collect them, before plugins are imported: an audit hook cannot be removed."""
+    sys.addaudithook(_on_audit_event)
+
+
+def opened_uncovered(plugins: Sequence[Path], home: Path) -> list[Path]:
+    """Return the files that plugins opened and that no fingerprint covers.
+
+    Args:
+        plugins: the user's files; the modules that they import are covered.
+        home: the folder of everything that runs make.
+    """
+    covered = user_sources(plugins)
+    temporary = Path(tempfile.gettempdir()).resolve()
+    folders = {plugin.resolve().parent for plugin in plugins} - {temporary}
+    made = [home.resolve(), *map(Path, SYSTEM_FOLDERS)]
+    unknown = []
+    for file in sorted({_source(Path(name)).resolve() for name in OPENED}):
+        in_passing = any(map(file.is_relative_to, made)) or (
+            file.is_relative_to(temporary) and not any(map(file.is_relative_to, folders))
+        )
+        known = in_passing or file in covered or _kind(str(file)) != "plugin"
+        if not known and file.is_file():
+            unknown.append(file)
+    return unknown
+
+
+def _on_audit_event(event: str, arguments: tuple[Any, ...]) -> None:
+    """Note a file that a plugin opens for reading. Python calls this at each audit event."""
+    if event != "open":
+        return
+    path, _, flags = arguments
+    if not isinstance(path, (str, bytes)) or not isinstance(flags, int):
+        return  # a file that is open already
+    writes = flags & (os.O_WRONLY | os.O_TRUNC | os.O_EXCL)
+    if not writes and _by_plugin(sys._getframe(1)):
+        OPENED.add(os.path.abspath(os.fsdecode(path)))
 
 
 def _by_plugin(frame: FrameType | None) -> bool:
@@ -124,7 +116,7 @@ def load_unchanged(planned: Mapping[Path, str]) -> None:
     Raises:
         PluginChangedError: what one makes now is another trial than was planned.
     """
-    OPENED.watch()
+    watch_opened()
     load_entry_points()
     for plugin in planned:
         load_plugin(plugin)

@@ -102,7 +102,7 @@ class Runner:
         """Count an event and show it; a display that fails ends no run, and is left alone."""
         self.summary.add(event)
         if isinstance(event, Opened):
-            OPENED.names.update(event.files)
+            OPENED.update(event.files)
         if self._on_event is None:
             return
         try:

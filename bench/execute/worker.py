@@ -74,8 +74,8 @@ def work(
                 run, store, Datasets(datasets), device, emit, stop=lambda: bool(requests)
             )
             result = do_job(assignment, context)
-            if OPENED.names:
-                emit(Opened(tuple(OPENED.names)))
+            if OPENED:
+                emit(Opened(tuple(OPENED)))
             return result
     except Exception as error:
         if not is_disk_full(error):  # its type says so in this process alone
