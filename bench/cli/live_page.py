@@ -29,40 +29,10 @@ WATCHED = 60.0
 """Seconds after a browser asked last in which the page is still made."""
 POLL = 3000
 """Milliseconds after which the page asks for the state again."""
-LIVE = """
-<style>
-  #live { position: fixed; right: 1rem; bottom: 1rem; padding: .3rem .7rem; z-index: 9;
-    border-radius: .4rem; background: #1f2933; color: #fff; font: 13px system-ui, sans-serif; }
-</style>
-<div id="live" role="status">LINE</div>
-<script>
-(() => {
-  const page = "PAGE", banner = document.getElementById("live"), kept = sessionStorage;
-  const place = kept.getItem("scroll");
-  kept.removeItem("scroll");
-  if (place !== null) addEventListener("load", () => scrollTo(0, Number(place)));
-  const ask = async () => {
-    try {
-      const state = await (await fetch("/state")).json();
-      banner.textContent = state.line;
-      if (state.page !== page) {
-        kept.setItem("scroll", String(scrollY));
-        location.reload();
-        return;
-      }
-    } catch { banner.textContent = "the server has ended or cannot be reached"; }
-    setTimeout(ask, POLL);
-  };
-  setTimeout(ask, POLL);
-})();
-</script>
-"""
-FIRST = """<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>STUDY</title></head>
-<body style="font: 16px system-ui, sans-serif; margin: 2rem">
-<p>The page of study <b>STUDY</b> is being made.</p>
-</body></html>
-"""
+TEMPLATES = Path(__file__).parent / "templates"
+LIVE = (TEMPLATES / "live.html").read_text(encoding="utf-8")
+"""The line on a page and the script that renews it."""
+FIRST = (TEMPLATES / "first.html").read_text(encoding="utf-8")
 """The page until there is one."""
 
 
