@@ -106,8 +106,8 @@ class SparsityConstrainedExpertChoice(Router):
     are always full; every combine weight is the softmax gate. The plan is made without noise and
     carries no gradient.
 
-    Cost: a fixed number of gradient steps on t row potentials, each with a top-s an expert; the
-    dearest of the study's routers. Known limit: the rows of the plan sum to 1 only
+    Cost: a fixed number of passes over the (t, E) gates, and a top-s; the dearest of the study's
+    routers. Known limit: the rows of the plan sum to 1 only
     approximately, as the diagnostics report.
     """
 
@@ -115,7 +115,7 @@ class SparsityConstrainedExpertChoice(Router):
     gamma: float = hyper(
         1.0, "Weight γ of the plan's squared norm.", gt=0, tune=Range(0.1, 10.0, log=True)
     )
-    iterations: int = hyper(50, "Steps of the solver of the semi-dual.", ge=1)
+    iterations: int = hyper(14, "Steps of the solver of the semi-dual.", ge=1)
 
     def allocate(self, logits: Tensor) -> Routing:
         gates = expert_softmax(logits)
@@ -123,6 +123,6 @@ class SparsityConstrainedExpertChoice(Router):
         slots = logits.shape[1] if capacity is None else capacity
         masked = gates.masked_fill(logits == -torch.inf, -torch.inf)
         plan = sparse_plan(masked, slots, gamma=self.gamma, iterations=self.iterations)
-        routing = ExpertChoiceRouting.top_tokens(gates, slots, scores=plan.scores)
+        routing = ExpertChoiceRouting.from_choices(gates, plan.tokens, plan.top)
         routing.diagnostics["marginal_error"] = plan.marginal_error
         return routing

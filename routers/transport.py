@@ -127,10 +127,14 @@ class SparsePlan(Plan):
 
     dual_value: Tensor
     """(g,), D(α). Minus it bounds ⟨T, G⟩ − (γ/2)‖T‖² of every feasible T from above."""
+    tokens: Tensor
+    """(g, E, s) long, the tokens of each column, those of the highest scores first."""
+    top: Tensor
+    """(g, E, s), their scores, −∞ for a masked pair."""
 
 
 @torch.no_grad()
-def sparse_plan(gates: Tensor, slots: int, gamma: float = 1.0, iterations: int = 50) -> SparsePlan:
+def sparse_plan(gates: Tensor, slots: int, gamma: float = 1.0, iterations: int = 14) -> SparsePlan:
     """Compute the plan T of max ⟨T, G⟩ − (γ/2)‖T‖² with at most s non-zeros a column (2209.15466).
 
     With b = t/E and x_e = α + G_e, the semi-dual is the concave function of the t row potentials
@@ -150,7 +154,8 @@ def sparse_plan(gates: Tensor, slots: int, gamma: float = 1.0, iterations: int =
         gates: (g, t, E) float, or −∞; half precision is computed in float32.
         slots: s; more than t means t.
         gamma: γ, above 0.
-        iterations: ascent steps. At 50 the dual value is that of POT's L-BFGS solver or better.
+        iterations: steps of the solver. At 14 and γ of 1 or more the mean of D / t is within 1e-4 of
+            its maximum, for softmax gates; at γ = 0.1 it takes 30.
 
     Raises:
         NonFiniteError: a token's gates are NaN or +∞, or all of them −∞.
@@ -170,43 +175,78 @@ def sparse_plan(gates: Tensor, slots: int, gamma: float = 1.0, iterations: int =
         marginal_error=(plan.sum(1) - 1).abs().amax(1),
         scores=scores.transpose(1, 2),
         dual_value=potentials.sum((1, 2)) - conjugate,
+        tokens=tokens,
+        top=top,
     )
 
 
-_FIRST, _DECAY, _MEMORY = 0.12, 1 / 500, 0.3
-"""Of the ascent: its first step over the range of the gates, the last step over it, and the memory
-of a token's gradient."""
+_FIRST_WIDTH, _LAST_WIDTH = 0.1, 0.0042
+"""The width ε of the smoothing at first, and at last times the number of iterations."""
+_STEP, _MOMENTUM, _DAMPING = 1.45, 0.235, 5e-4
+"""Of the potentials' steps: their factor, their momentum, and what is added to the curvature."""
+_DOWN, _UP, _SIDEWAYS, _BELOW = 2.5, 1.8, 5.0, 0.5
+"""In units of ε: the longest steps of a potential and of a threshold, and how far a threshold may
+lie below the level that a column with fewer than s entries ends at."""
 
 
 def _maximise(columns: Tensor, slots: int, gamma: float, iterations: int) -> Tensor:
-    """Ascend the semi-dual from α = 0: (g, E, t) gates -> (g, 1, t) potentials.
+    """Maximise the semi-dual by smoothing: (g, E, t) gates -> (g, 1, t) potentials.
 
-    Each token's gradient is divided by its recent size (RMSProp with a memory of few steps: beside
-    a kink the size says nothing of the distance), and the steps shrink geometrically, from a part
-    of the range of the group's gates.
+    Weights z = σ((x − τ) / ε) with Σ z = s stand for the top s of a column, whose maximiser is then
+    y = z · (x − λ)₊ / γ with Σ y = b. As ε shrinks geometrically, an iteration takes one Newton
+    step for τ and λ of each column, then, by the row sums that follow to first order, a diagonal
+    one with momentum for the potentials. They start at −the mean gates of the tokens. All values
+    are in units of the range of the group's gates.
     """
-    groups, _, tokens = columns.shape
-    mass = _mass(columns)
-    potentials = columns.new_zeros(groups, tokens)
-    ones, mean, square = torch.ones_like(potentials), potentials.clone(), potentials.clone()
-    top = columns.flatten(1).amax(1, keepdim=True)
-    bottom = torch.where(columns > -torch.inf, columns, torch.inf).flatten(1).amin(1, keepdim=True)
-    length = _FIRST * (top - bottom)
-    for step in range(iterations):
-        if step < 5 or step % 4 == 0:
-            # Between these steps only a column's best 4·s tokens may enter its top s: a top-s of
-            # them costs a part of one of all tokens, and the potentials move less and less.
-            near = (columns + potentials[:, None]).topk(min(tokens, 4 * slots), sorted=False)[1]
-            near_gates, near_rows = columns.gather(2, near), near.flatten(1)
-        scores = near_gates + potentials.gather(1, near_rows).view_as(near)
-        best, chosen = scores.topk(slots)
-        shares, _ = _shares(best, gamma, mass)
-        gradient = ones.scatter_add(1, near.gather(2, chosen).flatten(1), -shares.flatten(1))
-        mean.lerp_(gradient, 1 - _MEMORY)
-        square.lerp_(gradient.square(), 1 - _MEMORY)
-        decay = _DECAY ** (step / max(1, iterations - 1))
-        potentials = potentials + decay * length * mean / (square.sqrt() + 1e-8)
-    return potentials[:, None]
+    bottom = torch.nan_to_num(columns, neginf=torch.inf).amin((1, 2), keepdim=True)
+    span = (columns.amax((1, 2), keepdim=True) - bottom).clamp_(min=1e-20)
+    gates = (columns - bottom).div_(span)
+    row = gamma / span  # a row's sum, times γ
+    column, share = row * _mass(columns), row * (_mass(columns) / slots)
+    unmasked = gates.relu()
+    potentials = unmasked.mean(1, keepdim=True).neg_()
+    threshold = unmasked.mean(2, keepdim=True) + potentials.mean(2, keepdim=True)
+    scores = gates + potentials
+    for _ in range(2):
+        _, _, _, step = _weights(scores, threshold, _FIRST_WIDTH, slots)
+        threshold = threshold.add(step, alpha=_FIRST_WIDTH)
+    level, velocity = threshold - share, torch.zeros_like(potentials)
+    shrinkage = min(1.0, _LAST_WIDTH / iterations / _FIRST_WIDTH)
+    for iteration in range(iterations):
+        width = _FIRST_WIDTH * shrinkage ** (iteration / max(1, iterations - 1))
+        threshold = torch.maximum(threshold, level - _BELOW * width)
+        edge = torch.maximum(threshold, level)
+        weights, slope, slopes, step = _weights(scores, edge, width, slots)
+        threshold = threshold.add(step, alpha=width)
+        moved = torch.maximum(threshold, level).sub_(edge).div_(width)
+        total = weights.sum(2, keepdim=True).sub_(moved * slopes).clamp_(min=0.5)
+        weights.addcmul_(slope, moved, value=-1)
+        above = (scores - level).relu_()
+        entries = weights * above
+        raised = (entries.sum(2, keepdim=True) - column).div_(total)
+        level = level + raised
+        sums = entries.addcmul_(weights, raised, value=-1).sum(1, keepdim=True)
+        jumps = above.mul_(slope).sum(1, keepdim=True).add_(share, alpha=_DAMPING)
+        curvature = weights.sum(1, keepdim=True).add_(jumps, alpha=1 / width)
+        ascent = (row - sums).div_(curvature).clamp_(-_DOWN * width, _UP * width)
+        velocity = velocity.mul_(_MOMENTUM).add_(ascent, alpha=_STEP)
+        potentials = potentials + velocity
+        scores = gates + potentials
+    return potentials * span
+
+
+def _weights(
+    scores: Tensor, edge: Tensor, width: float, slots: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return z and z(1 − z), (g, E, t), the sum of the latter and the step of τ / ε, (g, E, 1)."""
+    # Unlike torch's sigmoid, this does not depend on where in the batch a group stands; and where
+    # exponentials overflow or underflow they are slow.
+    exponent = (edge - scores).mul_(1 / width).clamp_(-40, 40)
+    weights = exponent.exp_().add_(1).reciprocal_()
+    slope = torch.addcmul(weights, weights, weights, value=-1)
+    slopes = slope.sum(2, keepdim=True).add_(1e-3)
+    step = (weights.sum(2, keepdim=True) - slots).div_(slopes).clamp_(-_SIDEWAYS, _SIDEWAYS)
+    return weights, slope, slopes, step
 
 
 def _shares(top: Tensor, gamma: float, mass: float) -> tuple[Tensor, Tensor]:

@@ -51,9 +51,17 @@ class ExpertChoiceRouting(Routing):
             raise RequestError(f"an expert cannot choose {slots} of {gates.shape[1]} tokens")
         by = (gates if scores is None else scores).transpose(1, 2)
         values, tokens = highest(by, slots)
+        return cls.from_choices(gates, tokens, None if scores is None else values)
+
+    @classmethod
+    def from_choices(cls, gates: Tensor, tokens: Tensor, scores: Tensor | None = None) -> Self:
+        """Weight explicit choices by their gates: (g, t, E), (g, E, s) long -> a routing.
+
+        A slot whose choice has a score of −∞, (g, E, s), stays empty.
+        """
         weights, filled = gates.transpose(1, 2).gather(-1, tokens), None
         if scores is not None:
-            real = values > -torch.inf
+            real = scores > -torch.inf
             filled = real if exceptional((~real).any()) else None
         return cls(gates, tokens, weights, filled)
 
