@@ -29,7 +29,7 @@ def state_of(request: Mapping[str, Any], trials: pd.DataFrame, measurements: pd.
         trials[of_trials].to_csv(index=False),
         measurements[of_measurements].to_csv(index=False),
     ]
-    sources = ("*.py", "*.yaml", "*.jinja", "*.css", "*.js")
+    sources = ("*.py", "*.yaml", "*.jinja", "*.css", "*.js", "*.mplstyle")
     files = sorted(file for pattern in sources for file in Path(__file__).parent.rglob(pattern))
     code = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
     return hashlib.sha256("\n".join([*rows, *code]).encode()).hexdigest()

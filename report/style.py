@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -96,53 +97,16 @@ COLUMN = 3.25
 PAGE = 6.75
 """Widths in inches: one column of a two-column paper, and both."""
 
-INK = "#1b1f24"
-FAINT = "#737a84"
-GRID = "#d9dde2"
-PAPER = "#ffffff"
-
-FAMILY = "DejaVu Sans"
+_STYLE = matplotlib.rc_params_from_file(
+    Path(__file__).parent / "figures.mplstyle", use_default_template=False
+)
+INK, FAINT, GRID, PAPER = (
+    _STYLE[name] for name in ("text.color", "axes.edgecolor", "grid.color", "figure.facecolor")
+)
+(FAMILY,) = _STYLE["font.family"]
 """The font of all figures, which comes with matplotlib."""
 BOXES = "Last Resort"
 """A font that has a box for every character, so it helps with none."""
-
-_STYLE: Any = {
-    "font.family": FAMILY,
-    "font.size": 7.5,
-    "axes.titlesize": 7.5,
-    "axes.titlelocation": "left",
-    "axes.labelsize": 7.5,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "text.color": INK,
-    "axes.edgecolor": FAINT,
-    "axes.labelcolor": INK,
-    "xtick.color": FAINT,
-    "ytick.color": FAINT,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "xtick.major.size": 2.5,
-    "ytick.major.size": 2.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.5,
-    "hatch.linewidth": 0.5,
-    "text.parse_math": False,
-    "lines.linewidth": 1.2,
-    "lines.markersize": 4.5,
-    "legend.frameon": False,
-    "legend.handlelength": 2.6,
-    "figure.facecolor": PAPER,
-    "savefig.facecolor": PAPER,
-    "pdf.fonttype": 42,
-    "svg.hashsalt": "report",
-}
 
 
 @dataclass(frozen=True)
