@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.table import Table
@@ -21,6 +21,7 @@ from rich.text import Text
 
 from bench.cli.context import Place, command
 from bench.cli.display import print_table, table
+from bench.cli.doctor_device import DeviceName, doctor_device
 
 Status = Literal["ok", "warn", "fail"]
 STYLES: dict[Status, str] = {"ok": "green", "warn": "yellow", "fail": "bold red"}
@@ -48,15 +49,41 @@ def add_to(app: typer.Typer) -> None:
     command(app)(doctor)
 
 
-def doctor(place: Place) -> None:
+Device = Annotated[
+    DeviceName | None,
+    typer.Option(
+        help="Compare every router on this device with the CPU, time it, and write a report.",
+        show_default="none",
+    ),
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="With --device: small shapes; its times mean nothing.")
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="With --device: the report.",
+        show_default="device-NAME.md in the home folder",
+    ),
+]
+
+
+def doctor(place: Place, device: Device = None, quick: Quick = False, out: Out = None) -> None:
     """Say what is fit on this machine and what is not.
 
     torch, device, data, database, disk, plugins. The exit status is 1 where a run would not work.
+    With --device a device is examined instead: whether every router computes there what it does on
+    the CPU, twice the same, how fast, in how much memory. It takes 5 minutes on a GPU.
 
     \b
-    Example:
+    Examples:
       python bench.py doctor
+      python bench.py doctor --device cuda --out gpu.md
     """
+    if device is not None:
+        doctor_device(place, device, quick, out)
+        return
     findings = diagnose(place.home, place.database, place.plugins)
     print_table(render(findings))
     if any(finding.status == "fail" for _, finding in findings):

@@ -19,6 +19,8 @@ from typing import Generic, TypeVar
 import psutil
 import torch
 
+from suites.support.timing import wait
+
 Result = TypeVar("Result")
 
 SHORTEST = 0.5
@@ -159,6 +161,6 @@ def _load_since(
     cores = end.others_since(start) if end.wall - start.wall >= SHORTEST else None
     if device.type != "cuda" or not patient:
         return cores, None
-    torch.cuda.synchronize(device)
+    wait(device)
     time.sleep(GPU_SAMPLE)  # what is used then is used by others
     return cores, gpu_use(f"GPU-{torch.cuda.get_device_properties(device).uuid}")

@@ -1,4 +1,4 @@
-"""Timing alternatives against each other in one process."""
+"""Timing alternatives against each other in one process, and their memory, on any device."""
 
 import gc
 from collections.abc import Callable, Iterator
@@ -43,7 +43,7 @@ def interleaved(
     """Time alternatives in turn, A B then B A then A B …, so that drift meets all alike.
 
     Args:
-        device: waited for before and after each run, where it works asynchronously.
+        device: where they run.
         seconds: the repeats end after this, once there are `min_repeats` of each alternative.
 
     Returns:
@@ -59,13 +59,25 @@ def interleaved(
         if repeat >= min_repeats and perf_counter() > end:
             break
         for name in order:
-            _wait(device)
-            start = perf_counter()
-            runs[name]()
-            _wait(device)
-            milliseconds[name].append(1e3 * (perf_counter() - start))
+            milliseconds[name].append(elapsed(runs[name], device))
         order.reverse()
     return {name: np.array(times) for name, times in milliseconds.items()}
+
+
+def elapsed(run: Callable[[], object], device: torch.device) -> float:
+    """Time one run, in milliseconds: by a GPU's own events, or by the clock of the host."""
+    wait(device)
+    if device.type != "cuda":
+        start = perf_counter()
+        run()
+        return 1e3 * (perf_counter() - start)
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    stream = torch.cuda.current_stream(device)
+    begin.record(stream)
+    run()
+    end.record(stream)
+    end.synchronize()
+    return begin.elapsed_time(end)
 
 
 def ratio_interval(
@@ -83,15 +95,16 @@ def ratio_interval(
 
 def peak_memory(run: Callable[[], object], device: torch.device) -> int:
     """Measure the peak bytes that a run allocates on a CUDA device, above those before it."""
-    _wait(device)
+    wait(device)
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
     run()
-    _wait(device)
+    wait(device)
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Wait until a device has done what it was given; a CPU has."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from suites.support.timing import WARM_UP, fixed_conditions, interleaved, ratio_interval
+from suites.support.timing import WARM_UP, elapsed, fixed_conditions, interleaved, ratio_interval
 
 CPU = torch.device("cpu")
 
@@ -23,6 +23,32 @@ def test_alternatives_are_run_in_turn_and_the_order_alternates():
 def test_repeats_end_at_their_number_where_time_is_left():
     times = interleaved({"a": lambda: None}, device=CPU, seconds=60, min_repeats=1, max_repeats=3)
     assert len(times["a"]) == 3
+
+
+def test_on_a_gpu_its_events_time_a_run_that_nothing_else_runs_beside(monkeypatch):
+    happened = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self, stream):
+            happened.append(f"record on {stream}")
+
+        def synchronize(self):
+            happened.append("wait for the event")
+
+        def elapsed_time(self, end):
+            return 2.5 if end is not self else 0.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    monkeypatch.setattr(
+        torch.cuda, "synchronize", lambda device: happened.append(f"wait for {device}")
+    )
+    assert elapsed(lambda: happened.append("run"), torch.device("cuda", 1)) == 2.5
+    on_stream = "record on the stream of cuda:1"
+    assert happened == ["wait for cuda:1", on_stream, "run", on_stream, "wait for the event"]
 
 
 def test_threads_and_garbage_collection_are_as_before():

@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.check.cases import Subject, normal, outputs_of, run, subjects
+from bench.check.device import HALF, relative_error
 from bench.model import forward_pass
 from routers import ROUTERS, Baseline, list_routers
 
@@ -199,13 +200,6 @@ def test_a_layer_is_exported(name):
 
 # Half precision.
 
-FORWARD_BOUND, GRADIENT_BOUND = 2**-6, 2**-4
-"""Largest error, over the norm of what is compared, of a layer under bfloat16 autocast."""
-
-
-def relative_error(computed, expected):
-    return float((computed - expected).norm() / expected.norm())
-
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_layer_under_bfloat16_autocast_is_near_float32(name):
@@ -220,5 +214,5 @@ def test_a_layer_under_bfloat16_autocast_is_near_float32(name):
         results.append((y.detach(), x.grad, routing.taken()))
     (y, grad, taken), (half_y, half_grad, half_taken) = results
     assert taken.equal(half_taken)
-    assert 2**-12 < relative_error(half_y, y) < FORWARD_BOUND
-    assert relative_error(half_grad, grad) < GRADIENT_BOUND
+    assert 2**-12 < relative_error(half_y, y) < HALF[0]
+    assert relative_error(half_grad, grad) < HALF[1]
