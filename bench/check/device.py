@@ -22,7 +22,7 @@ from suites.support.timing import wait
 
 EQUAL = 1e-4
 """Largest error of an output or a gradient that counts as equal, over the norm of the CPU's."""
-HALF = (2**-6, 2**-5)
+HALF_BOUNDS = (2**-6, 2**-5)
 """The same under bfloat16 autocast, over the norm of float32: of an output, of a gradient."""
 
 
@@ -66,7 +66,7 @@ class Agreement:
             self.error: bool(self.error),
             "differs from the CPU": not self.error and not self.equal,
             "bfloat16 is too far off": any(
-                value > bound for value, bound in zip(self.half, HALF, strict=True)
+                value > bound for value, bound in zip(self.half, HALF_BOUNDS, strict=True)
             ),
             "waits for the device and does not say so": bool(self.waits) and not self.declared,
         }

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from torch import nn
 
@@ -102,6 +101,7 @@ def layer_speed(name: str, shape: str, device: torch.device, half: bool, effort:
 
 def model_speed(name: str, device: torch.device, half: bool, effort: Effort) -> Speed:
     """Measure ViT-B/16 with MoE layers in its last two blocks, or as it is."""
+    import timm  # takes seconds
 
     def made() -> tuple[nn.Module, torch.Tensor]:
         options: dict[str, Any] = {"num_classes": 1000, **effort.vit}

@@ -21,8 +21,7 @@ from bench.cli.display import duration, size
 if TYPE_CHECKING:
     import torch
 
-    from bench.check.device import Agreement
-    from bench.check.device_speed import Effort, Speed
+    from bench.check import Agreement, Effort, Speed
 
 DeviceName = Literal["cpu", "cuda"]
 LIMIT = 280.0
@@ -102,8 +101,7 @@ def examine(name: DeviceName, quick: bool, emit: Callable[[str], object]) -> Dev
     """
     import torch
 
-    from bench.check.device import agreement, routers_to_compare
-    from bench.check.device_speed import QUICK, WHOLE
+    from bench.check import QUICK, WHOLE, agreement, routers_to_compare
 
     device, began = torch.device(name), perf_counter()
     agreements = []
@@ -129,8 +127,7 @@ def _timings(
     """List what is timed: the heading of its table, its name, and how."""
     from functools import partial
 
-    from bench.check.device import routers_to_compare
-    from bench.check.device_speed import DENSE, MODELS, layer_speed, model_speed
+    from bench.check import DENSE, MODELS, layer_speed, model_speed, routers_to_compare
 
     # The models first: they are few, and may not be cut off by the limit.
     for half in (True, False):
@@ -181,7 +178,7 @@ def summary(report: DeviceReport) -> str:
 
 def markdown(report: DeviceReport) -> str:
     """Return the report as Markdown."""
-    from bench.check.device import EQUAL, HALF
+    from bench.check import EQUAL, HALF_BOUNDS
 
     lines = [f"# Routers on {report.about['device']}", "", summary(report), ""]
     if report.device == "cpu":
@@ -197,8 +194,8 @@ def markdown(report: DeviceReport) -> str:
         f"Errors of a layer's output and gradients, over the norm of the CPU's, in float32; up to "
         f"{EQUAL:g} they count as equal. Moved: pairs of a token and an expert that one device "
         "takes and the other does not. Bits: whether a second pass in training gives the same. "
-        f"bfloat16: autocast against float32 on the device; up to {HALF[0]:.3g} and {HALF[1]:.3g} "
-        "is expected. Waits: whether the host waits for the device in a forward pass.",
+        "bfloat16: autocast against float32 on the device; up to "
+        f"{HALF_BOUNDS[0]:.3g} and {HALF_BOUNDS[1]:.3g} is expected. Waits: whether the host waits for the device in a forward pass.",
         "",
     ]
     head = ["router", "output", "gradient", "moved", "training", "bits", "bfloat16", "waits"]

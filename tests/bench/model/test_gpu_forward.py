@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.check.cases import Subject, normal, outputs_of, run, subjects
-from bench.check.device import HALF, relative_error
+from bench.check.device import HALF_BOUNDS, relative_error
 from bench.model import forward_pass
 from routers import ROUTERS, Baseline, list_routers
 
@@ -214,5 +214,5 @@ def test_a_layer_under_bfloat16_autocast_is_near_float32(name):
         results.append((y.detach(), x.grad, routing.taken()))
     (y, grad, taken), (half_y, half_grad, half_taken) = results
     assert taken.equal(half_taken)
-    assert 2**-12 < relative_error(half_y, y) < HALF[0]
-    assert relative_error(half_grad, grad) < HALF[1]
+    assert 2**-12 < relative_error(half_y, y) < HALF_BOUNDS[0]
+    assert relative_error(half_grad, grad) < HALF_BOUNDS[1]
