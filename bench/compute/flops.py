@@ -125,6 +125,11 @@ def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
             yield from _tensors(value)
 
 
+def _grouped_product(call: Call) -> float:
+    """Price rows, each of which meets the matrix of its group, or the gradient of these."""
+    return 2 * _size(call.args[0]) * int(call.args[1].shape[-1])
+
+
 def _per_output(flops: float) -> Rule:
     return lambda call: flops * _size(call.out)
 
@@ -206,6 +211,7 @@ _ATTENTION = [
 ]
 _ROWS: tuple[tuple[str, str, Rule], ...] = (
     ("matmul", "addmm baddbmm", _product_and_bias),
+    ("matmul", "_grouped_mm", _grouped_product),
     ("matmul", "dot vdot mv addmv linalg_vecdot", _matrix_vector),
     ("matmul", "convolution _convolution cudnn_convolution", _convolution),
     ("matmul", "convolution_backward", _convolution_backward),

@@ -26,7 +26,7 @@ from bench.compute import (
 )
 from bench.config import TrainConfig, TrialSpec
 from bench.data import Dataset, Purpose, TrainingBatches, random_bits
-from bench.model import Objective, Parent, losses_for, moe_layers, starting_model
+from bench.model import Objective, Parent, autocast, losses_for, moe_layers, starting_model
 from bench.train.checkpoint import module_state, optimizer_state, restore_module, restore_optimizer
 from bench.train.micro_batches import needs_sums_first, refuse_other_optimisation
 from routers import Parts, finish_step, listens, step_stats
@@ -221,7 +221,9 @@ class Trainer:
                 stats = added(stats, [step_stats(routing) for routing in losses.routings])
             if self.step_flops is not None:
                 layers = self._moe_layers
-                sizes.append(self.step_flops.sizes_of(self._model, layers, losses.routings))
+                # In the precision of the step, which decides how experts run.
+                with autocast(self._spec.train.precision, images.device):
+                    sizes.append(self.step_flops.sizes_of(self._model, layers, losses.routings))
         loss = (torch.stack(tasks) * images.new_tensor(shares)).sum()
         return loss, stats, total_sizes(sizes)
 

@@ -27,6 +27,7 @@ class TokenChoiceRouting(Routing):
         limits: where experts differ, slots that each may fill, at most `capacity`.
         chosen: (g, t, K) bool, which choices are real, where tokens take different numbers of
             experts; None where all are.
+        dropless: whether there was no capacity, so that the slots are those of the longest queue.
     """
 
     experts: Tensor
@@ -35,6 +36,7 @@ class TokenChoiceRouting(Routing):
     capacity: int
     limits: tuple[int, ...] | None = None
     chosen: Tensor | None = None
+    dropless: bool = False
 
     @classmethod
     def top_k(
@@ -110,7 +112,7 @@ class TokenChoiceRouting(Routing):
         else:
             limits = tuple(map(int, capacity))
             slots = max(limits)
-        return cls(gates, experts, weights, position, slots, limits, chosen)
+        return cls(gates, experts, weights, position, slots, limits, chosen, capacity is None)
 
     @classmethod
     def from_mask(cls, gates: Tensor, weights: Tensor, selected: Tensor) -> Self:

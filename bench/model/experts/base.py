@@ -84,6 +84,10 @@ class Experts(nn.Module, Configurable):
         if isinstance(routing, GroupChoiceRouting):
             y = self.by_group(lambda stack: stack[routing.group_experts], x)
             return routing.weights.to(y.dtype) * y
+        return self.by_slot(routing, x)
+
+    def by_slot(self, routing: Routing, x: Tensor) -> Tensor:
+        """Run the experts on the slots of a routing: (g, t, …) -> (g, t, …)."""
         return routing.combine(self(routing.dispatch(x)))
 
     def by_group(self, own: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from bench.model.classifier import feature_sizes
 from bench.model.experts.base import Experts, register_experts
+from bench.model.experts.packed import Packed, packed_dtype
 from bench.model.experts.replaced import Replaced, ReplacedLinear, ReplacedMLP, ReplacedNetwork
-from routers import hyper
+from routers import Routing, TokenChoiceRouting, hyper
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -32,7 +33,8 @@ class MLPExperts(Experts):
     """Each expert is an MLP of the shape that it replaces, or of `hidden` units.
 
     The experts' weights are stacked, so that all of them run as two batched matrix products.
-    Cost: E times the parameters of the MLP; 4 · d · hidden FLOPs a slot.
+    Where nothing is dropped, in bfloat16 on a GPU, they run on the tokens' rows instead, packed.
+    Cost: E times the parameters of the MLP; 4 · d · hidden FLOPs a slot, or a row.
     """
 
     stacked = True
@@ -64,6 +66,17 @@ class MLPExperts(Experts):
     def outputs(self, activations: Tensor) -> Tensor:
         dropped: Tensor = self.drop2(affine(activations, self.weight2, self.bias2))
         return dropped
+
+    def by_slot(self, routing: Routing, x: Tensor) -> Tensor:
+        dtype = packed_dtype(routing, x, self.hidden_width)
+        if dtype is None:
+            return super().by_slot(routing, x)
+        assert isinstance(routing, TokenChoiceRouting)  # as `packed_dtype` says
+        packed = Packed.of(routing)
+        rows = packed.dispatch(x).to(dtype)
+        hidden = self.drop1(self.activation(packed.affine(rows, self.weight1, self.bias1)))
+        out = self.drop2(packed.affine(hidden, self.weight2, self.bias2))
+        return packed.combine(out, routing)
 
 
 @register_experts("linear", family="linear", source="arXiv 1701.06538")
