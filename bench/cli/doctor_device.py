@@ -195,7 +195,8 @@ def markdown(report: DeviceReport) -> str:
         f"{EQUAL:g} they count as equal. Moved: pairs of a token and an expert that one device "
         "takes and the other does not. Bits: whether a second pass in training gives the same. "
         "bfloat16: autocast against float32 on the device; up to "
-        f"{HALF_BOUNDS[0]:.3g} and {HALF_BOUNDS[1]:.3g} is expected. Waits: whether the host waits for the device in a forward pass.",
+        f"{HALF_BOUNDS[0]:.3g} and {HALF_BOUNDS[1]:.3g} is expected. "
+        "Waits: whether the host waits for the device in a forward pass.",
         "",
     ]
     head = ["router", "output", "gradient", "moved", "training", "bits", "bfloat16", "waits"]
