@@ -1,9 +1,10 @@
-"""`db merge` as a user types it, of databases that two small runs have made."""
+"""`db merge` and `db verify` as a user types them, of databases that two small runs have made."""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,3 +76,20 @@ def test_a_merged_database_is_reported_reused_and_merged_again(nodes, tmp_path: 
     assert re.search(r"3 reused", run(tmp_path, "run", *QUICK, *request))
     # A suite that is new needs the weights, which have come along.
     assert re.search(r"3 measured", run(tmp_path, "run", "fewshot", *QUICK, *request))
+    assert "nothing is wrong" in run(tmp_path, "db", "verify")
+    (weights, *_) = (tmp_path / "runs" / "trials").glob("*/*.safetensors")
+    weights.write_bytes(b"changed")
+    assert f"{weights.parent.name}/{weights.name}" in run(tmp_path, "db", "verify", status=1)
+
+
+def test_a_second_machine_goes_on_where_the_first_was_merged_in(nodes, tmp_path: Path) -> None:
+    """A home with results of its own, whose weights of `dense` are others than those merged in."""
+    home = tmp_path / "runs"
+    shutil.copytree(nodes[0] / "runs", home)
+    run(tmp_path, "db", "merge", str(nodes[1] / "runs" / "bench.db"))
+    assert "nothing is wrong" in run(tmp_path, "db", "verify")
+    request = ["--routers", "dense,soft_moe,random", "--seeds", "1"]
+    assert re.search(r"3 measured", run(tmp_path, "run", "fewshot", *QUICK, *request))
+    with open_store(home / "bench.db", create=False) as store:
+        frame = metrics_frame(store, "both").query("metric == 'transfer_top1'")
+    assert sorted(frame["router"]) == ["dense", "random", "soft_moe"]

@@ -117,8 +117,8 @@ def _snapshot(store: Store) -> Iterator[Session]:
 
 def _same(one: str, other: str) -> bool:
     """Tell whether two names are of one database."""
-    urls = (resolve(one), resolve(other))
-    files = [Path(url.database) for url in urls if url.database and url.host is None]
+    urls = [resolve(one), resolve(other)]
+    files = [Path(str(url.database)) for url in urls if url.get_backend_name() == "sqlite"]
     if len(files) == 2 and all(file.exists() for file in files):
         return files[0].samefile(files[1])
     return urls[0] == urls[1]

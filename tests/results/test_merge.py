@@ -185,6 +185,25 @@ def test_each_trial_of_several_machines_is_there_once(node, target: str, tmp_pat
     assert all(load.dtype == np.int16 and load.tolist() == [0, 1, 2] for load in loads)
 
 
+def test_a_database_of_either_kind_is_a_source(
+    filler, target: str, tmp_path: Path, description
+) -> None:
+    attempt = filler.trial(description(), "f1")
+    filler.store.record_measurement(
+        *("accuracy", {"batch": 8}, "s1", filler.machine, filler.code),
+        attempt_id=attempt,
+        metrics=[Metric("top1", 0.5, where={"of": "gates"}), Metric("nll", math.nan)],
+        arrays=[Array("load", np.array([[1, 2]], np.int16))],
+    )
+    into = str(tmp_path / "all.db")
+    (merged,) = merge_all(into, [target], tmp_path)
+    assert merged.trials == ("f1",)
+    assert contents(into) == contents(target)
+    assert not merge_all(into, [target], tmp_path)[0].is_new
+    with pytest.raises(StoreError, match="is the database that is merged into"):
+        merge_all(target, [target], tmp_path)
+
+
 def test_timings_stay_with_their_machines(node, target: str, tmp_path: Path) -> None:
     a, b = two_nodes(node)
     merge_all(target, [a.file, b.file], tmp_path)
