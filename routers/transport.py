@@ -154,8 +154,8 @@ def sparse_plan(gates: Tensor, slots: int, gamma: float = 1.0, iterations: int =
         gates: (g, t, E) float, or −∞; half precision is computed in float32.
         slots: s; more than t means t.
         gamma: γ, above 0.
-        iterations: steps of the solver. At 14 and γ of 1 or more the mean of D / t is within 1e-4 of
-            its maximum, for softmax gates; at γ = 0.1 it takes 30.
+        iterations: steps of the solver. At 14 and γ of 1 or more the mean of D / t is within 1e-4
+            of its maximum, for softmax gates; at γ = 0.1 it takes 30.
 
     Raises:
         NonFiniteError: a token's gates are NaN or +∞, or all of them −∞.
