@@ -11,7 +11,7 @@ from torch import Tensor
 from routers.errors import RequestError
 from routers.hyper import Range, hyper
 from routers.learned_threshold import LearnedThreshold
-from routers.logits import expert_softmax, ranking
+from routers.logits import exceptional, expert_softmax, ranking
 from routers.router import Router, register_router
 from routers.routing import ExpertChoiceRouting, Routing, TokenChoiceRouting
 from routers.token_choice import BySinkhornPlan
@@ -121,8 +121,9 @@ class SparsityConstrainedExpertChoice(Router):
         gates = expert_softmax(logits)
         capacity = self.capacity(logits)
         slots = logits.shape[1] if capacity is None else capacity
-        masked = gates.masked_fill(logits == -torch.inf, -torch.inf)
-        plan = sparse_plan(masked, slots, gamma=self.gamma, iterations=self.iterations)
+        masked = logits == -torch.inf
+        open_gates = gates.masked_fill(masked, -torch.inf) if exceptional(masked.any()) else gates
+        plan = sparse_plan(open_gates, slots, gamma=self.gamma, iterations=self.iterations)
         routing = ExpertChoiceRouting.from_choices(gates, plan.tokens, plan.top)
         routing.diagnostics["marginal_error"] = plan.marginal_error
         return routing

@@ -162,6 +162,8 @@ def sigmoid_shares(logits: Tensor) -> Tensor:
 @torch.no_grad()
 def ranking(logits: Tensor, gates: Tensor) -> Tensor:
     """Return the gates, the softmax of (g, t, E) logits; their logarithms where they underflow."""
+    if not exceptional((gates < torch.finfo(gates.dtype).tiny).any()):
+        return gates.detach()
     # A token's highest gate is at least 1/E, and gives what was taken off all its logits.
     shift = logits.amax(-1, keepdim=True) - gates.amax(-1, keepdim=True).log()
     return without_underflow(gates, logits - shift)

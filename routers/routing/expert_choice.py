@@ -93,7 +93,7 @@ class ExpertChoiceRouting(Routing):
         rows = slot_outputs.flatten(3).flatten(0, 2) * weights.reshape(-1, 1)
         groups = self.tokens.shape[0]
         y = rows.new_zeros(groups * self.num_tokens, rows.shape[1])
-        return y.index_add(0, self._rows(), rows).view(groups, self.num_tokens, *shape)
+        return y.index_add_(0, self._rows(), rows).view(groups, self.num_tokens, *shape)
 
     def reweighted(self, factors: Tensor) -> Self:
         return replace(self, weights=self.weights * factors.unsqueeze(-1))
