@@ -159,7 +159,7 @@ class WorkOptions(WorkerOptions):
             save_every=self.save_every,
             retry=retry,
             plugins=plugins,
-            rehearse=not in_array(),
+            prepared=in_array(),
             newest=array_began(),
             command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",
         )

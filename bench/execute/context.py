@@ -38,7 +38,8 @@ class RunOptions:
         retry: which trials that gave no result are tried again.
         plugins: the user's files that were loaded.
         command: the command line that began the run.
-        rehearse: whether trainings are rehearsed before the first begins.
+        prepared: whether another command has rehearsed the trainings and written the study, see
+            `prepare_plan`.
         newest: the attempt and measurement up to which `retry` holds; None for those of the start.
     """
 
@@ -49,7 +50,7 @@ class RunOptions:
     retry: Retry = None
     plugins: tuple[Path, ...] = ()
     command: str = ""
-    rehearse: bool = True
+    prepared: bool = False
     newest: tuple[int, int] | None = None
 
 

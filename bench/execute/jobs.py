@@ -1,10 +1,9 @@
-"""Jobs, one a trial and one a bare layer: their queue, their rows in the database, their ends."""
+"""Jobs, one a trial and one a bare layer: their rows in the database, their ends."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.execute.context import RunContext, tail, trial_folder
@@ -130,47 +129,6 @@ def jobs_of(
         yield Job(each, Decision(False, "", suites), task)
 
 
-@dataclass(eq=False)
-class Item:
-    """A job in the queue, or that was in it.
-
-    Attributes:
-        announced: whether it was emitted that another run holds it.
-        crashed: suites that ended their process in this run.
-    """
-
-    job: Job
-    not_before: float = 0.0
-    announced: bool = False
-    crashed: set[str] = field(default_factory=set)
-
-
-def first_ready(queue: Sequence[Item], active: Sequence[Job], here: Sequence[Job]) -> Item | None:
-    """Return the first item that may begin now on a device.
-
-    A bare layer, which is timed, has its device alone; a derived trial waits for its parent.
-
-    Args:
-        active: the jobs that are done anywhere now.
-        here: the active jobs on the free slot's device.
-    """
-    if any(job.is_layer for job in here):
-        return None
-    unfinished = {job.fingerprint for job in [*(item.job for item in queue), *active]}
-    for item in queue:
-        ready = not here if item.job.is_layer else item.job.parent not in unfinished
-        if ready and item.not_before <= time.monotonic():
-            return item
-    return None
-
-
-def drop_children(queue: list[Item], fingerprint: str) -> None:
-    """Remove what is derived from an interrupted trial: the next run continues it."""
-    for item in [item for item in queue if item.job.parent == fingerprint]:
-        queue.remove(item)
-        drop_children(queue, item.job.fingerprint)
-
-
 @dataclass(frozen=True)
 class JobStore:
     """The jobs of one run in the database.
@@ -195,14 +153,22 @@ class JobStore:
         held = [lease for lease in self.store.leases() if lease.fingerprint == job.fingerprint]
         return f"process {held[0].run.pid} on {held[0].run.node}" if held else "nobody"
 
+    def held_by_others(self) -> dict[int, int]:
+        """Return the run that holds a trial, by the trial's row, of all that others hold now."""
+        return {row: run for row, run in self.store.held().items() if run != self.run_id}
+
     def refreshed(self, job: Job, children: Iterable[Job]) -> Job:
         """Return a job with what is left to do now of it, which others are derived from."""
         if job.is_layer:
             (due,) = self.reuse.layers([job.planned])
             return replace(job, decision=replace(job.decision, due=due))
-        derived = [child.planned for child in children]
-        decision, *_ = self.reuse.trials([job.planned, *derived])
-        return replace(job, decision=decision)
+        return self.refreshed_trials([job, *children])[0]
+
+    def refreshed_trials(self, jobs: Sequence[Job]) -> list[Job]:
+        """Return jobs with what is left to do now of them; parents come before their children."""
+        decisions = self.reuse.trials([job.planned for job in jobs])
+        pairs = zip(jobs, decisions, strict=True)
+        return [replace(job, decision=decision) for job, decision in pairs]
 
     def begin(self, job: Job, device: str) -> Assignment:
         """Begin the attempt of a leased job, where it is to be trained; returns its assignment."""

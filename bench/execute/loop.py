@@ -15,21 +15,17 @@ from bench.execute.events import Event, OnEvent, Progress
 from bench.execute.executor import Executor
 from bench.execute.jobs import (
     Assignment,
-    Item,
     Job,
     JobStore,
     Result,
     WorkerFailure,
-    drop_children,
-    first_ready,
 )
+from bench.execute.queue import Item, Queue
 from bench.plan import PlannedSuite
 from results import StoreError
 from results.store.leases import STALE_SECONDS
 from results.store.records import AttemptStatus
 
-ASK_AGAIN = 2.0
-"""Seconds until a job that another run holds is asked for again."""
 HEARTBEAT = 2.0
 """Seconds between two heartbeats."""
 POLL = 0.5
@@ -105,7 +101,7 @@ class JobLoop:
         emit: OnEvent,
         interrupts: Interrupts,
     ) -> None:
-        self._queue, self._source = [Item(job) for job in jobs], source
+        self._queue, self._source = Queue(jobs, job_store), source
         self._active: dict[int, _Active] = {}
         self._job_store, self._executor = job_store, executor
         self._emit, self._interrupts = emit, interrupts
@@ -125,10 +121,11 @@ class JobLoop:
                     self._leave(self._interrupts.reason)
                 for slot in range(len(self._executor.slots)):
                     self._fill(slot)
-                for slot, result in self._executor.wait(POLL):
+                ended = self._executor.wait(POLL)
+                for slot, result in ended:
                     self._finish(slot, result)
                 self._heartbeat()
-                if not self._active and self._queue and not self._leaving:
+                if not (self._active or ended) and self._queue and not self._leaving:
                     self._interrupts.sleep(POLL)
         except StoreError:
             # Workers that are asked to stop save what they have.
@@ -173,7 +170,9 @@ class JobLoop:
         while slot not in self._active and not self._leaving:
             jobs = {number: active.item.job for number, active in self._active.items()}
             here = [job for number, job in jobs.items() if self._executor.slots[number] == device]
-            item = first_ready(self._queue, list(jobs.values()), here)
+            for done in self._queue.refresh():
+                self._pass_over(done)
+            item = self._queue.first_ready(list(jobs.values()), here)
             if item is None:
                 break
             self._begin(slot, item)
@@ -184,18 +183,19 @@ class JobLoop:
         if lease is None:
             if not item.announced:
                 self._emit(events.Waiting(item.job.task, self._job_store.holder(item.job)))
-            item.announced, item.not_before = True, time.monotonic() + ASK_AGAIN
+            self._queue.set_aside(item)
             return
         self._queue.remove(item)
-        children = [each.job for each in self._queue if each.job.parent == item.job.fingerprint]
-        job = self._job_store.refreshed(item.job, children).without(item.crashed)
-        if job.reused is not None and not (job.idle and item.crashed):
-            self._emit(job.reused)
+        refreshed = self._job_store.refreshed(item.job, self._queue.children(item.job))
+        job = refreshed.without(item.crashed)
         if job.idle:
             self._job_store.store.release(lease)
             if not item.crashed:
-                self._add_following(job)
+                self._queue.share()
+                self._pass_over(job)
             return
+        if job.reused is not None:
+            self._emit(job.reused)
         assignment = self._job_store.begin(job, self._executor.slots[slot])
         self._active[slot] = _Active(item, lease, assignment)
         self._executor.start(slot, assignment, partial(self._on_event, slot))
@@ -212,7 +212,7 @@ class JobLoop:
             status = self._fail(active, result)
         self._job_store.store.release(active.lease)
         if status == AttemptStatus.INTERRUPTED:
-            drop_children(self._queue, active.item.job.fingerprint)
+            self._queue.drop_children(active.item.job)
         elif active.item not in self._queue:
             self._add_following(active.assignment.job)
         if result.leave:
@@ -234,12 +234,18 @@ class JobLoop:
         if failure.status != AttemptStatus.INTERRUPTED:
             self._job_store.fail_measurement(assignment, suite, failure)
             active.item.crashed.add(suite.name)
-            self._queue.insert(0, active.item)  # for the suites after it
+            self._queue.put_back(active.item)  # for the suites after it
         self._emit(events.Measured(task, suite.name, failure.status, seconds, failure.error))
         return status
 
+    def _pass_over(self, job: Job) -> None:
+        """Take up what follows a job that another run has done."""
+        if job.reused is not None:
+            self._emit(job.reused)
+        self._add_following(job)
+
     def _add_following(self, job: Job) -> None:
-        self._queue += map(Item, self._source.following(job))
+        self._queue.add(self._source.following(job))
 
     def _leave(self, reason: str) -> None:
         """Begin nothing more, and ask what goes on to save and stop."""

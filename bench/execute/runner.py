@@ -53,7 +53,10 @@ class Runner:
             store.machine(prepared_machine()),
             store.code_version(code_version()),
         )
-        self.reuse = Reuse(store, home, self.context.machine_id, options.retry, options.newest)
+        self.reuse = Reuse(
+            *(store, home, self.context.machine_id, options.retry, options.newest),
+            explain=not options.prepared,
+        )
         self.summary = RunSummary()
         self._store, self._datasets = store, datasets
         self._on_event: OnEvent | None = on_event
@@ -69,7 +72,7 @@ class Runner:
         interrupts, executor = Interrupts(), None
         if pending := source.pending():
             executor = self._executor(lambda: interrupts.reason is not None)
-            if self.context.options.rehearse:
+            if not self.context.options.prepared:
                 self._check(pending, executor)
         rows = source.record()
         process = Run(*this_process(), command=self.context.options.command, jobs=len(self.slots))
@@ -161,7 +164,7 @@ def prepare_plan(
 def _planned_jobs(plan: Plan, store: Store, runner: Runner) -> PlannedJobs:
     reuse = runner.reuse
     jobs = tuple(jobs_of(plan, reuse.trials(plan.trials), reuse.layers(plan.layers)))
-    return PlannedJobs(plan, jobs, store, runner.emit)
+    return PlannedJobs(plan, jobs, store, runner.emit, runner.context.options.prepared)
 
 
 @dataclass(frozen=True)
@@ -171,12 +174,14 @@ class PlannedJobs:
     Attributes:
         jobs: all jobs of the plan, those included that have nothing to do.
         emit: a function that is called with each event.
+        prepared: whether another command has written the study, with these trials and layers.
     """
 
     plan: Plan
     jobs: tuple[Job, ...]
     store: Store
     emit: OnEvent
+    prepared: bool
 
     @property
     def study(self) -> str:
@@ -186,6 +191,10 @@ class PlannedJobs:
         return [job for job in self.jobs if not job.idle]
 
     def record(self) -> dict[str, int]:
+        if self.prepared:  # a hundred workers need not write the same thousands of rows
+            rows = self.store.rows(self.study)
+            if all(job.fingerprint in rows for job in self.jobs):
+                return rows
         return record_plan(self.plan, self.store)
 
     def begin(self, run_id: int) -> list[Job]:

@@ -62,6 +62,11 @@ class Reuse:
         retry: which trials are tried again that ended without a result; of "noisy" none, but the
             timings that other load disturbed.
         newest: the attempt and the measurement up to which that holds; None for those of now.
+        explain: whether a trial that is new is compared with all others of the database, to say
+            what about it is new.
+
+    Attributes:
+        newest: that attempt.
     """
 
     def __init__(
@@ -71,11 +76,12 @@ class Reuse:
         machine_id: int | None,
         retry: Retry = None,
         newest: tuple[int, int] | None = None,
+        explain: bool = True,
     ) -> None:
-        self._store, self._home = store, home
+        self._store, self._home, self._explain = store, home, explain
         self._machine_id, self._retry = machine_id, retry
         # What another run tries again meanwhile is not tried a third time.
-        self._newest, timing = newest or newest_of(store)
+        self.newest, timing = newest or newest_of(store)
         self._newest_timing = timing if retry == "noisy" else 0
 
     def trials(self, planned: Sequence[Planned]) -> list[Decision]:
@@ -94,7 +100,7 @@ class Reuse:
                 decision = Decision(True, why, each.suites) if why else same
             elif name in tried:
                 last = tried[name][-1]
-                again, reason = tried_again(last, self._retry if last.id <= self._newest else None)
+                again, reason = tried_again(last, self._retry if last.id <= self.newest else None)
                 no_result = Decision(False, reason, attempt=last)
                 decision = Decision(True, reason, each.suites) if again else no_result
             else:
@@ -170,6 +176,8 @@ class Reuse:
         return matched == "wall_clock" and attempt.machine_id != self._machine_id
 
     def _why_new(self, fingerprint: Fingerprint) -> str:
+        if not self._explain:
+            return "no result yet"
         alike = self._alike[to_json(identity(fingerprint.description))]
         others = [trial for trial in alike if trial.fingerprint != fingerprint.value]
         return "; ".join(differences(fingerprint, others[-1])) if others else "new"

@@ -26,7 +26,8 @@ CLOCK_SECONDS = 10
 """Seconds that a process's start may seem to move when the host's clock is set."""
 BOOT = Path("/proc/sys/kernel/random/boot_id")
 PIDS = Path("/proc/self/ns/pid")
-_RUN = joinedload(LeaseRow.run).joinedload(RunRow.study)
+_STUDY = joinedload(RunRow.study).load_only(StudyRow.name)
+_RUN = joinedload(LeaseRow.run).options(_STUDY)
 
 
 def this_process() -> tuple[str, int, float]:
@@ -44,13 +45,17 @@ def this_host() -> str:
 
 def alive(run: RunRecord) -> bool:
     """Tell whether a run worked when it was read: it had not finished, and its process exists."""
-    if run.finished_at is not None:
-        return False
-    if run.host != this_host():
-        return run.silent_seconds < STALE_SECONDS
+    return run.finished_at is None and _lives(
+        run.host, run.pid, run.process_started, run.silent_seconds
+    )
+
+
+def _lives(host: str, pid: int, process_started: float, silent_seconds: float) -> bool:
+    if host != this_host():
+        return silent_seconds < STALE_SECONDS
     try:
-        process = psutil.Process(run.pid)
-        same = abs(process.create_time() - run.process_started) < CLOCK_SECONDS
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - process_started) < CLOCK_SECONDS
         return same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
@@ -91,7 +96,7 @@ class Leases(Database):
 
     def runs(self, study: str | None = None) -> list[RunRecord]:
         """Return the runs of a study (None: of all), the oldest first."""
-        query = select(RunRow).options(joinedload(RunRow.study)).order_by(RunRow.id)
+        query = select(RunRow).options(_STUDY).order_by(RunRow.id)
         if study is not None:
             query = query.where(RunRow.study.has(name=study))
         with self.reading() as session:
@@ -126,6 +131,11 @@ class Leases(Database):
         with self.writing() as session:
             session.execute(delete(LeaseRow).filter_by(id=lease_id))
 
+    def held(self) -> dict[int, int]:
+        """Return which trials living runs hold: the run's row by the trial's row."""
+        with self.reading() as session:
+            return _held(session)
+
     def leases(self, study: str | None = None) -> list[LeaseRecord]:
         """List what a study's runs (None: all runs) have leased, dead ones too; oldest first."""
         related = (joinedload(LeaseRow.trial), joinedload(LeaseRow.layer), _RUN)
@@ -140,9 +150,20 @@ class Leases(Database):
 
 def worked_on(session: Session) -> set[int]:
     """Return the trials that a run which lives has leased."""
-    held = session.scalars(select(LeaseRow).options(_RUN)).all()
-    at = now(session)
-    return {row.trial_id for row in held if row.trial_id and alive(_run_record(row.run, at))}
+    return set(_held(session))
+
+
+def _held(session: Session) -> dict[int, int]:
+    """Return which trials living runs hold; by columns, since hundreds of runs ask all the time."""
+    process = (RunRow.host, RunRow.pid, RunRow.process_started)
+    query = select(LeaseRow.trial_id, LeaseRow.run_id, RunRow.heartbeat_at, *process)
+    query = query.join(RunRow).where(RunRow.finished_at.is_(None))
+    held, at = session.execute(query).all(), now(session)
+    return {
+        trial: run
+        for trial, run, heard, host, pid, started in held
+        if trial and _lives(host, pid, started, (at - heard).total_seconds())
+    }
 
 
 def _lock(session: Session, trial_id: int | None, layer_id: int | None) -> None:

@@ -75,6 +75,12 @@ class Reader(Database):
             )
             return attempt, measurement
 
+    def trials_begun_after(self, attempt: int) -> dict[int, int]:
+        """Return what began after an attempt: the trial's row by the attempt's row."""
+        query = select(AttemptRow.id, AttemptRow.trial_id).where(AttemptRow.id > attempt)
+        with self.reading() as session:
+            return dict(session.execute(query).all())
+
     def measured(self, attempt_ids: Iterable[int]) -> dict[int, set[Made]]:
         """Find what has been measured of each of these attempts."""
         return self._measured(select(MeasurementRow.attempt_id, *MADE), attempt_ids)
@@ -144,6 +150,15 @@ class Reader(Database):
         if name not in studies:
             raise StoreError(f"no study {name!r} in {self.url}{nearest(name, studies)}")
         return studies[name]
+
+    def rows(self, study: str) -> dict[str, int]:
+        """Return the row of each trial and each layer of a study, by fingerprint."""
+        found: dict[str, int] = {}
+        with self.reading() as session:
+            for row, link in ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow)):
+                query = select(row.fingerprint, row.id).join(link).join(StudyRow)
+                found |= dict(session.execute(query.where(StudyRow.name == study)).all())
+        return found
 
     def descriptions(self, study: str) -> dict[str, dict[str, Any]]:
         """Return the descriptions of a study's trials and bare layers, by fingerprint."""

@@ -1,0 +1,248 @@
+"""Simulate many workers on one PostgreSQL server: transactions a second, waiting, saturation.
+
+    python tools/simulate_cluster.py --db postgresql://bench@localhost/empty --seconds 60,20,5
+
+Everything that a worker does with the database is what `run` does: leases, heartbeats, attempts,
+results. Only the training is replaced, by a pause. The table stands in docs/overnight.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import event, text
+
+from bench.config import load_preset
+from bench.data import Datasets
+from bench.environment import code_version, machine
+from bench.execute.context import Interrupts, RunContext, RunOptions
+from bench.execute.events import OnEvent
+from bench.execute.jobs import Assignment, Job, JobStore, Result, WorkerFailure, jobs_of
+from bench.execute.loop import JobLoop
+from bench.execute.runner import PlannedJobs
+from bench.plan import Plan, Reuse, make_plan, make_request, record_plan
+from results import Metric, Store, open_store
+from results.store.leases import this_process
+from results.store.records import AttemptStatus, Run
+
+SUITES = 4
+"""Measurements of each trial."""
+METRICS = 50
+"""Values of each measurement."""
+
+
+class PausingExecutor:
+    """One slot, in which a training is a pause; its results are written as a worker does it."""
+
+    slots: tuple[str, ...] = ("cpu",)
+
+    def __init__(self, store: Store, context: RunContext, seconds: float, seed: int) -> None:
+        self._store, self._context, self._seconds = store, context, seconds
+        self._draw = random.Random(seed)
+        self._assignment: Assignment | None = None
+        self._end = 0.0
+
+    def preflight(self, specs: object) -> Iterable[Any]:
+        return ()
+
+    def start(self, slot: int, assignment: Assignment, on_event: OnEvent) -> None:
+        self._assignment = assignment
+        self._end = time.monotonic() + self._seconds * self._draw.uniform(0.5, 1.5)
+
+    def wait(self, seconds: float) -> list[tuple[int, Result | WorkerFailure]]:
+        if self._assignment is None:
+            return []
+        time.sleep(max(min(self._end - time.monotonic(), seconds), 0))
+        if time.monotonic() < self._end:
+            return []
+        attempt, self._assignment = self._assignment.attempt, None
+        assert attempt is not None
+        self._store.finish_attempt(attempt, AttemptStatus.DONE, seconds=self._seconds)
+        here = (self._context.machine_id, self._context.code_id)
+        for suite in range(SUITES):
+            metrics = [Metric(f"metric {number}", self._draw.random()) for number in range(METRICS)]
+            name = f"suite {suite}"
+            self._store.record_measurement(
+                name, {}, "", *here, attempt_id=attempt, metrics=metrics, seconds=1.0
+            )
+        return [(0, Result(AttemptStatus.DONE))]
+
+    def request_stop(self, slot: int) -> None:
+        self._end = 0.0
+
+    def request_stop_all(self) -> None:
+        self._end = 0.0
+
+    kill = request_stop_all
+
+
+@dataclass(frozen=True)
+class Case:
+    """Workers of one kind: so many, whose trainings take so many seconds on average."""
+
+    workers: int
+    trials: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a case came to.
+
+    Attributes:
+        transactions: those that the server has committed.
+        waits: seconds of each transaction of the workers, from its begin to its end.
+        busy: the share of the workers' time in which they trained.
+    """
+
+    case: Case
+    wall: float
+    transactions: int
+    waits: np.ndarray
+    busy: float
+
+    def row(self) -> str:
+        """Return it as a row of the table."""
+        p50, p95, p99 = 1e3 * np.percentile(self.waits, (50, 95, 99))
+        case = self.case
+        return (
+            f"| {case.workers} | {case.seconds:g} | {case.trials:,} | {self.wall:.0f} | "
+            f"{case.trials / self.wall:.1f} | {self.transactions / self.wall:.0f} | "
+            f"{p50:.0f} / {p95:.0f} / {p99:.0f} | {100 * self.busy:.0f} % |"
+        )
+
+
+HEAD = """\
+| workers | seconds a trial | trials | wall clock, s | trials a second | transactions a second \
+| transaction, ms (p50 / p95 / p99) | time spent training |
+|---|---|---|---|---|---|---|---|"""
+
+
+def plan_of(case: Case) -> Plan:
+    """Return a plan of so many trials, with nothing but trainings."""
+    preset = load_preset("smoke")
+    asked = make_request(preset, routers=["dense"], seeds=case.trials, suites=["accuracy"])
+    plan = make_plan(asked, Datasets())
+    return replace(plan, trials=tuple(replace(each, suites=()) for each in plan.trials), layers=())
+
+
+def work(url: str, case: Case, members: Sequence[int], ready: Any, sent: Any) -> None:
+    """Do the share of one process: some of the workers, each a thread with its own connection.
+
+    What each worker reads at its start is read once a process, before all begin.
+    """
+    plan, home = plan_of(case), Path(tempfile.mkdtemp())
+    waits: list[float] = []
+    with open_store(url) as store:
+        machine_id, code_id = store.machine(machine()), store.code_version(code_version())
+        rows = store.rows(plan.request.study)
+        jobs = tuple(
+            jobs_of(plan, Reuse(store, home, machine_id, explain=False).trials(plan.trials), ())
+        )
+    context = RunContext(url, home, RunOptions(prepared=True), {}, machine_id, code_id)
+
+    def one(number: int) -> None:
+        with open_store(url) as store:
+            _time_transactions(store, waits)
+            _run_worker(store, plan, jobs, context, rows, case.seconds, number)
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in members]
+    ready.wait()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sent.put(waits)
+
+
+def _run_worker(
+    store: Store,
+    plan: Plan,
+    jobs: tuple[Job, ...],
+    context: RunContext,
+    rows: dict[str, int],
+    seconds: float,
+    number: int,
+) -> None:
+    source = PlannedJobs(plan, jobs, store, lambda _: None, prepared=True)
+    _, pid, started = this_process()
+    process = Run(f"node {number}", pid, started, command="", jobs=1)
+    run_id = store.start_run(store.find_study(source.study).id, process)
+    reuse = Reuse(store, context.home, context.machine_id, explain=False)
+    executor = PausingExecutor(store, context, seconds, number)
+    job_store = JobStore(store, context, run_id, reuse, rows)
+    JobLoop(jobs, source, job_store, executor, lambda _: None, Interrupts()).run()
+    store.finish_run(run_id)
+
+
+def _time_transactions(store: Store, waits: list[float]) -> None:
+    began: dict[Any, float] = {}
+
+    def begin(connection: Any) -> None:
+        began[connection] = time.perf_counter()
+
+    def end(connection: Any) -> None:
+        waits.append(time.perf_counter() - began.pop(connection))
+
+    event.listen(store.engine, "begin", begin)
+    event.listen(store.engine, "commit", end)
+    event.listen(store.engine, "rollback", end)
+
+
+def simulate(url: str, case: Case, processes: int) -> Outcome:
+    """Do a case in an empty database."""
+    with open_store(url) as store:
+        if store.studies():
+            raise SystemExit(f"{url} is not empty: a simulation needs a database of its own")
+        record_plan(plan_of(case), store)
+        context = multiprocessing.get_context("spawn")
+        ready, sent = context.Barrier(processes + 1), context.Queue()
+        shares = [range(case.workers)[number::processes] for number in range(processes)]
+        started = [context.Process(target=work, args=(url, case, s, ready, sent)) for s in shares]
+        for process in started:
+            process.start()
+        ready.wait()
+        before, began = _committed(store), time.monotonic()
+        waits = np.concatenate([sent.get() for _ in started])
+        wall = time.monotonic() - began
+        for process in started:
+            process.join()
+        committed = _committed(store) - before
+    busy = case.trials * case.seconds / (case.workers * wall)
+    return Outcome(case, wall, committed, waits, busy)
+
+
+def _committed(store: Store) -> int:
+    """Return the number of transactions that the server has committed in this database."""
+    asked = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+    with store.engine.connect() as connection:
+        return int(connection.scalar(text(asked)) or 0)
+
+
+def main() -> None:
+    """Run the cases that are asked for, and print their table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--db", required=True, help="URL of an empty database, for one case")
+    parser.add_argument("--workers", type=int, default=256)
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of one training, on average")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    asked = parser.parse_args()
+    case = Case(asked.workers, asked.trials, asked.seconds)
+    outcome = simulate(asked.db, case, asked.processes)
+    print(HEAD, outcome.row(), sep="\n")
+
+
+if __name__ == "__main__":
+    main()
