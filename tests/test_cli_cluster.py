@@ -15,6 +15,7 @@ import yaml
 
 from bench.cli import main
 from bench.config import load_preset
+from bench.tune import search_results
 from results import Run, open_store
 from results.frames import trials_frame
 from results.store.leases import alive, this_process
@@ -186,6 +187,23 @@ def test_stop_asks_a_run_on_this_machine_to_leave(tmp_path: Path, bench) -> None
     _, error = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "stopped early: SIGTERM" in error
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("left_alone")
+def test_an_array_tunes_as_one_process_does(tmp_path: Path, bench) -> None:
+    asked = ["tune", "--preset", "smoke", "--routers", "soft_moe,dense", "--trials", "3"]
+    asked += ["--seeds", "1", "--set", "train.epochs=0.2"]
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    for folder, more in ((together, ["--executor", "local", "--workers", "2"]), (alone, [])):
+        folder.mkdir()
+        assert "best top-1 %" in bench(folder, *asked, *more).stdout
+    results = []
+    for folder in (together, alone):
+        with open_store(folder / "runs/bench.db") as store:
+            results.append(search_results(store, "smoke-tuning"))
+            assert len(trials_frame(store, "smoke-tuning", history=True)) == 6
+    assert results[0] == results[1]
 
 
 @pytest.mark.slow

@@ -29,7 +29,7 @@ from bench.environment import code_version, machine
 from bench.execute.context import Interrupts, RunContext, RunOptions
 from bench.execute.events import OnEvent
 from bench.execute.jobs import Assignment, Job, JobStore, Result, WorkerFailure, jobs_of
-from bench.execute.loop import JobLoop
+from bench.execute.loop import HEARTBEAT, JobLoop
 from bench.execute.runner import PlannedJobs
 from bench.plan import Plan, Reuse, make_plan, make_request, record_plan
 from results import Metric, Store, open_store
@@ -63,7 +63,9 @@ class PausingExecutor:
     def wait(self, seconds: float) -> list[tuple[int, Result | WorkerFailure]]:
         if self._assignment is None:
             return []
-        time.sleep(max(min(self._end - time.monotonic(), seconds), 0))
+        # Longer than the loop asks for, which listens to no worker here: 256 threads that wake up
+        # twice a second would keep the cores busy with nothing else.
+        time.sleep(max(min(self._end - time.monotonic(), max(seconds, HEARTBEAT)), 0))
         if time.monotonic() < self._end:
             return []
         attempt, self._assignment = self._assignment.attempt, None

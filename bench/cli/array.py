@@ -19,7 +19,7 @@ from rich.text import Text
 
 from bench.cli.context import Place
 from bench.cli.live import PLAIN_SECONDS
-from bench.cli.options import ArrayOptions
+from bench.cli.options import WorkOptions
 from bench.cli.standing import SECONDS, Monitor, board_of, drawn, run_lines
 from bench.config import ClusterConfig, Preset, cluster_config
 from bench.execute import ArrayRecord, in_array, read_array, refuse_missing, submit_array
@@ -50,7 +50,7 @@ class ArrayEnd:
     interrupted = False
 
 
-def asked_array(work: ArrayOptions, preset: Preset) -> ClusterConfig | None:
+def asked_array(work: WorkOptions, preset: Preset) -> ClusterConfig | None:
     """Return what the workers of the array that options ask for need; None where they ask for none.
 
     Raises:
@@ -85,7 +85,7 @@ def work_by_array(
     place: Place,
     study: str,
     store: Store,
-    work: ArrayOptions,
+    work: WorkOptions,
     cluster: ClusterConfig,
     options: RunOptions,
     prepare: Callable[[], int],

@@ -144,31 +144,6 @@ class WorkOptions(WorkerOptions):
         float,
         typer.Option(min=0, metavar="SECONDS", help="Time between two checkpoints of a training."),
     ] = 60
-
-    def run_options(self, plugins: tuple[Path, ...], retry: RetryName = None) -> RunOptions:
-        """Return how a run is done, with the command that resumes it."""
-        from bench.execute import RunOptions, array_began, gpus, in_array
-
-        jobs = self.jobs
-        if jobs is None and in_array() and not gpus():
-            jobs = 1  # the other cores are those of other workers
-        return RunOptions(
-            jobs=jobs,
-            devices=tuple(names(self.devices)),
-            timeout=None if self.timeout is None else seconds_of(self.timeout),
-            save_every=self.save_every,
-            retry=retry,
-            plugins=plugins,
-            prepared=in_array(),
-            newest=array_began(),
-            command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",
-        )
-
-
-@dataclass(frozen=True)
-class ArrayOptions(WorkOptions):
-    """How the work of a run is done: by this command's workers, or by those of an array."""
-
     executor: Annotated[
         Literal["slurm", "local"] | None,
         typer.Option(
@@ -188,6 +163,25 @@ class ArrayOptions(WorkOptions):
             "cluster.",
         ),
     ] = None
+
+    def run_options(self, plugins: tuple[Path, ...], retry: RetryName = None) -> RunOptions:
+        """Return how a run is done, with the command that resumes it."""
+        from bench.execute import RunOptions, array_began, gpus, in_array
+
+        jobs = self.jobs
+        if jobs is None and in_array() and not gpus():
+            jobs = 1  # the other cores are those of other workers
+        return RunOptions(
+            jobs=jobs,
+            devices=tuple(names(self.devices)),
+            timeout=None if self.timeout is None else seconds_of(self.timeout),
+            save_every=self.save_every,
+            retry=retry,
+            plugins=plugins,
+            prepared=in_array(),
+            newest=array_began(),
+            command=f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(['python', *sys.argv])}",
+        )
 
 
 AUTO = "auto"

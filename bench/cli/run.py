@@ -14,11 +14,11 @@ import typer
 from bench.cli.context import Place, classified, command
 from bench.cli.options import (
     AUTO,
-    ArrayOptions,
     NoReport,
     RequestOptions,
     Retry,
     WorkerOptions,
+    WorkOptions,
     names,
     seeds_of,
 )
@@ -44,7 +44,7 @@ def add_to(app: typer.Typer) -> None:
 def run(
     place: Place,
     request: RequestOptions,
-    work: ArrayOptions,
+    work: WorkOptions,
     retry: Retry = None,
     no_report: NoReport = False,
 ) -> None:

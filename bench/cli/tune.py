@@ -87,11 +87,13 @@ def tune(
       python bench.py tune --preset study --routers soft_moe,dense --pruner hyperband
     """
     place.load(watch=True)
+    from bench.cli.array import ArrayEnd, asked_array, work_by_array
     from bench.cli.live import Display
     from bench.config import load_preset, settings_of
     from bench.data import Datasets
+    from bench.execute import RunSummary
     from bench.plan import checked_name, make_request
-    from bench.tune import Tuning, tuning_of
+    from bench.tune import Tuning, prepare_tuning, tuning_of
     from bench.tune import tune as do
 
     settings = settings_of(set_ or (), data_dir)
@@ -107,10 +109,19 @@ def tune(
         seed,
         frozenset(settings),
     )
-    options = work.run_options(place.plugins)
+    cluster, options = asked_array(work, tuning.preset), work.run_options(place.plugins)
     with place.store(create=True) as store:
-        with Display(store, tuning.study) as display:
-            summary = do(tuning, store, place.home, Datasets(), display, options)
+
+        def prepare() -> int:
+            return prepare_tuning(tuning, store, place.home, Datasets(), options)
+
+        summary: RunSummary | ArrayEnd
+        if cluster is not None:
+            how = (work, cluster, options, prepare)
+            summary = work_by_array(place, tuning.study, store, *how)
+        else:
+            with Display(store, tuning.study) as display:
+                summary = do(tuning, store, place.home, Datasets(), display, options)
         print_best(store, tuning.study)
     leave(place, summary)
 

@@ -27,7 +27,10 @@ from results.store.leases import STALE_SECONDS
 from results.store.records import AttemptStatus
 
 HEARTBEAT = 2.0
-"""Seconds between two heartbeats."""
+"""Seconds between two heartbeats, at least."""
+ALL_HEARTBEATS = 0.08
+"""Seconds between two heartbeats of all runs that share a study's jobs, at least: 256 runs send one
+each every 20 seconds, of the 120 after which a run counts as dead."""
 POLL = 0.5
 """Seconds between two questions to the executor, at most."""
 PATIENCE = 30.0
@@ -257,7 +260,7 @@ class JobLoop:
     def _heartbeat(self) -> None:
         """Write down that the run lives; that it cannot be written for a while costs nothing."""
         now = time.monotonic()
-        if now - self._last_try < HEARTBEAT:
+        if now - self._last_try < max(HEARTBEAT, ALL_HEARTBEATS * self._queue.runs):
             return
         self._last_try = now
         progress = {

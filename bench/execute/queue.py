@@ -33,14 +33,18 @@ class Item:
 
 
 class Queue:
-    """The jobs that a run has still to begin, in order."""
+    """The jobs that a run has still to begin, in order.
+
+    Attributes:
+        runs: how many runs were at work when that was asked last, with this one.
+    """
 
     def __init__(self, jobs: Iterable[Job], job_store: JobStore) -> None:
         self._items, self._job_store = list(map(Item, jobs)), job_store
         self._draw = random.Random(job_store.run_id)
         self._begun: set[int] = set()
         self._newest = job_store.reuse.newest
-        self._runs, self._shared, self._asked = 1, True, 0.0
+        self.runs, self._shared, self._asked = 1, True, 0.0
 
     def __len__(self) -> int:
         return len(self._items)
@@ -100,7 +104,7 @@ class Queue:
             free = not here if item.job.is_layer else item.job.parent not in unfinished
             if free and item.not_before <= now:
                 ready.append(item)
-                if len(ready) == self._runs:
+                if len(ready) == self.runs:
                     break
         return self._draw.choice(ready) if ready else None
 
@@ -116,7 +120,7 @@ class Queue:
         begun = self._job_store.store.trials_begun_after(self._newest)
         self._newest = max([self._newest, *begun])
         self._begun |= set(begun.values())
-        self._runs, self._shared = 1 + len(set(held.values())), bool(held)
+        self.runs, self._shared = 1 + len(set(held.values())), bool(held)
         self._asked = time.monotonic()
         over = []
         for item in self._items:

@@ -145,13 +145,15 @@ class Search:
         self._storage.set_trial_user_attr(self._id(number), STOPPED, reason)
 
     def end(self, number: int, status: str, accuracy: float) -> None:
-        """Write down that a trial is over.
+        """Write down that a trial is over, unless that is known.
 
         Args:
             status: status of the trial's attempt. What was stopped is pruned, also where its
                 process came to its end before the request: nothing may hang on how fast it is. What
                 gave no model has the accuracy 0, so that the draws to come keep away from it.
         """
+        if self.trials[number].state != UNDER_WAY:
+            return
         if STOPPED in self.trials[number].user_attrs:
             status = AttemptStatus.PRUNED
         self._storage.set_trial_user_attr(self._id(number), STATUS, status)

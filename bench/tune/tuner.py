@@ -1,11 +1,13 @@
 """A whole tuning: the same number of trainings for each router, in the workers of `run`."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from optuna.distributions import distribution_to_json
+from optuna.trial import FrozenTrial
 
 from bench.config import Preset
 from bench.data import Datasets
@@ -28,7 +30,6 @@ from bench.tune.search import REPEAT, STOPPED, Search
 from bench.tune.space import contenders
 from bench.tune.storage import open_tuning
 from results import Store
-from results.store.leases import alive
 from results.store.records import UNFINISHED, AttemptStatus, ComponentRef, TrialRecord
 from routers.errors import BenchError, RequestError
 
@@ -75,9 +76,34 @@ def tune(
 
     Raises:
         RequestError: something cannot be tuned or trained as asked for.
-        BenchError: another process works on this tuning.
         KeyboardInterrupt, StoreError: as of `bench.execute.runner.run_plan`.
     """
+    with _opened(tuning, store, home, datasets, on_event, options) as tuner:
+        return tuner.runner.run(tuner)
+
+
+def prepare_tuning(
+    tuning: Tuning, store: Store, home: Path, datasets: Datasets, options: RunOptions
+) -> int:
+    """Check a tuning and write it, for workers of an array; returns how many routers are open.
+
+    Raises:
+        RequestError: something cannot be tuned or trained as asked for.
+    """
+    with _opened(tuning, store, home, datasets, lambda event: None, options) as tuner:
+        return tuner.runner.prepare(tuner)
+
+
+@contextmanager
+def _opened(
+    tuning: Tuning,
+    store: Store,
+    home: Path,
+    datasets: Datasets,
+    on_event: OnEvent,
+    options: RunOptions,
+) -> Iterator["Tuner"]:
+    """Open the search of each router, begun as it is asked for now."""
     runner, fingerprints = Runner(store, home, datasets, on_event, options), Fingerprints()
     asked = contenders(tuning.preset, tuning.seed, tuning.fixed)
     untuned = [contender.planned({}, datasets, fingerprints) for contender in asked]
@@ -85,8 +111,7 @@ def tune(
         searches = [Search(storage, tuning.study, each, tuning.preset.tune) for each in asked]
         for search, planned in zip(searches, untuned, strict=True):
             _refuse_other(tuning, search, planned)
-        _refuse_second(tuning.study, store)
-        return runner.run(Tuner(tuning, searches, untuned, runner, store, datasets, fingerprints))
+        yield Tuner(tuning, searches, untuned, runner, store, datasets, fingerprints)
 
 
 def _refuse_other(tuning: Tuning, search: Search, untuned: Planned) -> None:
@@ -119,19 +144,6 @@ def _refuse_other(tuning: Tuning, search: Search, untuned: Planned) -> None:
     )
 
 
-def _refuse_second(study: str, store: Store, run_id: int | None = None) -> None:
-    """Let, of two processes that tune at once, the one that was written down first go on.
-
-    Args:
-        run_id: this one's; None before it is written down.
-    """
-    for run in store.runs(study):
-        if (run_id is None or run.id < run_id) and alive(run):
-            raise BenchError(
-                f"{study} is tuned already by process {run.pid} on {run.node}: {run.command}"
-            )
-
-
 @dataclass
 class _Trial:
     """A trial under way, and how many of its evaluations were reported."""
@@ -144,6 +156,9 @@ class _Trial:
 @dataclass
 class Tuner:
     """The `JobSource` of a tuning: each router's next trial follows its last one.
+
+    Runs at once on one tuning share its routers: each knows the trial under way of each router,
+    and trains those that nobody else has leased.
 
     Attributes:
         searches: the search of each router.
@@ -185,12 +200,7 @@ class Tuner:
         return self.rows
 
     def begin(self, run_id: int) -> list[Job]:
-        """Return where each router goes on, or begins.
-
-        Raises:
-            BenchError: another process, that began before, works on this tuning.
-        """
-        _refuse_second(self.study, self.store, run_id)
+        """Return where each router goes on, or begins."""
         self.runner.emit(Begun(self._unfinished()))
         return [job for search in self.searches for job in self._next(search)]
 
@@ -218,7 +228,7 @@ class Tuner:
 
     def _next(self, search: Search) -> Iterator[Job]:
         """Yield the next trial that is not done; write down what another run did meanwhile."""
-        while (drawn := search.next()) is not None:
+        while (drawn := self._drawn(search)) is not None:
             number, repeat = drawn.number, drawn.user_attrs.get(REPEAT, 0)
             task = self._task(search, number, repeat)
             try:
@@ -226,7 +236,8 @@ class Tuner:
                     drawn.params, self.datasets, self.fingerprints, repeat
                 )
             except RequestError as error:  # settings that do not fit each other cost their trial
-                search.end(number, AttemptStatus.FAILED, 0.0)
+                with self.store.alone():
+                    search.end(number, AttemptStatus.FAILED, 0.0)
                 self.runner.emit(Ended(task, AttemptStatus.FAILED, 0.0, str(error)))
                 continue
             fingerprint, trial = planned.fingerprint.value, _Trial(search, number)
@@ -234,7 +245,13 @@ class Tuner:
             self._trials[fingerprint] = trial
             search.set_training(number, fingerprint)
             attempt, stopped = self.store.last_attempt(fingerprint), drawn.user_attrs.get(STOPPED)
-            if stopped is not None and attempt is not None and attempt.status in UNFINISHED:
+            open_ = attempt is not None and attempt.status in UNFINISHED
+            if (
+                stopped is not None
+                and attempt
+                and open_
+                and self.rows[fingerprint] not in self.store.held()
+            ):
                 # Its process was killed before it stopped.
                 self.store.finish_attempt(attempt.id, AttemptStatus.PRUNED, error=stopped)
                 discard_state(trial_folder(self.runner.context.home, fingerprint))
@@ -244,6 +261,11 @@ class Tuner:
                 yield job
                 return
             self._end(planned, trial)
+
+    def _drawn(self, search: Search) -> FrozenTrial | None:
+        """Return the trial under way, or one more, which no other run adds at the same time."""
+        with self.store.alone():
+            return search.next()
 
     def _task(self, search: Search, number: int, repeat: int) -> Task:
         totals = [each.total for each in self.searches]
@@ -264,5 +286,6 @@ class Tuner:
                 status = AttemptStatus.FAILED
             else:
                 *_, accuracy = (p.value for p in outcome.history if p.name == "val_top1")
-        trial.search.end(trial.number, status, accuracy)
+        with self.store.alone():  # another run may see its end, too
+            trial.search.end(trial.number, status, accuracy)
         return True

@@ -213,6 +213,7 @@ class Writer(Database):
         with self.writing() as session:
             if session.get_bind().dialect.name == "postgresql":
                 session.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
+            session.connection()  # SQLite locks when the transaction begins, with its first use
             yield session
 
     def _by_content(

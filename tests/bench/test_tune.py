@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,13 +33,12 @@ from bench.tune.best_settings import is_between_rungs, search_results, with_tune
 from bench.tune.search import Search, draw
 from bench.tune.space import SEED, Contender, contenders
 from bench.tune.storage import FILE
-from bench.tune.tuner import Tuning, tune
-from results import Run, Store, open_store
+from bench.tune.tuner import Tuning, prepare_tuning, tune
+from results import Store, open_store
 from results.frames import measurements_frame, trials_frame
-from results.store.leases import this_process
 from results.tuned import SearchResult, SettingResult
 from routers import ROUTERS, Range, Router, register_router
-from routers.errors import BenchError, RequestError
+from routers.errors import RequestError
 from routers.hyper import hyper
 
 pytestmark = pytest.mark.slow
@@ -565,13 +565,26 @@ def test_a_tuning_goes_on_only_as_it_was_begun(tuned) -> None:
             tuned(["dense"], 2, **changes)
 
 
-def test_a_second_tuning_at_once_is_refused(tuned, store) -> None:
-    study = store.study("t", {})
-    first = store.start_run(study, Run(*this_process(), "the first command", 1))
-    with pytest.raises(BenchError, match=r"t is tuned already by process \d+ .*the first command"):
-        tuned(["dense"], 1)
-    store.finish_run(first)
-    assert tuned(["dense"], 1)["dense"].trials == 1
+def test_tunings_at_once_share_the_trainings(tuned, store, datasets, tmp_path) -> None:
+    """Two runs with workers of their own: the result is that of one alone."""
+    routers = ["soft_moe", "dense"]
+    preset, starts = preset_of(routers, 4, seeds=2), list[str]()
+
+    def on_event(event: Event) -> None:
+        if isinstance(event, Started):
+            starts.append(f"{event.task.name} {event.task.number}")
+
+    def work() -> None:
+        with open_store(tmp_path / "bench.db") as own:
+            tune(Tuning("t", preset), own, tmp_path, Datasets(), on_event, RunOptions(jobs=1))
+
+    assert prepare_tuning(Tuning("t", preset), store, tmp_path, datasets, RunOptions(jobs=1)) == 2
+    with ThreadPoolExecutor(2) as threads:
+        for future in [threads.submit(work) for _ in range(2)]:
+            future.result()
+    assert len(starts) == len(set(starts)) == len(trials_frame(store, "t"))
+    together = search_results(store, "t")
+    assert together == tuned(routers, 4, seeds=2, home=tmp_path / "alone")
 
 
 # Its use.
