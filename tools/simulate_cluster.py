@@ -1,26 +1,29 @@
 """Simulate many workers on one PostgreSQL server: transactions a second, waiting, saturation.
 
-    python tools/simulate_cluster.py --db postgresql://bench@localhost/empty --seconds 60,20,5
+    python tools/simulate_cluster.py --server postgresql://bench@localhost/postgres --seconds 30,5
 
 Everything that a worker does with the database is what `run` does: leases, heartbeats, attempts,
-results. Only the training is replaced, by a pause. The table stands in docs/overnight.md.
+results. Only the training is replaced, by a pause. The table stands in docs/overnight.md. Server
+and workers share the machine; the server has to take more connections than there are workers.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import random
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Sequence
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from sqlalchemy import event, text
 
 from bench.config import load_preset
@@ -33,6 +36,7 @@ from bench.execute.loop import HEARTBEAT, JobLoop
 from bench.execute.runner import PlannedJobs
 from bench.plan import Plan, Reuse, make_plan, make_request, record_plan
 from results import Metric, Store, open_store
+from results.connect import connect, resolve
 from results.store.leases import this_process
 from results.store.records import AttemptStatus, Run
 
@@ -105,6 +109,7 @@ class Outcome:
     Attributes:
         transactions: those that the server has committed.
         waits: seconds of each transaction of the workers, from its begin to its end.
+        server: seconds of computing of the server; None where it runs elsewhere.
         busy: the share of the workers' time in which they trained.
     """
 
@@ -112,23 +117,24 @@ class Outcome:
     wall: float
     transactions: int
     waits: np.ndarray
+    server: float | None
     busy: float
 
     def row(self) -> str:
         """Return it as a row of the table."""
         p50, p95, p99 = 1e3 * np.percentile(self.waits, (50, 95, 99))
-        case = self.case
+        case, cores = self.case, "" if self.server is None else f"{self.server / self.wall:.2f}"
         return (
             f"| {case.workers} | {case.seconds:g} | {case.trials:,} | {self.wall:.0f} | "
             f"{case.trials / self.wall:.1f} | {self.transactions / self.wall:.0f} | "
-            f"{p50:.0f} / {p95:.0f} / {p99:.0f} | {100 * self.busy:.0f} % |"
+            f"{p50:.0f} / {p95:.0f} / {p99:.0f} | {cores} | {100 * self.busy:.0f} % |"
         )
 
 
 HEAD = """\
 | workers | seconds a trial | trials | wall clock, s | trials a second | transactions a second \
-| transaction, ms (p50 / p95 / p99) | time spent training |
-|---|---|---|---|---|---|---|---|"""
+| transaction, ms (p50 / p95 / p99) | server, cores | time spent training |
+|---|---|---|---|---|---|---|---|---|"""
 
 
 def plan_of(case: Case) -> Plan:
@@ -205,8 +211,6 @@ def _time_transactions(store: Store, waits: list[float]) -> None:
 def simulate(url: str, case: Case, processes: int) -> Outcome:
     """Do a case in an empty database."""
     with open_store(url) as store:
-        if store.studies():
-            raise SystemExit(f"{url} is not empty: a simulation needs a database of its own")
         record_plan(plan_of(case), store)
         context = multiprocessing.get_context("spawn")
         ready, sent = context.Barrier(processes + 1), context.Queue()
@@ -215,14 +219,15 @@ def simulate(url: str, case: Case, processes: int) -> Outcome:
         for process in started:
             process.start()
         ready.wait()
-        before, began = _committed(store), time.monotonic()
+        before, computed, began = _committed(store), _computed(store), time.monotonic()
         waits = np.concatenate([sent.get() for _ in started])
         wall = time.monotonic() - began
         for process in started:
             process.join()
-        committed = _committed(store) - before
+        committed, after = _committed(store) - before, _computed(store)
+    server = None if computed is None or after is None else after - computed
     busy = case.trials * case.seconds / (case.workers * wall)
-    return Outcome(case, wall, committed, waits, busy)
+    return Outcome(case, wall, committed, waits, server, busy)
 
 
 def _committed(store: Store) -> int:
@@ -232,18 +237,49 @@ def _committed(store: Store) -> int:
         return int(connection.scalar(text(asked)) or 0)
 
 
+def _computed(store: Store) -> float | None:
+    """Return the seconds that the server has computed; None where it is on another machine."""
+    host = store.engine.url.host or str(store.engine.url.query.get("host", ""))
+    if host not in ("localhost", "127.0.0.1") and not host.startswith("/"):
+        return None
+    with store.engine.connect() as connection:
+        backend = int(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
+    server = psutil.Process(backend).parent()
+    assert server is not None
+    own = server.cpu_times()
+    total = own.user + own.system + own.children_user + own.children_system
+    return total + sum(sum(child.cpu_times()[:2]) for child in server.children())
+
+
+@contextmanager
+def own_database(server: str) -> Iterator[str]:
+    """Yield the URL of an empty database on a server; it is dropped in the end."""
+    name = f"simulation_{uuid.uuid4().hex[:8]}"
+    engine = connect(resolve(server)).execution_options(isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+        try:
+            yield resolve(server).set(database=name).render_as_string(hide_password=False)
+        finally:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
 def main() -> None:
     """Run the cases that are asked for, and print their table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--db", required=True, help="URL of an empty database, for one case")
+    parser.add_argument(
+        "--server", required=True, help="URL of a database beside which to make own"
+    )
     parser.add_argument("--workers", type=int, default=256)
     parser.add_argument("--trials", type=int, default=10_000)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of one training, on average")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seconds", default="30", help="of one training, on average: 30,10,5")
+    parser.add_argument("--processes", type=int, default=4, help="that the workers are threads of")
     asked = parser.parse_args()
-    case = Case(asked.workers, asked.trials, asked.seconds)
-    outcome = simulate(asked.db, case, asked.processes)
-    print(HEAD, outcome.row(), sep="\n")
+    print(HEAD, flush=True)
+    for seconds in map(float, asked.seconds.split(",")):
+        case = Case(asked.workers, asked.trials, seconds)
+        with own_database(asked.server) as url:
+            print(simulate(url, case, asked.processes).row(), flush=True)
 
 
 if __name__ == "__main__":
