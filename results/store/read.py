@@ -153,12 +153,12 @@ class Reader(Database):
 
     def rows(self, study: str) -> dict[str, int]:
         """Return the row of each trial and each layer of a study, by fingerprint."""
-        found: dict[str, int] = {}
+        by_fingerprint: dict[str, int] = {}
         with self.reading() as session:
             for row, link in ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow)):
                 query = select(row.fingerprint, row.id).join(link).join(StudyRow)
-                found |= dict(session.execute(query.where(StudyRow.name == study)).all())
-        return found
+                by_fingerprint |= dict(session.execute(query.where(StudyRow.name == study)).all())
+        return by_fingerprint
 
     def descriptions(self, study: str) -> dict[str, dict[str, Any]]:
         """Return the descriptions of a study's trials and bare layers, by fingerprint."""
