@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.nn import functional as F
 
 from routers.errors import RequestError, with_article
@@ -121,10 +121,10 @@ def gshard(routing: Routing, batch: Batch, *, choices: Literal["first", "all"] =
 def global_batch(routing: Routing, batch: Batch) -> Tensor:
     """`gshard` over all choices, whose counts are summed over the processes of a training.
 
-    E/(k T²) · Σ_e n_e Σ_t G_te, with n_e the choices of expert e and T the tokens of all
-    processes, k the mean choices of a token, and Σ_t over this process's tokens: the processes'
-    losses add up to that of the joined batch. An image may be one-sided where the batch is not.
-    Over micro-batches n_e is the mean of their counts so far, as in Megatron.
+    E/(k T) · Σ_e n_e · (mean gate of e), with n_e the choices of expert e and T the tokens of all
+    processes, k the mean choices of a token, and the mean over this process's tokens: the mean of
+    the processes' losses is that of the joined batch. An image may be one-sided where the batch is
+    not. Over micro-batches n_e is the mean of their counts so far, as in Megatron.
 
     Raises:
         RequestError: the tokens choose no experts.
@@ -132,12 +132,8 @@ def global_batch(routing: Routing, batch: Batch) -> Tensor:
     _choices("global_batch", routing)
     counts = batch.so_far(routing.demand().sum(0).to(routing.gates.dtype))
     gates = routing.real(_choosing_gates(routing))
-    tokens = counts.new_full((), len(gates))
-    if distributed.is_available() and distributed.is_initialized():
-        for total in (counts, tokens):
-            distributed.all_reduce(total)
     share = counts / counts.sum().clamp(min=1)
-    return routing.num_experts * (share * gates.sum(0)).sum() / tokens
+    return routing.num_experts * (share * gates.mean(0)).sum()
 
 
 @register_loss("sequence_balance", family="balance", source="arXiv 2412.19437")

@@ -1,4 +1,4 @@
-"""A batch that comes in parts, as micro-batches: what its losses are over all of it."""
+"""A batch that comes in parts, as micro-batches or to several processes: its losses over all."""
 
 from __future__ import annotations
 
@@ -37,9 +37,14 @@ class Parts:
     """The parts of a batch, one after the other; a first pass over them adds up their sums.
 
     Losses ask in the same order in each part, which is how their sums are known again.
+
+    Args:
+        over_ranks: sums a tensor over the processes that have the other parts of the batch, each of
+            which asks for the same sums.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, over_ranks: Callable[[Tensor], Tensor] = lambda own: own) -> None:
+        self._over_ranks = over_ranks
         self._sums: dict[int, Tensor] = {}
         self._counts: dict[int, tuple[Tensor, int]] = {}
         self._adding, self._share = False, 1.0
@@ -49,6 +54,10 @@ class Parts:
         """Begin a part with this share of the images, in the first pass (`adding`) or the last."""
         self._adding, self._share = adding, share
         self._summed = self._counted = 0
+
+    def end_first_pass(self) -> None:
+        """Make the sums those over the parts of all processes."""
+        self._sums = {index: self._over_ranks(own) for index, own in self._sums.items()}
 
     def whole(self, own: Tensor) -> Tensor:
         """Return the sum over all parts; see `Batch.whole`."""
@@ -66,7 +75,7 @@ class Parts:
         index, self._counted = self._counted, self._counted + 1
         total, parts = self._counts.get(index, (own.new_zeros(()), 0))
         self._counts[index] = total + own.detach(), parts + 1
-        return self._counts[index][0] / (parts + 1)
+        return self._over_ranks(self._counts[index][0] / (parts + 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +106,10 @@ class Batch:
         return own if self.parts is None else self.parts.whole(own)
 
     def so_far(self, own: Tensor) -> Tensor:
-        """Return the mean of this part's counts and those of the parts before it, no gradient."""
+        """Return the mean of this part's counts and those of the parts before it, no gradient.
+
+        It is summed over the processes of a training.
+        """
         return own if self.parts is None else self.parts.so_far(own)
 
     def mean(self, values: Tensor) -> Tensor:

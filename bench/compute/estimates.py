@@ -70,8 +70,9 @@ def estimate(spec: TrialSpec, data: DataShape, parent_data: DataShape | None = N
     budget = match_compute(spec, data.num_samples, lambda of: cost_of(of, data, parent_data))
     arguments = _cached_arguments(spec, data, parent_data)
     own, model = _step(*arguments), _shapes(*arguments)
-    largest = -(-spec.train.batch_size // spec.train.micro_batches)  # of the parts of a batch
-    kept = own.kept_bytes / spec.train.batch_size
+    train = spec.train
+    largest = -(-train.batch_size // (train.ranks * train.micro_batches))  # of a batch's parts
+    kept = own.kept_bytes / train.batch_size
     weights = list(model.parameters())
     trained = sum(weight.nbytes for weight in weights if weight.requires_grad)
     return Estimate(

@@ -101,8 +101,8 @@ class StepFlops(BaseModel):
             all_sizes.append(sizes)
         return all_sizes
 
-    def add(self, sizes: list[Sizes], counted: float | None = None) -> None:
-        """Add a step, by its `sizes_of`; the first must be a counted one."""
+    def add(self, sizes: list[Sizes], counted: float | None = None) -> float:
+        """Add a step, by its `sizes_of`; the first must be a counted one. Returns its FLOPs."""
         if counted is not None:
             self.counted, self.counted_sizes = counted, sizes
         assert self.counted is not None
@@ -112,6 +112,7 @@ class StepFlops(BaseModel):
             if before != after
         ]
         self.last = self.counted + round(sum(more))
+        return self.last
 
 
 def total_sizes(parts: Sequence[list[Sizes]]) -> list[Sizes]:

@@ -113,7 +113,10 @@ class TrainConfig(Config):
     """Of the dense model; its FLOPs are the budget."""
     batch_size: int = Field(default=128, ge=1)
     micro_batches: int = Field(default=1, ge=1, exclude_if=lambda parts: parts == 1)
-    """Parts of each batch, trained on one after the other, to need less memory."""
+    """Parts of each batch, or of a rank's share, trained on one after the other, to need less
+    memory."""
+    ranks: int = Field(default=1, ge=1, exclude_if=lambda number: number == 1)
+    """Processes that share each batch, on a GPU each."""
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=0.05, ge=0)

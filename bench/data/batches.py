@@ -37,11 +37,14 @@ class TrainingBatches:
         spec: the trial; its seed decides the order and the augmentation.
         dataset: the data set that is trained on.
         device: where the batches are to be.
+        rank: which of the `train.ranks` shares of each batch is made.
     """
 
-    def __init__(self, spec: TrialSpec, dataset: Dataset, device: torch.device) -> None:
+    def __init__(
+        self, spec: TrialSpec, dataset: Dataset, device: torch.device, rank: int = 0
+    ) -> None:
         self._dataset, self._device = dataset, device
-        self._steps = _Steps(spec, dataset)
+        self._steps = _Steps(spec, dataset, rank)
         images = dataset.splits["train"].images
         self._slow = bool(spec.data.augment.randaugment) or not isinstance(images, Tensor)
         self._next_step = -1
@@ -94,12 +97,16 @@ class TrainingBatches:
 class _Steps(TorchDataset[Batch | str]):
     """The augmented images of each step, as a data set for torch's loader."""
 
-    def __init__(self, spec: TrialSpec, dataset: Dataset) -> None:
+    def __init__(self, spec: TrialSpec, dataset: Dataset, rank: int) -> None:
         self._split, self._augment = dataset.splits["train"], Augment(spec.data.augment)
         self._seed, self._batch_size = spec.seed, spec.train.batch_size
+        self._rank, self._ranks = rank, spec.train.ranks
 
     def make(self, step: int) -> Batch:
-        indices, epochs = training_indices(len(self._split), self._seed, step, self._batch_size)
+        indices, epochs = (
+            each.tensor_split(self._ranks)[self._rank]
+            for each in training_indices(len(self._split), self._seed, step, self._batch_size)
+        )
         images = self._augment(self._split.fetch(indices), self._seed, epochs, indices)
         return images, self._split.labels[indices]
 

@@ -29,6 +29,7 @@ class TrainingState(BaseModel):
         segment_seconds: time spent on the last segment.
         step_flops: what is known of the FLOPs of a step.
         uncounted: operations that ran and have no known FLOPs.
+        flops_of_ranks: `step_flops` of each rank, where several share the training.
         losses: the task loss of each step since the last evaluation.
         history: losses and accuracies at the evaluations.
     """
@@ -41,6 +42,7 @@ class TrainingState(BaseModel):
     segment_seconds: float = 0.0
     over: bool = False
     step_flops: StepFlops = Field(default_factory=StepFlops)
+    flops_of_ranks: list[StepFlops] = []
     uncounted: set[str] = set()
     losses: list[float] = []
     history: list[HistoryPoint] = []

@@ -20,6 +20,7 @@ from bench.model import Parent
 from bench.train import checkpoint
 from bench.train.evaluation import ByAmount, ByStep, Segment, TrainingState, evaluate
 from bench.train.outcome import Outcome, write_outcome
+from bench.train.ranks import ALONE, Ranks
 from bench.train.step import Trainer, resolve_budget
 from routers.errors import NonFiniteError
 
@@ -49,18 +50,21 @@ def train_trial(
     on_progress: Progress = lambda *_: None,
     parent: Parent | None = None,
     *,
+    ranks: Ranks = ALONE,
     save_every: float = SAVE_EVERY,
     stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train one trial, from its first step or from where it was interrupted.
 
     On a CPU the same trial gives the same bits, with the same number of threads, also where it was
-    interrupted.
+    interrupted. Where several ranks train it, each of them calls this; the first alone evaluates,
+    writes files, and is asked to stop.
 
     Args:
         folder: for the snapshots, the outcome and, while it trains, its saved state; made where
             it is missing. Nobody else may train there meanwhile.
         parent: the trained trial that this one is derived from.
+        ranks: `train.ranks` processes that train this trial together.
         save_every: seconds between two times that the state is saved; 0 saves after each segment.
         stop: asked after each segment; where it says yes, the training saves its state and ends.
 
@@ -73,13 +77,14 @@ def train_trial(
         NonFiniteError: the logits are not finite in the first step, before its budget is known.
         BenchError: the model, the recipe or the data do not fit each other.
     """
-    sweep(folder)
+    if ranks.first:
+        sweep(folder)
     cuda = [device] if device.type == "cuda" else []
-    batches = TrainingBatches(spec, dataset, device)
+    batches = TrainingBatches(spec, dataset, device, ranks.rank)
     with torch.random.fork_rng(cuda), closing(batches):
 
         def begin() -> TrainingLoop:
-            return TrainingLoop(spec, dataset, batches, device, folder, parent)
+            return TrainingLoop(spec, dataset, batches, device, folder, parent, ranks)
 
         loop = begin()
         try:
@@ -96,7 +101,8 @@ def train_trial(
         except DivergedError as diverged:
             error = str(diverged)
     outcome = loop.outcome(error)
-    write_outcome(outcome)
+    if ranks.first:
+        write_outcome(outcome)
     return outcome
 
 
@@ -111,12 +117,14 @@ class TrainingLoop:
         device: torch.device,
         folder: Path,
         parent: Parent | None,
+        ranks: Ranks,
     ) -> None:
         self._spec, self._dataset, self._device, self._folder = spec, dataset, device, folder
-        self._budget = resolve_budget(spec, dataset, batches, device, parent)
+        self._ranks = ranks
+        self._budget = resolve_budget(spec, dataset, batches, device, parent, ranks)
 
         def trainer(steps: int) -> Trainer:
-            return Trainer(spec, dataset, batches, device, steps, parent)
+            return Trainer(spec, dataset, batches, device, steps, parent, ranks)
 
         budget, train = self._budget, spec.train
         self._schedule: ByStep | ByAmount
@@ -146,12 +154,15 @@ class TrainingLoop:
         """
         if saved := checkpoint.saved_state(self._folder, self._training):
             self.state, tensors = saved
+            if self.state.flops_of_ranks:
+                self.state.step_flops = self.state.flops_of_ranks[self._ranks.rank]
             self._trainer.step_flops = self.state.step_flops
             try:
                 self._trainer.restore(tensors)
             except (ValueError, RuntimeError) as error:
                 raise checkpoint.UnusableError(f"it does not fit the model: {error}") from None
-            print(f"the training goes on after step {self.state.steps} of {self.steps}")
+            if self._ranks.first:
+                print(f"the training goes on after step {self.state.steps} of {self.steps}")
 
     def run(self, on_progress: Progress, save_every: float, stop: Callable[[], bool]) -> None:
         """Train to the end; arguments and errors as of `train_trial`, and DivergedError."""
@@ -167,9 +178,10 @@ class TrainingLoop:
                 self._save_weights()
             accuracy, evaluations = state.accuracy, state.evaluations
             on_progress(state.steps, self.steps, loss, accuracy, evaluations, state.seconds)
-            stopping = stop()
-            if stopping or time.monotonic() - saved >= save_every:
-                checkpoint.save_state(self._folder, self._training, state, self._trainer.state())
+            late = time.monotonic() - saved >= save_every
+            stopping, saving = self._ranks.of_first(lambda late=late: (stop(), late))
+            if stopping or saving:
+                self._save_state()
                 saved = time.monotonic()
             if stopping:
                 raise TrainingInterrupted(f"stopped after step {state.steps} of {self.steps}")
@@ -209,7 +221,7 @@ class TrainingLoop:
             pace = (whole - counting) / plain
         else:
             pace = state.seconds / start if start else whole / len(losses)
-        state.segment_seconds = pace * len(losses)
+        state.segment_seconds = self._ranks.of_first(lambda: pace * len(losses))
         state.seconds += state.segment_seconds
         return self._read(losses, start)
 
@@ -225,14 +237,11 @@ class TrainingLoop:
     def _evaluate(self) -> None:
         """Evaluate on the validation split; the training loss is the mean since the last time."""
         state, train = self.state, self._spec.train
+        options = {"batch_size": train.batch_size, "precision": train.precision}
+        model, dataset, device = self._trainer.model, self._dataset, self._device
         try:
-            score = evaluate(
-                self._trainer.model,
-                self._dataset,
-                "val",
-                batch_size=train.batch_size,
-                device=self._device,
-                precision=train.precision,
+            score = self._ranks.of_first(
+                lambda: evaluate(model, dataset, "val", device=device, **options)
             )
         except NonFiniteError as error:
             when = f"in the validation after step {state.steps} of {self.steps}"
@@ -248,7 +257,15 @@ class TrainingLoop:
 
     def _save_weights(self) -> None:
         file = f"step-{self.state.steps:07}.safetensors"
-        self.state.keep(file, save_weights(self._trainer.model, self._folder / file))
+        model, path = self._trainer.model, self._folder / file
+        self.state.keep(file, self._ranks.of_first(lambda: save_weights(model, path)))
+
+    def _save_state(self) -> None:
+        state, trainer = self.state, self._trainer
+        if self._ranks.number > 1:
+            state.flops_of_ranks = self._ranks.gather(state.step_flops)
+        if self._ranks.first:
+            checkpoint.save_state(self._folder, self._training, state, trainer.state())
 
     def _pace(self, trainer: Trainer) -> float:
         """Return the seconds of a step of this trainer, which is of no use after it."""
@@ -257,7 +274,7 @@ class TrainingLoop:
         began = self._now()
         for _ in range(WARM_UP):
             trainer.step(0)
-        return (self._now() - began) / WARM_UP
+        return self._ranks.of_first(lambda: (self._now() - began) / WARM_UP)
 
     def _now(self) -> float:
         if self._device.type == "cuda":

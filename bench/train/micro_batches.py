@@ -10,20 +10,22 @@ from routers.errors import RequestError, with_article
 
 
 def refuse_other_optimisation(spec: TrialSpec, model: nn.Module) -> None:
-    """Refuse `train.micro_batches` where cutting the batch would change what is computed.
+    """Refuse `train.ranks` and `train.micro_batches` where they would change what is computed.
 
     Raises:
         RequestError: the message says why.
     """
-    parts = spec.train.micro_batches
-    if reason := why_not_cut(spec, model, parts):
+    train = spec.train
+    if reason := why_not_cut(spec, model, train.ranks * train.micro_batches):
+        name = "ranks" if train.ranks > 1 else "micro_batches"
         raise RequestError(
-            f"train.micro_batches = {parts} would change what is computed: {reason}; leave it at 1"
+            f"train.{name} = {getattr(train, name)} would change what is computed: {reason}; "
+            "leave it at 1"
         )
 
 
 def why_not_cut(spec: TrialSpec, model: nn.Module, parts: int) -> str | None:
-    """Say why training in so many micro-batches would be another optimisation.
+    """Say why training in so many parts of a batch would be another optimisation.
 
     None is said where it is the same, but for rounding and for which random numbers are drawn.
     """

@@ -4,14 +4,13 @@ The random numbers of a step depend on the seed and the step's number alone, so 
 from its parameters, optimiser state and step number goes on as if never interrupted.
 """
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from bench.compute import (
     Budget,
@@ -24,87 +23,39 @@ from bench.compute import (
     total_sizes,
     trial_flops,
 )
-from bench.config import TrainConfig, TrialSpec
+from bench.config import TrialSpec
 from bench.data import Dataset, Purpose, TrainingBatches, random_bits
 from bench.model import Objective, Parent, autocast, losses_for, moe_layers, starting_model
 from bench.train.checkpoint import module_state, optimizer_state, restore_module, restore_optimizer
 from bench.train.micro_batches import needs_sums_first, refuse_other_optimisation
+from bench.train.optimizer import build_optimizer, following, learning_rate
+from bench.train.ranks import ALONE, Ranks
 from routers import Parts, finish_step, listens, step_stats
-
-
-def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
-    """Build AdamW (1711.05101) for all trainable parameters.
-
-    Biases, norms, scalars and the parameters in a timm model's `no_weight_decay` do not decay.
-    """
-    spared: set[str] = getattr(model, "no_weight_decay", set)()
-    decaying: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            # A bias may be stacked over experts, as (E, 1, h).
-            is_bias = any(part.startswith("bias") for part in name.split("."))
-            keep = name in spared or parameter.ndim < 2 or is_bias
-            (free if keep else decaying).append(parameter)
-    groups = [
-        {"params": decaying, "weight_decay": train.weight_decay},
-        {"params": free, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=train.lr, fused=True)
-
-
-def learning_rate(step: int, steps: int, train: TrainConfig) -> float:
-    """Return the rate of a step: linear warm-up, then half a cosine down to 0 (1608.03983).
-
-    Args:
-        step: number of the step, from 0; the first has a positive rate.
-        steps: number of steps of the whole training.
-    """
-    warmup = round(train.warmup * steps)
-    if step < warmup:
-        return train.lr * (step + 1) / warmup
-    return train.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
-
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
-
-
-def following(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """Return how averaged weights follow: an exponential moving average; counts are copied.
-
-    An average of integers is cut to the integer below, and of truth values is true for ever.
-    """
-    average = get_ema_multi_avg_fn(decay)
-
-    def follow(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
-        if averages[0].is_floating_point():
-            average(averages, values, count)
-        else:
-            for own, value in zip(averages, values, strict=True):
-                own.copy_(value)
-
-    return follow
+from routers.errors import NonFiniteError
 
 
 class Trainer:
     """The state of one training: model, optimiser, averaged weights.
 
-    Each batch goes through the model in `train.micro_batches` parts, one after the other, whose
-    gradients are summed; twice, first without gradients, where a loss needs sums over the batch.
+    Each batch, or a rank's share of it, goes through the model in `train.micro_batches` parts, one
+    after the other, whose gradients are summed, over the ranks too; twice, first without gradients,
+    where a loss needs sums over the batch.
     The averaged weights follow the others as an exponential moving average, buffers too.
 
     Args:
-        batches: batches of the training split of `dataset`.
+        batches: batches of the training split of `dataset`, or this rank's share of each.
         steps: number of steps of the whole training, for the learning rate's schedule; may be set
             later.
         parent: the trained parent of a derived trial, see `starting_model`.
+        ranks: those that train this trial together.
 
     Raises:
-        RequestError: micro-batches would change the optimisation.
+        RequestError: parts of a batch would change the optimisation.
 
     Attributes:
-        overhead: FLOPs that micro-batches add to each step.
-        step_flops: knows the FLOPs of each step, once one was counted; None where nobody asks.
+        overhead: FLOPs that the parts of a batch add to each step; of all ranks, on the first.
+        step_flops: knows the FLOPs of this rank's share of each step, once one was counted, and
+            those of the last whole step; None where nobody asks.
     """
 
     def __init__(
@@ -115,9 +66,11 @@ class Trainer:
         device: torch.device,
         steps: int,
         parent: Parent | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self._spec, self._batches, self.steps = spec, batches, steps
+        self._spec, self._batches, self.steps, self._ranks = spec, batches, steps, ranks
         self._model = starting_model(spec, dataset, parent).to(device)
+        ranks.copy_first(module_state(self._model).values())
         self._optimizer = build_optimizer(self._model, spec.train)
         self._average = None
         if (decay := spec.train.ema) is not None:
@@ -129,7 +82,8 @@ class Trainer:
         self._micro_batches = spec.train.micro_batches
         self.step_flops: StepFlops | None = None
         refuse_other_optimisation(spec, self._model)
-        self.overhead = self._overhead(*batches.first) if self._micro_batches > 1 else 0
+        cut = ranks.number * self._micro_batches > 1
+        self.overhead = self._overhead(*batches.first) if cut and ranks.first else 0
 
     @property
     def model(self) -> nn.Module:
@@ -141,12 +95,23 @@ class Trainer:
 
         Returns:
             The task's loss before the step, a scalar on the device.
+
+        Raises:
+            NonFiniteError: a router's logits are not finite, on any rank.
         """
         images, labels = self._batches(step)
-        torch.manual_seed(self._drawn(Purpose.DROPOUT, step))
-        self._noise.manual_seed(self._drawn(Purpose.ROUTER_NOISE, self._spec.twin, step))
-        parts, train = self._micro_batches, self._spec.train
-        loss, stats, sizes = self._differentiate(images, labels, step, parts, counter)
+        train, own = self._spec.train, self._ranks.counters
+        torch.manual_seed(self._drawn(Purpose.DROPOUT, step, *own))
+        self._noise.manual_seed(self._drawn(Purpose.ROUTER_NOISE, self._spec.twin, step, *own))
+        known = Parts(self._ranks.sum) if self._ranks.number * self._micro_batches > 1 else None
+        size = train.batch_size
+        try:
+            loss, stats, sizes = self._differentiate(images, labels, step, size, known, counter)
+        except NonFiniteError as error:
+            self._ranks.refuse(error)
+            raise
+        loss, stats = self._ranks.sum(loss), self._summed(stats)
+        self._ranks.add_gradients(self._model.parameters())
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate(step, self.steps, train)
         if train.clip_norm is not None:
@@ -158,7 +123,7 @@ class Trainer:
             counter.by_kind["trials"] += self._trial_flops
         if self.step_flops is not None:
             counted = None if counter is None else counter.total - self.overhead
-            self.step_flops.add(sizes, counted)
+            self.step_flops.last = self._ranks.total(self.step_flops.add(sizes, counted))
         if stats:
             for layer, own in zip(self._moe_layers, stats, strict=True):
                 if layer.router.trials and layer.router.trials.at(step):
@@ -191,15 +156,25 @@ class Trainer:
         return {"model": self._model, **average}
 
     def _differentiate(
-        self, images: Tensor, labels: Tensor, step: int, parts: int, counter: FlopCounter | None
+        self,
+        images: Tensor,
+        labels: Tensor,
+        step: int,
+        size: int,
+        known: Parts | None,
+        counter: FlopCounter | None,
     ) -> tuple[Tensor, list[dict[str, Tensor]], list[Sizes]]:
         """Compute the gradients; returns the task loss, statistics for routers that listen, sizes.
 
         Statistics and sizes (see `StepFlops`) are of each MoE layer.
+
+        Args:
+            size: images of the batch of which these are a share.
+            known: what is known of all parts of the batch; None where it is not cut.
         """
+        parts = self._micro_batches if known else 1
         pieces = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
-        known = Parts() if parts > 1 else None
-        shares = [len(part) / len(labels) for _, part in pieces]
+        shares = [len(part) / size for _, part in pieces]
         self._model.train()
         self._optimizer.zero_grad()
         if known and needs_sums_first(self._spec, self._model):
@@ -232,8 +207,8 @@ class Trainer:
     ) -> None:
         """Add up the sums that losses need, in a pass without gradients that draws what later is.
 
-        Its FLOPs are not counted, nor are others that micro-batches add: they buy memory, and a
-        trial in parts would be another training if they used up its budget.
+        Its FLOPs are not counted, nor are others that parts of a batch add: they buy memory or
+        time, and a trial in parts would be another training if they used up its budget.
         """
         device, noise = next(self._model.parameters()).device, self._noise.get_state()
         cuda = [device] if device.type == "cuda" else []
@@ -241,19 +216,27 @@ class Trainer:
             for piece, share in zip(pieces, shares, strict=True):
                 known.begin(share, adding=True)
                 self._objective(self._model, *piece, step=step, generator=self._noise, parts=known)
+        known.end_first_pass()
         self._noise.set_state(noise)
+
+    def _summed(self, stats: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
+        """Sum the statistics of each layer over the ranks."""
+        return [{name: self._ranks.sum(value) for name, value in own.items()} for own in stats]
 
     def _overhead(self, images: Tensor, labels: Tensor) -> int:
         """Count the FLOPs that do not grow with a part's images, and those of summing gradients."""
+        ranks = self._ranks.number
+        # Two images each: with one image, the sum over the images of a part would be skipped.
+        some = 2 * ranks * self._micro_batches
+        whole = images[:some], labels[:some]
+        shares = zip(*(each.tensor_split(ranks) for each in whole), strict=True)
 
-        def flops(parts: int) -> int:
+        def flops(share: tuple[Tensor, Tensor], known: Parts | None) -> int:
             counter = FlopCounter()
-            # Two images each: with one image, the sum over the images of a part would be skipped.
-            some = 2 * self._micro_batches
-            self._differentiate(images[:some], labels[:some], 0, parts, counter)
+            self._differentiate(*share, 0, len(share[0]), known, counter)
             return counter.total
 
-        return flops(self._micro_batches) - flops(1)
+        return sum(flops(share, Parts()) for share in shares) - flops(whole, None)
 
     @cached_property
     def _trial_flops(self) -> int:
@@ -280,16 +263,18 @@ def resolve_budget(
     batches: TrainingBatches,
     device: torch.device,
     parent: Parent | None = None,
+    ranks: Ranks = ALONE,
 ) -> Budget:
     """Resolve the budget of a trial from the FLOPs of its first step on the device it trains on.
 
-    The overhead of micro-batches is not counted; a step of a partly frozen model takes fewer FLOPs.
+    What parts of a batch add is not counted; a step of a partly frozen model takes fewer FLOPs.
     """
 
     def cost_of(of: TrialSpec) -> Cost:
         counter = FlopCounter()
-        trainer = Trainer(of, dataset, batches, device, 1, parent)
+        trainer = Trainer(of, dataset, batches, device, 1, parent, ranks)
         trainer.step(0, counter)
-        return Cost(counter.total - trainer.overhead, parameters_of(trainer.model))
+        flops = ranks.total(counter.total - trainer.overhead)
+        return Cost(flops, parameters_of(trainer.model))
 
     return match_compute(spec, len(dataset.splits["train"]), cost_of)

@@ -23,7 +23,8 @@ from bench.model.objective import Objective
 from bench.train.evaluation import Score, evaluate, spaced
 from bench.train.loop import train_trial
 from bench.train.outcome import read_outcome
-from bench.train.step import Trainer, build_optimizer, learning_rate, resolve_budget
+from bench.train.optimizer import build_optimizer, learning_rate
+from bench.train.step import Trainer, resolve_budget
 from routers import LOSSES, Batch, RequestError, Router
 from routers.soft import SoftMoE
 from routers.token_choice import SoftmaxTokenChoice
