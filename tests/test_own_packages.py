@@ -21,7 +21,7 @@ IMPORTED = (
 )
 SCRIPT = """
 from moe_router_bench import main
-from bench.execute.processes import forked
+from bench.execute.fork_server import forked
 
 if __name__ == "__main__":
     found = {found!r}

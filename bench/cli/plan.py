@@ -15,7 +15,7 @@ from bench.cli.display import add_grouped, clock, count, duration, flops, print_
 from bench.compute import ComputeUsed, Estimate, estimate
 from bench.config import TrialSpec
 from bench.data import Datasets, load_with_shape
-from bench.execute import Job, jobs_of, prepared_machine, slots
+from bench.execute import Job, jobs_of, most_ranks, prepared_machine, slots
 from bench.plan import (
     Decision,
     Plan,
@@ -74,7 +74,7 @@ def print_plan(
         return
     plan = make_plan(request, datasets)
     jobs, seen = _jobs(plan, place)
-    places = slots(workers, wanted)
+    places = slots(workers, wanted, most_ranks(planned.spec for planned in plan.trials))
     rows = _rows_of([planned.spec for planned in plan.trials], datasets)
     works, pace, seconds = [], Pace(Seen(), seen), {}
     for job in jobs:

@@ -26,5 +26,5 @@ from bench.execute.events import (
 )
 from bench.execute.jobs import Job, jobs_of
 from bench.execute.plugins import opened_uncovered, watch_opened
-from bench.execute.runner import Runner, prepare_plan, run_plan
+from bench.execute.runner import Runner, most_ranks, prepare_plan, run_plan
 from bench.execute.stored_weights import verify_weights

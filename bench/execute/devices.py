@@ -17,16 +17,19 @@ from routers.errors import BenchError, RequestError, nearest
 CPU = "cpu"
 
 
-def slots(jobs: int | None, wanted: Sequence[str] = ()) -> tuple[str, ...]:
+def slots(jobs: int | None, wanted: Sequence[str] = (), ranks: int = 1) -> tuple[str, ...]:
     """Return the device of each worker: GPUs as `CUDA_VISIBLE_DEVICES` calls them, or the CPU.
+
+    Where several ranks share a training, a worker has a GPU for each, as "0,1".
 
     Args:
         jobs: workers, spread evenly; None takes one a GPU, or one a core of the CPU where each
             computes with one thread; 0 is this process, on the first device.
         wanted: devices; none takes every GPU, and the CPU where there is no GPU.
+        ranks: the largest `train.ranks` of the trainings.
 
     Raises:
-        RequestError: a device that is not there.
+        RequestError: a device that is not there, or fewer GPUs than ranks.
     """
     there = gpus()
     known = (*there, CPU)
@@ -36,8 +39,16 @@ def slots(jobs: int | None, wanted: Sequence[str] = ()) -> tuple[str, ...]:
     if CPU in wanted and len(wanted) > 1:
         raise RequestError(f"the CPU works alone or not at all: {','.join(wanted)}")
     names = tuple(dict.fromkeys(wanted)) or there or (CPU,)
+    if CPU not in names:
+        if len(names) < ranks:
+            raise RequestError(
+                f"train.ranks = {ranks} takes a GPU for each rank, and there are {len(names)} to "
+                f"use: {', '.join(names)}"
+            )
+        groups = zip(*(names[place::ranks] for place in range(ranks)), strict=False)
+        names = tuple(map(",".join, groups))
     if jobs is None:
-        jobs = cores() // run_threads() if CPU in names else len(names)
+        jobs = cores() // (run_threads() * ranks) if CPU in names else len(names)
     return tuple(names[number % len(names)] for number in range(max(jobs, 1)))
 
 
@@ -49,13 +60,18 @@ def gpus() -> tuple[str, ...]:
     return tuple(name.strip() for name in names)[:count]
 
 
+def devices_of(slot: str) -> list[str]:
+    """Return the names of the devices of a slot."""
+    return slot.split(",")
+
+
 def own_device(name: str) -> torch.device:
     """Return a device by name, as a process sees it that was shown all of them."""
     return torch.device(CPU) if name == CPU else torch.device("cuda", gpus().index(name))
 
 
 def show_only(name: str) -> torch.device:
-    """Let this process, which has touched no GPU yet, see one device alone; returns it."""
+    """Let this process, which has touched no GPU yet, see a slot's devices; returns the first."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "" if name == CPU else name
     return torch.device(CPU if name == CPU else "cuda")
 
@@ -84,11 +100,17 @@ def lock_file(name: str) -> Path:
 
 @contextmanager
 def holding(
-    device: torch.device, waiting: Callable[[str], None], stop: Callable[[], bool], *, alone: bool
+    device: torch.device,
+    waiting: Callable[[str], None],
+    stop: Callable[[], bool],
+    *,
+    alone: bool,
+    others: Sequence[torch.device] = (),
 ) -> Iterator[None]:
     """Hold a device alone, as timings do, or together with others, as trainings do.
 
     Args:
+        others: more devices, of the other ranks of a training, to hold together with others.
         waiting: called once with who else holds it, where this process must wait.
 
     Raises:
@@ -96,8 +118,9 @@ def holding(
         BenchError: the lock's file cannot be opened.
     """
     *shared, own = lock_names(device)
+    more = {name for other in others for name in lock_names(other)} - {*shared, own}
     with ExitStack() as held:
-        for name in (*shared, own):
+        for name in (*shared, own, *sorted(more)):
             descriptor = _opened(lock_file(name))
             held.callback(os.close, descriptor)
             mode = fcntl.LOCK_EX if alone and name == own else fcntl.LOCK_SH

@@ -12,7 +12,7 @@ import torch
 from bench.config import TrialSpec
 from bench.data import Datasets
 from bench.execute.context import JobContext, RunContext
-from bench.execute.devices import CPU, StoppedWaiting, own_device
+from bench.execute.devices import CPU, StoppedWaiting, devices_of, own_device
 from bench.execute.events import OnEvent
 from bench.execute.failures import Check, rehearse
 from bench.execute.jobs import Assignment, Result, WorkerFailure
@@ -74,7 +74,7 @@ class LocalExecutor:
 
     def start(self, slot: int, assignment: Assignment, on_event: OnEvent) -> None:
         self._job_stops = False
-        device = own_device(self.slots[slot])
+        device = own_device(devices_of(self.slots[slot])[0])
         context = JobContext(
             self._context,
             self._store,

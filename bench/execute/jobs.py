@@ -79,7 +79,7 @@ class Assignment:
     Attributes:
         row: id of the row of the trial or layer.
         attempt: id of the row of the attempt that has begun; None where nothing is to be trained.
-        device: the device that the worker computes on, see `devices`.
+        device: the devices that the worker computes on, see `devices.slots`.
         log: file of the attempt's or measurement's output.
     """
 

@@ -1,21 +1,17 @@
 """Worker processes, one for each job: forked, followed, and distinguished by how they end."""
 
-import multiprocessing
 import os
 import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import connection, forkserver
+from multiprocessing import connection
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
-from typing import ParamSpec, TypeVar, cast
 
 import psutil
-from pebble import ProcessExpired, ProcessFuture, concurrent
+from pebble import ProcessExpired, ProcessFuture
 
 from bench.config import TrialSpec
 from bench.data import SharedDataset
@@ -23,17 +19,16 @@ from bench.execute.context import RunContext
 from bench.execute.devices import StoppedWaiting
 from bench.execute.events import OnEvent, Waiting
 from bench.execute.failures import Check
+from bench.execute.fork_server import fork_server, forked, how_it_ended
 from bench.execute.jobs import Assignment, Result, WorkerFailure
 from bench.execute.plugins import PluginChangedError
 from bench.execute.worker import rehearse_in_worker, work
-from moe_router_bench import FOLDER
 from results import StoreError, UnstorableError
 from results.store.records import AttemptStatus
 from routers.errors import describe
 
 OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 """Exit statuses of a worker that was stopped by somebody else, and not by a fault of its own."""
-
 
 GRACE = 10.0
 """Seconds that a worker which took too long has to save what it has."""
@@ -43,55 +38,6 @@ FIRST_MESSAGE = 5.0
 
 LONGEST_REHEARSAL = 300
 """Seconds for one rehearsal; what takes longer is left to its training."""
-
-PRELOADED = (
-    "moe_router_bench",
-    "bench.execute.worker",
-    "bench.model.timm_models",
-    "results.migrate",
-    "suites",
-)
-"""What the fork server imports, so that no worker has to: timm and torchvision take seconds."""
-
-Parameters = ParamSpec("Parameters")
-Value = TypeVar("Value")
-
-
-def fork_server() -> ForkServerContext:
-    """Start the server, and return the context whose processes are forked with everything loaded.
-
-    What a terminal sends, as at Ctrl-C or when it is closed, does not reach them.
-    """
-    context = multiprocessing.get_context("forkserver")
-    # The server looks in the current folder first, where a user may have a `bench.py`.
-    context.set_forkserver_preload(list(PRELOADED))
-    path = os.environ.get("PYTHONPATH")
-    # The server does not get this process's `sys.path` (python/cpython#126631).
-    os.environ["PYTHONPATH"] = os.pathsep.join([FOLDER, *sys.path[1:]])
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP})
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        if path is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = path
-    return context
-
-
-def forked(
-    function: Callable[Parameters, Value], timeout: float | None
-) -> Callable[Parameters, ProcessFuture[Value]]:
-    """Return the same function, of a module, that works in a new process each time it is called.
-
-    Args:
-        timeout: seconds until that process is ended; None lets it take what it takes.
-    """
-    # Workers that load images start processes of their own, so they are no daemons. pebble reads
-    # `context`; its annotations call it `mp_context`.
-    process = concurrent.process(daemon=False, timeout=timeout, context=fork_server())  # type: ignore[call-overload]
-    return cast(Callable[Parameters, ProcessFuture[Value]], process(function))
 
 
 @dataclass
@@ -240,12 +186,8 @@ def _outcome_of(
     try:
         return future.result()
     except ProcessExpired as expired:
-        code, outside = expired.exitcode, stopping or expired.exitcode in OUTSIDE
-        error = f"its process ended with exit status {code} and no result"
-        if code < 0:
-            error = f"its process was killed by {signal.Signals(-code).name}"
-        if code == -signal.SIGKILL:
-            error += ", as the kernel does where memory runs out"
+        outside = stopping or expired.exitcode in OUTSIDE
+        error = f"its process {how_it_ended(expired)}"
         return WorkerFailure(interrupted if outside else AttemptStatus.FAILED, error)
     except futures.CancelledError:
         return WorkerFailure(interrupted, "it was ended at once")

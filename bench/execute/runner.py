@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.config import TrialSpec
 from bench.data import Datasets
 from bench.environment import code_version
 from bench.execute.context import Interrupts, RunContext, RunOptions, prepared_machine
@@ -15,10 +16,11 @@ from bench.execute.devices import slots
 from bench.execute.events import Begun, Event, OnEvent, Opened, Progress, RunSummary
 from bench.execute.executor import Executor, LocalExecutor
 from bench.execute.failures import refuse_untrainable
+from bench.execute.fork_server import fork_server
 from bench.execute.jobs import Job, JobStore, jobs_of
 from bench.execute.loop import JobLoop, JobSource
 from bench.execute.plugins import OPENED, hashes_of
-from bench.execute.processes import ProcessExecutor, fork_server
+from bench.execute.processes import ProcessExecutor
 from bench.measure import refuse_transfer
 from bench.plan import Plan, Reuse, record_plan
 from results import Run, Store, StoreError
@@ -33,18 +35,25 @@ class Runner:
     Args:
         home: folder of everything that runs make.
         on_event: called with each event; if it fails, the run goes on without it.
+        ranks: the largest `train.ranks` of what is to be trained here.
 
     Raises:
-        RequestError: a device that is not there.
+        RequestError: a device that is not there, or too few of them.
 
     Attributes:
         reuse: decides what is left to do of a job.
     """
 
     def __init__(
-        self, store: Store, home: Path, datasets: Datasets, on_event: OnEvent, options: RunOptions
+        self,
+        store: Store,
+        home: Path,
+        datasets: Datasets,
+        on_event: OnEvent,
+        options: RunOptions,
+        ranks: int = 1,
     ) -> None:
-        self.slots = slots(options.jobs, options.devices)
+        self.slots = slots(options.jobs, options.devices, ranks)
         self.context = RunContext(
             store.engine.url.render_as_string(hide_password=False),
             home,
@@ -136,6 +145,11 @@ class Runner:
         return ProcessExecutor(self.slots, self.context, datasets)
 
 
+def most_ranks(specs: Iterable[TrialSpec]) -> int:
+    """Return the largest number of ranks that share a training."""
+    return max((spec.train.ranks for spec in specs), default=1)
+
+
 def run_plan(
     plan: Plan,
     store: Store,
@@ -145,7 +159,8 @@ def run_plan(
     options: RunOptions | None = None,
 ) -> RunSummary:
     """Do a plan; what is done already is reused, and every result is written when it is known."""
-    runner = Runner(store, home, datasets, on_event, options or RunOptions())
+    ranks = most_ranks(planned.spec for planned in plan.trials)
+    runner = Runner(store, home, datasets, on_event, options or RunOptions(), ranks)
     return runner.run(_planned_jobs(plan, store, runner))
 
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import suites  # noqa: F401
 from bench.config import TrialSpec
-from bench.data import Datasets, SharedDataset, load_weights
+from bench.data import Datasets, SharedDataset
 from bench.execute.context import JobContext, RunContext, begin_process, log, tail, trial_folder
-from bench.execute.devices import CPU, holding
+from bench.execute.devices import CPU, devices_of, holding, own_device
 from bench.execute.events import (
     Ended,
     Event,
@@ -32,13 +32,13 @@ from bench.execute.events import (
 from bench.execute.failures import DISK_FULL, is_disk_full, rehearse, remedy, status_of
 from bench.execute.jobs import Assignment, Job, Result, WorkerFailure
 from bench.execute.plugins import OPENED
-from bench.measure import LayerOfTrial, TrainedTrial, run_suite
-from bench.model import Parent, trial_model
-from bench.plan import Planned
-from bench.train import discard_state, read_outcome, train_trial
-from results import AttemptRecord, StoreError, open_store
+from bench.execute.ranks import train_in_ranks
+from bench.execute.training import train_here, trained_trial
+from bench.measure import LayerOfTrial, run_suite
+from bench.train import discard_state
+from results import StoreError, open_store
 from results.store.records import AttemptStatus
-from routers.errors import BenchError, describe
+from routers.errors import describe
 
 
 def work(
@@ -122,7 +122,9 @@ def do_job(assignment: Assignment, context: JobContext) -> Result:
     def waiting(who: str) -> None:
         context.emit(Waiting(job.task, who, machine=True))
 
-    with holding(context.device, waiting, context.stop, alone=job.is_layer):
+    ranks = job.planned.spec.train.ranks if job.decision.train else 1
+    others = [own_device(name) for name in devices_of(assignment.device)[1:ranks]]
+    with holding(context.device, waiting, context.stop, alone=job.is_layer, others=others):
         if job.is_layer:
             spec = job.planned.spec
             dataset = context.datasets.get(spec.data)
@@ -134,8 +136,8 @@ def do_job(assignment: Assignment, context: JobContext) -> Result:
             result = _train(assignment, context)
             done = context.store.last_attempt(job.fingerprint)
         if done is not None and done.status == AttemptStatus.DONE:
-            trained = partial(_trained, job.planned.spec, done, context)
-            _measure(job, trained, context, attempt_id=done.id)
+            subject = partial(trained_trial, job.planned.spec, done, context)
+            _measure(job, subject, context, attempt_id=done.id)
         return result
 
 
@@ -151,16 +153,8 @@ def _train(assignment: Assignment, context: JobContext) -> Result:
     spec, folder = job.planned.spec, trial_folder(home, job.fingerprint)
     try:
         context.emit(Started(job.task, job.decision.reason))
-        outcome = train_trial(
-            spec,
-            context.datasets.get(spec.data),
-            context.device,
-            folder,
-            lambda *progress: context.emit(Progress(job.task, *progress)),
-            _parent(job.planned, context),
-            save_every=context.run.options.save_every,
-            stop=context.stop,
-        )
+        train = train_in_ranks if spec.train.ranks > 1 else train_here
+        outcome = train(assignment, context)
     except StoreError:
         raise
     except BaseException as error:
@@ -198,22 +192,6 @@ def _train(assignment: Assignment, context: JobContext) -> Result:
     return Result(outcome.status)
 
 
-def _parent(planned: Planned, context: JobContext) -> Parent | None:
-    """Return the trained trial that a derived one starts from, its model on the CPU."""
-    spec, fingerprint = planned.spec.parent, planned.fingerprint.parent
-    if spec is None or fingerprint is None:
-        return None
-    done = context.store.done_attempt(fingerprint)
-    if done is None or done.checkpoint is None or done.checkpoint_sha256 is None:
-        last = context.store.last_attempt(fingerprint)
-        how = f"{last.status.replace('_', ' ')}: {last.error}" if last else "was not trained"
-        name = f"{spec.router.name} seed {spec.seed} (trial {fingerprint[:10]})"
-        raise BenchError(f"its parent, {name}, {how}")
-    model = trial_model(spec, context.datasets.get(spec.data))
-    load_weights(model, context.run.home / done.checkpoint, done.checkpoint_sha256)
-    return Parent(model, lambda: _trained(spec, done, context).start())
-
-
 def _measure(
     job: Job,
     subject: Callable[[], Any],
@@ -243,16 +221,3 @@ def _measure(
             **vars(result),
         )
         context.emit(Measured(job.task, suite.name, result.status, result.seconds, result.error))
-
-
-def _trained(spec: TrialSpec, done: AttemptRecord, context: JobContext) -> TrainedTrial:
-    assert done.checkpoint is not None  # a done attempt has one
-    folder = (context.run.home / done.checkpoint).parent
-    outcome = read_outcome(folder)
-    if outcome.sha256 != done.checkpoint_sha256:
-        raise BenchError(
-            f"{folder} is not what trial {done.fingerprint[:10]} left there: the SHA-256 of its "
-            f"final weights is {outcome.sha256}, in the database {done.checkpoint_sha256}; delete "
-            "the folder to train the trial again"
-        )
-    return TrainedTrial(spec, context.datasets.get(spec.data), outcome, context.device)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,14 +58,14 @@ def train_trial(
     """Train one trial, from its first step or from where it was interrupted.
 
     On a CPU the same trial gives the same bits, with the same number of threads, also where it was
-    interrupted. Where several ranks train it, each of them calls this; the first alone evaluates,
-    writes files, and is asked to stop.
+    interrupted.
 
     Args:
         folder: for the snapshots, the outcome and, while it trains, its saved state; made where
             it is missing. Nobody else may train there meanwhile.
         parent: the trained trial that this one is derived from.
-        ranks: `train.ranks` processes that train this trial together.
+        ranks: those that train this trial, each of which calls this; the first alone evaluates,
+            writes files, and is asked to stop.
         save_every: seconds between two times that the state is saved; 0 saves after each segment.
         stop: asked after each segment; where it says yes, the training saves its state and ends.
 
@@ -161,8 +162,7 @@ class TrainingLoop:
                 self._trainer.restore(tensors)
             except (ValueError, RuntimeError) as error:
                 raise checkpoint.UnusableError(f"it does not fit the model: {error}") from None
-            if self._ranks.first:
-                print(f"the training goes on after step {self.state.steps} of {self.steps}")
+            print(f"the training goes on after step {self.state.steps} of {self.steps}")
 
     def run(self, on_progress: Progress, save_every: float, stop: Callable[[], bool]) -> None:
         """Train to the end; arguments and errors as of `train_trial`, and DivergedError."""
@@ -178,9 +178,9 @@ class TrainingLoop:
                 self._save_weights()
             accuracy, evaluations = state.accuracy, state.evaluations
             on_progress(state.steps, self.steps, loss, accuracy, evaluations, state.seconds)
+            stopping = self._ranks.of_first(stop)
             late = time.monotonic() - saved >= save_every
-            stopping, saving = self._ranks.of_first(lambda late=late: (stop(), late))
-            if stopping or saving:
+            if stopping or self._ranks.of_first(partial(bool, late)):
                 self._save_state()
                 saved = time.monotonic()
             if stopping:
@@ -236,13 +236,11 @@ class TrainingLoop:
 
     def _evaluate(self) -> None:
         """Evaluate on the validation split; the training loss is the mean since the last time."""
-        state, train = self.state, self._spec.train
-        options = {"batch_size": train.batch_size, "precision": train.precision}
-        model, dataset, device = self._trainer.model, self._dataset, self._device
+        state, train, model = self.state, self._spec.train, self._trainer.model
+        validate = partial(evaluate, model, self._dataset, "val", batch_size=train.batch_size)
+        validate = partial(validate, device=self._device, precision=train.precision)
         try:
-            score = self._ranks.of_first(
-                lambda: evaluate(model, dataset, "val", device=device, **options)
-            )
+            score = self._ranks.of_first(validate)
         except NonFiniteError as error:
             when = f"in the validation after step {state.steps} of {self.steps}"
             raise DivergedError(f"{error}, {when}") from error

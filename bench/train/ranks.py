@@ -172,11 +172,9 @@ def joined(number: int, rank: int, meeting: Path, device: torch.device) -> Itera
         device: the device of this rank; no two ranks share a GPU.
     """
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-    store = distributed.FileStore(str(meeting), number)
+    place = meeting.absolute().as_uri()
     with _peers():
-        distributed.init_process_group(
-            backend, store=store, rank=rank, world_size=number, timeout=PATIENCE
-        )
+        distributed.init_process_group(backend, place, PATIENCE, number, rank)
     try:
         yield Ranks(number, rank)
     finally:

@@ -100,9 +100,9 @@ class Trainer:
             NonFiniteError: a router's logits are not finite, on any rank.
         """
         images, labels = self._batches(step)
-        train, own = self._spec.train, self._ranks.counters
-        torch.manual_seed(self._drawn(Purpose.DROPOUT, step, *own))
-        self._noise.manual_seed(self._drawn(Purpose.ROUTER_NOISE, self._spec.twin, step, *own))
+        train, counters = self._spec.train, self._ranks.counters
+        torch.manual_seed(self._drawn(Purpose.DROPOUT, step, *counters))
+        self._noise.manual_seed(self._drawn(Purpose.ROUTER_NOISE, self._spec.twin, step, *counters))
         known = Parts(self._ranks.sum) if self._ranks.number * self._micro_batches > 1 else None
         size = train.batch_size
         try:

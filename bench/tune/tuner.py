@@ -21,6 +21,7 @@ from bench.execute import (
     RunOptions,
     RunSummary,
     Task,
+    most_ranks,
     trial_folder,
 )
 from bench.plan import Decision, Fingerprints, Planned, add_to_study, differences, selected_routers
@@ -104,9 +105,10 @@ def _opened(
     options: RunOptions,
 ) -> Iterator["Tuner"]:
     """Open the search of each router, begun as it is asked for now."""
-    runner, fingerprints = Runner(store, home, datasets, on_event, options), Fingerprints()
-    asked = contenders(tuning.preset, tuning.seed, tuning.fixed)
+    asked, fingerprints = contenders(tuning.preset, tuning.seed, tuning.fixed), Fingerprints()
     untuned = [contender.planned({}, datasets, fingerprints) for contender in asked]
+    ranks = most_ranks(planned.spec for planned in untuned)
+    runner = Runner(store, home, datasets, on_event, options, ranks)
     with open_tuning(store.engine) as storage:
         searches = [Search(storage, tuning.study, each, tuning.preset.tune) for each in asked]
         for search, planned in zip(searches, untuned, strict=True):

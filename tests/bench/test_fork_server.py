@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bench.execute.processes import forked
+from bench.execute.fork_server import forked
 
 LOADED = {"torch", "timm", "bench.execute.worker"}
 

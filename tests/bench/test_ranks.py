@@ -15,12 +15,8 @@ import torch
 from bench.config.schema import TrialSpec
 from bench.data import Dataset
 from bench.data.batches import TrainingBatches
-from bench.train import ranks as ranks_module
-from bench.train.loop import TrainingInterrupted, train_trial
-from bench.train.micro_batches import why_not_cut
-from bench.train.ranks import Ranks, buckets, joined
-from bench.train.step import Trainer, resolve_budget
-from routers.errors import NonFiniteError, RequestError
+from bench.train.ranks import Ranks, joined
+from bench.train.step import Trainer
 
 CPU = torch.device("cpu")
 SUMS = dict.fromkeys(["importance", "gshard", "router_similarity", "z", "sequence_balance"], 1.0)

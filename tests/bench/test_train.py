@@ -22,8 +22,8 @@ from bench.model.build import trial_model
 from bench.model.objective import Objective
 from bench.train.evaluation import Score, evaluate, spaced
 from bench.train.loop import train_trial
-from bench.train.outcome import read_outcome
 from bench.train.optimizer import build_optimizer, learning_rate
+from bench.train.outcome import read_outcome
 from bench.train.step import Trainer, resolve_budget
 from routers import LOSSES, Batch, RequestError, Router
 from routers.soft import SoftMoE
