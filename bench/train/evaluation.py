@@ -29,7 +29,7 @@ class TrainingState(BaseModel):
         segment_seconds: time spent on the last segment.
         step_flops: what is known of the FLOPs of a step.
         uncounted: operations that ran and have no known FLOPs.
-        flops_of_ranks: `step_flops` of each rank, where several share the training.
+        flops_of_ranks: `step_flops` of each rank, when the state was saved.
         losses: the task loss of each step since the last evaluation.
         history: losses and accuracies at the evaluations.
     """

@@ -260,8 +260,7 @@ class TrainingLoop:
 
     def _save_state(self) -> None:
         state, trainer = self.state, self._trainer
-        if self._ranks.number > 1:
-            state.flops_of_ranks = self._ranks.gather(state.step_flops)
+        state.flops_of_ranks = self._ranks.gather(state.step_flops)
         if self._ranks.first:
             checkpoint.save_state(self._folder, self._training, state, trainer.state())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -12,11 +13,23 @@ from typing import Any
 import pytest
 import torch
 
+from bench.config.presets import load_preset
 from bench.config.schema import TrialSpec
-from bench.data import Dataset
+from bench.data import Dataset, Datasets
 from bench.data.batches import TrainingBatches
-from bench.train.ranks import Ranks, joined
+from bench.execute import devices
+from bench.execute.context import RunOptions
+from bench.execute.events import Event, Progress
+from bench.execute.runner import run_plan
+from bench.plan.plan import make_plan, make_request
+from bench.train.loop import train_trial
+from bench.train.outcome import Outcome
+from bench.train.ranks import Ranks, buckets, joined
 from bench.train.step import Trainer
+from results import open_store
+from results.frames import trials_frame
+from routers import load_plugin
+from routers.errors import RequestError
 
 CPU = torch.device("cpu")
 SUMS = dict.fromkeys(["importance", "gshard", "router_similarity", "z", "sequence_balance"], 1.0)
@@ -33,9 +46,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def in_ranks(
-    folder: Path, function: Callable[[Ranks], Any], number: int = 2, seconds: float = 60
+    folder: Path, function: Callable[[Ranks], Any], number: int = 2, answering: int = 2
 ) -> list[Any]:
-    """Call a function in so many processes that reach each other; returns what each of them does.
+    """Call a function in so many processes that reach each other; returns what the first ones do.
 
     An exception is returned as its text.
     """
@@ -61,8 +74,8 @@ def in_ranks(
         theirs.close()
         answers.append(ours)
     try:
-        assert all(answer.poll(seconds) for answer in answers), "a rank does not answer"
-        return [answer.recv() for answer in answers]
+        assert all(answer.poll(300) for answer in answers[:answering]), "a rank does not answer"
+        return [answer.recv() for answer in answers[:answering]]
     finally:
         for process in processes:
             process.kill()
@@ -94,6 +107,7 @@ def steps_of(spec: TrialSpec, dataset: Dataset, ranks: Ranks | None = None, step
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.slow
 def test_two_ranks_give_the_losses_gradients_and_weights_of_one_process(
     case, micro_batches, tiny_spec, tiny_dataset, tmp_path
 ):
@@ -113,3 +127,148 @@ def test_two_ranks_give_the_losses_gradients_and_weights_of_one_process(
     first, second = answers
     assert first[0] == second[0]
     assert all((first[2][key] == second[2][key]).all() for key in first[2])
+
+
+NO_LIMIT = {"capacity_factor": None}
+
+
+def summary(outcome: Outcome) -> tuple[Any, ...]:
+    values = [row.value for row in outcome.history if "loss" in row.name]
+    return outcome.status, outcome.steps, outcome.flops, values, outcome.sha256
+
+
+@pytest.mark.parametrize(("name", "router"), [("softmax_token_choice", NO_LIMIT), ("soft_moe", {})])
+def test_a_training_has_the_steps_flops_and_losses_of_one_process_and_goes_on_to_the_same_bits(
+    name, router, tiny_spec, tiny_dataset, tmp_path
+):
+    spec = tiny_spec(name, router=router, epochs=2, ema=0.9)
+    # In parts too: without a capacity, the fullest expert of a part sets how much is computed.
+    one = summary(train_trial(shared(spec, 1, 2), tiny_dataset, CPU, tmp_path / "one"))
+
+    def train(folder: Path, stop: bool = False) -> list[Any]:
+        def rank_of(ranks: Ranks) -> Any:
+            arguments = shared(spec), tiny_dataset, CPU, folder
+            asked = (lambda: stop) if ranks.first else pytest.fail  # the first alone is asked
+            return summary(train_trial(*arguments, ranks=ranks, save_every=0, stop=asked))
+
+        return in_ranks(tmp_path, rank_of)
+
+    first, second = train(tmp_path / "two")
+    assert first == second
+    assert first[:2] == one[:2]
+    assert first[2] == pytest.approx(one[2], rel=1e-6)
+    assert first[3] == pytest.approx(one[3], rel=1e-2)
+    parts = tmp_path / "parts"
+    for answer in train(parts, stop=True):
+        assert answer.startswith("TrainingInterrupted: stopped after step")
+    assert train(parts) == [first, first]
+
+
+def test_logits_of_one_rank_that_are_not_finite_end_all(tiny_spec, tiny_dataset, tmp_path):
+    spec = shared(tiny_spec())
+
+    def run(ranks: Ranks) -> None:
+        batches = TrainingBatches(spec, tiny_dataset, CPU, ranks.rank)
+        trainer = Trainer(spec, tiny_dataset, batches, CPU, 2, ranks=ranks)
+        if not ranks.first:
+            batches.first[0][:] = torch.nan
+        trainer.step(0)
+
+    first, second = in_ranks(tmp_path, run)
+    assert "layer blocks.1.mlp" in second
+    assert first.startswith("NonFiniteError: ")
+    assert first == second
+
+
+def test_a_rank_that_dies_is_an_error_of_the_other(tmp_path):
+    def run(ranks: Ranks) -> Any:
+        if not ranks.first:
+            os._exit(3)
+        return ranks.total(1)
+
+    (answer,) = in_ranks(tmp_path, run, answering=1)
+    assert answer.startswith("RankLostError: another rank is gone")
+
+
+def test_values_of_all_ranks_and_of_the_first(tmp_path):
+    def run(ranks: Ranks) -> Any:
+        return (
+            ranks.gather(ranks.rank),
+            ranks.of_first(lambda: 10 + ranks.rank),
+            ranks.total(2**51 + ranks.rank),
+        )
+
+    assert in_ranks(tmp_path, run) == [([0, 1], 10, 2**52 + 1)] * 2
+    alone = Ranks()
+    assert (alone.gather(5), alone.of_first(lambda: 6), alone.total(7)) == ([5], 6, 7)
+
+
+def test_buckets_are_of_one_type_and_of_limited_size():
+    tensors = [torch.zeros(size) for size in (3, 1, 2, 9)] + [torch.zeros(1).double()]
+    sizes = [[each.numel() for each in bucket] for bucket in buckets(tensors, 4 * 4)]
+    assert sizes == [[3, 1], [2], [9], [1]]
+
+
+# What is refused
+
+
+def test_what_parts_of_a_batch_would_change_is_refused(tiny_spec, tiny_dataset):
+    spec = shared(tiny_spec(losses={"sample_similarity": 0.1}))
+    batches = TrainingBatches(spec, tiny_dataset, CPU)
+    match = "train.ranks = 2 .*: the loss 'sample_similarity' is taken over the whole batch; leave"
+    with pytest.raises(RequestError, match=match):
+        Trainer(spec, tiny_dataset, batches, CPU, 1)
+    spec = shared(tiny_spec(batch_size=3), 2, 2)
+    with pytest.raises(RequestError, match="has no 4 parts"):
+        Trainer(spec, tiny_dataset, TrainingBatches(spec, tiny_dataset, CPU), CPU, 1)
+
+
+def test_a_worker_has_a_gpu_for_each_rank(monkeypatch):
+    monkeypatch.setattr(devices, "gpus", lambda: ("0", "1", "2", "3", "4"))
+    assert devices.slots(None, (), 2) == ("0,1", "2,3")
+    assert devices.slots(3, ("4", "0"), 2) == ("4,0",) * 3
+    assert devices.slots(None, (), 1) == ("0", "1", "2", "3", "4")
+    with pytest.raises(RequestError, match=r"train.ranks = 2 takes a GPU for each.* are 1 to use"):
+        devices.slots(None, ("3",), 2)
+
+
+def test_one_process_is_described_as_before_there_were_ranks(tiny_spec):
+    assert "ranks" not in tiny_spec().model_dump(mode="json")["train"]
+    assert shared(tiny_spec()).model_dump(mode="json")["train"]["ranks"] == 2
+
+
+# Whole runs
+
+
+MORTAL = """
+import os, signal
+from torch import distributed
+from routers import Router, SoftRouting, register_router
+
+@register_router("mortal", family="soft")
+class Mortal(Router):
+    def allocate(self, logits):
+        if distributed.is_initialized() and distributed.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return SoftRouting.from_logits(logits[..., None])
+"""
+SETTINGS = {"train.ranks": 2, "train.epochs": 0.5}
+
+
+@pytest.mark.slow
+def test_a_run_shares_a_training_and_a_killed_rank_fails_it(tmp_path):
+    plugin = tmp_path / "mortal.py"
+    plugin.write_text(MORTAL)
+    load_plugin(plugin)
+    request = make_request(
+        load_preset("smoke"), routers=["soft_moe", "mortal"], suites=["accuracy"], settings=SETTINGS
+    )
+    store = open_store(tmp_path / "bench.db")
+    options = RunOptions(jobs=1, rehearse=False, plugins=(plugin,))
+    datasets, events = Datasets(), list[Event]()
+    run_plan(make_plan(request, datasets), store, tmp_path, datasets, events.append, options)
+    rows = {row.router: row for row in trials_frame(store).itertuples()}
+    assert rows["soft_moe"].status == "done"
+    assert rows["mortal"].status == "failed"
+    assert rows["mortal"].error.startswith("rank 1 of the training was killed by SIGKILL")
+    assert any(isinstance(event, Progress) for event in events)
