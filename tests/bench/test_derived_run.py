@@ -14,7 +14,7 @@ import bench.execute.runner as running
 from bench.config.presets import Preset, load_preset
 from bench.data.files import read_tensors
 from bench.data.registry import Datasets
-from bench.execute import worker
+from bench.execute import training
 from bench.execute.context import RunOptions
 from bench.execute.events import RunSummary
 from bench.plan import fingerprint
@@ -176,7 +176,7 @@ def test_nothing_starts_where_a_transform_does_not_fit(plan, run, store, monkeyp
     def never(*_: object) -> None:
         raise AssertionError("nothing is trained")
 
-    monkeypatch.setattr(worker, "train_trial", never)
+    monkeypatch.setattr(training, "train_trial", never)
     without_gate = {"routers": ["hash"], "parent": DISTILLED["parent"]}
     with pytest.raises(RequestError, match=r"transform=distill.*has none that learns"):
         run(plan({"routers": [PARENT]}, without_gate))

@@ -15,7 +15,7 @@ import bench.execute.runner as running
 from bench.config.presets import load_preset
 from bench.config.schema import DataConfig
 from bench.data.registry import Datasets
-from bench.execute import worker
+from bench.execute import training, worker
 from bench.execute.context import RunOptions
 from bench.execute.events import (
     Begun,
@@ -125,9 +125,9 @@ def test_a_run_trains_and_measures_and_the_second_does_nothing(run, store, monke
     def never(*_: object) -> None:
         raise AssertionError("there is nothing to do")
 
-    monkeypatch.setattr(worker, "train_trial", never)
+    monkeypatch.setattr(training, "train_trial", never)
     monkeypatch.setattr(worker, "LayerOfTrial", never)
-    monkeypatch.setattr(worker, "TrainedTrial", never)
+    monkeypatch.setattr(training, "TrainedTrial", never)
     suites = ["accuracy", "balance", "throughput"]
     second = run(["softmax_token_choice", "dense"], suites=suites)
     assert second == RunSummary(reused=2)
