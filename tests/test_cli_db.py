@@ -80,7 +80,9 @@ def test_a_merged_database_is_reported_reused_and_merged_again(nodes, tmp_path: 
     assert "nothing is wrong" in run(tmp_path, "db", "verify")
     (weights, *_) = (tmp_path / "runs" / "trials").glob("*/*.safetensors")
     weights.write_bytes(b"changed")
-    assert f"{weights.parent.name}/{weights.name}" in run(tmp_path, "db", "verify", status=1)
+    output = run(tmp_path, "db", "verify", status=1)
+    assert f"checkpoint  trials/{weights.parent.name}/" in output  # the rest is on the next line
+    assert "1 fault; nothing was changed" in output
 
 
 def test_a_second_machine_goes_on_where_the_first_was_merged_in(nodes, tmp_path: Path) -> None:
