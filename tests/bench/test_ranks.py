@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from bench.data import Dataset, Datasets
 from bench.data.batches import TrainingBatches
 from bench.execute import devices
 from bench.execute.context import RunOptions
-from bench.execute.events import Event, Progress
+from bench.execute.events import Event, OnEvent, Progress
 from bench.execute.runner import run_plan
 from bench.plan.plan import make_plan, make_request
 from bench.train.loop import train_trial
@@ -28,7 +29,7 @@ from bench.train.ranks import Ranks, buckets, joined
 from bench.train.step import Trainer
 from results import open_store
 from results.frames import trials_frame
-from routers import load_plugin
+from routers import ROUTERS, load_plugin
 from routers.errors import RequestError
 
 CPU = torch.device("cpu")
@@ -252,23 +253,47 @@ class Mortal(Router):
             os.kill(os.getpid(), signal.SIGKILL)
         return SoftRouting.from_logits(logits[..., None])
 """
-SETTINGS = {"train.ranks": 2, "train.epochs": 0.5}
+SETTINGS = {"train.ranks": 2, "train.epochs": 15}
 
 
-@pytest.mark.slow
-def test_a_run_shares_a_training_and_a_killed_rank_fails_it(tmp_path):
+@pytest.fixture
+def mortal(tmp_path) -> Iterator[Path]:
     plugin = tmp_path / "mortal.py"
     plugin.write_text(MORTAL)
     load_plugin(plugin)
-    request = make_request(
-        load_preset("smoke"), routers=["soft_moe", "mortal"], suites=["accuracy"], settings=SETTINGS
+    yield plugin
+    ROUTERS.discard("mortal")
+
+
+@pytest.mark.slow
+def test_a_run_stops_and_resumes_a_shared_training_and_a_killed_rank_fails_one(tmp_path, mortal):
+    store, datasets = open_store(tmp_path / "bench.db"), Datasets()
+    options = RunOptions(jobs=1, plugins=(mortal,))
+
+    def run(routers: list[str], on_event: OnEvent) -> dict[str, Any]:
+        request = make_request(
+            load_preset("smoke"), routers=routers, suites=["accuracy"], settings=SETTINGS
+        )
+        run_plan(make_plan(request, datasets), store, tmp_path, datasets, on_event, options)
+        return {row.router: row for row in trials_frame(store).itertuples()}
+
+    seen: list[int] = []
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Progress):
+            seen.append(event.step)
+            if len(seen) == 1:  # the second signal ends a run at once
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    stopped = run(["soft_moe"], interrupt)["soft_moe"]
+    assert stopped.status == "interrupted"
+    assert "stopped after step" in stopped.error
+    progress: list[int] = []
+    rows = run(
+        ["soft_moe", "mortal"],
+        lambda event: progress.append(event.step) if isinstance(event, Progress) else None,
     )
-    store = open_store(tmp_path / "bench.db")
-    options = RunOptions(jobs=1, rehearse=False, plugins=(plugin,))
-    datasets, events = Datasets(), list[Event]()
-    run_plan(make_plan(request, datasets), store, tmp_path, datasets, events.append, options)
-    rows = {row.router: row for row in trials_frame(store).itertuples()}
     assert rows["soft_moe"].status == "done"
+    assert progress[0] > seen[-1]
     assert rows["mortal"].status == "failed"
     assert rows["mortal"].error.startswith("rank 1 of the training was killed by SIGKILL")
-    assert any(isinstance(event, Progress) for event in events)
