@@ -43,7 +43,7 @@ def modules(names: list[str]) -> list[str]:
 
 @pytest.mark.parametrize("jobs", EXECUTORS)
 @pytest.mark.slow
-def test_seven_modules_from_the_command_to_an_optimiser_step(
+def test_eight_modules_from_the_command_to_an_optimiser_step(
     jobs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file, plugin, here = tmp_path / "stack.json", tmp_path / "witness.py", list[str]()
@@ -72,6 +72,7 @@ def test_seven_modules_from_the_command_to_an_optimiser_step(
         "bench.execute.loop",
         EXECUTORS[jobs],
         "bench.execute.worker",
+        "bench.execute.training",
         "bench.train.loop",
         "bench.train.step",
     ]
