@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 
@@ -21,6 +22,7 @@ from bench.data.batches import TrainingBatches
 from bench.execute import devices
 from bench.execute.context import RunOptions
 from bench.execute.events import Event, OnEvent, Progress
+from bench.execute.fork_server import fork_server
 from bench.execute.runner import run_plan
 from bench.plan.plan import make_plan, make_request
 from bench.train.loop import train_trial
@@ -53,24 +55,20 @@ def in_ranks(
 
     An exception is returned as its text.
     """
-    context = multiprocessing.get_context("fork")
+    # Not forks of this process, in which other tests may have begun threads of autograd.
+    context = fork_server()
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    pickled = cloudpickle.dumps(function)
     folder.mkdir(exist_ok=True)
     meeting = folder / "meeting"
     meeting.unlink(missing_ok=True)
 
-    def run(rank: int, answer: Connection) -> None:
-        torch.set_num_threads(1)
-        try:
-            with joined(number, rank, meeting, CPU) as ranks:
-                answer.send(function(ranks))
-        except Exception as error:
-            traceback.print_exc()
-            answer.send(f"{type(error).__name__}: {error}")
-
     answers, processes = [], []
     for rank in range(number):
         ours, theirs = context.Pipe()
-        processes.append(context.Process(target=run, args=(rank, theirs)))
+        processes.append(
+            context.Process(target=_run, args=(pickled, number, rank, meeting, theirs))
+        )
         processes[-1].start()
         theirs.close()
         answers.append(ours)
@@ -81,6 +79,16 @@ def in_ranks(
         for process in processes:
             process.kill()
             process.join()
+
+
+def _run(pickled: bytes, number: int, rank: int, meeting: Path, answer: Connection) -> None:
+    torch.set_num_threads(1)
+    try:
+        with joined(number, rank, meeting, CPU) as ranks:
+            answer.send(cloudpickle.loads(pickled)(ranks))
+    except Exception as error:
+        traceback.print_exc()
+        answer.send(f"{type(error).__name__}: {error}")
 
 
 def shared(spec: TrialSpec, number: int = 2, micro_batches: int = 1) -> TrialSpec:

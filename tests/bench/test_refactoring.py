@@ -92,7 +92,7 @@ def test_a_module_that_is_renamed_makes_nothing_stale(copy: Path, original) -> N
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        ("learning_rate", "bench.train.step", "bench.train.evaluation"),
+        ("learning_rate", "bench.train.optimizer", "bench.train.evaluation"),
         ("step_stats", "routers.stepping", "routers.layer_info"),
         ("calibration_error", "suites.accuracy", "suites.support.base"),
     ],

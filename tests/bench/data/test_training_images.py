@@ -24,7 +24,8 @@ def pictures(draw_images):
 
 
 def batches_of(dataset, augment, seed, batch_size):
-    train, data = SimpleNamespace(batch_size=batch_size), SimpleNamespace(augment=augment)
+    train = SimpleNamespace(batch_size=batch_size, ranks=1)
+    data = SimpleNamespace(augment=augment)
     spec = SimpleNamespace(seed=seed, train=train, data=data)
     return TrainingBatches(spec, dataset, torch.device("cpu"))
 
