@@ -19,7 +19,7 @@ demo: setup
 
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-# 6 and a half minutes on two cores.
+# 5 and a half minutes on two cores.
 test: setup
 	$(PYTEST) -m "not slow and not campaign"
 

@@ -273,6 +273,7 @@ def test_what_is_written_holds_what_is_shown(changed, store, tmp_path):
     assert float(rows["soft_moe", "training (s)"]["difference"]) == 0
 
 
+@pytest.mark.slow
 def test_the_command_prints_80_columns_and_writes_both_files(make_lab, bench, tmp_path):
     (tmp_path / "runs").mkdir()
     with open_store(tmp_path / "runs" / "bench.db") as store:
