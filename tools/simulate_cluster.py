@@ -104,7 +104,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a case came to.
+    """The measurements of one case.
 
     Attributes:
         transactions: those that the server has committed.

@@ -1,4 +1,4 @@
-"""What a device computes, against the CPU: every router in a small MoE layer.
+"""A comparison of a device with the CPU: every router computes in a small MoE layer on both.
 
 Axes: g groups, t tokens, d width, E experts.
 """
@@ -18,17 +18,19 @@ from torch import Tensor
 from bench.check.cases import Subject
 from bench.model import MoELayer, forward_pass
 from routers import ROUTERS, Baseline, list_routers
+from routers.errors import describe
 from suites.support.timing import wait
 
 EQUAL = 1e-4
 """Largest error of an output or a gradient that counts as equal, over the norm of the CPU's."""
 HALF_BOUNDS = (2**-6, 2**-5)
-"""The same under bfloat16 autocast, over the norm of float32: of an output, of a gradient."""
+"""Largest expected errors of bfloat16 autocast, over the norm of float32: of an output, of a
+gradient."""
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """What one router does on a device, against the CPU and against itself.
+    """The agreement of one router on a device with the CPU, and with itself.
 
     Attributes:
         output, gradient: error of the layer's output and of all gradients together, over the norm
@@ -87,8 +89,7 @@ def agreement(name: str, device: torch.device, **sizes: int) -> Agreement:
     try:
         return _compared(Subject(ROUTERS.get(name), {}, **sizes), device, declared)
     except Exception as error:
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        return Agreement(name, declared=declared, error=message[:200])
+        return Agreement(name, declared=declared, error=describe(error)[:200])
 
 
 def _compared(subject: Subject, device: torch.device, declared: str) -> Agreement:

@@ -12,11 +12,13 @@ from torch import nn
 
 from bench.model import MLPExperts, MoELayer, ReplacedMLP, moefy, seeded, site_of
 from routers import build_router
-from suites.support.timing import PASSES, elapsed, one_pass, peak_memory
+from routers.errors import describe
+from suites.support.timing import PASSES, interleaved, one_pass, peak_memory
 from suites.throughput import SHAPES
 
 NUM_EXPERTS = 8
 LEAST = 3
+"""Repeats of a timing at least, where `Effort.repeats` allows as many."""
 DENSE = "dense"
 """The name of the MLP, or the model, without experts."""
 MODELS = (DENSE, "softmax_token_choice", "softmax_expert_choice", "soft_moe")
@@ -30,7 +32,7 @@ class Effort:
     Attributes:
         shapes: images, tokens of an image, width, and hidden width of an expert, by name.
         seconds, repeats: of one timing: it ends after the seconds, with three repeats at least,
-            or after these repeats. As many at most are run before, untimed.
+            or after these repeats.
         images: of a batch of the vision transformer.
         vit: what differs from timm's vit_base_patch16_224.
     """
@@ -131,21 +133,10 @@ def _measured(
         with torch.autocast(x.device.type, torch.bfloat16, enabled=half):
             for each in PASSES:
                 run = one_pass(each, module, x)
-                times[each] = _median(run, x.device, effort)
+                timed = interleaved({each: run}, x.device, effort.seconds, LEAST, effort.repeats)
+                times[each] = float(np.median(timed[each]))
             if x.device.type == "cuda":
                 memory = peak_memory(run, x.device)
     except Exception as error:
-        message = " ".join(f"{type(error).__name__}: {error}".split())
-        return Speed(name, precision, rows, error=message[:200])
+        return Speed(name, precision, rows, error=describe(error)[:200])
     return Speed(name, precision, rows, times["forward"], times["train"], memory)
-
-
-def _median(run: Callable[[], object], device: torch.device, effort: Effort) -> float:
-    """Return the median of the repeats, in milliseconds."""
-    least = min(LEAST, effort.repeats)
-    for _ in range(least):
-        run()
-    times: list[float] = []
-    while len(times) < least or (len(times) < effort.repeats and sum(times) < 1e3 * effort.seconds):
-        times.append(elapsed(run, device))
-    return float(np.median(times))

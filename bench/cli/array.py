@@ -23,7 +23,6 @@ from bench.cli.options import WorkOptions
 from bench.cli.standing import SECONDS, Monitor, board_of, drawn, run_lines
 from bench.config import ClusterConfig, Preset, cluster_config
 from bench.execute import ArrayRecord, in_array, read_array, refuse_missing, submit_array
-from bench.plan import newest_of
 from results import Store, StoreError
 from results.text import counted
 from routers.errors import BenchError, RequestError
@@ -104,8 +103,7 @@ def work_by_array(
             return ArrayEnd()
         assert work.executor is not None
         workers = work.workers or WORKERS
-        newest = newest_of(store)
-        how = (workers, cluster, place.home, options.command, newest)
+        how = (workers, cluster, place.home, options.command, store.newest())
         array = submit_array(study, work.executor, *how)
         print(f"submitted {counted(workers, 'worker')}, output in {array.folder}")
     else:

@@ -35,7 +35,7 @@ WIDTHS: dict[bool, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class DeviceReport:
-    """What was seen of a device.
+    """The findings on a device.
 
     Attributes:
         about: what device, libraries and code it was, by name.

@@ -1,8 +1,9 @@
 """A request as validated plain data: a trial's settings, presets, and changes to them."""
 
-from bench.config.cluster import ClusterConfig, cluster_config, seconds_in
+from bench.config.cluster import ClusterConfig, seconds_in
 from bench.config.overrides import (
     check_path,
+    cluster_config,
     override,
     presets_of,
     settings_of,

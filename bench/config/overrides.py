@@ -1,9 +1,13 @@
-"""`--set path=value` and `--sweep path=a,b`: changes to a preset, by path."""
+"""`--set path=value`, `--sweep path=a,b` and `--cluster FILE`: changes to a preset."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
+import pydantic
+
+from bench.config.cluster import ClusterConfig
 from bench.config.presets import Preset, nearest_path, parse, setting_paths, validated_preset
 from routers import ROUTERS
 from routers.errors import RequestError, nearest
@@ -215,3 +219,33 @@ def with_routers(preset: Preset, chosen: Sequence[str]) -> Preset:
         if left:
             parts.append(part.model_copy(update={"routers": left}))
     return preset.model_copy(update={"routers": own, "parts": tuple(parts)})
+
+
+def cluster_config(section: ClusterConfig, file: Path | None) -> ClusterConfig:
+    """Return a preset's section with the values of a file over it.
+
+    Raises:
+        RequestError: the file cannot be read, or has an unknown key or a wrong value.
+    """
+    if file is None:
+        return section
+    where = f"--cluster {file}"
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise RequestError(f"{where}: cannot read it: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"{where} is not valid YAML: {error}") from None
+    fields = parse(text, where)
+    if not isinstance(fields, dict):
+        raise RequestError(f"{where} is not a mapping, as `partition: gpu`")
+    try:
+        return ClusterConfig.model_validate({**section.model_dump(), **fields})
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            hint = nearest(name, ClusterConfig.model_fields)
+            raise RequestError(f"{where}: there is no setting {name!r}{hint}") from None
+        why = first["ctx"]["error"] if first["type"] == "value_error" else first["msg"]
+        raise RequestError(f"{where}: {name} = {first['input']!r}: {why}") from None

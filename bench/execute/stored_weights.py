@@ -15,7 +15,7 @@ from routers.errors import BenchError
 
 @dataclass
 class StoredWeights:
-    """What was found in the home folder.
+    """The state of the weights in a home folder.
 
     Attributes:
         checked: files of weights whose content is as it was written.

@@ -19,7 +19,7 @@ from bench.plan.registration import (
     find_registry,
     record_plan,
 )
-from bench.plan.reuse import ENDED, Decision, Retry, Reuse, explain, newest_of
+from bench.plan.reuse import ENDED, Decision, Retry, Reuse, explain
 from bench.plan.router_options import (
     PREFIX,
     affinity_of,

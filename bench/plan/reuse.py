@@ -48,11 +48,6 @@ class Decision:
     attempt: AttemptRecord | None = None
 
 
-def newest_of(store: Store) -> tuple[int, int]:
-    """Return the numbers of the attempt and of the measurement that were made last."""
-    return store.newest()
-
-
 class Reuse:
     """The decisions on reuse, by the current content of the database and the home folder.
 
@@ -81,7 +76,7 @@ class Reuse:
         self._store, self._home, self._explain = store, home, explain
         self._machine_id, self._retry = machine_id, retry
         # What another run tries again meanwhile is not tried a third time.
-        self.newest, timing = newest or newest_of(store)
+        self.newest, timing = newest or store.newest()
         self._newest_timing = timing if retry == "noisy" else 0
 
     def trials(self, planned: Sequence[Planned]) -> list[Decision]:

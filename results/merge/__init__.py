@@ -24,7 +24,7 @@ __all__ = ["Disagreement", "Merged", "disagreements", "merge", "merge_all"]
 
 @dataclass(frozen=True)
 class Merged:
-    """What one source brought.
+    """The changes that merging one source made.
 
     Attributes:
         added: new rows by table; empty where the target had all of them.

@@ -16,9 +16,10 @@ from bench.plan.fingerprint import Fingerprint, Part, differences
 from bench.plan.plan import Plan, Request, labels, make_plan, make_request
 from bench.plan.registration import record_plan
 from bench.plan.reuse import Reuse
-from bench.train.outcome import Outcome, SavedSnapshot, write_outcome
+from bench.train.outcome import SavedSnapshot
 from results import CodeVersion, Machine, Store, open_store
 from routers.errors import RequestError
+from tests.bench.conftest import leave_outcome
 
 ROUTERS = ("softmax_token_choice", "dense")
 FILES = ("first", "weights")
@@ -62,24 +63,7 @@ def left_by_training(folder: Path) -> None:
     snapshots = [SavedSnapshot(step=n, file=name, **known) for n, name in enumerate(FILES)]
     for name in FILES:
         (folder / name).touch()
-    write_outcome(
-        Outcome(
-            status="done",
-            error=None,
-            steps=1,
-            planned_steps=1,
-            flops=1.0,
-            flops_budget=1.0,
-            budget=1.0,
-            budget_error=0.0,
-            within_tolerance=True,
-            uncounted=[],
-            seconds=1.0,
-            history=[],
-            snapshots=snapshots,
-            folder=folder,
-        )
-    )
+    leave_outcome(folder, snapshots)
 
 
 def reasons(store: Store, plan: Plan, home: Path = Path()) -> set[tuple[bool, str]]:

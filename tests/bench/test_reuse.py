@@ -13,9 +13,9 @@ from bench.config.presets import load_preset
 from bench.data.registry import Datasets
 from bench.plan.plan import Plan, make_plan, make_request
 from bench.plan.registration import record_plan
-from bench.plan.reuse import Decision, Retry, Reuse, newest_of
-from bench.train.outcome import Outcome, write_outcome
+from bench.plan.reuse import Decision, Retry, Reuse
 from results import CodeVersion, Machine, Metric, Store, open_store
+from tests.bench.conftest import leave_outcome
 
 MACHINE = Machine("host", "system", "processor", 2, 1, 10**9)
 CODE = CodeVersion(None, False, "3.11", {})
@@ -74,7 +74,7 @@ def test_only_what_is_asked_for_is_tried_again(store, plan, status: str, retry: 
 
 def test_a_worker_that_is_requeued_tries_nothing_a_third_time(store, plan, tmp_path) -> None:
     tried(store, plan, "failed")
-    submitted = newest_of(store)
+    submitted = store.newest()
     first = Reuse(store, tmp_path, None, "failed", submitted).trials(plan.trials)[0]
     assert first.reason.startswith("tried again; last time it failed")
     tried(store, plan, "failed")
@@ -136,20 +136,9 @@ def test_a_suite_that_has_not_measured_is_due(store: Store, plan: Plan, tmp_path
     assert done is not None
     measured(store, plan, done.id, count=3)
     (tmp_path / "weights").touch()
-    left_behind(tmp_path)
+    leave_outcome(tmp_path)
     decision = decided(store, plan, home=tmp_path)
     assert (decision.train, [suite.name for suite in decision.due]) == (False, ["specialization"])
-
-
-def left_behind(folder: Path) -> None:
-    """Write what a training without snapshots leaves beside its weights."""
-    numbers = {"steps": 1, "planned_steps": 1, "flops": 1.0, "flops_budget": 1.0, "seconds": 1.0}
-    numbers |= {"budget": 1.0, "budget_error": 0.0}
-    lists = {"uncounted": [], "history": [], "snapshots": []}
-    done = Outcome(
-        status="done", error=None, within_tolerance=True, folder=folder, **numbers, **lists
-    )
-    write_outcome(done)
 
 
 def test_a_layer_is_measured_once_on_each_machine(store: Store, plan: Plan) -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from bench.cli import main
 from bench.execute import trial_folder, verify_weights
-from bench.train import Outcome, SavedSnapshot
-from bench.train.outcome import write_outcome
+from bench.train import SavedSnapshot
 from results import CodeVersion, Machine, Store, Subject, open_store
 from results.verify import Fault
+from tests.bench.conftest import leave_outcome
 
 DESCRIPTION = {
     "router": {"name": "soft_moe", "options": {}},
@@ -38,24 +38,7 @@ def trained(home: Path, store: Store, name: str) -> Path:
         digest = sha256(content).hexdigest()
         saved = SavedSnapshot(step=step, flops=1.0, seconds=1.0, file=file, sha256=digest)
         snapshots.append(saved)
-    write_outcome(
-        Outcome(
-            status="done",
-            error=None,
-            steps=8,
-            planned_steps=8,
-            flops=1.0,
-            flops_budget=1.0,
-            budget=1.0,
-            budget_error=0.0,
-            within_tolerance=True,
-            uncounted=[],
-            seconds=1.0,
-            history=[],
-            snapshots=snapshots,
-            folder=folder,
-        )
-    )
+    leave_outcome(folder, snapshots, steps=8)
     (trial,) = store.trials([Subject(name, DESCRIPTION)])
     store.add_trial_to_study(store.study("tiny", {}), trial)
     machine = store.machine(Machine("node1", "Linux", "EPYC", 2, 1, 2**33))
