@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 TROUBLES = [
     *("raises", "exits", "leaves", "crashes", "crashes_early", "hangs", "too_large"),
     "ends_its_process",
-    "slow",
+    *("slow", "crawls"),
 ]
 TIMES = ("seconds", "started_at", "finished_at", "at", "machine", "attempt", "measurement")
 

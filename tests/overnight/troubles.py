@@ -101,3 +101,11 @@ class Slow(Troubled):
 
     def trouble(self, images):
         time.sleep(0.02)
+
+
+@register_router("crawls", family="soft")
+class Crawls(Troubled):
+    """Takes a second more for a step."""
+
+    def trouble(self, images):
+        time.sleep(1)
