@@ -116,6 +116,14 @@ def test_plan_on_an_empty_home_knows_no_finishing_time(tmp_path: Path, capsys) -
     assert not (tmp_path / "runs").exists()
 
 
+def test_plan_of_timings_alone_on_an_empty_home_knows_no_finishing_time(tmp_path, capsys) -> None:
+    here("plan", "--preset", "speed", "--routers", "dense", "--home", str(tmp_path / "runs"))
+    assert (
+        "finishing time: not known, throughput never ran on this machine;\n"
+        "`run` shows it after its first measurements\n"
+    ) in capsys.readouterr().out
+
+
 def test_plan_of_another_preset_goes_by_the_rates_of_this_machine(home: Path, capsys) -> None:
     request = ["--preset", "tiny", "--routers", "soft_moe,dense", "--seeds", "1", "--jobs", "1"]
     here("plan", "accuracy", "editing", *request, "--home", str(home / "runs"))

@@ -206,10 +206,18 @@ def _print_finishing(works: Sequence[Work], pace: Pace, places: Sequence[str]) -
         print("finishing time: nothing is left to do")
         return
     ends = forecast(works, pace, len(places), len(set(places)))
+    suites = [(work, suite) for work in works for suite in work.suites]
+    unknown = dict.fromkeys(suite for work, suite in suites if pace.measuring(work, suite) is None)
     if ends is None:
         print(
             "finishing time: not known, no trial has run on this machine yet;\n"
             "`run` shows it after its first trials"
+        )
+        return
+    if unknown and not ends.whole:
+        print(
+            f"finishing time: not known, {', '.join(unknown)} never ran on this machine;\n"
+            "`run` shows it after its first measurements"
         )
         return
     now = datetime.now()
@@ -219,8 +227,6 @@ def _print_finishing(works: Sequence[Work], pace: Pace, places: Sequence[str]) -
         f"training {duration(ends.training)}, measuring {duration(ends.measuring)}, "
         f"timings {duration(ends.timings)}"
     )
-    suites = [(work, suite) for work in works for suite in work.suites]
-    unknown = dict.fromkeys(suite for work, suite in suites if pace.measuring(work, suite) is None)
     if unknown:
         print(f"without {', '.join(unknown)}: not measured on this machine yet")
 
