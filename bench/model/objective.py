@@ -85,9 +85,9 @@ class Objective:
             for weight, loss, options in self._auxiliary:
                 layers = torch.stack([loss(routing, batch, **options) for routing in routings])
                 total = total + weight * layers.mean()
-        for layer, routing in zip(moe_layers(model).values(), routings, strict=True):
-            if (own := layer.router.own_loss(routing, batch)) is not None:
-                total = total + own
+            for layer, routing in zip(moe_layers(model).values(), routings, strict=True):
+                if (own := layer.router.own_loss(routing, batch)) is not None:
+                    total = total + own
         return Losses(total, task.detach(), routings)
 
 

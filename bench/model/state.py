@@ -182,7 +182,8 @@ def forward_pass(
     Yields:
         A list that fills with one `Routing` for each MoE layer, in network order.
     """
-    candidates = (getattr(module, "passes", None) for module in model.modules())
+    # Not by getattr: modules that lack it would search their parameters and submodules for it.
+    candidates = (vars(module).get("passes") for module in model.modules())
     models = {id(passes): passes for passes in candidates if isinstance(passes, ModelPasses)}
     context = RouterContext(generator, step, labels, mask=mask)
     routings: list[Routing] = []

@@ -24,7 +24,7 @@ from bench.train.evaluation import Score, evaluate, spaced
 from bench.train.loop import train_trial
 from bench.train.optimizer import build_optimizer, learning_rate
 from bench.train.outcome import read_outcome
-from bench.train.step import Trainer, resolve_budget
+from bench.train.step import Trainer, resolve_budget, seed_generators
 from routers import LOSSES, Batch, RequestError, Router
 from routers.soft import SoftMoE
 from routers.token_choice import SoftmaxTokenChoice
@@ -44,6 +44,13 @@ def same(first, second):
     return first.keys() == second.keys() and all(
         torch.equal(first[name], second[name]) for name in first
     )
+
+
+def test_seeding_is_that_of_torch():
+    seed_generators(7, CPU)
+    drawn = torch.rand(4)
+    torch.manual_seed(7)
+    assert torch.equal(drawn, torch.rand(4))
 
 
 # A training from its first step to its last
