@@ -236,7 +236,9 @@ def router_legend(
 ) -> None:
     """Draw one key for the entire figure, below it, with each system's line and marker."""
     handles = [Line2D([], [], **(own.line | line), label=str(s)) for s, own in styles.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, columnspacing=1.2)
+    # matplotlib fills one column after the other; a key is read line by line.
+    by_column = [handle for column in range(columns) for handle in handles[column::columns]]
+    figure.legend(handles=by_column, loc="outside lower center", ncols=columns, columnspacing=1.2)
 
 
 def panels(

@@ -13,7 +13,7 @@ from matplotlib.text import Text
 
 from report.conditions import Entry, System
 from report.study import load_study
-from report.style import COLUMN, PAGE, Drawing, folded
+from report.style import COLUMN, KNOWN, PAGE, Drawing, blank, folded, router_legend
 from report.table import parted
 from report.topics import accuracy, draw_figures, loads, specialization
 from report.topics.accuracy import curve
@@ -312,3 +312,12 @@ def test_names_are_folded_after_underscores_only():
     assert folded("softmax_token_choice") == "softmax_token_choice"
     assert folded("sparsity_constrained_expert_choice") == "sparsity_constrained_\nexpert_choice"
     assert folded("averyveryverylongnamewithoutanybreak") == "averyveryverylongnamewithoutanybreak"
+
+
+def test_a_key_is_read_line_by_line():
+    figure, names = blank(PAGE, 2), list(KNOWN)[:5]
+    router_legend(figure, {name: KNOWN[name] for name in names}, 3)
+    figure.draw_without_rendering()
+    (legend,) = figure.legends
+    boxes = {text.get_text(): text.get_window_extent() for text in legend.get_texts()}
+    assert sorted(boxes, key=lambda name: (-round(boxes[name].y0), boxes[name].x0)) == names

@@ -70,6 +70,14 @@ def test_the_figure_draws_the_law_and_joins_the_means_of_what_has_none(swept):
     assert error.get_xscale() == error.get_yscale() == "log"
 
 
+def test_axes_of_a_short_range_have_ticks_to_read_it_by(swept):
+    (drawing,) = scaling.draw(swept)
+    for axes in drawing.figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = axis.get_view_interval()
+            assert sum(low <= tick <= high for tick in axis.get_majorticklocs()) >= 3
+
+
 def test_what_was_not_swept_or_asked_for_lacks_nothing(lab, store):
     lab(suites=("accuracy",)).study_of({"soft_moe": [0.8]})
     assert scaling.table(load_study(store)).fine
