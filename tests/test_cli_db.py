@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench.tune import search_results
 from results import open_store
 from results.frames import metrics_frame
 
@@ -96,3 +97,32 @@ def test_a_second_machine_goes_on_where_the_first_was_merged_in(nodes, tmp_path:
     with open_store(home / "bench.db", create=False) as store:
         frame = metrics_frame(store, "both").query("metric == 'transfer_top1'")
     assert sorted(frame["router"]) == ["dense", "random", "soft_moe"]
+
+
+def test_run_tuned_needs_the_merged_database_alone(tmp_path: Path) -> None:
+    """Two machines tune a router each; what both have tried comes along from their `tuning.db`."""
+    quick = ["--preset", "smoke", "--set", "train.epochs=0.2"]
+    nodes, best = {name: tmp_path / name for name in ("dense", "soft_moe")}, {}
+    for router, node in nodes.items():
+        node.mkdir()
+        run(node, "tune", *quick, "--routers", router, "--trials", "2", "--seeds", "1")
+        with open_store(node / "runs" / "bench.db", create=False) as store:
+            best |= search_results(store, "smoke-tuning")
+    sources = [str(node / "runs" / "bench.db") for node in nodes.values()]
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    output = run(merged, "db", "merge", *sources)
+    for router, source in zip(nodes, sources, strict=True):
+        line = f"tuning smoke-tuning of {router}: 2 trainings from sqlite:///{source}"
+        assert line in output.splitlines()
+    assert "nothing was changed" in run(merged, "db", "merge", *sources)
+    for node in nodes.values():
+        shutil.rmtree(node)
+    asked = ["--routers", "dense,soft_moe", "--seeds", "1", "--tuned", "--no-report"]
+    assert "2 trained" in run(merged, "run", "accuracy", *quick, *asked)
+    with open_store(merged / "runs" / "bench.db", create=False) as store:
+        tuned = store.find_study("smoke-tuned").request["tuned"]
+        assert search_results(store, "smoke-tuning") == best
+    assert {name: each["settings"] for name, each in tuned.items()} == {
+        name: each.settings for name, each in best.items()
+    }

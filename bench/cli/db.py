@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ import typer
 from bench.cli.context import Place, command
 
 if TYPE_CHECKING:
+    from bench.tune import MergedTunings
     from results.merge import Disagreement, Merged
 
 MOST_DISAGREEMENTS = 30
@@ -101,20 +103,26 @@ def merge(place: Place, sources: Sources) -> None:
 
     Equal trials are one. Each measurement stays with its machine, and results of one trial that
     differ are shown. Merging again changes nothing. Weights and logs that lie beside a SQLite file
-    are copied into the home folder.
+    are copied into the home folder. The settings that `tune` tried come along from tuning.db, which
+    lies there too, so that `run --tuned` uses them. Where one router was tuned differently under
+    the same name, this is shown, and the database keeps its own.
 
     \b
     Examples:
       python bench.py db merge node1/bench.db node2/bench.db
       python bench.py db merge node1/bench.db node2/bench.db --db all.db
     """
+    from bench.tune import merge_tunings
     from results.merge import disagreements, merge_all
 
     merged = merge_all(place.database, sources, place.home)
     for each in merged:
         print(_brought(each))
-    if not any(each.is_new for each in merged):
-        print(f"nothing was changed: {place.database} holds all of it")
+    tunings = merge_tunings(place.database, sources)
+    for line in chain.from_iterable(map(_tuning_lines, tunings)):
+        print(line)
+    if not any([*(each.is_new for each in merged), *(each.is_new for each in tunings)]):
+        print(f"nothing was changed: there is nothing new for {place.database}")
     trials = {trial for each in merged for trial in each.trials}
     with place.store() as store:
         differing = disagreements(store, trials)
@@ -137,6 +145,28 @@ def _brought(merged: Merged) -> str:
         lines.append(f"left out {left_out} not ended")
     wrap = partial(textwrap.fill, width=80, initial_indent="  ", subsequent_indent="    ")
     return "\n".join([merged.source, *map(wrap, lines)])
+
+
+def _tuning_lines(merged: MergedTunings) -> Iterator[str]:
+    """Say what came of the tunings of a source, and what was left out."""
+    from bench.cli.display import wrapped
+    from results.text import counted
+
+    for search in merged.searches:
+        tuning, _, router = search.name.partition("/")
+        if search.difference is not None:
+            yield from wrapped(
+                f"left out what {merged.source} has of tuning {tuning} of {router}, which differs: "
+                f"{search.difference}"
+            )
+        elif search.added:
+            new = counted(search.added, "training")
+            yield f"tuning {tuning} of {router}: {new} from {merged.source}"
+    for tuning in merged.missing:
+        yield from wrapped(
+            f"left out the settings of tuning {tuning}: {merged.source} has no tuning.db beside "
+            "it; copy that file there, and merge again"
+        )
 
 
 def _print_disagreements(differing: Sequence[Disagreement]) -> None:

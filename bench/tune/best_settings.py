@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 from bench.plan import Request, selected_routers
 from bench.tune.rungs import Tried, next_training, winner
 from bench.tune.search import STATUS, TRAINING, UNDER_WAY, by_setting
-from bench.tune.storage import file_of, open_tuning
+from bench.tune.storage import has_tuning, open_tuning
 from results import Store
 from results.store.records import AttemptRecord, AttemptStatus
 from results.tuned import SearchResult, SettingResult
@@ -20,7 +20,7 @@ Attempts = Mapping[str, Sequence[AttemptRecord]]
 
 def search_results(store: Store, study: str) -> dict[str, SearchResult]:
     """Return the results of a tuning so far, by router; nothing where there is no such tuning."""
-    if store.engine.dialect.name == "sqlite" and not file_of(store.engine).exists():
+    if not has_tuning(store.engine):
         return {}
     prefix = f"{study}/"
     with open_tuning(store.engine) as storage:

@@ -1,13 +1,15 @@
 """Where Optuna keeps the trials of tunings: tables of its own, beside the results."""
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import optuna
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, inspect, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from results import StoreError
@@ -17,15 +19,18 @@ FILE, SCHEMA = "tuning.db", "tuning"
 
 
 @contextmanager
-def open_tuning(engine: Engine) -> Iterator[RDBStorage]:
+def open_tuning(engine: Engine, *, read_only: bool = False) -> Iterator[RDBStorage]:
     """Return the tuning that belongs to a results database; made where there is none.
+
+    Args:
+        read_only: True where there is one, and every write is to be refused.
 
     Raises:
         StoreError: it cannot be reached, read or written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        storage = _opened(engine)
+        storage = _opened_to_read(engine) if read_only else _opened(engine)
         try:
             yield storage
         finally:
@@ -36,7 +41,15 @@ def open_tuning(engine: Engine) -> Iterator[RDBStorage]:
         raise StoreError(f"cannot use the tuning beside {url}: {cause}") from error
 
 
+def has_tuning(engine: Engine) -> bool:
+    """Tell whether something was tuned with a results database; nothing is made."""
+    if engine.dialect.name == "sqlite":
+        return file_of(engine).exists()
+    return SCHEMA in inspect(engine).get_schema_names()
+
+
 def file_of(engine: Engine) -> Path:
+    """Return the file of the tuning that belongs to a SQLite file of results."""
     return Path(str(engine.url.database)).parent / FILE
 
 
@@ -46,6 +59,21 @@ def _opened(engine: Engine) -> RDBStorage:
         return RDBStorage(f"sqlite:///{file_of(engine)}", engine_kwargs=wait)
     with engine.begin() as connection:
         connection.execute(text(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}"))
-    options = [str(engine.url.query.get("options", "")), f"-csearch_path={SCHEMA}"]
-    url = engine.url.update_query_dict({"options": " ".join(options).strip()})
-    return RDBStorage(url.render_as_string(hide_password=False))
+    return RDBStorage(_with_options(engine, f"-csearch_path={SCHEMA}"))
+
+
+def _opened_to_read(engine: Engine) -> RDBStorage:
+    if engine.dialect.name == "sqlite":
+        file = file_of(engine)
+        connect = partial(sqlite3.connect, timeout=BUSY_SECONDS, check_same_thread=False, uri=True)
+        how = {"creator": partial(connect, f"{file.absolute().as_uri()}?mode=ro")}
+        return RDBStorage(f"sqlite:///{file}", engine_kwargs=how, skip_table_creation=True)
+    url = _with_options(engine, f"-csearch_path={SCHEMA} -cdefault_transaction_read_only=on")
+    return RDBStorage(url, skip_table_creation=True)
+
+
+def _with_options(engine: Engine, options: str) -> str:
+    """Return the URL of a PostgreSQL database with more options for its sessions."""
+    asked = f"{engine.url.query.get('options', '')} {options}".strip()
+    url = engine.url.update_query_dict({"options": asked})
+    return url.render_as_string(hide_password=False)

@@ -91,7 +91,8 @@ def prepare_tuning(
     Raises:
         RequestError: something cannot be tuned or trained as asked for.
     """
-    with _opened(tuning, store, home, datasets, lambda event: None, options) as tuner:
+    how = (lambda event: None, options)
+    with _opened(tuning, store, home, datasets, *how, trains=False) as tuner:
         return tuner.runner.prepare(tuner)
 
 
@@ -103,11 +104,17 @@ def _opened(
     datasets: Datasets,
     on_event: OnEvent,
     options: RunOptions,
+    *,
+    trains: bool = True,
 ) -> Iterator["Tuner"]:
-    """Open the search of each router, begun as it is asked for now."""
+    """Open the search of each router, begun as it is asked for now.
+
+    Args:
+        trains: whether this process trains, and so needs the devices; False where others do.
+    """
     asked, fingerprints = contenders(tuning.preset, tuning.seed, tuning.fixed), Fingerprints()
     untuned = [contender.planned({}, datasets, fingerprints) for contender in asked]
-    ranks = most_ranks(planned.spec for planned in untuned)
+    ranks = most_ranks(planned.spec for planned in untuned) if trains else 1
     runner = Runner(store, home, datasets, on_event, options, ranks)
     with open_tuning(store.engine) as storage:
         searches = [Search(storage, tuning.study, each, tuning.preset.tune) for each in asked]

@@ -23,12 +23,13 @@ from bench.execute import devices
 from bench.execute.context import RunOptions
 from bench.execute.events import Event, OnEvent, Progress
 from bench.execute.fork_server import fork_server
-from bench.execute.runner import run_plan
+from bench.execute.runner import prepare_plan, run_plan
 from bench.plan.plan import make_plan, make_request
 from bench.train.loop import train_trial
 from bench.train.outcome import Outcome
 from bench.train.ranks import Ranks, buckets, joined
 from bench.train.step import Trainer
+from bench.tune import Tuning, prepare_tuning, tune
 from results import open_store
 from results.frames import trials_frame
 from routers import ROUTERS, load_plugin
@@ -239,6 +240,23 @@ def test_a_worker_has_a_gpu_for_each_rank(monkeypatch):
     assert devices.slots(None, (), 1) == ("0", "1", "2", "3", "4")
     with pytest.raises(RequestError, match=r"train.ranks = 2 takes a GPU for each.* are 1 to use"):
         devices.slots(None, ("3",), 2)
+
+
+@pytest.mark.slow
+def test_who_submits_an_array_needs_no_gpu_for_the_ranks_of_its_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(devices, "gpus", lambda: ("0",))
+    smoke = load_preset("smoke").model_copy(update={"parts": ()})
+    request = make_request(smoke, routers=["dense"], suites=["accuracy"], settings=SETTINGS)
+    store, datasets = open_store(tmp_path / "bench.db"), Datasets()
+    plan, tuning = make_plan(request, datasets), Tuning("t", request.preset)
+    where, options = (store, tmp_path, datasets), RunOptions(jobs=0)
+    assert prepare_plan(plan, *where, options) == prepare_tuning(tuning, *where, options) == 1
+    assert [study.name for study in store.studies()] == ["smoke", "t"]
+    match = r"train.ranks = 2 takes a GPU for each rank, and there are 1 to use: 0"
+    with pytest.raises(RequestError, match=match):
+        run_plan(plan, *where, lambda event: None, options)
+    with pytest.raises(RequestError, match=match):
+        tune(tuning, *where, lambda event: None, options)
 
 
 def test_one_process_is_described_as_before_there_were_ranks(tiny_spec):
