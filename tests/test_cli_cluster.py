@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import yaml
 
 from bench.cli import main
 from bench.config import load_preset
+from bench.execute import ArrayRecord
 from bench.tune import search_results
 from results import Run, open_store
 from results.frames import trials_frame
@@ -127,7 +129,22 @@ def test_stop_of_a_study_that_nobody_works_on_says_so(
     with pytest.raises(SystemExit) as exited:
         main(["stop", "tiny", "--home", str(tmp_path)])
     assert exited.value.code == 0
-    assert capsys.readouterr().out == "nobody works on study tiny\n"
+    assert capsys.readouterr().out == "nothing is running for study tiny\n"
+
+
+def test_stop_names_runs_of_other_machines_whatever_array_there_was_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cluster").mkdir()
+    over = ArrayRecord("tiny", "local", ("7",), (), "c", "2026-01-01T00:00", "node1 b", "none")
+    over.write(tmp_path)
+    with open_store(tmp_path / "bench.db") as store:
+        store.start_run(store.study("tiny", {}), Run("node7 b", 70, 0.0, command="c", jobs=1))
+    with pytest.raises(SystemExit) as exited:
+        main(["stop", "tiny", "--home", str(tmp_path)])
+    assert exited.value.code == 0
+    printed = capsys.readouterr().out
+    assert printed == "process 70 on node7 is still running: give this command there\n"
 
 
 @pytest.fixture
@@ -181,8 +198,8 @@ def test_stop_asks_a_run_on_this_machine_to_leave(tmp_path: Path, bench) -> None
 
     wait_for(trained)
     stopped = bench(tmp_path, "stop", "smoke")
-    assert f"process {running.pid} on " in stopped.stdout
-    assert "asked to save and end" in stopped.stdout
+    line = rf"^process {running.pid} on \S+: asked to save and stop$"
+    assert re.search(line, stopped.stdout, re.MULTILINE)
     assert "resume with: cd " in stopped.stdout
     _, error = running.communicate(timeout=60)
     assert running.returncode == 130
@@ -233,20 +250,20 @@ def test_a_closed_display_is_opened_again_and_stop_ends_the_array(tmp_path: Path
     psutil.Process(first.pid).send_signal(2)
     _, error = first.communicate(timeout=60)
     assert first.returncode == 130
-    assert "only this display is closed" in error
+    assert "only the display is closed; the workers go on (local array of " in error
     assert all(worker.is_running() for worker in workers)
 
     second = opened()
     assert second.stdout is not None
-    assert "works on study long already" in second.stdout.readline()
+    assert "study long is already running: local array of " in second.stdout.readline()
     other = bench(tmp_path, *asked[:-1], "3", status=2)
-    assert "works on study 'long' by another command" in other.stderr
+    assert "study 'long' is already running by another command (local array of " in other.stderr
     stopped = bench(tmp_path, "stop", "long")
-    assert "2 workers asked to save and end" in stopped.stdout
+    assert "asked 2 workers to save and stop" in stopped.stdout
     assert "resume with: cd " in stopped.stdout
     _, error = second.communicate(timeout=60)
     assert second.returncode == 1
-    assert "stopped early: no worker came to its end" in error
+    assert "stopped early: no worker finished" in error
     assert statuses() == ["interrupted", "interrupted"]
     assert len(list(tmp_path.glob("runs/trials/*/resume.safetensors"))) == 2
     with open_store(tmp_path / "runs/bench.db") as store:

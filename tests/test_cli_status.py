@@ -164,7 +164,7 @@ def test_a_run_that_was_killed_has_died_and_can_be_resumed(
     other.kill()
     other.wait()
     lines = status(home, capsys).splitlines()
-    assert re.fullmatch(rf"died: process {other.pid} on \S+, last heard of .+", lines[1])
+    assert re.fullmatch(rf"died: process {other.pid} on \S+, last heard from .+", lines[1])
     assert lines[2] == f"resume with: {COMMAND}"
     assert lines[3] == "1 of 6 trials done, 1 failed, 1 interrupted, 3 waiting"
     assert "ends" not in lines[4]

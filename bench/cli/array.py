@@ -60,21 +60,21 @@ def asked_array(work: WorkOptions, preset: Preset) -> ClusterConfig | None:
         for option, value in (("--workers", work.workers), ("--cluster", work.cluster)):
             if value is not None:
                 raise typer.BadParameter(
-                    f"{option} is for an array of workers: add --executor slurm or local, or, for "
-                    "worker processes of this command, give --jobs"
+                    f"{option} is for an array of workers: add --executor slurm or local; for the "
+                    "worker processes of this command, use --jobs"
                 )
         return None
     if in_array():
         return None
     if work.jobs == 0:
         raise typer.BadParameter(
-            f"--jobs 0 works in this process, and --executor {work.executor} in others: give one "
-            "of them"
+            f"--jobs 0 works in this process, and --executor {work.executor} in others: leave one "
+            "of them out"
         )
     if work.devices is not None:
         raise typer.BadParameter(
-            f"--devices {work.devices} names devices of this machine, and --executor "
-            f"{work.executor} takes those of its workers: leave it out"
+            f"--devices {work.devices} names devices of this machine, but each worker of "
+            f"--executor {work.executor} uses those that it is given: leave it out"
         )
     refuse_missing(work.executor)
     return cluster_config(preset.cluster, work.cluster)
@@ -105,21 +105,21 @@ def work_by_array(
         workers = work.workers or WORKERS
         how = (workers, cluster, place.home, options.command, store.newest())
         array = submit_array(study, work.executor, *how)
-        print(f"submitted {counted(workers, 'worker')}, output in {array.folder}")
+        print(f"submitted {counted(workers, 'worker')}; their output is in {array.folder}")
     else:
-        print(f"{array.name} works on study {study} already, output in {array.folder}")
+        print(f"study {study} is already running: {array.name}, with its output in {array.folder}")
     try:
         _follow(array, store)
     except KeyboardInterrupt:
         print(
-            f"\nonly this display is closed: {array.name} works on. The same command shows it "
-            f"again; `python bench.py stop {study}` ends it",
+            f"\nonly the display is closed; the workers go on ({array.name}). The same command "
+            f"shows them again, and `python bench.py stop {study}` stops them",
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
     statuses = array.statuses()
     if not statuses:
-        return ArrayEnd(f"no worker came to its end; their output is in {array.folder}")
+        return ArrayEnd(f"no worker finished; their output is in {array.folder}")
     return ArrayEnd(failures=[status for status in statuses if status])
 
 
@@ -134,8 +134,9 @@ def _array_at_work(home: Path, study: str) -> ArrayRecord | None:
         return None
     if array.arguments != tuple(sys.argv[1:]):
         raise RequestError(
-            f"{array.name} works on study {study!r} by another command: {array.command}; wait for "
-            f"its end, end it with `python bench.py stop {study}`, or give --study another name"
+            f"study {study!r} is already running by another command ({array.name}): "
+            f"{array.command}; wait until it has finished, stop it with `python bench.py stop "
+            f"{study}`, or choose another --study"
         )
     return array
 

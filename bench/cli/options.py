@@ -147,19 +147,19 @@ class WorkOptions(WorkerOptions):
     executor: Annotated[
         Literal["slurm", "local"] | None,
         typer.Option(
-            help="Submit an array of workers with submitit: to Slurm, or, by the same path, to "
-            "this machine.",
+            help="Submit an array of workers with submitit: to Slurm, or, to try that, on this "
+            "machine.",
             show_default="worker processes of this command",
         ),
     ] = None
     workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Workers of the array.", show_default="4")
+        int | None, typer.Option(min=1, metavar="N", help="Workers in the array.", show_default="4")
     ] = None
     cluster: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="YAML file of what each worker asks the cluster for; over the preset's section "
+            help="YAML file with the resources of each worker; it overrides the preset's section "
             "cluster.",
         ),
     ] = None

@@ -121,7 +121,7 @@ def run_lines(standing: Standing) -> list[str]:
     took = f"{clock(end, now)} after {duration((end - run.started_at).total_seconds())}"
     resume = f"resume with: {run.command}"
     if run.finished_at is None:
-        return [f"died: process {run.pid} on {run.node}, last heard of {took}", resume]
+        return [f"died: process {run.pid} on {run.node}, last heard from {took}", resume]
     if left := len(standing.open):
         return [f"stopped {took} with {left} trial{'s' * (left != 1)} left", resume]
     return [f"finished {took}"]

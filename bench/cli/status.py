@@ -21,7 +21,9 @@ Watch = Annotated[
 ]
 Digest = Annotated[
     bool,
-    typer.Option("--digest", help="Print what a run prints at its end: news, failures, the best."),
+    typer.Option(
+        "--digest", help="Print the summary that a run ends with: news, failures, the best."
+    ),
 ]
 Trial = Annotated[
     str,
@@ -38,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def status(place: Place, study: Study = None, watch: Watch = False, digest: Digest = False) -> None:
-    """Show the state of a study: of a run in another terminal, or of one that ended or died.
+    """Show how a study stands: while it runs in another terminal, or after it has ended or died.
 
     \b
     Examples:
@@ -47,7 +49,7 @@ def status(place: Place, study: Study = None, watch: Watch = False, digest: Dige
       python bench.py status --digest
     """
     if watch and digest:
-        raise typer.BadParameter("--watch and --digest do not go together")
+        raise typer.BadParameter("--watch and --digest cannot be combined")
     with place.store() as store:
         name = store.find_study(study).name
         if digest:

@@ -1,4 +1,4 @@
-"""`stop`: end the array of a study, and its runs on this machine, with all training saved."""
+"""`stop`: stop the array of a study, and its runs on this machine, with all trainings saved."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from results.store.records import RunRecord
 
 PATIENCE = 120
-"""Seconds in which what was asked to end does so, if all is well."""
+"""Seconds in which what was asked to stop does so, if all is well."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,9 +25,9 @@ def add_to(app: typer.Typer) -> None:
 
 
 def stop(place: Place, study: Annotated[str, typer.Argument(metavar="STUDY")]) -> None:
-    """End all work on a study: the array of `--executor`, and runs on this machine.
+    """Stop all work on a study: its array of workers, and its runs on this machine.
 
-    Each saves what it trains; the command that began it continues.
+    Each saves the state of its trainings first; the command that started the work resumes it.
 
     \b
     Example:
@@ -44,16 +44,16 @@ def stop(place: Place, study: Annotated[str, typer.Argument(metavar="STUDY")]) -
         array = read_array(place.home, study)
         at_work = array is not None and array.states()
         if not living and not at_work:
-            print(f"nobody works on study {study}")
+            print(f"nothing is running for study {study}")
             return
         resume = [run.command for run in here]
         if array is not None and at_work:
             array.stop()
             resume.append(array.command)
-            print(f"{array.name}: {counted(at_work.total(), 'worker')} asked to save and end")
+            print(f"{array.name}: asked {counted(at_work.total(), 'worker')} to save and stop")
         asked = [run for run in here if _asked(run)]
         for run in asked:
-            print(f"process {run.pid} on {run.node}: asked to save and end")
+            print(f"process {run.pid} on {run.node}: asked to save and stop")
 
         def ended() -> bool:
             over = array is None or not array.states()
@@ -62,19 +62,22 @@ def stop(place: Place, study: Annotated[str, typer.Argument(metavar="STUDY")]) -
         mine = {run.id for run in asked}
         _await(ended)
         if not ended():
-            print(f"not over after {PATIENCE} s: `python bench.py status` shows what goes on")
+            print(
+                f"some work has not stopped after {PATIENCE} s; `python bench.py status --study "
+                f"{study}` shows what is still running"
+            )
         elsewhere = [r for r in store.runs(study) if alive(r) and r.host != this_host()]
-        for run in elsewhere if array is None else ():
-            print(f"process {run.pid} on {run.node} goes on: give this command there")
+        for run in () if at_work else elsewhere:  # an array's workers were asked, wherever they are
+            print(f"process {run.pid} on {run.node} is still running: give this command there")
     for line in dict.fromkeys(resume):
         print(f"resume with: {line}")
 
 
 def _asked(run: RunRecord) -> bool:
-    """Ask a run on this machine to save and end; False for a worker of an array, which was asked.
+    """Ask a run on this machine to save and stop; False for an array's worker, which was asked.
 
     Raises:
-        BenchError: it belongs to somebody else.
+        BenchError: it belongs to another user.
     """
     import psutil
 
@@ -88,7 +91,7 @@ def _asked(run: RunRecord) -> bool:
     except (psutil.NoSuchProcess, ProcessLookupError):
         return False
     except (psutil.AccessDenied, PermissionError) as error:
-        raise BenchError(f"process {run.pid} belongs to somebody else") from error
+        raise BenchError(f"process {run.pid} belongs to another user") from error
     return True
 
 

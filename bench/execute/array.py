@@ -60,10 +60,10 @@ class ArrayRecord:
 
     @property
     def name(self) -> str:
-        """Its name for people: `array 12 of Slurm`."""
+        """Its name for people: `Slurm array 12`."""
         if self.executor == "slurm":
-            return f"array {self.jobs[0].partition('_')[0]} of Slurm"
-        return f"the local array of {self.submitted_at}"
+            return f"Slurm array {self.jobs[0].partition('_')[0]}"
+        return f"local array of {self.submitted_at}"
 
     def states(self) -> Counter[str]:
         """Return the number of workers that are not over, by state in lower case.
@@ -207,9 +207,8 @@ def refuse_missing(executor: ExecutorName) -> None:
         ) from error
     if executor == "slurm" and shutil.which("sbatch") is None:
         raise RequestError(
-            "--executor slurm: this machine has no `sbatch`, so it cannot submit to Slurm; submit "
-            "from a login node of the cluster, or take --executor local, the same path on this "
-            "machine"
+            "--executor slurm: this machine has no `sbatch`, so it cannot submit to Slurm; use a "
+            "login node of the cluster, or --executor local, whose workers run on this machine"
         )
 
 
@@ -290,7 +289,7 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:
-        raise BenchError(f"this machine has no `{command[0]}`: ask from a login node") from error
+        raise BenchError(f"this machine has no `{command[0]}`: use a login node") from error
 
 
 def _path(home: Path, study: str) -> Path:

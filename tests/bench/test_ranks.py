@@ -15,18 +15,19 @@ import cloudpickle
 import pytest
 import torch
 
-from bench.config.presets import load_preset
+from bench.config.presets import Preset, load_preset
 from bench.config.schema import TrialSpec
 from bench.data import Dataset, Datasets
 from bench.data.batches import TrainingBatches
+from bench.data.files import read_tensors
 from bench.execute import devices
-from bench.execute.context import RunOptions
+from bench.execute.context import RunOptions, trial_folder
 from bench.execute.events import Event, OnEvent, Progress
 from bench.execute.fork_server import fork_server
 from bench.execute.runner import prepare_plan, run_plan
 from bench.plan.plan import make_plan, make_request
 from bench.train.loop import train_trial
-from bench.train.outcome import Outcome
+from bench.train.outcome import Outcome, read_outcome
 from bench.train.ranks import Ranks, buckets, joined
 from bench.train.step import Trainer
 from bench.tune import Tuning, prepare_tuning, tune
@@ -291,10 +292,13 @@ def mortal(tmp_path) -> Iterator[Path]:
     ROUTERS.discard("mortal")
 
 
+@pytest.mark.parametrize("jobs", [0, 1])
 @pytest.mark.slow
-def test_a_run_stops_and_resumes_a_shared_training_and_a_killed_rank_fails_one(tmp_path, mortal):
+def test_a_run_stops_and_resumes_a_shared_training_and_a_killed_rank_fails_one(
+    jobs, tmp_path, mortal
+):
     store, datasets = open_store(tmp_path / "bench.db"), Datasets()
-    options = RunOptions(jobs=1, plugins=(mortal,))
+    options = RunOptions(jobs=jobs, plugins=(mortal,))
 
     def run(routers: list[str], on_event: OnEvent) -> dict[str, Any]:
         request = make_request(
@@ -323,3 +327,51 @@ def test_a_run_stops_and_resumes_a_shared_training_and_a_killed_rank_fails_one(t
     assert progress[0] > seen[-1]
     assert rows["mortal"].status == "failed"
     assert rows["mortal"].error.startswith("rank 1 of the training was killed by SIGKILL")
+
+
+ROUTER = "softmax_token_choice"
+DERIVED = {
+    "distill": {"router.affinity": "mlp"},
+    "fine_tune": {},
+    "prune_router_change": {"experts.num_experts": 2},
+    "merge_outputs": {"experts.num_experts": 2},
+}
+"""By transform, the settings in which a trial differs from its parent."""
+
+
+@pytest.mark.parametrize("jobs", [0, 1])
+@pytest.mark.slow
+def test_derived_trials_have_the_steps_and_losses_of_one_process(jobs, tmp_path):
+    derived = [
+        {"routers": [ROUTER], "set": settings, "parent": {"router": ROUTER, "transform": transform}}
+        for transform, settings in DERIVED.items()
+    ]
+    parts = [{"routers": [ROUTER]}, *derived]
+    preset = Preset.model_validate({**load_preset("smoke").model_dump(), "parts": parts})
+    preset = preset.model_copy(update={"routers": ()})
+    datasets = Datasets()
+
+    def trained(ranks: int, jobs: int) -> list[Outcome]:
+        home, settings = tmp_path / str(ranks), {"train.ranks": ranks, "train.epochs": 0.2}
+        plan = make_plan(make_request(preset, suites=["accuracy"], settings=settings), datasets)
+        with open_store(home / "bench.db") as store:
+            options = RunOptions(jobs=jobs)
+            done = run_plan(plan, store, home, datasets, lambda event: None, options)
+        assert (done.failures, done.trained, done.measured) == ([], 5, 5)
+        return [read_outcome(trial_folder(home, each.fingerprint.value)) for each in plan.trials]
+
+    one, two = trained(1, jobs=0), trained(2, jobs)
+    for alone, shared_by_two in zip(one, two, strict=True):
+        assert shared_by_two.steps == alone.steps
+        assert shared_by_two.flops == pytest.approx(alone.flops, rel=1e-6)
+        losses = [
+            [row.value for row in each.history if "loss" in row.name]
+            for each in (shared_by_two, alone)
+        ]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+    learned, distilled = (
+        read_tensors(each.folder / each.final.file, each.final.sha256) for each in two[:2]
+    )
+    kept = [name for name in distilled if ".router." not in name]
+    assert kept
+    assert all(torch.equal(distilled[name], learned[name]) for name in kept)

@@ -149,9 +149,9 @@ def test_pre_emption_requeues_a_worker_and_stop_ends_the_array(cluster_night: St
     stop = [*night.command()[:2], "stop", "night", "--home", "runs", "--db", str(night.url)]
     done = subprocess.run(stop, cwd=night.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "2 workers asked to save and end" in done.stdout
+    assert "asked 2 workers to save and stop" in done.stdout
     assert done.stdout.count("resume with:") == 1
     assert not tasks(night)
     assert {row["status"] for row in night.attempts()} == {"interrupted"}
     assert process.wait(timeout=60) == 1
-    assert "stopped early: no worker came to its end" in night.output
+    assert "stopped early: no worker finished" in night.output
