@@ -46,13 +46,13 @@ def broken_bars(folder):
 '''
 QUICK = [
     *("--preset", "smoke", "--set", "train.epochs=1", "--set", "data.name=bars_of_the_test"),
-    *("--routers", "soft_moe,dense", "--seeds", "1", "--jobs", "1"),
+    *("--routers", "soft_moe,dense", "--seeds", "1", "--jobs", "0"),
 ]
 
 
-def output_of(bench, folder: Path, *arguments: str, status: int = 0) -> str:
+def output_of(in_process, folder: Path, *arguments: str, status: int = 0) -> str:
     """Run a command with the user's file; returns what it prints."""
-    done = bench(folder, *arguments, "--plugin", "bars.py", status=status)
+    done = in_process(folder, *arguments, "--plugin", "bars.py", status=status)
     return done.stdout + done.stderr
 
 
@@ -64,32 +64,32 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_it_is_listed_and_has_a_card(folder: Path, bench) -> None:
-    listed = output_of(bench, folder, "list", "datasets")
+def test_it_is_listed_and_has_a_card(folder: Path, in_process) -> None:
+    listed = output_of(in_process, folder, "list", "datasets")
     assert "dataset: mine\n  bars_of_the_test\n    Bars that lie or stand, in noise." in listed
     assert "fashion_mnist_mini" in listed
     assert "soft_moe" not in listed
-    card = output_of(bench, folder, "show", "bars_of_the_test")
+    card = output_of(in_process, folder, "show", "bars_of_the_test")
     assert "Bars that lie or stand, in noise." in card
     assert str(folder / "bars.py") in card
 
 
-def test_it_is_checked(folder: Path, bench) -> None:
-    passed = output_of(bench, folder, "check", "dataset:bars_of_the_test")
+def test_it_is_checked(folder: Path, in_process) -> None:
+    passed = output_of(in_process, folder, "check", "dataset:bars_of_the_test")
     assert "train 144, val 16, test 40" in passed
     assert "bars_of_the_test passes" in passed
-    failed = output_of(bench, folder, "check", "random_bars_of_the_test", status=1)
+    failed = output_of(in_process, folder, "check", "random_bars_of_the_test", status=1)
     assert "repeatable failed: random_bars_of_the_test: its content hash is" in failed
     message = " ".join(failed.split())
     assert "1 image of test is in train as well: image 7 of test is image" in message
     crashed = " ".join(
-        output_of(bench, folder, "check", "broken_bars_of_the_test", status=1).split()
+        output_of(in_process, folder, "check", "broken_bars_of_the_test", status=1).split()
     )
     assert 'bars.py:32: return np.load(folder / "bars.npy") — TypeError' in crashed
 
 
-def test_it_is_trained_on_stored_and_reported(folder: Path, bench) -> None:
-    output = output_of(bench, folder, "run", "accuracy", *QUICK)
+def test_it_is_trained_on_stored_and_reported(folder: Path, in_process) -> None:
+    output = output_of(in_process, folder, "run", "accuracy", *QUICK)
     assert "2 trained, 2 measured" in output
     with open_store(folder / "runs" / "bench.db") as store:
         frame = metrics_frame(store, "smoke")
@@ -99,22 +99,21 @@ def test_it_is_trained_on_stored_and_reported(folder: Path, bench) -> None:
     assert "bars_of_the_test" in page
 
 
-def test_what_it_holds_decides_whether_a_trial_is_reused(folder: Path, bench) -> None:
-    output_of(bench, folder, "run", "accuracy", *QUICK)
-    assert "2 reused: " in output_of(bench, folder, "plan", "accuracy", *QUICK)
+def test_what_it_holds_decides_whether_a_trial_is_reused(folder: Path, in_process) -> None:
+    output_of(in_process, folder, "run", "accuracy", *QUICK)
+    assert "2 reused: " in output_of(in_process, folder, "plan", "accuracy", *QUICK)
     plugin = folder / "bars.py"
     plugin.write_text(PLUGIN.replace('"""Bars."""', '"""Bars, with other words."""'))
-    assert "2 reused: " in output_of(bench, folder, "plan", "accuracy", *QUICK)
+    assert "2 reused: " in output_of(in_process, folder, "plan", "accuracy", *QUICK)
     plugin.write_text(PLUGIN.replace("3:5] += 120", "3:6] += 120"))
-    planned = output_of(bench, folder, "plan", "accuracy", *QUICK)
+    planned = output_of(in_process, folder, "plan", "accuracy", *QUICK)
     assert "2 to train: changed data: 'bars_of_the_test'" in planned
     assert "2 reused: " not in planned
 
 
-def test_a_function_that_fails_is_told_with_its_line(folder: Path, bench) -> None:
-    message = output_of(
-        bench, folder, "run", *QUICK[:4], "--set", "data.name=broken_bars_of_the_test", status=2
-    )
+def test_a_function_that_fails_is_told_with_its_line(folder: Path, in_process) -> None:
+    broken = ("--set", "data.name=broken_bars_of_the_test")
+    message = output_of(in_process, folder, "run", *QUICK[:4], *broken, status=2)
     assert "error: data set 'broken_bars_of_the_test' cannot be read: " in message
     assert 'bars.py:32: return np.load(folder / "bars.npy") — TypeError' in message
     assert message.count("\n") == 1

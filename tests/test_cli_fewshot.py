@@ -22,8 +22,8 @@ RUN = ("run", "fewshot", "--preset", "smoke", "--routers", "dense", "--study", "
 
 
 @pytest.mark.slow
-def test_a_tiny_model_transfers_to_two_data_sets(bench, tmp_path):
-    done = bench(tmp_path, *RUN, "--set", "suites.fewshot.data=[digits, mnist5k]")
+def test_a_tiny_model_transfers_to_two_data_sets(in_process, tmp_path):
+    done = in_process(tmp_path, *RUN, "--set", "suites.fewshot.data=[digits, mnist5k]")
     metrics = load_study("few", home=tmp_path / "runs").metrics
     rows = metrics[metrics["metric"] == "fewshot_top1"]
     assert len(rows) == 6  # two sets, three numbers of shots

@@ -52,18 +52,18 @@ class Weights(Suite[LayerSubject]):
 
 
 def test_suites_of_a_plugin_run_and_stand_in_the_report_that_has_no_plugin(
-    tmp_path: Path, bench
+    tmp_path: Path, in_process
 ) -> None:
     (tmp_path / "mine.py").write_text(PLUGIN, encoding="utf-8")
     asked = ("accuracy", "decided", "weights", "--preset", "smoke", "--set", "train.epochs=0.2")
     named = ("--routers", "softmax_token_choice,random", "--plugin", "mine.py")
-    output = bench(tmp_path, "run", *asked, *named).stdout
+    output = in_process(tmp_path, "run", *asked, *named).stdout
     assert "decided: largest_gate in % ↑" in output
     assert "weights: weights ↓" in output
     away = tmp_path / "away"
     away.mkdir()
     shutil.copy(tmp_path / "runs" / "bench.db", away)
-    bench(tmp_path, "report", "--home", str(away))
+    in_process(tmp_path, "report", "--home", str(away))
     tables = away / "reports" / "smoke" / "tables"
     (head, *_) = (tables / "main.csv").read_text(encoding="utf-8").splitlines()
     assert {"decided.largest_gate", "weights.weights"} <= set(head.split(","))
@@ -73,7 +73,7 @@ def test_suites_of_a_plugin_run_and_stand_in_the_report_that_has_no_plugin(
     assert list((away / "reports" / "smoke" / "figures").glob("suite_decided*.png"))
     page = (away / "reports" / "smoke" / "index.html").read_text(encoding="utf-8")
     assert '<section id="suite-decided">' in page
-    traced = bench(
+    traced = in_process(
         tmp_path,
         *("report", "--home", str(away), "--trace", "suite_decided", "random", "largest_gate"),
     )

@@ -57,11 +57,11 @@ def served(*command: str) -> Iterator[Callable[[str], Any]]:
 
 
 @pytest.fixture(scope="module")
-def work(bench, tmp_path_factory) -> Path:
+def work(in_process, tmp_path_factory) -> Path:
     """A folder whose `runs` has a study and a tuning, made as a user makes them."""
     folder = tmp_path_factory.mktemp("work")
-    bench(folder, "run", "accuracy", "balance", *SMALL, "--seeds", "2", "--no-report")
-    bench(folder, "tune", *SMALL, "--trials", "2")
+    in_process(folder, "run", "accuracy", "balance", *SMALL, "--seeds", "2", "--no-report")
+    in_process(folder, "tune", *SMALL, "--trials", "2")
     return folder
 
 
@@ -130,14 +130,14 @@ def test_tensorboard_shows_the_curves_as_the_database_has_them(work: Path, bench
 
 
 @pytest.mark.skipif(HAS_TENSORBOARD, reason="tensorboard is installed")
-def test_without_tensorboard_the_message_names_the_package(work: Path, bench) -> None:
-    done = bench(work, "db", "export", "--tensorboard", str(work / "logs"), status=2)
+def test_without_tensorboard_the_message_names_the_package(work: Path, in_process) -> None:
+    done = in_process(work, "db", "export", "--tensorboard", str(work / "logs"), status=2)
     assert "pip install tensorboard" in done.stderr
     assert not (work / "logs").exists()
 
 
-def test_a_file_or_a_folder_is_to_be_named(work: Path, bench) -> None:
+def test_a_file_or_a_folder_is_to_be_named(work: Path, in_process) -> None:
     for arguments in ([], ["a.csv", "--tensorboard", "b"]):
-        done = bench(work, "db", "export", *arguments, status=2)
+        done = in_process(work, "db", "export", *arguments, status=2)
         assert "name either a FILE or --tensorboard FOLDER" in done.stderr
     assert os.listdir(work) == ["runs"]

@@ -274,7 +274,7 @@ def test_what_is_written_holds_what_is_shown(changed, store, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_command_prints_80_columns_and_writes_both_files(make_lab, bench, tmp_path):
+def test_the_command_prints_80_columns_and_writes_both_files(make_lab, in_process, tmp_path):
     (tmp_path / "runs").mkdir()
     with open_store(tmp_path / "runs" / "bench.db") as store:
         made = make_lab(store, suites=("accuracy",))
@@ -282,7 +282,7 @@ def test_the_command_prints_80_columns_and_writes_both_files(make_lab, bench, tm
         made.study_of({"soft_moe": [0.80, 0.82, 0.81], LONGEST: [0.8, 0.81, 0.8]}, capacities)
         change_code(made)
         made.study_of({"soft_moe": [0.83, 0.85, 0.85], LONGEST: [0.8, 0.8, 0.81]}, capacities)
-    done = bench(tmp_path, "report", "--compare", "tiny@0123", "tiny@fedc")
+    done = in_process(tmp_path, "report", "--compare", "tiny@0123", "tiny@fedc")
     lines = done.stdout.splitlines()
     assert max(len(line) for line in lines if "/" not in line) <= 80
     assert lines[0] == f"A  {BEFORE}"
@@ -293,7 +293,7 @@ def test_the_command_prints_80_columns_and_writes_both_files(make_lab, bench, tm
     assert "  torch: 2.6 → 2.7" in lines
     folder = tmp_path / "runs" / "reports" / "tiny"
     assert {file.name for file in folder.iterdir()} == {"compare.md", "compare.csv"}
-    wrong = bench(tmp_path, "report", "--compare", "tiny", "tiny@9", status=2)
+    wrong = in_process(tmp_path, "report", "--compare", "tiny", "tiny@9", status=2)
     assert wrong.stderr.startswith("error: no version of the code of study 'tiny' begins with '9'")
-    mixed = bench(tmp_path, "report", "--compare", "tiny", "b", "--study", "tiny", status=2)
+    mixed = in_process(tmp_path, "report", "--compare", "tiny", "b", "--study", "tiny", status=2)
     assert "--compare and --study do not go together" in mixed.stderr

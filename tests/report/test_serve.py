@@ -136,19 +136,19 @@ def test_nothing_is_served_but_the_page_its_state_and_logs_of_the_study(home) ->
 
 
 @pytest.mark.slow
-def test_a_port_in_use_is_refused_and_a_free_one_named(home, bench) -> None:
+def test_a_port_in_use_is_refused_and_a_free_one_named(home, in_process) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        done = bench(home, "serve", "--home", str(home), "--port", str(port), status=2)
+        done = in_process(home, "serve", "--home", str(home), "--port", str(port), status=2)
     assert re.fullmatch(rf"error: port {port} is in use; --port \d+ is free\n", done.stderr)
     assert not done.stdout
 
 
 @pytest.mark.slow
-def test_a_study_that_is_unknown_is_answered_with_the_nearest(home, bench) -> None:
-    done = bench(home, "serve", "tinny", "--home", str(home), status=2)
+def test_a_study_that_is_unknown_is_answered_with_the_nearest(home, in_process) -> None:
+    done = in_process(home, "serve", "tinny", "--home", str(home), status=2)
     assert re.match(r"error: no study 'tinny' in .*; did you mean 'tiny'\?", done.stderr)
-    missing = bench(home, "serve", "--db", "none.db", status=2)
+    missing = in_process(home, "serve", "--db", "none.db", status=2)
     assert missing.stderr.startswith("error: there is no database none.db")
 
 
