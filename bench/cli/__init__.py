@@ -6,12 +6,12 @@ Nothing heavy is imported until a command runs, so that `--help` answers at once
 import io
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import typer
 
 from bench.cli import components, db, doctor, report, run, serve, status, stop, tune
-from bench.cli.context import classified
+from bench.cli.context import classified, command
 
 EPILOG = """\b
 Examples:
@@ -28,8 +28,15 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for group in (run, tune, stop, report, serve, status, db, components, doctor):
-    group.add_to(app)
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run.run, "plan": run.plan, "tune": tune.tune, "stop": stop.stop,
+    "report": report.report, "serve": serve.serve, "status": status.status, "why": status.why,
+    "list": components.list_components, "show": components.show, "routers": components.routers,
+    "new": components.new, "check": components.check, "doctor": doctor.doctor,
+}  # fmt: skip
+for name, function in COMMANDS.items():
+    command(app, name)(function)
+db.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -38,7 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     An error that nobody foresaw is the bench's own fault: the message says so, and where the
     traceback is kept.
     """
-    _substitute_what_cannot_be_shown()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # `?` for what the terminal or file cannot show
     command_line = list(sys.argv[1:] if arguments is None else arguments)
     try:
         _refuse_empty(command_line)
@@ -48,13 +57,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             traceback.print_exc()
         sys.exit(_report(classified(error, home=None)))
     sys.exit(status if isinstance(status, int) else 0)
-
-
-def _substitute_what_cannot_be_shown() -> None:
-    """Let a character that the terminal or file has no code for be `?` there, and no error."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _refuse_empty(command_line: Sequence[str]) -> None:

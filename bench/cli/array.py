@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -147,7 +146,8 @@ def _follow(array: ArrayRecord, store: Store) -> None:
     states, asked, shown = array.states(), time.monotonic(), 0.0
     with Live(console=console, auto_refresh=False, transient=True) as live:
         while states:
-            line = f"{array.name}: {states_text(states)}"
+            counts = sorted(states.items(), reverse=True)  # such as 3 running, 13 pending
+            line = f"{array.name}: {', '.join(f'{number} {state}' for state, number in counts)}"
             with suppress(StoreError):  # the database may be restarting
                 standing = monitor.read()
                 if console.is_terminal:
@@ -161,8 +161,3 @@ def _follow(array: ArrayRecord, store: Store) -> None:
             if array.executor == "local" or time.monotonic() - asked > ASK_AGAIN:
                 with suppress(BenchError):  # Slurm may be restarting
                     states, asked = array.states(), time.monotonic()
-
-
-def states_text(states: Counter[str]) -> str:
-    """Return `3 running, 13 pending`."""
-    return ", ".join(f"{number} {state}" for state, number in sorted(states.items(), reverse=True))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from bench.cli.context import Place, command
+from bench.cli.context import Place
 from bench.cli.display import print_table, table
 
 if TYPE_CHECKING:
@@ -35,13 +35,6 @@ MaybeRouter = Annotated[
     typer.Argument(metavar="NAME", help="A router, to show its card; without it, all are listed."),
 ]
 TEMPLATES = Path(__file__).parent / "templates"
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    command(app, "list")(list_components)
-    for function in (show, routers, new, check):
-        command(app)(function)
 
 
 def list_components(place: Place, kind: MaybeKind = None) -> None:

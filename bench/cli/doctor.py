@@ -19,7 +19,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from bench.cli.context import Place, command
+from bench.cli.context import Place
 from bench.cli.display import print_table, table
 from bench.cli.doctor_device import DeviceName, doctor_device
 
@@ -42,11 +42,6 @@ class Finding:
     status: Status
     detail: str
     mend: str = ""
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register this command."""
-    command(app)(doctor)
 
 
 Device = Annotated[

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.context import Place, command
+from bench.cli.context import Place
 from bench.cli.status import Study
 
 if TYPE_CHECKING:
@@ -49,11 +49,6 @@ Compare = Annotated[
         "compare.md and compare.csv.",
     ),
 ]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register this command."""
-    command(app)(report)
 
 
 def report(

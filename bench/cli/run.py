@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from bench.cli.context import Place, classified, command
+from bench.cli.context import Place, classified
 from bench.cli.options import (
     AUTO,
     NoReport,
@@ -33,12 +33,6 @@ if TYPE_CHECKING:
 
 MOST_FILES = 10
 """Files that one message names."""
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    command(app)(run)
-    command(app)(plan)
 
 
 def run(

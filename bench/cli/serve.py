@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import typer
 
-from bench.cli.context import Place, command
+from bench.cli.context import Place
 
 if TYPE_CHECKING:
     from bench.cli.live_page import LivePage
@@ -39,11 +39,6 @@ StudyName = Annotated[
 Port = Annotated[
     int, typer.Option(min=0, max=65535, metavar="N", help="The port; 0 takes a free one.")
 ]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register this command."""
-    command(app)(serve)
 
 
 def serve(place: Place, study: StudyName = None, port: Port = 8765) -> None:

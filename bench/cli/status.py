@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.context import Place, command
+from bench.cli.context import Place
 
 if TYPE_CHECKING:
     from bench.cli.standing import Standing
@@ -31,12 +31,6 @@ Trial = Annotated[
         metavar="TRIAL", help="The beginning of a trial's fingerprint, as `status` shows it."
     ),
 ]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register these commands."""
-    command(app)(status)
-    command(app)(why)
 
 
 def status(place: Place, study: Study = None, watch: Watch = False, digest: Digest = False) -> None:

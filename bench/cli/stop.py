@@ -5,23 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli.context import Place, command
+from bench.cli.context import Place
 
 if TYPE_CHECKING:
     from results.store.records import RunRecord
 
 PATIENCE = 120
 """Seconds in which what was asked to stop does so, if all is well."""
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register this command."""
-    command(app)(stop)
 
 
 def stop(place: Place, study: Annotated[str, typer.Argument(metavar="STUDY")]) -> None:
@@ -60,7 +54,9 @@ def stop(place: Place, study: Annotated[str, typer.Argument(metavar="STUDY")]) -
             return over and not any(map(alive, (r for r in store.runs(study) if r.id in mine)))
 
         mine = {run.id for run in asked}
-        _await(ended)
+        end = time.monotonic() + PATIENCE
+        while not ended() and time.monotonic() < end:
+            time.sleep(1)
         if not ended():
             print(
                 f"some work has not stopped after {PATIENCE} s; `python bench.py status --study "
@@ -93,9 +89,3 @@ def _asked(run: RunRecord) -> bool:
     except (psutil.AccessDenied, PermissionError) as error:
         raise BenchError(f"process {run.pid} belongs to another user") from error
     return True
-
-
-def _await(ended: Callable[[], bool]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not ended() and time.monotonic() < end:
-        time.sleep(1)

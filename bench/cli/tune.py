@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bench.cli.context import Place, command
+from bench.cli.context import Place
 from bench.cli.options import DataDir, PresetName, Routers, Set, WorkOptions, names
 from bench.cli.run import leave
 
@@ -50,11 +50,6 @@ Study = Annotated[
         show_default="the preset's, -tuning",
     ),
 ]
-
-
-def add_to(app: typer.Typer) -> None:
-    """Register this command."""
-    command(app)(tune)
 
 
 def tune(
