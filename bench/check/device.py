@@ -6,8 +6,6 @@ Axes: g groups, t tokens, d width, E experts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -97,7 +95,8 @@ def _compared(subject: Subject, device: torch.device, declared: str) -> Agreemen
     there, cpu = deepcopy(here).to(device), torch.device("cpu")
     x = subject.tokens_of().float()
     outputs, gradients, moved = [], [], 0
-    draws = _draws(here, x)
+    passes = [_pass(deepcopy(here).train(), x, cpu, seed=seed)["y"] for seed in (1, 2)]
+    draws = not passes[0].equal(passes[1])  # at random, in training
     for training in (False,) if draws else (False, True):
         expected = _pass(deepcopy(here).train(training), x, cpu)
         computed = _pass(deepcopy(there).train(training), x, device)
@@ -129,12 +128,6 @@ def relative_error(computed: Tensor, expected: Tensor) -> float:
     return error / size if size else error
 
 
-def _draws(layer: MoELayer, x: Tensor) -> bool:
-    """Tell whether a router draws at random in training."""
-    passes = [_pass(deepcopy(layer).train(), x, x.device, seed=seed)["y"] for seed in (1, 2)]
-    return not passes[0].equal(passes[1])
-
-
 def _pass(
     layer: MoELayer, x: Tensor, device: torch.device, *, half: bool = False, seed: int = 1
 ) -> dict[str, Tensor]:
@@ -159,21 +152,14 @@ def _waits(layer: MoELayer, x: Tensor) -> bool | None:
         return None
     layer(x)
     wait(x.device)
+    before: Any = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
     try:
-        with _waiting_is_an_error():
-            layer(x)
+        layer(x)
     except RuntimeError as error:
         if "synchroniz" not in str(error):
             raise
         return True
-    return False
-
-
-@contextmanager
-def _waiting_is_an_error() -> Iterator[None]:
-    before: Any = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
     finally:
         torch.cuda.set_sync_debug_mode(before)
+    return False

@@ -3,8 +3,6 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,12 +47,18 @@ class Subject(Setting):
 
     @cached_property
     def yielded(self) -> list[Metric | Array]:
-        """All that it yields of a tiny subject.
+        """All that it yields of one router: of a training of 24 steps, or of bare layers.
 
         Raises:
             RequestError: it yields something else, or what it does not declare.
         """
-        with tiny_subject(self.suite.on) as subject:
+        data, spec = tiny_data(), tiny_trial()
+        with TemporaryDirectory() as folder:
+            subject: Any = (
+                LayerOfTrial(spec, data, CPU)
+                if self.suite.on == "layer"
+                else TrainedTrial(spec, data, train_trial(spec, data, CPU, Path(folder)), CPU)
+            )
             if reason := self.suite.applies_to(subject):
                 raise NotApplicable(f"a tiny subject gives it nothing to measure: {reason}")
             return [storable(self.suite, value) for value in self.suite.measure(subject)]
@@ -110,17 +114,6 @@ def place(result: Metric | Array) -> str:
         labels.append(f"where {json.dumps(result.where, sort_keys=True)}")
     of = f" of {', '.join(labels)}" if labels else ""
     return f"{type(result).__name__} {result.name!r}{of}"
-
-
-@contextmanager
-def tiny_subject(on: str) -> Iterator[Any]:
-    """Make what such a suite measures, of one router: a training of 24 steps, or bare layers."""
-    data, spec = tiny_data(), tiny_trial()
-    if on == "layer":
-        yield LayerOfTrial(spec, data, CPU)
-        return
-    with TemporaryDirectory() as folder:
-        yield TrainedTrial(spec, data, train_trial(spec, data, CPU, Path(folder)), CPU)
 
 
 def tiny_trial() -> TrialSpec:
