@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from pathlib import Path
 
 import psutil
@@ -19,9 +18,6 @@ WAY_OUT = (
     "its own disk, and put them together with `python bench.py db merge A.db B.db`"
 )
 
-Mount = tuple[str, str]
-"""The folder that a file system is mounted on, and its type."""
-
 
 def file_sha256(path: Path) -> str:
     """Hash a file's content (SHA-256 in hexadecimal)."""
@@ -29,26 +25,14 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def mounts() -> list[Mount]:
-    """Return what is mounted here, in the order in which it was mounted."""
-    return [(each.mountpoint, each.fstype) for each in psutil.disk_partitions(all=True)]
+def network_file_system(path: Path) -> str:
+    """Return the type of the network file system that a path lies on, or would lie on; "" if none.
 
-
-def file_system(path: Path, mounted: Iterable[Mount] | None = None) -> str:
-    """Return the type of the file system that a path lies on, or would lie on; "" if unknown.
-
-    Args:
-        mounted: what is mounted, see `mounts`, which is asked where this is None. Of two on one
-            folder the last hides the other.
+    Of two file systems that are mounted on one folder the last hides the other.
     """
-    types = {Path(folder): kind for folder, kind in (mounts() if mounted is None else mounted)}
+    types = {Path(each.mountpoint): each.fstype for each in psutil.disk_partitions(all=True)}
     absolute = path.resolve()
-    return next((types[each] for each in (absolute, *absolute.parents) if each in types), "")
-
-
-def network_file_system(path: Path, mounted: Iterable[Mount] | None = None) -> str:
-    """Return the type of the network file system that a path lies on; "" where it is on none."""
-    kind = file_system(path, mounted)
+    kind = next((types[each] for each in (absolute, *absolute.parents) if each in types), "")
     return kind if kind.startswith(NETWORK) else ""
 
 

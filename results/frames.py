@@ -105,22 +105,17 @@ def metrics_frame(
         names: names of the metrics that are read; None for all.
     """
     _check_study(store, study)
-    columns = {
-        "measurement": MetricRow.measurement_id,
-        "metric": MetricRow.name,
-        "value": MetricRow.value,
-        "layer": MetricRow.layer,
-        "step": MetricRow.step,
-        "split": MetricRow.split,
-        "where": cast(MetricRow.where, Text),
-    }
-    query = select(*columns.values()).order_by(MetricRow.id)
-    query = query.where(MetricRow.measurement_id.in_(selection.in_study(study)))
+    row = MetricRow
+    query = select(
+        *(row.measurement_id.label("measurement"), row.name.label("metric"), row.value, row.layer),
+        *(row.step, row.split, cast(row.where, Text).label("where")),
+    )
+    query = query.where(row.measurement_id.in_(selection.in_study(study))).order_by(row.id)
     if names is not None:
-        query = query.where(MetricRow.name.in_(names))
+        query = query.where(row.name.in_(names))
     with store.reading() as session:
         measured = _frame(map(_with_label, _done(session, study, history)), MEASUREMENT_COLUMNS)
-        metrics = _frame(session.execute(query).all(), list(columns))
+        metrics = _frame(session.execute(query).all(), query.selected_columns.keys())
         definitions = _definitions(session)
     metrics = metrics.merge(measured, on="measurement")
     keys = ["suite", "source_hash", "metric"]

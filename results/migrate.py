@@ -64,11 +64,11 @@ def prepare(engine: Engine, *, create: bool = True) -> None:
         stored = _ours(connection)
     if stored is None and create:
         _upgrade(engine)
-    elif stored is None:
-        name = engine.url.render_as_string(hide_password=True)
+        return
+    name = engine.url.render_as_string(hide_password=True)
+    if stored is None:
         raise StoreError(f"the database {name} is empty")
-    elif stored != head():
-        name = engine.url.render_as_string(hide_password=True)
+    if stored != head():
         raise StoreError(
             f"the database {name} has the schema {stored} and this code needs {head()}: "
             f"run `python bench.py db upgrade --db {shlex.quote(name)}`"

@@ -15,8 +15,7 @@ from sqlalchemy.orm import Session
 from results.columns import Base
 from results.connect import Database
 from results.models import ArrayRow, AttemptRow, LayerRow, MeasurementRow, TrialRow
-from results.store.read import BY_BEGIN
-from results.store.selection import SUBJECTS
+from results.store.read import BY_BEGIN, SUBJECTS
 from results.text import counted
 
 Kind = Literal["database file", "constraint", "foreign key", "orphan", "array", "checkpoint"]

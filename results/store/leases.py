@@ -134,7 +134,7 @@ class Leases(Database):
     def held(self) -> dict[int, int]:
         """Return which trials living runs hold: the run's row by the trial's row."""
         with self.reading() as session:
-            return _held(session)
+            return held_trials(session)
 
     def leases(self, study: str | None = None) -> list[LeaseRecord]:
         """List what a study's runs (None: all runs) have leased, dead ones too; oldest first."""
@@ -148,12 +148,7 @@ class Leases(Database):
             return [_lease_record(row, at) for row in rows]
 
 
-def worked_on(session: Session) -> set[int]:
-    """Return the trials that a run which lives has leased."""
-    return set(_held(session))
-
-
-def _held(session: Session) -> dict[int, int]:
+def held_trials(session: Session) -> dict[int, int]:
     """Return which trials living runs hold; by columns, since hundreds of runs ask all the time."""
     process = (RunRow.host, RunRow.pid, RunRow.process_started)
     query = select(LeaseRow.trial_id, LeaseRow.run_id, RunRow.heartbeat_at, *process)

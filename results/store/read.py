@@ -36,6 +36,7 @@ from results.text import StoreError, content_hash, nearest
 MADE = (MeasurementRow.suite, cast(MeasurementRow.options, Text), MeasurementRow.source_hash)
 """Options as text: they are written as `results.text.to_json` writes them."""
 MEASURED = (MeasurementStatus.DONE, MeasurementStatus.SKIPPED)
+SUBJECTS: tuple[tuple[Any, Any], ...] = ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow))
 BY_BEGIN = (AttemptRow.started_at, AttemptRow.id)
 BY_TIME = (MeasurementRow.measured_at, MeasurementRow.id)
 """The newest last. Numbers alone do not say it: rows that were merged have the highest."""
@@ -126,7 +127,7 @@ class Reader(Database):
         """Return all studies, the one asked for last at the end."""
         counts = (
             select(func.count()).where(link.study_id == StudyRow.id).scalar_subquery()
-            for link in (StudyTrialRow, StudyLayerRow)
+            for _, link in SUBJECTS
         )
         query = select(StudyRow, *counts).order_by(StudyRow.requested_at, StudyRow.id)
         with self.reading() as session:
@@ -153,21 +154,19 @@ class Reader(Database):
 
     def rows(self, study: str) -> dict[str, int]:
         """Return the row of each trial and each layer of a study, by fingerprint."""
-        by_fingerprint: dict[str, int] = {}
-        with self.reading() as session:
-            for row, link in ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow)):
-                query = select(row.fingerprint, row.id).join(link).join(StudyRow)
-                by_fingerprint |= dict(session.execute(query.where(StudyRow.name == study)).all())
-        return by_fingerprint
+        return self._of_subjects(study, "id")
 
     def descriptions(self, study: str) -> dict[str, dict[str, Any]]:
         """Return the descriptions of a study's trials and bare layers, by fingerprint."""
-        by_fingerprint: dict[str, dict[str, Any]] = {}
+        return self._of_subjects(study, "description")
+
+    def _of_subjects(self, study: str, column: str) -> dict[str, Any]:
+        values: dict[str, Any] = {}
         with self.reading() as session:
-            for row, link in ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow)):
-                query = select(row.fingerprint, row.description).join(link).join(StudyRow)
-                by_fingerprint |= dict(session.execute(query.where(StudyRow.name == study)).all())
-        return by_fingerprint
+            for row, link in SUBJECTS:
+                query = select(row.fingerprint, getattr(row, column)).join(link).join(StudyRow)
+                values |= dict(session.execute(query.where(StudyRow.name == study)).all())
+        return values
 
     def all_trials(self) -> list[TrialRecord]:
         """Return every trial, the oldest first."""

@@ -42,8 +42,8 @@ from results.models import (
     trial_components,
 )
 from results.settings import REPLICATE, comparable
-from results.store.leases import worked_on
-from results.store.read import BY_BEGIN, BY_TIME
+from results.store.leases import held_trials
+from results.store.read import BY_BEGIN, BY_TIME, SUBJECTS
 from results.store.records import AttemptStatus, MeasurementStatus
 from results.text import to_json
 
@@ -54,7 +54,6 @@ Components = Mapping[tuple[type[Subject], int], Sequence[tuple[str, str, str]]]
 Versions = Mapping[tuple[str, ...], str]
 """The hash of everything that a trial or layer is made of."""
 
-SUBJECTS: tuple[tuple[Any, Any], ...] = ((TrialRow, StudyTrialRow), (LayerRow, StudyLayerRow))
 SECTIONS = {"data": "data", "weights": "model"}
 """Components that are no code, and the section of a description that says which one is meant."""
 
@@ -64,7 +63,7 @@ def trials(session: Session, study: str | None) -> Iterator[Fields]:
     tried, environment_of = _attempts(session, study), _environments(session)
     parent = aliased(TrialRow)
     derived = select(TrialRow.id, parent.fingerprint).join(parent, TrialRow.parent_id == parent.id)
-    parents, working = dict(session.execute(derived).all()), worked_on(session)
+    parents, working = dict(session.execute(derived).all()), held_trials(session)
     for trial, fields in _subjects(session, study):
         if isinstance(trial, LayerRow):
             continue
@@ -250,25 +249,19 @@ def _attempts(session: Session, study: str | None) -> dict[int, list[AttemptRow]
 
 def _measurements(session: Session, study: str | None) -> dict[tuple[str, int], list[Fields]]:
     """Return all measurements by what they were made on, the newest last."""
-    columns = {
-        "suite": MeasurementRow.suite,
-        "suite_options": cast(MeasurementRow.options, Text),
-        "source_hash": MeasurementRow.source_hash,
-        "attempt": MeasurementRow.attempt_id,
-        "measurement": MeasurementRow.id,
-        "status": MeasurementRow.status,
-        "error": MeasurementRow.error,
-        "seconds": MeasurementRow.seconds,
-        "at": MeasurementRow.measured_at,
-        "traceback": MeasurementRow.traceback,
-    }
-    others = (MeasurementRow.layer_id, MeasurementRow.machine_id, MeasurementRow.code_id)
-    query = select(*others, *columns.values()).where(MeasurementRow.id.in_(in_study(study)))
+    row = MeasurementRow
+    columns: tuple[Any, ...] = (
+        *(row.suite, cast(row.options, Text).label("suite_options"), row.source_hash),
+        *(row.attempt_id.label("attempt"), row.id.label("measurement"), row.status, row.error),
+        *(row.seconds, row.measured_at.label("at"), row.traceback),
+    )
+    query = select(row.layer_id, row.machine_id, row.code_id, *columns)
+    query = query.where(row.id.in_(in_study(study))).order_by(*BY_TIME)
+    _, _, _, *names = query.selected_columns.keys()
     environment_of, options_of = _environments(session), cache(json.loads)
     by_subject: dict[tuple[str, int], list[Fields]] = defaultdict(list)
-    made = session.execute(query.order_by(*BY_TIME))
-    for layer_id, machine_id, code_id, *values in made:
-        fields = dict(zip(columns, values, strict=True)) | environment_of(machine_id, code_id)
+    for layer_id, machine_id, code_id, *values in session.execute(query):
+        fields = dict(zip(names, values, strict=True)) | environment_of(machine_id, code_id)
         fields["options_given"] = options_of(fields["suite_options"])
         subject = ("attempt", fields["attempt"]) if layer_id is None else ("layer", layer_id)
         by_subject[subject].append(fields)

@@ -52,20 +52,17 @@ def open_store(target: str | Path, *, create: bool = True, read_only: bool = Fal
     engine = connect(url, read_only=read_only)
     try:
         if file is not None:
-            _make_folder(file.parent)
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                why = f"cannot make the folder {file.parent} for the database: {error}"
+                raise StoreError(why) from error
         with store_errors(url, "open"):
             prepare(engine, create=not read_only)
     except BaseException:
         engine.dispose()
         raise
     return Store(engine)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"cannot make the folder {folder} for the database: {error}") from error
 
 
 def _nearest_database(missing: Path) -> str:

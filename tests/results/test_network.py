@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
+import psutil
 import pytest
 
 from bench.cli import main
-from results import StoreError, files, load_study, open_store
+from results import StoreError, load_study, open_store
 from results.connect import connect, resolve
-from results.files import NETWORK, Mount, file_system, network_file_system
+from results.files import NETWORK, network_file_system
 from results.migrate import upgrade
 
 LOCAL = ("ext4", "xfs", "btrfs", "tmpfs", "overlay", "zfs", "apfs", "9p", "")
-MOUNTED: list[Mount] = [
+MOUNTED = [
     ("/", "ext4"),
     ("/home", "autofs"),
     ("/home", "nfs4"),
@@ -22,37 +24,49 @@ MOUNTED: list[Mount] = [
 ]
 
 
+class Partition(NamedTuple):
+    mountpoint: str
+    fstype: str
+
+
+def mount(monkeypatch: pytest.MonkeyPatch, mounted: list[tuple[str, str]]) -> None:
+    partitions = [Partition(*each) for each in mounted]
+    monkeypatch.setattr(psutil, "disk_partitions", lambda **_: partitions)
+
+
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
-        ("/runs/bench.db", "ext4"),
+        ("/runs/bench.db", ""),
         ("/home/me/bench.db", "nfs4"),  # the later of two mounts hides the other
-        ("/home/me/scratch/a/b/bench.db", "xfs"),
+        ("/home/me/scratch/a/b/bench.db", ""),
         ("/home/me/scratches/bench.db", "nfs4"),
         ("/data", "lustre"),
-        ("/database/bench.db", "ext4"),
-        ("/data/../runs/bench.db", "ext4"),
+        ("/database/bench.db", ""),
+        ("/data/../runs/bench.db", ""),
     ],
 )
-def test_a_path_lies_on_the_nearest_mount_above_it(path: str, kind: str) -> None:
-    assert file_system(Path(path), MOUNTED) == kind
-    assert network_file_system(Path(path), MOUNTED) == (kind if kind[0] in "nl" else "")
+def test_a_path_lies_on_the_nearest_mount_above_it(path: str, kind: str, monkeypatch) -> None:
+    mount(monkeypatch, MOUNTED)
+    assert network_file_system(Path(path)) == kind
 
 
-def test_a_link_is_followed_to_where_the_file_lies(tmp_path: Path) -> None:
+def test_a_link_is_followed_to_where_the_file_lies(tmp_path: Path, monkeypatch) -> None:
+    mount(monkeypatch, MOUNTED)
     (tmp_path / "link").symlink_to("/data")
-    assert file_system(tmp_path / "link" / "bench.db", MOUNTED) == "lustre"
+    assert network_file_system(tmp_path / "link" / "bench.db") == "lustre"
 
 
-def test_without_a_table_of_mounts_nothing_is_known() -> None:
-    assert file_system(Path("/runs"), []) == ""
-    assert files.mounts()
+def test_without_a_table_of_mounts_nothing_is_known(monkeypatch) -> None:
+    assert psutil.disk_partitions(all=True)
+    mount(monkeypatch, [])
+    assert network_file_system(Path("/runs")) == ""
 
 
 @pytest.mark.parametrize("kind", [*NETWORK, "nfs4", "smb3", "fuse.cephfs", *LOCAL])
-def test_each_kind_is_shared_or_not(kind: str) -> None:
-    shared = network_file_system(Path("/x/bench.db"), [("/", kind)])
-    assert shared == ("" if kind in LOCAL else kind)
+def test_each_kind_is_shared_or_not(kind: str, monkeypatch) -> None:
+    mount(monkeypatch, [("/", kind)])
+    assert network_file_system(Path("/x/bench.db")) == ("" if kind in LOCAL else kind)
 
 
 @pytest.fixture
@@ -61,8 +75,7 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "shared"
     with open_store(folder / "bench.db") as store:
         store.study("tiny", {})
-    mounted = [("/", "ext4"), (str(folder.resolve()), "nfs4")]
-    monkeypatch.setattr(files, "mounts", lambda: mounted)
+    mount(monkeypatch, [("/", "ext4"), (str(folder.resolve()), "nfs4")])
     return folder / "bench.db"
 
 
