@@ -21,6 +21,7 @@ LAYERS = {
     "every_mlp": "in the place of every MLP",
     "head": "in the place of the classifier",
 }
+GROUPS = {"image": "within each image", "batch": "over the whole batch"}
 
 
 def methods(study: StudyData) -> list[Paragraph]:
@@ -77,13 +78,9 @@ def _data(study: StudyData, preset: Mapping[str, Any]) -> list[str]:
             if isinstance(where, str)
             else f"in blocks {_listed(map(str, where))}, counted from 0"
         )
-        said.append(f"MoE layers stand {blocks}; tokens are routed {_scope(model['groups'])}.")
+        groups = GROUPS.get(model["groups"], f"in groups of {model['groups']} tokens")
+        said.append(f"MoE layers stand {blocks}; tokens are routed {groups}.")
     return said
-
-
-def _scope(groups: str | int) -> str:
-    named = {"image": "within each image", "batch": "over the whole batch"}
-    return named.get(str(groups), f"in groups of {groups} tokens")
 
 
 def _routers(study: StudyData, preset: Mapping[str, Any]) -> list[str]:

@@ -57,11 +57,6 @@ class Change:
     tests: int = 0
 
     @property
-    def label(self) -> str:
-        """The system for readers, with its condition."""
-        return self.entry.full_label
-
-    @property
     def shared(self) -> list[int]:
         """The seeds whose run is one and the same on both sides."""
         both = sorted(self.a.keys() & self.b.keys())

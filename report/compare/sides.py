@@ -68,7 +68,9 @@ def load_side(store: Store, text: str) -> Side:
     metrics = metrics_frame(store, study, history=bool(at), names=METRICS)
     descriptions = store.descriptions(study)
     kinds = {each: to_json(comparable(about)) for each, about in descriptions.items()}
-    metrics = _final(metrics).assign(kind=metrics["trial"].map(kinds), own=False)
+    of_test = metrics["split"].isna() | (metrics["split"] == "test")
+    metrics = metrics[metrics["step"].isna() & metrics["layer"].isna() & of_test]
+    metrics = metrics.assign(kind=metrics["trial"].map(kinds), own=False)
     if not at:
         return Side(study, study, trials, _newest(metrics), descriptions)
     trials, known = trials.assign(kind=trials["trial"].map(kinds)), known_versions(store, study)
@@ -144,12 +146,6 @@ def _as_of(
     counting = counting.drop_duplicates("trial", keep="last")
     counts = metrics["attempt"].isin(counting["attempt"]) | metrics["attempt"].isna()
     return counting, metrics[counts & (metrics["own"] | (metrics["at"] <= until))]
-
-
-def _final(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Keep what holds for the whole model, or for a bare layer, at the end of training."""
-    of_test = metrics["split"].isna() | (metrics["split"] == "test")
-    return metrics[metrics["step"].isna() & metrics["layer"].isna() & of_test]
 
 
 def _newest(metrics: pd.DataFrame) -> pd.DataFrame:

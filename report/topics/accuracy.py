@@ -241,8 +241,7 @@ def curve(study: StudyData, entry: Entry) -> pd.DataFrame:
 
     They are at the same shares of a training, whose steps differ where seconds decide them.
     """
-    rows = study.rows("val_top1", entry)
-    rows = rows[rows["step"].notna()].dropna(subset="value").sort_values("step")
+    rows = study.rows("val_top1", entry).dropna(subset=["step", "value"]).sort_values("step")
     rows = rows.assign(flops=[where.get("flops") for where in rows["where"]])
     rows = rows.assign(value=100 * rows["value"])
     return over_seeds(rows, "flops")

@@ -95,8 +95,7 @@ def curves(
         along: "flops" or "seconds".
         machine: the machine whose runs alone count; None for all.
     """
-    rows = study.rows("val_top1", entry)
-    rows = rows[rows["step"].notna()].dropna(subset="value").sort_values("step")
+    rows = study.rows("val_top1", entry).dropna(subset=["step", "value"]).sort_values("step")
     if machine is not None:
         trials = study.trials_of(entry)
         rows = rows[rows["trial"].isin(trials[trials["machine"] == machine]["trial"])]

@@ -29,7 +29,6 @@ OVER_IDEAL = (
     "load of any expert, layer and seed."
 )
 COLOURS = "PuOr_r"
-PERCENTILES = (50, 95)
 
 
 @as_figures("load", "Load of each expert, by layer", "balance")
@@ -56,7 +55,7 @@ def draw_load(study: StudyData, condition: Condition) -> Sketch:
 def draw_over_ideal(study: StudyData, condition: Condition) -> Sketch:
     """Draw a panel for each router: load against the rank of the expert."""
     every = _layers_of(study, condition)
-    layers = {entry: own for entry, own in every.items() if not _even(study, entry)}
+    layers = {e: own for e, own in every.items() if not study.is_constant("load_cv", e)}
     if not layers:
         raise Lacking("every load is even by construction", fine=True)
     figure, axes = panels(len(layers), 4, PAGE, 1.25, sharey=True)
@@ -73,7 +72,7 @@ def draw_over_ideal(study: StudyData, condition: Condition) -> Sketch:
 
 def _draw_ranked(axes: Axes, style: RouterStyle, loads: np.ndarray) -> None:
     """Draw loads over their ideal, (runs and layers, E), each row from the largest down."""
-    middle, high = np.percentile(loads, PERCENTILES, axis=0)
+    middle, high = np.percentile(loads, (50, 95), axis=0)
     ranks = np.arange(1, loads.shape[1] + 1)
     axes.fill_between(ranks, middle, high, color=style.colour, alpha=0.25, lw=0)
     axes.plot(ranks, middle, **style.line, markersize=3)
@@ -113,10 +112,5 @@ def over_mean(loads: np.ndarray) -> np.ndarray:
 
 
 def _title(study: StudyData, entry: Entry, layers: list[np.ndarray]) -> str:
-    mark = CONSTANT if _even(study, entry) else ""
+    mark = CONSTANT if study.is_constant("load_cv", entry) else ""  # even by construction
     return folded(f"{entry.system}{mark} (n={min(map(len, layers))})", 24)
-
-
-def _even(study: StudyData, entry: Entry) -> bool:
-    """Tell whether an entry's load is even by construction."""
-    return study.is_constant("load_cv", entry)

@@ -58,8 +58,9 @@ def table(study: StudyData) -> Contents:
     rows = []
     for entry in entries:
         for experts in _sizes(study, entry):
-            cells = [_top1(study, entry, rule, experts) for rule in rules]
-            cells += [_cost(study, cost.key, entry, experts) for cost in COSTS]
+            cells = [_mean(study, "pruned_top1", entry, [rule], experts) for rule in rules]
+            own = _rules(study, [entry])
+            cells += [_mean(study, cost.key, entry, own, experts) for cost in COSTS]
             rows.append(metric_row(study, entry, cells, str(experts)))
     columns = (*LEAD, *text_columns("experts"), *tops, *COSTS)
     meanings = MEANINGS.format(starts=_starts(study, entries))
@@ -131,14 +132,8 @@ def _by_seed(study: StudyData, metric: str, entry: Entry, rule: str, experts: in
     return study.final(metric, entry, experts=experts, rule=rule)
 
 
-def _top1(study: StudyData, entry: Entry, rule: str, experts: int) -> Cell:
-    values = _by_seed(study, "pruned_top1", entry, rule, experts)
-    return words(NOT_APPLICABLE) if values.empty else mean_cell(study, entry, values)
-
-
-def _cost(study: StudyData, metric: str, entry: Entry, experts: int) -> Cell:
+def _mean(study: StudyData, metric: str, entry: Entry, rules: list[str], experts: int) -> Cell:
     """Show the mean over the rules."""
-    rules = _rules(study, [entry])
     values = pd.concat([_by_seed(study, metric, entry, rule, experts) for rule in rules])
     if values.empty:
         return words(NOT_APPLICABLE)

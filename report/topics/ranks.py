@@ -188,21 +188,12 @@ def places(study: StudyData) -> list[Place]:
         raise Lacking("of one seed and condition there is nothing to draw from", fine=True)
     values = np.array([[each.reindex(seeds) for each in own] for own in runs.values()], dtype=float)
     spreads = bootstrap_ranks(values.swapaxes(0, 1))
-    made = [
-        Place(
-            system,
-            tuple(filter(None, entries[system])),
-            spread,
-            max(map(len, runs[system])),
-            tuple(
-                chain.from_iterable(
-                    study.behind(entry, own.index)
-                    for entry, own in zip(entries[system], runs[system], strict=True)
-                )
-            ),
-        )
-        for system, spread in zip(systems, spreads, strict=True)
-    ]
+    made = []
+    for system, spread in zip(systems, spreads, strict=True):
+        own, each = entries[system], runs[system]
+        trials = chain.from_iterable(map(study.behind, own, (values.index for values in each)))
+        most = max(map(len, each))
+        made.append(Place(system, tuple(filter(None, own)), spread, most, tuple(trials)))
     return sorted(made, key=lambda place: place.spread.mean)
 
 

@@ -53,6 +53,8 @@ def table(study: StudyData) -> Contents:
 
 def _cells(study: StudyData, entry: Entry) -> list[Cell]:
     """Compare all pairs of seeds; nothing where there is one seed, or no sample was kept."""
+    from sklearn.metrics import adjusted_rand_score  # slow to import
+
     shares, first = (_by_seed(study, entry, f"sampled_{name}") for name in ("shares", "first"))
     pairs = [
         (one, other)
@@ -79,7 +81,10 @@ def _cells(study: StudyData, entry: Entry) -> list[Cell]:
         if (values := [layer.adjusted for layer in layers if layer.adjusted is not None])
     ]
     every = [layer for layers in of_pairs for layer in layers]
-    rand = [_adjusted_rand(first[one], first[other]) for one, other in pairs]
+    rand = [
+        fmean(adjusted_rand_score(*layers) for layers in zip(first[one], first[other], strict=True))
+        for one, other in pairs
+    ]
     return [
         cell(adjusted),
         cell(adjusted, min(adjusted, default=None)),
@@ -98,9 +103,3 @@ def _by_seed(study: StudyData, entry: Entry, name: str) -> dict[int, list[np.nda
         if record.seed is not None:
             by_seed[record.seed].append(record.values)
     return by_seed
-
-
-def _adjusted_rand(one: list[np.ndarray], other: list[np.ndarray]) -> float:
-    from sklearn.metrics import adjusted_rand_score  # slow to import
-
-    return fmean(adjusted_rand_score(*layers) for layers in zip(one, other, strict=True))

@@ -9,6 +9,7 @@ from report.study import StudyData
 from report.style import PAGE, panels, router_legend
 from report.table import Column, Lacking, number_of_runs
 from report.topics.make import Sketch, as_figure
+from report.topics.pareto import means
 
 SUITE, HEADLINE = "fewshot", "transfer_top1"
 GENERIC = f"{SUITE}.{HEADLINE}"
@@ -79,9 +80,5 @@ def draw(study: StudyData) -> Sketch:
 
 def points(study: StudyData, metric: str) -> dict[Entry, tuple[float, float]]:
     """Find the mean training FLOPs of each entry that has a metric, and its mean, in %."""
-    places = {}
-    for entry in study.entries:
-        values, flops = study.final(metric, entry), study.final("train_flops", entry)
-        if len(values) and len(flops):
-            places[entry] = (float(flops.mean()), 100 * float(values.mean()))
-    return places
+    values, flops = (means(study, name, study.entries) for name in (metric, "train_flops"))
+    return {e: (flops[e], 100 * value) for e, value in values.items() if e in flops}

@@ -116,7 +116,7 @@ def test_swept_settings_match_by_value_and_one_value_matches_the_same(lab, store
     lab(name="one", suites=("accuracy",)).study_of({"soft_moe": [0.9, 0.93]}, capacities[1:])
     made = compare(store, "tiny", "one")
     (change,) = made.changes()
-    assert change.label == "soft_moe router.capacity_factor=2.0"
+    assert change.entry.full_label == "soft_moe router.capacity_factor=2.0"
     assert change.difference.mean == pytest.approx(0.105 - 0.01)
     (only,) = made.only(made.a)
     assert only.condition.label == "router.capacity_factor=1.0"
@@ -129,7 +129,7 @@ def test_experts_are_named_where_they_differ_and_belong_to_the_system(lab, store
     other.experts = {"name": "cp"}
     other.study_of({"random": [0.1]})
     made = compare(store, "tiny", "other")
-    assert [change.label for change in made.changes()] == ["dense", "soft_moe"]
+    assert [change.entry.full_label for change in made.changes()] == ["dense", "soft_moe"]
     assert [entry.label for entry in made.only(made.b)] == ["random + cp"]
 
 
