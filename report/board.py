@@ -14,12 +14,12 @@ import numpy as np
 from report.cells import mean_cell
 from report.comparisons import METRIC
 from report.conditions import Entry, experts_label
-from report.render import cell_parts
+from report.render import cell_parts, interval_text
 from report.study import StudyData
 from report.style import RouterStyle
 from report.table import ARROWS, Absent, Cell, Column, Row, Table
-from report.topics import pareto
-from report.topics.accuracy import curve
+from report.topics import compute, pareto, routing, transfer
+from report.topics.accuracy import ACCURACY, ENTROPY, OVERHEAD, curve
 from report.topics.loads import over_mean
 from report.topics.trials import SHORT, Logs, readable, readable_status, reason_of, text_of
 
@@ -29,6 +29,15 @@ MERGED = ("main", "spent", "balance")
 """Tables whose columns the leaderboard has; of two columns with one key, the first."""
 SHOWN = ("top1", "train_flops", "forward_overhead", "load_cv", "dropped", "H_s")
 """Columns that the leaderboard shows at first, with those of few-shot accuracy."""
+GROUPS = {
+    "Accuracy": {*(column.key for column in ACCURACY), transfer.HEADLINE},
+    "Cost": {column.key for column in (*compute.COLUMNS, *compute.MORE, OVERHEAD)},
+    "Balance": {column.key for column in routing.BALANCE},
+    "Entropy": {column.key for *_, column in ENTROPY},
+}
+"""The keys of columns by the heading that they are offered under."""
+METRICS = {column.key: metric for metric, _, column in ENTROPY}
+"""The metric of each column that is named otherwise."""
 COSTS = {
     "flops": "train_flops", "seconds": "train_seconds", "parameters": "params_total",
     "image_flops": "flops_per_image",
@@ -129,13 +138,17 @@ def _columns(parts: Sequence[Table]) -> dict[str, Column]:
 
 
 def _column(study: StudyData, column: Column) -> Plain:
-    suite = study.suite_of.get(column.key, "other")
+    own = column.key.rpartition(".")[0]  # of a suite that no section is made for
+    suite = own or study.suite_of.get(METRICS.get(column.key, column.key), "")
+    groups = (group for group, keys in GROUPS.items() if column.key in keys)
     return {
         "key": column.key,
         "title": column.label + ARROWS[column.better],
         "unit": column.scope,
-        "better": column.better,
         "suite": suite,
+        # The differences to the null models are left.
+        "group": next(groups, own.replace("_", " ").capitalize() or "Accuracy"),
+        "better": column.better,
         "shown": column.key in SHOWN or suite == "fewshot",
     }
 
@@ -159,6 +172,8 @@ def _row(study: StudyData, entry: Entry, parts: Sequence[Table], numbers: dict[s
 def _cell(column: Column, cell: Cell, row: Row, numbers: dict[str, int]) -> Plain:
     shown, rest = cell_parts(column, cell, row)
     value, low, high = _scaled(cell, column.scale)
+    if not interval_text(column, cell):
+        low = high = None
     behind = [numbers[trial] for trial in cell.trials if trial in numbers]
     values = [column.number(each) for each in cell.values]
     return {

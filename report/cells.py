@@ -25,13 +25,16 @@ from results.conditions import Condition
 INTERVALS = "Mean over the n seeds ± half of its 95 % Student t interval."
 READING = (
     "Where a table gives the mean over seeds, ± is half the width of its 95 % Student t interval; "
-    "with one seed there is none. It is for the eye: whether two systems differ is not decided by "
-    "it but by p (family). n is the number of finished seeds, of those asked for; it stands in "
-    "brackets where it differs from that of its row. Bold is the best mean under a condition, "
-    "among its rows and those without its settings, where it is resolved from all of them."
+    "with one seed there is none, and one that is 0 at the digits shown is left out. It is for the "
+    "eye: whether two systems differ is not decided by it but by p (family). n is the number of "
+    "finished seeds, of those asked for; it stands in brackets where it differs from that of its "
+    "row. Bold is the best mean under a condition, among its rows and those without its settings, "
+    "where it is resolved from all of them."
 )
 """What holds for all tables, and is said once."""
 LEAD = text_columns("router", "condition", "n")
+MOST, FEW = 8, 4
+"""Entries that a sentence lists; of more it lists a few."""
 
 
 def metric_cell(study: StudyData, metric: str, entry: Entry, **where: Any) -> Cell:
@@ -81,6 +84,13 @@ def lead(study: StudyData, entry: Entry, n: int) -> list[Cell]:
     count = str(n) if n == len(asked) else f"{n} of {len(asked)}"
     counted = words(count, trials=asked["trial"])
     return [words(entry.label, *marks), words(entry.condition.label), counted]
+
+
+def listed(names: Sequence[str], table: str, joint: str = ", ") -> str:
+    """List names in a sentence; of many a few, and the name of the table that has the rest."""
+    if len(names) <= MOST:
+        return joint.join(names)
+    return joint.join([*names[:FEW], f"and {len(names) - FEW} more (tables/{table}.csv)"])
 
 
 def metric_row(

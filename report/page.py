@@ -123,6 +123,7 @@ def _environment() -> Environment:
         inline=inline,
         arxiv=_arxiv,
         breakable=_breakable,
+        linked=_linked,
         moment=lambda moment: f"{moment:%-d %B %Y, %H:%M} UTC",
         paragraphs=lambda text: [part for part in re.split(r"\n\s*\n", text) if part.strip()],
         readable=readable,
@@ -164,6 +165,12 @@ def _arxiv(text: str) -> Markup:
     """`text` with each arXiv id as a link."""
     link = r'<a href="https://arxiv.org/abs/\1" rel="noreferrer">\1</a>'
     return Markup(re.sub(r"\b(\d{4}\.\d{4,5})\b", link, str(escape(text))))
+
+
+def _linked(text: str) -> Markup:
+    """`text` in which the rest of a list leads to the table that has it (see `cells.listed`)."""
+    link = r'<a href="#table-\2">\1</a>'
+    return Markup(re.sub(r"(\d+ more) \(tables/([\w-]+)\.csv\)", link, str(escape(text))))
 
 
 def _vendored(name: str) -> Markup:

@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Callable
-from math import isclose
 
 from report.table import ARROWS, Cell, Column, Row, Table, parted
 
@@ -15,13 +14,20 @@ def cell_parts(column: Column, cell: Cell, row: Row) -> tuple[str, str]:
     """
     if cell.value is None:
         return cell.words, ""
-    interval = ""
-    if cell.low is not None and cell.high is not None and not isclose(cell.low, cell.high):
-        ends = column.number(cell.low), column.number(cell.high)
-        half = column.number((cell.high - cell.low) / 2)
-        interval = f" [{ends[0]}, {ends[1]}]" if cell.bracketed else f" ± {half}"
     same = cell.n is None or cell.n == (column.n or row.n)
-    return column.number(cell.value), interval + ("" if same else f" (n={cell.n})")
+    runs = "" if same else f" (n={cell.n})"
+    return column.number(cell.value), interval_text(column, cell) + runs
+
+
+def interval_text(column: Column, cell: Cell) -> str:
+    """Return a cell's interval, ` ± 0.4` or ` [0.8, 1.9]`; "" where it is 0 wide as shown."""
+    if cell.low is None or cell.high is None:
+        return ""
+    if cell.bracketed:
+        low, high = column.number(cell.low), column.number(cell.high)
+        return "" if low == high else f" [{low}, {high}]"
+    half = column.number((cell.high - cell.low) / 2)
+    return "" if half == column.number(0) else f" ± {half}"
 
 
 def plain_cell(column: Column, cell: Cell, row: Row) -> str:

@@ -20,6 +20,7 @@ from report.comparisons import (
 )
 from report.conditions import Entry, System
 from report.marks import older_sentence
+from report.render import interval_text
 from report.study import StudyData
 from report.table import Column, Table
 from report.topics import claims, control, cost, gates
@@ -185,9 +186,7 @@ def _behind(comparison: Comparison) -> bool:
 def _accuracy(study: StudyData, entry: Entry) -> str:
     cell = mean_cell(study, entry, study.final(METRIC, entry))
     assert cell.value is not None
-    half = "" if cell.low is None or cell.high is None else SHARE.number((cell.high - cell.low) / 2)
-    interval = f" ± {half}" if half else ""
-    return f"{SHARE.number(cell.value)}{interval} % (n = {cell.n})"
+    return f"{SHARE.number(cell.value)}{interval_text(SHARE, cell)} % (n = {cell.n})"
 
 
 def remarks(study: StudyData) -> list[str]:

@@ -31,6 +31,8 @@ function theme() {
 }
 
 const GIVEN = { params: [{ name: "chosen", value: [] }], width: "container", autosize: { type: "fit-x", contains: "padding" } };
+// Of one seed the interval is a point: a layer of nothing has no axis.
+const end = (of) => ({ calculate: `isValid(datum.${of}) ? datum.${of} : datum.top1`, as: `${of}_end` });
 const shown = (condition) => [{ filter: { field: "condition", equal: condition } }];
 
 // The axis holds every mean with some room; an interval that is wider is cut.
@@ -56,12 +58,12 @@ const CHARTS = {
     const y = { field: "router", type: "nominal", title: null, axis: { labelLimit: innerWidth < 600 ? 150 : 250, grid: true, ticks: false },
       sort: { field: "top1", op: "max", order: "descending" } };
     return {
-      ...GIVEN, data: { values: data.runs }, transform: shown(condition),
+      ...GIVEN, data: { values: data.runs }, transform: [...shown(condition), end("low"), end("high")],
       height: 22 * data.runs.filter((each) => each.condition === condition).length,
       encoding: { y, color, opacity, tooltip: INTERVAL },
       layer: [
         { mark: { type: "rule", strokeWidth: 2, clip: true },
-          encoding: { x: { ...percent("low", "top-1 on the test split (%)"), axis: { orient: "top", tickCount: 6 }, scale: accuracies(data, condition) }, x2: { field: "high" } } },
+          encoding: { x: { ...percent("low_end", "top-1 on the test split (%)"), axis: { orient: "top", tickCount: 6 }, scale: accuracies(data, condition) }, x2: { field: "high_end" } } },
         { mark: { type: "point", filled: true, size: 80, opacity: 1 }, encoding: { x: percent("top1"), shape } },
       ],
     };
@@ -69,13 +71,13 @@ const CHARTS = {
   cost: (data, { condition, cost, label }) => {
     const { color, shape, opacity } = systems(data);
     const x = { field: cost, type: "quantitative", title: label, scale: { zero: false, nice: true }, axis: { format: "~s", tickCount: 5 } };
-    const transform = [...shown(condition), { filter: `isValid(datum.${cost})` }];
+    const transform = [...shown(condition), { filter: `isValid(datum.${cost})` }, end("low"), end("high")];
     return {
       ...GIVEN, data: { values: data.runs }, transform, height: 300,
       encoding: { x, color, opacity, tooltip: [...INTERVAL, { field: cost, title: label, format: ".4~s" }] },
       layer: [
         { mark: { type: "rule", clip: true },
-          encoding: { y: { ...percent("low", "top-1 (%)"), scale: accuracies(data, condition) }, y2: { field: "high" } } },
+          encoding: { y: { ...percent("low_end", "top-1 (%)"), scale: accuracies(data, condition) }, y2: { field: "high_end" } } },
         { mark: { type: "point", filled: true, size: 80 }, encoding: { y: percent("top1"), shape } },
       ],
     };

@@ -1,9 +1,9 @@
 // The routing explorer: where each patch of some test images went, two routers side by side.
 (() => {
   const section = document.getElementById("explorer");
-  const data = JSON.parse(document.getElementById("explorer-data").textContent);
+  const data = dataOf("explorer-data");
   const [layers, times, classes, bare] = ["layer", "time", "class", "bare"].map((name) =>
-    section.querySelector(`.explorer-controls [name=${name}]`));
+    $(`.explorer-controls [name=${name}]`, section));
   const [WEAKEST, STRONGEST, FADED] = [110, 205, 12]; // opacity of a patch, of 255
   const [TOP_PATCHES, MOST_LISTED] = [8, 16];
 
@@ -11,15 +11,7 @@
   const ofByte = (share) => percent(share / 255);
   const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 
-  // Children that are strings become text, never markup.
-  function element(tag, className, ...children) {
-    const made = document.createElement(tag);
-    made.className = className;
-    made.append(...children);
-    return made;
-  }
-
-  const paragraph = (text) => element("p", "", text);
+  const paragraph = (text) => element("p", {}, text);
 
   // A map with its patches, image by image and row by row, decoded when it is first shown.
   function decoded(map) {
@@ -37,7 +29,7 @@
 
   class Pane {
     constructor(root, router) {
-      this.find = (part) => root.querySelector(part);
+      this.find = (part) => $(part, root);
       this.select = this.find("select");
       this.select.append(...data.routers.map(({ name }, index) => new Option(name, index)));
       this.select.value = router;
@@ -61,10 +53,9 @@
       this.shown = [];
       this.find(".traced").replaceChildren(...chosen.map(([label, name]) => {
         const images = sample.labels.flatMap((own, at) => (own === Number(label) ? [at] : []));
-        const heading = element("figcaption", "", name);
-        heading.title = name;
         const pictures = images.map((image) => this.picture(image, name));
-        return element("figure", "", heading, element("div", "images", ...pictures));
+        const heading = element("figcaption", { title: name }, name);
+        return element("figure", {}, heading, element("div", { className: "images" }, ...pictures));
       }));
       this.find(".note").textContent = this.about();
       this.find(".experts").replaceChildren(...(map ? this.legend() : []));
@@ -84,10 +75,9 @@
       const { sample, map } = this;
       const source = `data:image/png;base64,${sample.images[image]}`;
       const patches = map.patches.filter((patch) => patch.image === image);
-      const below = element("img", "");
-      const overlay = element("canvas", "patches");
-      Object.assign(below, { src: source, alt: `${name}, image ${image + 1} of the sample` });
-      Object.assign(overlay, { width: map.columns, height: map.rows });
+      const below = element("img", { src: source, alt: `${name}, image ${image + 1} of the sample` });
+      const size = { width: map.columns, height: map.rows };
+      const overlay = element("canvas", { className: "patches", ...size });
       const under = ({ offsetX: x, offsetY: y }) => {
         const place = (part, count) => Math.min(count - 1, Math.max(0, Math.floor(part * count)));
         const row = place(y / overlay.clientHeight, map.rows);
@@ -99,7 +89,7 @@
       overlay.addEventListener("click", (event) => {
         this.choose(under(event).expert, this.describe(under(event), name));
       });
-      const frame = element("div", "image", below, overlay);
+      const frame = element("div", { className: "image" }, below, overlay);
       frame.style.aspectRatio = `${sample.width} / ${sample.height}`;
       this.shown.push({ frame, overlay, patches, source, name });
       return frame;
@@ -117,13 +107,13 @@
       const experts = [...Array(this.map.number).keys(), ...(counts.has(-1) ? [-1] : [])];
       return experts.map((expert) => {
         const none = expert < 0;
-        const swatch = element("i", none ? "swatch none" : "swatch");
-        if (!none) swatch.style.setProperty("--colour", `rgb(${this.colours[expert]})`);
-        const share = element("span", "share", percent((counts.get(expert) ?? 0) / patches.length));
-        const button = element("button", "", swatch, none ? "none" : expert, share);
-        const title = `Patches of which expert ${expert} has the largest share`;
-        Object.assign(button, { type: "button", value: expert });
-        button.title = none ? "Patches without an expert" : title;
+        const swatch = none
+          ? element("i", { className: "swatch none" }) : square(`rgb(${this.colours[expert]})`);
+        const title = none
+          ? "Patches without an expert" : `Patches of which expert ${expert} has the largest share`;
+        const share = percent((counts.get(expert) ?? 0) / patches.length);
+        const button = element("button", { type: "button", value: expert, title },
+          swatch, none ? "none" : expert, element("span", { className: "share" }, share));
         button.addEventListener("click", () => this.choose(expert));
         return button;
       });
@@ -185,16 +175,15 @@
       // Of equal shares, patches of different images first.
       own.sort((one, other) => other.patch.share - one.patch.share || one.rank - other.rank);
       const crops = own.slice(0, TOP_PATCHES).map((each) => this.crop(each));
-      return [...lines, element("div", "crops", ...crops)];
+      return [...lines, element("div", { className: "crops" }, ...crops)];
     }
 
     crop({ patch, source, name }) {
       const { rows, columns } = this.map;
-      const crop = element("i", "crop");
+      const crop = element("i", { className: "crop", title: this.describe(patch, name) });
       const part = (place, count) => `${(100 * place) / Math.max(1, count - 1)}%`;
       const position = `${part(patch.column, columns)} ${part(patch.row, rows)}`;
       crop.style.background = `url(${source}) ${position} / ${100 * columns}% ${100 * rows}%`;
-      crop.title = this.describe(patch, name);
       return crop;
     }
   }

@@ -1,3 +1,21 @@
+// What the scripts of the page share, and its tables: their order, and the trials behind a number.
+
+const $ = (selector, within = document) => within.querySelector(selector);
+const dataOf = (id) => JSON.parse(document.getElementById(id).textContent);
+
+// An element with text, never markup: names of routers, studies and classes are anybody's.
+function element(tag, attributes = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), attributes);
+  made.append(...children.filter((each) => each !== null && each !== undefined));
+  return made;
+}
+
+function square(colour) {
+  const made = element("i", { className: "swatch" });
+  made.style.setProperty("--colour", colour);
+  return made;
+}
+
 for (const table of document.querySelectorAll("table.sortable")) {
   const heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, index) => {
@@ -42,14 +60,14 @@ for (const list of lists) {
 for (const number of document.querySelectorAll("a.from")) {
   number.addEventListener("click", () => {
     const behind = new Set(number.dataset.behind.split(" "));
-    const told = nameOf(number);
+    const name = nameOf(number);
     for (const list of lists) {
       showAll(list);
       const rows = [...list.querySelectorAll("tbody tr")];
       if (!rows.some((each) => behind.has(each.id))) continue;
       for (const each of rows) each.hidden = !behind.has(each.id);
       list.querySelector(".chosen").hidden = false;
-      list.querySelector(".chosen span").textContent = `Behind ${told}.`;
+      list.querySelector(".chosen span").textContent = `Behind ${name}.`;
       const folded = list.closest("details");
       if (folded) folded.open = true;
     }

@@ -49,6 +49,7 @@ SECTIONS = (
             compute.rankings_table,
             budgets.draw,
         ),
+        (compute.order_changes_table,),
     ),
     Section(
         "differences",

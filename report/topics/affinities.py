@@ -12,9 +12,10 @@ from matplotlib.colors import Normalize
 
 from report.axes import colour_bar
 from report.conditions import Entry, System
+from report.render import interval_text
 from report.study import StudyData
 from report.style import INK, PAGE, PAPER, folded, panels
-from report.table import Column, Lacking, file_name, title
+from report.table import Cell, Column, Lacking, file_name, title
 from report.topics.make import Named, Sketch, as_named_figures
 from results.conditions import Condition
 from results.statistics.means import mean_interval
@@ -72,8 +73,7 @@ def _sketch(study: StudyData, cells: Cells) -> Sketch:
 def _write(axes: Axes, study: StudyData, entry: Entry, row: int, column: int, shade: float) -> None:
     """Write the mean and its interval into a cell; `shade`: 0 is the darkest, 1 the lightest."""
     interval = mean_interval(list(100 * study.final("top1", entry)), study.confidence)
-    text = TOP1.number(interval.mean)
-    if interval.low is not None:
-        text = f"{text} ± {TOP1.number(interval.mean - interval.low)}"
+    half = interval_text(TOP1, Cell(low=interval.low, high=interval.high))
+    text = f"{TOP1.number(interval.mean)}{half}"
     colour = INK if shade > 0.5 else PAPER
     axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)

@@ -69,21 +69,32 @@ def require_rivals(rankings: Iterable[Standing]) -> None:
         raise Lacking("no trial was evaluated along the way (suite accuracy)")
 
 
-def flips(rankings: Iterable[Standing]) -> list[str]:
-    """Return each pair of entries whose order one budget turns round, in words."""
+@dataclass(frozen=True)
+class OrderChange:
+    """Two entries, with the budgets by which the first is before the other, and after it."""
+
+    entry: Entry
+    other: Entry
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+
+    def __str__(self) -> str:
+        before, after = (" and ".join(budgets) for budgets in (self.before, self.after))
+        return f"{self.entry.system} before {self.other.system} by {before}, after it by {after}"
+
+
+def order_changes(rankings: Iterable[Standing]) -> list[OrderChange]:
+    """Return each pair of entries whose order one budget turns round."""
     by_budget = {standing.budget: standing.ranks for standing in rankings}
-    sentences = []
+    changes = []
     everyone = dict.fromkeys(entry for ranks in by_budget.values() for entry in ranks)
     for one, other in combinations(everyone, 2):
         ranked = {b: ranks for b, ranks in by_budget.items() if one in ranks and other in ranks}
-        first = [b for b, ranks in ranked.items() if ranks[one] < ranks[other]]
-        second = [b for b, ranks in ranked.items() if ranks[one] > ranks[other]]
-        if first and second:
-            sentences.append(
-                f"{one.system} before {other.system} by {' and '.join(first)}, after it by "
-                f"{' and '.join(second)}"
-            )
-    return sentences
+        before = tuple(b for b, ranks in ranked.items() if ranks[one] < ranks[other])
+        after = tuple(b for b, ranks in ranked.items() if ranks[one] > ranks[other])
+        if before and after:
+            changes.append(OrderChange(one, other, before, after))
+    return changes
 
 
 def curves(

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from report.cells import sentence_on_analyses
+from report.cells import listed, sentence_on_analyses
 from report.claims import Claim, Side
 from report.marks import older_trials_sentence
 from report.study import StudyData
@@ -85,7 +85,9 @@ def sentences(study: StudyData) -> list[str]:
     kinds = ("supported", "contradicted", "undecided")
     counts = ", ".join(f"{verdicts[kind]} {kind}" for kind in kinds)
     untuned = [each.claim.id for each in claims if _settings(study, each) == UNTUNED]
-    about = f" With untuned settings, which may decide it: {', '.join(untuned)}." if untuned else ""
+    about = ""
+    if untuned:
+        about = f" With untuned settings, which may decide it: {listed(untuned, table.name)}."
     return [f"Of {counted(len(claims), 'claim')} that these runs can test: {counts}.{about}"]
 
 

@@ -1,15 +1,16 @@
 """The compute that each router really spent, and rankings by it."""
 
 import json
+from collections.abc import Mapping
 from itertools import chain
 from statistics import fmean
 
-from report.cells import INTERVALS, LEAD, lead, mean_cell, metric_cell, metric_row
+from report.cells import INTERVALS, LEAD, lead, listed, mean_cell, metric_cell, metric_row
 from report.conditions import Entry
 from report.study import StudyData
 from report.table import MISSING, Cell, Column, Lacking, Row, captioned, text_columns, words
 from report.timings import machine_names
-from report.topics.budgets import Standing, flips, require_rivals, standings
+from report.topics.budgets import OrderChange, Standing, order_changes, require_rivals, standings
 from report.topics.make import Contents, as_table
 from results.conditions import Condition
 from results.statistics.ranks import ALIKE
@@ -107,8 +108,7 @@ RANKINGS = (
 @as_table("rankings", "Rankings under three budgets", "accuracy")
 def rankings_table(study: StudyData) -> Contents:
     """Rank the routers of each condition, a row each."""
-    by_condition = {condition: standings(study, condition) for condition in study.conditions}
-    require_rivals(chain.from_iterable(by_condition.values()))
+    by_condition = _standings(study)
     rows = []
     for condition, of_condition in by_condition.items():
         for entry in study.under(condition):
@@ -129,9 +129,50 @@ def rankings_table(study: StudyData) -> Contents:
         "beside it. By parameters no run can be cut: a front holds those of which none is more "
         "accurate at the end with no more parameters, or as accurate with fewer (by more than "
         f"{100 * ALIKE:g} %).",
-        *(_sentence(condition, standing) for condition, standing in by_condition.items()),
+        _sentence(by_condition),
     )
     return captioned(summary, *details), (*LEAD, *RANKINGS), rows
+
+
+@as_table("order_changes", "Pairs of routers that budgets order differently", "accuracy")
+def order_changes_table(study: StudyData) -> Contents:
+    """Make a row for each pair of routers under each condition."""
+    rows = []
+    for condition, change in _changes(_standings(study)):
+        texts = (
+            *(change.entry.label, condition.label, change.other.label),
+            *(", ".join(budgets) for budgets in (change.before, change.after)),
+        )
+        row = Row(tuple(map(words, texts)), None, change.entry, reference=change.other)
+        rows.append(row)
+    if not rows:
+        raise Lacking("no pair changes its order", fine=True)
+    caption = (
+        "Pairs whose order differs between the rankings by FLOPs, by seconds and by parameters, "
+        "by their means, resolved or not."
+    )
+    columns = text_columns(
+        *("router", "condition"),
+        reference="other router", before="before it by", after="after it by",
+    )  # fmt: skip
+    return caption, columns, rows
+
+
+def _standings(study: StudyData) -> dict[Condition, list[Standing]]:
+    """Rank the entries of each condition.
+
+    Raises:
+        Lacking: there is nothing to rank.
+    """
+    by_condition = {condition: standings(study, condition) for condition in study.conditions}
+    require_rivals(chain.from_iterable(by_condition.values()))
+    return by_condition
+
+
+def _changes(
+    by_condition: Mapping[Condition, list[Standing]],
+) -> list[tuple[Condition, OrderChange]]:
+    return [(each, change) for each, own in by_condition.items() for change in order_changes(own)]
 
 
 def _cells(study: StudyData, standing: Standing, entry: Entry) -> tuple[Cell, Cell]:
@@ -152,13 +193,15 @@ def _where(study: StudyData, condition: Condition, rankings: list[Standing]) -> 
     return f"{condition}: {cuts}" if condition else cuts
 
 
-def _sentence(condition: Condition, rankings: list[Standing]) -> str:
+def _sentence(by_condition: Mapping[Condition, list[Standing]]) -> str:
     """Say which pairs change their order between budgets."""
-    under = f"Under {condition}, b" if condition else "B"
-    turned = flips(rankings)
-    if not turned:
-        return f"{under}etween these budgets no pair changes its order."
+    changes = [
+        f"under {condition} {change}" if condition else str(change)
+        for condition, change in _changes(by_condition)
+    ]
+    if not changes:
+        return "Between these budgets no pair changes its order."
     return (
-        f"{under}etween these budgets the order of {counted(len(turned), 'pair')} changes, by "
-        f"their means, resolved or not: {'; '.join(turned)}."
+        f"Between these budgets the order of {counted(len(changes), 'pair')} changes, by their "
+        f"means, resolved or not: {listed(changes, order_changes_table.name, '; ')}."
     )

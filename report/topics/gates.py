@@ -6,7 +6,7 @@ from math import log2
 
 import pandas as pd
 
-from report.cells import INTERVALS, LEAD, mean_cell, measured, measured_by, metric_row
+from report.cells import INTERVALS, LEAD, listed, mean_cell, measured, measured_by, metric_row
 from report.conditions import Entry, System
 from report.study import StudyData
 from report.table import MISSING, Column, Lacking, captioned, number, text_columns, words
@@ -142,7 +142,7 @@ def sentence(study: StudyData) -> str:
         return ""
     return (
         "Gates that have hardly moved (the entropy of their choices changed in no MoE layer by "
-        f"{100 * HARDLY:g} % of log2 E, or no further than that of frozen): {', '.join(still)}. "
-        "They may have learned little, and comparisons with them are then of initialisations, not "
-        "of routers."
+        f"{100 * HARDLY:g} % of log2 E, or no further than that of frozen): "
+        f"{listed(still, table.name)}. They may have learned little, and comparisons with them are "
+        "then of initialisations, not of routers."
     )

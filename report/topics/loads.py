@@ -8,7 +8,7 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
 from report.axes import colour_bar
-from report.cells import why_without
+from report.cells import listed, why_without
 from report.conditions import Entry
 from report.study import StudyData
 from report.style import FAINT, PAGE, RouterStyle, folded, panels
@@ -65,8 +65,8 @@ def draw_over_ideal(study: StudyData, condition: Condition) -> Sketch:
     axes[0].set_ylim(bottom=0)
     figure.supxlabel("experts by load", fontsize=7.5)
     figure.supylabel("load / ideal load", fontsize=7.5)
-    even = ", ".join(str(entry.system) for entry in every if entry not in layers)
-    more = f"Even by construction, and left out: {even}." if even else ""
+    even = [str(entry.system) for entry in every if entry not in layers]
+    more = f"Even by construction, and left out: {listed(even, 'balance')}." if even else ""
     return captioned(OVER_IDEAL, more), figure, layers
 
 

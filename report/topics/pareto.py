@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from report.axes import far_nulls, name_far
+from report.cells import listed
 from report.comparisons import METRIC
 from report.conditions import Entry
 from report.study import StudyData
@@ -54,7 +55,7 @@ def draw(study: StudyData, condition: Condition) -> Sketch:
     caption = f"{CAPTION.format(counts=counts)} {_times(models)}".strip()
     if disturbed := [e.label for e, timing in models.items() if timing.is_disturbed(TIME)]:
         busy = f"{DISTURBED}: timed while other processes kept the machine busy"
-        caption = with_warning(caption, f"{busy}: {', '.join(disturbed)}.")
+        caption = with_warning(caption, f"{busy}: {listed(disturbed, 'throughput')}.")
     return caption, figure, list(accuracy)
 
 

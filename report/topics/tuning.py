@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
+from report.cells import listed
 from report.conditions import Entry, System
 from report.study import StudyData
 from report.style import PAGE, panels, router_legend
@@ -43,7 +44,10 @@ def unequal(study: StudyData) -> str:
         systems[count].append(system.label)
     if not by_system or len(systems) < 2:
         return ""
-    counts = "; ".join(f"{n} for {', '.join(systems[n])}" for n in sorted(systems, reverse=True))
+    counts = "; ".join(
+        f"{n} for {listed(own, table.name) if n else ', '.join(own)}"
+        for n, own in sorted(systems.items(), reverse=True)
+    )
     return f"Tuning was not equal: {counts} (trainings). What had more has an advantage."
 
 

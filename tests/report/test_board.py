@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 
 import pytest
 import yaml
@@ -76,6 +77,20 @@ def test_every_key_of_a_column_is_there_once_and_all_is_json(data):
     assert {"top1", "load_cv", "train_flops"} <= set(keys)
     assert {key for each in data["rows"] for key in each["cells"]} <= set(keys)
     assert json.loads(json.dumps(data, allow_nan=False)) == data
+
+
+def test_each_column_stands_under_the_heading_of_what_it_says(written, tmp_path):
+    made = board(written.study, list(written.tables.values()), Logs(None, tmp_path))
+    groups = defaultdict(set)
+    for column in made["columns"]:
+        groups[column["group"]].add(column["key"])
+    assert groups.keys() == {"Accuracy", "Cost", "Balance", "Entropy"}
+    assert groups["Accuracy"] == {"top1", "top5", "nll", "ece", "over_dense", "over_random"}
+    assert {"train_flops", "params_total", "forward_overhead", "steps"} <= groups["Cost"]
+    assert {"load_cv", "dropped", "uncovered"} <= groups["Balance"]
+    assert groups["Entropy"] == {"H_s", "H_u", "MI"}
+    suites = {column["key"]: column["suite"] for column in made["columns"]}
+    assert (suites["MI"], suites["top1"], suites["over_random"]) == ("entropy", "accuracy", "")
 
 
 def test_the_file_of_a_router_is_there_by_registered_name(data):

@@ -10,8 +10,9 @@ from report.conditions import ANY, Entry, System
 from report.study import load_study
 from report.table import OUTSIDE, Absent
 from report.topics import budgets, compute
-from report.topics.budgets import flips, mean_curve, standings
+from report.topics.budgets import mean_curve, order_changes, standings
 
+from .conftest import FAMILIES
 from .test_tables import row_of
 
 ACCURACIES = {"dense": [0.80, 0.82], "random": [0.70, 0.70], "soft_moe": [0.90, 0.88]}
@@ -59,7 +60,7 @@ def test_curves_are_cut_where_all_have_come(study):
 
 
 def test_each_pair_that_turns_round_is_named(study):
-    assert flips(standings(study, ANY)) == [
+    assert list(map(str, order_changes(standings(study, ANY)))) == [
         "dense before soft_moe by seconds, after it by FLOPs",
         "random before soft_moe by seconds, after it by FLOPs",
     ]
@@ -68,10 +69,54 @@ def test_each_pair_that_turns_round_is_named(study):
     assert "(4e+12 FLOPs, 50 s on node-1)" in caption
 
 
+def test_the_table_of_pairs_that_turn_round_has_them_all(study):
+    rows = compute.order_changes_table(study).rows
+    assert [[cell.words for cell in row.cells] for row in rows] == [
+        ["dense", "soft_moe", "seconds", "FLOPs"],
+        ["random", "soft_moe", "seconds", "FLOPs"],
+    ]
+
+
+MANY = {
+    **{name: [0.80 + number / 100, 0.81 + number / 100] for number, name in enumerate(FAMILIES)},
+    "soft_moe": [0.95, 0.96],
+}
+"""Ten routers that soft_moe surpasses."""
+
+
+@pytest.fixture
+def many(lab, store):
+    """soft_moe takes ten times as long, and so comes last by seconds."""
+    lab(suites=("accuracy",), seconds={"soft_moe": 600.0}).study_of(MANY)
+    return load_study(store)
+
+
+def test_of_many_pairs_the_caption_names_a_few_and_the_file_that_has_the_rest(many):
+    caption = compute.rankings_table(many).caption
+    assert "the order of 10 pairs changes" in caption
+    assert "sinkhorn_expert_choice" not in caption
+    assert caption.count(" before soft_moe by ") == 4
+    assert caption.endswith("; and 6 more (tables/order_changes.csv).")
+    assert len(compute.order_changes_table(many).rows) == 10
+
+
+@pytest.mark.parametrize("condition", ["1.0", "2.0"])
+def test_each_pair_is_named_with_its_condition(lab, store, condition):
+    settings = [{"capacity_factor": 1.0}, {"capacity_factor": 2.0}]
+    lab(suites=("accuracy",), seconds={"soft_moe": 600.0}).study_of(
+        {"random": [0.7], "soft_moe": [0.9]}, settings
+    )
+    caption = compute.rankings_table(load_study(store)).caption
+    under = f"under router.capacity_factor={condition} random before soft_moe by seconds"
+    assert under in caption
+
+
 def test_where_no_pair_turns_round_it_is_said(lab, store):
     lab(suites=("accuracy",)).study_of(ACCURACIES)
     table = compute.rankings_table(load_study(store))
     assert "Between these budgets no pair changes its order." in table.caption
+    absent = compute.order_changes_table(load_study(store))
+    assert (absent.why, absent.fine) == ("no pair changes its order", True)
     # All have the same parameters: then the more accurate dominates.
     ranks = [row_of(table, name)["front_parameters"].value for name in ACCURACIES]
     assert ranks == [2, 3, 1]

@@ -372,4 +372,4 @@ def test_names_of_routers_and_classes_are_text(page):
     names = tab.locator("#explorer .pane select").first.locator("option").all_inner_texts()
     assert HOSTILE in names
     assert HOSTILE in tab.locator("#explorer figcaption").all_inner_texts()
-    assert tab.locator("#explorer script").count() == 2, "the data and the program"
+    assert tab.locator("#explorer script").count() == 1, "the data alone"

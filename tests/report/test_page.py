@@ -63,7 +63,7 @@ def test_links_of_the_page_and_of_its_scripts_lead_to_ids_that_stand_once(writte
     ids = Counter(re.findall(r'\bid="([\w-]+)"', written.html))
     own = "".join(
         (Path(report.__file__).parent / "templates" / name).read_text(encoding="utf-8")
-        for name in ("board.js", "charts.js", "page.js")
+        for name in ("board.js", "charts.js", "leaderboard.js", "page.js")
     )
     looked_up = set(re.findall(r'\$\("#([\w-]+)"', own))
     assert len(looked_up) > 5

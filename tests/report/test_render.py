@@ -7,7 +7,8 @@ import io
 
 import pytest
 
-from report.render import to_csv, to_markdown
+from report.latex import to_latex
+from report.render import plain_cell, to_csv, to_markdown
 from report.table import MISSING, OUTSIDE, Cell, Column, Row, assemble, words
 
 
@@ -45,6 +46,29 @@ def test_markdown(table):
         "What it shows: 100 % of it. †: at least one run missed its budget by more than the "
         "tolerance. –: not measured.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "shown"),
+    [
+        (Column("flops", "FLOPs"), Cell(123.56, 123.556, 123.564, 3), "123.56"),
+        (Column("flops", "FLOPs"), Cell(123.56, 123.55, 123.57, 3), "123.56 ± 0.01"),
+        (Column("top1", "top-1", scale=100), Cell(0.8, 0.79996, 0.80004, 2), "80.00 (n=2)"),
+        (Column("steps", "steps", digits=0), Cell(400, 399.6, 400.4, 3), "400"),
+        (Column("time", "time"), Cell(1.5, 1.499, 1.504, 3, bracketed=True), "1.50"),
+        (Column("time", "time"), Cell(1.5, 1.499, 1.506, 3, bracketed=True), "1.50 [1.50, 1.51]"),
+    ],
+)  # fmt: skip
+def test_an_interval_that_is_0_at_the_digits_shown_is_left_out_everywhere(column, cell, shown):
+    row = Row((cell,), 3)
+    made = assemble("one", "One", "", [column], [row])
+    assert plain_cell(column, cell, row) == shown
+    assert f"| {shown} |" in to_markdown(made)
+    assert ("pm" in to_latex(made)) == ("±" in shown)
+    (line,) = csv.DictReader(io.StringIO(to_csv(made)))
+    assert (float(line[f"{column.key}_low"]), float(line[f"{column.key}_high"])) == (
+        cell.low, cell.high,
+    )  # fmt: skip
 
 
 def test_csv_keeps_every_number_in_base_units_with_its_interval_and_its_n(table):

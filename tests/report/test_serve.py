@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -250,6 +251,30 @@ def dumped(
     return subprocess.run(arguments, capture_output=True, text=True, timeout=120, check=True)
 
 
+@contextmanager
+def answering(page: LivePage, on_state: Callable[[], None]) -> Iterator[int]:
+    """Answer browsers with a page and its state at a port, which it returns.
+
+    `on_state` is called before each answer with the state.
+    """
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/state":
+                on_state()
+            text = page.html() if self.path == "/" else json.dumps(page.state())
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(text.encode())
+
+        def log_message(self, *_: object) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port
+        server.shutdown()
+
+
 @pytest.mark.slow
 def test_the_charts_are_drawn_under_the_policy_of_the_server(home, tmp_path, chromium) -> None:
     served = Served("--home", str(home))
@@ -271,21 +296,35 @@ def test_a_browser_loads_a_new_page_and_stays_where_it_was(
     monkeypatch.setattr(live_page, "POLL", 500)
     page._html, asked = PROBE, []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/state":
-                asked.append(page._page)
-                page._page = "second"
-            text = page.html() if self.path == "/" else json.dumps(page.state())
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(text.encode())
+    def renew() -> None:
+        asked.append(page._page)
+        page._page = "second"
 
-        def log_message(self, *_: object) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        done = dumped(chromium, server.server_port, tmp_path, milliseconds=6000)
-        server.shutdown()
+    with answering(page, renew) as port:
+        done = dumped(chromium, port, tmp_path, milliseconds=6000)
     assert asked[:2] == ["", "second"]
     assert '<p id="at">at 700</p>' in done.stdout
+
+
+@pytest.mark.slow
+def test_a_reader_keeps_order_filter_and_routers_in_a_new_page(page, monkeypatch, browser) -> None:
+    monkeypatch.setattr(live_page, "POLL", 500)
+    refresh(page)
+    tab = browser.new_page(viewport={"width": 1280, "height": 900})
+    with answering(page, lambda: None) as port:
+        tab.goto(f"http://127.0.0.1:{port}/")
+        tab.wait_for_selector("body[data-drawn]", state="attached")
+        tab.locator(".tabulator-col", has_text="top-1").click(position={"x": 5, "y": 5})
+        tab.locator(".tabulator-col", has_text="experts").locator("input").click()
+        tab.locator(".tabulator-edit-list-item", has_text="8 mlp").click()
+        tab.locator(".chip", has_text="soft_moe").click()
+        tab.evaluate("scrollTo({ top: 200, behavior: 'instant' }); window.isFirst = true")
+        page._page = "second"
+        tab.wait_for_function("!window.isFirst && document.querySelector('#leaderboard .picked')")
+        tab.wait_for_function("scrollY === 200")
+        assert tab.locator("#leaderboard .tabulator-row .picked").all_inner_texts() == ["soft_moe"]
+        assert tab.locator("#leaderboard .tabulator-row").count() == 1, "dense has no experts"
+        head = tab.locator(".tabulator-col", has_text="top-1")
+        assert head.get_attribute("aria-sort") == "ascending"
+        assert tab.locator(".chip[aria-pressed=true]").all_inner_texts() == ["soft_moe"]
+        tab.close()
