@@ -21,7 +21,9 @@ PLAIN = (
 """Settings by which a reader knows a trial best, the best first."""
 MANY = 3
 """Settings that can be read at a glance."""
-OPTIONS = ("experts.options.", "train.loss_options.")
+OPTIONS = "experts.options."
+LACKED = ("experts.", "train.loss_options.")
+"""Settings that a trial may lack without being set apart from those that have them."""
 
 
 @dataclass(frozen=True, order=True)
@@ -78,7 +80,7 @@ def conditions(
     by matching compute, sets nothing apart: its value is `found`.
 
     Args:
-        baselines: routers without MoE layers, which no auxiliary loss concerns.
+        baselines: routers without MoE layers, which no auxiliary loss and no experts concern.
         trained: where bare layers are described, the trials beside them: the layers' conditions
             have the settings that the trials' have.
     """
@@ -196,12 +198,12 @@ def _inherited(settings: Sequence[Settings]) -> set[str]:
 def _differing(settings: Sequence[Settings]) -> set[str]:
     """Find the paths without one value for all; to lack a path that others have is to differ.
 
-    But the options of experts and losses differ only where two trials have that option.
+    But experts and the options of losses differ only where two trials have that setting.
     """
     differing = set()
     for path in set[str]().union(*settings):
         values = {each.get(path) for each in settings}
-        if any(part in path for part in OPTIONS):
+        if any(part in path for part in LACKED):
             values.discard(None)
         if len(values) > 1:
             differing.add(path)
@@ -225,7 +227,7 @@ def _needed(
     times = np.sum([each.astype(int) for each in apart.values()], axis=0)
     needed = set(paths)
     for path in sorted(paths, key=_plainness, reverse=True):
-        many = len(needed | besides) > few or path.startswith(OPTIONS[0])
+        many = len(needed | besides) > few or path.startswith(OPTIONS)
         if many and (times[apart[path]] > 1).all():
             needed.remove(path)
             times = times - apart[path]

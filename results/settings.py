@@ -20,7 +20,7 @@ def comparable(description: Mapping[str, Any], baselines: Collection[str] = ()) 
     """Put `found` in the place of each value that was found for a description's router.
 
     Args:
-        baselines: routers whose auxiliary losses are left out, as they take none.
+        baselines: routers whose auxiliary losses and experts are left out, as they have none.
     """
     made = deepcopy(dict(description))
     for path in made.pop("found", ()):
@@ -32,6 +32,7 @@ def comparable(description: Mapping[str, Any], baselines: Collection[str] = ()) 
             place[last] = TUNED
     if made["router"]["name"] in baselines:
         made.get("train", {}).pop("losses", None)
+        made.pop("experts", None)
     if "parent" in made:
         made["parent"] = comparable(made["parent"], baselines)
     return made

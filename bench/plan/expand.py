@@ -8,6 +8,7 @@ from itertools import product
 from bench.compute import cost_of
 from bench.config import (
     DataConfig,
+    ExpertsConfig,
     ModelConfig,
     Preset,
     RouterConfig,
@@ -148,12 +149,14 @@ def _spec_of(preset: Preset, router: Entry) -> TrialSpec:
     """Return the trial of a router, with seed 0 and the settings that were tuned for it alone."""
     tuned, preset = preset.tuned.get(router.name, {}), preset.model_copy(update={"tuned": {}})
     preset = override(preset, tuned, f"the tuned settings of {router.name}")
-    options = EXPERTS.get(preset.experts.name).validate(preset.experts.options)
+    experts = _with_options(preset.experts)
+    if _is_baseline(router.name) and not router.target.widen:
+        experts = _with_options(ExpertsConfig())  # it has none: a sweep over them is one trial
     train = _with_losses(preset.train)
     without_losses = train.model_copy(update={"losses": {}, "loss_options": {}})
     return TrialSpec(
         router=RouterConfig(name=router.name, options=options_of(preset, router)),
-        experts=preset.experts.model_copy(update={"options": options}),
+        experts=experts,
         model=preset.model,
         data=_sized(preset.data, preset.model),
         train=without_losses if _is_baseline(router.name) else train,
@@ -173,6 +176,12 @@ def _sized(data: DataConfig, model: ModelConfig) -> DataConfig:
         usual = timm.get_pretrained_cfg(model.name)
         size = usual and usual.input_size[-1]
     return data.model_copy(update={"image_size": size}) if isinstance(size, int) else data
+
+
+def _with_options(experts: ExpertsConfig) -> ExpertsConfig:
+    """Fill in every option of the experts."""
+    options = EXPERTS.get(experts.name).validate(experts.options)
+    return experts.model_copy(update={"options": options})
 
 
 def _with_losses(train: TrainConfig) -> TrainConfig:

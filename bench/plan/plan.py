@@ -200,8 +200,8 @@ def labels(specs: Sequence[TrialSpec]) -> list[str]:
 
 def _labels(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     routers = [label_of(description) for description in descriptions]
-    baselines = [e.name for e in ROUTERS.entries() if issubclass(e.target, Baseline)]
-    made = conditions(descriptions, baselines)
+    dense = [e for e in ROUTERS.entries() if issubclass(e.target, Baseline) and not e.target.widen]
+    made = conditions(descriptions, [entry.name for entry in dense])
     return [f"{name} {condition}".strip() for name, condition in zip(routers, made, strict=True)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -130,6 +131,17 @@ def test_a_label_says_what_sets_a_trial_apart(plan) -> None:
         "softmax_token_choice router.capacity_factor=2.0",
     ]
     assert names == [planned.label for planned in made.trials]
+
+
+def test_a_sweep_over_experts_trains_a_model_without_experts_once(plan) -> None:
+    routers, sweep = ["softmax_token_choice", "dense", "dense_params"], (2, 8)
+    made = plan(routers=routers, sweep={"experts.num_experts": sweep}, seeds=1)
+    by_router = Counter(planned.spec.router.name for planned in made.trials)
+    assert by_router == {"softmax_token_choice": 2, "dense": 1, "dense_params": 2}
+    assert [p.label for p in made.trials if p.spec.router.name == "dense"] == ["dense"]
+    default = plan(routers=["dense"], seeds=1).trials
+    (trained,) = [p for p in made.trials if p.spec.router.name == "dense"]
+    assert trained.fingerprint == default[0].fingerprint
 
 
 def test_a_request_is_plain_data(store: Store, plan) -> None:

@@ -204,6 +204,16 @@ def test_a_loss_that_a_router_trained_without_is_unset_and_a_baseline_takes_none
     ]
 
 
+def test_a_model_without_experts_belongs_beside_any_number_of_them():
+    trials = [trial("plain", experts=8), trial("plain", experts=32), trial("dense", experts=8)]
+    assert conditions(trials, baselines=["dense"]) == [
+        "experts.num_experts=8",
+        "experts.num_experts=32",
+        "",
+    ]
+    assert conditions([trials[0], trials[2]], baselines=["dense"]) == ["", ""]
+
+
 def test_an_option_of_a_model_or_an_affinity_that_was_not_given_is_unset():
     def made(router: str, model: dict[str, Any], affinity: dict[str, Any]) -> dict[str, Any]:
         plain = trial(router, options={"affinity_options": affinity})
