@@ -64,6 +64,14 @@ def _wait_for_no_disk(connection: object, _record: object) -> None:
         connection.execute("PRAGMA synchronous = OFF")
 
 
+@pytest.fixture
+def waits_for_disk() -> Iterator[None]:
+    """Databases are opened as they are for users."""
+    event.remove(Engine, "connect", _wait_for_no_disk)
+    yield
+    event.listen(Engine, "connect", _wait_for_no_disk)
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)

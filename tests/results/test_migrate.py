@@ -199,6 +199,7 @@ def test_without_psycopg_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         open_store("postgresql://localhost/bench")
 
 
+@pytest.mark.usefixtures("waits_for_disk")
 def test_sqlite_waits_logs_ahead_and_keeps_its_keys(tmp_path: Path) -> None:
     with open_store(tmp_path / "runs" / "bench.db") as store, store.reading() as session:
         settings = [
