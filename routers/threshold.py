@@ -122,8 +122,9 @@ class ExpertRace(MeanThreshold):
         labels = batch.labels.repeat_interleave(groups * tokens // len(batch.labels))
         targets = routing.real(labels.view(groups, tokens))
         predicted = self.head(routing.real(routing.hidden))
-        loss = F.cross_entropy(predicted, targets, reduction="sum") / max(1, len(targets))
-        return self.per_layer_weight * loss
+        loss = batch.whole(F.cross_entropy(predicted, targets, reduction="sum"))
+        real = batch.whole(loss.new_full((), len(targets))).clamp(min=1)
+        return self.per_layer_weight * (loss / real)
 
     def allocate(self, logits: Tensor) -> Routing:
         gates, statistics = expert_softmax(logits), {}

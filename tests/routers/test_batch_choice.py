@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from routers import (
     LOSSES,
     Batch,
+    Parts,
     RequestError,
     RouterContext,
     Site,
@@ -220,6 +221,44 @@ def test_padding_counts_in_no_per_layer_loss():
     torch.testing.assert_close(loss, 0.3 * each)
     nothing = router(flat, RouterContext(mask=torch.zeros_like(own)))
     assert router.own_loss(nothing, batch) == 0
+
+
+@pytest.mark.parametrize("images", [(1, 1, 1), (1, 2), (2, 1)])
+def test_a_per_layer_loss_in_parts_with_unlike_padding_is_that_of_the_batch(images):
+    router, mask = per_layer(), torch.arange(TOKENS) < torch.tensor([[8], [3], [0]])
+    x, labels = torch.randn(GROUPS, TOKENS, DIM), torch.tensor([1, 3, 0])
+
+    def loss_of(part, parts=None):
+        batch = Batch(torch.zeros(len(part), 1), labels[part], parts)
+        context = RouterContext(mask=mask[part].view(1, -1))
+        return router.own_loss(router(x[part].view(1, -1, DIM), context), batch)
+
+    def gradients():
+        return [p.grad.clone() for p in (*router.head.parameters(), *router.gate.body.parameters())]
+
+    whole = loss_of(torch.arange(GROUPS))
+    whole.backward()
+    want, parts, total = gradients(), Parts(), 0.0
+    router.zero_grad()
+    cuts = [(part, len(part) / GROUPS) for part in torch.arange(GROUPS).split(images)]
+    for part, share in cuts:
+        parts.begin(share, adding=True)
+        loss_of(part, parts)
+    parts.end_first_pass()
+    for part, share in cuts:
+        parts.begin(share, adding=False)
+        loss = share * loss_of(part, parts)
+        loss.backward()
+        total += loss.detach()
+    torch.testing.assert_close(total, whole.detach())
+    torch.testing.assert_close(gradients(), want)
+
+
+def test_without_its_weight_the_per_layer_loss_asks_for_no_sums_over_the_parts():
+    router, parts = build("expert_race", site=Site(classes=5), per_layer_weight=0).train(), Parts()
+    parts.begin(0.5, adding=False)  # no first pass: to ask for a sum would be an error
+    batch = Batch(torch.zeros(1, 1), torch.tensor([1]), parts)
+    assert router.own_loss(router(torch.randn(1, TOKENS, DIM)), batch) is None
 
 
 def test_a_per_layer_loss_without_a_hidden_vector_or_classes_is_refused():
