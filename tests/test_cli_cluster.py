@@ -188,7 +188,7 @@ def test_a_local_array_does_a_study_and_a_second_time_reuses_it(tmp_path: Path, 
 
 @pytest.mark.slow
 def test_stop_asks_a_run_on_this_machine_to_leave(tmp_path: Path, bench) -> None:
-    asked = [*SMALL, "--set", "train.epochs=200", "--home", "runs", "--no-report"]
+    asked = [*SMALL, "--set", "train.epochs=5000", "--home", "runs", "--no-report"]
     command = [sys.executable, str(ROOT / "bench.py"), *asked]
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
 
@@ -196,12 +196,15 @@ def test_stop_asks_a_run_on_this_machine_to_leave(tmp_path: Path, bench) -> None
         logs = tmp_path.glob("runs/logs/*.log")
         return any(" step " in log.read_text() for log in logs)
 
-    wait_for(trained)
-    stopped = bench(tmp_path, "stop", "smoke")
+    try:
+        wait_for(trained)
+        stopped = bench(tmp_path, "stop", "smoke")
+        _, error = running.communicate(timeout=60)
+    finally:
+        running.kill()
     line = rf"^process {running.pid} on \S+: asked to save and stop$"
     assert re.search(line, stopped.stdout, re.MULTILINE)
     assert "resume with: cd " in stopped.stdout
-    _, error = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "stopped early: SIGTERM" in error
 
@@ -228,7 +231,7 @@ def test_an_array_tunes_as_one_process_does(tmp_path: Path, bench) -> None:
 def test_a_closed_display_is_opened_again_and_stop_ends_the_array(tmp_path: Path, bench) -> None:
     long = yaml.safe_load((ROOT / "suites/presets/smoke.yaml").read_text())
     (tmp_path / "long.yaml").write_text(
-        yaml.safe_dump({**long, "train": {**long["train"], "epochs": 200}})
+        yaml.safe_dump({**long, "train": {**long["train"], "epochs": 5000}})
     )
     asked = ["run", "accuracy", "--preset", "long.yaml", "--routers", "soft_moe,dense"]
     asked += ["--seeds", "1", "--home", "runs", "--executor", "local", "--workers", "2"]
