@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench.tune import search_results
 from results import open_store
@@ -16,9 +15,9 @@ from results.frames import metrics_frame
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parent.parent
 QUICK = [
     *("--preset", "smoke", "--set", "train.epochs=0.2", "--no-report", "--study", "both"),
+    *("--jobs", "0"),
     *("--set", "suites.throughput.seconds=0", "--set", "suites.throughput.min_repeats=1"),
     *("--set", "suites.throughput.model_batch=1"),
 ]
@@ -27,22 +26,23 @@ SUITES = ["accuracy", "throughput"]
 THREE = ["--routers", "dense,soft_moe,random", "--seeds", "1"]
 
 
-def run(folder: Path, *arguments: str, threads: int = 1, status: int = 0) -> str:
-    """A command with a home in a folder; returns what it printed."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "bench.py"), *arguments],
-        cwd=folder,
-        env={**os.environ, "BENCH_HOME": str(folder / "runs"), "OMP_NUM_THREADS": str(threads)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == status, done.stdout + done.stderr
-    return done.stdout + done.stderr
+@pytest.fixture(scope="module")
+def run(in_process) -> Callable[..., str]:
+    """`run(folder, *arguments, threads=1, status=0)`: what a command prints, its home there."""
+
+    def printed(folder: Path, *arguments: str, threads: int = 1, status: int = 0) -> str:
+        torch.set_num_threads(threads)
+        try:
+            done = in_process(folder, *arguments, status=status)
+        finally:
+            torch.set_num_threads(1)
+        return done.stdout + done.stderr
+
+    return printed
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def nodes(tmp_path_factory: pytest.TempPathFactory, run) -> tuple[Path, Path]:
     """Two homes; the number of threads makes them two machines. Both have trained `dense`."""
     folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     for threads, (folder, router) in enumerate(zip(folders, ["soft_moe", "random"], strict=True)):
@@ -51,7 +51,7 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return folders
 
 
-def test_a_merged_database_is_reported_reused_and_merged_again(nodes, tmp_path: Path) -> None:
+def test_a_merged_database_is_reported_reused_and_merged_again(nodes, run, tmp_path: Path) -> None:
     sources = [str(node / "runs" / "bench.db") for node in nodes]
     output = run(tmp_path, "db", "merge", *sources)
     assert output.count("2 attempts") == 2
@@ -86,7 +86,7 @@ def test_a_merged_database_is_reported_reused_and_merged_again(nodes, tmp_path: 
     assert "1 fault; nothing was changed" in output
 
 
-def test_a_second_machine_goes_on_where_the_first_was_merged_in(nodes, tmp_path: Path) -> None:
+def test_a_second_machine_goes_on_where_the_first_was_merged_in(nodes, run, tmp_path: Path) -> None:
     """A home with results of its own, whose weights of `dense` are others than those merged in."""
     home = tmp_path / "runs"
     shutil.copytree(nodes[0] / "runs", home)
@@ -99,7 +99,7 @@ def test_a_second_machine_goes_on_where_the_first_was_merged_in(nodes, tmp_path:
     assert sorted(frame["router"]) == ["dense", "random", "soft_moe"]
 
 
-def test_run_tuned_needs_the_merged_database_alone(tmp_path: Path) -> None:
+def test_run_tuned_needs_the_merged_database_alone(run, tmp_path: Path) -> None:
     """Two machines tune a router each; what both have tried comes along from their `tuning.db`."""
     quick = ["--preset", "smoke", "--set", "train.epochs=0.2"]
     nodes, best = {name: tmp_path / name for name in ("dense", "soft_moe")}, {}

@@ -43,6 +43,7 @@ def test_a_width_is_solved_for_once_and_everything_stands_on_it(
     asked = [*SMALL, "--set", f"compute.match={match}", "--set", "experts.num_experts=2"]
     asked += ["--set", "train.epochs=0.3", "--home", str(tmp_path)]
     assert command("plan", *asked, "--jobs", "0") == 0
+    asked += ["--no-report"]
     planned = capsys.readouterr().out
     assert "soft_moe: experts.options.hidden " in planned
     assert "experts.options" not in planned.replace("soft_moe: experts.options.hidden", "")
@@ -73,7 +74,7 @@ def test_seconds_are_spent_told_and_reused(tmp_path, capsys):
         assert of_router["budget"] == 1.5
         assert of_router["budget_error"] == pytest.approx(of_router["train_seconds"] / 1.5 - 1)
     capsys.readouterr()
-    assert command("run", *asked, "--jobs", "0") == 0
+    assert command("run", *asked, "--jobs", "0", "--no-report") == 0
     assert "2 reused" in capsys.readouterr().out
     with (tmp_path / "reports" / "smoke" / "tables" / "spent.csv").open() as file:
         rows = {row["router"]: row for row in csv.DictReader(file)}

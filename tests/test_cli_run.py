@@ -45,10 +45,12 @@ def here(*arguments: str, status: int = 0) -> None:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, bench) -> Path:
+def home(tmp_path_factory: pytest.TempPathFactory, in_process) -> Path:
     """Where a quick run has been done, with its output in `output.txt`."""
     folder = tmp_path_factory.mktemp("home")
-    done = bench(folder, "run", *QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2")
+    done = in_process(
+        folder, "run", *QUICK, "--routers", "softmax_token_choice,dense", "--seeds", "2"
+    )
     (folder / "output.txt").write_text(done.stdout)
     return folder
 
@@ -211,14 +213,14 @@ def test_a_plugin_would_run_again_when_code_beside_it_changes_but_not_a_comment(
     assert re.search(r"^finishing time: about .* with 1 worker", planned.stdout, re.MULTILINE)
 
 
-def test_a_failure_ends_with_status_1_and_the_list(tmp_path: Path, capsys, bench) -> None:
+def test_a_failure_ends_with_status_1_and_the_list(tmp_path: Path, capsys, in_process) -> None:
     plugin = tmp_path / "bad.py"
     plugin.write_text(
         PLUGIN.replace("from helper import SHARPNESS\n", "")
         .replace("mine_of_the_run_test", "bad_of_the_run_test")
         .replace("(SHARPNESS * logits)", "logits[:, :, :, 7]")
     )
-    done = bench(
+    done = in_process(
         tmp_path,
         *("run", "balance", "--preset", "smoke", "--set", "train.epochs=0.1", "--no-report"),
         *("--routers", "bad_of_the_run_test,dense", "--plugin", str(plugin)),
@@ -232,9 +234,9 @@ def test_a_failure_ends_with_status_1_and_the_list(tmp_path: Path, capsys, bench
 
 
 def test_timings_beside_other_load_are_taken_again_where_that_is_asked_for(
-    tmp_path: Path, bench
+    tmp_path: Path, in_process
 ) -> None:
-    quick = [*QUICK, "--set", "suites.throughput.max_load=1000", "--no-report", "--jobs", "1"]
+    quick = [*QUICK, "--set", "suites.throughput.max_load=1000", "--no-report", "--jobs", "0"]
     asked = ["run", "throughput", *quick, "--routers", "dense", "--seeds", "1"]
 
     def timings() -> list[int]:
@@ -242,16 +244,16 @@ def test_timings_beside_other_load_are_taken_again_where_that_is_asked_for(
             made = metrics_frame(store, "smoke")
         return made[made["metric"] == "disturbed"]["measurement"].unique().tolist()
 
-    bench(tmp_path, *asked)
+    in_process(tmp_path, *asked)
     assert timings() == [1]
-    bench(tmp_path, *asked, "--retry", "noisy")
+    in_process(tmp_path, *asked, "--retry", "noisy")
     assert timings() == [1]
     with closing(sqlite3.connect(tmp_path / "runs" / "bench.db")) as database:
         database.execute("UPDATE metrics SET value = 1 WHERE name = 'disturbed'")
         database.commit()
-    bench(tmp_path, *asked)
+    in_process(tmp_path, *asked)
     assert timings() == [1]
-    assert "1 measured" in bench(tmp_path, *asked, "--retry", "noisy").stdout
+    assert "1 measured" in in_process(tmp_path, *asked, "--retry", "noisy").stdout
     assert timings() == [2]
-    bench(tmp_path, *asked, "--retry", "noisy")
+    in_process(tmp_path, *asked, "--retry", "noisy")
     assert timings() == [2]

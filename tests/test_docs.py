@@ -145,11 +145,6 @@ def test_a_file_or_folder_is_seen_in_a_text(text):
     assert (ROOT / name).exists()
 
 
-def bench_py(folder: Path, *arguments: str) -> None:
-    """Run a command in a folder, and expect that it works."""
-    python(folder, str(ROOT / "bench.py"), *arguments)
-
-
 def python(folder: Path, *arguments: str) -> str:
     """Run Python in a folder, and return what it printed."""
     done = subprocess.run(
@@ -160,16 +155,16 @@ def python(folder: Path, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, in_process) -> Path:
     """A folder in which the README's first example was run, and a small study is named tiny."""
     made = tmp_path_factory.mktemp("reader")
     (router,) = blocks("README.md", "python", "register_router")
     (made / "temperature.py").write_text(router)
     (block,) = blocks("README.md", "", "python bench.py check temperature_top1")
     for command in commands(f"```\n{block}```"):
-        bench_py(made, *command)
+        python(made, str(ROOT / "bench.py"), *command)
     rerun = ["--preset", "smoke", "--routers", "soft_moe,dense", "--study", "tiny", "--no-report"]
-    bench_py(made, "run", "accuracy", *rerun)
+    in_process(made, "run", "accuracy", *rerun)
     return made
 
 
@@ -188,12 +183,12 @@ def test_the_frames_example_works_when_pasted(folder: Path, page: str):
 
 
 @pytest.mark.slow
-def test_the_suite_example_works_when_pasted(folder: Path):
+def test_the_suite_example_works_when_pasted(folder: Path, in_process):
     (suite,) = blocks("docs/suites.md", "python", "register_suite")
     (folder / "confidence.py").write_text(suite)
     (block,) = blocks("docs/suites.md", "", "--plugin confidence.py")
     for command in commands(f"```\n{block}```"):
-        bench_py(folder, *command)
+        in_process(folder, *command)
     metrics = load_study("confidence", home=folder / "runs").metrics
     measured = metrics[metrics.suite == "confidence"]
     assert set(measured.router) == {"soft_moe", "dense"}
@@ -202,32 +197,32 @@ def test_the_suite_example_works_when_pasted(folder: Path):
 
 
 @pytest.mark.slow
-def test_the_data_set_example_works_when_pasted(tmp_path: Path):
+def test_the_data_set_example_works_when_pasted(tmp_path: Path, in_process):
     (example,) = blocks("docs/suites.md", "python", "register_dataset")
     (tmp_path / "data_bars.py").write_text(example)
     (block,) = blocks("docs/suites.md", "", "--plugin data_bars.py")
     for command in commands(f"```\n{block}```"):
-        bench_py(tmp_path, *command)
+        in_process(tmp_path, *command)
     assert set(load_study("bars", home=tmp_path / "runs").trials.data) == {"bars"}
 
 
 @pytest.mark.slow
-def test_the_examples_of_other_components_work_when_pasted(tmp_path: Path):
+def test_the_examples_of_other_components_work_when_pasted(tmp_path: Path, in_process):
     (example,) = blocks("docs/routers.md", "python", "register_affinity")
     (tmp_path / "mine.py").write_text(example)
     for name in ("peak", "experts:shared_scale"):
-        bench_py(tmp_path, "check", name, "--plugin", "mine.py")
+        in_process(tmp_path, "check", name, "--plugin", "mine.py")
     settings = ["router.affinity=scaled", "experts.name=shared_scale", "train.losses={peak: 0.1}"]
     sets = [word for setting in settings for word in ("--set", setting)]
     small = ["--preset", "smoke", "--routers", "softmax_token_choice", "--no-report"]
-    bench_py(tmp_path, "run", "accuracy", *small, *sets, "--plugin", "mine.py")
+    in_process(tmp_path, "run", "accuracy", *small, *sets, "--plugin", "mine.py")
 
 
 @pytest.mark.slow
-def test_the_router_with_a_state_works_when_pasted(tmp_path: Path):
+def test_the_router_with_a_state_works_when_pasted(tmp_path: Path, in_process):
     (example,) = blocks("docs/routers.md", "python", "register_buffer")
     (tmp_path / "busy.py").write_text(example)
-    bench_py(tmp_path, "check", "busy_penalty", "--plugin", "busy.py")
+    in_process(tmp_path, "check", "busy_penalty", "--plugin", "busy.py")
 
 
 @pytest.mark.slow

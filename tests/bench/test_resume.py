@@ -93,11 +93,17 @@ def trial(request, tiny_spec, tiny_dataset, biased) -> dict[str, Any]:
     return {"spec": spec, "dataset": tiny_dataset, "device": CPU, "parent": parent}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plain(tiny_spec, tiny_dataset) -> dict[str, Any]:
     """A training of 24 steps, whose segments end at SEGMENT_ENDS."""
     spec = tiny_spec("soft_moe", epochs=4, evaluations=5, snapshots=4, match="steps")
     return {"spec": spec, "dataset": tiny_dataset, "device": CPU}
+
+
+@pytest.fixture(scope="module")
+def whole(plain, tmp_path_factory) -> Outcome:
+    """What it leaves where nothing interrupts it."""
+    return train_trial(**plain, folder=tmp_path_factory.mktemp("whole"))
 
 
 SEGMENT_ENDS = [5, 8, 10, 14, 16, 19, 20, 24]
@@ -155,8 +161,7 @@ def test_an_interrupted_training_gives_the_same_bits(trial, tmp_path, capsys):
 
 @pytest.mark.parametrize("step", SEGMENT_ENDS)
 @pytest.mark.slow
-def test_after_each_segment_it_can_be_interrupted(step, plain, tmp_path):
-    whole = train_trial(**plain, folder=tmp_path / "whole")
+def test_after_each_segment_it_can_be_interrupted(step, plain, whole, tmp_path):
     stopped_at(step, tmp_path / "parts", plain)
     steps: list[int] = []
     parts = train_trial(
@@ -249,8 +254,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.slow
-def test_what_is_of_no_use_is_told_and_the_training_starts_again(damage, plain, tmp_path, capsys):
-    whole = train_trial(**plain, folder=tmp_path / "whole")
+def test_what_is_of_no_use_is_told_and_the_training_starts_again(
+    damage, plain, whole, tmp_path, capsys
+):
     stopped_at(14, tmp_path / "parts", plain)
     spoil, why = DAMAGES[damage]
     spoil(tmp_path / "parts" / checkpoint.FILE)

@@ -713,25 +713,22 @@ def own_preset(folder: Path) -> Path:
     return file
 
 
-def started(home: Path) -> subprocess.Popen[str]:
-    """A tuning in the workers of a process of its own."""
-    asked = ["--preset", str(own_preset(home)), "--set", "train.epochs=1"]
-    place = ["--home", str(home), "--jobs", "2", "--save-every", "0"]
-    return subprocess.Popen(
-        [sys.executable, "bench.py", "tune", *asked, *place],
+def asked_of(home: Path) -> list[str]:
+    """A tuning in workers."""
+    asked = ["tune", "--preset", str(own_preset(home)), "--set", "train.epochs=1"]
+    return [*asked, "--home", str(home), "--jobs", "2", "--save-every", "0"]
+
+
+def test_a_tuning_that_is_killed_ends_as_one_that_is_not(tmp_path, capsys) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert bench(*asked_of(whole)) == 0
+    process = subprocess.Popen(
+        [sys.executable, "bench.py", *asked_of(killed)],
         cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-
-
-def test_a_tuning_that_is_killed_ends_as_one_that_is_not(tmp_path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    process = started(whole)
-    out, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (0, ""), out
-    process = started(killed)
     end = time.monotonic() + 120
     assert process.stdout is not None
     for line in process.stdout:  # in the middle of a router's first training on its second seed
@@ -740,8 +737,7 @@ def test_a_tuning_that_is_killed_ends_as_one_that_is_not(tmp_path) -> None:
             break
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    process = started(killed)
-    out, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (0, ""), out
+    assert bench(*asked_of(killed)) == 0
+    assert capsys.readouterr().err == ""
     with open_store(whole / "bench.db") as first, open_store(killed / "bench.db") as second:
         assert search_results(first, "own-tuning") == search_results(second, "own-tuning")
