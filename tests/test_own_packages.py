@@ -62,6 +62,10 @@ def test_a_worker_imports_them(shadows: Path) -> None:
     assert worker == (own, True)  # with everything loaded before it began
 
 
-@pytest.mark.parametrize("start", [("-m", "moe_router_bench"), (ROOT / "bench.py",)])
+@pytest.mark.parametrize(
+    ("start", "shadows"),
+    [(("-m", "moe_router_bench"), "modules"), ((ROOT / "bench.py",), "packages")],
+    indirect=["shadows"],
+)
 def test_a_command_imports_them(start: tuple[str | Path, ...], shadows: Path) -> None:
     assert "soft_moe" in python(shadows, *start, "routers", "soft_moe")

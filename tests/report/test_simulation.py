@@ -32,7 +32,7 @@ TRUTH = {
     "soft_moe": 0.86,
 }
 ALIKE = dict.fromkeys(TRUTH, 0.80)
-TIMES = 400
+TIMES = 200
 
 
 def drawn(truth, seeds, rng):

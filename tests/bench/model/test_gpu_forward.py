@@ -29,6 +29,12 @@ READING = [
 """Routers whose work depends on the data."""
 FIXED = [name for name in NAMES if name not in READING]
 DROPLESS = {"capacity_factor": None}
+SHORT = {
+    "sinkhorn_token_choice": {"iterations": 2},
+    "sinkhorn_expert_choice": {"iterations": 2},
+    "sparsity_constrained_expert_choice": {"iterations": 6},
+}
+"""Fewer iterations of what is unrolled."""
 
 
 class CopyError(AssertionError):
@@ -105,7 +111,7 @@ def test_a_token_choice_router_without_a_capacity_reads_the_longest_queue(name):
 @pytest.mark.parametrize("name", FIXED)
 def test_no_setting_with_a_capacity_makes_a_router_wait(name):
     waiting = {"capacity_factor", "eval_capacity_factor", "evaluation", "eval_top_k"}
-    for subject in subjects(name, {}, {}):
+    for subject in subjects(name, SHORT.get(name, {}), {}):
         if any(subject.options[key] in (None, "threshold") for key in waiting & {*subject.options}):
             continue
         for training in (True, False):
@@ -155,13 +161,6 @@ def test_what_a_gpu_runs_gives_the_same(name, masked):
 
 
 # torch's compilers.
-
-SHORT = {
-    "sinkhorn_token_choice": {"iterations": 2},
-    "sinkhorn_expert_choice": {"iterations": 2},
-    "sparsity_constrained_expert_choice": {"iterations": 6},
-}
-"""Fewer iterations of what is unrolled."""
 
 
 def compiled_case(name):
