@@ -252,7 +252,6 @@ def _plainness(path: str) -> tuple[int, int, str]:
 
 
 def _grouped(names: Sequence[str], settings: Sequence[Settings]) -> dict[str, list[Settings]]:
-    """Collect the settings of each name."""
     by_name: dict[str, list[Settings]] = defaultdict(list)
     for name, each in zip(names, settings, strict=True):
         by_name[name].append(each)

@@ -32,7 +32,6 @@ class Subject(Setting):
     """A loss with certain options."""
 
     def of(self, routing: Routing, images: Batch) -> Tensor:
-        """Return the loss."""
         value: Tensor = self.entry.target(routing, images, **self.options)
         return value
 

@@ -42,7 +42,6 @@ class Subject(Setting):
 
     @cached_property
     def suite(self) -> Suite[Any]:
-        """The suite."""
         return build_suite(self.entry.name, **self.options)
 
     @cached_property

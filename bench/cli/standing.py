@@ -64,11 +64,6 @@ class Standing:
         """The runs that go on."""
         return tuple(run for run in self.runs if alive(run))
 
-    @property
-    def open(self) -> pd.DataFrame:
-        """Trials without a result that nobody works on."""
-        return self.trials[self.trials["status"].isin(OPEN)]
-
 
 def read_standing(store: Store, study: str) -> Standing:
     """Read all that is shown of a study."""
@@ -122,7 +117,7 @@ def run_lines(standing: Standing) -> list[str]:
     resume = f"resume with: {run.command}"
     if run.finished_at is None:
         return [f"died: process {run.pid} on {run.node}, last heard from {took}", resume]
-    if left := len(standing.open):
+    if left := int(standing.trials["status"].isin(OPEN).sum()):
         return [f"stopped {took} with {left} trial{'s' * (left != 1)} left", resume]
     return [f"finished {took}"]
 

@@ -151,7 +151,6 @@ def timed(made: Comparison) -> tuple[str, list[Timed]]:
 
 
 def _times(made: Comparison, side: Side) -> dict[str, dict[Entry, Time]]:
-    """Return the times of a side's systems by setting."""
     rows = made.layers(side)
     disturbed = {
         (row.trial, row.machine, _setting(json.loads(row.where)))

@@ -73,11 +73,12 @@ def explorer(study: StudyData) -> Explorer | Absent:
     kept, left_out = within(MOST, routers)
     warnings = filter(None, (left_out, older_sentence(study, traced, (SUITE,))))
     caption = reduce(with_warning, warnings, captioned(CAPTION, DETAILS))
+    numbers = {m["number"] for router in kept for each in router["layers"] for m in each["maps"]}
     data = {
         "samples": list(map(json.loads, samples)),
         "routers": kept,
         "first": _first_two(study, order[: len(kept)]),
-        "colours": {number: colours(number) for number in sorted(_numbers(kept))},
+        "colours": {number: colours(number) for number in sorted(numbers)},
     }
     return Explorer(TITLE, caption, data)
 
@@ -172,12 +173,6 @@ def colours(number: int) -> list[tuple[int, ...]]:
     turns = ((expert * GOLDEN % 1, LIGHTNESSES[expert % 3]) for expert in range(number))
     made = (hls_to_rgb(hue, lightness, 0.65) for hue, lightness in turns)
     return [tuple(round(255 * part) for part in colour) for colour in made]
-
-
-def _numbers(routers: list[dict[str, Any]]) -> set[int]:
-    return {
-        own["number"] for router in routers for each in router["layers"] for own in each["maps"]
-    }
 
 
 def png(image: np.ndarray) -> str:

@@ -43,7 +43,8 @@ def agreement(one: np.ndarray, other: np.ndarray, seed: int = 0) -> Agreement:
     """
     if one.shape != other.shape or not len(one):
         raise ValueError(f"no routings of the same tokens and experts: {one.shape}, {other.shape}")
-    p, q = (_normalised(each) for each in (one, other))
+    exact = (each.astype(float) for each in (one, other))
+    p, q = (each / each.sum(1, keepdims=True) for each in exact)  # may be kept as float16
     generator = np.random.default_rng(seed)
     by_chance = [matched(p, generator.permutation(q)) for _ in range(PERMUTATIONS)]
     return Agreement(matched(p, q), float(np.mean(by_chance)))
@@ -56,10 +57,3 @@ def matched(p: np.ndarray, q: np.ndarray) -> float:
     overlaps = np.stack([np.minimum(column[:, None], q[:, 1:]).mean(0) for column in p[:, 1:].T])
     best = overlaps[linear_sum_assignment(overlaps, maximize=True)].sum()
     return float(best + np.minimum(p[:, 0], q[:, 0]).mean())
-
-
-def _normalised(shares: np.ndarray) -> np.ndarray:
-    """Make shares that were kept as float16 sum to 1 again."""
-    exact = shares.astype(float)
-    normalised: np.ndarray = exact / exact.sum(1, keepdims=True)
-    return normalised

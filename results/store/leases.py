@@ -114,8 +114,12 @@ class Leases(Database):
         """
         subject = {"trial_id": trial_id, "layer_id": layer_id}
         leases = select(LeaseRow).filter_by(**subject).options(_RUN)
+        row_type: type[TrialRow] | type[LayerRow] = TrialRow if layer_id is None else LayerRow
+        row = trial_id if layer_id is None else layer_id
         with self.writing() as session:
-            _lock(session, trial_id, layer_id)
+            # Locked on PostgreSQL; SQLite has one writer at a time.
+            if session.scalar(select(row_type.id).filter_by(id=row).with_for_update()) is None:
+                raise StoreError(f"there is no {row_type.__tablename__[:-1]} {row} to lease")
             held = session.scalars(leases).one_or_none()
             at = now(session)
             if held is not None:
@@ -159,14 +163,6 @@ def held_trials(session: Session) -> dict[int, int]:
         for trial, run, heard, host, pid, started in held
         if trial and _lives(host, pid, started, (at - heard).total_seconds())
     }
-
-
-def _lock(session: Session, trial_id: int | None, layer_id: int | None) -> None:
-    """Lock the row that is leased, on PostgreSQL; SQLite has one writer at a time."""
-    row_type: type[TrialRow] | type[LayerRow] = TrialRow if layer_id is None else LayerRow
-    subject = trial_id if layer_id is None else layer_id
-    if session.scalar(select(row_type.id).filter_by(id=subject).with_for_update()) is None:
-        raise StoreError(f"there is no {row_type.__tablename__[:-1]} {subject} to lease")
 
 
 def _run_record(row: RunRow, at: datetime) -> RunRecord:
