@@ -8,9 +8,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
 
 from report.conditions import DENSE, Entry, System
 from report.study import StudyData
@@ -19,6 +21,8 @@ from results.statistics.means import Interval
 
 LEAST = 5.0
 """Points beyond which a null is far, at least."""
+SHORT = 6.0
+"""The end of a logarithmic axis over its beginning up to which its ticks are evenly spaced."""
 
 
 def far_nulls(study: StudyData, values: Mapping[Entry, Sequence[float]]) -> dict[Entry, bool]:
@@ -147,6 +151,13 @@ def over_seeds(rows: pd.DataFrame, along: str) -> pd.DataFrame:
         high=("value", "max"),
         n=("value", "size"),
     )
+
+
+def log_ticks(axis: Axis) -> None:
+    """Place the ticks of a logarithmic axis, whose lines are drawn already."""
+    low, high = axis.get_view_interval()
+    # Of 1, 2 and 5 a short axis holds one or none.
+    axis.set_major_locator(MaxNLocator(4) if high / low < SHORT else LogLocator(subs=(1, 2, 5)))
 
 
 def colour_bar(

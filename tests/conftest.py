@@ -145,7 +145,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def in_process() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """The same as `bench`, but in this process, which has everything loaded: seconds less.
+    """A command as `bench` gives it, run in this process, which has loaded torch already.
 
     What a command that runs in workers trains, it trains in processes of their own all the same.
     """

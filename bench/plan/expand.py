@@ -97,6 +97,11 @@ def _is_baseline(name: str) -> bool:
     return issubclass(ROUTERS.get(name).target, Baseline)
 
 
+def has_no_experts(router: str) -> bool:
+    """Tell whether a router leaves the model dense, and no wider."""
+    return _is_baseline(router) and not ROUTERS.get(router).target.widen
+
+
 def _aa_replicate(spec: TrialSpec) -> TrialSpec:
     """Return the trial's A/A replicate, derived from its parent's replicate.
 
@@ -150,8 +155,8 @@ def _spec_of(preset: Preset, router: Entry) -> TrialSpec:
     tuned, preset = preset.tuned.get(router.name, {}), preset.model_copy(update={"tuned": {}})
     preset = override(preset, tuned, f"the tuned settings of {router.name}")
     experts = _with_options(preset.experts)
-    if _is_baseline(router.name) and not router.target.widen:
-        experts = _with_options(ExpertsConfig())  # it has none: a sweep over them is one trial
+    if has_no_experts(router.name):  # then a sweep over them is one trial
+        experts = _with_options(ExpertsConfig())
     train = _with_losses(preset.train)
     without_losses = train.model_copy(update={"losses": {}, "loss_options": {}})
     return TrialSpec(
@@ -227,8 +232,8 @@ def with_widths(
 
 
 def _with_width(spec: TrialSpec, shape_of: Callable[[DataConfig], DataShape]) -> TrialSpec:
-    matched, router = f"compute.match = {spec.compute.match}", ROUTERS.get(spec.router.name).target
-    is_dense = issubclass(router, Baseline) and not router.widen
+    matched = f"compute.match = {spec.compute.match}"
+    is_dense = has_no_experts(spec.router.name)
     name = EXPERTS.get(spec.experts.name).target.width
     if name is None:
         if is_dense:

@@ -7,7 +7,7 @@ from typing import Any
 from bench.config import Options, Preset, TrialSpec, presets_of, with_routers, with_settings
 from bench.data import Datasets
 from bench.plan.expand import conditions as preset_conditions
-from bench.plan.expand import selected_routers, solved_specs
+from bench.plan.expand import has_no_experts, selected_routers, solved_specs
 from bench.plan.fingerprint import Fingerprint, Fingerprints
 from bench.plan.router_options import (
     OPTIONS,
@@ -200,8 +200,7 @@ def labels(specs: Sequence[TrialSpec]) -> list[str]:
 
 def _labels(descriptions: Sequence[Mapping[str, Any]]) -> list[str]:
     routers = [label_of(description) for description in descriptions]
-    dense = [e for e in ROUTERS.entries() if issubclass(e.target, Baseline) and not e.target.widen]
-    made = conditions(descriptions, [entry.name for entry in dense])
+    made = conditions(descriptions, list(filter(has_no_experts, ROUTERS.names())))
     return [f"{name} {condition}".strip() for name, condition in zip(routers, made, strict=True)]
 
 

@@ -91,8 +91,7 @@ def prepare_tuning(
     Raises:
         RequestError: something cannot be tuned or trained as asked for.
     """
-    how = (lambda event: None, options)
-    with _opened(tuning, store, home, datasets, *how, trains=False) as tuner:
+    with _opened(tuning, store, home, datasets, lambda event: None, options, trains=False) as tuner:
         return tuner.runner.prepare(tuner)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import chain
 from statistics import fmean
 
@@ -158,6 +159,7 @@ def order_changes_table(study: StudyData) -> Contents:
     return caption, columns, rows
 
 
+@lru_cache(maxsize=1)  # two tables ask for them
 def _standings(study: StudyData) -> dict[Condition, list[Standing]]:
     """Rank the entries of each condition.
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, FixedLocator, LogLocator, NullLocator
+from matplotlib.ticker import EngFormatter, FixedLocator, NullLocator
 
-from report.axes import label_systems
+from report.axes import label_systems, log_ticks
 from report.conditions import Entry, System, fullest, without_number
 from report.study import StudyData
 from report.style import FAINT, INK, PAGE, PAPER, panels, router_legend, router_styles
@@ -268,7 +268,7 @@ def _scaling(study: StudyData, setting: Setting, lines: dict[Entry, Points]) -> 
         axes.xaxis.set_major_locator(FixedLocator(numbers))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:.0f}")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        log_ticks(axes.yaxis)
         axes.yaxis.set_major_formatter(EngFormatter(unit, sep=" "))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("experts")

@@ -7,8 +7,9 @@ from statistics import fmean
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter
 
+from report.axes import log_ticks
 from report.cells import require_asked, why_unmeasured
 from report.conditions import Entry, System
 from report.study import StudyData
@@ -43,8 +44,6 @@ RESPONSES = {
     "step_ms": "ms of a step",
 }
 DRAWN = ("error", "loss")
-SHORT = 6.0
-"""The end of a logarithmic axis over its beginning up to which its ticks are evenly spaced."""
 
 
 @dataclass(frozen=True)
@@ -222,10 +221,7 @@ def _scale(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     for each, form in ((axes.xaxis, EngFormatter(sep=" ")), (axes.yaxis, "{x:g}")):
-        low, high = each.get_view_interval()
-        # Of 1, 2 and 5 a short axis holds one or none.
-        short = high / low < SHORT
-        each.set_major_locator(MaxNLocator(4) if short else LogLocator(subs=(1, 2, 5)))
+        log_ticks(each)
         each.set_major_formatter(form)
         each.set_minor_formatter(NullFormatter())
     axes.grid()
