@@ -160,7 +160,7 @@ def gate_entropy(routing: Routing, batch: Batch) -> Tensor:
     """Mean over the tokens of the entropy of their gates, in nats: it makes each token decided."""
     # At a gate of 0 the entropy's slope is infinite.
     gates = routing.real(routing.gates).clamp(min=torch.finfo(routing.gates.dtype).tiny)
-    return torch.special.entr(gates).sum(-1).mean()
+    return _token_mean(routing, batch, torch.special.entr(gates).sum(-1))
 
 
 @register_loss("router_similarity", family="specialization", source="arXiv 2503.16057")
@@ -208,7 +208,8 @@ def z(routing: Routing, batch: Batch) -> Tensor:
     """
     if routing.logits is None:
         raise RequestError(f"loss 'z' needs logits, and {_kind(routing)} has none: leave it out")
-    return routing.real(routing.logits.flatten(2)).logsumexp(-1).square().mean()
+    logits = routing.real(routing.logits.flatten(2))
+    return _token_mean(routing, batch, logits.logsumexp(-1).square())
 
 
 @register_loss("sample_similarity", family="specialization", source="arXiv 2302.14703")
@@ -239,6 +240,14 @@ def sample_similarity(
 def _choosing_gates(routing: Routing) -> Tensor:
     """Return (g, t, E): the gates by which the tokens chose, noise included."""
     return routing.gates if routing.noisy_gates is None else routing.noisy_gates
+
+
+def _token_mean(routing: Routing, batch: Batch, values: Tensor) -> Tensor:
+    """Return the mean of (n,) values, one of each real token, over the whole batch.
+
+    Without padding the means of the parts, weighed by their images, add up to it: no sums needed.
+    """
+    return values.mean() if routing.mask is None else batch.mean(values)
 
 
 def _image_means(routing: Routing, gates: Tensor, images: int) -> Tensor:

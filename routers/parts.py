@@ -113,5 +113,9 @@ class Batch:
         return own if self.parts is None else self.parts.so_far(own)
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean over the tokens of the whole batch: (n, …) of this part -> (…)."""
-        return self.whole(values.sum(0)) / self.whole(values.new_full((), len(values)))
+        """Return the mean over the tokens of the whole batch: (n, …) of this part -> (…).
+
+        0 where there are none: the batch is all padding.
+        """
+        tokens = self.whole(values.new_full((), len(values)))
+        return self.whole(values.sum(0)) / tokens.clamp(min=1)

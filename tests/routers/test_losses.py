@@ -280,8 +280,10 @@ def test_sample_similarity_of_equal_inputs_or_one_expert_is_zero():
     assert target(MixtureRouting(torch.ones(4, 1, 1)), one, beta_same=0.0) == 0
 
 
-def test_losses_that_may_be_cut_have_the_gradient_of_the_whole_batch():
-    """Each of them, by loss, over three parts of unlike size."""
+@pytest.mark.parametrize("lengths", [None, (0, 5, 3, 1, 0, 2)])
+def test_losses_that_may_be_cut_have_the_gradient_of_the_whole_batch(lengths):
+    """Each of them, over three parts of unlike size and padding, of which one is all padding."""
+    mask = None if lengths is None else torch.arange(5) < torch.tensor(lengths).unsqueeze(1)
     logits = torch.randn(6, 5, 4, dtype=torch.float64, requires_grad=True)
     noise = torch.randn(6, 5, 4, dtype=torch.float64)
     router = build_router("softmax_token_choice", dim=3, num_experts=4, top_k=2).train()
@@ -292,6 +294,10 @@ def test_losses_that_may_be_cut_have_the_gradient_of_the_whole_batch():
         routing = dataclasses.replace(
             routing, logits=own, noisy_logits=own + noise[part], noise_std=1.0
         )
+        if mask is not None:
+            real = mask[part].unsqueeze(-1)
+            chosen, gates = real.expand_as(routing.experts), routing.gates * real
+            routing = dataclasses.replace(routing, mask=mask[part], chosen=chosen, gates=gates)
         return loss(routing, Batch(noise[part], torch.zeros(len(own)).long(), parts))
 
     cuttable = [entry for entry in LOSSES.entries() if passes_of(entry.target)]
@@ -316,6 +322,13 @@ def test_losses_that_may_be_cut_have_the_gradient_of_the_whole_batch():
             total += value.detach()
         torch.testing.assert_close(total, whole.detach(), msg=entry.name)
         torch.testing.assert_close(got, want, msg=entry.name)
+
+
+@pytest.mark.parametrize("name", ["z", "gate_entropy"])
+def test_a_mean_over_the_tokens_of_a_batch_of_padding_alone_is_0(name):
+    router = build_router("softmax_token_choice", dim=3, num_experts=4).train()
+    nothing = RouterContext(mask=torch.zeros(2, 5, dtype=torch.bool))
+    assert loss(name, router(torch.randn(2, 5, 3), nothing)) == 0
 
 
 def test_the_global_batch_loss_counts_the_mean_of_the_parts_so_far():
