@@ -60,6 +60,8 @@ def board(study: StudyData, tables: Sequence[Table | Absent], logs: Logs) -> Pla
     made = {table.name: table for table in tables if isinstance(table, Table)}
     parts = [made[name] for name in MERGED if name in made]
     numbers = {trial: number for number, trial in enumerate(study.trials["trial"])}
+    made_with = (study.router_sources.get(trial, "") for trial in study.trials["trial"])
+    sources = list(dict.fromkeys(made_with))
     return _finite({
         "routers": [_router(system.label, style) for system, style in study.styles.items()],
         "conditions": [condition.label for condition in study.conditions],
@@ -68,8 +70,8 @@ def board(study: StudyData, tables: Sequence[Table | Absent], logs: Logs) -> Pla
         "loads": list(_loads(study)),
         "columns": [_column(study, each) for each in _columns(parts).values()],
         "rows": [_row(study, entry, parts, numbers) for entry in study.entries],
-        "trials": list(_trials(study, logs)),
-        "sources": _sources(study),
+        "trials": list(_trials(study, logs, sources)),
+        "sources": sources,
     })  # fmt: skip
 
 
@@ -183,8 +185,11 @@ def _cell(column: Column, cell: Cell, row: Row, numbers: dict[str, int]) -> Plai
     }  # fmt: skip
 
 
-def _trials(study: StudyData, logs: Logs) -> Iterator[Plain]:
-    """Yield each trial: how it ended, what made it, its validation accuracies along training."""
+def _trials(study: StudyData, logs: Logs, sources: Sequence[str]) -> Iterator[Plain]:
+    """Yield each trial: how it ended, what made it, its validation accuracies along training.
+
+    Its router's file by its place in `sources`, since many trials share one.
+    """
     rows = study.metrics[(study.metrics["metric"] == "val_top1") & study.metrics["step"].notna()]
     curves = dict(iter(rows.sort_values("step").groupby("trial")))
     for row in study.trials.itertuples():
@@ -199,18 +204,12 @@ def _trials(study: StudyData, logs: Logs) -> Iterator[Plain]:
             "reason": "" if row.status == "done" else reason_of(str(row.status), row.error),
             "machine": text_of(row.machine_name),
             "code": text_of(row.code),
+            "source": sources.index(study.router_sources.get(row.trial, "")),
             "log": text_of(row.log),
             "address": logs.link(text_of(row.log)),
             "tail": readable(text_of(row.log_tail))[-TAIL:],
             "curve": [[int(step), round(value, 2)] for step, value in points],
         }
-
-
-def _sources(study: StudyData) -> dict[str, str]:
-    """Return the file of each router, as of its newest version, by registered name."""
-    cards = study.components[study.components["kind"] == "router"]
-    texts = dict(zip(cards["name"], cards["source_text"], strict=True))
-    return {system.router: texts.get(system.router, "") for system in study.systems}
 
 
 def _place(entry: Entry, condition: str) -> Plain:

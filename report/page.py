@@ -25,28 +25,39 @@ LISTS = ("trial", "layer")
 
 
 class Links:
-    """The places on the page of trials and bare layers."""
+    """Trials and bare layers on the page: each has a number, and rows that list it.
+
+    Numbers rather than the ids of rows say what is behind a value: of many trials, they are much of
+    a page's size.
+    """
 
     def __init__(self, parts: Iterable[Table | Absent]) -> None:
-        self._places: dict[str, list[str]] = {}
+        self._rows: dict[str, str] = {}
         for table in parts:
             if isinstance(table, Table):
                 for number, row in enumerate(table.rows):
-                    if listed := self._listed(table, row):
-                        self._places.setdefault(listed, []).append(f"{table.name}-{number}")
+                    if listed := _listed(table, row):
+                        self._rows.setdefault(listed, f"{table.name}-{number}")
+        self._numbers = {trial: number for number, trial in enumerate(self._rows)}
 
-    def anchor(self, table: Table, number: int) -> str:
-        """Return the id of a row that lists a trial or a layer; "" of any other."""
-        return f"{table.name}-{number}" if self._listed(table, table.rows[number]) else ""
+    def of_row(self, table: Table, number: int) -> tuple[str, int] | None:
+        """Return the id of a row and the number of what it lists; None of any other row."""
+        listed = _listed(table, table.rows[number])
+        return (f"{table.name}-{number}", self._numbers[listed]) if listed else None
 
-    def behind(self, trials: Iterable[str]) -> list[str]:
-        """Return the ids of the rows of these trials."""
-        return [place for trial in trials for place in self._places.get(trial, [])]
+    def behind(self, trials: Iterable[str]) -> tuple[str, list[int]] | None:
+        """Return the id of the first row that lists these trials, and their numbers."""
+        listed = [trial for trial in trials if trial in self._rows]
+        if not listed:
+            return None
+        return self._rows[listed[0]], [self._numbers[trial] for trial in listed]
 
-    def _listed(self, table: Table, row: Row) -> str | None:
-        keys = [column.key for column in table.columns]
-        cells = [row.cells[keys.index(key)] for key in LISTS if key in keys]
-        return next((cell.trials[0] for cell in cells if cell.trials), None)
+
+def _listed(table: Table, row: Row) -> str | None:
+    """Return the trial or layer that a row of `table` lists; None where it is of several."""
+    keys = [column.key for column in table.columns]
+    cells = [row.cells[keys.index(key)] for key in LISTS if key in keys]
+    return next((cell.trials[0] for cell in cells if cell.trials), None)
 
 
 THEME = {INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--rule)", PAPER: "var(--paper)"}
@@ -119,6 +130,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters.update(
         inline=inline,
         arxiv=_arxiv,
@@ -133,7 +145,6 @@ def _environment() -> Environment:
         cell_parts=cell_parts,
         prose=PROSE,
         hint=_hint,
-        sort_key=lambda cell: cell.words if cell.value is None else repr(cell.value),
         column=COLUMN,
         vendored=_vendored,
         parted=parted,
@@ -147,8 +158,6 @@ def _environment() -> Environment:
 
 def _hint(column: Column, cell: Cell, row: Row) -> str:
     """Say what a reader sees who points at a number."""
-    if cell.value is None:
-        return ""
     runs = cell.n or column.n or row.n
     if cell.low is None or cell.high is None:
         return f"n = {runs}"

@@ -29,6 +29,7 @@ from results.frames import (
     components_frame,
     measurements_frame,
     metrics_frame,
+    router_sources,
     trials_frame,
 )
 from results.statistics.interim import planned_analyses
@@ -50,6 +51,8 @@ class StudyData:
     metrics: pd.DataFrame
     arrays: dict[Entry, list[ArrayRecord]]
     components: pd.DataFrame
+    router_sources: dict[str, str]
+    """The file of the router that each trial was made with, by fingerprint."""
     state: str
     usual_experts: str | None
     claims: tuple[Claim, ...] = ()
@@ -291,6 +294,7 @@ def load_study(store: Store, name: str | None = None, claims: tuple[Claim, ...] 
         metrics=metrics.assign(where=[json.loads(text) for text in metrics["where"]]),
         arrays=systems.name_arrays(arrays_of(store, record.name)),
         components=components,
+        router_sources=router_sources(store, record.name),
         state=state_of(record.request, trials, measurements),
         usual_experts=experts_label(*systems.usual) if systems.usual else None,
         claims=claims,

@@ -16,7 +16,7 @@ from sqlalchemy import Text, cast, select
 from sqlalchemy.orm import Session
 
 from results.conditions import Condition, option_conditions
-from results.models import ArrayRow, ComponentRow, MetricRow
+from results.models import ArrayRow, ComponentRow, MetricRow, StudyRow, StudyTrialRow, TrialRow
 from results.store import selection
 from results.store.records import ArrayRecord, MeasurementStatus, record_of
 from results.store.store import Store
@@ -157,6 +157,20 @@ def components_frame(store: Store) -> pd.DataFrame:
         newest = {(row.kind, row.name): row for row in session.scalars(query)}
         rows = [{name: getattr(row, name) for name in COMPONENT_COLUMNS} for row in newest.values()]
     return _frame(rows, COMPONENT_COLUMNS)
+
+
+def router_sources(store: Store, study: str) -> dict[str, str]:
+    """Return the file of the router that each trial of a study was made with, by fingerprint."""
+    query = (
+        select(TrialRow.fingerprint, ComponentRow.source_text)
+        .join(TrialRow.components)
+        .join(StudyTrialRow, StudyTrialRow.trial_id == TrialRow.id)
+        .join(StudyRow)
+        .where(StudyRow.name == study, ComponentRow.kind == "router")
+        .order_by(TrialRow.id)
+    )
+    with store.reading() as session:
+        return dict(session.execute(query).tuples().all())
 
 
 def _check_study(store: Store, study: str | None) -> None:

@@ -104,7 +104,7 @@ const ready = Promise.all([built, drawAll(), drawLoads()]).then(() => { document
 
 // ---- what a reader has chosen, kept when a live page takes the place of this one
 
-const selects = () => [...document.querySelectorAll("#by-condition, #by-cost")];
+const selects = () => [...document.querySelectorAll("#by-condition, #by-cost, #by-suite")];
 
 function boardState() {
   return {
@@ -124,6 +124,7 @@ async function resumeBoard({ chosen: names, selected, sort, filters }) {
     if ([...select.options].some((option) => option.value === before)) select.value = before;
   }
   if (leaderboard) {
+    if ($("#by-suite").value) showSuite();
     const fields = leaderboard.getColumns().map((column) => column.getField());
     leaderboard.setSort(sort.filter(({ column }) => fields.includes(column)));
     for (const { field, value } of filters) {

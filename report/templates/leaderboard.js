@@ -82,10 +82,25 @@ function makeLeaderboard() {
     });
     $("#columns").append(element("fieldset", {}, element("legend", {}, group), ...labels));
   }
+  for (const suite of new Set(DATA.columns.map((column) => column.suite).filter(Boolean))) {
+    $("#by-suite").append(element("option", { value: suite }, suite));
+  }
+  $("#by-suite").addEventListener("change", showSuite);
   leaderboard.on("columnVisibilityChanged", (column, isVisible) => {
     if (boxes.has(column.getField())) boxes.get(column.getField()).checked = isVisible;
   });
   return leaderboard;
+}
+
+// All columns of a suite, or those that the table begins with.
+function showSuite() {
+  const suite = $("#by-suite").value;
+  for (const column of DATA.columns) {
+    const shown = suite ? column.suite === suite : column.shown;
+    leaderboard.getColumn(`cells.${column.key}`)[shown ? "show" : "hide"]();
+  }
+  fit();
+  if (!suite) hideWhatDoesNotFit();
 }
 
 function isTooWide() {
@@ -127,6 +142,8 @@ function explain(row, column, cell) {
   const suite = column.suite ? ` ${column.suite}` : "";
   const command = `python bench.py run${suite} --preset preset.yaml --routers ${name} --study again --home again`;
   const curves = element("div", { className: "chart" });
+  const files = [...new Set(trials.map((each) => each.source))];
+  const seedsOf = (file) => `, seed ${trials.filter((each) => each.source === file).map((each) => each.seed).join(", ")}`;
   const folded = (title, text) => (text ? element("details", {}, element("summary", {}, title), element("pre", {}, text)) : null);
   const parts = [
     element("h3", {}, `${cell.shown}${cell.rest} ${column.unit.split(",")[0]} · ${row.router} · ${column.title}`),
@@ -135,7 +152,7 @@ function explain(row, column, cell) {
     ...failed.map((each) => element("p", { className: "failed" }, `Seed ${each.seed}: ${each.status}. ${each.reason}`)),
     element("p", { className: "label" }, `Make it again, with the code ${trials[0]?.code ?? ""} and the file preset.yaml of this report:`),
     element("pre", {}, command),
-    folded(`The file of ${row.router}, newest version`, DATA.sources[name]),
+    ...files.map((file) => folded(`The file of ${row.router}${files.length > 1 ? seedsOf(file) : ""}`, DATA.sources[file])),
     ...trials.map((each) => folded(`End of the log, seed ${each.seed}`, each.tail)),
   ];
   place.replaceChildren(...parts.filter(Boolean));

@@ -24,7 +24,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
       const numeric = head.classList.contains("number");
-      const value = (row) => row.cells[index].dataset.value;
+      const value = (row) => row.cells[index].dataset.value ?? row.cells[index].textContent;
       const compare = (a, b) => {
         if (!numeric) return value(a).localeCompare(value(b), "en", { numeric: true });
         return parseFloat(value(a)) - parseFloat(value(b));
@@ -57,15 +57,15 @@ function nameOf(number) {
 for (const list of lists) {
   list.querySelector(".chosen button").addEventListener("click", () => showAll(list));
 }
-for (const number of document.querySelectorAll("a.from")) {
+for (const number of document.querySelectorAll("a[data-behind]")) {
   number.addEventListener("click", () => {
     const behind = new Set(number.dataset.behind.split(" "));
     const name = nameOf(number);
     for (const list of lists) {
       showAll(list);
       const rows = [...list.querySelectorAll("tbody tr")];
-      if (!rows.some((each) => behind.has(each.id))) continue;
-      for (const each of rows) each.hidden = !behind.has(each.id);
+      if (!rows.some((each) => behind.has(each.dataset.trial))) continue;
+      for (const each of rows) each.hidden = !behind.has(each.dataset.trial);
       list.querySelector(".chosen").hidden = false;
       list.querySelector(".chosen span").textContent = `Behind ${name}.`;
       const folded = list.closest("details");

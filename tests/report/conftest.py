@@ -116,7 +116,9 @@ class Lab:
             fingerprint += self.protocol
         if self.aa_replicate:
             fingerprint += " twin"
-        trial = self.store.trials([Subject(fingerprint, fields, [self.made_with()])])[0]
+        card = router_card(router, self.displays.get(router))
+        made_of = [self.made_with(), *self.store.components([card])]
+        trial = self.store.trials([Subject(fingerprint, fields, made_of)])[0]
         self.store.add_trial_to_study(self.study, trial)
         return trial
 

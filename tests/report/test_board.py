@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -13,6 +14,8 @@ from report.board import board
 from report.study import load_study
 from report.topics import make_tables
 from report.topics.trials import Logs
+from results import Subject
+from tests.report.conftest import description, router_card
 
 VALUES = {"dense": [0.80, 0.82], "soft_moe": [0.86, 0.88], "my_gate": [0.5, None]}
 
@@ -93,8 +96,21 @@ def test_each_column_stands_under_the_heading_of_what_it_says(written, tmp_path)
     assert (suites["MI"], suites["top1"], suites["over_random"]) == ("entropy", "accuracy", "")
 
 
-def test_the_file_of_a_router_is_there_by_registered_name(data):
-    assert data["sources"]["soft_moe"] == "class soft_moe: ..."
+def test_each_trial_has_the_file_of_its_router_as_it_was_then(lab, store, tmp_path):
+    made = lab(suites=("accuracy",))
+    made.study_of({"dense": [0.8], "soft_moe": [0.8]})
+    card = replace(router_card("soft_moe"), source_text="class soft_moe: ...  # renamed")
+    trial = store.trials(
+        [Subject("later", description("soft_moe", {}) | {"seed": 1}, store.components([card]))]
+    )
+    store.add_trial_to_study(made.study, *trial)
+    data = board(load_study(store, "tiny"), (), Logs(None, tmp_path))
+    shown = {(each["router"], each["seed"]): each["source"] for each in data["trials"]}
+    assert {key: data["sources"][number] for key, number in shown.items()} == {
+        ("dense", 0): "class dense: ...",
+        ("soft_moe", 0): "class soft_moe: ...",
+        ("soft_moe", 1): "class soft_moe: ...  # renamed",
+    }
 
 
 def test_the_preset_of_a_report_is_that_of_the_study(written):

@@ -116,6 +116,20 @@ def test_columns_are_chosen_and_costs_switched(written, opened):
     )
 
 
+def test_the_leaderboard_shows_the_columns_of_one_suite(written, opened):
+    tab = opened(written.paths.index_html, 1280)
+    heads = tab.locator("#leaderboard .tabulator-col-title >> visible=true")
+    names = ("router", "condition", "data", "experts")
+    before = heads.all_inner_texts()
+    suites = tab.locator("#by-suite option").all_text_contents()
+    assert suites == ["all suites, in brief", "accuracy", "throughput", "balance", "entropy"]
+    tab.locator("#by-suite").select_option("balance")
+    own = [text for text in heads.all_inner_texts() if text not in names]
+    assert {text.split("\n")[0] for text in own} == {"load CV ↓", "dropped ↓", "uncovered ↓"}
+    tab.locator("#by-suite").select_option("")
+    assert heads.all_inner_texts() == before
+
+
 def test_the_table_of_the_paper_sorts_and_a_number_leads_to_its_rows(written, opened):
     tab = opened(written.paths.index_html, 1280)
     tab.locator("summary", has_text="Routers at equal budgets").click()
@@ -125,7 +139,7 @@ def test_the_table_of_the_paper_sorts_and_a_number_leads_to_its_rows(written, op
     assert first.inner_text().split()[0] == "random"
     head.click()
     assert first.inner_text().split()[0] == "soft_moe"
-    best = tab.locator("#table-main tbody tr", has_text="soft_moe").locator("a.from").nth(1)
+    best = tab.locator("#table-main tbody tr", has_text="soft_moe").locator("a[data-behind]").nth(1)
     best.click()
     rows = tab.locator("#table-trials tbody tr >> visible=true")
     assert [each.split()[0] for each in rows.all_inner_texts()] == ["soft_moe"] * 3
