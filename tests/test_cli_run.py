@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from bench.cli import main
+from bench.execute import devices
 from results import open_store
 from results.frames import metrics_frame
 
@@ -116,6 +117,22 @@ def test_plan_on_an_empty_home_knows_no_finishing_time(tmp_path: Path, capsys) -
         "`run` shows it after its first trials\n"
     ) in output
     assert not (tmp_path / "runs").exists()
+
+
+def test_plan_where_there_are_too_few_gpus_says_all_but_the_end(
+    tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(devices, "gpus", lambda: ("0",))
+    asked = [*QUICK, "--routers", "dense", "--set", "train.ranks=2", "--home", str(tmp_path)]
+    here("plan", *asked)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "to train: new" in shown
+    assert (
+        "finishing time: not known here, since train.ranks = 2 needs 2 GPUs, one for each rank; "
+        "usable here: 0"
+    ) in shown
+    here("plan", *asked, "--devices", "0", status=2)
+    assert "train.ranks = 2 needs 2 GPUs" in capsys.readouterr().err
 
 
 def test_plan_of_timings_alone_on_an_empty_home_knows_no_finishing_time(tmp_path, capsys) -> None:

@@ -21,7 +21,14 @@ from bench.cli.live import PLAIN_SECONDS
 from bench.cli.options import WorkOptions
 from bench.cli.standing import SECONDS, Monitor, board_of, drawn, run_lines
 from bench.config import ClusterConfig, Preset, cluster_config
-from bench.execute import ArrayRecord, in_array, read_array, refuse_missing, submit_array
+from bench.execute import (
+    ArrayRecord,
+    in_array,
+    read_array,
+    refuse_missing,
+    submit_array,
+    worker_gpus,
+)
 from results import Store, StoreError
 from results.text import counted
 from routers.errors import BenchError, RequestError
@@ -86,21 +93,22 @@ def work_by_array(
     work: WorkOptions,
     cluster: ClusterConfig,
     options: RunOptions,
-    prepare: Callable[[], int],
+    prepare: Callable[[int], int],
 ) -> ArrayEnd:
     """Let an array do what is open of a study, and follow it to its end.
 
     Args:
-        prepare: checks the work and writes it down; returns the number of open jobs.
+        prepare: checks the work for workers of so many GPUs, and writes it down; returns the
+            number of open jobs.
 
     Raises:
         typer.Exit: at Ctrl-C, which the array does not hear.
     """
     array = _array_at_work(place.home, study)
     if array is None:
-        if not prepare():
-            return ArrayEnd()
         assert work.executor is not None
+        if not prepare(worker_gpus(work.executor, cluster)):
+            return ArrayEnd()
         workers = work.workers or WORKERS
         how = (workers, cluster, place.home, options.command, store.newest())
         array = submit_array(study, work.executor, *how)

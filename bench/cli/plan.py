@@ -31,6 +31,7 @@ from results.conditions import label_of
 from results.forecasts import Pace, Seen, Work, forecast, read_seen
 from results.settings import place_of
 from results.text import counted
+from routers.errors import RequestError
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,6 @@ def print_plan(
         return
     plan = make_plan(request, datasets)
     jobs, seen = _jobs(plan, place)
-    places = slots(workers, wanted, most_ranks(planned.spec for planned in plan.trials))
     rows = _rows_of([planned.spec for planned in plan.trials], datasets)
     works, pace, seconds = [], Pace(Seen(), seen), {}
     for job in jobs:
@@ -88,7 +88,16 @@ def print_plan(
     if rows:
         _print_trainings(request, rows, len(plan.trials), seconds)
     _print_decisions(jobs)
-    _print_finishing(works, pace, places)
+    ranks = most_ranks(planned.spec for planned in plan.trials)
+    try:
+        places = slots(workers, wanted, ranks)
+    except RequestError as error:
+        if wanted:
+            raise
+        # A plan can be made where it is not run, as on the login node of a cluster.
+        print(textwrap.fill(f"finishing time: not known here, since {error}", 80))
+    else:
+        _print_finishing(works, pace, places)
     if request.sequential is not None:
         seeds = ", ".join(map(str, request.sequential.seeds))
         print("All this at most: with --seeds auto it may be over at each interim analysis, at")

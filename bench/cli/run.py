@@ -87,8 +87,8 @@ def run(
             with Display(store, asked.study) as display:
                 return run_plan(part, store, place.home, datasets, display, options)
 
-        def prepare() -> int:
-            return prepare_plan(planned, store, place.home, datasets, options)
+        def prepare(gpus: int) -> int:
+            return prepare_plan(planned, store, place.home, datasets, options, gpus)
 
         summary: RunSummary | ArrayEnd
         try:

@@ -107,8 +107,8 @@ def tune(
     cluster, options = asked_array(work, tuning.preset), work.run_options(place.plugins)
     with place.store(create=True) as store:
 
-        def prepare() -> int:
-            return prepare_tuning(tuning, store, place.home, Datasets(), options)
+        def prepare(gpus: int) -> int:
+            return prepare_tuning(tuning, store, place.home, Datasets(), options, gpus)
 
         summary: RunSummary | ArrayEnd
         if cluster is not None:

@@ -240,14 +240,17 @@ def _parameters(study: str, config: ClusterConfig) -> dict[str, Any]:
     }
 
 
+def worker_gpus(executor: ExecutorName, config: ClusterConfig) -> int:
+    """Return the GPUs that each worker has."""
+    return config.gpus if executor == "slurm" else min(max(config.gpus, 1), len(gpus()))
+
+
 def _gpus_of(number: int, executor: ExecutorName, config: ClusterConfig) -> str | None:
     """Return the GPUs of a worker: all of this machine in turn; under Slurm, it chooses."""
     if executor == "slurm":
         return None
-    there = gpus()
-    each = max(config.gpus, 1)
-    chosen = [there[(number * each + place) % len(there)] for place in range(each) if there]
-    return ",".join(dict.fromkeys(chosen))
+    there, each = gpus(), worker_gpus(executor, config)
+    return ",".join(there[(number * each + place) % len(there)] for place in range(each))
 
 
 @contextmanager

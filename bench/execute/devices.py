@@ -42,14 +42,30 @@ def slots(jobs: int | None, wanted: Sequence[str] = (), ranks: int = 1) -> tuple
     if CPU not in names:
         if len(names) < ranks:
             raise RequestError(
-                f"train.ranks = {ranks} takes a GPU for each rank, and there are {len(names)} to "
-                f"use: {', '.join(names)}"
+                f"train.ranks = {ranks} needs {ranks} GPUs, one for each rank; usable here: "
+                f"{', '.join(names)}"
             )
         groups = zip(*(names[place::ranks] for place in range(ranks)), strict=False)
         names = tuple(map(",".join, groups))
     if jobs is None:
         jobs = cores() // (run_threads() * ranks) if CPU in names else len(names)
     return tuple(names[number % len(names)] for number in range(max(jobs, 1)))
+
+
+def refuse_few_gpus(ranks: int, each: int) -> None:
+    """Refuse a training whose ranks are more than the GPUs of each worker of an array.
+
+    Args:
+        each: GPUs of a worker; 0 where it computes on the CPU.
+
+    Raises:
+        RequestError: a rank would have none.
+    """
+    if 0 < each < ranks:
+        raise RequestError(
+            f"train.ranks = {ranks} needs {ranks} GPUs, one for each rank, and each worker has "
+            f"{each}: set cluster.gpus = {ranks}"
+        )
 
 
 def gpus() -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from bench.config import TrialSpec
 from bench.data import Datasets
 from bench.environment import code_version
 from bench.execute.context import Interrupts, RunContext, RunOptions, prepared_machine
-from bench.execute.devices import slots
+from bench.execute.devices import refuse_few_gpus, slots
 from bench.execute.events import Begun, Event, OnEvent, Opened, Progress, RunSummary
 from bench.execute.executor import Executor, LocalExecutor
 from bench.execute.failures import refuse_untrainable
@@ -165,13 +165,17 @@ def run_plan(
 
 
 def prepare_plan(
-    plan: Plan, store: Store, home: Path, datasets: Datasets, options: RunOptions
+    plan: Plan, store: Store, home: Path, datasets: Datasets, options: RunOptions, gpus: int
 ) -> int:
     """Check a plan and write it, for workers of an array; returns the number of its open jobs.
+
+    Args:
+        gpus: those of each worker; 0 where it computes on the CPU.
 
     Raises:
         RequestError: a trial cannot be trained as asked for.
     """
+    refuse_few_gpus(most_ranks(planned.spec for planned in plan.trials), gpus)
     runner = Runner(store, home, datasets, lambda event: None, options)
     return runner.prepare(_planned_jobs(plan, store, runner))
 

@@ -22,6 +22,7 @@ from bench.execute import (
     RunSummary,
     Task,
     most_ranks,
+    refuse_few_gpus,
     trial_folder,
 )
 from bench.plan import Decision, Fingerprints, Planned, add_to_study, differences, selected_routers
@@ -84,14 +85,17 @@ def tune(
 
 
 def prepare_tuning(
-    tuning: Tuning, store: Store, home: Path, datasets: Datasets, options: RunOptions
+    tuning: Tuning, store: Store, home: Path, datasets: Datasets, options: RunOptions, gpus: int
 ) -> int:
     """Check a tuning and write it, for workers of an array; returns how many routers are open.
+
+    Args:
+        gpus: those of each worker; 0 where it computes on the CPU.
 
     Raises:
         RequestError: something cannot be tuned or trained as asked for.
     """
-    with _opened(tuning, store, home, datasets, lambda event: None, options, trains=False) as tuner:
+    with _opened(tuning, store, home, datasets, lambda event: None, options, gpus) as tuner:
         return tuner.runner.prepare(tuner)
 
 
@@ -103,17 +107,19 @@ def _opened(
     datasets: Datasets,
     on_event: OnEvent,
     options: RunOptions,
-    *,
-    trains: bool = True,
+    gpus: int | None = None,
 ) -> Iterator["Tuner"]:
     """Open the search of each router, begun as it is asked for now.
 
     Args:
-        trains: whether this process trains, and so needs the devices; False where others do.
+        gpus: those of each worker, where workers of an array train; None where this process does.
     """
     asked, fingerprints = contenders(tuning.preset, tuning.seed, tuning.fixed), Fingerprints()
     untuned = [contender.planned({}, datasets, fingerprints) for contender in asked]
-    ranks = most_ranks(planned.spec for planned in untuned) if trains else 1
+    ranks = most_ranks(planned.spec for planned in untuned)
+    if gpus is not None:
+        refuse_few_gpus(ranks, gpus)
+        ranks = 1  # the devices of this machine do not matter
     runner = Runner(store, home, datasets, on_event, options, ranks)
     with open_tuning(store.engine) as storage:
         searches = [Search(storage, tuning.study, each, tuning.preset.tune) for each in asked]

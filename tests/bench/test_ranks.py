@@ -242,7 +242,7 @@ def test_a_worker_has_a_gpu_for_each_rank(monkeypatch):
     assert devices.slots(None, (), 2) == ("0,1", "2,3")
     assert devices.slots(3, ("4", "0"), 2) == ("4,0",) * 3
     assert devices.slots(None, (), 1) == ("0", "1", "2", "3", "4")
-    with pytest.raises(RequestError, match=r"train.ranks = 2 takes a GPU for each.* are 1 to use"):
+    with pytest.raises(RequestError, match=r"train.ranks = 2 needs 2 GPUs, .*; usable here: 3"):
         devices.slots(None, ("3",), 2)
 
 
@@ -254,9 +254,14 @@ def test_who_submits_an_array_needs_no_gpu_for_the_ranks_of_its_workers(tmp_path
     store, datasets = open_store(tmp_path / "bench.db"), Datasets()
     plan, tuning = make_plan(request, datasets), Tuning("t", request.preset)
     where, options = (store, tmp_path, datasets), RunOptions(jobs=0)
-    assert prepare_plan(plan, *where, options) == prepare_tuning(tuning, *where, options) == 1
+    few = r"train.ranks = 2 needs 2 GPUs, .* each worker has 1: set cluster.gpus = 2"
+    for written, (prepare, asked) in enumerate(((prepare_plan, plan), (prepare_tuning, tuning))):
+        with pytest.raises(RequestError, match=few):
+            prepare(asked, *where, options, 1)
+        assert len(store.studies()) == written
+        assert prepare(asked, *where, options, 2) == 1
     assert [study.name for study in store.studies()] == ["smoke", "t"]
-    match = r"train.ranks = 2 takes a GPU for each rank, and there are 1 to use: 0"
+    match = r"train.ranks = 2 needs 2 GPUs, one for each rank; usable here: 0"
     with pytest.raises(RequestError, match=match):
         run_plan(plan, *where, lambda event: None, options)
     with pytest.raises(RequestError, match=match):
