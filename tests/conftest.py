@@ -38,7 +38,7 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).parent.parent
 LONG = (
-    *("overnight/", "test_cli_", "test_docs.py", "bench/test_tune.py", "report/test_figures.py"),
+    *("overnight/", "test_cli_", "test_docs.py", "bench/tune/", "report/test_figures.py"),
     *("report/test_simulation.py", "report/test_claims_simulated.py", "suites/", "tools/"),
     *("bench/model/test_gpu_forward.py", "bench/test_locks.py", "bench/test_ranks.py"),
 )

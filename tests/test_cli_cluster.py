@@ -167,7 +167,9 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("left_alone")
-def test_a_local_array_does_a_study_and_a_second_time_reuses_it(tmp_path: Path, bench) -> None:
+def test_a_local_array_does_a_study_and_a_second_time_reuses_it(
+    tmp_path: Path, bench, in_process
+) -> None:
     (tmp_path / "results.py").write_text("raise ImportError")  # a user's own, of the same name
     cluster = tmp_path / "cluster.yaml"
     cluster.write_text("setup: [export SEEN=1]\n")
@@ -182,12 +184,12 @@ def test_a_local_array_does_a_study_and_a_second_time_reuses_it(tmp_path: Path, 
     assert {run.jobs for run in runs} == {1}
     assert all("--executor local" in run.command for run in runs)
     assert json.loads((tmp_path / "runs/cluster/smoke.json").read_text())["executor"] == "local"
-    again = bench(tmp_path, *asked)
+    again = in_process(tmp_path, *asked)
     assert "submitted" not in again.stdout
 
 
 @pytest.mark.slow
-def test_stop_asks_a_run_on_this_machine_to_leave(tmp_path: Path, bench) -> None:
+def test_stop_asks_a_run_on_this_machine_to_leave(tmp_path: Path, in_process) -> None:
     asked = [*SMALL, "--set", "train.epochs=5000", "--home", "runs", "--no-report"]
     command = [sys.executable, str(ROOT / "bench.py"), *asked]
     running = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
@@ -198,7 +200,7 @@ def test_stop_asks_a_run_on_this_machine_to_leave(tmp_path: Path, bench) -> None
 
     try:
         wait_for(trained)
-        stopped = bench(tmp_path, "stop", "smoke")
+        stopped = in_process(tmp_path, "stop", "smoke")
         _, error = running.communicate(timeout=60)
     finally:
         running.kill()
@@ -211,13 +213,14 @@ def test_stop_asks_a_run_on_this_machine_to_leave(tmp_path: Path, bench) -> None
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("left_alone")
-def test_an_array_tunes_as_one_process_does(tmp_path: Path, bench) -> None:
+def test_an_array_tunes_as_one_process_does(tmp_path: Path, bench, in_process) -> None:
     asked = ["tune", "--preset", "smoke", "--routers", "soft_moe,dense", "--trials", "3"]
     asked += ["--seeds", "1", "--set", "train.epochs=0.2"]
     together, alone = tmp_path / "together", tmp_path / "alone"
-    for folder, more in ((together, ["--executor", "local", "--workers", "2"]), (alone, [])):
+    array = ["--executor", "local", "--workers", "2"]
+    for folder, command, more in ((together, bench, array), (alone, in_process, ["--jobs", "0"])):
         folder.mkdir()
-        assert "best top-1 %" in bench(folder, *asked, *more).stdout
+        assert "best top-1 %" in command(folder, *asked, *more).stdout
     results = []
     for folder in (together, alone):
         with open_store(folder / "runs/bench.db") as store:
@@ -228,7 +231,9 @@ def test_an_array_tunes_as_one_process_does(tmp_path: Path, bench) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("left_alone")
-def test_a_closed_display_is_opened_again_and_stop_ends_the_array(tmp_path: Path, bench) -> None:
+def test_a_closed_display_is_opened_again_and_stop_ends_the_array(
+    tmp_path: Path, bench, in_process
+) -> None:
     long = yaml.safe_load((ROOT / "suites/presets/smoke.yaml").read_text())
     (tmp_path / "long.yaml").write_text(
         yaml.safe_dump({**long, "train": {**long["train"], "epochs": 5000}})
@@ -261,7 +266,7 @@ def test_a_closed_display_is_opened_again_and_stop_ends_the_array(tmp_path: Path
     assert "study long is already running: local array of " in second.stdout.readline()
     other = bench(tmp_path, *asked[:-1], "3", status=2)
     assert "study 'long' is already running by another command (local array of " in other.stderr
-    stopped = bench(tmp_path, "stop", "long")
+    stopped = in_process(tmp_path, "stop", "long")
     assert "asked 2 workers to save and stop" in stopped.stdout
     assert "resume with: cd " in stopped.stdout
     _, error = second.communicate(timeout=60)

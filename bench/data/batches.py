@@ -1,6 +1,5 @@
 """The batches of a training, made ahead by worker processes where making them is slow."""
 
-import os
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from torch.utils.data import Dataset as TorchDataset
 from bench.config import AugmentConfig, TrialSpec
 from bench.data.dataset import Dataset, normalise
 from bench.data.order import Purpose, random_below, random_bits, training_indices
+from bench.environment import cores
 from routers.errors import BenchError, RequestError
 
 MOST_WORKERS = 16
@@ -71,7 +71,7 @@ class TrainingBatches:
         if not self._slow:
             return self._steps.make(step)
         if step != self._next_step:
-            workers = min(len(os.sched_getaffinity(0)), MOST_WORKERS)
+            workers = min(cores(), MOST_WORKERS)
             self._ahead = iter(
                 DataLoader(self._steps, batch_size=None, sampler=count(step), num_workers=workers)
             )

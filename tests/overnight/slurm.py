@@ -39,11 +39,13 @@ TaskPlugin=task/none
 MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
+SchedulerParameters=sched_interval=2,bf_interval=2,batch_sched_delay=0
 KillWait=10
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus}
 PartitionName=main Nodes=ALL Default=YES OverSubscribe=FORCE:3
 """
-"""`cred_expire`: a job that is requeued waits for so many seconds, else for 120."""
+"""`cred_expire`: a job that is requeued waits for so many seconds, else for 120. Intervals: the
+scheduler looks for jobs that may begin each 2 seconds, else each 30 to 60."""
 
 
 def why_no_slurm() -> str | None:

@@ -1,0 +1,39 @@
+"""Reports on routers that tests register for a moment."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from bench.check import check_router, render
+from bench.check.outcome import CheckReport
+from routers import (
+    ROUTERS,
+    Router,
+    register_router,
+)
+
+
+def checked(target: type[Router], *explored: str, **hyper: object) -> CheckReport:
+    """The report of a router whose hyper-parameters stay at their defaults but those explored."""
+    register_router("broken", family="token_choice")(target)
+    try:
+        defaults = {info.name: info.default for info in ROUTERS.get("broken").hyper}
+        fixed = {key: value for key, value in defaults.items() if key not in explored}
+        return check_router("broken", **fixed | hyper)
+    finally:
+        ROUTERS.discard("broken")
+
+
+def failed(target: type[Router], *explored: str) -> tuple[dict[str, str], set[str]]:
+    """Details of the checks that a router fails, by name; and names of those that only follow."""
+    report = checked(target, *explored)
+    causes = {result.name: result.detail for result in report.causes}
+    return causes, {result.name for result in report.failures} - causes.keys()
+
+
+def text(report: CheckReport) -> str:
+    console = Console(file=io.StringIO(), width=80)
+    console.print(render(report))
+    return console.file.getvalue()
