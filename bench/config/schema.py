@@ -62,7 +62,8 @@ class DataConfig(Config):
     data_dir: str | None = None
     """The folder that already holds its files."""
     image_size: int | None = Field(default=None, ge=1)
-    """Pixels per side; None keeps square images as they are, and others take the model's size."""
+    """Pixels per side; None keeps equally sized squares as they are, and scales other images to the
+    model's size."""
     channels: int | None = Field(default=None, ge=1)
     """1 or 3; None keeps the number of the images."""
     augment: AugmentConfig = AugmentConfig()
