@@ -23,7 +23,7 @@ class Use:
     """The use of a layer's experts, summed over the calibration images.
 
     Attributes:
-        count: (E,) double, tokens that chose each expert, before any are dropped.
+        count: (E,) double, the load of each expert in tokens, before any are dropped.
         mass: (E,) double, the sum of each expert's gates.
         inputs: the layer's inputs for the images to compare on, (n, …, *token) for each batch.
         constant: whether the count is constant by construction.
