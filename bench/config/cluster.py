@@ -47,5 +47,5 @@ def seconds_in(text: str) -> float:
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower())
     if match is None or match[2] not in UNITS or float(match[1]) <= 0:
-        raise ValueError(f"{text!r} is no time; write it as 90s, 30m, 2.5h or 1d")
+        raise ValueError(f"{text!r} is not a time; write it as 90s, 30m, 2.5h or 1d")
     return float(match[1]) * UNITS[match[2]]

@@ -77,7 +77,7 @@ def _split(text: str, option: str) -> tuple[str, str]:
     if not equals or not path.strip():
         raise RequestError(f"{option} {text}: write it as path=value, as in train.lr=1e-3")
     if not value.strip():
-        raise RequestError(f"{option} {text} gives no value; null is the value of none")
+        raise RequestError(f"{option} {text} gives no value; for none, write null")
     return path.strip(), value
 
 
@@ -238,7 +238,7 @@ def cluster_config(section: ClusterConfig, file: Path | None) -> ClusterConfig:
         raise RequestError(f"{where} is not valid YAML: {error}") from None
     fields = parse(text, where)
     if not isinstance(fields, dict):
-        raise RequestError(f"{where} is not a mapping, as `partition: gpu`")
+        raise RequestError(f"{where} is not a mapping such as `partition: gpu`")
     try:
         return ClusterConfig.model_validate({**section.model_dump(), **fields})
     except pydantic.ValidationError as error:

@@ -52,7 +52,7 @@ class ParentConfig(Config):
 def _listed(names: Any) -> Any:
     """Raise an error if a single router's name stands where a list is expected."""
     if isinstance(names, str) and names != "all":
-        raise ValueError(f"routers = {names!r} is no list; write [{names}]")
+        raise ValueError(f"routers = {names!r} is not a list; write [{names}]")
     return names
 
 
@@ -73,7 +73,7 @@ class PresetPart(Config):
     @model_validator(mode="after")
     def _set_or_swept(self) -> Self:
         if both := [path for path in self.sweep if path in self.set]:
-            raise ValueError(f"{both[0]} stands in set and in sweep: leave out one of the two")
+            raise ValueError(f"{both[0]} is in both set and sweep: leave out one of the two")
         return self
 
 

@@ -32,7 +32,7 @@ class Config(BaseModel):
         if any(isinstance(each, bool) for each in values) and not _takes_bool(
             cls.model_fields[name].annotation
         ):
-            raise ValueError(f"{name} = {value} is yes or no, where something else is meant")
+            raise ValueError(f"{name} = {value} is yes or no, but must be something else")
         return value
 
 
@@ -93,7 +93,7 @@ class ExpertsConfig(Config):
         default=0,
         ge=0,
         exclude_if=lambda number: number == 0,
-        description="Experts beside the routed ones, through which every token goes.",
+        description="Experts besides the routed ones, which process every token.",
     )
 
 
@@ -160,7 +160,7 @@ class ComputeConfig(Config):
         if self.match != "wall_clock" and self.seconds is not None:
             raise ValueError(
                 f"compute.seconds = {self.seconds:g} is the budget of compute.match = wall_clock, "
-                f"and it is {self.match}: leave out one of the two"
+                f"and this is {self.match}: leave out one of the two"
             )
         return self
 
@@ -191,7 +191,7 @@ class TrialSpec(Config):
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:
         if (self.parent is None) != (self.transform is None):
-            raise ValueError("a derived trial has a parent and a transform")
+            raise ValueError("a derived trial needs both a parent and a transform")
         return self
 
     def condition(self) -> dict[str, Any]:
@@ -228,7 +228,7 @@ class SearchRange(Config):
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.low > self.high or (self.log and self.low <= 0):
-            raise ValueError("the low end comes first, and is above 0 where log is true")
+            raise ValueError("low must not exceed high, and must be above 0 if log is true")
         return self
 
 
@@ -271,5 +271,5 @@ class TuneConfig(Config):
                 first = error.errors()[0]
                 message = first["msg"].removeprefix("Value error, ")
                 fault = f"{'.'.join(map(str, first['loc'][:1]))} {message}".strip()
-                raise ValueError(f"{path}: {asked!r} is no range: {fault}; {AS}") from None
+                raise ValueError(f"{path}: {asked!r} is not a range: {fault}; {AS}") from None
         return ranges

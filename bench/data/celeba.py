@@ -47,7 +47,7 @@ def read_celeba(folder: Path | None) -> RawData:
     missing = [name for name in table.index if name not in present]
     if missing:
         raise RequestError(
-            f"{images} lacks {len(missing):,} of the {len(table):,} images of CelebA, as "
+            f"{images} lacks {len(missing):,} of the {len(table):,} images of CelebA, such as "
             f"{missing[0]}; unpack {IMAGES}.zip there"
         )
     split_of = partition["split"].reindex(table.index)

@@ -24,12 +24,12 @@ CONNECT_SECONDS = 20
 def check_md5(file: Path, accepted: set[str]) -> None:
     """Raise `RequestError` if a file is missing, or its MD5 is not one of those accepted."""
     if not file.exists():
-        raise RequestError(f"{file.name} is missing in {file.parent}, where its sister files are")
+        raise RequestError(f"{file.name} is missing in {file.parent}, which has the other files")
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "md5").hexdigest()
     if digest not in accepted:
         raise RequestError(
-            f"{file} is damaged or another file: its MD5 is {digest}, not "
+            f"{file} is damaged or a different file: its MD5 is {digest}, not "
             f"{' or '.join(sorted(accepted))}; delete it, or put the right one there"
         )
 
@@ -48,8 +48,8 @@ def downloading(title: str, files: Sequence[str], folder: Path) -> Iterator[None
     except Exception as error:  # servers, archives and gdown raise all kinds of errors
         reason = " ".join(str(error).split())
         raise RequestError(
-            f"{title} is not wholly on this machine and cannot be downloaded ({reason}); "
-            f"put {', '.join(files)} into {folder}, or name their folder by data.data_dir"
+            f"{title} is not complete on this machine and cannot be downloaded ({reason}); "
+            f"put {', '.join(files)} into {folder}, or set data.data_dir to their folder"
         ) from None
     finally:
         socket.setdefaulttimeout(before)
@@ -131,8 +131,8 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     digest = file_sha256(path)
     if digest != sha256:
         raise BenchError(
-            f"checkpoint {path} is damaged or was replaced: its SHA-256 is {digest}, and it was "
-            f"written as {sha256}; delete it and train the trial again"
+            f"checkpoint {path} is damaged or was replaced: its SHA-256 is {digest}, but was "
+            f"{sha256} when it was written; delete it and train the trial again"
         )
     try:
         return load_file(path)

@@ -112,8 +112,8 @@ def widen(
             old = replaced_by(mlp)
             if not isinstance(old, ReplacedMLP):
                 raise RequestError(
-                    f"a baseline with the parameters of an MoE widens MLPs; model.layers = "
-                    f"{layers!r} names {old.what}: leave out 'dense_params'"
+                    f"the baseline 'dense_params' widens MLPs, but model.layers = {layers!r} "
+                    f"selects {old.what}: leave out 'dense_params'"
                 )
             with torch.device("meta"):
                 behind, *others = (

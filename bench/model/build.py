@@ -126,7 +126,7 @@ def distill(parent: nn.Module, child: nn.Module) -> None:
     child.requires_grad_(False)
     if not learning:
         raise RequestError(
-            "transform 'distill' trains the gates alone, and the child has none that learns: "
+            "transform 'distill' trains only the gates, but the child has none that learns: "
             "choose another router, or the transform 'fine_tune'"
         )
     for parameter in learning:
@@ -166,14 +166,14 @@ def adapt(parent: nn.Module, child: nn.Module) -> None:
     for name, layer in layers.items():
         if (adapted := layer.experts.adapted) is None:
             raise RequestError(
-                "transform 'adapt' needs experts that adapt a frozen MLP, and "
+                "transform 'adapt' needs experts that adapt a frozen MLP, but "
                 f"{layer.experts.name!r} do not: set experts.name = lora, or choose the transform "
                 "'fine_tune'"
             )
         weights = parent.get_submodule(name).state_dict()
         if _shapes(weights) != _shapes(adapted.state_dict()):
             raise RequestError(
-                f"transform 'adapt' takes the MLP {name} of a dense parent, and this parent has "
+                f"transform 'adapt' takes the MLP {name} of a dense parent, but this parent has "
                 "none of its shape there: choose the parent 'dense', of the same model"
             )
         adapted.load_state_dict(weights)

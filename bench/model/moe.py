@@ -53,14 +53,14 @@ class MoELayer(nn.Module):
         self.groups: Groups = "batch" if router.spans_batch else groups
         if router.trials and groups != "image":
             raise RequestError(
-                f"model.groups = {groups!r}: the router {type(router).__name__} takes an expert "
-                "for each image; use model.groups = 'image'"
+                f"model.groups = {groups!r}: the router {type(router).__name__} chooses one "
+                "expert per image; use model.groups = 'image'"
             )
         if experts.mixes_tokens and router.spans_batch:
             raise RequestError(
                 f"the router {type(router).__name__} routes the tokens of the whole batch "
-                f"together, and experts {experts.name!r} read whole images: use a router that "
-                "routes images, as 'moce_ir', or experts.name = mlp"
+                f"together, but experts {experts.name!r} read whole images: use a router that "
+                "routes images, such as 'moce_ir', or experts.name = mlp"
             )
         if experts.mixes_tokens and groups != "image":
             raise RequestError(
@@ -142,7 +142,7 @@ class MoELayer(nn.Module):
             raise RequestError(
                 f"a mask of shape {tuple(mask.shape)} does not fit the "
                 f"{grouped.shape[:2].numel()} tokens of a batch at an MoE layer: give (batch, "
-                "tokens) bool, with the class token where the model has one"
+                "tokens) bool, including the class token if the model has one"
             )
         return mask.reshape(grouped.shape[:2])
 

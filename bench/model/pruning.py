@@ -71,7 +71,7 @@ def refuse_undefined(layer: MoELayer) -> None:
     experts, router = layer.experts, layer.router
     if not experts.stacked:
         raise UndefinedError(
-            f"experts {experts.name!r} cannot be pruned: they are no stack of weights, one each"
+            f"experts {experts.name!r} cannot be pruned: they are not a stack of weights, one each"
         )
     if not router.prunable:
         raise UndefinedError(
@@ -86,8 +86,8 @@ def _refuse_other_gate(old: Router, new: Router) -> None:
     for name in ("affinity", "affinity_options", "num_slots"):
         if own.get(name) != now.get(name):
             raise RequestError(
-                f"router.{name} = {now[name]} where the parent has {own[name]}: to prune experts, "
-                f"set router.{name} to that"
+                f"router.{name} = {now[name]}, but the parent has {own[name]}: to prune experts, "
+                f"set router.{name} to the parent's value"
             )
 
 
@@ -169,7 +169,7 @@ def _lengths(router: Router) -> Tensor:
     vectors = router.gate.output() if isinstance(router.gate, Affinity) else None
     if vectors is None or not vectors.requires_grad or len(vectors) % router.num_experts:
         raise UndefinedError(
-            f"router {_name(router)!r} has no vector of each expert whose length is learned"
+            f"router {_name(router)!r} has no vector per expert whose length is learned"
         )
     return vectors.detach().cpu().double().view(router.num_experts, -1).norm(dim=1)
 

@@ -114,9 +114,8 @@ def first_call(layer: nn.Module, may_be_new: bool) -> FirstCall | None:
     call = None if innermost is None else innermost.calls[layer]
     if call is None or len({tape.thread for tape in covering}) > 1:
         raise RequestError(
-            "activation checkpointing runs an MoE layer again, and it cannot be told which call of "
-            "it: run it once in each forward_pass, in one thread at a time, with no checkpoint "
-            "inside another"
+            "activation checkpointing reruns an MoE layer, but it is ambiguous which call: run it "
+            "once in each forward_pass, in one thread at a time, with no checkpoint inside another"
         )
     return call
 

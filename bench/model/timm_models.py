@@ -23,7 +23,7 @@ def mlp_mixer(pretrained: bool = False, **options: Any) -> MlpMixer:
         options: those of timm's `MlpMixer`, and those that timm passes to every model.
     """
     if pretrained:
-        raise TypeError("there are no weights of a model of any size")
+        raise TypeError("an mlp_mixer of arbitrary size has no pretrained weights")
     of_timm = ("pretrained", "cache")
     own = {name: value for name, value in options.items() if not name.startswith(of_timm)}
     return MlpMixer(**own)
@@ -66,7 +66,7 @@ def _loaded(name: str, wanted: dict[str, Any], file: str) -> nn.Module:
     try:
         tensors: dict[str, Tensor] = load_state_dict(str(path), device="cpu")
     except Exception as error:  # torch's reader raises whatever its parser raises
-        raise RequestError(f"model.weights = {file!r} is no checkpoint: {error!r}") from error
+        raise RequestError(f"model.weights = {file!r} is not a checkpoint: {error!r}") from error
     overlay: dict[str, Any] = {"state_dict": tensors}
     usual = timm.get_pretrained_cfg(name)
     last = tensors.get(f"{usual.classifier}.weight") if usual else None
@@ -92,5 +92,5 @@ def _require_all(model: nn.Module, tensors: dict[str, Tensor], file: str) -> Non
     if lacking:
         raise RequestError(
             f"model.weights = {file!r} lacks {len(lacking)} of the {len(wanted)} parameters of "
-            f"{type(model).__name__}, the first is {lacking[0]!r}: it is of another model"
+            f"{type(model).__name__}, the first is {lacking[0]!r}: it belongs to another model"
         )

@@ -33,11 +33,11 @@ class FactorisedExperts(Experts):
 
     rank: int | None = hyper(
         None,
-        "Of every layer; none gives experts and a linear gate the parameters of what they replace.",
+        "Rank of each layer; none matches, with a linear gate, the parameters of what is replaced.",
         ge=1,
     )
     levels: Literal[1, 2] = hyper(1, "Expert modes; the product of two is E.")
-    layers: Literal[1, 2] | None = hyper(None, "In the place of an MLP; none keeps its two.")
+    layers: Literal[1, 2] | None = hyper(None, "Layers that replace an MLP; none keeps its two.")
 
     replaced: ReplacedMLP | ReplacedLinear
 
@@ -64,8 +64,8 @@ class FactorisedExperts(Experts):
         """Compute the experts' mixture of each token: (g, t, i) -> (g, t, o)."""
         if not isinstance(routing, MixtureRouting):
             raise RequestError(
-                f"experts {self.name!r} share one product, in which a token's choice of few of "
-                "them saves nothing: use a router of the mixture family, as 'mumoe' or "
+                f"experts {self.name!r} share one product, in which a token's choice of a few of "
+                "them saves nothing: use a router of the mixture family, such as 'mumoe' or "
                 "'softmax_mixture'"
             )
         levels = routing.levels or ()
@@ -242,7 +242,7 @@ class TRExperts(FactorisedExperts):
     with them. Known limit: needs a mixture router.
     """
 
-    ring_rank: int = hyper(4, "q, of the ring beside the expert modes.", ge=1)
+    ring_rank: int = hyper(4, "q, the rank of the ring next to the expert modes.", ge=1)
 
     def build_layer(self, inputs: int, outputs: int) -> FactorisedLayer:
         ranks = self.ring_rank, self.solved_rank

@@ -37,7 +37,7 @@ class GrowingExperts(Experts):
 
     mixes_tokens = True
 
-    window: int = hyper(4, "Tokens a side of the first expert's window.", ge=1)
+    window: int = hyper(4, "Tokens per side of the first expert's window.", ge=1)
 
     def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
         super().__init__(num_experts, replaced, **hyper)
@@ -56,8 +56,8 @@ class GrowingExperts(Experts):
             return super().apply(routing, x)  # raises an error
         if isinstance(routing, SoftRouting):
             raise RequestError(
-                f"experts {self.name!r} read whole images, and slots that mix tokens have no place "
-                "in one: use a router whose experts read tokens, as 'moce_ir'"
+                f"experts {self.name!r} read whole images, in which slots that mix tokens have no "
+                "place: use a router whose experts read tokens, such as 'moce_ir'"
             )
         if not len(x):
             return x  # no images, but still part of the graph
@@ -74,13 +74,13 @@ class GrowingExperts(Experts):
         if self.tokens_of_image not in (None, tokens):
             raise RequestError(
                 f"experts {self.name!r} read all {self.tokens_of_image} tokens of an image, and "
-                f"here images have {tokens}: leave images unpadded and their tokens undropped "
+                f"here an image has {tokens}: leave images unpadded and their tokens undropped "
                 "(model.options.patch_drop_rate = 0)"
             )
         side = math.isqrt(tokens)
         if side * side != tokens:
             raise RequestError(
-                f"experts {self.name!r} need a square of tokens, and an image has {tokens}: choose "
+                f"experts {self.name!r} need a square of tokens, but an image has {tokens}: choose "
                 "model.options without a class token (class_token: false, global_pool: avg)"
             )
         return side

@@ -38,8 +38,8 @@ class HeterogeneousExperts(MLPExperts):
         if mlps < 1:
             raise RequestError(
                 f"experts 'heterogeneous': {num_experts - mlps} of {num_experts} experts would "
-                "cost nothing, and one MLP is needed: use more num_experts, or fewer constants, "
-                "copies or zeros"
+                "cost nothing, but at least one MLP is needed: use more num_experts, or fewer "
+                "constants, copies or zeros"
             )
         super().__init__(mlps, replaced, **hyper)
         self.num_experts, self.hidden_width = num_experts, None

@@ -38,7 +38,7 @@ class LoRAExperts(Experts):
     removes its direction from the later ones.
     """
 
-    rank: int = hyper(4, "Of each adapter.", ge=1)
+    rank: int = hyper(4, "Rank of each adapter.", ge=1)
     orthogonal: bool = hyper(True, "Make the outputs of a token's experts orthonormal.")
 
     def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
@@ -53,7 +53,7 @@ class LoRAExperts(Experts):
         if not isinstance(routing, TokenChoiceRouting):
             raise RequestError(
                 f"experts {self.name!r} order a token's experts by its choice: use a router whose "
-                "tokens choose, as 'softmax_token_choice' with router.top_k = 2"
+                "tokens choose, such as 'softmax_token_choice' with router.top_k = 2"
             )
         outputs = routing.of_choices(self(routing.dispatch(x)))
         if outputs.dtype.itemsize < 4:  # under autocast; dependence is only visible in float32

@@ -31,9 +31,9 @@ class MPOExperts(Experts):
     Known limit: a smaller `bond` makes the initial matrix an approximation.
     """
 
-    bond: int | None = hyper(None, "Largest bond of the chain; none keeps all.", ge=1)
+    bond: int | None = hyper(None, "Largest bond dimension of the chain; none keeps all.", ge=1)
     keep: float | None = hyper(
-        None, "Probability to keep an entry of the central gradient; none gives 1/E.", gt=0, le=1
+        None, "Probability of keeping an entry of the central gradient; none is 1/E.", gt=0, le=1
     )
 
     def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
@@ -136,7 +136,7 @@ def factors(size: int) -> Sequence[int]:
     primes += [rest] if rest > 1 else []
     if len(primes) < 2:
         raise RequestError(
-            f"experts 'mpo' split a width into factors, and {size} has none: use a width such as "
+            f"experts 'mpo' split a width into factors, but {size} has none: use a width such as "
             f"{size + 1}"
         )
     parts = [1] * CORES
