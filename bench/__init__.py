@@ -1,3 +1,3 @@
-"""The engine: from a request to stored rows."""
+"""The engine: turns a request into stored results."""
 
 import moe_router_bench

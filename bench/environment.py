@@ -1,4 +1,4 @@
-"""What machine and what code made a number."""
+"""Which machine and which code produced a result."""
 
 import ctypes
 import os
@@ -16,23 +16,23 @@ from routers.plugins import GROUP
 
 HOME = Path(__file__).resolve().parent.parent
 LIBRARIES = ("moe-router-bench", "torch", "torchvision", "timm", "numpy", "scipy", "entmax")
-"""What numbers depend on beside this repository; installed plugins are added."""
+"""Libraries that results depend on besides this repository; installed plugins are added."""
 SETTINGS = (
     *("MALLOC_", "LD_PRELOAD", "PYTORCH_", "OMP_", "KMP_", "GOMP_", "MKL_"),
     *("CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG", "NVIDIA_TF32_OVERRIDE"),
 )
-"""Beginnings of the environment variables that change speed: allocator, threads, precision."""
+"""Prefixes of the environment variables that affect speed: allocator, threads, precision."""
 LONGEST_DIFF = 200_000
 MALLOPT = {
     "MALLOC_TRIM_THRESHOLD_": (-1, 2047 << 20),
     "MALLOC_TOP_PAD_": (-2, 256 << 20),
     "MALLOC_MMAP_THRESHOLD_": (-3, 32 << 20),
 }
-"""Environment variables of glibc's allocator: the number of each for mallopt(3), and its value."""
+"""Environment variables of glibc's allocator, each with its mallopt(3) parameter and our value."""
 
 
 def machine() -> Machine:
-    """Describe this machine as it is now: a timing belongs to it, and to no other."""
+    """Describe this machine as it is now; a timing is valid for this machine only."""
     gpus = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
@@ -61,11 +61,11 @@ def machine() -> Machine:
 
 
 def code_version(home: Path = HOME) -> CodeVersion:
-    """Describe the commit, what differs from it, and the libraries beneath.
+    """Describe the commit, the uncommitted changes and the versions of the libraries.
 
     Args:
-        home: the repository's folder. Where it is not the top of a git checkout, as after an
-            installation from a wheel, there is no commit, and the version of the package tells.
+        home: the repository's folder. If it is not the top of a git checkout, as after an
+            installation from a wheel, there is no commit; the package's version identifies it.
     """
     top = _git(home, "rev-parse", "--show-toplevel")
     own = top is not None and Path(top).resolve() == home.resolve()
@@ -88,16 +88,16 @@ def cores() -> int:
 
 
 def run_threads() -> int:
-    """Return the threads that a run computes with: one, unless `OMP_NUM_THREADS` says otherwise."""
+    """Return how many threads a run computes with: one, unless `OMP_NUM_THREADS` is set."""
     return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
 
 
 def keep_freed_memory() -> dict[str, str]:
-    """Let this process keep the memory that it frees.
+    """Make this process keep the memory that it frees.
 
     Returns:
-        The settings in force, by the name of glibc's environment variable, which wins over the
-        default here; `{}` where the allocator is not glibc's.
+        The settings in force, by the name of glibc's environment variable, which takes precedence
+        over the default here; `{}` if the allocator is not glibc's.
     """
     if platform.libc_ver()[0] != "glibc":
         return {}
@@ -112,7 +112,7 @@ def keep_freed_memory() -> dict[str, str]:
 
 
 def _processor() -> str:
-    """Return the processor's name as its maker prints it, where the system tells."""
+    """Return the vendor's name of the processor, if the system reports it."""
     if platform.system() == "Darwin":
         return _output(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.machine()
     try:
@@ -135,7 +135,7 @@ def _libraries() -> dict[str, str]:
 
 
 def _diff(home: Path, changed: str) -> str:
-    """Return what `git diff` says against the commit, and the files that git does not know."""
+    """Return the output of `git diff` against the commit, and the list of untracked files."""
     new = [line for line in changed.splitlines() if line.startswith("??")]
     text = "\n".join(filter(None, (_git(home, "diff", "HEAD"), *new)))
     if len(text) <= LONGEST_DIFF:

@@ -62,10 +62,10 @@ def test_options_that_contradict_each_other_are_refused(
     ("text", "message"),
     [
         ("partitoin: gpu", "there is no setting 'partitoin'; did you mean 'partition'?"),
-        ("time: soon", "time = 'soon': 'soon' is no time; write it as 90s, 30m, 2.5h or 1d"),
+        ("time: soon", "time = 'soon': 'soon' is not a time; write it as 90s, 30m, 2.5h or 1d"),
         ("gpus: -1", "gpus = -1: Input should be greater than or equal to 0"),
         ("gpus: yes", "gpus = True is yes or no"),
-        ("[gpu]", "is not a mapping, as `partition: gpu`"),
+        ("[gpu]", "is not a mapping such as `partition: gpu`"),
         ("gpus: [", "is not valid YAML"),
     ],
 )

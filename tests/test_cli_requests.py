@@ -109,12 +109,12 @@ suites: {accuracy: {}}
         (PRESET + "train: {losses: {z: yes}}\n", "is yes or no"),
         (
             PRESET.replace("[dense]", "soft_moe"),
-            "routers = 'soft_moe' is no list; write [soft_moe]",
+            "routers = 'soft_moe' is not a list; write [soft_moe]",
         ),
-        (PRESET + "parts: [{routers: dense}]\n", "routers = 'dense' is no list"),
+        (PRESET + "parts: [{routers: dense}]\n", "routers = 'dense' is not a list"),
         (
             PRESET + "parts: [{set: {train.lr: 1}, sweep: {train.lr: [1, 2]}}]\n",
-            "train.lr stands in set and in sweep",
+            "train.lr is in both set and sweep",
         ),
         (b"\x89PNG\r\n\x1a\n\x00\xff", "is not a text file"),
         (b"\x00\x01", "is not valid YAML"),

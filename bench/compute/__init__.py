@@ -1,4 +1,4 @@
-"""Counting FLOPs, and giving every router the same of them."""
+"""Counting FLOPs, and matching compute between routers."""
 
 from bench.compute.budget import (
     Budget,

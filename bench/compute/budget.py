@@ -1,19 +1,19 @@
-"""Matching compute: what every router is given the same of, and how many steps that makes.
+"""Matching compute: which quantity is equal for all routers, and how many steps that allows.
 
-    total_flops  the FLOPs of a training; the number of steps follows
+    total_flops  the FLOPs of a training run; they determine the number of steps
     step_flops   the FLOPs of a training step, by the width of the experts (`bench.plan.expand`)
-    params       the parameters of the model, by that width too
-    wall_clock   the seconds of a training, evaluations left out; the number of steps follows
-    steps        the number of steps alone
+    params       the parameters of the model, also by that width
+    wall_clock   the seconds of training without evaluations; they determine the number of steps
+    steps        only the number of steps
 
-The budget is what the dense model of a recipe, the one without MoE layers, has or spends in the
-recipe's epochs, and of seconds those that were asked for. So it depends on no router. Where the
-number of steps does not follow from it, every router takes as many as the dense model. FLOPs of a
-training step are those of the forward and backward pass of the model and the losses, and of routers
-that try experts after some steps their mean over the steps. The optimiser, the clipping and the
-averaging of weights are left out, as is usual: they depend on the parameters alone, and on no
-token. Where the data decide the work of a step, the number of steps is an estimate, and a training
-to an amount of FLOPs ends when it has spent them.
+The budget is what the recipe's dense model, which has no MoE layers, has or spends in the recipe's
+epochs; for wall_clock it is the requested seconds. It thus depends on no router. If it does not
+determine the number of steps, every router takes as many as the dense model. The FLOPs of a
+training step are those of the forward and backward pass of the model and the losses, plus, for
+routers that try experts after some steps, the cost of that averaged over the steps. The optimiser,
+clipping and weight averaging are left out, as is usual, since they depend only on the parameters,
+not on tokens. If the work of a step depends on the data, the number of steps is an estimate, and
+training with a FLOPs budget ends when the budget is spent.
 """
 
 from collections import defaultdict
@@ -32,7 +32,7 @@ from suites.support.subject import Observed
 
 @dataclass(frozen=True)
 class Cost:
-    """The FLOPs of a training step of a model, and its number of parameters."""
+    """The FLOPs of a model's training step, and its number of parameters."""
 
     flops: float
     parameters: int
@@ -40,9 +40,9 @@ class Cost:
 
 @dataclass(frozen=True)
 class ComputeUsed:
-    """The compute that a training has used so far, evaluations left out.
+    """The compute that a training run has used so far, without evaluations.
 
-    A budget of seconds may be missed by those of the last segment.
+    A budget of seconds may be missed by up to `segment_seconds`, those of the last segment.
     """
 
     flops: float
@@ -58,14 +58,14 @@ class Budget:
     Attributes:
         match: the quantity that is matched between routers.
         amount: how much of that quantity a trial may use.
-        tolerance: how far a training may miss the amount, as a share of it.
+        tolerance: how far training may miss the amount, as a share of it.
         flops_budget: FLOPs that the dense model spends in the recipe's epochs.
         dense_steps: steps of the dense model in the recipe's epochs.
-        dense: cost of the dense model, of a step.
-        steps: steps of the trial, of an amount of FLOPs an estimate by the first one; None where
-            seconds decide.
-        own: cost of the trial's model, with the FLOPs of its first step; they are those of every
-            step, unless the work depends on the data.
+        dense: cost of the dense model's step.
+        steps: steps of the trial; for total_flops an estimate from the first step, for wall_clock
+            None.
+        own: cost of the trial's model, with the FLOPs of its first step, which every step takes
+            unless the work depends on the data.
     """
 
     match: Match
@@ -78,11 +78,11 @@ class Budget:
     own: Cost
 
     def error(self, used: ComputeUsed) -> float:
-        """Return by how much a training missed the budget, as a share of it."""
+        """Return by how much training missed the budget, as a signed share of it."""
         return self._matched(used) / self.amount - 1
 
     def met_by(self, used: ComputeUsed) -> bool:
-        """Tell whether a training met the budget, to its tolerance or to one step or segment."""
+        """Tell whether training met the budget to within its tolerance, one step or one segment."""
         granted = {"total_flops": self.own.flops, "wall_clock": used.segment_seconds}.get(
             self.match, 0.0
         )
@@ -104,12 +104,12 @@ def match_compute(
 ) -> Budget:
     """Compute the budget of a trial.
 
-    For "total_flops" the number of steps is the one whose FLOPs would be nearest to the budget, at
-    least one, if each took those of the first.
+    For "total_flops", the number of steps (at least one) is the one that comes nearest to the
+    budget if every step takes the FLOPs of the first.
 
     Args:
-        num_samples: images of the training split.
-        cost_of: measures the model of the trial, and of its dense counterpart.
+        num_samples: number of images in the training split.
+        cost_of: measures the model of the trial and of its dense counterpart.
     """
     dense_steps = max(1, round(spec.train.epochs * num_samples / spec.train.batch_size))
     dense, own = cost_of(spec.dense()), cost_of(spec)
@@ -131,7 +131,7 @@ def match_compute(
 
 
 def trial_flops(model: nn.Module, images: Tensor, labels: Tensor, train: TrainConfig) -> int:
-    """Count what routers spend on trying experts on a batch, spread over the steps.
+    """Count the FLOPs that routers spend on trying experts on a batch, averaged over the steps.
 
     Args:
         images: (n, c, h, w) float, normalised.
@@ -152,14 +152,14 @@ def parameters_of(model: nn.Module) -> int:
 
 
 def model_stats(model: nn.Module, seen: Observed) -> dict[str, float]:
-    """Compute single numbers that describe a model in eval mode, by a batch that it has run on.
+    """Compute scalar statistics of a model in eval mode from a batch that it has run on.
 
     Returns:
-        `params_total`; `params_active`: those that act on a token on average, where an expert's
-        count by the slots that it runs for each token (1/E of the experts' for top-1 at capacity
-        1, twice as much at capacity 2); `flops_per_image`: of the forward pass, on that batch;
-        `slots_per_choice`: those that the experts run for each choice of a token, or for each
-        token where tokens do not choose, used or not, mean over MoE layers; and `expert_stats`.
+        `params_total`; `params_active`: parameters that act on a token on average, where experts'
+        parameters are weighted by the slots that they run per token (1/E of them for top-1 at
+        capacity 1, twice as much at capacity 2); `flops_per_image`: of the forward pass on that
+        batch; `slots_per_choice`: slots that the experts run, used or not, per choice of a token,
+        or per token if tokens do not choose, averaged over MoE layers; and `expert_stats`.
     """
     per_choice = []
     total = active = float(parameters_of(model))
@@ -179,7 +179,7 @@ def model_stats(model: nn.Module, seen: Observed) -> dict[str, float]:
 
 
 def expert_stats(model: nn.Module) -> dict[str, float]:
-    """Average the statistics of the experts (see `Experts.stats`) over MoE layers."""
+    """Average the experts' statistics (see `Experts.stats`) over the MoE layers."""
     by_name: dict[str, list[float]] = defaultdict(list)
     for layer in moe_layers(model).values():
         for name, value in layer.experts.stats().items():

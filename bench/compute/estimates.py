@@ -1,7 +1,7 @@
-"""The cost of a training, estimated from shapes alone: no data, no weights, no device.
+"""The cost of a training run, estimated from shapes alone: without data, weights or a device.
 
-Everything runs on torch's fake tensors, which have a shape and no values. They run the operations
-of a CPU, so the FLOPs are those of a training there.
+Everything runs on torch's fake tensors, which have a shape but no values. They run the operations
+of a CPU, so the FLOPs are those of training on one.
 """
 
 from copy import deepcopy
@@ -35,13 +35,13 @@ class Estimate:
 
     Attributes:
         budget: the trial's steps and FLOPs.
-        exact: whether every step takes these FLOPs. Otherwise the router's work depends on the
-            data: its conditions were taken as false, or it ran on a few images of noise.
+        exact: whether every step takes these FLOPs. If not, the router's work depends on the data:
+            its conditions were taken to be false, or it ran on a few images of noise.
         parameters: number of parameters of the model.
         training_bytes: weights, gradients, AdamW's two moments, and what a step keeps for its
-            backward pass. The peak is somewhat above.
+            backward pass. The actual peak is somewhat higher.
         checkpoint_bytes: size of one snapshot on disk.
-        expert_stats: what the function `expert_stats` returns.
+        expert_stats: the result of the function `expert_stats`.
     """
 
     budget: Budget
@@ -54,7 +54,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Step:
-    """FLOPs of a step, and the bytes that it keeps for its backward pass."""
+    """The FLOPs of a step, and the bytes that it keeps for its backward pass."""
 
     flops: float
     kept_bytes: float
@@ -62,10 +62,10 @@ class _Step:
 
 
 def estimate(spec: TrialSpec, data: DataShape, parent_data: DataShape | None = None) -> Estimate:
-    """Estimate the cost of a trial from the shapes of its data and of its parent's, if it has one.
+    """Estimate the cost of a trial from the shape of its data and of its parent's, if it has one.
 
     Raises:
-        RequestError: the model, the router or the recipe does not exist or fit.
+        RequestError: the model, the router or the recipe does not exist or is invalid.
     """
     budget = match_compute(spec, data.num_samples, lambda of: cost_of(of, data, parent_data))
     arguments = _cached_arguments(spec, data, parent_data)
@@ -86,7 +86,7 @@ def estimate(spec: TrialSpec, data: DataShape, parent_data: DataShape | None = N
 
 
 def cost_of(spec: TrialSpec, data: DataShape, parent_data: DataShape | None = None) -> Cost:
-    """Estimate the cost of a trial's model; arguments as those of `estimate`."""
+    """Estimate the cost of a trial's model; takes the arguments of `estimate`."""
     arguments = _cached_arguments(spec, data, parent_data)
     return Cost(_step(*arguments).flops, parameters_of(_shapes(*arguments)))
 
@@ -99,13 +99,13 @@ def _cached_arguments(
 
 @lru_cache(maxsize=1)
 def _shapes(description: str, data: DataShape, parent_data: DataShape | None) -> nn.Module:
-    """Build the model without memory for its weights, which takes as long as half of its step."""
+    """Build the model without memory for its weights; cached, since it takes half a step's time."""
     with torch.device("meta"):
         return _start(TrialSpec.model_validate_json(description), data, parent_data)
 
 
 def _start(spec: TrialSpec, data: DataShape, parent_data: DataShape | None) -> nn.Module:
-    """Build the model to train; its parent, if it has one, has its initial weights."""
+    """Build the model to train, from an untrained parent if it has one."""
     if spec.parent is None or parent_data is None:
         return starting_model(spec, data, None)
     return starting_model(spec, data, Parent(trial_model(spec.parent, parent_data)))
@@ -113,7 +113,7 @@ def _start(spec: TrialSpec, data: DataShape, parent_data: DataShape | None) -> n
 
 @lru_cache(maxsize=64)
 def _step(description: str, data: DataShape, parent_data: DataShape | None) -> _Step:
-    """Count one step of the trial with this description, as JSON; the dense model's is shared."""
+    """Count one step of the trial with this JSON description; the dense model's count is shared."""
     spec = TrialSpec.model_validate_json(description)
     model = deepcopy(_shapes(description, data, parent_data))
     try:
@@ -123,8 +123,8 @@ def _step(description: str, data: DataShape, parent_data: DataShape | None) -> _
             return replace(whole, exact=not answers.asked)
     except DataDependentOutputException:
         real = _start(spec, data, parent_data)
-        # From batches of one and two images of noise a whole batch is extrapolated. The noise is
-        # fixed, since the widths that identify trials are solved for by it.
+        # A whole batch is extrapolated from batches of one and two images of noise. The noise is
+        # fixed, since the widths solved from it are part of what identifies trials.
         with seeded(0):
             one = _count(spec, data, real, 1)
         with seeded(0):
@@ -138,7 +138,7 @@ def _step(description: str, data: DataShape, parent_data: DataShape | None) -> _
 
 
 class _AnswerFalse(TorchDispatchMode):
-    """A mode in which every condition on a fake tensor, which has no value, is false."""
+    """A mode in which every condition on a fake tensor, which has no values, is false."""
 
     asked = False
 

@@ -2,8 +2,8 @@
 
 One FLOP is one floating-point operation: an addition, a multiplication, a division, a comparison,
 or one elementary function (exp, log, sqrt, tanh, erf, …). A multiply-add is two. A sum of n numbers
-counts n, as a dot product of n counts 2n. Moving data and integer work (indices, masks, counters)
-cost nothing.
+counts n, and a dot product of length n counts 2n. Data movement and integer work (indices, masks,
+counters) cost nothing.
 """
 
 import math
@@ -22,13 +22,13 @@ class FlopCounter(TorchDispatchMode):
     """A context that counts the FLOPs of everything that runs in it.
 
     It sees operations below autograd, so the backward pass, custom autograd functions and the
-    iterations of a transport plan are counted as the operations that they run. Works on any
-    device, `meta` included.
+    iterations of a transport plan are counted as the operations that they run. It works on any
+    device, including `meta`.
 
     Attributes:
         by_kind: FLOPs by kind of work: matmul, attention, softmax, norm, elementwise, reduction,
-            sort, random; of a training step also trials, of experts by routers that ask for them.
-        uncounted: operations on floats that the table does not know, with their number of calls;
+            sort, random; for a training step also trials, in which some routers try experts.
+        uncounted: floating-point operations that are not in the table, with their number of calls;
             they add nothing to the total.
     """
 
@@ -46,9 +46,9 @@ class FlopCounter(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func.namespace == "prim":  # fake tensors ask for their device
+        if func.namespace == "prim":  # fake tensors query their device
             return func(*args, **kwargs)
-        # Without autograd (inference mode) composite operations come here whole.
+        # Without autograd (inference mode), composite operations arrive here undecomposed.
         with self:
             out = func.decompose(*args, **kwargs)
         if out is not NotImplemented:
@@ -65,12 +65,12 @@ class FlopCounter(TorchDispatchMode):
 def count_flops(
     function: Callable[..., Tensor], *inputs: Any, backward: bool = False
 ) -> FlopCounter:
-    """Count one call of a function or module.
+    """Count the FLOPs of one call of a function or module.
 
     Args:
         function: a function that returns one tensor.
         inputs: arguments of the function.
-        backward: also the backward pass from a gradient of ones; gradients are left in `.grad`.
+        backward: also count the backward pass of a gradient of ones; gradients stay in `.grad`.
     """
     with FlopCounter() as counter, torch.set_grad_enabled(backward):
         out = function(*inputs)
@@ -81,7 +81,7 @@ def count_flops(
 
 @dataclass(frozen=True)
 class Call:
-    """One call of an operation, with what it returned."""
+    """One call of an operation and its result."""
 
     func: Any
     args: tuple[Any, ...]
@@ -93,7 +93,7 @@ Rule = Callable[[Call], float]
 
 
 def _price(call: Call) -> tuple[str, int] | None:
-    """Return the kind of a call's work and its FLOPs; None where the table does not know it."""
+    """Return the kind of a call's work and its FLOPs; None if the table does not contain it."""
     packet = call.func.overloadpacket
     name = str(packet.__name__).rstrip("_")  # `add` for aten.add.Tensor and for aten.add_.Scalar
     if name in RULES:
@@ -113,7 +113,7 @@ def _price(call: Call) -> tuple[str, int] | None:
 
 
 def _size(value: Any) -> int:
-    """Count the elements of a tensor, or of the first tensor of several."""
+    """Return the number of elements of a tensor, or of the first of several tensors."""
     return next((tensor.numel() for tensor in _tensors([value])), 0)
 
 
@@ -126,7 +126,7 @@ def _tensors(values: Iterable[Any]) -> Iterable[Tensor]:
 
 
 def _grouped_product(call: Call) -> float:
-    """Price rows, each of which meets the matrix of its group, or the gradient of these."""
+    """Count the product of each row with its group's matrix, or the gradients of such products."""
     return 2 * _size(call.args[0]) * int(call.args[1].shape[-1])
 
 
@@ -139,14 +139,14 @@ def _per_element(flops: float, argument: int = 0) -> Rule:
 
 
 def _sort(call: Call) -> float:
-    """Count comparisons: n·log₂n a row."""
+    """Count comparisons: n·log₂n per row."""
     x, *rest = call.args
     length = x.shape[call.kwargs.get("dim", rest[0] if rest else -1)] if x.dim() else 1
     return x.numel() * math.ceil(math.log2(max(length, 2)))
 
 
 def _topk(call: Call) -> float:
-    """Count comparisons: n·log₂k, with a heap of k."""
+    """Count comparisons: n·log₂k per row, with a heap of size k."""
     x, k = call.args[:2]
     return x.numel() * math.ceil(math.log2(max(k, 2)))
 
@@ -173,7 +173,7 @@ def _convolution(call: Call) -> float:
 
 def _convolution_backward(call: Call) -> float:
     grad, x, weight = call.args[:3]
-    of_input, of_weight, of_bias = call.args[10]  # which gradients are asked for
+    of_input, of_weight, of_bias = call.args[10]  # which gradients are requested
     positions = x.numel() if call.args[7] else grad.numel()  # transposed or not
     products = positions * 2 * weight[0].numel() * (of_input + of_weight)
     return products + (grad.numel() if of_bias else 0)
@@ -195,12 +195,12 @@ def _attention_backward(call: Call) -> float:
     products = flop_counter.sdpa_backward_flop_count(
         grad.shape, query.shape, key.shape, value.shape
     )
-    # Recomputed: scale, subtract, exp. Then dot of output and gradient, and softmax backward.
+    # Recomputed: scale, subtract, exp. Then the dot of output and gradient, and softmax backward.
     return float(products) + 2 * grad.numel() + 9 * _scores(query, key)
 
 
 def _accumulated(call: Call) -> float:
-    """Price index_put, which adds where it accumulates and otherwise moves data."""
+    """Count index_put: additions if it accumulates; otherwise it only moves data."""
     accumulate = call.kwargs.get("accumulate", call.args[3] if len(call.args) > 3 else False)
     return _size(call.args[2]) if accumulate else 0
 
@@ -253,7 +253,7 @@ _ROWS: tuple[tuple[str, str, Rule], ...] = (
     ("random", "normal randn randn_like", _per_output(5)),
 )
 RULES = {name: (kind, rule) for kind, names, rule in _ROWS for name in names.split()}
-"""The kind and the price of each operation; other elementwise ones cost 1 per output."""
+"""The kind and price of each operation; other elementwise operations cost 1 per output."""
 
 _MOVEMENT = (
     "_local_scalar_dense _reshape_alias _to_copy _unsafe_view arange cat clone constant_pad_nd "
@@ -264,4 +264,4 @@ _MOVEMENT = (
     "slice_scatter stack tril triu unfold_backward where zero zeros zeros_like"
 )
 FREE = frozenset(_MOVEMENT.split())
-"""Operations that move or make data."""
+"""Operations that move or create data."""

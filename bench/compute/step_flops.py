@@ -1,8 +1,9 @@
-"""The FLOPs of each step of a training, where routings decide how much experts do.
+"""The FLOPs of each training step, when routings decide how much work the experts do.
 
-Counting a step operation by operation takes time, so few steps are. Others differ from them by the
-work of the experts, where routings differ in size: without a capacity, say. That work is affine in
-the sizes (see `Experts.sizes`), so a few counts of a layer give it for any routing.
+Counting a step operation by operation takes time, so only a few steps are counted. The others
+differ from these only in the experts' work, if routings differ in size, as they do without a
+capacity. That work is affine in the sizes (see `Experts.sizes`), so a few counts per layer give it
+for any routing.
 """
 
 from collections.abc import Sequence
@@ -28,8 +29,8 @@ class LayerWork(BaseModel):
     """The work of a layer's experts in a step, forward and backward, by the sizes of its routing.
 
     Attributes:
-        sizes: sizes that were counted; the work of none follows from the others'.
-        flops: FLOPs that the experts took for each of them.
+        sizes: sizes that were counted, none of which follows from the others.
+        flops: FLOPs of the experts for each of them.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -38,7 +39,7 @@ class LayerWork(BaseModel):
     flops: list[float] = []
 
     def knows(self, sizes: Sizes) -> bool:
-        """Tell whether the FLOPs for these sizes follow from those that were counted."""
+        """Tell whether the FLOPs for these sizes follow from the counted ones."""
         if not self.sizes or sizes in self.sizes:
             return bool(self.sizes)
         rest = _difference(sizes, self.sizes[0])
@@ -50,12 +51,12 @@ class LayerWork(BaseModel):
         self.flops.append(flops)
 
     def extra_flops(self, before: Sizes, after: Sizes) -> float:
-        """Return the FLOPs that sizes take more than others, both of them known."""
+        """Return how many more FLOPs `after` takes than `before`; both must be known."""
         shares = self._shares(_difference(after, before))
         return float(shares @ (np.array(self.flops[1:]) - self.flops[0]))
 
     def _spanned(self) -> NDArray[np.float64]:
-        """Return the differences of sizes from the first, one a column."""
+        """Return the differences of the other sizes from the first, one per column."""
         rows = [_difference(each, self.sizes[0]) for each in self.sizes[1:]]
         return np.array(rows, dtype=float).reshape(len(rows), len(self.sizes[0])).T
 
@@ -73,9 +74,9 @@ class StepFlops(BaseModel):
 
     Attributes:
         last: FLOPs of the last step.
-        counted: FLOPs of the step that was counted last; None before the first.
-        counted_sizes: its sizes, one for each MoE layer; those of a batch's parts are added up.
-        layers: one for each MoE layer, in network order.
+        counted: FLOPs of the last counted step; None before the first.
+        counted_sizes: its sizes, for each MoE layer; those of a batch's parts are summed.
+        layers: the work of each MoE layer's experts, in network order.
     """
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -88,9 +89,9 @@ class StepFlops(BaseModel):
     def sizes_of(
         self, model: nn.Module, layers: Sequence[MoELayer], routings: Sequence[Routing]
     ) -> list[Sizes]:
-        """Return the sizes of each routing of a model's MoE layers, in network order.
+        """Return the sizes of the routing of each of a model's MoE layers, in network order.
 
-        The work of experts that does not follow from what was counted is counted here.
+        Experts' work that does not follow from earlier counts is counted here.
         """
         self.layers += [LayerWork() for _ in range(len(layers) - len(self.layers))]
         all_sizes = []
@@ -102,7 +103,7 @@ class StepFlops(BaseModel):
         return all_sizes
 
     def add(self, sizes: list[Sizes], counted: float | None = None) -> float:
-        """Add a step, by its `sizes_of`; the first must be a counted one. Returns its FLOPs."""
+        """Add a step by its `sizes_of` and return its FLOPs; the first step must be `counted`."""
         if counted is not None:
             self.counted, self.counted_sizes = counted, sizes
         assert self.counted is not None
@@ -116,17 +117,17 @@ class StepFlops(BaseModel):
 
 
 def total_sizes(parts: Sequence[list[Sizes]]) -> list[Sizes]:
-    """Add up the sizes of the parts of a batch, layer by layer."""
+    """Sum the sizes of a batch's parts, layer by layer."""
     return [tuple(map(sum, zip(*layer, strict=True))) for layer in zip(*parts, strict=True)]
 
 
 def experts_flops(layer: MoELayer, routing: Routing, input_gradient: bool) -> int:
-    """Count what the experts of a layer take for a routing, forward and backward.
+    """Count the FLOPs of a layer's experts for a routing, forward and backward.
 
-    They run on tokens of zeros; no gradient and no random state is changed.
+    The experts run on tokens of zeros; no gradient and no random state is changed.
 
     Args:
-        input_gradient: whether the backward pass goes on to the layers before.
+        input_gradient: whether the backward pass continues to earlier layers.
     """
     own, leaves = _leaf(routing)
     device = routing.gates.device
@@ -143,7 +144,7 @@ def experts_flops(layer: MoELayer, routing: Routing, input_gradient: bool) -> in
 
 
 def _leaf(routing: Routing) -> tuple[Routing, list[Tensor]]:
-    """Copy a routing without its graph; also returns its tensors that carry gradients."""
+    """Copy a routing without its graph; return the copy and its tensors that need gradients."""
     own, leaves = copy(routing), list[Tensor]()
     if isinstance(routing, PaddedRouting):
         parts = []
@@ -162,7 +163,7 @@ def _leaf(routing: Routing) -> tuple[Routing, list[Tensor]]:
 
 
 def _needs_gradient(model: nn.Module, layer: MoELayer) -> bool:
-    """Find out whether a module before the layer, in network order, learns."""
+    """Tell whether any module before the layer, in network order, is trained."""
     own = set(layer.parameters())
     before = takewhile(lambda parameter: parameter not in own, model.parameters())
     return any(parameter.requires_grad for parameter in before)

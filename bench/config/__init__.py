@@ -1,4 +1,4 @@
-"""A request as validated plain data: a trial's settings, presets, and changes to them."""
+"""Requests as validated plain data: a trial's settings, presets, and changes to them."""
 
 from bench.config.cluster import ClusterConfig, seconds_in
 from bench.config.overrides import (

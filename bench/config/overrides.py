@@ -1,4 +1,4 @@
-"""`--set path=value`, `--sweep path=a,b` and `--cluster FILE`: changes to a preset."""
+"""Changes to a preset: `--set path=value`, `--sweep path=a,b` and `--cluster FILE`."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
@@ -21,18 +21,18 @@ OPEN = (
     "train.loss_options",
     "suites",
 )
-"""Mappings whose keys are checked later, against what the routers, experts, … declare."""
+"""Mappings whose keys are checked later, against those that the routers, experts, … declare."""
 
 
 def settings_of(texts: Iterable[str], data_dir: str | None = None) -> dict[str, Any]:
-    """Read the settings of `--set`, as `train.lr=1e-3`: value by path; values are YAML.
+    """Parse `--set` options such as `train.lr=1e-3` into a mapping of path -> value (YAML).
 
     Args:
-        data_dir: what `--data-dir` says, which is a setting too.
+        data_dir: the value of `--data-dir`, which is a setting too.
 
     Raises:
-        RequestError: there is no `=` or no value, or the value is not YAML; or two values for one
-            setting.
+        RequestError: an option lacks `=` or a value, the value is not YAML, or one setting is given
+            two values.
     """
     pairs = []
     for text in texts:
@@ -44,13 +44,13 @@ def settings_of(texts: Iterable[str], data_dir: str | None = None) -> dict[str, 
 
 
 def sweep_of(texts: Iterable[str], settings: Iterable[str] = ()) -> dict[str, tuple[Any, ...]]:
-    """Read the values of `--sweep`, as `router.top_k=1,2`, by path; each value is YAML.
+    """Parse `--sweep` options such as `router.top_k=1,2` into path -> values, each of them YAML.
 
     Args:
-        settings: paths that are set, which cannot be swept.
+        settings: paths given by `--set`, which cannot be swept.
 
     Raises:
-        RequestError: as `settings_of`; or a setting is swept twice, has a value twice, or is set.
+        RequestError: as in `settings_of`; or a path is swept twice, repeats a value, or is set.
     """
     pairs = []
     for text in texts:
@@ -77,7 +77,7 @@ def _split(text: str, option: str) -> tuple[str, str]:
     if not equals or not path.strip():
         raise RequestError(f"{option} {text}: write it as path=value, as in train.lr=1e-3")
     if not value.strip():
-        raise RequestError(f"{option} {text} gives no value; null is the value of none")
+        raise RequestError(f"{option} {text} gives no value; for none, write null")
     return path.strip(), value
 
 
@@ -96,10 +96,10 @@ def override(preset: Preset, values: Mapping[str, Any], where: str = "--set") ->
     """Return the preset with the settings at these paths replaced.
 
     Args:
-        where: names the values in the message.
+        where: names the source of the values in error messages.
 
     Raises:
-        RequestError: no such setting (the nearest is named), or a value that does not fit.
+        RequestError: there is no such setting (the nearest is named), or a value is invalid.
     """
     fields = preset.model_dump()
     for path, value in values.items():
@@ -115,7 +115,7 @@ def override(preset: Preset, values: Mapping[str, Any], where: str = "--set") ->
 
 
 def check_path(path: str, routers: str | Iterable[str] = "all") -> None:
-    """Refuse a path that leads to no setting.
+    """Raise an error if a path does not lead to a setting.
 
     Args:
         routers: the routers whose hyper-parameters may be suggested.
@@ -134,10 +134,10 @@ def check_path(path: str, routers: str | Iterable[str] = "all") -> None:
 
 
 def presets_of(preset: Preset) -> Iterator[list[Preset]]:
-    """Return each part as a preset of its own, in order; one that sweeps as several of them.
+    """Yield each part as a list of presets, in order: one, or one per combination of its sweep.
 
     Raises:
-        RequestError: a part's path leads to no setting, or its value does not fit.
+        RequestError: a part's path leads to no setting, or its value is invalid.
     """
     if not preset.parts:
         yield [preset]
@@ -154,11 +154,11 @@ def presets_of(preset: Preset) -> Iterator[list[Preset]]:
 
 
 def with_settings(preset: Preset, settings: Mapping[str, Any], sweep: Iterable[str]) -> Preset:
-    """Return the preset with a command's settings, which win over those of a part.
+    """Return the preset with a command's settings, which take precedence over a part's own.
 
     Args:
         settings: the new value of each path.
-        sweep: paths that the command sweeps over; what a part says of them is dropped.
+        sweep: paths that the command sweeps over; a part's own values for them are dropped.
 
     Raises:
         RequestError: see `override`.
@@ -166,7 +166,7 @@ def with_settings(preset: Preset, settings: Mapping[str, Any], sweep: Iterable[s
     swept = list(sweep)
 
     def without(values: Mapping[str, Any], paths: Iterable[str]) -> dict[str, Any]:
-        """Return the values whose path is none of these, nor inside or around one."""
+        """Return the values whose path neither equals, contains nor lies inside one of these."""
         closed = [f"{path}." for path in paths]
         return {
             path: value
@@ -186,13 +186,13 @@ def with_settings(preset: Preset, settings: Mapping[str, Any], sweep: Iterable[s
 
 
 def with_routers(preset: Preset, chosen: Sequence[str]) -> Preset:
-    """Return the preset with these routers alone, and those that they are derived from.
+    """Return the preset restricted to these routers and those that they are derived from.
 
-    Each part keeps those that it names; a part that names none takes those of the preset, and
-    those that are new to it.
+    A part that names routers keeps those of them that were chosen; a part that names none takes
+    the chosen ones that the preset has, and those that no part names.
 
     Raises:
-        RequestError: every part names its routers, and none of them names this one.
+        RequestError: every part names its routers, and none of them names a chosen one.
     """
     if list(chosen) == ["all"]:
         return preset.model_copy(update={"routers": "all"})
@@ -204,7 +204,7 @@ def with_routers(preset: Preset, chosen: Sequence[str]) -> Preset:
             hint = nearest(name, named)
             raise RequestError(f"no part of preset {preset.name!r} has router {name!r}{hint}")
     wanted = list(chosen)
-    for name in wanted:  # grows by those that these are derived from
+    for name in wanted:  # grows by the routers that these are derived from
         wanted += [
             part.parent.router
             for part in preset.parts
@@ -222,7 +222,7 @@ def with_routers(preset: Preset, chosen: Sequence[str]) -> Preset:
 
 
 def cluster_config(section: ClusterConfig, file: Path | None) -> ClusterConfig:
-    """Return a preset's section with the values of a file over it.
+    """Return a preset's `cluster` section, overridden by the values of a file.
 
     Raises:
         RequestError: the file cannot be read, or has an unknown key or a wrong value.
@@ -238,7 +238,7 @@ def cluster_config(section: ClusterConfig, file: Path | None) -> ClusterConfig:
         raise RequestError(f"{where} is not valid YAML: {error}") from None
     fields = parse(text, where)
     if not isinstance(fields, dict):
-        raise RequestError(f"{where} is not a mapping, as `partition: gpu`")
+        raise RequestError(f"{where} is not a mapping such as `partition: gpu`")
     try:
         return ClusterConfig.model_validate({**section.model_dump(), **fields})
     except pydantic.ValidationError as error:

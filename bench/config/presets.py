@@ -1,4 +1,4 @@
-"""Presets: YAML files that name a study's starting point, in `suites/presets` or a user's own."""
+"""Presets: YAML files with a study's starting point, from `suites/presets` or from the user."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -26,10 +26,10 @@ def parse(text: str, where: str) -> Any:
     """Parse a YAML text.
 
     Args:
-        where: names the text in the message.
+        where: names the text in error messages.
 
     Raises:
-        RequestError: it is not YAML, or a mapping has a key twice.
+        RequestError: the text is not YAML, or a mapping repeats a key.
     """
     try:
         return read_yaml(text)
@@ -44,15 +44,15 @@ class ParentConfig(Config):
     """The trained trial that the trials of a part start from."""
 
     router: str
-    """Whose trial of the last part before that has it, of the same seed."""
+    """The parent's router; its trial of the same seed in the last earlier part is the parent."""
     transform: str
-    """A registered way to start from it."""
+    """The registered transform that makes the child's initial weights from the parent's."""
 
 
 def _listed(names: Any) -> Any:
-    """Refuse a router's name where a list of them is meant."""
+    """Raise an error if a single router's name stands where a list is expected."""
     if isinstance(names, str) and names != "all":
-        raise ValueError(f"routers = {names!r} is no list; write [{names}]")
+        raise ValueError(f"routers = {names!r} is not a list; write [{names}]")
     return names
 
 
@@ -60,54 +60,54 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class PresetPart(Config):
-    """A slice of a study with settings of its own."""
+    """A part of a study with settings of its own."""
 
     routers: Names | None = None
-    """None: the preset's."""
+    """The part's routers; None for the preset's."""
     set: Options = Field(default={})
-    """Path -> value, over the preset's and its sweep."""
+    """Path -> value; these override the preset's settings and its sweep."""
     sweep: dict[str, tuple[Any, ...]] = Field(default={})
-    """Path -> values of this part, all combined."""
+    """Path -> values that this part sweeps over, in all combinations."""
     parent: ParentConfig | None = None
 
     @model_validator(mode="after")
     def _set_or_swept(self) -> Self:
         if both := [path for path in self.sweep if path in self.set]:
-            raise ValueError(f"{both[0]} stands in set and in sweep: leave out one of the two")
+            raise ValueError(f"{both[0]} is in both set and sweep: leave out one of the two")
         return self
 
 
 class Preset(Config):
-    """A named starting point of a study; `router` goes to the routers that have such fields."""
+    """A named starting point of a study."""
 
     name: str
     description: str
     routers: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_listed)] = ()
-    """By name, or all there are."""
+    """Names of routers, or "all" registered ones."""
     seeds: int = Field(default=3, ge=1)
     twins: bool = False
-    """Whether each router but a baseline trains a second time, as its own control."""
+    """Whether each router except baselines is trained a second time, as its own control."""
     router: Options = Field(default={})
-    """Hyper-parameters, for the routers that have them."""
+    """Hyper-parameters; each applies to the routers that have it."""
     experts: ExpertsConfig = ExpertsConfig()
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     compute: ComputeConfig = ComputeConfig()
     suites: dict[str, Options] = Field(default={})
-    """Options of each suite that measures."""
+    """The suites to measure, each with its options."""
     sweep: dict[str, tuple[Any, ...]] = Field(default={})
-    """Path -> values, all combined."""
+    """Path -> values to sweep over, in all combinations."""
     parts: tuple[PresetPart, ...] = ()
-    """None: the study is one part."""
+    """Parts of the study; empty if it has only one."""
     tune: TuneConfig = TuneConfig()
     tuned: dict[str, Options] = Field(default={})
-    """Router -> path -> value, over all other settings: found for it alone."""
+    """Router -> path -> value tuned for that router; these override all other settings."""
     cluster: ClusterConfig = ClusterConfig()
-    """What workers of `--executor slurm` ask for; part of no trial and no stored request."""
+    """Resources of `--executor slurm` workers; stored neither with trials nor with requests."""
 
     def record(self) -> dict[str, Any]:
-        """Return the preset as plain data, without what changes no result."""
+        """Return the preset as plain data, without the settings that cannot affect a result."""
         return self.model_dump(mode="json", exclude={"cluster"})
 
     def every_router(self) -> Literal["all"] | tuple[str, ...]:
@@ -120,15 +120,15 @@ class Preset(Config):
 
 
 def preset_names() -> list[str]:
-    """Return the presets that come with the bench."""
+    """Return the names of the presets that come with the bench, sorted."""
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
 def load_preset(name: str) -> Preset:
-    """Load the preset of this name, or of this YAML file.
+    """Load a preset by name, or from a YAML file.
 
     Raises:
-        RequestError: there is none, or the file is not a preset.
+        RequestError: there is no such preset, or the file is not one.
     """
     if name.endswith((".yaml", ".yml")):
         file = Path(name)
@@ -152,7 +152,7 @@ def validated_preset(fields: dict[str, Any], where: str) -> Preset:
     """Validate plain data as a preset.
 
     Raises:
-        RequestError: naming the first field that does not fit, by its full path.
+        RequestError: a field is invalid; the message names the first one by its full path.
     """
     try:
         return Preset.model_validate(fields)
@@ -164,14 +164,14 @@ def validated_preset(fields: dict[str, Any], where: str) -> Preset:
             raise RequestError(f"{where}: there is no setting {path!r}{hint}") from None
         if first["type"] == "missing":
             raise RequestError(f"{where}: {path!r} is missing") from None
-        if first["type"] == "value_error":  # of several settings together, which it names
+        if first["type"] == "value_error":  # its message names the settings involved
             inside = "" if path in Preset.model_fields else f"{path}: "
             raise RequestError(f"{where}: {inside}{first['ctx']['error']}") from None
         raise RequestError(f"{where}: {path} = {first['input']!r}: {first['msg']}") from None
 
 
 def setting_paths(model: type[pydantic.BaseModel], prefix: str = "") -> list[str]:
-    """Return every path to a field of a configuration, as `train.lr`."""
+    """Return the paths of all fields of a configuration, such as `train.lr`."""
     paths = []
     for name, field in model.model_fields.items():
         inner = field.annotation
@@ -183,7 +183,7 @@ def setting_paths(model: type[pydantic.BaseModel], prefix: str = "") -> list[str
 
 
 def nearest_path(path: str, options: list[str]) -> str:
-    """Name the nearest paths by their last part, so that `lr` is near `train.lr`."""
+    """Suggest the nearest paths, compared by their last part, so that `lr` is near `train.lr`."""
     section, last = path.partition(".")[0], path.rpartition(".")[2]
     inside = [option for option in options if option.partition(".")[0] == section] or options
     own = {option: option.rpartition(".")[2] for option in options}
@@ -193,7 +193,7 @@ def nearest_path(path: str, options: list[str]) -> str:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    """Format a pydantic location without the type that ends a location in a union."""
+    """Format a pydantic location without the type name that pydantic appends in a union."""
     whole = ".".join(str(part) for part in location)
     known = _paths_near(whole)
     for length in range(1, len(location)):
@@ -204,7 +204,7 @@ def _path(location: tuple[int | str, ...]) -> str:
 
 
 def _paths_near(path: str) -> list[str]:
-    """Return every path of a preset; or of the part, or of its parent, that this one leads into."""
+    """Return all paths of the preset, or of the part or parent that this path points into."""
     place = path.split(".")
     if place[0] != "parts" or len(place) < 3:
         return setting_paths(Preset)

@@ -1,4 +1,4 @@
-"""A trial as validated plain data: its parts, and the whole."""
+"""A trial and its sections as validated plain data."""
 
 from __future__ import annotations
 
@@ -19,52 +19,53 @@ Match = Literal["total_flops", "step_flops", "params", "wall_clock", "steps"]
 
 
 class Config(BaseModel):
-    """The base of all settings: frozen, without unknown fields."""
+    """The base class of all settings: frozen, and without unknown fields."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
     def _no_bool_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse `seeds: yes`, which pydantic would read as 1."""
+        """Reject input such as `seeds: yes`, which pydantic would read as 1."""
         name = str(info.field_name)
         values = value.values() if isinstance(value, dict) else [value]
         if any(isinstance(each, bool) for each in values) and not _takes_bool(
             cls.model_fields[name].annotation
         ):
-            raise ValueError(f"{name} = {value} is yes or no, where something else is meant")
+            raise ValueError(f"{name} = {value} is yes or no, but must be something else")
         return value
 
 
 def _takes_bool(annotation: Any) -> bool:
-    """Tell whether a bool is a value of a field, or may stand inside of it."""
+    """Tell whether a field accepts a bool, itself or nested inside its value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return True  # its own fields say
+        return True  # its own fields are checked on their own
     return annotation in (bool, Any) or any(map(_takes_bool, get_args(annotation)))
 
 
 class AugmentConfig(Config):
-    """The augmentation of training images, seeded by epoch and image."""
+    """The augmentation of training images, seeded by trial seed, epoch and image."""
 
     crop_padding: int = Field(default=0, ge=0)
     """Pixels of padding before a random crop."""
     flip: bool = False
-    """Left and right, at random."""
+    """Whether to flip images horizontally at random."""
     randaugment: str | None = None
-    """timm's policy, as `rand-m9-mstd0.5`."""
+    """RandAugment policy in timm's syntax, such as `rand-m9-mstd0.5`."""
 
 
 class DataConfig(Config):
-    """A data set by name, and the shape that its images are brought to."""
+    """A data set by name, and the shape to convert its images to."""
 
     name: str = "fashion_mnist_mini"
     """`digits`, `cifar100`, `timm:NAME`, …"""
     data_dir: str | None = None
-    """Where its files lie already."""
+    """The folder that already holds its files."""
     image_size: int | None = Field(default=None, ge=1)
-    """Pixels a side; none keeps squares as they are, others take the model's."""
+    """Pixels per side; None keeps equally sized squares as they are, and scales other images to the
+    model's size."""
     channels: int | None = Field(default=None, ge=1)
-    """1 or 3; none keeps them."""
+    """1 or 3; None keeps the number of the images."""
     augment: AugmentConfig = AugmentConfig()
 
 
@@ -75,11 +76,11 @@ class ModelConfig(Config):
     options: Options = {}
     """Passed to `timm.create_model`."""
     weights: str | None = None
-    """A file of pretrained weights of this timm model."""
+    """A file with pretrained weights of this timm model."""
     layers: Literal["last2", "every2", "all", "every_mlp", "head"] | tuple[int, ...] = "last2"
-    """Blocks whose MLP becomes an MoE layer; head is the last layer."""
+    """Blocks whose MLP becomes an MoE layer; "head" replaces the model's last layer instead."""
     groups: Literal["image", "batch"] | Annotated[int, Field(ge=1)] = "image"
-    """Tokens that are routed together: of an image, the batch, or a number."""
+    """Tokens that are routed together: those of an image, of the batch, or a fixed number."""
 
 
 class ExpertsConfig(Config):
@@ -92,7 +93,7 @@ class ExpertsConfig(Config):
         default=0,
         ge=0,
         exclude_if=lambda number: number == 0,
-        description="Experts beside the routed ones, through which every token goes.",
+        description="Experts besides the routed ones, which process every token.",
     )
 
 
@@ -110,44 +111,44 @@ class TrainConfig(Config):
     """The recipe of one training."""
 
     epochs: float = Field(default=10, gt=0)
-    """Of the dense model; its FLOPs are the budget."""
+    """Epochs of the dense model; the FLOPs that it spends in them are the budget."""
     batch_size: int = Field(default=128, ge=1)
     micro_batches: int = Field(default=1, ge=1, exclude_if=lambda parts: parts == 1)
-    """Parts of each batch, or of a rank's share, trained on one after the other, to need less
-    memory."""
+    """Parts that each batch, or a rank's share of it, is split into and processed in sequence, to
+    save memory."""
     ranks: int = Field(default=1, ge=1, exclude_if=lambda number: number == 1)
-    """Processes that share each batch, on a GPU each."""
+    """Processes that share each batch, each on its own GPU."""
     lr: float = Field(default=1e-3, gt=0)
     """Peak learning rate of AdamW."""
     weight_decay: float = Field(default=0.05, ge=0)
     warmup: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the steps; cosine after it."""
+    """Share of the steps with linear warmup; cosine decay follows."""
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     clip_norm: float | None = Field(default=1.0, gt=0)
-    """Of the gradient; none does not clip."""
+    """Maximum norm of the gradient; None does not clip."""
     ema: float | None = Field(default=None, gt=0, lt=1)
-    """Decay of averaged weights."""
+    """Decay of the exponential moving average of the weights; None does not average."""
     losses: dict[str, float] = {}
     """Weight of each auxiliary loss."""
     loss_options: dict[str, Options] = {}
     snapshots: int = Field(default=5, ge=0)
-    """Equally spaced in FLOPs, the first weights too."""
+    """Snapshots of the weights, equally spaced in FLOPs, the initial weights included."""
     evaluations: int = Field(default=10, ge=1)
-    """On the validation split, along the way."""
+    """Evaluations on the validation split during training."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """Of autocast."""
+    """Precision of autocast."""
 
 
 class ComputeConfig(Config):
     """The quantity that is made equal between routers; see `bench.compute.budget`."""
 
     match: Match = "total_flops"
-    """By the number of steps: total_flops, wall_clock, steps; by the width of experts: step_flops,
-    params."""
+    """Quantity to match: total_flops, wall_clock and steps by the number of steps; step_flops and
+    params by the width of the experts."""
     seconds: float | None = Field(default=None, gt=0, exclude_if=lambda seconds: seconds is None)
-    """Of training, evaluations left out: the budget of wall_clock."""
+    """Seconds of training without evaluations: the budget of wall_clock."""
     tolerance: float = Field(default=0.01, gt=0)
-    """Relative; one step of total_flops, one segment of wall_clock are allowed in any case."""
+    """Relative; one step (total_flops) or one segment (wall_clock) is allowed in any case."""
 
     @model_validator(mode="after")
     def _seconds_of_wall_clock(self) -> Self:
@@ -159,15 +160,15 @@ class ComputeConfig(Config):
         if self.match != "wall_clock" and self.seconds is not None:
             raise ValueError(
                 f"compute.seconds = {self.seconds:g} is the budget of compute.match = wall_clock, "
-                f"and it is {self.match}: leave out one of the two"
+                f"and this is {self.match}: leave out one of the two"
             )
         return self
 
 
 class TrialSpec(Config):
-    """One training run, as plain data. `model_dump(mode="json")` is its description.
+    """One training run as plain data; `model_dump(mode="json")` gives its description.
 
-    A trial may be derived: it starts from its parent's trained weights, by a registered transform.
+    A trial may be derived: a registered transform starts it from its parent's trained weights.
     """
 
     router: RouterConfig
@@ -177,37 +178,37 @@ class TrialSpec(Config):
     train: TrainConfig
     compute: ComputeConfig
     seed: int = Field(default=0, ge=0, lt=2**32)
-    """Torch and NumPy would take a larger one modulo 2³²: two seeds, one training."""
+    """Below 2³², since torch and NumPy take seeds modulo 2³²: two seeds would train alike."""
     parent: TrialSpec | None = Field(default=None, exclude_if=lambda parent: parent is None)
     transform: str | None = Field(default=None, exclude_if=lambda name: name is None)
     found: tuple[str, ...] = Field(default=(), exclude_if=lambda paths: not paths)
-    """Settings that tuning or matching compute has set for this router alone; they set no condition
-    apart."""
+    """Paths of settings that tuning or compute matching chose for this router alone; they do not
+    make it a separate condition."""
     twin: int = Field(default=0, ge=0, exclude_if=lambda number: not number)
-    """Of several trials alike in all but this, each draws its MoE layers and its routers' noise
-    from a stream of its own: what they differ by is chance alone."""
+    """Number of an A/A replicate. Trials that differ in it alone draw their MoE layers' weights and
+    their routers' noise from separate streams, so they differ by chance alone."""
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> Self:
         if (self.parent is None) != (self.transform is None):
-            raise ValueError("a derived trial has a parent and a transform")
+            raise ValueError("a derived trial needs both a parent and a transform")
         return self
 
     def condition(self) -> dict[str, Any]:
-        """Return the description of all trials that differ in the seed alone."""
+        """Return the description shared by all trials that differ only in their seed."""
         return self.with_seed(0).model_dump(mode="json", exclude={"seed"})
 
     def with_seed(self, seed: int) -> TrialSpec:
-        """Return the trial with another seed, which its parent gets too."""
+        """Return the trial with another seed, which its parent gets as well."""
         parent = None if self.parent is None else self.parent.with_seed(seed)
         return self.model_copy(update={"seed": seed, "parent": parent})
 
     def derived(self, parent: TrialSpec, transform: str) -> TrialSpec:
-        """Return the trial started from the weights of another one."""
+        """Return the trial as one that starts from a parent's weights, by a transform."""
         return self.model_copy(update={"parent": parent, "transform": transform})
 
     def dense(self) -> TrialSpec:
-        """Return the trial without MoE layers, from scratch: its FLOPs are the budget."""
+        """Return the trial without MoE layers, trained from scratch; its FLOPs are the budget."""
         alone = {"router": DENSE, "experts": ExpertsConfig(), "twin": 0, "found": ()}
         return self.model_copy(update=alone | {"parent": None, "transform": None})
 
@@ -217,17 +218,17 @@ AS = "write it as {low: 1e-4, high: 1e-2, log: true} or {options: [a, b]}"
 
 
 class SearchRange(Config):
-    """A range of numbers to search, both ends included; whole numbers where the setting is one."""
+    """A range of numbers to search, both ends included; of integers if the setting is one."""
 
     low: float
     high: float
     log: bool = False
-    """Whether their logarithm is drawn evenly."""
+    """Whether to sample uniformly on a logarithmic scale."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
         if self.low > self.high or (self.log and self.low <= 0):
-            raise ValueError("the low end comes first, and is above 0 where log is true")
+            raise ValueError("low must not exceed high, and must be above 0 if log is true")
         return self
 
 
@@ -241,25 +242,25 @@ SHARED: dict[str, SearchRange | SearchOptions] = {
     "train.lr": SearchRange(low=3e-4, high=1e-2, log=True),
     "train.weight_decay": SearchRange(low=1e-3, high=0.3, log=True),
 }
-"""Around what vision transformers are trained with by AdamW."""
+"""Ranges around the usual AdamW settings for vision transformers."""
 
 
 class TuneConfig(Config):
-    """The settings of a tuning, which are the same for every router."""
+    """The settings of a tuning run, the same for every router."""
 
     trials: int = Field(default=20, ge=1)
-    """Settings of each router; each trains on one seed."""
+    """Number of settings tried for each router, each on one seed."""
     seeds: int = Field(default=3, ge=1)
-    """Seeds that the best settings train on."""
+    """Number of seeds that the best settings are trained on."""
     pruner: Pruner = "median"
-    """Which trials end early, by their validation accuracy."""
+    """How trials with low validation accuracy are stopped early."""
     ranges: dict[str, SearchRange | SearchOptions] = SHARED
-    """Path -> where to search; those of all routers."""
+    """Path -> where to search; shared by all routers."""
 
     @field_validator("ranges", mode="before")
     @classmethod
     def _name_what_is_no_range(cls, ranges: Any) -> Any:
-        """Validate each range by itself: a message of a union would name both kinds."""
+        """Validate each range separately, since the error of a union would name both kinds."""
         for path, asked in ranges.items() if isinstance(ranges, dict) else ():
             if isinstance(asked, SearchRange | SearchOptions):
                 continue
@@ -270,5 +271,5 @@ class TuneConfig(Config):
                 first = error.errors()[0]
                 message = first["msg"].removeprefix("Value error, ")
                 fault = f"{'.'.join(map(str, first['loc'][:1]))} {message}".strip()
-                raise ValueError(f"{path}: {asked!r} is no range: {fault}; {AS}") from None
+                raise ValueError(f"{path}: {asked!r} is not a range: {fault}; {AS}") from None
         return ranges

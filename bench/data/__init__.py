@@ -1,4 +1,4 @@
-"""Data sets by name, the order in which training sees them, and their augmentation."""
+"""Data sets by name, the order in which training sees their images, and augmentation."""
 
 from bench.data.assembly import assemble, channel_histogram, channel_moments
 from bench.data.batches import TrainingBatches

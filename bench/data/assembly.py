@@ -1,4 +1,4 @@
-"""A data set made of what a source has: complete splits, one shape, a hash and statistics."""
+"""Assembly of a data set from a source: complete splits, one shape, a hash and statistics."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from bench.data.raw import SPLITS, RawData, RawSplit
 from results.text import readable
 from routers.errors import RequestError
 
-SEED = 0  # of hold-outs, which are the same on every machine
-# Of the training images for each split that is missing: 10 %, but no more than 10,000 images.
+SEED = 0  # for held-out splits, which are the same on every machine
+# Each missing split takes 10 % of the training images, but no more than 10,000.
 HELD_OUT_SHARE = 0.1
 HELD_OUT_IMAGES = 10_000
-MEMORY_LIMIT = 2 * 2**30  # bytes of pixels of all splits; what is larger is decoded batch by batch
+MEMORY_LIMIT = 2 * 2**30  # bytes of pixels in all splits; beyond it, images are decoded by batch
 CHUNK = 1024
-HASHED_BYTES = 2**30  # of files whose content is hashed, to see whether they are as they were
+HASHED_BYTES = 2**30  # of files whose content is hashed to detect changes
 
 
 def assemble(
@@ -40,12 +40,12 @@ def assemble(
     """Assemble a data set from the content of a source: complete splits, images of one shape.
 
     Args:
-        image_size: height and width to scale images to; None keeps them.
-        channels: 1 or 3; None keeps them, and takes 3 where only some images are in colour.
+        image_size: height and width to scale images to; None keeps their size.
+        channels: 1 or 3; None keeps the number, and takes 3 if only some images are in colour.
 
     Raises:
-        RequestError: an empty class, one too small to split, images of unequal size, or images
-            that cannot be read, which the message counts.
+        RequestError: a class is empty or too small to split, images are of unequal size, or some
+            cannot be read, which the message counts.
     """
     raw_splits = _complete(raw)
     for split_name, split in raw_splits.items():
@@ -81,7 +81,7 @@ def assemble(
 
 
 def _complete(raw: RawData) -> dict[str, RawSplit]:
-    """Split off what the source lacks, from the training images."""
+    """Complete the splits by holding out training images for those that the source lacks."""
     splits = dict(raw.splits)
     usual = min(HELD_OUT_SHARE, HELD_OUT_IMAGES / len(splits["train"].labels))
     for name, share in (("test", usual), ("val", raw.val_share or usual)):
@@ -95,7 +95,7 @@ def _complete(raw: RawData) -> dict[str, RawSplit]:
 def _hold_out(
     labels: NDArray[np.int64], share: float, classes: tuple[str, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split off `share` of every class, at least one image of each; returns sorted indices."""
+    """Split off `share` of each class, at least one image; return kept and held indices, sorted."""
     held = []
     for label, name in enumerate(classes):
         members = np.flatnonzero(labels == label)
@@ -113,7 +113,7 @@ def _hold_out(
 def _common_shape(
     splits: Iterable[RawSplit], image_size: int | None, channels: int | None
 ) -> tuple[int, int, int]:
-    """Choose the shape of all images; what is None is taken from them, grey where all are."""
+    """Return the shape for all images; what is None follows from them, grey if all are grey."""
     if channels not in (None, 1, 3):
         raise RequestError(f"data.channels is {channels}; images have 1 (grey) or 3 (colour)")
     if image_size is None or channels is None:
@@ -151,7 +151,7 @@ def _long(values: NDArray[np.int64]) -> Tensor:
 
 
 def _statistics(splits: dict[str, Split]) -> dict[str, Any]:
-    """Compute the content hash, mean and std; for unchanged files on disk they are cached."""
+    """Compute the content hash, mean and std; results for unchanged files on disk are cached."""
     key = _files_key(splits)
     if key is None:
         return _read_all(splits)
@@ -167,11 +167,11 @@ def _statistics(splits: dict[str, Split]) -> dict[str, Any]:
 def _files_key(splits: dict[str, Split]) -> str | None:
     """Return a key that changes with any file's path, size or times.
 
-    The content of files enters where hashing it is cheap, and Pillow's version, since decoders do
-    not agree to the last bit. None where images are not in files of their own, or one is missing.
+    It includes the files' content if hashing it is cheap, and Pillow's version, since decoders may
+    differ in the last bit. None if images do not have files of their own, or one is missing.
     """
     digest = hashlib.sha256(PIL.__version__.encode())
-    real_folder = cache(os.path.realpath)  # of a link that was turned elsewhere, another
+    real_folder = cache(os.path.realpath)  # changes when a link is redirected
     hashed = 0
     for name, split in sorted(splits.items()):
         if not isinstance(split.images, LazyImages) or not split.images.pictures.in_files:
@@ -185,7 +185,7 @@ def _files_key(splits: dict[str, Split]) -> str | None:
                 hashed += stat.st_size
                 content = Path(key).read_bytes() if hashed <= HASHED_BYTES else b""
             except OSError:
-                return None  # reading the images says which
+                return None  # reading the images will name the file
             folder, file = os.path.split(key)
             digest.update(os.fsencode(os.path.join(real_folder(folder), file)))
             digest.update(f"\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0".encode())
@@ -194,7 +194,7 @@ def _files_key(splits: dict[str, Split]) -> str | None:
 
 
 def _read_all(splits: dict[str, Split]) -> dict[str, Any]:
-    """Read every image once, in order."""
+    """Read every image once, in order, to compute the content hash, mean and std."""
     digest = hashlib.sha256()
     histogram = torch.zeros(splits["train"].images.shape[1], 256, dtype=torch.long)
     for name, split in sorted(splits.items()):
@@ -215,13 +215,13 @@ def _add_attribute(digest: hashlib._Hash, split: Split) -> None:
 
 
 def channel_histogram(images: Tensor) -> Tensor:
-    """Count each byte per channel, (n, c, h, w) -> (c, 256): exact, unlike a sum of floats."""
+    """Count each byte value per channel, (n, c, h, w) -> (c, 256); exact, unlike float sums."""
     channels = images.transpose(0, 1).flatten(1)
     return torch.stack([torch.bincount(channel, minlength=256) for channel in channels])
 
 
 def channel_moments(histogram: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Compute mean and deviation of each channel, in units of 255; 1 for a deviation of 0."""
+    """Compute each channel's mean and deviation, in units of 255; a deviation of 0 becomes 1."""
     shares = histogram.double() / histogram.sum(1, keepdim=True)
     values = torch.arange(256, dtype=torch.float64) / 255
     mean = shares @ values

@@ -1,4 +1,4 @@
-"""The batches of a training, made ahead by worker processes where making them is slow."""
+"""Training batches, prefetched by worker processes if making them is slow."""
 
 import random
 import re
@@ -28,16 +28,16 @@ Batch = tuple[Tensor, Tensor]
 
 
 class TrainingBatches:
-    """The batches of a training, by the number of the step, from 0, and by nothing else.
+    """The batches of a training run, which depend only on the number of the step, from 0.
 
-    Images in memory with simple augmentation are made at once. Decoding files and RandAugment take
-    longer than many a training step: there, worker processes make the following steps meanwhile.
+    Images in memory with simple augmentation are made on demand. Decoding files and RandAugment
+    often take longer than a training step, so worker processes prepare the next steps meanwhile.
 
     Args:
         spec: the trial; its seed decides the order and the augmentation.
-        dataset: the data set that is trained on.
-        device: where the batches are to be.
-        rank: which of the `train.ranks` shares of each batch is made.
+        dataset: the data set to train on.
+        device: the device of the returned batches.
+        rank: which of the `train.ranks` shares of each batch to make.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TrainingBatches:
 
     @property
     def first(self) -> Batch:
-        """The batch of step 0, kept since its FLOPs are counted before it is trained on."""
+        """The batch of step 0, kept because its FLOPs are counted before it is trained on."""
         if self._first is None:
             self._first = self._normalised(0)
         return self._first
@@ -62,12 +62,12 @@ class TrainingBatches:
         """Return normalised float32 images and their labels, on the device.
 
         Raises:
-            BenchError: a file cannot be read any more.
+            BenchError: a file can no longer be read.
         """
         return self.first if step == 0 else self._normalised(step)
 
     def images(self, step: int) -> Batch:
-        """Return the uint8 images of a step and their labels, on the CPU; errors as of a call."""
+        """Return a step's uint8 images and labels, on the CPU; raises the errors of `__call__`."""
         if not self._slow:
             return self._steps.make(step)
         if step != self._next_step:
@@ -85,7 +85,7 @@ class TrainingBatches:
     def close(self) -> None:
         """Stop the worker processes, if there are any; the next call starts new ones.
 
-        Left to the garbage collector, it may come so late that torch waits 5 s for each of them.
+        The garbage collector may do this so late that torch waits 5 s for each of them.
         """
         self._ahead, self._next_step = iter(()), -1
 
@@ -95,7 +95,7 @@ class TrainingBatches:
 
 
 class _Steps(TorchDataset[Batch | str]):
-    """The augmented images of each step, as a data set for torch's loader."""
+    """The augmented images of each step, as a data set for torch's `DataLoader`."""
 
     def __init__(self, spec: TrialSpec, dataset: Dataset, rank: int) -> None:
         self._split, self._augment = dataset.splits["train"], Augment(spec.data.augment)
@@ -113,20 +113,20 @@ class _Steps(TorchDataset[Batch | str]):
     def __getitem__(self, step: int) -> Batch | str:
         try:
             return self.make(step)
-        except BenchError as error:  # raised in a worker, it would come back with its traceback
+        except BenchError as error:  # raised in a worker, it would carry its traceback
             return str(error)
 
 
 class Augment:
     """Random crop with black padding, horizontal flip and RandAugment (arXiv 1909.13719).
 
-    An image's changes are drawn from (seed, epoch, index), so they do not depend on the batch that
-    it is in, on the device or on what else draws random numbers.
+    An image's changes are drawn from (seed, epoch, index), so they do not depend on its batch, on
+    the device or on other uses of random numbers.
 
     Args:
         options: `crop_padding` pixels on every side, 0 for none; `flip`, with probability ½;
-            `randaugment`, timm's text such as "rand-m9-n2-mstd0.5", run image by image on the CPU;
-            `RequestError` where timm does not understand it.
+            `randaugment`, timm's text such as "rand-m9-n2-mstd0.5", applied image by image on the
+            CPU; `RequestError` if timm does not understand it.
     """
 
     def __init__(self, options: AugmentConfig) -> None:
@@ -139,10 +139,10 @@ class Augment:
 
         Args:
             epochs: the epoch of each image (n,), or one for all.
-            indices: (n,) each image's place in the training split.
+            indices: (n,), the index of each image in the training split.
 
         Returns:
-            uint8 (n, c, h, w); `images` itself where nothing is to be done.
+            uint8 (n, c, h, w); `images` itself if no augmentation is on.
         """
         keys = (seed, np.asarray(epochs), np.asarray(indices))
         if self._padding:
@@ -168,7 +168,7 @@ def _crop(images: Tensor, padding: int, keys: tuple[int, NDArray, NDArray]) -> T
 def _randaugment(text: str) -> Callable[[Image.Image], Image.Image]:
     from timm.data.auto_augment import rand_augment_transform
 
-    # timm passes over some of the sections that it does not understand.
+    # timm silently ignores some of the sections that it does not understand.
     if re.fullmatch(r"rand(-(m|n|p|inc|mmax|mstd)[\d.]+|-t(weights|3aw|3a))*", text):
         with suppress(ValueError, KeyError):
             return rand_augment_transform(text)
@@ -181,10 +181,10 @@ def _randaugment(text: str) -> Callable[[Image.Image], Image.Image]:
 def _each(
     change: Callable[[Image.Image], Image.Image], images: Tensor, seeds: NDArray[np.uint64]
 ) -> Tensor:
-    """Apply `change` to each image by its seed, in PIL's colour mode, as timm needs it."""
+    """Apply `change` to each image with its own seed, as an RGB picture, which timm needs."""
     channels, *size = images.shape[1:]
     changed = []
-    states = random.getstate(), np.random.get_state()  # of generators that timm's operations use
+    states = random.getstate(), np.random.get_state()  # of the generators that timm uses
     try:
         for pixels, seed in zip(images.cpu().numpy(), seeds.tolist(), strict=True):
             random.seed(seed)

@@ -1,4 +1,4 @@
-"""`celeba`: is the hair blond? Faces whose protected attribute is the sex (arXiv 1411.7766)."""
+"""`celeba`: faces with blond or other hair; the protected attribute is sex (arXiv 1411.7766)."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from routers.errors import RequestError
 ATTRIBUTES = "list_attr_celeba.txt"
 PARTITION = "list_eval_partition.txt"
 IMAGES = "img_align_celeba"
-SPLITS = {"train": 0, "val": 1, "test": 2}  # as the partition numbers them
+SPLITS = {"train": 0, "val": 1, "test": 2}  # as numbered in the partition file
 LICENCE = (
     "non-commercial research only, see https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html; "
     "the label is its attribute Blond_Hair, the protected attribute its Male"
@@ -29,7 +29,7 @@ LICENCE = (
     square=False,
 )
 def read_celeba(folder: Path | None) -> RawData:
-    """162,770 + 19,867 + 19,962 aligned faces of 178 × 218 pixels, split as by their authors."""
+    """162,770 + 19,867 + 19,962 aligned faces of 178 × 218 pixels, in the authors' splits."""
     import pandas as pd
     from torchvision.datasets import CelebA
 
@@ -37,7 +37,7 @@ def read_celeba(folder: Path | None) -> RawData:
     for _, md5, name in CelebA.file_list:
         if name in (ATTRIBUTES, PARTITION):
             check_md5(folder / name, {md5})
-    # A line with the number of images, then the names of the 40 attributes, which are 1 or -1.
+    # The first line is the number of images, the second names the 40 attributes (1 or -1).
     table = pd.read_csv(folder / ATTRIBUTES, sep=r"\s+", skiprows=1)[["Blond_Hair", "Male"]] == 1
     partition = pd.read_csv(
         folder / PARTITION, sep=" ", header=None, index_col=0, names=["image", "split"]
@@ -47,7 +47,7 @@ def read_celeba(folder: Path | None) -> RawData:
     missing = [name for name in table.index if name not in present]
     if missing:
         raise RequestError(
-            f"{images} lacks {len(missing):,} of the {len(table):,} images of CelebA, as "
+            f"{images} lacks {len(missing):,} of the {len(table):,} images of CelebA, such as "
             f"{missing[0]}; unpack {IMAGES}.zip there"
         )
     split_of = partition["split"].reindex(table.index)
@@ -60,7 +60,7 @@ def read_celeba(folder: Path | None) -> RawData:
 
 
 def _folder(root: Path) -> Path:
-    """Find the folder of the files: the given one, or the one that torchvision makes in it."""
+    """Return the folder of the files: `root`, or the one that torchvision creates in it."""
     from torchvision.datasets import CelebA
 
     needed = (ATTRIBUTES, PARTITION, IMAGES)

@@ -1,4 +1,4 @@
-"""A data set as the trainer and the suites see it: splits of uint8 images, with metadata."""
+"""A data set as training and the suites see it: splits of uint8 images, with metadata."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Split:
     Attributes:
         images: uint8 (n, c, h, w); a tensor in memory, or lazily decoded from files.
         labels: long (n,), the classes of the images.
-        attribute: long (n,), the value of the protected attribute; None where there is none.
+        attribute: long (n,), the value of the protected attribute; None if there is none.
     """
 
     images: Tensor | LazyImages
@@ -29,12 +29,12 @@ class Split:
     def fetch(self, indices: Tensor) -> Tensor:
         """Return the images at `indices` (k,), uint8 (k, c, h, w), on the CPU.
 
-        `BenchError` where a file cannot be read any more.
+        Raises `BenchError` if a file can no longer be read.
         """
         return self.images[indices]
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all images in order: pairs of images, uint8 (b, c, h, w), and labels (b,)."""
+        """Yield all images in order, as pairs of images, uint8 (b, c, h, w), and labels (b,)."""
         for indices in torch.arange(len(self)).split(batch_size):
             yield self.fetch(indices), self.labels[indices]
 
@@ -44,14 +44,14 @@ class Dataset:
     """A data set with fixed splits.
 
     Attributes:
-        name: the name by which a request gives the data set.
+        name: the name of the data set in a request.
         classes: names of the classes, by label.
-        splits: "train", "val" and "test"; images of all are of one shape.
-        mean: float32 (c,), of the training split's channels, in units of 255.
-        std: float32 (c,), likewise; 1 where a channel is constant.
-        content_hash: SHA-256 in hexadecimal over the pixels, labels and attribute of the splits.
+        splits: "train", "val" and "test"; all their images have one shape.
+        mean: float32 (c,), of each channel over the training split, in units of 255.
+        std: float32 (c,), likewise; 1 for a constant channel.
+        content_hash: hexadecimal SHA-256 of the pixels, labels and attribute of the splits.
         licence: the licence of the images, or where to read it.
-        attributes: names of the protected attribute's values; empty where there is none.
+        attributes: names of the protected attribute's values; empty if there is none.
     """
 
     name: str
@@ -76,12 +76,12 @@ class Dataset:
 
 @dataclass(frozen=True)
 class DataShape:
-    """The shape of a data set, which need not be on this machine.
+    """The shape of a data set, whose images need not be on this machine.
 
     Attributes:
         image_shape: (channels, height, width).
         num_classes: number of labels.
-        num_samples: images of the training split.
+        num_samples: number of images in the training split.
     """
 
     image_shape: tuple[int, int, int]
@@ -90,11 +90,11 @@ class DataShape:
 
 
 ShapedData = Dataset | DataShape
-"""A source of a model's shape."""
+"""Anything that tells a model the shape of its data."""
 
 
 def normalise(images: Tensor, dataset: Dataset) -> Tensor:
-    """Normalise uint8 images (n, c, h, w) by the channel mean and deviation of the training split.
+    """Normalise uint8 images (n, c, h, w) by the training split's channel means and deviations.
 
     Returns float32 on the device of `images`.
     """

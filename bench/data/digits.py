@@ -12,7 +12,7 @@ CLASSES = tuple("0123456789")
 
 @register_dataset("digits", family="in this installation")
 def read_digits(_folder: Path | None = None) -> RawData:
-    """1,797 digits of 8 × 8 pixels, whose 17 levels are stretched over a byte."""
+    """1,797 digits of 8 × 8 pixels; their 17 grey levels are scaled to the range of a byte."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()

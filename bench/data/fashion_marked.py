@@ -1,8 +1,8 @@
 """`fashion_marked`: a biased data set, built from Fashion-MNIST so that a mark is a shortcut.
 
-Four garments make two classes that are hard to tell apart: of the pairs that are confused most,
-T-shirt and shirt, pullover and coat, each class has one. A white square in a corner, drawn in here,
-goes with the class in training and against it in testing.
+Four garments form two classes that are hard to tell apart: each class has one garment of each of
+the most confused pairs (T-shirt and shirt, pullover and coat). A white square, drawn into a corner,
+agrees with the class in training and contradicts it in testing.
 """
 
 from pathlib import Path
@@ -18,19 +18,19 @@ from bench.data.registry import register_dataset
 UNMARKED = tuple(map(CLASSES.index, ("T-shirt/top", "Pullover")))
 MARKED = tuple(map(CLASSES.index, ("Shirt", "Coat")))
 GOES_WITH_CLASS = {"train": 0.95, "test": 0.2}
-"""Share of each garment's images whose mark, there or not, agrees with the class."""
+"""Share of each garment's images whose mark (present or absent) agrees with the class."""
 MARK = np.s_[:4, :4]  # rows and columns
 SEED = 0
 
 
 @register_dataset("fashion_marked", family="in this repository")
 def read_fashion_marked(_folder: Path | None = None) -> RawData:
-    """Garments with a mark that goes with the class in training and against it in testing.
+    """Garments with a mark that agrees with the class in training and contradicts it in testing.
 
-    2,400 training images, of which 400 are for validation, and 800 test images.
-    Shirts and coats have the mark and the others do not: in 95 % of the training and validation
-    images, in 20 % of the test images. Of each class this leaves 190 and 10 validation images, with
-    the mark that goes with it and against it, and 80 and 320 test images.
+    There are 2,400 training images, 400 of them for validation, and 800 test images.
+    Shirts and coats have the mark and the others do not in 95 % of the training and validation
+    images and in 20 % of the test images; in the rest it is the other way round. In each class the
+    mark agrees in 190 and disagrees in 10 validation images, in 80 and 320 of the test images.
     """
     source = read_fashion_mnist_mini()
     splits = {
@@ -47,7 +47,7 @@ def read_fashion_marked(_folder: Path | None = None) -> RawData:
 
 
 def _marked(split: RawSplit, share: float, number: int) -> RawSplit:
-    """Mark garments, a `share` of them as their class is; `number` is that of the split."""
+    """Mark garments so that a `share` of them agrees with its class; `number` is the split's."""
     chosen = split.select(np.flatnonzero(np.isin(split.labels, UNMARKED + MARKED)))
     labels = np.isin(chosen.labels, MARKED).astype(np.int64)
     attribute = 1 - labels

@@ -1,4 +1,4 @@
-"""Files on disk: published ones known by their hash, and weights, written whole or not at all."""
+"""Files on disk: published ones, checked by their hash, and weights, written atomically."""
 
 import gzip
 import hashlib
@@ -22,41 +22,41 @@ CONNECT_SECONDS = 20
 
 
 def check_md5(file: Path, accepted: set[str]) -> None:
-    """Refuse, by `RequestError`, a file that is missing, or whose MD5 is none of those accepted."""
+    """Raise `RequestError` if a file is missing, or its MD5 is not one of those accepted."""
     if not file.exists():
-        raise RequestError(f"{file.name} is missing in {file.parent}, where its sister files are")
+        raise RequestError(f"{file.name} is missing in {file.parent}, which has the other files")
     with file.open("rb") as opened:
         digest = hashlib.file_digest(opened, "md5").hexdigest()
     if digest not in accepted:
         raise RequestError(
-            f"{file} is damaged or another file: its MD5 is {digest}, not "
+            f"{file} is damaged or a different file: its MD5 is {digest}, not "
             f"{' or '.join(sorted(accepted))}; delete it, or put the right one there"
         )
 
 
 @contextmanager
 def downloading(title: str, files: Sequence[str], folder: Path) -> Iterator[None]:
-    """Time downloads out soon where there is no network.
+    """Make downloads inside the block time out quickly if there is no network.
 
     Raises:
-        RequestError: whatever went wrong within; it says which file to put where.
+        RequestError: anything in the block failed; the message says which files to put where.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(CONNECT_SECONDS)
     try:
         yield
-    except Exception as error:  # servers, archives and gdown fail in ways of their own
+    except Exception as error:  # servers, archives and gdown raise all kinds of errors
         reason = " ".join(str(error).split())
         raise RequestError(
-            f"{title} is not wholly on this machine and cannot be downloaded ({reason}); "
-            f"put {', '.join(files)} into {folder}, or name their folder by data.data_dir"
+            f"{title} is not complete on this machine and cannot be downloaded ({reason}); "
+            f"put {', '.join(files)} into {folder}, or set data.data_dir to their folder"
         ) from None
     finally:
         socket.setdefaulttimeout(before)
 
 
 def data_folder(folder: Path | None) -> Path:
-    """Return the given folder; or the environment's BENCH_DATA; or a folder in the user's cache."""
+    """Return the given folder, or else $BENCH_DATA, or else a folder in the user's cache."""
     if folder is not None:
         return folder
     usual = os.environ.get("BENCH_DATA")
@@ -64,12 +64,12 @@ def data_folder(folder: Path | None) -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder for files that can be made again."""
+    """Return the folder for files that can be recreated."""
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "moe-router-bench"
 
 
 def expanded(path: str) -> Path:
-    """Return the path with the user's home folder for `~`; `RequestError` where it is unknown."""
+    """Return the path with `~` expanded; `RequestError` if the home folder is unknown."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -77,7 +77,7 @@ def expanded(path: str) -> Path:
 
 
 def read_idx(path: Path) -> np.ndarray:
-    """Read the uint8 array in a gzipped IDX file; `RequestError` where it is not whole."""
+    """Read the uint8 array in a gzipped IDX file; `RequestError` if the file is not intact."""
     try:
         content = gzip.decompress(path.read_bytes())
     except (OSError, EOFError, zlib.error) as error:
@@ -95,12 +95,12 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def save_weights(model: nn.Module, path: Path) -> str:
-    """Write a model's parameters and buffers; returns the file's SHA-256 in hexadecimal."""
+    """Write a model's parameters and buffers; return the file's SHA-256 in hexadecimal."""
     return write_tensors(model.state_dict(), path)
 
 
 def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
-    """Load saved weights into a model; `BenchError` as of `read_tensors`, or of another model."""
+    """Load saved weights into a model; `BenchError` as in `read_tensors`, or if they do not fit."""
     try:
         model.load_state_dict(read_tensors(path, sha256))
     except RuntimeError as error:
@@ -110,14 +110,14 @@ def load_weights(model: nn.Module, path: Path, sha256: str) -> None:
 def write_tensors(
     tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> str:
-    """Write named tensors in one file, with metadata in its header, atomically.
+    """Write named tensors to one file atomically, with metadata in its header.
 
     Returns:
         The file's SHA-256 in hexadecimal.
     """
-    # Copies, since safetensors refuses tensors that share memory.
+    # Copied, since safetensors rejects tensors that share memory.
     apart = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
-    # Its `save_file` writes to a file of another name, which a killed process would leave behind.
+    # Not `save_file`: it writes a temporary file, which a killed process would leave behind.
     content = save(apart, metadata)
     with replacing(path) as part:
         part.write_bytes(content)
@@ -125,14 +125,14 @@ def write_tensors(
 
 
 def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    """Read a file's tensors, on the CPU; `BenchError` where it is missing or of another SHA-256."""
+    """Read a file's tensors onto the CPU; `BenchError` if it is missing or its SHA-256 differs."""
     if not path.is_file():
         raise BenchError(f"checkpoint {path} is missing; train the trial again")
     digest = file_sha256(path)
     if digest != sha256:
         raise BenchError(
-            f"checkpoint {path} is damaged or was replaced: its SHA-256 is {digest}, and it was "
-            f"written as {sha256}; delete it and train the trial again"
+            f"checkpoint {path} is damaged or was replaced: its SHA-256 is {digest}, but was "
+            f"{sha256} when it was written; delete it and train the trial again"
         )
     try:
         return load_file(path)
@@ -144,10 +144,10 @@ def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path to write to; when the block succeeds, that file durably replaces `path`.
 
-    Whoever reads `path` finds the old content or the new one, whenever the machine stops.
+    Readers of `path` find either the old or the new content, whenever the machine stops.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # processes may share a home
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # processes may share a home folder
     try:
         yield part
         _sync(part)
@@ -158,7 +158,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what processes that were killed while they wrote have left in a folder."""
+    """Remove the partial files of processes that were killed while writing to a folder."""
     for part in folder.glob("*.part"):
         pid = part.name.split(".")[-2]
         if not (pid.isdecimal() and psutil.pid_exists(int(pid))):

@@ -1,6 +1,6 @@
 """`imagefolder:PATH`: a user's own images, as PATH/train/CLASS/…, PATH/val/CLASS/…, PATH/test/….
 
-The validation split may be named `valid` or `validation` as well.
+The validation folder may also be named `valid` or `validation`.
 """
 
 import os
@@ -28,7 +28,7 @@ def read_imagefolder(folder: Path | None, path: str) -> RawData:
     """Your own images, in PATH/train/CLASS/… and, if you like, PATH/val/CLASS/…, PATH/test/CLASS/….
 
     Classes are named and numbered by the folders of `train`. A relative PATH is relative to
-    `data.data_dir`, else to the current folder. What is refused: no such folder, no `train` in it,
+    `data.data_dir`, else to the current folder. These are errors: no such folder, no `train` in it,
     two folders for one split, a class without images, or one that `train` does not have.
     """
     name = f"imagefolder:{path}"
@@ -60,7 +60,7 @@ def read_imagefolder(folder: Path | None, path: str) -> RawData:
 
 
 def split_folders(name: str, root: Path, names: Mapping[str, tuple[str, ...]]) -> dict[str, Path]:
-    """Return the folder of each split that has one, by its possible names; refuse two of them."""
+    """Return the folder of each split that has one of `names`; `RequestError` if it has several."""
     folders = {}
     for split, possible in names.items():
         there = [root / each for each in possible if (root / each).is_dir()]
@@ -82,7 +82,7 @@ def _is_readable(name: str) -> bool:
     return kind in Image.OPEN and not name.startswith(".")
 
 
-_kinds = cache(Image.registered_extensions)  # of the files that Pillow knows, by suffix
+_kinds = cache(Image.registered_extensions)  # suffix -> Pillow's name of the format
 
 
 def _split(by_class: Mapping[Path, list[str]], classes: tuple[str, ...]) -> RawSplit:
@@ -101,20 +101,20 @@ def _warn(message: str) -> None:
 
 
 class ImageFiles:
-    """The image files in some folders of a data set, and in all that is in them.
+    """The image files in some folders of a data set, searched recursively.
 
-    A file that can be reached in several ways is found where it really lies, if that is in one of
-    the folders; else by the first link to it.
+    A file with several paths is listed under its real path if that is in one of the folders, else
+    under the first link to it.
 
     Args:
         root: the folder of the data set.
-        folders: where to look; the first ones get what several of them link to.
-        is_image: says of a file's name whether it is an image's.
+        folders: where to look; files that several of them link to go to the first of these.
+        is_image: tells by a file's name whether it is an image.
 
     Attributes:
-        files: the paths of the images, by the folder that was asked for, sorted.
+        files: the sorted paths of the images, by the requested folder.
         circular: links to a folder above them, which are not followed.
-        repeated: links to what is read elsewhere, which is not read again.
+        repeated: links to files or folders that are read elsewhere, which are not read again.
         leaving: links out of `root`, which are followed.
     """
 
@@ -126,11 +126,11 @@ class ImageFiles:
         self.circular: list[str] = []
         self.repeated: list[str] = []
         self.leaving: list[str] = []
-        # Links are put aside until all that is real has been read.
+        # Links are deferred until all real files have been read.
         self._links: deque[tuple[Path, str]] = deque()
         self._seen: set[str] = set()
         real_root = os.path.realpath(root)
-        # Folders inside others first: what is in them is theirs.
+        # Nested folders first, so that they keep their own files.
         for folder in sorted(self.files, key=lambda folder: -len(folder.parts)):
             place = os.path.normpath(os.path.join(real_root, os.path.relpath(folder, root)))
             if os.path.realpath(folder) == place:
@@ -142,7 +142,7 @@ class ImageFiles:
             files.sort()
 
     def warn(self, name: str) -> None:
-        """Say on stderr what was made of the links of the data set of this name."""
+        """Print to stderr how the links of the data set of this name were treated."""
         for links, what in (
             (self.circular, "lead in a circle and are not followed"),
             (self.repeated, "lead to images that are read elsewhere and are not read again"),
@@ -152,13 +152,13 @@ class ImageFiles:
                 _warn(f"{name}: symbolic links that {what}: {self.examples(links)}")
 
     def examples(self, links: list[str]) -> str:
-        """Return the first links, each with where it leads, and how many more there are."""
+        """Describe the first links, each with its target, and how many more there are."""
         shown = ", ".join(f"{link} → {os.path.realpath(link)}" for link in links[:EXAMPLES])
         more = len(links) - EXAMPLES
         return f"{shown} and {more} more" if more > 0 else shown
 
     def _read(self, folder: Path, start: str) -> None:
-        """Add the images under a path that lie there really to those of a folder."""
+        """Add the images under `start`, links aside, to those of a folder."""
         real = os.path.realpath(start)
         self._seen.add(real)
         with os.scandir(start) as entries:
@@ -175,7 +175,7 @@ class ImageFiles:
                 self._add(folder, entry.path, place)
 
     def _follow_links(self, real_root: str) -> None:
-        """Read what the links lead to, and the links in it, until there are none left."""
+        """Read the targets of the links, and of the links in them, until none are left."""
         while self._links:
             folder, link = self._links.popleft()
             target = os.path.realpath(link)

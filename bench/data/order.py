@@ -1,8 +1,8 @@
 """The order in which training sees the images, keyed by the seed and a counter of samples.
 
 Sample number n = step · batch_size + i is at position n mod N of epoch n // N's permutation of the
-N images. So two runs with the same seed see the same images in the same order, however many steps
-each of them takes, and a run that resumes needs to know only its step.
+N images. Two runs with the same seed therefore see the same images in the same order, however many
+steps each of them takes, and a resumed run needs to know only its step.
 """
 
 from enum import IntEnum
@@ -15,7 +15,7 @@ from torch import Tensor
 
 
 class Purpose(IntEnum):
-    """The purpose of random numbers: a first counter that makes their streams independent."""
+    """The purpose of random numbers: the first counter, which makes their streams independent."""
 
     ORDER = 1
     HOLD_OUT = 2
@@ -41,7 +41,7 @@ def random_bits(purpose: Purpose, *counters: ArrayLike) -> NDArray[np.uint64]:
 
 
 def random_below(limit: int, purpose: Purpose, *counters: ArrayLike) -> NDArray[np.int64]:
-    """Draw integers in [0, limit), limit at most 2³¹; the bias is below limit / 2³²."""
+    """Draw integers in [0, limit), with limit at most 2³¹; their bias is below limit / 2³²."""
     high = random_bits(purpose, *counters) >> np.uint64(32)
     return ((high * np.uint64(limit)) >> np.uint64(32)).astype(np.int64)
 
@@ -62,7 +62,7 @@ def training_indices(
 ) -> tuple[Tensor, Tensor]:
     """Return the indices (batch_size,) of one step's images, and the epoch of each (batch_size,).
 
-    Steps count from 0; a batch may span two epochs or, where there are few images, more.
+    Steps count from 0; a batch may span two epochs or, if there are few images, more.
     """
     samples = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs, positions = np.divmod(samples, num_samples)

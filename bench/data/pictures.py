@@ -1,4 +1,4 @@
-"""Pictures in files: opened, brought to one shape, and decoded when a batch asks for them."""
+"""Pictures in files, decoded and resized to one shape when a batch needs them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from routers.errors import RequestError
 Key = str | int
 Header = tuple[int, int, bool]  # width, height, whether it is grey
 Result = TypeVar("Result")
-Outcome = tuple[Result | None, str]  # what was made of a picture, or why it cannot be read
+Outcome = tuple[Result | None, str]  # the result of a picture, or why it cannot be read
 
-NAMED = 10  # unreadable pictures in a message
+NAMED = 10  # unreadable pictures that a message names
 UNREADABLE = (OSError, SyntaxError, ValueError, struct.error, Image.DecompressionBombError)
 BLOCK = 16  # pictures that a thread takes at a time
 GREY_MODES = {"1", "L", "LA", "I", "I;16", "I;16B", "F"}
 
 
 class UnreadableError(RequestError):
-    """Pictures that cannot be read: the first ten faults, and how many more there are."""
+    """An error that names the first ten unreadable pictures and counts the others."""
 
     def __init__(self, faults: Sequence[str]) -> None:
         more = [f"and {len(faults) - NAMED} more"] if len(faults) > NAMED else []
@@ -36,7 +36,7 @@ class UnreadableError(RequestError):
 
 
 def open_file(path: Key) -> Image.Image:
-    """Open the picture in a file; its pixels are read when they are needed."""
+    """Open the picture in a file; its pixels are read only when they are needed."""
     return Image.open(str(path))
 
 
@@ -45,9 +45,9 @@ class Pictures:
     """A sequence of pictures.
 
     Attributes:
-        keys: the path of each picture, or a number by which `open` knows it.
+        keys: the path of each picture, or the number that `open` knows it by.
         open: returns the picture of a key.
-        place: says in messages where numbered pictures are.
+        place: names the source of numbered pictures in error messages.
     """
 
     keys: Sequence[Key]
@@ -67,10 +67,10 @@ class Pictures:
         return Pictures([self.keys[index] for index in indices.tolist()], self.open, self.place)
 
     def map(self, function: Callable[[Image.Image], Result]) -> list[Result]:
-        """Apply `function` to every picture, in order; `UnreadableError` where any is unreadable.
+        """Apply `function` to every picture, in order; `UnreadableError` if any is unreadable.
 
-        Files are read in threads, since decoders let go of the interpreter. What `open` knows by
-        number is not: it may lie in one shared file.
+        Files are read in threads, since decoders release the GIL. Numbered pictures are not, since
+        they may share one open file.
         """
         results, faults = zip(*self._results(function), strict=True) if self.keys else ((), ())
         if any(faults):
@@ -78,11 +78,11 @@ class Pictures:
         return cast(list[Result], list(results))
 
     def faults(self) -> list[str]:
-        """Say what is wrong with each picture whose pixels cannot be read."""
+        """Return what is wrong with each picture whose pixels cannot be read."""
         return [fault for _, fault in self._results(_decode) if fault]
 
     def headers(self) -> dict[Header, Key]:
-        """Return the sizes and kinds that occur, each with the first picture that has it."""
+        """Return the sizes and kinds that occur, each with the key of the first such picture."""
         headers = self.map(lambda picture: (*picture.size, picture.mode in GREY_MODES))
         examples: dict[Header, Key] = {}
         for key, header in zip(self.keys, headers, strict=True):
@@ -114,7 +114,7 @@ class Pictures:
 class LazyImages:
     """Pictures with the interface of a uint8 tensor (n, c, h, w), decoded batch by batch.
 
-    A picture is scaled (bicubic, antialiased) until its shorter side fits, and the middle is kept.
+    A picture is scaled (bicubic, antialiased) until its shorter side fits, then centre-cropped.
     """
 
     pictures: Pictures
@@ -138,9 +138,9 @@ class LazyImages:
 
 
 def _decode(picture: Image.Image) -> Image.Image:
-    """Decode a picture to 8 bits a channel, rotated upright by its EXIF data.
+    """Decode a picture to 8 bits per channel, rotated upright by its EXIF data.
 
-    Grey pictures of 16 bits keep their upper 8; PIL's own conversion would clip them.
+    16-bit grey pictures keep their upper 8 bits; PIL's own conversion would clip them.
     """
     upright = ImageOps.exif_transpose(picture)
     if upright.mode == "F":

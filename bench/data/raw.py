@@ -1,4 +1,4 @@
-"""The content of a source of images, before splits are completed and images get one shape."""
+"""The content of an image source, before its splits are completed and its images resized."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RawSplit:
     Attributes:
         images: uint8 (n, h, w), (n, h, w, 1) or (n, h, w, 3) in memory, or pictures in files.
         labels: int64 (n,), the classes of the images.
-        attribute: int64 (n,), the value of the protected attribute; None where there is none.
+        attribute: int64 (n,), the value of the protected attribute; None if there is none.
     """
 
     images: NDArray[np.uint8] | Pictures
@@ -39,14 +39,14 @@ class RawSplit:
         return RawSplit(chosen, self.labels[indices], attribute)
 
     def headers(self) -> dict[Header, Key]:
-        """Return the sizes and kinds of images that occur, each with an example's key."""
+        """Return the sizes and kinds of the images, each with the key of an example."""
         if isinstance(self.images, Pictures):
             return self.images.headers()
         _, height, width, *channels = self.images.shape
         return {(width, height, channels != [3]): 0}
 
     def pictures(self) -> Pictures:
-        """Return the images as pictures."""
+        """Return the images as `Pictures`."""
         if isinstance(self.images, Pictures):
             return self.images
         return Pictures(range(len(self.images)), partial(_from_array, self.images))
@@ -58,11 +58,11 @@ class RawData:
 
     Attributes:
         classes: names of the classes, by label.
-        splits: "train", and "val" and "test" where the source has them.
+        splits: "train", and "val" and "test" if the source has them.
         licence: the licence of the images, or where to read it.
-        val_share: the share of "train" that becomes "val" where the source has none; None for the
-            usual one.
-        attributes: names of the protected attribute's values; empty where there is none.
+        val_share: the share of "train" that becomes "val" if the source has none; None for the
+            default share.
+        attributes: names of the protected attribute's values; empty if there is none.
     """
 
     classes: tuple[str, ...]
@@ -83,20 +83,20 @@ class RawData:
         test: Sequence[int] | NDArray[np.int64] | None = None,
         licence: str = "not stated",
     ) -> RawData:
-        """Make the content of arrays, with splits as indices into them.
+        """Create the content from arrays, with splits given as indices into them.
 
         Args:
             images: uint8 (n, height, width), (n, height, width, 1) or (n, height, width, 3).
             labels: int (n,), the classes of the images, from 0.
             classes: names of the classes, by label.
-            train: indices; None for all that the other splits leave.
+            train: indices; None for all images that are in no other split.
             val: indices; None takes a share of the training images.
             test: indices; None takes a share of the training images.
             licence: the licence of the images, or where to read it.
 
         Raises:
-            RequestError: there are not as many labels as images, an index is of no image, or an
-                image is in two splits.
+            RequestError: the numbers of labels and images differ, an index is out of range, or an
+                image occurs twice, in one split or in two.
         """
         pixels, numbers = np.asarray(images), np.asarray(labels)
         if pixels.shape[:1] != numbers.shape[:1]:
@@ -114,13 +114,13 @@ class RawData:
 
     @property
     def strata(self) -> tuple[str, ...]:
-        """Names of the groups that every split holds: classes, or classes × attribute values."""
+        """Names of the groups that every split contains: classes, or classes × attribute values."""
         if not self.attributes:
             return self.classes
         return tuple(f"{label}, {value}" for label in self.classes for value in self.attributes)
 
     def stratum(self, split: RawSplit) -> NDArray[np.int64]:
-        """Return the group of each image, (n,), by its number in `strata`."""
+        """Return the group of each image, (n,), as an index into `strata`."""
         if split.attribute is None:
             return split.labels
         return split.labels * len(self.attributes) + split.attribute
@@ -132,7 +132,7 @@ def _from_array(images: NDArray[np.uint8], index: int) -> Image.Image:
 
 
 def _refuse_overlap(splits: dict[str, NDArray[np.int64]], count: int) -> list[int]:
-    """Refuse an index outside [0, count), and one that occurs twice in all; returns all others."""
+    """Raise an error if an index is outside [0, count) or occurs twice; return all indices."""
     split_of: dict[int, str] = {}
     for name, indices in splits.items():
         for index in indices.tolist():
@@ -149,7 +149,7 @@ def _refuse_overlap(splits: dict[str, NDArray[np.int64]], count: int) -> list[in
 
 
 def refuse_invalid(name: str, raw: Any) -> RawData:
-    """Return the content if it is as a data set's should be; else `RequestError`."""
+    """Return the content if it is a valid data set; else raise `RequestError`."""
     fault = structure_fault(raw) or class_fault(raw) or image_fault(raw) or label_fault(raw)
     if fault:
         raise RequestError(f"data set {name!r}: {fault}")
@@ -158,7 +158,7 @@ def refuse_invalid(name: str, raw: Any) -> RawData:
 
 
 def structure_fault(raw: object) -> str | None:
-    """Tell what is wrong with the type of the content, or with the names of its splits."""
+    """Return what is wrong with the content's type or the names of its splits; None if nothing."""
     if not isinstance(raw, RawData):
         return (
             f"its function returns a {type(raw).__name__}, not a RawData; "
@@ -171,7 +171,7 @@ def structure_fault(raw: object) -> str | None:
 
 
 def class_fault(raw: RawData) -> str | None:
-    """Tell what is wrong with the names of the classes."""
+    """Return what is wrong with the names of the classes; None if nothing."""
     if len(raw.classes) < 2:
         return f"it has too few classes, {len(raw.classes)}; 2 are needed"
     for number, name in enumerate(raw.classes):
@@ -183,7 +183,7 @@ def class_fault(raw: RawData) -> str | None:
 
 
 def image_fault(raw: RawData) -> str | None:
-    """Tell what is wrong with the images that are in memory; files are read later."""
+    """Return what is wrong with the images in memory, or None; files are read later."""
     for name, split in raw.splits.items():
         images = split.images
         if isinstance(images, Pictures):
@@ -203,7 +203,7 @@ def image_fault(raw: RawData) -> str | None:
 
 
 def label_fault(raw: RawData) -> str | None:
-    """Tell what is wrong with the labels, or with the values of the protected attribute."""
+    """Return what is wrong with the labels or the protected attribute's values; None if nothing."""
     faults = (
         _numbers_fault(f"the {what} of {name}", len(split.images), numbers, names)
         for name, split in raw.splits.items()
@@ -217,7 +217,7 @@ def label_fault(raw: RawData) -> str | None:
 
 
 def _numbers_fault(what: str, count: int, numbers: object, names: tuple[str, ...]) -> str | None:
-    """Tell why `numbers` are not one number in [0, number of names) for each of so many images."""
+    """Return why `numbers` is not one integer in [0, len(names)) for each image; None if it is."""
     if not isinstance(numbers, np.ndarray) or numbers.dtype.kind not in "iu":
         kind = getattr(numbers, "dtype", type(numbers).__name__)
         return f"{what} are {kind}; give an array of integers"

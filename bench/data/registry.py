@@ -1,4 +1,4 @@
-"""Data sets by name: each is one function, of this folder, of a user's file or of a package.
+"""Data sets by name: each is a function in this folder, a user's file or a package.
 
     @register_dataset("shapes", family="mine", source="where it was published")
     def shapes(folder: Path | None) -> RawData:
@@ -6,9 +6,9 @@
         images, labels = draw()  # uint8 (n, height, width) or (n, height, width, 3); int (n,)
         return RawData.from_arrays(images, labels, ("circle", "square"))
 
-The function is given the folder that `data.data_dir` names, or None. One whose name has a colon, as
-`imagefolder:PATH`, takes what a request puts there as its second argument. Fingerprints hold the
-content of what it returns, not its source.
+The function receives the folder that `data.data_dir` names, or None. If the registered name has a
+colon, as in `imagefolder:PATH`, the function receives what a request puts after the colon as its
+second argument. Fingerprints depend on the returned content, not on the function's source.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from routers.registry import Entry, Registry, Target
 
 DATASETS = Registry("dataset")
 KNOWN_SHAPES: dict[str, DataShape] = {}
-"""Shapes of data sets that may have to be downloaded first, with the images left for training."""
+"""Shapes of data sets that may need downloading; sample counts exclude the held-out images."""
 _NOT_SQUARE: set[str] = set()
 
 
@@ -46,8 +46,8 @@ def register_dataset(
 
     Args:
         name: a name such as `digits` or `imagefolder:PATH`.
-        shape: the shape of data that may have to be downloaded, so that it can be planned with
-            before.
+        shape: the shape of data that may need downloading, so that a study can be planned before
+            the download.
         square: whether all images are squares of one size.
         described: see `Registry.register`.
     """
@@ -59,9 +59,9 @@ def register_dataset(
 
 
 def find_dataset(name: str) -> tuple[Entry, tuple[str, ...]]:
-    """Return the data set of a name, and the arguments that the name brings.
+    """Return the registered data set of a name, and the arguments that the name contains.
 
-    `digits` brings none, `imagefolder:/my/images` one. `RequestError` where there is none such.
+    `digits` has none, `imagefolder:/my/images` has one. Raises `RequestError` for an unknown name.
     """
     prefix, colon, argument = name.partition(":")
     for entry in DATASETS.entries():
@@ -72,23 +72,23 @@ def find_dataset(name: str) -> tuple[Entry, tuple[str, ...]]:
 
 
 def has_size(name: str) -> bool:
-    """Tell whether all images of a data set are expected to be squares of one size."""
+    """Tell whether all images of a data set should be squares of one size."""
     entry, arguments = find_dataset(name)
     return not arguments and entry.name not in _NOT_SQUARE
 
 
 def load_dataset(request: DataConfig) -> Dataset:
-    """Load the data set of this name, its images of the size and channels that were asked for.
+    """Load the requested data set, with images of the requested size and channels.
 
     Raises:
-        RequestError: as `read_source` and `assemble`, or its function returns what is no data set.
+        RequestError: as in `read_source` and `assemble`, or its function returns invalid content.
     """
     raw = refuse_invalid(request.name, read_source(request.name, request.data_dir))
     return assemble(request.name, raw, request.image_size, request.channels)
 
 
 def read_source(name: str, data_dir: str | None = None) -> RawData:
-    """Return what the function of a data set returns, as yet unchecked.
+    """Call a data set's function and return its result, which is not validated yet.
 
     Raises:
         RequestError: there is no such data set, it cannot be read, or a user's function fails.
@@ -107,7 +107,7 @@ def read_source(name: str, data_dir: str | None = None) -> RawData:
 
 
 def _raised_at(error: Exception, target: Any) -> str:
-    """Return the line of the function's own file that an error passed through last."""
+    """Return the last line of the function's own file in an error's traceback; "" if none."""
     file = inspect.getsourcefile(target)
     own = [each for each in traceback.extract_tb(error.__traceback__) if each.filename == file]
     return f"{file}:{own[-1].lineno}: {own[-1].line} — " if own else ""
@@ -115,14 +115,14 @@ def _raised_at(error: Exception, target: Any) -> str:
 
 @dataclass(frozen=True)
 class SharedDataset:
-    """A data set without its pixels in memory, small enough to be pickled.
+    """A data set whose pixels are in a file, so that the object is small enough to pickle.
 
-    So a worker starts at once, whatever the size of the data, and all workers share its memory.
+    A worker thus starts at once, however large the data are, and all workers share the memory.
 
     Attributes:
         dataset: the data set, with an empty tensor in place of each one in the file; images that
             are decoded on demand stay as they are.
-        file: the pixels of the other images, by split, memory-mapped on loading.
+        file: the pixels of the images in memory, by split; memory-mapped on loading.
     """
 
     dataset: Dataset
@@ -130,7 +130,7 @@ class SharedDataset:
 
     @classmethod
     def of(cls, dataset: Dataset, folder: Path) -> SharedDataset:
-        """Write the pixels that are in memory into a file, unless it exists."""
+        """Write the pixels that are in memory to a file in `folder`, unless it exists."""
         file = folder / f"{dataset.content_hash}.safetensors"
         splits = dataset.splits
         pixels = {
@@ -156,14 +156,14 @@ def _with_images(dataset: Dataset, images: Mapping[str, Tensor]) -> Dataset:
 
 
 class Datasets:
-    """A cache of data sets, each loaded once; `shared` are those that another process loaded."""
+    """A cache that loads each data set once; `shared` holds those that another process loaded."""
 
     def __init__(self, shared: Mapping[str, SharedDataset] | None = None) -> None:
         self._shared = shared or {}
         self._loaded: dict[str, Dataset] = {}
 
     def get(self, config: DataConfig) -> Dataset:
-        """Return the data set of a configuration; `BenchError` where it is missing or invalid."""
+        """Return the data set of a configuration; `BenchError` if it is missing or invalid."""
         key = to_json(config.model_dump(mode="json", exclude={"augment"}))
         if key not in self._loaded:
             shared = self._shared.get(key)
@@ -171,18 +171,18 @@ class Datasets:
         return self._loaded[key]
 
     def hash_of(self, config: DataConfig) -> str:
-        """Return the content hash of a data set, which is loaded. Errors as of `get`."""
+        """Return the content hash of a data set, loading it first. Raises errors as `get` does."""
         return self.get(config).content_hash
 
     def share(self, folder: Path) -> dict[str, SharedDataset]:
-        """Share all loaded data sets with other processes, through files in a folder."""
+        """Share all loaded data sets with other processes through files in a folder."""
         return {key: SharedDataset.of(loaded, folder) for key, loaded in self._loaded.items()}
 
 
 def load_with_shape(config: DataConfig, datasets: Datasets) -> tuple[DataShape, Dataset | None]:
-    """Load a data set; returns its shape alone where a well-known data set is missing.
+    """Load a data set; return its shape alone if it is missing but its shape is known.
 
-    `BenchError` where a data set is missing whose shape is not known.
+    Raises `BenchError` if a data set of unknown shape is missing.
     """
     try:
         dataset = datasets.get(config)

@@ -1,4 +1,4 @@
-"""`timm:NAME`: what timm's `create_dataset` knows, such as `timm:folder` or `timm:torch/kmnist`."""
+"""`timm:NAME`: data sets of timm's `create_dataset`, as `timm:folder` or `timm:torch/kmnist`."""
 
 from collections.abc import Iterable
 from functools import partial
@@ -17,7 +17,7 @@ from bench.data.raw import RawData, RawSplit
 from bench.data.registry import KNOWN_SHAPES, register_dataset
 from routers.errors import RequestError
 
-# torchvision's sets that have a test split, and no validation split that timm could give instead.
+# torchvision's sets that have a test split but no validation split that timm could return.
 TRAIN_AND_TEST = {
     f"torch/{name}"
     for name in ("mnist", "kmnist", "qmnist", "fashion_mnist", "cifar10", "cifar100")
@@ -33,13 +33,12 @@ KNOWN_SHAPES["timm:torch/imagenet"] = DataShape((3, 224, 224), 1000, 1_271_167) 
 
 @register_dataset("timm:NAME", family="your own files")
 def read_timm(folder: Path | None, name: str) -> RawData:
-    """A data set that timm reads, with those of its splits that it has.
+    """A data set that timm can read, with whichever splits it has.
 
     A NAME without a prefix (`folder`) is an image folder or one tar file, at `data.data_dir`.
-    `torch/…` lies at or is downloaded to `data.data_dir`, else the usual folder for data; `hfds/…`,
-    `tfds/…` and `wds/…` need the libraries that timm asks for. What is refused: a stream too large
-    for memory, labels of another kind than class numbers, a class that is not in the training
-    split.
+    `torch/…` is read from or downloaded to `data.data_dir`, else the default data folder; `hfds/…`,
+    `tfds/…` and `wds/…` need the libraries that timm asks for. These are errors: a stream too large
+    for memory, labels that are not class numbers, and a class that is not in the training split.
     """
     prefix, separator, _ = name.lower().partition("/")
     if not separator:
@@ -62,7 +61,7 @@ def read_timm(folder: Path | None, name: str) -> RawData:
 
 
 def _folders(name: str, root: Path | None) -> dict[str, Any]:
-    """Open each split that has a folder; timm would take the whole root for one that has none."""
+    """Open each split that has a folder; for one without, timm would read the whole root."""
     from timm.data.readers.img_extensions import is_img_extension
 
     if root is None or not root.exists():
@@ -77,7 +76,7 @@ def _folders(name: str, root: Path | None) -> dict[str, Any]:
         return {"train": _create(name, root, search_split=False)}
     images = ImageFiles(root, parts.values(), lambda file: is_img_extension(Path(file).suffix))
     if images.circular:
-        # timm would follow them, to as many copies of each image as there are ways to it.
+        # timm would follow them and find each image once for every path that leads to it.
         raise RequestError(
             f"timm:{name}: symbolic links lead in a circle: {images.examples(images.circular)}; "
             "remove them, or use imagefolder:PATH, which does not follow them"
@@ -97,7 +96,7 @@ def _prefixed(name: str, root: Path | None) -> dict[str, Any]:
         try:
             datasets[split] = _create(name, root, split=theirs)
         except RequestError as error:
-            # The libraries that timm asks have no type for a split that is not there.
+            # The libraries that timm calls have no exception type for a missing split.
             if theirs not in str(error):
                 raise
     return datasets
@@ -153,7 +152,7 @@ def _open(reader: Any, index: int) -> Image.Image:
 
 
 def _picture(image: Any) -> Image.Image:
-    """Open what a reader returned: a picture, or a file that holds one."""
+    """Return the picture that a reader returned, opening it if it is a file."""
     return image if isinstance(image, Image.Image) else Image.open(image)
 
 
@@ -165,7 +164,7 @@ def _labels(name: str, labels: Iterable[Any]) -> np.ndarray:
 
 
 def _renumber(split: RawSplit, names: dict[int, str], classes: tuple[str, ...]) -> RawSplit:
-    """Renumber labels by class name, since each split may have numbers of its own."""
+    """Renumber labels by class name, since each split may have its own numbering."""
     numbers = {name: label for label, name in enumerate(classes)}
     labels = [names.get(label, str(label)) for label in split.labels.tolist()]
     unknown = sorted(set(labels) - set(numbers))

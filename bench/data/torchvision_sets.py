@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST and CIFAR: read from where they lie, else downloaded by torchvision."""
+"""MNIST, Fashion-MNIST and CIFAR: read from disk if present, else downloaded by torchvision."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torchvision.datasets import CIFAR10, MNIST
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-# Debian compresses the same files again.
+# Debian recompresses the same files.
 DEBIAN_MD5 = {
     "train-images-idx3-ubyte.gz": "cf8536b0aa1a6ac5fa3f23001093305c",
     "train-labels-idx1-ubyte.gz": "10bea18fdb374794d4bb42e356e600c9",
@@ -100,7 +100,7 @@ def _read_cifar(source: type[CIFAR10], data_dir: Path | None) -> RawData:
     for name, md5 in [*source.train_list, *source.test_list, meta]:
         check_md5(folder / name, {md5})
     with warnings.catch_warnings():
-        # The files were pickled by a numpy whose dtypes the newest one warns of.
+        # The files were pickled by an old numpy, whose dtypes make the newest one warn.
         warnings.filterwarnings("ignore", message=r"dtype\(\): align should be passed")
         parts = {split: source(root, train=split == "train") for split in ("train", "test")}
     splits = {

@@ -38,5 +38,5 @@ from bench.model.pruning import prune, refuse_undefined, shares_by
 from bench.model.state import forward_pass
 from routers.plugins import ELSEWHERE
 
-# A plugin may bring a model alone.
+# A plugin may register only a model.
 ELSEWHERE.append(registering_modules)

@@ -1,4 +1,4 @@
-"""A timm model with MoE layers, or wider ones, in place of some of its modules."""
+"""Replacing some modules of a timm model by MoE layers or by wider MLPs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from routers import RequestError, Router, Site, build_router
 from routers.errors import with_article
 
 MLP_NAMES = ("mlp", "mlp_channels")
-"""What timm calls the MLP of a block."""
+"""timm's names for the MLP of a block."""
 TOKEN_MLP_NAME = "mlp_tokens"
-"""What it calls the second one of an MLP-Mixer's block, which mixes the tokens of a channel."""
+"""timm's name for the other MLP of an MLP-Mixer block, which mixes the tokens of a channel."""
 
 
 def moefy(
@@ -38,22 +38,22 @@ def moefy(
     input_size: tuple[int, int, int] | None = None,
     seed: int | None = None,
 ) -> nn.Module:
-    """Replace modules of a timm model by MoE layers, in place; all else stays as it is.
+    """Replace modules of a timm model by MoE layers, in place; everything else stays the same.
 
     Args:
         model: the model to change, see `places_of`.
-        router: a registered name, or a callable like a router class.
-        shared: experts of the same kind beside the routed ones, through which every token goes.
+        router: a registered name, or a callable with the signature of a router class.
+        shared: number of experts of the same kind that process every token besides the routed ones.
         layers: the modules to replace, see `places_of`.
         groups: the tokens that are routed together, see `MoELayer`.
-        input_size: (channels, height, width) of an image; the model's own where None.
-        seed: seed of the new layers' weights, which then leave torch's global generator untouched.
+        input_size: (channels, height, width) of an image; None for the model's own.
+        seed: seed of the new layers' weights; with a seed, torch's global generator is untouched.
 
     Returns:
         The same model.
 
     Raises:
-        RequestError: a name, an option or a layer that does not exist.
+        RequestError: a name, an option or a layer does not exist.
     """
     places = places_of(model, layers)
     replaced = {name: replaced_by(module) for name, module in places.items()}
@@ -66,14 +66,14 @@ def moefy(
     make_experts = partial(build_experts, experts, **(experts_options or {}))
     passes = ModelPasses()
     with seeded(seed):
-        # All experts before all routers: so they start alike whatever the router.
+        # All experts before all routers, so that they start alike whatever the router.
         behind = {
             name: make_experts(num_experts=num_experts, replaced=shape)
             for name, shape in replaced.items()
         }
         layers_of: dict[str, MoELayer] = {}
         for name, module in places.items():
-            # Of a group; of a batch they are not known yet.
+            # Tokens of a group; those of a batch are not known yet.
             known = {"image": tokens[module], "batch": None}
             gate = make_router(
                 dim=replaced[name].dim,
@@ -106,14 +106,14 @@ def widen(
     seed: int,
     shared: int = 0,
 ) -> None:
-    """Widen MLPs to the parameters that MoE layers with a linear gate would have in their place."""
+    """Widen MLPs until they have the parameters of MoE layers with a linear gate in their place."""
     with seeded(seed):
         for mlp in places_of(model, layers).values():
             old = replaced_by(mlp)
             if not isinstance(old, ReplacedMLP):
                 raise RequestError(
-                    f"a baseline with the parameters of an MoE widens MLPs; model.layers = "
-                    f"{layers!r} names {old.what}: leave out 'dense_params'"
+                    f"the baseline 'dense_params' widens MLPs, but model.layers = {layers!r} "
+                    f"selects {old.what}: leave out 'dense_params'"
                 )
             with torch.device("meta"):
                 behind, *others = (
@@ -124,7 +124,7 @@ def widen(
             gate = old.dim * sum(behind.level_sizes or (num_experts,))
             own = (p for each in (behind, *others) for p in each.parameters())
             parameters = gate + sum(p.numel() for p in own)
-            # 2·d·h weights, and h + d biases where there are any.
+            # 2·d·h weights, and h + d biases if there are any.
             hidden = round((parameters - old.bias * old.dim) / (2 * old.dim + old.bias))
             device = next(mlp.parameters()).device
             mlp.fc1 = nn.Linear(old.dim, hidden, bias=old.bias, device=device)
@@ -136,7 +136,7 @@ def widen(
 
 
 def site_of(experts: Experts, classes: int | None = None) -> Site:
-    """Describe the layer to the router that will stand in it, in a model of so many classes."""
+    """Describe the layer to the router that it will get, in a model with `classes` classes."""
     shape = experts.replaced.token_shape
     images = shape if len(shape) > 1 else None
     levels, sizes = experts.level_sizes, experts.expert_sizes
@@ -145,7 +145,7 @@ def site_of(experts: Experts, classes: int | None = None) -> Site:
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
-    """Draw random numbers from `seed`, then restore torch's generator; None does nothing."""
+    """Seed torch's CPU generator in a block, and restore its state after; None does nothing."""
     if seed is None:
         yield
         return
@@ -155,12 +155,12 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 
 def places_of(model: nn.Module, layers: str | Sequence[int]) -> dict[str, nn.Module]:
-    """Return the modules to replace by module name, in network order.
+    """Return the modules to replace, by module name, in network order.
 
     Args:
-        model: a timm model whose blocks have `.mlp` (ViT, DeiT, Swin, …) or, as MLP-Mixer,
-            `.mlp_channels`, or an `image_classifier`.
-        layers: "head" for the last layer, "every_mlp" for those that mix tokens too, else see
+        model: a timm model whose blocks have `.mlp` (ViT, DeiT, Swin, …) or, as in MLP-Mixer,
+            `.mlp_channels`; or an `image_classifier`.
+        layers: "head" for the last layer, "every_mlp" to include MLPs that mix tokens, else see
             `chosen_layers`.
 
     Raises:
@@ -191,12 +191,12 @@ def blocks_of(model: nn.Module, names: tuple[str, ...] = MLP_NAMES) -> dict[str,
 
 
 def chosen_layers(layers: str | Sequence[int], depth: int) -> list[int]:
-    """Return the indices of the blocks to replace, ascending, of `depth` blocks.
+    """Return the indices of the blocks to replace out of `depth`, in ascending order.
 
     Args:
-        layers: "every2" (each second block), "last2" (the last two of those, 2106.05974), "all"
-            or "every_mlp", or indices, negative ones from the end; `RequestError` where it is
-            none of these.
+        layers: "every2" (every second block), "last2" (the last two of those, 2106.05974), "all"
+            or "every_mlp", or indices, where negative ones count from the end; `RequestError` if
+            it is none of these.
     """
     every = list(range(depth))
     named = {"every2": every[1::2], "last2": every[1::2][-2:], "all": every, "every_mlp": every}
@@ -218,14 +218,14 @@ def chosen_layers(layers: str | Sequence[int], depth: int) -> list[int]:
 def tokens_of(
     model: nn.Module, dims: Mapping[nn.Module, int], input_size: tuple[int, int, int] | None
 ) -> dict[nn.Module, int]:
-    """Count the tokens of one image at each module, in a forward pass of one blank image.
+    """Count the tokens of one image at each module by a forward pass of a blank image.
 
     Args:
         dims: the number of values of a token, by module.
-        input_size: (channels, height, width) of the image; the model's own where None.
+        input_size: (channels, height, width) of the image; None for the model's own.
 
     Raises:
-        RequestError: the model does not take images of this size.
+        RequestError: the model does not accept images of this size.
     """
     tokens: dict[nn.Module, int] = {}
 

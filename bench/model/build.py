@@ -1,4 +1,4 @@
-"""The model that a training starts from: built from a trial's description, or made of another."""
+"""The model that training starts from: built from a trial's description or from another model."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from routers.registry import Registry
 
 TRANSFORMS = Registry("transform")
 """Functions `(parent, child) -> None` of two models on one device: the trained parent, which stays
-as it is, and the child with its initial weights. They move what they need into the child, in place,
-and freeze (`requires_grad_(False)`) what is not to be trained. One with a keyword `calibration` is
-given what images say of the parent."""
+unchanged, and the child with its initial weights. They copy what they need into the child, in
+place, and freeze (`requires_grad_(False)`) what is not to be trained. A function with a keyword
+`calibration` receives a `Calibration` of the parent."""
 register_transform = TRANSFORMS.register
 
 
@@ -33,7 +33,7 @@ class Parent:
 
     Attributes:
         model: its trained model, on the CPU.
-        start: returns that model as it was before its first step; None where it was not trained.
+        start: returns that model as it was before its first step; None if it was not trained.
     """
 
     model: nn.Module
@@ -41,29 +41,29 @@ class Parent:
 
 
 def moe_seed(seed: int, aa_replicate: int = 0) -> int:
-    """Return the seed of the weights of a trial's MoE layers, apart from the seed of all others.
+    """Return the seed of the weights of a trial's MoE layers, separate from that of all others.
 
-    So the rest of the model has the same initial weights whatever the router, also in an A/A pair.
+    The rest of the model thus starts with the same weights whatever the router, and in an A/A pair.
     """
-    # A hash, since torch's CPU generator uses the lowest 32 bits of a seed alone.
+    # A hash, since torch's CPU generator uses only the lowest 32 bits of a seed.
     return int(random_bits(Purpose.MOE_WEIGHTS, seed, aa_replicate)[0])
 
 
 def trial_model(
     spec: TrialSpec, data: ShapedData, *, router: RouterConfig | None = None
 ) -> nn.Module:
-    """Build a trial's model with MoE layers, or a dense one where the router is a baseline.
+    """Build a trial's model with MoE layers, or a dense one if the router is a baseline.
 
     Args:
-        spec: the trial; its seed is of all weights, but those of the MoE layers come from a stream
-            of their own.
-        router: a router in place of the trial's own.
+        spec: the trial; its seed determines all weights, those of the MoE layers through a
+            separate stream.
+        router: a router to use instead of the trial's own.
 
     Returns:
         The model with its initial weights, float32, on torch's default device.
 
     Raises:
-        RequestError: a name or an option that does not exist.
+        RequestError: a name or an option does not exist.
     """
     from bench.model.timm_models import dense_model
 
@@ -88,9 +88,9 @@ def trial_model(
 
 
 def starting_model(spec: TrialSpec, data: ShapedData, parent: Parent | None) -> nn.Module:
-    """Build the model before the first step of its training, on torch's default device.
+    """Build a trial's model as it is before its first training step, on torch's default device.
 
-    `parent` is `spec.parent`, trained; None where the trial is not derived.
+    `parent` is `spec.parent`, trained; None if the trial is not derived.
 
     Raises:
         BenchError: the parent is missing.
@@ -113,20 +113,20 @@ def starting_model(spec: TrialSpec, data: ShapedData, parent: Parent | None) -> 
 
 @register_transform("distill", source="arXiv 2302.14703")
 def distill(parent: nn.Module, child: nn.Module) -> None:
-    """Copy the parent's weights; then train the gates alone.
+    """Copy the parent's weights; then train only the gates.
 
-    So an expensive gate can leave its trained experts to a plain gate.
+    A plain gate can thus take over the experts that were trained with an expensive gate.
 
     Raises:
-        RequestError: something but the gates has no counterpart by name and shape, or no gate of
-            the child learns.
+        RequestError: anything besides the gates has no counterpart by name and shape, or no gate
+            of the child learns.
     """
     taken, routers = _copy_shared(parent, child), _routers(child)
     learning = [p for router in routers for p in router.parameters() if p.requires_grad]
     child.requires_grad_(False)
     if not learning:
         raise RequestError(
-            "transform 'distill' trains the gates alone, and the child has none that learns: "
+            "transform 'distill' trains only the gates, but the child has none that learns: "
             "choose another router, or the transform 'fine_tune'"
         )
     for parameter in learning:
@@ -141,7 +141,7 @@ def fine_tune(parent: nn.Module, child: nn.Module) -> None:
     The gates and the last layer may be new, for another router or other classes.
 
     Raises:
-        RequestError: something else has no counterpart by name and shape.
+        RequestError: anything else has no counterpart by name and shape.
     """
     last = getattr(child, "get_classifier", nn.Identity)()
     _require(parent, child, _copy_shared(parent, child), [*_routers(child), last])
@@ -149,13 +149,13 @@ def fine_tune(parent: nn.Module, child: nn.Module) -> None:
 
 @register_transform("adapt", source="arXiv 2501.10062")
 def adapt(parent: nn.Module, child: nn.Module) -> None:
-    """Copy a dense parent's weights, its MLPs behind experts that adapt them; then train the rest.
+    """Copy a dense parent's weights, freeze them, and train experts that adapt its MLPs.
 
-    Gates, experts and the last layer are trained; all else is frozen.
+    Gates, experts and the last layer are trained; everything else is frozen.
 
     Raises:
-        RequestError: the experts adapt nothing, the parent has no such MLP in the place of an MoE
-            layer, or something else has no counterpart by name and shape.
+        RequestError: the experts adapt nothing, the parent has no matching MLP in the place of an
+            MoE layer, or anything else has no counterpart by name and shape.
     """
     layers, last = moe_layers(child), getattr(child, "get_classifier", nn.Identity)()
     learning = [*_routers(child), *(layer.experts for layer in layers.values()), last]
@@ -166,14 +166,14 @@ def adapt(parent: nn.Module, child: nn.Module) -> None:
     for name, layer in layers.items():
         if (adapted := layer.experts.adapted) is None:
             raise RequestError(
-                "transform 'adapt' needs experts that adapt a frozen MLP, and "
+                "transform 'adapt' needs experts that adapt a frozen MLP, but "
                 f"{layer.experts.name!r} do not: set experts.name = lora, or choose the transform "
                 "'fine_tune'"
             )
         weights = parent.get_submodule(name).state_dict()
         if _shapes(weights) != _shapes(adapted.state_dict()):
             raise RequestError(
-                f"transform 'adapt' takes the MLP {name} of a dense parent, and this parent has "
+                f"transform 'adapt' takes the MLP {name} of a dense parent, but this parent has "
                 "none of its shape there: choose the parent 'dense', of the same model"
             )
         adapted.load_state_dict(weights)
@@ -185,7 +185,7 @@ def _shapes(weights: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 
 def _refuse_unadapted(model: nn.Module) -> None:
-    """Refuse experts of a trial without a parent that adapt an MLP which nobody has trained."""
+    """Raise an error for experts that adapt an MLP in a trial without a parent that trained it."""
     for layer in moe_layers(model).values():
         if layer.experts.adapted is not None:
             raise RequestError(
@@ -201,7 +201,7 @@ def _routers(model: nn.Module) -> list[nn.Module]:
 def _require(
     parent: nn.Module, child: nn.Module, taken: set[str], spared: Sequence[nn.Module]
 ) -> None:
-    """Refuse a child with new parameters outside the modules that may be new."""
+    """Raise an error if the child has new parameters outside the modules that may be new."""
     new = {id(parameter) for module in spared for parameter in module.parameters()}
     lacking = [n for n, p in child.named_parameters() if n not in taken and id(p) not in new]
     if lacking:
@@ -214,7 +214,7 @@ def _require(
 
 @torch.no_grad()
 def _copy_shared(parent: nn.Module, child: nn.Module) -> set[str]:
-    """Copy each parameter and buffer that both have in one shape; returns their names."""
+    """Copy the parameters and buffers that both have with the same shape; return their names."""
     source, target = parent.state_dict(), child.state_dict()
     names = {n for n in target if n in source and source[n].shape == target[n].shape}
     if not names:

@@ -1,4 +1,4 @@
-"""The use that a trained model makes of its experts on calibration images."""
+"""How a trained model uses its experts on calibration images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.model.state import forward_pass
 from routers import Routing
 
 IMAGES, COMPARED = 512, 128
-"""Images of the validation split: to count on, and to compare all experts' outputs on."""
+"""Numbers of validation images: to count experts' use on, and to compare their outputs on."""
 
 
 @dataclass(eq=False)
@@ -23,9 +23,9 @@ class Use:
     """The use of a layer's experts, summed over the calibration images.
 
     Attributes:
-        count: (E,) double, tokens that sought each expert.
+        count: (E,) double, the load of each expert in tokens, before any are dropped.
         mass: (E,) double, the sum of each expert's gates.
-        inputs: (n, …, *token) of each batch, the layer's inputs for the images to compare on.
+        inputs: the layer's inputs for the images to compare on, (n, …, *token) for each batch.
         constant: whether the count is constant by construction.
     """
 
@@ -35,7 +35,7 @@ class Use:
     constant: bool = False
 
     def add(self, routing: Routing) -> None:
-        """Add a batch."""
+        """Add the routing of a batch."""
         self.count = self.count + routing.demand().sum(0).double().cpu()
         self.mass = self.mass + routing.gates.double().sum((0, 1)).cpu()
         self.constant = routing.constant_load
@@ -43,13 +43,13 @@ class Use:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """A trained model, and the images that tell which of its experts matter.
+    """A trained model, and the images that show which of its experts matter.
 
     Attributes:
         start: returns the model as it was before its first step.
-        data: the images; there are none where it is their shape alone.
-        batch_size: images that run together.
-        seed: of what is drawn.
+        data: the images, or only their shape when estimating costs.
+        batch_size: images per batch.
+        seed: seed of random choices.
     """
 
     model: nn.Module

@@ -1,7 +1,7 @@
-"""`image_classifier`: a small network on whole images, which experts can take the place of.
+"""`image_classifier`: a small network on whole images, which experts can replace.
 
-The set-up of 2302.14703, where an expert is a classifier and a token is an image. It is a timm
-model like any other: `--set model.name=image_classifier --set model.options.img_size=28`.
+This is the set-up of 2302.14703, where an expert is a classifier and a token is an image. It is a
+timm model like any other: `--set model.name=image_classifier --set model.options.img_size=28`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 SMALLEST = 1e-30
-"""A probability of 0 has a logarithm too."""
+"""Lower bound of probabilities, so that a probability of 0 has a finite logarithm."""
 
 
 def feature_sizes(image_shape: Sequence[int], channels: int, widths: Sequence[int]) -> list[int]:
-    """Return the widths along the fully connected layers, from that of the image's features."""
+    """Return the widths along the fully connected layers, starting with the image's features."""
     image_channels, height, width = image_shape
     if not channels:
         return [image_channels * height * width, *widths]
@@ -28,13 +28,12 @@ def feature_sizes(image_shape: Sequence[int], channels: int, widths: Sequence[in
 class ImageNetwork(nn.Module):
     """A network from images to class probabilities: (n, c, h, w) -> (n, classes).
 
-    A 3 × 3 convolution without padding, ReLU, 2 × 2 maximum; then fully connected layers with
-    ReLU; then a softmax. The defaults are an expert of 2302.14703 for MNIST.
+    A 3 × 3 convolution without padding, ReLU and 2 × 2 max-pooling; then fully connected layers
+    with ReLU; then a softmax. `image_classifier`'s defaults give 2302.14703's expert for MNIST.
 
     Args:
         image_shape: shape of an image, (c, h, w).
-        channels: channels of the convolution; 0 leaves it out, and the network is an MLP on the
-            pixels.
+        channels: channels of the convolution; 0 omits it, which leaves an MLP on the pixels.
         widths: widths of the hidden layers, at least one.
         classes: number of classes.
     """
@@ -86,13 +85,13 @@ def image_classifier(
     hidden: Sequence[int] = (5, 32),
     **timm_options: Any,
 ) -> ImageClassifier:
-    """Build a small network on whole images, as timm does: there are no weights to be had.
+    """Build a small network on whole images, as timm would; it has no pretrained weights.
 
     Args:
-        img_size: pixels a side.
+        img_size: pixels per side.
         channels: see `ImageNetwork`.
         hidden: widths of the hidden layers.
-        timm_options: what timm tells every model, and nothing that a user set.
+        timm_options: options that timm passes to every model; others are an error.
     """
     set_by_user = [name for name in timm_options if not name.startswith(("pretrained", "cache"))]
     if pretrained or set_by_user or not hidden or img_size < 4:

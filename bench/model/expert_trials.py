@@ -1,4 +1,4 @@
-"""The loss of every expert on every image, for routers that choose experts by it."""
+"""The loss of every expert on every image, for routers that choose experts by their losses."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bench.model.moe import MoELayer
 from bench.model.objective import autocast
 
 Losses = Callable[[], Tensor]
-"""Runs a model on a batch, and returns the loss of each image, (n,)."""
+"""Runs a model on a batch and returns the loss of each image, (n,)."""
 
 
 @torch.no_grad()
 def expert_losses(layer: MoELayer, losses: Losses) -> Tensor:
-    """Send all of a layer's tokens to one expert after the other: (n, E) losses."""
+    """Return (n, E) losses, sending all tokens of a layer to one expert after another."""
     columns = []
     for expert in range(layer.experts.num_experts):
         with layer.forced(expert):
@@ -36,8 +36,9 @@ def losses_for(
         labels: (n,) long.
 
     Returns:
-        (m, E): the task's loss of each image with all tokens of this layer at each expert; other
-        layers route as they do. m is n, or as many as the router asks for.
+        (m, E): the task's loss of each image when all its tokens go to one expert of this layer,
+        while other layers route as usual. m is n or, if smaller, the number that the router asks
+        for.
     """
     assert layer.router.trials is not None
     images, labels = (each[: layer.router.trials.images] for each in (images, labels))

@@ -1,4 +1,4 @@
-"""The MoE layer: a router and experts in the place of a module."""
+"""The MoE layer: a router and experts that replace a module."""
 
 from __future__ import annotations
 
@@ -31,15 +31,14 @@ class MoELayer(nn.Module):
     """A layer that routes tokens to experts and combines their outputs.
 
     Args:
-        groups: what is routed together: the tokens of an "image", of the whole "batch", or of
-            groups of this many tokens, which must divide those of the batch. A batch of no images
-            has no groups. A router that spans the batch by its definition takes all of it.
-
-        shared: experts that every token goes through, whose outputs are added, each with weight 1;
-            they compete for nothing, and no routing or loss counts them.
+        groups: what is routed together: the tokens of an "image", of the whole "batch", or groups
+            of this many tokens, a number that must divide the batch's tokens. An empty batch has
+            no groups. A router that spans the batch by definition routes all of it together.
+        shared: experts that process every token, whose outputs are added with weight 1 each; they
+            do not compete with the routed ones, and no routing or loss includes them.
 
     Attributes:
-        factors: (E,) float, times the experts' combine weights; None changes nothing.
+        factors: (E,) float, multiplied with the experts' combine weights; None changes nothing.
     """
 
     def __init__(
@@ -54,14 +53,14 @@ class MoELayer(nn.Module):
         self.groups: Groups = "batch" if router.spans_batch else groups
         if router.trials and groups != "image":
             raise RequestError(
-                f"model.groups = {groups!r}: the router {type(router).__name__} takes an expert "
-                "for each image; use model.groups = 'image'"
+                f"model.groups = {groups!r}: the router {type(router).__name__} chooses one "
+                "expert per image; use model.groups = 'image'"
             )
         if experts.mixes_tokens and router.spans_batch:
             raise RequestError(
                 f"the router {type(router).__name__} routes the tokens of the whole batch "
-                f"together, and experts {experts.name!r} read whole images: use a router that "
-                "routes images, as 'moce_ir', or experts.name = mlp"
+                f"together, but experts {experts.name!r} read whole images: use a router that "
+                "routes images, such as 'moce_ir', or experts.name = mlp"
             )
         if experts.mixes_tokens and groups != "image":
             raise RequestError(
@@ -76,15 +75,15 @@ class MoELayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, …, *token) -> (batch, …, *output); the axes between are tokens.
 
-        Padding, which the pass's mask or the block's attention mask tells, gets an output of 0, so
-        that the block's residual connection carries it unchanged.
+        Padding, given by the pass's mask or the block's attention mask, gets an output of 0, so
+        that the block's residual connection leaves it unchanged.
         """
         grouped = self._grouped(x)
         call = self.passes.call(self, x)
         mask = self._mask(call.context.mask, grouped)
         context = replace(call.context, mask=mask)
         if mask is not None:
-            # What it holds, be it NaN, reaches no weight and no gradient.
+            # The content of padding, even NaN, must reach no weight and no gradient.
             grouped = _zeroed(grouped, mask)
         seen = Activations(self.experts, grouped)
         routing = self.route(grouped, context, seen)
@@ -110,7 +109,7 @@ class MoELayer(nn.Module):
 
     @contextmanager
     def forced(self, expert: int) -> Iterator[None]:
-        """Send every token to this expert, with weight 1, whatever the router says."""
+        """Send every token to this expert with weight 1, bypassing the router."""
         self._forced = expert
         try:
             yield
@@ -129,11 +128,11 @@ class MoELayer(nn.Module):
         return self.experts.replaced.token_shape
 
     def notice(self, block: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
-        """Take note of the attention mask that a block of timm's was called with."""
+        """Remember the attention mask that a timm block was called with (a forward pre-hook)."""
         self._attention = options.get("attn_mask")
 
     def _mask(self, mask: Tensor | None, grouped: Tensor) -> Tensor | None:
-        """Return (g, t) bool, the real tokens; None where no padding is told."""
+        """Return (g, t) bool, true for real tokens; None if no mask is given."""
         attention, self._attention = self._attention, None
         if mask is None and attention is not None:
             mask = attended(attention)
@@ -143,12 +142,12 @@ class MoELayer(nn.Module):
             raise RequestError(
                 f"a mask of shape {tuple(mask.shape)} does not fit the "
                 f"{grouped.shape[:2].numel()} tokens of a batch at an MoE layer: give (batch, "
-                "tokens) bool, with the class token where the model has one"
+                "tokens) bool, including the class token if the model has one"
             )
         return mask.reshape(grouped.shape[:2])
 
     def process(self, routing: Routing, grouped: Tensor, seen: Activations | None = None) -> Tensor:
-        """Run the experts on grouped tokens, (g, t, …), as they were routed."""
+        """Run the experts on grouped tokens, (g, t, …), according to their routing."""
         seen = seen or Activations(self.experts, grouped)
         if self.factors is not None:
             routing = routing.reweighted(self.factors)
@@ -162,12 +161,12 @@ class MoELayer(nn.Module):
         kind = type(self.experts)
         plain = (kind.apply, kind.forward) == (Experts.apply, Experts.forward)
         if plain and seen.value is not None and isinstance(routing, MixtureRouting):
-            # The router had every expert run on every token: that is half of the mixture.
+            # The router has already run every expert on every token: half of the mixture's work.
             return routing.combine(self.experts.outputs(seen.value))
         return self.experts.apply(routing, grouped)
 
     def _grouped(self, x: Tensor) -> Tensor:
-        """Group tokens: (batch, …, *token) -> (g, t, *token); g is 0 where there are no tokens."""
+        """Group tokens: (batch, …, *token) -> (g, t, *token); g is 0 if there are no tokens."""
         shape = self.token_shape
         tokens = x.shape[: -len(shape)].numel()
         named = {"image": x.shape[1 : -len(shape)].numel(), "batch": tokens}
@@ -184,21 +183,21 @@ class MoELayer(nn.Module):
 
 
 def attended(mask: Tensor) -> Tensor:
-    """Tell which tokens an attention mask lets anyone read: (b, heads, q, t) -> (b, t) bool.
+    """Return which tokens an attention mask leaves visible: (b, heads, q, t) -> (b, t) bool.
 
-    The mask is bool, or is added to the scores: 0, or as low as its type allows.
+    The mask is bool, or a float added to the scores: 0, or about the lowest value of its type.
     """
     allowed = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
     return allowed.flatten(1, -2).any(1)
 
 
 def _zeroed(values: Tensor, mask: Tensor) -> Tensor:
-    """Set the values of padding to 0: (g, t, …), (g, t) -> (g, t, …)."""
+    """Set padding to 0: values (g, t, …), mask (g, t) -> (g, t, …)."""
     return values.masked_fill(~mask.view(*mask.shape, *[1] * (values.dim() - 2)), 0)
 
 
 def moe_layers(model: nn.Module) -> dict[str, MoELayer]:
-    """Return the MoE layers of a model by module name, in network order; none in a dense model."""
+    """Return a model's MoE layers by module name, in network order; {} for a dense model."""
     return {name: module for name, module in model.named_modules() if isinstance(module, MoELayer)}
 
 
@@ -206,7 +205,7 @@ def moe_layers(model: nn.Module) -> dict[str, MoELayer]:
 def reweighted(layers: Sequence[MoELayer], factors: Mapping[int, Tensor]) -> Iterator[None]:
     """Multiply the combine weights of layers' experts; recorded routings do not change.
 
-    `factors`, (E,) float, are by the index of a layer of a model, in network order.
+    `factors` maps the index of a layer, in network order, to (E,) float.
     """
     for index, values in factors.items():
         layers[index].factors = values
@@ -221,7 +220,7 @@ class Activations:
     """The experts' hidden activations on every token, (g, t, …), computed on first use.
 
     Attributes:
-        value: (E, g, t, h); None while nobody has asked.
+        value: (E, g, t, h); None until the first call.
     """
 
     def __init__(self, experts: Experts, x: Tensor) -> None:
@@ -234,13 +233,13 @@ class Activations:
         if self.value is None:
             enabled, dtype = self._autocast
             everywhere = self._x.unsqueeze(0).expand(self._experts.num_experts, *self._x.shape)
-            # Routers compute in float32; the experts go on as the model does.
+            # Routers compute in float32; the experts use the model's precision.
             with torch.autocast(self._x.device.type, dtype, enabled):
                 self.value = self._experts.activations(everywhere)
         return self.value
 
     def at(self, part: Part) -> Activations:
-        """Return those on the tokens of a part of the groups."""
+        """Return the activations on the tokens of a part of the groups."""
         own = Activations(self._experts, part.of(self._x))
         own.value = None if self.value is None else self.value.flatten(1, 2)[:, part.rows]
         return own

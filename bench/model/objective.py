@@ -1,4 +1,4 @@
-"""What training minimises: the task's loss, and auxiliary losses by weight."""
+"""The training objective: the task's loss plus weighted auxiliary losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Losses:
     """The losses of one batch.
 
     Attributes:
-        total: scalar, to differentiate.
+        total: scalar, differentiable.
         task: scalar, cross-entropy with the recipe's label smoothing, detached.
         routings: one for each MoE layer, in network order.
     """
@@ -35,8 +35,8 @@ class Losses:
 class Objective:
     """The loss: smoothed cross-entropy + Σ weight · (mean auxiliary loss over the MoE layers).
 
-    A router's own loss, which its definition weighs, is added for each layer.
-    `RequestError` where the recipe names an auxiliary loss, or an option, that does not exist.
+    A router's own loss, weighted by the router's definition, is added for each layer.
+    Raises `RequestError` if the recipe names an auxiliary loss or an option that does not exist.
     """
 
     def __init__(self, train: TrainConfig) -> None:
@@ -45,7 +45,7 @@ class Objective:
             (weight, entry.target, options)
             for name, weight in train.losses.items()
             for entry in [LOSSES.get(name)]
-            # One without a weight is named rightly too, and then left out.
+            # A loss of weight 0 is validated too, and then left out.
             for options in [entry.validate(train.loss_options.get(name, {}))]
             if weight
         ]
@@ -60,7 +60,7 @@ class Objective:
         generator: torch.Generator | None = None,
         parts: Parts | None = None,
     ) -> Losses:
-        """Compute the losses of one batch, differentiable.
+        """Compute the losses of one batch, with gradients.
 
         Args:
             model: the model, in training mode.
@@ -68,7 +68,7 @@ class Objective:
             labels: (n,) long, the classes.
             step: number of the training step, from 0.
             generator: source of the routers' noise, on the model's device.
-            parts: where these images are a part of a batch.
+            parts: the parts of the whole batch, if these images are only one of them.
         """
         batch = Batch(images, labels, parts)
         with (
@@ -92,7 +92,7 @@ class Objective:
 
 
 def unless_refused(loss: Tensor, routings: Iterable[Routing]) -> Tensor:
-    """Return a loss, as NaN where a router had to refuse its logits and nothing waited to raise."""
+    """Return the loss, or NaN if a router flagged non-finite logits instead of raising."""
     for routing in routings:
         if routing.refused is not None:
             loss = loss.masked_fill(routing.refused, math.nan)
@@ -101,7 +101,7 @@ def unless_refused(loss: Tensor, routings: Iterable[Routing]) -> Tensor:
 
 @contextmanager
 def naming_layer(model: nn.Module) -> Iterator[None]:
-    """Add to the error of a router that refuses its logits the name of its layer in the model."""
+    """Add the layer's name to the error of a router that rejects its logits."""
     try:
         yield
     except NonFiniteError as error:

@@ -1,4 +1,4 @@
-"""Where a timm model comes from: an installed distribution, edited source, a file of weights."""
+"""The origin of a timm model: an installed distribution, edited source or a file of weights."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ INSTALLATION_FOLDERS = {"site-packages", "dist-packages"}
 def is_installed(file: Path) -> bool:
     """Tell whether a file belongs to the standard library or to an installed distribution.
 
-    What is installed in editable mode lies elsewhere: its source changes without its version.
+    An editable installation does not count, since its source changes without its version.
     """
     inside = any(file.is_relative_to(folder) for folder in STANDARD_LIBRARY)
     return inside or not INSTALLATION_FOLDERS.isdisjoint(file.parts)
 
 
 def search_folders(module: str) -> list[Path]:
-    """Return the folders that a top-level module is imported from; none where it is installed.
+    """Return the folders that a top-level module is imported from; none if it is installed.
 
-    A module that is imported already is looked up where it was found then.
+    If the module has already been imported, the folder is the one that it came from.
     """
     try:
         spec = find_spec(module)
@@ -53,23 +53,23 @@ def defining_files(target: Any) -> list[Path]:
 
 
 Origin = tuple[dict[str, str], Iterable[Any]]
-"""The versions of installed distributions, and functions and classes of any other source."""
+"""The versions of installed distributions, and the functions and classes from other sources."""
 
 
 def model_origin(name: str) -> Origin:
-    """Return what the code of a model is identified by.
+    """Return what identifies the code of a model.
 
-    Only a plugin that has imported timm can have registered a model of its own, so timm, which
-    takes seconds to import, is not imported for an installed model.
+    timm takes seconds to import, and only a plugin that has imported it can have registered a model
+    of its own; so timm is not imported for an installed model.
 
     Returns:
-        The version of each installed distribution that it comes from, timm always among them; and
-        the function that builds it where it is not installed. This repository's own model counts
-        as part of the training protocol, not here.
+        The version of each installed distribution that the model comes from, always including timm;
+        and the function that builds it, if that is not installed. This repository's own models
+        count as part of the training protocol instead.
     """
     try:
         versions = {"timm": version("timm")}
-    except PackageNotFoundError:  # a copy of its source on the path of modules
+    except PackageNotFoundError:  # a copy of its source on sys.path
         versions = {}
     if "timm" not in sys.modules and not search_folders("timm"):
         return versions, []
@@ -90,7 +90,7 @@ def model_origin(name: str) -> Origin:
 
 
 def registering_modules() -> set[str]:
-    """Return the modules that have registered a model; none before timm is imported."""
+    """Return the modules that have registered a model; none until timm is imported."""
     if "timm" not in sys.modules:
         return set()
     from bench.model.timm_models import timm
@@ -99,12 +99,12 @@ def registering_modules() -> set[str]:
 
 
 def pretrained_hash(file: str) -> str:
-    """Hash a file of pretrained weights (SHA-256, hex); `RequestError` where there is none."""
+    """Hash a file of pretrained weights (SHA-256, hex); `RequestError` if there is no such file."""
     return file_sha256(require_file(file))
 
 
 def require_file(weights: str) -> Path:
-    """Return the path of a file of weights; `RequestError` where there is none."""
+    """Return the path of a file of weights; `RequestError` if there is no such file."""
     if not Path(weights).is_file():
         raise RequestError(f"model.weights = {weights!r}: there is no such file")
     return Path(weights)

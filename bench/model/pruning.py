@@ -1,7 +1,7 @@
-"""Pruning: a model with fewer experts, of which each is one expert of another model, or several.
+"""Pruning: a model with fewer experts, each of them one expert or a mean of experts of another.
 
-Axes: E experts of the larger model, k of the smaller one. What becomes of the experts of a layer is
-a matrix (k, E): row i holds the shares that the larger model's experts have in expert i.
+Axes: E experts of the larger model, k of the smaller one. A matrix (k, E) describes the pruning of
+a layer: row i holds the shares that the larger model's experts have in expert i.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ from routers.affinity import Affinity
 from routers.errors import RequestError, UndefinedError
 
 Rule = Callable[[Calibration, int], list[Tensor]]
-"""From a model and k to the matrix (k, E) of each of its MoE layers, in network order."""
+"""Returns, for a model and k, the matrix (k, E) of each of its MoE layers, in network order."""
 RULES: dict[str, Rule] = {}
-"""By the name of the transform that prunes a trial's parent by it."""
+"""Pruning rules by the name of their transform, which prunes a trial's parent."""
 
 
 @torch.no_grad()
 def prune(parent: nn.Module, child: nn.Module, shares: Sequence[Tensor]) -> None:
-    """Give a model the weights of one with more experts, whose experts and gates it joins.
+    """Give a model the weights of one with more experts, combining that one's experts and gates.
 
     Args:
-        parent: stays as it is.
-        child: of the same description but for the number of experts; it is changed in place.
+        parent: the model with more experts; it is not changed.
+        child: a model that differs only in the number of experts; it is changed in place.
         shares: (k, E) of each MoE layer, in network order.
 
     Raises:
-        UndefinedError: the experts are no stacks, or the router has no meaning for some of them.
-        RequestError: something besides the experts differs.
+        UndefinedError: the experts are not stacks, or the router is undefined on a subset of them.
+        RequestError: anything besides the experts differs.
     """
     layers, smaller = moe_layers(parent), moe_layers(child)
     if not layers or layers.keys() != smaller.keys():
@@ -67,11 +67,11 @@ def prune(parent: nn.Module, child: nn.Module, shares: Sequence[Tensor]) -> None
 
 
 def refuse_undefined(layer: MoELayer) -> None:
-    """Refuse a layer that has no meaning with some of its experts alone."""
+    """Raise `UndefinedError` if a layer is undefined with only some of its experts."""
     experts, router = layer.experts, layer.router
     if not experts.stacked:
         raise UndefinedError(
-            f"experts {experts.name!r} cannot be pruned: they are no stack of weights, one each"
+            f"experts {experts.name!r} cannot be pruned: they are not a stack of weights, one each"
         )
     if not router.prunable:
         raise UndefinedError(
@@ -81,13 +81,13 @@ def refuse_undefined(layer: MoELayer) -> None:
 
 
 def _refuse_other_gate(old: Router, new: Router) -> None:
-    """Refuse a gate whose inner sizes followed from another number of experts."""
+    """Raise an error if the gates' inner sizes differ because the numbers of experts do."""
     own, now = old.options_with(new.num_experts), new.options_with(new.num_experts)
     for name in ("affinity", "affinity_options", "num_slots"):
         if own.get(name) != now.get(name):
             raise RequestError(
-                f"router.{name} = {now[name]} where the parent has {own[name]}: to prune experts, "
-                f"set router.{name} to that"
+                f"router.{name} = {now[name]}, but the parent has {own[name]}: to prune experts, "
+                f"set router.{name} to the parent's value"
             )
 
 
@@ -96,7 +96,7 @@ def _name(router: Router) -> str:
 
 
 def _joined(tensor: Tensor, shape: torch.Size, shares: Tensor) -> Tensor:
-    """Join the experts' parts along each axis whose size goes with their number."""
+    """Combine the experts' parts along each axis whose size is proportional to their number."""
     kept, experts = shares.shape
     for axis, (before, after) in enumerate(zip(tensor.shape, shape, strict=False)):
         each = before // experts
@@ -107,14 +107,14 @@ def _joined(tensor: Tensor, shape: torch.Size, shares: Tensor) -> Tensor:
 
 
 def _mixed(shares: Tensor, parts: Tensor) -> Tensor:
-    """Mix (E, …) to (k, …): weighted means, sums of whole numbers, "any" of truth values."""
+    """Mix (E, …) to (k, …): weighted means of floats, sums of integers, "any" of booleans."""
     if parts.is_floating_point():
         return torch.tensordot(shares.to(parts.dtype), parts, 1)
     return torch.tensordot((shares > 0).long(), parts.long(), 1)
 
 
 def pruning_rule(name: str, source: str) -> Callable[[Rule], Rule]:
-    """Register a rule, and the transform of that name, which prunes a trial's parent by it."""
+    """Return a decorator that registers a rule and the transform that prunes a parent by it."""
 
     def decorate(rule: Rule) -> Rule:
         @wraps(rule)
@@ -131,32 +131,32 @@ def pruning_rule(name: str, source: str) -> Callable[[Rule], Rule]:
 
 
 def shares_by(name: str, calibration: Calibration, kept: int) -> list[Tensor]:
-    """Apply a rule: the matrix (k, E) of each MoE layer of the calibration's model.
+    """Apply a rule: return the matrix (k, E) of each MoE layer of the calibration's model.
 
     Raises:
-        UndefinedError: the rule has no meaning for the router.
-        RequestError: k is no number of its experts.
+        UndefinedError: the rule is undefined for the router.
+        RequestError: k is below 1 or above the number of its experts.
     """
     experts = [layer.router.num_experts for layer in calibration.layers]
     if any(kept > each or kept < 1 for each in experts):
         raise RequestError(f"cannot keep {kept} of {max(experts)} experts")
-    if not isinstance(calibration.data, Dataset):  # which of them does not matter to the cost
+    if not isinstance(calibration.data, Dataset):  # which ones does not matter for costs
         return [torch.eye(each)[:kept] for each in experts]
     return RULES[name](calibration, kept)
 
 
 def _highest(scores: Tensor, kept: int) -> Tensor:
-    """Keep the experts of the highest scores, (E,), the first of equal ones: (k, E)."""
+    """Keep the experts with the highest scores, (E,), the first among equals: (k, E)."""
     order = scores.argsort(descending=True, stable=True)[:kept]
     return torch.eye(len(scores))[order.sort().values]
 
 
 @pruning_rule("prune_router_change", source="arXiv 2405.16646")
 def router_change(calibration: Calibration, kept: int) -> list[Tensor]:
-    """Keep the experts whose gate vectors have changed their length most since the start.
+    """Keep the experts whose gate vectors have changed most in length since the start.
 
-    Score: | ‖w_e‖ − ‖w_e at the start‖ |. The start is before the first step of the training: the
-    initial weights, or, of a trial that was derived, its parent's.
+    Score: | ‖w_e‖ − ‖w_e at the start‖ |. The start is before the first training step: the initial
+    weights or, for a derived trial, its parent's.
     """
     before = moe_layers(calibration.start()).values()
     return [
@@ -169,14 +169,14 @@ def _lengths(router: Router) -> Tensor:
     vectors = router.gate.output() if isinstance(router.gate, Affinity) else None
     if vectors is None or not vectors.requires_grad or len(vectors) % router.num_experts:
         raise UndefinedError(
-            f"router {_name(router)!r} has no vector of each expert whose length is learned"
+            f"router {_name(router)!r} has no vector per expert whose length is learned"
         )
     return vectors.detach().cpu().double().view(router.num_experts, -1).norm(dim=1)
 
 
 @pruning_rule("prune_count", source="arXiv 2404.05089")
 def token_count(calibration: Calibration, kept: int) -> list[Tensor]:
-    """Keep the experts that most calibration tokens go to, before any are dropped."""
+    """Keep the experts that most calibration tokens choose, before any are dropped."""
     if any(use.constant for use in calibration.uses):
         name = _name(calibration.layers[0].router)
         raise UndefinedError(f"router {name!r} gives all experts the same number of tokens")
@@ -185,13 +185,13 @@ def token_count(calibration: Calibration, kept: int) -> list[Tensor]:
 
 @pruning_rule("prune_gate_mass", source="arXiv 2404.05089")
 def gate_mass(calibration: Calibration, kept: int) -> list[Tensor]:
-    """Keep the experts whose gates sum to most over the calibration tokens."""
+    """Keep the experts with the largest sum of gates over the calibration tokens."""
     return [_highest(torch.as_tensor(use.mass), kept) for use in calibration.uses]
 
 
 @pruning_rule("prune_random", source="null")
 def at_random(calibration: Calibration, kept: int) -> list[Tensor]:
-    """Keep experts drawn at random, in each layer by itself."""
+    """Keep experts drawn at random, independently in each layer."""
     generator = torch.Generator().manual_seed(calibration.seed)
     numbers = [layer.router.num_experts for layer in calibration.layers]
     return [_highest(torch.rand(each, generator=generator), kept) for each in numbers]
@@ -199,9 +199,9 @@ def at_random(calibration: Calibration, kept: int) -> list[Tensor]:
 
 @pruning_rule("merge_outputs", source="arXiv 2407.09590")
 def merge_by_outputs(calibration: Calibration, kept: int) -> list[Tensor]:
-    """Merge experts whose outputs on the same tokens are alike, by linear CKA.
+    """Merge experts whose outputs on the same tokens are similar, by linear CKA.
 
-    All experts see the layer's input of the first calibration images, whatever the router does.
+    All experts get the layer's inputs of the first calibration images, whatever the router does.
     """
     merged = []
     for layer, use in zip(calibration.layers, calibration.uses, strict=True):
@@ -209,14 +209,14 @@ def merge_by_outputs(calibration: Calibration, kept: int) -> list[Tensor]:
         with torch.no_grad():
             slots = tokens.expand(layer.router.num_experts, 1, *tokens.shape)
             outputs = layer.experts(slots).flatten(3).squeeze(1).double()
-        # Rounding may put the similarity of equal experts above 1.
+        # Rounding may raise the similarity of equal experts above 1.
         merged.append(_groups((1 - linear_cka(outputs)).clamp(min=0), kept))
     return merged
 
 
 @pruning_rule("merge_weights", source="arXiv 2407.09590")
 def merge_by_weights(calibration: Calibration, kept: int) -> list[Tensor]:
-    """Merge experts whose weights are near each other, by their mean squared difference."""
+    """Merge experts whose weights are close, by their mean squared difference."""
     merged = []
     for layer in calibration.layers:
         parts = [weight.detach().double().flatten(1) for weight in layer.experts.parameters()]
@@ -236,7 +236,7 @@ def linear_cka(outputs: Tensor) -> Tensor:
 
 
 def _groups(distances: Tensor, kept: int) -> Tensor:
-    """Merge the k groups of the lowest mean distances inside, from (E, E): means, (k, E)."""
+    """Cluster experts into k groups by average linkage of (E, E) distances: means, (k, E)."""
     experts = len(distances)
     if kept == experts:
         return torch.eye(experts)

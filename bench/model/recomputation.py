@@ -1,8 +1,8 @@
-"""Layers that autograd runs again: activation checkpointing recomputes them in a backward pass.
+"""Layers that activation checkpointing recomputes in a backward pass.
 
-A recomputation has to see what the layer saw at first. Which pass it repeats is told by the node of
-the autograd graph that asks for it: nodes are numbered in the order in which a thread makes them,
-and a pass knows the numbers of its own.
+A recomputation must see what the layer saw at first. The node of the autograd graph that triggers
+it identifies the pass that it repeats: nodes are numbered in the order in which a thread creates
+them, and a pass knows the numbers of its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from routers import RequestError, RouterContext, Routing
 
 
 def backward_task() -> int:
-    """Return the number of the backward pass that runs in this thread; -1 where none does."""
+    """Return the number of the backward pass that runs in this thread; -1 if none does."""
     return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
 
@@ -34,17 +34,17 @@ class FirstCall:
 
     @classmethod
     def of(cls, context: RouterContext) -> FirstCall:
-        """Take note of a context before its generator is drawn from."""
+        """Record a context before numbers are drawn from its generator."""
         before = context.previous_logits
         if before is not None and before.requires_grad:
             context = replace(context, previous_logits=without_gradient(before))
         return cls(context, context.generator.get_state() if context.generator else None)
 
     def again(self) -> RouterContext:
-        """Return the context for a repetition; its generator draws what was drawn at first."""
+        """Return the context for a recomputation; its generator repeats the first draws."""
         if self.noise is None:
             return self.context
-        assert self.context.generator is not None  # whose state the noise is
+        assert self.context.generator is not None  # `noise` is its state
         generator = torch.Generator(self.context.generator.device)
         generator.set_state(self.noise)
         return replace(self.context, generator=generator)
@@ -52,12 +52,12 @@ class FirstCall:
 
 @dataclass(eq=False)
 class Tape:
-    """The first calls of a pass's layers, kept for as long as its graph is.
+    """The first calls of a pass's layers, kept as long as the pass's graph.
 
     Attributes:
         first: number of the pass's first node.
-        end: number after its last node; none while it runs.
-        calls: the first call of each layer; None for a layer that ran twice.
+        end: one more than the number of its last node; None while it runs.
+        calls: the first call of each layer; None for a layer that ran more than once.
     """
 
     first: int = field(default_factory=torch._C._autograd._get_sequence_nr)
@@ -70,23 +70,23 @@ class Tape:
             _TAPES.add(self)
 
     def add(self, layer: nn.Module, context: RouterContext) -> None:
-        """Take note of a layer's call."""
+        """Record a layer's call."""
         self.calls[layer] = None if layer in self.calls else FirstCall.of(context)
 
     def finish(self, outputs: Any) -> None:
-        """Mark the end of the pass: later nodes do not belong to it."""
+        """Mark the end of the pass; later nodes do not belong to it."""
         self.keep_with(outputs)
         self.end = torch._C._autograd._get_sequence_nr()
 
     def keep_with(self, outputs: Any) -> None:
-        """Keep the tape alive for as long as the graph of these tensors is."""
+        """Keep the tape alive as long as the graph of these tensors."""
         for output in tree_leaves(outputs):
             if isinstance(output, Tensor) and output.grad_fn is not None:
-                # A property, which torch's stubs call a method.
+                # It is a property, but torch's stubs declare a method.
                 output.grad_fn.metadata[id(self)] = self  # type: ignore[index]
 
     def covers(self, node: int) -> bool:
-        """Tell whether a node was made in the pass."""
+        """Tell whether a node was created in the pass."""
         return self.first <= node and (self.end is None or node < self.end)
 
 
@@ -95,13 +95,13 @@ _LOCK = threading.Lock()
 
 
 def first_call(layer: nn.Module, may_be_new: bool) -> FirstCall | None:
-    """Find the call that a layer repeats in a backward pass; None where it is no repetition.
+    """Return the call that a layer repeats in a backward pass; None if it is not a repetition.
 
     Args:
         may_be_new: whether the layer belongs to a pass that began in the backward pass.
 
     Raises:
-        RequestError: it cannot be told which of several calls it repeats.
+        RequestError: it is ambiguous which of several calls the layer repeats.
     """
     with _LOCK:
         tapes = [tape for tape in _TAPES if layer in tape.calls]
@@ -114,22 +114,21 @@ def first_call(layer: nn.Module, may_be_new: bool) -> FirstCall | None:
     call = None if innermost is None else innermost.calls[layer]
     if call is None or len({tape.thread for tape in covering}) > 1:
         raise RequestError(
-            "activation checkpointing runs an MoE layer again, and it cannot be told which call of "
-            "it: run it once in each forward_pass, in one thread at a time, with no checkpoint "
-            "inside another"
+            "activation checkpointing reruns an MoE layer, but it is ambiguous which call: run it "
+            "once in each forward_pass, in one thread at a time, with no checkpoint inside another"
         )
     return call
 
 
 def without_gradient(tensor: Tensor) -> Tensor:
-    """Return a copy outside the graph, through which it is an error to differentiate."""
+    """Return a copy outside the graph; differentiating through it is an error."""
     leaf = tensor.detach().requires_grad_()
     leaf.register_hook(_refuse)
     return leaf
 
 
 def outside_the_graph(routing: Routing) -> Routing:
-    """Return a routing that was made without a graph, in a pass that has one."""
+    """Return a copy of a routing that was made without gradients; using them is an error."""
     bare = copy(routing)
     for name, value in vars(routing).items():
         if isinstance(value, Tensor) and value.is_floating_point():

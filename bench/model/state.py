@@ -1,4 +1,4 @@
-"""The state of a forward pass: its context for routers, and its routings."""
+"""The state of a forward pass: its context for routers and its routings."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Pass:
     Attributes:
         models: the models whose layers belong to the pass.
         context: the context of every router.
-        routings: the routings that are recorded; None where nobody asked for them.
-        called: whether it is one call of the model.
-        with_grad: whether gradients were recorded when it began.
-        task: the backward pass in which it began, which alone belongs to it; -1 for none.
-        tape: what a repetition of its layers needs; None where there will be none.
+        routings: the recorded routings; None if they are not recorded.
+        called: whether the pass is one call of the model.
+        with_grad: whether gradients were enabled when it began.
+        task: the backward pass in which it began, the only one it covers; -1 for none.
+        tape: what recomputing its layers needs; None if they will not be recomputed.
         previous_logits: logits of the layer that ran last.
     """
 
@@ -45,11 +45,11 @@ class Pass:
 
     @property
     def writable_tape(self) -> Tape | None:
-        """The tape, but for torch's compiler, which has recomputations of its own."""
+        """The tape; None under torch's compiler, which handles recomputation itself."""
         return None if torch.compiler.is_compiling() else self.tape
 
     def require_graph(self, inputs: tuple[Any, ...]) -> None:
-        """Refuse what will be run again, with gradients, where nothing can know of it."""
+        """Raise an error if a checkpoint will rerun this with gradients, unseen by this pass."""
         wanted = any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
         if wanted and self.with_grad and not torch.is_grad_enabled():
             raise RequestError(
@@ -58,7 +58,7 @@ class Pass:
             )
 
     def finish(self, output: Any = None) -> None:
-        """Mark the end of the pass: later layers do not belong to it."""
+        """Mark the end of the pass; later layers do not belong to it."""
         if (tape := self.writable_tape) is not None:
             tape.finish(output)
 
@@ -69,14 +69,14 @@ class LayerCall:
 
     Attributes:
         context: the context of its router.
-        run: the pass that it belongs to; None where it is repeated, or runs by itself.
+        run: the pass that it belongs to; None if it is a recomputation or runs outside a pass.
     """
 
     context: RouterContext
     run: Pass | None = None
 
     def record(self, routing: Routing) -> None:
-        """Tell the pass what the router returned."""
+        """Record the router's result in the pass."""
         if self.run is None:
             return
         if self.run.called and self.run.with_grad and not torch.is_grad_enabled():
@@ -86,7 +86,7 @@ class LayerCall:
         self.run.previous_logits = routing.logits
 
     def keep_with(self, output: Tensor) -> None:
-        """Know the call for as long as the output's graph lives."""
+        """Keep the call's record alive as long as the output's graph."""
         if self.run is not None and (tape := self.run.writable_tape) is not None:
             tape.keep_with(output)
 
@@ -100,7 +100,7 @@ class ModelPasses:
         model.register_forward_hook(self._end, always_call=True)
 
     def call(self, layer: nn.Module, x: Tensor) -> LayerCall:
-        """Begin a call of one of the model's layers."""
+        """Begin a call of one of the model's layers and return it."""
         task = backward_task()
         run = self._running(task)
         if task >= 0 and (first := first_call(layer, may_be_new=run is not None)):
@@ -115,7 +115,7 @@ class ModelPasses:
         return LayerCall(context, run)
 
     def _begin(self, model: nn.Module, inputs: tuple[Any, ...]) -> None:
-        while self._called():  # it was interrupted
+        while self._called():  # that call was interrupted
             _RUNNING.passes.pop()
         around = self._running(backward_task())
         if around is None:
@@ -131,12 +131,12 @@ class ModelPasses:
             run.finish(output)
 
     def _called(self) -> Pass | None:
-        """Return the call of the model that began last in this thread, and runs."""
+        """Return this thread's innermost pass if it is a call of the model; else None."""
         last = _RUNNING.passes[-1] if _RUNNING.passes else None
         return last if last and last.called and last.models == (self,) else None
 
     def _running(self, task: int) -> Pass | None:
-        """Return the innermost pass of the model in this thread."""
+        """Return the innermost pass of the model in this thread and backward pass, if any."""
         for run in reversed(_RUNNING.passes):
             if run.task == task and any(model is self for model in run.models):
                 return run
@@ -144,7 +144,7 @@ class ModelPasses:
 
 
 class _Running(threading.local):
-    """The passes that run in a thread, the innermost last."""
+    """The passes running in a thread, the innermost last."""
 
     def __init__(self) -> None:
         self.passes: list[Pass] = []
@@ -167,22 +167,22 @@ def forward_pass(
         with forward_pass(model) as routings:
             logits = model(images)
 
-    It applies to its thread, until a nested one begins. Where activation checkpointing runs a layer
-    again in a backward pass, the layer gets its first context, noise included, and is not recorded
-    again. Checkpoints with use_reentrant=True run without gradients at first: to differentiate a
-    routing of theirs is an error.
+    It applies to its thread, until a nested one begins. When activation checkpointing reruns a
+    layer in a backward pass, the layer gets its first context, noise included, and is not recorded
+    again. Checkpoints with use_reentrant=True first run without gradients: differentiating one of
+    their routings is an error.
 
     Args:
-        model: what `moefy` returned, or a dense model, which records nothing.
+        model: the result of `moefy`, or a dense model, which records nothing.
         labels: (batch,) long, for routers that read them.
         step: training step, from 0.
         generator: source of the routers' noise, on the model's device.
-        mask: (batch, tokens) bool, false for padding. timm's NaFlexViT tells its MoE layers itself.
+        mask: (batch, tokens) bool, false for padding. timm's NaFlexViT passes its own mask itself.
 
     Yields:
         A list that fills with one `Routing` for each MoE layer, in network order.
     """
-    # Not by getattr: modules that lack it would search their parameters and submodules for it.
+    # Not getattr: modules without it would search their parameters and submodules for it.
     candidates = (vars(module).get("passes") for module in model.modules())
     models = {id(passes): passes for passes in candidates if isinstance(passes, ModelPasses)}
     context = RouterContext(generator, step, labels, mask=mask)

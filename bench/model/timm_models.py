@@ -1,4 +1,4 @@
-"""timm, which takes seconds to import, with this repository's own models registered."""
+"""timm with this repository's own models registered; importing it takes seconds."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from routers import RequestError
 
 
 def mlp_mixer(pretrained: bool = False, **options: Any) -> MlpMixer:
-    """Build an MLP-Mixer of any size (2105.01601); timm's own names fix depth, width and patch.
+    """Build an MLP-Mixer of any size (2105.01601); timm's names fix depth, width and patch size.
 
     Args:
-        options: those of timm's `MlpMixer`, and what timm tells every model.
+        options: those of timm's `MlpMixer`, and those that timm passes to every model.
     """
     if pretrained:
-        raise TypeError("there are no weights of a model of any size")
+        raise TypeError("an mlp_mixer of arbitrary size has no pretrained weights")
     of_timm = ("pretrained", "cache")
     own = {name: value for name, value in options.items() if not name.startswith(of_timm)}
     return MlpMixer(**own)
@@ -34,7 +34,7 @@ register_model(mlp_mixer)
 
 
 def require_model(name: str) -> None:
-    """Refuse a name that no model is registered under: `RequestError` with names that are near."""
+    """Raise `RequestError`, with similar names, if no model is registered under this name."""
     if not timm.is_model(name):
         close = timm.list_models(f"*{name.split('_')[0]}*")[:5]
         raise RequestError(
@@ -43,9 +43,9 @@ def require_model(name: str) -> None:
 
 
 def dense_model(model: ModelConfig, *, in_chans: int, num_classes: int, seed: int) -> nn.Module:
-    """Build a timm model by name, with random weights drawn from `seed`, or with those of a file.
+    """Build a timm model by name, with random weights drawn from `seed` or with those of a file.
 
-    `RequestError` where there is no such model or option, or the file does not hold its weights.
+    Raises `RequestError` if the model or an option does not exist, or the weights do not fit.
     """
     require_model(model.name)
     wanted = {"in_chans": in_chans, "num_classes": num_classes, **model.options}
@@ -61,17 +61,17 @@ def dense_model(model: ModelConfig, *, in_chans: int, num_classes: int, seed: in
 
 
 def _loaded(name: str, wanted: dict[str, Any], file: str) -> nn.Module:
-    """Build the model with the weights of a file, adapted to its channels and classes."""
+    """Build the model with the weights of a file, adapted to the model's channels and classes."""
     path = require_file(file)
     try:
         tensors: dict[str, Tensor] = load_state_dict(str(path), device="cpu")
-    except Exception as error:  # torch's reader lets through whatever its parser meets
-        raise RequestError(f"model.weights = {file!r} is no checkpoint: {error!r}") from error
+    except Exception as error:  # torch's reader raises whatever its parser raises
+        raise RequestError(f"model.weights = {file!r} is not a checkpoint: {error!r}") from error
     overlay: dict[str, Any] = {"state_dict": tensors}
     usual = timm.get_pretrained_cfg(name)
     last = tensors.get(f"{usual.classifier}.weight") if usual else None
     if last is not None:
-        overlay["num_classes"] = len(last)  # of the file, so that a fitting last layer is kept
+        overlay["num_classes"] = len(last)  # the file's, so that a fitting last layer is kept
     try:
         model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **wanted)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
@@ -81,9 +81,9 @@ def _loaded(name: str, wanted: dict[str, Any], file: str) -> nn.Module:
 
 
 def _require_all(model: nn.Module, tensors: dict[str, Tensor], file: str) -> None:
-    """Refuse weights that lack parameters of the model; timm passes over some in silence.
+    """Raise an error if weights lack parameters of the model; timm silently ignores some.
 
-    The last layer may be missing: its classes are often others.
+    The last layer may be missing, since its classes often differ.
     """
     last = getattr(model, "get_classifier", nn.Identity)()
     spared = {id(parameter) for parameter in last.parameters()}
@@ -92,5 +92,5 @@ def _require_all(model: nn.Module, tensors: dict[str, Tensor], file: str) -> Non
     if lacking:
         raise RequestError(
             f"model.weights = {file!r} lacks {len(lacking)} of the {len(wanted)} parameters of "
-            f"{type(model).__name__}, the first is {lacking[0]!r}: it is of another model"
+            f"{type(model).__name__}, the first is {lacking[0]!r}: it belongs to another model"
         )

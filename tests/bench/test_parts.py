@@ -115,7 +115,7 @@ def test_a_part_that_cannot_be_is_refused(preset, fields, message) -> None:
             "{parent: {router: a, transform: b, c: d}}",
             r"no setting 'parts\.0\.parent\.c'; there is parts\.0\.parent\.router, parts",
         ),
-        ("{routers: dense}", r"parts\.0\.routers: routers = 'dense' is no list"),
+        ("{routers: dense}", r"parts\.0\.routers: routers = 'dense' is not a list"),
     ],
 )
 def test_a_file_with_a_wrong_part_is_answered_with_its_place(tmp_path: Path, text, message) -> None:

@@ -187,7 +187,7 @@ def test_a_router_whose_experts_have_an_order_is_not_pruned(model, name):
 
 def test_what_cannot_be_pruned_says_why(model, tiny_dataset):
     parent = model("softmax_token_choice", others={"name": "mpo"})
-    with pytest.raises(UndefinedError, match="'mpo' cannot be pruned: they are no stack"):
+    with pytest.raises(UndefinedError, match="'mpo' cannot be pruned: they are not a stack"):
         prune(parent, parent, [torch.eye(4)])
     with pytest.raises(RequestError, match="cannot keep 5 of 4 experts"):
         shares_by("prune_random", calibration(parent, tiny_dataset), 5)

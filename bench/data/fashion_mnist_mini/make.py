@@ -18,13 +18,13 @@ from bench.data.files import read_idx
 def first_of_each_class(
     images: np.ndarray, labels: np.ndarray, count: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Select the first `count` images (n, h, w) of each class, by class, and their labels (n,)."""
+    """Select the first `count` images (n, h, w) of each class, class by class, and labels (n,)."""
     chosen = np.concatenate([np.flatnonzero(labels == c)[:count] for c in np.unique(labels)])
     return images[chosen], labels[chosen]
 
 
 def select(folder: Path) -> dict[str, np.ndarray]:
-    """Select the arrays of the embedded file from the original files."""
+    """Return the arrays of the embedded file, selected from the original files."""
     arrays = {}
     for split, stem, count in (("train", "train", 600), ("test", "t10k", 200)):
         arrays[f"{split}_images"], arrays[f"{split}_labels"] = first_of_each_class(
@@ -36,7 +36,7 @@ def select(folder: Path) -> dict[str, np.ndarray]:
 
 
 def write(arrays: dict[str, np.ndarray], output: Path) -> None:
-    """Write an npz with LZMA-compressed, undated members, an eighth smaller than numpy's own."""
+    """Write an npz with LZMA-compressed, undated members, one eighth smaller than numpy's own."""
     with zipfile.ZipFile(output, "w") as archive:
         for name, array in arrays.items():
             member = zipfile.ZipInfo(f"{name}.npy")

@@ -1,4 +1,4 @@
-"""The functions behind the slots: one file a family, registered by name."""
+"""Experts, registered by name: one file per family."""
 
 from bench.model.experts.base import EXPERTS, Experts, build_experts, register_experts
 from bench.model.experts.replaced import (

@@ -1,7 +1,7 @@
-"""What all experts share: they stand where one module stood, and run on slots.
+"""The base class of experts, which replace one module and run on slots.
 
 Axes: g groups, t tokens, d width, E experts, s slots of an expert, h hidden width of an expert.
-Tokens and slots are vectors (d,), or whatever shape the replaced module took.
+Tokens and slots are vectors (d,), or of whatever shape the replaced module takes.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ register_experts = EXPERTS.register
 
 
 class Experts(nn.Module, Configurable):
-    """The base of all experts.
+    """The base class of all experts.
 
-    Subclasses write `forward`; or `activations` and `outputs`, so that gates can read what lies
-    between; or `apply` where dispatching and combining are not enough.
+    Subclasses define `forward`; or `activations` and `outputs`, so that gates can read the hidden
+    activations; or `apply` if dispatching and combining are not enough.
 
     Attributes:
-        replaces: the kinds of `Replaced` that they can stand in for.
-        stacked: whether every parameter is a stack of one for each expert, (E, …), so that experts
-            can be averaged.
-        width: the hyper-parameter by which an expert grows, unit by unit, and by which compute is
-            matched; None where there is none.
-        hidden_width: h; None where they have no hidden activations to show.
-        level_sizes: sizes of the expert modes; none where there is one mode.
-        kinds: "mlp", "constant", "copy" or "zero" of each expert; none where all are alike.
-        expert_sizes: parameters of each expert; none where all are alike.
-        adapted: the frozen layer that they adapt, whose output is part of theirs; None for none.
+        replaces: the kinds of `Replaced` that they can replace.
+        stacked: whether every parameter stacks one per expert, (E, …), so that experts can be
+            averaged.
+        width: the hyper-parameter that grows an expert in unit steps, by which compute is matched;
+            None if there is none.
+        hidden_width: h; None if they expose no hidden activations.
+        level_sizes: sizes of the expert modes; empty if there is only one mode.
+        kinds: "mlp", "constant", "copy" or "zero" for each expert; empty if all are alike.
+        expert_sizes: parameters of each expert; empty if all are alike.
+        adapted: the frozen layer that they adapt, whose output is part of theirs; None if none.
         mixes_tokens: whether a token's output depends on the other tokens of its group.
     """
 
@@ -71,11 +71,11 @@ class Experts(nn.Module, Configurable):
         raise TypeError(f"experts {self.name!r} define neither forward nor activations")
 
     def outputs(self, activations: Tensor) -> Tensor:
-        """Compute the outputs from the hidden activations: (E, g, s, h) -> (E, g, s, …)."""
+        """Compute outputs from hidden activations: (E, g, s, h) -> (E, g, s, …)."""
         raise TypeError(f"experts {self.name!r} define no outputs(activations)")
 
     def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
-        """Dispatch tokens, run the experts, combine their outputs: (g, t, …) -> (g, t, …)."""
+        """Dispatch tokens, run the experts and combine their outputs: (g, t, …) -> (g, t, …)."""
         if isinstance(routing, MergedRouting):
             shares = routing.merge_weights
             return self.by_group(
@@ -91,15 +91,15 @@ class Experts(nn.Module, Configurable):
         return routing.combine(self(routing.dispatch(x)))
 
     def by_group(self, own: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        """Run each group through an expert of its own, made of all experts' parameters.
+        """Run each group through its own expert, made from all experts' parameters.
 
         Args:
-            own: makes of a stack of parameters, (E, …), that of each group, (g, …): their mean
-                (2306.03745), or one of them.
+            own: maps stacked parameters of experts, (E, …), to those of groups, (g, …): a weighted
+                mean (2306.03745), or one expert's.
             x: (g, t, …).
 
         Raises:
-            RequestError: these experts share parameters, or have factors of them.
+            RequestError: the experts' parameters are shared or factorised.
         """
         if not self.stacked:
             raise RequestError(
@@ -107,30 +107,30 @@ class Experts(nn.Module, Configurable):
                 "experts.name = mlp or linear with this router"
             )
         made = {name: own(parameter) for name, parameter in self.named_parameters()}
-        # The groups stand where the experts stood: one expert for each.
+        # The groups take the place of the experts: one expert for each.
         y: Tensor = torch.func.functional_call(self, made, (x.unsqueeze(1),))
         return y.squeeze(1)
 
     def slots(self, routing: Routing) -> int:
-        """Return the slots that the experts run, used or not."""
+        """Return the number of slots that the experts run, used or not."""
         return routing.slot_count
 
     def sizes(self, routing: Routing) -> tuple[int, ...]:
-        """Return numbers that the routing decides, in which the FLOPs of `apply` are affine."""
+        """Return the routing-dependent numbers in which the FLOPs of `apply` are affine."""
         tokens = routing.gates.shape[:2].numel()
         return tokens * (routing.choices or 0), self.slots(routing)
 
     def rows(self, routing: Routing) -> int:
-        """Return the rows on which the replaced module runs the same FLOPs."""
+        """Return the number of rows on which the replaced module would take the same FLOPs."""
         return self.slots(routing)
 
     def active_share(self, routing: Routing) -> float:
-        """Share of their parameters that act on a token on average."""
+        """Return the share of the experts' parameters that act on a token on average."""
         tokens = len(routing.real(routing.gates))
         return min(1.0, self.slots(routing) / (tokens * routing.num_experts))
 
     def stats(self) -> dict[str, float]:
-        """Return single numbers that describe the experts, by name."""
+        """Return scalar statistics of the experts, by name."""
         return {}
 
 
@@ -138,7 +138,7 @@ def build_experts(name: str, *, num_experts: int, replaced: Replaced, **hyper: A
     """Build registered experts by name.
 
     Raises:
-        RequestError: there are none such, they have no such hyper-parameter, or cannot stand in.
+        RequestError: the name or a hyper-parameter is unknown, or they cannot replace the module.
     """
     target = EXPERTS.get(name).target
     if not isinstance(replaced, target.replaces):

@@ -1,8 +1,8 @@
-"""Experts that share one weight tensor, which is given by factors and never formed.
+"""Experts that share one weight tensor, which is stored as factors and never formed.
 
-    y = Σ_n a_n W_n x        W (E, i, o): every expert's matrix, of low rank together
+    y = Σ_n a_n W_n x        W (E, i, o): the matrices of all experts, jointly of low rank
 
-Axes: t tokens, E experts (E_l of an expert mode, or level), i inputs, o outputs, R rank.
+Axes: t tokens, E experts (E_l in an expert mode, or level), i inputs, o outputs, R rank.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from routers import MixtureRouting, RequestError, Routing, hyper, two_levels
 
 
 class FactorisedExperts(Experts):
-    """The base of `cp` and `tr`: their layers, the rank, and how a routing is applied.
+    """The base class of `cp` and `tr`: their layers, the rank, and how a routing is applied.
 
-    Two layers stand in for an MLP, with its activation between them, and weigh the experts alike;
-    one layer stands in for a linear one.
+    Two layers replace an MLP, with its activation between them, and use the same gates; one layer
+    replaces a linear layer.
     """
 
     replaces = (ReplacedMLP, ReplacedLinear)
@@ -33,11 +33,11 @@ class FactorisedExperts(Experts):
 
     rank: int | None = hyper(
         None,
-        "Of every layer; none gives experts and a linear gate the parameters of what they replace.",
+        "Rank of each layer; none matches, with a linear gate, the parameters of what is replaced.",
         ge=1,
     )
     levels: Literal[1, 2] = hyper(1, "Expert modes; the product of two is E.")
-    layers: Literal[1, 2] | None = hyper(None, "In the place of an MLP; none keeps its two.")
+    layers: Literal[1, 2] | None = hyper(None, "Layers that replace an MLP; none keeps its two.")
 
     replaced: ReplacedMLP | ReplacedLinear
 
@@ -53,24 +53,24 @@ class FactorisedExperts(Experts):
         self.drop1, self.drop2 = (nn.Dropout(p) for p in (mlp.dropout if mlp else (0.0, 0.0)))
 
     def build_layer(self, inputs: int, outputs: int) -> FactorisedLayer:
-        """Return one layer, of `modes` and `solved_rank`: (…, inputs) -> (…, outputs)."""
+        """Return one layer with `modes` and `solved_rank`: (…, inputs) -> (…, outputs)."""
         raise TypeError(f"experts {self.name!r} define no build_layer(inputs, outputs)")
 
     def layer_parameters(self, modes: tuple[int, ...], inputs: int, outputs: int, rank: int) -> int:
-        """Count the parameters of a layer with expert modes of these sizes; linear in the rank."""
+        """Count the parameters of a layer with expert modes of these sizes, linear in the rank."""
         raise TypeError(f"experts {self.name!r} define no layer_parameters(…)")
 
     def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
         """Compute the experts' mixture of each token: (g, t, i) -> (g, t, o)."""
         if not isinstance(routing, MixtureRouting):
             raise RequestError(
-                f"experts {self.name!r} share one product, in which a token's choice of few of "
-                "them saves nothing: use a router of the mixture family, as 'mumoe' or "
+                f"experts {self.name!r} share one product, in which a token's choice of a few of "
+                "them saves nothing: use a router of the mixture family, such as 'mumoe' or "
                 "'softmax_mixture'"
             )
         levels = routing.levels or ()
         if tuple(level.shape[-1] for level in levels) != self.modes:
-            levels = (routing.weights,)  # of all experts, since the gates do not split as these do
+            levels = (routing.weights,)  # joint, since the gates have other modes
         gates = [level.movedim(2, 0).flatten(1).to(x.dtype) for level in levels]
         first, *second = self.blocks
         y: Tensor = first(x.flatten(0, 1), gates)
@@ -80,14 +80,14 @@ class FactorisedExperts(Experts):
         return dropped.unflatten(0, x.shape[:2])
 
     def rows(self, routing: Routing) -> int:
-        """Return the rows with the same FLOPs; at the rank solved for, the tokens themselves."""
+        """Return the number of rows with the same FLOPs; at the solved rank, that of the tokens."""
         tokens = routing.gates.shape[:2].numel()
         if self.rank is None:
             return tokens
         return max(1, round(tokens * (1 + self.stats()["parameter_error"])))
 
     def stats(self) -> dict[str, float]:
-        """Return `expert_rank`, and `parameter_error`, relative, with a linear gate."""
+        """Return `expert_rank` and `parameter_error`, which is relative and includes a gate."""
         parameters = self._count_parameters(self.modes, self.solved_rank)
         error = parameters / self.replaced.parameters - 1
         return {"expert_rank": self.solved_rank, "parameter_error": error}
@@ -106,12 +106,12 @@ class FactorisedExperts(Experts):
         return list(pairwise([replaced.dim, *hidden, replaced.dim]))
 
     def _count_parameters(self, modes: tuple[int, ...], rank: int) -> int:
-        """Count all parameters, with a linear gate, for expert modes of these sizes."""
+        """Count all parameters, including a linear gate, for expert modes of these sizes."""
         layers = (self.layer_parameters(modes, *shape, rank) for shape in self._layer_shapes())
         return self.replaced.dim * sum(modes) + sum(layers)
 
     def _rank_for(self, num_experts: int, levels: int) -> int:
-        """Return the rank that matches the parameters of what is replaced; 0 where none does."""
+        """Return the rank that matches the replaced module's parameters; 0 if none does."""
         try:
             modes = (num_experts,) if levels == 1 else two_levels(num_experts)
         except RequestError:  # a prime
@@ -136,22 +136,22 @@ class FactorisedExperts(Experts):
 
 
 class FactorisedLayer(nn.Module):
-    """The base of layers with one weight tensor; subclasses add the expert modes.
+    """The base class of layers with one weight tensor; subclasses add the expert modes.
 
-    Input and output mode start as linear layers do, uniform in ±1 / √(what they sum over). The
+    The input and output modes start like linear layers, uniform in ±1 / √(number of summands). The
     bias is the last row of the input mode. `forward` computes Σ_n a_n W_n x, (t, i) -> (t, o), from
-    the tokens and the gates, (E_l, t) of each expert mode, or one (E, t) of all experts.
+    the tokens and the gates: (E_l, t) for each expert mode, or one (E, t) for all experts.
 
     Args:
         inputs: input width i.
-        joined: columns of the input mode, and what the output mode sums over.
+        joined: number of columns of the input mode, over which the output mode sums.
         outputs: output width o.
-        bias: whether the input mode has the row of the bias.
+        bias: whether the input mode has a row for the bias.
     """
 
     modes: nn.ParameterList
     join: ClassVar[Callable[[Tensor, Tensor], Tensor]]
-    """Makes one expert mode of two, expert by expert."""
+    """Joins two expert modes into one, expert by expert."""
 
     def __init__(self, inputs: int, joined: int, outputs: int, bias: bool) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class FactorisedLayer(nn.Module):
         self.output = uniform((joined, outputs), joined)
 
     def by_input(self, x: Tensor) -> Tensor:
-        """Multiply the input mode with the tokens, stored with the tokens last: (joined, t)."""
+        """Multiply the input mode with the tokens; the tokens are the last axis: (joined, t)."""
         if self.bias is None:
             return self.input @ x.t()
         return torch.addmm(self.bias, self.input, x.t())
@@ -179,11 +179,11 @@ FURTHER_SPREAD = 0.1
 
 
 def spreads(modes: tuple[int, ...]) -> list[float]:
-    """Return the deviations of the initial entries of each expert mode around 1.
+    """Return the standard deviation, around 1, of the initial entries of each expert mode.
 
-    The authors' are 1, 0, 0, …: with gates that start at 0 nothing then tells the experts of a
-    further mode apart, in value or in gradient, and training never does (64 experts of two levels
-    stay 8). So further modes have a small one.
+    The authors use 1, 0, 0, …: with gates that start at 0, the experts of a further mode then have
+    equal values and gradients, and training never separates them (64 experts in two levels remain
+    8). So further modes get a small deviation here.
     """
     return [1.0, *[FURTHER_SPREAD] * (len(modes) - 1)]
 
@@ -192,12 +192,12 @@ def spreads(modes: tuple[int, ...]) -> list[float]:
 class CPExperts(FactorisedExperts):
     """μMoE with CP factors: W[n, i, o] = Σ_r A[n, r] · B[i, r] · C[o, r], never formed.
 
-    y = ((a A) ∘ (x B)) Cᵀ: every expert acts on every token at the cost of few thin products, and
-    experts are as many as the gate can afford; with two levels A is A₁[n₁, r] · A₂[n₂, r].
-    The experts start alike but for their scales: A is N(1, 1), a second level's N(1, 0.01).
+    y = ((a A) ∘ (x B)) Cᵀ: every expert acts on every token at the cost of a few thin products, and
+    there can be as many experts as the gate can afford; with two levels A is A₁[n₁, r] · A₂[n₂, r].
+    The experts start alike except for their scales: A is N(1, 1), a second level's N(1, 0.01).
 
-    Cost: R · (ΣE_l + i + o) parameters a layer, twice as many FLOPs a token. Known limits: needs
-    a router that is a mixture; an expert alone is a matrix of rank R, and no matrix of its own.
+    Cost: R · (ΣE_l + i + o) parameters per layer, twice as many FLOPs per token. Known limits:
+    needs a mixture router; a single expert is a matrix of rank R, without separate weights.
     """
 
     def build_layer(self, inputs: int, outputs: int) -> FactorisedLayer:
@@ -208,7 +208,7 @@ class CPExperts(FactorisedExperts):
 
 
 class CPLayer(FactorisedLayer):
-    """A layer of `CPExperts`, with expert modes (E_l, R)."""
+    """A layer of `CPExperts` with expert modes (E_l, R)."""
 
     join = torch.mul
 
@@ -221,8 +221,8 @@ class CPLayer(FactorisedLayer):
             nn.init.normal_(mode, 1, spread)
 
     def forward(self, x: Tensor, gates: Sequence[Tensor]) -> Tensor:
-        # With the tokens last, (R, t), products and sums run along whole vectors. Matrices with
-        # rows of an odd length R would make some products half as slow again.
+        # With the tokens last, (R, t), products and sums run along whole vectors. Matrices whose
+        # rows have an odd length R would make some products 1.5 times as slow.
         joined = self.by_input(x)
         for gate, mode in self.with_modes(gates):
             joined = joined * (mode.t() @ gate)
@@ -233,16 +233,16 @@ class CPLayer(FactorisedLayer):
 class TRExperts(FactorisedExperts):
     """μMoE with tensor-ring cores: W[n, i, o] = trace(A[:, n, :] · B[:, i, :] · C[:, o, :]).
 
-    A is (q, E, q), B (q, i, R), C (R, o, q): the rank at which experts differ, at most q², is a
-    choice apart from R. With two levels A[:, n, :] is A₁[:, n₁, :] · A₂[:, n₂, :]. The experts
-    start alike but for their scales: slices of A are diagonal, N(1, 1), a
-    second level's N(1, 0.01).
+    A is (q, E, q), B (q, i, R), C (R, o, q): the rank at which experts differ, at most q², is
+    chosen independently of R. With two levels A[:, n, :] is A₁[:, n₁, :] · A₂[:, n₂, :]. The
+    experts start alike except for their scales: slices of A are diagonal, N(1, 1), a second level's
+    N(1, 0.01).
 
-    Cost: q²·ΣE_l + q·R·(i + o) parameters a layer; 2q²·R FLOPs a token beside the products with
-    them. Known limit: needs a router that is a mixture.
+    Cost: q²·ΣE_l + q·R·(i + o) parameters per layer; 2q²·R FLOPs per token besides the products
+    with them. Known limit: needs a mixture router.
     """
 
-    ring_rank: int = hyper(4, "q, of the ring beside the expert modes.", ge=1)
+    ring_rank: int = hyper(4, "q, the rank of the ring next to the expert modes.", ge=1)
 
     def build_layer(self, inputs: int, outputs: int) -> FactorisedLayer:
         ranks = self.ring_rank, self.solved_rank
@@ -254,7 +254,7 @@ class TRExperts(FactorisedExperts):
 
 
 class TRLayer(FactorisedLayer):
-    """A layer of `TRExperts`; expert modes are (E_l, q, q), the others have q and R as one axis."""
+    """A layer of `TRExperts`: expert modes are (E_l, q, q), the others join q and R in one axis."""
 
     join = torch.matmul
 

@@ -1,4 +1,4 @@
-"""Experts of growing width and window, which see all tokens of an image (MoCE-IR)."""
+"""Experts of growing width and attention window, which see all tokens of an image (MoCE-IR)."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from routers import MergedRouting, RequestError, Routing, SoftRouting, hyper
 
 @register_experts("growing", family="attention", source="arXiv 2411.18466")
 class GrowingExperts(Experts):
-    """Each expert has twice the width of the one before, and attends in larger windows (MoCE-IR).
+    """Each expert is twice as wide as the one before and attends in larger windows (MoCE-IR).
 
     Expert i of E, from 0, has width r = d / 2^(E−1−i), at least 1, and windows of `window` · 2^i
-    tokens a side, no larger than the image: (attention(xW_q, xW_k, xW_v) ∘ SiLU(xW_g)) W_o, with
-    one head, within each window, and without biases. An expert that any token of an image takes
-    runs on all of them; a token's output is the sum of its experts', by combine weight. So any
-    router can use them whose experts read tokens and no mixtures; the router `moce_ir` has one
-    choice for each image, and the loss `complexity` knows their parameters.
+    tokens per side, at most the image: (attention(xW_q, xW_k, xW_v) ∘ SiLU(xW_g)) W_o, with one
+    head, within each window, and without biases. An expert that any token of an image chooses runs
+    on all tokens of the image; a token's output is the weighted sum of its experts' outputs. Any
+    router can therefore use them whose experts read tokens rather than mixtures of tokens; the
+    router `moce_ir` makes one choice per image, and the loss `complexity` uses their parameters.
 
-    The authors attend in the Fourier domain, in feature maps of larger images, for which their
-    first window of 4 is meant; their gate g reads the output of an expert that is shared. Their
-    code repeats the expert's layer without effect; here there is one.
+    The authors attend in the Fourier domain, on feature maps of larger images, for which their
+    first window of 4 is meant; their gate g reads the output of a shared expert. Their code repeats
+    the expert's layer without effect; here there is one.
 
     Cost: 10 · d · r + 4 · r · (tokens of the window) FLOPs for each token of an image that an
-    expert runs on, and 5 · d · r parameters. Known limit: an image's tokens form a square,
+    expert runs on, and 5 · d · r parameters. Known limit: an image's tokens must form a square,
     without a class token.
     """
 
     mixes_tokens = True
 
-    window: int = hyper(4, "Tokens a side of the first expert's window.", ge=1)
+    window: int = hyper(4, "Tokens per side of the first expert's window.", ge=1)
 
     def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
         super().__init__(num_experts, replaced, **hyper)
@@ -51,16 +51,16 @@ class GrowingExperts(Experts):
         self.expert_sizes = tuple(5 * dim * r for r in self.widths)
 
     def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
-        """Run each expert on the images that any of their tokens takes to it: (g, t, d)."""
+        """Run each expert on the images of which any token chooses it: (g, t, d) -> (g, t, d)."""
         if isinstance(routing, MergedRouting):
-            return super().apply(routing, x)  # which refuses it
+            return super().apply(routing, x)  # raises an error
         if isinstance(routing, SoftRouting):
             raise RequestError(
-                f"experts {self.name!r} read whole images, and slots that mix tokens have no place "
-                "in one: use a router whose experts read tokens, as 'moce_ir'"
+                f"experts {self.name!r} read whole images, in which slots that mix tokens have no "
+                "place: use a router whose experts read tokens, such as 'moce_ir'"
             )
         if not len(x):
-            return x  # no images, and still a part of the graph
+            return x  # no images, but still part of the graph
         side, weights, y = self._side(x.shape[1]), routing.combine_weights(), torch.zeros_like(x)
         for expert, runs in enumerate((routing.expert_load() > 0).T.tolist()):
             if any(runs):
@@ -70,17 +70,17 @@ class GrowingExperts(Experts):
         return y
 
     def _side(self, tokens: int) -> int:
-        """Return the tokens a side of an image."""
+        """Return the number of tokens per side of an image."""
         if self.tokens_of_image not in (None, tokens):
             raise RequestError(
                 f"experts {self.name!r} read all {self.tokens_of_image} tokens of an image, and "
-                f"here images have {tokens}: leave images unpadded and their tokens undropped "
+                f"here an image has {tokens}: leave images unpadded and their tokens undropped "
                 "(model.options.patch_drop_rate = 0)"
             )
         side = math.isqrt(tokens)
         if side * side != tokens:
             raise RequestError(
-                f"experts {self.name!r} need a square of tokens, and an image has {tokens}: choose "
+                f"experts {self.name!r} need a square of tokens, but an image has {tokens}: choose "
                 "model.options without a class token (class_token: false, global_pool: avg)"
             )
         return side
@@ -91,7 +91,7 @@ class GrowingExperts(Experts):
         attended, gate = (x @ self.inner[expert]).split((3 * width, width), -1)
         mask = None
         if side % size:
-            # The last windows reach over the edge, where there is nothing to attend to.
+            # The last windows extend past the edge, where there is nothing to attend to.
             real = windows(x.new_ones(1, side * side, 1), side, size) > 0
             mask = real.transpose(2, 3)
         query, key, value = windows(attended, side, size).chunk(3, -1)
@@ -107,7 +107,7 @@ class GrowingExperts(Experts):
         return routing.num_tokens * int((routing.expert_load() > 0).sum())
 
     def sizes(self, routing: Routing) -> tuple[int, ...]:
-        """Return the images that each expert runs on, and whether it runs at all."""
+        """Return how many images each expert runs on, and for each whether it runs at all."""
         images = (routing.expert_load() > 0).sum(0).tolist()
         return *images, *(min(1, number) for number in images)
 
@@ -127,7 +127,7 @@ class GrowingExperts(Experts):
 
 
 def windows(x: Tensor, side: int, size: int) -> Tensor:
-    """Cut images into windows, zeros past the edge: (n, side², r) -> (n, windows, size², r)."""
+    """Cut images into windows, zero-padded at the edge: (n, side², r) -> (n, windows, size², r)."""
     count = -(-side // size)
     over = count * size - side
     grid = F.pad(x.unflatten(1, (side, side)), (0, 0, 0, over, 0, over))
@@ -136,7 +136,7 @@ def windows(x: Tensor, side: int, size: int) -> Tensor:
 
 
 def from_windows(x: Tensor, side: int, size: int) -> Tensor:
-    """Join what `windows` cut: (n, windows, size², r) -> (n, side², r)."""
+    """Undo `windows`: (n, windows, size², r) -> (n, side², r)."""
     count = -(-side // size)
     cut = x.unflatten(2, (size, size)).unflatten(1, (count, count)).transpose(2, 3)
     grid = cut.flatten(3, 4).flatten(1, 2)

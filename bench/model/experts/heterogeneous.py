@@ -1,4 +1,4 @@
-"""Experts of several kinds: MLPs, and experts that cost next to nothing (MoE++)."""
+"""Experts of several kinds: MLPs, and experts that cost almost nothing (MoE++)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from routers.hyper import validated
 class HeterogeneousExperts(MLPExperts):
     """MLP experts, then constant, copy and zero experts, which need no MLP (MoE++).
 
-    In this order: MLPs, constants, copies, zeros. A constant expert gives α₁x + α₂v, α = softmax(x
-    W_c), with W_c (d, 2) and v learned; a copy gives x, a zero expert 0. Simple tokens can take the
-    cheap ones, so that a token's FLOPs depend on it. Any router can use them;
-    the router
-    `moe_plus_plus` also knows which is which.
+    The order is: MLPs, constants, copies, zeros. A constant expert returns α₁x + α₂v with
+    α = softmax(x W_c), where W_c (d, 2) and v are learned; a copy returns x, a zero expert 0.
+    Simple tokens can use the cheap experts, so that the FLOPs of a token depend on the token. Any
+    router can use these experts; the router `moe_plus_plus` also knows the kind of each.
 
-    Cost: the MLPs run on their own slots alone; a constant adds 4d FLOPs a slot. Known limit: there
-    is at least one MLP.
+    Cost: the MLPs run on their own slots only; a constant adds 4d FLOPs per slot. Known limit:
+    there must be at least one MLP.
     """
 
     stacked = False
@@ -39,8 +38,8 @@ class HeterogeneousExperts(MLPExperts):
         if mlps < 1:
             raise RequestError(
                 f"experts 'heterogeneous': {num_experts - mlps} of {num_experts} experts would "
-                "cost nothing, and one MLP is needed: use more num_experts, or fewer constants, "
-                "copies or zeros"
+                "cost nothing, but at least one MLP is needed: use more num_experts, or fewer "
+                "constants, copies or zeros"
             )
         super().__init__(mlps, replaced, **hyper)
         self.num_experts, self.hidden_width = num_experts, None
@@ -51,14 +50,14 @@ class HeterogeneousExperts(MLPExperts):
 
     @property
     def mlps(self) -> int:
-        """The number of MLPs, which are the first experts."""
+        """The number of MLPs, which come first."""
         return self.kinds.count("mlp")
 
     def forward(self, slot_inputs: Tensor) -> Tensor:
         return self._run(slot_inputs, slot_inputs.shape[2])
 
     def apply(self, routing: Routing, x: Tensor) -> Tensor:  # type: ignore[override]
-        """Dispatch, run, combine; the MLPs run on no more slots than theirs may fill."""
+        """Dispatch, run and combine; the MLPs run only on the slots that their tokens may fill."""
         return routing.combine(self._run(routing.dispatch(x), self._mlp_slots(routing)))
 
     def _mlp_slots(self, routing: Routing) -> int:
@@ -67,7 +66,7 @@ class HeterogeneousExperts(MLPExperts):
         return routing.num_slots
 
     def _run(self, slot_inputs: Tensor, slots: int) -> Tensor:
-        """Run all experts, the MLPs on their first slots alone: the rest are empty."""
+        """Run all experts, the MLPs only on their first `slots` slots, since the rest are empty."""
         mlps, copies = self.mlps, self.mlps + self.constants
         out = slot_inputs.new_zeros(slot_inputs.shape)
         hidden = super().activations(slot_inputs[:mlps, :, :slots])

@@ -1,4 +1,4 @@
-"""Low-rank experts beside a frozen MLP, whose outputs are made orthonormal (OMoE)."""
+"""Low-rank experts added to a frozen MLP, with outputs made orthonormal (OMoE)."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from bench.model.experts.stacked import uniform
 from routers import RequestError, Routing, TokenChoiceRouting, hyper
 
 DEPENDENT = 1e-4
-"""Below this share of its length, what is left of a vector is rounding error of float32."""
+"""If less than this share of a vector's length remains, the remainder is float32 rounding error."""
 
 
 @register_experts("lora", family="adapter", source="arXiv 2501.10062")
 class LoRAExperts(Experts):
     """Low-rank adapters of a frozen MLP; those of one token act in orthogonal directions (OMoE).
 
-    y = MLP(x) + Σ_j C_j · v_j over the token's choices j, the preferred one first: v₁, v₂, … is
-    the result of the Gram–Schmidt process on the outputs u_j = B_j A_j x, hence of unit length and
-    orthogonal to those before, with a gradient through it. What lies in the span of those before,
-    to 1e-4 of its length, and a zero vector, becomes 0 and gets no gradient. With `orthogonal`
-    false v is u: a plain mixture of adapters.
+    y = MLP(x) + Σ_j C_j · v_j over the token's choices j, the preferred one first: v₁, v₂, … are
+    the result of Gram–Schmidt on the outputs u_j = B_j A_j x, hence of unit length and orthogonal
+    to the earlier ones, with gradients through the process. A vector that is zero, or lies in the
+    span of the earlier ones to within 1e-4 of its length, becomes 0 and gets no gradient. With
+    `orthogonal` false, v is u: a plain mixture of adapters.
 
     The MLP is that of a trained dense parent: `parent: {router: dense, transform: adapt}`, which
-    freezes all but gates, adapters and the last layer; without a parent the trial is refused. The
-    paper adapts linear layers of a language model. Which order it takes, and what it does with
-    zero vectors, we have not seen stated. A and B start uniform in ±1 / √inputs: a B of 0, as usual
+    freezes all but gates, adapters and the last layer; without a parent the trial is an error. The
+    paper adapts linear layers of a language model. We have not seen it state its order of experts
+    or its treatment of zero vectors. A and B start uniform in ±1 / √inputs, since a B of 0, usual
     for adapters, has no direction.
 
-    Cost: the MLP on every token, 4 · d · rank FLOPs a slot, and 2 · d · k² a token for the process.
-    Known limits: tokens choose the experts (a token-choice router); an expert that is switched off
-    still takes its direction from those after it.
+    Cost: the MLP on every token, 4 · d · rank FLOPs per slot, and 2 · d · k² per token for
+    Gram–Schmidt. Known limits: needs a token-choice router; an expert that is switched off still
+    removes its direction from the later ones.
     """
 
-    rank: int = hyper(4, "Of each adapter.", ge=1)
+    rank: int = hyper(4, "Rank of each adapter.", ge=1)
     orthogonal: bool = hyper(True, "Make the outputs of a token's experts orthonormal.")
 
     def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
@@ -53,10 +53,10 @@ class LoRAExperts(Experts):
         if not isinstance(routing, TokenChoiceRouting):
             raise RequestError(
                 f"experts {self.name!r} order a token's experts by its choice: use a router whose "
-                "tokens choose, as 'softmax_token_choice' with router.top_k = 2"
+                "tokens choose, such as 'softmax_token_choice' with router.top_k = 2"
             )
         outputs = routing.of_choices(self(routing.dispatch(x)))
-        if outputs.dtype.itemsize < 4:  # under autocast: what is dependent shows in float32 alone
+        if outputs.dtype.itemsize < 4:  # under autocast; dependence is only visible in float32
             outputs = outputs.float()
         directions = orthonormal(outputs) if self.orthogonal else outputs
         if not torch.is_grad_enabled():
@@ -80,7 +80,7 @@ class LoRAExperts(Experts):
 
 
 def frozen_mlp(replaced: ReplacedMLP) -> nn.Module:
-    """Build the MLP that was replaced, with the names that timm gives to its parts, not to learn.
+    """Build the replaced MLP, frozen, with timm's names of its parts.
 
     Its weights are random until they are loaded.
     """
@@ -94,18 +94,18 @@ def frozen_mlp(replaced: ReplacedMLP) -> nn.Module:
 
 
 def orthonormal(vectors: Tensor) -> Tensor:
-    """Make vectors orthonormal by Gram–Schmidt, the first first: (…, k, d) -> (…, k, d).
+    """Make vectors orthonormal by Gram–Schmidt, in order: (…, k, d) -> (…, k, d).
 
-    What depends on those before it becomes 0, with no gradient.
+    A vector that depends linearly on earlier ones becomes 0 and gets no gradient.
     """
     made: list[Tensor] = []
     for vector in vectors.unbind(-2):
         rest = vector
-        for before in made:  # one after the other: more exact than all at once
+        for before in made:  # one at a time, which is more accurate than all at once
             rest = rest - (before * rest).sum(-1, keepdim=True) * before
         squared = rest.square().sum(-1, keepdim=True)
         least = DEPENDENT**2 * vector.detach().square().sum(-1, keepdim=True)
         apart = (squared > least) & (squared > 0)
-        # Not divided by a length of 0, whose gradient is NaN even where it is not used.
+        # Avoids dividing by a length of 0, whose gradient is NaN even if unused.
         made.append(torch.where(apart, rest / torch.where(apart, squared, 1.0).sqrt(), 0.0))
     return torch.stack(made, -2)

@@ -1,4 +1,4 @@
-"""MLP experts whose matrices are matrix product operators with a shared centre (MPOE)."""
+"""MLP experts whose matrices are matrix product operators with a shared central core (MPOE)."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ CORES, CENTRE = 5, 2
 class MPOExperts(Experts):
     """MLPs whose two matrices are chains of five small tensors, the middle one shared (MPOE).
 
-    A matrix (Π i_m) × (Π j_m) is a chain of cores (bond, i_m, j_m, bond). The central core, which
-    holds most parameters, is one for all experts, as are the biases; the four others are each
-    expert's own. All experts start as the same matrix, split by successive SVDs. In training each
-    entry of the central core's gradient is kept with probability `keep` alone, since all experts
-    pull at it.
+    A matrix (Π i_m) × (Π j_m) is a chain of cores (bond, i_m, j_m, bond). All experts share the
+    biases and the central core, which holds most parameters; each has its own four other cores.
+    All experts start with the same matrix, split by successive SVDs. In training, each entry of the
+    central core's gradient is kept only with probability `keep`, since all experts contribute to
+    it.
 
-    Cost: the FLOPs of `mlp` and those of forming the matrices, with about 1/E of the parameters.
+    Cost: the FLOPs of `mlp` plus those of forming the matrices, with about 1/E of the parameters.
     Known limit: a smaller `bond` makes the initial matrix an approximation.
     """
 
-    bond: int | None = hyper(None, "Largest bond of the chain; none keeps all.", ge=1)
+    bond: int | None = hyper(None, "Largest bond dimension of the chain; none keeps all.", ge=1)
     keep: float | None = hyper(
-        None, "Probability to keep an entry of the central gradient; none gives 1/E.", gt=0, le=1
+        None, "Probability of keeping an entry of the central gradient; none is 1/E.", gt=0, le=1
     )
 
     def __init__(self, num_experts: int, replaced: Replaced, **hyper: Any) -> None:
@@ -68,13 +68,13 @@ class MPOExperts(Experts):
 
 
 class MatrixProduct(nn.Module):
-    """One matrix for each expert, as a chain of cores of which the central one is shared.
+    """One matrix for each expert, as a chain of cores whose central one is shared.
 
     Args:
-        matrix: (i, o), which all experts start as.
+        matrix: (i, o), the initial matrix of all experts.
         num_experts: E.
-        bond: the largest bond; None keeps all.
-        keep: the probability to keep an entry of the central core's gradient in training.
+        bond: the largest bond dimension; None does not truncate.
+        keep: the probability of keeping an entry of the central core's gradient in training.
     """
 
     def __init__(self, matrix: Tensor, num_experts: int, bond: int | None, keep: float) -> None:
@@ -108,7 +108,7 @@ def decompose(matrix: Tensor, bond: int | None) -> list[Tensor]:
 
     Args:
         matrix: (i, o).
-        bond: the largest bond, which truncates; None keeps all, and the chain is exact.
+        bond: the largest bond dimension, larger ones are truncated; None keeps the chain exact.
     """
     rows, columns = (factors(size) for size in matrix.shape)
     legs = [axis for pair in range(CORES) for axis in (pair, CORES + pair)]
@@ -126,7 +126,7 @@ def factors(size: int) -> Sequence[int]:
     """Split a width into five factors, as even as its primes allow, the largest in the centre.
 
     Raises:
-        RequestError: the width is a prime, so that there is nothing to split.
+        RequestError: the width has fewer than two prime factors, so it cannot be split.
     """
     primes, rest = [], size
     for divisor in range(2, math.isqrt(size) + 1):
@@ -136,7 +136,7 @@ def factors(size: int) -> Sequence[int]:
     primes += [rest] if rest > 1 else []
     if len(primes) < 2:
         raise RequestError(
-            f"experts 'mpo' split a width into factors, and {size} has none: use a width such as "
+            f"experts 'mpo' split a width into factors, but {size} has none: use a width such as "
             f"{size + 1}"
         )
     parts = [1] * CORES

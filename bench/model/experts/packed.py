@@ -1,7 +1,7 @@
 """Dropless experts without padding: rows packed expert by expert, run as one grouped product.
 
-The slots of a dropless routing are as many as the fullest expert needs, for every expert; here
-each expert runs on its own tokens alone, and nothing waits for their numbers.
+A dropless routing gives every expert as many slots as the fullest one needs; here each expert runs
+on its own tokens only, and the CPU does not wait for their numbers.
 """
 
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from routers import GroupChoiceRouting, Routing, TokenChoiceRouting
 from routers.routing.gather import CombineRows, DispatchRows
 
 HALF_ROW = 8
-"""Numbers in 16 bits that fill 16 bytes, to multiples of which grouped products are aligned."""
+"""How many 16-bit numbers fill 16 bytes, the alignment of grouped products."""
 
 
 @dataclass(frozen=True, eq=False)
 class Packed:
-    """The choices of a dropless routing in the order of their experts, one a row.
+    """The choices of a dropless routing sorted by expert, one per row.
 
     Attributes:
-        token_of_row: (n,) long, row of the token in the flattened (g, t); one past the last where
-            the choice is not real, as are the last rows.
-        row_of_choice: (g·t, K) long, its inverse; n where the choice is not real.
+        token_of_row: (n,) long, index of the row's token in the flattened (g, t); one past the last
+            token if the choice is not real. Such rows come last.
+        row_of_choice: (g·t, K) long, the inverse; n if the choice is not real.
         expert_of_row: (n,) long.
         ends: (E,) int32, one past the last row of each expert.
-        unused: (n, 1) bool, the rows that are not real; None where all are.
+        unused: (n, 1) bool, true for rows that are not real; None if all are real.
     """
 
     token_of_row: Tensor
@@ -39,7 +39,7 @@ class Packed:
 
     @classmethod
     def of(cls, routing: TokenChoiceRouting) -> Self:
-        """Pack the choices of a routing that drops none."""
+        """Pack the choices of a routing that drops no tokens."""
         tokens, choices = routing.experts.shape[:2].numel(), routing.choices
         expert, kept = routing.experts.reshape(-1), routing.kept.reshape(-1)
         order = expert.masked_fill(~kept, routing.num_experts).argsort(stable=True)
@@ -60,30 +60,30 @@ class Packed:
         y: Tensor = F.grouped_mm(rows, weight.to(rows.dtype), offs=self.ends)
         if bias is not None:
             y = y + bias.squeeze(1).to(y.dtype)[self.expert_of_row]
-        # Rows past the last expert's are not written.
+        # Rows after the last expert's are left uninitialised.
         return y if self.unused is None else y.masked_fill(self.unused, 0)
 
     def dispatch(self, x: Tensor) -> Tensor:
-        """Gather the rows: (g, t, d) -> (n, d)."""
+        """Gather the tokens of the rows: (g, t, d) -> (n, d)."""
         rows: Tensor = DispatchRows.apply(x.flatten(0, 1), self.token_of_row, self.row_of_choice)
         return rows
 
     def combine(self, rows: Tensor, routing: TokenChoiceRouting) -> Tensor:
-        """Combine output rows to token outputs: (n, d) -> (g, t, d)."""
+        """Combine output rows into token outputs: (n, d) -> (g, t, d)."""
         weights = routing.weights.reshape(-1, routing.choices)
         y: Tensor = CombineRows.apply(rows, weights, self.token_of_row, self.row_of_choice)
         return y.view(*routing.experts.shape[:2], -1)
 
 
 def packed_dtype(routing: Routing, x: Tensor, hidden: int | None) -> torch.dtype | None:
-    """Return the type that packed rows have; None where they do not serve.
+    """Return the dtype of packed rows; None if they cannot be used.
 
-    They serve where nothing is dropped, in bfloat16, on a GPU that has grouped products, with a
-    torch that has them (2.10 or newer).
+    They are used if nothing is dropped, in bfloat16, on a GPU that supports grouped products, with
+    a torch that has them (2.10 or newer).
 
     Args:
         x: (g, t, d).
-        hidden: hidden width of an expert; None for one that has none, which they do not serve.
+        hidden: hidden width of an expert; None if it has none, which is not supported.
     """
     if not isinstance(routing, TokenChoiceRouting) or isinstance(routing, GroupChoiceRouting):
         return None
@@ -95,7 +95,7 @@ def packed_dtype(routing: Routing, x: Tensor, hidden: int | None) -> torch.dtype
 
 
 def has_grouped_products(device: torch.device) -> bool:
-    """Tell whether torch has grouped products on a device."""
+    """Tell whether torch supports grouped products on a device."""
     if device.type != "cuda" or not hasattr(F, "grouped_mm"):
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -1,6 +1,6 @@
-"""What experts stand in for: an MLP of a block, the last layer, or a whole small network.
+"""What experts replace: the MLP of a block, the last layer, or a whole small network.
 
-They can stand in for all that a module does only where it is understood whole.
+A module is replaced only if everything that it does is known, so that nothing is left out.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ class ReplacedMLP:
     Attributes:
         dim: input and output width d.
         hidden: hidden width.
-        activation: makes a copy of its activation, settings included.
+        activation: returns a copy of its activation, settings included.
         bias: whether its layers have biases.
-        std: standard deviations of the two layers' initial weights: experts start alike.
+        std: standard deviations of the two layers' initial weights, which experts also start with.
         dropout: probabilities after the activation and after the second layer.
-        tokens: tokens of an image; None where they are not known.
+        tokens: tokens of an image; None if unknown.
     """
 
     what: ClassVar[str] = "an MLP"
@@ -53,7 +53,7 @@ class ReplacedMLP:
 
 @dataclass(frozen=True)
 class ReplacedLinear:
-    """The shape of a linear layer, as a classifier's last; `std` is of its initial weights."""
+    """The shape of a linear layer such as a classifier's last; `std` is its initial weights'."""
 
     what: ClassVar[str] = "a linear layer"
 
@@ -64,7 +64,7 @@ class ReplacedLinear:
 
     @property
     def hidden(self) -> int:
-        """The width of the outputs, in place of a hidden width."""
+        """The output width, which stands for the hidden width."""
         return self.outputs
 
     @property
@@ -83,7 +83,7 @@ class ReplacedNetwork:
 
     Attributes:
         token_shape: (c, h, w) of an image.
-        channels: channels of the convolution; 0 where there is none.
+        channels: channels of the convolution; 0 if there is none.
         widths: widths of the hidden layers.
         classes: number of classes.
     """
@@ -124,7 +124,7 @@ _ACTIVATIONS = frozenset(
     }.items()
     for name in names.split()
 )
-"""Those that act on each number by itself and have no parameters, so that a copy is exact."""
+"""Elementwise activations without parameters, so that a copy is exact."""
 _PARTS = {
     "fc1": _LINEAR,
     "act": _ACTIVATIONS,
@@ -133,15 +133,15 @@ _PARTS = {
     "fc2": _LINEAR,
     "drop2": _DROPOUT,
 }
-"""The children of timm's `Mlp`, in the order in which it calls them, and what each may be."""
+"""The children of timm's `Mlp`, in calling order, each with the classes that it may have."""
 
 
 def replaced_by(module: nn.Module) -> Replaced:
-    """Describe the module that experts replace.
+    """Describe a module that experts are to replace.
 
     Raises:
-        RequestError: the module is of no kind that experts can replace, or does anything besides,
-            which they would leave out.
+        RequestError: experts cannot replace a module of this kind, or it does something more that
+            they would leave out.
     """
     if isinstance(module, ImageNetwork):
         return ReplacedNetwork(module.image_shape, module.channels, module.widths, module.classes)
@@ -169,12 +169,12 @@ def replaced_by(module: nn.Module) -> Replaced:
 
 
 def is_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Tell whether a module is a linear map and nothing besides: no subclass, no hooks."""
+    """Tell whether a module is a plain linear map: not a subclass, and without hooks."""
     return _class_of(module) in _LINEAR and not _hooked(module)
 
 
 def _require_plain_mlp(mlp: nn.Module) -> None:
-    """Refuse, by name, what is not exactly two linear layers, an activation and dropout."""
+    """Raise an error unless a module is exactly two linear layers, an activation and dropout."""
     kind = type(mlp).__name__
     wanted = (
         "MoE layers replace MLPs (timm.layers.Mlp) of two linear layers with an activation "
@@ -192,12 +192,12 @@ def _require_plain_mlp(mlp: nn.Module) -> None:
 
 
 def _class_of(module: nn.Module) -> str:
-    """Return the qualified name of a module's class, which no subclass shares."""
+    """Return the qualified name of a module's class, which subclasses do not share."""
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
 def _hooked(module: nn.Module) -> bool:
-    """Tell whether hooks change or watch what it computes, as those of `weight_norm` do."""
+    """Tell whether hooks change or observe what a module computes, as those of `weight_norm` do."""
     return bool(module._forward_pre_hooks or module._forward_hooks)
 
 

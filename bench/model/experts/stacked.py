@@ -1,4 +1,4 @@
-"""Experts with weights of their own, which are stacked so that all of them run as one product."""
+"""Experts with separate weights, stacked so that all of them run as one batched product."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from routers import Routing, TokenChoiceRouting, hyper
 
 
 def affine(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Apply each expert's affine map: (E, g, s, i) by (E, i, o) and (E, 1, o) to (E, g, s, o)."""
+    """Apply each expert's affine map: (E, g, s, i), (E, i, o), (E, 1, o) -> (E, g, s, o)."""
     rows = x.flatten(1, 2)
     y = torch.bmm(rows, weight) if bias is None else torch.baddbmm(bias, rows, weight)
     return y.unflatten(1, x.shape[1:3])
 
 
 def uniform(shape: tuple[int, ...], inputs: int) -> nn.Parameter:
-    """Initialise uniformly in ±1 / √inputs."""
+    """Return a parameter initialised uniformly in ±1 / √inputs."""
     return nn.Parameter(torch.empty(shape).uniform_(-(inputs**-0.5), inputs**-0.5))
 
 
 @register_experts("mlp", family="mlp", source="arXiv 1701.06538")
 class MLPExperts(Experts):
-    """Each expert is an MLP of the shape that it replaces, or of `hidden` units.
+    """Each expert is an MLP of the shape of the replaced one, or with `hidden` units.
 
     The experts' weights are stacked, so that all of them run as two batched matrix products.
-    Where nothing is dropped, in bfloat16 on a GPU, they run on the tokens' rows instead, packed.
-    Cost: E times the parameters of the MLP; 4 · d · hidden FLOPs a slot, or a row.
+    If nothing is dropped, in bfloat16 on a GPU, they run on packed rows of tokens instead.
+    Cost: E times the parameters of the MLP; 4 · d · hidden FLOPs per slot, or per row.
     """
 
     stacked = True
@@ -81,9 +81,9 @@ class MLPExperts(Experts):
 
 @register_experts("linear", family="linear", source="arXiv 1701.06538")
 class LinearExperts(Experts):
-    """Each expert is a linear layer of the shape that it replaces, such as a classifier's last.
+    """Each expert is a linear layer of the shape of the replaced one, such as a classifier's last.
 
-    Cost: E times the parameters of the layer; 2 · d · outputs FLOPs a slot.
+    Cost: E times the parameters of the layer; 2 · d · outputs FLOPs per slot.
     """
 
     replaces = (ReplacedLinear,)
@@ -103,11 +103,11 @@ class LinearExperts(Experts):
 
 @register_experts("classifier", family="network", source="Jacobs et al. 1991, arXiv 2302.14703")
 class ClassifierExperts(Experts):
-    """Each expert is the whole network that it replaces: images to class probabilities.
+    """Each expert is a whole network like the replaced one, from images to class probabilities.
 
-    The experts' weights are stacked; their convolutions run as one grouped convolution. Outputs
+    The experts' weights are stacked, and their convolutions run as one grouped convolution. Outputs
     are probabilities, so that a mixture of experts is a mixture of their distributions.
-    Cost: E networks. Weights are initialised as torch's own layers are.
+    Cost: E networks. Weights are initialised like those of torch's own layers.
     """
 
     replaces = (ReplacedNetwork,)
@@ -137,7 +137,7 @@ class ClassifierExperts(Experts):
         return affine(activations, self.weights[-1], self.biases[-1]).softmax(-1)
 
     def _features(self, slot_inputs: Tensor) -> Tensor:
-        """Map (E, g, s, c, h, w) -> (E, g, s, features), by the convolution where there is one."""
+        """Map (E, g, s, c, h, w) -> (E, g, s, features), by the convolution if there is one."""
         if self.kernel is None:
             return slot_inputs.flatten(3)
         experts, groups, slots = slot_inputs.shape[:3]

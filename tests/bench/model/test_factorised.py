@@ -297,7 +297,7 @@ def test_the_largest_number_of_experts_named_is_the_largest():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_hard_choice_is_refused_and_told_what_to_use(name):
     layer = layer_of(make(name), "softmax_token_choice")
-    with pytest.raises(RequestError, match="router of the mixture family, as 'mumoe' or"):
+    with pytest.raises(RequestError, match="router of the mixture family, such as 'mumoe' or"):
         layer(torch.randn(G, T, D, dtype=torch.float64))
 
 

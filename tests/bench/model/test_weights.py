@@ -98,7 +98,7 @@ def test_a_missing_file_is_named():
 
 def test_a_file_that_holds_something_else_is_refused(tmp_path):
     (tmp_path / "text.pth").write_text("hello")
-    with pytest.raises(RequestError, match="is no checkpoint"):
+    with pytest.raises(RequestError, match="is not a checkpoint"):
         built(str(tmp_path / "text.pth"))
 
 
