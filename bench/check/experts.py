@@ -136,7 +136,7 @@ def definition(subject: Subject) -> None:
 
 
 def one_by_one(experts: Experts) -> list[reference.Expert]:
-    """Return each expert as a function of one token; the other experts see zeros meanwhile."""
+    """Return each expert as a function of one token; the other experts are given zeros."""
 
     def alone(e: int, token: Tensor) -> Tensor:
         slots = token.new_zeros(experts.num_experts, 1, 1, *token.shape)
@@ -173,7 +173,7 @@ def off(subject: Subject) -> None:
 
 
 def width(subject: Subject) -> str:
-    """Each unit of their `width`, by which compute is matched, gives experts more parameters."""
+    """Each unit of `width`, by which compute is matched, adds parameters."""
     name = subject.entry.target.width
     if name is None:
         raise NotApplicable("they name no width")

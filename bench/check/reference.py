@@ -66,7 +66,7 @@ def require_all(holds: Tensor, values: Tensor, what: str, axes: str, wanted: str
 def require_equal(
     actual: Tensor, expected: Tensor, what: str, axes: str, source: str, tolerance: float = 1e-9
 ) -> None:
-    """Fail where two tensors differ by more than `tolerance` times the largest entry expected.
+    """Fail if two tensors differ by more than `tolerance` times the largest entry expected.
 
     Args:
         what: a name for `actual`, for the message.
@@ -105,7 +105,7 @@ def require_same(
 
 
 def require_finite(value: Tensor, what: str) -> None:
-    """Fail where a tensor has NaN or infinite entries."""
+    """Fail if a tensor has NaN or infinite entries."""
     wrong = int((~value.isfinite()).sum())
     message = f"{what} has {wrong} of {value.numel()} entries that are not finite"
     require(not wrong, message, NotFinite)

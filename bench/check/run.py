@@ -20,8 +20,8 @@ Check = Callable[[Any], str | None]
 setting; the first line of its docstring states what holds if it passes."""
 
 Checks = Mapping[Check, str]
-"""Checks, first the one that all others rely on; each with the names of those whose failure may be
-the reason why it fails."""
+"""Checks, first the one that all others rely on; each with the names of those whose failure may
+explain its own."""
 
 OF_ROUTERS: Checks = {
     routing.runs: "",
@@ -164,7 +164,7 @@ def check_component(entry: Entry, name: str | None = None) -> CheckReport:
 def _check_dataset(name: str) -> CheckReport:
     entry, arguments = find_dataset(name)
     if entry.name.partition(":")[2] in arguments:
-        note = f"write what it is to read in the place of {arguments[0]}"
+        note = f"replace {arguments[0]} with what it is to read"
         return CheckReport(entry.kind, name, note=note)
     report = run_checks(entry, OF_DATASETS, [datasets.Subject(entry, {}, name)])
     return replace(report, name=name)

@@ -62,7 +62,7 @@ class TrainedTrial:
         """The model with its final weights, in eval mode.
 
         Raises:
-            BenchError: the training did not finish, or its checkpoint is not as it was written.
+            BenchError: training did not finish, or its checkpoint is not as it was written.
         """
         final = self._outcome.final
         if final is None:

@@ -1,9 +1,9 @@
 """Which definitions of this repository a piece of code depends on, and a digest of each.
 
 A definition is everything that binds one name at the top level of a module: a function, a class or
-an assignment. Its digest is taken of its normal form, in which each name is replaced by that of the
+an assignment. Its digest is that of its normal form, with each name replaced by the name of the
 definition it refers to. So renaming a module, moving a function, writing an import differently or
-rewording an error leaves the digest as it is; anything that can change a number changes it.
+rewording an error leaves the digest unchanged; anything that can change a number changes it.
 """
 
 import hashlib

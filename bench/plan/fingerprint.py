@@ -64,7 +64,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A description as plain data, and the parts: everything else that the outcome depends on."""
+    """A description as plain data, and the parts: all else that the outcome depends on."""
 
     description: dict[str, Any]
     parts: tuple[Part, ...]
@@ -130,7 +130,7 @@ class Fingerprints:
         return self._source("protocol", name, lambda: ({}, roots))
 
     def _source(self, kind: str, name: str, origin: Callable[[], Origin]) -> Part:
-        """Return the part made of distributions, and of objects with all that defines them."""
+        """Return a part made of distributions, and of objects with everything that defines them."""
         key = (kind, name)
         if key in self._parts:
             return self._parts[key]

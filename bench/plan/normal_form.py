@@ -20,7 +20,7 @@ SHOWN: Mapping[str, tuple[int | None, tuple[str, ...]]] = {
     "hyper": (1, ("meaning", "tune")),
     "register_router": (None, ("display",)),
 }
-"""Arguments that change no result for given values, by what is called: position, names."""
+"""Arguments that do not affect results, for each name that is called: position and keywords."""
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
@@ -31,7 +31,7 @@ class Scope:
 
     Attributes:
         imports: the meaning of each name that an enclosing function imports.
-        hidden: variables of enclosing functions, which hide the module's names of that spelling.
+        hidden: variables of enclosing functions, which hide the module's names.
         fields: whether annotations count, since those in a class body can be its fields.
     """
 
@@ -51,7 +51,7 @@ class Module:
         bound: the statements that define each name.
         effects: statements that do more than define names. A registration is not one: what a
             registry holds is followed from the description that names it.
-        stars: modules that are imported by `*`.
+        stars: modules that are imported with `*`.
     """
 
     def __init__(self, tree: ast.Module, name: str, package: str) -> None:
@@ -180,7 +180,7 @@ class NormalForm:
 
     Attributes:
         parts: the text of the code, and references for the names in it.
-        annotated: paths in its annotations, which are the classes of the objects it works on.
+        annotated: paths in its annotations, the classes of the objects that it works on.
     """
 
     def __init__(self, module: Module) -> None:

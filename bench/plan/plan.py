@@ -129,7 +129,7 @@ def make_request(
     if options := _affinity_options({**values, **sweep}):
         refuse_unknown_options(options, _affinities_of(preset))
     if aa_replicates and all(issubclass(each.target, Baseline) for each in chosen_routers):
-        raise RequestError("--aa trains again every router but baselines, and no other is chosen")
+        raise RequestError("--aa retrains every router but baselines, and only these are chosen")
     names = suites or list(preset.suites)
     chosen = {SUITES.get(name).name: preset.suites.get(name, {}) for name in names}
     return Request(checked_name(study or preset.name), preset, chosen)

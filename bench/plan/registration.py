@@ -58,7 +58,7 @@ def add_to_study(
 
 
 def find_component(name: str) -> Entry:
-    """Return a component by its name or by `kind:name`; a router goes before other kinds.
+    """Return a component by its name or by `kind:name`; a router takes precedence.
 
     A data set whose name takes an argument is found by a name with an argument.
 
@@ -78,12 +78,12 @@ def find_component(name: str) -> Entry:
         raise RequestError(f"no component is named {name!r}{unknown(name, known)}")
     if len(registries) > 1 and registries[0] is not ROUTERS:
         choices = " or ".join(f"{registry.kind}:{name}" for registry in registries)
-        raise RequestError(f"several components are named {name!r}; say {choices}")
+        raise RequestError(f"several components are named {name!r}; use {choices}")
     return registries[0].get(name)
 
 
 def find_registry(kind: str) -> Registry:
-    """Return the registry of a kind, which is named in the plural or in the singular.
+    """Return the registry of a kind, given in the plural or the singular.
 
     Raises:
         RequestError: there is no such kind.

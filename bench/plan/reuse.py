@@ -30,7 +30,7 @@ ENDED: Mapping[AttemptStatus, tuple[Retry, str]] = {
     AttemptStatus.DIVERGED: ("all", "diverged"),
     AttemptStatus.PRUNED: ("all", "was stopped while it was tuned"),
 }
-"""For each status of an attempt without a result: the `Retry` that repeats it, what happened."""
+"""By the status of an attempt without a result: the `Retry` that repeats it, and what happened."""
 
 
 @dataclass(frozen=True)

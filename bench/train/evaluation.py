@@ -104,11 +104,11 @@ class ByStep:
         return self._steps
 
     def over(self, state: TrainingState, _segment: Segment) -> bool:
-        """Tell whether the training is over, after a step."""
+        """Tell, after a step, whether training is over."""
         return state.steps == self._steps
 
     def next(self, state: TrainingState) -> Segment:
-        """Return the next segment of a training that is not over."""
+        """Return the next segment of a training run that is not over."""
         end = next(end for end in self._ends if end > state.steps)
         return Segment(end, end in self._evaluations, end in self._snapshots, self._steps)
 
@@ -138,13 +138,13 @@ class ByAmount:
         return state.steps + max(1, self._steps_left(state))
 
     def over(self, state: TrainingState, segment: Segment) -> bool:
-        """Tell whether the training is over, after a step of a segment."""
+        """Tell, after a step of a segment, whether training is over."""
         if self._quantity == "flops":
             return self._amount - state.flops < state.step_flops.last / 2
         return state.steps == segment.steps
 
     def next(self, state: TrainingState) -> Segment:
-        """Return the next segment of a training that is not over."""
+        """Return the next segment of a training run that is not over."""
         steps = self.steps(state)
         kept = len(state.snapshots) - (self._train.snapshots > 1)
         evaluation = self._due(self._train.evaluations, state.evaluations, state, steps)
@@ -179,7 +179,7 @@ def parts_kept(train: TrainConfig) -> int:
 
 
 def spaced(steps: int, parts: int) -> list[int]:
-    """Return the steps at the ends of equal parts of a training, ascending; the last is `steps`."""
+    """Return the steps that end equal parts of a training run, ascending; the last is `steps`."""
     return sorted({round(steps * part / parts) for part in range(1, parts + 1)} - {0})
 
 

@@ -162,7 +162,7 @@ class TrainingLoop:
                 self._trainer.restore(tensors)
             except (ValueError, RuntimeError) as error:
                 raise checkpoint.UnusableError(f"it does not fit the model: {error}") from None
-            print(f"the training resumes after step {self.state.steps} of {self.steps}")
+            print(f"training resumes after step {self.state.steps} of {self.steps}")
 
     def run(self, on_progress: Progress, save_every: float, stop: Callable[[], bool]) -> None:
         """Train to the end; arguments and errors as for `train_trial`, and DivergedError."""

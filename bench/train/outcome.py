@@ -68,17 +68,17 @@ class Outcome(BaseModel):
 
     @property
     def final(self) -> SavedSnapshot | None:
-        """The snapshot of the final weights; None unless the training is done."""
+        """The snapshot of the final weights, or None unless training is done."""
         return self.snapshots[-1] if self.status == "done" else None
 
     @property
     def checkpoint(self) -> Path | None:
-        """The file of the final weights; None unless the training is done."""
+        """The file of the final weights, or None unless training is done."""
         return self.folder / self.final.file if self.final else None
 
     @property
     def sha256(self) -> str | None:
-        """The SHA-256 of the final weights; None unless the training is done."""
+        """The SHA-256 of the final weights, or None unless training is done."""
         return self.final.sha256 if self.final else None
 
 

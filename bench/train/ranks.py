@@ -29,7 +29,7 @@ PATIENCE = timedelta(days=7)
 
 
 class RankLostError(Exception):
-    """Another rank of the training is gone; its own error says why."""
+    """Another rank of this training run is gone; its own error says why."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Ranks:
         return self._gathered(own)
 
     def of_first(self, compute: Callable[[], Value]) -> Value:
-        """Compute a value on the first rank alone, and return it on every rank.
+        """Compute a value on the first rank only, and return it on every rank.
 
         `NonFiniteError` is raised on every rank.
         """
@@ -139,7 +139,7 @@ class Ranks:
             tensor.copy_(copied)
 
     def _agree(self) -> None:
-        """Raise the error that another rank refused with, if one did."""
+        """Raise the error with which another rank refused, if one did."""
         self._exchange_errors(None)
 
     def _exchange_errors(self, own: str | None) -> None:

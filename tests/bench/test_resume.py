@@ -153,8 +153,8 @@ def test_an_interrupted_training_gives_the_same_bits(trial, tmp_path, capsys):
     assert names[0] == names[1]
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
-        "the training resumes after step 8 of 24",
-        "the training resumes after step 19 of 24",
+        "training resumes after step 8 of 24",
+        "training resumes after step 19 of 24",
     ]
     assert printed.err == ""
 
