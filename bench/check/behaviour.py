@@ -34,7 +34,7 @@ def seeded(subject: Subject) -> None:
 
 
 def _require_twice(layer: MoELayer, x: Tensor, seed: int, source: str) -> None:
-    """Run a layer twice, with different seeds and global generators; fail if the bits differ."""
+    """Run a layer with seed 1, then with `seed` and another global generator; compare the bits."""
     torch.default_generator.manual_seed(10)
     first = outputs_of(*run(layer, x, seed=1))
     torch.default_generator.manual_seed(11)

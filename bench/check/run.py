@@ -164,7 +164,7 @@ def check_component(entry: Entry, name: str | None = None) -> CheckReport:
 def _check_dataset(name: str) -> CheckReport:
     entry, arguments = find_dataset(name)
     if entry.name.partition(":")[2] in arguments:
-        note = f"replace {arguments[0]} with what it is to read"
+        note = f"write what it is to read in place of {arguments[0]}"
         return CheckReport(entry.kind, name, note=note)
     report = run_checks(entry, OF_DATASETS, [datasets.Subject(entry, {}, name)])
     return replace(report, name=name)

@@ -52,10 +52,10 @@ class Reuse:
     """Decisions on reuse, from the current content of the database and the home folder.
 
     Args:
-        home: the folder that the paths of checkpoints start from.
+        home: the folder that the paths of checkpoints are relative to.
         machine_id: row of this machine, which timings belong to; None if it has no row yet.
         retry: which trials that ended without a result are tried again; "noisy" repeats none of
-            them, but the timings that other load disturbed.
+            them, only the timings that other load disturbed.
         newest: the last attempt and the last measurement that `retry` covers; None for the latest.
         explain: whether a new trial is compared with all others in the database, to say what is
             new about it.
@@ -156,7 +156,7 @@ class Reuse:
     def _results(
         self, planned: Sequence[Planned], tried: Mapping[str, Sequence[AttemptRecord]]
     ) -> dict[str, AttemptRecord]:
-        """Return each trial's attempt that counts, by the clock preferably this machine's."""
+        """Return each trial's attempt that counts, preferring this machine's if time is matched."""
         results = {}
         for each in planned:
             attempts = tried.get(each.fingerprint.value, ())

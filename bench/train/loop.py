@@ -265,7 +265,7 @@ class TrainingLoop:
             checkpoint.save_state(self._folder, self._training, state, trainer.state())
 
     def _pace(self, trainer: Trainer) -> float:
-        """Return the seconds that a step of this trainer takes; the trainer is used up by it."""
+        """Return the seconds per step of this trainer, which must not be used afterwards."""
         for _ in range(WARM_UP):
             trainer.step(0)
         began = self._now()

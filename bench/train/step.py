@@ -39,7 +39,7 @@ class Trainer:
 
     Each batch, or a rank's share of it, goes through the model in `train.micro_batches` parts, one
     after another; their gradients are summed, over the ranks too. If a loss needs sums over the
-    batch, all parts first go through without gradients.
+    batch, all parts go through twice, first without gradients.
     The averaged weights follow the others as an exponential moving average, and so do buffers.
 
     Args:
@@ -242,7 +242,7 @@ class Trainer:
 
     @cached_property
     def _trial_flops(self) -> int:
-        """A step's share of the FLOPs of trying experts; the same for all steps, as are batches."""
+        """A step's share of the FLOPs of trying experts; constant, as batches are of one size."""
         return trial_flops(self._model, *self._batches.first, self._spec.train)
 
     def _drawn(self, purpose: Purpose, *counters: int) -> int:
