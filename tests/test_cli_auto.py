@@ -119,7 +119,7 @@ def test_a_router_trains_again_as_its_own_control(asked, tmp_path, capsys) -> No
         ("--seeds 3 --resolve 1", "--resolve and --max-seeds belong to --seeds auto"),
         ("--max-seeds 9", "--resolve and --max-seeds belong to --seeds auto"),
         ("--seeds auto --max-seeds 2", "--max-seeds 2 is below the first interim analysis"),
-        ("balance --seeds auto", "the suite 'accuracy' is not asked for"),
+        ("balance --seeds auto", "the suite 'accuracy' is not requested"),
         ("--seeds auto --routers dense", "'dense' is the only one"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The conformance checks: seconds, on a CPU, for built-in components and plugins alike."""
+"""The conformance checks: seconds on a CPU, for built-in components and plugins alike."""
 
 from bench.check.device import EQUAL, HALF_BOUNDS, Agreement, agreement, routers_to_compare
 from bench.check.device_speed import (

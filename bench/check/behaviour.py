@@ -1,4 +1,4 @@
-"""Checks of a router from outside: what must not change, and what must be learned and saved.
+"""Checks of a router from the outside: what must not change, and what must be learned and saved.
 
 Axes: g groups, t tokens, d width, E experts, s slots of an expert.
 """
@@ -23,18 +23,18 @@ from routers import Batch, MergedRouting, Router, finish_step, step_stats
 
 
 def repeatable(subject: Subject) -> None:
-    """In eval mode the same input gives the same bits, whatever any generator's state."""
+    """In eval mode the same input gives the same bits, whatever the state of any generator."""
     _require_twice(subject.layer().eval(), subject.tokens_of(), 2, "the first")
 
 
 def seeded(subject: Subject) -> None:
-    """In training all randomness comes from the generator in the router's context."""
+    """In training mode all randomness comes from the generator in the router's context."""
     source = "the first with a generator of the same seed"
     _require_twice(subject.layer().train(), subject.tokens_of(), 1, source)
 
 
 def _require_twice(layer: MoELayer, x: Tensor, seed: int, source: str) -> None:
-    """Run a layer with seed 1, and with another seed and global generator; compare the bits."""
+    """Run a layer with seed 1, then with `seed` and another global generator; compare the bits."""
     torch.default_generator.manual_seed(10)
     first = outputs_of(*run(layer, x, seed=1))
     torch.default_generator.manual_seed(11)
@@ -56,13 +56,13 @@ def groups(subject: Subject) -> str:
 
 
 def images(subject: Subject) -> str:
-    """Whether an image's result depends on the other images of its batch is known in each mode."""
+    """It is known, in each mode, whether an image's result depends on the rest of its batch."""
     layer = subject.layer()
     if not layer.router.spans_batch:
         return ""  # what `groups` proves
     for buffer in layer.router.buffers():
         if buffer.is_floating_point():
-            buffer.fill_(0.5)  # thresholds that let everything in hide what depends on them
+            buffer.fill_(0.5)  # thresholds that let everything through hide any dependence
     try:
         _require_groups_apart(layer.eval(), replace(subject, groups=3), "eval mode")
     except Failed:
@@ -84,7 +84,7 @@ def _require_groups_apart(layer: MoELayer, subject: Subject, mode: str) -> None:
 
 
 def _differs_in_training(layer: MoELayer, subject: Subject) -> str:
-    """Say why a group's result depends on the batch in training mode; empty where it need not."""
+    """Return why a group's result may depend on the batch in training mode; empty if it may not."""
     before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
     first, second = (run(layer, subject.tokens_of(), seed=seed)[0] for seed in (1, 2))
     for name, buffer in layer.named_buffers():
@@ -94,7 +94,7 @@ def _differs_in_training(layer: MoELayer, subject: Subject) -> str:
 
 
 def autocast(subject: Subject) -> None:
-    """The router computes in float32 where the model is cast to 16 bits."""
+    """The router computes in float32 even if the model is cast to 16 bits."""
     layer = subject.layer(dtype=torch.float32).eval()
     router, x = layer.router, subject.tokens_of().float()
     context = context_of(layer, x)
@@ -109,7 +109,7 @@ def autocast(subject: Subject) -> None:
 
 
 def save(subject: Subject) -> None:
-    """A router that was saved and loaded into a fresh one routes as before."""
+    """A router that is saved and loaded into a fresh one routes as before."""
     layer, x = subject.layer(), subject.tokens_of()
     run(layer.train(), x)  # what training writes into buffers has to be saved too
     fresh = subject.layer(seed=7)
@@ -120,7 +120,7 @@ def save(subject: Subject) -> None:
 
 
 def definition(subject: Subject) -> None:
-    """The layer gives what a plain loop over tokens and experts gives, and the same gradients."""
+    """The layer gives the same outputs and gradients as a plain loop over tokens and experts."""
     subject = replace(subject, groups=min(2, subject.groups), tokens=9)
     layer = subject.layer().train()
     x = subject.tokens_of().requires_grad_()
@@ -157,7 +157,7 @@ def plain_experts(layer: MoELayer) -> list[reference.Expert]:
 
 
 def gradient(subject: Subject) -> str:
-    """Every parameter that should learn gets a gradient from the output, the gate's too."""
+    """Every parameter that should learn gets a gradient from the output, including the gate's."""
     layer = subject.layer().train()
     parameters = {name: p for name, p in layer.router.named_parameters() if p.requires_grad}
     if not parameters:
@@ -166,7 +166,7 @@ def gradient(subject: Subject) -> str:
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         with forward_pass(layer, generator=generator) as routings:
-            # Twice, as two layers of a model: the second call has the first one's logits.
+            # Twice, like two layers of a model: the second call sees the first one's logits.
             y = layer(layer(subject.tokens_of(seed=seed)))
         total = total + (y * normal(*y.shape, seed=seed, dtype=torch.float32)).sum()
         batch = Batch(y, torch.zeros(len(y), dtype=torch.long))
@@ -179,7 +179,7 @@ def gradient(subject: Subject) -> str:
             raise Failed(f"parameter {name} gets no gradient from the output")
         require_finite(grad, f"the gradient of {name}")
         largest = float(grad.abs().max())
-        # What cancels leaves rounding errors of about 1e-16.
+        # Terms that cancel leave rounding errors of about 1e-16.
         require(largest > 1e-12, f"the gradient of {name} is 0 (at most {largest:.1g} in size)")
     return f"gradient reaches {', '.join(parameters)}"
 
@@ -188,7 +188,7 @@ BEFORE, AFTER = 2, 2
 
 
 def steps(subject: Subject) -> None:
-    """Steps after loading a saved state give the same bits as steps without an interruption."""
+    """Steps after loading a saved state give the same bits as uninterrupted steps."""
     layer = subject.layer().train()
     for step in range(BEFORE):
         _take_step(layer, subject, step)
@@ -213,7 +213,7 @@ def steps(subject: Subject) -> None:
 
 
 def _take_step(layer: MoELayer, subject: Subject, step: int) -> Tensor:
-    """Take one step of plain gradient descent, as a training takes it; returns the output."""
+    """Take one step of plain gradient descent, as training would; return the output."""
     generator = torch.Generator().manual_seed(step)
     x = subject.tokens_of(seed=step)
     labels = torch.arange(len(x)) % 3
@@ -244,7 +244,7 @@ ATOMS = (bool, int, float, complex, str, bytes, type(None), torch.dtype, torch.d
 
 
 def _differing_attributes(one: Router, other: Router) -> Iterator[str]:
-    """List the attributes that differ, by path, without parameters, buffers and modules."""
+    """Yield the paths of the attributes that differ, except parameters, buffers and modules."""
     others = dict(other.named_modules())
     for path, module in one.named_modules():
         theirs = vars(others[path]) if path in others else {}
@@ -254,7 +254,7 @@ def _differing_attributes(one: Router, other: Router) -> Iterator[str]:
 
 
 def _same(a: Any, b: Any, seen: set[int]) -> bool:
-    """Tell whether two values hold the same; objects of unknown types, if their attributes do."""
+    """Tell whether two values are the same; for unknown types, whether their attributes are."""
     if type(a) is not type(b):
         return False
     if isinstance(a, ATOMS):

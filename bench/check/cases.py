@@ -62,10 +62,10 @@ class Setting:
 
 
 def other_settings(entry: Entry) -> Iterator[dict[str, Any]]:
-    """List options that differ from the defaults, one at a time, also with full experts."""
+    """Yield options that differ from the defaults, one at a time, some also with full experts."""
     model = entry.hyper_model
     infos = {info.name: info for info in hyper_infos(model)}
-    # Second choices meet full experts only where both are set.
+    # Second choices meet full experts only if both are set.
     crowded = {name: CROWDED[name] for name in CROWDED if name in infos}
     if crowded:
         yield crowded
@@ -93,7 +93,7 @@ def _alternatives(info: HyperInfo, annotation: Any) -> list[Any]:
 
 
 def is_accepted(build: Callable[[], object]) -> bool:
-    """Tell whether a setting is accepted, by building it; a crash is left to the checks."""
+    """Tell whether a setting is accepted, by building it; a crash is left to the checks to find."""
     try:
         build()
     except Exception as error:
@@ -102,7 +102,7 @@ def is_accepted(build: Callable[[], object]) -> bool:
 
 
 def accepted(routings: dict[str, Routing], call: Callable[[Routing], object]) -> dict[str, Routing]:
-    """Return the routings that a call takes; it refuses the others by a `RequestError`."""
+    """Return the routings that a call accepts; it refuses the others with a `RequestError`."""
     taken = {}
     for name, routing in routings.items():
         with suppress(RequestError):
@@ -133,13 +133,13 @@ class Subject(Setting):
                 **self.options,
             )
             for parameter in experts.parameters():
-                # An expert's output is of the size of its input.
+                # So that an expert's output is about as large as its input.
                 torch.nn.init.normal_(parameter, std=0.5)
             fill_zeros(router)
         return MoELayer(router, experts).to(dtype)
 
     def tokens_of(self, kind: str = "random", *, seed: int = 1) -> Tensor:
-        """Make inputs (g, t, d), float64: "random", "constant", "zero" or "huge" (1e4)."""
+        """Return inputs (g, t, d), float64: "random", "constant", "zero" or "huge" (1e4)."""
         shape = (self.groups, self.tokens, self.dim)
         x = normal(*shape, seed=seed)
         if kind == "constant":
@@ -147,7 +147,7 @@ class Subject(Setting):
         return x * {"random": 1.0, "zero": 0.0, "huge": 1e4}[kind]
 
     def routed(self, kind: str, *, training: bool) -> tuple[Router, Routing]:
-        """Route one kind of input by a fresh layer; returns its router and the routing."""
+        """Route one kind of input through a fresh layer; return its router and the routing."""
         layer = self.layer().train(training)
         _, routing = run(layer, self.tokens_of(kind))
         return layer.router, routing
@@ -177,7 +177,7 @@ def in_case(training: bool, kind: str) -> str:
 
 
 def subjects(name: str, fixed: dict[str, Any], sizes: dict[str, int]) -> list[Subject]:
-    """Return a router in its default setting, and with each hyper-parameter moved from its default.
+    """Return a router with its defaults, and with each hyper-parameter changed from its default.
 
     Hyper-parameters that are `fixed` stay as they are; sizes are fields of `Subject`.
 
@@ -203,14 +203,14 @@ def normal(*shape: int, seed: int, dtype: torch.dtype = torch.float64) -> Tensor
 
 
 def fill_zeros(module: torch.nn.Module) -> None:
-    """Draw parameters that start at 0: they hide what lies behind them."""
+    """Fill parameters that are all 0 with random values, since zeros hide what depends on them."""
     for parameter in module.parameters():
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.5)
 
 
 def run(layer: MoELayer, x: Tensor, *, seed: int = 2) -> tuple[Tensor, Routing]:
-    """Run a layer, its noise fixed by `seed`; returns its output (g, t, d) and its routing."""
+    """Run a layer with noise fixed by `seed`; return its output (g, t, d) and its routing."""
     with forward_pass(layer, generator=torch.Generator().manual_seed(seed)) as routings:
         y = layer(x)
     return y, routings[0]
@@ -219,7 +219,7 @@ def run(layer: MoELayer, x: Tensor, *, seed: int = 2) -> tuple[Tensor, Routing]:
 def context_of(layer: MoELayer, x: Tensor) -> RouterContext:
     """Build the context of a layer's router, with activations in the experts' own precision.
 
-    In a model the input has that precision too; here the router alone is fed with another.
+    In a model the input has that precision too; here only the router gets another one.
     """
     weight = next(layer.experts.parameters())
     generator = torch.Generator().manual_seed(2)
@@ -227,18 +227,18 @@ def context_of(layer: MoELayer, x: Tensor) -> RouterContext:
 
 
 def outputs_of(y: Tensor, routing: Routing) -> dict[str, Tensor]:
-    """Collect the tensors by which two passes are compared: the output and the routing."""
+    """Return the tensors by which two passes are compared: the output and the routing."""
     return {"y": y, **tensors(routing)}
 
 
 def tensors(routing: Routing) -> dict[str, Tensor]:
-    """Collect the parts of a routing that a pass depends on, by name."""
+    """Return the parts of a routing that a pass depends on, by name."""
     parts = {"gates": routing.gates}
     if isinstance(routing, SoftRouting):
         parts |= {"dispatch": routing.dispatch_tensor(), "combine": routing.combine_tensor()}
     else:
-        # The order of slots means nothing, and where nothing is dropped the fullest expert of the
-        # whole batch sets their number.
+        # The order of slots means nothing, and if nothing is dropped, the fullest expert in the
+        # whole batch determines their number.
         parts["dispatch"] = routing.dispatch_tensor().sum(-1)
         parts["combine"] = routing.combine_weights()
     return parts if routing.logits is None else {**parts, "logits": routing.logits}

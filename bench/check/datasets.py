@@ -1,4 +1,4 @@
-"""Checks of data sets: what the function returns, and the splits that the bench makes of it."""
+"""Checks of data sets: what the function returns, and the splits that the bench makes from it."""
 
 import hashlib
 from dataclasses import dataclass
@@ -22,8 +22,8 @@ from bench.data import (
 from results.text import counted
 from routers import RequestError
 
-BATCH = 256  # images that are hashed at a time
-SIZE = 224  # pixels a side, where images are not squares of one size
+BATCH = 256  # images hashed at a time
+SIZE = 224  # pixels per side, if images are not squares of one size
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,16 @@ class Subject(Setting):
 
     @cached_property
     def raw(self) -> RawData:
-        """The result of the data set's function."""
+        """What the data set's function returns."""
         return read_source(self.name)
 
     @cached_property
     def made(self) -> Dataset:
-        """The assembled data set, with images as they are where they are squares of one size."""
+        """The assembled data set; images that are squares of one size stay as they are."""
         return self.assembled(self.raw)
 
     def assembled(self, raw: RawData) -> Dataset:
-        """Return the data set that this content makes."""
+        """Return the data set that is assembled from this content."""
         try:
             return assemble(self.name, raw)
         except RequestError:
@@ -55,7 +55,7 @@ class Subject(Setting):
 
 
 def runs(subject: Subject) -> str:
-    """Its function returns classes and splits, of which one is `train`."""
+    """Its function returns classes and splits, one of which is `train`."""
     _require_none(structure_fault(subject.raw), WrongReturn)
     sizes = ", ".join(f"{name} {len(split.labels):,}" for name, split in subject.raw.splits.items())
     return f"{len(subject.raw.classes)} classes; images: {sizes}"
@@ -75,17 +75,17 @@ def images(subject: Subject) -> None:
 
 
 def labels(subject: Subject) -> None:
-    """There is one label an image, a whole number from 0 to the number of classes less one."""
+    """Each image has one label, an integer from 0 to the number of classes minus one."""
     _require_none(label_fault(subject.raw))
 
 
 def splits(subject: Subject) -> str:
-    """It has, or is split into, training, validation and test images of every class."""
+    """It has, or can be split into, training, validation and test images of every class."""
     return ", ".join(f"{name} {len(split):,}" for name, split in subject.made.splits.items())
 
 
 def repeatable(subject: Subject) -> str:
-    """Loaded twice, it has the same bits."""
+    """Loading it twice gives the same bits."""
     first = subject.made.content_hash
     again = subject.assembled(read_source(subject.name)).content_hash
     require(
@@ -97,7 +97,7 @@ def repeatable(subject: Subject) -> str:
 
 
 def apart(subject: Subject) -> None:
-    """No image of one split is in another, pixel by pixel."""
+    """No image of one split occurs in another, pixel for pixel."""
     seen: dict[str, dict[bytes, int]] = {}
     for name, split in subject.made.splits.items():
         own = _digests(split)
@@ -114,7 +114,7 @@ def apart(subject: Subject) -> None:
 
 
 def _digests(split: Split) -> dict[bytes, int]:
-    """Return the first index of each image that occurs, by the hash of its pixels."""
+    """Return the index at which each image first occurs, by the hash of its pixels."""
     first: dict[bytes, int] = {}
     images = (image for batch, _ in split.batches(BATCH) for image in batch.contiguous().numpy())
     for index, image in enumerate(images):

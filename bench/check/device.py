@@ -1,4 +1,4 @@
-"""A comparison of a device with the CPU: every router computes in a small MoE layer on both.
+"""A comparison of a device with the CPU: every router runs in a small MoE layer on both.
 
 Axes: g groups, t tokens, d width, E experts.
 """
@@ -20,10 +20,10 @@ from routers.errors import describe
 from suites.support.timing import wait
 
 EQUAL = 1e-4
-"""Largest error of an output or a gradient that counts as equal, over the norm of the CPU's."""
+"""Largest error of an output or gradient that counts as equal, relative to the CPU's norm."""
 HALF_BOUNDS = (2**-6, 2**-5)
-"""Largest expected errors of bfloat16 autocast, over the norm of float32: of an output, of a
-gradient."""
+"""Largest expected errors of bfloat16 autocast, relative to the norm in float32: of an output, of
+a gradient."""
 
 
 @dataclass(frozen=True)
@@ -31,16 +31,16 @@ class Agreement:
     """The agreement of one router on a device with the CPU, and with itself.
 
     Attributes:
-        output, gradient: error of the layer's output and of all gradients together, over the norm
-            of the CPU's; the larger of those in evaluation and in training.
-        moved: pairs of a token and an expert that one device takes and the other does not.
-        in_training: whether training was compared too: not where the router draws at random.
-        repeatable: whether a second pass gave the same bits, gradients too.
+        output, gradient: error of the layer's output and of all gradients together, relative to the
+            norm of the CPU's; the larger of those in evaluation and in training.
+        moved: number of token-expert pairs that only one of the two devices takes.
+        in_training: whether training was compared too, which it is not if the router is random.
+        repeatable: whether a second pass gave the same bits, including gradients.
         half: `output` and `gradient` under bfloat16 autocast, against float32 on the device.
-        waits: whether a forward pass in evaluation made the host wait for the device; None where
-            the host and the device are one.
-        declared: why it says that it waits; empty where it says that it does not.
-        error: what went wrong instead.
+        waits: whether a forward pass in evaluation made the host wait for the device; None if
+            the host is the device.
+        declared: why the router says that it waits; empty if it does not say that it waits.
+        error: what went wrong, if there is no result.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Agreement:
 
     @property
     def faults(self) -> list[str]:
-        """What is not as it should be."""
+        """Everything that is wrong, in words."""
         wrong = {
             self.error: bool(self.error),
             "differs from the CPU": not self.error and not self.equal,
@@ -74,14 +74,14 @@ class Agreement:
 
 
 def routers_to_compare() -> list[str]:
-    """Return the names of all registered routers but the baselines."""
+    """Return the names of all registered routers except the baselines."""
     return [name for name in list_routers() if not issubclass(ROUTERS.get(name).target, Baseline)]
 
 
 def agreement(name: str, device: torch.device, **sizes: int) -> Agreement:
     """Compare a router on a device with the CPU; `sizes` are fields of `Subject`.
 
-    Whatever fails is in the `error`: one router costs no other its result.
+    Any failure ends up in `error`, so that one router does not cost the others their results.
     """
     declared = ROUTERS.get(name).target.host_reads
     try:
@@ -122,7 +122,7 @@ def _compared(subject: Subject, device: torch.device, declared: str) -> Agreemen
 
 
 def relative_error(computed: Tensor, expected: Tensor) -> float:
-    """Return the norm of the error over the norm of what is expected; 0 where both are 0."""
+    """Return the norm of the error over the norm of what is expected; 0 if both are 0."""
     size = float(expected.double().norm())
     error = float((computed.double() - expected.double()).norm())
     return error / size if size else error
@@ -131,7 +131,7 @@ def relative_error(computed: Tensor, expected: Tensor) -> float:
 def _pass(
     layer: MoELayer, x: Tensor, device: torch.device, *, half: bool = False, seed: int = 1
 ) -> dict[str, Tensor]:
-    """Run a layer forward and backward; returns output, gradients and choices, on the CPU."""
+    """Run a layer forward and backward; return output, gradients and choices, on the CPU."""
     inputs = x.detach().clone().to(device).requires_grad_()
     generator = torch.Generator(device).manual_seed(seed)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=half)
@@ -147,7 +147,7 @@ def _pass(
 
 @torch.no_grad()
 def _waits(layer: MoELayer, x: Tensor) -> bool | None:
-    """Tell whether a forward pass waits for the device; None where that has no meaning."""
+    """Tell whether a forward pass waits for the device; None if that has no meaning."""
     if x.device.type != "cuda":
         return None
     layer(x)

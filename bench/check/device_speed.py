@@ -1,4 +1,4 @@
-"""How fast a device runs layers and a vision transformer, and the memory that they take."""
+"""How fast a device runs layers and a vision transformer, and how much memory they take."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from suites.throughput import SHAPES
 
 NUM_EXPERTS = 8
 LEAST = 3
-"""Repeats of a timing at least, where `Effort.repeats` allows as many."""
+"""Minimum number of repeats of a timing, if `Effort.repeats` allows as many."""
 DENSE = "dense"
 """The name of the MLP, or the model, without experts."""
 MODELS = (DENSE, "softmax_token_choice", "softmax_expert_choice", "soft_moe")
@@ -30,11 +30,11 @@ class Effort:
     """How much is measured.
 
     Attributes:
-        shapes: images, tokens of an image, width, and hidden width of an expert, by name.
-        seconds, repeats: of one timing: it ends after the seconds, with three repeats at least,
-            or after these repeats.
-        images: of a batch of the vision transformer.
-        vit: what differs from timm's vit_base_patch16_224.
+        shapes: images, tokens per image, width, and hidden width of an expert, by name.
+        seconds, repeats: limits of one timing: it ends after `seconds`, with at least three
+            repeats, or after `repeats`.
+        images: images in a batch of the vision transformer.
+        vit: options that differ from timm's vit_base_patch16_224.
     """
 
     shapes: Mapping[str, tuple[int, int, int, int]]
@@ -58,10 +58,10 @@ class Speed:
     """Medians of one module at one shape.
 
     Attributes:
-        rows: tokens, or images, of a pass.
-        forward_ms, train_ms: of a forward pass, and of a forward and backward pass in training.
-        memory: peak bytes of a training pass above the weights; None where the device tells none.
-        error: what went wrong instead.
+        rows: tokens, or images, in a pass.
+        forward_ms, train_ms: time of a forward pass, and of both passes of a training step.
+        memory: peak bytes of a training pass above the weights; None if the device does not tell.
+        error: what went wrong, if there is no result.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Speed:
 
     @property
     def rate(self) -> float:
-        """Rows a second in training."""
+        """Rows per second in training."""
         return 1e3 * self.rows / self.train_ms
 
 
@@ -102,7 +102,7 @@ def layer_speed(name: str, shape: str, device: torch.device, half: bool, effort:
 
 
 def model_speed(name: str, device: torch.device, half: bool, effort: Effort) -> Speed:
-    """Measure ViT-B/16 with MoE layers in its last two blocks, or as it is."""
+    """Measure ViT-B/16 with MoE layers in its last two blocks, or unchanged."""
     import timm  # takes seconds
 
     def made() -> tuple[nn.Module, torch.Tensor]:

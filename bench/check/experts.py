@@ -1,4 +1,4 @@
-"""Checks of experts: each on what it can stand in for, under routings of every kind.
+"""Checks of experts: each in place of whatever it can replace, under routings of every form.
 
 Axes: g groups, t tokens, d width, E experts, s slots of an expert.
 """
@@ -43,7 +43,7 @@ WIDTHS = (1, 2, 3, 8)
 
 @dataclass(frozen=True)
 class Subject(Setting):
-    """Experts in one setting, in the place of one module."""
+    """Experts in one setting, in place of one module."""
 
     replaced: Replaced
 
@@ -53,7 +53,7 @@ class Subject(Setting):
         return f"for {self.replaced.what}, {super().label}"
 
     def build(self, *, seed: int = 0, dtype: torch.dtype = torch.float64) -> Experts:
-        """Build experts in eval mode, so that no dropout disturbs; `seed` fixes the weights."""
+        """Build experts in eval mode, so that dropout is off; `seed` fixes the weights."""
         torch.default_generator.manual_seed(seed)
         experts = build_experts(
             self.entry.name, num_experts=EXPERTS, replaced=self.replaced, **self.options
@@ -72,12 +72,12 @@ class Subject(Setting):
         return accepted(example_routings(), lambda routing: experts.apply(routing, x))
 
     def outputs(self, experts: Experts, x: Tensor) -> dict[str, Tensor]:
-        """Run experts under each routing that they accept; returns y by the routing's kind."""
+        """Run experts under each routing that they accept; return y by the kind of routing."""
         return {kind: experts.apply(routing, x) for kind, routing in self.routings.items()}
 
 
 def settings(entry: Entry) -> list[Subject]:
-    """Return every place that the experts can take, with their defaults and each option moved."""
+    """Return the experts in every place they can take, with defaults and each option changed."""
     subjects = [
         Subject(entry, options, place)
         for place in PLACES
@@ -86,12 +86,12 @@ def settings(entry: Entry) -> list[Subject]:
     ]
     usable = [subject for subject in subjects if is_accepted(subject.build)]
     if not usable:
-        subjects[0].build()  # for its reason
+        subjects[0].build()  # raises the reason
     return usable
 
 
 def example_routings() -> dict[str, Routing]:
-    """Return one routing of each form, (g, t) tokens to E experts, with random gates."""
+    """Return one routing of each form, from (g, t) tokens to E experts, with random gates."""
     logits = normal(GROUPS, TOKENS, EXPERTS, 2, seed=2)
     gates = logits[..., 0].softmax(-1)
     return {
@@ -103,7 +103,7 @@ def example_routings() -> dict[str, Routing]:
 
 
 def runs(subject: Subject) -> str:
-    """They process the routings that they take, and refuse others with the reason."""
+    """They process the routings that they accept, and refuse others with a reason."""
     require(bool(subject.routings), "they take no routing of any form")
     for kind, y in subject.outputs(subject.build(), subject.tokens()).items():
         returned = f"{kind}: {described(y)} is returned, not a Tensor"
@@ -113,7 +113,7 @@ def runs(subject: Subject) -> str:
 
 
 def shapes(subject: Subject) -> None:
-    """A token comes out as a token, with the width of what they stand in for."""
+    """Each token gives one output token, as wide as the output of what they replace."""
     replaced = subject.replaced
     width = getattr(replaced, "outputs", None) or getattr(replaced, "classes", replaced.dim)
     wanted = (GROUPS, TOKENS, width)
@@ -123,7 +123,7 @@ def shapes(subject: Subject) -> None:
 
 
 def definition(subject: Subject) -> None:
-    """The output is Σ C · expert(Σ D · x), one expert, slot and token after the other."""
+    """The output is Σ C · expert(Σ D · x), computed one expert, slot and token at a time."""
     experts, x = subject.build(), subject.tokens()
     if type(experts).apply is not Experts.apply:
         raise NotApplicable("they process a routing in a way of their own (apply)")
@@ -136,7 +136,7 @@ def definition(subject: Subject) -> None:
 
 
 def one_by_one(experts: Experts) -> list[reference.Expert]:
-    """Return each expert as a function of one token; the other experts see zeros meanwhile."""
+    """Return each expert as a function of one token; the other experts are given zeros."""
 
     def alone(e: int, token: Tensor) -> Tensor:
         slots = token.new_zeros(experts.num_experts, 1, 1, *token.shape)
@@ -147,7 +147,7 @@ def one_by_one(experts: Experts) -> list[reference.Expert]:
 
 
 def apart(subject: Subject) -> None:
-    """A token's output depends on no other token, where routing does not mix them."""
+    """A token's output depends on no other token, unless routing mixes them."""
     experts, x = subject.build(), subject.tokens()
     if experts.mixes_tokens:
         raise NotApplicable("they mix the tokens of a group by definition")
@@ -160,7 +160,7 @@ def apart(subject: Subject) -> None:
 
 
 def off(subject: Subject) -> None:
-    """Experts with the weight 0 contribute nothing; with all off a frozen layer is left, if any."""
+    """Experts with weight 0 contribute nothing; with all off, at most a frozen layer remains."""
     experts, x = subject.build(), subject.tokens()
     zeros, ones = torch.zeros(EXPERTS, dtype=x.dtype), torch.ones(EXPERTS, dtype=x.dtype)
     for kind, routing in subject.routings.items():
@@ -173,7 +173,7 @@ def off(subject: Subject) -> None:
 
 
 def width(subject: Subject) -> str:
-    """Their `width`, by which compute is matched, gives experts more parameters unit by unit."""
+    """Each unit of `width`, by which compute is matched, adds parameters."""
     name = subject.entry.target.width
     if name is None:
         raise NotApplicable("they name no width")
@@ -206,7 +206,7 @@ def gradient(subject: Subject) -> None:
 
 
 def repeatable(subject: Subject) -> None:
-    """In eval mode the same input gives the same bits, whatever any generator's state."""
+    """In eval mode the same input gives the same bits, whatever the state of any generator."""
     experts, x = subject.build(), subject.tokens()
     torch.default_generator.manual_seed(10)
     first = subject.outputs(experts, x)
@@ -216,7 +216,7 @@ def repeatable(subject: Subject) -> None:
 
 
 def finite(subject: Subject) -> None:
-    """Finite on zero and large input, and under autocast to 16 bits."""
+    """The output is finite on zero and large input, also under autocast to 16 bits."""
     experts = subject.build(dtype=torch.float32)
     for size, scale in (("zero", 0.0), ("large", 1e3)):
         x = (scale * subject.tokens()).float()
@@ -229,7 +229,7 @@ def finite(subject: Subject) -> None:
 
 
 def save(subject: Subject) -> None:
-    """Experts that were saved and loaded into fresh ones compute as before."""
+    """Experts that are saved and loaded into fresh ones compute as before."""
     experts, fresh, x = subject.build(), subject.build(seed=7), subject.tokens()
     stored = safetensors.torch.save(experts.state_dict())
     fresh.load_state_dict(safetensors.torch.load(stored))

@@ -1,4 +1,4 @@
-"""Checks of auxiliary losses: each on the routings of routers of every kind.
+"""Checks of auxiliary losses: each on routings of every form.
 
 Axes: g groups, t tokens, E experts.
 """
@@ -49,12 +49,12 @@ class Subject(Setting):
 
 
 def settings(entry: Entry) -> list[Subject]:
-    """Return the loss with its defaults, and with each option moved from its default."""
+    """Return the loss with its defaults, and with each option changed from its default."""
     return [Subject(entry, options) for options in ({}, *other_settings(entry))]
 
 
 def routed(name: str, scale: float = 1.0, order: Tensor | None = None) -> Routing:
-    """Route images of random tokens in training mode; in another order where one is given.
+    """Route images of random tokens in training mode, in another order if one is given.
 
     The routing in another order is made from the same logits, clean and noisy.
     """
@@ -80,7 +80,7 @@ def batch(scale: float = 1.0, order: Tensor | None = None) -> Batch:
 
 
 def runs(subject: Subject) -> str:
-    """It is computed for the routings that it has a meaning for, and refuses others."""
+    """It is computed for the routings for which it has a meaning, and refuses others."""
     require(bool(subject.routings), "it refuses the routings of every router")
     for name, value in subject.values():
         returned = f"{name}: {described(value)} is returned, not a Tensor"
@@ -89,7 +89,7 @@ def runs(subject: Subject) -> str:
 
 
 def scalar(subject: Subject) -> None:
-    """A loss is one finite number."""
+    """The loss is a single finite number."""
     for name, value in subject.values():
         require(value.shape == (), f"{name}: the loss has shape {tuple(value.shape)}, not ()")
         require_finite(value, f"{name}: the loss")
@@ -107,7 +107,7 @@ def gradient(subject: Subject) -> None:
 
 
 def _gradient(routing: Routing, value: Tensor) -> Tensor | None:
-    """Return the gradient of a value in the logits; None where it does not depend on them."""
+    """Return the gradient of a value in the logits, or None if it does not depend on them."""
     assert routing.logits is not None  # set by the router
     (grad,) = torch.autograd.grad(value, routing.logits, allow_unused=True)
     return grad
@@ -122,7 +122,7 @@ def order(subject: Subject) -> None:
 
 
 def finite(subject: Subject) -> None:
-    """Finite, with its gradient, where all images are alike and where logits are large."""
+    """The loss and its gradient are finite if all images are alike, and if logits are large."""
     for name in subject.routings:
         for kind, scale in (("equal images", 0.0), ("large logits", 1e3)):
             routing = routed(name, scale)
@@ -134,7 +134,7 @@ def finite(subject: Subject) -> None:
 
 
 def pure(subject: Subject) -> None:
-    """A loss taken twice of a routing and a batch has the same bits, and leaves both unchanged."""
+    """Computing it twice from a routing and a batch gives the same bits and changes neither."""
     for name, routing in subject.routings.items():
         before = routing.gates.detach().clone()
         torch.default_generator.manual_seed(10)

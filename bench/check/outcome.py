@@ -1,4 +1,4 @@
-"""Results of conformance checks as plain data, and the lines of code that failures name."""
+"""Results of conformance checks as plain data, and the lines of code that failures point to."""
 
 import inspect
 import linecache
@@ -43,10 +43,10 @@ class CheckResult:
 
     Attributes:
         meaning: the property that holds if the check passes.
-        status: "not applicable" where there is nothing to check, "not run" where a failure of
+        status: "not applicable" if there is nothing to check, "not run" if the failure of
             another check leaves nothing to check with.
-        detail: on failure, under which setting and with which numbers; else what is worth saying.
-        follows: on failure, another check that failed and may be the reason; else empty.
+        detail: on failure, the setting and the numbers; otherwise anything worth noting.
+        follows: on failure, another failed check that may be the reason; otherwise empty.
     """
 
     name: str
@@ -63,7 +63,7 @@ class CheckReport:
     Attributes:
         kind: "router", "experts", "loss", "dataset" or "suite".
         settings: the hyper-parameters of each configuration that was checked.
-        note: why there is nothing to check, for a baseline.
+        note: why there is nothing to check, as for a baseline.
         seconds: how long the checks took.
     """
 
@@ -91,7 +91,7 @@ class CheckReport:
 
 
 def describe_failure(error: Exception, entry: Entry, again: Callable[[], object]) -> str:
-    """Say why a check failed or what it raised, and which line of the component's file is to blame.
+    """Return why a check failed or what it raised, and which line of the component is to blame.
 
     Args:
         again: repeats the check, to find the line.
@@ -114,7 +114,7 @@ def describe_failure(error: Exception, entry: Entry, again: Callable[[], object]
 
 
 def _return(call: Callable[[], object], file: str) -> list[int]:
-    """Find where the file first returns a routing in a call; else where it last returns a value."""
+    """Find the file's line that first returns a routing in a call, else last returns a value."""
     routings: list[int] = []
     values: list[int] = []
 
@@ -131,7 +131,7 @@ def _return(call: Callable[[], object], file: str) -> list[int]:
 
 
 def _first_not_finite(call: Callable[[], object], file: str) -> list[int]:
-    """Find where the file first makes a NaN or +infinity in a call; masks have -infinity."""
+    """Find the file's line that first makes NaN or +infinity in a call; masks have -infinity."""
     lines: list[int] = []
 
     class Watch(TorchFunctionMode):
@@ -151,7 +151,7 @@ def _first_not_finite(call: Callable[[], object], file: str) -> list[int]:
 
 def _line_of(frame: FrameType | None, file: str) -> list[int]:
     """Return the innermost line of the file among a frame's callers."""
-    # Not beyond the call that is watched: the component's file may have begun it.
+    # Not beyond the call that is watched: the component's file may have started it.
     while frame is not None and frame.f_code.co_filename not in (file, __file__):
         frame = frame.f_back
     return [frame.f_lineno] if frame is not None and frame.f_code.co_filename == file else []
@@ -161,7 +161,7 @@ STYLES = {"passed": "green", "failed": "bold red", "not run": "yellow", "not app
 
 
 def render(report: CheckReport) -> RenderableType:
-    """Print the checks, what each means, and below the table what failed, with its numbers."""
+    """Return a table of the checks and what each means, and below it what failed, with numbers."""
     if report.note:
         return Text(f"{report.name}: {report.note}")
     table = Table(title=f"Checks of {report.kind} {report.name}", title_justify="left")

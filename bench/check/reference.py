@@ -1,4 +1,4 @@
-"""The definition, written a second time and as plainly as can be: what fast paths must equal.
+"""The definition, written a second time as plainly as possible: what fast paths must equal.
 
 Axes: g groups, t tokens, d width, E experts, s slots of an expert. Nothing here calls a method of
 a router or of experts; only tensors come in.
@@ -40,7 +40,7 @@ def moe_output(d: Tensor, c: Tensor, x: Tensor, experts: list[Expert]) -> Tensor
 def capacity(factor: float | None, tokens: int, experts: int, choices: int) -> int:
     """Return the most tokens of a group that one expert may take.
 
-    ceil(factor · t · k / E), at most t; k = 1 where experts choose; t where the factor is None.
+    ceil(factor · t · k / E), at most t; k = 1 if experts choose; t if the factor is None.
     """
     if factor is None:
         return tokens
@@ -66,7 +66,7 @@ def require_all(holds: Tensor, values: Tensor, what: str, axes: str, wanted: str
 def require_equal(
     actual: Tensor, expected: Tensor, what: str, axes: str, source: str, tolerance: float = 1e-9
 ) -> None:
-    """Fail where two tensors differ by more than `tolerance` times the largest entry expected.
+    """Fail if two tensors differ by more than `tolerance` times the largest entry expected.
 
     Args:
         what: a name for `actual`, for the message.
@@ -99,13 +99,13 @@ def require_same(
     source: str,
     tolerance: float = 1e-9,
 ) -> None:
-    """Fail as `require_equal` does for tensors by name, which takes the place of {} in `what`."""
+    """Apply `require_equal` to tensors by name; the name takes the place of {} in `what`."""
     for name, value in actual.items():
         require_equal(value, expected[name], what.format(name), axes, source, tolerance)
 
 
 def require_finite(value: Tensor, what: str) -> None:
-    """Fail where a tensor has NaN or infinite entries."""
+    """Fail if a tensor has NaN or infinite entries."""
     wrong = int((~value.isfinite()).sum())
     message = f"{what} has {wrong} of {value.numel()} entries that are not finite"
     require(not wrong, message, NotFinite)

@@ -1,4 +1,4 @@
-"""Checks of one routing: is it what a routing has to be?
+"""Checks of one routing: whether it is what a routing has to be.
 
 Axes: g groups, t tokens, d width, E experts, s slots of an expert.
 """
@@ -28,7 +28,7 @@ from routers.learned_threshold import LearnedThreshold
 
 
 def runs(subject: Subject) -> None:
-    """It returns a routing of the right shapes with finite weights for ordinary input."""
+    """For ordinary input it returns a routing of the right shapes with finite weights."""
     for training in (True, False):
         with _located(in_case(training, "random")):
             layer, x = subject.layer().train(training), subject.tokens_of()
@@ -55,7 +55,7 @@ def _require_shape(value: object, what: str, axes: str, wanted: tuple[int, ...])
 
 
 def finite(subject: Subject) -> str:
-    """Finite on zero, constant, huge and 16-bit input, for one token and for one expert."""
+    """It is finite on zero, constant, huge and 16-bit input, with one token and with one expert."""
     for training, kind in CASES:
         with _located(in_case(training, kind)):
             subject.routed(kind, training=training)
@@ -91,7 +91,7 @@ def _require_finite_pass(subject: Subject, kind: str, dtype: torch.dtype, traini
 
 
 def _refused_with_one_expert(subject: Subject) -> str:
-    """Return the number of experts that a router asks for, if it refuses one; empty otherwise."""
+    """Return a note on how many experts a router needs, if it refuses one; empty otherwise."""
     for number in range(1, subject.num_experts + 1):
         try:
             replace(subject, num_experts=number).routed("random", training=True)
@@ -105,7 +105,7 @@ def _refused_with_one_expert(subject: Subject) -> str:
 
 @contextmanager
 def _located(where: str) -> Iterator[None]:
-    """Say in an error where it was raised."""
+    """Add to an error where it was raised."""
     try:
         yield
     except Failed as failure:
@@ -148,7 +148,7 @@ def shapes(subject: Subject) -> None:
 
 
 def counts(subject: Subject) -> None:
-    """Load, coverage and combine weights are those of D and C; nothing is lost unseen."""
+    """Load, coverage and combine weights agree with D and C; no loss of tokens goes uncounted."""
     for where, _, routing in subject.routings:
         if "huge" in where:
             continue  # there a soft weight may underflow to 0, which D cannot tell from unused
@@ -167,7 +167,7 @@ def counts(subject: Subject) -> None:
 
 
 def gates(subject: Subject) -> None:
-    """Each token's gates are a distribution over the experts: none negative, their sum 1."""
+    """Each token's gates are a distribution over the experts: none is negative, their sum is 1."""
     for where, _, routing in subject.routings:
         require_finite(routing.gates, f"{where}: gates")
         require_all(routing.gates >= 0, routing.gates, f"{where}: gates", "gte", "0 or more")
@@ -175,7 +175,7 @@ def gates(subject: Subject) -> None:
 
 
 def slots(subject: Subject) -> None:
-    """A slot holds at most one token, a token no expert twice; soft slots hold distributions."""
+    """A slot holds at most one token, an expert no token twice; soft slots hold distributions."""
     for where, _, routing in subject.routings:
         d, c = routing.dispatch_tensor(), routing.combine_tensor()
         if isinstance(routing, SoftRouting):
@@ -205,7 +205,7 @@ def capacity(subject: Subject) -> str:
         if router.spans_batch:
             raise NotApplicable("experts take tokens of the whole batch, by a rule of their own")
         if isinstance(router, LearnedThreshold) and not isinstance(routing, ExpertChoiceRouting):
-            continue  # a threshold decides, whatever there is room for
+            continue  # a threshold decides, whatever room there is
         if isinstance(routing, MixtureRouting):
             raise NotApplicable("every expert sees every token by definition")
         if "capacity_factor" not in router.hyper_values():
@@ -233,7 +233,7 @@ def capacity(subject: Subject) -> str:
 
 
 def _own_limits(routing: Routing) -> Tensor | None:
-    """Return (…, E) capacities where experts differ, or tokens choose different numbers of them."""
+    """Return capacities (…, E) if experts differ or tokens choose different numbers of them."""
     if isinstance(routing, ExpertChoiceRouting) and routing.filled is not None:
         return routing.filled.sum(-1)
     if isinstance(routing, TokenChoiceRouting):

@@ -16,12 +16,12 @@ from bench.data import find_dataset
 from routers import ROUTERS, Baseline, Entry, RequestError
 
 Check = Callable[[Any], str | None]
-"""A function that raises `Failed` or `NotApplicable`, or returns what is worth saying of a setting;
-the first line of its docstring holds where it passes."""
+"""A function that raises `Failed` or `NotApplicable`, or returns anything worth noting about a
+setting; the first line of its docstring states what holds if it passes."""
 
 Checks = Mapping[Check, str]
-"""Checks, first the one without which the others have nothing to say; with each the names of those
-whose failure may be the reason why it fails."""
+"""Checks, first the one that all others rely on; each with the names of those whose failure may
+explain its own."""
 
 OF_ROUTERS: Checks = {
     routing.runs: "",
@@ -93,7 +93,7 @@ def run_checks(entry: Entry, checks: Checks, settings: Sequence[Setting]) -> Che
 
 
 def _result(check: Check, settings: Sequence[Setting]) -> CheckResult:
-    """Return the first failure over all settings; else the first thing that is worth saying."""
+    """Return the first failure over all settings, else the first thing worth noting."""
     meaning = (inspect.getdoc(check) or "").partition("\n")[0]
     result = partial(CheckResult, check.__name__, meaning)
     notes, skipped = [], ""
@@ -103,7 +103,7 @@ def _result(check: Check, settings: Sequence[Setting]) -> CheckResult:
         except NotApplicable as reason:
             skipped = str(reason)
         except Exception as error:
-            again = partial(check, replace(setting))  # a copy, which has nothing computed yet
+            again = partial(check, replace(setting))  # a copy, with nothing cached yet
             detail = describe_failure(error, setting.entry, again)
             return result("failed", f"{setting.label}: {detail}")
     if notes:
@@ -118,11 +118,11 @@ def check_router(
 ) -> CheckReport:
     """Prove a router correct, as far as examples can.
 
-    The router is checked with its defaults and with each hyper-parameter moved from its default
-    but those given, in a small MoE layer with groups of `tokens` tokens, mostly in float64.
+    The router is checked with its defaults and with each hyper-parameter but those given changed
+    from its default, in a small MoE layer with groups of `tokens` tokens, mostly in float64.
 
     Raises:
-        RequestError: no such router, or a hyper-parameter that it does not have.
+        RequestError: there is no such router, or it does not have a given hyper-parameter.
     """
     entry = ROUTERS.get(name)
     if issubclass(entry.target, Baseline):
@@ -137,11 +137,11 @@ def check_component(entry: Entry, name: str | None = None) -> CheckReport:
     """Run the checks of a component's kind.
 
     Args:
-        name: by which it was asked for, where that says more than its own: that of a data set with
-            a path or name of its own where it takes one.
+        name: the name by which it was requested, if that says more than its own: for a data set
+            that takes an argument, such as a path, the name with the argument.
 
     Raises:
-        RequestError: there are none for its kind, or there is no such data set.
+        RequestError: there are no checks for its kind, or there is no such data set.
     """
     with torch.random.fork_rng(devices=[]):
         match entry.kind:
@@ -164,7 +164,7 @@ def check_component(entry: Entry, name: str | None = None) -> CheckReport:
 def _check_dataset(name: str) -> CheckReport:
     entry, arguments = find_dataset(name)
     if entry.name.partition(":")[2] in arguments:
-        note = f"write what it is to read in the place of {arguments[0]}"
+        note = f"write what it is to read in place of {arguments[0]}"
         return CheckReport(entry.kind, name, note=note)
     report = run_checks(entry, OF_DATASETS, [datasets.Subject(entry, {}, name)])
     return replace(report, name=name)

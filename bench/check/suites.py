@@ -1,4 +1,4 @@
-"""Checks of suites: what one yields of a tiny subject agrees with what it declares."""
+"""Checks of suites: what one yields for a tiny subject agrees with what it declares."""
 
 import json
 import math
@@ -46,10 +46,10 @@ class Subject(Setting):
 
     @cached_property
     def yielded(self) -> list[Metric | Array]:
-        """All that it yields of one router: of a training of 24 steps, or of bare layers.
+        """Everything that it yields for one router, trained for 24 steps or in bare layers.
 
         Raises:
-            RequestError: it yields something else, or what it does not declare.
+            RequestError: it yields something else, or something that it does not declare.
         """
         data, spec = tiny_data(), tiny_trial()
         with TemporaryDirectory() as folder:
@@ -64,12 +64,12 @@ class Subject(Setting):
 
 
 def runs(subject: Subject) -> str:
-    """Of a tiny subject it yields metrics and arrays, each of a name that it declares."""
+    """For a tiny subject it yields metrics and arrays, each with a name that it declares."""
     count = Counter(value.name for value in subject.yielded)
     require(bool(count), "it yields nothing")
     silent = [each.name for each in subject.suite.metrics if each.name not in count]
     said = ", ".join(f"{name} ({times})" if times > 1 else name for name, times in count.items())
-    return f"yields {said}" + (f"; not of this subject: {', '.join(silent)}" if silent else "")
+    return f"yields {said}" + (f"; not for this subject: {', '.join(silent)}" if silent else "")
 
 
 def finite(subject: Subject) -> str:
@@ -87,7 +87,7 @@ def apart(subject: Subject) -> None:
 
 
 def headline(subject: Subject) -> str:
-    """The main metric is one number, of the end of training and of the layers together."""
+    """The main metric is a single number, for the end of training and for all layers together."""
     suite = subject.suite
     values = [
         value.value
@@ -116,7 +116,7 @@ def place(result: Metric | Array) -> str:
 
 
 def tiny_trial() -> TrialSpec:
-    """Return a trial that is trained in a second."""
+    """Return a trial that trains in a second."""
     return TrialSpec(
         router=RouterConfig(name=ROUTER, options=ROUTERS.get(ROUTER).validate({})),
         experts=ExpertsConfig(num_experts=4),
@@ -129,7 +129,7 @@ def tiny_trial() -> TrialSpec:
 
 
 def tiny_data() -> Dataset:
-    """Return noise as bright as its class says, with a protected attribute."""
+    """Return noise whose brightness depends on the class, with a protected attribute."""
     generator = torch.Generator().manual_seed(0)
 
     def split(count: int) -> Split:

@@ -1,4 +1,4 @@
-"""What suites of layers measure: bare layers and models of a trial, before any training."""
+"""Subjects of layer suites: bare layers and models of a trial, before any training."""
 
 from functools import partial
 
@@ -88,7 +88,7 @@ class LayerOfTrial:
         return Mlp(dim, hidden).to(self.device)
 
     def dense_rows(self, layer: nn.Module, mlp: nn.Module, x: Tensor) -> int:
-        """Return the rows on which `mlp` runs the FLOPs of a layer's experts, or a baseline's."""
+        """Return how many rows cost `mlp` the FLOPs of the layer's experts, or of a baseline."""
         if isinstance(layer, MoELayer):
             with torch.no_grad(), forward_pass(layer) as routings:
                 layer(x)
@@ -106,7 +106,7 @@ class LayerOfTrial:
         return trial_model(self._spec, self._data, router=DENSE).to(self.device)
 
     def _options_without_width(self) -> Options:
-        """Return the experts' options without a width solved for the model's own layers."""
+        """Return the experts' options without a width that was solved for the model's layers."""
         experts = self._spec.experts
         width = EXPERTS.get(experts.name).target.width
         own = {"hidden"} | ({width} if f"experts.options.{width}" in self._spec.found else set())
@@ -114,9 +114,9 @@ class LayerOfTrial:
 
 
 def layers_by_image(spec: TrialSpec, data: ShapedData) -> list[MoELayer]:
-    """List a model's MoE layers, with the tokens of an image as groups, of which any number fits.
+    """List a model's MoE layers, with each image's tokens as a group, so that any batch fits.
 
-    Their router is another one that takes any shape, since baselines have no such layer.
+    Their router is replaced by one that takes any shape, since baselines have no such layer.
     """
     model = spec.model.model_copy(update={"groups": "image"})
     spec = spec.model_copy(update={"model": model})

@@ -1,4 +1,4 @@
-"""A suite at work: what it yields is checked, its errors are results, its transfer sets fit."""
+"""Running a suite: what it yields is checked, its errors are recorded, its transfer sets fit."""
 
 import json
 import time
@@ -32,10 +32,10 @@ class SuiteResult:
 
 
 def storable(suite: Suite[Any], value: Any) -> Metric | Array:
-    """Return what a suite yielded, its number as a float.
+    """Return what a suite yielded, with a metric's value as a float.
 
     Raises:
-        RequestError: it is no metric or array, its name is not declared, or it cannot be stored;
+        RequestError: it is not a metric or array, its name is not declared, or it cannot be stored;
             the message names the suite.
     """
     own = f"suite {suite.name!r} yields"
@@ -56,7 +56,7 @@ def storable(suite: Suite[Any], value: Any) -> Metric | Array:
 
 
 def run_suite(name: str, options: Mapping[str, Any], subject: Callable[[], Any]) -> SuiteResult:
-    """Measure a subject, made here, by a suite; an error of either becomes its result."""
+    """Build a subject and measure it with a suite; an error in either becomes the result."""
     start = time.perf_counter()
     try:
         suite, measured = build_suite(name, **options), subject()
@@ -80,10 +80,10 @@ def _loaded(config: DataConfig) -> Dataset:
 
 
 def transfer_set(name: str, dataset: Dataset) -> Dataset:
-    """Load another data set, its images as large as those of the model's data set.
+    """Load another data set, with images as large as those of the model's data set.
 
     Raises:
-        RequestError: there is none of that name, or its images have other channels.
+        RequestError: there is no such data set, or its images have a different number of channels.
     """
     channels, height, _ = dataset.image_shape
     transfer = _loaded(DataConfig(name=name, image_size=height))
@@ -96,10 +96,10 @@ def transfer_set(name: str, dataset: Dataset) -> Dataset:
 
 
 def refuse_transfer(suite: Suite[Any], dataset: Dataset) -> None:
-    """Refuse transfer sets that a suite cannot use with a model of this data set.
+    """Refuse transfer sets that a suite cannot use with a model trained on this data set.
 
     Raises:
-        RequestError: as `transfer_set`, or a class has too few training images; it names the suite.
+        RequestError: as `transfer_set`, or a class has too few training images; names the suite.
     """
     for name, needed in suite.transfers().items():
         try:

@@ -1,4 +1,4 @@
-"""What suites of trials measure: a trained trial."""
+"""Subjects of trial suites: a trained trial."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ from suites.support.subject import HistoryPoint, Observed
 
 @dataclass(frozen=True)
 class StoredSnapshot:
-    """A snapshot on disk as a `suites.support.subject.Snapshot`."""
+    """A snapshot on disk, as a `suites.support.subject.Snapshot`."""
 
     step: int
     flops: float
@@ -39,7 +39,7 @@ class StoredSnapshot:
 
 
 class TrainedTrial:
-    """A finished training as a `suites.support.subject.TrialSubject`, on the device given."""
+    """A finished training run, as a `suites.support.subject.TrialSubject`, on a given device."""
 
     def __init__(
         self, spec: TrialSpec, dataset: Dataset, outcome: Outcome, device: torch.device
@@ -62,7 +62,7 @@ class TrainedTrial:
         """The model with its final weights, in eval mode.
 
         Raises:
-            BenchError: the training did not end, or its checkpoint is not as it was written.
+            BenchError: training did not finish, or its checkpoint is not as it was written.
         """
         final = self._outcome.final
         if final is None:
@@ -73,7 +73,7 @@ class TrainedTrial:
         """Load the model as it was before its first step, in eval mode.
 
         Raises:
-            UndefinedError: it was derived, and no snapshot was kept of its start.
+            UndefinedError: it is derived, and no snapshot of its start was kept.
         """
         first = self._outcome.snapshots[0]
         if first.step == 0:
@@ -97,9 +97,9 @@ class TrainedTrial:
         batch_size: int | None = None,
         places: Tensor | None = None,
     ) -> Iterator[Observed]:
-        """Run the model on a split, or the images at some places of it.
+        """Run the model on a split, or only on the images at some places in it.
 
-        By default in batches of the training's size.
+        Batches have the size used in training by default.
         """
         dataset = self._dataset
         if places is not None:
@@ -116,7 +116,7 @@ class TrainedTrial:
         )
 
     def attribute(self, split: str) -> Tensor | None:
-        """Return (n,) long: the protected attribute's value of each image of a split, in order."""
+        """Return (n,) long: the protected attribute of each image of a split; None without one."""
         return self._dataset.splits[split].attribute
 
     def labels_of(self, split: str) -> Tensor:
@@ -125,11 +125,11 @@ class TrainedTrial:
 
     @property
     def has_features(self) -> bool:
-        """Whether the model has pooled features before its classifier, as timm's have."""
+        """Whether the model has pooled features before its classifier, as timm models have."""
         return hasattr(self.model, "forward_features") and hasattr(self.model, "forward_head")
 
     def features(self, data: str, split: str) -> tuple[Tensor, Tensor]:
-        """Compute pooled features of another data set, normalised as the model's own images."""
+        """Return pooled features and labels of another data set, normalised as in training."""
         model, rows, labels = self.model, [], []
         batches = transfer_set(data, self._dataset).splits[split]
         for pixels, own in batches.batches(self._spec.train.batch_size):
@@ -139,14 +139,14 @@ class TrainedTrial:
                 forward_pass(model),
             ):
                 images = normalise(pixels.to(self.device), self._dataset)
-                # timm's convention; its type stubs know no model's own methods.
+                # timm's convention; its type stubs do not know a model's own methods.
                 pooled = model.forward_head(model.forward_features(images), pre_logits=True)  # type: ignore[operator]
             rows.append(pooled.float().cpu())
             labels.append(own.cpu())
         return torch.cat(rows), torch.cat(labels)
 
     def answers(self, model: nn.Module, images: Tensor, factors: Mapping[int, Tensor]) -> Tensor:
-        """Compute logits of normalised images, with experts reweighted by the MoE layer's index."""
+        """Return logits of normalised images; `factors` reweights experts by MoE layer index."""
         layers = list(moe_layers(model).values())
         on_device = {index: values.to(self.device) for index, values in factors.items()}
         precision = self._spec.train.precision
@@ -160,7 +160,7 @@ class TrainedTrial:
         return logits.float()
 
     def pruned(self, rule: str, experts: int, seed: int = 0) -> nn.Module:
-        """Build the model with fewer experts, those that a rule keeps or merges, in eval mode."""
+        """Build the model with only the experts that a rule keeps or merges, in eval mode."""
         calibration = self._calibration
         if seed:
             calibration = replace(calibration, seed=seed)
@@ -182,12 +182,12 @@ class TrainedTrial:
         return Calibration(self.model, self.start, self._dataset, size)
 
     def flops_per_image(self, model: nn.Module) -> float:
-        """Count the FLOPs of an image, forward, on the first batch of the validation split."""
+        """Count the forward FLOPs per image, on the first batch of the validation split."""
         return model_stats(model, next(self.run(model, "val")))["flops_per_image"]
 
     @cached_property
     def stats(self) -> dict[str, float]:
-        """Single numbers on the compute of the training, and the model's (see `model_stats`)."""
+        """Single numbers on the compute of training, and those of the model (see `model_stats`)."""
         outcome = self._outcome
         return {
             "steps": float(outcome.steps),

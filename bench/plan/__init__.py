@@ -1,4 +1,4 @@
-"""Plans: the trials of a request, their identity, their reuse and their forecast."""
+"""Plans: the trials that a request calls for, their identity, and the reuse of earlier results."""
 
 from bench.plan.expand import condition_of, conditions, selected_routers, solved_specs, trial_specs
 from bench.plan.fingerprint import Fingerprints, differences

@@ -1,9 +1,9 @@
 """Which definitions of this repository a piece of code depends on, and a digest of each.
 
-A definition is all that binds one name at the top level of a module: a function, a class, an
-assignment. Its digest is of its normal form, with each name replaced by that of the definition that
-it means. So a digest outlives a module that is renamed, a function that is moved, an import that is
-written otherwise and an error that is reworded; what can change a number changes it.
+A definition is everything that binds one name at the top level of a module: a function, a class or
+an assignment. Its digest is that of its normal form, with each name replaced by the name of the
+definition it refers to. So renaming a module, moving a function, writing an import differently or
+rewording an error leaves the digest unchanged; anything that can change a number changes it.
 """
 
 import hashlib
@@ -22,12 +22,12 @@ NO_NUMBERS = frozenset(
         *("routers.errors", "routers.registry"),
     )
 )
-"""Modules that keep, name or report what others compute: what is used of them is not followed."""
+"""Modules that only store, name or report what others compute: uses of them are not followed."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A name of a module; `name` is empty for the statements that bind none."""
+    """A name that a module defines; `name` is empty for the statements that bind no name."""
 
     module: str
     name: str
@@ -35,11 +35,11 @@ class Definition:
 
 @dataclass(frozen=True)
 class Code:
-    """The code of definitions, as a fingerprint takes it.
+    """The code of a set of definitions, as a fingerprint covers it.
 
     Attributes:
-        digests: (name, SHA-256) of each.
-        uses: (SHA-256, SHA-256) of each that names another, and of that one.
+        digests: (name, SHA-256) of each definition.
+        uses: (SHA-256, SHA-256) of each definition and of another one that it refers to.
     """
 
     digests: frozenset[tuple[str, str]]
@@ -52,7 +52,7 @@ class Code:
 
 
 class _Read(NamedTuple):
-    """A definition's digest, and the definitions that its code and its annotations name."""
+    """A definition's digest, and the definitions that its code and its annotations refer to."""
 
     digest: str
     named: frozenset[Definition]
@@ -60,7 +60,7 @@ class _Read(NamedTuple):
 
 
 class Definitions:
-    """The definitions of a copy of this repository, which are not followed in some modules."""
+    """The definitions in a copy of this repository; modules in `without` are not followed."""
 
     def __init__(self, folder: Path = HOME, without: frozenset[str] = NO_NUMBERS) -> None:
         self._folder, self._without = folder, without
@@ -68,7 +68,7 @@ class Definitions:
         self._known: dict[Definition, _Read] = {}
 
     def code(self, roots: Iterable[Definition]) -> Code:
-        """Collect these definitions and all that they depend on."""
+        """Return the code of these definitions and of everything that they depend on."""
         reached: dict[Definition, _Read] = {}
         waiting = list(roots)
         while waiting:
@@ -86,10 +86,10 @@ class Definitions:
         )
 
     def of(self, module: str, name: str) -> frozenset[Definition]:
-        """Return the definition of that name in a module; all of the module where it has no such.
+        """Return the definition of a name in a module, or the whole module if it lacks the name.
 
         Raises:
-            LookupError: there is no such module, or nothing in it is followed.
+            LookupError: the module does not exist, or nothing in it is followed.
         """
         definitions = self.meant_by(f"{module}:{name}") or self.meant_by(f"{module}:")
         if not definitions:
@@ -97,7 +97,7 @@ class Definitions:
         return definitions
 
     def meant_by(self, path: str) -> frozenset[Definition]:
-        """Return the definitions that a path leads to; none where it leads out of this copy."""
+        """Return the definitions that a path leads to; none if it leads outside this copy."""
         return self._resolve(path)[0]
 
     def _read(self, definition: Definition) -> _Read:
@@ -121,7 +121,7 @@ class Definitions:
         return read
 
     def _resolve(self, path: str) -> tuple[frozenset[Definition], str]:
-        """Resolve a path, and write it without the name of a module of this repository."""
+        """Return a path's definitions, and the path without this repository's module names."""
         name, _, rest = path.partition(":")
         names, seen = rest.split(".") if rest else [], set[str]()
         while (module := self._module(name)) is not None:
@@ -143,7 +143,7 @@ class Definitions:
         return frozenset(), ".".join([name, *names])
 
     def _whole(self, module: Module) -> frozenset[Definition]:
-        """Return everything that a module offers."""
+        """Return everything that a module defines or imports."""
         if module.name in self._without:
             return frozenset()
         offered = (self._resolve(path)[0] for path in module.imports.values())

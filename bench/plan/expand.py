@@ -1,4 +1,4 @@
-"""The expansion of a preset into trials, each fully resolved, also in its experts' width."""
+"""The expansion of a preset into trials, each fully resolved, down to its experts' width."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -31,27 +31,27 @@ from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
 from routers.errors import RequestError, nearest
 
 SOLVED = {"step_flops": "FLOPs of a training step", "params": "parameters"}
-"""What is matched by the width of experts."""
+"""Quantities that are matched by the width of experts."""
 FIRST_GUESS = 256
 
 
 def solved_specs(preset: Preset, datasets: Datasets) -> list[TrialSpec]:
-    """List every trial of a preset, with the width of its experts where compute is matched by it.
+    """List every trial of a preset, with its experts' width solved for if compute is matched by it.
 
     Raises:
-        BenchError: something that does not exist or fit.
+        BenchError: something does not exist or does not fit.
     """
     return with_widths(trial_specs(preset), lambda data: load_with_shape(data, datasets)[0])
 
 
 def trial_specs(preset: Preset) -> list[TrialSpec]:
-    """List every trial of a preset, one seed of all routers before the next seed.
+    """List every trial of a preset: all routers with one seed, then all with the next.
 
-    So an interrupted run leaves a balanced comparison. Routers that a sweep does not concern
+    This way an interrupted run leaves a balanced comparison. Routers that a sweep does not affect
     appear once.
 
     Raises:
-        RequestError: a name, a hyper-parameter or an option that does not exist or fit.
+        RequestError: a name, a hyper-parameter or an option does not exist or does not fit.
     """
     by_condition = [spec for condition in conditions(preset) for spec in _of_parts(condition)]
     if preset.twins:
@@ -62,15 +62,15 @@ def trial_specs(preset: Preset) -> list[TrialSpec]:
 
 
 def condition_of(spec: TrialSpec) -> str:
-    """Return a key that is the same for trials which differ in the seed alone."""
+    """Return a key that is the same for trials that differ only in their seed."""
     return to_json(spec.condition())
 
 
 def conditions(preset: Preset) -> list[Preset]:
-    """List the preset at each combination of the values that it sweeps over.
+    """List the preset with each combination of the values that it sweeps over.
 
     Raises:
-        RequestError: a path that leads to no setting, or a value that does not fit.
+        RequestError: a path does not lead to a setting, or a value does not fit.
     """
     for path in preset.sweep:
         check_path(path, preset.every_router())
@@ -82,10 +82,10 @@ def conditions(preset: Preset) -> list[Preset]:
 
 
 def selected_routers(preset: Preset) -> list[Entry]:
-    """List the routers that the preset and its parts name, in their order.
+    """List the routers that the preset and its parts name, in the order given.
 
     Raises:
-        RequestError: there is no router of a name, or none is named.
+        RequestError: a router does not exist, or none is named.
     """
     chosen = preset.every_router()
     if not (names := ROUTERS.names() if chosen == "all" else chosen):
@@ -98,14 +98,14 @@ def _is_baseline(name: str) -> bool:
 
 
 def has_no_experts(router: str) -> bool:
-    """Tell whether a router leaves the model dense, and no wider."""
+    """Tell whether a router leaves the model dense and does not widen it."""
     return _is_baseline(router) and not ROUTERS.get(router).target.widen
 
 
 def _aa_replicate(spec: TrialSpec) -> TrialSpec:
     """Return the trial's A/A replicate, derived from its parent's replicate.
 
-    A baseline has no MoE layer to draw again, so a parent that is a baseline has none.
+    A baseline has no MoE layer to initialise again, so a baseline parent has no replicate.
     """
     parent = spec.parent
     if parent is not None and not _is_baseline(parent.router.name):
@@ -135,7 +135,7 @@ def _of_parts(preset: Preset) -> list[TrialSpec]:
             for name, spec in own.items():
                 made[name].append(spec)
             trials += own.values()
-        # No trial of a sweep is the one that others could start from; children leave their parent.
+        # A sweep leaves no single trial to derive from; a sweep of children leaves their parent.
         latest = {n: spec for n, spec in latest.items() if n not in made or made[n][0].parent}
         latest |= {name: specs[0] for name, specs in made.items() if len(specs) == 1}
     return trials
@@ -151,11 +151,11 @@ def _parent_of(router: str, earlier: dict[str, TrialSpec]) -> TrialSpec:
 
 
 def _spec_of(preset: Preset, router: Entry) -> TrialSpec:
-    """Return the trial of a router, with seed 0 and the settings that were tuned for it alone."""
+    """Return a router's trial, with seed 0 and the settings tuned for this router."""
     tuned, preset = preset.tuned.get(router.name, {}), preset.model_copy(update={"tuned": {}})
     preset = override(preset, tuned, f"the tuned settings of {router.name}")
     experts = _with_options(preset.experts)
-    if has_no_experts(router.name):  # then a sweep over them is one trial
+    if has_no_experts(router.name):  # so a sweep over experts gives one trial
         experts = _with_options(ExpertsConfig())
     train = _with_losses(preset.train)
     without_losses = train.model_copy(update={"losses": {}, "loss_options": {}})
@@ -171,7 +171,7 @@ def _spec_of(preset: Preset, router: Entry) -> TrialSpec:
 
 
 def _sized(data: DataConfig, model: ModelConfig) -> DataConfig:
-    """Set the model's image size, where it is known, for images without their own."""
+    """Use the model's image size, if it is known, for images that have no size of their own."""
     if data.image_size is not None or has_size(data.name):
         return data
     size = model.options.get("img_size")
@@ -206,18 +206,18 @@ def _with_losses(train: TrainConfig) -> TrainConfig:
 def with_widths(
     specs: Iterable[TrialSpec], shape_of: Callable[[DataConfig], DataShape]
 ) -> list[TrialSpec]:
-    """Solve for the width of experts in the trials that match compute by it.
+    """Solve for the experts' width in the trials that match compute by it.
 
-    A whole width may not meet the tolerance: then it is the nearest. A dense model keeps its MLPs;
-    the baseline with an MoE's parameters is widened by experts of a width that is solved for too.
-    A derived trial has the width of its parent, whose weights it takes over; where that is dense,
+    If no integer width meets the tolerance, the nearest is taken. A dense model keeps its MLPs; the
+    baseline with an MoE's parameters is widened by experts whose width is solved for too. A derived
+    trial has the width of its parent, whose weights it takes over; if the parent is dense, it has
     the width that it would have from scratch.
 
     Args:
-        shape_of: returns the shape of a data set; it need not be there.
+        shape_of: returns the shape of a data set, which need not be present.
 
     Raises:
-        RequestError: the experts have no width, it is set, or would have to be below 1.
+        RequestError: the experts have no width, it is already set, or it would have to be below 1.
     """
     solved: dict[str, TrialSpec] = {}
 
@@ -280,9 +280,9 @@ def _with_width(spec: TrialSpec, shape_of: Callable[[DataConfig], DataShape]) ->
 
 
 def nearest_width(cost: Callable[[int], float], target: float) -> int:
-    """Find the whole number, at least 1, at which a growing cost is nearest to a target.
+    """Return the integer, at least 1, at which an increasing cost is nearest to a target.
 
-    By false position, which ends at the second step where the cost is affine, as that of an MLP.
+    Uses false position, which ends at the second step if the cost is affine, like that of an MLP.
     """
     cost = cache(cost)
     low, high = 1, FIRST_GUESS

@@ -1,4 +1,4 @@
-"""The identity of a trial: its description, its data, and the source that it depends on."""
+"""The identity of a trial: its description, its data, and the source code that it depends on."""
 
 import hashlib
 import inspect
@@ -30,13 +30,13 @@ from results.store.records import TrialRecord
 from results.text import to_json
 from routers import AFFINITIES, LOSSES, ROUTERS, Baseline, Entry
 
-# Images in memory are known by their content; what is decoded while it is trained on, and what
-# pixels are normalised by, is made by code.
+# Images in memory are identified by their content. Images decoded during training, and the values
+# that pixels are normalised by, depend on code.
 TRAINING = (train_trial, image_classifier, LazyImages, channel_histogram, channel_moments)
-"""Where the code of the training protocol begins."""
+"""Entry points to the code of the training protocol."""
 UNTRAINED = (trial_model, image_classifier, LayerOfTrial, TrainedTrial)
 MEASURED = (LayerOfTrial, TrainedTrial)
-"""Where the code of the subjects of suites begins: models, layers and model stats."""
+"""Entry points to the code of what suites measure: models, layers and model stats."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Part:
     """One thing that a fingerprint covers.
 
     Attributes:
-        kind: "router", "experts", "loss", "affinity", "model", "protocol", "data", "weights"; of a
+        kind: "router", "experts", "loss", "affinity", "model", "protocol", "data", "weights"; for a
             derived trial also "transform" and "parent", whose digest is the parent's fingerprint.
         digest: SHA-256 (hex).
-        definitions: where the part is code, SHA-256 by name of each definition, and of each user's
-            module; version by name of each installed distribution.
+        definitions: if the part is code, by name: the SHA-256 of each definition and each of the
+            user's modules, and the version of each installed distribution.
     """
 
     kind: str
@@ -58,13 +58,13 @@ class Part:
 
     @property
     def label(self) -> str:
-        """The kind and name for a reader."""
+        """The kind and name, for display."""
         return f"{self.kind} {self.name!r}"
 
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """A description, as plain data, and the parts: all else that the outcome depends on."""
+    """A description as plain data, and the parts: all else that the outcome depends on."""
 
     description: dict[str, Any]
     parts: tuple[Part, ...]
@@ -78,7 +78,7 @@ class Fingerprint:
 
     @property
     def parent(self) -> str | None:
-        """The fingerprint of the trial that a derived one starts from."""
+        """The fingerprint of the trial that a derived one starts from, or None."""
         return next((part.digest for part in self.parts if part.kind == "parent"), None)
 
 
@@ -90,7 +90,7 @@ class Fingerprints:
         self._parts: dict[tuple[str, str], Part] = {}
 
     def trial(self, spec: TrialSpec, hash_of: Callable[[DataConfig], str]) -> Fingerprint:
-        """Take the fingerprint of a trial on data sets with these content hashes."""
+        """Return the fingerprint of a trial; `hash_of` gives the content hash of its data."""
         data = Part("data", spec.data.name, hash_of(spec.data))
         components = map(self.component, components_of(spec))
         parts = (*components, self._protocol("training", TRAINING), data, *self._model(spec))
@@ -100,23 +100,23 @@ class Fingerprints:
         return Fingerprint(spec.model_dump(mode="json"), parts)
 
     def layer(self, spec: TrialSpec) -> Fingerprint:
-        """Take the fingerprint of a trial's layers and model before training, without data."""
+        """Return the fingerprint of a trial's layers and model before training, without data."""
         made_of = [each for each in components_of(spec) if each.kind != "loss"]
         components = map(self.component, made_of)
         parts = (*components, self._protocol("model", UNTRAINED), *self._model(spec))
         return Fingerprint(layer_description(spec), parts)
 
     def component(self, entry: Entry) -> Part:
-        """Hash a registered component: its definition, and all that this depends on."""
+        """Return the part of a registered component: its definition and all that it depends on."""
         return self._source(entry.kind, entry.name, lambda: ({}, [entry.target]))
 
     def suite(self, entry: Entry) -> str:
-        """Hash the code of a suite and of its subjects (SHA-256, hex)."""
+        """Return the SHA-256 (hex) of the code of a suite and of its subjects."""
         subject = self._protocol("subject", MEASURED)
         return combined([self.component(entry).digest, subject.digest])
 
     def _model(self, spec: TrialSpec) -> tuple[Part, ...]:
-        """Return a model's source or version, and the content of the file that it starts from."""
+        """Return a model's parts: its source or version, and the content of its weights file."""
         name, file = spec.model.name, spec.model.weights
         model = self._source("model", name, lambda: model_origin(name))
         if file is None:
@@ -130,7 +130,7 @@ class Fingerprints:
         return self._source("protocol", name, lambda: ({}, roots))
 
     def _source(self, kind: str, name: str, origin: Callable[[], Origin]) -> Part:
-        """Return the part made of distributions and of objects with all that defines them."""
+        """Return a part made of distributions, and of objects with everything that defines them."""
         key = (kind, name)
         if key in self._parts:
             return self._parts[key]
@@ -158,12 +158,12 @@ class Fingerprints:
 
 
 def components_of(spec: TrialSpec) -> list[Entry]:
-    """List a trial's registered components; of a baseline, itself and the experts it is wide by."""
+    """List a trial's components; for a baseline, itself and the experts that widen it, if any."""
     router = ROUTERS.get(spec.router.name)
     if issubclass(router.target, Baseline):
         return [router, EXPERTS.get(spec.experts.name)] if router.target.widen else [router]
     losses = [LOSSES.get(name) for name in sorted(spec.train.losses)]
-    # An affinity may be made of another one, which its options name.
+    # An affinity may be built on another one, which its options name.
     options = spec.router.options
     named = [options.get("affinity"), *options.get("affinity_options", {}).values()]
     affinities = [entry for entry in AFFINITIES.entries() if entry.name in named]
@@ -171,13 +171,13 @@ def components_of(spec: TrialSpec) -> list[Entry]:
 
 
 def layer_description(spec: TrialSpec) -> dict[str, Any]:
-    """Describe a trial before training: no recipe, no seed."""
+    """Describe a trial before training, without recipe and seed."""
     trained = dict.fromkeys(("train", "compute", "seed", "parent", "transform"), True)
     return spec.model_dump(mode="json", exclude={**trained, "data": {"augment"}})
 
 
 def identity(description: dict[str, Any]) -> dict[str, Any]:
-    """Return the description without the paths of data and weights, which change no result."""
+    """Return the description without the paths of data and weights, which affect no result."""
     data = {name: value for name, value in description["data"].items() if name != "data_dir"}
     model = {name: value for name, value in description["model"].items() if name != "weights"}
     same = {**description, "data": data, "model": model}
@@ -185,7 +185,7 @@ def identity(description: dict[str, Any]) -> dict[str, Any]:
 
 
 NO_SOURCE = ("data", "parent", "weights")
-"""Kinds of parts that are no code."""
+"""Kinds of parts that are not code."""
 
 
 def differences(now: Fingerprint, then: TrialRecord) -> list[str]:

@@ -1,8 +1,8 @@
-"""Code in a normal form, in which only what has an effect differs.
+"""A normal form of code, in which only differences in effect remain.
 
-Left out are comments, docstrings, annotations that nothing reads, the texts of errors and warnings,
-and arguments that are only shown. A name stands as a reference to what it means, which a local
-import or another spelling of an import does not change.
+It leaves out comments, docstrings, annotations that nothing reads, the texts of errors and
+warnings, and arguments that are only displayed. A name becomes a reference to what it means, so a
+local import or another spelling of an import makes no difference.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 
 SILENT = ("print", "emit", "logging", "warnings")
-"""Functions, and modules of functions, that only say something."""
+"""Functions, and modules of functions, that only report something."""
 SHOWN: Mapping[str, tuple[int | None, tuple[str, ...]]] = {
     "Field": (None, ("description",)),
     "MetricDef": (3, ("meaning",)),
     "hyper": (1, ("meaning", "tune")),
     "register_router": (None, ("display",)),
 }
-"""Arguments that change no number that a given value leads to, by what is called: place, names."""
+"""Arguments that do not affect results, for each name that is called: position and keywords."""
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
@@ -31,8 +31,8 @@ class Scope:
 
     Attributes:
         imports: the meaning of each name that an enclosing function imports.
-        hidden: variables of functions around, whatever a module's names of that spelling mean.
-        fields: whether annotations count: those in a class body can be its fields.
+        hidden: variables of enclosing functions, which hide the module's names.
+        fields: whether annotations count, since those in a class body can be its fields.
     """
 
     imports: Mapping[str, str] = field(default_factory=dict)
@@ -43,15 +43,15 @@ class Scope:
 class Module:
     """A parsed file.
 
-    The meaning of a name is a path of a module and a name in it: "F" -> "torch.nn:functional".
+    The meaning of a name is a path: a module and a name in it, as "F" -> "torch.nn:functional".
 
     Attributes:
         package: the package that relative imports start from.
-        imports: what each name means that an import at the top level binds.
+        imports: the meaning of each name that a top-level import binds.
         bound: the statements that define each name.
-        effects: statements that do more than define. A registration is none: what a registry holds
-            is followed from the description that names it.
-        stars: modules of which everything is imported.
+        effects: statements that do more than define names. A registration is not one: what a
+            registry holds is followed from the description that names it.
+        stars: modules that are imported with `*`.
     """
 
     def __init__(self, tree: ast.Module, name: str, package: str) -> None:
@@ -65,7 +65,7 @@ class Module:
             self.imports |= imports
             test = ast.unparse(statement.test) if isinstance(statement, ast.If) else ""
             if "TYPE_CHECKING" in test or "__name__" in test:
-                continue  # it is the type checker's, or a script's
+                continue  # only for a type checker or a script
             for node in ast.walk(statement):
                 if isinstance(node, ast.ImportFrom) and node.names[0].name == "*":
                     self.stars.append(f"{imported_module(node, package)}:")
@@ -77,7 +77,7 @@ class Module:
                 self.effects.append(statement)
 
     def meaning(self, node: ast.AST, scope: Scope) -> str | None:
-        """Return the path that `a.b.c` stands for; None where `a` is no name of the module's."""
+        """Return the path that `a.b.c` stands for, or None if the module has no name `a`."""
         attributes: list[str] = []
         while isinstance(node, ast.Attribute):
             attributes.insert(0, node.attr)
@@ -96,17 +96,17 @@ class Module:
 
 @cache
 def parsed(text: str, name: str, stem: str) -> Module:
-    """Return the module of a file's text, of a package where the file's stem is "__init__".
+    """Return the module that a file's text defines; the stem "__init__" makes it a package.
 
     Raises:
-        SyntaxError: it is no Python.
+        SyntaxError: the text is not Python.
     """
     package = name if stem == "__init__" else name.rpartition(".")[0]
     return Module(ast.parse(text), name, package)
 
 
 def imports_in(tree: ast.AST, package: str, *, inside: bool) -> dict[str, str]:
-    """Map each imported name to the path that it means; `inside` functions and classes too."""
+    """Map each imported name to the path it means; with `inside`, in functions and classes too."""
     names: dict[str, str] = {}
     for node in _walk(tree, inside):
         if isinstance(node, ast.Import):
@@ -120,14 +120,14 @@ def imports_in(tree: ast.AST, package: str, *, inside: bool) -> dict[str, str]:
 
 
 def imported_module(node: ast.ImportFrom, package: str) -> str:
-    """Return the absolute name of the module that a file of a package imports from."""
+    """Return the absolute name of the module that an import in a package refers to."""
     parts = package.split(".") if package and node.level else []
     above = parts[: len(parts) - node.level + 1] if node.level else []
     return ".".join([*above, *([node.module] if node.module else [])])
 
 
 def _walk(tree: ast.AST, inside: bool) -> Iterator[ast.AST]:
-    """Yield a node and those below it, without those of functions and classes unless `inside`."""
+    """Yield a node and those below it; those in functions and classes only if `inside`."""
     yield tree
     if inside or not isinstance(tree, (*FUNCTIONS, ast.ClassDef)):
         for node in ast.iter_child_nodes(tree):
@@ -135,7 +135,7 @@ def _walk(tree: ast.AST, inside: bool) -> Iterator[ast.AST]:
 
 
 def stored(statements: Iterable[ast.AST]) -> set[str]:
-    """Return the names that statements bind where they stand, imports left out."""
+    """Return the names that statements bind in their own scope, without imports."""
     names: set[str] = set()
     waiting = list(statements)
     while waiting:
@@ -152,7 +152,7 @@ def stored(statements: Iterable[ast.AST]) -> set[str]:
 
 
 def _is_registration(statement: ast.stmt) -> bool:
-    """Tell whether a statement of a module is a call of `register…`, or a text."""
+    """Tell whether a statement of a module is a call of `register…` or a bare constant."""
     value = statement.value if isinstance(statement, ast.Expr) else None
     if isinstance(value, ast.Call):
         return ast.unparse(value.func).rpartition(".")[2].startswith("register")
@@ -161,14 +161,14 @@ def _is_registration(statement: ast.stmt) -> bool:
 
 @dataclass(frozen=True)
 class Reference:
-    """A path that code names, such as `routers:Router.forward`."""
+    """A path that code refers to, such as `routers:Router.forward`."""
 
     path: str
 
 
 @cache
 def normal_form(module: Module, name: str) -> NormalForm:
-    """Return the code of a module's definition, or of its effects where the name is empty."""
+    """Return the normal form of a module's definition, or of its effects if the name is empty."""
     code = NormalForm(module)
     for statement in module.bound[name] if name else module.effects:
         code.write(statement, Scope())
@@ -176,11 +176,11 @@ def normal_form(module: Module, name: str) -> NormalForm:
 
 
 class NormalForm:
-    """The code of a definition, in a form in which only differences of effect remain.
+    """The code of a definition, in a form in which only differences in effect remain.
 
     Attributes:
-        parts: the code's text, and the names in it.
-        annotated: paths of its annotations: of these classes are the objects that it works on.
+        parts: the text of the code, and references for the names in it.
+        annotated: paths in its annotations, the classes of the objects that it works on.
     """
 
     def __init__(self, module: Module) -> None:
@@ -221,7 +221,7 @@ class NormalForm:
         self.parts.append(f"({type(node).__name__}")
         for key, value in ast.iter_fields(node):
             value = self._effective(value, scope) if isinstance(value, list) else value
-            # What is empty is left out, as other versions of Python may not know it.
+            # Empty fields are left out, since other versions of Python may not have them.
             if key not in ("ctx", "kind", "type_comment") and value not in (None, []):
                 self.parts.append(f" {key}=")
                 self._write_value(value, scope)
@@ -278,7 +278,7 @@ class NormalForm:
         self._write_fields(ast.Call(node.func, positional, keywords), scope)
 
     def _effective(self, nodes: Iterable[object], scope: Scope) -> list[object]:
-        """Leave out imports, docstrings and messages."""
+        """Return the nodes without imports, docstrings and messages."""
         return [each for each in nodes if not self._is_silent(each, scope)]
 
     def _is_silent(self, node: object, scope: Scope) -> bool:
@@ -295,6 +295,6 @@ class NormalForm:
 
 
 def _name_of(function: ast.expr) -> str:
-    """Return the last name of what is called."""
+    """Return the last part of the name of what is called."""
     name: str = getattr(function, "attr", getattr(function, "id", ""))
     return name

@@ -1,4 +1,4 @@
-"""From a request to what it means: trials, bare layers, and the suites that measure them."""
+"""From a request to its plan: trials, bare layers, and the suites that measure them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,14 +27,14 @@ from suites import SUITES
 
 @dataclass(frozen=True)
 class Request:
-    """The request of a user.
+    """A user's request.
 
     Attributes:
-        study: the name under which the results are kept together.
+        study: the name under which the results are stored together.
         preset: the preset with all overrides applied.
         suites: the suites that measure, with the options that were set.
-        tuned: how the settings of each router were tuned, see `bench.tune.best_settings`.
-        sequential: when seeds stop being added; None where their number is fixed.
+        tuned: how each router's settings were tuned, see `bench.tune.best_settings`.
+        sequential: the rule for when to stop adding seeds; None if their number is fixed.
     """
 
     study: str
@@ -55,7 +55,7 @@ class Request:
 
 @dataclass(frozen=True)
 class PlannedSuite:
-    """A suite with its options resolved, and the hash of its source."""
+    """A suite with its resolved options and the hash of its source."""
 
     name: str
     options: Options
@@ -64,7 +64,7 @@ class PlannedSuite:
 
 @dataclass(frozen=True)
 class Planned:
-    """A trial or a bare layer, labelled as by `labels`, with the suites that measure it."""
+    """A trial or a bare layer, with its label (see `labels`) and the suites that measure it."""
 
     label: str
     spec: TrialSpec
@@ -74,11 +74,11 @@ class Planned:
 
 @dataclass(frozen=True)
 class Plan:
-    """All work that a request calls for, in the order in which it is done.
+    """All the work that a request calls for, in the order in which it is done.
 
     Attributes:
-        trials: trials to train, then measure; parents before what is derived from them.
-        layers: bare layers to measure without training; one of each router and condition.
+        trials: trials to train and then measure; parents before the trials derived from them.
+        layers: bare layers to measure without training; one for each router and condition.
     """
 
     request: Request
@@ -97,15 +97,15 @@ def make_request(
     sweep: Mapping[str, tuple[Any, ...]] | None = None,
     aa_replicates: bool = False,
 ) -> Request:
-    """Return a preset with a user's changes; what is None, empty or False stays the preset's.
+    """Return the request for a preset with a user's changes; None, empty or False changes nothing.
 
     Args:
-        routers: `("all",)` takes every one, or all that its parts name.
+        routers: `("all",)` selects every router, or all that the preset's parts name.
         settings: value by path, see `override`.
         sweep: values by path, added to the preset's.
 
     Raises:
-        RequestError: a name or a value that does not exist or fit.
+        RequestError: a name or a value does not exist or does not fit.
     """
     settings, sweep = settings or {}, sweep or {}
     changed: dict[str, Any] = {"sweep": {**preset.sweep, **sweep}}
@@ -113,8 +113,8 @@ def make_request(
         changed["twins"] = True
     if seeds is not None:
         changed["seeds"] = seeds
-    # Another model has those options alone that the command gives; the options of a preset that
-    # sweeps over models are meant for all of them.
+    # A model other than the preset's gets only the options that the command gives; if a preset
+    # sweeps over models, its options are meant for all of them.
     named = [*sweep.get("model.name", ()), settings.get("model.name", preset.model.name)]
     if "model.name" not in preset.sweep and any(name != preset.model.name for name in named):
         changed["model"] = preset.model.model_copy(update={"options": {}})
@@ -123,20 +123,20 @@ def make_request(
     preset = with_settings(preset.model_copy(update=changed), settings, sweep)
     hyper = [path.split(".")[1] for path in (*settings, *sweep) if path.startswith("router.")]
     chosen_routers = selected_routers(preset)
-    # A preset's own settings are for whichever of its routers are chosen.
+    # Only the command's: a preset's own settings may be meant for routers that are not chosen.
     refuse_unknown(hyper, chosen_routers)
     values: dict[str, Sequence[Any]] = {path: [value] for path, value in settings.items()}
     if options := _affinity_options({**values, **sweep}):
         refuse_unknown_options(options, _affinities_of(preset))
     if aa_replicates and all(issubclass(each.target, Baseline) for each in chosen_routers):
-        raise RequestError("--aa trains each router but a baseline again, and no other is chosen")
+        raise RequestError("--aa retrains every router but baselines, and only these are chosen")
     names = suites or list(preset.suites)
     chosen = {SUITES.get(name).name: preset.suites.get(name, {}) for name in names}
     return Request(checked_name(study or preset.name), preset, chosen)
 
 
 def _affinities_of(preset: Preset) -> list[Entry]:
-    """List the affinities that a preset's routers have, each once."""
+    """List the affinities of a preset's routers, each once."""
     by_name = {
         affinity.name: affinity
         for whole in preset_conditions(preset)
@@ -149,17 +149,17 @@ def _affinities_of(preset: Preset) -> list[Entry]:
 
 
 def _affinity_options(values: Mapping[str, Sequence[Any]]) -> list[str]:
-    """List the options for affinities that a command sets or sweeps, by name."""
+    """List the names of the affinity options that a command sets or sweeps."""
     named = [path.removeprefix(PREFIX).split(".")[0] for path in values if path.startswith(PREFIX)]
     whole = values.get(f"router.{OPTIONS}", ())
     return named + [name for each in whole for name in affinity_options_in({OPTIONS: each})]
 
 
 def checked_name(name: str) -> str:
-    """Return the name of a study or a tuning.
+    """Return the name of a study or a tuning, if it is valid.
 
     Raises:
-        RequestError: nothing can be called so; the message has the nearest name that can.
+        RequestError: the name is not valid; the message gives the nearest valid one.
     """
     if fault := fault_of(name):
         raise RequestError(f"a study cannot be named {name!r}: {fault}; --study gives another name")
@@ -167,10 +167,10 @@ def checked_name(name: str) -> str:
 
 
 def make_plan(request: Request, datasets: Datasets) -> Plan:
-    """Resolve a request; loads its data, since the data's content is part of a trial's identity.
+    """Resolve a request into a plan; load its data, whose content is part of a trial's identity.
 
     Raises:
-        BenchError: something that does not exist or fit, or data that is not there.
+        BenchError: something does not exist or does not fit, or data is missing.
     """
     fingerprints = Fingerprints()
     specs = solved_specs(request.preset, datasets)
@@ -194,7 +194,7 @@ def make_plan(request: Request, datasets: Datasets) -> Plan:
 
 
 def labels(specs: Sequence[TrialSpec]) -> list[str]:
-    """Return each trial's router, with what sets it apart from the router's others but the seed."""
+    """Return each trial's router and what, besides the seed, tells that router's trials apart."""
     return _labels([spec.model_dump(mode="json") for spec in specs])
 
 

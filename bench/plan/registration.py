@@ -20,13 +20,13 @@ REGISTRIES: dict[str, Registry] = {
     "suites": SUITES,
     "datasets": DATASETS,
 }
-"""By kind, in the order in which a name is looked up and lists show it."""
+"""Registries by kind, in the order in which names are looked up and listed."""
 
 
 def record_plan(plan: Plan, store: Store) -> dict[str, int]:
     """Write a plan's study with its trials and layers; existing rows stay.
 
-    No later request undoes the interim analyses that a study was planned with.
+    A later request does not undo the interim analyses that a study was planned with.
 
     Returns:
         The row of each trial and layer, by fingerprint.
@@ -41,7 +41,7 @@ def record_plan(plan: Plan, store: Store) -> dict[str, int]:
 def add_to_study(
     study: int, trials: Sequence[Planned], layers: Sequence[Planned], store: Store
 ) -> dict[str, int]:
-    """Add trials and layers to a study; existing rows stay. Returns as `record_plan` does."""
+    """Add trials and layers to a study; existing rows stay. Returns the same as `record_plan`."""
     planned = [*trials, *layers]
     parts = dict.fromkeys(part for each in planned for part in each.fingerprint.parts)
     suites = {(suite.name, suite.source_hash) for each in planned for suite in each.suites}
@@ -58,12 +58,12 @@ def add_to_study(
 
 
 def find_component(name: str) -> Entry:
-    """Return a component by its name, or by `kind:name`; of several kinds with one name a router.
+    """Return a component by its name or by `kind:name`; a router takes precedence.
 
-    A data set whose name takes an argument is found by a name that has one.
+    A data set whose name takes an argument is found by a name with an argument.
 
     Raises:
-        RequestError: there is none of that name, or several that are no routers.
+        RequestError: no component has that name, or several have it and none is a router.
     """
     kind, colon, own = name.partition(":")
     families = [each.partition(":")[0] for each in DATASETS.names() if ":" in each]
@@ -78,12 +78,12 @@ def find_component(name: str) -> Entry:
         raise RequestError(f"no component is named {name!r}{unknown(name, known)}")
     if len(registries) > 1 and registries[0] is not ROUTERS:
         choices = " or ".join(f"{registry.kind}:{name}" for registry in registries)
-        raise RequestError(f"several components are named {name!r}; say {choices}")
+        raise RequestError(f"several components are named {name!r}; use {choices}")
     return registries[0].get(name)
 
 
 def find_registry(kind: str) -> Registry:
-    """Return the registry of a kind, in the plural or as its components are called.
+    """Return the registry of a kind, given in the plural or the singular.
 
     Raises:
         RequestError: there is no such kind.
@@ -95,7 +95,7 @@ def find_registry(kind: str) -> Registry:
 
 
 def component_of(part: Part) -> Component:
-    """Return a part as a row, with its card where it is registered by name."""
+    """Return a part as a row, with its card if it is registered by name."""
     registries = (*REGISTRIES.values(), TRANSFORMS)
     registry = next((each for each in registries if each.kind == part.kind), None)
     if registry is None:
@@ -104,7 +104,7 @@ def component_of(part: Part) -> Component:
     entry = registry.get(part.name)
     target = entry.target
     metrics = [asdict(definition) for definition in getattr(target, "metrics", ())]
-    for metric in metrics:  # the main one's has its `where`, if there is one
+    for metric in metrics:  # the main metric also gets its `where`, if it has one
         if metric["name"] == target.main_metric and target.main_where:
             metric["where"] = target.main_where
     return Component(

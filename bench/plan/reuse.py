@@ -1,4 +1,4 @@
-"""Whether a trial's result is there already, and why or why not."""
+"""Whether a trial already has a result, and why or why not."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from results.text import changed_names, to_json
 from routers.errors import BenchError
 
 Retry = Literal["failed", "timed_out", "all", "noisy"] | None
-"""Which trials without a result are tried again; or timings that other load disturbed."""
+"""Which trials without a result are tried again; "noisy": timings that other load disturbed."""
 ENDED: Mapping[AttemptStatus, tuple[Retry, str]] = {
     AttemptStatus.FAILED: ("failed", "failed"),
     AttemptStatus.OUT_OF_MEMORY: ("failed", "ran out of memory"),
@@ -30,7 +30,7 @@ ENDED: Mapping[AttemptStatus, tuple[Retry, str]] = {
     AttemptStatus.DIVERGED: ("all", "diverged"),
     AttemptStatus.PRUNED: ("all", "was stopped while it was tuned"),
 }
-"""By the status of an attempt without a result: who asks for another one, and what happened."""
+"""By the status of an attempt without a result: the `Retry` that repeats it, and what happened."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Decision:
 
     Attributes:
         due: the suites that have not measured it yet.
-        attempt: the one whose result is reused, or that gave none and is not tried again.
+        attempt: the attempt whose result is reused, or that gave none and is not tried again.
     """
 
     train: bool
@@ -49,19 +49,19 @@ class Decision:
 
 
 class Reuse:
-    """The decisions on reuse, by the current content of the database and the home folder.
+    """Decisions on reuse, from the current content of the database and the home folder.
 
     Args:
-        home: the folder that checkpoints are named from.
-        machine_id: row of this machine, to which timings belong; None where it has none yet.
-        retry: which trials are tried again that ended without a result; of "noisy" none, but the
-            timings that other load disturbed.
-        newest: the attempt and the measurement up to which that holds; None for those of now.
-        explain: whether a trial that is new is compared with all others of the database, to say
-            what about it is new.
+        home: the folder that the paths of checkpoints are relative to.
+        machine_id: row of this machine, which timings belong to; None if it has no row yet.
+        retry: which trials that ended without a result are tried again; "noisy" repeats none of
+            them, only the timings that other load disturbed.
+        newest: the last attempt and the last measurement that `retry` covers; None for the latest.
+        explain: whether a new trial is compared with all others in the database, to say what is
+            new about it.
 
     Attributes:
-        newest: that attempt.
+        newest: the last attempt that `retry` covers.
     """
 
     def __init__(
@@ -75,12 +75,12 @@ class Reuse:
     ) -> None:
         self._store, self._home, self._explain = store, home, explain
         self._machine_id, self._retry = machine_id, retry
-        # What another run tries again meanwhile is not tried a third time.
+        # What another run tries again in the meantime is not tried a third time.
         self.newest, timing = newest or store.newest()
         self._newest_timing = timing if retry == "noisy" else 0
 
     def trials(self, planned: Sequence[Planned]) -> list[Decision]:
-        """Decide on each trial; parents come before their children."""
+        """Return the decision on each trial; parents must come before their children."""
         tried = self._store.attempts(each.fingerprint.value for each in planned)
         done = self._results(planned, tried)
         made = self._store.measured(attempt.id for attempt in done.values())
@@ -103,7 +103,7 @@ class Reuse:
             if decision.train:
                 parents.add(each.fingerprint.parent)
             decisions[name] = decision
-        # Children that failed because of their parent are tried again where it has a result now.
+        # Children that failed because of their parent are tried again if it has a result now.
         for each in planned:
             name, parent = each.fingerprint.value, each.fingerprint.parent
             decision = decisions[name]
@@ -113,11 +113,11 @@ class Reuse:
                 continue
             trained = parent in decisions and decisions[parent].train
             if trained or self._store.done_attempt(parent) is not None:
-                decisions[name] = Decision(True, "its parent gave no result then", each.suites)
+                decisions[name] = Decision(True, "its parent had no result then", each.suites)
         return [decisions[each.fingerprint.value] for each in planned]
 
     def layers(self, planned: Sequence[Planned]) -> list[tuple[PlannedSuite, ...]]:
-        """List for each layer the suites that still have to measure it on this machine."""
+        """List, for each layer, the suites that still have to measure it on this machine."""
         if self._machine_id is None:
             return [each.suites for each in planned]
         names = [each.fingerprint.value for each in planned]
@@ -133,12 +133,12 @@ class Reuse:
     def _why_again(
         self, planned: Planned, done: AttemptRecord, due: Sequence[PlannedSuite], *, is_parent: bool
     ) -> str | None:
-        """Say why a trial that has a result is trained again; None where it is not.
+        """Return why a trial that has a result is trained again, or None if it is not.
 
-        A parent is one whose weights another starts from that has to be trained.
+        `is_parent` says that another trial, which has to be trained, starts from its weights.
         """
         if self._is_of_other_clock(planned, done):
-            return "its seconds were those of another machine"
+            return "its budget of seconds was spent on another machine"
         if not self._has_weights(done):
             if is_parent:
                 return "its checkpoint is gone, and a derived trial needs it"
@@ -156,7 +156,7 @@ class Reuse:
     def _results(
         self, planned: Sequence[Planned], tried: Mapping[str, Sequence[AttemptRecord]]
     ) -> dict[str, AttemptRecord]:
-        """Find the attempt at each trial that counts, by the clock rather one of this machine."""
+        """Return each trial's attempt that counts, preferring this machine's if time is matched."""
         results = {}
         for each in planned:
             attempts = tried.get(each.fingerprint.value, ())
@@ -166,7 +166,7 @@ class Reuse:
         return results
 
     def _is_of_other_clock(self, planned: Planned, attempt: AttemptRecord) -> bool:
-        """Tell whether a training was given seconds, which make other steps on another machine."""
+        """Tell whether a budget of seconds was spent on another machine, so that steps differ."""
         matched = planned.spec.compute.match
         return matched == "wall_clock" and attempt.machine_id != self._machine_id
 
@@ -179,7 +179,7 @@ class Reuse:
 
     @cached_property
     def _alike(self) -> defaultdict[str, list[TrialRecord]]:
-        """The trials of each description, the oldest first."""
+        """The trials by their description, oldest first."""
         alike = defaultdict(list)
         for trial in self._store.all_trials():
             alike[to_json(identity(trial.description))].append(trial)
@@ -190,7 +190,7 @@ class Reuse:
 
 
 def _is_orphan(last: AttemptRecord, parent: Sequence[AttemptRecord]) -> bool:
-    """Tell whether a derived trial failed while its parent, by these attempts, had no result."""
+    """Tell whether a derived trial failed while none of its parent's attempts had a result."""
     done = (each.finished_at for each in parent if each.status == AttemptStatus.DONE)
     return last.status == AttemptStatus.FAILED and not any(
         ended is not None and ended <= last.started_at for ended in done
@@ -198,7 +198,7 @@ def _is_orphan(last: AttemptRecord, parent: Sequence[AttemptRecord]) -> bool:
 
 
 def tried_again(last: AttemptRecord, retry: Retry = None) -> tuple[bool, str]:
-    """Tell whether a trial is tried again whose last attempt gave no result, and why or why not."""
+    """Tell whether a trial whose last attempt gave no result is tried again, and why or why not."""
     if last.status not in ENDED:
         return True, "continues an interrupted attempt"
     asked, happened = ENDED[last.status]
@@ -219,7 +219,7 @@ def _missing(suites: Sequence[PlannedSuite], made: set[Made]) -> tuple[PlannedSu
 
 
 def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
-    """Yield lines that compare a stored trial with what its description would be now."""
+    """Yield lines that compare a stored trial with what it would be now."""
     yield f"trial {trial.fingerprint}"
     try:
         spec = TrialSpec.model_validate(trial.description)
@@ -236,7 +236,7 @@ def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
     stored = store.definitions_of(trial)
     for part in now.parts:
         same = (part.kind, part.name, part.digest) in before
-        known = stored.get((part.kind, part.name))  # None of an older version of the bench
+        known = stored.get((part.kind, part.name))  # None from an older version of the bench
         which = changed_names(known, part.definitions) if known and not same else ""
         yield f"  {'same   ' if same else 'CHANGED'}  {part.label}{which}"
     if changed:
@@ -246,7 +246,7 @@ def explain(trial: TrialRecord, store: Store) -> Iterator[str]:
 
 
 def _require_model(now: Fingerprint, spec: TrialSpec, trial: TrialRecord) -> None:
-    """Refuse a model that is not registered now; timm, which takes seconds, may not be needed."""
+    """Refuse a model that is no longer known; timm is imported (seconds) only if it is needed."""
     known = {part.source_hash for part in trial.components if part.kind == "model"}
     if not known & {part.digest for part in now.parts if part.kind == "model"}:
         from bench.model.timm_models import require_model
@@ -255,13 +255,13 @@ def _require_model(now: Fingerprint, spec: TrialSpec, trial: TrialRecord) -> Non
 
 
 def _unchanged(trial: TrialRecord, store: Store) -> Iterator[str]:
-    """Say what the next run does about an unchanged trial."""
+    """Yield what the next run does with an unchanged trial."""
     if store.done_attempt(trial.fingerprint) is not None:
         yield "reused: same description, data and source; its last attempt is done"
         return
     held = [lease.run for lease in store.leases() if lease.fingerprint == trial.fingerprint]
     if held and alive(held[0]):
-        yield f"not reused: process {held[0].pid} of {held[0].node} works on it now"
+        yield f"not reused: process {held[0].pid} of {held[0].node} is working on it now"
         return
     last = store.last_attempt(trial.fingerprint)
     if last is None:

@@ -1,4 +1,4 @@
-"""The options that a router gets of a preset's `router`: its own, and those of its affinity."""
+"""The options that a router gets from a preset's `router`: its own and those of its affinity."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -9,16 +9,16 @@ from routers.errors import RequestError
 
 OPTIONS = "affinity_options"
 PREFIX = f"router.{OPTIONS}."
-"""How a path to a hyper-parameter of an affinity begins."""
+"""The beginning of a path to an affinity's hyper-parameter."""
 
 
 def options_of(preset: Preset, router: Entry) -> dict[str, Any]:
-    """Return a router's options, its defaults filled in.
+    """Return a router's options, with its defaults filled in.
 
-    Of the options for affinities it gets those that its own affinity has, as given.
+    It gets only those affinity options that its own affinity has, as they were given.
 
     Raises:
-        RequestError: there is no such affinity, or a value that does not fit.
+        RequestError: there is no such affinity, or a value does not fit.
     """
     known = router.hyper_model.model_fields
     options = router.validate({name: v for name, v in preset.router.items() if name in known})
@@ -31,10 +31,10 @@ def options_of(preset: Preset, router: Entry) -> dict[str, Any]:
 
 
 def affinity_of(preset: Preset, router: Entry) -> Entry | None:
-    """Return the affinity of a router; None where its gate is a part of its definition.
+    """Return the affinity of a router, or None if its gate is part of its definition.
 
     Raises:
-        RequestError: there is none of that name.
+        RequestError: there is no affinity of that name.
     """
     fields = router.hyper_model.model_fields
     if not {"affinity", OPTIONS} <= fields.keys():
@@ -43,7 +43,7 @@ def affinity_of(preset: Preset, router: Entry) -> Entry | None:
 
 
 def affinity_options_in(settings: Mapping[str, Any]) -> list[str]:
-    """List the options for affinities among a preset's settings of routers, by name."""
+    """List the names of the affinity options among a preset's router settings."""
     options = settings.get(OPTIONS, {})
     return list(options) if isinstance(options, Mapping) else []
 
@@ -61,7 +61,7 @@ def refuse_unknown(names: Iterable[str], routers: Iterable[Entry]) -> None:
 
 
 def refuse_unknown_options(names: Iterable[str], affinities: Iterable[Entry]) -> None:
-    """Refuse options for affinities that none of these affinities has."""
+    """Refuse affinity options that none of these affinities has."""
     affinities = list(affinities)
     known = {f"{PREFIX}{field}" for each in affinities for field in each.hyper_model.model_fields}
     for name in names:

@@ -1,4 +1,4 @@
-"""`--seeds auto`: the same seeds are added for every router until all differences are decided."""
+"""`--seeds auto`: add the same seeds for every router until all differences are decided."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Sequential:
 
     Attributes:
         resolve: the smallest difference of interest, in points of top-1.
-        seeds: the number of seeds of each interim analysis, planned beforehand.
-        taken: seeds of the last analysis so far; 0 before the first.
+        seeds: the number of seeds at each interim analysis, planned beforehand.
+        taken: the number of seeds at the last analysis so far; 0 before the first.
         compared, decided: comparisons at that analysis, and how many of them were decided.
     """
 
@@ -42,9 +42,9 @@ class Sequential:
         return {**asdict(self), "seeds": list(self.seeds), "looks": len(self.seeds)}
 
     def after(self, taken: int, comparisons: Iterable[Compared[Any]]) -> Sequential:
-        """Return the rule with its progress after an interim analysis of so many seeds.
+        """Return the rule with its progress after an interim analysis at `taken` seeds.
 
-        A comparison without a difference, since a router has no result, is left out.
+        A comparison without a difference, because a router has no result, is left out.
 
         Args:
             comparisons: the comparisons of accuracies, which are shares.
@@ -71,7 +71,7 @@ def plan_analyses(preset: Preset, suites: Iterable[str], resolve: float, most: i
         )
     if SUITE not in suites:
         raise RequestError(
-            f"--seeds auto decides by test accuracy, and the suite {SUITE!r} is not asked for; "
+            f"--seeds auto decides by test accuracy, but the suite {SUITE!r} is not requested; "
             "name it, or give a number of seeds"
         )
     names = [router.name for router in selected_routers(preset)]
@@ -92,13 +92,13 @@ def plan_analyses(preset: Preset, suites: Iterable[str], resolve: float, most: i
 def refuse_other_analyses(study: str, asked: Sequential, before: Mapping[str, Any]) -> None:
     """Refuse to change the planned interim analyses once results may have been seen.
 
-    The error rate holds for one plan alone.
+    The error rate holds only for a single plan.
 
     Args:
-        before: the study's last request; empty where there was none.
+        before: the study's last request; empty if there was none.
 
     Raises:
-        RequestError: other analyses were planned first.
+        RequestError: the study was planned with other analyses.
     """
     first = before.get("sequential", {}).get("seeds", list(asked.seeds))
     if list(asked.seeds) == first:
@@ -116,12 +116,12 @@ def add_seeds(
     analyse: Callable[[Sequential, int], Iterable[Compared[Any]] | None],
     emit: Callable[[str], None],
 ) -> Sequential:
-    """Run one interim analysis after the other, until all is decided or the limit is reached.
+    """Run one interim analysis after another until all is decided or the limit is reached.
 
     Args:
-        analyse: gets the rule after the analysis before and a number n of seeds, trains every
-            router with seeds 0 to n - 1 and returns the comparisons declared beforehand; None
-            where it was interrupted.
+        analyse: gets the rule after the previous analysis and a number n of seeds, trains every
+            router with seeds 0 to n - 1 and returns the comparisons declared beforehand, or None
+            if it was interrupted.
         emit: gets a sentence on the progress after each analysis.
     """
     for number in asked.seeds:

@@ -1,9 +1,9 @@
 """Which of a user's files a component depends on, and a digest of each.
 
-They are the files that it imports, transitively: from beside a plugin, and from wherever else
-Python finds them, but for the standard library, installed distributions and this repository. Of a
-package each `__init__` on the way counts too, since it runs. A digest is of the syntax tree without
-comments and docstrings, and knows neither the file's name nor its place.
+These are the files that it imports, transitively: from next to a plugin and from anywhere else that
+Python finds them, except for the standard library, installed distributions and this repository.
+Each package `__init__` on the way counts too, since it runs. A digest covers the syntax tree
+without comments and docstrings, and does not depend on the file's name or location.
 """
 
 import ast
@@ -29,12 +29,12 @@ class Source:
     """A file of the user's code.
 
     Attributes:
-        module: the dotted name that it is imported by.
-        digest: SHA-256 of the code without comments and docstrings; of the bytes of what is no
-            Python source.
-        imports: the modules that it may import, also inside functions, and whether a statement
-            names them from its own package.
-        references: what the code names, as `bench.plan.definitions` resolves it.
+        module: the dotted name under which it is imported.
+        digest: SHA-256 of the code without comments and docstrings, or of the bytes if the file is
+            not Python source.
+        imports: the modules that it may import, also inside functions, and whether the import is
+            relative.
+        references: the paths that the code refers to, which `bench.plan.definitions` resolves.
     """
 
     module: str
@@ -44,7 +44,7 @@ class Source:
 
 
 def user_sources(files: Iterable[Path]) -> dict[Path, Source]:
-    """Collect files and those that they depend on, without files of this repository."""
+    """Return files and those that they depend on, except files of this repository."""
     sources: dict[Path, Source] = {}
     waiting = [(file.resolve(), _home_of(file.resolve())) for file in files]
     while waiting:
@@ -64,26 +64,26 @@ def is_own(file: Path) -> bool:
 
 
 def combined(lines: Iterable[str]) -> str:
-    """Return one SHA-256 (hex) for all of these, whatever their order."""
+    """Return one SHA-256 (hex) for all these lines, whatever their order."""
     return _sha256("\n".join(sorted(lines)))
 
 
 def _home_of(file: Path) -> Path:
-    """Return the folder in which a file's imports are found where Python finds them nowhere."""
+    """Return the folder in which to look for a file's imports that Python does not find."""
     folder = file.parent
-    # Where a file lies in a package, its imports name the package's folder too.
+    # If a file lies in a package, its imports name the package's folder too.
     while (folder / "__init__.py").is_file():
         folder = folder.parent
     return folder
 
 
 def _files_of(name: str, relative: bool, home: Path, own: str) -> Iterator[tuple[Path, Path]]:
-    """Yield a module's file, and each `__init__` that runs before it, with the folder of both.
+    """Yield a module's file and each `__init__` that runs before it, with the folder of both.
 
     Args:
-        home: where its importer lies.
-        own: the package or module that the importer belongs to. Next to an installed plugin lie all
-            other installed packages; only its own counts.
+        home: the folder that contains the importer's package or module.
+        own: the package or module that the importer belongs to. All other installed packages lie
+            next to an installed plugin; only its own counts.
     """
     parts = name.split(".")
     homes = [home]
@@ -100,7 +100,7 @@ def _files_of(name: str, relative: bool, home: Path, own: str) -> Iterator[tuple
 
 
 def _find(folder: Path, parts: Sequence[str]) -> Path | None:
-    """Return the file of a module, if it lies there."""
+    """Return the file of a module in a folder, or None if it is not there."""
     path = folder.joinpath(*parts)
     files = [path / "__init__.py", *(path.with_name(path.name + end) for end in SUFFIXES)]
     return next((file for file in files if file.is_file()), None)
@@ -109,7 +109,7 @@ def _find(folder: Path, parts: Sequence[str]) -> Path | None:
 def _parse(file: Path, module: str) -> Source:
     if file.suffix != ".py":
         return Source(module, hashlib.sha256(file.read_bytes()).hexdigest())
-    with tokenize.open(file) as source:  # heeds a byte-order mark and a coding line
+    with tokenize.open(file) as source:  # respects a byte-order mark and a coding line
         return _analyse(source.read(), module, file.stem)
 
 
@@ -127,14 +127,14 @@ def _analyse(text: str, module: str, stem: str) -> Source:
 
 
 def _references(module: Module) -> frozenset[str]:
-    """Return all paths that a file names."""
+    """Return all paths that a file refers to."""
     each = [normal_form(module, name) for name in ["", *module.bound]]
     named = {part.path for code in each for part in code.parts if isinstance(part, Reference)}
     return frozenset(named).union(module.stars, *(code.annotated for code in each))
 
 
 def _imports(tree: ast.AST, package: str) -> Iterator[tuple[str, bool]]:
-    """Yield what may be a module: of `from module import name` that is `module.name` too."""
+    """Yield what may be a module: for `from module import name` also `module.name`."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, False) for alias in node.names)

@@ -1,4 +1,4 @@
-"""One training, from its first step to its outcome."""
+"""A training run, from its first step to its outcome."""
 
 from bench.train.checkpoint import discard_state
 from bench.train.evaluation import observe

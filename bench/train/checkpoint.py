@@ -1,6 +1,6 @@
-"""The checkpoint file that an interrupted training resumes from.
+"""The checkpoint file from which an interrupted training run resumes.
 
-It is one safetensors file: tensors, and JSON in its metadata. Nothing is unpickled.
+It is a single safetensors file: tensors, with JSON in the metadata. Nothing is unpickled.
 """
 
 import hashlib
@@ -22,15 +22,15 @@ FILE = "resume.safetensors"
 
 
 class UnusableError(Exception):
-    """A saved state that a training cannot resume from."""
+    """A saved state from which training cannot resume."""
 
 
 def save_state(
     folder: Path, training: str, state: TrainingState, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Write the state of a training, identified by `training_of`, and its trainer's tensors.
+    """Write the state of a training run and its trainer's tensors, atomically.
 
-    The file is written atomically.
+    `training` identifies the run, as `training_of` returns it.
     """
     text = {"training": training, "state": state.model_dump_json()}
     metadata = {**text, "sha256": _digest(text, tensors)}
@@ -38,10 +38,10 @@ def save_state(
 
 
 def saved_state(folder: Path, training: str) -> tuple[TrainingState, dict[str, Tensor]] | None:
-    """Read the saved state of a training, its tensors on the CPU; None where nothing was saved.
+    """Return the saved state of a training run, its tensors on the CPU, or None if there is none.
 
     Raises:
-        UnusableError: the file is damaged or of another training, or a snapshot is damaged.
+        UnusableError: the file is damaged or belongs to another run, or a snapshot is damaged.
     """
     path = folder / FILE
     if not path.exists():
@@ -54,7 +54,7 @@ def saved_state(folder: Path, training: str) -> tuple[TrainingState, dict[str, T
         if digest != _digest(metadata, tensors):
             raise UnusableError("its content is not what was written")
         if metadata["training"] != training:
-            raise UnusableError("it is of another training")
+            raise UnusableError("it belongs to another training run")
         try:
             state = TrainingState.model_validate_json(metadata["state"])
         except ValidationError:
@@ -68,14 +68,14 @@ def saved_state(folder: Path, training: str) -> tuple[TrainingState, dict[str, T
 
 
 def discard_state(folder: Path) -> None:
-    """Delete the saved state, since the training is over."""
+    """Delete the saved state, once the training run is over."""
     (folder / FILE).unlink(missing_ok=True)
 
 
 def training_of(spec: TrialSpec, dataset: Dataset) -> str:
-    """Identify a training by its trial and its data, as JSON.
+    """Return the identity of a training run, its trial and its data, as JSON.
 
-    A training with a budget of seconds is identified by its machine too.
+    If the budget is in seconds, the machine is part of it too.
     """
     identity = {"trial": spec.model_dump(mode="json"), "data": dataset.content_hash}
     if spec.compute.match == "wall_clock":
@@ -84,7 +84,7 @@ def training_of(spec: TrialSpec, dataset: Dataset) -> str:
 
 
 def _digest(text: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """Hash metadata and tensors (SHA-256 in hexadecimal), since safetensors keeps no checksum."""
+    """Return the SHA-256 (hex) of metadata and tensors, since safetensors stores no checksum."""
     digest = hashlib.sha256(json.dumps(dict(text), sort_keys=True).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -94,7 +94,7 @@ def _digest(text: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
 
 
 def module_state(module: nn.Module) -> dict[str, Tensor]:
-    """Collect parameters and buffers by name, also the buffers that `state_dict` leaves out."""
+    """Return parameters and buffers by name, including the buffers that `state_dict` leaves out."""
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
 
 
@@ -123,18 +123,18 @@ def restore_module(module: nn.Module, state: Mapping[str, Tensor]) -> None:
             raise ValueError(f"{name} is unknown") from None
         if buffer is not None and buffer.shape == tensor.shape:
             buffer.copy_(tensor)  # it may be shared
-        else:  # it was made, or has grown, along the way
+        else:  # it was created, or grew, during training
             buffers[leaf] = tensor.to(device)
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Map `NUMBER.NAME` to what the optimiser keeps of that parameter."""
+    """Map `NUMBER.NAME` to what the optimiser stores for that parameter."""
     kept = optimizer.state_dict()["state"]
     return {f"{number}.{name}": kept[number][name] for number in kept for name in kept[number]}
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Tensor]) -> None:
-    """Load the tensors of `optimizer_state` into an optimiser of the same parameters."""
+    """Load the tensors of `optimizer_state` into an optimiser for the same parameters."""
     kept: dict[int, dict[str, Tensor]] = {}
     for key, tensor in state.items():
         number, _, name = key.partition(".")

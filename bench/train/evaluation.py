@@ -1,6 +1,6 @@
-"""Evaluation of a training: when it evaluates, saves its weights and ends, and how it evaluates.
+"""Evaluation during training: when to evaluate, save the weights and stop, and how to evaluate.
 
-A schedule depends on the training state alone, so a resumed training follows the same one.
+A schedule depends only on the training state, so a resumed run follows the same one.
 """
 
 from collections.abc import Iterator
@@ -22,13 +22,13 @@ from suites.support.subject import HistoryPoint, Observed
 
 
 class TrainingState(BaseModel):
-    """The progress of one training, which grows with it. All numbers are finite.
+    """The progress of a training run so far. All numbers are finite.
 
     Attributes:
         steps: optimiser steps done; `flops` and `seconds` were spent on them.
         segment_seconds: time spent on the last segment.
-        step_flops: what is known of the FLOPs of a step.
-        uncounted: operations that ran and have no known FLOPs.
+        step_flops: what is known about the FLOPs of a step.
+        uncounted: operations that ran and whose FLOPs are not known.
         flops_of_ranks: `step_flops` of each rank, when the state was saved.
         losses: the task loss of each step since the last evaluation.
         history: losses and accuracies at the evaluations.
@@ -78,8 +78,8 @@ class Segment:
 
     Attributes:
         end: the number of steps done when the segment ends.
-        evaluate, keep: whether the model is evaluated, and its weights saved, at the end. Both
-            happen at the end of the training in any case; a budget of FLOPs does not foresee it.
+        evaluate, keep: whether the model is evaluated, and its weights saved, at the end. Both also
+            happen when training ends, which cannot be foreseen with a budget of FLOPs.
         steps: the steps of the whole training, as currently estimated.
     """
 
@@ -90,7 +90,7 @@ class Segment:
 
 
 class ByStep:
-    """The schedule of a fixed number of steps, evaluated and saved at the ends of equal parts."""
+    """A schedule of a fixed number of steps, with evaluations and snapshots evenly spaced."""
 
     def __init__(self, steps: int, train: TrainConfig) -> None:
         self._steps = steps
@@ -104,26 +104,26 @@ class ByStep:
         return self._steps
 
     def over(self, state: TrainingState, _segment: Segment) -> bool:
-        """Tell whether the training is over, after a step."""
+        """Tell, after a step, whether training is over."""
         return state.steps == self._steps
 
     def next(self, state: TrainingState) -> Segment:
-        """Return the next segment of a training that is not over."""
+        """Return the next segment of a training run that is not over."""
         end = next(end for end in self._ends if end > state.steps)
         return Segment(end, end in self._evaluations, end in self._snapshots, self._steps)
 
 
 class ByAmount:
-    """The schedule of a fixed amount of seconds or FLOPs, which estimates the steps that are left.
+    """A schedule for a fixed amount of seconds or FLOPs, which estimates the remaining steps.
 
-    Each segment has its own estimate, so the learning rate falls by the share of the amount that
-    was spent. FLOPs are known after each step: a training ends with the one that comes nearest to
-    its amount. Seconds are known after a segment: it ends after the steps estimated
-    before its last segment, and the seconds are missed by the error of that estimate.
+    Each segment has its own estimate, so the learning rate falls with the share of the amount that
+    was spent. FLOPs are known after each step: training ends with the step that comes nearest to
+    the amount. Seconds are known only after a segment: training ends after the number of steps
+    estimated before its last segment, and misses the amount by the error of that estimate.
 
     Args:
-        amount: of the training, without evaluations.
-        pace: amount of a step, used until the first step was measured.
+        amount: seconds or FLOPs of the whole training, without evaluations.
+        pace: amount that a step takes, used until the first step has been measured.
     """
 
     def __init__(
@@ -138,19 +138,19 @@ class ByAmount:
         return state.steps + max(1, self._steps_left(state))
 
     def over(self, state: TrainingState, segment: Segment) -> bool:
-        """Tell whether the training is over, after a step of a segment."""
+        """Tell, after a step of a segment, whether training is over."""
         if self._quantity == "flops":
             return self._amount - state.flops < state.step_flops.last / 2
         return state.steps == segment.steps
 
     def next(self, state: TrainingState) -> Segment:
-        """Return the next segment of a training that is not over."""
+        """Return the next segment of a training run that is not over."""
         steps = self.steps(state)
         kept = len(state.snapshots) - (self._train.snapshots > 1)
         evaluation = self._due(self._train.evaluations, state.evaluations, state, steps)
         snapshot = self._due(parts_kept(self._train), kept, state, steps)
         end = min(state.steps + READ_LOSSES_EVERY, evaluation, snapshot)
-        # More steps may follow those estimated, and less may be left for them.
+        # With FLOPs, the step estimated to be the last may turn out not to be.
         sure = end < steps or self._quantity == "seconds"
         return Segment(end, sure and end == evaluation, sure and end == snapshot, steps)
 
@@ -174,12 +174,12 @@ class ByAmount:
 
 
 def parts_kept(train: TrainConfig) -> int:
-    """Return the number of snapshots besides that of the initial weights."""
+    """Return the number of snapshots, not counting the initial weights."""
     return max(train.snapshots - 1, 1)
 
 
 def spaced(steps: int, parts: int) -> list[int]:
-    """Return the steps at the ends of equal parts of a training, ascending; the last is `steps`."""
+    """Return the steps that end equal parts of a training run, ascending; the last is `steps`."""
     return sorted({round(steps * part / parts) for part in range(1, parts + 1)} - {0})
 
 
@@ -208,7 +208,7 @@ def observe(
     """Run the model in eval mode on every image of a split, batch by batch, in a fixed order.
 
     Raises:
-        NonFiniteError: a router's logits are not finite; it names layer and token.
+        NonFiniteError: a router's logits are not finite; the message names the layer and token.
     """
     model.eval()
     for pixels, labels in dataset.splits[split].batches(batch_size):
@@ -232,7 +232,7 @@ def evaluate(
     device: torch.device,
     precision: str = "float32",
 ) -> Score:
-    """Measure accuracy and loss on a split; the model is left in the mode that it was in."""
+    """Measure accuracy and loss on a split; leave the model in the mode that it was in."""
     was_training = model.training
     right = torch.zeros((), dtype=torch.long, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)

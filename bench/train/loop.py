@@ -1,4 +1,4 @@
-"""One training, from its first step or from where it was interrupted, to its outcome.
+"""A training run, from its first step or from where it was interrupted, to its outcome.
 
 The test split is never evaluated here.
 """
@@ -26,21 +26,21 @@ from bench.train.step import Trainer, resolve_budget
 from routers.errors import NonFiniteError
 
 Progress = Callable[[int, int, float, float | None, int, float], None]
-"""Called at times with: steps done, steps in all, the task's loss, the share of the validation
-split that was right at the last evaluation (None before the first), evaluations, seconds of
+"""Called from time to time with: steps done, steps in total, the task loss, the validation accuracy
+at the last evaluation (a share; None before the first), the number of evaluations, the seconds of
 training."""
 SAVE_EVERY = 60.0
 """Seconds between two checkpoints."""
 WARM_UP = 3
-"""Steps that time a training against the clock before it begins, after as many untimed ones."""
+"""Steps timed before a training run with a budget of seconds, after as many untimed steps."""
 
 
 class TrainingInterrupted(Exception):
-    """A training was asked to stop, and did; its state is saved."""
+    """A training run that stopped as requested; its state is saved."""
 
 
 class DivergedError(Exception):
-    """A loss is not finite, or a router's logits are not."""
+    """A loss, or a router's logits, that are not finite."""
 
 
 def train_trial(
@@ -57,26 +57,26 @@ def train_trial(
 ) -> Outcome:
     """Train one trial, from its first step or from where it was interrupted.
 
-    On a CPU the same trial gives the same bits, with the same number of threads, also where it was
+    On a CPU, with the same number of threads, the same trial gives the same bits, even if it was
     interrupted.
 
     Args:
-        folder: for the snapshots, the outcome and, while it trains, its saved state; made where
-            it is missing. Nobody else may train there meanwhile.
+        folder: for the snapshots, the outcome and, during training, the saved state; created if
+            missing. Nothing else may train there at the same time.
         parent: the trained trial that this one is derived from.
-        ranks: those that train this trial, each of which calls this; the first alone evaluates,
-            writes files, and is asked to stop.
-        save_every: seconds between two times that the state is saved; 0 saves after each segment.
-        stop: asked after each segment; where it says yes, the training saves its state and ends.
+        ranks: the ranks that train this trial, each of which calls this function; only the first
+            evaluates, writes files and is asked to stop.
+        save_every: seconds between two saves of the state; 0 saves after each segment.
+        stop: called after each segment; if it returns True, the state is saved and training stops.
 
     Returns:
-        The outcome, which is also written in the folder. A training whose loss or whose routers'
-        logits stop being finite ends as "diverged", with what it left until then.
+        The outcome, which is also written to the folder. If the loss or a router's logits stop
+        being finite, it is "diverged" and holds what was recorded until then.
 
     Raises:
-        TrainingInterrupted: it was asked to stop; the next call resumes it.
-        NonFiniteError: the logits are not finite in the first step, before its budget is known.
-        BenchError: the model, the recipe or the data do not fit each other.
+        TrainingInterrupted: training was asked to stop; the next call resumes it.
+        NonFiniteError: the logits are not finite in the first step, before the budget is known.
+        BenchError: the model, the recipe and the data do not fit together.
     """
     if ranks.first:
         sweep(folder)
@@ -93,7 +93,7 @@ def train_trial(
         except checkpoint.UnusableError as fault:
             file = folder / checkpoint.FILE
             print(
-                f"warning: the training starts again, {file} is of no use: {fault}", file=sys.stderr
+                f"warning: training starts again, {file} cannot be used: {fault}", file=sys.stderr
             )
             loop = begin()
         try:
@@ -108,7 +108,7 @@ def train_trial(
 
 
 class TrainingLoop:
-    """The steps of one training, segment by segment; arguments as of `train_trial`."""
+    """The steps of a training run, segment by segment; arguments as for `train_trial`."""
 
     def __init__(
         self,
@@ -135,7 +135,7 @@ class TrainingLoop:
         elif budget.match == "total_flops":
             self._schedule = ByAmount("flops", budget.amount, train, budget.own.flops)
         else:
-            assert budget.steps is not None  # seconds alone have none
+            assert budget.steps is not None  # only a budget of seconds has none
             self._schedule = ByStep(budget.steps, train)
         self.state = TrainingState()
         self._trainer = trainer(self.steps)
@@ -144,14 +144,14 @@ class TrainingLoop:
 
     @property
     def steps(self) -> int:
-        """The steps of the whole training, as far as is known."""
+        """The steps of the whole training, as currently known."""
         return self._schedule.steps(self.state)
 
     def restore(self) -> None:
-        """Resume from what was saved, if anything was.
+        """Resume from the saved state, if there is one.
 
         Raises:
-            UnusableError: what was saved cannot be used; nor can this loop any more.
+            UnusableError: the saved state cannot be used; this loop must not be used any more.
         """
         if saved := checkpoint.saved_state(self._folder, self._training):
             self.state, tensors = saved
@@ -162,10 +162,10 @@ class TrainingLoop:
                 self._trainer.restore(tensors)
             except (ValueError, RuntimeError) as error:
                 raise checkpoint.UnusableError(f"it does not fit the model: {error}") from None
-            print(f"the training goes on after step {self.state.steps} of {self.steps}")
+            print(f"training resumes after step {self.state.steps} of {self.steps}")
 
     def run(self, on_progress: Progress, save_every: float, stop: Callable[[], bool]) -> None:
-        """Train to the end; arguments and errors as of `train_trial`, and DivergedError."""
+        """Train to the end; arguments and errors as for `train_trial`, and DivergedError."""
         state, saved = self.state, time.monotonic()
         if self._spec.train.snapshots > 1 and not state.steps:
             self._save_weights()
@@ -187,11 +187,11 @@ class TrainingLoop:
                 raise TrainingInterrupted(f"stopped after step {state.steps} of {self.steps}")
 
     def _train(self, segment: Segment) -> float:
-        """Take the steps of a segment, fewer where the training is over before; returns a loss.
+        """Take the steps of a segment, fewer if training ends before; return the last loss.
 
-        The first step of a training, and the last before an evaluation, are counted. That slows
-        them down: they are charged the mean seconds of the segment's others, or of the steps
-        before.
+        FLOPs are counted in the first step of training and in the last before an evaluation. That
+        slows these steps down, so they are charged the mean seconds of the segment's other steps,
+        or of the steps before the segment.
         """
         state, began = self.state, self._now()
         start, self._trainer.steps = state.steps, segment.steps
@@ -206,7 +206,7 @@ class TrainingLoop:
             except NonFiniteError as error:
                 state.seconds += self._now() - began
                 if losses:
-                    self._read(losses, start)  # a loss before it may be the cause
+                    self._read(losses, start)  # an earlier loss may be the cause
                 raise DivergedError(
                     f"{error}, at step {state.steps + 1} of {self.steps}"
                 ) from error
@@ -226,7 +226,7 @@ class TrainingLoop:
         return self._read(losses, start)
 
     def _read(self, losses: list[Tensor], start: int) -> float:
-        """Add losses, from a step on, to the state; returns the last."""
+        """Add the losses of the steps from `start` on to the state; return the last."""
         values: list[float] = torch.stack(losses).tolist()
         for step, loss in enumerate(values, start):
             if not math.isfinite(loss):
@@ -235,7 +235,7 @@ class TrainingLoop:
         return values[-1]
 
     def _evaluate(self) -> None:
-        """Evaluate on the validation split; the training loss is the mean since the last time."""
+        """Evaluate on the validation split; record the mean training loss since the last time."""
         state, train, model = self.state, self._spec.train, self._trainer.model
         validate = partial(evaluate, model, self._dataset, "val", batch_size=train.batch_size)
         validate = partial(validate, device=self._device, precision=train.precision)
@@ -265,7 +265,7 @@ class TrainingLoop:
             checkpoint.save_state(self._folder, self._training, state, trainer.state())
 
     def _pace(self, trainer: Trainer) -> float:
-        """Return the seconds of a step of this trainer, which is of no use after it."""
+        """Return the seconds per step of this trainer, which must not be used afterwards."""
         for _ in range(WARM_UP):
             trainer.step(0)
         began = self._now()
@@ -279,7 +279,7 @@ class TrainingLoop:
         return time.perf_counter()
 
     def outcome(self, error: str | None) -> Outcome:
-        """Return everything that is known of the training."""
+        """Return everything that is known about the training run."""
         state, budget = self.state, self._budget
         spent = ComputeUsed(state.flops, state.steps, state.seconds, state.segment_seconds)
         return Outcome(

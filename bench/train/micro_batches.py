@@ -1,4 +1,4 @@
-"""When a batch may come in parts: where training is the same optimisation as with whole batches."""
+"""When a batch may be split: if training is the same optimisation as with whole batches."""
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -10,10 +10,10 @@ from routers.errors import RequestError, with_article
 
 
 def refuse_other_optimisation(spec: TrialSpec, model: nn.Module) -> None:
-    """Refuse `train.ranks` and `train.micro_batches` where they would change what is computed.
+    """Refuse `train.ranks` and `train.micro_batches` if they would change what is computed.
 
     Raises:
-        RequestError: the message says why.
+        RequestError: they would; the message says why.
     """
     train = spec.train
     if reason := why_not_cut(spec, model, train.ranks * train.micro_batches):
@@ -25,9 +25,9 @@ def refuse_other_optimisation(spec: TrialSpec, model: nn.Module) -> None:
 
 
 def why_not_cut(spec: TrialSpec, model: nn.Module, parts: int) -> str | None:
-    """Say why training in so many parts of a batch would be another optimisation.
+    """Return why training with batches split into `parts` would be another optimisation.
 
-    None is said where it is the same, but for rounding and for which random numbers are drawn.
+    None if it is the same, except for rounding and for which random numbers are drawn.
     """
     if parts == 1:
         return None
@@ -53,7 +53,7 @@ def why_not_cut(spec: TrialSpec, model: nn.Module, parts: int) -> str | None:
             continue
         if listens(layer.router):
             return f"{router} is told the loads of the whole batch"
-        # Parameters learn by the gradient alone; a buffer may follow the batches, if it is saved.
+        # Parameters learn only from the gradient; a buffer that is saved may follow the batches.
         parameters = dict(layer.named_parameters())
         for buffer in layer.state_dict().keys() - parameters.keys():
             return f"{name}.{buffer} may keep statistics of the batch"
@@ -61,12 +61,12 @@ def why_not_cut(spec: TrialSpec, model: nn.Module, parts: int) -> str | None:
 
 
 def weighed_losses(train: TrainConfig) -> list[tuple[str, object]]:
-    """Return the auxiliary losses of a recipe that count, by name."""
+    """Return the names and functions of a recipe's auxiliary losses whose weight is not 0."""
     return [(name, LOSSES.get(name).target) for name, weight in train.losses.items() if weight]
 
 
 def needs_sums_first(spec: TrialSpec, model: nn.Module) -> bool:
-    """Find out whether a loss needs sums over the batch before any part of it is trained on."""
+    """Tell whether a loss needs sums over the batch before any part of it is trained on."""
     routers = [layer.router for layer in moe_layers(model).values()]
     own = any(type(router).own_loss is not Router.own_loss for router in routers)
     losses = weighed_losses(spec.train) if routers else []

@@ -1,4 +1,4 @@
-"""What updates the weights: AdamW, its learning rate by the step, and averages of weights."""
+"""Updates of the weights: AdamW, its learning-rate schedule, and averaged weights."""
 
 import math
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(step: int, steps: int, train: TrainConfig) -> float:
-    """Return the rate of a step: linear warm-up, then half a cosine down to 0 (1608.03983).
+    """Return the learning rate of a step: linear warm-up, then half a cosine to 0 (1608.03983).
 
     Args:
         step: number of the step, from 0; the first has a positive rate.
@@ -48,9 +48,9 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def following(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
-    """Return how averaged weights follow: an exponential moving average; counts are copied.
+    """Return the update of averaged weights: an exponential moving average; counts are copied.
 
-    An average of integers is cut to the integer below, and of truth values is true for ever.
+    An average of integers would be rounded down, and one of booleans would stay true for ever.
     """
     average = get_ema_multi_avg_fn(decay)
 

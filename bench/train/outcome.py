@@ -1,4 +1,4 @@
-"""The outcome of a training, stored as JSON next to its snapshots."""
+"""The outcome of a training run, stored as JSON next to its snapshots."""
 
 import json
 from pathlib import Path
@@ -14,10 +14,10 @@ FILE = "outcome.json"
 
 
 class SavedSnapshot(BaseModel):
-    """The weights at one step of a training, saved in a file.
+    """The weights at one step of a training run, saved in a file.
 
     Attributes:
-        seconds: duration of the training until then, evaluations left out.
+        seconds: duration of training until then, without evaluations.
         file: the file's name in the trial's folder.
         sha256: SHA-256 of the file, in hexadecimal.
     """
@@ -32,21 +32,21 @@ class SavedSnapshot(BaseModel):
 
 
 class Outcome(BaseModel):
-    """The end of a training, with its history and snapshots.
+    """The result of a training run, with its history and snapshots.
 
     Attributes:
-        status: "done", or "diverged" where a loss or a router's logits were not finite.
-        error: what went wrong; None where nothing did.
+        status: "done", or "diverged" if a loss or a router's logits were not finite.
+        error: what went wrong, or None if nothing did.
         planned_steps: steps that the budget allowed.
-        flops: FLOPs of the training, forward and backward.
+        flops: FLOPs of training, forward and backward.
         flops_budget: FLOPs that the dense model spends in the recipe's epochs.
-        budget: amount of what is matched between routers (see `bench.compute.budget`).
+        budget: amount of the quantity matched between routers (see `bench.compute.budget`).
         budget_error: by how much the budget was missed, as a share of it.
-        within_tolerance: whether the budget was met as the recipe asks.
-        uncounted: operations on floats that ran and that the table of FLOPs does not know.
-        seconds: duration of the training, evaluations left out.
+        within_tolerance: whether the budget was met within the recipe's tolerance.
+        uncounted: operations on floats that ran and that are not in the table of FLOPs.
+        seconds: duration of training, without evaluations.
         snapshots: weights along the way, the initial ones first.
-        folder: where the snapshots lie; not stored, since folders move.
+        folder: the folder of the snapshots; not stored, since folders move.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
@@ -68,17 +68,17 @@ class Outcome(BaseModel):
 
     @property
     def final(self) -> SavedSnapshot | None:
-        """The snapshot of the final weights; None unless the training is done."""
+        """The snapshot of the final weights, or None unless training is done."""
         return self.snapshots[-1] if self.status == "done" else None
 
     @property
     def checkpoint(self) -> Path | None:
-        """The file of the final weights; None unless the training is done."""
+        """The file of the final weights, or None unless training is done."""
         return self.folder / self.final.file if self.final else None
 
     @property
     def sha256(self) -> str | None:
-        """The SHA-256 of the final weights; None unless the training is done."""
+        """The SHA-256 of the final weights, or None unless training is done."""
         return self.final.sha256 if self.final else None
 
 
@@ -89,7 +89,7 @@ def write_outcome(outcome: Outcome) -> None:
 
 
 def read_outcome(folder: Path) -> Outcome:
-    """Read the outcome of the training in a folder.
+    """Read the outcome of the training run in a folder.
 
     Raises:
         BenchError: the file is missing or cannot be read.
@@ -100,5 +100,5 @@ def read_outcome(folder: Path) -> Outcome:
         return Outcome.model_validate({**stored, "folder": folder})
     except FileNotFoundError:
         raise BenchError(f"{folder} holds no finished training: there is no {FILE}") from None
-    except (ValueError, TypeError) as error:  # of JSON, of text, of pydantic
+    except (ValueError, TypeError) as error:  # from JSON, text or pydantic
         raise BenchError(f"{file} cannot be read: {error}") from None

@@ -1,8 +1,8 @@
-"""The processes that share one training, its ranks: what is a sum over a batch is one over them.
+"""The processes that share one training run, its ranks; sums over a batch are sums over ranks.
 
 Each rank trains on a share of every batch, as on micro-batches. Gradients are summed here after the
 backward pass, not by torch's `DistributedDataParallel` during it: that follows the outputs of a
-model to its parameters, and auxiliary losses reach them through recorded routings beside these.
+model to its parameters, but auxiliary losses reach them through recorded routings instead.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from routers.errors import NonFiniteError
 Value = TypeVar("Value")
 
 BUCKET_BYTES = 64 << 20
-"""Bytes of gradients that are summed at once."""
+"""Bytes of gradients that are summed at a time."""
 PATIENCE = timedelta(days=7)
-"""The longest wait for the other ranks: who began them ends them all where one is gone."""
+"""The longest wait for the other ranks: if one is gone, whoever started them ends them all."""
 
 
 class RankLostError(Exception):
-    """Another rank of the training is gone; its own error says why."""
+    """Another rank of this training run is gone; its own error says why."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """The ranks of a training, as one of them sees them; with one alone nothing is exchanged.
+    """The ranks of a training run, as one of them sees them; a single rank exchanges nothing.
 
-    All ranks call the same methods in the same order; but before any of them, a rank may `refuse`.
+    All ranks call the same methods in the same order, but a rank may `refuse` before any of them.
 
     Attributes:
         number: the number of ranks.
-        rank: this one, from 0; the first evaluates, and writes all files.
+        rank: the number of this one, from 0; the first evaluates and writes all files.
     """
 
     number: int = 1
@@ -48,16 +48,16 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Tell whether this is the rank that evaluates and writes."""
+        """Whether this is the rank that evaluates and writes."""
         return self.rank == 0
 
     @property
     def counters(self) -> tuple[int, ...]:
-        """Return the counters that give a rank random numbers of its own; none for the first."""
+        """The counters that give a rank random numbers of its own; none for the first."""
         return () if self.first else (self.rank,)
 
     def sum(self, own: Tensor) -> Tensor:
-        """Return the sum over the ranks, without a gradient, to the same bits on each of them.
+        """Return the sum over the ranks, without a gradient, with the same bits on each rank.
 
         Raises:
             NonFiniteError: another rank refused its logits.
@@ -78,14 +78,14 @@ class Ranks:
         return float(self.sum(torch.tensor(own, dtype=torch.float64)))
 
     def gather(self, own: Value) -> list[Value]:
-        """Return the values of all ranks, in their order."""
+        """Return the values of all ranks, in the order of the ranks."""
         if self.number == 1:
             return [own]
         self._agree()
         return self._gathered(own)
 
     def of_first(self, compute: Callable[[], Value]) -> Value:
-        """Compute a value on the first rank alone, and return it on every rank.
+        """Compute a value on the first rank only, and return it on every rank.
 
         `NonFiniteError` is raised on every rank.
         """
@@ -105,12 +105,12 @@ class Ranks:
         return result
 
     def refuse(self, error: NonFiniteError) -> None:
-        """Let every other rank raise this error, in place of what it does with the others next."""
+        """Make every other rank raise this error, instead of its next exchange with the others."""
         if self.number > 1:
             self._exchange_errors(str(error))
 
     def add_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sum the gradients over the ranks; one that no rank has stays None."""
+        """Sum the gradients over the ranks; a gradient that no rank has stays None."""
         if self.number == 1:
             return
         learned = [parameter for parameter in parameters if parameter.requires_grad]
@@ -131,7 +131,7 @@ class Ranks:
 
     @torch.no_grad()
     def copy_first(self, tensors: Iterable[Tensor]) -> None:
-        """Overwrite tensors by those of the first rank."""
+        """Overwrite tensors with those of the first rank."""
         for tensor in tensors if self.number > 1 else ():
             copied = tensor.detach().contiguous()
             with _peers():
@@ -139,11 +139,11 @@ class Ranks:
             tensor.copy_(copied)
 
     def _agree(self) -> None:
-        """Raise what another rank refused."""
+        """Raise the error with which another rank refused, if one did."""
         self._exchange_errors(None)
 
     def _exchange_errors(self, own: str | None) -> None:
-        # On the CPU always, so that a GPU is not waited for.
+        # Always on the CPU, so as not to wait for a GPU.
         refused = torch.tensor(int(own is not None))
         with _peers():
             distributed.all_reduce(refused)
@@ -165,10 +165,10 @@ ALONE = Ranks()
 
 @contextmanager
 def joined(number: int, rank: int, meeting: Path, device: torch.device) -> Iterator[Ranks]:
-    """Join the other ranks of a training on this machine.
+    """Join the other ranks of a training run on this machine.
 
     Args:
-        meeting: a file that does not exist, by which the ranks find each other.
+        meeting: a file that does not exist yet, through which the ranks find each other.
         device: the device of this rank; no two ranks share a GPU.
     """
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -182,7 +182,7 @@ def joined(number: int, rank: int, meeting: Path, device: torch.device) -> Itera
 
 
 def buckets(tensors: Sequence[Tensor], most: int = BUCKET_BYTES) -> Iterator[list[Tensor]]:
-    """Yield runs of tensors of one type, of at most so many bytes where there is more than one."""
+    """Yield runs of tensors of one type, of at most `most` bytes if a run has more than one."""
     for _, alike in groupby(tensors, key=lambda tensor: tensor.dtype):
         bucket: list[Tensor] = []
         for tensor in alike:
@@ -195,7 +195,7 @@ def buckets(tensors: Sequence[Tensor], most: int = BUCKET_BYTES) -> Iterator[lis
 
 @contextmanager
 def _peers() -> Iterator[None]:
-    """Name what torch raises where it does not reach another rank."""
+    """Raise `RankLostError` for what torch raises when it cannot reach another rank."""
     try:
         yield
     except torch.OutOfMemoryError:

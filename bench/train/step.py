@@ -1,7 +1,7 @@
 """One optimiser step, and the state that it changes.
 
-The random numbers of a step depend on the seed and the step's number alone, so a training resumed
-from its parameters, optimiser state and step number goes on as if never interrupted.
+The random numbers of a step depend only on the seed and the step's number, so training resumed from
+its parameters, optimiser state and step number continues as if it had never been interrupted.
 """
 
 from collections.abc import Mapping
@@ -35,27 +35,27 @@ from routers.errors import NonFiniteError
 
 
 class Trainer:
-    """The state of one training: model, optimiser, averaged weights.
+    """The state of a training run: model, optimiser, averaged weights.
 
     Each batch, or a rank's share of it, goes through the model in `train.micro_batches` parts, one
-    after the other, whose gradients are summed, over the ranks too; twice, first without gradients,
-    where a loss needs sums over the batch.
-    The averaged weights follow the others as an exponential moving average, buffers too.
+    after another; their gradients are summed, over the ranks too. If a loss needs sums over the
+    batch, all parts go through twice, first without gradients.
+    The averaged weights follow the others as an exponential moving average, and so do buffers.
 
     Args:
         batches: batches of the training split of `dataset`, or this rank's share of each.
-        steps: number of steps of the whole training, for the learning rate's schedule; may be set
+        steps: number of steps of the whole training, for the learning-rate schedule; may be set
             later.
         parent: the trained parent of a derived trial, see `starting_model`.
-        ranks: those that train this trial together.
+        ranks: the ranks that train this trial together.
 
     Raises:
-        RequestError: parts of a batch would change the optimisation.
+        RequestError: splitting a batch would change the optimisation.
 
     Attributes:
-        overhead: FLOPs that the parts of a batch add to each step; of all ranks, on the first.
-        step_flops: knows the FLOPs of this rank's share of each step, once one was counted, and
-            those of the last whole step; None where nobody asks.
+        overhead: FLOPs that splitting a batch adds to each step: on the first rank those of all.
+        step_flops: the FLOPs of this rank's share of each step, once one was counted, and those of
+            the last whole step; None if they are not needed.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class Trainer:
 
     @property
     def model(self) -> nn.Module:
-        """The model to evaluate and save: the averaged weights where the recipe averages."""
+        """The model to evaluate and save, with averaged weights if the recipe averages them."""
         return self._model if self._average is None else self._average.module
 
     def step(self, step: int, counter: FlopCounter | None = None) -> Tensor:
-        """Take one optimiser step, numbered from 0, counting the FLOPs of both its passes.
+        """Take one optimiser step, numbered from 0; `counter` counts the FLOPs of both passes.
 
         Returns:
-            The task's loss before the step, a scalar on the device.
+            The task loss before the step, a scalar on the device.
 
         Raises:
             NonFiniteError: a router's logits are not finite, on any rank.
@@ -133,7 +133,7 @@ class Trainer:
         return loss
 
     def state(self) -> dict[str, Tensor]:
-        """Collect the tensors that the next steps depend on, without copying them."""
+        """Return the tensors that the next steps depend on, without copying them."""
         parts = {name: module_state(module) for name, module in self._modules().items()}
         parts["optimizer"] = optimizer_state(self._optimizer)
         return {f"{part}.{name}": parts[part][name] for part in parts for name in parts[part]}
@@ -165,18 +165,18 @@ class Trainer:
         known: Parts | None,
         counter: FlopCounter | None,
     ) -> tuple[Tensor, list[dict[str, Tensor]], list[Sizes]]:
-        """Compute the gradients; returns the task loss, statistics for routers that listen, sizes.
+        """Compute the gradients; return the task loss, statistics for routers that listen, sizes.
 
-        Statistics and sizes (see `StepFlops`) are of each MoE layer.
+        Statistics and sizes (see `StepFlops`) are per MoE layer.
 
         Args:
-            size: images of the batch of which these are a share.
-            known: what is known of all parts of the batch; None where it is not cut.
+            size: number of images in the batch, of which these are a share.
+            known: what is known about all parts of the batch; None if it is not split.
         """
         parts = self._micro_batches if known else 1
         pieces = list(zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True))
         shares = [len(part) / size for _, part in pieces]
-        if not self._model.training:  # an evaluation has ended; else it is a walk for nothing
+        if not self._model.training:  # after an evaluation; else walking the modules is wasted
             self._model.train()
         self._optimizer.zero_grad()
         if known and needs_sums_first(self._spec, self._model):
@@ -207,10 +207,10 @@ class Trainer:
     def _add_up(
         self, known: Parts, pieces: list[tuple[Tensor, Tensor]], shares: list[float], step: int
     ) -> None:
-        """Add up the sums that losses need, in a pass without gradients that draws what later is.
+        """Add up the sums that losses need, in a pass without gradients with the same random draws.
 
-        Its FLOPs are not counted, nor are others that parts of a batch add: they buy memory or
-        time, and a trial in parts would be another training if they used up its budget.
+        Its FLOPs are not counted, nor are others that splitting a batch adds: they save memory or
+        time, and if they used up the budget, splitting would change the training.
         """
         device, noise = next(self._model.parameters()).device, self._noise.get_state()
         cuda = [device] if device.type == "cuda" else []
@@ -226,7 +226,7 @@ class Trainer:
         return [{name: self._ranks.sum(value) for name, value in own.items()} for own in stats]
 
     def _overhead(self, images: Tensor, labels: Tensor) -> int:
-        """Count the FLOPs that do not grow with a part's images, and those of summing gradients."""
+        """Count the FLOPs that do not grow with a part's size, and those of summing gradients."""
         ranks = self._ranks.number
         # Two images each: with one image, the sum over the images of a part would be skipped.
         some = 2 * ranks * self._micro_batches
@@ -242,7 +242,7 @@ class Trainer:
 
     @cached_property
     def _trial_flops(self) -> int:
-        """A step's share of trying experts, the same in each step, since it is as many images."""
+        """A step's share of the FLOPs of trying experts; constant, as batches are of one size."""
         return trial_flops(self._model, *self._batches.first, self._spec.train)
 
     def _drawn(self, purpose: Purpose, *counters: int) -> int:
@@ -252,8 +252,8 @@ class Trainer:
 def seed_generators(seed: int, device: torch.device) -> None:
     """Seed the generators that dropout draws from, on the CPU and on the device.
 
-    `torch.manual_seed` also formats the stack of the call for each kind of device that is not in
-    use, which takes half a millisecond: much of a small model's step.
+    `torch.manual_seed` also formats the call stack for each kind of device that is not in use,
+    which takes half a millisecond: much of a small model's step.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
@@ -264,7 +264,7 @@ def seed_generators(seed: int, device: torch.device) -> None:
 
 
 def added(sums: list[dict[str, Tensor]], stats: list[dict[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """Add the statistics of a micro-batch, layer by layer, to those of the ones before."""
+    """Add the statistics of a micro-batch, layer by layer, to those of the previous ones."""
     if not sums:
         return stats
     return [
@@ -283,7 +283,7 @@ def resolve_budget(
 ) -> Budget:
     """Resolve the budget of a trial from the FLOPs of its first step on the device it trains on.
 
-    What parts of a batch add is not counted; a step of a partly frozen model takes fewer FLOPs.
+    What splitting a batch adds is not counted; a step of a partly frozen model takes fewer FLOPs.
     """
 
     def cost_of(of: TrialSpec) -> Cost:

@@ -166,5 +166,5 @@ def test_a_derived_replicate_starts_from_its_parents_replicate_where_that_has_on
 
 
 def test_baselines_alone_have_no_replicate_to_ask_for() -> None:
-    with pytest.raises(RequestError, match="--aa trains each router but a baseline"):
+    with pytest.raises(RequestError, match="--aa retrains every router but baselines"):
         make_request(load_preset("tiny"), routers=["dense", "dense_params"], aa_replicates=True)

@@ -109,7 +109,7 @@ def test_a_training_killed_at_any_moment_gives_the_same_bits(spec_file, whole, t
     for _ in range(2):
         kill_after_a_save(spec_file, tmp_path, pause=draw.uniform(0, 0.2))
     parts, printed = trained(spec_file, tmp_path)
-    assert "the training goes on after step" in printed
+    assert "training resumes after step" in printed
     assert bits(parts) == bits(whole)
 
 
@@ -131,7 +131,7 @@ def test_a_training_killed_while_it_saves_goes_on_from_the_save_before(spec_file
     assert part.exists()
     assert file.read_bytes() == content
     parts, printed = trained(spec_file, tmp_path)
-    assert "the training goes on after step" in printed
+    assert "training resumes after step" in printed
     assert bits(parts) == bits(whole)
     assert not list(tmp_path.glob("*.part"))
 

@@ -153,8 +153,8 @@ def test_an_interrupted_training_gives_the_same_bits(trial, tmp_path, capsys):
     assert names[0] == names[1]
     printed = capsys.readouterr()
     assert printed.out.splitlines() == [
-        "the training goes on after step 8 of 24",
-        "the training goes on after step 19 of 24",
+        "training resumes after step 8 of 24",
+        "training resumes after step 19 of 24",
     ]
     assert printed.err == ""
 
@@ -268,7 +268,7 @@ def test_what_is_of_no_use_is_told_and_the_training_starts_again(
     assert steps == SEGMENT_ENDS
     (line,) = capsys.readouterr().err.splitlines()
     start = (
-        f"warning: the training starts again, {tmp_path / 'parts' / checkpoint.FILE} is of no use: "
+        f"warning: training starts again, {tmp_path / 'parts' / checkpoint.FILE} cannot be used: "
     )
     assert line.startswith(start)
     assert re.search(why, line.removeprefix(start))
@@ -281,4 +281,4 @@ def test_another_trials_state_is_not_taken(plain, tmp_path, capsys):
     whole = train_trial(**other, folder=tmp_path / "whole")
     outcome = train_trial(**other, folder=tmp_path)
     assert facts(outcome) == facts(whole)
-    assert "is of no use: it is of another training" in capsys.readouterr().err
+    assert "cannot be used: it belongs to another training run" in capsys.readouterr().err

@@ -247,7 +247,7 @@ def test_seconds_of_another_machine_are_no_result_here(store: Store, plan: Plan)
     tried(store, timed, "done")
     here = store.machine(MACHINE)
     other = Machine("other", "system", "processor", 2, 1, 10**9)
-    again = "its seconds were those of another machine"
+    again = "its budget of seconds was spent on another machine"
     assert _whether(store, timed, here) == (False, "same description, data and source")
     assert _whether(store, timed, None) == (True, again)
     there = store.machine(other)

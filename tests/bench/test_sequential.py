@@ -169,7 +169,7 @@ def test_it_begins_with_the_presets_seeds_but_three_at_least(seeds, most, planne
             2,
             "--max-seeds 2 is below the first interim analysis",
         ),
-        (("dense", "soft_moe"), ("balance",), 20, "the suite 'accuracy' is not asked for"),
+        (("dense", "soft_moe"), ("balance",), 20, "the suite 'accuracy' is not requested"),
         (
             ("soft_moe",),
             ("accuracy",),

@@ -123,6 +123,6 @@ def test_a_trial_that_was_interrupted_goes_on_unless_a_run_works_on_it(tmp_path:
     run = store.start_run(store.find_study().id, Run(*this_process(), "run", 1))
     store.lease(run, trial_id=store.all_trials()[0].id)
     host = this_process()[0].split()[0]
-    assert lines(store)[-1] == f"not reused: process {os.getpid()} of {host} works on it now"
+    assert lines(store)[-1] == f"not reused: process {os.getpid()} of {host} is working on it now"
     store.finish_run(run)
     assert lines(store)[-1] == "not reused: continues an interrupted attempt"

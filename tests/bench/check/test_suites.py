@@ -43,7 +43,7 @@ def test_a_suite_of_a_trial_passes_and_what_it_yields_is_told():
     extra = MetricDef("unseen", "", None, "Never yielded.")
     report = checked(largest_gate, on="trial", metrics=(*DECLARED, extra))
     assert report.passed
-    assert report.results[0].detail == "yields decided; not of this subject: unseen"
+    assert report.results[0].detail == "yields decided; not for this subject: unseen"
     headline = report.results[-1].detail
     assert headline.startswith("decided = 0.")
     assert 1 / 4 < float(headline.removeprefix("decided = ")) < 1
