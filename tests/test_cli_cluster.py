@@ -260,7 +260,7 @@ def test_a_closed_display_is_opened_again_and_stop_ends_the_array(tmp_path: Path
     assert second.stdout is not None
     assert "study long is already running: local array of " in second.stdout.readline()
     other = bench(tmp_path, *asked[:-1], "3", status=2)
-    assert "study 'long' is already running by another command (local array of " in other.stderr
+    assert "another command is already running study 'long' (local array of " in other.stderr
     stopped = bench(tmp_path, "stop", "long")
     assert "asked 2 workers to save and stop" in stopped.stdout
     assert "resume with: cd " in stopped.stdout

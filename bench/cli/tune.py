@@ -64,7 +64,7 @@ def tune(
     *,
     work: WorkOptions,
 ) -> None:
-    """Find the best settings of each router, with as many trainings for each.
+    """Find the best settings of each router, with the same number of trainings for each.
 
     Optuna searches the preset's ranges, and those of the router's and its affinity's own
     hyper-parameters that declare a range and that the preset leaves open, at the first value of
