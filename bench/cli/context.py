@@ -182,7 +182,7 @@ def _database(text: str) -> str:
 def _expanded(path: Path) -> Path:
     try:
         return path.expanduser()
-    except RuntimeError as error:  # no such user, or HOME is unset and the user id has no entry
+    except RuntimeError as error:  # no such user, or HOME is unset and the user id has no account
         raise typer.BadParameter(f"{path}: {error} Write the path in full.") from None
 
 
