@@ -144,7 +144,7 @@ def test_stop_names_runs_of_other_machines_whatever_array_there_was_before(
         main(["stop", "tiny", "--home", str(tmp_path)])
     assert exited.value.code == 0
     printed = capsys.readouterr().out
-    assert printed == "process 70 on node7 is still running: give this command there\n"
+    assert printed == "process 70 on node7 is still running: run this command there\n"
 
 
 @pytest.fixture
