@@ -130,9 +130,7 @@ def holding(
                 waiting(_holders(descriptor))
                 while not _taken(descriptor, mode):
                     if stop():
-                        raise StoppedWaiting(
-                            "it was asked to stop while it waited for the machine"
-                        )
+                        raise StoppedWaiting("it was asked to stop while it waited for the machine")
                     time.sleep(ASK_AGAIN)
             # The system deletes files there that were not touched for days.
             os.utime(descriptor)

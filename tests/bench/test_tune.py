@@ -171,7 +171,9 @@ def test_a_range_that_a_router_declares_wrongly_is_named() -> None:
         temperature: float = hyper(0.5, "Of it.", tune=Range(2.0, 0.1))
 
     try:
-        with pytest.raises(RequestError, match=r"router\.temperature declares no range.*low=2\.0"):
+        with pytest.raises(
+            RequestError, match=r"router\.temperature declares no valid range.*low=2\.0"
+        ):
             contenders(preset_of(["backwards"]), 0)
     finally:
         ROUTERS.discard("backwards")
@@ -195,7 +197,7 @@ def test_a_range_that_a_router_declares_wrongly_is_named() -> None:
             {"router.top_k": {"low": 1, "high": 2}},
             r"no.* routers has 'router\.top_k'",
         ),
-        ({}, "nothing is left to tune of router 'dense'"),
+        ({}, "nothing is left to tune for router 'dense'"),
     ],
 )
 def test_a_range_that_fits_no_setting_is_refused(ranges: Any, message: str) -> None:
@@ -213,7 +215,7 @@ def test_a_range_that_is_none_is_refused(where: Any) -> None:
 
 def test_a_router_of_several_parts_or_with_a_parent_cannot_be_tuned() -> None:
     smoke = load_preset("smoke")
-    with pytest.raises(RequestError, match="'mumoe' stands in 3 parts of preset 'smoke'"):
+    with pytest.raises(RequestError, match="'mumoe' is in 3 parts of preset 'smoke'"):
         contenders(smoke.model_copy(update={"parts": smoke.parts[2:5]}), 0)
     derived = smoke.parts[6].model_copy(update={"routers": ("softmax_mixture",)})
     with pytest.raises(RequestError, match="'softmax_mixture' starts from 'attentive'"):
@@ -561,7 +563,9 @@ def test_a_tuning_goes_on_only_as_it_was_begun(tuned) -> None:
         ({"settings": {"train.batch_size": 32}}, r"train\.batch_size is 32, was 64"),
         ({"ranges": {"train.lr": {"low": 1, "high": 2}}}, r"range of train\.lr is .*, was "),
     ):
-        with pytest.raises(RequestError, match=rf"'t' of dense was begun otherwise: .*{message}"):
+        with pytest.raises(
+            RequestError, match=rf"'t' of dense was begun with another request: .*{message}"
+        ):
             tuned(["dense"], 2, **changes)
 
 
@@ -612,13 +616,13 @@ def test_a_run_takes_what_was_found_for_each_router(tuned, store, datasets) -> N
 def test_a_run_refuses_what_was_not_tuned_or_is_given_twice(tuned, store) -> None:
     tuned(["dense"], 1)
     whole = load_preset("smoke").model_copy(update={"parts": ()})
-    with pytest.raises(RequestError, match=r"no result of random; `python bench\.py tune"):
+    with pytest.raises(RequestError, match=r"no result for random; run `python bench\.py tune"):
         with_tuned(make_request(whole, routers=["dense", "random"]), store, "t")
     dense = make_request(whole, routers=["dense"])
-    with pytest.raises(RequestError, match=r"train\.lr is given, and was tuned for dense"):
+    with pytest.raises(RequestError, match=r"train\.lr is set, but was also tuned for dense"):
         with_tuned(dense, store, "t", ["train.lr"])
     swept = replace(dense, preset=dense.preset.model_copy(update={"sweep": {"train.lr": (1, 2)}}))
-    with pytest.raises(RequestError, match=r"train\.lr is given, and was tuned for dense"):
+    with pytest.raises(RequestError, match=r"train\.lr is set, but was also tuned for dense"):
         with_tuned(swept, store, "t")
 
 
@@ -690,7 +694,7 @@ def test_tune_and_run_tuned_as_commands(tmp_path, capsys) -> None:
     report = (tmp_path / "reports" / "own-tuned" / "report.md").read_text()
     assert "Tuning was not equal: 5 for Dense; 4 for Softmax Token Choice (trainings)" in report
     assert bench("run", *ours, *home, "--tuned", "--set", "train.lr=0.1") == 2
-    assert "train.lr is given, and was tuned" in capsys.readouterr().err
+    assert "train.lr is set, but was also tuned" in capsys.readouterr().err
     # What is shown where no study is named is no tuning.
     assert bench("tune", *ours, *home, "--trials", "3") == 0
     capsys.readouterr()
