@@ -18,7 +18,7 @@ from bench.cli.display import print_table, table
 if TYPE_CHECKING:
     from routers import Choice, Entry, Range, Registry
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A router.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The name of the new router.")]
 Component = Annotated[
     str,
     typer.Argument(metavar="NAME", help="A component; KIND:NAME if several kinds share a name."),

@@ -70,7 +70,7 @@ def info(place: Place) -> None:
     if about.last_write is not None:
         print(f"last written {clock(about.last_write, now)}")
     if about.working:
-        print(f"{about.working} {'run works' if about.working == 1 else 'runs work'} on it now")
+        print(f"{about.working} {'run is' if about.working == 1 else 'runs are'} using it now")
     print()
     rows = table("table", "rows", right="rows")
     for name, number in about.rows.items():
@@ -78,7 +78,7 @@ def info(place: Place) -> None:
     print_table(rows)
     if about.studies:
         print()
-        studies = table("study", "trials", "layers", "last asked for", right="trials layers")
+        studies = table("study", "trials", "layers", "last requested", right="trials layers")
         for study in about.studies:
             asked = clock(study.requested_at, now)
             studies.add_row(study.name, str(study.trials), str(study.layers), asked)
@@ -156,7 +156,7 @@ def _tuning_lines(merged: MergedTunings) -> Iterator[str]:
         tuning, _, router = search.name.partition("/")
         if search.difference is not None:
             yield from wrapped(
-                f"left out what {merged.source} has of tuning {tuning} of {router}, which differs: "
+                f"left out tuning {tuning} of {router} from {merged.source}, which differs: "
                 f"{search.difference}"
             )
         elif search.added:
@@ -233,8 +233,8 @@ def verify(place: Place) -> None:
         files = counted(weights.checked, "file")
         print(f"{files} of weights {'is' if weights.checked == 1 else 'are'} as written")
     if weights and weights.absent:
-        absent = counted(weights.absent, "trial is", "trials are")
-        print(f"the weights of {absent} not there: a suite that needs them trains again")
+        absent = counted(weights.absent, "trial are", "trials are")
+        print(f"the weights of {absent} missing: a suite that needs them trains again")
     if not faults:
         print("nothing is wrong")
         return

@@ -104,7 +104,7 @@ class RequestOptions:
     study: Annotated[
         str | None,
         typer.Option(
-            metavar="NAME", help="Keep the results under this name.", show_default="the preset's"
+            metavar="NAME", help="Store the results under this name.", show_default="the preset's"
         ),
     ] = None
 

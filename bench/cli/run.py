@@ -54,9 +54,9 @@ def run(
     Interim analyses take place at the preset's number of seeds (at least 3), at twice as many, and
     so on up to --max-seeds. A difference is resolved if its p-value over all differences of its
     condition, times the number of planned analyses (Bonferroni), is below 0.05; it is smaller if
-    its interval at 1 - 0.05 / analyses, which holds for all of them at once, lies within the
-    points. So under any condition chance alone finds a difference in at most 5 % of all studies,
-    whichever analysis is the last.
+    its interval at 1 - 0.05 / analyses, which holds for all of them at once, lies within plus or
+    minus --resolve. So under any condition chance alone finds a difference in at most 5 % of all
+    studies, whichever analysis is the last.
 
     \b
     Examples:

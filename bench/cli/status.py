@@ -22,7 +22,7 @@ Watch = Annotated[
 Digest = Annotated[
     bool,
     typer.Option(
-        "--digest", help="Print the summary that a run ends with: news, failures, the best."
+        "--digest", help="Print the summary shown at the end of a run: news, failures, the best."
     ),
 ]
 Trial = Annotated[

@@ -45,7 +45,7 @@ Study = Annotated[
     typer.Option(
         metavar="NAME",
         help="Keep the tuning under this name.",
-        show_default="the preset's, -tuning",
+        show_default="PRESET-tuning",
     ),
 ]
 

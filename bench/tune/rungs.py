@@ -79,9 +79,9 @@ def next_training(tried: Sequence[Tried], settings: int, seeds: int) -> tuple[in
 
 
 def winner(tried: Sequence[Tried]) -> int | None:
-    """Return the setting of the best mean among those on the most seeds; None where none is whole.
+    """Return the setting with the best mean of those on the most seeds; None if none is whole.
 
-    Of several alike, the first.
+    If several are equal, return the first.
     """
     whole = [number for number, each in enumerate(tried) if each.whole]
     most = max((len(tried[number].values) for number in whole), default=0)
