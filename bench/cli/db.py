@@ -156,7 +156,7 @@ def _tuning_lines(merged: MergedTunings) -> Iterator[str]:
         tuning, _, router = search.name.partition("/")
         if search.difference is not None:
             yield from wrapped(
-                f"left out tuning {tuning} of {router} from {merged.source}, which differs: "
+                f"left out {merged.source}'s tuning {tuning} of {router}, which differs: "
                 f"{search.difference}"
             )
         elif search.added:
